@@ -1,0 +1,299 @@
+//! What a core lacks and who waits for it: the only meeting point of [`super::Core`] and its
+//! replicator, besides the acceptance of proven blocks. Knows no network and no clock.
+//!
+//! INVARIANTS: a block is in `blocks` exactly while somebody waits for it or it is wanted ahead;
+//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that nobody waits for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+/// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
+pub const MAX_WANTED_BLOCKS: usize = 65_536;
+/// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
+pub const MAX_PENDING_HINTS: usize = 64;
+
+/// How badly a block is wanted; the order is the order of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Urgency {
+    /// A download nobody watches.
+    Background,
+    /// A reader will probably need it soon.
+    Ahead,
+    /// Somebody is blocked on it.
+    Reader,
+}
+
+/// What a reader is about to look for, so that a peer that understands can send every block of
+/// the way at once. Purely an optimisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// The path of index blocks to one key, as seen from head block `head`.
+    Key { head: u64, key: String },
+    /// The index blocks of everything below `prefix`.
+    List { head: u64, prefix: String, recursive: bool },
+}
+
+/// A change of demand, in order, for the replicator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Wanted now, or wanted more urgently than before.
+    Wanted {
+        block: u64,
+        urgency: Urgency,
+    },
+    Unwanted {
+        block: u64,
+    },
+    /// The block containing `byte` is wanted; it lies within `blocks`, probably at `guess`.
+    Seek {
+        byte: u64,
+        blocks: Range<u64>,
+        guess: u64,
+    },
+    Unseek {
+        byte: u64,
+    },
+    Hint(Hint),
+    /// A longer head than `length` is wanted.
+    Upgrade {
+        length: u64,
+    },
+}
+
+#[derive(Default)]
+struct State {
+    blocks: BTreeMap<u64, Want>,
+    seeks: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    upgrades: Vec<(u64, oneshot::Sender<()>)>,
+    changes: VecDeque<Change>,
+    ahead: usize,
+    outlook: Outlook,
+}
+
+struct Want {
+    urgency: Urgency,
+    waiters: Vec<oneshot::Sender<Bytes>>,
+}
+
+/// What the replicator last knew about its chances; only used to explain a failed wait.
+#[derive(Clone, Debug, Default)]
+pub struct Outlook {
+    pub peers: usize,
+    /// Why peers left or were dropped most recently, newest last.
+    pub last_trouble: Option<String>,
+    /// Highest length any connected peer has announced.
+    pub remote_length: u64,
+}
+
+/// See the module documentation.
+#[derive(Default)]
+pub struct Demand {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Demand {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while holding this lock; a poisoned one still holds a usable queue.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, state: &mut State, change: Change) {
+        state.changes.push_back(change);
+        self.changed.notify_one();
+    }
+
+    /// Waits for `block`. Dropping the ticket gives the wait up.
+    pub fn want(self: &Arc<Self>, block: u64) -> Ticket {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let (urgency_before, waiters) = match state.blocks.remove(&block) {
+            Some(want) => (Some(want.urgency), want.waiters),
+            None => (None, Vec::new()),
+        };
+        if urgency_before.is_some_and(|urgency| urgency < Urgency::Reader) {
+            state.ahead -= 1;
+        }
+        let mut want = Want { urgency: Urgency::Reader, waiters };
+        want.waiters.push(sender);
+        state.blocks.insert(block, want);
+        if urgency_before != Some(Urgency::Reader) {
+            self.push(&mut state, Change::Wanted { block, urgency: Urgency::Reader });
+        }
+        Ticket { demand: Arc::clone(self), block, receiver }
+    }
+
+    /// Asks for blocks nobody waits for yet. Returns how many were taken: fewer than given when
+    /// [`MAX_WANTED_BLOCKS`] is reached.
+    pub fn want_ahead(&self, blocks: impl IntoIterator<Item = u64>, urgency: Urgency) -> usize {
+        let urgency = urgency.min(Urgency::Ahead);
+        let mut state = self.state();
+        let mut taken = 0;
+        for block in blocks {
+            let full = state.ahead >= MAX_WANTED_BLOCKS;
+            match state.blocks.get_mut(&block) {
+                Some(want) if want.urgency >= urgency => {}
+                Some(want) => {
+                    want.urgency = urgency;
+                    self.push(&mut state, Change::Wanted { block, urgency });
+                }
+                None if full => break,
+                None => {
+                    state.blocks.insert(block, Want { urgency, waiters: Vec::new() });
+                    state.ahead += 1;
+                    self.push(&mut state, Change::Wanted { block, urgency });
+                }
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Forgets blocks wanted ahead inside `range`, e.g. after a reader jumped elsewhere.
+    pub fn forget_ahead(&self, range: Range<u64>) {
+        let mut state = self.state();
+        let forgotten: Vec<u64> = state
+            .blocks
+            .range(range)
+            .filter(|(_, want)| want.urgency < Urgency::Reader)
+            .map(|(block, _)| *block)
+            .collect();
+        for block in forgotten {
+            state.blocks.remove(&block);
+            state.ahead -= 1;
+            self.push(&mut state, Change::Unwanted { block });
+        }
+    }
+
+    /// Waits until any peer has told us (provably) which block holds `byte`: the answer is in the
+    /// core's tree once the receiver fires.
+    pub fn seek(&self, byte: u64, blocks: Range<u64>, guess: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let waiters = state.seeks.entry(byte).or_default();
+        waiters.retain(|waiter| !waiter.is_closed());
+        let first = waiters.is_empty();
+        waiters.push(sender);
+        if first {
+            self.push(&mut state, Change::Seek { byte, blocks, guess });
+        }
+        receiver
+    }
+
+    /// Waits until the head is longer than `length`.
+    pub fn upgrade(&self, length: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        state.upgrades.retain(|(_, waiter)| !waiter.is_closed());
+        state.upgrades.push((length, sender));
+        self.push(&mut state, Change::Upgrade { length });
+        receiver
+    }
+
+    pub fn hint(&self, hint: Hint) {
+        let mut state = self.state();
+        let pending =
+            state.changes.iter().filter(|change| matches!(change, Change::Hint(_))).count();
+        if pending < MAX_PENDING_HINTS {
+            self.push(&mut state, Change::Hint(hint));
+        }
+    }
+
+    /// A verified block has been stored: wakes everybody who waits for it.
+    pub fn fulfil(&self, block: u64, bytes: &Bytes) {
+        let mut state = self.state();
+        let Some(want) = state.blocks.remove(&block) else {
+            return;
+        };
+        if want.urgency < Urgency::Reader {
+            state.ahead -= 1;
+        }
+        drop(state);
+        for waiter in want.waiters {
+            let _ = waiter.send(bytes.clone());
+        }
+    }
+
+    /// The tree has grown new nodes: wakes seeks (which look again) and satisfied upgrades.
+    pub fn tree_changed(&self, length: u64) {
+        let mut state = self.state();
+        let seeks = std::mem::take(&mut state.seeks);
+        for byte in seeks.keys() {
+            self.push(&mut state, Change::Unseek { byte: *byte });
+        }
+        let (done, waiting) = std::mem::take(&mut state.upgrades)
+            .into_iter()
+            .partition(|(wanted, _): &(u64, _)| *wanted < length);
+        state.upgrades = waiting;
+        drop(state);
+        for waiter in seeks.into_values().flatten() {
+            let _ = waiter.send(());
+        }
+        let done: Vec<(u64, oneshot::Sender<()>)> = done;
+        for (_, waiter) in done {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Everything that changed since the last call, oldest first.
+    pub fn take_changes(&self) -> Vec<Change> {
+        self.state().changes.drain(..).collect()
+    }
+
+    /// All that is wanted now, for a replicator that starts late: it then ignores older changes.
+    pub fn wanted(&self) -> Vec<(u64, Urgency)> {
+        self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()
+    }
+
+    /// Resolves when [`Demand::take_changes`] has something.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn set_outlook(&self, outlook: Outlook) {
+        self.state().outlook = outlook;
+    }
+
+    pub fn outlook(&self) -> Outlook {
+        self.state().outlook.clone()
+    }
+}
+
+/// One caller's wait for one block.
+pub struct Ticket {
+    demand: Arc<Demand>,
+    block: u64,
+    receiver: oneshot::Receiver<Bytes>,
+}
+
+impl Ticket {
+    /// Resolves to the verified block. Never resolves by itself without one: the caller sets the
+    /// deadline.
+    pub async fn arrived(&mut self) -> Option<Bytes> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.receiver.close();
+        let mut state = self.demand.state();
+        let Some(want) = state.blocks.get_mut(&self.block) else {
+            return;
+        };
+        want.waiters.retain(|waiter| !waiter.is_closed());
+        if want.waiters.is_empty() && want.urgency == Urgency::Reader {
+            state.blocks.remove(&self.block);
+            let block = self.block;
+            self.demand.push(&mut state, Change::Unwanted { block });
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! From path to entry. (stub: trie helper)

@@ -1,0 +1,1 @@
+//! Which block from which peer next. (lead)

@@ -1,0 +1,3 @@
+//! Connections to peers. (lead)
+
+pub struct Swarm {}

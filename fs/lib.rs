@@ -1,0 +1,1 @@
+//! A drive as a POSIX filesystem, and its kernel mount. (fs helper)
