@@ -137,6 +137,10 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
     use super::*;
     use crate::index::trie::vectors;
 
@@ -144,10 +148,12 @@ mod tests {
     fn bytes_are_the_references_both_ways() {
         for vector in vectors::trie()["codec"].as_array().unwrap() {
             let mut buckets = Buckets::default();
+            let number = |text: &String| text.parse::<u32>().unwrap();
             for (position, slots) in vector["trie"].as_object().unwrap() {
-                for (slot, target) in slots.as_object().unwrap() {
-                    let (position, slot) = (position.parse().unwrap(), slot.parse().unwrap());
-                    buckets.push(position, slot, target.as_u64().unwrap()).unwrap();
+                let slots = slots.as_object().unwrap().iter();
+                let slots: BTreeMap<u32, &Value> = slots.map(|(s, seq)| (number(s), seq)).collect();
+                for (slot, seq) in slots {
+                    buckets.push(number(position) as usize, slot, seq.as_u64().unwrap()).unwrap();
                 }
             }
             let encoded = hex::decode(vector["encoded"].as_str().unwrap()).unwrap();
