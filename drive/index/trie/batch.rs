@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Trie;
 use super::buckets::Buckets;
 use super::key::{TrieKey, is_terminator};
 use super::node::Node;
-use super::{Found, Trie};
 use crate::error::Result;
 use crate::wait::Wait;
 
@@ -59,10 +59,7 @@ impl Batch {
     /// The node of exactly `key`, this batch's changes included.
     pub async fn get(&self, key: &TrieKey) -> Result<Option<Arc<Node>>> {
         if self.appended.is_empty() {
-            return Ok(match self.trie.get(key, Wait::Local).await? {
-                Found::Key(node) => Some(node),
-                Found::Below(_) | Found::Nothing(_) => None,
-            });
+            return self.trie.get_node(key, Wait::Local).await;
         }
         let mut head = self.head.clone();
         let mut position = 0;

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::get::Purpose;
 use super::iterate::MAX_ITERATED;
 use super::key::{END, TrieKey, is_terminator};
 use super::node::Node;
@@ -73,7 +74,7 @@ impl Trie {
         let root = TrieKey::new("", false)?;
         let start = root.length() - 1;
         let side = async |trie: &Trie| -> Result<Side> {
-            let place = trie.walk(&root, start, wait).await?;
+            let place = trie.walk(&root, start, Purpose::Lookup, wait).await?;
             Ok(place.filter(|place| place.arrived).map(|place| place.node))
         };
         let first = Pair { old: side(old).await?, new: side(self).await?, position: start };

@@ -28,10 +28,20 @@ pub(super) struct Place {
     pub arrived: bool,
 }
 
+/// What a lookup is for: peers are told, so that they send what will be needed next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Lookup,
+    /// What directly follows the key comes next; with `recursive` all that does.
+    Listing {
+        recursive: bool,
+    },
+}
+
 impl Trie {
     /// Looks up `key`. One walk answers whether the key exists and whether anything is below it.
-    pub async fn get(&self, key: &TrieKey, wait: Wait) -> Result<Found> {
-        let Some(prefix) = self.walk(key, key.length() - 1, wait).await? else {
+    pub async fn get(&self, key: &TrieKey, purpose: Purpose, wait: Wait) -> Result<Found> {
+        let Some(prefix) = self.walk(key, key.length() - 1, purpose, wait).await? else {
             return Ok(Found::Nothing(None));
         };
         if !prefix.arrived {
@@ -47,7 +57,7 @@ impl Trie {
 
     /// The value node of `key`, if there is one.
     pub async fn get_node(&self, key: &TrieKey, wait: Wait) -> Result<Option<Arc<Node>>> {
-        Ok(match self.get(key, wait).await? {
+        Ok(match self.get(key, Purpose::Lookup, wait).await? {
             Found::Key(node) => Some(node),
             Found::Below(_) | Found::Nothing(_) => None,
         })
@@ -78,14 +88,14 @@ impl Trie {
         &self,
         key: &TrieKey,
         end: usize,
+        purpose: Purpose,
         wait: Wait,
     ) -> Result<Option<Place>> {
         let mut hinted = false;
         let mut hint_if_missing = |seq: u64| {
             if !hinted && self.nodes.lacks(seq) {
                 hinted = true;
-                let key = key.text().to_owned();
-                self.nodes.hint(Hint::Key { head: self.head(), key }, wait);
+                self.nodes.hint(self.hint(key, purpose), wait);
             }
         };
         hint_if_missing(self.head());
@@ -118,6 +128,14 @@ impl Trie {
             }
         }
         Ok(Some(Place { node, position: end, arrived: true }))
+    }
+
+    pub(super) fn hint(&self, key: &TrieKey, purpose: Purpose) -> Hint {
+        let (head, text) = (self.head(), key.text().to_owned());
+        match purpose {
+            Purpose::Lookup => Hint::Key { head, key: text },
+            Purpose::Listing { recursive } => Hint::List { head, prefix: text, recursive },
+        }
     }
 
     pub(super) async fn follow(

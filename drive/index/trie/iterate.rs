@@ -7,11 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::get::Place;
+use super::get::{Place, Purpose};
 use super::key::{DIGITS_PER_COMPONENT, TrieKey};
 use super::node::Node;
 use super::{Trie, check_branch};
-use crate::core::demand::Hint;
 use crate::error::{Error, Result};
 use crate::wait::Wait;
 
@@ -32,7 +31,9 @@ impl Trie {
         limit: usize,
         wait: Wait,
     ) -> Result<Vec<Arc<Node>>> {
-        let place = self.walk(prefix, prefix.length() - 1, wait).await?;
+        let place = self
+            .walk(prefix, prefix.length() - 1, Purpose::Listing { recursive: true }, wait)
+            .await?;
         self.expand(place, prefix, true, limit, wait).await
     }
 
@@ -44,7 +45,9 @@ impl Trie {
         limit: usize,
         wait: Wait,
     ) -> Result<Vec<Arc<Node>>> {
-        let place = self.walk(prefix, prefix.length() - 1, wait).await?;
+        let place = self
+            .walk(prefix, prefix.length() - 1, Purpose::Listing { recursive: false }, wait)
+            .await?;
         self.expand(place, prefix, false, limit, wait).await
     }
 
@@ -82,8 +85,7 @@ impl Trie {
             let seqs: Vec<u64> = pointers.iter().map(|pointer| pointer.3).collect();
             if !lacked && seqs.iter().any(|seq| self.nodes().lacks(*seq)) {
                 lacked = true;
-                let prefix = prefix.text().to_owned();
-                self.nodes().hint(Hint::List { head: self.head(), prefix, recursive }, wait);
+                self.nodes().hint(self.hint(prefix, Purpose::Listing { recursive }), wait);
                 self.nodes().listing_lacks_block(self.head(), wait);
             }
             let nodes = self.nodes().get_all(&seqs, wait).await?;

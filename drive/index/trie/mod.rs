@@ -29,7 +29,8 @@ use std::sync::Arc;
 
 pub use batch::{Batch, Removed};
 pub use diff::Difference;
-pub use get::Found;
+pub use get::{Found, Purpose};
+pub use iterate::MAX_ITERATED;
 pub use key::TrieKey;
 pub use list::Child;
 pub use node::{Header, MOUNT, Node};
