@@ -21,6 +21,8 @@ mod nodes;
 pub mod responder;
 pub mod stat;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub mod vectors;
