@@ -1,7 +1,7 @@
 //! One signed append-only log (the legacy term is feed). (stub: core helper)
 
-pub mod demand;
 pub mod merkle;
+pub mod demand;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -40,5 +40,9 @@ pub async fn run(args: &Serve) -> Result {
     network.dial(&args.peers);
     ending.wait().await;
     let traffic = network.traffic();
-    if args.json { print_json(&traffic) } else { Ok(eprintln!("served: {traffic}")) }
+    if args.json {
+        return print_json(&traffic);
+    }
+    eprintln!("served: {traffic}");
+    Ok(())
 }
