@@ -9,12 +9,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
 pub const MAX_WANTED_BLOCKS: usize = 65_536;
 /// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
 pub const MAX_PENDING_HINTS: usize = 64;
+/// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
+pub const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 
 /// How badly a block is wanted; the order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,8 @@ pub enum Hint {
 /// A change of demand, in order, for the replicator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// Forget everything: what is still wanted follows.
+    Reset,
     /// Wanted now, or wanted more urgently than before.
     Wanted {
         block: u64,
@@ -67,11 +71,37 @@ pub enum Change {
 #[derive(Default)]
 struct State {
     blocks: BTreeMap<u64, Want>,
-    seeks: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    seeks: BTreeMap<u64, Seekers>,
     upgrades: Vec<(u64, oneshot::Sender<()>)>,
     changes: VecDeque<Change>,
     ahead: usize,
+    /// `changes` outgrew its bound and was emptied: the next taker gets everything anew.
+    overflowed: bool,
     outlook: Outlook,
+}
+
+/// The callers that look for one byte.
+struct Seekers {
+    count: usize,
+    blocks: Range<u64>,
+    guess: u64,
+}
+
+impl State {
+    fn everything(&self) -> Vec<Change> {
+        let blocks = self.blocks.iter().map(|(block, want)| Change::Wanted {
+            block: *block,
+            urgency: want.urgency,
+        });
+        let seeks = self.seeks.iter().map(|(byte, seekers)| Change::Seek {
+            byte: *byte,
+            blocks: seekers.blocks.clone(),
+            guess: seekers.guess,
+        });
+        let upgrade = self.upgrades.iter().map(|(length, _)| *length).min();
+        let upgrade = upgrade.map(|length| Change::Upgrade { length });
+        std::iter::once(Change::Reset).chain(blocks).chain(seeks).chain(upgrade).collect()
+    }
 }
 
 struct Want {
@@ -90,15 +120,16 @@ pub struct Outlook {
 }
 
 /// See the module documentation.
-#[derive(Default)]
 pub struct Demand {
     state: Mutex<State>,
     changed: Notify,
+    /// Counts changes of the tree.
+    tree: watch::Sender<u64>,
 }
 
 impl Demand {
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self { state: Mutex::default(), changed: Notify::new(), tree: watch::channel(0).0 })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,7 +138,13 @@ impl Demand {
     }
 
     fn push(&self, state: &mut State, change: Change) {
-        state.changes.push_back(change);
+        if state.changes.len() >= MAX_PENDING_CHANGES {
+            state.changes.clear();
+            state.overflowed = true;
+        }
+        if !state.overflowed {
+            state.changes.push_back(change);
+        }
         self.changed.notify_one();
     }
 
@@ -173,19 +210,18 @@ impl Demand {
         }
     }
 
-    /// Waits until any peer has told us (provably) which block holds `byte`: the answer is in the
-    /// core's tree once the receiver fires.
-    pub fn seek(&self, byte: u64, blocks: Range<u64>, guess: u64) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
+    /// Asks peers which block holds `byte`. The answer is in the core's tree: look there again
+    /// each time [`SeekTicket::tree_changed`] resolves. Dropping the ticket gives up.
+    pub fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
+        let tree = self.tree.subscribe();
         let mut state = self.state();
-        let waiters = state.seeks.entry(byte).or_default();
-        waiters.retain(|waiter| !waiter.is_closed());
-        let first = waiters.is_empty();
-        waiters.push(sender);
-        if first {
+        let seekers =
+            state.seeks.entry(byte).or_insert(Seekers { count: 0, blocks: blocks.clone(), guess });
+        seekers.count += 1;
+        if seekers.count == 1 {
             self.push(&mut state, Change::Seek { byte, blocks, guess });
         }
-        receiver
+        SeekTicket { demand: Arc::clone(self), byte, tree }
     }
 
     /// Waits until the head is longer than `length`.
@@ -222,22 +258,15 @@ impl Demand {
         }
     }
 
-    /// The tree has grown new nodes: wakes seeks (which look again) and satisfied upgrades.
+    /// The tree has grown new nodes: seeks look again, satisfied upgrades wake.
     pub fn tree_changed(&self, length: u64) {
+        self.tree.send_modify(|changes| *changes = changes.wrapping_add(1));
         let mut state = self.state();
-        let seeks = std::mem::take(&mut state.seeks);
-        for byte in seeks.keys() {
-            self.push(&mut state, Change::Unseek { byte: *byte });
-        }
-        let (done, waiting) = std::mem::take(&mut state.upgrades)
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.upgrades)
             .into_iter()
-            .partition(|(wanted, _): &(u64, _)| *wanted < length);
+            .partition(|(wanted, _)| *wanted < length);
         state.upgrades = waiting;
         drop(state);
-        for waiter in seeks.into_values().flatten() {
-            let _ = waiter.send(());
-        }
-        let done: Vec<(u64, oneshot::Sender<()>)> = done;
         for (_, waiter) in done {
             let _ = waiter.send(());
         }
@@ -245,12 +274,11 @@ impl Demand {
 
     /// Everything that changed since the last call, oldest first.
     pub fn take_changes(&self) -> Vec<Change> {
-        self.state().changes.drain(..).collect()
-    }
-
-    /// All that is wanted now, for a replicator that starts late: it then ignores older changes.
-    pub fn wanted(&self) -> Vec<(u64, Urgency)> {
-        self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()
+        let mut state = self.state();
+        if std::mem::take(&mut state.overflowed) {
+            return state.everything();
+        }
+        state.changes.drain(..).collect()
     }
 
     /// Resolves when [`Demand::take_changes`] has something.
@@ -294,6 +322,35 @@ impl Drop for Ticket {
             state.blocks.remove(&self.block);
             let block = self.block;
             self.demand.push(&mut state, Change::Unwanted { block });
+        }
+    }
+}
+
+/// One caller's search for one byte.
+pub struct SeekTicket {
+    demand: Arc<Demand>,
+    byte: u64,
+    tree: watch::Receiver<u64>,
+}
+
+impl SeekTicket {
+    /// Resolves when the tree has changed since the ticket was made or this last resolved.
+    pub async fn tree_changed(&mut self) {
+        // The sender lives as long as the demand this ticket holds.
+        let _ = self.tree.changed().await;
+    }
+}
+
+impl Drop for SeekTicket {
+    fn drop(&mut self) {
+        let byte = self.byte;
+        let mut state = self.demand.state();
+        if let Some(seekers) = state.seeks.get_mut(&byte) {
+            seekers.count -= 1;
+            if seekers.count == 0 {
+                state.seeks.remove(&byte);
+                self.demand.push(&mut state, Change::Unseek { byte });
+            }
         }
     }
 }
