@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Mounted, eventually, reference, reference_command, shell, succeed};
+use common::living::{self, Mounted, eventually, reference, reference_command, shell, succeed};
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
@@ -23,7 +23,8 @@ impl Made {
         let plain = directory.path().join("plain").display().to_string();
         let mut arguments = vec![drive.as_str(), "--plain", plain.as_str(), "--no-manifest"];
         arguments.extend(options);
-        let key = reference("make-drive.js", &arguments).json()["key"].as_str().expect("key").to_owned();
+        let key =
+            reference("make-drive.js", &arguments).json()["key"].as_str().expect("key").to_owned();
         Self { directory, key }
     }
 
@@ -31,9 +32,8 @@ impl Made {
         self.directory.path().join(name)
     }
 
-    fn serve(&self) -> (common::Running, String) {
-        let mut server =
-            reference("serve-drive.js", &[&self.path("drive").display().to_string()]);
+    fn serve(&self) -> (living::Running, String) {
+        let mut server = reference("serve-drive.js", &[&self.path("drive").display().to_string()]);
         let port = server.json()["port"].as_u64().expect("port");
         (server, format!("127.0.0.1:{port}"))
     }
@@ -45,11 +45,13 @@ impl Made {
 
 /// Type, size and link target of everything, and the executable bit: what both trees must share.
 fn listing(directory: &Path) -> String {
-    let printed = succeed(
-        std::process::Command::new("find")
-            .arg(directory)
-            .args(["-not", "-type", "d", "-printf", r"%P\t%y\t%s\t%l\0"]),
-    );
+    let printed = succeed(std::process::Command::new("find").arg(directory).args([
+        "-not",
+        "-type",
+        "d",
+        "-printf",
+        r"%P\t%y\t%s\t%l\0",
+    ]));
     let mut lines: Vec<&str> = printed.split('\0').collect();
     lines.sort_unstable();
     lines.join("\n")
@@ -69,7 +71,10 @@ fn a_drive_of_the_reference_is_the_same_folder_here() {
     assert_eq!(listing(&here), listing(&plain));
     shell(&format!("diff -r --no-dereference {} {}", quoted(&plain), quoted(&here)));
     let sums = |at: &Path| {
-        shell(&format!("cd {} && find . -type f -print0 | sort -z | xargs -0 sha256sum", quoted(at)))
+        shell(&format!(
+            "cd {} && find . -type f -print0 | sort -z | xargs -0 sha256sum",
+            quoted(at)
+        ))
     };
     assert_eq!(sums(&here), sums(&plain));
     let tar = |at: &Path| {
@@ -94,11 +99,11 @@ fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
     let before = server.ask(json!({"op": "status"}))["sent"].as_u64().expect("count");
     for at in [GIB / 2, 2 * GIB - 65536, 2 * GIB, 3 * GIB - 65536] {
         let text = format!("here is byte {at}\n");
-        let read = common::read_at(&huge, at, text.len() + 1);
+        let read = living::read_at(&huge, at, text.len() + 1);
         assert_eq!(read[..text.len()], *text.as_bytes());
         assert_eq!(read[text.len()], 0);
     }
-    let middle = common::read_at(&huge, GIB + 12_345, 1 << 20);
+    let middle = living::read_at(&huge, GIB + 12_345, 1 << 20);
     assert!(middle.iter().all(|byte| *byte == 0));
     let after = server.ask(json!({"op": "status"}))["sent"].as_u64().expect("count");
     assert!(after - before < 4 << 20, "1.3 MB asked for, {} bytes sent", after - before);
@@ -117,8 +122,8 @@ fn what_the_reference_appends_is_seen() {
     server.ask(json!({"op": "del", "path": "/script.sh"}));
     eventually("the new file appears", || std::fs::read(mounted.path("new.txt")).ok());
     eventually("the deleted file goes", || (!mounted.path("script.sh").exists()).then_some(()));
-    assert_eq!(common::read(&mounted.path("new.txt")), b"fresh");
-    assert_eq!(common::read(&mounted.path("hello.txt")), b"changed");
+    assert_eq!(living::read(&mounted.path("new.txt")), b"fresh");
+    assert_eq!(living::read(&mounted.path("hello.txt")), b"changed");
     assert_eq!(std::fs::read_dir(mounted.path("nested")).expect("list").count(), 2);
 }
 
@@ -128,7 +133,7 @@ fn the_reference_reads_what_we_serve() {
     let drive = made.path("drive").display().to_string();
     let listed = |answer: &Value| answer["entries"].clone();
     let original = reference("read-drive.js", &[&made.key, "--store", &drive]).json();
-    let server = common::serve(&made.path("drive"));
+    let server = living::serve(&made.path("drive"));
     let port = server.address.rsplit(':').next().expect("port");
     let through_us = reference("read-drive.js", &[&made.key, port]).json();
     assert_eq!(listed(&through_us), listed(&original));
@@ -140,9 +145,13 @@ fn what_we_fetched_the_reference_opens_and_audits() {
     let made = Made::new(&["--files", "50"]);
     let (server, address) = made.serve();
     let mounted = made.mount(&[address]);
-    let tree = shell(&format!("cd {} && find . -type f -print0 | xargs -0 cat | sha256sum", quoted(&mounted.at)));
+    let tree = shell(&format!(
+        "cd {} && find . -type f -print0 | xargs -0 cat | sha256sum",
+        quoted(&mounted.at)
+    ));
     assert_eq!(tree.len(), 68);
-    let unmounted = succeed(std::process::Command::new(common::binary()).arg("unmount").arg(&mounted.at));
+    let unmounted =
+        succeed(std::process::Command::new(living::binary()).arg("unmount").arg(&mounted.at));
     assert_eq!(unmounted, "");
     let mut mounted = mounted;
     assert!(mounted.process.wait().success());
@@ -173,9 +182,9 @@ fn three_peers_with_a_third_each_one_killed_one_stalled() {
     let mounted = made.mount(&peers);
     let (plain, here) = (made.path("plain/big.bin"), mounted.path("big.bin"));
     // All three thirds are needed for the whole.
-    assert_eq!(common::read_at(&here, 0, 1 << 20), common::read_at(&plain, 0, 1 << 20));
+    assert_eq!(living::read_at(&here, 0, 1 << 20), living::read_at(&plain, 0, 1 << 20));
     let end = (64 << 20) - (1 << 20);
-    assert_eq!(common::read_at(&here, end, 1 << 20), common::read_at(&plain, end, 1 << 20));
+    assert_eq!(living::read_at(&here, end, 1 << 20), living::read_at(&plain, end, 1 << 20));
     drop(mounted);
 
     // With a full peer beside them, one third dying and one standing still costs nothing but time.
@@ -195,19 +204,18 @@ fn the_lock_is_respected_both_ways() {
     let drive = made.path("drive").display().to_string();
     let mut holder = reference("lock.js", &[&drive, &made.key]);
     holder.json();
-    let refused = common::finish(
-        std::process::Command::new(common::binary()).args(["ls", &drive]),
-    );
+    let refused = living::finish(std::process::Command::new(living::binary()).args(["ls", &drive]));
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("node") && said.contains(&holder.pid().to_string()), "{said}");
     drop(holder);
 
-    let server = common::serve(&made.path("drive"));
-    let warm = reference("read-drive.js", &[&made.key, server.address.rsplit(':').next().expect("port")]);
+    let server = living::serve(&made.path("drive"));
+    let warm =
+        reference("read-drive.js", &[&made.key, server.address.rsplit(':').next().expect("port")]);
     drop(warm);
     let mut locked = reference_command("lock.js", &[&drive, &made.key]);
-    let output = common::finish(locked.stdin(std::process::Stdio::null()));
+    let output = living::finish(locked.stdin(std::process::Stdio::null()));
     assert!(!output.status.success(), "the reference took a core we hold: {output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("ELOCKED"), "{output:?}");
 }

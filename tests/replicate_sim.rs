@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drive::Store;
-use drive::core::{Core, RemoteTree};
 use drive::core::demand::Urgency;
+use drive::core::{Core, RemoteTree};
 use drive::replicate::{Action, Event, PeerId, Replicator, Upload};
 use drive::wire::message::Message;
 use tokio::time::Instant;
@@ -222,7 +222,9 @@ impl World {
         match remote.temper {
             Temper::StallsAfter(limit) if is_data && answers > limit => return,
             Temper::Loses(percent) if is_data && self.dice.chance(percent) => return,
-            Temper::Lies(every) if is_data && answers.is_multiple_of(every) => self.distort(&mut answer),
+            Temper::Lies(every) if is_data && answers.is_multiple_of(every) => {
+                self.distort(&mut answer)
+            }
             Temper::LeavesAfter(limit) if is_data && answers.is_multiple_of(limit) => {
                 self.remotes[number].connected = false;
                 self.replicator.step(Event::Closed { peer: Self::peer(number) }, self.now);

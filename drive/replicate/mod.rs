@@ -40,18 +40,42 @@ const MAX_SKIPPED: usize = 256;
 #[derive(Debug)]
 pub enum Event {
     /// Both sides opened the core on a connection; `name` is for logs.
-    Opened { peer: PeerId, name: String },
-    Closed { peer: PeerId },
-    Extensions { peer: PeerId, names: Vec<String> },
+    Opened {
+        peer: PeerId,
+        name: String,
+    },
+    Closed {
+        peer: PeerId,
+    },
+    Extensions {
+        peer: PeerId,
+        names: Vec<String>,
+    },
     /// The peer sent a Want: it wants to hear of new blocks.
-    Subscribed { peer: PeerId },
+    Subscribed {
+        peer: PeerId,
+    },
     /// Have, Unhave, Status, Data or an extension message.
-    Received { peer: PeerId, message: Message },
+    Received {
+        peer: PeerId,
+        message: Message,
+    },
     /// The core grew by local appends.
-    Appended { start: u64, length: u64 },
-    Cleared { start: u64, length: u64 },
+    Appended {
+        start: u64,
+        length: u64,
+    },
+    Cleared {
+        start: u64,
+        length: u64,
+    },
     /// What the core said of a proof.
-    Judged { peer: PeerId, block: u64, size: u64, verdict: Result<Accepted, Rejected> },
+    Judged {
+        peer: PeerId,
+        block: u64,
+        size: u64,
+        verdict: Result<Accepted, Rejected>,
+    },
     /// Time has passed, see [`Replicator::next_check`].
     Tick,
 }
@@ -59,11 +83,21 @@ pub enum Event {
 /// What a replicator wants done, in order.
 #[derive(Debug)]
 pub enum Action {
-    Send { peer: PeerId, message: Message },
+    Send {
+        peer: PeerId,
+        message: Message,
+    },
     /// Have the core verify and store this; report with [`Event::Judged`].
-    Accept { peer: PeerId, proof: Proof },
+    Accept {
+        peer: PeerId,
+        proof: Proof,
+    },
     /// End the connection; `lied` if what it sent did not verify.
-    Disconnect { peer: PeerId, reason: String, lied: bool },
+    Disconnect {
+        peer: PeerId,
+        reason: String,
+        lied: bool,
+    },
 }
 
 /// See the module documentation.
@@ -310,7 +344,10 @@ impl Replicator {
                 self.disconnect(id, format!("holds another history: {reason}"), true);
             }
             Err(Rejected::Storage(error)) => {
-                log::error!("core {}: cannot store block {block}: {error}", self.core.discovery_key());
+                log::error!(
+                    "core {}: cannot store block {block}: {error}",
+                    self.core.discovery_key()
+                );
                 self.trouble(format!("cannot store block {block}: {error}"));
                 // Not put back at once: the disk will not be better in a microsecond.
                 self.wants.failed(block, id);
@@ -540,8 +577,11 @@ impl Replicator {
     fn schedule(&mut self, now: Instant) {
         self.schedule_seeks(now);
         let mut skipped = 0;
-        let queue: Vec<(u64, Urgency)> =
-            self.wants.queued().take(MAX_SKIPPED + peer::MAX_IN_FLIGHT * self.peers.len()).collect();
+        let queue: Vec<(u64, Urgency)> = self
+            .wants
+            .queued()
+            .take(MAX_SKIPPED + peer::MAX_IN_FLIGHT * self.peers.len())
+            .collect();
         for (block, urgency) in queue {
             match self.choose(block, urgency, now) {
                 Choice::Ask(id) => self.request(id, block, now),

@@ -135,7 +135,12 @@ impl Peer {
     }
 
     /// Takes the request an answer under `index` belongs to; `None` if there is none.
-    pub fn answered(&mut self, index: u64, size: u64, now: Instant) -> Option<(InFlight, Option<u64>)> {
+    pub fn answered(
+        &mut self,
+        index: u64,
+        size: u64,
+        now: Instant,
+    ) -> Option<(InFlight, Option<u64>)> {
         let (request, byte) = if let Some(request) = self.in_flight.remove(&index) {
             (request, None)
         } else {
@@ -180,7 +185,8 @@ impl Peer {
 
     /// It owes answers and has sent none for longer than is usual for it.
     pub fn is_stalled(&self, now: Instant) -> bool {
-        !self.owes_nothing() && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
+        !self.owes_nothing()
+            && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
     }
 
     pub fn is_silent(&self, now: Instant) -> bool {
@@ -191,7 +197,9 @@ impl Peer {
     pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.in_flight
             .iter()
-            .filter(move |(_, request)| now.saturating_duration_since(request.sent) >= OVERDUE_AFTER)
+            .filter(move |(_, request)| {
+                now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
+            })
             .map(|(block, _)| *block)
     }
 

@@ -92,10 +92,7 @@ impl RemoteBlocks {
 
     /// How many blocks below `length` are claimed.
     pub fn count_below(&self, length: u64) -> u64 {
-        self.ranges
-            .range(..length)
-            .map(|(start, end)| (*end).min(length) - start)
-            .sum()
+        self.ranges.range(..length).map(|(start, end)| (*end).min(length) - start).sum()
     }
 }
 

@@ -128,7 +128,12 @@ impl Upload {
             self.answers.push_back(newest);
         }
         let bitfield = run_length::encode(&self.core.data_bits(start, length)).freeze();
-        self.answers.push_back(Message::Have { start, length, bitfield: Some(bitfield), ack: false });
+        self.answers.push_back(Message::Have {
+            start,
+            length,
+            bitfield: Some(bitfield),
+            ack: false,
+        });
     }
 
     fn answer_request(&mut self, mut index: u64, bytes: u64, hash: bool, mut nodes: u64) {
@@ -157,7 +162,10 @@ impl Upload {
             }),
             Ok(_) => self.answers.push_back(Message::Unhave { start: index, length: 1 }),
             Err(error) => {
-                log::debug!("core {}: no proof for block {index}: {error}", self.core.discovery_key());
+                log::debug!(
+                    "core {}: no proof for block {index}: {error}",
+                    self.core.discovery_key()
+                );
                 self.answers.push_back(Message::Unhave { start: index, length: 1 });
             }
         }

@@ -114,7 +114,11 @@ pub(super) async fn run(
 }
 
 impl Connection<'_> {
-    async fn talk(&mut self, mut stream: TcpStream, mut commands: mpsc::Receiver<Command>) -> (String, bool) {
+    async fn talk(
+        &mut self,
+        mut stream: TcpStream,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> (String, bool) {
         let (mut reader, mut writer) = stream.split();
         let mut input = BytesMut::with_capacity(READ_BYTES);
         let mut ending = self.handle.ending.subscribe();

@@ -153,7 +153,9 @@ impl Swarm {
 
     /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
     pub fn dial(&self, address: &str) {
-        self.inner.runtime.spawn(dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned()));
+        self.inner
+            .runtime
+            .spawn(dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned()));
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -220,7 +222,8 @@ impl Inner {
         if core.writable() {
             return; // peers that know its key will ask for it
         }
-        let connections: Vec<ConnectionHandle> = self.state().connections.values().cloned().collect();
+        let connections: Vec<ConnectionHandle> =
+            self.state().connections.values().cloned().collect();
         for connection in connections {
             connection.command(Command::Open(core.clone()));
         }
@@ -232,7 +235,12 @@ impl Inner {
             .replications
             .entry(*core.discovery_key())
             .or_insert_with(|| {
-                replication::spawn(&self.runtime, Arc::downgrade(self), core.clone(), self.closing.subscribe())
+                replication::spawn(
+                    &self.runtime,
+                    Arc::downgrade(self),
+                    core.clone(),
+                    self.closing.subscribe(),
+                )
             })
             .clone()
     }
@@ -255,12 +263,18 @@ impl Inner {
 
     fn may_accept(&self, host: IpAddr) -> bool {
         let state = self.state();
-        let from_host = state.connections.values().filter(|other| other.address.ip() == host).count();
+        let from_host =
+            state.connections.values().filter(|other| other.address.ip() == host).count();
         state.connections.len() < MAX_CONNECTIONS && from_host < MAX_CONNECTIONS_PER_HOST
     }
 
     /// Runs one connection to its end; the reason it ended and whether the peer lied.
-    async fn connect(self: Arc<Self>, stream: TcpStream, address: SocketAddr, role: Role) -> (String, bool) {
+    async fn connect(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        role: Role,
+    ) -> (String, bool) {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,
