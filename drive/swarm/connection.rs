@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::replication::Replication;
@@ -143,11 +143,8 @@ impl Connection<'_> {
                     Err(error) => return (format!("connection lost: {error}"), false),
                 },
                 Some(command) = commands.recv() => self.command(command).await,
-                ended = ending.wait_for(Option::is_some) => {
-                    let ended = ended.ok().and_then(|ended| ended.clone());
-                    return ended.unwrap_or_default();
-                }
-                _ = closing.wait_for(|closing| *closing) => return ("we are closing".into(), false),
+                ended = ended(&mut ending) => return ended,
+                () = super::closed(&mut closing) => return ("we are closing".into(), false),
                 () = tokio::time::sleep_until(deadline) => if let Err(reason) = self.expired() {
                     return (reason, false);
                 },
@@ -333,5 +330,13 @@ impl Connection<'_> {
         if opening == Opening::Opened {
             self.channel_opened(&key).await;
         }
+    }
+}
+
+/// Resolves when the swarm wants the connection to end.
+async fn ended(ending: &mut watch::Receiver<Option<(String, bool)>>) -> (String, bool) {
+    match ending.wait_for(Option::is_some).await {
+        Ok(ending) => ending.clone().unwrap_or_default(),
+        Err(_) => ("we are closing".into(), false),
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
         let Some(inner) = swarm.upgrade() else { return };
         let (reason, lied) = tokio::select! {
             ending = attempt(inner, &address) => ending,
-            _ = closing.wait_for(|closing| *closing) => return,
+            () = super::closed(&mut closing) => return,
         };
         if started.elapsed() >= LASTING {
             pause = FIRST_PAUSE;
@@ -47,7 +47,7 @@ pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
         };
         tokio::select! {
             _ = tokio::time::sleep(pause) => {}
-            _ = closing.wait_for(|closing| *closing) => return,
+            () = super::closed(&mut closing) => return,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -319,7 +319,7 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = closing.wait_for(|closing| *closing) => return,
+            () = closed(&mut closing) => return,
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
@@ -337,4 +337,10 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
             }
         }
     }
+}
+
+/// Resolves when the swarm is being closed.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // A swarm that is gone without a word is closed, too.
+    let _ = closing.wait_for(|closing| *closing).await;
 }

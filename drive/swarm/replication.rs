@@ -83,7 +83,7 @@ async fn run(
                 Err(RecvError::Closed) => return,
             },
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
-            _ = closing.wait_for(|closing| *closing) => return,
+            () = super::closed(&mut closing) => return,
         }
         let changes = core.demand().take_changes();
         if !changes.is_empty() {
