@@ -147,18 +147,22 @@ pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
     Ok(found)
 }
 
-/// The store a target lives in: the directory itself, `--store`, or the default.
-pub fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
-    match (target, &source.store) {
-        (Target::Directory(directory), None) => Ok(directory.clone()),
-        (Target::Directory(directory), Some(_)) => Err(Failure::usage(
-            "--store",
-            format!("{} already says which store", directory.display()),
-        )
-        .hint("with --store, name the drive by its URL")),
-        (Target::Url(_), Some(store)) => Ok(store.clone()),
-        (Target::Url(_), None) => config::default_store(),
-    }
+/// The store a target lives in: the directory itself, `--store`, or the default. Absolute, because
+/// a process in the background leaves the directory it was started in.
+fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
+    let directory = match (target, &source.store) {
+        (Target::Directory(directory), None) => directory.clone(),
+        (Target::Directory(directory), Some(_)) => {
+            return Err(Failure::usage(
+                "--store",
+                format!("{} already says which store", directory.display()),
+            )
+            .hint("with --store, name the drive by its URL"));
+        }
+        (Target::Url(_), Some(store)) => store.clone(),
+        (Target::Url(_), None) => config::default_store()?,
+    };
+    std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
 }
 
 fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
