@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::process;
+use std::time::Duration;
 
-use drivefs::MountOptions;
+use drivefs::{MountError, MountOptions, Patience};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::{Ending, print_json, runtime};
 use crate::background;
 use crate::cli::Mount;
-use crate::config;
+use crate::config::{self, WaitLimit};
 use crate::failure::{Context, Failure, Result};
 use crate::record::{self, Record};
 use crate::session::Session;
@@ -91,24 +93,53 @@ async fn hold(
     };
     let _held = record.hold(state)?;
     let options = MountOptions {
-        read_only: args.read_only,
         allow_other: args.allow_other,
-        wait: session.wait,
+        patience: patience(args),
         ..MountOptions::default()
     };
-    let mount = drivefs::Mount::new(&session.store, &session.drive, mountpoint, options)
-        .await
-        .context(|| format!("mount on {}", mountpoint.display()))?;
-    ready(&record)?;
-    tokio::select! {
-        () = mount.ended() => (),
-        () = ending.wait() => (),
+    let (store, drive) = (session.store.clone(), session.drive.clone());
+    let mount = drivefs::Mount::start(drive, store, mountpoint, options, Handle::current())
+        .map_err(cannot_mount)?;
+    let told = ready(&record);
+    if told.is_ok() {
+        tokio::select! {
+            () = mount.wait_ended() => (),
+            () = ending.wait() => (),
+        }
     }
-    let ended = mount.unmount().await.context(|| format!("unmount {}", mountpoint.display()));
+    mount.shutdown();
     if let Some(network) = &session.network {
         eprintln!("{}: {}", record.url, network.traffic());
+        network.close();
     }
-    ended
+    told
+}
+
+/// Without a peer nothing is worth waiting for.
+fn patience(args: &Mount) -> Patience {
+    match args.source.wait {
+        _ if args.source.peers.is_empty() => Patience::Offline,
+        None => Patience::default(),
+        Some(WaitLimit::Forever) => Patience::Forever,
+        Some(WaitLimit::Each(Duration::ZERO)) => Patience::Offline,
+        Some(WaitLimit::Each(limit)) => Patience::Limited { names: limit, data: limit },
+    }
+}
+
+fn cannot_mount(error: MountError) -> Failure {
+    let hint = match &error {
+        MountError::Missing { path } => Some(format!("mkdir {}", path.display())),
+        MountError::NotEmpty { .. } => Some("mount on an empty directory".into()),
+        MountError::AlreadyMounted { path, .. } => {
+            Some(format!("hypermount unmount {}", path.display()))
+        }
+        _ => None,
+    };
+    let failure = Failure::failed("mount", error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// Says that the mount is usable: with `--json` as data, else in words.
