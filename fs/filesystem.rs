@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use drive::core::demand::Urgency;
 use drive::store::Space;
-use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
+use drive::{Drive, DrivePath, DriveUrl, Entry, Kind, Name, Store, Wait};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
 
@@ -585,7 +585,7 @@ impl Fs {
         let child = place.crossing.as_ref().and_then(|crossing| crossing.child.get());
         let target = place.crossing.as_ref().map(|crossing| &crossing.target);
         let drive = &place.volume.drive;
-        let key = target.map_or(drive.key(), |target| &target.key);
+        let key = *target.map_or(drive.key(), |target| &target.key);
         match own {
             "key" => Ok(key.to_hex()),
             "version" => match (child, target) {
@@ -600,7 +600,7 @@ impl Fs {
                     Some(target) => (target.version, DrivePath::root()),
                     None => (drive.frozen_version(), place.path.clone()),
                 };
-                Ok(url(&key.to_hex(), version, &path))
+                Ok(DriveUrl { key, version, path }.to_string())
             }
             "local" if entry.kind == Kind::File => {
                 let (_, held) = drive.held(&entry.stat.extent);
@@ -700,27 +700,6 @@ fn parse_name(name: &OsStr) -> Result<Option<Name>> {
 
 pub(crate) fn join(directory: &str, name: &str) -> String {
     if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
-}
-
-/// A drive's address as people share it, its path percent-encoded (RFC 3986).
-fn url(key: &str, version: Option<u64>, path: &DrivePath) -> String {
-    use std::fmt::Write;
-    let mut url = format!("hyper://{key}");
-    if let Some(version) = version {
-        let _ = write!(url, "+{version}");
-    }
-    url.push('/');
-    for byte in path.as_str().bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                url.push(char::from(byte));
-            }
-            _ => {
-                let _ = write!(url, "%{byte:02X}");
-            }
-        }
-    }
-    url
 }
 
 fn usize_of(position: u64) -> usize {
