@@ -2,6 +2,8 @@
 //! golden drive. Every wait has a deadline.
 #![allow(dead_code)] // each test program uses its part
 
+pub mod living;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
