@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use drive::{Entry, Kind};
+use drive::{Entry, Kind, PublicKey};
 use fuser::{FileAttr, FileType, INodeNo};
 
 /// `st_blksize` in bytes: what programs should read at a time, which is the block size drives are
@@ -53,14 +53,12 @@ impl Owner {
     }
 }
 
-/// What the entry's file is for the kernel. `core` mounts are files, drives are directories.
+/// What the entry's file is for the kernel. Nested drives are directories.
 pub fn file_type(entry: &Entry) -> FileType {
     match entry.kind {
         Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
+        Kind::Directory | Kind::Mount => FileType::Directory,
         Kind::Symlink => FileType::Symlink,
-        Kind::Mount if is_core(entry) => FileType::RegularFile,
-        Kind::Mount => FileType::Directory,
         Kind::Fifo => FileType::NamedPipe,
         Kind::Socket => FileType::Socket,
         Kind::CharacterDevice => FileType::CharDevice,
@@ -68,9 +66,10 @@ pub fn file_type(entry: &Entry) -> FileType {
     }
 }
 
-/// Whether the entry is a single core shown as a file.
-pub fn is_core(entry: &Entry) -> bool {
-    entry.stat.mount.as_ref().is_some_and(|target| target.core)
+/// The single core that is shown as this file, if one is.
+pub fn core_of(entry: &Entry) -> Option<&PublicKey> {
+    let target = entry.stat.mount.as_ref().filter(|t| t.core && entry.kind == Kind::File)?;
+    Some(&target.key)
 }
 
 /// The attributes of `entry` under inode number `ino`. `size` in bytes is the caller's, since a
@@ -123,7 +122,7 @@ fn time(milliseconds: u64) -> SystemTime {
 mod tests {
     use super::*;
     use drive::stat::MountTarget;
-    use drive::{Extent, PublicKey, Stat};
+    use drive::{Extent, Stat};
 
     const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
 
@@ -187,18 +186,21 @@ mod tests {
 
     #[test]
     fn a_nested_drive_is_a_directory_and_a_nested_core_a_file() {
-        let mut nested = entry(Kind::Mount, 0o040755, 99);
-        let target = |core| Some(MountTarget { key: PublicKey::new([1; 32]), version: None, core });
-        nested.stat.mount = target(false);
+        let key = PublicKey::new([1; 32]);
+        let nested = |core| {
+            let mount = Some(MountTarget { key, version: None, core });
+            Entry::stored(Stat { mount, ..entry(Kind::File, 0o040755, 99).stat })
+        };
+        let (drive, core) = (nested(false), nested(true));
         assert_eq!(
-            (shown(&nested, false).kind, shown(&nested, false).size),
+            (shown(&drive, false).kind, shown(&drive, false).size),
             (FileType::Directory, 0)
         );
-        nested.stat.mount = target(true);
         assert_eq!(
-            (shown(&nested, false).kind, shown(&nested, false).size),
+            (shown(&core, false).kind, shown(&core, false).size),
             (FileType::RegularFile, 99)
         );
+        assert_eq!((core_of(&drive), core_of(&core)), (None, Some(&key)));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Place {
     }
 
     fn know(&mut self, version: u64, entry: &Arc<Entry>) {
-        let target = entry.stat.mount.as_ref().filter(|t| entry.kind == Kind::Mount && !t.core);
+        let target = entry.stat.mount.as_ref().filter(|_| entry.kind == Kind::Mount);
         if self.crossing.as_ref().map(|crossing| &crossing.target) != target {
             self.crossing = target.cloned().map(Crossing::new);
         }
@@ -316,15 +316,13 @@ impl Fs {
     /// Size in bytes to show. A link's is the length of what readlink answers, since programs
     /// compare the two.
     fn size(&self, path: &DrivePath, entry: &Entry) -> u64 {
-        match (entry.kind, &entry.stat.mount) {
-            (Kind::Symlink, _) => {
-                let stored = entry.stat.linkname.as_deref().unwrap_or("");
-                symlink::target(path, stored).map_or(0, |target| target.len() as u64)
-            }
-            (Kind::Mount, Some(target)) if target.core => {
-                self.store.core(&target.key).map_or(0, |core| core.head().byte_length)
-            }
-            _ => entry.stat.extent.size,
+        if entry.kind == Kind::Symlink {
+            let stored = entry.stat.linkname.as_deref().unwrap_or("");
+            return symlink::target(path, stored).map_or(0, |target| target.len() as u64);
+        }
+        match attr::core_of(entry) {
+            Some(key) => self.store.core(key).map_or(0, |core| core.head().byte_length),
+            None => entry.stat.extent.size,
         }
     }
 
@@ -362,11 +360,8 @@ impl Fs {
     /// A core's length is only known once a peer told it; a file that shows as empty because
     /// nobody asked would be copied as empty.
     async fn learn_core_length(&self, entry: &Entry) {
-        if entry.kind != Kind::Mount || !attr::is_core(entry) {
-            return;
-        }
-        let Some(target) = &entry.stat.mount else { return };
-        if let Ok(core) = self.store.core(&target.key)
+        if let Some(key) = attr::core_of(entry)
+            && let Ok(core) = self.store.core(key)
             && core.head().length == 0
         {
             let _ = core.longer_than(0, self.options.patience.names()).await;
@@ -602,7 +597,7 @@ impl Fs {
                 };
                 Ok(DriveUrl { key, version, path }.to_string())
             }
-            "local" if entry.kind == Kind::File => {
+            "local" if entry.kind == Kind::File && attr::core_of(entry).is_none() => {
                 let (_, held) = drive.held(&entry.stat.extent);
                 Ok(format!("{held}/{}", entry.stat.extent.blocks))
             }
@@ -677,7 +672,7 @@ impl Page {
 
 /// How long the kernel may believe an entry's attributes.
 fn ttl(volume: &Volume, entry: &Entry) -> Duration {
-    if entry.kind == Kind::Mount && attr::is_core(entry) {
+    if attr::core_of(entry).is_some() {
         TTL_CORE
     } else if volume.is_frozen() {
         TTL_FROZEN

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey};
 
-use crate::attr::{MAX_FILE_BYTES, is_core};
+use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};
 use crate::volume::Volume;
 
@@ -32,13 +32,9 @@ pub enum Content {
 impl Content {
     /// The content of a regular file; `None` for anything else.
     pub fn of(entry: &Entry) -> Option<Self> {
-        match entry.kind {
-            Kind::File => Some(Content::Extent(entry.stat.extent)),
-            Kind::Mount if is_core(entry) => {
-                entry.stat.mount.as_ref().map(|target| Content::Core(target.key))
-            }
-            _ => None,
-        }
+        let core = core_of(entry).map(|key| Content::Core(*key));
+        let file = || (entry.kind == Kind::File).then_some(Content::Extent(entry.stat.extent));
+        core.or_else(file)
     }
 }
 

@@ -215,11 +215,8 @@ fn the_lock_is_respected_both_ways() {
     drop(holder);
 
     let server = living::serve(&made.path("drive"));
-    let warm =
-        reference("read-drive.js", &[&made.key, server.address.rsplit(':').next().expect("port")]);
-    drop(warm);
-    let mut locked = reference_command("lock.js", &[&drive, &made.key]);
-    let output = living::finish(locked.stdin(std::process::Stdio::null()));
-    assert!(!output.status.success(), "the reference took a core we hold: {output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("ELOCKED"), "{output:?}");
+    let port = server.address.rsplit(':').next().expect("port");
+    reference("read-drive.js", &[&made.key, port]).json();
+    let locked = reference("lock.js", &[&drive, &made.key]).json();
+    assert_eq!(locked["error"]["code"], "ELOCKED", "the reference took a core we hold: {locked}");
 }

@@ -450,5 +450,4 @@ fn verify_roots<E>(
 }
 
 #[cfg(test)]
-#[path = "merkle_tests.rs"]
 mod tests;

@@ -18,19 +18,20 @@ use crate::session::Session;
 use crate::target::Target;
 use crate::terminal::{self, escaped};
 
+/// How long tasks get to end after the mount has; they hold the store until then.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
 pub fn run(args: &Mount, detached: bool) -> Result {
     let mountpoint = record::absolute(&args.mountpoint)
         .context(|| format!("mount on {}", args.mountpoint.display()))?;
     let state = config::state_directory()?;
     if args.foreground {
-        return runtime()?
-            .block_on(hold(args, &mountpoint, &state, |record| announce(args, record)));
+        return hold(args, &mountpoint, &state, |record| announce(args, record));
     }
     if detached {
         background::detach()?;
-        let held = hold(args, &mountpoint, &state, background::report_ready);
-        // Once it was reported ready this goes to the log, where stdout now leads.
-        return runtime()?.block_on(held).inspect_err(|failure| {
+        // Once it was reported ready, a failure goes to the log, where stdout then leads.
+        return hold(args, &mountpoint, &state, background::report_ready).inspect_err(|failure| {
             let _ = background::report_failure(failure);
         });
     }
@@ -59,8 +60,11 @@ fn check(args: &Mount, mountpoint: &Path) -> Result {
             url.path
         )));
     }
-    let metadata =
-        mountpoint.metadata().context(|| format!("mount on {}", mountpoint.display()))?;
+    let metadata = match mountpoint.metadata() {
+        // What a killed process left behind; mounting replaces it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return Ok(()),
+        metadata => metadata.context(|| format!("mount on {}", mountpoint.display()))?,
+    };
     if !metadata.is_dir() {
         return Err(Failure::failed(
             format!("mount on {}", mountpoint.display()),
@@ -70,11 +74,27 @@ fn check(args: &Mount, mountpoint: &Path) -> Result {
     Ok(())
 }
 
-/// Mounts, says so, and holds the mount until it is unmounted or the process is told to end.
-async fn hold(
+/// Mounts, says so, and holds the mount until it is unmounted or the process is told to end. The
+/// record goes last: who sees it gone finds the store free.
+fn hold(
     args: &Mount,
     mountpoint: &Path,
     state: &Path,
+    ready: impl FnOnce(&Record) -> Result,
+) -> Result {
+    let mut held = None;
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve(args, mountpoint, state, &mut held, ready));
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    drop(held);
+    result
+}
+
+async fn serve(
+    args: &Mount,
+    mountpoint: &Path,
+    state: &Path,
+    held: &mut Option<record::Held>,
     ready: impl FnOnce(&Record) -> Result,
 ) -> Result {
     check(args, mountpoint)?;
@@ -91,7 +111,7 @@ async fn hold(
         writable: session.drive.writable() && !args.read_only,
         log: if args.foreground { None } else { Some(record::log_path(state, mountpoint)?) },
     };
-    let _held = record.hold(state)?;
+    *held = Some(record.hold(state)?);
     let options = MountOptions {
         allow_other: args.allow_other,
         patience: patience(args),

@@ -15,6 +15,7 @@ use crate::sync::{Mutex, Rank};
 /// Bytes a disk writes whole or not at all.
 pub const SECTOR: usize = 512;
 
+#[derive(Clone)]
 enum Change {
     Write { offset: u64, bytes: Vec<u8> },
     Truncate(u64),
@@ -58,7 +59,7 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct File {
     current: Pages,
     synced: Pages,
@@ -90,6 +91,17 @@ impl World {
     /// A file of this machine; the same one for the same name.
     pub fn file(&self, name: &str) -> Disk {
         Disk { world: self.clone(), name: name.to_owned() }
+    }
+
+    /// A machine with a copy of everything on this one.
+    pub fn fork(&self) -> Self {
+        let (fork, files) = (Self::default(), self.files());
+        fork.state.lock().files = files;
+        fork
+    }
+
+    fn files(&self) -> BTreeMap<String, File> {
+        self.state.lock().files.clone()
     }
 
     /// Stops the machine at the `call`th changing call from now, counted from 0.
