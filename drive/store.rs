@@ -276,10 +276,8 @@ impl Store {
             false => None,
         };
         let stored_name = read_name(directory)?;
-        if let (Some(name), None) = (name, &stored_name) {
-            if writable {
-                write_name(directory, name)?;
-            }
+        if let (true, Some(name), None) = (writable, name, &stored_name) {
+            write_name(directory, name)?;
         }
         let pair = match (pair, stored_name) {
             (None, Some(name)) => Some(self.derive(&name)),

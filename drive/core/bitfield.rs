@@ -300,7 +300,7 @@ fn count_bits(bytes: &[u8], bits: Range<usize>) -> u64 {
     let mut count = 0;
     let mut at = bits.start;
     while at < bits.end {
-        if at % 8 == 0 && bits.end - at >= 8 {
+        if at.is_multiple_of(8) && bits.end - at >= 8 {
             count += u64::from(bytes[at / 8].count_ones());
             at += 8;
         } else {
@@ -316,7 +316,7 @@ fn first_bit(bytes: &[u8], bits: Range<usize>, value: bool) -> Option<usize> {
     let mut at = bits.start;
     while at < bits.end {
         let byte = bytes[at / 8];
-        if at % 8 == 0 && byte == skip {
+        if at.is_multiple_of(8) && byte == skip {
             at += 8;
         } else if (byte >> (7 - at % 8) & 1 == 1) == value {
             return Some(at);

@@ -440,6 +440,10 @@ fn verify_roots<E>(
         };
         roots.push(root);
     }
+    // Else the signature would be good and say nothing about this proof.
+    if !roots.contains(&top) {
+        return invalid(format!("node {} is no root of length {length}", top.index));
+    }
     let Some(byte_length) = byte_length(&roots) else {
         return invalid("byte length beyond every core");
     };

@@ -140,10 +140,7 @@ impl Recovery<'_> {
             let Some(signature) = self.files.read_signature(length)? else {
                 continue;
             };
-            let Some(roots) = self.read_roots(length)? else {
-                continue;
-            };
-            if merkle::signed_by(self.key, &roots, length, &signature) {
+            if let Some(roots) = self.signed_roots(length, &signature)? {
                 let candidate = Candidate { length, roots, signature };
                 if accept(&candidate)? {
                     return Ok(Some(candidate));
@@ -155,6 +152,38 @@ impl Recovery<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The roots of that length if the signature agrees: as they are stored or, where a record is
+    /// damaged, as their children have it.
+    fn signed_roots(&self, length: u64, signature: &SignatureBytes) -> Result<Option<Vec<Node>>> {
+        let signed = |roots: &[Node]| merkle::signed_by(self.key, roots, length, signature);
+        let stored = self.read_roots(length)?;
+        if let Some(stored) = stored.filter(|roots| signed(roots)) {
+            return Ok(Some(stored));
+        }
+        let mut computed = Vec::new();
+        for index in flat_tree::full_roots(length) {
+            let root = match flat_tree::children(index) {
+                Some((left, right)) => {
+                    match (self.files.read_node(left)?, self.files.read_node(right)?) {
+                        (Some(left), Some(right)) => Node::parent(&left, &right),
+                        _ => self.files.read_node(index)?,
+                    }
+                }
+                None => self.files.read_node(index)?,
+            };
+            let Some(root) = root else {
+                return Ok(None);
+            };
+            computed.push(root);
+        }
+        if merkle::byte_length(&computed).is_none() || !signed(&computed) {
+            return Ok(None);
+        }
+        log::warn!("core {}: damaged roots of length {length} repaired", self.name());
+        self.repair_nodes(&computed)?;
+        Ok(Some(computed))
     }
 
     fn read_roots(&self, length: u64) -> Result<Option<Vec<Node>>> {

@@ -54,7 +54,10 @@ fn golden_hashes_and_signatures() {
             .collect();
         assert_eq!(created, expected);
         let length = number(&step["length"]);
-        assert_eq!(roots.iter().map(|root| root.index).collect::<Vec<_>>(), numbers(&step["roots"]));
+        assert_eq!(
+            roots.iter().map(|root| root.index).collect::<Vec<_>>(),
+            numbers(&step["roots"])
+        );
         assert_eq!(root_hash(&roots), bytes(&step["rootHash"]));
         assert_eq!(signable(&roots, length), bytes(&step["signable"]));
         let signature = sign(&pair, &roots, length);
@@ -117,8 +120,7 @@ fn golden_digests_of_a_sparse_reader() {
         let block = number(&step["request"]);
         let digest = digest(block * 2, &|node| bits.has_node(node), bits.tree_capacity());
         assert_eq!(digest, number(&step["digest"]));
-        let plan =
-            plan_proof(block * 2, digest, false, &mut remote, &|node| source.has_node(node));
+        let plan = plan_proof(block * 2, digest, false, &mut remote, &|node| source.has_node(node));
         let plan = plan.unwrap();
         assert_eq!(plan.nodes, numbers(&step["nodes"]));
         assert_eq!(plan.verified_by, number(&step["verifiedBy"]));

@@ -40,7 +40,7 @@ impl Change {
                 while at < bytes.len() {
                     let within = (*offset + at as u64) as usize % SECTOR;
                     let end = bytes.len().min(at + SECTOR - within);
-                    if next(random) % 2 == 0 {
+                    if next(random).is_multiple_of(2) {
                         to.write_at(*offset + at as u64, &bytes[at..end]);
                     }
                     at = end;

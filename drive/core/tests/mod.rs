@@ -95,5 +95,5 @@ fn fetch_all(from: &Core, to: &Core) {
         }
         assert_eq!(to.get_local(at).unwrap(), from.get_local(at).unwrap(), "block {at}");
     }
-    assert_eq!(to.head(), from.head());
+    assert_eq!(to.head(), from.head(), "all blocks are here");
 }
