@@ -99,7 +99,7 @@ pub struct Mount {
     #[command(flatten)]
     pub source: Source,
 
-    /// Refuse writes, even to a drive of one's own
+    /// Refuse writes, even to a drive of one's own (so far every mount does)
     #[arg(long)]
     pub read_only: bool,
 

@@ -45,7 +45,10 @@ fn a_busy_mount_names_its_users_and_goes_on() {
     let text = busy.to_string();
     let UnmountError::Busy { users, .. } = busy else { panic!("{text}") };
     let of = |pid: u32| users.iter().find(|user| user.pid == pid).expect("named").to_string();
-    assert!(of(sitting.id()).contains("sleep") && of(sitting.id()).ends_with("/mnt/dir)"), "{text}");
+    assert!(
+        of(sitting.id()).contains("sleep") && of(sitting.id()).ends_with("/mnt/dir)"),
+        "{text}"
+    );
     assert!(of(std::process::id()).contains("hello.txt"), "{text}");
     assert!(!mount.has_ended());
     assert!(fs::metadata(mount.mountpoint().join("empty")).is_ok(), "the mount goes on");
