@@ -223,7 +223,7 @@ impl Hostile {
     }
 
     fn say(&mut self, plain: &[u8]) -> Result<Vec<SessionEvent>, ProtocolError> {
-        self.remote.outbound.encrypted(|out| out.extend_from_slice(plain));
+        self.remote.send_plain(plain);
         let bytes = self.remote.take_output().unwrap_or_default();
         self.victim.receive(&mut BytesMut::from(bytes.as_ref()))
     }
