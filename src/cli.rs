@@ -88,7 +88,7 @@ Examples:
   hypermount mount hyper://KEY+120 ~/old       Version 120, frozen
   hypermount mount ./my-drive ~/drive          The drive of a store directory")]
 pub struct Mount {
-    /// hyper://KEY[+VERSION], or the directory of a store
+    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
     #[arg(value_name = "URL|DIR")]
     pub target: Target,
 
@@ -99,7 +99,7 @@ pub struct Mount {
     #[command(flatten)]
     pub source: Source,
 
-    /// Refuse writes, even to a drive of one's own
+    /// Refuse writes, even to a drive of one's own (so far every mount does)
     #[arg(long)]
     pub read_only: bool,
 
@@ -138,7 +138,7 @@ pub struct Unmount {
 /// One name a line; characters that could drive a terminal are written as escapes.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// hyper://KEY[+VERSION][/path], or the directory of a store
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
     #[arg(value_name = "URL|DIR")]
     pub target: Target,
 
@@ -165,7 +165,7 @@ pub struct Ls {
 /// Print files of a drive, without mounting
 #[derive(Debug, Args)]
 pub struct Cat {
-    /// hyper://KEY[+VERSION][/path], or the directory of a store
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
     #[arg(value_name = "URL|DIR")]
     pub target: Target,
 
@@ -180,7 +180,7 @@ pub struct Cat {
 /// Show what is known of one entry of a drive, without mounting
 #[derive(Debug, Args)]
 pub struct Stat {
-    /// hyper://KEY[+VERSION][/path], or the directory of a store
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
     #[arg(value_name = "URL|DIR")]
     pub target: Target,
 
@@ -198,7 +198,7 @@ pub struct Stat {
 /// Show a drive's key and version and how much of it is here, or the drives of a store
 #[derive(Debug, Args)]
 pub struct Info {
-    /// hyper://KEY[+VERSION], or the directory of a store
+    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
     #[arg(value_name = "URL|DIR")]
     pub target: Target,
 

@@ -32,7 +32,7 @@ impl Network {
 
     /// For a server: shares every core of the store with peers that know its key.
     pub fn for_serving(store: &Store) -> Result<Self> {
-        Self::new(store, SwarmOptions { share: Share::Store, ..SwarmOptions::default() })
+        Self::new(store, SwarmOptions { share: Share::Store })
     }
 
     fn new(store: &Store, options: SwarmOptions) -> Result<Self> {

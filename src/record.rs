@@ -27,7 +27,7 @@ pub struct Record {
     pub url: String,
     /// Version of the drive when it was mounted.
     pub version: u64,
-    pub writable: bool,
+    pub read_only: bool,
     /// Where the process writes what it has to say; `None` in the foreground.
     pub log: Option<PathBuf>,
 }
@@ -142,7 +142,7 @@ mod tests {
             mountpoint: mountpoint.to_owned(),
             url: "hyper://00".into(),
             version: 3,
-            writable: false,
+            read_only: true,
             log: None,
         }
     }

@@ -65,7 +65,7 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// As [`print`], one line.
+/// As [`print()`], one line.
 pub fn print_line(line: &str) -> io::Result<()> {
     print(format!("{line}\n").as_bytes())
 }

@@ -108,7 +108,7 @@ async fn serve(
         mountpoint: mountpoint.to_owned(),
         url: session.url(),
         version: session.drive.snapshot().version(),
-        writable: session.drive.writable() && !args.read_only,
+        read_only: true, // a mount does not write yet
         log: if args.foreground { None } else { Some(record::log_path(state, mountpoint)?) },
     };
     *held = Some(record.hold(state)?);
@@ -168,13 +168,13 @@ fn announce(args: &Mount, record: &Record) -> Result {
         return print_json(&json!({
             "url": record.url,
             "version": record.version,
-            "writable": record.writable,
+            "read_only": record.read_only,
             "mountpoint": record.mountpoint,
             "pid": record.pid,
             "log": record.log,
         }));
     }
-    let access = if record.writable { "" } else { ", read-only" };
+    let access = if record.read_only { ", read-only" } else { "" };
     let line = format!(
         "mounted {} on {} (version {}{access})",
         record.url,
