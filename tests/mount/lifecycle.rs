@@ -45,7 +45,10 @@ fn a_busy_mount_names_its_users_and_goes_on() {
     let text = busy.to_string();
     let UnmountError::Busy { users, .. } = busy else { panic!("{text}") };
     let of = |pid: u32| users.iter().find(|user| user.pid == pid).expect("named").to_string();
-    assert!(of(sitting.id()).contains("sleep") && of(sitting.id()).ends_with("/mnt/dir)"), "{text}");
+    assert!(
+        of(sitting.id()).contains("sleep") && of(sitting.id()).ends_with("/mnt/dir)"),
+        "{text}"
+    );
     assert!(of(std::process::id()).contains("hello.txt"), "{text}");
     assert!(!mount.has_ended());
     assert!(fs::metadata(mount.mountpoint().join("empty")).is_ok(), "the mount goes on");
@@ -143,4 +146,56 @@ fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
     let _mount = bench.mount_with(MountOptions { patience, ..OPTIONS });
     let error = fs::read_dir(&absent).map(drop).expect_err("not reachable");
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+}
+
+/// Where the child process of the test below mounts.
+const CHILD_MOUNTPOINT: &str = "HYPERMOUNT_TEST_CHILD_MOUNTPOINT";
+
+/// Not a test by itself: what the next one runs as a process of its own, to kill it.
+#[test]
+#[ignore = "run by `a_dead_mount_is_told_from_a_live_one_and_replaced`"]
+fn child_that_mounts() {
+    let Some(mountpoint) = std::env::var_os(CHILD_MOUNTPOINT) else { return };
+    let bench = unreachable();
+    let (drive, store) = (bench.drive.clone(), bench.store.clone());
+    let runtime = bench.runtime.handle().clone();
+    let mount = Mount::start(drive, store, mountpoint.as_ref(), OPTIONS, runtime).expect("mounts");
+    bench.runtime.block_on(mount.wait_ended());
+}
+
+#[test]
+fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::recorded(None);
+    let mounted = || drivefs::mounts().into_iter().find(|m| m.mountpoint == bench.mountpoint());
+    let die = || {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "lifecycle::child_that_mounts"])
+            .env(CHILD_MOUNTPOINT, bench.mountpoint())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the child runs");
+        until("the mount", || bench.mountpoint().join("file").exists());
+        let live = mounted().expect("listed");
+        assert!(!live.is_dead());
+        assert!(live.served_by().is_none_or(|pid| pid == child.id()));
+        // What the kernel has cached must not make the mount look alive.
+        fs::metadata(bench.mountpoint()).expect("exists");
+        child.kill().expect("killed");
+        child.wait().expect("ends");
+        let dead = mounted().expect("still listed");
+        assert!(dead.is_dead());
+        assert_eq!(dead.served_by(), None);
+    };
+    die();
+    let mount = bench.mount();
+    let text = fs::read_to_string(mount.mountpoint().join("hello.txt"));
+    assert!(text.is_ok(), "{text:?}");
+    drop(mount);
+
+    die();
+    drivefs::unmount(&bench.mountpoint(), Detach::Normal).expect("nobody serves it");
+    assert_eq!(mounted(), None);
 }
