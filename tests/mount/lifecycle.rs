@@ -84,9 +84,13 @@ fn shutting_down_does_not_wait_for_open_files() {
     let mount = bench.mount();
     let open = fs::File::open(mount.mountpoint().join("dir")).expect("opens");
     mount.shutdown();
-    until("the end", || mount.has_ended());
     assert!(fs::read_dir(bench.mountpoint()).expect("the empty directory").next().is_none());
+    let error = rustix::fs::Dir::read_from(&open).and_then(|mut dir| dir.read().transpose());
+    let code = error.map(drop).map_err(rustix::io::Errno::raw_os_error);
+    assert!([Err(libc::ENOTCONN), Err(libc::ECONNABORTED)].contains(&code), "{code:?}");
+    // A user who may not abort the connection has it until the last file is closed.
     drop(open);
+    until("the end", || mount.has_ended());
 }
 
 /// A drive with a place inside where another drive should begin, which nobody has.
