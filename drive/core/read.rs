@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::demand::SeekTicket;
 use super::flat_tree;
 use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
 use super::{Core, Head, Located};
@@ -173,7 +174,7 @@ impl Core {
     ) -> Result<(u64, u64)> {
         let started = Instant::now();
         let mut deadline = wait.deadline();
-        let mut narrowest: Option<Range<u64>> = None;
+        let mut asked: Option<(SeekTicket, Range<u64>)> = None;
         loop {
             let within = match self.locate(byte, blocks.clone())? {
                 Located::Found { block, offset } => return Ok((block, offset)),
@@ -183,17 +184,23 @@ impl Core {
             if wait.is_local() {
                 return Err(self.unavailable(guess, started));
             }
-            if narrowest.as_ref().is_some_and(|before| before != &within) {
+            let Some((ticket, before)) = &mut asked else {
+                // Look again after asking: the tree may have grown before the want was heard.
+                asked = Some((self.inner.demand.seek(byte, within.clone(), guess), within));
+                continue;
+            };
+            if *before != within {
                 deadline = wait.deadline();
+                *before = within;
             }
-            let answered = self.inner.demand.seek(byte, within.clone(), guess);
-            // The tree may have grown before the want was heard.
-            match self.locate(byte, blocks.clone())? {
-                Located::Found { block, offset } => return Ok((block, offset)),
-                Located::Within(now) if now != within => continue,
-                Located::Within(_) => narrowest = Some(within),
-            }
-            if !answered_by(deadline, answered).await {
+            let changed = match deadline {
+                Some(deadline) => timeout_at(deadline, ticket.tree_changed()).await.is_ok(),
+                None => {
+                    ticket.tree_changed().await;
+                    true
+                }
+            };
+            if !changed {
                 return Err(self.unavailable(guess, started));
             }
         }

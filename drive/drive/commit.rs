@@ -37,7 +37,7 @@ impl Drive {
 
     /// Applies the edits as one signed batch; the new version. Either all of them become visible
     /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
-    /// ReadOnly.
+    /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
     pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
@@ -57,6 +57,13 @@ impl Drive {
             return Ok(core.head().length);
         }
         Ok(core.append(&blocks)?.length)
+    }
+
+    /// Returns when all that was written is on the disk: file bytes first, then the index that
+    /// names them. Blocks on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.content()?.sync()?;
+        self.inner.nodes.core().sync()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Changing the index (hypertrie5.md §5-7): computes the nodes that puts and deletes append.
 //!
-//! Byte for byte what the reference would append, with two exceptions where it corrupts the index:
-//! a put in the same batch after the delete of the last key does not point to the node that marks
-//! the index empty; and a branch with more colliding keys than a node can hold is an error.
+//! Byte for byte what the reference would append, except where it corrupts the index: a put in the
+//! same batch after the delete of the last key does not point to the node that marks the index
+//! empty; a delete does not lose a key that collides with the deleted one; and more colliding keys
+//! than a node can hold are an error.
 
 use std::sync::Arc;
 
@@ -201,8 +202,10 @@ impl Batch {
         for position in 0..key.length() {
             let branch = key.digit(position);
             if node.key.digit(position) == branch {
-                let other =
-                    node.buckets.at(position).iter().find(|(slot, _)| *slot != u32::from(branch));
+                // At a terminator the reference overlooks a colliding key in this very branch, and
+                // so loses it; it is the closest there.
+                let own = |slot: u32| slot == u32::from(branch) && !is_terminator(position);
+                let other = node.buckets.at(position).iter().find(|(slot, _)| !own(*slot));
                 closest = other.map(|(_, seq)| *seq).or(closest);
                 continue;
             }

@@ -33,7 +33,7 @@ impl TrieKey {
             return Err(Error::Malformed(format!("a key of {} bytes", key.len())));
         }
         let text = key.strip_prefix('/').unwrap_or(key).to_owned();
-        let hashes = components(&text).into_iter().map(component_hash).collect();
+        let hashes = components(&text).map(component_hash).collect();
         Ok(Self { text, hashes, hidden })
     }
 
@@ -48,7 +48,7 @@ impl TrieKey {
     /// The key's components as the hash sees them: an outer slash makes none, an inner pair of
     /// slashes makes an empty one.
     pub fn components(&self) -> Vec<&str> {
-        components(&self.text)
+        components(&self.text).collect()
     }
 
     /// Number of positions, the terminator included.
@@ -89,7 +89,7 @@ impl TrieKey {
             return self.text != other.text;
         }
         let component = bit_pair / DIGITS_PER_COMPONENT;
-        self.components().get(component) != other.components().get(component)
+        components(&self.text).nth(component) != components(&other.text).nth(component)
     }
 
     /// The order in which the reference iterates: by branches, a key before what lies below it,
@@ -105,10 +105,17 @@ impl TrieKey {
     }
 
     fn way_order(&self, other: &TrieKey, direction: fn(u64) -> u64) -> Ordering {
-        let way = |key: &TrieKey| -> Vec<u64> {
-            key.hashes.iter().map(|hash| direction(first_digit_highest(*hash))).collect()
-        };
-        way(self).cmp(&way(other)).then_with(|| self.components().cmp(&other.components()))
+        let way = |hash: &u64| direction(first_digit_highest(*hash));
+        let hashes = self.hashes.iter().zip(&other.hashes);
+        for ((ours, theirs), (our_name, their_name)) in
+            hashes.zip(components(&self.text).zip(components(&other.text)))
+        {
+            let order = way(ours).cmp(&way(theirs)).then_with(|| our_name.cmp(their_name));
+            if order.is_ne() {
+                return order;
+            }
+        }
+        self.hashes.len().cmp(&other.hashes.len())
     }
 }
 
@@ -117,15 +124,10 @@ pub fn is_terminator(position: usize) -> bool {
     position > 0 && position.is_multiple_of(DIGITS_PER_COMPONENT)
 }
 
-fn components(text: &str) -> Vec<&str> {
-    let mut components: Vec<&str> = text.split('/').collect();
-    if components.first() == Some(&"") {
-        components.remove(0);
-    }
-    if components.last() == Some(&"") {
-        components.pop();
-    }
-    components
+fn components(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.strip_prefix('/').unwrap_or(text);
+    let inner = text.strip_suffix('/').unwrap_or(text);
+    (!text.is_empty()).then(|| inner.split('/')).into_iter().flatten()
 }
 
 fn component_hash(component: &str) -> u64 {

@@ -68,9 +68,12 @@ impl Trie {
     }
 
     /// The nodes written in this version's blocks `from..`, at most `limit`, up to the last block
-    /// or to where the index was emptied.
+    /// or to where the index was emptied; nothing if it is empty now.
     pub async fn history(&self, from: u64, limit: usize, wait: Wait) -> Result<Vec<Arc<Node>>> {
         let mut history = Vec::new();
+        if self.nodes.get(self.head(), wait).await?.is_none() {
+            return Ok(history);
+        }
         for seq in (from.max(1)..self.version).take(limit) {
             match self.nodes.get(seq, wait).await? {
                 Some(node) => history.push(node),
