@@ -7,8 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use drive::drive::Changed;
-use drive::{DrivePath, Head, Snapshot};
-use tokio::sync::watch;
+use drive::{Drive, DrivePath, Snapshot, Wait};
 
 use crate::attr::file_type;
 use crate::filesystem::{Fs, join};
@@ -27,8 +26,7 @@ impl Fs {
         if volume.is_frozen() {
             return;
         }
-        let watch = volume.drive.watch();
-        let task = follow(self.this.clone(), Arc::downgrade(volume), watch);
+        let task = follow(self.this.clone(), Arc::downgrade(volume), volume.drive.clone());
         volume.followed_by(self.runtime.spawn(task).abort_handle());
     }
 
@@ -166,16 +164,18 @@ fn split(mount_path: &str) -> (&str, &str) {
     mount_path.rsplit_once('/').unwrap_or(("", mount_path))
 }
 
-/// Runs until the drive is closed or the volume is dropped; keeps neither alive while it waits.
-async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, mut watch: watch::Receiver<Head>) {
+/// Runs until the drive is closed or the volume, which ends this task, is dropped.
+///
+/// Waiting for a newer version is what makes the drive ask its peers for one.
+async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, drive: Drive) {
     loop {
-        watch.mark_unchanged();
-        {
-            // Versions that came before the watch was set up, or while the last was taken in.
+        let version = {
+            // Versions that came before this task did, or while the last was taken in.
             let (Some(fs), Some(volume)) = (fs.upgrade(), volume.upgrade()) else { return };
             fs.advance(&volume).await;
-        }
-        if watch.changed().await.is_err() {
+            volume.snapshot().version()
+        };
+        if drive.newer_than(version, Wait::Forever).await.is_err() {
             return;
         }
         tokio::time::sleep(DEBOUNCE).await;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use drive::swarm::SwarmOptions;
+use drive::swarm::{Share, SwarmOptions};
 use drive::{Store, Swarm};
 use serde::Serialize;
 
@@ -25,15 +25,24 @@ impl std::fmt::Display for Traffic {
 }
 
 impl Network {
-    /// Replicates every core of the store with every peer, now and later.
-    pub fn new(store: &Store) -> Self {
-        Self(Swarm::new(store, SwarmOptions::default()))
+    /// For a reader: shares the cores this process opens, and no other of the store.
+    pub fn for_reading(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions::default())
+    }
+
+    /// For a server: shares every core of the store with peers that know its key.
+    pub fn for_serving(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions { share: Share::Store, ..SwarmOptions::default() })
+    }
+
+    fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
+        Swarm::new(store, options).map(Self).context(|| "start the network")
     }
 
     /// Dials and keeps dialling; that a peer is not there is not an error yet.
     pub fn dial(&self, peers: &[String]) {
         for peer in peers {
-            self.0.dial(peer.clone());
+            self.0.dial(peer);
         }
     }
 
@@ -42,8 +51,18 @@ impl Network {
         self.0.listen(address).await.context(|| format!("listen on {address}"))
     }
 
+    /// Why peers that were dialled are not connected.
+    pub fn troubles(&self) -> Vec<String> {
+        self.0.troubles()
+    }
+
     pub fn traffic(&self) -> Traffic {
         let traffic = self.0.traffic();
         Traffic { received: traffic.received, sent: traffic.sent }
+    }
+
+    /// Ends every connection.
+    pub fn close(&self) {
+        self.0.close();
     }
 }

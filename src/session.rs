@@ -40,11 +40,14 @@ impl Session {
     pub async fn open(target: &Target, source: &Source) -> Result<Self> {
         let directory = store_directory(target, source)?;
         let store = open_store(target, &directory, !source.peers.is_empty())?;
-        let network = (!source.peers.is_empty()).then(|| {
-            let network = Network::new(&store);
-            network.dial(&source.peers);
-            network
-        });
+        let network = match source.peers.as_slice() {
+            [] => None,
+            peers => {
+                let network = Network::for_reading(&store)?;
+                network.dial(peers);
+                Some(network)
+            }
+        };
         let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
         let url = match target {
             Target::Url(url) => url.clone(),
@@ -57,7 +60,13 @@ impl Session {
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
-        let drive = opened.context(|| format!("open {target}"))?;
+        let drive =
+            opened.context(|| format!("open {target}")).map_err(|failure| {
+                match network.as_ref().map(Network::troubles).as_deref() {
+                    None | Some([]) => failure,
+                    Some(troubles) => failure.hint(format!("peer {}", troubles.join("; peer "))),
+                }
+            })?;
         Ok(Self { store, directory, drive, path: url.path, wait, network })
     }
 
@@ -138,18 +147,22 @@ pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
     Ok(found)
 }
 
-/// The store a target lives in: the directory itself, `--store`, or the default.
-pub fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
-    match (target, &source.store) {
-        (Target::Directory(directory), None) => Ok(directory.clone()),
-        (Target::Directory(directory), Some(_)) => Err(Failure::usage(
-            "--store",
-            format!("{} already says which store", directory.display()),
-        )
-        .hint("with --store, name the drive by its URL")),
-        (Target::Url(_), Some(store)) => Ok(store.clone()),
-        (Target::Url(_), None) => config::default_store(),
-    }
+/// The store a target lives in: the directory itself, `--store`, or the default. Absolute, because
+/// a process in the background leaves the directory it was started in.
+fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
+    let directory = match (target, &source.store) {
+        (Target::Directory(directory), None) => directory.clone(),
+        (Target::Directory(directory), Some(_)) => {
+            return Err(Failure::usage(
+                "--store",
+                format!("{} already says which store", directory.display()),
+            )
+            .hint("with --store, name the drive by its URL"));
+        }
+        (Target::Url(_), Some(store)) => store.clone(),
+        (Target::Url(_), None) => config::default_store()?,
+    };
+    std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
 }
 
 fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {

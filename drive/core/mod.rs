@@ -10,14 +10,15 @@
 //! `verified` holds only nodes with a proven path to signed roots; a set data bit whose block was
 //! stored by this process has its facts in the files already.
 
-pub mod bitfield;
-pub mod cache;
-pub mod demand;
 pub mod flat_tree;
-mod layout;
+pub mod bitfield;
 pub mod merkle;
 pub mod storage;
+mod layout;
+pub mod cache;
+pub mod demand;
 
+// Methods of Core, one file per operation; they may use all of the above and each other.
 mod accept;
 mod append;
 mod claims;

@@ -12,7 +12,8 @@ use crate::crypto::{DiscoveryKey, PublicKey};
 /// Most cores that can be open on one session at a time, counting those only one side has opened.
 pub const MAX_CHANNELS: usize = 1024;
 /// Most Opens a remote may send during one session. A store announces each of its cores once, so
-/// this is the largest store we talk to; every one we do not know costs us a number and 38 bytes.
+/// this is the largest store we talk to. Every one we do not know costs us a number and an
+/// answer of at most 40 bytes.
 pub const MAX_REMOTE_OPENS: usize = 65_536;
 
 /// Our side of a channel.

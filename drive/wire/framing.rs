@@ -123,7 +123,8 @@ mod tests {
     fn header_must_lie_inside_its_frame() {
         let out = frame(1, 300 << 4);
         assert!(matches!(front(&out), Err(ProtocolError::FrameTooShort { length: 1 })));
-        assert!(matches!(front(&[9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0]), Err(_)));
+        let endless = [9, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0];
+        assert!(matches!(front(&endless), Err(ProtocolError::VarintTooLong { .. })));
     }
 
     #[test]

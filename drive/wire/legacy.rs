@@ -389,4 +389,4 @@ impl Encodable {
 
 #[cfg(test)]
 #[path = "legacy_tests.rs"]
-mod tests;
+pub(super) mod tests;

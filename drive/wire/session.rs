@@ -189,6 +189,12 @@ impl Session {
         Self::start(role, keys, payload_nonce, Some(ephemeral))
     }
 
+    /// Sends `plain` as if it were frames: what a remote that means harm would do.
+    #[cfg(any(test, fuzzing))]
+    pub fn send_plain(&mut self, plain: &[u8]) {
+        self.outbound.encrypted(|out| out.extend_from_slice(plain));
+    }
+
     fn start(
         role: Role,
         keys: &StaticKeyPair,

@@ -40,7 +40,7 @@ pub fn write(mut value: u64, out: &mut BytesMut) {
     out.put_u8(value as u8);
 }
 
-/// How many bytes [`write`] appends for `value`.
+/// How many bytes [`write()`] appends for `value`.
 pub const fn length(value: u64) -> usize {
     let bits = u64::BITS - (value | 1).leading_zeros();
     bits.div_ceil(7) as usize

@@ -2,33 +2,36 @@
 
 use std::path::Path;
 use std::process;
+use std::time::Duration;
 
-use drivefs::MountOptions;
+use drivefs::{MountError, MountOptions, Patience};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::{Ending, print_json, runtime};
 use crate::background;
 use crate::cli::Mount;
-use crate::config;
+use crate::config::{self, WaitLimit};
 use crate::failure::{Context, Failure, Result};
 use crate::record::{self, Record};
 use crate::session::Session;
 use crate::target::Target;
 use crate::terminal::{self, escaped};
 
+/// How long tasks get to end after the mount has; they hold the store until then.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
 pub fn run(args: &Mount, detached: bool) -> Result {
     let mountpoint = record::absolute(&args.mountpoint)
         .context(|| format!("mount on {}", args.mountpoint.display()))?;
     let state = config::state_directory()?;
     if args.foreground {
-        return runtime()?
-            .block_on(hold(args, &mountpoint, &state, |record| announce(args, record)));
+        return hold(args, &mountpoint, &state, |record| announce(args, record));
     }
     if detached {
         background::detach()?;
-        let held = hold(args, &mountpoint, &state, background::report_ready);
-        // Once it was reported ready this goes to the log, where stdout now leads.
-        return runtime()?.block_on(held).inspect_err(|failure| {
+        // Once it was reported ready, a failure goes to the log, where stdout then leads.
+        return hold(args, &mountpoint, &state, background::report_ready).inspect_err(|failure| {
             let _ = background::report_failure(failure);
         });
     }
@@ -57,8 +60,11 @@ fn check(args: &Mount, mountpoint: &Path) -> Result {
             url.path
         )));
     }
-    let metadata =
-        mountpoint.metadata().context(|| format!("mount on {}", mountpoint.display()))?;
+    let metadata = match mountpoint.metadata() {
+        // What a killed process left behind; mounting replaces it.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return Ok(()),
+        metadata => metadata.context(|| format!("mount on {}", mountpoint.display()))?,
+    };
     if !metadata.is_dir() {
         return Err(Failure::failed(
             format!("mount on {}", mountpoint.display()),
@@ -68,11 +74,27 @@ fn check(args: &Mount, mountpoint: &Path) -> Result {
     Ok(())
 }
 
-/// Mounts, says so, and holds the mount until it is unmounted or the process is told to end.
-async fn hold(
+/// Mounts, says so, and holds the mount until it is unmounted or the process is told to end. The
+/// record goes last: who sees it gone finds the store free.
+fn hold(
     args: &Mount,
     mountpoint: &Path,
     state: &Path,
+    ready: impl FnOnce(&Record) -> Result,
+) -> Result {
+    let mut held = None;
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve(args, mountpoint, state, &mut held, ready));
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    drop(held);
+    result
+}
+
+async fn serve(
+    args: &Mount,
+    mountpoint: &Path,
+    state: &Path,
+    held: &mut Option<record::Held>,
     ready: impl FnOnce(&Record) -> Result,
 ) -> Result {
     check(args, mountpoint)?;
@@ -89,26 +111,55 @@ async fn hold(
         writable: session.drive.writable() && !args.read_only,
         log: if args.foreground { None } else { Some(record::log_path(state, mountpoint)?) },
     };
-    let _held = record.hold(state)?;
+    *held = Some(record.hold(state)?);
     let options = MountOptions {
-        read_only: args.read_only,
         allow_other: args.allow_other,
-        wait: session.wait,
+        patience: patience(args),
         ..MountOptions::default()
     };
-    let mount = drivefs::Mount::new(&session.store, &session.drive, mountpoint, options)
-        .await
-        .context(|| format!("mount on {}", mountpoint.display()))?;
-    ready(&record)?;
-    tokio::select! {
-        () = mount.ended() => (),
-        () = ending.wait() => (),
+    let (store, drive) = (session.store.clone(), session.drive.clone());
+    let mount = drivefs::Mount::start(drive, store, mountpoint, options, Handle::current())
+        .map_err(cannot_mount)?;
+    let told = ready(&record);
+    if told.is_ok() {
+        tokio::select! {
+            () = mount.wait_ended() => (),
+            () = ending.wait() => (),
+        }
     }
-    let ended = mount.unmount().await.context(|| format!("unmount {}", mountpoint.display()));
+    mount.shutdown();
     if let Some(network) = &session.network {
         eprintln!("{}: {}", record.url, network.traffic());
+        network.close();
     }
-    ended
+    told
+}
+
+/// Without a peer nothing is worth waiting for.
+fn patience(args: &Mount) -> Patience {
+    match args.source.wait {
+        _ if args.source.peers.is_empty() => Patience::Offline,
+        None => Patience::default(),
+        Some(WaitLimit::Forever) => Patience::Forever,
+        Some(WaitLimit::Each(Duration::ZERO)) => Patience::Offline,
+        Some(WaitLimit::Each(limit)) => Patience::Limited { names: limit, data: limit },
+    }
+}
+
+fn cannot_mount(error: MountError) -> Failure {
+    let hint = match &error {
+        MountError::Missing { path } => Some(format!("mkdir {}", path.display())),
+        MountError::NotEmpty { .. } => Some("mount on an empty directory".into()),
+        MountError::AlreadyMounted { path, .. } => {
+            Some(format!("hypermount unmount {}", path.display()))
+        }
+        _ => None,
+    };
+    let failure = Failure::failed("mount", error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// Says that the mount is usable: with `--json` as data, else in words.

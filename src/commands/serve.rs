@@ -26,7 +26,7 @@ pub async fn run(args: &Serve) -> Result {
             "there is no drive in it",
         ));
     }
-    let network = Network::new(&store);
+    let network = Network::for_serving(&store)?;
     let address = network.listen(args.listen).await?;
     if args.json {
         let urls: Vec<_> = found.iter().map(|key| drive_url(key, None)).collect();
@@ -40,6 +40,7 @@ pub async fn run(args: &Serve) -> Result {
     network.dial(&args.peers);
     ending.wait().await;
     let traffic = network.traffic();
+    network.close();
     if args.json {
         return print_json(&traffic);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drivefs::UnmountMode;
+use drivefs::{Detach, UnmountError};
 
 use crate::cli::Unmount;
 use crate::config;
@@ -15,12 +15,12 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 pub fn run(args: &Unmount) -> Result {
     let what = || format!("unmount {}", args.mountpoint.display());
     let mountpoint = record::absolute(&args.mountpoint).context(what)?;
-    let mode = match (args.lazy, args.force) {
-        (true, _) => UnmountMode::Lazy,
-        (_, true) => UnmountMode::Force,
-        _ => UnmountMode::Clean,
+    let how = match (args.lazy, args.force) {
+        (true, _) => Detach::Lazy,
+        (_, true) => Detach::Force,
+        _ => Detach::Normal,
     };
-    drivefs::unmount(&mountpoint, mode).context(what)?;
+    drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
     // A lazy unmount leaves the process at work until the last file in it is closed.
     if args.lazy {
         return Ok(());
@@ -35,4 +35,13 @@ pub fn run(args: &Unmount) -> Result {
         what(),
         format!("it is gone, but process {pid} still has the store after {RELEASE_LIMIT:?}"),
     ))
+}
+
+fn cannot_unmount(error: UnmountError) -> Failure {
+    let busy = matches!(error, UnmountError::Busy { .. });
+    let failure = Failure::failed("unmount", error);
+    if busy {
+        return failure.hint("end them, or use --lazy (they keep what is open) or --force");
+    }
+    failure
 }
