@@ -285,6 +285,11 @@ impl Demand {
         state.changes.drain(..).collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Vec<(u64, Urgency)> {
+        self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()
+    }
+
     /// Resolves when [`Demand::take_changes`] has something.
     pub async fn changed(&self) {
         self.changed.notified().await;

@@ -91,7 +91,9 @@ pub(super) async fn read(
         return Err(Error::Malformed("a file's extent ends after its core".into()));
     }
     let bytes = extent.byte + range.start..extent.byte + range.end;
-    let (first, offset) = first_block(core, &stretch, &bytes, wait).await?;
+    // The tickets are held to the end: a want given up and taken up again may be fetched twice.
+    let mut tickets = Vec::new();
+    let (first, offset) = first_block(core, &stretch, &bytes, wait, &mut tickets).await?;
     gather(core, &stretch, first, offset, bytes, wait).await
 }
 
@@ -101,6 +103,7 @@ async fn first_block(
     stretch: &Stretch,
     bytes: &Range<u64>,
     wait: Wait,
+    tickets: &mut Vec<Ticket>,
 ) -> Result<(u64, u64)> {
     let known = core.head().length >= stretch.end_block;
     if known && let Located::Found { block, offset } = core.locate(bytes.start, stretch.blocks())? {
@@ -109,7 +112,7 @@ async fn first_block(
     }
     let guess = stretch.guess(bytes.start);
     let likely = guess..stretch.guess(bytes.end - 1).saturating_add(1);
-    let _tickets = want(core, likely, wait);
+    tickets.extend(want(core, likely, wait));
     core.get(guess, wait).await?;
     if core.head().length < stretch.end_block {
         core.longer_than(stretch.end_block - 1, wait).await?;
