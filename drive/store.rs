@@ -33,8 +33,8 @@ use lock::FileLock;
 const NAMESPACE: &str = "corestore";
 /// Name of the core that `hyperdrive("dir")` uses for its metadata.
 const DEFAULT_NAME: &[u8] = b"default";
-/// Cores open at once before those nobody uses are closed.
-pub const MAX_OPEN_CORES: usize = 1000;
+/// Cores open at once before those nobody uses are closed: each takes up to five file descriptors.
+pub const MAX_OPEN_CORES: usize = 64;
 /// Bytes of the longest name of a core that is read back.
 pub const MAX_NAME_LENGTH: usize = 1024;
 /// Opened cores a slow subscriber may be behind before it loses the oldest.
@@ -95,6 +95,9 @@ impl Store {
         }
         let lock = FileLock::take_store(&directory.join(LOCK_FILE), directory)?.map(Arc::new);
         let writable = lock.is_some();
+        if !writable {
+            log::info!("{}: cannot be written, opened for reading", directory.display());
+        }
         let master_key = match read_master_key(directory)? {
             Some(master_key) => master_key,
             None if writable => create_master_key(directory)?,

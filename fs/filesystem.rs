@@ -31,6 +31,8 @@ use crate::xattr::{self, Answer};
 pub const MAX_NESTED_DRIVES: usize = 1024;
 /// Entries with more attribute bytes than this are looked up again instead of being kept.
 const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
+/// Attempts to list a directory in a version that is still the newest when it is done.
+const MAX_RELISTINGS: usize = 3;
 /// Attributes of a core shown as a file: it may grow, and nothing tells the kernel.
 const TTL_CORE: Duration = Duration::from_secs(1);
 
@@ -103,6 +105,15 @@ impl Place {
             .sum();
         self.known = (bytes <= MAX_KEPT_ATTRIBUTE_BYTES).then(|| (version, entry.clone()));
     }
+}
+
+/// What an inode is now.
+struct Resolved {
+    place: Place,
+    entry: Arc<Entry>,
+    /// The version it was found in; `None` if the path leads elsewhere by now, and this is what
+    /// the open files of the inode read.
+    version: Option<u64>,
 }
 
 /// A directory to look names up in: nested drives have been entered.
@@ -236,47 +247,70 @@ impl Fs {
         self.inodes().get(ino).map(take).ok_or(Error::Stale)
     }
 
-    /// Where the inode's content comes from, and what it is: as of the version shown, or, once that
-    /// no longer has the file an open handle reads, as it was opened.
-    async fn entry(&self, ino: u64) -> Result<(Place, Arc<Entry>)> {
+    /// What an inode is: as of the version shown, or, once that no longer has the file that an open
+    /// handle reads, as it was opened.
+    async fn resolve(&self, ino: u64) -> Result<Resolved> {
         let (place, opened, kind, detached) = self.node(ino, |node| {
             (node.place.clone(), node.opened().cloned(), node.kind, node.is_detached())
         })?;
+        let superseded = |place: Place| match opened.clone() {
+            Some(entry) => Ok(Resolved { place, entry, version: None }),
+            None => Err(Error::Stale),
+        };
         if detached {
-            return Ok((place, opened.ok_or(Error::Stale)?));
+            return superseded(place);
         }
         let snapshot = place.volume.snapshot();
-        if let Some((version, entry)) = &place.known
-            && *version == snapshot.version()
+        let version = Some(snapshot.version());
+        if let Some((known, entry)) = &place.known
+            && Some(*known) == version
         {
             let entry = entry.clone();
-            return Ok((place, entry));
+            return Ok(Resolved { place, entry, version });
         }
-        let found = match snapshot.entry(&place.path, self.options.patience.names()).await {
-            Err(drive::Error::NotFound) => return Ok((place, opened.ok_or(Error::Stale)?)),
+        let entry = match snapshot.entry(&place.path, self.options.patience.names()).await {
+            Err(drive::Error::NotFound) => {
+                self.supersede(ino);
+                return superseded(place);
+            }
             Err(error) => return Err(error.into()),
             Ok(entry) => Arc::new(entry),
         };
-        if let Some(opened) = opened
-            && Content::of(&opened) != Content::of(&found)
-        {
-            return Ok((place, opened));
-        }
-        if attr::file_type(&found) != kind {
-            return Err(Error::Stale);
+        let other_content =
+            opened.as_ref().is_some_and(|opened| Content::of(opened) != Content::of(&entry));
+        if other_content || attr::file_type(&entry) != kind {
+            self.supersede(ino);
+            return superseded(place);
         }
         if let Some(node) = self.inodes_mut().get_mut(ino)
             && Arc::ptr_eq(&node.place.volume, &place.volume)
         {
-            node.place.know(snapshot.version(), &found);
-            return Ok((node.place.clone(), found));
+            node.place.know(snapshot.version(), &entry);
+            return Ok(Resolved { place: node.place.clone(), entry, version });
         }
-        Ok((place, found))
+        Ok(Resolved { place, entry, version })
+    }
+
+    /// The path no longer leads to this inode, which the kernel is told once.
+    fn supersede(&self, ino: u64) {
+        let mut inodes = self.inodes_mut();
+        let Some(path) = inodes.get(ino).map(|node| node.path.clone()) else { return };
+        if inodes.detach(ino) {
+            drop(inodes);
+            self.invalidations.push(self.entry_notice(&path));
+        }
+    }
+
+    /// How long the kernel may keep what it is told about a version: not at all if another one is
+    /// shown by now. That has to be asked after the inode was given to the kernel: then either
+    /// `follow.rs` finds the inode and has the kernel told, or we find the new version here.
+    fn while_current(&self, volume: &Volume, version: u64, ttl: Duration) -> Duration {
+        if volume.snapshot().version() == version { ttl } else { Duration::ZERO }
     }
 
     /// The directory an inode is, entering the drive that begins there.
     async fn directory(&self, ino: u64) -> Result<Directory> {
-        let (place, entry) = self.entry(ino).await?;
+        let Resolved { place, entry, .. } = self.resolve(ino).await?;
         let mount_path = self.node(ino, |node| node.path.clone())?;
         if attr::file_type(&entry) != FileType::Directory {
             return Err(drive::Error::NotADirectory.into());
@@ -383,6 +417,7 @@ impl Fs {
             Ok(entry) => Arc::new(entry),
             Err(drive::Error::NotFound) => {
                 let ttl = if frozen { TTL_FROZEN } else { TTL_ABSENT_FOLLOWED };
+                let ttl = self.while_current(volume, snapshot.version(), ttl);
                 return Ok(Looked::Absent { ttl });
             }
             Err(error) => return Err(error.into()),
@@ -390,12 +425,13 @@ impl Fs {
         self.learn_core_length(&entry).await;
         let mount_path = join(&directory.mount_path, name.as_str());
         let (ino, shown) = self.remember(volume, &path, &mount_path, snapshot.version(), &entry);
-        let ttl = ttl(volume, &entry);
+        let entry_ttl = if frozen { TTL_FROZEN } else { TTL_FOLLOWED };
+        let current = |ttl| self.while_current(volume, snapshot.version(), ttl);
         Ok(Looked::Found {
             ino,
             attributes: self.attributes(shown, volume, &path, &entry),
-            entry_ttl: if frozen { TTL_FROZEN } else { TTL_FOLLOWED },
-            attributes_ttl: ttl,
+            entry_ttl: current(entry_ttl),
+            attributes_ttl: current(ttl(volume, &entry)),
         })
     }
 
@@ -407,14 +443,17 @@ impl Fs {
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
-        let (place, entry) = self.entry(ino).await?;
+        let Resolved { place, entry, version } = self.resolve(ino).await?;
         let shown = self.node(ino, |node| node.shown)?;
         let attributes = self.attributes(shown, &place.volume, &place.path, &entry);
-        Ok((attributes, ttl(&place.volume, &entry)))
+        let ttl = version.map_or(Duration::ZERO, |version| {
+            self.while_current(&place.volume, version, ttl(&place.volume, &entry))
+        });
+        Ok((attributes, ttl))
     }
 
     pub async fn readlink(&self, ino: u64) -> Result<String> {
-        let (place, entry) = self.entry(ino).await?;
+        let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {
             return Err(Error::WrongKind);
         }
@@ -424,7 +463,7 @@ impl Fs {
 
     /// access(2) for the owner; `mask` as there. The kernel checks the permission bits itself.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
-        self.entry(ino).await?;
+        self.resolve(ino).await?;
         if mask & libc::W_OK != 0 { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
@@ -438,9 +477,15 @@ impl Fs {
 
     /// Opens a regular file; `flags` as in open(2).
     pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
-        let (place, entry) = self.entry(ino).await?;
+        let was_detached = self.node(ino, |node| node.is_detached())?;
+        let Resolved { place, entry, version } = self.resolve(ino).await?;
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
+        }
+        // The path leads to another file by now: the kernel looks it up again. (An inode that had
+        // been parted from its path before can only be opened again through an open file of it.)
+        if version.is_none() && !was_detached {
+            return Err(Error::Stale);
         }
         let Some(content) = Content::of(&entry) else {
             return Err(match attr::file_type(&entry) {
@@ -534,13 +579,20 @@ impl Fs {
         {
             return Ok(Page { directory, version, listing, offset });
         }
-        let snapshot = directory.volume.snapshot();
-        let listing = snapshot.list(&directory.path, self.options.patience.names()).await?;
-        let listing: Listing =
-            listing.into_iter().map(|(name, entry)| (name, Arc::new(entry))).collect();
-        let listing = Arc::new(listing);
-        directory.pin(snapshot.version(), listing.clone());
-        Ok(Page { directory, version: snapshot.version(), listing, offset })
+        // The kernel keeps a listing that starts at the beginning; one that a new version overtook
+        // while it was made must not be what it keeps.
+        for _ in 0..MAX_RELISTINGS {
+            let snapshot = directory.volume.snapshot();
+            let listing = snapshot.list(&directory.path, self.options.patience.names()).await?;
+            let listing: Listing =
+                listing.into_iter().map(|(name, entry)| (name, Arc::new(entry))).collect();
+            directory.pin(snapshot.version(), Arc::new(listing));
+            if directory.volume.snapshot().version() == snapshot.version() {
+                break;
+            }
+        }
+        let (version, listing) = directory.listing().ok_or(Error::BadHandle)?;
+        Ok(Page { directory, version, listing, offset })
     }
 
     pub fn releasedir(&self, handle: u64) -> Result<()> {
@@ -560,7 +612,7 @@ impl Fs {
         if !name.starts_with("user.") {
             return Err(Error::NoAttribute);
         }
-        let (place, entry) = self.entry(ino).await?;
+        let Resolved { place, entry, .. } = self.resolve(ino).await?;
         let value = match name.strip_prefix(xattr::OWN) {
             Some(own) => self.own_attribute(&place, &entry, own)?.into_bytes(),
             None => xattr::value(&entry.stat, name)?.to_vec(),
@@ -570,7 +622,7 @@ impl Fs {
 
     /// The names of the extended attributes, each followed by NUL.
     pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
-        let (_, entry) = self.entry(ino).await?;
+        let Resolved { entry, .. } = self.resolve(ino).await?;
         xattr::answer(xattr::list(&entry.stat)?, room)
     }
 
@@ -661,7 +713,7 @@ impl Page {
             name: name.as_str(),
             kind: attr::file_type(entry),
             attributes: Some(fs.attributes(shown, volume, &path, entry)),
-            ttl: ttl(volume, entry),
+            ttl: fs.while_current(volume, self.version, ttl(volume, entry)),
         });
         if full {
             fs.forget(ino, 1);

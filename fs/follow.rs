@@ -139,7 +139,7 @@ impl Fs {
     }
 
     /// Notice that the last name of the path leads elsewhere or nowhere.
-    fn entry_notice(&self, mount_path: &str) -> Option<Invalidation> {
+    pub(crate) fn entry_notice(&self, mount_path: &str) -> Option<Invalidation> {
         let (parent, name) = split(mount_path);
         let parent = self.inodes().known(parent)?;
         Some(Invalidation::Entry { parent, name: name.to_owned() })

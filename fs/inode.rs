@@ -149,7 +149,9 @@ impl<P> InodeTable<P> {
                     refresh(&mut node.place);
                     return ino;
                 }
-                _ => self.detach(ino),
+                _ => {
+                    self.detach(ino);
+                }
             }
         }
         let path: Arc<str> = path.into();
@@ -183,10 +185,15 @@ impl<P> InodeTable<P> {
         (ino, if collided { ino } else { own })
     }
 
-    fn detach(&mut self, ino: u64) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.detached = true;
-            self.paths.remove(&node.path);
+    /// Parts an inode from its path. Returns whether it was not parted before; the root never is.
+    pub fn detach(&mut self, ino: u64) -> bool {
+        match self.nodes.get_mut(&ino) {
+            Some(node) if ino != ROOT && !node.detached => {
+                node.detached = true;
+                self.paths.remove(&node.path);
+                true
+            }
+            _ => false,
         }
     }
 

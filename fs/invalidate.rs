@@ -36,7 +36,7 @@ struct Pending {
 
 /// The notices not yet told.
 ///
-/// INVARIANT: `set` holds at most [`MAX_PENDING`], and is empty while `everything` is set.
+/// INVARIANT: `set` holds at most `MAX_PENDING`, and is empty while `everything` is set.
 #[derive(Default)]
 pub struct Invalidations {
     pending: Mutex<Pending>,

@@ -132,6 +132,14 @@ impl Core {
             start: batch.before.length,
             length: batch.blocks.len() as u64,
         });
-        self.claim_later();
+        if batch.before.length == 0 {
+            // So that a core that claims nothing and has several signatures is known to be
+            // damaged, and never taken for a new one (`recover.rs`).
+            if let Err(error) = self.sync() {
+                log::warn!("{}: {error}", self.inner.directory.display());
+            }
+        } else {
+            self.claim_later();
+        }
     }
 }

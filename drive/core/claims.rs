@@ -33,8 +33,14 @@ impl Unclaimed {
         self.bytes += bytes;
     }
 
-    fn too_much(&self) -> bool {
-        self.blocks >= MAX_UNCLAIMED_BLOCKS || self.bytes >= MAX_UNCLAIMED_BYTES
+    /// Whether a limit is reached; counts anew from then on, so that one flush is started for
+    /// it and not one for every block that follows while it runs.
+    fn limit_reached(&mut self) -> bool {
+        let reached = self.blocks >= MAX_UNCLAIMED_BLOCKS || self.bytes >= MAX_UNCLAIMED_BYTES;
+        if reached {
+            *self = Self::default();
+        }
+        reached
     }
 }
 
@@ -66,7 +72,7 @@ impl Core {
 
     /// Sees to it that what was just stored is claimed soon, off this thread where possible.
     pub(super) fn claim_later(&self) {
-        let urgent = self.inner.state.lock().unclaimed.too_much();
+        let urgent = self.inner.state.lock().unclaimed.limit_reached();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             if urgent {
                 self.inner.flush_or_log();

@@ -6,8 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bitfield::{Bitfield, OLD_PAGE_SIZE, PAGE_SIZE};
-use super::merkle::Node;
+use super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
+use super::merkle::{MAX_CORE_LENGTH, Node};
 use super::storage::Storage;
 use crate::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
 use crate::error::{Error, Result};
@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const HEADER: u64 = 32;
 const NODE: u64 = 40;
 const SIGNATURE: u64 = SIGNATURE_LENGTH as u64;
+/// Pages of the longest core; what a damaged file has beyond them is not read.
+const MAX_PAGES: usize = (MAX_CORE_LENGTH / DATA_BITS) as usize;
 const MAGIC: [u8; 3] = [0x05, 0x02, 0x57];
 
 /// A named file that puts its path into every error.
@@ -149,7 +151,7 @@ impl Files {
                 bitfield.load(page, bytes);
                 page += 1;
             }
-            if length < buffer.len() {
+            if length < buffer.len() || page >= MAX_PAGES {
                 bitfield.rebuild_index();
                 return Ok(bitfield);
             }

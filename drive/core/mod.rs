@@ -83,13 +83,16 @@ pub struct Accepted {
 }
 
 /// Why a proof was not accepted.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Rejected {
     /// The peer's fault: drop it.
+    #[error("invalid: {0}")]
     Invalid(String),
     /// Validly signed, but contradicts what was verified before.
+    #[error("forked: {0}")]
     Forked(String),
     /// Our own disk failed; the peer is innocent.
+    #[error(transparent)]
     Storage(Error),
 }
 

@@ -29,6 +29,8 @@ impl Core {
                 self.inner.cache.insert(self.inner.id, block, bytes.clone());
                 Ok(Some(bytes))
             }
+            // Cleared while it was read.
+            None if !self.has(block) => Ok(None),
             None if self.inner.pair.is_some() => {
                 Err(self.corrupt("data", block, format!("block {block} does not verify")))
             }

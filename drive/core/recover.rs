@@ -90,7 +90,7 @@ impl Recovery<'_> {
     fn own(&self, bits: &mut Bitfield, claimed: u64, pair: &KeyPair) -> Result<Option<Candidate>> {
         let slots = self.files.signature_slots()?;
         let mut unclaimed = Vec::new();
-        let mut incomplete = None;
+        let mut incomplete = Vec::new();
         let found = self.search(claimed..=slots, |candidate| {
             if candidate.length == claimed {
                 return Ok(true);
@@ -101,11 +101,21 @@ impl Recovery<'_> {
                     Ok(true)
                 }
                 _ => {
-                    incomplete.get_or_insert(candidate.length);
+                    incomplete.push(candidate.length);
                     Ok(false)
                 }
             }
         })?;
+        // The first append is claimed before it is acknowledged: with nothing claimed there can
+        // be one torn append, but not a torn one and another.
+        if let Some(length) = incomplete.first()
+            && claimed == 0
+            && incomplete.len() + usize::from(found.is_some()) > 1
+        {
+            return Err(self.corrupt(format!(
+                "the bitfield is lost, and of the signed length {length} blocks are missing"
+            )));
+        }
         if let Some(found) = found {
             self.repair_nodes(&unclaimed)?;
             for node in unclaimed {
@@ -119,7 +129,7 @@ impl Recovery<'_> {
         if claimed == 0 {
             return Ok(None);
         }
-        if let Some(length) = incomplete {
+        if let Some(length) = incomplete.first() {
             return Err(self.corrupt(format!(
                 "length {claimed} does not verify, and of the signed length {length} blocks are missing"
             )));

@@ -250,3 +250,19 @@ fn names_at_their_limits() {
     assert!(store.core_named(&[b'n'; MAX_NAME_LENGTH + 1]).is_err());
     assert!(store.core_named(b"").is_err());
 }
+
+#[test]
+fn unused_cores_are_closed_past_the_limit_and_used_ones_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), true).unwrap();
+    let used = store.core_named(b"used").unwrap();
+    used.append(&[Bytes::from_static(b"one")]).unwrap();
+    for at in 1..MAX_OPEN_CORES {
+        store.core_named(format!("core {at}").as_bytes()).unwrap();
+    }
+    assert_eq!(store.cores().len(), MAX_OPEN_CORES);
+    store.core_named(b"one more").unwrap();
+    assert_eq!(store.cores().len(), 2);
+    assert_eq!(store.core_named(b"used").unwrap().append(&[]).unwrap(), used.head());
+    assert_eq!(store.keys().unwrap().len(), MAX_OPEN_CORES + 1);
+}

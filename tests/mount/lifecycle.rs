@@ -84,9 +84,13 @@ fn shutting_down_does_not_wait_for_open_files() {
     let mount = bench.mount();
     let open = fs::File::open(mount.mountpoint().join("dir")).expect("opens");
     mount.shutdown();
-    until("the end", || mount.has_ended());
     assert!(fs::read_dir(bench.mountpoint()).expect("the empty directory").next().is_none());
+    let error = rustix::fs::Dir::read_from(&open).and_then(|mut dir| dir.read().transpose());
+    let code = error.map(drop).map_err(rustix::io::Errno::raw_os_error);
+    assert!([Err(libc::ENOTCONN), Err(libc::ECONNABORTED)].contains(&code), "{code:?}");
+    // A user who may not abort the connection has it until the last file is closed.
     drop(open);
+    until("the end", || mount.has_ended());
 }
 
 /// A drive with a place inside where another drive should begin, which nobody has.
@@ -146,4 +150,56 @@ fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
     let _mount = bench.mount_with(MountOptions { patience, ..OPTIONS });
     let error = fs::read_dir(&absent).map(drop).expect_err("not reachable");
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+}
+
+/// Where the child process of the test below mounts.
+const CHILD_MOUNTPOINT: &str = "HYPERMOUNT_TEST_CHILD_MOUNTPOINT";
+
+/// Not a test by itself: what the next one runs as a process of its own, to kill it.
+#[test]
+#[ignore = "run by `a_dead_mount_is_told_from_a_live_one_and_replaced`"]
+fn child_that_mounts() {
+    let Some(mountpoint) = std::env::var_os(CHILD_MOUNTPOINT) else { return };
+    let bench = unreachable();
+    let (drive, store) = (bench.drive.clone(), bench.store.clone());
+    let runtime = bench.runtime.handle().clone();
+    let mount = Mount::start(drive, store, mountpoint.as_ref(), OPTIONS, runtime).expect("mounts");
+    bench.runtime.block_on(mount.wait_ended());
+}
+
+#[test]
+fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::recorded(None);
+    let mounted = || drivefs::mounts().into_iter().find(|m| m.mountpoint == bench.mountpoint());
+    let die = || {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "lifecycle::child_that_mounts"])
+            .env(CHILD_MOUNTPOINT, bench.mountpoint())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the child runs");
+        until("the mount", || bench.mountpoint().join("file").exists());
+        let live = mounted().expect("listed");
+        assert!(!live.is_dead());
+        assert!(live.served_by().is_none_or(|pid| pid == child.id()));
+        // What the kernel has cached must not make the mount look alive.
+        fs::metadata(bench.mountpoint()).expect("exists");
+        child.kill().expect("killed");
+        child.wait().expect("ends");
+        let dead = mounted().expect("still listed");
+        assert!(dead.is_dead());
+        assert_eq!(dead.served_by(), None);
+    };
+    die();
+    let mount = bench.mount();
+    let text = fs::read_to_string(mount.mountpoint().join("hello.txt"));
+    assert!(text.is_ok(), "{text:?}");
+    drop(mount);
+
+    die();
+    drivefs::unmount(&bench.mountpoint(), Detach::Normal).expect("nobody serves it");
+    assert_eq!(mounted(), None);
 }

@@ -201,7 +201,7 @@ fn a_large_directory_lists_whole_and_from_where_it_was_left() {
     assert_eq!(all.len(), FILES + 2);
     for position in [0, 1, 2, 777, FILES] {
         let (_, offset) = &all[position];
-        stream.seek(*offset as i64).expect("seeks");
+        stream.seek(*offset).expect("seeks");
         let next = stream.read().expect("more").expect("an entry");
         assert_eq!(next.file_name(), all[position + 1].0.as_c_str());
     }

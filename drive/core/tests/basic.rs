@@ -144,3 +144,52 @@ fn locate_narrows_with_every_node() {
     send(&from, &to, 2, &mut RemoteTree::default()).unwrap();
     assert_eq!(to.locate(35, 0..8).unwrap(), Located::Found { block: 3, offset: 5 });
 }
+
+/// Many threads on one core; in debug builds the order of locks is checked on the way.
+#[test]
+fn concurrent_accepts_reads_and_clears() {
+    let blocks: Vec<Bytes> = (0..64u8).map(|at| Bytes::from(vec![at; 6000])).collect();
+    let from = source(&blocks);
+    let world = World::default();
+    let to = reader(&world);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (from, to, blocks) = (&from, &to, &blocks);
+            scope.spawn(move || {
+                for at in (0..64).map(|at| (at * 13 + thread * 16) % 64) {
+                    let proof = from.prove(at, 0, false, &mut RemoteTree::default()).unwrap();
+                    to.accept(proof).unwrap();
+                    if let Some(found) = to.get_local((at * 7) % 64).unwrap() {
+                        assert_eq!(found, blocks[(at as usize * 7) % 64]);
+                    }
+                    match at % 16 {
+                        3 => to.clear(at / 2..at / 2 + 5).unwrap(),
+                        9 => to.flush().unwrap(),
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    to.check_invariants();
+    assert_eq!(to.audit().unwrap().invalid, 0);
+    drop(to);
+    let to = reader(&world);
+    assert_eq!(to.audit().unwrap().invalid, 0);
+    fetch_all(&from, &to);
+}
+
+#[test]
+fn claims_are_written_at_the_limit_without_waiting() {
+    use super::super::claims::MAX_UNCLAIMED_BLOCKS;
+
+    let world = World::default();
+    let core = writer(&world);
+    let blocks = vec![block("x"); MAX_UNCLAIMED_BLOCKS as usize];
+    core.append(&blocks[..1]).unwrap();
+    let claimed = || world.file("bitfield").bytes()[32..1056].iter().all(|byte| *byte == 0xff);
+    core.append(&blocks[1..]).unwrap();
+    assert!(!claimed());
+    core.append(&vec![block("x"); 8192 - blocks.len()]).unwrap();
+    assert!(claimed());
+}

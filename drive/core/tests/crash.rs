@@ -3,7 +3,7 @@
 
 use super::*;
 
-const POWER_CUTS: u64 = 6;
+const POWER_CUTS: u64 = 24;
 
 /// Runs `work` on a world prepared by `prepare`, once for every call it makes, stopping there;
 /// then hands every way of coming back to `check`, telling whether it was a power cut.

@@ -149,3 +149,18 @@ fn a_missing_last_signature_is_made_again() {
     core.check_invariants();
     assert_eq!(world.file("signatures").bytes(), whole);
 }
+
+/// The bitfield is lost and a block with it: a new, empty core would be appended to and forked.
+#[test]
+fn a_core_with_a_history_is_never_taken_for_a_new_one() {
+    let world = World::default();
+    let core = writer(&world);
+    for block in uneven(BLOCKS) {
+        core.append(&[block]).unwrap();
+    }
+    core.sync().unwrap();
+    drop(core);
+    world.file("bitfield").truncate(0).unwrap();
+    world.file("data").flip(0);
+    assert!(matches!(open(&world, Some(pair())), Err(Error::Corrupt { .. })));
+}

@@ -131,3 +131,20 @@ fn another_key_is_refused() {
         Ok(_) => panic!("opened"),
     }
 }
+
+/// Very old cores have shorter pages; they are kept.
+#[test]
+fn old_pages_are_kept() {
+    let world = World::default();
+    let mut header = [0; 32];
+    header[..7].copy_from_slice(&[0x05, 0x02, 0x57, 0, 0, 0x0d, 0x00]);
+    world.file("bitfield").write_at(0, &header).unwrap();
+    let core = writer(&world);
+    core.append(&uneven(5)).unwrap();
+    core.sync().unwrap();
+    drop(core);
+    assert_eq!(world.file("bitfield").bytes().len(), 32 + 3328);
+    assert_eq!(world.file("bitfield").bytes()[..32], header);
+    let core = writer(&world);
+    assert_eq!((core.head().length, core.held(0..9)), (5, 5));
+}

@@ -32,7 +32,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         Self { nodes: Arc::new(Nodes::new(core_of(&[Bytes::from_static(b"\x0a\x09hypertrie")]))) }
     }
 

@@ -63,7 +63,7 @@ async fn all(trie: &Trie) -> Vec<Arc<Node>> {
 #[tokio::test]
 async fn every_recorded_scenario_gives_the_references_blocks() {
     for (name, scenario) in vectors::trie()["scenarios"].as_object().unwrap() {
-        let writer = Writer::new();
+        let writer = Writer::empty();
         for batch in batches(scenario) {
             writer.apply(&batch).await;
         }
@@ -123,7 +123,7 @@ async fn every_recorded_scenario_is_read_as_the_reference_reads_it() {
 
 #[tokio::test]
 async fn a_colliding_key_is_found_but_not_removed() {
-    let writer = Writer::new();
+    let writer = Writer::empty();
     writer.apply(&[put("idgcmnmna", "1"), put("mpomeiehc", "2"), put("mpomeiehc/x", "3")]).await;
     for (key, value) in [("idgcmnmna", "1"), ("mpomeiehc", "2"), ("mpomeiehc/x", "3")] {
         let key = TrieKey::new(key, false).unwrap();
@@ -141,7 +141,7 @@ async fn a_colliding_key_is_found_but_not_removed() {
 
 #[tokio::test]
 async fn a_batch_may_go_on_after_emptying_the_index() {
-    let writer = Writer::new();
+    let writer = Writer::empty();
     writer.apply(&[put("a", "1"), remove("a"), put("b", "2"), put("c", "3")]).await;
     assert_eq!(all(&writer.trie()).await.len(), 2);
 }
@@ -230,7 +230,7 @@ proptest! {
     #[test]
     fn the_trie_is_a_map(batches in steps()) {
         block_on(async {
-            let writer = Writer::new();
+            let writer = Writer::empty();
             let mut model = Model::new();
             let mut versions = vec![(1, model.clone())];
             for batch in batches {
@@ -268,7 +268,7 @@ proptest! {
     #[test]
     fn a_batch_is_its_steps(batches in steps()) {
         block_on(async {
-            let writer = Writer::new();
+            let writer = Writer::empty();
             let mut model = Model::new();
             for batch in batches {
                 let steps: Vec<Step> = batch.iter().map(|(puts, key, value)| match puts {
@@ -295,7 +295,7 @@ proptest! {
         damage in proptest::collection::vec((any::<u16>(), any::<u16>(), any::<u8>()), 1..6),
     ) {
         block_on(async {
-            let writer = Writer::new();
+            let writer = Writer::empty();
             for (puts, key, value) in batches.into_iter().flatten() {
                 let step = if puts { put(KEYS[key], &value.to_string()) } else { remove(KEYS[key]) };
                 writer.apply(&[step]).await;
@@ -385,7 +385,7 @@ async fn pointers_to_other_keys_are_malformed() {
 
 #[tokio::test]
 async fn listings_are_limited() {
-    let writer = Writer::new();
+    let writer = Writer::empty();
     writer.apply(&[put("a", "1"), put("b", "2"), put("c", "3")]).await;
     assert_eq!(writer.trie().iterate(&root(false), 3, Wait::Local).await.unwrap().len(), 3);
     let refused = writer.trie().iterate(&root(false), 2, Wait::Local).await;
@@ -397,7 +397,7 @@ async fn listings_are_limited() {
 }
 
 async fn large_writer(directories: usize, files: usize) -> Writer {
-    let writer = Writer::new();
+    let writer = Writer::empty();
     for directory in 0..directories {
         let steps: Vec<Step> = (0..files)
             .map(|file| put(&format!("dir{directory}/file{file}"), &"v".repeat(60)))
