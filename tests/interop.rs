@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::living::{self, Mounted, eventually, reference, reference_command, shell, succeed};
+use common::living::{self, Mounted, eventually, reference, shell, succeed};
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
