@@ -117,7 +117,8 @@ impl Upload {
 
     /// Wire8.md §9: first the newest block, then the region's bitfield, even if it is empty.
     fn answer_want(&mut self, start: u64, length: u64) {
-        if start % WANT_ALIGNMENT != 0 || length % WANT_ALIGNMENT != 0 || length > MAX_WANT_BLOCKS {
+        let aligned = start.is_multiple_of(WANT_ALIGNMENT) && length.is_multiple_of(WANT_ALIGNMENT);
+        if !aligned || length > MAX_WANT_BLOCKS {
             return;
         }
         let newest = self.core.head().length.checked_sub(1);
