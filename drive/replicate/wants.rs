@@ -1,6 +1,7 @@
 //! The wants of one core in the order of service, and which peers were asked for each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::peer::PeerId;
 use crate::core::demand::Urgency;
@@ -127,9 +128,19 @@ impl Wants {
         }
     }
 
-    /// A peer came or told of new blocks: everything parked may be asked for again.
+    /// A peer came: everything parked may be asked for again.
     pub fn unpark(&mut self) {
-        for block in std::mem::take(&mut self.unheld) {
+        self.unpark_range(0..u64::MAX);
+    }
+
+    /// A peer told of these blocks: what is parked of them may be asked for again.
+    pub fn unpark_range(&mut self, blocks: Range<u64>) {
+        let parked: Vec<u64> = match blocks.is_empty() {
+            true => Vec::new(),
+            false => self.unheld.range(blocks).copied().collect(),
+        };
+        for block in parked {
+            self.unheld.remove(&block);
             if let Some(want) = self.blocks.get(&block) {
                 self.queue.insert((std::cmp::Reverse(want.urgency), block));
             }
