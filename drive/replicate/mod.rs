@@ -22,8 +22,8 @@ pub use upload::{MAX_QUEUED_REQUESTS, Upload};
 
 use crate::core::demand::{Change, Hint, Outlook, Urgency};
 use crate::core::merkle::Proof;
-use crate::error::Error;
 use crate::core::{Accepted, Core, Located, Rejected};
+use crate::error::Error;
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
