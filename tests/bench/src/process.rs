@@ -46,7 +46,11 @@ pub fn run(command: &mut Command, logs: &Logs) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         let program = command.get_program().to_string_lossy();
-        Err(io::Error::other(format!("{program} failed: {}, see {}", output.status, logs.path.display())))
+        Err(io::Error::other(format!(
+            "{program} failed: {}, see {}",
+            output.status,
+            logs.path.display()
+        )))
     }
 }
 

@@ -48,7 +48,8 @@ impl Tools {
 pub fn git() -> Command {
     let mut git = Command::new("git");
     for role in ["AUTHOR", "COMMITTER"] {
-        git.env(format!("GIT_{role}_NAME"), "bench").env(format!("GIT_{role}_EMAIL"), "bench@example.org");
+        git.env(format!("GIT_{role}_NAME"), "bench")
+            .env(format!("GIT_{role}_EMAIL"), "bench@example.org");
         git.env(format!("GIT_{role}_DATE"), "2020-09-13T12:26:40Z");
     }
     git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
