@@ -1,22 +1,35 @@
-//! A drive: an index over a metadata core, and a content core. (stub: trie helper)
+//! A drive: an index over a metadata core, and a content core.
+//!
+//! [`Drive`] is the handle, [`Snapshot`] one pinned version of it. Not here: what the index looks
+//! like (`index/`), which nested drive lies where in a folder (whoever walks paths opens it as a
+//! drive of its own), and anything about peers beyond how long to wait for them.
+
+mod commit;
+mod read;
+mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::core::Head;
 use crate::core::demand::Urgency;
+use crate::core::{Core, Head};
 use crate::crypto::PublicKey;
-use crate::error::Result;
-use crate::path::{DrivePath, Name};
+use crate::error::{Error, Result};
+use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
+use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
 use crate::store::Store;
 use crate::wait::Wait;
 
 /// One version of a drive, pinned: what is read through it never changes.
-pub struct Snapshot {}
+pub struct Snapshot {
+    trie: Trie,
+}
 
 /// One difference between two versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,108 +49,245 @@ pub enum Edit {
 
 #[derive(Clone)]
 pub struct Drive {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    nodes: Arc<Nodes>,
+    content: Option<Core>,
+    frozen: Option<u64>,
+    /// The last snapshot given out; replaced when the core has grown.
+    current: Mutex<Arc<Snapshot>>,
+    /// Never fires; what a frozen drive gives to those who watch it.
+    stillness: watch::Sender<Head>,
+    /// One batch of index changes at a time.
+    writing: tokio::sync::Mutex<()>,
+    /// One file's blocks at a time.
+    appending: Mutex<()>,
+}
+
+/// Keys of the drives in a store: of every core whose first block is here and says that it is a
+/// drive's index.
+pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
+    let mut drives = Vec::new();
+    for key in store.keys()? {
+        let header = match store.core(&key) {
+            Ok(core) => core.get_local(0),
+            Err(error) => Err(error),
+        };
+        match header {
+            Ok(Some(block)) if Header::decode(&block).is_ok() => drives.push(key),
+            Ok(_) => {}
+            // One damaged core must not hide the others.
+            Err(error) => log::warn!("core {}: not looked at: {error}", key.discovery_key()),
+        }
+    }
+    Ok(drives)
 }
 
 impl Drive {
     /// Opens the drive with this key, at its newest version or frozen at `version`; fetches the
     /// header block from peers within `wait` if it is not here.
     pub async fn open(
-        _store: &Store,
-        _key: &PublicKey,
-        _version: Option<u64>,
-        _wait: Wait,
+        store: &Store,
+        key: &PublicKey,
+        version: Option<u64>,
+        wait: Wait,
     ) -> Result<Self> {
-        todo!()
+        let metadata = store.core(key)?;
+        let header = Header::decode(&metadata.get(0, wait).await?)?;
+        if let Some(version) = version
+            && version > metadata.head().length
+        {
+            metadata.longer_than(version - 1, wait).await?;
+        }
+        let content = header.content.map(|key| store.core(&key)).transpose()?;
+        Ok(Self::assemble(store, metadata, content, version))
     }
+
     /// Makes (or reopens) the drive whose metadata core derives from `name`.
-    pub fn create(_store: &Store, _name: &str) -> Result<Self> {
-        todo!()
+    pub fn create(store: &Store, name: &str) -> Result<Self> {
+        let metadata = store.core_named(name.as_bytes())?;
+        if metadata.head().length > 0 {
+            let header = metadata.get_local(0)?.ok_or(Error::NotFound)?;
+            let content = Header::decode(&header)?.content;
+            let content = content.map(|key| store.core(&key)).transpose()?;
+            return Ok(Self::assemble(store, metadata, content, None));
+        }
+        let content = store.core_named(content_name(metadata.key()).as_bytes())?;
+        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+        Ok(Self::assemble(store, metadata, Some(content), None))
     }
+
+    fn assemble(store: &Store, metadata: Core, content: Option<Core>, frozen: Option<u64>) -> Self {
+        let version = frozen.unwrap_or(metadata.head().length);
+        let (stillness, _) = watch::channel(metadata.head());
+        let nodes = Arc::new(Nodes::new(metadata));
+        let current = Snapshot::new(Trie::at(Arc::clone(&nodes), version));
+        let inner = Inner {
+            store: store.clone(),
+            nodes,
+            content,
+            frozen,
+            current: Mutex::new(Arc::new(current)),
+            stillness,
+            writing: tokio::sync::Mutex::new(()),
+            appending: Mutex::new(()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn metadata(&self) -> &Core {
+        self.inner.nodes.core()
+    }
+
+    /// The core with the bytes of this drive's files.
+    pub fn content(&self) -> Result<&Core> {
+        let missing = || Error::Malformed("the drive names no content core".into());
+        self.inner.content.as_ref().ok_or_else(missing)
+    }
+
+    /// The core with this drive's index.
+    pub fn metadata_core(&self) -> &Core {
+        self.metadata()
+    }
+
     pub fn key(&self) -> &PublicKey {
-        todo!()
+        self.metadata().key()
     }
+
     /// The version this drive is frozen at, if it is.
     pub fn frozen_version(&self) -> Option<u64> {
-        todo!()
+        self.inner.frozen
     }
+
     /// Whether this machine holds the keys of both cores and the drive is not frozen.
     pub fn writable(&self) -> bool {
-        todo!()
+        self.inner.frozen.is_none()
+            && self.metadata().writable()
+            && self.inner.content.as_ref().is_some_and(Core::writable)
     }
+
     /// The newest version known here (or the frozen one).
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        todo!()
+        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = self.inner.frozen.unwrap_or(self.metadata().head().length);
+        if current.version() != version {
+            *current = Arc::new(Snapshot::new(Trie::at(Arc::clone(&self.inner.nodes), version)));
+        }
+        Arc::clone(&current)
     }
+
     /// Fires when the metadata core grows; never on a frozen drive.
     pub fn watch(&self) -> watch::Receiver<Head> {
-        todo!()
+        match self.inner.frozen {
+            Some(_) => self.inner.stillness.subscribe(),
+            None => self.metadata().watch(),
+        }
     }
-    /// Waits until a version newer than `version` is known.
-    pub async fn newer_than(&self, _version: u64, _wait: Wait) -> Result<()> {
-        todo!()
+
+    /// Waits until a version newer than `version` is known. A frozen drive never has one.
+    pub async fn newer_than(&self, version: u64, wait: Wait) -> Result<()> {
+        match self.inner.frozen {
+            Some(frozen) if frozen > version => Ok(()),
+            Some(_) => Err(Error::Unsupported("a newer version of a frozen drive".into())),
+            None => self.metadata().longer_than(version, wait).await.map(drop),
+        }
     }
+
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
-    pub async fn read(
-        &self,
-        _extent: &Extent,
-        _range: Range<u64>,
-        _wait: Wait,
-    ) -> Result<Vec<Bytes>> {
-        todo!()
+    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+        if range.start >= range.end.min(extent.size) {
+            return Ok(Vec::new());
+        }
+        read::read(self.content()?, extent, range, wait).await
     }
-    /// As `read`, of the whole-core file a `MountTarget { core: true }` names.
+
+    /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what
+    /// is known of the core now, at least one block.
     pub async fn read_core(
         &self,
-        _key: &PublicKey,
-        _range: Range<u64>,
-        _wait: Wait,
+        key: &PublicKey,
+        range: Range<u64>,
+        wait: Wait,
     ) -> Result<Vec<Bytes>> {
-        todo!()
+        let core = self.inner.store.core(key)?;
+        let mut head = core.head();
+        if head.length == 0 && !core.writable() {
+            head = core.longer_than(0, wait).await?;
+        }
+        let extent = Extent { block: 0, blocks: head.length, byte: 0, size: head.byte_length };
+        read::read(&core, &extent, range, wait).await
     }
+
     /// Asks peers for bytes nobody waits for yet.
-    pub fn prefetch(&self, _extent: &Extent, _range: Range<u64>, _urgency: Urgency) {
-        todo!()
+    pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
+        if let Some(content) = &self.inner.content {
+            read::prefetch(content, extent, range, urgency);
+        }
     }
+
     /// How many bytes (at most) of the extent are on this machine, counted by whole blocks, and
     /// how many blocks.
-    pub fn held(&self, _extent: &Extent) -> (u64, u64) {
-        todo!()
+    pub fn held(&self, extent: &Extent) -> (u64, u64) {
+        self.inner.content.as_ref().map_or((0, 0), |content| read::held(content, extent))
     }
+
     /// What differs between two snapshots of this drive, at most `limit` changes (else `TooLarge`).
+    /// Left out are entries that were only written again with the same value, as a delete does to
+    /// an unrelated one, and names that a filesystem cannot hold. An entry whose stat cannot be
+    /// read counts as none.
     pub async fn changes(
         &self,
-        _old: &Snapshot,
-        _new: &Snapshot,
-        _limit: usize,
-        _wait: Wait,
+        old: &Snapshot,
+        new: &Snapshot,
+        limit: usize,
+        wait: Wait,
     ) -> Result<Vec<Changed>> {
-        todo!()
-    }
-    /// Appends file bytes to the content core; the extent they then have. Visible to nobody until
-    /// an [`Edit::Put`] names it.
-    pub fn append_content(&self, _blocks: &[Bytes]) -> Result<Extent> {
-        todo!()
-    }
-    /// Applies the edits as one signed batch; the new version.
-    pub async fn apply(&self, _edits: Vec<Edit>) -> Result<u64> {
-        todo!()
+        let differences = new.trie().differences(old.trie(), is_change, limit, wait).await?;
+        let mut changes = Vec::with_capacity(differences.len());
+        for Difference { old: before, new: after } in differences {
+            let Some(path) = before.as_ref().or(after.as_ref()).and_then(|node| path_of(node))
+            else {
+                continue;
+            };
+            let before = stored_entry(old, before, wait).await?;
+            let after = stored_entry(new, after, wait).await?;
+            changes.push(Changed { path, before, after });
+        }
+        Ok(changes)
     }
 }
 
-impl Snapshot {
-    /// The metadata core's length at this version.
-    pub fn version(&self) -> u64 {
-        todo!()
-    }
-    /// What lies at `path`: NotFound if nothing does, and only if that is proven. Does not cross
-    /// nested drives: below a mount it is NotFound.
-    pub async fn entry(&self, _path: &DrivePath, _wait: Wait) -> Result<Entry> {
-        todo!()
-    }
-    /// The children of the directory `path`, in index order, names a filesystem cannot hold left
-    /// out. NotADirectory / NotFound as expected.
-    pub async fn list(&self, _path: &DrivePath, _wait: Wait) -> Result<Vec<(Name, Entry)>> {
-        todo!()
+/// Name of the content core of the drive with this key, from which its own key derives.
+fn content_name(metadata: &PublicKey) -> String {
+    format!("{}-content", metadata.to_hex())
+}
+
+fn is_change(difference: &Difference) -> bool {
+    let what =
+        |node: &Option<Arc<Node>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
+    what(&difference.old) != what(&difference.new)
+}
+
+/// The path of a node, if a filesystem can hold it.
+fn path_of(node: &Node) -> Option<DrivePath> {
+    let path = DrivePath::parse(node.key.text()).ok()?;
+    (path.as_str() == node.key.text()).then_some(path)
+}
+
+async fn stored_entry(
+    snapshot: &Snapshot,
+    node: Option<Arc<Node>>,
+    wait: Wait,
+) -> Result<Option<Entry>> {
+    match node {
+        None => Ok(None),
+        Some(node) => match snapshot.stored_entry(&node, wait).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(Error::Malformed(_)) => Ok(None),
+            Err(error) => Err(error),
+        },
     }
 }

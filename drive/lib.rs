@@ -7,20 +7,20 @@
 //! order: a file may `use crate::…` only what stands above it. `scripts/layers.sh` checks that.
 #![forbid(unsafe_code)]
 
-pub mod core;
-pub mod crypto;
-pub mod drive;
-pub mod error;
-pub mod index;
-pub mod path;
-pub mod replicate;
-pub mod stat;
-pub mod store;
-pub mod swarm;
 pub mod sync;
-pub mod url;
+pub mod crypto;
+pub mod error;
+pub mod path;
+pub mod stat;
 pub mod wait;
+pub mod url;
+pub mod core;
+pub mod store;
+pub mod index;
+pub mod drive;
 pub mod wire;
+pub mod replicate;
+pub mod swarm;
 
 pub use crate::core::{Core, Head};
 pub use crate::crypto::{DiscoveryKey, PublicKey};

@@ -14,6 +14,9 @@ pub const TYPE_DIRECTORY: u32 = 0o040000;
 pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
 pub const TYPE_FIFO: u32 = 0o010000;
 
+/// Mode of a directory nobody stored.
+const IMPLIED_MODE: u32 = TYPE_DIRECTORY | 0o755;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -72,4 +75,73 @@ pub struct Entry {
     pub stat: Stat,
     /// False for a directory that exists only because something lies below it.
     pub explicit: bool,
+}
+
+impl Kind {
+    /// What the type bits of `mode` say. Signed nonsense (no type, or one that does not exist) is
+    /// taken for a file: it can be looked at and does no harm.
+    pub fn from_mode(mode: u32) -> Self {
+        match mode & TYPE_MASK {
+            TYPE_DIRECTORY => Kind::Directory,
+            TYPE_SYMLINK => Kind::Symlink,
+            TYPE_FIFO => Kind::Fifo,
+            TYPE_SOCKET => Kind::Socket,
+            TYPE_CHARACTER_DEVICE => Kind::CharacterDevice,
+            TYPE_BLOCK_DEVICE => Kind::BlockDevice,
+            _ => Kind::File,
+        }
+    }
+}
+
+impl Entry {
+    /// The entry of a stat that a drive stores. Another drive mounted there makes it a
+    /// [`Kind::Mount`] and a mounted core a [`Kind::File`], whatever the mode says.
+    pub fn stored(stat: Stat) -> Self {
+        let kind = match &stat.mount {
+            Some(target) if target.core => Kind::File,
+            Some(_) => Kind::Mount,
+            None => Kind::from_mode(stat.mode),
+        };
+        Self { kind, stat, explicit: true }
+    }
+
+    /// A directory that exists because something is below it, changed when `mtime` says.
+    pub fn implied_directory(mtime: u64) -> Self {
+        let stat = Stat { mode: IMPLIED_MODE, mtime, ctime: mtime, ..Stat::default() };
+        Self { kind: Kind::Directory, stat, explicit: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_has_its_kind_and_nonsense_is_a_file() {
+        for (mode, kind) in [
+            (0o100644, Kind::File),
+            (0o040755, Kind::Directory),
+            (0o120777, Kind::Symlink),
+            (0o010600, Kind::Fifo),
+            (0o140600, Kind::Socket),
+            (0o020600, Kind::CharacterDevice),
+            (0o060600, Kind::BlockDevice),
+            (0, Kind::File),
+            (0o170000, Kind::File),
+            (u32::MAX, Kind::File),
+        ] {
+            assert_eq!(Kind::from_mode(mode), kind, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_mount_is_what_is_mounted() {
+        let stat = |core| {
+            let key = PublicKey::new([1; 32]);
+            let mount = Some(MountTarget { key, version: None, core });
+            Stat { mode: TYPE_DIRECTORY, mount, ..Stat::default() }
+        };
+        assert_eq!(Entry::stored(stat(false)).kind, Kind::Mount);
+        assert_eq!(Entry::stored(stat(true)).kind, Kind::File);
+    }
 }

@@ -1,13 +1,48 @@
-//! The cores of one directory (corestore 5 layout), and the lock on it. (stub: core helper)
+//! The cores of one directory (corestore 5 layout), and the locks on it (corestore5.md §1-§3).
+//!
+//! ```text
+//! <root>/master_key                      32 random bytes: every core of ours derives from them
+//! <root>/hypermount.lock                 held while a process has the store open
+//! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
+//! ```
+//!
+//! Not here: which cores make a drive (`drive.rs`), and what is in a core's files (`core/`).
 
-use std::path::Path;
+mod lock;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::core::Core;
-use crate::crypto::{DiscoveryKey, PublicKey};
-use crate::error::Result;
+use crate::core::cache::{BlockCache, DEFAULT_CACHE_BYTES};
+use crate::core::storage::{Disk, Memory, Storage};
+use crate::core::{Core, Opening};
+use crate::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
+use crate::error::{Error, Result};
+use crate::sync::{Mutex, Rank};
+use lock::FileLock;
+
+/// Namespace of all derived core keys.
+const NAMESPACE: &str = "corestore";
+/// Name of the core that `hyperdrive("dir")` uses for its metadata.
+const DEFAULT_NAME: &[u8] = b"default";
+/// Cores open at once before those nobody uses are closed: each takes up to five file descriptors.
+pub const MAX_OPEN_CORES: usize = 64;
+/// Bytes of the longest name of a core that is read back.
+pub const MAX_NAME_LENGTH: usize = 1024;
+/// Opened cores a slow subscriber may be behind before it loses the oldest.
+pub const MAX_PENDING_OPENED: usize = 1024;
+/// Named cores looked at to see whether the master key belongs to them.
+const MAX_NAMES_CHECKED: usize = 16;
+const MASTER_KEY: &str = "master_key";
+const LOCK_FILE: &str = "hypermount.lock";
 
 /// Room on the volume that holds the store, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,49 +51,483 @@ pub struct Space {
     pub available: u64,
 }
 
+struct Inner {
+    /// `None` for a store in memory.
+    root: Option<PathBuf>,
+    master_key: [u8; 32],
+    writable: bool,
+    cache: Arc<BlockCache>,
+    cores: Mutex<HashMap<DiscoveryKey, Core>>,
+    opened: broadcast::Sender<Core>,
+    /// `None` in memory and on a medium that cannot be written.
+    lock: Option<Arc<FileLock>>,
+}
+
+/// A cheap handle on one open store. Dropping the last one, and the last core, releases it.
 #[derive(Clone)]
 pub struct Store {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
 impl Store {
-    /// Opens (or, with `create`, makes) the store in `directory` and takes its lock.
-    pub fn open(_directory: &Path, _create: bool) -> Result<Self> {
-        todo!()
+    /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
+    /// that cannot be written it is opened for reading, without a lock.
+    pub fn open(directory: &Path, create: bool) -> Result<Self> {
+        let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
+        match fs::metadata(directory) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(refused("not a directory".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+                made.map_err(failed("create", directory))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refused("no such directory".to_owned()));
+            }
+            Err(error) => return Err(failed("stat", directory)(error)),
+        }
+        let master_key = read_master_key(directory)?;
+        if master_key.is_none() && !create {
+            return Err(refused(format!("it has no {MASTER_KEY}")));
+        }
+        if master_key.is_none() && !is_unused(directory)? {
+            return Err(refused(format!("it holds other files and no {MASTER_KEY}")));
+        }
+        let lock = FileLock::take_store(&directory.join(LOCK_FILE), directory)?.map(Arc::new);
+        let writable = lock.is_some();
+        if !writable {
+            log::info!("{}: cannot be written, opened for reading", directory.display());
+        }
+        let master_key = match read_master_key(directory)? {
+            Some(master_key) => master_key,
+            None if writable => create_master_key(directory)?,
+            None => return Err(Error::ReadOnly("the medium for the new store")),
+        };
+        check_master_key(directory, &master_key)?;
+        Ok(Self::new(Some(directory.to_owned()), master_key, writable, lock))
     }
+
     /// A store without a disk.
     pub fn memory() -> Self {
-        todo!()
+        let master_key =
+            crypto::random_bytes().expect("the operating system has a working random generator");
+        Self::new(None, master_key, true, None)
     }
+
+    fn new(
+        root: Option<PathBuf>,
+        master_key: [u8; 32],
+        writable: bool,
+        lock: Option<Arc<FileLock>>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                root,
+                master_key,
+                writable,
+                cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
+                cores: Mutex::new(Rank::STORE, HashMap::new()),
+                opened: broadcast::Sender::new(MAX_PENDING_OPENED),
+                lock,
+            }),
+        }
+    }
+
     /// The core with this key, opened once and shared; made (read-only, empty) if absent.
-    pub fn core(&self, _key: &PublicKey) -> Result<Core> {
-        todo!()
+    /// Writable if the store has its name or its secret key.
+    pub fn core(&self, key: &PublicKey) -> Result<Core> {
+        self.open_core(key, None, None)
     }
+
     /// The core derived from the master key and `name`; writable.
-    pub fn core_named(&self, _name: &[u8]) -> Result<Core> {
-        todo!()
+    pub fn core_named(&self, name: &[u8]) -> Result<Core> {
+        if name.is_empty() || name.len() > MAX_NAME_LENGTH {
+            return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
+        }
+        let pair = self.derive(name);
+        self.open_core(&pair.public_key(), Some(pair.clone()), Some(name))
     }
+
+    /// The core of a key pair that is not derived from the master key; its secret key is stored.
+    pub fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
+        self.open_core(&pair.public_key(), Some(pair.clone()), None)
+    }
+
     /// The core, if it is open or on disk; opens it in the latter case.
-    pub fn find(&self, _key: &DiscoveryKey) -> Result<Option<Core>> {
-        todo!()
+    pub fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
+        if let Some(core) = self.inner.cores.lock().get(key) {
+            return Ok(Some(core.clone()));
+        }
+        match self.stored_key(key)? {
+            Some(key) => self.core(&key).map(Some),
+            None => Ok(None),
+        }
     }
+
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
-        todo!()
+        let key = self.derive(DEFAULT_NAME).public_key();
+        let discovery_key = key.discovery_key();
+        let open = self.inner.cores.lock().contains_key(&discovery_key);
+        Ok((open || self.stored_key(&discovery_key)?.is_some()).then_some(key))
     }
-    /// Keys of all cores on disk.
+
+    /// Keys of all cores on disk (in memory: of all that were opened).
     pub fn keys(&self) -> Result<Vec<PublicKey>> {
-        todo!()
+        let Some(root) = &self.inner.root else {
+            return Ok(self.cores().iter().map(|core| *core.key()).collect());
+        };
+        let mut keys = Vec::new();
+        for discovery_key in survey(root)? {
+            keys.extend(self.stored_key(&discovery_key)?);
+        }
+        Ok(keys)
     }
+
     /// All cores open now.
     pub fn cores(&self) -> Vec<Core> {
-        todo!()
+        self.inner.cores.lock().values().cloned().collect()
     }
+
     /// Every core opened from now on.
     pub fn opened(&self) -> broadcast::Receiver<Core> {
-        todo!()
+        self.inner.opened.subscribe()
     }
+
+    /// Makes everything stored so far in any open core survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        self.cores().iter().try_for_each(Core::sync)
+    }
+
     pub fn space(&self) -> Result<Space> {
-        todo!()
+        let Some(root) = &self.inner.root else {
+            return Ok(Space { total: u64::MAX, available: u64::MAX });
+        };
+        let found = nix::sys::statvfs::statvfs(root)
+            .map_err(|errno| failed("statvfs", root)(errno.into()))?;
+        // The widths of these fields differ between systems.
+        #[allow(clippy::useless_conversion)]
+        let (unit, total, available) = (
+            u64::from(found.fragment_size()),
+            u64::from(found.blocks()),
+            u64::from(found.blocks_available()),
+        );
+        Ok(Space { total: total.saturating_mul(unit), available: available.saturating_mul(unit) })
+    }
+
+    fn derive(&self, name: &[u8]) -> KeyPair {
+        derive(&self.inner.master_key, name)
+    }
+
+    fn open_core(
+        &self,
+        key: &PublicKey,
+        pair: Option<KeyPair>,
+        name: Option<&[u8]>,
+    ) -> Result<Core> {
+        let discovery_key = key.discovery_key();
+        let mut cores = self.inner.cores.lock();
+        if let Some(core) = cores.get(&discovery_key) {
+            if pair.is_some() && !core.writable() && self.inner.writable {
+                return Err(Error::Unsupported(format!(
+                    "core {discovery_key} is open for reading; writing takes a fresh start"
+                )));
+            }
+            return Ok(core.clone());
+        }
+        if cores.len() >= MAX_OPEN_CORES && self.inner.root.is_some() {
+            cores.retain(|_, core| core.is_shared());
+        }
+        let core = match &self.inner.root {
+            Some(root) => self.open_on_disk(&core_directory(root, &discovery_key), key, pair, name),
+            None => self.open_in_memory(key, pair),
+        }?;
+        cores.insert(discovery_key, core.clone());
+        let _ = self.inner.opened.send(core.clone());
+        Ok(core)
+    }
+
+    fn open_in_memory(&self, key: &PublicKey, pair: Option<KeyPair>) -> Result<Core> {
+        Core::open(Opening {
+            directory: Path::new("memory"),
+            open_file: &|_| Ok(Box::new(Memory::default()) as Box<dyn Storage>),
+            key: *key,
+            pair,
+            store_pair: false,
+            writable: true,
+            cache: Arc::clone(&self.inner.cache),
+            keep: None,
+        })
+    }
+
+    fn open_on_disk(
+        &self,
+        directory: &Path,
+        key: &PublicKey,
+        pair: Option<KeyPair>,
+        name: Option<&[u8]>,
+    ) -> Result<Core> {
+        let writable = self.inner.writable;
+        if writable {
+            fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        } else if !directory.is_dir() {
+            return Err(Error::ReadOnly("the store's medium"));
+        }
+        // First of all: until the lock is ours, another program may be writing here.
+        let lock = match writable {
+            true => Some(FileLock::take_core(&directory.join("bitfield"))?),
+            false => None,
+        };
+        let stored_name = read_name(directory)?;
+        if let (true, Some(name), None) = (writable, name, &stored_name) {
+            write_name(directory, name)?;
+        }
+        let pair = match (pair, stored_name) {
+            (None, Some(name)) => Some(self.derive(&name)),
+            (pair, _) => pair,
+        };
+        if pair.as_ref().is_some_and(|pair| pair.public_key() != *key) {
+            return Err(Error::Corrupt {
+                core: key.discovery_key(),
+                file: "name",
+                at: 0,
+                what: "Stored an incorrect name.".to_owned(),
+            });
+        }
+        warn_if_readable(&directory.join("secret_key"));
+        let keep: (Option<FileLock>, Option<Arc<FileLock>>) = (lock, self.inner.lock.clone());
+        Core::open(Opening {
+            directory,
+            open_file: &|file| {
+                let mode = if file == "secret_key" { 0o600 } else { 0o644 };
+                Ok(Box::new(Disk::new(directory.join(file), mode)) as Box<dyn Storage>)
+            },
+            key: *key,
+            store_pair: pair.is_some() && name.is_none() && !has_name(directory),
+            pair,
+            writable,
+            cache: Arc::clone(&self.inner.cache),
+            keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
+        })
+    }
+
+    /// The public key of a core on disk.
+    fn stored_key(&self, discovery_key: &DiscoveryKey) -> Result<Option<PublicKey>> {
+        let Some(root) = &self.inner.root else {
+            return Ok(None);
+        };
+        let path = core_directory(root, discovery_key).join("key");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let key = bytes.get(..32).and_then(PublicKey::from_slice);
+        match key.filter(|key| key.discovery_key() == *discovery_key) {
+            Some(key) => Ok(Some(key)),
+            None => {
+                log::warn!("{}: not the key of the core it lies with", path.display());
+                Ok(None)
+            }
+        }
     }
 }
+
+fn failed<'a>(op: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::Storage { op, path: path.to_owned(), source }
+}
+
+fn derive(master_key: &[u8; 32], name: &[u8]) -> KeyPair {
+    KeyPair::from_seed(&crypto::derive_seed(master_key, NAMESPACE, name))
+}
+
+fn core_directory(root: &Path, discovery_key: &DiscoveryKey) -> PathBuf {
+    let name = discovery_key.to_hex();
+    root.join(&name[..2]).join(&name[2..4]).join(&name)
+}
+
+/// `None` when there is none; an error when there is one that cannot be right.
+fn read_master_key(directory: &Path) -> Result<Option<[u8; 32]>> {
+    let path = directory.join(MASTER_KEY);
+    let cores = || survey(directory).map(|cores| cores.len());
+    let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match cores()? {
+                0 => Ok(None),
+                count => Err(refused(format!(
+                    "its {MASTER_KEY} is missing beside {count} cores; put it back from a backup"
+                ))),
+            };
+        }
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    // A crash while the reference made the store can leave an empty file and nothing else.
+    if bytes.is_empty() && cores()? == 0 {
+        return Ok(None);
+    }
+    match <[u8; 32]>::try_from(bytes.as_slice()) {
+        Ok(master_key) if master_key != [0; 32] => {
+            warn_if_readable(&path);
+            Ok(Some(master_key))
+        }
+        _ => Err(refused(format!(
+            "its {MASTER_KEY} is damaged ({} bytes{}); put it back from a backup",
+            bytes.len(),
+            if bytes.len() == 32 { ", all zero" } else { " instead of 32" },
+        ))),
+    }
+}
+
+/// Whether nothing but what we ourselves leave behind is in the directory.
+fn is_unused(directory: &Path) -> Result<bool> {
+    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
+        let name = entry.map_err(failed("list", directory))?.file_name();
+        if name != LOCK_FILE && name != MASTER_KEY && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
+    let path = directory.join(MASTER_KEY);
+    let master_key = crypto::random_bytes().map_err(failed("generate", &path))?;
+    write_durably(&path, &master_key)?;
+    Ok(master_key)
+}
+
+/// Writes a small secret file so that it is either there whole or not at all.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(directory) => fs::File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Refuses a master key that none of the named cores derives from: an empty drive would be shown.
+fn check_master_key(directory: &Path, master_key: &[u8; 32]) -> Result<()> {
+    let mut checked = 0;
+    for discovery_key in survey(directory)? {
+        let Some(name) = read_name(&core_directory(directory, &discovery_key))? else {
+            continue;
+        };
+        if derive(master_key, &name).public_key().discovery_key() == discovery_key {
+            return Ok(());
+        }
+        checked += 1;
+        if checked >= MAX_NAMES_CHECKED {
+            break;
+        }
+    }
+    if checked == 0 {
+        return Ok(());
+    }
+    Err(Error::NotAStore {
+        path: directory.to_owned(),
+        why: format!(
+            "its {MASTER_KEY} is damaged or another store's: none of its cores derive from it; \
+             put it back from a backup"
+        ),
+    })
+}
+
+/// The discovery keys of all core directories.
+fn survey(root: &Path) -> Result<Vec<DiscoveryKey>> {
+    let mut found = Vec::new();
+    for first in directories(root, 2)? {
+        for second in directories(&first, 2)? {
+            for core in directories(&second, 64)? {
+                let name = core.file_name().and_then(|name| name.to_str());
+                let key = name.and_then(DiscoveryKey::from_hex);
+                found.extend(key.filter(|key| core_directory(root, key) == core));
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The subdirectories with names of that many characters.
+fn directories(parent: &Path, length: usize) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
+        let entry = entry.map_err(failed("list", parent))?;
+        if entry.file_name().len() == length && entry.path().is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Decodes a `name` file: the length as a varint, then as many bytes.
+fn decode_name(bytes: &[u8]) -> Option<&[u8]> {
+    let mut length = 0usize;
+    for (at, byte) in bytes.iter().enumerate().take(3) {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let name = bytes.get(at + 1..)?;
+            return (!name.is_empty() && name.len() == length).then_some(name);
+        }
+    }
+    None
+}
+
+fn encode_name(name: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    let mut length = name.len();
+    while length > 0x7f {
+        bytes.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend_from_slice(name);
+    bytes
+}
+
+/// The name a core was derived from, if its `name` file is there and whole.
+fn read_name(directory: &Path) -> Result<Option<Vec<u8>>> {
+    let path = directory.join("name");
+    match fs::metadata(&path) {
+        Ok(found) if found.len() <= (MAX_NAME_LENGTH + 3) as u64 => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("stat", &path)(error)),
+    }
+    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    Ok(decode_name(&bytes).map(<[u8]>::to_vec))
+}
+
+fn has_name(directory: &Path) -> bool {
+    matches!(read_name(directory), Ok(Some(_)))
+}
+
+fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
+    let path = directory.join("name");
+    let disk = Disk::new(path.clone(), 0o644);
+    disk.write_at(0, &encode_name(name)).map_err(failed("write", &path))?;
+    disk.sync().map_err(failed("sync", &path))
+}
+
+fn warn_if_readable(path: &Path) {
+    let Ok(found) = fs::metadata(path) else {
+        return;
+    };
+    if found.mode() & 0o077 != 0 && found.len() > 0 {
+        log::warn!("{}: others can read this secret; chmod 600 it", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,33 @@
-fn main() {}
+//! The `hypermount` command: parse, set up logging, run one command, turn its failure into an exit
+//! code. What a command does is in `commands/`, what a drive is in the `drive` library.
+#![forbid(unsafe_code)]
+
+mod background;
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod network;
+mod record;
+mod session;
+mod target;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::explain(&error),
+    };
+    terminal::init_logging(cli.verbose);
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            failure.exit_code()
+        }
+    }
+}

@@ -89,10 +89,10 @@ struct Seekers {
 
 impl State {
     fn everything(&self) -> Vec<Change> {
-        let blocks = self.blocks.iter().map(|(block, want)| Change::Wanted {
-            block: *block,
-            urgency: want.urgency,
-        });
+        let blocks = self
+            .blocks
+            .iter()
+            .map(|(block, want)| Change::Wanted { block: *block, urgency: want.urgency });
         let seeks = self.seeks.iter().map(|(byte, seekers)| Change::Seek {
             byte: *byte,
             blocks: seekers.blocks.clone(),
@@ -129,7 +129,11 @@ pub struct Demand {
 
 impl Demand {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changed: Notify::new(), tree: watch::channel(0).0 })
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            tree: watch::channel(0).0,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -279,6 +283,11 @@ impl Demand {
             return state.everything();
         }
         state.changes.drain(..).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Vec<(u64, Urgency)> {
+        self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()
     }
 
     /// Resolves when [`Demand::take_changes`] has something.

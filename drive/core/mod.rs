@@ -1,19 +1,60 @@
-//! One signed append-only log (the legacy term is feed). (stub: core helper)
+//! One signed append-only log (the legacy term is feed): what it holds, what it provably is, and
+//! who waits for the rest.
+//!
+//! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
+//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written)
+//! and `recover.rs` (open). Deliberately not here: the network; a core meets its replicator only
+//! at [`Demand`] and at [`Core::accept`].
+//!
+//! INVARIANTS: `head`, `roots` and `signature` agree, and the signature has been verified;
+//! `verified` holds only nodes with a proven path to signed roots; a set data bit whose block was
+//! stored by this process has its facts in the files already.
 
-pub mod demand;
+pub mod flat_tree;
+pub mod bitfield;
 pub mod merkle;
+pub mod storage;
+mod layout;
+pub mod cache;
+pub mod demand;
 
+// Methods of Core, one file per operation; they may use all of the above and each other.
+mod accept;
+mod append;
+mod claims;
+mod clear;
+mod nodes;
+mod prove;
+mod read;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::Bytes;
-use tokio::sync::watch;
+use lru::LruCache;
+use tokio::sync::{broadcast, watch};
 
-use crate::crypto::{DiscoveryKey, PublicKey};
-use crate::error::Result;
-use crate::wait::Wait;
+use crate::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
+use crate::error::{Error, Result};
+use crate::sync::{Mutex, Rank};
+use bitfield::Bitfield;
+use cache::{BlockCache, CoreId};
 use demand::Demand;
-use merkle::Proof;
+use layout::Files;
+pub use layout::OpenFile;
+use merkle::Node;
+pub use merkle::RemoteTree;
+
+/// Verified tree nodes kept in memory per core: about 1.5 MiB.
+pub const MAX_VERIFIED_NODES: usize = 16_384;
+/// Events a slow subscriber may be behind before it loses the oldest.
+pub const MAX_PENDING_EVENTS: usize = 1024;
 
 /// How long a core provably is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,19 +83,27 @@ pub struct Accepted {
 }
 
 /// Why a proof was not accepted.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Rejected {
     /// The peer's fault: drop it.
+    #[error("invalid: {0}")]
     Invalid(String),
     /// Validly signed, but contradicts what was verified before.
+    #[error("forked: {0}")]
     Forked(String),
     /// Our own disk failed; the peer is innocent.
-    Storage(crate::error::Error),
+    #[error(transparent)]
+    Storage(Error),
 }
 
-/// Nodes the remote side of one channel is known to hold, fed from the digests of its requests.
-#[derive(Default)]
-pub struct RemoteTree {}
+/// A change of what is held here that did not come from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoreEvent {
+    /// Blocks `start..start + length` were written here.
+    Appended { start: u64, length: u64 },
+    /// Blocks `start..start + length` are no longer here.
+    Cleared { start: u64, length: u64 },
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
@@ -62,111 +111,209 @@ pub struct Audit {
     pub invalid: u64,
 }
 
+/// How to open a core.
+pub struct Opening<'a> {
+    /// Where the files are, for error messages.
+    pub directory: &'a Path,
+    pub open_file: OpenFile<'a>,
+    pub key: PublicKey,
+    /// The secret half, if this machine may append.
+    pub pair: Option<KeyPair>,
+    /// Whether `pair` is to be kept in the `secret_key` file: when it cannot be derived.
+    pub store_pair: bool,
+    /// Whether the medium can be written at all.
+    pub writable: bool,
+    pub cache: Arc<BlockCache>,
+    /// Kept alive as long as the core: the locks on its files.
+    pub keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+struct State {
+    head: Head,
+    roots: Vec<Node>,
+    /// The signature of `head`; `None` while it is empty.
+    signature: Option<SignatureBytes>,
+    bits: Bitfield,
+    verified: LruCache<u64, Node>,
+    /// Blocks and bytes stored since the bitfield was last written.
+    unclaimed: claims::Unclaimed,
+}
+
+struct Inner {
+    id: CoreId,
+    directory: PathBuf,
+    key: PublicKey,
+    discovery_key: DiscoveryKey,
+    pair: Option<KeyPair>,
+    files: Files,
+    /// Whether the medium can be written.
+    writable: bool,
+    /// Held while bitfield pages are written: they must not overtake each other.
+    claims: Mutex<()>,
+    /// Held by whoever changes facts: append, accept, clear.
+    writer: Mutex<()>,
+    state: Mutex<State>,
+    cache: Arc<BlockCache>,
+    demand: Arc<Demand>,
+    head: watch::Sender<Head>,
+    events: broadcast::Sender<CoreEvent>,
+    flush_scheduled: AtomicBool,
+    _keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
 /// A cheap handle on one shared core.
 #[derive(Clone)]
 pub struct Core {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
 impl Core {
+    /// Opens the core in the given files, making it where they are empty. An intact core is not
+    /// modified; a damaged one is mended as far as what is left proves.
+    pub fn open(opening: Opening) -> Result<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let Opening { directory, open_file, key, pair, store_pair, writable, cache, keep } =
+            opening;
+        let stored = layout::read_keys(directory, open_file)?;
+        match stored.key {
+            Some(stored) if stored != key => {
+                return Err(Error::NotAStore {
+                    path: directory.to_owned(),
+                    why: "Another hypercore is stored here".to_owned(),
+                });
+            }
+            None if writable => layout::write_key(directory, open_file, &key)?,
+            _ => {}
+        }
+        if let Some(pair) = pair.as_ref().filter(|_| store_pair && stored.pair.is_none()) {
+            layout::write_secret_key(directory, open_file, pair)?;
+        }
+        let pair = pair.or(stored.pair).filter(|pair| pair.public_key() == key);
+        let files = Files::open(directory, open_file, writable)?;
+        let found = recover::recover(&files, &key, pair.as_ref(), writable)?;
+        let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
+        let state = State {
+            head: found.head,
+            roots: found.roots,
+            signature: found.signature,
+            bits: found.bits,
+            verified: LruCache::new(capacity),
+            unclaimed: claims::Unclaimed::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                directory: directory.to_owned(),
+                discovery_key: key.discovery_key(),
+                key,
+                pair,
+                files,
+                writable,
+                claims: Mutex::new(Rank::CORE_CLAIMS, ()),
+                writer: Mutex::new(Rank::CORE_WRITER, ()),
+                head: watch::Sender::new(state.head),
+                state: Mutex::new(Rank::CORE, state),
+                cache,
+                demand: Demand::new(),
+                events: broadcast::Sender::new(MAX_PENDING_EVENTS),
+                flush_scheduled: AtomicBool::new(false),
+                _keep: keep,
+            }),
+        })
+    }
+
     pub fn key(&self) -> &PublicKey {
-        todo!()
+        &self.inner.key
     }
+
     pub fn discovery_key(&self) -> &DiscoveryKey {
-        todo!()
+        &self.inner.discovery_key
     }
+
+    /// Whether this machine has the secret key and may write the files.
     pub fn writable(&self) -> bool {
-        todo!()
+        self.inner.pair.is_some() && self.inner.writable
     }
+
     pub fn head(&self) -> Head {
-        todo!()
+        self.inner.state.lock().head
     }
+
     /// Fires when the head moves.
     pub fn watch(&self) -> watch::Receiver<Head> {
-        todo!()
+        self.inner.head.subscribe()
     }
+
+    /// What changes here by other means than [`Core::accept`], for announcing it to peers.
+    pub fn events(&self) -> broadcast::Receiver<CoreEvent> {
+        self.inner.events.subscribe()
+    }
+
     pub fn demand(&self) -> &Arc<Demand> {
-        todo!()
+        &self.inner.demand
     }
-    pub fn has(&self, _block: u64) -> bool {
-        todo!()
+
+    pub fn has(&self, block: u64) -> bool {
+        self.inner.state.lock().bits.has_data(block)
     }
+
     /// How many blocks of the range are stored here.
-    pub fn held(&self, _blocks: Range<u64>) -> u64 {
-        todo!()
+    pub fn held(&self, blocks: Range<u64>) -> u64 {
+        self.inner.state.lock().bits.count(blocks)
     }
+
     /// The first block in the range that is not stored here.
-    pub fn first_missing(&self, _blocks: Range<u64>) -> Option<u64> {
-        todo!()
+    pub fn first_missing(&self, blocks: Range<u64>) -> Option<u64> {
+        self.inner.state.lock().bits.first_missing(blocks)
     }
-    /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
-    /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
-    pub fn get_local(&self, _block: u64) -> Result<Option<Bytes>> {
-        todo!()
-    }
-    /// The block, from here or from a peer within `wait`.
-    pub async fn get(&self, _block: u64, _wait: Wait) -> Result<Bytes> {
-        todo!()
-    }
-    /// Byte offset and size of a block, if the tree nodes that tell are here.
-    pub fn span(&self, _block: u64) -> Result<Option<(u64, u64)>> {
-        todo!()
-    }
-    /// Which of `blocks` holds `byte`, as far as the tree here tells.
-    pub fn locate(&self, _byte: u64, _blocks: Range<u64>) -> Result<Located> {
-        todo!()
-    }
-    /// Which block holds `byte`, asking peers if needed; `guess` is asked for first.
-    pub async fn seek(
-        &self,
-        _byte: u64,
-        _blocks: Range<u64>,
-        _guess: u64,
-        _wait: Wait,
-    ) -> Result<(u64, u64)> {
-        todo!()
-    }
-    /// Waits until the core is longer than `length`.
-    pub async fn longer_than(&self, _length: u64, _wait: Wait) -> Result<Head> {
-        todo!()
-    }
-    /// Appends a batch under one signature; durable against kill -9 on return, against power
-    /// loss after [`Core::sync`].
-    pub fn append(&self, _blocks: &[Bytes]) -> Result<Head> {
-        todo!()
-    }
-    pub fn sync(&self) -> Result<()> {
-        todo!()
-    }
-    /// What a request for `block` tells the peer we already have (hypercore9.md §10.1).
-    pub fn digest(&self, _block: u64) -> u64 {
-        todo!()
-    }
-    /// Proves `block` to a peer (§10.2); with its value unless `hash_only` or not held.
-    pub fn prove(
-        &self,
-        _block: u64,
-        _digest: u64,
-        _hash_only: bool,
-        _remote: &mut RemoteTree,
-    ) -> Result<Proof> {
-        todo!()
-    }
-    /// Verifies a proof (§10.3) and stores what it proves; wakes those who wait.
-    pub fn accept(&self, _proof: Proof) -> std::result::Result<Accepted, Rejected> {
-        todo!()
-    }
+
     /// The data bits of `start..start + length` as bytes, most significant bit first, cut after
     /// the last block we know of.
-    pub fn data_bits(&self, _start: u64, _length: u64) -> Vec<u8> {
-        todo!()
+    pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
+        let state = self.inner.state.lock();
+        let known = state.head.length.saturating_sub(start);
+        state.bits.data_bits(start, length.min(known))
     }
-    /// Drops the blocks' bytes and gives their disk space back.
-    pub fn clear(&self, _blocks: Range<u64>) -> Result<()> {
-        todo!()
+
+    /// What a request for `block` tells the peer we already have (hypercore9.md §10.1).
+    pub fn digest(&self, block: u64) -> u64 {
+        let state = self.inner.state.lock();
+        let bits = &state.bits;
+        merkle::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
     }
-    /// Re-hashes every stored block; a block that does not match is cleared.
-    pub fn audit(&self) -> Result<Audit> {
-        todo!()
+
+    /// Whether anybody but the store holds this core.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
+    fn corrupt(&self, file: &'static str, at: u64, what: impl Into<String>) -> Error {
+        Error::Corrupt { core: self.inner.discovery_key, file, at, what: what.into() }
+    }
+
+    fn read_only(&self) -> Error {
+        match self.inner.pair {
+            Some(_) => Error::ReadOnly("the store's medium cannot be written"),
+            None => Error::ReadOnly("the core's secret key is not here"),
+        }
+    }
+
+    /// For tests: whether everything stated at the top of this file holds.
+    #[cfg(test)]
+    fn check_invariants(&self) {
+        let state = self.inner.state.lock();
+        assert_eq!(merkle::byte_length(&state.roots), Some(state.head.byte_length));
+        assert!(
+            flat_tree::full_roots(state.head.length).eq(state.roots.iter().map(|root| root.index))
+        );
+        match &state.signature {
+            Some(signature) => assert!(merkle::signed_by(
+                &self.inner.key,
+                &state.roots,
+                state.head.length,
+                signature
+            )),
+            None => assert_eq!(state.head.length, 0),
+        }
     }
 }

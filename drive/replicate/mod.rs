@@ -1,1 +1,718 @@
-//! Which block from which peer next. (lead)
+//! Which block from which peer next: one [`Replicator`] per core.
+//!
+//! A pure state machine: events and the time go in, actions come out. It does no I/O, has no
+//! clock, takes no lock but the core's own for looking up digests, and is driven by
+//! `swarm/replication.rs` or by a simulation. Answering the peers' requests is not here
+//! (`replicate/upload.rs`): serving needs no memory beyond its connection.
+
+mod peer;
+mod remote_blocks;
+mod upload;
+mod wants;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub use peer::{MAX_IN_FLIGHT, MAX_WINDOW_BYTES, PeerId, SILENT_AFTER, STALL_AFTER};
+pub use remote_blocks::{MAX_RANGES, RemoteBlocks};
+pub use upload::{MAX_QUEUED_REQUESTS, Upload};
+
+use crate::core::demand::{Change, Hint, Outlook, Urgency};
+use crate::core::merkle::Proof;
+use crate::core::{Accepted, Core, Located, Rejected};
+use crate::wire::extension::{self, TrieMessage};
+use crate::wire::message::Message;
+use crate::wire::run_length;
+use peer::{InFlight, MAX_CACHES_PER_HINT, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer};
+use wants::Wants;
+
+/// Wants come in regions of this many blocks, aligned (wire8.md §9).
+pub const REGION_BLOCKS: u64 = 1 << 20;
+/// Expected size of a block before any has been seen.
+const UNKNOWN_BLOCK_BYTES: u64 = 64 * 1024;
+/// Blocks looked at per scheduling round that no peer with room can serve.
+const MAX_SKIPPED: usize = 256;
+
+/// What happens to a replicator.
+#[derive(Debug)]
+pub enum Event {
+    /// Both sides opened the core on a connection; `name` is for logs.
+    Opened {
+        peer: PeerId,
+        name: String,
+    },
+    Closed {
+        peer: PeerId,
+    },
+    Extensions {
+        peer: PeerId,
+        names: Vec<String>,
+    },
+    /// The peer sent a Want: it wants to hear of new blocks.
+    Subscribed {
+        peer: PeerId,
+    },
+    /// Have, Unhave, Status, Data or an extension message.
+    Received {
+        peer: PeerId,
+        message: Message,
+    },
+    /// The core grew by local appends.
+    Appended {
+        start: u64,
+        length: u64,
+    },
+    Cleared {
+        start: u64,
+        length: u64,
+    },
+    /// What the core said of a proof.
+    Judged {
+        peer: PeerId,
+        block: u64,
+        size: u64,
+        verdict: Result<Accepted, Rejected>,
+    },
+    /// Time has passed, see [`Replicator::next_check`].
+    Tick,
+}
+
+/// What a replicator wants done, in order.
+#[derive(Debug)]
+pub enum Action {
+    Send {
+        peer: PeerId,
+        message: Message,
+    },
+    /// Have the core verify and store this; report with [`Event::Judged`].
+    Accept {
+        peer: PeerId,
+        proof: Proof,
+    },
+    /// End the connection; `lied` if what it sent did not verify.
+    Disconnect {
+        peer: PeerId,
+        reason: String,
+        lied: bool,
+    },
+}
+
+/// See the module documentation.
+pub struct Replicator {
+    core: Core,
+    peers: BTreeMap<PeerId, Peer>,
+    wants: Wants,
+    seeks: BTreeMap<u64, Seek>,
+    /// Somebody waits for a head longer than this.
+    upgrade: Option<u64>,
+    /// Proofs handed to the core and not yet judged: the request each answers, and the byte it
+    /// sought.
+    judging: BTreeMap<(PeerId, u64), (InFlight, Option<u64>)>,
+    /// Blocks whose next request asks for the full proof, because one that built on our own nodes
+    /// did not verify.
+    distrusted: std::collections::BTreeSet<u64>,
+    average_bytes: u64,
+    last_trouble: Option<String>,
+    outlook_stale: bool,
+    actions: VecDeque<Action>,
+}
+
+struct Seek {
+    blocks: Range<u64>,
+    guess: u64,
+    asked: Option<PeerId>,
+    failed: std::collections::BTreeSet<PeerId>,
+}
+
+impl Replicator {
+    pub fn new(core: Core) -> Self {
+        let head = core.head();
+        let average = head.byte_length.checked_div(head.length);
+        Self {
+            core,
+            peers: BTreeMap::new(),
+            wants: Wants::default(),
+            seeks: BTreeMap::new(),
+            upgrade: None,
+            judging: BTreeMap::new(),
+            distrusted: Default::default(),
+            average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
+            last_trouble: None,
+            outlook_stale: true,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Handles one event; what is to be done is then in [`Replicator::next_action`].
+    pub fn step(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Opened { peer, name } => self.opened(peer, name, now),
+            Event::Closed { peer } => self.closed(peer),
+            Event::Extensions { peer, names } => self.extensions(peer, &names),
+            Event::Subscribed { peer } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.subscribed = true;
+                }
+            }
+            Event::Received { peer, message } => self.received(peer, message, now),
+            Event::Appended { start, length } => self.announce(None, start, length),
+            Event::Cleared { start, length } => {
+                self.tell(None, |_| Message::Unhave { start, length });
+            }
+            Event::Judged { peer, block, size, verdict } => self.judged(peer, block, size, verdict),
+            Event::Tick => self.check_stalls(now),
+        }
+        self.settle(now);
+    }
+
+    /// Handles changes of demand, oldest first.
+    pub fn demand(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
+            self.demanded(change);
+        }
+        self.settle(now);
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.schedule(now);
+        if std::mem::take(&mut self.outlook_stale) {
+            self.publish_outlook();
+        }
+    }
+
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When a [`Event::Tick`] is next due.
+    pub fn next_check(&self, now: Instant) -> Option<Instant> {
+        self.peers.values().filter_map(|peer| peer.next_check(now)).min()
+    }
+
+    /// Length of the longest log any peer has told of, and how many peers hold how much of ours.
+    pub fn holdings(&self) -> Vec<(PeerId, u64)> {
+        let length = self.core.head().length;
+        self.peers.iter().map(|(id, peer)| (*id, peer.blocks.count_below(length))).collect()
+    }
+
+    fn send(&mut self, peer: PeerId, message: Message) {
+        self.actions.push_back(Action::Send { peer, message });
+    }
+
+    fn opened(&mut self, id: PeerId, name: String, now: Instant) {
+        let mut peer = Peer::new(name, now);
+        if self.core.writable() {
+            self.send(id, Message::Status { uploading: true, downloading: false });
+        } else {
+            peer.regions.insert(0);
+            self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
+        }
+        self.peers.insert(id, peer);
+        self.wants.unpark();
+        self.outlook_stale = true;
+    }
+
+    fn closed(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        self.wants.forgive(id);
+        for block in peer.in_flight.keys() {
+            self.wants.released(*block, id);
+        }
+        for seek in self.seeks.values_mut() {
+            seek.failed.remove(&id);
+            if seek.asked == Some(id) {
+                seek.asked = None;
+            }
+        }
+        self.outlook_stale = true;
+    }
+
+    fn extensions(&mut self, id: PeerId, names: &[String]) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.speaks_hypertrie = names.iter().any(|name| name == extension::NAME);
+    }
+
+    fn received(&mut self, id: PeerId, message: Message, now: Instant) {
+        match message {
+            Message::Have { start, length, bitfield, .. } => {
+                self.have(id, start, length, bitfield);
+                self.check_stalls(now);
+            }
+            Message::Unhave { start, length } => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    let lost = start..start.saturating_add(length);
+                    peer.blocks.remove(lost.clone());
+                    let refused: Vec<u64> =
+                        peer.in_flight.range(lost).map(|(block, _)| *block).collect();
+                    for block in refused {
+                        self.refused(id, block);
+                    }
+                    self.outlook_stale = true;
+                }
+            }
+            Message::Status { uploading, .. } => self.status(id, uploading),
+            Message::Data { index, value, nodes, signature } => {
+                self.data(id, Proof { block: index, value, nodes, signature }, now);
+            }
+            Message::Extension { name, payload } if name == extension::NAME => {
+                self.cache(id, payload);
+            }
+            // The rest is answered by the connection (`upload.rs`) or means nothing to us.
+            _ => {}
+        }
+    }
+
+    fn have(&mut self, id: PeerId, start: u64, length: u64, bitfield: Option<Bytes>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match bitfield {
+            Some(encoded) => match run_length::decode(&encoded, run_length::MAX_UNFOLDED) {
+                Ok(bits) => {
+                    // A length of 0 or 1 with a bitfield is the older "everything from start".
+                    let length = if length <= 1 { bits.len() as u64 * 8 } else { length };
+                    peer.blocks.replace(start..start.saturating_add(length), &bits);
+                }
+                Err(error) => {
+                    return self.disconnect(id, format!("sent a bad bitfield: {error}"), true);
+                }
+            },
+            None => peer.blocks.insert(start..start.saturating_add(length)),
+        }
+        self.wants.unpark();
+        self.outlook_stale = true;
+        self.want_newest();
+    }
+
+    fn status(&mut self, id: PeerId, uploading: bool) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.uploading = uploading;
+        if uploading {
+            self.wants.unpark();
+        } else {
+            let open: Vec<u64> = peer.in_flight.keys().copied().collect();
+            for block in open {
+                self.refused(id, block);
+            }
+        }
+    }
+
+    /// The peer will not answer this request.
+    fn refused(&mut self, id: PeerId, block: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.cancel(block);
+            peer.in_flight.remove(&block);
+        }
+        self.wants.failed(block, id);
+    }
+
+    fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+        let Some((request, sought)) = peer.answered(proof.block, size, now) else {
+            // Not hashed, not kept. Late answers to cancelled requests are no offence.
+            peer.unsolicited += 1;
+            if peer.unsolicited > MAX_UNSOLICITED {
+                self.disconnect(id, "sent data nobody asked for".into(), true);
+            }
+            return;
+        };
+        self.judging.insert((id, proof.block), (request, sought));
+        self.actions.push_back(Action::Accept { peer: id, proof });
+    }
+
+    fn judged(&mut self, id: PeerId, block: u64, size: u64, verdict: Result<Accepted, Rejected>) {
+        let (request, sought) = self.judging.remove(&(id, block)).unzip();
+        if let Some(byte) = sought.flatten() {
+            self.sought(id, byte);
+        }
+        match verdict {
+            Ok(accepted) => self.accepted(id, block, size, accepted),
+            Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
+                // The proof built on nodes we hold. If those are damaged the peer is innocent:
+                // ask once more for a proof that stands alone before judging.
+                self.distrusted.insert(block);
+                self.wants.released(block, id);
+            }
+            Err(Rejected::Invalid(reason)) => {
+                self.wants.failed(block, id);
+                self.disconnect(id, format!("sent a bad proof for block {block}: {reason}"), true);
+            }
+            Err(Rejected::Forked(reason)) => {
+                self.wants.failed(block, id);
+                self.disconnect(id, format!("holds another history: {reason}"), true);
+            }
+            Err(Rejected::Storage(error)) => {
+                log::error!(
+                    "core {}: cannot store block {block}: {error}",
+                    self.core.discovery_key()
+                );
+                self.trouble(format!("cannot store block {block}: {error}"));
+                // Not put back at once: the disk will not be better in a microsecond.
+                self.wants.failed(block, id);
+                self.wants.park(block);
+            }
+        }
+    }
+
+    fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
+        self.distrusted.remove(&block);
+        self.average_bytes = ((self.average_bytes * 15 + size) / 16).max(1);
+        if self.core.has(block) {
+            for other in self.wants.forget(block) {
+                if other != id {
+                    self.cancel(other, block);
+                }
+            }
+        } else {
+            // It proved the block and kept its bytes to itself.
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.blocks.remove(block..block.saturating_add(1));
+            }
+            self.wants.failed(block, id);
+        }
+        if accepted.stored {
+            self.announce(Some(id), block, 1);
+        }
+        if accepted.head.is_some() {
+            self.want_newest();
+        }
+    }
+
+    /// A seek has been answered; if the tree still does not tell, somebody else is asked.
+    fn sought(&mut self, id: PeerId, byte: u64) {
+        let Some(seek) = self.seeks.get_mut(&byte) else { return };
+        match self.core.locate(byte, seek.blocks.clone()) {
+            Ok(Located::Found { .. }) => {
+                self.seeks.remove(&byte);
+            }
+            _ => {
+                seek.failed.insert(id);
+                seek.asked = None;
+            }
+        }
+    }
+
+    fn disconnect(&mut self, id: PeerId, reason: String, lied: bool) {
+        if let Some(peer) = self.peers.get(&id) {
+            self.trouble(format!("peer {} {reason}", peer.name));
+        }
+        self.closed(id);
+        self.actions.push_back(Action::Disconnect { peer: id, reason, lied });
+    }
+
+    fn trouble(&mut self, what: String) {
+        self.last_trouble = Some(what);
+        self.outlook_stale = true;
+    }
+
+    fn publish_outlook(&self) {
+        self.core.demand().set_outlook(Outlook {
+            peers: self.peers.len(),
+            last_trouble: self.last_trouble.clone(),
+            remote_length: self.remote_length(),
+        });
+    }
+
+    fn remote_length(&self) -> u64 {
+        self.peers
+            .values()
+            .filter(|peer| peer.uploading)
+            .map(|peer| peer.blocks.end())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn demanded(&mut self, change: Change) {
+        match change {
+            Change::Reset => {
+                for block in self.wants.blocks() {
+                    for peer in self.wants.forget(block) {
+                        self.cancel(peer, block);
+                    }
+                }
+                self.seeks.clear();
+                self.upgrade = None;
+            }
+            Change::Wanted { block, urgency } => self.wants.want(block, urgency),
+            Change::Unwanted { block } => {
+                for peer in self.wants.forget(block) {
+                    self.cancel(peer, block);
+                }
+            }
+            Change::Seek { byte, blocks, guess } => {
+                let failed = Default::default();
+                self.seeks.insert(byte, Seek { blocks, guess, asked: None, failed });
+            }
+            Change::Unseek { byte } => {
+                self.seeks.remove(&byte);
+            }
+            Change::Hint(hint) => self.send_hint(&hint),
+            Change::Upgrade { length } => {
+                self.upgrade = Some(self.upgrade.map_or(length, |wanted| wanted.min(length)));
+                self.want_newest();
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: PeerId, block: u64) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.cancel(block)
+        {
+            self.send(id, Message::Cancel { index: block, bytes: 0, hash: false });
+        }
+    }
+
+    /// While somebody waits for a longer head: the newest block a peer tells of proves one.
+    fn want_newest(&mut self) {
+        let length = self.core.head().length;
+        if self.upgrade.is_some_and(|wanted| wanted < length) {
+            self.upgrade = None;
+        }
+        if self.upgrade.is_none() {
+            return;
+        }
+        // Of every peer its own newest: one that claims too much must not hide the others.
+        let newest: std::collections::BTreeSet<u64> = self
+            .peers
+            .values()
+            .filter(|peer| peer.uploading && peer.blocks.end() > length)
+            .map(|peer| peer.blocks.end() - 1)
+            .collect();
+        for block in newest {
+            self.wants.want(block, Urgency::Reader);
+        }
+    }
+
+    fn send_hint(&mut self, hint: &Hint) {
+        let payload = encode_hint(hint);
+        let speakers: Vec<PeerId> = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.speaks_hypertrie && peer.uploading)
+            .map(|(id, peer)| {
+                peer.caches_allowed = MAX_CACHES_PER_HINT;
+                *id
+            })
+            .collect();
+        for id in speakers {
+            let message =
+                Message::Extension { name: extension::NAME.into(), payload: payload.clone() };
+            self.send(id, message);
+        }
+    }
+
+    /// A peer answered a hint with the blocks we will need.
+    fn cache(&mut self, id: PeerId, payload: Bytes) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Ok(Some(TrieMessage::Cache { blocks, .. })) = TrieMessage::decode(payload) else {
+            return;
+        };
+        if peer.caches_allowed == 0 {
+            return;
+        }
+        peer.caches_allowed -= 1;
+        let length = self.core.head().length;
+        let missing: Vec<u64> =
+            blocks.into_iter().filter(|block| *block < length && !self.core.has(*block)).collect();
+        self.core.demand().want_ahead(missing, Urgency::Ahead);
+    }
+
+    fn tell(&mut self, except: Option<PeerId>, message: impl Fn(&Peer) -> Message) {
+        let messages: Vec<(PeerId, Message)> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.subscribed && Some(**id) != except)
+            .map(|(id, peer)| (*id, message(peer)))
+            .collect();
+        for (id, message) in messages {
+            self.send(id, message);
+        }
+    }
+
+    fn announce(&mut self, except: Option<PeerId>, start: u64, length: u64) {
+        self.tell(except, |_| Message::Have { start, length, bitfield: None, ack: false });
+    }
+
+    fn check_stalls(&mut self, now: Instant) {
+        let silent: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| peer.is_silent(now)).map(|(id, _)| *id).collect();
+        for id in silent {
+            self.disconnect(id, format!("owed answers for {SILENT_AFTER:?}"), false);
+        }
+        self.give_up_overdue(now);
+        let mut retry = Vec::new();
+        for (id, peer) in &self.peers {
+            if peer.is_stalled(now) {
+                retry.extend(peer.in_flight.keys().copied().filter(|block| {
+                    self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
+                }));
+                for seek in self.seeks.values_mut().filter(|seek| seek.asked == Some(*id)) {
+                    seek.failed.insert(*id);
+                    seek.asked = None;
+                }
+            }
+        }
+        for block in retry {
+            self.wants.ask_again(block);
+        }
+    }
+
+    /// A peer that answers others but not this request does not have the block after all.
+    fn give_up_overdue(&mut self, now: Instant) {
+        let overdue: Vec<(PeerId, u64)> = self
+            .peers
+            .iter()
+            .flat_map(|(id, peer)| peer.overdue(now).map(|block| (*id, block)))
+            .collect();
+        for (id, block) in overdue {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.blocks.remove(block..block.saturating_add(1));
+            }
+            self.refused(id, block);
+        }
+    }
+
+    fn schedule(&mut self, now: Instant) {
+        self.schedule_seeks(now);
+        let mut skipped = 0;
+        let queue: Vec<(u64, Urgency)> = self
+            .wants
+            .queued()
+            .take(MAX_SKIPPED + peer::MAX_IN_FLIGHT * self.peers.len())
+            .collect();
+        for (block, urgency) in queue {
+            match self.choose(block, urgency, now) {
+                Choice::Ask(id) => self.request(id, block, now),
+                Choice::Busy => {
+                    skipped += 1;
+                    if skipped > MAX_SKIPPED || self.nobody_has_room(now) {
+                        break;
+                    }
+                }
+                Choice::Nobody => self.wants.park(block),
+            }
+        }
+        self.ask_about_regions();
+    }
+
+    fn nobody_has_room(&self, now: Instant) -> bool {
+        !self.peers.values().any(|peer| peer.has_room(true) && !peer.is_stalled(now))
+    }
+
+    /// The least loaded peer that offers the block. Stalled peers and those that failed to
+    /// deliver it before are asked only when there is nobody else.
+    fn choose(&self, block: u64, urgency: Urgency, now: Instant) -> Choice {
+        let Some(want) = self.wants.get(block) else { return Choice::Nobody };
+        let reader = urgency == Urgency::Reader;
+        let mut busy = false;
+        let mut best: Option<((bool, bool, u64), PeerId)> = None;
+        for (id, peer) in &self.peers {
+            if !peer.offers(block) || want.asked.contains(id) {
+                continue;
+            }
+            if !peer.has_room(reader) {
+                busy = true;
+                continue;
+            }
+            let cost = (want.failed.contains(id), peer.is_stalled(now), peer.load());
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, *id));
+            }
+        }
+        match best {
+            // With somebody asked already, a second stalled or failed peer is no improvement.
+            Some(((failed, stalled, _), _)) if !want.asked.is_empty() && (failed || stalled) => {
+                Choice::Nobody
+            }
+            // A better peer is only busy: wait for it.
+            Some(((failed, stalled, _), _)) if busy && (failed || stalled) => Choice::Busy,
+            Some((_, id)) => Choice::Ask(id),
+            None if busy => Choice::Busy,
+            None => Choice::Nobody,
+        }
+    }
+
+    fn request(&mut self, id: PeerId, block: u64, now: Instant) {
+        let full_proof = self.distrusted.contains(&block);
+        let digest = if full_proof { 0 } else { self.core.digest(block) };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let request = InFlight {
+            sent: now,
+            expected: self.average_bytes,
+            cancelled: false,
+            full_proof: digest == 0,
+        };
+        peer.asked(block, request);
+        self.wants.asked(block, id);
+        self.send(id, Message::Request { index: block, bytes: 0, hash: false, nodes: digest });
+    }
+
+    fn schedule_seeks(&mut self, now: Instant) {
+        let mut requests = Vec::new();
+        for (byte, seek) in self.seeks.iter_mut().filter(|(_, seek)| seek.asked.is_none()) {
+            // The peer resolves the byte itself, so it must hold the block it leads to: one that
+            // holds the guess probably does, and one that holds the whole range surely does.
+            let chosen = self
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.has_room(true) && peer.offers(seek.guess))
+                .min_by_key(|(id, peer)| {
+                    let whole = peer.offers(seek.blocks.start)
+                        && peer.offers(seek.blocks.end.saturating_sub(1));
+                    (seek.failed.contains(id), peer.is_stalled(now), !whole, peer.load())
+                })
+                .map(|(id, _)| *id);
+            if let Some(id) = chosen {
+                seek.asked = Some(id);
+                requests.push((id, *byte, seek.guess));
+            }
+        }
+        for (id, byte, guess) in requests {
+            let expected = self.average_bytes;
+            if let Some(peer) = self.peers.get_mut(&id) {
+                let request = InFlight { sent: now, expected, cancelled: false, full_proof: true };
+                peer.asked_seek(byte, request);
+                let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };
+                self.send(id, message);
+            }
+        }
+    }
+
+    /// Peers tell what they hold region by region, and only when asked.
+    fn ask_about_regions(&mut self) {
+        let regions = self.wants.parked_regions(REGION_BLOCKS);
+        let mut questions = Vec::new();
+        for region in regions {
+            for (id, peer) in &mut self.peers {
+                if peer.regions.len() < MAX_WANTED_REGIONS && peer.regions.insert(region) {
+                    questions.push((*id, region * REGION_BLOCKS));
+                }
+            }
+        }
+        for (id, start) in questions {
+            self.send(id, Message::Want { start, length: REGION_BLOCKS });
+        }
+    }
+}
+
+fn encode_hint(hint: &Hint) -> Bytes {
+    match hint {
+        Hint::Key { head, key } => TrieMessage::Get { head: *head, key: key.clone() },
+        Hint::List { head, prefix, recursive } => TrieMessage::Iterator {
+            head: *head,
+            key: prefix.clone(),
+            flags: if *recursive { extension::flags::RECURSIVE } else { 0 },
+            checkpoint: None,
+        },
+    }
+    .encode()
+}
+
+enum Choice {
+    Ask(PeerId),
+    /// Somebody offers it, but has no room now.
+    Busy,
+    Nobody,
+}

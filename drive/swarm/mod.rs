@@ -1,3 +1,346 @@
-//! Connections to peers. (lead)
+//! Connections to peers: listening, dialling, and which cores are shared over them.
+//!
+//! Not here: how peers find each other (addresses are given), what is asked of them
+//! (`replicate/`), and how bytes become messages (`wire/`).
 
-pub struct Swarm {}
+mod connection;
+mod dial;
+mod replication;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::core::Core;
+use crate::crypto::{DiscoveryKey, random_bytes};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::wire::message::Message;
+use crate::wire::noise::{Role, StaticKeyPair};
+
+use replication::Replication;
+
+/// Connections open at once, both directions together.
+pub const MAX_CONNECTIONS: usize = 128;
+/// Of these, how many may come from one remote address.
+pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
+/// Messages to one peer that may wait for its connection; a peer that lets them pile up is slow
+/// beyond use.
+const COMMANDS: usize = 4096;
+/// Pause of the accept loop after a failure such as running out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+/// Which cores peers that know their keys are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Those this process has opened.
+    Opened,
+    /// Every core of the store.
+    Store,
+}
+
+#[derive(Clone, Debug)]
+pub struct SwarmOptions {
+    pub share: Share,
+}
+
+impl Default for SwarmOptions {
+    fn default() -> Self {
+        Self { share: Share::Opened }
+    }
+}
+
+/// Bytes on all sockets since the start, everything included that TCP carries for us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    pub address: SocketAddr,
+    /// Whether it dialled us.
+    pub incoming: bool,
+    /// Cores open on both sides.
+    pub cores: usize,
+    pub traffic: Traffic,
+}
+
+/// See the module documentation. Dropping the last handle ends all connections.
+#[derive(Clone)]
+pub struct Swarm {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    store: Store,
+    options: SwarmOptions,
+    keys: StaticKeyPair,
+    runtime: Handle,
+    closing: watch::Sender<bool>,
+    next_connection: AtomicU64,
+    state: Mutex<State>,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, ConnectionHandle>,
+    replications: HashMap<DiscoveryKey, Replication>,
+    /// Why each dialled address could not be reached, or left us, last.
+    troubles: HashMap<String, String>,
+}
+
+/// How the rest of the swarm talks to a connection's task.
+#[derive(Clone)]
+pub(crate) struct ConnectionHandle {
+    address: SocketAddr,
+    incoming: bool,
+    commands: mpsc::Sender<Command>,
+    /// Set once: ends the connection, with the reason and whether the peer lied.
+    ending: watch::Sender<Option<(String, bool)>>,
+    statistics: Arc<connection::Statistics>,
+}
+
+pub(crate) enum Command {
+    Open(Core),
+    Send(DiscoveryKey, Message),
+}
+
+impl Swarm {
+    /// Starts sharing `store`'s cores; tasks run on the current tokio runtime.
+    pub fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
+        let keys = StaticKeyPair::generate().map_err(|source| Error::Storage {
+            op: "generate",
+            path: "network key".into(),
+            source,
+        })?;
+        let inner = Arc::new(Inner {
+            store: store.clone(),
+            options,
+            keys,
+            runtime: Handle::current(),
+            closing: watch::channel(false).0,
+            next_connection: AtomicU64::new(1),
+            state: Mutex::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        });
+        let opened = store.opened();
+        for core in store.cores() {
+            inner.core_opened(core);
+        }
+        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
+        Ok(Self { inner })
+    }
+
+    /// Listens for peers; returns the address with the port that was chosen.
+    pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        self.inner.runtime.spawn(accept(Arc::downgrade(&self.inner), listener));
+        Ok(address)
+    }
+
+    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
+    pub fn dial(&self, address: &str) {
+        self.inner
+            .runtime
+            .spawn(dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned()));
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            received: self.inner.received.load(Ordering::Relaxed),
+            sent: self.inner.sent.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        let state = self.inner.state();
+        state.connections.values().map(ConnectionHandle::info).collect()
+    }
+
+    /// Why dialled peers are not connected, one sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let state = self.inner.state();
+        state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
+    }
+
+    /// Ends every connection and stops listening and dialling.
+    pub fn close(&self) {
+        self.inner.closing.send_replace(true);
+    }
+}
+
+impl ConnectionHandle {
+    fn info(&self) -> PeerInfo {
+        PeerInfo {
+            address: self.address,
+            incoming: self.incoming,
+            cores: self.statistics.cores.load(Ordering::Relaxed),
+            traffic: self.statistics.traffic(),
+        }
+    }
+
+    /// Ends the connection soon; the first reason given counts.
+    pub(crate) fn end(&self, reason: String, lied: bool) {
+        self.ending.send_if_modified(|ending| {
+            let first = ending.is_none();
+            if first {
+                *ending = Some((reason, lied));
+            }
+            first
+        });
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
+            self.end("does not read what it is sent".into(), false);
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A core was opened in this process: it gets a replicator, and peers are asked for it.
+    fn core_opened(self: &Arc<Self>, core: Core) {
+        self.replication(&core);
+        if core.writable() {
+            return; // peers that know its key will ask for it
+        }
+        let connections: Vec<ConnectionHandle> =
+            self.state().connections.values().cloned().collect();
+        for connection in connections {
+            connection.command(Command::Open(core.clone()));
+        }
+    }
+
+    fn replication(self: &Arc<Self>, core: &Core) -> Replication {
+        let mut state = self.state();
+        state
+            .replications
+            .entry(*core.discovery_key())
+            .or_insert_with(|| {
+                replication::spawn(
+                    &self.runtime,
+                    Arc::downgrade(self),
+                    core.clone(),
+                    self.closing.subscribe(),
+                )
+            })
+            .clone()
+    }
+
+    /// The core a peer asked for, if it is one we share.
+    fn shared(&self, key: &DiscoveryKey) -> Option<Core> {
+        let opened = self.store.cores().into_iter().find(|core| core.discovery_key() == key);
+        if opened.is_some() || self.options.share == Share::Opened {
+            return opened;
+        }
+        self.store.find(key).unwrap_or_else(|error| {
+            log::warn!("core {key} cannot be shared: {error}");
+            None
+        })
+    }
+
+    pub(crate) fn connection(&self, id: u64) -> Option<ConnectionHandle> {
+        self.state().connections.get(&id).cloned()
+    }
+
+    fn may_accept(&self, host: IpAddr) -> bool {
+        let state = self.state();
+        let from_host =
+            state.connections.values().filter(|other| other.address.ip() == host).count();
+        state.connections.len() < MAX_CONNECTIONS && from_host < MAX_CONNECTIONS_PER_HOST
+    }
+
+    /// Runs one connection to its end; the reason it ended and whether the peer lied.
+    async fn connect(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        role: Role,
+    ) -> (String, bool) {
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let nonce = match random_bytes() {
+            Ok(nonce) => nonce,
+            Err(error) => return (format!("no random numbers: {error}"), false),
+        };
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let handle = ConnectionHandle {
+            address,
+            incoming: role == Role::Responder,
+            commands,
+            ending: watch::channel(None).0,
+            statistics: Arc::default(),
+        };
+        self.state().connections.insert(id, handle.clone());
+        let ending = connection::run(&self, id, stream, role, nonce, &handle, receiver).await;
+        self.state().connections.remove(&id);
+        ending
+    }
+}
+
+async fn follow_store(swarm: Weak<Inner>, mut opened: tokio::sync::broadcast::Receiver<Core>) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        match opened.recv().await {
+            Ok(core) => match swarm.upgrade() {
+                Some(swarm) => swarm.core_opened(core),
+                None => return,
+            },
+            Err(RecvError::Lagged(_)) => {
+                let Some(swarm) = swarm.upgrade() else { return };
+                for core in swarm.store.cores() {
+                    swarm.core_opened(core);
+                }
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
+    let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closed(&mut closing) => return,
+        };
+        let Some(swarm) = swarm.upgrade() else { return };
+        match accepted {
+            Ok((stream, address)) if swarm.may_accept(address.ip()) => {
+                let runtime = swarm.runtime.clone();
+                runtime.spawn(async move {
+                    let (reason, lied) = swarm.connect(stream, address, Role::Responder).await;
+                    log::log!(dial::level(lied), "peer {address} left: {reason}");
+                });
+            }
+            Ok((_, address)) => log::debug!("peer {address} refused: too many connections"),
+            Err(error) => {
+                log::warn!("cannot accept peers: {error}");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Resolves when the swarm is being closed.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // A swarm that is gone without a word is closed, too.
+    let _ = closing.wait_for(|closing| *closing).await;
+}

@@ -1,0 +1,124 @@
+//! Accepting what a peer sent: verify, store, publish (hypercore9.md §10.3). Nothing of a proof
+//! that does not verify is kept.
+
+use super::flat_tree;
+use super::merkle::{self, Flaw, MAX_BLOCK_SIZE, Node, Proof, Verified};
+use super::nodes::Lookup;
+use super::{Accepted, Core, Head, Rejected};
+use crate::error::{Error, Result};
+
+impl Core {
+    /// Verifies a proof and stores what it proves; wakes those who wait. `Storage(Corrupt)` means
+    /// that nodes of ours on the way did not verify and were forgotten: asking again, with a new
+    /// digest, helps.
+    pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
+        let value = proof.value.as_ref();
+        if value.is_some_and(|value| value.len() > MAX_BLOCK_SIZE) {
+            return Err(Rejected::Invalid("block larger than 8 MiB".to_owned()));
+        }
+        // Hashed before the lock is taken: it is the larger part of the work.
+        let leaf = value.map(|value| Node::leaf(proof.block, value));
+        let (accepted, new_nodes) = {
+            let _writer = self.inner.writer.lock();
+            let verified = self.verify(&proof, leaf)?;
+            self.store(&proof, verified).map_err(Rejected::Storage)?
+        };
+        if let Some(value) = value {
+            if accepted.stored {
+                self.inner.cache.insert(self.inner.id, proof.block, value.clone());
+            }
+            self.inner.demand.fulfil(proof.block, value);
+        }
+        if new_nodes {
+            self.inner.demand.tree_changed(self.head().length);
+        }
+        if accepted.stored || new_nodes {
+            self.claim_later();
+        }
+        Ok(accepted)
+    }
+
+    fn verify(&self, proof: &Proof, leaf: Option<Node>) -> std::result::Result<Verified, Rejected> {
+        let local = |index| match self.lookup(index)? {
+            Lookup::Known(node) => Ok(Some(node)),
+            Lookup::Absent => Ok(None),
+            Lookup::Damaged(error) => Err(error),
+        };
+        merkle::verify(&self.inner.key, proof, leaf, local).map_err(|flaw| match flaw {
+            Flaw::Invalid(reason) => {
+                Rejected::Invalid(format!("proof of block {}: {reason}", proof.block))
+            }
+            Flaw::Forked(index) => Rejected::Forked(format!(
+                "a signed proof of block {} has another node {index} than was verified before",
+                proof.block
+            )),
+            Flaw::Local(error) => Rejected::Storage(error),
+        })
+    }
+
+    /// Writes the facts, then publishes them. The writer lock is held.
+    fn store(&self, proof: &Proof, verified: Verified) -> Result<(Accepted, bool)> {
+        let (mut nodes, missing, length) = {
+            let mut state = self.inner.state.lock();
+            let mut nodes = verified.nodes;
+            nodes.retain(|node| state.believed(node.index).is_none());
+            (nodes, !state.bits.has_data(proof.block), state.head.length)
+        };
+        nodes.sort_unstable_by_key(|node| node.index);
+        nodes.dedup_by_key(|node| node.index);
+        let signed = verified.signed.filter(|signed| signed.length > length || !nodes.is_empty());
+        let value = proof.value.as_ref().filter(|_| missing);
+        if value.is_none() && nodes.is_empty() && signed.is_none() {
+            return Ok((Accepted { stored: false, head: None }, false));
+        }
+        if !self.inner.writable {
+            return Err(self.read_only());
+        }
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            let offset = self.offset_with(proof.block, &nodes)?;
+            self.inner.files.write_data(offset, value)?;
+        }
+        self.inner.files.write_nodes(&nodes)?;
+        if let Some(signed) = &signed {
+            self.inner.files.write_signature(signed.length, &signed.signature)?;
+        }
+        let mut state = self.inner.state.lock();
+        for node in &nodes {
+            state.bits.set_node(node.index);
+            state.verified.put(node.index, *node);
+        }
+        if let Some(value) = value {
+            state.bits.set_data(proof.block, true);
+            state.unclaimed.add(1, value.len() as u64);
+        }
+        let mut head = None;
+        if let Some(signed) = signed.filter(|signed| signed.length > length) {
+            let new = Head { length: signed.length, byte_length: signed.byte_length };
+            state.head = new;
+            state.roots = signed.roots;
+            state.signature = Some(signed.signature);
+            head = Some(new);
+            // Under the lock, so that watchers never see the head go back.
+            self.inner.head.send_replace(new);
+        }
+        Ok((Accepted { stored: value.is_some(), head }, !nodes.is_empty() || head.is_some()))
+    }
+
+    /// Byte offset of a block, from nodes just proven and those believed before.
+    fn offset_with(&self, block: u64, proven: &[Node]) -> Result<u64> {
+        let mut offset = 0u64;
+        for index in flat_tree::full_roots(block) {
+            let node = match proven.binary_search_by_key(&index, |node| node.index) {
+                Ok(at) => proven.get(at).copied(),
+                Err(_) => self.node(index)?,
+            };
+            let Some(node) = node else {
+                return Err(self.corrupt("tree", index, "a node that was verified is gone"));
+            };
+            offset = offset
+                .checked_add(node.size)
+                .ok_or_else(|| Error::TooLarge("byte offset".to_owned()))?;
+        }
+        Ok(offset)
+    }
+}

@@ -1,0 +1,53 @@
+//! Proving blocks to peers (hypercore9.md §10.2). Only verified nodes and blocks are sent.
+
+use super::Core;
+use super::merkle::{self, MAX_CORE_LENGTH, Proof, RemoteTree};
+use super::nodes::Lookup;
+use crate::error::{Error, Result};
+
+impl Core {
+    /// Proves `block` to a peer; with its value unless `hash_only` or not held. `NotFound` when
+    /// the tree here does not reach the block.
+    pub fn prove(
+        &self,
+        block: u64,
+        digest: u64,
+        hash_only: bool,
+        remote: &mut RemoteTree,
+    ) -> Result<Proof> {
+        if block >= MAX_CORE_LENGTH {
+            return Err(Error::NotFound);
+        }
+        let value = if hash_only { None } else { self.get_local(block)? };
+        let plan = {
+            let state = self.inner.state.lock();
+            let has = |node| state.bits.has_node(node);
+            merkle::plan_proof(block * 2, digest, value.is_none(), remote, &has)
+        };
+        let plan = plan.ok_or(Error::NotFound)?;
+        let mut nodes = Vec::with_capacity(plan.nodes.len());
+        for index in plan.nodes {
+            match self.lookup(index)? {
+                Lookup::Known(node) => nodes.push(node),
+                Lookup::Absent => return Err(Error::NotFound),
+                Lookup::Damaged(error) => return Err(error),
+            }
+        }
+        let signature = match plan.verified_by / 2 {
+            0 => None,
+            length => {
+                let (head, newest) = {
+                    let state = self.inner.state.lock();
+                    (state.head, state.signature)
+                };
+                let signature = if length == head.length {
+                    newest
+                } else {
+                    self.inner.files.read_signature(length)?
+                };
+                Some(signature.ok_or(Error::NotFound)?)
+            }
+        };
+        Ok(Proof { block, value, nodes, signature })
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading: blocks, and which block holds a byte; from here, or from peers within a limit.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::demand::SeekTicket;
+use super::flat_tree;
+use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::{Core, Head, Located};
+use crate::error::{Error, Result};
+use crate::wait::Wait;
+
+impl Core {
+    /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
+    /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
+    pub fn get_local(&self, block: u64) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.inner.cache.get(self.inner.id, block) {
+            return Ok(Some(bytes));
+        }
+        if !self.has(block) {
+            return Ok(None);
+        }
+        match self.read_block(block)? {
+            Some(bytes) => {
+                self.inner.cache.insert(self.inner.id, block, bytes.clone());
+                Ok(Some(bytes))
+            }
+            // Cleared while it was read.
+            None if !self.has(block) => Ok(None),
+            None if self.inner.pair.is_some() => {
+                Err(self.corrupt("data", block, format!("block {block} does not verify")))
+            }
+            None => {
+                log::warn!(
+                    "core {}: block {block} does not verify; it will be fetched again",
+                    self.inner.discovery_key
+                );
+                self.inner.state.lock().bits.set_data(block, false);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads a block and checks it; `None` when it is not what the tree says.
+    pub(super) fn read_block(&self, block: u64) -> Result<Option<Bytes>> {
+        let Some((offset, leaf)) = self.leaf(block)? else {
+            return Ok(None);
+        };
+        if leaf.size > MAX_BLOCK_SIZE as u64 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; leaf.size as usize];
+        let whole = self.inner.files.read_data(offset, &mut bytes)?;
+        Ok((whole && Node::leaf(block, &bytes) == leaf).then(|| Bytes::from(bytes)))
+    }
+
+    /// Byte offset and leaf of a block.
+    fn leaf(&self, block: u64) -> Result<Option<(u64, Node)>> {
+        if block >= MAX_CORE_LENGTH {
+            return Ok(None);
+        }
+        let Some(leaf) = self.node(block * 2)? else {
+            return Ok(None);
+        };
+        let mut offset = 0u64;
+        for index in flat_tree::full_roots(block) {
+            let Some(node) = self.node(index)? else {
+                return Ok(None);
+            };
+            offset = offset.saturating_add(node.size);
+        }
+        Ok(Some((offset, leaf)))
+    }
+
+    /// Byte offset and size of a block, if the tree nodes that tell are here.
+    pub fn span(&self, block: u64) -> Result<Option<(u64, u64)>> {
+        Ok(self.leaf(block)?.map(|(offset, leaf)| (offset, leaf.size)))
+    }
+
+    /// Which of `blocks` holds `byte`, as far as the tree here tells. Empty blocks hold no byte
+    /// and are passed over. `Malformed` if the byte is provably in none of them.
+    pub fn locate(&self, byte: u64, blocks: Range<u64>) -> Result<Located> {
+        let (roots, head) = {
+            let state = self.inner.state.lock();
+            (state.roots.clone(), state.head)
+        };
+        if byte >= head.byte_length {
+            return self.beyond(byte, &blocks, head);
+        }
+        let mut rest = byte;
+        for root in roots {
+            if rest < root.size {
+                return self.descend(root, rest, byte, blocks);
+            }
+            rest -= root.size;
+        }
+        self.beyond(byte, &blocks, head)
+    }
+
+    /// The byte lies past all we know: it can only be in blocks past all we know.
+    fn beyond(&self, byte: u64, blocks: &Range<u64>, head: Head) -> Result<Located> {
+        let unknown = blocks.start.max(head.length)..blocks.end;
+        if unknown.is_empty() { Err(outside(byte, blocks)) } else { Ok(Located::Within(unknown)) }
+    }
+
+    fn descend(&self, root: Node, mut rest: u64, byte: u64, blocks: Range<u64>) -> Result<Located> {
+        let mut top = root;
+        while let Some((left, right)) = flat_tree::children(top.index) {
+            let left_size = match self.node(left)? {
+                Some(left) => Some(left.size),
+                None => self.node(right)?.and_then(|right| top.size.checked_sub(right.size)),
+            };
+            let Some(left_size) = left_size else {
+                let below = flat_tree::blocks(top.index);
+                let narrowed = below.start.max(blocks.start)..below.end.min(blocks.end);
+                return if narrowed.is_empty() {
+                    Err(outside(byte, &blocks))
+                } else {
+                    Ok(Located::Within(narrowed))
+                };
+            };
+            let (index, size) = if rest < left_size {
+                (left, left_size)
+            } else {
+                rest -= left_size;
+                (right, top.size.saturating_sub(left_size))
+            };
+            // Only index and size are used further down; the size is proven by its parent's.
+            top = Node { index, size, ..top };
+        }
+        let block = top.index / 2;
+        if blocks.contains(&block) {
+            Ok(Located::Found { block, offset: rest })
+        } else {
+            Err(outside(byte, &blocks))
+        }
+    }
+
+    /// The block, from here or from a peer within `wait`.
+    pub async fn get(&self, block: u64, wait: Wait) -> Result<Bytes> {
+        if let Some(bytes) = self.get_local(block)? {
+            return Ok(bytes);
+        }
+        if block >= MAX_CORE_LENGTH {
+            return Err(Error::Malformed(format!("block {block} is beyond every core")));
+        }
+        let started = Instant::now();
+        if wait.is_local() {
+            return Err(self.unavailable(block, started));
+        }
+        let deadline = wait.deadline();
+        let mut ticket = self.inner.demand.want(block);
+        // It may have arrived before the want was heard.
+        if let Some(bytes) = self.get_local(block)? {
+            return Ok(bytes);
+        }
+        let arrived = match deadline {
+            Some(deadline) => timeout_at(deadline, ticket.arrived()).await.ok().flatten(),
+            None => ticket.arrived().await,
+        };
+        arrived.ok_or_else(|| self.unavailable(block, started))
+    }
+
+    /// Which block holds `byte`, and the offset in it, asking peers if needed; `guess` is asked
+    /// for first. With [`Wait::Each`] the clock starts anew whenever the search gets narrower.
+    pub async fn seek(
+        &self,
+        byte: u64,
+        blocks: Range<u64>,
+        guess: u64,
+        wait: Wait,
+    ) -> Result<(u64, u64)> {
+        let started = Instant::now();
+        let mut deadline = wait.deadline();
+        let mut asked: Option<(SeekTicket, Range<u64>)> = None;
+        loop {
+            let within = match self.locate(byte, blocks.clone())? {
+                Located::Found { block, offset } => return Ok((block, offset)),
+                Located::Within(within) => within,
+            };
+            let guess = guess.clamp(within.start, within.end - 1);
+            if wait.is_local() {
+                return Err(self.unavailable(guess, started));
+            }
+            let Some((ticket, before)) = &mut asked else {
+                // Look again after asking: the tree may have grown before the want was heard.
+                asked = Some((self.inner.demand.seek(byte, within.clone(), guess), within));
+                continue;
+            };
+            if *before != within {
+                deadline = wait.deadline();
+                *before = within;
+            }
+            let changed = match deadline {
+                Some(deadline) => timeout_at(deadline, ticket.tree_changed()).await.is_ok(),
+                None => {
+                    ticket.tree_changed().await;
+                    true
+                }
+            };
+            if !changed {
+                return Err(self.unavailable(guess, started));
+            }
+        }
+    }
+
+    /// Waits until the core is longer than `length`.
+    pub async fn longer_than(&self, length: u64, wait: Wait) -> Result<Head> {
+        let started = Instant::now();
+        let deadline = wait.deadline();
+        loop {
+            let head = self.head();
+            if head.length > length {
+                return Ok(head);
+            }
+            if wait.is_local() {
+                return Err(self.unavailable(length, started));
+            }
+            let answered = self.inner.demand.upgrade(length);
+            // The head may have moved before the want was heard.
+            if self.head().length > length {
+                continue;
+            }
+            if !answered_by(deadline, answered).await {
+                return Err(self.unavailable(length, started));
+            }
+        }
+    }
+
+    fn unavailable(&self, block: u64, started: Instant) -> Error {
+        let outlook = self.inner.demand.outlook();
+        let mut why = match outlook.peers {
+            0 => "no peer connected".to_owned(),
+            1 => "1 peer connected, it did not deliver".to_owned(),
+            peers => format!("{peers} peers connected, none delivered it"),
+        };
+        if let Some(trouble) = outlook.last_trouble {
+            why = format!("{why}; last trouble: {trouble}");
+        }
+        let waited = Duration::from_millis(started.elapsed().as_millis() as u64);
+        Error::Unavailable { core: self.inner.discovery_key, block, waited, why }
+    }
+}
+
+fn outside(byte: u64, blocks: &Range<u64>) -> Error {
+    Error::Malformed(format!("byte {byte} is not in blocks {}..{}", blocks.start, blocks.end))
+}
+
+/// Whether the answer came before the deadline.
+async fn answered_by(deadline: Option<Instant>, answer: oneshot::Receiver<()>) -> bool {
+    match deadline {
+        Some(deadline) => matches!(timeout_at(deadline, answer).await, Ok(Ok(()))),
+        None => answer.await.is_ok(),
+    }
+}

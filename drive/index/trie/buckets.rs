@@ -1,0 +1,193 @@
+//! The pointers of one node: for each position, which other nodes take which branch
+//! (hypertrie5.md §3).
+
+use prost::encoding::{decode_varint, encode_varint};
+
+use crate::error::{Error, Result};
+
+/// Slots of one position: five branches, and as many again for each further node with the same
+/// branch. The encoding marks used slots in one 64-bit number.
+pub const MAX_SLOTS: u32 = 64;
+const BRANCHES: u32 = 5;
+
+/// The pointers at one position, by ascending slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bucket {
+    position: usize,
+    slots: Vec<(u32, u64)>,
+}
+
+/// All pointers of a node, by ascending position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buckets(Vec<Bucket>);
+
+impl Buckets {
+    /// Reads the pointers of block `seq`, whose key has `length` positions. A pointer may only
+    /// lead to an older block: that is how every writer makes them, and what makes every walk end.
+    pub fn decode(mut bytes: &[u8], seq: u64, length: usize) -> Result<Self> {
+        let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
+        let cut_off = |_| bad("pointers are cut off");
+        let mut buckets = Vec::new();
+        let mut least = 0;
+        if !bytes.is_empty() {
+            let _highest_position = decode_varint(&mut bytes).map_err(cut_off)?;
+        }
+        while !bytes.is_empty() {
+            let position = decode_varint(&mut bytes).map_err(cut_off)?;
+            let position = usize::try_from(position).map_err(|_| bad("pointer past its key"))?;
+            if position < least || position >= length {
+                return Err(bad("pointer past its key, or twice at one position"));
+            }
+            least = position + 1;
+            let used = decode_varint(&mut bytes).map_err(cut_off)?;
+            let mut slots = Vec::with_capacity(used.count_ones() as usize);
+            for slot in (0..MAX_SLOTS).filter(|slot| used >> slot & 1 == 1) {
+                let target = decode_varint(&mut bytes).map_err(cut_off)?;
+                if target == 0 || target >= seq {
+                    return Err(bad("pointer to a block that is not older"));
+                }
+                slots.push((slot, target));
+            }
+            if !slots.is_empty() {
+                buckets.push(Bucket { position, slots });
+            }
+        }
+        Ok(Self(buckets))
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut number = |value: u64| encode_varint(value, &mut bytes);
+        number(self.0.last().map_or(0, |bucket| bucket.position as u64 + 1));
+        for bucket in &self.0 {
+            number(bucket.position as u64);
+            number(bucket.slots.iter().fold(0, |used, (slot, _)| used | 1 << slot));
+            for (_, target) in &bucket.slots {
+                number(*target);
+            }
+        }
+        bytes
+    }
+
+    /// Slots and the blocks they point to at `position`, ascending.
+    pub fn at(&self, position: usize) -> &[(u32, u64)] {
+        match self.0.binary_search_by_key(&position, |bucket| bucket.position) {
+            Ok(index) => self.0.get(index).map_or(&[], |bucket| &bucket.slots),
+            Err(_) => &[],
+        }
+    }
+
+    /// The block in exactly this slot.
+    pub fn slot(&self, position: usize, slot: u32) -> Option<u64> {
+        self.at(position).iter().find(|(used, _)| *used == slot).map(|(_, target)| *target)
+    }
+
+    /// The blocks that take `branch` at `position`: its slot and those that follow it in steps of
+    /// five, up to the first unused one.
+    pub fn branch(&self, position: usize, branch: u8) -> impl Iterator<Item = u64> + '_ {
+        (u32::from(branch)..MAX_SLOTS)
+            .step_by(BRANCHES as usize)
+            .map_while(move |slot| self.slot(position, slot))
+    }
+
+    /// Adds a pointer in the first free slot of its branch, unless the position already has it.
+    pub fn push(&mut self, position: usize, slot: u32, target: u64) -> Result<()> {
+        let index = match self.0.binary_search_by_key(&position, |bucket| bucket.position) {
+            Ok(index) => index,
+            Err(index) => {
+                self.0.insert(index, Bucket { position, slots: Vec::new() });
+                index
+            }
+        };
+        let slots = &mut self.0[index].slots;
+        if slots.iter().any(|(_, known)| *known == target) {
+            return Ok(());
+        }
+        let free = (slot % BRANCHES..MAX_SLOTS)
+            .step_by(BRANCHES as usize)
+            .find(|free| slots.iter().all(|(used, _)| used != free))
+            .ok_or_else(|| {
+                Error::Unsupported("more keys of equal hash than a node holds".into())
+            })?;
+        let place = slots.partition_point(|(used, _)| *used < free);
+        slots.insert(place, (free, target));
+        Ok(())
+    }
+
+    /// How many pointers there are.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|bucket| bucket.slots.len()).sum()
+    }
+
+    /// Every pointer as (position, branch, block), from `position` up to but not including `end`.
+    pub fn between(
+        &self,
+        position: usize,
+        end: usize,
+    ) -> impl Iterator<Item = (usize, u8, u64)> + '_ {
+        let from = self.0.partition_point(|bucket| bucket.position < position);
+        self.0[from..].iter().take_while(move |bucket| bucket.position < end).flat_map(|bucket| {
+            bucket
+                .slots
+                .iter()
+                .map(|(slot, target)| (bucket.position, (slot % BRANCHES) as u8, *target))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::index::trie::vectors;
+
+    #[test]
+    fn bytes_are_the_references_both_ways() {
+        for vector in vectors::trie()["codec"].as_array().unwrap() {
+            let mut buckets = Buckets::default();
+            let number = |text: &String| text.parse::<u32>().unwrap();
+            for (position, slots) in vector["trie"].as_object().unwrap() {
+                let slots = slots.as_object().unwrap().iter();
+                let slots: BTreeMap<u32, &Value> = slots.map(|(s, seq)| (number(s), seq)).collect();
+                for (slot, seq) in slots {
+                    buckets.push(number(position) as usize, slot, seq.as_u64().unwrap()).unwrap();
+                }
+            }
+            let encoded = hex::decode(vector["encoded"].as_str().unwrap()).unwrap();
+            assert_eq!(buckets.encode(), encoded);
+            assert_eq!(Buckets::decode(&encoded, 1000, 34).unwrap(), buckets);
+        }
+    }
+
+    #[test]
+    fn pointers_that_are_not_older_are_refused() {
+        let encoded = [1, 0, 4, 7];
+        assert_eq!(Buckets::decode(&encoded, 8, 34).unwrap().slot(0, 2), Some(7));
+        for seq in [7, 6, 0] {
+            assert!(Buckets::decode(&encoded, seq, 34).is_err(), "own block {seq}");
+        }
+        assert!(Buckets::decode(&[1, 0, 4, 0], 8, 34).is_err(), "pointer to the header");
+    }
+
+    #[test]
+    fn positions_outside_the_key_or_out_of_order_are_refused() {
+        assert!(Buckets::decode(&[34, 33, 4, 1], 8, 34).is_ok());
+        assert!(Buckets::decode(&[35, 34, 4, 1], 8, 34).is_err());
+        assert!(Buckets::decode(&[4, 3, 4, 1, 3, 4, 1], 8, 34).is_err());
+        assert!(Buckets::decode(&[4, 3, 4], 8, 34).is_err(), "cut off");
+        assert!(Buckets::decode(&[0xff; 30], 8, 34).is_err());
+    }
+
+    #[test]
+    fn a_full_branch_is_an_error_not_a_loss() {
+        let mut buckets = Buckets::default();
+        for target in 1..=13 {
+            buckets.push(32, 0, target).unwrap();
+        }
+        assert_eq!(buckets.branch(32, 0).count(), 13);
+        assert!(matches!(buckets.push(32, 0, 14), Err(Error::Unsupported(_))));
+    }
+}

@@ -1,0 +1,192 @@
+//! Answers a peer that asks which index blocks a lookup or a listing needs (hypertrie5.md §11),
+//! from blocks that are here. The bytes of these messages are in `wire/`.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::encoding::decode_varint;
+
+use super::check_branch;
+use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
+use super::node::Node;
+use crate::core::Core;
+
+/// Blocks named in answer to one question.
+pub const MAX_ANSWERED: usize = 2176;
+/// Blocks named in one message.
+pub const MAX_ANSWERED_AT_ONCE: usize = 128;
+/// Places where a listing goes on that a question may name.
+const MAX_CHECKPOINTS: usize = 4096;
+
+/// `flags` of a listing.
+const RECURSIVE: u64 = 1;
+const REVERSE: u64 = 2;
+const WITHOUT_PREFIX: u64 = 4;
+const HIDDEN: u64 = 8;
+
+/// What a peer asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtensionRequest {
+    /// The way to one key.
+    Get { head: u64, key: String },
+    /// What is below a prefix, or what follows the places of `checkpoint`: pairs of position and
+    /// block as varints, the last one to be taken first.
+    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
+}
+
+/// The blocks to name, one list per message, in the order the peer will need them.
+pub fn respond(core: &Core, request: &ExtensionRequest) -> Vec<Vec<u64>> {
+    let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new() };
+    match request {
+        ExtensionRequest::Get { key, .. } if key.is_empty() => {}
+        ExtensionRequest::Get { head, key } => {
+            if let Ok(key) = TrieKey::new(key, false) {
+                answer.walk(*head, &key, key.length());
+            }
+        }
+        // With a key the reference's responder ignores the checkpoint, too.
+        ExtensionRequest::Iterator { flags, key, checkpoint: Some(checkpoint), .. }
+            if key.is_empty() =>
+        {
+            answer.resume(checkpoint, *flags);
+        }
+        ExtensionRequest::Iterator { head, key, flags, .. } => answer.list(*head, key, *flags),
+    }
+    answer.seqs.chunks(MAX_ANSWERED_AT_ONCE).map(<[u64]>::to_vec).collect()
+}
+
+struct Answer<'a> {
+    core: &'a Core,
+    seqs: Vec<u64>,
+    seen: HashSet<u64>,
+}
+
+struct Frame {
+    node: Arc<Node>,
+    position: usize,
+}
+
+impl Answer<'_> {
+    fn full(&self) -> bool {
+        self.seqs.len() >= MAX_ANSWERED
+    }
+
+    /// The node, if its block is here and makes sense.
+    fn local(&self, seq: u64) -> Option<Arc<Node>> {
+        if seq == 0 || seq >= self.core.head().length {
+            return None;
+        }
+        let block = self.core.get_local(seq).ok().flatten()?;
+        let node = Node::decode(block, seq).ok()?;
+        (!node.is_reset()).then(|| Arc::new(node))
+    }
+
+    fn name(&mut self, seq: u64) -> bool {
+        let new = !self.full() && self.seen.insert(seq);
+        if new {
+            self.seqs.push(seq);
+        }
+        new
+    }
+
+    /// Goes along `key` up to `end`, naming every block on the way.
+    fn walk(&mut self, head: u64, key: &TrieKey, end: usize) -> Option<Frame> {
+        self.name(head);
+        let mut node = self.local(head)?;
+        for position in 0..end {
+            let branch = key.digit(position);
+            let terminator = is_terminator(position);
+            if node.key.digit(position) == branch
+                && !(terminator && key.collides(&node.key, position))
+            {
+                continue;
+            }
+            let slots: Vec<u64> = match terminator {
+                true => node.buckets.branch(position, branch).collect(),
+                false => node.buckets.slot(position, u32::from(branch)).into_iter().collect(),
+            };
+            let mut next = None;
+            for seq in slots {
+                self.name(seq);
+                let candidate = self.local(seq)?;
+                check_branch(&node, position, branch, &candidate).ok()?;
+                if !(terminator && candidate.key.collides(key, position)) {
+                    next = Some(candidate);
+                }
+            }
+            node = next?;
+        }
+        Some(Frame { node, position: end })
+    }
+
+    fn list(&mut self, head: u64, prefix: &str, flags: u64) {
+        let Ok(prefix) = TrieKey::new(prefix, flags & HIDDEN != 0) else {
+            return;
+        };
+        let start = prefix.length() - 1;
+        let end = if flags & RECURSIVE != 0 { usize::MAX } else { start + DIGITS_PER_COMPONENT };
+        if let Some(frame) = self.walk(head, &prefix, start) {
+            self.descend(vec![frame], flags, start..end);
+        }
+    }
+
+    /// Goes on with a listing where the peer stands.
+    fn resume(&mut self, mut checkpoint: &[u8], flags: u64) {
+        let mut stack = Vec::new();
+        while !checkpoint.is_empty() && stack.len() < MAX_CHECKPOINTS {
+            let (Ok(position), Ok(seq)) =
+                (decode_varint(&mut checkpoint), decode_varint(&mut checkpoint))
+            else {
+                return;
+            };
+            let (Ok(position), Some(node)) = (usize::try_from(position), self.local(seq)) else {
+                return;
+            };
+            stack.push(Frame { node, position });
+        }
+        self.descend(stack, flags & !WITHOUT_PREFIX, 0..usize::MAX);
+    }
+
+    /// Names the blocks of all frames from and up to these positions, in the order in which the
+    /// reference iterates; at the end also the own nodes of what was found, for their stats.
+    fn descend(&mut self, mut stack: Vec<Frame>, flags: u64, positions: Range<usize>) {
+        let order = if flags & REVERSE != 0 { [END, 0, 1, 2, 3] } else { [3, 2, 1, 0, END] };
+        while let Some(Frame { node, position }) = stack.pop() {
+            if position >= positions.end {
+                if let Some(own) = node.buckets.slot(position, u32::from(END)) {
+                    self.name(own);
+                }
+                continue;
+            }
+            if position >= node.key.length() {
+                continue;
+            }
+            let mut missing = false;
+            for branch in order {
+                if branch == END && flags & WITHOUT_PREFIX != 0 && position == positions.start {
+                    continue;
+                }
+                if node.key.digit(position) == branch {
+                    stack.push(Frame { node: Arc::clone(&node), position: position + 1 });
+                }
+                for (_, taken, seq) in node.buckets.between(position, position + 1) {
+                    if taken != branch || !self.name(seq) {
+                        continue;
+                    }
+                    match self.local(seq) {
+                        Some(next) if check_branch(&node, position, branch, &next).is_ok() => {
+                            stack.push(Frame { node: next, position: position + 1 });
+                        }
+                        _ => missing = true,
+                    }
+                }
+            }
+            // The peer learns the rest from somebody who has it: the reference stops here too.
+            if missing || self.full() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One peer of one core: what it holds, what was asked of it, and how well it answers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::remote_blocks::RemoteBlocks;
+
+/// Requests one peer may have open for one core, whatever their size.
+pub const MAX_IN_FLIGHT: usize = 256;
+/// Bounds of the adaptive window of requested bytes per peer and core.
+pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
+pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
+/// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links,
+/// for [`STALL_LATENCIES`] of its usual latencies).
+pub const STALL_AFTER: Duration = Duration::from_millis(600);
+const STALL_LATENCIES: u32 = 3;
+/// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
+pub const SILENT_AFTER: Duration = Duration::from_secs(20);
+/// A single request this old, at a peer that answers others, will not be answered any more.
+pub const OVERDUE_AFTER: Duration = Duration::from_secs(10);
+/// Data nobody asked for (any more) that a peer may send before it counts as misbehaving.
+pub const MAX_UNSOLICITED: u32 = 1024;
+/// Replies that one hint may bring (each at most 2176 blocks).
+pub const MAX_CACHES_PER_HINT: u32 = 64;
+/// Regions of 2^20 blocks a peer is asked about.
+pub const MAX_WANTED_REGIONS: usize = 4096;
+
+/// Names one peer of one core for the life of its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u64);
+
+/// One request that has been sent and not been answered.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    pub sent: Instant,
+    /// Bytes the answer is expected to have; counts against the window.
+    pub expected: u64,
+    /// Nobody wants it any more; the answer is still welcome, and no longer counts.
+    pub cancelled: bool,
+    /// The full proof was asked for, so a failure cannot be blamed on what we hold.
+    pub full_proof: bool,
+}
+
+pub struct Peer {
+    /// How logs call it: its address.
+    pub name: String,
+    pub blocks: RemoteBlocks,
+    pub uploading: bool,
+    /// It sent a Want: it is told of new blocks.
+    pub subscribed: bool,
+    pub speaks_hypertrie: bool,
+    pub caches_allowed: u32,
+    pub regions: std::collections::BTreeSet<u64>,
+    pub in_flight: BTreeMap<u64, InFlight>,
+    /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
+    pub seeks: VecDeque<(u64, InFlight)>,
+    pub unsolicited: u32,
+    in_flight_bytes: u64,
+    window: u64,
+    latency: Option<Duration>,
+    best_latency: Option<Duration>,
+    last_answer: Instant,
+}
+
+impl Peer {
+    pub fn new(name: String, now: Instant) -> Self {
+        Self {
+            name,
+            blocks: RemoteBlocks::default(),
+            uploading: true,
+            subscribed: false,
+            speaks_hypertrie: false,
+            caches_allowed: 0,
+            regions: std::collections::BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            seeks: VecDeque::new(),
+            unsolicited: 0,
+            in_flight_bytes: 0,
+            window: INITIAL_WINDOW_BYTES,
+            latency: None,
+            best_latency: None,
+            last_answer: now,
+        }
+    }
+
+    /// Whether it would give us `block` if asked.
+    pub fn offers(&self, block: u64) -> bool {
+        self.uploading && self.blocks.contains(block)
+    }
+
+    /// Whether one more request fits; readers may use what readahead leaves free.
+    pub fn has_room(&self, reader: bool) -> bool {
+        let (count, bytes) = if reader {
+            (MAX_IN_FLIGHT, self.window.saturating_mul(2))
+        } else {
+            (MAX_IN_FLIGHT * 3 / 4, self.window)
+        };
+        self.in_flight.len() + self.seeks.len() < count && self.in_flight_bytes < bytes
+    }
+
+    /// How full its window is, for choosing between peers; lower is better.
+    pub fn load(&self) -> u64 {
+        self.in_flight_bytes.saturating_mul(1024) / self.window.max(1)
+    }
+
+    pub fn asked(&mut self, block: u64, request: InFlight) {
+        if self.owes_nothing() {
+            self.last_answer = request.sent;
+        }
+        self.in_flight_bytes += request.expected;
+        if let Some(older) = self.in_flight.insert(block, request) {
+            self.release(&older);
+        }
+    }
+
+    pub fn asked_seek(&mut self, byte: u64, request: InFlight) {
+        if self.owes_nothing() {
+            self.last_answer = request.sent;
+        }
+        self.in_flight_bytes += request.expected;
+        self.seeks.push_back((byte, request));
+    }
+
+    fn owes_nothing(&self) -> bool {
+        self.seeks.is_empty() && self.in_flight.values().all(|request| request.cancelled)
+    }
+
+    fn release(&mut self, request: &InFlight) {
+        if !request.cancelled {
+            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(request.expected);
+        }
+    }
+
+    /// Takes the request an answer under `index` belongs to; `None` if there is none.
+    pub fn answered(
+        &mut self,
+        index: u64,
+        size: u64,
+        now: Instant,
+    ) -> Option<(InFlight, Option<u64>)> {
+        let (request, byte) = if let Some(request) = self.in_flight.remove(&index) {
+            (request, None)
+        } else {
+            let (byte, request) = self.seeks.pop_front()?;
+            (request, Some(byte))
+        };
+        self.release(&request);
+        self.measure(now.saturating_duration_since(request.sent), size);
+        self.last_answer = now;
+        Some((request, byte))
+    }
+
+    /// Grows the window while answers come about as fast as the fastest did, shrinks it when they
+    /// queue up: enough in flight to fill the link, little enough that a reader's request does not
+    /// wait behind seconds of readahead.
+    fn measure(&mut self, latency: Duration, size: u64) {
+        let best = self.best_latency.map_or(latency, |best| best.min(latency));
+        self.best_latency = Some(best);
+        self.latency = Some(self.latency.map_or(latency, |usual| (usual * 7 + latency) / 8));
+        let queueing = latency.saturating_sub(best);
+        if queueing < best + Duration::from_millis(30) {
+            self.window = (self.window + size).min(MAX_WINDOW_BYTES);
+        } else if queueing > best * 2 + Duration::from_millis(120) {
+            self.window = self.window.saturating_sub(size / 2).max(MIN_WINDOW_BYTES);
+        }
+    }
+
+    pub fn cancel(&mut self, block: u64) -> bool {
+        match self.in_flight.get_mut(&block) {
+            Some(request) if !request.cancelled => {
+                request.cancelled = true;
+                self.in_flight_bytes = self.in_flight_bytes.saturating_sub(request.expected);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn stall_limit(&self) -> Duration {
+        STALL_AFTER.max(self.latency.unwrap_or_default() * STALL_LATENCIES)
+    }
+
+    /// It owes answers and has sent none for longer than is usual for it.
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        !self.owes_nothing()
+            && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
+    }
+
+    pub fn is_silent(&self, now: Instant) -> bool {
+        !self.owes_nothing() && now.saturating_duration_since(self.last_answer) >= SILENT_AFTER
+    }
+
+    /// Blocks asked for so long ago that the peer must have passed over them.
+    pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
+        self.in_flight
+            .iter()
+            .filter(move |(_, request)| {
+                now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
+            })
+            .map(|(block, _)| *block)
+    }
+
+    /// When [`Peer::is_stalled`] or [`Peer::is_silent`] may next become true.
+    pub fn next_check(&self, now: Instant) -> Option<Instant> {
+        if self.owes_nothing() {
+            return None;
+        }
+        let oldest = self.in_flight.values().map(|request| request.sent).min();
+        [
+            Some(self.last_answer + self.stall_limit()),
+            oldest.map(|sent| sent + OVERDUE_AFTER),
+            Some(self.last_answer + SILENT_AFTER),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > now)
+        .min()
+    }
+}

@@ -1,0 +1,191 @@
+//! Answering one peer's requests for one core: a bounded queue in, Haves and Data out.
+//!
+//! Owned by the connection and drained only while its output has room, so a peer that asks faster
+//! than it reads costs a queue of small requests and nothing more.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::core::{Core, Located, RemoteTree};
+use crate::index::trie::responder::{self, ExtensionRequest};
+use crate::wire::extension::{self, TrieMessage};
+use crate::wire::message::Message;
+use crate::wire::run_length;
+
+/// Requests, Wants and hints one peer may have waiting per core; one more ends the connection.
+pub const MAX_QUEUED_REQUESTS: usize = 4096;
+/// Hints (each may walk a few thousand local blocks) among them; more are ignored.
+const MAX_QUEUED_HINTS: usize = 32;
+/// Longest region one Want may name, and the alignment the reference insists on.
+const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
+const WANT_ALIGNMENT: u64 = 8192;
+
+enum Job {
+    Want { start: u64, length: u64 },
+    Request { index: u64, bytes: u64, hash: bool, nodes: u64 },
+    Hint(Bytes),
+}
+
+/// The peer asked for more than [`MAX_QUEUED_REQUESTS`] at once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooManyRequests;
+
+/// See the module documentation.
+pub struct Upload {
+    core: Core,
+    jobs: VecDeque<Job>,
+    hints: usize,
+    remote: RemoteTree,
+    told_newest: bool,
+    last_sought: Option<u64>,
+    /// Answers of a job that has more than one.
+    answers: VecDeque<Message>,
+}
+
+impl Upload {
+    pub fn new(core: Core) -> Self {
+        Self {
+            core,
+            jobs: VecDeque::new(),
+            hints: 0,
+            remote: RemoteTree::default(),
+            told_newest: false,
+            last_sought: None,
+            answers: VecDeque::new(),
+        }
+    }
+
+    /// Queues what `message` asks for. Messages that ask for nothing are ignored.
+    pub fn received(&mut self, message: &Message) -> Result<(), TooManyRequests> {
+        let job = match *message {
+            Message::Want { start, length } => Job::Want { start, length },
+            Message::Request { index, bytes, hash, nodes } => {
+                Job::Request { index, bytes, hash, nodes }
+            }
+            Message::Cancel { index, bytes, hash } => {
+                self.cancel(index, bytes, hash);
+                return Ok(());
+            }
+            Message::Extension { ref name, ref payload } if name == extension::NAME => {
+                if self.hints >= MAX_QUEUED_HINTS {
+                    return Ok(());
+                }
+                self.hints += 1;
+                Job::Hint(payload.clone())
+            }
+            _ => return Ok(()),
+        };
+        if self.jobs.len() >= MAX_QUEUED_REQUESTS {
+            return Err(TooManyRequests);
+        }
+        self.jobs.push_back(job);
+        Ok(())
+    }
+
+    fn cancel(&mut self, cancelled: u64, sought: u64, hash_only: bool) {
+        self.jobs.retain(|job| match job {
+            Job::Request { index, bytes, hash, .. } => {
+                (*index, *bytes, *hash) != (cancelled, sought, hash_only)
+            }
+            _ => true,
+        });
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.answers.is_empty()
+    }
+
+    /// The next message to send, if anything is asked for.
+    pub fn next_answer(&mut self) -> Option<Message> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Some(answer);
+            }
+            match self.jobs.pop_front()? {
+                Job::Want { start, length } => self.answer_want(start, length),
+                Job::Request { index, bytes, hash, nodes } => {
+                    self.answer_request(index, bytes, hash, nodes);
+                }
+                Job::Hint(payload) => {
+                    self.hints -= 1;
+                    self.answer_hint(payload);
+                }
+            }
+        }
+    }
+
+    /// Wire8.md §9: first the newest block, then the region's bitfield, even if it is empty.
+    fn answer_want(&mut self, start: u64, length: u64) {
+        let aligned = start.is_multiple_of(WANT_ALIGNMENT) && length.is_multiple_of(WANT_ALIGNMENT);
+        if !aligned || length > MAX_WANT_BLOCKS {
+            return;
+        }
+        let newest = self.core.head().length.checked_sub(1);
+        if !std::mem::replace(&mut self.told_newest, true)
+            && let Some(newest) = newest.filter(|newest| self.core.has(*newest))
+        {
+            let newest = Message::Have { start: newest, length: 1, bitfield: None, ack: false };
+            self.answers.push_back(newest);
+        }
+        let bitfield = run_length::encode(&self.core.data_bits(start, length)).freeze();
+        self.answers.push_back(Message::Have {
+            start,
+            length,
+            bitfield: Some(bitfield),
+            ack: false,
+        });
+    }
+
+    fn answer_request(&mut self, mut index: u64, bytes: u64, hash: bool, mut nodes: u64) {
+        if bytes > 0 {
+            if self.last_sought.replace(bytes) == Some(bytes) {
+                return; // asked with several fallback indexes: answered once
+            }
+            if let Ok(Located::Found { block, .. }) =
+                self.core.locate(bytes, 0..self.core.head().length)
+            {
+                (index, nodes) = (block, 0);
+            }
+        } else {
+            self.last_sought = None;
+        }
+        if !hash && !self.core.has(index) {
+            self.answers.push_back(Message::Unhave { start: index, length: 1 });
+            return;
+        }
+        match self.core.prove(index, nodes, hash, &mut self.remote) {
+            Ok(proof) if hash || proof.value.is_some() => self.answers.push_back(Message::Data {
+                index: proof.block,
+                value: proof.value,
+                nodes: proof.nodes,
+                signature: proof.signature,
+            }),
+            Ok(_) => self.answers.push_back(Message::Unhave { start: index, length: 1 }),
+            Err(error) => {
+                log::debug!(
+                    "core {}: no proof for block {index}: {error}",
+                    self.core.discovery_key()
+                );
+                self.answers.push_back(Message::Unhave { start: index, length: 1 });
+            }
+        }
+    }
+
+    fn answer_hint(&mut self, payload: Bytes) {
+        let request = match TrieMessage::decode(payload) {
+            Ok(Some(TrieMessage::Get { head, key })) => ExtensionRequest::Get { head, key },
+            Ok(Some(TrieMessage::Iterator { head, key, flags, checkpoint })) => {
+                ExtensionRequest::Iterator { head, key, flags, checkpoint }
+            }
+            _ => return,
+        };
+        for blocks in responder::respond(&self.core, &request) {
+            let (Some(start), Some(end)) = (blocks.iter().min(), blocks.iter().max()) else {
+                continue;
+            };
+            let payload = TrieMessage::Cache { start: *start, end: end + 1, blocks }.encode();
+            self.answers.push_back(Message::Extension { name: extension::NAME.into(), payload });
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One socket: bytes to and from the session, messages to and from the cores' replicators, and
+//! the answers to what the peer requests.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::replication::Replication;
+use super::{Command, ConnectionHandle, Inner, Traffic};
+use crate::core::Core;
+use crate::crypto::DiscoveryKey;
+use crate::replicate::{Event, PeerId, Upload};
+use crate::wire::extension;
+use crate::wire::message::{Message, SessionEvent};
+use crate::wire::noise::Role;
+use crate::wire::session::{Opening, Session};
+
+/// The handshake must be done by then.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// A peer that has opened no core both sides know by then is of no use.
+pub const CORE_WITHIN: Duration = Duration::from_secs(30);
+/// Nothing at all received for this long: the connection is dead (the reference's timeout).
+pub const IDLE_AFTER: Duration = Duration::from_secs(20);
+/// A keepalive is sent when nothing else was for this long.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+/// A peer must take at least some of what is sent to it within this time.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 128 * 1024;
+/// Requests are answered while less than this waits to be written.
+const OUTPUT_BYTES: usize = 256 * 1024;
+
+#[derive(Default)]
+pub struct Statistics {
+    received: AtomicU64,
+    sent: AtomicU64,
+    pub cores: AtomicUsize,
+}
+
+impl Statistics {
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A core that both sides have opened, or that we have offered to.
+struct Channel {
+    upload: Upload,
+    replication: Replication,
+    opened: bool,
+}
+
+struct Connection<'a> {
+    swarm: &'a Arc<Inner>,
+    id: PeerId,
+    handle: &'a ConnectionHandle,
+    session: Session,
+    channels: HashMap<DiscoveryKey, Channel>,
+    handshaken: bool,
+    output: Bytes,
+    started: Instant,
+    last_received: Instant,
+    last_sent: Instant,
+}
+
+/// Runs the connection to its end: why it ended, and whether the peer lied.
+pub(super) async fn run(
+    swarm: &Arc<Inner>,
+    id: u64,
+    stream: TcpStream,
+    role: Role,
+    nonce: [u8; 24],
+    handle: &ConnectionHandle,
+    commands: mpsc::Receiver<Command>,
+) -> (String, bool) {
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!("peer {}: {error}", handle.address);
+    }
+    let session = match Session::new(role, swarm.keys.clone(), nonce) {
+        Ok(session) => session,
+        Err(error) => return (error.to_string(), false),
+    };
+    let now = Instant::now();
+    let mut connection = Connection {
+        swarm,
+        id: PeerId(id),
+        handle,
+        session,
+        channels: HashMap::new(),
+        handshaken: false,
+        output: Bytes::new(),
+        started: now,
+        last_received: now,
+        last_sent: now,
+    };
+    for core in swarm.store.cores().into_iter().filter(|core| !core.writable()) {
+        connection.open(core).await;
+    }
+    let ending = connection.talk(stream, commands).await;
+    for channel in connection.channels.into_values().filter(|channel| channel.opened) {
+        channel.replication.deliver(Event::Closed { peer: PeerId(id) }, 0).await;
+    }
+    ending
+}
+
+impl Connection<'_> {
+    async fn talk(
+        &mut self,
+        mut stream: TcpStream,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> (String, bool) {
+        let (mut reader, mut writer) = stream.split();
+        let mut input = BytesMut::with_capacity(READ_BYTES);
+        let mut ending = self.handle.ending.subscribe();
+        let mut closing = self.swarm.closing.subscribe();
+        loop {
+            self.fill_output();
+            input.reserve(READ_BYTES);
+            let deadline = self.deadline();
+            tokio::select! {
+                read = reader.read_buf(&mut input) => match read {
+                    Ok(0) => return ("closed the connection".into(), false),
+                    Ok(count) => {
+                        self.count_received(count);
+                        if let Err(ending) = self.receive(&mut input).await {
+                            return ending;
+                        }
+                    }
+                    Err(error) => return (format!("connection lost: {error}"), false),
+                },
+                written = writer.write_buf(&mut self.output), if !self.output.is_empty() => match written {
+                    Ok(count) => self.count_sent(count),
+                    Err(error) => return (format!("connection lost: {error}"), false),
+                },
+                Some(command) = commands.recv() => self.command(command).await,
+                ended = ended(&mut ending) => return ended,
+                () = super::closed(&mut closing) => return ("we are closing".into(), false),
+                () = tokio::time::sleep_until(deadline) => if let Err(reason) = self.expired() {
+                    return (reason, false);
+                },
+            }
+        }
+    }
+
+    fn count_received(&mut self, count: usize) {
+        self.last_received = Instant::now();
+        self.handle.statistics.received.fetch_add(count as u64, Ordering::Relaxed);
+        self.swarm.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn count_sent(&mut self, count: usize) {
+        self.last_sent = Instant::now();
+        self.handle.statistics.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.swarm.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// The earliest instant at which [`Connection::expired`] has something to do.
+    fn deadline(&self) -> Instant {
+        let mut deadline = self.last_received + IDLE_AFTER;
+        if !self.handshaken {
+            deadline = deadline.min(self.started + HANDSHAKE_WITHIN);
+        } else if self.output.is_empty() {
+            deadline = deadline.min(self.last_sent + KEEPALIVE_AFTER);
+        } else {
+            deadline = deadline.min(self.last_sent + WRITE_WITHIN);
+        }
+        if self.opened() == 0 {
+            deadline = deadline.min(self.started + CORE_WITHIN);
+        }
+        deadline
+    }
+
+    fn expired(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        if !self.handshaken && now >= self.started + HANDSHAKE_WITHIN {
+            return Err(format!("no handshake within {HANDSHAKE_WITHIN:?}"));
+        }
+        if now >= self.last_received + IDLE_AFTER {
+            return Err(format!("silent for {IDLE_AFTER:?}"));
+        }
+        if self.opened() == 0 && now >= self.started + CORE_WITHIN {
+            return Err("shares no drive with us".into());
+        }
+        if !self.output.is_empty() && now >= self.last_sent + WRITE_WITHIN {
+            return Err(format!("took nothing for {WRITE_WITHIN:?}"));
+        }
+        if self.handshaken && now >= self.last_sent + KEEPALIVE_AFTER {
+            self.session.keepalive();
+            self.last_sent = now;
+        }
+        Ok(())
+    }
+
+    fn opened(&self) -> usize {
+        self.handle.statistics.cores.load(Ordering::Relaxed)
+    }
+
+    /// Moves encoded bytes to the socket's buffer, answering requests while there is room.
+    fn fill_output(&mut self) {
+        if !self.output.is_empty() {
+            return;
+        }
+        loop {
+            let mut answered = false;
+            for (key, channel) in &mut self.channels {
+                if self.session.pending_output() >= OUTPUT_BYTES {
+                    break;
+                }
+                if let Some(answer) = channel.upload.next_answer() {
+                    answered |= self.session.send(key, answer);
+                }
+            }
+            if !answered || self.session.pending_output() >= OUTPUT_BYTES {
+                break;
+            }
+        }
+        if let Some(output) = self.session.take_output() {
+            if self.session.pending_output() == 0 {
+                self.last_sent = Instant::now();
+            }
+            self.output = output;
+        }
+    }
+
+    async fn receive(&mut self, input: &mut BytesMut) -> Result<(), (String, bool)> {
+        let events = self
+            .session
+            .receive(input)
+            .map_err(|error| (format!("broke the protocol: {error}"), false))?;
+        for event in events {
+            self.handle_event(event).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle_event(&mut self, event: SessionEvent) -> Result<(), (String, bool)> {
+        match event {
+            SessionEvent::Handshaken { .. } => self.handshaken = true,
+            SessionEvent::RemoteOpen { discovery_key } => match self.swarm.shared(&discovery_key) {
+                Some(core) => self.open(core).await,
+                None => self.session.refuse(&discovery_key),
+            },
+            SessionEvent::Opened { discovery_key } => self.channel_opened(&discovery_key).await,
+            SessionEvent::Options { discovery_key, extensions, .. } => {
+                let event = Event::Extensions { peer: self.id, names: extensions };
+                self.deliver(&discovery_key, event, 0).await;
+            }
+            SessionEvent::Message { discovery_key, message } => {
+                self.message(discovery_key, message).await?;
+            }
+            SessionEvent::Closed { discovery_key } => {
+                if let Some(channel) = self.channels.remove(&discovery_key)
+                    && channel.opened
+                {
+                    self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
+                    channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn channel_opened(&mut self, key: &DiscoveryKey) {
+        let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.opened) else {
+            return;
+        };
+        channel.opened = true;
+        self.handle.statistics.cores.fetch_add(1, Ordering::Relaxed);
+        let event = Event::Opened { peer: self.id, name: self.handle.address.to_string() };
+        channel.replication.deliver(event, 0).await;
+    }
+
+    async fn message(&mut self, key: DiscoveryKey, message: Message) -> Result<(), (String, bool)> {
+        let Some(channel) = self.channels.get_mut(&key) else { return Ok(()) };
+        if channel.upload.received(&message).is_err() {
+            return Err(("asked for too much at once".into(), false));
+        }
+        let size = match &message {
+            Message::Want { .. } => {
+                self.deliver(&key, Event::Subscribed { peer: self.id }, 0).await;
+                return Ok(());
+            }
+            Message::Request { .. } | Message::Cancel { .. } | Message::Unwant { .. } => {
+                return Ok(());
+            }
+            Message::Data { value, .. } => value.as_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        self.deliver(&key, Event::Received { peer: self.id, message }, size).await;
+        Ok(())
+    }
+
+    async fn deliver(&self, key: &DiscoveryKey, event: Event, bytes: usize) {
+        if let Some(channel) = self.channels.get(key) {
+            channel.replication.deliver(event, bytes).await;
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Open(core) => self.open(core).await,
+            Command::Send(key, message) => {
+                // Nothing is lost if the channel has closed meanwhile: the replicator was told.
+                let _ = self.session.send(&key, message);
+            }
+        }
+    }
+
+    async fn open(&mut self, core: Core) {
+        let key = *core.discovery_key();
+        let opening = self.session.open(core.key(), &[extension::NAME]);
+        if opening == Opening::Refused {
+            return;
+        }
+        self.channels.entry(key).or_insert_with(|| Channel {
+            upload: Upload::new(core.clone()),
+            replication: self.swarm.replication(&core),
+            opened: false,
+        });
+        if opening == Opening::Opened {
+            self.channel_opened(&key).await;
+        }
+    }
+}
+
+/// Resolves when the swarm wants the connection to end.
+async fn ended(ending: &mut watch::Receiver<Option<(String, bool)>>) -> (String, bool) {
+    match ending.wait_for(Option::is_some).await {
+        Ok(ending) => ending.clone().unwrap_or_default(),
+        Err(_) => ("we are closing".into(), false),
+    }
+}

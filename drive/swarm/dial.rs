@@ -1,0 +1,76 @@
+//! Keeping a connection to an address that was given: dial, and dial again with growing pauses.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::Inner;
+use crate::wire::noise::Role;
+
+/// How long resolving a name and connecting may take, each.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Pause before the second attempt; doubled each time up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// First pause after a peer sent something that did not verify.
+const LIAR_PAUSE: Duration = Duration::from_secs(2);
+/// A connection that lasted this long starts the pauses anew.
+const LASTING: Duration = Duration::from_secs(30);
+
+pub(super) fn level(lied: bool) -> log::Level {
+    if lied { log::Level::Warn } else { log::Level::Info }
+}
+
+/// Runs until the swarm is closed or dropped.
+pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
+    let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let started = Instant::now();
+        let Some(inner) = swarm.upgrade() else { return };
+        let (reason, lied) = tokio::select! {
+            ending = attempt(inner, &address) => ending,
+            () = super::closed(&mut closing) => return,
+        };
+        if started.elapsed() >= LASTING {
+            pause = FIRST_PAUSE;
+        }
+        if lied {
+            pause = pause.max(LIAR_PAUSE);
+        }
+        log::log!(level(lied), "peer {address}: {reason}; next attempt in {pause:?}");
+        match swarm.upgrade() {
+            Some(swarm) => swarm.state().troubles.insert(address.clone(), reason),
+            None => return,
+        };
+        tokio::select! {
+            _ = tokio::time::sleep(pause) => {}
+            () = super::closed(&mut closing) => return,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One connection from start to end: why it ended, and whether the peer lied.
+async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) {
+    let resolved = tokio::time::timeout(CONNECT_WITHIN, tokio::net::lookup_host(address)).await;
+    let candidates: Vec<_> = match resolved {
+        Ok(Ok(candidates)) => candidates.collect(),
+        Ok(Err(error)) => return (format!("cannot be resolved: {error}"), false),
+        Err(_) => return (format!("not resolved within {CONNECT_WITHIN:?}"), false),
+    };
+    let mut failure = "has no address".to_owned();
+    for candidate in candidates {
+        match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => {
+                swarm.state().troubles.remove(address);
+                return swarm.connect(stream, candidate, Role::Initiator).await;
+            }
+            Ok(Err(error)) => failure = format!("cannot connect: {error}"),
+            Err(_) => failure = format!("did not answer within {CONNECT_WITHIN:?}"),
+        }
+    }
+    (failure, false)
+}

@@ -1,0 +1,130 @@
+//! The task that drives one core's [`Replicator`]: events from connections and demand in, its
+//! actions carried out. All judgement is in the replicator; all waiting is here.
+
+use std::sync::{Arc, Weak};
+
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use super::{Command, Inner};
+use crate::core::{Core, CoreEvent};
+use crate::replicate::{Action, Event, Replicator};
+
+/// Events of all connections that may wait for one core's task; senders wait beyond it.
+const INBOX: usize = 256;
+/// Block bytes among them, in KiB: bounds memory however large the blocks are.
+const INBOX_KIBIBYTES: usize = 16 * 1024;
+
+/// An event, and its share of the inbox's memory until it is handled.
+pub(super) struct Delivery {
+    event: Event,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// How connections reach a core's task.
+#[derive(Clone)]
+pub(super) struct Replication {
+    inbox: mpsc::Sender<Delivery>,
+    memory: Arc<Semaphore>,
+}
+
+impl Replication {
+    /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
+    pub async fn deliver(&self, event: Event, bytes: usize) {
+        let share = if bytes == 0 {
+            None
+        } else {
+            let kibibytes = bytes.div_ceil(1024).min(INBOX_KIBIBYTES) as u32;
+            Arc::clone(&self.memory).acquire_many_owned(kibibytes).await.ok()
+        };
+        // It fails only when the task has ended, with the swarm.
+        let _ = self.inbox.send(Delivery { event, _share: share }).await;
+    }
+}
+
+pub(super) fn spawn(
+    runtime: &Handle,
+    swarm: Weak<Inner>,
+    core: Core,
+    closing: watch::Receiver<bool>,
+) -> Replication {
+    let (sender, inbox) = mpsc::channel(INBOX);
+    runtime.spawn(run(swarm, core, inbox, closing));
+    Replication { inbox: sender, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
+}
+
+async fn run(
+    swarm: Weak<Inner>,
+    core: Core,
+    mut inbox: mpsc::Receiver<Delivery>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let mut replicator = Replicator::new(core.clone());
+    let mut local = core.events();
+    loop {
+        let check = replicator.next_check(Instant::now());
+        tokio::select! {
+            delivery = inbox.recv() => match delivery {
+                Some(delivery) => replicator.step(delivery.event, Instant::now()),
+                None => return,
+            },
+            () = core.demand().changed() => {}
+            event = local.recv() => match event {
+                Ok(CoreEvent::Appended { start, length }) => {
+                    replicator.step(Event::Appended { start, length }, Instant::now());
+                }
+                Ok(CoreEvent::Cleared { start, length }) => {
+                    replicator.step(Event::Cleared { start, length }, Instant::now());
+                }
+                // Peers missed some announcements; they ask again with their next Want.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
+            () = super::closed(&mut closing) => return,
+        }
+        let changes = core.demand().take_changes();
+        if !changes.is_empty() {
+            replicator.demand(changes, Instant::now());
+        }
+        if !carry_out(&swarm, &core, &mut replicator) {
+            return;
+        }
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Performs all pending actions; false once the swarm is gone.
+fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
+    while let Some(action) = replicator.next_action() {
+        match action {
+            Action::Accept { peer, proof } => {
+                let block = proof.block;
+                let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+                let verdict = core.accept(proof);
+                replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
+            }
+            Action::Send { peer, message } => {
+                let Some(swarm) = swarm.upgrade() else { return false };
+                if let Some(connection) = swarm.connection(peer.0) {
+                    connection.command(Command::Send(*core.discovery_key(), message));
+                }
+            }
+            Action::Disconnect { peer, reason, lied } => {
+                let Some(swarm) = swarm.upgrade() else { return false };
+                if let Some(connection) = swarm.connection(peer.0) {
+                    connection.end(format!("core {}: {reason}", core.discovery_key()), lied);
+                }
+            }
+        }
+    }
+    true
+}

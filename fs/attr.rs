@@ -1,0 +1,217 @@
+//! What stat(2) says about an entry, and for how long the kernel may believe it.
+//!
+//! An entry's fields were signed by the publisher, who may be hostile or merely careless, so every
+//! field is brought into what a filesystem can hold here, once. Not here: a link's target
+//! (`symlink.rs`), which also decides its size.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use drive::{Entry, Kind, PublicKey};
+use fuser::{FileAttr, FileType, INodeNo};
+
+/// `st_blksize` in bytes: what programs should read at a time, which is the block size drives are
+/// written with.
+const PREFERRED_READ_BYTES: u32 = 64 * 1024;
+/// `st_blocks` counts in these, whatever the filesystem (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
+/// Largest size a file can have for the kernel (`loff_t` is signed).
+pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
+/// Latest time shown, in seconds since the epoch: the end of the year 9999. Later ones overflow
+/// in programs that print them.
+const LATEST_SECONDS: u64 = 253_402_300_799;
+
+/// How long the kernel may keep what it learned about a version that never changes.
+pub const TTL_FROZEN: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The same for a drive that is followed: changes are told to the kernel explicitly, so this only
+/// bounds what a lost notice could cost.
+pub const TTL_FOLLOWED: Duration = Duration::from_secs(3600);
+/// How long a followed drive's "no such file" is kept. Creation is told explicitly where the
+/// difference of two versions is known; where it is not, this is how long an old answer lives.
+pub const TTL_ABSENT_FOLLOWED: Duration = Duration::from_secs(10);
+
+/// Permission bits of a directory that nobody ever made explicitly.
+const IMPLIED_DIRECTORY: u16 = 0o755;
+const OWNER_READ: u16 = 0o400;
+const OWNER_READ_AND_SEARCH: u16 = 0o500;
+const PERMISSIONS: u32 = 0o777;
+const PERMISSIONS_AND_SPECIAL: u32 = 0o7777;
+
+/// Who the files of a mount appear to belong to, and how far its drive is trusted.
+///
+/// The ids stored in a drive are numbers of the publisher's machine and mean nothing here: all
+/// files belong to whoever mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Owner {
+    /// The user this process runs as.
+    pub fn current() -> Self {
+        Self { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() }
+    }
+}
+
+/// What the entry's file is for the kernel. Nested drives are directories.
+pub fn file_type(entry: &Entry) -> FileType {
+    match entry.kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory | Kind::Mount => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharacterDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// The single core that is shown as this file, if one is.
+pub fn core_of(entry: &Entry) -> Option<&PublicKey> {
+    let target = entry.stat.mount.as_ref().filter(|t| t.core && entry.kind == Kind::File)?;
+    Some(&target.key)
+}
+
+/// The attributes of `entry` under inode number `ino`. `size` in bytes is the caller's, since a
+/// link's and a core's are not in the entry.
+pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) -> FileAttr {
+    let kind = file_type(entry);
+    let size = if kind == FileType::Directory { 0 } else { size.min(MAX_FILE_BYTES) };
+    let modified = time(entry.stat.mtime);
+    FileAttr {
+        ino: INodeNo(ino),
+        size,
+        // Never what is on this disk: programs take a small number for a hole and skip the data.
+        blocks: size.div_ceil(STAT_BLOCK_BYTES),
+        atime: modified,
+        mtime: modified,
+        ctime: time(entry.stat.ctime),
+        crtime: time(entry.stat.ctime),
+        kind,
+        perm: permissions(entry, kind, ours),
+        nlink: if kind == FileType::Directory { 2 } else { 1 },
+        uid: owner.uid,
+        gid: owner.gid,
+        rdev: 0,
+        blksize: PREFERRED_READ_BYTES,
+        flags: 0,
+    }
+}
+
+/// A stranger's drive hands out no setuid, setgid or sticky bits, and no file its mounter could
+/// see but not read: the owner's read (and search) bit is always set.
+fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
+    if kind == FileType::Symlink {
+        return 0o777;
+    }
+    if kind == FileType::Directory && !entry.explicit && entry.kind == Kind::Directory {
+        return IMPLIED_DIRECTORY;
+    }
+    let mask = if ours { PERMISSIONS_AND_SPECIAL } else { PERMISSIONS };
+    let stored = u16::try_from(entry.stat.mode & mask).unwrap_or(0);
+    let readable = if kind == FileType::Directory { OWNER_READ_AND_SEARCH } else { OWNER_READ };
+    if ours { stored } else { stored | readable }
+}
+
+fn time(milliseconds: u64) -> SystemTime {
+    let since_epoch = Duration::from_millis(milliseconds).min(Duration::from_secs(LATEST_SECONDS));
+    UNIX_EPOCH + since_epoch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drive::stat::MountTarget;
+    use drive::{Extent, Stat};
+
+    const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
+
+    fn entry(kind: Kind, mode: u32, size: u64) -> Entry {
+        let extent = Extent { size, ..Extent::default() };
+        Entry {
+            kind,
+            stat: Stat { mode, uid: 7, gid: 8, extent, ..Stat::default() },
+            explicit: true,
+        }
+    }
+
+    fn shown(entry: &Entry, ours: bool) -> FileAttr {
+        attributes(42, entry, entry.stat.extent.size, OWNER, ours)
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_mounter_and_claims_all_its_blocks() {
+        for (size, blocks) in [(0, 0), (1, 1), (512, 1), (513, 2), (204_800, 400)] {
+            let attr = shown(&entry(Kind::File, 0o100755, size), false);
+            assert_eq!((attr.size, attr.blocks), (size, blocks));
+            assert_eq!((attr.uid, attr.gid, attr.nlink), (1000, 1001, 1));
+            assert_eq!((attr.perm, attr.kind), (0o755, FileType::RegularFile));
+            assert_eq!(attr.ino, INodeNo(42));
+        }
+    }
+
+    #[test]
+    fn hostile_sizes_and_times_are_brought_into_range() {
+        let mut hostile = entry(Kind::File, 0o100644, u64::MAX);
+        hostile.stat.mtime = 1 << 53;
+        hostile.stat.ctime = u64::MAX;
+        let attr = shown(&hostile, false);
+        assert_eq!(attr.size, MAX_FILE_BYTES);
+        let latest = UNIX_EPOCH + Duration::from_secs(LATEST_SECONDS);
+        assert_eq!((attr.mtime, attr.ctime), (latest, latest));
+        hostile.stat.mtime = 1_600_000_043_250;
+        let mtime = shown(&hostile, false).mtime;
+        assert_eq!(mtime, UNIX_EPOCH + Duration::from_millis(1_600_000_043_250));
+    }
+
+    #[test]
+    fn strangers_bits_are_sanitised_and_ours_are_kept() {
+        let table = [
+            (Kind::File, 0o104755, 0o755, 0o4755),
+            (Kind::File, 0o102711, 0o711, 0o2711),
+            (Kind::File, 0o100000, 0o400, 0),
+            (Kind::File, 0o100222, 0o622, 0o222),
+            (Kind::Directory, 0o041777, 0o777, 0o1777),
+            (Kind::Directory, 0o040000, 0o500, 0),
+            (Kind::Symlink, 0o120644, 0o777, 0o777),
+            (Kind::File, u32::MAX, 0o777, 0o7777),
+        ];
+        for (kind, mode, stranger, ours) in table {
+            assert_eq!(shown(&entry(kind, mode, 0), false).perm, stranger, "{mode:o}");
+            assert_eq!(shown(&entry(kind, mode, 0), true).perm, ours, "{mode:o}");
+        }
+        let implied = Entry { explicit: false, ..entry(Kind::Directory, 0, 0) };
+        assert_eq!(shown(&implied, false).perm, 0o755);
+    }
+
+    #[test]
+    fn a_nested_drive_is_a_directory_and_a_nested_core_a_file() {
+        let key = PublicKey::new([1; 32]);
+        let nested = |core| {
+            let mount = Some(MountTarget { key, version: None, core });
+            Entry::stored(Stat { mount, ..entry(Kind::File, 0o040755, 99).stat })
+        };
+        let (drive, core) = (nested(false), nested(true));
+        assert_eq!(
+            (shown(&drive, false).kind, shown(&drive, false).size),
+            (FileType::Directory, 0)
+        );
+        assert_eq!(
+            (shown(&core, false).kind, shown(&core, false).size),
+            (FileType::RegularFile, 99)
+        );
+        assert_eq!((core_of(&drive), core_of(&core)), (None, Some(&key)));
+    }
+
+    #[test]
+    fn special_files_keep_their_kind() {
+        for (kind, expected) in [
+            (Kind::Fifo, FileType::NamedPipe),
+            (Kind::Socket, FileType::Socket),
+            (Kind::CharacterDevice, FileType::CharDevice),
+            (Kind::BlockDevice, FileType::BlockDevice),
+        ] {
+            assert_eq!(shown(&entry(kind, 0o600, 0), false).kind, expected);
+        }
+    }
+}

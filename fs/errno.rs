@@ -1,0 +1,186 @@
+//! What can go wrong in a filesystem operation, and the one place that turns it into an errno.
+//!
+//! Both matches are exhaustive on purpose: a new situation must be given its number here.
+
+use std::io;
+
+use fuser::Errno;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a filesystem operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Drive(#[from] drive::Error),
+    /// The mount takes no changes at all.
+    #[error("the mount is read-only")]
+    ReadOnly,
+    /// The kernel named an inode we do not know (any more): look the path up again.
+    #[error("stale inode")]
+    Stale,
+    #[error("bad file handle")]
+    BadHandle,
+    /// The operation does not apply to this kind of file.
+    #[error("not possible on this kind of file")]
+    WrongKind,
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// The caller's buffer is too small for the answer.
+    #[error("buffer too small")]
+    BufferTooSmall,
+    /// More than the kernel can carry in one answer.
+    #[error("answer larger than the kernel allows")]
+    AnswerTooLarge,
+    #[error("position beyond the end of the file")]
+    BeyondEnd,
+    #[error("invalid argument")]
+    InvalidArgument,
+    /// Signed content that no filesystem can show, or bytes that do not add up.
+    #[error("unusable content: {0}")]
+    BadContent(String),
+    #[error("more than {limit} nested drives open at once")]
+    TooManyDrives { limit: usize },
+    /// The process that asked has been told to stop, or is gone.
+    #[error("interrupted")]
+    Interrupted,
+    /// The mount is being taken down.
+    #[error("the mount is shutting down")]
+    ShuttingDown,
+    /// A bug of ours; the message went to the log.
+    #[error("internal failure")]
+    Panicked,
+}
+
+/// The errno a program sees for `error` (see errno(3) for the names).
+pub fn errno(error: &Error) -> Errno {
+    let number = match error {
+        Error::Drive(error) => drive_errno(error),
+        Error::ReadOnly => libc::EROFS,
+        Error::Stale => libc::ESTALE,
+        Error::BadHandle => libc::EBADF,
+        Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
+        Error::NoAttribute => crate::platform::NO_ATTRIBUTE,
+        Error::BufferTooSmall => libc::ERANGE,
+        Error::AnswerTooLarge => libc::E2BIG,
+        Error::BeyondEnd => libc::ENXIO,
+        Error::BadContent(_) | Error::Panicked => libc::EIO,
+        Error::TooManyDrives { .. } => libc::ENFILE,
+        Error::Interrupted => libc::EINTR,
+        Error::ShuttingDown => libc::ENOTCONN,
+    };
+    Errno::from_i32(number)
+}
+
+fn drive_errno(error: &drive::Error) -> i32 {
+    use drive::Error;
+    match error {
+        Error::NotFound => libc::ENOENT,
+        Error::NotADirectory => libc::ENOTDIR,
+        Error::IsADirectory => libc::EISDIR,
+        Error::AlreadyExists => libc::EEXIST,
+        Error::NotEmpty => libc::ENOTEMPTY,
+        Error::InvalidPath(_) | Error::InvalidUrl(_) => libc::EINVAL,
+        Error::NameTooLong { .. } => libc::ENAMETOOLONG,
+        Error::ReadOnly(_) => libc::EROFS,
+        Error::Unsupported(_) => libc::EOPNOTSUPP,
+        Error::TooLarge(_) => libc::EFBIG,
+        Error::TooManyLevels => libc::ELOOP,
+        Error::Unavailable { .. } => libc::ETIMEDOUT,
+        Error::Corrupt { .. } | Error::Malformed(_) | Error::Forked { .. } => libc::EIO,
+        Error::Locked { .. } => libc::EBUSY,
+        Error::NotAStore { .. } | Error::NoSuchDrive(_) => libc::EIO,
+        Error::Closed => libc::ENOTCONN,
+        Error::Storage { source, .. } => storage_errno(source),
+    }
+}
+
+/// What a program can act on passes through; every other trouble of our own disk is EIO.
+fn storage_errno(source: &io::Error) -> i32 {
+    match source.raw_os_error() {
+        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS)) => number,
+        Some(_) | None => libc::EIO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drive::{DiscoveryKey, PublicKey};
+
+    fn number(error: Error) -> i32 {
+        errno(&error).code()
+    }
+
+    #[test]
+    fn every_situation_of_a_drive_has_its_errno() {
+        let core = DiscoveryKey::new([1; 32]);
+        let text = || String::from("x");
+        let storage = |code: i32| drive::Error::Storage {
+            op: "write",
+            path: "/s".into(),
+            source: io::Error::from_raw_os_error(code),
+        };
+        let table = [
+            (drive::Error::NotFound, libc::ENOENT),
+            (drive::Error::NotADirectory, libc::ENOTDIR),
+            (drive::Error::IsADirectory, libc::EISDIR),
+            (drive::Error::AlreadyExists, libc::EEXIST),
+            (drive::Error::NotEmpty, libc::ENOTEMPTY),
+            (drive::Error::InvalidPath(text()), libc::EINVAL),
+            (drive::Error::InvalidUrl(text()), libc::EINVAL),
+            (drive::Error::NameTooLong { max: 255 }, libc::ENAMETOOLONG),
+            (drive::Error::ReadOnly("x"), libc::EROFS),
+            (drive::Error::Unsupported(text()), libc::EOPNOTSUPP),
+            (drive::Error::TooLarge(text()), libc::EFBIG),
+            (drive::Error::TooManyLevels, libc::ELOOP),
+            (
+                drive::Error::Unavailable {
+                    core,
+                    block: 1,
+                    waited: std::time::Duration::from_secs(1),
+                    why: text(),
+                },
+                libc::ETIMEDOUT,
+            ),
+            (drive::Error::Corrupt { core, file: "data", at: 0, what: text() }, libc::EIO),
+            (drive::Error::Malformed(text()), libc::EIO),
+            (drive::Error::Forked { core, what: text() }, libc::EIO),
+            (drive::Error::Locked { path: "/s".into(), holder: text() }, libc::EBUSY),
+            (drive::Error::NotAStore { path: "/s".into(), why: text() }, libc::EIO),
+            (drive::Error::NoSuchDrive(PublicKey::new([1; 32])), libc::EIO),
+            (drive::Error::Closed, libc::ENOTCONN),
+            (storage(libc::ENOSPC), libc::ENOSPC),
+            (storage(libc::EDQUOT), libc::EDQUOT),
+            (storage(libc::EROFS), libc::EROFS),
+            (storage(libc::ENOENT), libc::EIO),
+        ];
+        for (error, expected) in table {
+            let text = error.to_string();
+            assert_eq!(number(Error::Drive(error)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_situation_of_the_filesystem_has_its_errno() {
+        let table = [
+            (Error::ReadOnly, libc::EROFS),
+            (Error::Stale, libc::ESTALE),
+            (Error::BadHandle, libc::EBADF),
+            (Error::WrongKind, libc::EINVAL),
+            (Error::InvalidArgument, libc::EINVAL),
+            (Error::NoAttribute, crate::platform::NO_ATTRIBUTE),
+            (Error::BufferTooSmall, libc::ERANGE),
+            (Error::AnswerTooLarge, libc::E2BIG),
+            (Error::BeyondEnd, libc::ENXIO),
+            (Error::BadContent(String::new()), libc::EIO),
+            (Error::TooManyDrives { limit: 1 }, libc::ENFILE),
+            (Error::Interrupted, libc::EINTR),
+            (Error::ShuttingDown, libc::ENOTCONN),
+            (Error::Panicked, libc::EIO),
+        ];
+        for (error, expected) in table {
+            assert_eq!(errno(&error).code(), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! How a new version of a drive reaches the mount: first the snapshot that look-ups see, then the
+//! notices to the kernel. The other way round the kernel could refill its caches from the old one.
+//!
+//! Open files are not touched: they keep their content (see `inode.rs`).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use drive::drive::Changed;
+use drive::{Drive, DrivePath, Snapshot, Wait};
+
+use crate::attr::file_type;
+use crate::filesystem::{Fs, join};
+use crate::handle::Content;
+use crate::invalidate::Invalidation;
+use crate::volume::Volume;
+
+/// New versions arriving within this time are taken together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// More changes than this are not told one by one.
+pub const MAX_CHANGES: usize = 10_000;
+
+impl Fs {
+    /// Starts following the volume's drive, unless it is frozen.
+    pub(crate) fn follow(&self, volume: &Arc<Volume>) {
+        if volume.is_frozen() {
+            return;
+        }
+        let task = follow(self.this.clone(), Arc::downgrade(volume), volume.drive.clone());
+        volume.followed_by(self.runtime.spawn(task).abort_handle());
+    }
+
+    /// Shows the newest version of the volume's drive, and has the kernel told what differs.
+    pub(crate) async fn advance(&self, volume: &Arc<Volume>) {
+        let old = volume.snapshot();
+        let new = volume.drive.snapshot();
+        if old.version() == new.version() {
+            return;
+        }
+        let wait = self.options.patience.names();
+        let changes = volume.drive.changes(&old, &new, MAX_CHANGES, wait).await;
+        volume.advance(new.clone());
+        match changes {
+            Ok(changes) => {
+                log::debug!(
+                    "{}: version {} to {}, {} changes",
+                    volume.drive.key(),
+                    old.version(),
+                    new.version(),
+                    changes.len()
+                );
+                for change in &changes {
+                    self.note(volume, &new, change).await;
+                }
+            }
+            Err(error) => {
+                log::info!("{}: what changed is not known: {error}", volume.drive.key());
+                self.invalidations.push_everything();
+            }
+        }
+    }
+
+    async fn note(&self, volume: &Volume, new: &Snapshot, change: &Changed) {
+        let mut notices = Vec::new();
+        match (&change.before, &change.after) {
+            (_, None) => {
+                self.note_removed(volume, change, &mut notices);
+                self.note_vanished(volume, new, &change.path, &mut notices).await;
+            }
+            (None, Some(_)) => self.note_created(volume, change, &mut notices),
+            (Some(before), Some(after)) => {
+                let mount_path = mount_path(volume, &change.path);
+                let inodes = self.inodes();
+                let Some(ino) = inodes.known(&mount_path) else { return };
+                let other_file = file_type(before) != file_type(after)
+                    || before.stat.mount != after.stat.mount
+                    || inodes
+                        .get(ino)
+                        .and_then(|node| node.opened())
+                        .is_some_and(|opened| Content::of(opened) != Content::of(after));
+                notices.push(Invalidation::Inode(ino));
+                if other_file {
+                    notices.extend(self.entry_notice(&mount_path));
+                }
+            }
+        }
+        self.invalidations.push(notices);
+    }
+
+    fn note_removed(&self, volume: &Volume, change: &Changed, notices: &mut Vec<Invalidation>) {
+        let mount_path = mount_path(volume, &change.path);
+        if let Some(ino) = self.inodes().known(&mount_path) {
+            notices.push(Invalidation::Inode(ino));
+        }
+        notices.extend(self.entry_notice(&mount_path));
+        notices.extend(self.parent_notice(&mount_path));
+    }
+
+    /// Directories that were only there because of what was removed from them.
+    async fn note_vanished(
+        &self,
+        volume: &Volume,
+        new: &Snapshot,
+        removed: &DrivePath,
+        notices: &mut Vec<Invalidation>,
+    ) {
+        let mut next = removed.parent();
+        while let Some(path) = next.filter(|path| !path.is_root()) {
+            let mount_path = mount_path(volume, &path);
+            if self.inodes().known(&mount_path).is_some() {
+                let gone = new.entry(&path, self.options.patience.names()).await;
+                if !matches!(gone, Err(drive::Error::NotFound)) {
+                    return;
+                }
+                notices.extend(self.entry_notice(&mount_path));
+                notices.extend(self.parent_notice(&mount_path));
+            }
+            next = path.parent();
+        }
+    }
+
+    /// A new path may bring directories on the way to it into being. The kernel can only hold a
+    /// "no such file" for the first name of the way that we do not know.
+    fn note_created(&self, volume: &Volume, change: &Changed, notices: &mut Vec<Invalidation>) {
+        let inodes = self.inodes();
+        let mut directory = volume.prefix.to_string();
+        for name in change.path.components() {
+            let Some(parent) = inodes.known(&directory) else { return };
+            let path = join(&directory, name);
+            let Some(_) = inodes.known(&path) else {
+                notices.push(Invalidation::Entry { parent, name: name.to_owned() });
+                notices.push(Invalidation::Inode(parent));
+                return;
+            };
+            directory = path;
+        }
+        // Known although it did not exist: an implied directory that was now made explicitly.
+        notices.extend(inodes.known(&directory).map(Invalidation::Inode));
+    }
+
+    /// Notice that the last name of the path leads elsewhere or nowhere.
+    pub(crate) fn entry_notice(&self, mount_path: &str) -> Option<Invalidation> {
+        let (parent, name) = split(mount_path);
+        let parent = self.inodes().known(parent)?;
+        Some(Invalidation::Entry { parent, name: name.to_owned() })
+    }
+
+    /// Notice that the listing of the path's directory changed.
+    fn parent_notice(&self, mount_path: &str) -> Option<Invalidation> {
+        self.inodes().known(split(mount_path).0).map(Invalidation::Inode)
+    }
+
+    /// Every inode the kernel knows.
+    pub(crate) fn everything(&self) -> Vec<Invalidation> {
+        self.inodes().iter().map(|(ino, _)| Invalidation::Inode(ino)).collect()
+    }
+}
+
+fn mount_path(volume: &Volume, path: &DrivePath) -> String {
+    if path.is_root() { volume.prefix.to_string() } else { join(&volume.prefix, path.as_str()) }
+}
+
+fn split(mount_path: &str) -> (&str, &str) {
+    mount_path.rsplit_once('/').unwrap_or(("", mount_path))
+}
+
+/// Runs until the drive is closed or the volume, which ends this task, is dropped.
+///
+/// Waiting for a newer version is what makes the drive ask its peers for one.
+async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, drive: Drive) {
+    loop {
+        let version = {
+            // Versions that came before this task did, or while the last was taken in.
+            let (Some(fs), Some(volume)) = (fs.upgrade(), volume.upgrade()) else { return };
+            fs.advance(&volume).await;
+            volume.snapshot().version()
+        };
+        if drive.newer_than(version, Wait::Forever).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+    }
+}

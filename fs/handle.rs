@@ -1,0 +1,229 @@
+//! Open files and directories: what each pinned when it was opened.
+//!
+//! A file pins its content and reads that to its end, whatever happens to the path. A directory
+//! pins one listing and pages through it; going back to the start lists anew (rewinddir(3)).
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey};
+
+use crate::attr::{MAX_FILE_BYTES, core_of};
+use crate::errno::{Error, Result};
+use crate::volume::Volume;
+
+/// Smallest and largest stretch asked of peers ahead of a sequential reader, in bytes.
+const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
+const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// The kernel sends the pieces of its own readahead in parallel, so a sequential reader's
+/// requests arrive out of order by up to this many bytes.
+const REORDERING_BYTES: u64 = 1024 * 1024;
+
+/// Where an open file's bytes come from. Equal contents are the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Extent(Extent),
+    /// A whole core shown as a file. It only ever grows.
+    Core(PublicKey),
+}
+
+impl Content {
+    /// The content of a regular file; `None` for anything else.
+    pub fn of(entry: &Entry) -> Option<Self> {
+        let core = core_of(entry).map(|key| Content::Core(*key));
+        let file = || (entry.kind == Kind::File).then_some(Content::Extent(entry.stat.extent));
+        core.or_else(file)
+    }
+}
+
+/// How far to ask ahead of one open file.
+#[derive(Debug, Default)]
+pub struct Readahead {
+    /// Where the next sequential read would begin.
+    next: u64,
+    window: u64,
+    /// What was asked for already ends here.
+    asked: u64,
+}
+
+impl Readahead {
+    /// Notes a read of `range` in a file of `size` bytes; the bytes to ask for now, if any. The
+    /// window doubles while reads are sequential and starts over after a seek.
+    pub fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
+        let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
+        let first = self.window == 0;
+        if first || !sequential {
+            self.next = range.end;
+            self.asked = range.end;
+            // A file that is read from its start will probably be read on; a reader that jumps
+            // about is given nothing until it reads on from where it jumped to.
+            self.window = FIRST_WINDOW_BYTES;
+            if range.start != 0 {
+                return None;
+            }
+        } else if range.end > self.next {
+            self.next = range.end;
+            self.window = (self.window * 2).min(LARGEST_WINDOW_BYTES);
+        } else {
+            return None;
+        }
+        let start = self.asked.max(self.next);
+        let end = self.next.saturating_add(self.window).min(size);
+        // Ask in halves of a window, not for every few bytes the reader moves on.
+        if end <= start || (end - start < self.window / 2 && end < size) {
+            return None;
+        }
+        self.asked = end;
+        Some(start..end)
+    }
+}
+
+pub struct FileHandle {
+    pub ino: u64,
+    pub volume: Arc<Volume>,
+    pub content: Content,
+    /// Bytes; of a core, as long as it was when opened.
+    pub size: u64,
+    pub readahead: Mutex<Readahead>,
+}
+
+impl FileHandle {
+    /// The part of `offset..offset + length` that is in the file. A file that claims to be larger
+    /// than files can be is one that cannot be read.
+    pub fn clamp(&self, offset: u64, length: u32) -> Result<Range<u64>> {
+        if self.size > MAX_FILE_BYTES {
+            return Err(Error::BadContent(format!("file claims {} bytes", self.size)));
+        }
+        let end = offset.saturating_add(u64::from(length)).min(self.size);
+        Ok(offset.min(end)..end)
+    }
+}
+
+/// The children of a directory in one version.
+pub type Listing = Vec<(Name, Arc<Entry>)>;
+
+pub struct DirHandle {
+    /// `.` and `..`
+    pub shown: u64,
+    pub shown_parent: u64,
+    pub mount_path: Arc<str>,
+    pub volume: Arc<Volume>,
+    pub path: DrivePath,
+    listing: Mutex<Option<(u64, Arc<Listing>)>>,
+}
+
+impl DirHandle {
+    pub fn new(
+        shown: u64,
+        shown_parent: u64,
+        mount_path: Arc<str>,
+        volume: Arc<Volume>,
+        path: DrivePath,
+    ) -> Self {
+        Self { shown, shown_parent, mount_path, volume, path, listing: Mutex::new(None) }
+    }
+
+    /// The listing in use and the version it is of.
+    pub fn listing(&self) -> Option<(u64, Arc<Listing>)> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn pin(&self, version: u64, listing: Arc<Listing>) {
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, listing));
+    }
+}
+
+/// Handle numbers to what they stand for. Numbers are never used twice in the life of a mount.
+pub struct HandleTable<H> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<H>>>,
+}
+
+impl<H> HandleTable<H> {
+    pub fn new() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::new(HashMap::new()) }
+    }
+
+    pub fn insert(&self, handle: H) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, Arc::new(handle));
+        number
+    }
+
+    pub fn get(&self, number: u64) -> Result<Arc<H>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&number).cloned().ok_or(Error::BadHandle)
+    }
+
+    pub fn remove(&self, number: u64) -> Result<Arc<H>> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&number).ok_or(Error::BadHandle)
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1024;
+    const SIZE: u64 = 100 * 1024 * KIB;
+
+    #[test]
+    fn handles_are_found_until_removed_and_numbers_never_return() {
+        let table = HandleTable::new();
+        let first = table.insert("a");
+        let second = table.insert("b");
+        assert_eq!(*table.get(first).expect("open"), "a");
+        table.remove(first).expect("open");
+        assert!(matches!(table.get(first), Err(Error::BadHandle)));
+        assert!(matches!(table.remove(first), Err(Error::BadHandle)));
+        assert!(table.insert("c") > second);
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn the_window_doubles_for_a_sequential_reader_up_to_its_limit() {
+        let mut readahead = Readahead::default();
+        let mut asked = Vec::new();
+        let mut position = 0;
+        while position < 40 * 1024 * KIB {
+            let range = position..position + 128 * KIB;
+            asked.extend(readahead.read(range.clone(), SIZE));
+            position = range.end;
+        }
+        assert_eq!(asked[0], 128 * KIB..192 * KIB);
+        for pair in asked.windows(2) {
+            assert_eq!(pair[0].end.max(pair[1].start), pair[1].start, "nothing is asked twice");
+            assert!(pair[1].end - pair[1].start <= LARGEST_WINDOW_BYTES);
+        }
+        assert!(asked.iter().any(|range| range.end - range.start >= LARGEST_WINDOW_BYTES / 2));
+        assert!(asked.last().is_some_and(|range| range.end >= position));
+    }
+
+    #[test]
+    fn a_seek_starts_over_and_random_reads_ask_for_nothing() {
+        let mut readahead = Readahead::default();
+        for position in [50u64, 3, 77, 20, 90] {
+            let start = position * 1024 * KIB;
+            assert_eq!(readahead.read(start..start + 4 * KIB, SIZE), None);
+        }
+        let start = 90 * 1024 * KIB + 4 * KIB;
+        assert!(readahead.read(start..start + 4 * KIB, SIZE).is_some(), "now it reads on");
+    }
+
+    #[test]
+    fn nothing_is_asked_beyond_the_end() {
+        let mut readahead = Readahead::default();
+        assert_eq!(readahead.read(0..10, 10), None);
+        let mut readahead = Readahead::default();
+        assert_eq!(readahead.read(0..10, 20), Some(10..20));
+        assert_eq!(readahead.read(10..20, 20), None);
+    }
+}

@@ -1,0 +1,403 @@
+//! Inode numbers and what the kernel knows by them.
+//!
+//! A number is a fixed function of the path from the mount's root, so that it is the same after a
+//! remount and on every machine. The kernel counts how often it was given a number and gives the
+//! counts back when it forgets; the table holds exactly what the kernel holds, no more.
+//!
+//! The kernel caches pages per inode. If a file's content changes (remotely) while it is open,
+//! its old inode is *detached*: it serves the open files to their end, under its old content,
+//! and the next look-up of the path gets another inode, which shows the same number in `st_ino`.
+//! That is what rename(2) over an open file looks like, and no reader ever sees two versions.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use drive::Entry;
+use fuser::FileType;
+use siphasher::sip::SipHasher13;
+
+use crate::attr::file_type;
+use crate::handle::Content;
+
+/// The kernel's number for the root of a mount (FUSE_ROOT_ID).
+pub const ROOT: u64 = 1;
+/// Numbers fit 63 bits: some programs keep them in signed integers.
+const NUMBER_MASK: u64 = (1 << 63) - 1;
+/// Fixed, so that numbers survive a remount. No defence is lost: colliding paths get neighbouring
+/// numbers, and whoever writes a drive can only slow down the look-ups of his own files.
+const NUMBER_KEYS: (u64, u64) = (0x6879_7065_726d_6f75, 0x6e74_2069_6e6f_6465);
+
+/// One inode the kernel knows. `P` is where its content comes from, the business of `filesystem`.
+#[derive(Debug)]
+pub struct Node<P> {
+    pub place: P,
+    /// From the mount's root, through nested drives; empty for the root.
+    pub path: Arc<str>,
+    /// What `st_ino` shows. Differs from the table's number only beside a detached inode.
+    pub shown: u64,
+    pub kind: FileType,
+    lookups: u64,
+    opens: u32,
+    detached: bool,
+    /// What the open files read; kept while `opens > 0`.
+    opened: Option<Arc<Entry>>,
+    /// What the kernel's pages of this inode hold, if it has any.
+    cached: Option<Content>,
+}
+
+impl<P> Node<P> {
+    /// The entry open files of this inode read, if there are any.
+    pub fn opened(&self) -> Option<&Arc<Entry>> {
+        self.opened.as_ref()
+    }
+
+    /// Whether the path leads to another inode by now.
+    pub fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    /// Whether looking the path up as `entry` may give this inode.
+    fn can_be(&self, entry: &Entry) -> bool {
+        let same_content =
+            self.opened.as_ref().is_none_or(|opened| Content::of(opened) == Content::of(entry));
+        self.kind == file_type(entry) && same_content
+    }
+}
+
+/// Numbers to nodes and paths to numbers.
+///
+/// INVARIANTS: the root is present and never detached; every other node has `lookups > 0`; paths
+/// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
+#[derive(Debug)]
+pub struct InodeTable<P> {
+    nodes: HashMap<u64, Node<P>>,
+    paths: HashMap<Arc<str>, u64>,
+}
+
+/// The number a path has unless another path has it already.
+fn number(path: &str) -> u64 {
+    if path.is_empty() {
+        return ROOT;
+    }
+    let mut hasher = SipHasher13::new_with_keys(NUMBER_KEYS.0, NUMBER_KEYS.1);
+    hasher.write(path.as_bytes());
+    // 0 is nobody and 1 the root.
+    (hasher.finish() & NUMBER_MASK).max(ROOT + 1)
+}
+
+fn next_number(number: u64) -> u64 {
+    ((number + 1) & NUMBER_MASK).max(ROOT + 1)
+}
+
+impl<P> InodeTable<P> {
+    pub fn new(root: P) -> Self {
+        let path: Arc<str> = "".into();
+        let node = Node {
+            place: root,
+            path: path.clone(),
+            shown: ROOT,
+            kind: FileType::Directory,
+            lookups: 1,
+            opens: 0,
+            detached: false,
+            opened: None,
+            cached: None,
+        };
+        Self { nodes: HashMap::from([(ROOT, node)]), paths: HashMap::from([(path, ROOT)]) }
+    }
+
+    pub fn get(&self, ino: u64) -> Option<&Node<P>> {
+        self.nodes.get(&ino)
+    }
+
+    pub fn get_mut(&mut self, ino: u64) -> Option<&mut Node<P>> {
+        self.nodes.get_mut(&ino)
+    }
+
+    /// The inode the kernel knows for this path, if it knows one.
+    pub fn known(&self, path: &str) -> Option<u64> {
+        self.paths.get(path).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Node<P>)> {
+        self.nodes.iter().map(|(ino, node)| (*ino, node))
+    }
+
+    /// The number to show for a path without giving it to the kernel (`d_ino`).
+    pub fn shown(&self, path: &str) -> u64 {
+        self.known(path).and_then(|ino| self.get(ino)).map_or_else(|| number(path), |n| n.shown)
+    }
+
+    /// Gives the kernel the inode of `path` once more and returns its number. `place` is made for
+    /// a path that is new, `refresh` sees the place of one that is not.
+    pub fn remember(
+        &mut self,
+        path: &str,
+        entry: &Entry,
+        make: impl FnOnce() -> P,
+        refresh: impl FnOnce(&mut P),
+    ) -> u64 {
+        if let Some(ino) = self.known(path) {
+            match self.nodes.get_mut(&ino) {
+                Some(node) if ino == ROOT || node.can_be(entry) => {
+                    node.lookups = node.lookups.saturating_add(1);
+                    refresh(&mut node.place);
+                    return ino;
+                }
+                _ => {
+                    self.detach(ino);
+                }
+            }
+        }
+        let path: Arc<str> = path.into();
+        let (ino, shown) = self.vacant(&path);
+        let node = Node {
+            place: make(),
+            path: path.clone(),
+            shown,
+            kind: file_type(entry),
+            lookups: 1,
+            opens: 0,
+            detached: false,
+            opened: None,
+            cached: None,
+        };
+        self.nodes.insert(ino, node);
+        self.paths.insert(path, ino);
+        ino
+    }
+
+    /// A free number for the path, and the one to show: the path's own, unless that belongs to
+    /// another path (a collision) rather than to a detached inode of this one.
+    fn vacant(&self, path: &str) -> (u64, u64) {
+        let own = number(path);
+        let mut ino = own;
+        let mut collided = false;
+        while let Some(occupant) = self.nodes.get(&ino) {
+            collided |= &*occupant.path != path;
+            ino = next_number(ino);
+        }
+        (ino, if collided { ino } else { own })
+    }
+
+    /// Parts an inode from its path. Returns whether it was not parted before; the root never is.
+    pub fn detach(&mut self, ino: u64) -> bool {
+        match self.nodes.get_mut(&ino) {
+            Some(node) if ino != ROOT && !node.detached => {
+                node.detached = true;
+                self.paths.remove(&node.path);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The kernel gives `count` look-ups back. Returns what the table held if that was the last.
+    pub fn forget(&mut self, ino: u64, count: u64) -> Option<Node<P>> {
+        if ino == ROOT {
+            return None;
+        }
+        let node = self.nodes.get_mut(&ino)?;
+        node.lookups = node.lookups.saturating_sub(count);
+        if node.lookups > 0 {
+            return None;
+        }
+        let node = self.nodes.remove(&ino)?;
+        if !node.detached {
+            self.paths.remove(&node.path);
+        }
+        Some(node)
+    }
+
+    /// A file of this inode was opened and reads `entry`. Returns whether the kernel may keep the
+    /// pages it has: only if they hold the same bytes.
+    pub fn open(&mut self, ino: u64, entry: &Arc<Entry>, content: &Content) -> bool {
+        let Some(node) = self.nodes.get_mut(&ino) else { return false };
+        node.opens = node.opens.saturating_add(1);
+        if node.opened.is_none() {
+            node.opened = Some(entry.clone());
+        }
+        let same = node.cached.as_ref() == Some(content);
+        node.cached = Some(content.clone());
+        same
+    }
+
+    /// An open file of this inode was closed.
+    pub fn close(&mut self, ino: u64) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        node.opens = node.opens.saturating_sub(1);
+        if node.opens == 0 {
+            node.opened = None;
+        }
+    }
+
+    /// Panics if an invariant does not hold. For tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check_invariants(&self) {
+        assert!(self.nodes.get(&ROOT).is_some_and(|root| !root.detached), "the root is present");
+        for (path, ino) in &self.paths {
+            let node = self.nodes.get(ino).expect("a path leads to a node");
+            assert!(node.path == *path && !node.detached, "a path leads to its own node");
+        }
+        let attached = self.nodes.values().filter(|node| !node.detached).count();
+        assert_eq!(attached, self.paths.len(), "every attached node is found by its path");
+        for (ino, node) in &self.nodes {
+            assert!(node.lookups > 0, "{ino} is in the table without the kernel knowing it");
+            assert_eq!(node.opened.is_some(), node.opens > 0, "{ino} keeps what is open");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drive::{Extent, Kind, Stat};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn file(size: u64) -> Entry {
+        let extent = Extent { size, ..Extent::default() };
+        Entry { kind: Kind::File, stat: Stat { extent, ..Stat::default() }, explicit: true }
+    }
+
+    fn look_up(table: &mut InodeTable<()>, path: &str, entry: &Entry) -> u64 {
+        table.remember(path, entry, || (), |()| ())
+    }
+
+    fn open(table: &mut InodeTable<()>, ino: u64, entry: Entry) -> bool {
+        let content = Content::of(&entry).expect("a file has content");
+        table.open(ino, &Arc::new(entry), &content)
+    }
+
+    #[test]
+    fn numbers_are_a_fixed_function_of_the_path() {
+        // Fixed values: a change would renumber every mounted file at the next upgrade.
+        assert_eq!(number(""), ROOT);
+        assert_eq!(number("hello.txt"), 5_273_417_240_621_163_779);
+        let mut table = InodeTable::new(());
+        let first = look_up(&mut table, "a/b", &file(1));
+        assert_eq!(first, number("a/b"));
+        assert_eq!(look_up(&mut table, "a/b", &file(2)), first);
+        assert!(first <= NUMBER_MASK);
+    }
+
+    #[test]
+    fn colliding_paths_get_different_numbers() {
+        let mut table = InodeTable::new(());
+        let own = number("victim");
+        let occupant = Node { path: "other".into(), ..table.nodes.remove(&ROOT).expect("root") };
+        table.nodes.insert(own, occupant);
+        assert_eq!(table.vacant("victim"), (next_number(own), next_number(own)));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_open_gets_another_inode_with_the_same_shown_number() {
+        let mut table = InodeTable::new(());
+        let old = look_up(&mut table, "f", &file(1));
+        assert!(!open(&mut table, old, file(1)), "nothing is cached before the first open");
+        assert!(open(&mut table, old, file(1)), "the same content keeps its pages");
+
+        let new = look_up(&mut table, "f", &file(2));
+        assert_ne!(new, old);
+        assert_eq!(table.get(new).expect("new").shown, old);
+        assert!(table.get(old).expect("still open").is_detached());
+        assert_eq!(look_up(&mut table, "f", &file(2)), new);
+        table.check_invariants();
+
+        table.close(old);
+        table.close(old);
+        assert!(table.forget(old, 1).is_some());
+        assert_eq!(table.known("f"), Some(new), "forgetting the old one leaves the path alone");
+        table.check_invariants();
+    }
+
+    #[test]
+    fn a_closed_file_keeps_its_inode_when_it_changes_but_not_its_pages() {
+        let mut table = InodeTable::new(());
+        let ino = look_up(&mut table, "f", &file(1));
+        open(&mut table, ino, file(1));
+        table.close(ino);
+        assert_eq!(look_up(&mut table, "f", &file(2)), ino);
+        assert!(!open(&mut table, ino, file(2)));
+    }
+
+    #[test]
+    fn a_path_that_changes_its_kind_gets_another_inode() {
+        let mut table = InodeTable::new(());
+        let old = look_up(&mut table, "x", &file(1));
+        let directory = Entry { kind: Kind::Directory, ..file(0) };
+        assert_ne!(look_up(&mut table, "x", &directory), old);
+        table.check_invariants();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        LookUp(u8, u64),
+        Forget(u8, u64),
+        Open(u8),
+        Close(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..6u8, 1..3u64).prop_map(|(path, size)| Step::LookUp(path, size)),
+            3 => (any::<u8>(), 1..4u64).prop_map(|(which, count)| Step::Forget(which, count)),
+            2 => any::<u8>().prop_map(Step::Open),
+            2 => any::<u8>().prop_map(Step::Close),
+        ]
+    }
+
+    proptest! {
+        /// Against a model that only counts: a node lives exactly as long as the kernel holds
+        /// look-ups of it, and its number never serves two contents while it is open.
+        #[test]
+        fn counts_are_exact(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut table = InodeTable::new(());
+            let mut held: BTreeMap<u64, (u64, u64, u32)> = BTreeMap::new(); // lookups, size, opens
+            for step in steps {
+                let nth = |which: u8, held: &BTreeMap<u64, _>| {
+                    held.keys().copied().nth(usize::from(which) % held.len().max(1))
+                };
+                match step {
+                    Step::LookUp(path, size) => {
+                        let ino = look_up(&mut table, &format!("p{path}"), &file(size));
+                        let known = held.entry(ino).or_insert((0, size, 0));
+                        prop_assert!(known.2 == 0 || known.1 == size, "content changed under a reader");
+                        *known = (known.0 + 1, size, known.2);
+                    }
+                    Step::Forget(which, count) => {
+                        let Some(ino) = nth(which, &held) else { continue };
+                        let known = held.get_mut(&ino).expect("chosen from held");
+                        // The kernel gives back at most what it has, and nothing of an open file.
+                        let count = count.min(known.0);
+                        if known.2 > 0 && count == known.0 { continue }
+                        known.0 -= count;
+                        let gone = known.0 == 0;
+                        prop_assert_eq!(table.forget(ino, count).is_some(), gone);
+                        if gone { held.remove(&ino); }
+                    }
+                    Step::Open(which) => {
+                        let Some(ino) = nth(which, &held) else { continue };
+                        let known = held.get_mut(&ino).expect("chosen from held");
+                        known.2 += 1;
+                        open(&mut table, ino, file(known.1));
+                    }
+                    Step::Close(which) => {
+                        let Some(ino) = nth(which, &held) else { continue };
+                        let known = held.get_mut(&ino).expect("chosen from held");
+                        if known.2 == 0 { continue }
+                        known.2 -= 1;
+                        table.close(ino);
+                    }
+                }
+                table.check_invariants();
+                prop_assert_eq!(table.len(), held.len() + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What the kernel must drop from its caches, and the thread that tells it.
+//!
+//! Telling the kernel blocks behind requests of the same directory that we are still working on,
+//! so it happens on a thread nobody waits for, which holds no lock meanwhile. Between those who
+//! find changes and that thread is a set: an inode that changes ten times while the kernel is busy
+//! is told about once.
+
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Most notices kept. Past this they are dropped for one that says "everything you know".
+pub const MAX_PENDING: usize = 65_536;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Invalidation {
+    /// Attributes, pages and (of a directory) the cached listing of an inode.
+    Inode(u64),
+    /// What this name leads to, or that it leads nowhere.
+    Entry { parent: u64, name: String },
+}
+
+/// What is to be told next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    These(Vec<Invalidation>),
+    /// Too many changed to name them: every inode the kernel knows.
+    Everything,
+}
+
+#[derive(Default)]
+struct Pending {
+    set: HashSet<Invalidation>,
+    everything: bool,
+    closed: bool,
+}
+
+/// The notices not yet told.
+///
+/// INVARIANT: `set` holds at most `MAX_PENDING`, and is empty while `everything` is set.
+#[derive(Default)]
+pub struct Invalidations {
+    pending: Mutex<Pending>,
+    changed: Condvar,
+}
+
+impl Invalidations {
+    pub fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for notice in notices {
+            if pending.everything || pending.closed {
+                break;
+            }
+            pending.set.insert(notice);
+            if pending.set.len() > MAX_PENDING {
+                pending.set.clear();
+                pending.everything = true;
+            }
+        }
+        drop(pending);
+        self.changed.notify_one();
+    }
+
+    pub fn push_everything(&self) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.set.clear();
+        pending.everything = !pending.closed;
+        drop(pending);
+        self.changed.notify_one();
+    }
+
+    /// Ends the thread: nothing more is told.
+    pub fn close(&self) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        *pending = Pending { closed: true, ..Pending::default() };
+        drop(pending);
+        self.changed.notify_one();
+    }
+
+    /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:
+    /// it is the thread whose whole purpose is this wait, and `close` ends it.
+    pub fn next(&self) -> Option<Batch> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self
+            .changed
+            .wait_while(pending, |p| !p.closed && !p.everything && p.set.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        Self::take(&mut pending)
+    }
+
+    /// What is pending now, without waiting.
+    pub fn drain(&self) -> Vec<Invalidation> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        match Self::take(&mut pending) {
+            Some(Batch::These(notices)) => notices,
+            Some(Batch::Everything) | None => Vec::new(),
+        }
+    }
+
+    fn take(pending: &mut Pending) -> Option<Batch> {
+        if pending.closed {
+            return None;
+        }
+        if std::mem::take(&mut pending.everything) {
+            return Some(Batch::Everything);
+        }
+        Some(Batch::These(pending.set.drain().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_coalesce() {
+        let pending = Invalidations::default();
+        let entry = || Invalidation::Entry { parent: 1, name: "a".into() };
+        pending.push([Invalidation::Inode(2), entry(), Invalidation::Inode(2)]);
+        pending.push([entry()]);
+        let Some(Batch::These(notices)) = pending.next() else { panic!("some are pending") };
+        assert_eq!(notices.len(), 2);
+        assert!(pending.drain().is_empty());
+    }
+
+    #[test]
+    fn past_the_limit_there_is_one_notice_for_everything() {
+        let pending = Invalidations::default();
+        pending.push((0..MAX_PENDING as u64).map(Invalidation::Inode));
+        assert!(matches!(pending.next(), Some(Batch::These(all)) if all.len() == MAX_PENDING));
+        pending.push((0..=MAX_PENDING as u64).map(Invalidation::Inode));
+        assert_eq!(pending.next(), Some(Batch::Everything));
+        assert!(pending.drain().is_empty());
+    }
+
+    #[test]
+    fn closing_ends_the_wait_and_drops_what_is_pending() {
+        let pending = std::sync::Arc::new(Invalidations::default());
+        let waiter = std::thread::spawn({
+            let pending = pending.clone();
+            move || pending.next()
+        });
+        pending.close();
+        assert_eq!(waiter.join().expect("the waiter ends"), None);
+        pending.push([Invalidation::Inode(2)]);
+        assert_eq!(pending.next(), None);
+    }
+}

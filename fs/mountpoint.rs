@@ -1,0 +1,291 @@
+//! Mounts as the system sees them: which are ours, who uses one, how one is taken away. Works from
+//! any process, with or without the one that serves the mount.
+//!
+//! Nothing here asks the mounted filesystem itself more than it must: it may hang or be dead.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::platform;
+
+/// Where Linux tells the mounts of this process (proc(5)).
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
+/// Users of a mount that are named in an error message.
+const NAMED_USERS: usize = 8;
+
+/// One of our mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    pub mountpoint: PathBuf,
+    /// `hyper://` and the first digits of the drive's key.
+    pub source: String,
+    /// Number of its connection to the kernel (its device's minor number).
+    pub connection: u32,
+}
+
+impl Mounted {
+    /// Whether nobody serves the mount any more: what is left after a crash, where every access
+    /// fails with "Transport endpoint is not connected".
+    pub fn is_dead(&self) -> bool {
+        // Not stat: that may be answered from the kernel's cache.
+        nix::sys::statvfs::statvfs(&self.mountpoint) == Err(nix::errno::Errno::ENOTCONN)
+    }
+
+    /// The process that serves the mount, as far as the system tells (recent Linux does).
+    pub fn served_by(&self) -> Option<u32> {
+        let wanted = format!("fuse_connection:\t{}", self.connection);
+        processes().find(|pid| {
+            let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+            descriptors.flatten().any(|descriptor| {
+                let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+                info.lines().any(|line| line == wanted)
+            })
+        })
+    }
+}
+
+/// All our mounts, in the order they were made. Empty where the system does not tell.
+pub fn mounts() -> Vec<Mounted> {
+    let table = fs::read(MOUNT_TABLE).unwrap_or_default();
+    table.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
+}
+
+/// One line of mountinfo, if it is one of our mounts.
+fn parse_mount(line: &[u8]) -> Option<Mounted> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    // Optional fields end with a lone dash.
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let kind = std::str::from_utf8(fields.get(dash + 1)?).ok()?;
+    if kind.strip_prefix("fuse.") != Some(platform::SUBTYPE) {
+        return None;
+    }
+    let device = std::str::from_utf8(fields.get(2)?).ok()?;
+    Some(Mounted {
+        mountpoint: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
+        source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
+        connection: device.split_once(':')?.1.parse().ok()?,
+    })
+}
+
+/// Space, tab, newline and backslash stand as `\` and three octal digits.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|d| *first == b'\\' && d.iter().all(u8::is_ascii_digit));
+        let code = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match (code, after.get(3..)) {
+            (Some(code), Some(after)) => {
+                plain.push(code);
+                rest = after;
+            }
+            _ => {
+                plain.push(*first);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+/// The absolute path of a mountpoint, made without touching what is mounted there.
+pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
+    let mountpoint = std::path::absolute(mountpoint)?;
+    match (mountpoint.parent(), mountpoint.file_name()) {
+        (Some(parent), Some(name)) => {
+            let place = parent.canonicalize()?.join(name);
+            // A link is followed, one level at a time, unless a mount sits on its name.
+            match fs::read_link(&place) {
+                Ok(target) => parent.canonicalize()?.join(target).canonicalize(),
+                Err(_) => Ok(place),
+            }
+        }
+        // `/` and paths that end in `..`
+        _ => mountpoint.canonicalize(),
+    }
+}
+
+/// The uppermost of our mounts at a path.
+pub fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
+    mounts().into_iter().rev().find(|mounted| mounted.mountpoint == mountpoint)
+}
+
+/// A process that keeps a mount busy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountUser {
+    pub pid: u32,
+    /// Its name, as ps(1) shows it.
+    pub command: String,
+    /// What it has there: its current directory, an open or mapped file.
+    pub uses: String,
+}
+
+impl std::fmt::Display for MountUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (pid {}, {})", self.command, self.pid, self.uses)
+    }
+}
+
+/// Who uses the mount, as far as this user may see. Asks only the process table.
+pub fn users(mountpoint: &Path) -> Vec<MountUser> {
+    processes().filter_map(|pid| user(pid, mountpoint)).collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn user(pid: u32, mountpoint: &Path) -> Option<MountUser> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    // The kernel prints these links; following them would ask the mount.
+    let inside = |link: &Path| fs::read_link(link).ok().filter(|path| path.starts_with(mountpoint));
+    let named = |what: &str, path: PathBuf| format!("{what} {}", path.display());
+    let directory = || inside(&process.join("cwd")).map(|path| named("current directory", path));
+    let root = || inside(&process.join("root")).map(|path| named("root directory", path));
+    let program = || inside(&process.join("exe")).map(|path| named("running", path));
+    let open = || {
+        let descriptors = fs::read_dir(process.join("fd")).ok()?;
+        let path = descriptors.flatten().find_map(|descriptor| inside(&descriptor.path()))?;
+        Some(named("open", path))
+    };
+    let mapped = || {
+        let maps = fs::read(process.join("maps")).ok()?;
+        let path = maps.split(|byte| *byte == b'\n').find_map(|line| {
+            let start = line.iter().position(|byte| *byte == b'/')?;
+            let path = PathBuf::from(OsString::from_vec(line.get(start..)?.to_vec()));
+            path.starts_with(mountpoint).then_some(path)
+        })?;
+        Some(named("mapped", path))
+    };
+    let uses = directory().or_else(root).or_else(open).or_else(program).or_else(mapped)?;
+    let command = fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned();
+    Some(MountUser { pid, command, uses })
+}
+
+/// How hard to take a mount away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detach {
+    /// Only if nobody uses it.
+    Normal,
+    /// Out of sight now; those who have files open keep them.
+    Lazy,
+    /// Now, and whoever has files open gets errors. Also ends those who hang on it.
+    Force,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UnmountError {
+    #[error("{path} is not a mount of ours")]
+    NotMounted { path: PathBuf },
+    #[error("{path} is busy{}", list_users(users))]
+    Busy { path: PathBuf, users: Vec<MountUser> },
+    #[error("cannot unmount {path}: {source}")]
+    System { path: PathBuf, source: io::Error },
+}
+
+fn list_users(users: &[MountUser]) -> String {
+    if users.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = users.iter().take(NAMED_USERS).map(MountUser::to_string).collect();
+    let more = users.len().saturating_sub(NAMED_USERS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(": used by {}{more}", named.join(", "))
+}
+
+/// Unmounts one of our mounts, also one whose process is gone.
+pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
+    let system = |source| UnmountError::System { path: mountpoint.to_owned(), source };
+    let path = absolute(mountpoint).map_err(system)?;
+    let Some(mounted) = mounted_at(&path) else { return Err(UnmountError::NotMounted { path }) };
+    detach(&mounted, how)
+}
+
+/// As [`unmount`], of a mount known to be there.
+pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
+    let path = &mounted.mountpoint;
+    if how == Detach::Force
+        && let Err(error) = platform::abort(mounted.connection)
+    {
+        log::debug!("cannot abort connection {}: {error}", mounted.connection);
+    }
+    // A dead mount has nobody to protect.
+    let lazily = how != Detach::Normal || mounted.is_dead();
+    match platform::detach(path, lazily, how == Detach::Force) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            Err(UnmountError::Busy { path: path.clone(), users: users(path) })
+        }
+        Err(source) => Err(UnmountError::System { path: path.clone(), source }),
+    }
+}
+
+/// Whether a directory holds anything.
+pub fn is_empty(directory: &Path) -> io::Result<bool> {
+    Ok(fs::read_dir(directory)?.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_mounts_are_told_from_others() {
+        let ours = b"54 29 0:47 / /mnt/my\\040drive ro,nosuid shared:9 - fuse.hypermount \
+                     hyper://ce2a1c6efc95d1d3 ro,user_id=0";
+        let expected = Mounted {
+            mountpoint: "/mnt/my drive".into(),
+            source: "hyper://ce2a1c6efc95d1d3".into(),
+            connection: 47,
+        };
+        assert_eq!(parse_mount(ours), Some(expected));
+        for other in [
+            &b"54 29 0:47 / /mnt rw - fuse.sshfs host: rw"[..],
+            b"54 29 0:47 / /mnt rw - ext4 /dev/sda1 rw",
+            b"54 29 0:47 / /mnt rw - fuse.hypermountain x rw",
+            b"54 29 0:47 / /mnt rw",
+            b"",
+            b"- fuse.hypermount",
+        ] {
+            assert_eq!(parse_mount(other), None);
+        }
+    }
+
+    #[test]
+    fn escapes_of_the_mount_table() {
+        for (escaped, plain) in [
+            ("a\\040b\\011c\\012d\\134e", &b"a b\tc\nd\\e"[..]),
+            ("\\", b"\\"),
+            ("\\04", b"\\04"),
+            ("\\999", b"\\999"),
+            ("plain", b"plain"),
+        ] {
+            assert_eq!(unescape(escaped.as_bytes()), plain, "{escaped}");
+        }
+    }
+
+    #[test]
+    fn a_process_inside_a_directory_is_found_by_name() {
+        let directory = tempfile::tempdir().expect("a directory is made");
+        let path = directory.path().canonicalize().expect("it exists");
+        let held = fs::File::create(path.join("held")).expect("a file is made");
+        let found = users(&path);
+        let me = found.iter().find(|user| user.pid == std::process::id());
+        assert!(me.is_some_and(|user| user.uses.contains("held")), "{found:?}");
+        drop(held);
+        assert!(users(&path).iter().all(|user| user.pid != std::process::id()));
+    }
+
+    #[test]
+    fn unmounting_what_is_not_ours_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory is made");
+        let refused = unmount(directory.path(), Detach::Force);
+        assert!(matches!(refused, Err(UnmountError::NotMounted { .. })));
+    }
+}

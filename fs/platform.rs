@@ -1,0 +1,305 @@
+//! What differs between operating systems: every compile-time switch of this crate is in this file.
+//!
+//! Linux is mounted by ourselves: as root by mount(2), else by the setuid helper `fusermount3`,
+//! which hands the device over a socket. (fuser's own unmounting is not used: it takes a
+//! connection that has ended for a live one and could then unmount what lies below.) On other
+//! systems fuser mounts, and what needs `/proc` is not known.
+
+#[cfg(target_os = "linux")]
+pub use self::linux::*;
+#[cfg(not(target_os = "linux"))]
+pub use other::*;
+
+/// The mount's name and how it is to be attached.
+pub struct Attachment {
+    /// Shown as the source of the mount, e.g. by df(1).
+    pub source: String,
+    pub allow_other: bool,
+}
+
+/// File system type shown after `fuse.`; what our mounts are recognised by.
+pub const SUBTYPE: &str = "hypermount";
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs;
+    use std::io::{self, IoSliceMut};
+    use std::mem::MaybeUninit;
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::process::{Command, Output, Stdio};
+
+    use fuser::{Config, Session};
+    use nix::errno::Errno;
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::{Attachment, SUBTYPE};
+
+    /// What getxattr(2) answers for an attribute that is not there.
+    pub const NO_ATTRIBUTE: i32 = libc::ENODATA;
+
+    const DEVICE: &str = "/dev/fuse";
+    /// Names of the setuid helper, newest first.
+    const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
+    /// Tells the helper which descriptor to send the device over.
+    const HELPER_SOCKET: &str = "_FUSE_COMMFD";
+
+    /// Several threads may read requests of one mount.
+    pub const MANY_THREADS: bool = true;
+
+    /// Whether the thread was told to stop in a way its program expects to end a system call, or
+    /// is gone. Any signal that will kill counts, since the kernel turns it into SIGKILL; of those
+    /// a program handles itself only the ones people send (as `intr` mounts of NFS had it): a
+    /// program that counts time by SIGALRM does not expect stat(2) to fail for it.
+    pub fn is_interrupted(thread: u32) -> bool {
+        if thread == 0 {
+            return false;
+        }
+        match fs::read_to_string(format!("/proc/{thread}/status")) {
+            Ok(status) => says_interrupted(&status),
+            Err(error) => {
+                error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+            }
+        }
+    }
+
+    const INTERRUPTING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
+    fn says_interrupted(status: &str) -> bool {
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim)
+        };
+        let mask = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(0);
+        let bit = |signal: i32| 1u64 << (signal - 1);
+        let pending = mask("SigPnd:") | mask("ShdPnd:");
+        let deliverable = pending & !mask("SigBlk:") & !mask("SigIgn:");
+        let interrupting = INTERRUPTING.iter().fold(0, |all, signal| all | bit(*signal));
+        let killed = pending & bit(libc::SIGKILL) != 0;
+        killed || deliverable & interrupting != 0 || field("State:").starts_with(['Z', 'X'])
+    }
+
+    /// Whether the kernel offers FUSE.
+    pub fn has_device() -> bool {
+        Path::new(DEVICE).exists()
+    }
+
+    /// Mounts, and does the handshake with the kernel.
+    pub fn attach<F: fuser::Filesystem>(
+        filesystem: F,
+        mountpoint: &Path,
+        attachment: &Attachment,
+        config: Config,
+    ) -> io::Result<Session<F>> {
+        let device = match attach_directly(mountpoint, attachment) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                attach_by_helper(mountpoint, attachment)?
+            }
+            attached => attached?,
+        };
+        let session = Session::from_fd(filesystem, device, config.acl, config);
+        session.inspect_err(|_| {
+            let _ = detach(mountpoint, true, false);
+        })
+    }
+
+    fn attach_directly(mountpoint: &Path, attachment: &Attachment) -> io::Result<OwnedFd> {
+        let device: OwnedFd = fs::File::options().read(true).write(true).open(DEVICE)?.into();
+        let data = format!(
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,subtype={SUBTYPE}{}",
+            device.as_raw_fd(),
+            nix::unistd::getuid(),
+            nix::unistd::getgid(),
+            if attachment.allow_other { ",allow_other" } else { "" },
+        );
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+        let source = Some(attachment.source.as_str());
+        mount(source, mountpoint, Some("fuse"), flags, Some(data.as_str()))?;
+        Ok(device)
+    }
+
+    fn attach_by_helper(mountpoint: &Path, attachment: &Attachment) -> io::Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let options = format!(
+            "ro,nosuid,nodev,noatime,default_permissions,fsname={},subtype={SUBTYPE}{}",
+            attachment.source.replace('\\', "\\\\").replace(',', "\\,"),
+            if attachment.allow_other { ",allow_other" } else { "" },
+        );
+        let arguments = ["-o".as_ref(), options.as_ref(), "--".as_ref(), mountpoint.as_os_str()];
+        let output = run_helper(|helper| {
+            // The socket is the helper's standard input, so that no other child can inherit it.
+            let theirs = OwnedFd::from(theirs.try_clone()?);
+            helper.args(arguments).env(HELPER_SOCKET, "0").stdin(Stdio::from(theirs));
+            Ok(())
+        })?;
+        drop(theirs);
+        if !output.status.success() {
+            return Err(helper_error(&output));
+        }
+        receive_descriptor(&ours)
+    }
+
+    fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+        let mut byte = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut pieces = [IoSliceMut::new(&mut byte)];
+        recvmsg(socket.as_fd(), &mut pieces, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let descriptor = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        descriptor.ok_or_else(|| io::Error::other("the mount helper sent no device"))
+    }
+
+    /// Runs the first helper that is installed.
+    fn run_helper(mut prepare: impl FnMut(&mut Command) -> io::Result<()>) -> io::Result<Output> {
+        for name in HELPERS {
+            let mut helper = Command::new(name);
+            prepare(&mut helper)?;
+            match helper.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+                Ok(child) => return child.wait_with_output(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let message = "mounting as a normal user needs fusermount3 (package fuse3)";
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    }
+
+    fn helper_error(output: &Output) -> io::Error {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        if text.contains("busy") {
+            return Errno::EBUSY.into();
+        }
+        io::Error::other(if text.is_empty() { "the mount helper failed".into() } else { text })
+    }
+
+    /// Takes a mount away. `lazily`: out of sight now, gone when the last user closes. `forcibly`:
+    /// all its users get errors, also those that hang.
+    pub fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
+        let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+        flags.set(MntFlags::MNT_DETACH, lazily);
+        flags.set(MntFlags::MNT_FORCE, forcibly);
+        match umount2(mountpoint, flags) {
+            Err(Errno::EPERM) => {}
+            done => return done.map_err(Into::into),
+        }
+        let output = run_helper(|helper| {
+            helper.arg(if lazily { "-uz" } else { "-u" }).arg("--").arg(mountpoint);
+            helper.stdin(Stdio::null());
+            Ok(())
+        })?;
+        if output.status.success() { Ok(()) } else { Err(helper_error(&output)) }
+    }
+
+    /// Ends a connection to the kernel from any process of the user who mounted: everything that
+    /// waits on it fails. Best effort: needs the control filesystem that distributions mount.
+    pub fn abort(connection: u32) -> io::Result<()> {
+        fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn status(state: &str, thread: u64, shared: u64, blocked: u64, ignored: u64) -> String {
+            format!(
+                "Name:\tcat\nState:\t{state}\nSigPnd:\t{thread:016x}\nShdPnd:\t{shared:016x}\n\
+                 SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t0000000000000000\n"
+            )
+        }
+
+        #[test]
+        fn signals_that_end_a_wait() {
+            let bit = |signal: i32| 1u64 << (signal - 1);
+            let (int, kill, alarm) = (bit(libc::SIGINT), bit(libc::SIGKILL), bit(libc::SIGALRM));
+            let table = [
+                (status("S (sleeping)", 0, 0, 0, 0), false),
+                (status("D (disk sleep)", kill, 0, 0, 0), true),
+                (status("S (sleeping)", 0, int, 0, 0), true),
+                (status("S (sleeping)", int, 0, 0, 0), true),
+                (status("S (sleeping)", 0, int, int, 0), false),
+                (status("S (sleeping)", 0, int, 0, int), false),
+                (status("S (sleeping)", 0, alarm | bit(libc::SIGURG), 0, 0), false),
+                (status("Z (zombie)", 0, 0, 0, 0), true),
+                (status("X (dead)", 0, 0, 0, 0), true),
+                (String::new(), false),
+            ];
+            for (status, expected) in table {
+                assert_eq!(says_interrupted(&status), expected, "{status}");
+            }
+        }
+
+        #[test]
+        fn this_thread_is_not_interrupted_and_nobody_cannot_be() {
+            let thread = nix::unistd::gettid().as_raw();
+            assert!(!is_interrupted(u32::try_from(thread).expect("positive")));
+            assert!(!is_interrupted(0));
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use std::io;
+    use std::path::Path;
+
+    use fuser::{Config, MountOption, Session};
+
+    use super::{Attachment, SUBTYPE};
+
+    /// What getxattr(2) answers for an attribute that is not there.
+    pub const NO_ATTRIBUTE: i32 = libc::ENOATTR;
+    /// Only Linux lets several threads read requests of one mount.
+    pub const MANY_THREADS: bool = false;
+
+    /// Not known here: a parked request ends by its deadline.
+    pub fn is_interrupted(_thread: u32) -> bool {
+        false
+    }
+
+    /// Found out by trying.
+    pub fn has_device() -> bool {
+        true
+    }
+
+    pub fn attach<F: fuser::Filesystem>(
+        filesystem: F,
+        mountpoint: &Path,
+        attachment: &Attachment,
+        mut config: Config,
+    ) -> io::Result<Session<F>> {
+        config.mount_options = vec![
+            MountOption::RO,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::DefaultPermissions,
+            MountOption::FSName(attachment.source.clone()),
+            MountOption::Subtype(SUBTYPE.into()),
+        ];
+        Session::new(filesystem, mountpoint, &config)
+    }
+
+    pub fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
+        let force = lazily || forcibly;
+        let output = std::process::Command::new("umount")
+            .args(force.then_some("-f"))
+            .arg(mountpoint)
+            .output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        if text.to_lowercase().contains("busy") {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        Err(io::Error::other(text))
+    }
+
+    pub fn abort(_connection: u32) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

@@ -1,0 +1,266 @@
+//! The one border between the kernel's synchronous requests and asynchronous operations.
+//!
+//! An operation is polled once on the thread that received the request. Nearly all finish there
+//! and are answered at once, at the cost of a plain call. One that needs a peer moves, with its
+//! reply, to the runtime, and the thread takes the next request: no request ever waits for the
+//! network on a thread of the mount.
+//!
+//! A parked operation ends in one of four ways: it is done (its own deadlines see to that), the
+//! mount is taken down, the process that asked was told to stop, or a bug panicked. FUSE would tell
+//! us of the third by INTERRUPT, but fuser answers that itself with "not implemented"; so we look.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::errno::{Error, Result, errno};
+use crate::platform;
+
+/// How often a parked operation's process is looked at. Half of what a person notices.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(250);
+
+/// Who asked for what; for the log, and to notice when nobody waits for the answer any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub operation: &'static str,
+    pub ino: u64,
+    /// The thread that waits, 0 if unknown (another pid namespace, the kernel itself).
+    pub thread: u32,
+}
+
+/// Runs operations and sees that each gets exactly one reply.
+pub struct Server {
+    runtime: Handle,
+    stopping: watch::Sender<bool>,
+    parked: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub fn new(runtime: Handle) -> Self {
+        Self { runtime, stopping: watch::Sender::new(false), parked: Arc::default() }
+    }
+
+    /// Runs `operation` and hands its result to `reply`, here and now if it need not wait.
+    pub fn serve<T: Send + 'static>(
+        &self,
+        request: Request,
+        operation: impl Future<Output = Result<T>> + Send + 'static,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        if *self.stopping.borrow() {
+            return finish(request, Err(Error::ShuttingDown), reply);
+        }
+        let _context = self.runtime.enter();
+        let mut operation: Pin<Box<_>> = Box::pin(caught(request, operation));
+        match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => finish(request, result, reply),
+            Poll::Pending => {
+                let stopping = self.stopping.subscribe();
+                let parked = Parked::new(self.parked.clone());
+                self.runtime.spawn(async move {
+                    let result = wait(request, operation, stopping).await;
+                    drop(parked);
+                    finish(request, result, reply);
+                });
+            }
+        }
+    }
+
+    /// Refuses new requests and ends the parked ones.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Requests waiting for the network now.
+    pub fn parked(&self) -> usize {
+        self.parked.load(Ordering::Relaxed)
+    }
+}
+
+struct Parked(Arc<AtomicUsize>);
+
+impl Parked {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn wait<T>(
+    request: Request,
+    mut operation: Pin<Box<impl Future<Output = Result<T>>>>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<T> {
+    let mut check = interval_at(Instant::now() + INTERRUPT_CHECK, INTERRUPT_CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut operation => return result,
+            // An error means the server is gone, which is also the end.
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(Error::ShuttingDown),
+            _ = check.tick() => {
+                if platform::is_interrupted(request.thread) {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+    }
+}
+
+/// The operation, with a panic turned into a failure of this one request.
+fn caught<T>(
+    request: Request,
+    operation: impl Future<Output = Result<T>> + Send,
+) -> impl Future<Output = Result<T>> + Send {
+    let mut operation = Box::pin(operation);
+    poll_fn(move |context| {
+        // Nothing of the operation is used after it panicked: the result ends it.
+        catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context))).unwrap_or_else(
+            |panic| {
+                log_panic(request, &*panic);
+                Poll::Ready(Err(Error::Panicked))
+            },
+        )
+    })
+}
+
+fn finish<T>(request: Request, result: Result<T>, reply: impl FnOnce(Result<T>)) {
+    if let Err(error) = &result {
+        log_failure(request, error);
+    }
+    // A reply that is dropped unsent answers EIO by itself.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| reply(result))) {
+        log_panic(request, &*panic);
+    }
+}
+
+fn log_failure(request: Request, error: &Error) {
+    let level = match errno(error).code() {
+        libc::EIO => log::Level::Warn,
+        libc::ETIMEDOUT => log::Level::Info,
+        _ => log::Level::Debug,
+    };
+    log::log!(level, "{} of inode {}: {error}", request.operation, request.ino);
+}
+
+fn log_panic(request: Request, panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let Request { operation, ino, .. } = request;
+    log::error!("bug: {operation} of inode {ino} panicked: {}", text.unwrap_or("(no message)"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use tokio::sync::oneshot;
+
+    const REQUEST: Request = Request { operation: "test", ino: 1, thread: 0 };
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().expect("a runtime starts")
+    }
+
+    #[test]
+    fn what_need_not_wait_is_answered_on_the_same_thread() {
+        let runtime = runtime();
+        let server = Server::new(runtime.handle().clone());
+        let (sender, receiver) = mpsc::channel();
+        server.serve(REQUEST, async { Ok(7) }, move |result| {
+            sender.send((result.ok(), std::thread::current().id())).expect("received");
+        });
+        let here = std::thread::current().id();
+        assert_eq!(receiver.try_recv(), Ok((Some(7), here)));
+    }
+
+    #[test]
+    fn what_waits_is_parked_and_answered_when_it_is_done() {
+        let runtime = runtime();
+        let server = Server::new(runtime.handle().clone());
+        let (sender, receiver) = mpsc::channel();
+        let (done, waits) = oneshot::channel();
+        server.serve(REQUEST, async move { Ok(waits.await.ok()) }, move |result| {
+            sender.send(result.ok().flatten()).expect("received");
+        });
+        assert_eq!(server.parked(), 1);
+        assert!(receiver.try_recv().is_err());
+        done.send(8).expect("the operation waits");
+        assert_eq!(receiver.recv(), Ok(Some(8)));
+        assert_eq!(server.parked(), 0);
+    }
+
+    #[test]
+    fn stopping_ends_what_is_parked_and_refuses_what_is_new() {
+        let runtime = runtime();
+        let server = Server::new(runtime.handle().clone());
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..2 {
+            let sender = sender.clone();
+            server.serve(REQUEST, std::future::pending::<Result<()>>(), move |result| {
+                sender.send(result).expect("received");
+            });
+            server.stop();
+            let result = receiver.recv().expect("answered");
+            assert!(matches!(result, Err(Error::ShuttingDown)));
+        }
+    }
+
+    #[test]
+    fn a_panic_fails_its_request_only_whether_at_once_or_parked() {
+        let runtime = runtime();
+        let server = Server::new(runtime.handle().clone());
+        let (sender, receiver) = mpsc::channel();
+        for parks in [false, true] {
+            let sender = sender.clone();
+            let operation = async move {
+                if parks {
+                    tokio::task::yield_now().await;
+                }
+                if parks || sender_is_there() {
+                    panic!("as the test wants")
+                }
+                Ok(())
+            };
+            server.serve(REQUEST, operation, move |result| {
+                sender.send(result).expect("received");
+            });
+            assert!(matches!(receiver.recv(), Ok(Err(Error::Panicked))));
+        }
+        fn sender_is_there() -> bool {
+            true
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_request_of_a_process_that_is_gone_is_given_up() {
+        let mut child = std::process::Command::new("true").spawn().expect("`true` runs");
+        child.wait().expect("it ends");
+        let runtime = runtime();
+        let server = Server::new(runtime.handle().clone());
+        let (sender, receiver) = mpsc::channel();
+        let request = Request { thread: child.id(), ..REQUEST };
+        server.serve(request, std::future::pending::<Result<()>>(), move |result| {
+            sender.send(result).expect("received");
+        });
+        assert!(matches!(receiver.recv(), Ok(Err(Error::Interrupted))));
+    }
+}

@@ -1,0 +1,156 @@
+//! What readlink(2) answers: the stored target, made safe to follow inside a mount.
+//!
+//! A drive's links are written by its publisher, who must not be able to lead a program that
+//! follows them out of the mount. So:
+//!
+//! - a relative target that climbs no higher than the drive's root is shown as stored;
+//! - an absolute target means "from the root of this drive" and is shown relative to the link's
+//!   directory, so that it works wherever the drive is mounted, also inside another drive;
+//! - `..` at the root stays at the root, as it does under chroot(2);
+//! - a `..` after a name is folded away when the link is read: the name could be (or become) a
+//!   link itself, and then `name/..` would climb from wherever that one leads.
+//!
+//! The link always shows and can always be copied (`ls -l`, `tar`, `rsync -l`); a target no
+//! filesystem can hold (empty, NUL, longer than PATH_MAX) is an error of that link alone.
+
+use std::borrow::Cow;
+
+use drive::DrivePath;
+
+use crate::errno::{Error, Result};
+
+/// Longest target in bytes: PATH_MAX without its terminating NUL.
+pub const MAX_TARGET_BYTES: usize = 4095;
+
+/// The target to show for the link at `link` that stores `stored`.
+pub fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
+    if stored.is_empty() || stored.contains('\0') || stored.len() > MAX_TARGET_BYTES {
+        return Err(Error::BadContent(format!("link {link} has an unusable target")));
+    }
+    let depth = link.components().count().saturating_sub(1);
+    if is_contained(stored, depth) {
+        return Ok(Cow::Borrowed(stored));
+    }
+    let contained = contain(stored, depth);
+    if contained.len() > MAX_TARGET_BYTES {
+        return Err(Error::BadContent(format!("link {link} has too long a target")));
+    }
+    Ok(Cow::Owned(contained))
+}
+
+/// Whether the target may be shown as stored for a link `depth` directories below the root:
+/// relative, and first at most `depth` times up, then only down.
+fn is_contained(stored: &str, depth: usize) -> bool {
+    if stored.starts_with('/') {
+        return false;
+    }
+    let mut ups = 0;
+    let mut named = false;
+    for component in stored.split('/') {
+        match component {
+            "" | "." => {}
+            ".." if named => return false,
+            ".." => ups += 1,
+            _ => named = true,
+        }
+    }
+    ups <= depth
+}
+
+fn contain(stored: &str, depth: usize) -> String {
+    let mut ups = if stored.starts_with('/') { depth } else { 0 };
+    let mut names: Vec<&str> = Vec::new();
+    for component in stored.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => {
+                if names.pop().is_none() {
+                    ups = depth.min(ups + 1);
+                }
+            }
+            name => names.push(name),
+        }
+    }
+    let steps: Vec<&str> = std::iter::repeat_n("..", ups).chain(names).collect();
+    if steps.is_empty() { String::from(".") } else { steps.join("/") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shown(link: &str, stored: &str) -> String {
+        let link = DrivePath::parse(link).expect("a test path parses");
+        target(&link, stored).expect("a usable target").into_owned()
+    }
+
+    #[test]
+    fn targets_stay_inside_the_drive() {
+        let table = [
+            // (link, stored, shown)
+            ("link", "file", "file"),
+            ("link", "./file", "./file"),
+            ("link", "dir//file/", "dir//file/"),
+            ("a/link", "../file", "../file"),
+            ("a/b/link", "../../file", "../../file"),
+            ("a/b/link", "./.././../x", "./.././../x"),
+            // Absolute: from the drive's root.
+            ("link", "/file", "file"),
+            ("link", "/", "."),
+            ("a/link", "/", ".."),
+            ("a/b/link", "/x/y", "../../x/y"),
+            ("a/b/link", "/a/b/c", "../../a/b/c"),
+            ("a/b/link", "//x/./y/", "../../x/y"),
+            // Above the root is the root.
+            ("link", "..", "."),
+            ("link", "../../../etc/passwd", "etc/passwd"),
+            ("a/link", "../../../etc/passwd", "../etc/passwd"),
+            ("a/link", "/../../etc/passwd", "../etc/passwd"),
+            ("a/link", "/x/../../../y", "../y"),
+            // A name before `..` may be a link: folded.
+            ("link", "x/../y", "y"),
+            ("a/link", "s/../../../etc", "../etc"),
+            ("link", "x/..", "."),
+            // Names that only look special.
+            ("link", "...", "..."),
+            ("link", "..x/y", "..x/y"),
+            // To itself: the kernel answers ELOOP.
+            ("link", "link", "link"),
+        ];
+        for (link, stored, expected) in table {
+            assert_eq!(shown(link, stored), expected, "{link} -> {stored}");
+        }
+    }
+
+    #[test]
+    fn unusable_targets_are_errors() {
+        let link = DrivePath::parse("a/link").expect("a test path parses");
+        let longest = "x".repeat(MAX_TARGET_BYTES);
+        assert!(target(&link, &longest).is_ok());
+        for stored in ["", "a\0b", &"x".repeat(MAX_TARGET_BYTES + 1)] {
+            assert!(matches!(target(&link, stored), Err(Error::BadContent(_))));
+        }
+        // Exactly PATH_MAX as stored, longer once it is relative.
+        let absolute = format!("/{}", "x".repeat(MAX_TARGET_BYTES - 1));
+        assert!(matches!(target(&link, &absolute), Err(Error::BadContent(_))));
+    }
+
+    proptest! {
+        /// Whatever is stored, what is shown first climbs at most to the root, then only descends:
+        /// then no chain of links can leave, whatever each of the names is.
+        #[test]
+        fn what_is_shown_never_leads_out(
+            parents in proptest::collection::vec("[a-c]", 0..4),
+            steps in proptest::collection::vec(prop_oneof!["\\.\\.", "\\.", "[a-c]", ""], 1..12),
+            absolute: bool,
+        ) {
+            let link = DrivePath::parse(&format!("{}/l", parents.join("/"))).expect("parses");
+            let stored = format!("{}{}", if absolute { "/" } else { "" }, steps.join("/"));
+            prop_assume!(!stored.is_empty());
+            let shown = target(&link, &stored).expect("usable").into_owned();
+            prop_assert!(!shown.starts_with('/'));
+            prop_assert!(is_contained(&shown, parents.len()), "{} shows {}", stored, shown);
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! The filesystem without a kernel, against a drive the original wrote and against drives made
+//! here to be awkward.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use drive::drive::Edit;
+use drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
+use drivefs::{Answer, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, errno};
+use fuser::{FileAttr, FileType};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+const ROOT: u64 = 1;
+/// After this long a test that waits for something has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+const OWNER: Owner = Owner { uid: 1234, gid: 5678 };
+const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline };
+
+fn vectors() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors"))
+}
+
+fn expected() -> Value {
+    let text =
+        std::fs::read(vectors().join("drive-small.expected.json")).expect("the vector reads");
+    serde_json::from_slice(&text).expect("the vector is JSON")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory is made");
+    for entry in std::fs::read_dir(from).expect("the vector lists").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a file is copied");
+        }
+    }
+}
+
+/// The recorded drive, copied: opening a store may repair it.
+struct Recorded {
+    _directory: tempfile::TempDir,
+    store: Store,
+    key: PublicKey,
+}
+
+impl Recorded {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory is made");
+        copy(&vectors().join("drive-small"), directory.path());
+        let key = expected()["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
+        let store = Store::open(directory.path(), false).expect("the store opens");
+        Self { _directory: directory, store, key: key.expect("a key") }
+    }
+
+    async fn fs(&self, version: Option<u64>) -> Arc<Fs> {
+        let drive = Drive::open(&self.store, &self.key, version, Wait::Local).await;
+        Fs::new(drive.expect("the drive opens"), self.store.clone(), OFFLINE, Handle::current())
+    }
+}
+
+async fn step(fs: &Fs, parent: u64, name: &str) -> Result<(u64, FileAttr), Error> {
+    match fs.lookup(parent, OsStr::new(name)).await? {
+        Looked::Found { ino, attributes, .. } => Ok((ino, attributes)),
+        Looked::Absent { .. } => Err(drive::Error::NotFound.into()),
+    }
+}
+
+async fn walk(fs: &Fs, path: &str) -> Result<(u64, FileAttr), Error> {
+    let mut found = (ROOT, fs.getattr(ROOT).await?.0);
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        found = step(fs, found.0, name).await?;
+    }
+    Ok(found)
+}
+
+async fn contents(fs: &Fs, ino: u64) -> Vec<u8> {
+    let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
+    let pieces = fs.read(file, 0, u32::MAX).await.expect("reads");
+    fs.release(file).expect("closes");
+    pieces.concat()
+}
+
+fn number<T>(result: Result<T, Error>) -> i32 {
+    match result {
+        Ok(_) => 0,
+        Err(error) => errno(&error).code(),
+    }
+}
+
+/// All names of a directory, with the numbers shown, in pages of `page` names.
+async fn names(fs: &Fs, ino: u64, page: usize, plus: bool) -> Vec<(String, u64)> {
+    let handle = fs.opendir(ino).await.expect("opens");
+    let mut names = Vec::new();
+    let mut offset = 0;
+    loop {
+        let before = names.len();
+        fs.readdir(handle, offset).await.expect("lists").fill(fs, plus, |listed| {
+            if names.len() - before == page {
+                return true;
+            }
+            names.push((listed.name.to_owned(), listed.shown));
+            offset = listed.next;
+            false
+        });
+        if names.len() == before {
+            break;
+        }
+    }
+    fs.releasedir(handle).expect("closes");
+    names
+}
+
+#[tokio::test]
+async fn every_recorded_path_is_shown_as_it_was_written() {
+    let recorded = Recorded::new();
+    for version in expected()["versions"].as_array().expect("versions") {
+        let number = version["version"].as_u64().expect("a version");
+        let fs = recorded.fs(Some(number)).await;
+        let newest = &expected()["versions"][2]["entries"];
+        for (path, entry) in version["entries"].as_object().expect("entries") {
+            // The nested drive is not pinned by its parent's version: it shows its newest.
+            let entry = if path.starts_with("mnt/") { &newest[path] } else { entry };
+            let field = |name: &str| entry[name].as_u64().expect("a number");
+            let (ino, attr) = walk(&fs, path).await.unwrap_or_else(|e| panic!("{path}: {e}"));
+            let (again, ttl) = fs.getattr(ino).await.expect("known");
+            assert_eq!(again, attr, "{path}");
+            assert!(ttl >= Duration::from_secs(3600), "{path}");
+            let mtime = UNIX_EPOCH + Duration::from_millis(field("mtime"));
+            assert_eq!((attr.mtime, attr.uid, attr.gid), (mtime, OWNER.uid, OWNER.gid), "{path}");
+            if let Some(link) = entry["linkname"].as_str() {
+                assert_eq!(attr.kind, FileType::Symlink);
+                let shown = fs.readlink(ino).await.expect("a link");
+                assert_eq!(shown, link.trim_start_matches('/'), "{path}");
+                assert_eq!(attr.size, shown.len() as u64);
+                continue;
+            }
+            assert_eq!(u64::from(attr.perm), field("mode") & 0o777, "{path}");
+            assert_eq!(attr.size, field("size"), "{path}");
+            assert_eq!(attr.blocks, field("size").div_ceil(512), "{path}");
+            if let Some(hash) = entry["sha256"].as_str() {
+                assert_eq!(hex(&Sha256::digest(contents(&fs, ino).await)), hash, "{path}");
+            }
+        }
+        fs.check_invariants();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn listings_are_in_drive_order_whole_and_page_by_page() {
+    let recorded = Recorded::new();
+    let version = &expected()["versions"][2];
+    let fs = recorded.fs(version["version"].as_u64()).await;
+    for (path, order) in version["readdirOrder"].as_object().expect("listings") {
+        let (ino, _) = walk(&fs, path).await.expect("a directory");
+        let order = order.as_array().expect("names").iter().filter_map(Value::as_str);
+        let whole: Vec<&str> = [".", ".."].into_iter().chain(order).collect();
+        for (page, plus) in [(usize::MAX, false), (1, false), (2, true), (usize::MAX, true)] {
+            let listed = names(&fs, ino, page, plus).await;
+            let listed: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(listed, whole, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn numbers_are_the_same_however_they_are_asked_for() {
+    let recorded = Recorded::new();
+    let mut seen: Option<BTreeMap<String, u64>> = None;
+    for plus in [false, true] {
+        let fs = recorded.fs(None).await;
+        let (dir, attr) = walk(&fs, "dir").await.expect("a directory");
+        let mut numbers: BTreeMap<String, u64> =
+            names(&fs, dir, 3, plus).await.into_iter().collect();
+        assert_eq!(numbers.remove("."), Some(attr.ino.0));
+        assert_eq!(numbers.remove(".."), Some(ROOT));
+        for (name, listed) in &numbers {
+            assert_eq!(step(&fs, dir, name).await.expect("listed").1.ino.0, *listed, "{name}");
+        }
+        assert_eq!(*seen.get_or_insert(numbers.clone()), numbers);
+    }
+}
+
+#[tokio::test]
+async fn readdirplus_counts_each_name_that_was_taken_and_no_other() {
+    let recorded = Recorded::new();
+    let fs = recorded.fs(None).await;
+    let (root_only, _) = fs.load();
+    let handle = fs.opendir(ROOT).await.expect("opens");
+    let mut taken = Vec::new();
+    fs.readdir(handle, 0).await.expect("lists").fill(&fs, true, |listed| {
+        if taken.len() == 5 {
+            return true;
+        }
+        taken.push(listed.ino);
+        false
+    });
+    fs.check_invariants();
+    assert_eq!(taken[..2], [0, 0], "the dots are not counted");
+    assert_eq!(fs.load().0, root_only + 3);
+    for ino in taken.into_iter().skip(2) {
+        fs.forget(ino, 1);
+    }
+    fs.check_invariants();
+    fs.releasedir(handle).expect("closes");
+    assert_eq!(fs.load(), (root_only, 0));
+}
+
+#[tokio::test]
+async fn ranges_are_cut_at_the_end_and_cross_blocks() {
+    let recorded = Recorded::new();
+    let fs = recorded.fs(None).await;
+    let (ino, attr) = walk(&fs, "big.bin").await.expect("a file");
+    let whole = contents(&fs, ino).await;
+    let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
+    let size = attr.size;
+    for (offset, length) in [
+        (0, 1),
+        (size - 1, 1),
+        (size - 1, 100),
+        (size, 1),
+        (size + 5, 1),
+        (u64::MAX, u32::MAX),
+        (65_535, 2),
+        (1, 199_999),
+        (7, 0),
+    ] {
+        let got = fs.read(file, offset, length).await.expect("reads").concat();
+        let start = usize::try_from(offset.min(size)).expect("small");
+        let end = usize::try_from(offset.saturating_add(length.into()).min(size)).expect("small");
+        assert_eq!(got, whole[start..end], "{offset}+{length}");
+    }
+    assert_eq!(fs.lseek(file, 5, libc::SEEK_DATA).expect("data"), 5);
+    assert_eq!(fs.lseek(file, 5, libc::SEEK_HOLE).expect("the end"), size as i64);
+    assert_eq!(number(fs.lseek(file, size as i64, libc::SEEK_DATA)), libc::ENXIO);
+    assert_eq!(number(fs.lseek(file, -1, libc::SEEK_DATA)), libc::ENXIO);
+    assert_eq!(number(fs.lseek(file, 0, 77)), libc::EINVAL);
+    fs.release(file).expect("closes");
+    assert_eq!(number(fs.read(file, 0, 1).await), libc::EBADF);
+    assert_eq!(number(fs.release(file)), libc::EBADF);
+}
+
+#[tokio::test]
+async fn each_mistake_has_its_errno() {
+    let recorded = Recorded::new();
+    let fs = recorded.fs(None).await;
+    let (file, _) = walk(&fs, "hello.txt").await.expect("a file");
+    let (dir, _) = walk(&fs, "dir").await.expect("a directory");
+    let (link, _) = walk(&fs, "abs-link").await.expect("a link");
+    let longest = "n".repeat(255);
+    let longer = "n".repeat(256);
+    assert_eq!(number(step(&fs, ROOT, "missing").await), libc::ENOENT);
+    assert_eq!(number(step(&fs, ROOT, &longest).await), libc::ENOENT);
+    assert_eq!(number(step(&fs, ROOT, &longer).await), libc::ENAMETOOLONG);
+    assert_eq!(number(step(&fs, file, "below").await), libc::ENOTDIR);
+    assert_eq!(number(fs.getattr(99).await), libc::ESTALE);
+    assert_eq!(number(fs.opendir(file).await), libc::ENOTDIR);
+    assert_eq!(number(fs.open(dir, libc::O_RDONLY).await), libc::EISDIR);
+    assert_eq!(number(fs.open(link, libc::O_RDONLY).await), libc::EINVAL);
+    assert_eq!(number(fs.readlink(file).await), libc::EINVAL);
+    assert_eq!(number(fs.open(file, libc::O_WRONLY).await), libc::EROFS);
+    assert_eq!(number(fs.open(file, libc::O_RDWR).await), libc::EROFS);
+    assert_eq!(number(fs.open(file, libc::O_RDONLY | libc::O_TRUNC).await), libc::EROFS);
+    assert_eq!(number(fs.access(file, libc::R_OK).await), 0);
+    assert_eq!(number(fs.access(file, libc::W_OK).await), libc::EROFS);
+    assert_eq!(number(fs.access(99, libc::W_OK).await), libc::ESTALE);
+    assert_eq!(errno(&fs.refuse_change(file)).code(), libc::EROFS);
+    assert_eq!(errno(&fs.refuse_change(99)).code(), libc::ESTALE);
+}
+
+#[tokio::test]
+async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
+    let recorded = Recorded::new();
+    let fs = recorded.fs(Some(23)).await;
+    let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
+    let get = async |ino, name: &str| match fs.getxattr(ino, OsStr::new(name), 1000).await {
+        Ok(Answer::Data(data)) => Ok(data),
+        Ok(Answer::Size(_)) => panic!("a value was asked for"),
+        Err(error) => Err(errno(&error).code()),
+    };
+    assert_eq!(get(ino, "user.test").await, Ok(b"xattr value".to_vec()));
+    assert_eq!(get(ino, "user.two").await, Ok(vec![0, 1, 2, 255]));
+    assert_eq!(get(ino, "user.none").await, Err(libc::ENODATA));
+    assert_eq!(get(ino, "security.capability").await, Err(libc::ENODATA));
+    let list = fs.listxattr(ino, 1000).await.expect("lists");
+    assert_eq!(list, Answer::Data(b"user.test\0user.two\0".to_vec()));
+    assert_eq!(number(fs.listxattr(ino, 5).await), libc::ERANGE);
+
+    let key = recorded.key.to_hex();
+    assert_eq!(get(ino, "user.hypermount.key").await, Ok(key.clone().into_bytes()));
+    assert_eq!(get(ino, "user.hypermount.version").await, Ok(b"23".to_vec()));
+    let url = format!("hyper://{key}+23/hello.txt");
+    assert_eq!(get(ino, "user.hypermount.url").await, Ok(url.into_bytes()));
+    assert_eq!(get(ino, "user.hypermount.local").await, Ok(b"1/1".to_vec()));
+    assert_eq!(get(ROOT, "user.hypermount.local").await, Err(libc::ENODATA));
+
+    // A removed attribute is gone, also where its name is kept.
+    let fs = recorded.fs(Some(28)).await;
+    let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
+    assert_eq!(fs.listxattr(ino, 0).await.expect("lists"), Answer::Size(0));
+}
+
+// Drives made here.
+
+struct Made {
+    store: Store,
+    drive: Drive,
+}
+
+impl Made {
+    fn new() -> Self {
+        let store = Store::memory();
+        let drive = Drive::create(&store, "made").expect("a drive is made");
+        Self { store, drive }
+    }
+
+    async fn put(&self, path: &str, stat: Stat) {
+        let path = DrivePath::parse(path).expect("a path");
+        self.drive.apply(vec![Edit::Put { path, stat }]).await.expect("applied");
+    }
+
+    async fn write(&self, path: &str, text: &'static str) {
+        let blocks = [Bytes::from_static(text.as_bytes())];
+        let extent = self.drive.append_content(&blocks).expect("appended");
+        self.put(path, Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() }).await;
+    }
+
+    async fn remove(&self, path: &str) {
+        let path = DrivePath::parse(path).expect("a path");
+        self.drive.apply(vec![Edit::Remove { path }]).await.expect("applied");
+    }
+
+    async fn nest(&self, path: &str, key: PublicKey, core: bool) {
+        let mount = Some(MountTarget { key, version: None, core });
+        let mode = if core { TYPE_FILE | 0o644 } else { TYPE_DIRECTORY | 0o755 };
+        self.put(path, Stat { mode, mount, ..Stat::default() }).await;
+    }
+
+    fn fs(&self) -> Arc<Fs> {
+        Fs::new(self.drive.clone(), self.store.clone(), OFFLINE, Handle::current())
+    }
+}
+
+#[tokio::test]
+async fn a_drive_nested_in_itself_is_too_many_levels_and_an_absent_one_fails_alone() {
+    let made = Made::new();
+    made.write("file", "content").await;
+    made.nest("self", *made.drive.key(), false).await;
+    made.nest("absent", PublicKey::new([7; 32]), false).await;
+    let fs = made.fs();
+    let (itself, attr) = walk(&fs, "self").await.expect("the place is there");
+    assert_eq!(attr.kind, FileType::Directory);
+    assert_eq!(number(fs.opendir(itself).await), libc::ELOOP);
+    assert_eq!(number(step(&fs, itself, "file").await), libc::ELOOP);
+    let (absent, _) = walk(&fs, "absent").await.expect("the place is there");
+    for _ in 0..2 {
+        let failed = number(fs.opendir(absent).await);
+        assert!([libc::ETIMEDOUT, libc::EIO].contains(&failed), "{failed}");
+    }
+    assert_eq!(names(&fs, ROOT, usize::MAX, true).await.len(), 5);
+    let (file, _) = walk(&fs, "file").await.expect("a file");
+    assert_eq!(contents(&fs, file).await, b"content");
+}
+
+#[tokio::test]
+async fn a_nested_drive_is_entered_and_a_nested_core_is_a_file() {
+    let outer = Made::new();
+    let inner = Drive::create(&outer.store, "inner").expect("a drive is made");
+    let inner = Made { store: outer.store.clone(), drive: inner };
+    inner.write("a/b.txt", "below").await;
+    outer.nest("in", *inner.drive.key(), false).await;
+    let core = outer.store.core_named(b"log").expect("a core is made");
+    core.append(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")]).expect("appended");
+    outer.nest("log", *core.key(), true).await;
+
+    let fs = outer.fs();
+    let (file, attr) = walk(&fs, "in/a/b.txt").await.expect("found in the inner drive");
+    assert_eq!((attr.size, contents(&fs, file).await), (5, b"below".to_vec()));
+    let (place, _) = walk(&fs, "in").await.expect("the place");
+    let key = fs.getxattr(place, OsStr::new("user.hypermount.key"), 64).await.expect("a key");
+    assert_eq!(key, Answer::Data(inner.drive.key().to_hex().into_bytes()));
+    let (log, attr) = walk(&fs, "log").await.expect("a file");
+    assert_eq!((attr.kind, attr.size), (FileType::RegularFile, 6));
+    assert_eq!(contents(&fs, log).await, b"onetwo");
+}
+
+#[tokio::test]
+async fn hostile_entries_do_not_hide_their_neighbours() {
+    let made = Made::new();
+    made.write("good", "content").await;
+    let link = |target: &str| Stat {
+        mode: TYPE_SYMLINK | 0o777,
+        linkname: Some(target.to_owned()),
+        ..Stat::default()
+    };
+    made.put("out", link("../../../etc/passwd")).await;
+    made.put("empty", link("")).await;
+    made.put("long", link(&"x".repeat(70_000))).await;
+    let huge = Extent { block: 1 << 52, blocks: 1 << 52, byte: 1 << 52, size: u64::MAX };
+    let huge = Stat { mode: u32::MAX, extent: huge, mtime: 1 << 53, ..Stat::default() };
+    made.put("huge", Stat { mode: TYPE_FILE | 0o7777, ..huge }).await;
+
+    let fs = made.fs();
+    assert_eq!(names(&fs, ROOT, usize::MAX, true).await.len(), 7);
+    let (out, _) = walk(&fs, "out").await.expect("shown");
+    assert_eq!(fs.readlink(out).await.expect("contained"), "etc/passwd");
+    for name in ["empty", "long"] {
+        let (ino, attr) = walk(&fs, name).await.expect("shown");
+        assert_eq!((attr.size, number(fs.readlink(ino).await)), (0, libc::EIO), "{name}");
+    }
+    let (ino, attr) = walk(&fs, "huge").await.expect("shown");
+    assert_eq!(attr.size, i64::MAX as u64);
+    let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
+    assert_eq!(number(fs.read(file, 0, 4096).await), libc::EIO);
+    let (good, _) = walk(&fs, "good").await.expect("shown");
+    assert_eq!(contents(&fs, good).await, b"content");
+}
+
+/// Waits until the mount shows the drive's newest version.
+async fn caught_up(made: &Made, fs: &Fs) {
+    let newest = made.drive.snapshot().version();
+    let caught_up = async {
+        while fs.version() != newest {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, caught_up).await.expect("the mount follows its drive");
+}
+
+/// The notices of a change arrive after the version that made it is shown.
+async fn notices(fs: &Fs, enough: impl Fn(&[Invalidation]) -> bool) -> Vec<Invalidation> {
+    let mut all = Vec::new();
+    let told = async {
+        while !enough(&all) {
+            all.extend(fs.invalidations().drain());
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, told).await;
+    assert!(in_time.is_ok(), "only told {all:?}");
+    all
+}
+
+fn entry(parent: u64, name: &str) -> Invalidation {
+    Invalidation::Entry { parent, name: name.to_owned() }
+}
+
+#[tokio::test]
+async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
+    let made = Made::new();
+    made.write("file", "old").await;
+    let fs = made.fs();
+    let (old, attr) = walk(&fs, "file").await.expect("a file");
+    let open = fs.open(old, libc::O_RDONLY).await.expect("opens");
+    assert!(!open.keep_cache);
+
+    made.write("file", "newer").await;
+    caught_up(&made, &fs).await;
+    notices(&fs, |all| all.contains(&entry(ROOT, "file"))).await;
+    assert_eq!(fs.read(open.handle, 0, 100).await.expect("reads").concat(), b"old");
+    let (superseded, ttl) = fs.getattr(old).await.expect("open");
+    assert_eq!(
+        (superseded.size, ttl),
+        (3, Duration::ZERO),
+        "the kernel must not keep the old size"
+    );
+
+    let (new, new_attr) = walk(&fs, "file").await.expect("a file");
+    assert_ne!(new, old, "the kernel's pages of the old content are not the new file's");
+    assert_eq!((new_attr.ino, new_attr.size), (attr.ino, 5), "but the number shown is the same");
+    assert_eq!(contents(&fs, new).await, b"newer");
+    assert_eq!(contents(&fs, old).await, b"old");
+    assert!(fs.open(new, libc::O_RDONLY).await.expect("opens").keep_cache);
+    fs.check_invariants();
+    fs.release(open.handle).expect("closes");
+    assert_eq!(number(fs.getattr(old).await), libc::ESTALE);
+}
+
+/// A file was closed and opened again while its owner wrote. The kernel tells us of the close late,
+/// so the old content still counted as open: the new open got it, and an attribute query in
+/// between made the kernel keep the old size for an hour.
+#[tokio::test]
+async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
+    let made = Made::new();
+    made.write("file", "old").await;
+    let fs = made.fs();
+    let (old, _) = walk(&fs, "file").await.expect("a file");
+    let closing = fs.open(old, libc::O_RDONLY).await.expect("opens").handle;
+    made.write("file", "newer").await;
+    caught_up(&made, &fs).await;
+    notices(&fs, |all| all.contains(&entry(ROOT, "file"))).await;
+
+    assert_eq!(number(fs.open(old, libc::O_RDONLY).await), libc::ESTALE, "look it up again");
+    let (new, _) = walk(&fs, "file").await.expect("a file");
+    assert_eq!(contents(&fs, new).await, b"newer");
+    assert_eq!(contents(&fs, old).await, b"old", "as by /proc/self/fd of the open file");
+    fs.release(closing).expect("closes");
+    fs.check_invariants();
+}
+
+#[tokio::test]
+async fn changes_are_told_where_the_kernel_may_know_better() {
+    let made = Made::new();
+    made.write("dir/one", "1").await;
+    made.write("dir/sub/two", "2").await;
+    let fs = made.fs();
+    let (dir, _) = walk(&fs, "dir").await.expect("a directory");
+    let (one, _) = step(&fs, dir, "one").await.expect("a file");
+    let (sub, _) = step(&fs, dir, "sub").await.expect("a directory");
+    let (two, _) = step(&fs, sub, "two").await.expect("a file");
+    let Looked::Absent { ttl } = fs.lookup(dir, OsStr::new("three")).await.expect("looked up")
+    else {
+        panic!("there is no such file yet")
+    };
+    assert!(ttl > Duration::ZERO);
+
+    made.write("dir/three/deep", "3").await;
+    let told = notices(&fs, |all| all.len() >= 2).await;
+    assert!(told.contains(&entry(dir, "three")) && told.contains(&Invalidation::Inode(dir)));
+
+    made.write("dir/one", "one").await;
+    let told = notices(&fs, |all| !all.is_empty()).await;
+    assert_eq!(told, [Invalidation::Inode(one)]);
+    assert_eq!(fs.getattr(one).await.expect("known").0.size, 3);
+
+    // The implied directory goes with its last file.
+    made.remove("dir/sub/two").await;
+    let told = notices(&fs, |all| all.contains(&entry(dir, "sub"))).await;
+    assert!(told.contains(&entry(sub, "two")) && told.contains(&Invalidation::Inode(two)));
+    assert!(told.contains(&Invalidation::Inode(dir)));
+    assert_eq!(number(fs.getattr(two).await), libc::ESTALE);
+    assert_eq!(number(step(&fs, dir, "sub").await), libc::ENOENT);
+}
+
+#[tokio::test]
+async fn a_listing_in_use_stays_and_starting_over_shows_the_new() {
+    let made = Made::new();
+    made.write("a", "1").await;
+    made.write("b", "2").await;
+    let fs = made.fs();
+    let handle = fs.opendir(ROOT).await.expect("opens");
+    let rest = async |offset| {
+        let mut count = 0;
+        fs.readdir(handle, offset).await.expect("lists").fill(&fs, false, |_| {
+            count += 1;
+            false
+        });
+        count
+    };
+    assert_eq!(rest(0).await, 4);
+    made.write("c", "3").await;
+    caught_up(&made, &fs).await;
+    assert_eq!(rest(3).await, 1, "going on shows the listing that was begun");
+    assert_eq!(rest(0).await, 5, "rewinding shows the new one");
+}

@@ -1,0 +1,134 @@
+//! One drive shown in a mount: the mount's own, or one nested in it. Holds the version the kernel
+//! sees, and the drives it is nested in.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use drive::stat::MountTarget;
+use drive::{Drive, Error, PublicKey, Snapshot};
+use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
+
+use crate::errno::Result;
+
+/// How deep drives may be nested in drives below the mount's own.
+pub const MAX_NESTING: usize = 16;
+
+pub struct Volume {
+    pub drive: Drive,
+    /// Mount path of its root, without slashes at the ends; empty for the mount's own drive.
+    pub prefix: Arc<str>,
+    /// The volume it is nested in.
+    pub parent: Option<Arc<Volume>>,
+    current: RwLock<Arc<Snapshot>>,
+    follower: Mutex<Option<AbortHandle>>,
+    /// Counts the nested volumes of a mount by being cloned.
+    _counted: Option<Arc<()>>,
+}
+
+impl Volume {
+    /// The drive a mount shows at its root.
+    pub fn new(drive: Drive) -> Self {
+        let current = RwLock::new(drive.snapshot());
+        let follower = Mutex::new(None);
+        Self { drive, prefix: "".into(), parent: None, current, follower, _counted: None }
+    }
+
+    /// A drive inside `parent`. `counted` is held until the volume is dropped.
+    pub fn nested(drive: Drive, prefix: Arc<str>, parent: &Arc<Volume>, counted: Arc<()>) -> Self {
+        let mut volume = Self::new(drive);
+        volume.prefix = prefix;
+        volume.parent = Some(parent.clone());
+        volume._counted = Some(counted);
+        volume
+    }
+
+    /// The version the kernel sees.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn advance(&self, snapshot: Arc<Snapshot>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.drive.frozen_version().is_some()
+    }
+
+    /// The task that follows the drive ends with the volume.
+    pub fn followed_by(&self, task: AbortHandle) {
+        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Whether `target` may be opened inside this volume: not if it is one of the drives we are
+    /// already in, and not below [`MAX_NESTING`].
+    pub fn may_nest(&self, target: &MountTarget) -> Result<()> {
+        let ancestors = std::iter::successors(Some(self), |volume| volume.parent.as_deref());
+        let identities = ancestors.map(|v| (*v.drive.key(), v.drive.frozen_version()));
+        may_nest(identities, target).map_err(Into::into)
+    }
+}
+
+fn may_nest(
+    ancestors: impl Iterator<Item = (PublicKey, Option<u64>)>,
+    target: &MountTarget,
+) -> drive::Result<()> {
+    let mut levels = 0;
+    for identity in ancestors {
+        levels += 1;
+        if identity == (target.key, target.version) || levels > MAX_NESTING {
+            return Err(Error::TooManyLevels);
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let follower = self.follower.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = follower.take() {
+            task.abort();
+        }
+    }
+}
+
+/// A place where another drive begins. Opened when something inside is first asked for; a failure
+/// is not kept, so the next one who asks tries again.
+#[derive(Clone)]
+pub struct Crossing {
+    pub target: MountTarget,
+    pub child: Arc<OnceCell<Arc<Volume>>>,
+}
+
+impl Crossing {
+    pub fn new(target: MountTarget) -> Self {
+        Self { target, child: Arc::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(key: u8, version: Option<u64>) -> MountTarget {
+        MountTarget { key: PublicKey::new([key; 32]), version, core: false }
+    }
+
+    #[test]
+    fn a_drive_is_not_entered_from_inside_itself() {
+        let inside = [(PublicKey::new([2; 32]), None), (PublicKey::new([1; 32]), Some(5))];
+        let allowed = |target| may_nest(inside.into_iter(), &target).is_ok();
+        assert!(!allowed(target(2, None)));
+        assert!(!allowed(target(1, Some(5))));
+        assert!(allowed(target(1, None)), "the same drive at another version is another folder");
+        assert!(allowed(target(3, None)));
+    }
+
+    #[test]
+    fn drives_nest_to_a_limit() {
+        let chain = |levels: usize| (0..levels).map(|n| (PublicKey::new([9; 32]), Some(n as u64)));
+        assert!(may_nest(chain(MAX_NESTING), &target(1, None)).is_ok());
+        let past = may_nest(chain(MAX_NESTING + 1), &target(1, None));
+        assert!(matches!(past, Err(Error::TooManyLevels)));
+    }
+}

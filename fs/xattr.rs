@@ -1,0 +1,168 @@
+//! Extended attributes: those stored in an entry, under names other filesystems accept, and the
+//! size protocol of getxattr(2) and listxattr(2).
+//!
+//! The `user.hypermount.*` attributes, which tell about a file and are not part of it, are answered
+//! by `filesystem.rs`. They are never listed: `cp -a` and `rsync -X` copy what is listed.
+
+use std::collections::{HashMap, HashSet};
+
+use drive::Stat;
+
+use crate::errno::{Error, Result};
+
+/// Longest attribute name in bytes, largest value and largest list (linux/limits.h).
+pub const MAX_NAME_BYTES: usize = 255;
+pub const MAX_VALUE_BYTES: usize = 64 * 1024;
+pub const MAX_LIST_BYTES: usize = 64 * 1024;
+
+/// The namespace programs may use freely, and the only one a mount shows (xattr(7)).
+const USER: &str = "user.";
+/// Namespaces that mean something to a kernel. A publisher's values under them are not shown:
+/// they would be labels and capabilities given by a stranger.
+const SYSTEM_NAMESPACES: [&str; 4] = ["security.", "system.", "trusted.", "os2."];
+/// What this program answers about a file.
+pub const OWN: &str = "user.hypermount.";
+
+/// The name under which a stored attribute is shown. Names without a namespace, which the format
+/// allows, get `user.` in front: no other filesystem would take them as they are.
+fn shown_name(stored: &str) -> Option<String> {
+    if SYSTEM_NAMESPACES.iter().any(|namespace| stored.starts_with(namespace)) {
+        return None;
+    }
+    let shown =
+        if stored.starts_with(USER) { stored.to_owned() } else { format!("{USER}{stored}") };
+    let usable = shown.len() > USER.len()
+        && shown.len() <= MAX_NAME_BYTES
+        && !shown.contains('\0')
+        && !shown.starts_with(OWN);
+    usable.then_some(shown)
+}
+
+/// The value shown under `name`. A name stored with its namespace wins over one without.
+pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
+    let bare = name.strip_prefix(USER).ok_or(Error::NoAttribute)?;
+    [name, bare]
+        .into_iter()
+        .filter(|stored| shown_name(stored).as_deref() == Some(name))
+        .find_map(|stored| stored_value(stat, stored))
+        .ok_or(Error::NoAttribute)
+}
+
+/// A later occurrence of a name overrides an earlier one, also by being removed.
+fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
+    let (_, value) = stat.attributes.iter().rev().find(|(stored, _)| stored == name)?;
+    value.as_deref()
+}
+
+/// The names shown, each followed by NUL, in stored order.
+pub fn list(stat: &Stat) -> Result<Vec<u8>> {
+    let last: HashMap<&str, bool> =
+        stat.attributes.iter().map(|(name, value)| (name.as_str(), value.is_some())).collect();
+    let mut seen = HashSet::new();
+    let mut list = Vec::new();
+    for (stored, _) in &stat.attributes {
+        let Some(shown) = shown_name(stored) else { continue };
+        let present = last.get(stored.as_str()).is_some_and(|present| *present);
+        if !present || !seen.insert(shown.clone()) {
+            continue;
+        }
+        list.extend_from_slice(shown.as_bytes());
+        list.push(0);
+        if list.len() > MAX_LIST_BYTES {
+            return Err(Error::AnswerTooLarge);
+        }
+    }
+    Ok(list)
+}
+
+/// What the kernel asked for: how large the answer is, or the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Size(u32),
+    Data(Vec<u8>),
+}
+
+/// Fits an answer into the caller's buffer of `room` bytes; 0 asks for the size.
+pub fn answer(data: Vec<u8>, room: u32) -> Result<Answer> {
+    let size = u32::try_from(data.len()).map_err(|_| Error::AnswerTooLarge)?;
+    if data.len() > MAX_VALUE_BYTES {
+        return Err(Error::AnswerTooLarge);
+    }
+    match room {
+        0 => Ok(Answer::Size(size)),
+        room if room < size => Err(Error::BufferTooSmall),
+        _ => Ok(Answer::Data(data)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(attributes: &[(&str, Option<&[u8]>)]) -> Stat {
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
+            .collect();
+        Stat { attributes, ..Stat::default() }
+    }
+
+    #[test]
+    fn stored_names_are_shown_in_the_user_namespace() {
+        let stat = stat(&[
+            ("user.test", Some(b"1")),
+            ("bare", Some(b"2")),
+            ("user.gone", None),
+            ("security.capability", Some(b"evil")),
+            ("trusted.x", Some(b"evil")),
+            ("user.hypermount.key", Some(b"forged")),
+            ("", Some(b"nameless")),
+            ("user.", Some(b"nameless")),
+        ]);
+        assert_eq!(list(&stat).expect("fits"), b"user.test\0user.bare\0");
+        assert_eq!(value(&stat, "user.test").expect("stored"), b"1");
+        assert_eq!(value(&stat, "user.bare").expect("stored"), b"2");
+        for absent in
+            ["user.gone", "bare", "security.capability", "trusted.x", OWN, "user.", "user.other"]
+        {
+            assert!(matches!(value(&stat, absent), Err(Error::NoAttribute)), "{absent}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_equal_names_counts_and_a_name_shows_once() {
+        let stat = stat(&[
+            ("user.a", Some(b"old")),
+            ("a", Some(b"bare")),
+            ("user.a", Some(b"new")),
+            ("user.b", Some(b"x")),
+            ("user.b", None),
+        ]);
+        assert_eq!(list(&stat).expect("fits"), b"user.a\0");
+        assert_eq!(value(&stat, "user.a").expect("stored"), b"new");
+    }
+
+    #[test]
+    fn names_and_lists_are_bounded() {
+        let longest = format!("user.{}", "n".repeat(MAX_NAME_BYTES - 5));
+        let longer = format!("{longest}n");
+        let both = stat(&[(&longest, Some(b"1")), (&longer, Some(b"2"))]);
+        assert_eq!(list(&both).expect("fits").len(), MAX_NAME_BYTES + 1);
+
+        // 3,000 attributes in one entry, as a hostile publisher would write them.
+        let names: Vec<String> = (0..3000).map(|n| format!("user.{n:0>40}")).collect();
+        let many: Vec<_> = names.iter().map(|n| (n.as_str(), Some(&b"v"[..]))).collect();
+        assert!(matches!(list(&stat(&many)), Err(Error::AnswerTooLarge)));
+        assert!(list(&stat(&many[..1000])).is_ok());
+    }
+
+    #[test]
+    fn the_size_protocol() {
+        assert_eq!(answer(b"abc".to_vec(), 0).expect("asks the size"), Answer::Size(3));
+        assert_eq!(answer(b"abc".to_vec(), 3).expect("fits"), Answer::Data(b"abc".to_vec()));
+        assert!(matches!(answer(b"abc".to_vec(), 2), Err(Error::BufferTooSmall)));
+        assert!(answer(vec![0; MAX_VALUE_BYTES], 0).is_ok());
+        let too_large = answer(vec![0; MAX_VALUE_BYTES + 1], 0);
+        assert!(matches!(too_large, Err(Error::AnswerTooLarge)));
+    }
+}

@@ -1,0 +1,119 @@
+//! Going to the background: the command starts itself again, detached, and waits until that process
+//! says on a pipe that it is ready or why it is not. What it says later goes to a log file.
+//!
+//! A second process rather than fork(2): nothing of a running multi-threaded process has to survive.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Code, Context, Failure, Result};
+use crate::record::Record;
+use crate::terminal;
+
+/// A log larger than this, in bytes, is begun anew at the next start.
+const MAX_LOG_BYTES: u64 = 1024 * 1024;
+/// The most a report may be, in bytes.
+const MAX_REPORT_BYTES: u64 = 64 * 1024;
+/// What the process gets on top of the user's own limit: for starting, and for the kernel's mount.
+const GRACE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Report {
+    Ready(Record),
+    Failed(Failure),
+}
+
+/// Starts this command again in the background and waits for its report, as long as the command's
+/// own wait `limit` (`None`: forever) and a grace.
+pub fn start(log: &Path, limit: Option<Duration>) -> Result<Record> {
+    let stderr = open_log(log).context(|| format!("open the log {}", log.display()))?;
+    let program = std::env::current_exe().context(|| "find this program")?;
+    let mut child = Command::new(program)
+        .arg("--detached")
+        .args(std::env::args_os().skip(1))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .context(|| "start in the background")?;
+    let Some(pipe) = child.stdout.take() else {
+        return Err(Failure::failed("start in the background", "no pipe"));
+    };
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(pipe.take(MAX_REPORT_BYTES)).read_line(&mut line);
+        // The receiver is gone only when it gave up waiting.
+        let _ = sender.send(read.map(|_| line));
+    });
+    let line = match limit {
+        Some(limit) => receiver.recv_timeout(limit + GRACE).ok(),
+        None => receiver.recv().ok(),
+    };
+    let Some(line) = line else {
+        return Err(give_up(child, log));
+    };
+    match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
+        Some(Report::Ready(record)) => Ok(record),
+        Some(Report::Failed(failure)) => Err(failure),
+        None => Err(died(child, log)),
+    }
+}
+
+fn give_up(mut child: Child, log: &Path) -> Failure {
+    // Our own child, and not yet waited for: the number cannot have passed to another process.
+    let _ = child.kill();
+    let _ = child.wait();
+    Failure::new(Code::Unavailable, "start in the background", "it did not become ready in time")
+        .hint(format!("see {}", log.display()))
+}
+
+fn died(mut child: Child, log: &Path) -> Failure {
+    let why = match child.wait() {
+        Ok(status) => format!("the process ended early ({status})"),
+        Err(error) => error.to_string(),
+    };
+    Failure::failed("start in the background", why).hint(format!("see {}", log.display()))
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if log.metadata()?.len() > MAX_LOG_BYTES {
+        log.set_len(0)?;
+    }
+    Ok(log)
+}
+
+/// In the background process, first of all: leaves the terminal's session.
+pub fn detach() -> Result {
+    nix::unistd::setsid().map(drop).map_err(io::Error::from).context(|| "leave the session")
+}
+
+/// In the background process: says that it is ready, then lets go of the pipe and of the working
+/// directory, which would otherwise keep a file system busy.
+pub fn report_ready(record: &Record) -> Result {
+    send(&Report::Ready(record.clone()))?;
+    let what = || "go to the background";
+    nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)?;
+    std::env::set_current_dir("/").context(what)
+}
+
+/// In the background process: says why it will not be ready.
+pub fn report_failure(failure: &Failure) -> Result {
+    send(&Report::Failed(failure.clone()))
+}
+
+fn send(report: &Report) -> Result {
+    let what = || "report to the process that started this one";
+    let line = serde_json::to_string(report).map_err(io::Error::other).context(what)?;
+    terminal::print_line(&line).context(what)
+}

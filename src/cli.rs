@@ -1,0 +1,269 @@
+//! The grammar of the command line and its help texts. No behaviour: the commands are in `commands/`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{WaitLimit, parse_peer};
+use crate::target::Target;
+
+const EXAMPLES: &str = "\
+Examples:
+  hypermount mount hyper://KEY ~/drive --peer example.org:3282
+      A drive becomes a folder; only what you touch is fetched, and every byte is verified.
+  hypermount unmount ~/drive
+  hypermount mount ./my-drive ~/drive      Mount a drive that is on this disk already
+  hypermount ls -l hyper://KEY/photos      Look without mounting
+  hypermount serve --store ./my-drive      Let others read it from you";
+
+const CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no peer or none in time, 4 store in use by
+another process, 5 verification failed.
+
+Data goes to stdout, everything said about it to stderr. RUST_LOG and NO_COLOR are honoured.";
+
+/// Mount a Hyperdrive by its key: a folder that fetches and verifies only the bytes you touch.
+#[derive(Debug, Parser)]
+#[command(name = "hypermount", version, before_help = EXAMPLES, after_help = CODES)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Say more on stderr: -v info, -vv debug, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// This process was started in the background and reports to the one that did
+    #[arg(long, hide = true)]
+    pub detached: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Mount(Mount),
+    Unmount(Unmount),
+    Ls(Ls),
+    Cat(Cat),
+    Stat(Stat),
+    Info(Info),
+    Serve(Serve),
+    Completions(Completions),
+    Man(Man),
+}
+
+/// Where a drive's data is and comes from.
+#[derive(Clone, Debug, Args)]
+pub struct Source {
+    /// Directory that keeps what was fetched [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Peer to fetch from; may be given several times
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub peers: Vec<String>,
+
+    /// How long a block may take to arrive: 10s, 2min, 0 (only what is here), forever
+    /// [default: 30s]
+    #[arg(long, value_name = "D")]
+    pub wait: Option<WaitLimit>,
+}
+
+impl Source {
+    pub fn limit(&self) -> WaitLimit {
+        self.wait.unwrap_or_default()
+    }
+}
+
+/// Mount a drive and return when it is usable
+///
+/// The mount stays in the background until `hypermount unmount`. A drive that is in the store
+/// already needs no peer.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount mount hyper://KEY ~/drive --peer example.org:3282
+  hypermount mount hyper://KEY+120 ~/old       Version 120, frozen
+  hypermount mount ./my-drive ~/drive          The drive of a store directory")]
+pub struct Mount {
+    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
+    #[arg(value_name = "URL|DIR")]
+    pub target: Target,
+
+    /// Existing directory to mount on
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+
+    #[command(flatten)]
+    pub source: Source,
+
+    /// Refuse writes, even to a drive of one's own (so far every mount does)
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Stay in the foreground; print one line when the mount is usable
+    #[arg(long)]
+    pub foreground: bool,
+
+    /// Let other users see the mount
+    #[arg(long)]
+    pub allow_other: bool,
+
+    /// Say what was mounted as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Unmount, and wait until the store is free again
+///
+/// Names the processes that keep the mount busy.
+#[derive(Debug, Args)]
+pub struct Unmount {
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+
+    /// Take the mount away now; processes inside keep what they have open until they close it
+    #[arg(long, conflicts_with = "force")]
+    pub lazy: bool,
+
+    /// Also end requests that hang; for a mount whose process died or does not answer
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// List a directory of a drive, without mounting
+///
+/// One name a line; characters that could drive a terminal are written as escapes.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
+    #[arg(value_name = "URL|DIR")]
+    pub target: Target,
+
+    /// Path inside the drive
+    #[arg(value_name = "PATH", default_value = "")]
+    pub path: String,
+
+    /// Mode, owner, size, time (UTC) and link target too
+    #[arg(short)]
+    pub long: bool,
+
+    /// A JSON array with everything known of each entry
+    #[arg(long, conflicts_with_all = ["long", "zero"])]
+    pub json: bool,
+
+    /// Names as they are, each followed by NUL
+    #[arg(short = '0', conflicts_with = "long")]
+    pub zero: bool,
+
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// Print files of a drive, without mounting
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
+    #[arg(value_name = "URL|DIR")]
+    pub target: Target,
+
+    /// Paths inside the drive
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<String>,
+
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// Show what is known of one entry of a drive, without mounting
+#[derive(Debug, Args)]
+pub struct Stat {
+    /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
+    #[arg(value_name = "URL|DIR")]
+    pub target: Target,
+
+    /// Path inside the drive
+    #[arg(value_name = "PATH", default_value = "")]
+    pub path: String,
+
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// Show a drive's key and version and how much of it is here, or the drives of a store
+#[derive(Debug, Args)]
+pub struct Info {
+    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
+    #[arg(value_name = "URL|DIR")]
+    pub target: Target,
+
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// Answer peers for the drives of a store, until interrupted
+///
+/// The first line on stdout is the address it listens on.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:3282")]
+    pub listen: std::net::SocketAddr,
+
+    /// Peer to connect to as well; may be given several times
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub peers: Vec<String>,
+
+    /// The address, and the traffic at the end, as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: Shell,
+}
+
+/// Print the manual page, or write the pages of all commands to a directory
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+/// Prints what clap has to say: help and version are answers, the rest is wrong usage.
+pub fn explain(error: &clap::Error) -> ExitCode {
+    // A closed stdout or stderr leaves nobody to tell.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_examples_before_options() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.find("Examples:").unwrap() < help.find("Usage:").unwrap(), "{help}");
+    }
+}

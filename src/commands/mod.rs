@@ -1,0 +1,80 @@
+//! One file per command. A command asks the libraries and prints; it decides nothing about drives.
+
+mod cat;
+mod completions;
+mod info;
+mod ls;
+mod man;
+mod mount;
+mod serve;
+mod stat;
+mod unmount;
+
+use std::io;
+
+use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{Cli, Command};
+use crate::failure::{Context, Result};
+use crate::terminal;
+
+/// The most threads that run network and drive tasks.
+const MAX_WORKERS: usize = 4;
+
+pub fn run(cli: Cli) -> Result {
+    match cli.command {
+        Command::Mount(args) => mount::run(&args, cli.detached),
+        Command::Unmount(args) => unmount::run(&args),
+        Command::Ls(args) => runtime()?.block_on(ls::run(&args)),
+        Command::Cat(args) => runtime()?.block_on(cat::run(&args)),
+        Command::Stat(args) => runtime()?.block_on(stat::run(&args)),
+        Command::Info(args) => runtime()?.block_on(info::run(&args)),
+        Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.min(MAX_WORKERS))
+        .enable_all()
+        .build()
+        .context(|| "start the runtime")
+}
+
+fn print_json(value: &impl Serialize) -> Result {
+    let what = || "print";
+    let line = serde_json::to_string(value).map_err(io::Error::other).context(what)?;
+    terminal::print_line(&line).context(what)
+}
+
+/// What asks a process to end: SIGTERM, Ctrl-C, and the terminal going away.
+struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Ending {
+    /// From here on those signals no longer end the process by themselves.
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context(|| "handle signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+            _ = self.hangup.recv() => (),
+        }
+    }
+}

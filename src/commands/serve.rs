@@ -1,0 +1,49 @@
+//! `hypermount serve`.
+
+use drive::Store;
+use serde_json::json;
+
+use super::{Ending, print_json};
+use crate::cli::Serve;
+use crate::config;
+use crate::failure::{Context, Failure, Result};
+use crate::network::Network;
+use crate::session::{drive_url, drives};
+use crate::terminal::{self, escaped};
+
+pub async fn run(args: &Serve) -> Result {
+    let directory = match &args.store {
+        Some(directory) => directory.clone(),
+        None => config::default_store()?,
+    };
+    let mut ending = Ending::new()?;
+    let store = Store::open(&directory, false)
+        .context(|| format!("open the store {}", directory.display()))?;
+    let found = drives(&store).await.context(|| "read the store")?;
+    if found.is_empty() && args.peers.is_empty() {
+        return Err(Failure::failed(
+            format!("serve {}", directory.display()),
+            "there is no drive in it",
+        ));
+    }
+    let network = Network::for_serving(&store)?;
+    let address = network.listen(args.listen).await?;
+    if args.json {
+        let urls: Vec<_> = found.iter().map(|key| drive_url(key, None)).collect();
+        print_json(&json!({ "address": address, "drives": urls }))?;
+    } else {
+        terminal::print_line(&address.to_string()).context(|| "print")?;
+        for key in &found {
+            eprintln!("serving {}", escaped(&drive_url(key, None)));
+        }
+    }
+    network.dial(&args.peers);
+    ending.wait().await;
+    let traffic = network.traffic();
+    network.close();
+    if args.json {
+        return print_json(&traffic);
+    }
+    eprintln!("served: {traffic}");
+    Ok(())
+}

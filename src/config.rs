@@ -1,0 +1,142 @@
+//! Directories, limits and defaults: read from the environment and the arguments once, validated
+//! here, and passed on as values that cannot be wrong any more.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use drive::Wait;
+
+use crate::failure::{Context, Failure, Result};
+
+/// How long a read waits for a peer when `--wait` does not say, per block.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+/// The longest `--wait` that is not `forever`.
+const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
+const APP: &str = "hypermount";
+
+/// `--wait`: how long one block may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitLimit {
+    Each(Duration),
+    Forever,
+}
+
+impl Default for WaitLimit {
+    fn default() -> Self {
+        WaitLimit::Each(DEFAULT_WAIT)
+    }
+}
+
+impl WaitLimit {
+    pub fn wait(self) -> Wait {
+        match self {
+            WaitLimit::Each(Duration::ZERO) => Wait::Local,
+            WaitLimit::Each(limit) => Wait::Each(limit),
+            WaitLimit::Forever => Wait::Forever,
+        }
+    }
+
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            WaitLimit::Each(limit) => Some(limit),
+            WaitLimit::Forever => None,
+        }
+    }
+}
+
+impl FromStr for WaitLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let limit = match text {
+            "forever" => return Ok(WaitLimit::Forever),
+            "0" => Duration::ZERO,
+            text => humantime::parse_duration(text)
+                .map_err(|why| format!("{why} (expected for example 10s, 2min or forever)"))?,
+        };
+        if limit > MAX_WAIT {
+            return Err("longer than a year; say forever".into());
+        }
+        Ok(WaitLimit::Each(limit))
+    }
+}
+
+/// `--peer`: an address to dial, checked for shape only; names are resolved when dialling.
+pub fn parse_peer(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("expected HOST:PORT")?;
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || bare_ipv6 {
+        return Err("expected HOST:PORT, an IPv6 address as [ADDR]:PORT".into());
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(text.to_owned()),
+        _ => Err(format!("{port:?} is not a port (1 to 65535)")),
+    }
+}
+
+/// The store used when neither a directory nor `--store` is given.
+pub fn default_store() -> Result<PathBuf> {
+    base_directory("XDG_DATA_HOME", ".local/share")
+}
+
+/// Where logs and records of mounts are kept; made if absent, for this user only.
+pub fn state_directory() -> Result<PathBuf> {
+    let directory = base_directory("XDG_STATE_HOME", ".local/state")?;
+    private_directory(&directory)?;
+    Ok(directory)
+}
+
+/// Makes `directory` and its parents, readable by this user only where they are new.
+pub fn private_directory(directory: &Path) -> Result {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .context(|| format!("make {}", directory.display()))
+}
+
+/// The XDG base directory, macOS's one place for both, each with our name appended.
+fn base_directory(variable: &str, below_home: &str) -> Result<PathBuf> {
+    // The specification says to ignore relative values.
+    if let Some(base) = env::var_os(variable).map(PathBuf::from).filter(|base| base.is_absolute()) {
+        return Ok(base.join(APP));
+    }
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let home = home.ok_or_else(|| {
+        Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
+    })?;
+    let below_home =
+        if cfg!(target_os = "macos") { "Library/Application Support" } else { below_home };
+    Ok(home.join(below_home).join(APP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_durations_or_forever() {
+        assert_eq!("10s".parse(), Ok(WaitLimit::Each(Duration::from_secs(10))));
+        assert_eq!("0".parse(), Ok(WaitLimit::Each(Duration::ZERO)));
+        assert_eq!("forever".parse(), Ok(WaitLimit::Forever));
+        assert_eq!("365days".parse(), Ok(WaitLimit::Each(MAX_WAIT)));
+        for wrong in ["366days", "10", "-1s", "soon", ""] {
+            assert!(wrong.parse::<WaitLimit>().is_err(), "{wrong:?}");
+        }
+        assert!(WaitLimit::Each(Duration::ZERO).wait().is_local());
+    }
+
+    #[test]
+    fn a_peer_is_host_and_port() {
+        for right in ["localhost:1", "192.0.2.1:65535", "[::1]:3282"] {
+            assert_eq!(parse_peer(right).as_deref(), Ok(right));
+        }
+        for wrong in ["localhost", ":80", "host:0", "host:65536", "host:", "::1:80", "host:x"] {
+            assert!(parse_peer(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! How a command fails: one sentence that names what and why, a hint where a remedy is known, and
+//! an exit code a script can act on. The errno an application sees is `fs/errno.rs`'s business.
+
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+use crate::terminal::escaped;
+
+/// Exit codes; part of the command's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    Failed = 1,
+    Usage = 2,
+    /// No peer, or none that answered in time.
+    Unavailable = 3,
+    /// Another process has the store.
+    Locked = 4,
+    /// Something on disk, or signed by the publisher, does not verify.
+    Verification = 5,
+}
+
+/// Serialised, it is also what a detached process tells the one that started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    what: String,
+    why: String,
+    hint: Option<String>,
+    code: Code,
+}
+
+pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub fn new(code: Code, what: impl Display, why: impl Display) -> Self {
+        Self { what: what.to_string(), why: why.to_string(), hint: None, code }
+    }
+
+    pub fn failed(what: impl Display, why: impl Display) -> Self {
+        Self::new(Code::Failed, what, why)
+    }
+
+    pub fn usage(what: impl Display, why: impl Display) -> Self {
+        Self::new(Code::Usage, what, why)
+    }
+
+    /// Says what to do about it, in place of the general advice.
+    pub fn hint(mut self, hint: impl Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code as u8)
+    }
+
+    /// To stderr. Paths and peers' words may be in it, so control characters are escaped.
+    pub fn print(&self) {
+        eprintln!("error: {}: {}", escaped(&self.what), escaped(&self.why));
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {}", escaped(hint));
+        }
+    }
+}
+
+/// Adds to an error what was being attempted.
+pub trait Context<T> {
+    fn context<W: Display>(self, what: impl FnOnce() -> W) -> Result<T>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context<W: Display>(self, what: impl FnOnce() -> W) -> Result<T> {
+        self.map_err(|error| Failure::failed(what(), error))
+    }
+}
+
+impl<T> Context<T> for drive::Result<T> {
+    fn context<W: Display>(self, what: impl FnOnce() -> W) -> Result<T> {
+        self.map_err(|error| {
+            let (code, hint) = judge(&error);
+            Failure { what: what().to_string(), why: error.to_string(), hint, code }
+        })
+    }
+}
+
+fn judge(error: &drive::Error) -> (Code, Option<String>) {
+    use drive::Error::*;
+    let (code, hint) = match error {
+        InvalidUrl(_) | InvalidPath(_) | NameTooLong { .. } => (Code::Usage, None),
+        Unavailable { .. } => (
+            Code::Unavailable,
+            Some("name a peer that has the drive with --peer HOST:PORT, or raise --wait"),
+        ),
+        Locked { .. } => (
+            Code::Locked,
+            Some("one process uses a store at a time: unmount it there, or use --store DIR"),
+        ),
+        NotAStore { .. } => {
+            (Code::Failed, Some("a store is the directory a drive was made in, with master_key"))
+        }
+        NoSuchDrive(_) => (Code::Failed, Some("`hypermount info DIR` lists the drives of a store")),
+        Corrupt { .. } => (
+            Code::Verification,
+            Some("the file on this disk is damaged; a fresh --store fetches a sound copy"),
+        ),
+        Forked { .. } => (
+            Code::Verification,
+            Some("its owner signed two histories; what was seen first is kept"),
+        ),
+        Malformed(_) => (Code::Verification, None),
+        _ => (Code::Failed, None),
+    };
+    (code, hint.map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_the_situation() {
+        let locked = drive::Error::Locked { path: "/s".into(), holder: "process 7".into() };
+        let failure = Err::<(), _>(locked).context(|| "open the store").unwrap_err();
+        assert_eq!(failure.code, Code::Locked);
+        assert_eq!(failure.why, "store /s is in use by process 7");
+        assert!(failure.hint.is_some());
+        let plain = Err::<(), _>(drive::Error::NotFound).context(|| "/x").unwrap_err();
+        assert_eq!((plain.code, plain.hint), (Code::Failed, None));
+    }
+
+    #[test]
+    fn a_hint_of_ones_own_replaces_the_general_one() {
+        let unavailable = drive::Error::NoSuchDrive(drive::PublicKey::new([0; 32]));
+        let failure = Err::<(), _>(unavailable).context(|| "open").unwrap_err().hint("mine");
+        assert_eq!(failure.hint.as_deref(), Some("mine"));
+    }
+
+    #[test]
+    fn it_survives_the_pipe_between_processes() {
+        let failure = Failure::new(Code::Unavailable, "what", "why\n\u{1b}[31m").hint("hint");
+        let line = serde_json::to_string(&failure).unwrap();
+        assert_eq!(serde_json::from_str::<Failure>(&line).unwrap(), failure);
+    }
+}

@@ -1,0 +1,68 @@
+//! The one place that talks to the swarm: who is dialled, where we listen, what it cost.
+
+use std::net::SocketAddr;
+
+use drive::swarm::{Share, SwarmOptions};
+use drive::{Store, Swarm};
+use serde::Serialize;
+
+use crate::failure::{Context, Result};
+use crate::terminal::size;
+
+pub struct Network(Swarm);
+
+/// Bytes on the wire since the start, all peers together, encryption included.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+}
+
+impl std::fmt::Display for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "received {}, sent {}", size(self.received), size(self.sent))
+    }
+}
+
+impl Network {
+    /// For a reader: shares the cores this process opens, and no other of the store.
+    pub fn for_reading(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions::default())
+    }
+
+    /// For a server: shares every core of the store with peers that know its key.
+    pub fn for_serving(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions { share: Share::Store })
+    }
+
+    fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
+        Swarm::new(store, options).map(Self).context(|| "start the network")
+    }
+
+    /// Dials and keeps dialling; that a peer is not there is not an error yet.
+    pub fn dial(&self, peers: &[String]) {
+        for peer in peers {
+            self.0.dial(peer);
+        }
+    }
+
+    /// The address it listens on, with the port the system chose for port 0.
+    pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
+        self.0.listen(address).await.context(|| format!("listen on {address}"))
+    }
+
+    /// Why peers that were dialled are not connected.
+    pub fn troubles(&self) -> Vec<String> {
+        self.0.troubles()
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        let traffic = self.0.traffic();
+        Traffic { received: traffic.received, sent: traffic.sent }
+    }
+
+    /// Ends every connection.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}

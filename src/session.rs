@@ -1,0 +1,200 @@
+//! What every command about a drive begins with: the store, the peers, the drive, and finding a path
+//! in it. What a path or a drive *is* belongs to the `drive` library.
+
+use std::path::{Path, PathBuf};
+
+use drive::url::DriveUrl;
+use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wait};
+
+use crate::cli::Source;
+use crate::config;
+use crate::failure::{Code, Context, Failure, Result};
+use crate::network::Network;
+use crate::target::Target;
+use crate::terminal;
+
+/// How many nested drives a path may cross.
+const MAX_NESTED_DRIVES: usize = 16;
+
+pub struct Session {
+    pub store: Store,
+    pub directory: PathBuf,
+    pub drive: Drive,
+    /// The path of the URL; the root for a directory.
+    pub path: DrivePath,
+    pub wait: Wait,
+    pub network: Option<Network>,
+}
+
+/// An entry, and the drive it turned out to be in.
+pub struct Place {
+    pub drive: Drive,
+    pub snapshot: std::sync::Arc<Snapshot>,
+    /// Within `drive`.
+    pub path: DrivePath,
+    pub entry: Entry,
+}
+
+impl Session {
+    /// Opens the store, dials the peers and opens the drive.
+    pub async fn open(target: &Target, source: &Source) -> Result<Self> {
+        let directory = store_directory(target, source)?;
+        let store = open_store(target, &directory, !source.peers.is_empty())?;
+        let network = match source.peers.as_slice() {
+            [] => None,
+            peers => {
+                let network = Network::for_reading(&store)?;
+                network.dial(peers);
+                Some(network)
+            }
+        };
+        let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
+        let url = match target {
+            Target::Url(url) => url.clone(),
+            Target::Directory(directory) => only_drive(&store, directory).await?,
+        };
+        let spinner = network
+            .as_ref()
+            .map(|_| terminal::spinner(format!("waiting for {}", source.peers.join(", "))));
+        let opened = Drive::open(&store, &url.key, url.version, wait).await;
+        if let Some(spinner) = spinner {
+            spinner.finish_and_clear();
+        }
+        let drive =
+            opened.context(|| format!("open {target}")).map_err(|failure| {
+                match network.as_ref().map(Network::troubles).as_deref() {
+                    None | Some([]) => failure,
+                    Some(troubles) => failure.hint(format!("peer {}", troubles.join("; peer "))),
+                }
+            })?;
+        Ok(Self { store, directory, drive, path: url.path, wait, network })
+    }
+
+    /// The URL of this drive, frozen version included.
+    pub fn url(&self) -> String {
+        drive_url(self.drive.key(), self.drive.frozen_version())
+    }
+
+    /// What lies at `path` below the URL's own path, crossing nested drives like mount points.
+    pub async fn find(&self, path: &str) -> Result<Place> {
+        let below = DrivePath::parse(path).context(|| path.to_owned())?;
+        let whole = DrivePath::parse(&format!("{}/{}", self.path.as_str(), below.as_str()))
+            .context(|| path.to_owned())?;
+        self.resolve(&whole).await.context(|| whole.to_string())
+    }
+
+    async fn resolve(&self, whole: &DrivePath) -> drive::Result<Place> {
+        let mut drive = self.drive.clone();
+        let mut snapshot = drive.snapshot();
+        let mut path = DrivePath::root();
+        let mut entry = snapshot.entry(&path, self.wait).await?;
+        let mut crossed = 0;
+        for component in whole.components() {
+            path = path.join(&drive::Name::new(component)?)?;
+            entry = snapshot.entry(&path, self.wait).await?;
+            let Some(mount) = entry.stat.mount.as_ref().filter(|mount| !mount.core) else {
+                continue;
+            };
+            crossed += 1;
+            if crossed > MAX_NESTED_DRIVES {
+                return Err(Error::TooManyLevels);
+            }
+            drive = Drive::open(&self.store, &mount.key, mount.version, self.wait).await?;
+            snapshot = drive.snapshot();
+            path = DrivePath::root();
+            entry = snapshot.entry(&path, self.wait).await?;
+        }
+        Ok(Place { drive, snapshot, path, entry })
+    }
+}
+
+impl Place {
+    /// Fails unless this is a file; says what it is instead.
+    pub fn must_be_file(&self) -> Result {
+        let why = match self.entry.kind {
+            Kind::File => return Ok(()),
+            Kind::Directory | Kind::Mount => "it is a directory",
+            Kind::Symlink => {
+                let target = self.entry.stat.linkname.as_deref().unwrap_or_default();
+                return Err(Failure::failed(&self.path, "it is a symbolic link")
+                    .hint(format!("it points to {target}; name that, or mount the drive")));
+            }
+            _ => "it is not a regular file",
+        };
+        Err(Failure::failed(&self.path, why))
+    }
+}
+
+/// `hyper://KEY[+VERSION]`.
+pub fn drive_url(key: &PublicKey, version: Option<u64>) -> String {
+    match version {
+        Some(version) => format!("hyper://{}+{version}", key.to_hex()),
+        None => format!("hyper://{}", key.to_hex()),
+    }
+}
+
+/// Keys of the drives a store holds, the one it was made for first.
+pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
+    let first = store.default_key()?;
+    let mut found = Vec::new();
+    for key in store.keys()? {
+        // A content core, or another program's: no drive begins there.
+        if Drive::open(store, &key, None, Wait::Local).await.is_ok() {
+            found.push(key);
+        }
+    }
+    found.sort_by_key(|key| Some(*key) != first);
+    Ok(found)
+}
+
+/// The store a target lives in: the directory itself, `--store`, or the default. Absolute, because
+/// a process in the background leaves the directory it was started in.
+fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
+    let directory = match (target, &source.store) {
+        (Target::Directory(directory), None) => directory.clone(),
+        (Target::Directory(directory), Some(_)) => {
+            return Err(Failure::usage(
+                "--store",
+                format!("{} already says which store", directory.display()),
+            )
+            .hint("with --store, name the drive by its URL"));
+        }
+        (Target::Url(_), Some(store)) => store.clone(),
+        (Target::Url(_), None) => config::default_store()?,
+    };
+    std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
+}
+
+fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
+    let url = matches!(target, Target::Url(_));
+    if url && !peers && !directory.exists() {
+        return Err(Failure::new(
+            Code::Unavailable,
+            format!("open {target}"),
+            format!("it is not in {} and no peer was named", directory.display()),
+        )
+        .hint("name a peer that has it with --peer HOST:PORT"));
+    }
+    Store::open(directory, url && peers)
+        .context(|| format!("open the store {}", directory.display()))
+}
+
+async fn only_drive(store: &Store, directory: &Path) -> Result<DriveUrl> {
+    let what = || format!("find the drive in {}", directory.display());
+    let key = match store.default_key().context(what)? {
+        Some(key) => key,
+        None => {
+            let found = drives(store).await.context(what)?;
+            match found.as_slice() {
+                [only] => *only,
+                [] => return Err(Failure::failed(what(), "there is none")),
+                several => {
+                    let names: Vec<_> = several.iter().map(|key| drive_url(key, None)).collect();
+                    return Err(Failure::usage(what(), format!("there are {}", several.len()))
+                        .hint(format!("say one of them with --store: {}", names.join(" "))));
+                }
+            }
+        }
+    };
+    Ok(DriveUrl { key, version: None, path: DrivePath::root() })
+}

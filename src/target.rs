@@ -1,0 +1,68 @@
+//! What a command line may name as a drive: a URL, or the directory of a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use drive::DriveUrl;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Url(DriveUrl),
+    /// The drive in this directory, whichever it is.
+    Directory(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = drive::Error;
+
+    /// Text with a scheme, or that is a bare key, is a URL; anything else is a path. A directory
+    /// named like a key is still reachable as `./…`.
+    fn from_str(text: &str) -> drive::Result<Self> {
+        if text.contains("://") || looks_like_key(text) {
+            return text.parse().map(Target::Url);
+        }
+        if text.is_empty() {
+            return Err(drive::Error::InvalidUrl("expected hyper://KEY or a directory".into()));
+        }
+        Ok(Target::Directory(PathBuf::from(text)))
+    }
+}
+
+/// Whether the text begins with the 64 hex digits of a key.
+fn looks_like_key(text: &str) -> bool {
+    let key = text.split(['/', '+']).next().unwrap_or_default();
+    key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Url(url) => write!(f, "hyper://{}", url.key),
+            Target::Directory(directory) => write!(f, "{}", directory.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+
+    #[test]
+    fn a_key_is_a_url_and_a_path_is_a_path() {
+        assert!(matches!(format!("hyper://{KEY}/dir").parse(), Ok(Target::Url(_))));
+        assert!(matches!(KEY.parse(), Ok(Target::Url(_))));
+        for path in ["drive", "./drive", "/srv/drive", &format!("./{KEY}"), "ce2a"] {
+            assert_eq!(path.parse::<Target>().unwrap(), Target::Directory(path.into()));
+        }
+    }
+
+    #[test]
+    fn a_broken_url_is_not_taken_for_a_directory() {
+        assert!("hyper://ce2a".parse::<Target>().is_err());
+        assert!("https://example.org/".parse::<Target>().is_err());
+        assert!("".parse::<Target>().is_err());
+    }
+}

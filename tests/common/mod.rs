@@ -1,0 +1,203 @@
+//! What tests of the command share: running it with directories of its own, and a copy of the
+//! golden drive. Every wait has a deadline.
+#![allow(dead_code)] // each test program uses its part
+
+pub mod living;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Key of the drive in `tests/vectors/drive-small`.
+pub const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+/// A well-formed key nobody has.
+pub const UNKNOWN_KEY: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+/// How long anything here may take.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A home of its own: nothing a test does touches the user's directories.
+pub struct Home {
+    pub directory: TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn make(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).expect("make a directory");
+        path
+    }
+
+    /// A private copy of the golden drive's store.
+    pub fn golden_store(&self, name: &str) -> PathBuf {
+        let to = self.path(name);
+        copy_tree(
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small")),
+            &to,
+        );
+        to
+    }
+
+    /// The command, with this home, no colours and no log settings of the caller's.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hypermount"));
+        command
+            .env("HOME", self.directory.path())
+            .env("XDG_DATA_HOME", self.path("data"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env_remove("RUST_LOG")
+            .env("NO_COLOR", "1")
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command to its end, which must come within [`LIMIT`].
+    pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Ran {
+        let mut command = self.command();
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("start the command");
+        let pid = child.id();
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        match receiver.recv_timeout(LIMIT) {
+            Ok(output) => Ran::new(output.expect("run the command")),
+            Err(_) => panic!("{arguments:?} (process {pid}) did not end in {LIMIT:?}"),
+        }
+    }
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub fn must_succeed(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    /// Fails with this code, an `error:` line that has `words`, and nothing on stdout.
+    #[track_caller]
+    pub fn must_fail(self, code: i32, words: &str) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "stdout is for data");
+        let error = self.stderr.lines().find(|line| line.starts_with("error: "));
+        assert!(error.is_some_and(|line| line.contains(words)), "{words:?} not in {self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn hints(self, words: &str) -> Self {
+        let hint = self.stderr.lines().find(|line| line.starts_with("hint: "));
+        assert!(hint.is_some_and(|line| line.contains(words)), "{words:?} not in {self:?}");
+        self
+    }
+}
+
+/// A command that keeps running; ended with SIGTERM when dropped.
+pub struct Running {
+    pub child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// The next line it prints.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(LIMIT).expect("a line in time")
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, signal).expect("our own child, not yet waited for");
+    }
+
+    /// Its exit code, once it has ended.
+    #[track_caller]
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut code = None;
+        eventually("the command ends", || match self.child.try_wait() {
+            Ok(Some(status)) => {
+                code = status.code();
+                true
+            }
+            _ => false,
+        });
+        code
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Looks again and again until `true_now` is, and panics at the deadline. The pause between looks
+/// spares the processor; nothing depends on its length.
+#[track_caller]
+pub fn eventually(what: &str, mut true_now: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !true_now() {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("make a directory");
+    for entry in fs::read_dir(from).expect("read a directory") {
+        let entry = entry.expect("a directory entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("its type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copy a file");
+        }
+    }
+}

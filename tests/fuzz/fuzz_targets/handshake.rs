@@ -1,0 +1,18 @@
+//! Strangers: arbitrary bytes instead of a handshake, to both roles.
+#![no_main]
+
+use bytes::BytesMut;
+use drive::wire::{Role, Session, StaticKeyPair};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    for role in [Role::Initiator, Role::Responder] {
+        let keys = StaticKeyPair::from_seed(&[1; 32]);
+        let mut session = Session::new(role, keys, [2; 24]).expect("the system has randomness");
+        for chunk in input.chunks(50) {
+            if session.receive(&mut BytesMut::from(chunk)).is_err() {
+                break;
+            }
+        }
+    }
+});

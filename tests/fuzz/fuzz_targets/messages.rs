@@ -1,0 +1,18 @@
+//! Every protobuf message about a core; what decodes must encode and decode to the same again.
+#![no_main]
+
+use bytes::{Bytes, BytesMut};
+use drive::wire::legacy::{decode_message, encode_message};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, payload)) = input.split_first() else { return };
+    let payload = Bytes::copy_from_slice(payload);
+    let Ok(Some(message)) = decode_message(*kind, payload) else { return };
+    let (kind, wire) = encode_message(message.clone()).expect("not an extension message");
+    let mut again = BytesMut::new();
+    wire.encode(&mut again);
+    assert_eq!(again.len(), wire.encoded_len());
+    let decoded = decode_message(kind, again.freeze()).expect("we wrote it");
+    assert_eq!(decoded, Some(message));
+});

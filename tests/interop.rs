@@ -1,0 +1,222 @@
+//! The reference implementation as a living peer, through real sockets and real kernel mounts:
+//! what it publishes we mount, what we serve it reads.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::living::{self, Mounted, eventually, reference, shell, succeed};
+use serde_json::{Value, json};
+
+const GIB: u64 = 1 << 30;
+
+/// A drive made by the reference, and the same tree as plain files.
+struct Made {
+    directory: tempfile::TempDir,
+    key: String,
+}
+
+impl Made {
+    fn new(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let drive = directory.path().join("drive").display().to_string();
+        let plain = directory.path().join("plain").display().to_string();
+        let mut arguments = vec![drive.as_str(), "--plain", plain.as_str(), "--no-manifest"];
+        arguments.extend(options);
+        let key =
+            reference("make-drive.js", &arguments).json()["key"].as_str().expect("key").to_owned();
+        Self { directory, key }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn serve(&self) -> (living::Running, String) {
+        let mut server = reference("serve-drive.js", &[&self.path("drive").display().to_string()]);
+        let port = server.json()["port"].as_u64().expect("port");
+        (server, format!("127.0.0.1:{port}"))
+    }
+
+    fn mount(&self, peers: &[String]) -> Mounted {
+        Mounted::by_key(&self.key, &self.path("mnt"), &self.path("store"), peers)
+    }
+}
+
+/// Type, size and link target of everything, and the executable bit: what both trees must share.
+fn listing(directory: &Path) -> String {
+    let printed = succeed(std::process::Command::new("find").arg(directory).args([
+        "-not",
+        "-type",
+        "d",
+        "-printf",
+        r"%P\t%y\t%s\t%l\0",
+    ]));
+    let mut lines: Vec<&str> = printed.split('\0').collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display())
+}
+
+#[test]
+fn a_drive_of_the_reference_is_the_same_folder_here() {
+    let made = Made::new(&["--files", "2000", "--big", "314572800"]);
+    let (_server, address) = made.serve();
+    let mounted = made.mount(&[address]);
+    let (plain, here) = (made.path("plain"), mounted.at.clone());
+
+    assert_eq!(listing(&here), listing(&plain));
+    shell(&format!("diff -r --no-dereference {} {}", quoted(&plain), quoted(&here)));
+    let sums = |at: &Path| {
+        shell(&format!(
+            "cd {} && find . -type f -print0 | sort -z | xargs -0 sha256sum",
+            quoted(at)
+        ))
+    };
+    assert_eq!(sums(&here), sums(&plain));
+    let tar = |at: &Path| {
+        shell(&format!(
+            "tar -C {} --sort=name --owner=0 --group=0 --mtime=@0 --mode=u=rwX,go=rX -c . | sha256sum",
+            quoted(at)
+        ))
+    };
+    assert_eq!(tar(&here), tar(&plain));
+    let executable = shell(&format!("find {} -type f -perm -u+x -printf '%P'", quoted(&here)));
+    assert_eq!(executable, "script.sh");
+    assert!(here.join("empty-directory").is_dir(), "an explicit empty directory persists");
+}
+
+#[test]
+fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
+    let made = Made::new(&["--files", "10", "--big", "0", "--huge"]);
+    let (mut server, address) = made.serve();
+    let mounted = made.mount(&[address]);
+    let huge = mounted.path("huge.bin");
+    assert_eq!(std::fs::metadata(&huge).expect("stat").len(), 3 * GIB);
+    let before = server.ask(json!({"op": "status"}))["sent"].as_u64().expect("count");
+    for at in [GIB / 2, 2 * GIB - 65536, 2 * GIB, 3 * GIB - 65536] {
+        let text = format!("here is byte {at}\n");
+        let read = living::read_at(&huge, at, text.len() + 1);
+        assert_eq!(read[..text.len()], *text.as_bytes());
+        assert_eq!(read[text.len()], 0);
+    }
+    let middle = living::read_at(&huge, GIB + 12_345, 1 << 20);
+    assert!(middle.iter().all(|byte| *byte == 0));
+    let after = server.ask(json!({"op": "status"}))["sent"].as_u64().expect("count");
+    assert!(after - before < 4 << 20, "1.3 MB asked for, {} bytes sent", after - before);
+}
+
+#[test]
+fn what_the_reference_appends_is_seen() {
+    let made = Made::new(&["--files", "20"]);
+    let (mut server, address) = made.serve();
+    let mounted = made.mount(&[address]);
+    assert!(!mounted.path("new.txt").exists());
+    assert_eq!(std::fs::read_dir(mounted.path("nested")).expect("list").count(), 1);
+    server.ask(json!({"op": "put", "path": "/new.txt", "text": "fresh"}));
+    server.ask(json!({"op": "put", "path": "/hello.txt", "text": "changed"}));
+    server.ask(json!({"op": "put", "path": "/nested/more.txt", "text": "more"}));
+    server.ask(json!({"op": "del", "path": "/script.sh"}));
+    eventually("the new file appears", || std::fs::read(mounted.path("new.txt")).ok());
+    eventually("the deleted file goes", || (!mounted.path("script.sh").exists()).then_some(()));
+    assert_eq!(living::read(&mounted.path("new.txt")), b"fresh");
+    assert_eq!(living::read(&mounted.path("hello.txt")), b"changed");
+    assert_eq!(std::fs::read_dir(mounted.path("nested")).expect("list").count(), 2);
+}
+
+#[test]
+fn the_reference_reads_what_we_serve() {
+    let made = Made::new(&["--files", "300"]);
+    let drive = made.path("drive").display().to_string();
+    let listed = |answer: &Value| answer["entries"].clone();
+    let original = reference("read-drive.js", &[&made.key, "--store", &drive]).json();
+    let server = living::serve(&made.path("drive"));
+    let port = server.address.rsplit(':').next().expect("port");
+    let through_us = reference("read-drive.js", &[&made.key, port]).json();
+    assert_eq!(listed(&through_us), listed(&original));
+    assert!(listed(&original).as_object().is_some_and(|entries| entries.len() > 300));
+}
+
+#[test]
+fn what_we_fetched_the_reference_opens_and_audits() {
+    let made = Made::new(&["--files", "50"]);
+    let (server, address) = made.serve();
+    let mounted = made.mount(&[address]);
+    let tree = shell(&format!(
+        "cd {} && find . -type f -print0 | xargs -0 cat | sha256sum",
+        quoted(&mounted.at)
+    ));
+    assert_eq!(tree.len(), 68);
+    let unmounted =
+        succeed(std::process::Command::new(living::binary()).arg("unmount").arg(&mounted.at));
+    assert_eq!(unmounted, "");
+    let mut mounted = mounted;
+    assert!(mounted.process.wait().success());
+    drop(server);
+    let opened = reference("open-core.js", &[&made.path("store").display().to_string()]).json();
+    let cores = opened["cores"].as_array().expect("cores");
+    assert_eq!(cores.len(), 2);
+    for core in cores {
+        assert_eq!(core["audit"]["invalid"], 0, "{core}");
+        assert!(core["audit"]["valid"].as_u64().expect("count") > 50, "{core}");
+    }
+}
+
+#[test]
+fn three_peers_with_a_third_each_one_killed_one_stalled() {
+    let made = Made::new(&["--files", "10", "--big", "67108864"]);
+    let mut thirds: Vec<_> = ["0", "1", "2"]
+        .iter()
+        .map(|third| {
+            // The reference locks what it opens: each takes its part from a copy of its own.
+            let copy = made.path(third);
+            living::copy_tree(&made.path("drive"), &copy);
+            reference("partial-seed.js", &[&copy.display().to_string(), "--third", third])
+        })
+        .collect();
+    let addresses: Vec<String> = thirds
+        .iter_mut()
+        .map(|third| format!("127.0.0.1:{}", third.json()["port"].as_u64().expect("port")))
+        .collect();
+    let (full, full_address) = made.serve();
+    let mut peers = addresses.clone();
+    let mounted = made.mount(&peers);
+    let (plain, here) = (made.path("plain/big.bin"), mounted.path("big.bin"));
+    // All three thirds are needed for the whole.
+    assert_eq!(living::read_at(&here, 0, 1 << 20), living::read_at(&plain, 0, 1 << 20));
+    let end = (64 << 20) - (1 << 20);
+    assert_eq!(living::read_at(&here, end, 1 << 20), living::read_at(&plain, end, 1 << 20));
+    drop(mounted);
+
+    // With a full peer beside them, one third dying and one standing still costs nothing but time.
+    peers.push(full_address);
+    std::fs::remove_dir_all(made.path("store")).expect("start over");
+    let mounted = made.mount(&peers);
+    thirds[1].signal(nix::sys::signal::Signal::SIGSTOP);
+    drop(thirds.remove(0));
+    shell(&format!("cmp {} {}", quoted(&plain), quoted(&mounted.path("big.bin"))));
+    thirds[0].signal(nix::sys::signal::Signal::SIGCONT);
+    drop(full);
+}
+
+#[test]
+fn the_lock_is_respected_both_ways() {
+    let made = Made::new(&["--files", "3"]);
+    let drive = made.path("drive").display().to_string();
+    let mut holder = reference("lock.js", &[&drive, &made.key]);
+    holder.json();
+    let refused = living::finish(std::process::Command::new(living::binary()).args(["ls", &drive]));
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("node") && said.contains(&holder.pid().to_string()), "{said}");
+    drop(holder);
+
+    let server = living::serve(&made.path("drive"));
+    let port = server.address.rsplit(':').next().expect("port");
+    reference("read-drive.js", &[&made.key, port]).json();
+    let locked = reference("lock.js", &[&drive, &made.key]).json();
+    assert_eq!(locked["locked"], false, "the reference took a core we hold");
+}

@@ -1,0 +1,137 @@
+//! Drives to mount and a guard that always unmounts.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use drive::drive::Edit;
+use drive::stat::TYPE_FILE;
+use drive::{Drive, DrivePath, PublicKey, Stat, Store, Wait};
+use drivefs::{Mount, MountOptions, Patience};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+pub const OPTIONS: MountOptions = MountOptions {
+    patience: Patience::Offline,
+    owner: drivefs::Owner { uid: 0, gid: 0 },
+    allow_other: false,
+    allow_non_empty: false,
+};
+
+/// After this long, what a test waits for will not happen.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether mounts can be made here; told once if not.
+pub fn can_mount() -> bool {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let able = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !able && !TOLD.swap(true, Ordering::Relaxed) {
+        eprintln!("SKIPPED: /dev/fuse cannot be opened; nothing was mounted");
+    }
+    able
+}
+
+pub fn expected() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small.expected.json");
+    serde_json::from_slice(&std::fs::read(path).expect("the vector reads")).expect("it is JSON")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory is made");
+    for entry in std::fs::read_dir(from).expect("the vector lists").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a file is copied");
+        }
+    }
+}
+
+/// A store, a runtime and a directory to mount at.
+pub struct Bench {
+    pub directory: tempfile::TempDir,
+    pub store: Store,
+    pub drive: Drive,
+    pub runtime: Runtime,
+}
+
+impl Bench {
+    fn new(directory: tempfile::TempDir, store: Store, open: impl Fn(&Runtime) -> Drive) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime starts");
+        let drive = open(&runtime);
+        std::fs::create_dir(directory.path().join("mnt")).expect("a mountpoint is made");
+        Self { directory, store, drive, runtime }
+    }
+
+    /// The recorded drive, copied, at a version.
+    pub fn recorded(version: Option<u64>) -> Self {
+        let directory = tempfile::tempdir().expect("a directory is made");
+        let at = directory.path().join("store");
+        copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small").as_ref(), &at);
+        let key = expected()["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
+        let key = key.expect("the vector names the key");
+        let store = Store::open(&at, false).expect("the store opens");
+        Self::new(directory, store.clone(), |runtime| {
+            let drive = runtime.block_on(Drive::open(&store, &key, version, Wait::Local));
+            drive.expect("the drive opens")
+        })
+    }
+
+    /// An empty drive in memory.
+    pub fn made() -> Self {
+        let store = Store::memory();
+        let directory = tempfile::tempdir().expect("a directory is made");
+        Self::new(directory, store.clone(), |_| Drive::create(&store, "made").expect("is made"))
+    }
+
+    pub fn mountpoint(&self) -> PathBuf {
+        self.directory.path().join("mnt")
+    }
+
+    pub fn mount(&self) -> Mount {
+        self.mount_with(OPTIONS)
+    }
+
+    pub fn mount_with(&self, options: MountOptions) -> Mount {
+        let (drive, store) = (self.drive.clone(), self.store.clone());
+        let runtime = self.runtime.handle().clone();
+        Mount::start(drive, store, &self.mountpoint(), options, runtime).expect("mounts")
+    }
+
+    pub fn apply(&self, edits: Vec<Edit>) {
+        self.runtime.block_on(self.drive.apply(edits)).expect("applied");
+    }
+
+    pub fn put(&self, path: &str, stat: Stat) {
+        let path = DrivePath::parse(path).expect("a path");
+        self.apply(vec![Edit::Put { path, stat }]);
+    }
+
+    pub fn file(&self, blocks: &[Bytes]) -> Stat {
+        let extent = self.drive.append_content(blocks).expect("appended");
+        Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() }
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let stat = self.file(&[Bytes::copy_from_slice(text.as_bytes())]);
+        self.put(path, stat);
+    }
+
+    pub fn remove(&self, path: &str) {
+        let path = DrivePath::parse(path).expect("a path");
+        self.apply(vec![Edit::Remove { path }]);
+    }
+}
+
+/// Looks again until `found` says yes. What is waited for happens on another thread and has no
+/// other sign than what it shows.
+pub fn until(what: &str, mut found: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !found() {
+        assert!(start.elapsed() < LIMIT, "{what}: still not");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,59 @@
+//! A mounted drive whose owner goes on writing.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+
+use crate::common::{Bench, can_mount, until};
+
+#[test]
+fn changes_show_although_the_kernel_caches_for_long() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::made();
+    bench.write("dir/file", "one");
+    bench.write("dir/gone", "x");
+    let mount = bench.mount();
+    let dir = mount.mountpoint().join("dir");
+    let read = |name: &str| fs::read_to_string(dir.join(name));
+    let list = || fs::read_dir(&dir).map_or(0, Iterator::count);
+    assert_eq!(read("file").expect("reads"), "one");
+    assert!(read("later").is_err(), "and the kernel remembers that it is not there");
+    assert_eq!(list(), 2);
+
+    bench.write("dir/file", "two two");
+    until("the new content", || read("file").is_ok_and(|text| text == "two two"));
+    bench.write("dir/later/deep", "x");
+    until("the new file", || fs::metadata(dir.join("later/deep")).is_ok());
+    until("it in the listing", || list() == 3);
+    bench.remove("dir/gone");
+    until("the removal", || !dir.join("gone").exists());
+    until("it in the listing", || list() == 2);
+}
+
+#[test]
+fn an_open_file_is_read_to_its_end_as_it_was() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::made();
+    let (old, new) = ("o".repeat(300_000), "n".repeat(400_000));
+    bench.write("file", &old);
+    let mount = bench.mount();
+    let path = mount.mountpoint().join("file");
+    let mut open = fs::File::open(&path).expect("opens");
+    let mut start = vec![0; 1000];
+    open.read_exact(&mut start).expect("reads");
+    let number = open.metadata().expect("exists").ino();
+
+    bench.write("file", &new);
+    until("the new content", || fs::read_to_string(&path).is_ok_and(|text| text == new));
+    assert_eq!(fs::metadata(&path).expect("exists").ino(), number, "the path keeps its number");
+    open.seek(SeekFrom::Start(0)).expect("seeks");
+    let mut whole = String::new();
+    open.read_to_string(&mut whole).expect("reads");
+    assert!(whole == old, "{} bytes, of another version", whole.len());
+    assert_eq!(open.metadata().expect("exists").len(), 300_000);
+    assert_eq!(fs::metadata(&path).expect("exists").len(), 400_000);
+}

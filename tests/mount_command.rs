@@ -1,0 +1,188 @@
+//! The life of a mount, with a real kernel: mounted in the background or in the foreground, busy,
+//! interrupted, gone. Needs /dev/fuse; without it the tests say so and do nothing.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Home, KEY, LIMIT, Running, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A mount of a copy of the golden drive, taken away when the test ends however it ends.
+struct Mounted {
+    home: Home,
+    mountpoint: PathBuf,
+}
+
+impl Mounted {
+    /// `None`, aloud, where there is no FUSE.
+    fn new() -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() {
+            eprintln!("SKIPPED: there is no /dev/fuse here");
+            return None;
+        }
+        let home = Home::new();
+        home.golden_store("store");
+        let mountpoint = home.make("mnt");
+        Some(Self { home, mountpoint })
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.mountpoint.join(name)).expect(name)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.home.command().args(["unmount", "--force", "mnt"]).output().ok();
+    }
+}
+
+fn mounted_at(mountpoint: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| line.contains(&format!(" {} ", mountpoint.display())))
+}
+
+#[test]
+fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
+    let Some(mounted) = Mounted::new() else { return };
+    let home = &mounted.home;
+    let ran = home.run(["mount", "store", "mnt"]).must_succeed();
+    assert_eq!(ran.stdout, "", "said on stderr");
+    assert!(ran.stderr.contains(KEY) && ran.stderr.contains("version 28"), "{}", ran.stderr);
+    assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
+    assert_eq!(mounted.read("dir/rel-link"), "a");
+    assert_eq!(mounted.read("mnt/inside.txt"), "mount changed");
+    assert_eq!(fs::read(mounted.mountpoint.join("big.bin")).unwrap().len(), 204_800);
+
+    // Its store is taken while it is mounted, and free the moment `unmount` returns.
+    home.run(["ls", "store"]).must_fail(4, "in use");
+    home.run(["unmount", "mnt"]).must_succeed();
+    assert!(!mounted_at(&mounted.mountpoint));
+    home.run(["ls", "store"]).must_succeed();
+    home.run(["mount", "store", "mnt"]).must_succeed();
+    home.run(["unmount", "mnt"]).must_succeed();
+}
+
+#[test]
+fn a_program_learns_what_was_mounted_as_json() {
+    let Some(mounted) = Mounted::new() else { return };
+    let url = format!("hyper://{KEY}");
+    let ran = mounted.home.run(["mount", "--json", &url, "mnt", "--store", "store"]).must_succeed();
+    let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(told["url"], url);
+    assert_eq!(told["version"], 28);
+    assert_eq!(told["mountpoint"], mounted.mountpoint.to_str().unwrap());
+    let log = told["log"].as_str().unwrap();
+    assert!(Path::new(log).starts_with(mounted.home.path("state")), "{log}");
+
+    // SIGTERM to the process it names unmounts.
+    let pid = Pid::from_raw(told["pid"].as_i64().unwrap() as i32);
+    kill(pid, Signal::SIGTERM).unwrap();
+    eventually("the mount is gone", || !mounted_at(&mounted.mountpoint));
+}
+
+#[test]
+fn a_failure_in_the_background_is_the_commands_own() {
+    let Some(mounted) = Mounted::new() else { return };
+    let home = &mounted.home;
+    home.run(["mount", "store", "mnt"]).must_succeed();
+    home.make("other");
+    home.run(["mount", "store", "other"]).must_fail(4, "in use").hints("--store");
+    home.golden_store("second");
+    home.run(["mount", "second", "mnt"]).must_fail(1, "mount");
+    assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
+    home.run(["unmount", "mnt"]).must_succeed();
+}
+
+#[test]
+fn a_busy_mount_stays_and_its_users_are_named() {
+    let Some(mounted) = Mounted::new() else { return };
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    let file = fs::File::open(mounted.mountpoint.join("hello.txt")).unwrap();
+    let own = format!("pid {}", std::process::id());
+    mounted.home.run(["unmount", "mnt"]).must_fail(1, &own).hints("--lazy");
+    assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
+    mounted.home.run(["unmount", "--lazy", "mnt"]).must_succeed();
+    assert!(!mounted_at(&mounted.mountpoint));
+    assert_eq!(std::io::read_to_string(&file).unwrap(), "hello again, overwritten");
+    drop(file);
+    eventually("the store is free", || {
+        mounted.home.command().args(["ls", "store"]).output().unwrap().status.success()
+    });
+}
+
+#[test]
+fn in_the_foreground_one_line_says_it_is_ready_and_signals_unmount() {
+    let Some(mounted) = Mounted::new() else { return };
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut running =
+            Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
+        assert!(running.line().contains(KEY));
+        assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
+        running.signal(signal);
+        assert_eq!(running.ended(), Some(0), "{signal}");
+        assert!(!mounted_at(&mounted.mountpoint));
+    }
+}
+
+#[test]
+fn what_umount_takes_away_ends_the_process() {
+    let Some(mounted) = Mounted::new() else { return };
+    let mut running =
+        Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
+    running.line();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    assert_eq!(running.ended(), Some(0));
+}
+
+#[test]
+fn after_a_kill_the_mount_can_be_made_again() {
+    let Some(mounted) = Mounted::new() else { return };
+    let mut running =
+        Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
+    running.line();
+    running.signal(Signal::SIGKILL);
+    assert_eq!(running.ended(), None);
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+}
+
+#[test]
+fn a_version_in_the_url_is_what_is_mounted() {
+    let Some(mounted) = Mounted::new() else { return };
+    let url = format!("hyper://{KEY}+2");
+    mounted.home.run(["mount", &url, "mnt", "--store", "store"]).must_succeed();
+    assert_eq!(mounted.read("hello.txt"), "hello world");
+    assert!(!mounted.mountpoint.join("big.bin").exists(), "came later");
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+}
+
+#[test]
+fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
+    let Some(mounted) = Mounted::new() else { return };
+    let home = &mounted.home;
+    let serve = Running::start(home.command().args([
+        "serve",
+        "--store",
+        "store",
+        "--listen",
+        "127.0.0.1:0",
+    ]));
+    let peer = serve.line();
+    let url = format!("hyper://{KEY}");
+    home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
+    assert_eq!(mounted.read("dir/f1.txt"), "file 1\n");
+    home.run(["unmount", "mnt"]).must_succeed();
+    drop(serve);
+
+    home.run(["mount", &url, "mnt"]).must_succeed();
+    assert_eq!(mounted.read("dir/f1.txt"), "file 1\n");
+    let started = std::time::Instant::now();
+    assert!(fs::read(mounted.mountpoint.join("big.bin")).is_err(), "never fetched");
+    assert!(started.elapsed() < LIMIT, "nobody is waited for when there is nobody");
+    home.run(["unmount", "mnt"]).must_succeed();
+}

@@ -1,0 +1,314 @@
+//! Replicators in a seeded simulation: one reader, several peers that hold parts of a core, on a
+//! network that delays, loses and reorders, with peers that stall, lie, leave and come back. Every
+//! run must end with all obtainable blocks, in virtual time, without a single wrong byte.
+//!
+//! A failing seed replays with `SEED=n cargo test --test replicate_sim`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use drive::Store;
+use drive::core::demand::Urgency;
+use drive::core::{Core, RemoteTree};
+use drive::replicate::{Action, Event, PeerId, Replicator, Upload};
+use drive::wire::message::Message;
+use tokio::time::Instant;
+
+/// A small deterministic generator (splitmix64); the seed is the whole story of a run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.roll() % bound.max(1)
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    Honest,
+    /// Answers nothing after this many answers.
+    StallsAfter(u64),
+    /// Alters one in so many answers.
+    Lies(u64),
+    /// Leaves after this many answers, and comes back.
+    LeavesAfter(u64),
+    /// Loses this percentage of what it sends.
+    Loses(u64),
+}
+
+struct Remote {
+    core: Core,
+    upload: Upload,
+    temper: Temper,
+    answers: u64,
+    latency: Duration,
+    connected: bool,
+    banned: bool,
+}
+
+enum Delivery {
+    ToRemote(usize, Message),
+    ToReader(usize, Message),
+    Connect(usize),
+}
+
+struct World {
+    dice: Dice,
+    start: Instant,
+    now: Instant,
+    queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    parcels: BTreeMap<usize, Delivery>,
+    next_parcel: usize,
+    remotes: Vec<Remote>,
+    reader: Core,
+    replicator: Replicator,
+}
+
+fn block_of(index: u64) -> Bytes {
+    let length = 1 + (index * 7919) % 700;
+    Bytes::from((0..length).map(|byte| (index + byte * 31) as u8).collect::<Vec<u8>>())
+}
+
+fn copy_blocks(from: &Core, to: &Core, blocks: impl Iterator<Item = u64>) {
+    let mut remote = RemoteTree::default();
+    for block in blocks {
+        let proof = from.prove(block, to.digest(block), false, &mut remote).expect("writer has it");
+        to.accept(proof).expect("honest proof");
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> (Self, u64) {
+        let mut dice = Dice(seed);
+        let length = 1 + dice.below(300);
+        let writer = Store::memory().core_named(b"sim").expect("memory core");
+        let blocks: Vec<Bytes> = (0..length).map(block_of).collect();
+        for batch in blocks.chunks(1 + dice.below(50) as usize) {
+            writer.append(batch).expect("append");
+        }
+        let count = 1 + dice.below(5) as usize;
+        let mut remotes = Vec::new();
+        for number in 0..count {
+            let core = Store::memory().core(writer.key()).expect("memory core");
+            // The first is honest and full, so that every run has a right ending.
+            let share = if number == 0 { 100 } else { dice.below(101) };
+            let held: Vec<u64> = (0..length).filter(|_| dice.chance(share)).collect();
+            copy_blocks(&writer, &core, held.into_iter());
+            let temper = match (number, dice.below(5)) {
+                (0, _) | (_, 0) => Temper::Honest,
+                (_, 1) => Temper::StallsAfter(dice.below(20)),
+                (_, 2) => Temper::Lies(1 + dice.below(10)),
+                (_, 3) => Temper::LeavesAfter(1 + dice.below(20)),
+                _ => Temper::Loses(1 + dice.below(60)),
+            };
+            remotes.push(Remote {
+                upload: Upload::new(core.clone()),
+                core,
+                temper,
+                answers: 0,
+                latency: Duration::from_millis(1 + dice.below(200)),
+                connected: false,
+                banned: false,
+            });
+        }
+        let reader = Store::memory().core(writer.key()).expect("memory core");
+        let start = Instant::now();
+        let mut world = Self {
+            replicator: Replicator::new(reader.clone()),
+            dice,
+            start,
+            now: start,
+            queue: BinaryHeap::new(),
+            parcels: BTreeMap::new(),
+            next_parcel: 0,
+            remotes,
+            reader,
+        };
+        for number in 0..count {
+            let delay = Duration::from_millis(world.dice.below(2000));
+            world.post(delay, Delivery::Connect(number));
+        }
+        (world, length)
+    }
+
+    fn post(&mut self, delay: Duration, delivery: Delivery) {
+        let parcel = self.next_parcel;
+        self.next_parcel += 1;
+        self.parcels.insert(parcel, delivery);
+        // The random middle key reorders what arrives at the same time.
+        let order = self.dice.roll();
+        self.queue.push(Reverse((self.now + delay, order, parcel)));
+    }
+
+    fn travel(&mut self, number: usize) -> Duration {
+        let jitter = Duration::from_millis(self.dice.below(20));
+        self.remotes[number].latency / 2 + jitter
+    }
+
+    fn peer(number: usize) -> PeerId {
+        PeerId(number as u64)
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.replicator.next_action() {
+            match action {
+                Action::Send { peer, message } => {
+                    let number = peer.0 as usize;
+                    let delay = self.travel(number);
+                    self.post(delay, Delivery::ToRemote(number, message));
+                }
+                Action::Accept { peer, proof } => {
+                    let block = proof.block;
+                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+                    let verdict = self.reader.accept(proof);
+                    self.replicator.step(Event::Judged { peer, block, size, verdict }, self.now);
+                }
+                Action::Disconnect { peer, lied, .. } => {
+                    let remote = &mut self.remotes[peer.0 as usize];
+                    remote.connected = false;
+                    remote.banned |= lied;
+                    if !lied {
+                        self.post(Duration::from_secs(2), Delivery::Connect(peer.0 as usize));
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Connect(number) => {
+                let core = self.remotes[number].core.clone();
+                let remote = &mut self.remotes[number];
+                remote.connected = true;
+                remote.upload = Upload::new(core);
+                let event = Event::Opened { peer: Self::peer(number), name: format!("#{number}") };
+                self.replicator.step(event, self.now);
+            }
+            Delivery::ToReader(number, message) if self.remotes[number].connected => {
+                let event = Event::Received { peer: Self::peer(number), message };
+                self.replicator.step(event, self.now);
+            }
+            Delivery::ToRemote(number, message) if self.remotes[number].connected => {
+                self.remotes[number].upload.received(&message).expect("bounded requests");
+                while let Some(answer) = self.remotes[number].upload.next_answer() {
+                    self.answer(number, answer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, number: usize, mut answer: Message) {
+        let delay = self.travel(number);
+        let is_data = matches!(answer, Message::Data { .. });
+        let remote = &mut self.remotes[number];
+        remote.answers += u64::from(is_data);
+        let answers = remote.answers;
+        match remote.temper {
+            Temper::StallsAfter(limit) if is_data && answers > limit => return,
+            Temper::Loses(percent) if is_data && self.dice.chance(percent) => return,
+            Temper::Lies(every) if is_data && answers.is_multiple_of(every) => {
+                self.distort(&mut answer)
+            }
+            Temper::LeavesAfter(limit) if is_data && answers.is_multiple_of(limit) => {
+                self.remotes[number].connected = false;
+                self.replicator.step(Event::Closed { peer: Self::peer(number) }, self.now);
+                self.post(Duration::from_secs(3), Delivery::Connect(number));
+                return;
+            }
+            _ => {}
+        }
+        self.post(delay, Delivery::ToReader(number, answer));
+    }
+
+    fn distort(&mut self, answer: &mut Message) {
+        let roll = self.dice.below(5);
+        let Message::Data { value, nodes, signature, .. } = answer else { return };
+        match roll {
+            0 => *value = Some(Bytes::from_static(b"something else entirely")),
+            1 => *nodes = Vec::new(),
+            2 => *signature = Some([7; 64]),
+            3 => {
+                if let Some(node) = nodes.first_mut() {
+                    node.hash[3] ^= 0x10;
+                } else {
+                    *value = Some(Bytes::new());
+                }
+            }
+            _ => *value = None,
+        }
+    }
+
+    /// One event of the world; false when nothing can happen any more.
+    fn step(&mut self) -> bool {
+        let next = self.queue.peek().map(|Reverse((at, _, _))| *at);
+        let check = self.replicator.next_check(self.now);
+        match (next, check) {
+            (None, None) => return false,
+            (Some(at), check) if check.is_none_or(|check| at <= check) => {
+                if let Some(Reverse((at, _, parcel))) = self.queue.pop() {
+                    self.now = at;
+                    if let Some(delivery) = self.parcels.remove(&parcel) {
+                        self.deliver(delivery);
+                    }
+                }
+            }
+            (_, Some(check)) => {
+                self.now = check;
+                self.replicator.step(Event::Tick, self.now);
+            }
+            (Some(_), None) => unreachable!("the guard above takes it"),
+        }
+        let changes = self.reader.demand().take_changes();
+        self.replicator.demand(changes, self.now);
+        self.act();
+        true
+    }
+}
+
+fn run(seed: u64) {
+    let (mut world, length) = World::new(seed);
+    let demand = world.reader.demand().clone();
+    let ticket = demand.want(length - 1);
+    demand.want_ahead(0..length, Urgency::Ahead);
+    let limit = world.start + Duration::from_secs(600);
+    let mut steps = 0u64;
+    while world.reader.held(0..length) < length {
+        assert!(world.step(), "seed {seed}: nothing left to happen, blocks missing");
+        assert!(world.now < limit, "seed {seed}: ten virtual minutes and no end");
+        steps += 1;
+        assert!(steps < 2_000_000, "seed {seed}: endless activity");
+    }
+    drop(ticket);
+    assert_eq!(world.reader.head().length, length, "seed {seed}");
+    for index in 0..length {
+        let block = world.reader.get_local(index).expect("sound store").expect("held");
+        assert_eq!(block, block_of(index), "seed {seed}: block {index}");
+    }
+    assert!(!world.remotes[0].banned, "seed {seed}: the honest peer was called a liar");
+}
+
+#[test]
+fn every_seed_ends_with_all_blocks() {
+    if let Ok(seed) = std::env::var("SEED") {
+        return run(seed.parse().expect("SEED is a number"));
+    }
+    for seed in 0..300 {
+        run(seed);
+    }
+}
