@@ -72,6 +72,9 @@ struct Options {
     /// Write the document, too
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
+    /// Measure nothing; write the document without figures
+    #[arg(long, requires = "document", conflicts_with = "from")]
+    unmeasured: bool,
     /// Measure nothing; take the results of an earlier run
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -197,6 +200,9 @@ fn keep(results: &Results, work: &Path) -> io::Result<()> {
 
 fn main() -> io::Result<()> {
     let options = Options::parse();
+    if let (true, Some(path)) = (options.unmeasured, &options.document) {
+        return fs::write(path, report::document("No run has been recorded yet."));
+    }
     let results = match &options.from {
         Some(path) => serde_json::from_str(&fs::read_to_string(path)?)?,
         None => {

@@ -135,6 +135,10 @@ impl Results {
         let _ = writeln!(out, "|---|---|{}---|---|", "---:|".repeat(names.len()));
         for (measure, unit) in self.measures(net) {
             self.row(out, net, &measure, &unit, &candidates);
+            if measure.ends_with("_warm") {
+                // Nothing passes the link, and the client was hardly asked.
+                continue;
+            }
             for (name, unit) in ASPECTS {
                 self.row(out, net, &format!("{measure}.{name}"), unit, &candidates);
             }
