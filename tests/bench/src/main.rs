@@ -16,20 +16,16 @@ mod workload;
 use candidate::{Candidate, Workshop};
 use clap::Parser;
 use data::{Data, DataSet};
-use hypermount_bench::signal::{block_termination, wait_for_termination};
 use net::Net;
 use report::{Machine, Results};
 use session::{SESSIONS, Sample, Session, Turn};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 use tools::Tools;
-
-/// Set by SIGINT and SIGTERM: no further mount is begun.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 #[derive(Parser)]
 #[command(
@@ -69,6 +65,9 @@ struct Options {
     /// The directory of the reference's program, its packages installed
     #[arg(long, value_name = "DIR", default_value = "tests/bench/reference")]
     reference: PathBuf,
+    /// Where all single figures go [default: results.json in the work directory]
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
     /// Write the document, too
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
@@ -157,7 +156,7 @@ fn data_sets(turns: &[Turn]) -> Vec<DataSet> {
     DataSet::ALL.into_iter().filter(|set| used(*set) || writes && trees.contains(set)).collect()
 }
 
-fn measure(options: &Options) -> io::Result<Results> {
+fn measure(options: &Options, stop: &AtomicBool) -> io::Result<Results> {
     let turns = options.turns();
     if turns.is_empty() {
         return Err(io::Error::other("nothing of that name is measured there"));
@@ -166,7 +165,7 @@ fn measure(options: &Options) -> io::Result<Results> {
     let machine = Machine::here();
     let mut samples = Vec::new();
     for (number, turn) in turns.iter().enumerate() {
-        if STOP.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
             break;
         }
         let found = turn.run(&shop, |measure| options.wants(measure));
@@ -190,11 +189,20 @@ fn tell(sample: &Sample, number: usize, of: usize) {
     );
 }
 
-fn keep(results: &Results, work: &Path) -> io::Result<()> {
-    let path = work.join("results.json");
+fn keep(results: &Results, options: &Options) -> io::Result<()> {
+    let path = options.results.clone().unwrap_or_else(|| options.work.join("results.json"));
     fs::write(&path, serde_json::to_string_pretty(results)?)?;
-    fs::write(work.join("results.md"), results.tables())?;
     eprintln!("results are in {}", path.display());
+    Ok(())
+}
+
+/// The first SIGINT or SIGTERM lets the run end in good order, the second ends it at once. Handlers,
+/// not a signal mask: children would inherit that.
+fn stop_on_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
     Ok(())
 }
 
@@ -203,19 +211,13 @@ fn main() -> io::Result<()> {
     if let (true, Some(path)) = (options.unmeasured, &options.document) {
         return fs::write(path, report::document("No run has been recorded yet."));
     }
+    let stop = Arc::new(AtomicBool::new(false));
     let results = match &options.from {
         Some(path) => serde_json::from_str(&fs::read_to_string(path)?)?,
         None => {
-            let signals = block_termination()?;
-            thread::spawn(move || {
-                // The first ends the run in good order, the second at once.
-                let _ = wait_for_termination(&signals);
-                STOP.store(true, Ordering::Relaxed);
-                let _ = wait_for_termination(&signals);
-                std::process::exit(130);
-            });
-            let results = measure(&options)?;
-            keep(&results, &options.work)?;
+            stop_on_signals(&stop)?;
+            let results = measure(&options, &stop)?;
+            keep(&results, &options)?;
             results
         }
     };
