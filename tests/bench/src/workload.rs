@@ -91,6 +91,14 @@ impl Outcome {
         self
     }
 
+    /// A command that failed did something else than what is measured.
+    fn unless_failed(mut self, done: &Streamed, command: &str) -> Outcome {
+        if !done.succeeded {
+            self.value = f64::NAN;
+        }
+        self.check(done.succeeded, || format!("{command} failed"))
+    }
+
     /// That a count is what it should be, unless there was no time to get there.
     fn expect(self, what: &str, found: u64, expected: u64) -> Outcome {
         let good = if self.cut { found <= expected } else { found == expected };
@@ -175,7 +183,7 @@ fn list(bench: &Bench) -> io::Result<Outcome> {
     let (done, entries) = run_list(bench)?;
     Ok(Outcome::new(per_second(entries, done.took))
         .cut(done.cut)
-        .check(done.succeeded, || "ls failed".into())
+        .unless_failed(&done, "ls")
         .expect("entries", entries, tree_entries(bench.set)))
 }
 
@@ -183,7 +191,7 @@ fn list_round_trips(bench: &Bench) -> io::Result<Outcome> {
     let (done, entries) = run_list(bench)?;
     Ok(Outcome::new(done.took.as_secs_f64() / bench.net.round_trip())
         .cut(done.cut)
-        .check(done.succeeded, || "ls failed".into())
+        .unless_failed(&done, "ls")
         .expect("entries", entries, tree_entries(bench.set)))
 }
 
@@ -200,7 +208,7 @@ fn find(bench: &Bench) -> io::Result<Outcome> {
     let entries = lines.saturating_sub(1);
     Ok(Outcome::new(per_second(entries, done.took))
         .cut(done.cut)
-        .check(done.succeeded, || "find failed".into())
+        .unless_failed(&done, "find")
         .expect("entries", entries, tree_entries(bench.set)))
 }
 
@@ -278,7 +286,7 @@ fn check_tar(outcome: Outcome, bench: &Bench, done: &Streamed, count: &TarCount)
     let bytes = files.iter().map(|file| file.size).sum();
     outcome
         .cut(done.cut)
-        .check(done.succeeded, || "tar failed".into())
+        .unless_failed(done, "tar")
         .expect("files", count.files, files.len() as u64)
         .expect("bytes", count.bytes, bytes)
 }
@@ -420,29 +428,30 @@ fn untar(bench: &Bench) -> io::Result<Outcome> {
             last = byte;
         }
     })?;
-    Ok(Outcome::new(per_second(files, done.took))
-        .cut(done.cut)
-        .check(done.succeeded, || "tar failed".into())
-        .expect("files", files, ARCHIVED_FILES))
+    Ok(Outcome::new(per_second(files, done.took)).cut(done.cut).unless_failed(&done, "tar").expect(
+        "files",
+        files,
+        ARCHIVED_FILES,
+    ))
 }
 
 fn remove(bench: &Bench) -> io::Result<Outcome> {
     let mut rm = Command::new("rm");
     rm.arg("-rfv").args((0..ARCHIVED_DIRECTORIES).map(|n| format!("directory-{n:03}")));
     let (done, lines) = run_lines(rm.current_dir(bench.root), bench)?;
-    Ok(Outcome::new(per_second(lines, done.took))
-        .cut(done.cut)
-        .check(done.succeeded, || "rm failed".into())
-        .expect("entries", lines, ARCHIVED_FILES + ARCHIVED_DIRECTORIES))
+    Ok(Outcome::new(per_second(lines, done.took)).cut(done.cut).unless_failed(&done, "rm").expect(
+        "entries",
+        lines,
+        ARCHIVED_FILES + ARCHIVED_DIRECTORIES,
+    ))
 }
 
 fn git_clone(bench: &Bench) -> io::Result<Outcome> {
     let mut clone = git();
     clone.args(["clone", "--quiet", "--no-hardlinks"]).arg(bench.repository).arg("clone");
     let done = stream(clone.current_dir(bench.root), bench.limit, bench.logs, |_| {})?;
-    let outcome = Outcome::new(done.took.as_secs_f64())
-        .cut(done.cut)
-        .check(done.succeeded, || "git clone failed".into());
+    let outcome =
+        Outcome::new(done.took.as_secs_f64()).cut(done.cut).unless_failed(&done, "git clone");
     if done.cut || !done.succeeded {
         return Ok(outcome);
     }
