@@ -23,6 +23,7 @@ pub use upload::{MAX_QUEUED_REQUESTS, Upload};
 use crate::core::demand::{Change, Hint, Outlook, Urgency};
 use crate::core::merkle::Proof;
 use crate::core::{Accepted, Core, Located, Rejected};
+use crate::error::Error;
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
@@ -352,6 +353,15 @@ impl Replicator {
             Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
                 // The proof built on nodes we hold. If those are damaged the peer is innocent:
                 // ask once more for a proof that stands alone before judging.
+                self.distrusted.insert(block);
+                self.wants.released(block, id);
+            }
+            Err(Rejected::Storage(Error::Corrupt { file, at, .. }))
+                if request.is_some_and(|request| !request.full_proof) =>
+            {
+                // The core has forgotten the damaged nodes; a proof that stands alone heals them.
+                let core = self.core.discovery_key();
+                log::warn!("core {core}: {file} is damaged at {at}, fetching it again");
                 self.distrusted.insert(block);
                 self.wants.released(block, id);
             }

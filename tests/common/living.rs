@@ -163,11 +163,20 @@ pub struct Server {
 
 pub fn serve(store: &Path) -> Server {
     let mut process = Running::start(
-        Command::new(binary()).args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store),
+        Command::new(binary())
+            .args(["serve", "--json", "--listen", "127.0.0.1:0", "--store"])
+            .arg(store),
     );
-    let line = process.line();
-    let address = line.rsplit(' ').next().expect("an address").to_owned();
+    let address = process.json()["address"].as_str().expect("an address").to_owned();
     Server { process, address }
+}
+
+impl Server {
+    /// Ends it; how many bytes it had sent.
+    pub fn sent(&mut self) -> u64 {
+        self.process.signal(nix::sys::signal::Signal::SIGTERM);
+        self.process.json()["sent"].as_u64().expect("a count")
+    }
 }
 
 /// A kernel mount by the real binary, which goes when this is dropped.
