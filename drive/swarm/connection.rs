@@ -262,9 +262,12 @@ impl Connection<'_> {
     async fn handle_event(&mut self, event: SessionEvent) -> Result<(), (String, bool)> {
         match event {
             SessionEvent::Handshaken { .. } => self.handshaken = true,
-            // Answered only while it stands: else the answer would tell, unasked, what we have.
+            // Answered only while it stands: else the answer would tell, unasked, what we have. It
+            // is open already if the remote opened, closed and opened it again in one breath.
             SessionEvent::RemoteOpen { discovery_key } => {
-                if self.session.is_asked_for(&discovery_key) {
+                let stands = self.session.is_asked_for(&discovery_key)
+                    || self.session.is_open(&discovery_key);
+                if stands {
                     match self.swarm.shared(&discovery_key) {
                         Some(core) => self.open(core).await,
                         None => self.session.refuse(&discovery_key),

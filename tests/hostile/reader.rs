@@ -302,7 +302,6 @@ fn harmless_oddities_cost_nothing() {
         Lie::WantBeyond,
         Lie::OpensAndCloses(3),
         Lie::ManyChannels(2000),
-        Lie::HaveFlood,
     ] {
         let liar = Liar::new(lie, &published.store, 0);
         let told = cat(&Home::new(), &published.url("big"), &[&liar.address], "10s");

@@ -34,6 +34,8 @@ pub struct Wire {
     incoming: StreamCipher,
     buffer: BytesMut,
     channels: u32,
+    /// Type and length of every frame of the remote so far.
+    pub seen: Vec<(u8, usize)>,
 }
 
 fn broken(what: impl ToString) -> io::Error {
@@ -108,6 +110,7 @@ impl Wire {
             incoming: StreamCipher::new(&receive, &remote_nonce),
             buffer: BytesMut::new(),
             channels: 0,
+            seen: Vec::new(),
         })
     }
 
@@ -124,6 +127,7 @@ impl Wire {
                 Front::Frame(header) if self.buffer.len() >= header.length + header.payload => {
                     drop(self.buffer.split_to(header.length));
                     let payload = self.buffer.split_to(header.payload).freeze();
+                    self.seen.push((header.kind, payload.len()));
                     return Ok(Some((header.channel, header.kind, payload)));
                 }
                 Front::Incomplete | Front::Frame(_) => {
