@@ -373,6 +373,15 @@ impl Replicator {
                 self.wants.failed(block, id);
                 self.disconnect(id, format!("holds another history: {reason}"), true);
             }
+            Err(Rejected::Storage(Error::Corrupt { file, at, what, .. }))
+                if !self.core.writable() =>
+            {
+                // Nodes of ours did not verify and are forgotten by now, so each time there are
+                // fewer: the next request asks for what was missing.
+                self.trouble(format!("{file} at {at} was damaged here: {what}"));
+                self.distrusted.insert(block);
+                self.wants.released(block, id);
+            }
             Err(Rejected::Storage(error)) => {
                 log::error!(
                     "core {}: cannot store block {block}: {error}",
