@@ -131,8 +131,9 @@ pub fn watch(command: &mut Command) -> Watched {
         if started.elapsed() > HANGS {
             let _ = child.kill();
             let _ = child.wait();
-            let stderr = stderr.join().expect("drained");
-            panic!("{command:?} hangs: {}", String::from_utf8_lossy(&stderr));
+            let said = [stdout.join().expect("drained"), stderr.join().expect("drained")].concat();
+            let last = said.get(said.len().saturating_sub(2000)..).unwrap_or_default();
+            panic!("{command:?} hangs: {}", String::from_utf8_lossy(last));
         }
         // Only spares the processor: the peak is kept by the kernel.
         thread::sleep(Duration::from_millis(2));
