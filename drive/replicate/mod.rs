@@ -385,7 +385,10 @@ impl Replicator {
         if accepted.stored {
             self.announce(Some(id), block, 1);
         }
-        if accepted.head.is_some() {
+        if let Some(head) = accepted.head {
+            // The first proof tells how small the blocks of an index are: without that a window
+            // would hold a handful of them, and a listing would take a round trip for each few.
+            self.average_bytes = (head.byte_length / head.length.max(1)).max(1);
             self.want_newest();
         }
     }
