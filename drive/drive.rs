@@ -200,6 +200,12 @@ impl Drive {
         }
     }
 
+    /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a
+    /// program that fills in what it cannot read would be at it for years.
+    pub fn check_extent(extent: &Extent) -> Result<()> {
+        read::check(extent)
+    }
+
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
     pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
         if range.start >= range.end.min(extent.size) {

@@ -169,7 +169,13 @@ impl Store {
         let key = self.derive(DEFAULT_NAME).public_key();
         let discovery_key = key.discovery_key();
         let open = self.inner.cores.lock().contains_key(&discovery_key);
-        Ok((open || self.stored_key(&discovery_key)?.is_some()).then_some(key))
+        // Whatever its `key` file says: were it passed over because that is damaged, another drive
+        // of the store would be taken for this one.
+        let stored = self.inner.root.as_ref().is_some_and(|root| {
+            let directory = core_directory(root, &discovery_key);
+            fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
+        });
+        Ok((open || stored).then_some(key))
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).

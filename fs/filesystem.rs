@@ -493,6 +493,9 @@ impl Fs {
                 _ => Error::WrongKind,
             });
         };
+        if let Content::Extent(extent) = &content {
+            Drive::check_extent(extent)?;
+        }
         let keep_cache = self.inodes_mut().open(ino, &entry, &content);
         let is_core = matches!(content, Content::Core(_));
         let handle = self.files.insert(FileHandle {

@@ -176,6 +176,16 @@ impl Core {
             opening;
         let stored = layout::read_keys(directory, open_file)?;
         match stored.key {
+            // With the secret half at hand it is sure which core this is meant to be; whether it is,
+            // the signatures tell.
+            Some(stored)
+                if stored != key && pair.as_ref().is_some_and(|pair| pair.public_key() == key) =>
+            {
+                log::warn!("{}: key damaged, written anew", directory.display());
+                if writable {
+                    layout::write_key(directory, open_file, &key)?;
+                }
+            }
             Some(stored) if stored != key => {
                 return Err(Error::NotAStore {
                     path: directory.to_owned(),

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::core::demand::{MAX_WANTED_BLOCKS, Ticket, Urgency};
+use crate::core::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
 use crate::core::{Core, Located};
 use crate::error::{Error, Result};
 use crate::stat::Extent;
@@ -39,6 +40,12 @@ impl Stretch {
         }
         if extent.blocks == 0 && extent.size > 0 {
             return bad("has bytes but no blocks");
+        }
+        if end_block > MAX_CORE_LENGTH {
+            return bad("ends after every core");
+        }
+        if extent.size.div_ceil(MAX_BLOCK_SIZE as u64) > extent.blocks {
+            return bad("has more bytes than its blocks can hold");
         }
         Ok(Self { extent: *extent, end_block })
     }
@@ -73,6 +80,11 @@ impl Stretch {
             }
         })
     }
+}
+
+/// Refuses an extent that no core can have.
+pub(super) fn check(extent: &Extent) -> Result<()> {
+    Stretch::new(extent).map(drop)
 }
 
 /// Bytes `range` of the extent, cut at its size, in pieces as they lie in blocks.

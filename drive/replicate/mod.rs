@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
-use peer::{InFlight, MAX_CACHES_PER_HINT, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer};
+use peer::{InFlight, MAX_CACHES_PER_HINT, MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer};
 use wants::Wants;
 
 /// Wants come in regions of this many blocks, aligned (wire8.md §9).
@@ -252,6 +252,7 @@ impl Replicator {
                         self.refused(id, block);
                     }
                     self.outlook_stale = true;
+                    self.end_if_fickle(id);
                 }
             }
             Message::Status { uploading, .. } => self.status(id, uploading),
@@ -268,35 +269,47 @@ impl Replicator {
 
     fn have(&mut self, id: PeerId, start: u64, length: u64, bitfield: Option<Bytes>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        match bitfield {
+        let claimed = match bitfield {
             Some(encoded) => match run_length::decode(&encoded, run_length::MAX_UNFOLDED) {
                 Ok(bits) => {
                     // A length of 0 or 1 with a bitfield is the older "everything from start".
                     let length = if length <= 1 { bits.len() as u64 * 8 } else { length };
-                    peer.blocks.replace(start..start.saturating_add(length), &bits);
+                    let claimed = start..start.saturating_add(length);
+                    peer.blocks.replace(claimed.clone(), &bits);
+                    claimed
                 }
                 Err(error) => {
                     return self.disconnect(id, format!("sent a bad bitfield: {error}"), true);
                 }
             },
-            None => peer.blocks.insert(start..start.saturating_add(length)),
-        }
-        self.wants.unpark();
+            None => {
+                let claimed = start..start.saturating_add(length);
+                if peer.blocks.covers(claimed.clone()) {
+                    return; // told before
+                }
+                peer.blocks.insert(claimed.clone());
+                claimed
+            }
+        };
+        self.wants.unpark_range(claimed);
         self.outlook_stale = true;
         self.want_newest();
     }
 
     fn status(&mut self, id: PeerId, uploading: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.uploading = uploading;
-        if uploading {
-            self.wants.unpark();
-        } else {
-            let open: Vec<u64> = peer.in_flight.keys().copied().collect();
-            for block in open {
-                self.refused(id, block);
-            }
+        if std::mem::replace(&mut peer.uploading, uploading) == uploading {
+            return;
         }
+        if uploading {
+            return self.wants.unpark();
+        }
+        peer.refused += 1;
+        let open: Vec<u64> = peer.in_flight.keys().copied().collect();
+        for block in open {
+            self.refused(id, block);
+        }
+        self.end_if_fickle(id);
     }
 
     /// The peer will not answer this request.
@@ -304,8 +317,15 @@ impl Replicator {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.cancel(block);
             peer.in_flight.remove(&block);
+            peer.refused += 1;
         }
         self.wants.failed(block, id);
+    }
+
+    fn end_if_fickle(&mut self, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.refused > MAX_REFUSED) {
+            self.disconnect(id, "does not give what it offers".into(), true);
+        }
     }
 
     fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
@@ -353,6 +373,15 @@ impl Replicator {
                 self.wants.failed(block, id);
                 self.disconnect(id, format!("holds another history: {reason}"), true);
             }
+            Err(Rejected::Storage(Error::Corrupt { file, at, what, .. }))
+                if !self.core.writable() =>
+            {
+                // Nodes of ours did not verify and are forgotten by now, so each time there are
+                // fewer: the next request asks for what was missing.
+                self.trouble(format!("{file} at {at} was damaged here: {what}"));
+                self.distrusted.insert(block);
+                self.wants.released(block, id);
+            }
             Err(Rejected::Storage(error)) => {
                 log::error!(
                     "core {}: cannot store block {block}: {error}",
@@ -368,6 +397,9 @@ impl Replicator {
 
     fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
         self.distrusted.remove(&block);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.refused = peer.refused.saturating_sub(1);
+        }
         self.average_bytes = ((self.average_bytes * 15 + size) / 16).max(1);
         if self.core.has(block) {
             for other in self.wants.forget(block) {

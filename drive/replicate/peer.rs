@@ -23,6 +23,9 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(20);
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 /// Data nobody asked for (any more) that a peer may send before it counts as misbehaving.
 pub const MAX_UNSOLICITED: u32 = 1024;
+/// Requests a peer may refuse, beyond as many as it answers, for blocks it offers. One that offers
+/// and takes back without end would have us ask without end.
+pub const MAX_REFUSED: u32 = 4096;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
 /// Regions of 2^20 blocks a peer is asked about.
@@ -58,6 +61,8 @@ pub struct Peer {
     /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
     pub seeks: VecDeque<(u64, InFlight)>,
     pub unsolicited: u32,
+    /// How many more requests it refused than it answered.
+    pub refused: u32,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -78,6 +83,7 @@ impl Peer {
             in_flight: BTreeMap::new(),
             seeks: VecDeque::new(),
             unsolicited: 0,
+            refused: 0,
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use crate::core::merkle::MAX_CORE_LENGTH;
 
-/// Ranges kept per peer and core (about 2 MiB). Beyond it the highest are forgotten, which costs
+/// Ranges kept per peer and core (about half a MiB). Beyond it the highest are forgotten, which costs
 /// speed with very scattered peers and nothing else.
-pub const MAX_RANGES: usize = 65_536;
+pub const MAX_RANGES: usize = 16_384;
 
 /// A set of block numbers below [`MAX_CORE_LENGTH`].
 ///
@@ -25,6 +25,13 @@ impl RemoteBlocks {
     /// One past the highest block claimed.
     pub fn end(&self) -> u64 {
         self.ranges.last_key_value().map_or(0, |(_, end)| *end)
+    }
+
+    /// Whether all of `blocks` that can exist are claimed.
+    pub fn covers(&self, blocks: Range<u64>) -> bool {
+        let Some(range) = clamp(blocks) else { return true };
+        let around = self.ranges.range(..=range.start).next_back();
+        around.is_some_and(|(_, end)| *end >= range.end)
     }
 
     pub fn insert(&mut self, blocks: Range<u64>) {
@@ -153,6 +160,10 @@ mod tests {
                 }
                 for block in 0..300 {
                     prop_assert_eq!(ours.contains(block), model.contains(&block));
+                }
+                for start in [0, 7, 100] {
+                    let claimed = (start..start + 20).all(|block| model.contains(&block));
+                    prop_assert_eq!(ours.covers(start..start + 20), claimed);
                 }
                 prop_assert_eq!(ours.end(), model.last().map_or(0, |block| block + 1));
                 prop_assert_eq!(ours.count_below(100), model.range(..100).count() as u64);

@@ -16,7 +16,9 @@ use crate::wire::run_length;
 /// Requests, Wants and hints one peer may have waiting per core; one more ends the connection.
 pub const MAX_QUEUED_REQUESTS: usize = 4096;
 /// Hints (each may walk a few thousand local blocks) among them; more are ignored.
-const MAX_QUEUED_HINTS: usize = 32;
+pub const MAX_QUEUED_HINTS: usize = 32;
+/// Bytes of these hints together: room for one of the longest and many usual ones.
+pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
 /// Longest region one Want may name, and the alignment the reference insists on.
 const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
@@ -36,6 +38,7 @@ pub struct Upload {
     core: Core,
     jobs: VecDeque<Job>,
     hints: usize,
+    hint_bytes: usize,
     remote: RemoteTree,
     told_newest: bool,
     last_sought: Option<u64>,
@@ -49,6 +52,7 @@ impl Upload {
             core,
             jobs: VecDeque::new(),
             hints: 0,
+            hint_bytes: 0,
             remote: RemoteTree::default(),
             told_newest: false,
             last_sought: None,
@@ -68,10 +72,12 @@ impl Upload {
                 return Ok(());
             }
             Message::Extension { ref name, ref payload } if name == extension::NAME => {
-                if self.hints >= MAX_QUEUED_HINTS {
+                let bytes = self.hint_bytes + payload.len();
+                if self.hints >= MAX_QUEUED_HINTS || bytes > MAX_QUEUED_HINT_BYTES {
                     return Ok(());
                 }
                 self.hints += 1;
+                self.hint_bytes = bytes;
                 Job::Hint(payload.clone())
             }
             _ => return Ok(()),
@@ -109,6 +115,7 @@ impl Upload {
                 }
                 Job::Hint(payload) => {
                     self.hints -= 1;
+                    self.hint_bytes -= payload.len();
                     self.answer_hint(payload);
                 }
             }

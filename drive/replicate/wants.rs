@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use super::peer::PeerId;
 use crate::core::demand::Urgency;
@@ -134,9 +134,19 @@ impl Wants {
         }
     }
 
-    /// A peer came or told of new blocks: everything parked may be asked for again.
+    /// A peer came: everything parked may be asked for again.
     pub fn unpark(&mut self) {
-        for block in std::mem::take(&mut self.unheld) {
+        self.unpark_range(0..u64::MAX);
+    }
+
+    /// A peer told of these blocks: what is parked of them may be asked for again.
+    pub fn unpark_range(&mut self, blocks: Range<u64>) {
+        let parked: Vec<u64> = match blocks.is_empty() {
+            true => Vec::new(),
+            false => self.unheld.range(blocks).copied().collect(),
+        };
+        for block in parked {
+            self.unheld.remove(&block);
             if let Some(want) = self.blocks.get(&block) {
                 self.queue.insert((Reverse(want.urgency), block));
             }

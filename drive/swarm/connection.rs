@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::replication::Replication;
-use super::{Command, ConnectionHandle, Inner, Traffic};
+use super::{Command, ConnectionHandle, Inner, Share, Traffic};
 use crate::core::Core;
 use crate::crypto::DiscoveryKey;
 use crate::replicate::{Event, PeerId, Upload};
@@ -34,6 +34,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 128 * 1024;
+/// Bytes received before the others have their turn, timers above all: a peer that sends without
+/// end must not keep them.
+const YIELD_AFTER: usize = 256 * 1024;
 /// Requests are answered while less than this waits to be written.
 const OUTPUT_BYTES: usize = 256 * 1024;
 
@@ -42,6 +45,8 @@ pub struct Statistics {
     received: AtomicU64,
     sent: AtomicU64,
     pub cores: AtomicUsize,
+    /// Bytes of a frame that has not arrived whole.
+    pub half_received: AtomicUsize,
 }
 
 impl Statistics {
@@ -81,7 +86,7 @@ pub(super) async fn run(
     role: Role,
     nonce: [u8; 24],
     handle: &ConnectionHandle,
-    commands: mpsc::Receiver<Command>,
+    commands: &mut mpsc::Receiver<Command>,
 ) -> (String, bool) {
     if let Err(error) = stream.set_nodelay(true) {
         log::debug!("peer {}: {error}", handle.address);
@@ -104,7 +109,7 @@ pub(super) async fn run(
         last_sent: now,
     };
     for core in swarm.store.cores().into_iter().filter(|core| !core.writable()) {
-        connection.open(core).await;
+        connection.offer(core).await;
     }
     let ending = connection.talk(stream, commands).await;
     for channel in connection.channels.into_values().filter(|channel| channel.opened) {
@@ -117,12 +122,13 @@ impl Connection<'_> {
     async fn talk(
         &mut self,
         mut stream: TcpStream,
-        mut commands: mpsc::Receiver<Command>,
+        commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
         let (mut reader, mut writer) = stream.split();
         let mut input = BytesMut::with_capacity(READ_BYTES);
         let mut ending = self.handle.ending.subscribe();
         let mut closing = self.swarm.closing.subscribe();
+        let mut unyielding = 0;
         loop {
             self.fill_output();
             input.reserve(READ_BYTES);
@@ -134,6 +140,11 @@ impl Connection<'_> {
                         self.count_received(count);
                         if let Err(ending) = self.receive(&mut input).await {
                             return ending;
+                        }
+                        unyielding += count;
+                        if unyielding >= YIELD_AFTER {
+                            unyielding = 0;
+                            tokio::task::yield_now().await;
                         }
                     }
                     Err(error) => return (format!("connection lost: {error}"), false),
@@ -237,6 +248,11 @@ impl Connection<'_> {
             .session
             .receive(input)
             .map_err(|error| (format!("broke the protocol: {error}"), false))?;
+        let half_received = self.session.pending_input();
+        self.handle.statistics.half_received.store(half_received, Ordering::Relaxed);
+        if half_received > READ_BYTES {
+            self.swarm.bound_half_received();
+        }
         for event in events {
             self.handle_event(event).await?;
         }
@@ -246,10 +262,18 @@ impl Connection<'_> {
     async fn handle_event(&mut self, event: SessionEvent) -> Result<(), (String, bool)> {
         match event {
             SessionEvent::Handshaken { .. } => self.handshaken = true,
-            SessionEvent::RemoteOpen { discovery_key } => match self.swarm.shared(&discovery_key) {
-                Some(core) => self.open(core).await,
-                None => self.session.refuse(&discovery_key),
-            },
+            // Answered only while it stands: else the answer would tell, unasked, what we have. It
+            // is open already if the remote opened, closed and opened it again in one breath.
+            SessionEvent::RemoteOpen { discovery_key } => {
+                let stands = self.session.is_asked_for(&discovery_key)
+                    || self.session.is_open(&discovery_key);
+                if stands {
+                    match self.swarm.shared(&discovery_key) {
+                        Some(core) => self.open(core).await,
+                        None => self.session.refuse(&discovery_key),
+                    }
+                }
+            }
             SessionEvent::Opened { discovery_key } => self.channel_opened(&discovery_key).await,
             SessionEvent::Options { discovery_key, extensions, .. } => {
                 let event = Event::Extensions { peer: self.id, names: extensions };
@@ -293,7 +317,11 @@ impl Connection<'_> {
             Message::Request { .. } | Message::Cancel { .. } | Message::Unwant { .. } => {
                 return Ok(());
             }
-            Message::Data { value, .. } => value.as_ref().map_or(0, Bytes::len),
+            Message::Data { value, nodes, .. } => {
+                value.as_ref().map_or(0, Bytes::len) + size_of_val(nodes.as_slice())
+            }
+            Message::Have { bitfield, .. } => bitfield.as_ref().map_or(0, Bytes::len),
+            Message::Extension { payload, .. } => payload.len(),
             _ => 0,
         };
         self.deliver(&key, Event::Received { peer: self.id, message }, size).await;
@@ -308,11 +336,18 @@ impl Connection<'_> {
 
     async fn command(&mut self, command: Command) {
         match command {
-            Command::Open(core) => self.open(core).await,
+            Command::Open(core) => self.offer(core).await,
             Command::Send(key, message) => {
                 // Nothing is lost if the channel has closed meanwhile: the replicator was told.
                 let _ = self.session.send(&key, message);
             }
+        }
+    }
+
+    /// Asks the peer for a core. Whoever dials a server learns of no core by that.
+    async fn offer(&mut self, core: Core) {
+        if !self.handle.incoming || self.swarm.options.share == Share::Opened {
+            self.open(core).await;
         }
     }
 

@@ -66,7 +66,10 @@ async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) 
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
             Ok(Ok(stream)) => {
                 swarm.state().troubles.remove(address);
-                return swarm.connect(stream, candidate, Role::Initiator).await;
+                return match swarm.register(candidate, Role::Initiator) {
+                    Some(connection) => connection.run(stream, Role::Initiator).await,
+                    None => ("there are too many connections".into(), false),
+                };
             }
             Ok(Err(error)) => failure = format!("cannot connect: {error}"),
             Err(_) => failure = format!("did not answer within {CONNECT_WITHIN:?}"),

@@ -8,7 +8,7 @@ mod dial;
 mod replication;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -30,6 +30,9 @@ use replication::Replication;
 pub const MAX_CONNECTIONS: usize = 128;
 /// Of these, how many may come from one remote address.
 pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
+/// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
+/// that holds most is ended.
+pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Messages to one peer that may wait for its connection; a peer that lets them pile up is slow
 /// beyond use.
 const COMMANDS: usize = 4096;
@@ -203,6 +206,10 @@ impl ConnectionHandle {
         });
     }
 
+    fn is_ending(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
     pub(crate) fn command(&self, command: Command) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
             self.end("does not read what it is sent".into(), false);
@@ -261,25 +268,27 @@ impl Inner {
         self.state().connections.get(&id).cloned()
     }
 
-    fn may_accept(&self, host: IpAddr) -> bool {
+    /// Ends the connection that holds most, if all together have received too much of frames that
+    /// are not whole.
+    fn bound_half_received(&self) {
         let state = self.state();
-        let from_host =
-            state.connections.values().filter(|other| other.address.ip() == host).count();
-        state.connections.len() < MAX_CONNECTIONS && from_host < MAX_CONNECTIONS_PER_HOST
+        let held =
+            |handle: &ConnectionHandle| handle.statistics.half_received.load(Ordering::Relaxed);
+        // One that is being ended still holds its bytes, but not for long.
+        let staying = || state.connections.values().filter(|handle| !handle.is_ending());
+        if staying().map(held).sum::<usize>() > MAX_HALF_RECEIVED
+            && let Some(most) = staying().max_by_key(|handle| held(handle))
+        {
+            most.end("sends too much at a time".into(), false);
+        }
     }
 
-    /// Runs one connection to its end; the reason it ended and whether the peer lied.
-    async fn connect(
-        self: Arc<Self>,
-        stream: TcpStream,
-        address: SocketAddr,
-        role: Role,
-    ) -> (String, bool) {
-        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let nonce = match random_bytes() {
-            Ok(nonce) => nonce,
-            Err(error) => return (format!("no random numbers: {error}"), false),
-        };
+    /// A place for a connection, or `None` when there is none left.
+    ///
+    /// A host that has all its places, or a world that has all of ours, takes them from those that
+    /// have shown no key of a core of ours, the longest connected first: connections without a
+    /// handshake, however many, must not keep out peers.
+    fn register(self: &Arc<Self>, address: SocketAddr, role: Role) -> Option<Registered> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let handle = ConnectionHandle {
             address,
@@ -288,10 +297,59 @@ impl Inner {
             ending: watch::channel(None).0,
             statistics: Arc::default(),
         };
-        self.state().connections.insert(id, handle.clone());
-        let ending = connection::run(&self, id, stream, role, nonce, &handle, receiver).await;
-        self.state().connections.remove(&id);
-        ending
+        let mut state = self.state();
+        if handle.incoming {
+            state.make_room(|_| true, MAX_CONNECTIONS)?;
+            let same_host = |other: &ConnectionHandle| other.address.ip() == address.ip();
+            state.make_room(same_host, MAX_CONNECTIONS_PER_HOST)?;
+        }
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        state.connections.insert(id, handle.clone());
+        Some(Registered { swarm: Arc::clone(self), id, handle, receiver })
+    }
+}
+
+impl State {
+    /// Sees to it that fewer than `most` of the connections that `count` are there.
+    fn make_room(&mut self, count: impl Fn(&ConnectionHandle) -> bool, most: usize) -> Option<()> {
+        let counted = self.connections.iter().filter(|(_, handle)| count(handle));
+        if counted.clone().count() < most {
+            return Some(());
+        }
+        let stranger = |handle: &ConnectionHandle| {
+            handle.incoming && handle.statistics.cores.load(Ordering::Relaxed) == 0
+        };
+        let (oldest, _) =
+            counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
+        let oldest = self.connections.remove(&{ *oldest })?;
+        oldest.end("made room for another peer".into(), false);
+        Some(())
+    }
+}
+
+/// A connection that has its place, which it gives back when dropped.
+struct Registered {
+    swarm: Arc<Inner>,
+    id: u64,
+    handle: ConnectionHandle,
+    receiver: mpsc::Receiver<Command>,
+}
+
+impl Registered {
+    /// Runs the connection to its end; the reason it ended and whether the peer lied.
+    async fn run(mut self, stream: TcpStream, role: Role) -> (String, bool) {
+        let nonce = match random_bytes() {
+            Ok(nonce) => nonce,
+            Err(error) => return (format!("no random numbers: {error}"), false),
+        };
+        connection::run(&self.swarm, self.id, stream, role, nonce, &self.handle, &mut self.receiver)
+            .await
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.swarm.state().connections.remove(&self.id);
     }
 }
 
@@ -323,14 +381,15 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
-            Ok((stream, address)) if swarm.may_accept(address.ip()) => {
-                let runtime = swarm.runtime.clone();
-                runtime.spawn(async move {
-                    let (reason, lied) = swarm.connect(stream, address, Role::Responder).await;
-                    log::log!(dial::level(lied), "peer {address} left: {reason}");
-                });
-            }
-            Ok((_, address)) => log::debug!("peer {address} refused: too many connections"),
+            Ok((stream, address)) => match swarm.register(address, Role::Responder) {
+                Some(connection) => {
+                    swarm.runtime.spawn(async move {
+                        let (reason, lied) = connection.run(stream, Role::Responder).await;
+                        log::log!(dial::level(lied), "peer {address} left: {reason}");
+                    });
+                }
+                None => log::debug!("peer {address} refused: too many connections"),
+            },
             Err(error) => {
                 log::warn!("cannot accept peers: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;

@@ -10,6 +10,9 @@ use super::varint::{self, MAX_VARINT};
 
 /// Longest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
+/// Longest payload, in bytes, of a remote that has not yet shown that it knows the key of a core of
+/// ours: Opens and Options need far less, and there may be many such remotes.
+pub const MAX_STRANGER_PAYLOAD: usize = 64 * 1024;
 /// Highest channel number: the reference shifts it in 32-bit arithmetic.
 pub const MAX_CHANNEL: u32 = (1 << 27) - 1;
 /// A frame without payload, as sent to show that we are still here.

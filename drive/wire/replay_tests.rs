@@ -109,7 +109,7 @@ fn recorded_bytes_decode_to_the_log_and_encode_to_the_same_bytes() {
             inbound.append(&mut BytesMut::from(chunk.as_slice()));
         }
         for entry in recording.log(side) {
-            let (header, payload) = inbound.next_frame().unwrap().unwrap();
+            let (header, payload) = inbound.next_frame(MAX_PAYLOAD).unwrap().unwrap();
             assert_eq!(u64::from(header.channel), entry["channel"].as_u64().unwrap());
             let mut frame = BytesMut::new();
             framing::put_header(header.channel, header.kind, payload.len(), &mut frame);
@@ -124,7 +124,7 @@ fn recorded_bytes_decode_to_the_log_and_encode_to_the_same_bytes() {
             }
             assert_eq!(frame, bytes(&entry["plain"]), "{}", recording.name);
         }
-        assert!(inbound.next_frame().unwrap().is_none());
+        assert!(inbound.next_frame(MAX_PAYLOAD).unwrap().is_none());
         assert!(inbound.bytes.is_empty());
     }
 }

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::channels::{Channel, Channels, Local, Remote};
 use super::cipher::{NONCE_LENGTH, StreamCipher};
 use super::error::ProtocolError;
-use super::framing::{self, Front, Header, MAX_PAYLOAD};
+use super::framing::{self, Front, Header, MAX_PAYLOAD, MAX_STRANGER_PAYLOAD};
 use super::legacy::{self, kind};
 use super::message::{Message, SessionEvent};
 use super::noise::{HANDSHAKE_HASH_LENGTH, Handshake, Role, StaticKeyPair};
@@ -46,6 +46,8 @@ pub struct Session {
     channels: Channels,
     /// Opened before the handshake was done, in order.
     queued: Vec<DiscoveryKey>,
+    /// The remote has shown that it knows the key of a core of ours.
+    acquainted: bool,
 }
 
 enum Stage {
@@ -108,12 +110,20 @@ impl Inbound {
         self.cipher = Some(cipher);
     }
 
-    /// The next complete frame that is not a keep-alive.
-    fn next_frame(&mut self) -> Result<Option<(Header, Bytes)>, ProtocolError> {
+    /// The next complete frame that is not a keep-alive; an error as soon as it is known to be
+    /// longer than `max`.
+    fn next_frame(&mut self, max: usize) -> Result<Option<(Header, Bytes)>, ProtocolError> {
         loop {
             match framing::front(&self.bytes)? {
                 Front::Incomplete => return Ok(None),
-                Front::KeepAlive => self.bytes.advance(1),
+                Front::KeepAlive => {
+                    // All that follow at once: there may be nothing else.
+                    let zeros = self.bytes.iter().take_while(|byte| **byte == 0).count();
+                    self.bytes.advance(zeros);
+                }
+                Front::Frame(header) if header.payload > max => {
+                    return Err(ProtocolError::FrameTooLong { length: header.payload as u64, max });
+                }
                 Front::Frame(header) => {
                     let length = header.length + header.payload;
                     if self.bytes.len() < length {
@@ -210,11 +220,13 @@ impl Session {
             outbound,
             channels: Channels::new(),
             queued: Vec::new(),
+            acquainted: false,
         })
     }
 
     /// Takes all of `input` and tells what it meant. Large values in the events share the memory
-    /// of `input`; incomplete messages are kept here, never more than one frame of them.
+    /// of `input`; incomplete messages are kept here, never more than one frame of them (see
+    /// [`Session::pending_input`]).
     ///
     /// # Errors
     /// The remote broke the protocol: drop the connection. Events of the same call are lost and
@@ -238,7 +250,8 @@ impl Session {
     /// on this core. Does nothing if the core is open already.
     ///
     /// Opening tells the remote that we know the core, unasked. Answer a `RemoteOpen` only while it
-    /// stands: after a `Closed` the same call would be an announcement of our own.
+    /// [`stands`](Session::is_asked_for): after a `Closed` the same call would be an announcement of
+    /// our own.
     pub fn open(&mut self, key: &PublicKey, extensions: &[&str]) -> Opening {
         let core = key.discovery_key();
         if matches!(self.stage, Stage::Ended) {
@@ -267,6 +280,7 @@ impl Session {
             return Opening::Refused;
         }
         if self.is_open(&core) {
+            self.acquainted = true;
             self.send_options(&core, false);
             return Opening::Opened;
         }
@@ -349,6 +363,17 @@ impl Session {
         self.outbound.bytes.len()
     }
 
+    /// How many bytes of an incomplete frame are kept.
+    pub fn pending_input(&self) -> usize {
+        self.inbound.bytes.len()
+    }
+
+    /// Whether a [`SessionEvent::RemoteOpen`] for the core still waits for its answer. The remote may
+    /// have closed the core by the time the event is looked at.
+    pub fn is_asked_for(&self, core: &DiscoveryKey) -> bool {
+        matches!(self.channels.get(core), Some(Channel { local: None, remote: Some(_) }))
+    }
+
     /// Whether messages about the core can be sent.
     pub fn is_open(&self, core: &DiscoveryKey) -> bool {
         matches!(self.channels.get(core), Some(Channel { local: Some(_), remote: Some(_) }))
@@ -396,10 +421,14 @@ impl Session {
                 self.finish_handshake(events)?;
             }
         }
-        while let Some((header, payload)) = self.inbound.next_frame()? {
+        while let Some((header, payload)) = self.inbound.next_frame(self.max_payload())? {
             self.on_frame(header, payload, events)?;
         }
         Ok(())
+    }
+
+    fn max_payload(&self) -> usize {
+        if self.acquainted { MAX_PAYLOAD } else { MAX_STRANGER_PAYLOAD }
     }
 
     fn finish_handshake(&mut self, events: &mut Vec<SessionEvent>) -> Result<(), ProtocolError> {
@@ -479,6 +508,7 @@ impl Session {
         if !self.remote_knows(&key, capability.as_ref()) {
             return Err(ProtocolError::WrongCapability { discovery_key: core });
         }
+        self.acquainted = true;
         self.channels.insert_remote(core, remote);
         self.send_options(&core, false);
         events.push(SessionEvent::Opened { discovery_key: core });

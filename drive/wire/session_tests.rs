@@ -261,7 +261,7 @@ impl Hostile {
     fn answer(&mut self) -> Vec<(Header, Bytes)> {
         let bytes = self.victim.take_output().unwrap_or_default();
         self.remote.inbound.append(&mut BytesMut::from(bytes.as_ref()));
-        std::iter::from_fn(|| self.remote.inbound.next_frame().unwrap()).collect()
+        std::iter::from_fn(|| self.remote.inbound.next_frame(MAX_PAYLOAD).unwrap()).collect()
     }
 }
 
@@ -430,6 +430,37 @@ fn absurd_frames_end_the_connection_before_they_arrive() {
     let mut hostile = Hostile::new();
     let result = hostile.say(&[0xff; 8]);
     assert_ends!(hostile, result, ProtocolError::VarintTooLong { .. });
+}
+
+#[test]
+fn a_stranger_may_send_small_frames_only() {
+    let open = |payload: usize| {
+        let (mut a, mut b) = established();
+        let mut frame = BytesMut::new();
+        framing::put_header(1, 11, payload, &mut frame);
+        a.send_plain(&frame);
+        let bytes = a.take_output().unwrap();
+        b.receive(&mut BytesMut::from(bytes.as_ref())).map(|_| b.pending_input())
+    };
+    assert!(open(MAX_STRANGER_PAYLOAD).unwrap() > 0, "waits for the rest");
+    let refused = open(MAX_STRANGER_PAYLOAD + 1);
+    assert!(
+        matches!(refused, Err(ProtocolError::FrameTooLong { max, .. }) if max == MAX_STRANGER_PAYLOAD)
+    );
+}
+
+#[test]
+fn an_open_that_was_taken_back_asks_for_nothing() {
+    let (mut a, mut b) = established();
+    assert_eq!(a.open(&key(1), &[]), Opening::Waiting);
+    deliver(&mut a, &mut b);
+    assert!(b.is_asked_for(&core(1)));
+    assert!(!b.is_asked_for(&core(2)));
+    a.close(&core(1));
+    deliver(&mut a, &mut b);
+    assert!(!b.is_asked_for(&core(1)));
+    assert_eq!(b.open(&key(1), &[]), Opening::Waiting);
+    assert!(!b.is_asked_for(&core(1)), "it was we who asked");
 }
 
 #[test]
