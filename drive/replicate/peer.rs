@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::remote_blocks::RemoteBlocks;
 
 /// Requests one peer may have open for one core, whatever their size.
-pub const MAX_IN_FLIGHT: usize = 256;
+pub const MAX_IN_FLIGHT: usize = 1024;
 /// Bounds of the adaptive window of requested bytes per peer and core.
 pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
 pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
