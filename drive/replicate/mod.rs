@@ -6,6 +6,8 @@
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
 mod continuity;
+#[cfg(test)]
+mod limits;
 mod peer;
 mod remote_blocks;
 mod upload;
