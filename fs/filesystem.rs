@@ -25,6 +25,7 @@ use crate::inode::{InodeTable, Node};
 use crate::invalidate::Invalidations;
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
+use crate::walk_ahead::WalkAhead;
 use crate::xattr::{self, Answer};
 
 /// Nested drives open at once in one mount.
@@ -495,6 +496,7 @@ impl Fs {
         };
         if let Content::Extent(extent) = &content {
             Drive::check_extent(extent)?;
+            WalkAhead::opened(&place.volume, &place.path, extent.size, &self.runtime);
         }
         let keep_cache = self.inodes_mut().open(ino, &entry, &content);
         let is_core = matches!(content, Content::Core(_));
