@@ -1,6 +1,7 @@
 //! Fetching ahead across files. Whoever reads the small files of a directory one after the other
-//! (`tar`, `grep -r`, `cp -r`) would pay a round trip for each; so after a few, what follows in
-//! the order of the listings is asked for as well, into the next directories.
+//! (`tar`, `grep -r`, `cp -r`) would pay a round trip for each; so after a few, what follows is
+//! asked for as well, into the next directories: in the order of the listings, or by name if that
+//! is how the walker goes.
 //!
 //! Not here: what follows inside one file (`Readahead` in `handle.rs`), and large files, which
 //! that serves well.
@@ -33,12 +34,33 @@ pub struct WalkAhead {
     state: Mutex<State>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Order {
+    #[default]
+    Listing,
+    Name,
+}
+
+impl Order {
+    fn other(self) -> Self {
+        match self {
+            Order::Listing => Order::Name,
+            Order::Name => Order::Listing,
+        }
+    }
+}
+
 /// INVARIANT: `ahead` is the sum of `asked`.
 #[derive(Default)]
 struct State {
-    /// Directory of the file opened last, and how many were opened in a row that fit a walk.
-    directory: DrivePath,
+    /// The small file opened last, and how many were opened in a row that fit a walk.
+    last: DrivePath,
     run: u64,
+    /// How many in a row came in the order of their names.
+    ascending: u64,
+    order: Order,
+    /// The file opened last was not expected.
+    missed: bool,
     asked: HashMap<DrivePath, u64>,
     ahead: u64,
     cursor: Cursor,
@@ -68,20 +90,43 @@ struct Level {
 impl State {
     /// Notes that a small file was opened; whether it is time to ask for more.
     fn opened(&mut self, path: &DrivePath) -> bool {
-        let directory = path.parent().unwrap_or_default();
+        let same_directory = self.run > 0 && self.last.parent() == path.parent();
+        let in_order = same_directory && self.last.name() < path.name();
+        self.ascending = if in_order { self.ascending + 1 } else { 0 };
+        self.last = path.clone();
         if let Some(size) = self.asked.remove(path) {
             self.ahead -= size;
             self.run += 1;
-        } else if self.directory == directory && self.run > 0 {
-            self.run += 1;
+            self.missed = false;
         } else {
-            *self = State { run: 1, moving: self.moving, ..State::default() };
-        }
-        self.directory = directory;
-        if self.run == FILES_OF_A_WALK && self.asked.is_empty() {
-            self.cursor = Cursor::After(path.clone());
+            self.unexpected(path, same_directory);
         }
         self.run >= FILES_OF_A_WALK && self.ahead < self.window() / 2 && !self.moving
+    }
+
+    /// The file was not among those asked for: no walk yet, or one in another order or elsewhere.
+    fn unexpected(&mut self, path: &DrivePath, same_directory: bool) {
+        let walking = self.run >= FILES_OF_A_WALK;
+        let twice = std::mem::replace(&mut self.missed, walking);
+        if !walking && same_directory {
+            self.run += 1;
+        } else if same_directory || (walking && !twice) {
+            // A walker goes on, but not as was thought; with little to lose, think again.
+            self.run = FILES_OF_A_WALK;
+            self.order = self.order.other();
+        } else {
+            self.run = 1;
+            self.missed = false;
+        }
+        if self.run == FILES_OF_A_WALK {
+            if !walking {
+                let by_name = self.ascending + 1 >= FILES_OF_A_WALK;
+                self.order = if by_name { Order::Name } else { Order::Listing };
+            }
+            self.asked.clear();
+            self.ahead = 0;
+            self.cursor = Cursor::After(path.clone());
+        }
     }
 
     fn window(&self) -> u64 {
@@ -104,17 +149,17 @@ impl WalkAhead {
         if size > SMALL_FILE_BYTES || volume.drive.writable() {
             return;
         }
-        let cursor = {
+        let (cursor, order) = {
             let mut state = volume.walk_ahead.state();
             if !state.opened(path) {
                 return;
             }
             state.moving = true;
-            std::mem::take(&mut state.cursor)
+            (std::mem::take(&mut state.cursor), state.order)
         };
         let volume = Arc::clone(volume);
         runtime.spawn(async move {
-            let cursor = volume.walk_ahead.advance(&volume, cursor).await;
+            let cursor = volume.walk_ahead.advance(&volume, cursor, order).await;
             let mut state = volume.walk_ahead.state();
             state.moving = false;
             // Another walk may have begun meanwhile: then its own beginning stays.
@@ -125,11 +170,11 @@ impl WalkAhead {
     }
 
     /// Asks for files from the cursor on until the window is full or the drive at its end.
-    async fn advance(&self, volume: &Volume, cursor: Cursor) -> Cursor {
+    async fn advance(&self, volume: &Volume, cursor: Cursor, order: Order) -> Cursor {
         let snapshot = volume.snapshot();
         let mut levels = match cursor {
             Cursor::At(levels) => levels,
-            Cursor::After(path) => levels_after(&snapshot, &path).await.unwrap_or_default(),
+            Cursor::After(path) => levels_after(&snapshot, &path, order).await.unwrap_or_default(),
         };
         while self.state().has_room() {
             let Some(level) = levels.last_mut() else { break };
@@ -150,7 +195,7 @@ impl WalkAhead {
                         state.ahead += size;
                     }
                 }
-                Kind::Directory => levels.extend(level_of(&snapshot, path).await),
+                Kind::Directory => levels.extend(level_of(&snapshot, path, order).await),
                 _ => {}
             }
         }
@@ -158,17 +203,20 @@ impl WalkAhead {
     }
 }
 
-async fn level_of(snapshot: &Snapshot, directory: DrivePath) -> Option<Level> {
-    let listing = snapshot.list(&directory, Wait::within(LIST_WITHIN)).await.ok()?;
+async fn level_of(snapshot: &Snapshot, directory: DrivePath, order: Order) -> Option<Level> {
+    let mut listing = snapshot.list(&directory, Wait::within(LIST_WITHIN)).await.ok()?;
+    if order == Order::Name {
+        listing.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    }
     Some(Level { directory, listing, next: 0 })
 }
 
 /// The levels from the root to the file's directory, each standing after the way to the file.
-async fn levels_after(snapshot: &Snapshot, path: &DrivePath) -> Option<Vec<Level>> {
+async fn levels_after(snapshot: &Snapshot, path: &DrivePath, order: Order) -> Option<Vec<Level>> {
     let mut levels = Vec::new();
     let mut directory = DrivePath::root();
     for component in path.components() {
-        let mut level = level_of(snapshot, directory.clone()).await?;
+        let mut level = level_of(snapshot, directory.clone(), order).await?;
         let position = level.listing.iter().position(|(name, _)| name.as_str() == component)?;
         level.next = position + 1;
         directory = directory.join(&level.listing[position].0).ok()?;
@@ -188,10 +236,25 @@ mod tests {
     #[test]
     fn a_walk_begins_with_the_third_small_file_of_a_directory() {
         let mut state = State::default();
+        assert!(!state.opened(&path("a/3")));
+        assert!(!state.opened(&path("a/1")));
+        assert!(state.opened(&path("a/2")));
+        assert!(matches!(&state.cursor, Cursor::After(after) if *after == path("a/2")));
+        assert_eq!(state.order, Order::Listing);
+    }
+
+    #[test]
+    fn a_walk_by_name_is_recognised() {
+        let mut state = State::default();
         assert!(!state.opened(&path("a/1")));
         assert!(!state.opened(&path("a/2")));
         assert!(state.opened(&path("a/3")));
-        assert!(matches!(&state.cursor, Cursor::After(after) if *after == path("a/3")));
+        assert_eq!(state.order, Order::Name);
+        // One that only looked like it is corrected by the first file that is not as expected.
+        state.asked.insert(path("a/4"), 1);
+        state.ahead = 1;
+        assert!(state.opened(&path("a/0")));
+        assert_eq!((state.order, state.ahead), (Order::Listing, 0));
     }
 
     #[test]
@@ -212,7 +275,9 @@ mod tests {
         state.ahead = 100;
         assert!(state.opened(&path("b/1")), "the next directory, as expected");
         assert_eq!((state.run, state.ahead), (4, 0));
-        assert!(!state.opened(&path("z/1")));
+        assert!(state.opened(&path("y/1")), "elsewhere once: it may go on there");
+        assert_eq!(state.run, FILES_OF_A_WALK);
+        assert!(!state.opened(&path("z/1")), "and again: no walk any more");
         assert_eq!(state.run, 1);
     }
 
