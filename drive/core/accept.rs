@@ -18,11 +18,16 @@ impl Core {
         }
         // Hashed before the lock is taken: it is the larger part of the work.
         let leaf = value.map(|value| Node::leaf(proof.block, value));
-        let (accepted, new_nodes) = {
+        let before = self.stopped();
+        let outcome = {
             let _writer = self.inner.writer.lock();
-            let verified = self.verify(&proof, leaf)?;
-            self.store(&proof, verified).map_err(Rejected::Storage)?
+            self.judge_history(self.verify(&proof, leaf))
+                .and_then(|verified| self.store(&proof, verified).map_err(Rejected::Storage))
         };
+        if before.is_none() {
+            self.announce_stop();
+        }
+        let (accepted, new_nodes) = outcome?;
         if let Some(value) = value {
             if accepted.stored {
                 self.inner.cache.insert(self.inner.id, proof.block, value.clone());

@@ -42,6 +42,8 @@ pub struct InFlight {
     pub cancelled: bool,
     /// The full proof was asked for, so a failure cannot be blamed on what we hold.
     pub full_proof: bool,
+    /// Only the proof was asked for, to compare histories.
+    pub hash_only: bool,
 }
 
 pub struct Peer {
@@ -58,6 +60,8 @@ pub struct Peer {
     /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
     pub seeks: VecDeque<(u64, InFlight)>,
     pub unsolicited: u32,
+    /// The newest block it was asked to prove, and when, to compare histories.
+    pub compared: Option<(u64, Instant)>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -78,6 +82,7 @@ impl Peer {
             in_flight: BTreeMap::new(),
             seeks: VecDeque::new(),
             unsolicited: 0,
+            compared: None,
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
