@@ -187,10 +187,24 @@ impl Store {
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
-        let key = self.derive(DEFAULT_NAME).public_key();
+        self.named_key(DEFAULT_NAME)
+    }
+
+    /// Key of the core derived from `name`, if it is on disk.
+    pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
+        let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
         let open = self.inner.cores.lock().contains_key(&discovery_key);
         Ok((open || self.stored_key(&discovery_key)?.is_some()).then_some(key))
+    }
+
+    /// The name a core on disk was derived from, if this store's master key made it.
+    pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
+        let Some(root) = &self.inner.root else {
+            return Ok(None);
+        };
+        let name = read_name(&core_directory(root, &key.discovery_key()))?;
+        Ok(name.filter(|name| self.derive(name).public_key() == *key))
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).

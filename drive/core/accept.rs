@@ -50,6 +50,14 @@ impl Core {
             Lookup::Damaged(error) => Err(error),
         };
         merkle::verify(&self.inner.key, proof, leaf, local).map_err(|flaw| match flaw {
+            Flaw::Invalid(_)
+                if self.inner.pair.is_some() && self.is_signed_otherwise(proof, leaf) =>
+            {
+                Rejected::Forked(format!(
+                    "block {} is signed in another history than ours",
+                    proof.block
+                ))
+            }
             Flaw::Invalid(reason) => {
                 Rejected::Invalid(format!("proof of block {}: {reason}", proof.block))
             }
@@ -59,6 +67,16 @@ impl Core {
             )),
             Flaw::Local(error) => Rejected::Storage(error),
         })
+    }
+
+    /// Whether a proof that does not fit what is here stands alone: then there are two histories.
+    /// (A shorter other one is completed with our nodes when it is verified, and looks invalid.)
+    fn is_signed_otherwise(&self, proof: &Proof, leaf: Option<Node>) -> bool {
+        let nothing = |_| Ok::<_, std::convert::Infallible>(None);
+        matches!(
+            merkle::verify(&self.inner.key, proof, leaf, nothing),
+            Ok(Verified { signed: Some(_), .. })
+        )
     }
 
     /// Writes the facts, then publishes them. The writer lock is held.

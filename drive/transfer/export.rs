@@ -68,17 +68,26 @@ pub async fn export(
     Ok(export.report)
 }
 
+/// How much lies below a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    pub files: u64,
+    pub bytes: u64,
+    /// False if a part of the index was not to be had.
+    pub complete: bool,
+}
+
 /// How many files and bytes are below `path`, as far as the index is here or comes within `wait`.
-pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<(u64, u64)> {
+pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<Measured> {
     let snapshot = drive.snapshot();
     let entry = snapshot.entry(path, wait).await?;
-    let (mut files, mut bytes) = (0u64, 0u64);
+    let mut found = Measured { files: 0, bytes: 0, complete: true };
     let mut open = vec![(path.clone(), entry)];
     while let Some((path, entry)) = open.pop() {
         match entry.kind {
             Kind::File if entry.stat.mount.is_none() => {
-                files += 1;
-                bytes = bytes.saturating_add(entry.stat.extent.size);
+                found.files += 1;
+                found.bytes = found.bytes.saturating_add(entry.stat.extent.size);
             }
             Kind::Directory => match snapshot.list(&path, wait).await {
                 Ok(listed) => {
@@ -88,13 +97,13 @@ pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<(u64
                         }
                     }
                 }
-                Err(Error::Unavailable { .. }) => {}
+                Err(Error::Unavailable { .. }) => found.complete = false,
                 Err(error) => return Err(error),
             },
             _ => {}
         }
     }
-    Ok((files, bytes))
+    Ok(found)
 }
 
 struct Export<'a> {

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-pub use export::{ExportOptions, export, measure};
+pub use export::{ExportOptions, Measured, export, measure};
 pub use ignores::IGNORE_FILE;
 pub use import::{ImportOptions, import};
 
