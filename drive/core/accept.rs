@@ -44,20 +44,17 @@ impl Core {
     }
 
     fn verify(&self, proof: &Proof, leaf: Option<Node>) -> std::result::Result<Verified, Rejected> {
+        if self.inner.pair.is_some()
+            && let Some(verified) = self.verify_alone(proof, leaf)?
+        {
+            return Ok(verified);
+        }
         let local = |index| match self.lookup(index)? {
             Lookup::Known(node) => Ok(Some(node)),
             Lookup::Absent => Ok(None),
             Lookup::Damaged(error) => Err(error),
         };
         merkle::verify(&self.inner.key, proof, leaf, local).map_err(|flaw| match flaw {
-            Flaw::Invalid(_)
-                if self.inner.pair.is_some() && self.is_signed_otherwise(proof, leaf) =>
-            {
-                Rejected::Forked(format!(
-                    "block {} is signed in another history than ours",
-                    proof.block
-                ))
-            }
             Flaw::Invalid(reason) => {
                 Rejected::Invalid(format!("proof of block {}: {reason}", proof.block))
             }
@@ -69,14 +66,28 @@ impl Core {
         })
     }
 
-    /// Whether a proof that does not fit what is here stands alone: then there are two histories.
-    /// (A shorter other one is completed with our nodes when it is verified, and looks invalid.)
-    fn is_signed_otherwise(&self, proof: &Proof, leaf: Option<Node>) -> bool {
+    /// Of a core of ours: a proof that stands alone, whose history is compared with ours. What is
+    /// here must not complete it, nor shorten the way to its roots: both would hide that it differs.
+    fn verify_alone(
+        &self,
+        proof: &Proof,
+        leaf: Option<Node>,
+    ) -> std::result::Result<Option<Verified>, Rejected> {
         let nothing = |_| Ok::<_, std::convert::Infallible>(None);
-        matches!(
-            merkle::verify(&self.inner.key, proof, leaf, nothing),
-            Ok(Verified { signed: Some(_), .. })
-        )
+        let Ok(verified) = merkle::verify(&self.inner.key, proof, leaf, nothing) else {
+            return Ok(None);
+        };
+        for node in &verified.nodes {
+            if let Lookup::Known(ours) = self.lookup(node.index).map_err(Rejected::Storage)?
+                && ours != *node
+            {
+                let (block, index) = (proof.block, node.index);
+                return Err(Rejected::Forked(format!(
+                    "a signed proof of block {block} has another node {index} than we wrote"
+                )));
+            }
+        }
+        Ok(Some(verified))
     }
 
     /// Writes the facts, then publishes them. The writer lock is held.

@@ -11,7 +11,9 @@ use super::flat_tree;
 use super::merkle::{self, Verified};
 use super::{Core, Rejected};
 use crate::crypto::Hash;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+const UNPROVEN: &str = "a peer's longer history is not proven to begin with what is here";
 
 /// Why a core takes no appends although its secret key is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +86,19 @@ impl Core {
         if self.inner.pair.is_none() {
             return verified;
         }
-        let found = match &verified {
-            Err(Rejected::Forked(_)) => Some(Stop::Forked),
-            Ok(Verified { signed: Some(signed), .. }) if signed.length > self.head().length => {
-                Some(Stop::Behind { length: signed.length })
+        let length = self.head().length;
+        match &verified {
+            Err(Rejected::Forked(_)) => drop(self.inner.stop.set(Stop::Forked)),
+            Ok(Verified { signed: Some(signed), nodes, .. }) if signed.length > length => {
+                let _ = self.inner.stop.set(Stop::Behind { length: signed.length });
+                // A longer history is taken over only if it is proven to begin with ours: the way
+                // from our last block up to its roots passes everything before that block.
+                let last = length.checked_sub(1).map(|last| last * 2);
+                if last.is_some_and(|last| !nodes.iter().any(|node| node.index == last)) {
+                    return Err(Rejected::Storage(Error::ReadOnly(UNPROVEN)));
+                }
             }
-            _ => None,
-        };
-        if let Some(found) = found {
-            let _ = self.inner.stop.set(found);
+            _ => {}
         }
         verified
     }

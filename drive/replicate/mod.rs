@@ -336,7 +336,12 @@ impl Replicator {
             self.sought(id, byte);
         }
         match verdict {
-            Ok(_) if request.is_some_and(|request| request.hash_only) => {}
+            Ok(_) | Err(Rejected::Storage(_))
+                if request.is_some_and(|request| request.hash_only) =>
+            {
+                // What waited for a longer head may go on.
+                self.wants.unpark();
+            }
             Ok(accepted) => self.accepted(id, block, size, accepted),
             Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
                 // The proof built on nodes we hold. If those are damaged the peer is innocent:

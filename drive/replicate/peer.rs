@@ -62,6 +62,8 @@ pub struct Peer {
     pub unsolicited: u32,
     /// The newest block it was asked to prove, and when, to compare histories.
     pub compared: Option<(u64, Instant)>,
+    /// When it opened the core.
+    pub since: Instant,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -83,6 +85,7 @@ impl Peer {
             seeks: VecDeque::new(),
             unsolicited: 0,
             compared: None,
+            since: now,
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
