@@ -103,7 +103,11 @@ impl Drive {
             metadata.longer_than(version - 1, wait).await?;
         }
         let content = header.content.map(|key| store.core(&key)).transpose()?;
-        Ok(Self::assemble(store, metadata, content, version))
+        let drive = Self::assemble(store, metadata, content, version);
+        if !wait.is_local() {
+            drive.inner.nodes.fetch_if_small();
+        }
+        Ok(drive)
     }
 
     /// Makes (or reopens) the drive whose metadata core derives from `name`.

@@ -31,13 +31,15 @@ const GENERATION: Generation = Generation(0);
 /// Unit of the numbers in statfs, in bytes.
 const STATFS_UNIT_BYTES: u32 = 4096;
 
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
+    // There are none, but only so does the kernel remember that: else `ls -l` asks for each file.
+    InitFlags::FUSE_POSIX_ACL,
 ];
 
 pub struct Adapter {

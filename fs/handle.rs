@@ -17,6 +17,8 @@ use crate::volume::Volume;
 /// Smallest and largest stretch asked of peers ahead of a sequential reader, in bytes.
 const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
 const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// So many bytes must have been read in sequence for one to be asked for ahead.
+const READ_PER_AHEAD: u64 = 4;
 /// The kernel sends the pieces of its own readahead in parallel, so a sequential reader's
 /// requests arrive out of order by up to this many bytes.
 const REORDERING_BYTES: u64 = 1024 * 1024;
@@ -43,36 +45,44 @@ impl Content {
 pub struct Readahead {
     /// Where the next sequential read would begin.
     next: u64,
-    window: u64,
+    /// Bytes read in sequence up to there; `None` before the first read.
+    run: Option<u64>,
     /// What was asked for already ends here.
     asked: u64,
 }
 
 impl Readahead {
     /// Notes a read of `range` in a file of `size` bytes; the bytes to ask for now, if any. The
-    /// window doubles while reads are sequential and starts over after a seek.
+    /// window is a share of what was read in sequence, so that a reader that jumps about never
+    /// fetches much more than it reads, and one that streams soon keeps the link full.
     pub fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
         let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
-        let first = self.window == 0;
-        if first || !sequential {
-            self.next = range.end;
-            self.asked = range.end;
-            // A file that is read from its start will probably be read on; a reader that jumps
-            // about is given nothing until it reads on from where it jumped to.
-            self.window = FIRST_WINDOW_BYTES;
-            if range.start != 0 {
-                return None;
+        let length = range.end - range.start;
+        match &mut self.run {
+            Some(run) if sequential => {
+                if range.end <= self.next {
+                    return None;
+                }
+                *run += range.end - self.next;
+                self.next = range.end;
             }
-        } else if range.end > self.next {
-            self.next = range.end;
-            self.window = (self.window * 2).min(LARGEST_WINDOW_BYTES);
-        } else {
-            return None;
+            run => {
+                // A file that is read from its start will probably be read on; a reader that
+                // jumps about is given nothing until it reads on from where it jumped to.
+                *run = Some(length);
+                self.next = range.end;
+                self.asked = range.end;
+                if range.start != 0 {
+                    return None;
+                }
+            }
         }
+        let window = self.run.unwrap_or(0) / READ_PER_AHEAD;
+        let window = window.clamp(FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES);
         let start = self.asked.max(self.next);
-        let end = self.next.saturating_add(self.window).min(size);
+        let end = self.next.saturating_add(window).min(size);
         // Ask in halves of a window, not for every few bytes the reader moves on.
-        if end <= start || (end - start < self.window / 2 && end < size) {
+        if end <= start || (end - start < window / 2 && end < size) {
             return None;
         }
         self.asked = end;
@@ -189,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_doubles_for_a_sequential_reader_up_to_its_limit() {
+    fn the_window_grows_for_a_sequential_reader_up_to_its_limit() {
         let mut readahead = Readahead::default();
         let mut asked = Vec::new();
         let mut position = 0;

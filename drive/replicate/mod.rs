@@ -600,21 +600,20 @@ impl Replicator {
     fn schedule(&mut self, now: Instant) {
         self.schedule_seeks(now);
         let mut skipped = 0;
-        let queue: Vec<(u64, Urgency)> = self
-            .wants
-            .queued()
-            .take(MAX_SKIPPED + peer::MAX_IN_FLIGHT * self.peers.len())
-            .collect();
-        for (block, urgency) in queue {
+        let mut last = None;
+        while !self.nobody_has_room(now)
+            && let Some((block, urgency)) = self.wants.queued_after(last)
+        {
+            last = Some((block, urgency));
             match self.choose(block, urgency, now) {
                 Choice::Ask(id) => self.request(id, block, now),
+                Choice::Nobody => self.wants.park(block),
                 Choice::Busy => {
                     skipped += 1;
-                    if skipped > MAX_SKIPPED || self.nobody_has_room(now) {
+                    if skipped > MAX_SKIPPED {
                         break;
                     }
                 }
-                Choice::Nobody => self.wants.park(block),
             }
         }
         self.ask_about_regions();

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use super::remote_blocks::RemoteBlocks;
 
 /// Requests one peer may have open for one core, whatever their size.
-pub const MAX_IN_FLIGHT: usize = 256;
+pub const MAX_IN_FLIGHT: usize = 1024;
 /// Bounds of the adaptive window of requested bytes per peer and core.
 pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
 pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
 /// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links,
-/// for [`STALL_LATENCIES`] of its usual latencies).
+/// for a few of its usual latencies).
 pub const STALL_AFTER: Duration = Duration::from_millis(600);
 const STALL_LATENCIES: u32 = 3;
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).

@@ -1,6 +1,8 @@
 //! The wants of one core in the order of service, and which peers were asked for each.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::peer::PeerId;
 use crate::core::demand::Urgency;
@@ -24,7 +26,7 @@ pub struct Want {
 pub struct Wants {
     blocks: BTreeMap<u64, Want>,
     /// To be asked for, most urgent first, then ascending.
-    queue: BTreeSet<(std::cmp::Reverse<Urgency>, u64)>,
+    queue: BTreeSet<(Reverse<Urgency>, u64)>,
     /// Wanted, but no peer that could be asked holds it.
     unheld: BTreeSet<u64>,
 }
@@ -40,9 +42,9 @@ impl Wants {
             if old == urgency {
                 return;
             }
-            let queued = self.queue.remove(&(std::cmp::Reverse(old), block));
+            let queued = self.queue.remove(&(Reverse(old), block));
             if queued {
-                self.queue.insert((std::cmp::Reverse(urgency), block));
+                self.queue.insert((Reverse(urgency), block));
             }
             if let Some(want) = self.blocks.get_mut(&block) {
                 want.urgency = urgency;
@@ -51,13 +53,13 @@ impl Wants {
         }
         let want = Want { urgency, asked: BTreeSet::new(), failed: BTreeSet::new() };
         self.blocks.insert(block, want);
-        self.queue.insert((std::cmp::Reverse(urgency), block));
+        self.queue.insert((Reverse(urgency), block));
     }
 
     /// Forgets the block; the peers that were asked for it.
     pub fn forget(&mut self, block: u64) -> BTreeSet<PeerId> {
         let Some(want) = self.blocks.remove(&block) else { return BTreeSet::new() };
-        self.queue.remove(&(std::cmp::Reverse(want.urgency), block));
+        self.queue.remove(&(Reverse(want.urgency), block));
         self.unheld.remove(&block);
         want.asked
     }
@@ -66,15 +68,20 @@ impl Wants {
         self.blocks.keys().copied().collect()
     }
 
-    /// The queue in the order of service.
-    pub fn queued(&self) -> impl Iterator<Item = (u64, Urgency)> {
-        self.queue.iter().map(|(urgency, block)| (*block, urgency.0))
+    /// The first block of the queue, in the order of service, after `last`.
+    pub fn queued_after(&self, last: Option<(u64, Urgency)>) -> Option<(u64, Urgency)> {
+        let after = match last {
+            Some((block, urgency)) => Bound::Excluded((Reverse(urgency), block)),
+            None => Bound::Unbounded,
+        };
+        let (urgency, block) = self.queue.range((after, Bound::Unbounded)).next()?;
+        Some((*block, urgency.0))
     }
 
     pub fn asked(&mut self, block: u64, peer: PeerId) {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.insert(peer);
-            self.queue.remove(&(std::cmp::Reverse(want.urgency), block));
+            self.queue.remove(&(Reverse(want.urgency), block));
             self.unheld.remove(&block);
         }
     }
@@ -88,7 +95,7 @@ impl Wants {
             }
             want.failed.insert(peer);
             if want.asked.is_empty() {
-                self.queue.insert((std::cmp::Reverse(want.urgency), block));
+                self.queue.insert((Reverse(want.urgency), block));
             }
         }
     }
@@ -98,7 +105,7 @@ impl Wants {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.remove(&peer);
             if want.asked.is_empty() {
-                self.queue.insert((std::cmp::Reverse(want.urgency), block));
+                self.queue.insert((Reverse(want.urgency), block));
             }
         }
     }
@@ -106,7 +113,7 @@ impl Wants {
     /// Puts a block back in the queue although a peer was asked: that peer has stalled.
     pub fn ask_again(&mut self, block: u64) {
         if let Some(want) = self.blocks.get(&block) {
-            self.queue.insert((std::cmp::Reverse(want.urgency), block));
+            self.queue.insert((Reverse(want.urgency), block));
         }
     }
 
@@ -120,7 +127,7 @@ impl Wants {
     /// Nobody holds the block: out of the queue until somebody says otherwise.
     pub fn park(&mut self, block: u64) {
         if let Some(want) = self.blocks.get(&block) {
-            self.queue.remove(&(std::cmp::Reverse(want.urgency), block));
+            self.queue.remove(&(Reverse(want.urgency), block));
             if want.asked.is_empty() {
                 self.unheld.insert(block);
             }
@@ -131,7 +138,7 @@ impl Wants {
     pub fn unpark(&mut self) {
         for block in std::mem::take(&mut self.unheld) {
             if let Some(want) = self.blocks.get(&block) {
-                self.queue.insert((std::cmp::Reverse(want.urgency), block));
+                self.queue.insert((Reverse(want.urgency), block));
             }
         }
     }

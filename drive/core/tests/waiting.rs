@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::demand::Change;
 use super::super::demand::Outlook;
 use super::*;
 use crate::wait::Wait;
@@ -63,14 +64,18 @@ fn seek_asks_until_the_tree_tells() {
         let to = reader(&World::default());
         let seek = to.seek(57, 2..9, 3, Wait::within(Duration::from_secs(10)));
         let deliver = async {
+            to.demand().changed().await;
+            let asked = Change::Seek { byte: 57, blocks: 2..9, guess: 3 };
+            assert_eq!(to.demand().take_changes(), [asked]);
             for at in [15, 0, 5] {
-                to.demand().changed().await;
-                to.demand().take_changes();
                 send(&from, &to, at, &mut RemoteTree::default()).unwrap();
+                tokio::task::yield_now().await;
             }
         };
         let (found, ()) = tokio::join!(seek, deliver);
         assert_eq!(found.unwrap(), (5, 7));
+        // Asked for once, however often the tree changed, and given up once.
+        assert_eq!(to.demand().take_changes(), [Change::Unseek { byte: 57 }]);
     });
 }
 

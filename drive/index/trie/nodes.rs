@@ -24,6 +24,9 @@ pub const MAX_CACHED_NODES: usize = 32_768;
 const MAX_WANTED_AT_ONCE: usize = 4096;
 /// An index of at most this many bytes is fetched whole as soon as a listing lacks a block.
 pub const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
+/// An index of at most this many bytes is fetched whole as soon as a drive is opened: it costs less
+/// than the round trips of two lookups.
+pub const MAX_SMALL_BYTES: u64 = 512 * 1024;
 /// Blocks missing beyond which one listing alone does not fetch the whole index.
 pub const MAX_EAGER_BLOCKS: u64 = 32_768;
 /// So many listings that lacked blocks are a walk through the whole drive: the rest of the index is
@@ -146,6 +149,19 @@ impl Nodes {
         if listings < LISTINGS_OF_A_WALK && !small() {
             return;
         }
+        self.want_before(end);
+    }
+
+    /// Wants the whole index ahead if it is small.
+    pub fn fetch_if_small(&self) {
+        let head = self.core.head();
+        if head.byte_length <= MAX_SMALL_BYTES && head.length <= MAX_EAGER_BLOCKS {
+            self.want_before(head.length);
+        }
+    }
+
+    /// Wants all blocks before `end` that are missing, as far as the demand takes them.
+    fn want_before(&self, end: u64) {
         let mut next = self.ahead.load(Ordering::Relaxed).min(end);
         let mut missing = Vec::new();
         while missing.len() < MAX_WANTED_BLOCKS {

@@ -1,0 +1,261 @@
+//! The candidates: how each is served, mounted and taken away again.
+
+use crate::data::{Data, DataSet, remove_tree};
+use crate::net::Net;
+use crate::process::{Logs, Service, Usage};
+use crate::tools::Tools;
+use hypermount_bench::counters::Traffic;
+use nix::mount::{MntFlags, umount2};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a server or a mount may take to be usable.
+const START: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, clap::ValueEnum)]
+pub enum Candidate {
+    /// Our mount, served by our server.
+    Hypermount,
+    /// Our mount, served by the reference.
+    HypermountFromReference,
+    /// The reference's mount, served by the reference.
+    Reference,
+    /// A bare FUSE passthrough to the local disk.
+    Passthrough,
+    /// The local disk itself.
+    Disk,
+}
+
+impl Candidate {
+    pub const ALL: [Candidate; 5] = [
+        Candidate::Hypermount,
+        Candidate::HypermountFromReference,
+        Candidate::Reference,
+        Candidate::Passthrough,
+        Candidate::Disk,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Candidate::Hypermount => "hypermount",
+            Candidate::HypermountFromReference => "hypermount from reference",
+            Candidate::Reference => "reference",
+            Candidate::Passthrough => "passthrough",
+            Candidate::Disk => "disk",
+        }
+    }
+
+    /// Whether there is anything to measure: a local directory has no link in between.
+    pub fn runs_on(self, net: Net) -> bool {
+        match self {
+            Candidate::Hypermount | Candidate::Reference => true,
+            Candidate::HypermountFromReference => net != Net::Local,
+            Candidate::Passthrough | Candidate::Disk => matches!(net, Net::Loopback | Net::Local),
+        }
+    }
+}
+
+/// What every mounting needs.
+pub struct Workshop {
+    pub tools: Tools,
+    pub data: Data,
+    pub logs: Logs,
+    /// Scratch: client stores, mount points, directories to write to.
+    pub scratch: PathBuf,
+}
+
+/// A candidate at work. Dropping it unmounts and ends every process.
+pub struct Mounted {
+    /// Where the data set is to be seen.
+    pub root: PathBuf,
+    /// From the start of the client to a usable mount.
+    pub took: Duration,
+    mountpoint: Option<PathBuf>,
+    // Dropped in this order: the client first, then what it talks to.
+    client: Option<Service>,
+    relay: Option<Service>,
+    _server: Option<Service>,
+}
+
+impl Mounted {
+    /// Shows a data set through a candidate, over a net; or on the local net an almost empty,
+    /// writable place. The client knows nothing of the data yet.
+    pub fn new(
+        shop: &Workshop,
+        candidate: Candidate,
+        net: Net,
+        set: DataSet,
+    ) -> io::Result<Mounted> {
+        let mountpoint = shop.scratch.join("mnt");
+        let store = shop.scratch.join("store");
+        remove_tree(&store)?;
+        fs::create_dir_all(&mountpoint)?;
+        fs::create_dir_all(&store)?;
+        match candidate {
+            Candidate::Disk | Candidate::Passthrough => {
+                let source = if net == Net::Local { store } else { shop.data.plain(set) };
+                if candidate == Candidate::Disk {
+                    return Ok(Mounted::bare(source));
+                }
+                let mut command = Command::new(&shop.tools.passthrough);
+                command.arg(source).arg(&mountpoint);
+                Mounted::bare(PathBuf::new()).attach(&mut command, mountpoint, &shop.logs)
+            }
+            _ if net == Net::Local => {
+                let mut command = own_drive(shop, candidate, &store, &mountpoint)?;
+                Mounted::bare(PathBuf::new()).attach(&mut command, mountpoint, &shop.logs)
+            }
+            _ => remote_drive(shop, candidate, net, set, &store, mountpoint),
+        }
+    }
+
+    fn bare(root: PathBuf) -> Mounted {
+        let took = Duration::ZERO;
+        Mounted { root, took, mountpoint: None, client: None, relay: None, _server: None }
+    }
+
+    /// Starts the client and waits for the line that says that the mount is usable.
+    fn attach(
+        mut self,
+        client: &mut Command,
+        mountpoint: PathBuf,
+        logs: &Logs,
+    ) -> io::Result<Mounted> {
+        let started = Instant::now();
+        // Before anything can fail: whatever it has mounted by then is taken away.
+        self.mountpoint = Some(mountpoint.clone());
+        let service = self.client.insert(Service::start(client, logs)?);
+        service.line(START)?;
+        self.took = started.elapsed();
+        self.root = mountpoint;
+        Ok(self)
+    }
+
+    pub fn client_pid(&self) -> Option<u32> {
+        self.client.as_ref().map(Service::pid)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.client.as_ref().map(Service::usage).unwrap_or_default()
+    }
+
+    pub fn reset_traffic(&mut self) -> io::Result<()> {
+        self.relay.as_mut().map_or(Ok(()), |relay| relay.say("reset"))
+    }
+
+    pub fn traffic(&mut self) -> io::Result<Option<Traffic>> {
+        let Some(relay) = &mut self.relay else { return Ok(None) };
+        relay.say("report")?;
+        Ok(Some(serde_json::from_str(&relay.line(START)?)?))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(client) = &mut self.client {
+            client.end();
+        }
+        if let Some(mountpoint) = &self.mountpoint {
+            unmount(mountpoint);
+        }
+    }
+}
+
+/// Takes away what a client that did not end by itself has left behind.
+fn unmount(mountpoint: &Path) {
+    while is_mounted(mountpoint) {
+        let detached = umount2(mountpoint, MntFlags::MNT_DETACH).is_ok()
+            || Command::new("fusermount3")
+                .args(["-u", "-z"])
+                .arg(mountpoint)
+                .status()
+                .is_ok_and(|status| status.success());
+        if !detached {
+            eprintln!("could not unmount {}", mountpoint.display());
+            return;
+        }
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == path))
+}
+
+fn own_drive(
+    shop: &Workshop,
+    candidate: Candidate,
+    store: &Path,
+    mountpoint: &Path,
+) -> io::Result<Command> {
+    if candidate == Candidate::Reference {
+        let mut command = shop.tools.reference("mount-own")?;
+        command.arg(store).arg(mountpoint);
+        return Ok(command);
+    }
+    // A drive of one's own, made by the reference: its store holds the secret keys.
+    copy_tree(&shop.data.store(DataSet::Seedling), store)?;
+    let mut command = Command::new(&shop.tools.hypermount);
+    command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
+    Ok(command)
+}
+
+fn remote_drive(
+    shop: &Workshop,
+    candidate: Candidate,
+    net: Net,
+    set: DataSet,
+    store: &Path,
+    mountpoint: PathBuf,
+) -> io::Result<Mounted> {
+    let key = shop.data.key(set)?;
+    let mut serve = match candidate {
+        Candidate::Hypermount => Command::new(&shop.tools.hypermount),
+        _ => shop.tools.reference("serve")?,
+    };
+    match candidate {
+        Candidate::Hypermount => {
+            serve.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(shop.data.store(set))
+        }
+        _ => serve.arg(shop.data.store(set)).arg(&key),
+    };
+    let server = Service::start(&mut serve, &shop.logs)?;
+    let address = server.line(START)?;
+    let mut relay = Command::new(&shop.tools.relay);
+    relay.args(["--to", address.trim()]).args(net.relay_options());
+    let relay = Service::start(&mut relay, &shop.logs)?;
+    let peer = relay.line(START)?;
+    let mut client = match candidate {
+        Candidate::Reference => {
+            let mut command = shop.tools.reference("mount")?;
+            command.arg(store).arg(&key).arg(&peer).arg(&mountpoint);
+            command
+        }
+        _ => {
+            let mut command = Command::new(&shop.tools.hypermount);
+            command.arg("mount").arg(format!("hyper://{key}")).arg(&mountpoint);
+            command.args(["--foreground", "--peer", &peer, "--store"]).arg(store);
+            command
+        }
+    };
+    let mut served = Mounted::bare(PathBuf::new());
+    (served.relay, served._server) = (Some(relay), Some(server));
+    served.attach(&mut client, mountpoint, &shop.logs)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! What the programs of the benchmark share.
+
+pub mod counters;
+pub mod signal;

@@ -1,0 +1,64 @@
+//! The links the candidates are measured over.
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, clap::ValueEnum)]
+pub enum Net {
+    /// No delay, no limit.
+    #[value(name = "lo")]
+    Loopback,
+    /// 20 ms round trip, 100 Mbit/s.
+    #[value(name = "20:100")]
+    Near,
+    /// 100 ms round trip, 20 Mbit/s.
+    #[value(name = "100:20")]
+    Far,
+    /// 200 ms round trip without a limit: counts round trips.
+    #[value(name = "200:0")]
+    Distant,
+    /// No link: a writable mount on this machine.
+    #[value(name = "local")]
+    Local,
+}
+
+impl Net {
+    pub const ALL: [Net; 5] = [Net::Loopback, Net::Near, Net::Far, Net::Distant, Net::Local];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Net::Loopback => "lo",
+            Net::Near => "20:100",
+            Net::Far => "100:20",
+            Net::Distant => "200:0",
+            Net::Local => "local",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Net::Loopback => "Loopback",
+            Net::Near => "20 ms round trip, 100 Mbit/s",
+            Net::Far => "100 ms round trip, 20 Mbit/s",
+            Net::Distant => "200 ms round trip, no limit",
+            Net::Local => "Writing, no network",
+        }
+    }
+
+    /// Seconds.
+    pub fn round_trip(self) -> f64 {
+        self.numbers().0 / 1000.0
+    }
+
+    pub fn relay_options(self) -> [String; 4] {
+        let (rtt, mbit) = self.numbers();
+        ["--rtt".into(), rtt.to_string(), "--mbit".into(), mbit.to_string()]
+    }
+
+    /// Milliseconds and 10^6 bit/s.
+    fn numbers(self) -> (f64, f64) {
+        match self {
+            Net::Loopback | Net::Local => (0.0, 0.0),
+            Net::Near => (20.0, 100.0),
+            Net::Far => (100.0, 20.0),
+            Net::Distant => (200.0, 0.0),
+        }
+    }
+}

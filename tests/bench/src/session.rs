@@ -1,0 +1,182 @@
+//! Sessions: a fresh mount and the workloads that are done to it, one after the other.
+
+use crate::candidate::{Candidate, Mounted, Workshop};
+use crate::data::DataSet;
+use crate::net::Net;
+use crate::process::Watchdog;
+use crate::workload::{self as work, Bench, Outcome, Step};
+use hypermount_bench::counters::Traffic;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+const LINKS: &[Net] = &[Net::Loopback, Net::Near, Net::Far];
+
+/// The first step finds a client that knows nothing and an empty page cache; the others find what
+/// those before them left.
+pub struct Session {
+    pub set: DataSet,
+    pub nets: &'static [Net],
+    pub steps: &'static [Step],
+}
+
+pub const SESSIONS: &[Session] = &[
+    Session { set: DataSet::Tree10k, nets: LINKS, steps: &[work::TTFB_COLD, work::TTFB_WARM] },
+    Session {
+        set: DataSet::Tree10k,
+        nets: LINKS,
+        steps: &[work::LSR_COLD, work::LSR_WARM, work::FIND_WARM, work::STAT_WARM],
+    },
+    Session { set: DataSet::Tree10k, nets: LINKS, steps: &[work::FIND_COLD] },
+    Session { set: DataSet::Tree10k, nets: LINKS, steps: &[work::TAR_COLD, work::TAR_WARM] },
+    Session {
+        set: DataSet::Large,
+        nets: LINKS,
+        steps: &[work::SEQ_COLD, work::SEQ_WARM, work::RAND4K_WARM],
+    },
+    Session { set: DataSet::Large, nets: LINKS, steps: &[work::RAND4K_COLD] },
+    Session { set: DataSet::Large, nets: LINKS, steps: &[work::SEEK10] },
+    Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::OPEN_FIRST] },
+    Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::LSR_1K] },
+    Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::TAR_1K] },
+    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::SEQWRITE] },
+    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::UNTAR, work::RMRF] },
+    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::GITCLONE] },
+];
+
+/// One figure of one candidate, with what it cost.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Sample {
+    pub net: String,
+    pub candidate: String,
+    pub measure: String,
+    pub unit: String,
+    pub repetition: u64,
+    /// None if the workload could not be done at all.
+    pub value: Option<f64>,
+    pub cut: bool,
+    pub fault: Option<String>,
+    /// What passed the middle of the link during the workload.
+    pub traffic: Option<Traffic>,
+    /// Largest resident size of the client so far, MiB.
+    pub peak_mib: Option<f64>,
+    /// Processor time of the client during the workload, seconds.
+    pub cpu_seconds: Option<f64>,
+}
+
+/// One candidate's turn at one session.
+pub struct Turn<'a> {
+    pub session: &'a Session,
+    pub net: Net,
+    pub candidate: Candidate,
+    pub repetition: u64,
+    /// How long a workload may take.
+    pub limit: Duration,
+}
+
+impl Turn<'_> {
+    /// Mounts, runs the steps that are asked for and takes everything away again.
+    pub fn run(&self, shop: &Workshop, wanted: impl Fn(&str) -> bool) -> Vec<Sample> {
+        shop.logs.note(&format!("{} over {}", self.candidate.name(), self.net.name()));
+        let mut samples = Vec::new();
+        if let Err(error) = self.run_steps(shop, &wanted, &mut samples) {
+            let done = samples.len();
+            let steps = self.session.steps.iter();
+            let missed = steps.filter(|step| !samples.iter().any(|s| s.measure == step.name));
+            let mut failed: Vec<_> = missed.map(|step| self.failed(step, &error)).collect();
+            // Only the first is to blame; the others were never begun.
+            failed.truncate(usize::from(done < self.session.steps.len()));
+            samples.append(&mut failed);
+        }
+        samples.retain(|sample| wanted(&sample.measure));
+        samples
+    }
+
+    fn run_steps(
+        &self,
+        shop: &Workshop,
+        wanted: &impl Fn(&str) -> bool,
+        samples: &mut Vec<Sample>,
+    ) -> io::Result<()> {
+        let mut mounted = Mounted::new(shop, self.candidate, self.net, self.session.set)?;
+        drop_caches()?;
+        let last = self.session.steps.iter().rposition(|step| wanted(step.name)).unwrap_or(0);
+        for step in self.session.steps.iter().take(last + 1) {
+            let sample = self.measure(step, &mut mounted, shop)?;
+            let stopped = sample.cut || sample.fault.is_some();
+            if step.name == work::TTFB_COLD.name {
+                samples.extend(self.start(&mounted, &sample));
+            }
+            samples.push(sample);
+            if stopped {
+                // What follows would not be warm.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&self, step: &Step, mounted: &mut Mounted, shop: &Workshop) -> io::Result<Sample> {
+        let (archive, repository) = (shop.data.archive(), shop.data.repository());
+        mounted.reset_traffic()?;
+        let before = mounted.usage();
+        let _guard = Watchdog::arm(mounted.client_pid(), 2 * self.limit + Duration::from_secs(20));
+        let outcome = (step.run)(&Bench {
+            root: &mounted.root,
+            set: self.session.set,
+            net: self.net,
+            repetition: self.repetition,
+            limit: self.limit,
+            archive: &archive,
+            repository: &repository,
+            logs: &shop.logs,
+        })?;
+        let after = mounted.usage();
+        let has_client = mounted.client_pid().is_some();
+        Ok(Sample {
+            traffic: mounted.traffic()?,
+            peak_mib: has_client.then_some(after.peak as f64 / (1 << 20) as f64),
+            cpu_seconds: has_client.then_some(after.cpu - before.cpu),
+            ..self.sample(step.name, step.unit, &outcome)
+        })
+    }
+
+    /// The figures of the way to the first byte: the mount, and all of it.
+    fn start(&self, mounted: &Mounted, first_byte: &Sample) -> Vec<Sample> {
+        let mount = mounted.took.as_secs_f64() * 1000.0;
+        let figure = |measure, value| {
+            let outcome = Outcome { value, cut: false, fault: first_byte.fault.clone() };
+            self.sample(measure, "ms", &outcome)
+        };
+        let whole = mount + first_byte.value.unwrap_or(f64::NAN);
+        vec![figure("mount", mount), figure("cold_start", whole)]
+    }
+
+    fn sample(&self, measure: &str, unit: &str, outcome: &Outcome) -> Sample {
+        Sample {
+            net: self.net.name().into(),
+            candidate: self.candidate.name().into(),
+            measure: measure.into(),
+            unit: unit.into(),
+            repetition: self.repetition,
+            value: outcome.value.is_finite().then_some(outcome.value),
+            cut: outcome.cut,
+            fault: outcome.fault.clone(),
+            traffic: None,
+            peak_mib: None,
+            cpu_seconds: None,
+        }
+    }
+
+    fn failed(&self, step: &Step, error: &io::Error) -> Sample {
+        let fault = Some(error.to_string());
+        self.sample(step.name, step.unit, &Outcome { value: f64::NAN, cut: false, fault })
+    }
+}
+
+/// Names, attributes and data the kernel still knows of earlier mounts, and of the disk.
+fn drop_caches() -> io::Result<()> {
+    nix::unistd::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3")
+}
