@@ -289,7 +289,7 @@ impl Export<'_> {
         // What nobody stored has no mode of its own: an existing directory keeps its.
         let stat = (entry.explicit || there.is_none()).then(|| entry.stat.clone());
         let same = there.is_some_and(|found| {
-            let mode = u32::from(found.st_mode) & 0o7777;
+            let mode = target::permissions(found);
             stat.as_ref()
                 .is_none_or(|stat| mode == self.mode(stat) && target::mtime(found) == stat.mtime)
         });
@@ -440,7 +440,7 @@ impl Export<'_> {
         let wanted = attributes::of_stat(stat);
         let file = target.file(name.as_str()).ok();
         let present = file.as_ref().and_then(|file| attributes::read(file).ok());
-        let same_mode = u32::from(found.st_mode) & 0o7777 == self.mode(stat);
+        let same_mode = target::permissions(found) == self.mode(stat);
         if same_mode && present.is_none_or(|present| present == wanted) {
             self.step(path, Step::Unchanged);
             return Ok(());

@@ -166,6 +166,11 @@ pub(super) fn is_symlink(found: &Found) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::Symlink
 }
 
+#[allow(clippy::useless_conversion)] // the widths of these fields differ between systems
+pub(super) fn permissions(found: &Found) -> u32 {
+    u32::from(found.st_mode) & 0o7777
+}
+
 /// Milliseconds since the epoch.
 #[allow(clippy::useless_conversion)] // the widths of these fields differ between systems
 pub(super) fn mtime(found: &Found) -> u64 {
