@@ -551,14 +551,18 @@ fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
 
 /// Writes a small secret file so that it is either there whole or not at all.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
+    write_durably_through(&path.with_extension("new"), path, bytes)
+}
+
+/// The same by way of `temporary`, which no other process may use at the same time.
+fn write_durably_through(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let mut options = fs::OpenOptions::new();
         let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            options.write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        fs::rename(temporary, path)?;
         match path.parent() {
             Some(directory) => fs::File::open(directory)?.sync_all(),
             None => Ok(()),

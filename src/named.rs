@@ -24,20 +24,19 @@ pub enum NamedDrive {
 impl FromStr for NamedDrive {
     type Err = drive::Error;
 
-    /// A directory is written so that it can be told from a name: it begins with `/`, `./` or `../`,
-    /// or is one of these without the slash.
+    /// What leads into the directory of a store is one, and so is what begins with `/`, `./` or
+    /// `../`; any other text that is no URL begins with a name.
     fn from_str(text: &str) -> drive::Result<Self> {
-        match text.parse()? {
-            Target::Url(url) => Ok(NamedDrive::Url(url)),
-            Target::Directory(directory) if is_explicit(text) => {
-                Ok(NamedDrive::Directory(directory))
-            }
-            Target::Directory(_) => {
-                let (name, path) = text.split_once('/').unwrap_or((text, ""));
-                let name = Name::new(name)?.as_str().to_owned();
-                Ok(NamedDrive::Name { name, path: DrivePath::parse(path)? })
-            }
+        if let Target::Url(url) = text.parse()? {
+            return Ok(NamedDrive::Url(url));
         }
+        let path = Path::new(text);
+        if is_explicit(text) || split_store(path).is_some() {
+            return Ok(NamedDrive::Directory(path.to_owned()));
+        }
+        let (name, path) = text.split_once('/').unwrap_or((text, ""));
+        let name = Name::new(name)?.as_str().to_owned();
+        Ok(NamedDrive::Name { name, path: DrivePath::parse(path)? })
     }
 }
 
@@ -48,10 +47,11 @@ fn is_explicit(text: &str) -> bool {
 /// Splits a path into the store directory it leads into and what is left of it. The innermost
 /// directory with a master key counts.
 pub fn split_store(path: &Path) -> Option<(PathBuf, String)> {
-    path.ancestors().find(|directory| directory.join("master_key").is_file()).map(|store| {
-        let inside = path.strip_prefix(store).unwrap_or(Path::new(""));
-        (store.to_owned(), inside.to_string_lossy().into_owned())
-    })
+    // The last ancestor of a relative path is empty, and not what was named.
+    let mut named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
+    let store = named.find(|directory| directory.join("master_key").is_file())?;
+    let inside = path.strip_prefix(store).unwrap_or(Path::new(""));
+    Some((store.to_owned(), inside.to_string_lossy().into_owned()))
 }
 
 impl fmt::Display for NamedDrive {

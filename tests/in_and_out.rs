@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::living::{Server, reference, serve};
 use common::{Home, copy_tree};
@@ -319,7 +318,7 @@ fn a_fork_is_found_when_two_copies_meet() {
     there.run(["import", text(&tree), text(&copy)]).must_succeed();
     {
         let server = serve(&store);
-        let _other = common::Running::start(Command::new(common::living::binary()).args([
+        let _other = common::Running::start(common::living::hypermount().args([
             "serve",
             "--listen",
             "127.0.0.1:0",

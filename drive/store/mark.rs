@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::SplitWhitespace;
 
-use super::{failed, write_durably};
+use super::{failed, write_durably, write_durably_through};
 use crate::core::{Core, Stop};
 use crate::crypto::{self, DiscoveryKey, Hash};
 use crate::error::Result;
@@ -324,8 +324,12 @@ impl Marks {
         state.saved = state.mark.clone();
         if let Some(outside) = &self.outside {
             let parent = outside.parent().unwrap_or(outside);
+            // Copies of a store have one mark here, and may be open at the same time.
+            let own = outside.with_extension(std::process::id().to_string());
             let made = fs::create_dir_all(parent).map_err(failed("create", parent));
-            if let Err(error) = made.and_then(|()| write_durably(outside, text.as_bytes())) {
+            if let Err(error) =
+                made.and_then(|()| write_durably_through(&own, outside, text.as_bytes()))
+            {
                 log::warn!("{error}; an old backup of this store will not be noticed");
             }
         }
