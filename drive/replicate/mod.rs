@@ -5,6 +5,7 @@
 //! `swarm/replication.rs` or by a simulation. Answering the peers' requests is not here
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
+mod histories;
 mod peer;
 mod remote_blocks;
 mod upload;
@@ -118,6 +119,8 @@ pub struct Replicator {
     average_bytes: u64,
     last_trouble: Option<String>,
     outlook_stale: bool,
+    /// Peers were told that we write this core and download nothing of it.
+    watching: bool,
     actions: VecDeque<Action>,
 }
 
@@ -143,6 +146,7 @@ impl Replicator {
             average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
             last_trouble: None,
             outlook_stale: true,
+            watching: false,
             actions: VecDeque::new(),
         }
     }
@@ -178,6 +182,7 @@ impl Replicator {
     }
 
     fn settle(&mut self, now: Instant) {
+        self.compare_histories(now);
         self.schedule(now);
         if std::mem::take(&mut self.outlook_stale) {
             self.publish_outlook();
@@ -190,7 +195,8 @@ impl Replicator {
 
     /// When a [`Event::Tick`] is next due.
     pub fn next_check(&self, now: Instant) -> Option<Instant> {
-        self.peers.values().filter_map(|peer| peer.next_check(now)).min()
+        let comparison = self.next_comparison(now);
+        self.peers.values().filter_map(|peer| peer.next_check(now)).chain(comparison).min()
     }
 
     /// Length of the longest log any peer has told of, and how many peers hold how much of ours.
@@ -207,10 +213,11 @@ impl Replicator {
         let mut peer = Peer::new(name, now);
         if self.core.writable() {
             self.send(id, Message::Status { uploading: true, downloading: false });
-        } else {
-            peer.regions.insert(0);
-            self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
+            self.watching = true;
         }
+        // Of a core we write nothing is wanted, but to hear what others have (`histories.rs`).
+        peer.regions.insert(0);
+        self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
         self.peers.insert(id, peer);
         self.wants.unpark();
         self.outlook_stale = true;
@@ -349,6 +356,12 @@ impl Replicator {
             self.sought(id, byte);
         }
         match verdict {
+            Ok(_) | Err(Rejected::Storage(_))
+                if request.is_some_and(|request| request.hash_only) =>
+            {
+                // What waited for a longer head may go on.
+                self.wants.unpark();
+            }
             Ok(accepted) => self.accepted(id, block, size, accepted),
             Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
                 // The proof built on nodes we hold. If those are damaged the peer is innocent:
@@ -687,6 +700,7 @@ impl Replicator {
             expected: self.average_bytes,
             cancelled: false,
             full_proof: digest == 0,
+            hash_only: false,
         };
         peer.asked(block, request);
         self.wants.asked(block, id);
@@ -716,7 +730,13 @@ impl Replicator {
         for (id, byte, guess) in requests {
             let expected = self.average_bytes;
             if let Some(peer) = self.peers.get_mut(&id) {
-                let request = InFlight { sent: now, expected, cancelled: false, full_proof: true };
+                let request = InFlight {
+                    sent: now,
+                    expected,
+                    cancelled: false,
+                    full_proof: true,
+                    hash_only: false,
+                };
                 peer.asked_seek(byte, request);
                 let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };
                 self.send(id, message);

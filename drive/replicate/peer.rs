@@ -45,6 +45,8 @@ pub struct InFlight {
     pub cancelled: bool,
     /// The full proof was asked for, so a failure cannot be blamed on what we hold.
     pub full_proof: bool,
+    /// Only the proof was asked for, to compare histories.
+    pub hash_only: bool,
 }
 
 pub struct Peer {
@@ -63,6 +65,10 @@ pub struct Peer {
     pub unsolicited: u32,
     /// How many more requests it refused than it answered.
     pub refused: u32,
+    /// The newest block it was asked to prove, and when, to compare histories.
+    pub compared: Option<(u64, Instant)>,
+    /// When it opened the core.
+    pub since: Instant,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -84,6 +90,8 @@ impl Peer {
             seeks: VecDeque::new(),
             unsolicited: 0,
             refused: 0,
+            compared: None,
+            since: now,
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
