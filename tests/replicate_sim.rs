@@ -171,10 +171,13 @@ impl World {
                     let delay = self.travel(number);
                     self.post(delay, Delivery::ToRemote(number, message));
                 }
-                Action::Accept { peer, proof } => {
+                Action::Accept { peer, proof, connected } => {
                     let block = proof.block;
                     let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    let verdict = self.reader.accept(proof);
+                    let verdict = match connected {
+                        true => self.reader.accept_connected(proof),
+                        false => self.reader.accept(proof),
+                    };
                     self.replicator.step(Event::Judged { peer, block, size, verdict }, self.now);
                 }
                 Action::Disconnect { peer, lied, .. } => {

@@ -12,6 +12,17 @@ impl Core {
     /// that nodes of ours on the way did not verify and were forgotten: asking again, with a new
     /// digest, helps.
     pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
+        self.accept_if(proof, false)
+    }
+
+    /// As [`Core::accept`], but a longer head only if the proof also shows that it continues ours:
+    /// that of block [`Head::length`](super::Head::length) always does. Else `Unconnected`, and
+    /// nothing is kept.
+    pub fn accept_connected(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
+        self.accept_if(proof, true)
+    }
+
+    fn accept_if(&self, proof: Proof, connected: bool) -> std::result::Result<Accepted, Rejected> {
         let value = proof.value.as_ref();
         if value.is_some_and(|value| value.len() > MAX_BLOCK_SIZE) {
             return Err(Rejected::Invalid("block larger than 8 MiB".to_owned()));
@@ -21,8 +32,12 @@ impl Core {
         let before = self.stopped();
         let outcome = {
             let _writer = self.inner.writer.lock();
-            self.judge_history(self.verify(&proof, leaf))
-                .and_then(|verified| self.store(&proof, verified).map_err(Rejected::Storage))
+            self.judge_history(self.verify(&proof, leaf)).and_then(|verified| {
+                if connected {
+                    self.check_connected(&proof, &verified)?;
+                }
+                self.store(&proof, verified).map_err(Rejected::Storage)
+            })
         };
         if before.is_none() {
             self.announce_stop();
@@ -88,6 +103,20 @@ impl Core {
             }
         }
         Ok(Some(verified))
+    }
+
+    fn check_connected(
+        &self,
+        proof: &Proof,
+        verified: &Verified,
+    ) -> std::result::Result<(), Rejected> {
+        let Some(signed) = &verified.signed else { return Ok(()) };
+        let state = self.inner.state.lock();
+        let longer = signed.length > state.head.length;
+        if longer && !merkle::connects(&state.roots, &signed.roots, proof.block) {
+            return Err(Rejected::Unconnected(state.head.length));
+        }
+        Ok(())
     }
 
     /// Writes the facts, then publishes them. The writer lock is held.

@@ -115,6 +115,8 @@ pub struct Outlook {
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
     pub last_trouble: Option<String>,
+    /// Who holds another history of this core, if that is what keeps it from growing.
+    pub fork: Option<String>,
     /// Highest length any connected peer has announced.
     pub remote_length: u64,
 }

@@ -371,6 +371,20 @@ pub fn verify<E>(
     Ok(Verified { leaf, nodes, signed: Some(signed) })
 }
 
+/// Whether a verified proof of `block` under the roots `new` has passed by every one of the roots
+/// `old`, so that the one version continues the other. (That the nodes are the same where both have
+/// one, [`verify`] has seen to.)
+pub fn connects(old: &[Node], new: &[Node], block: u64) -> bool {
+    let is_root = |index: u64| new.iter().any(|root| root.index == index);
+    let mut passed = Vec::new();
+    let mut top = block.saturating_mul(2);
+    while !is_root(top) && top <= MAX_NODE_INDEX {
+        passed.extend([top, flat_tree::sibling(top)]);
+        top = flat_tree::parent(top);
+    }
+    old.iter().all(|root| is_root(root.index) || passed.contains(&root.index))
+}
+
 fn check_bounds<E>(proof: &Proof) -> Result<u64, Flaw<E>> {
     if proof.block >= MAX_CORE_LENGTH {
         return invalid(format!("block {} is beyond every core", proof.block));

@@ -93,6 +93,9 @@ pub enum Rejected {
     /// Validly signed, but contradicts what was verified before.
     #[error("forked: {0}")]
     Forked(String),
+    /// Of a longer version that this proof does not connect with ours, which has that many blocks.
+    #[error("of a version that is not shown to continue our {0} blocks")]
+    Unconnected(u64),
     /// Our own disk failed; the peer is innocent.
     #[error(transparent)]
     Storage(Error),

@@ -233,6 +233,9 @@ impl Core {
 
     fn unavailable(&self, block: u64, started: Instant) -> Error {
         let outlook = self.inner.demand.outlook();
+        if let Some(what) = outlook.fork {
+            return Error::Forked { core: self.inner.discovery_key, what };
+        }
         let mut why = match outlook.peers {
             0 => "no peer connected".to_owned(),
             1 => "1 peer connected, it did not deliver".to_owned(),

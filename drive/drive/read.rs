@@ -130,6 +130,13 @@ async fn first_block(
         core.longer_than(stretch.end_block - 1, wait).await?;
     }
     check_start(core, stretch)?;
+    // Its own proof tells where it begins, even if the tree above it is not here: a peer with an
+    // older version could prove the block and not that.
+    if let Some((start, size)) = core.span(guess)?
+        && let Some(offset) = bytes.start.checked_sub(start).filter(|offset| *offset < size)
+    {
+        return Ok((guess, offset));
+    }
     match core.locate(bytes.start, stretch.blocks())? {
         Located::Found { block, offset } => Ok((block, offset)),
         Located::Within(within) => core.seek(bytes.start, within, guess, wait).await,

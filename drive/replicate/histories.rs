@@ -63,6 +63,7 @@ impl Replicator {
                 cancelled: false,
                 full_proof: true,
                 hash_only: true,
+                continuity: false,
             };
             peer.asked(block, request);
             self.send(id, Message::Request { index: block, bytes: 0, hash: true, nodes: 0 });

@@ -5,6 +5,7 @@
 //! `swarm/replication.rs` or by a simulation. Answering the peers' requests is not here
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
+mod continuity;
 mod histories;
 mod peer;
 mod remote_blocks;
@@ -89,10 +90,12 @@ pub enum Action {
         peer: PeerId,
         message: Message,
     },
-    /// Have the core verify and store this; report with [`Event::Judged`].
+    /// Have the core verify and store this; report with [`Event::Judged`]. If `connected`, a longer
+    /// head counts only where the proof shows that it continues ours.
     Accept {
         peer: PeerId,
         proof: Proof,
+        connected: bool,
     },
     /// End the connection; `lied` if what it sent did not verify.
     Disconnect {
@@ -118,6 +121,8 @@ pub struct Replicator {
     distrusted: std::collections::BTreeSet<u64>,
     average_bytes: u64,
     last_trouble: Option<String>,
+    /// Somebody holds another history, and nothing has come from others since.
+    fork: Option<String>,
     outlook_stale: bool,
     /// Peers were told that we write this core and download nothing of it.
     watching: bool,
@@ -145,6 +150,7 @@ impl Replicator {
             distrusted: Default::default(),
             average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
             last_trouble: None,
+            fork: None,
             outlook_stale: true,
             watching: false,
             actions: VecDeque::new(),
@@ -167,7 +173,9 @@ impl Replicator {
             Event::Cleared { start, length } => {
                 self.tell(None, |_| Message::Unhave { start, length });
             }
-            Event::Judged { peer, block, size, verdict } => self.judged(peer, block, size, verdict),
+            Event::Judged { peer, block, size, verdict } => {
+                self.judged(peer, block, size, verdict, now);
+            }
             Event::Tick => self.check_stalls(now),
         }
         self.settle(now);
@@ -321,12 +329,13 @@ impl Replicator {
 
     /// The peer will not answer this request.
     fn refused(&mut self, id: PeerId, block: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.cancel(block);
-            peer.in_flight.remove(&block);
-            peer.refused += 1;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.cancel(block);
+        peer.refused += 1;
+        match peer.in_flight.remove(&block) {
+            Some(request) if request.continuity => self.continuity_answered(id, false),
+            _ => self.wants.failed(block, id),
         }
-        self.wants.failed(block, id);
     }
 
     fn end_if_fickle(&mut self, id: PeerId) {
@@ -346,14 +355,26 @@ impl Replicator {
             }
             return;
         };
+        let connected = peer.shows_continuity;
         self.judging.insert((id, proof.block), (request, sought));
-        self.actions.push_back(Action::Accept { peer: id, proof });
+        self.actions.push_back(Action::Accept { peer: id, proof, connected });
     }
 
-    fn judged(&mut self, id: PeerId, block: u64, size: u64, verdict: Result<Accepted, Rejected>) {
+    fn judged(
+        &mut self,
+        id: PeerId,
+        block: u64,
+        size: u64,
+        verdict: Result<Accepted, Rejected>,
+        now: Instant,
+    ) {
         let (request, sought) = self.judging.remove(&(id, block)).unzip();
         if let Some(byte) = sought.flatten() {
             self.sought(id, byte);
+        }
+        if request.is_some_and(|request| request.continuity) {
+            let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
+            self.continuity_answered(id, longer);
         }
         match verdict {
             Ok(_) | Err(Rejected::Storage(_))
@@ -362,17 +383,18 @@ impl Replicator {
                 // What waited for a longer head may go on.
                 self.wants.unpark();
             }
+            Ok(_) if request.is_some_and(|request| request.continuity) => self.want_newest(),
             Ok(accepted) => self.accepted(id, block, size, accepted),
+            Err(Rejected::Unconnected(from)) => self.ask_for_continuity(id, from, block, now),
             Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
                 // The proof built on nodes we hold. If those are damaged the peer is innocent:
                 // ask once more for a proof that stands alone before judging.
                 self.distrusted.insert(block);
                 self.wants.released(block, id);
             }
-            Err(Rejected::Storage(Error::Corrupt { file, at, .. }))
-                if request.is_some_and(|request| !request.full_proof) =>
-            {
-                // The core has forgotten the damaged nodes; a proof that stands alone heals them.
+            Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
+                // The core has forgotten the damaged nodes, so each time there are fewer; a proof
+                // that stands alone heals them.
                 let core = self.core.discovery_key();
                 log::warn!("core {core}: {file} is damaged at {at}, fetching it again");
                 self.distrusted.insert(block);
@@ -384,16 +406,9 @@ impl Replicator {
             }
             Err(Rejected::Forked(reason)) => {
                 self.wants.failed(block, id);
-                self.disconnect(id, format!("holds another history: {reason}"), true);
-            }
-            Err(Rejected::Storage(Error::Corrupt { file, at, what, .. }))
-                if !self.core.writable() =>
-            {
-                // Nodes of ours did not verify and are forgotten by now, so each time there are
-                // fewer: the next request asks for what was missing.
-                self.trouble(format!("{file} at {at} was damaged here: {what}"));
-                self.distrusted.insert(block);
-                self.wants.released(block, id);
+                let name = self.peers.get(&id).map_or("?", |peer| peer.name.as_str());
+                self.fork = Some(format!("peer {name} holds another history: {reason}"));
+                self.disconnect(id, format!("holds another history (a fork): {reason}"), true);
             }
             Err(Rejected::Storage(error)) => {
                 log::error!(
@@ -410,6 +425,7 @@ impl Replicator {
 
     fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
         self.distrusted.remove(&block);
+        self.outlook_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.refused = peer.refused.saturating_sub(1);
         }
@@ -469,6 +485,7 @@ impl Replicator {
         self.core.demand().set_outlook(Outlook {
             peers: self.peers.len(),
             last_trouble: self.last_trouble.clone(),
+            fork: self.fork.clone(),
             remote_length: self.remote_length(),
         });
     }
@@ -538,6 +555,12 @@ impl Replicator {
             .filter(|peer| peer.uploading && peer.blocks.end() > length)
             .map(|peer| peer.blocks.end() - 1)
             .collect();
+        if newest.iter().any(|block| *block > length)
+            && self.peers.values().any(|peer| peer.offers(length))
+        {
+            // Asked for first, its proof shows that the newer version continues ours.
+            self.wants.want(length, Urgency::Reader);
+        }
         for block in newest {
             self.wants.want(block, Urgency::Reader);
         }
@@ -603,7 +626,8 @@ impl Replicator {
         let mut retry = Vec::new();
         for (id, peer) in &self.peers {
             if peer.is_stalled(now) {
-                retry.extend(peer.in_flight.keys().copied().filter(|block| {
+                let owed = peer.in_flight.keys().chain(&peer.unconnected);
+                retry.extend(owed.copied().filter(|block| {
                     self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
                 }));
                 for seek in self.seeks.values_mut().filter(|seek| seek.asked == Some(*id)) {
@@ -669,7 +693,7 @@ impl Replicator {
             if !peer.offers(block) || want.asked.contains(id) {
                 continue;
             }
-            if !peer.has_room(reader) {
+            if !peer.has_room(reader) || peer.is_asked_for_continuity(block) {
                 busy = true;
                 continue;
             }
@@ -701,6 +725,7 @@ impl Replicator {
             cancelled: false,
             full_proof: digest == 0,
             hash_only: false,
+            continuity: false,
         };
         peer.asked(block, request);
         self.wants.asked(block, id);
@@ -736,6 +761,7 @@ impl Replicator {
                     cancelled: false,
                     full_proof: true,
                     hash_only: false,
+                    continuity: false,
                 };
                 peer.asked_seek(byte, request);
                 let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };

@@ -26,6 +26,9 @@ pub const MAX_UNSOLICITED: u32 = 1024;
 /// Requests a peer may refuse, beyond as many as it answers, for blocks it offers. One that offers
 /// and takes back without end would have us ask without end.
 pub const MAX_REFUSED: u32 = 4096;
+/// Blocks of a longer version that one peer may have sent before it has shown that the version
+/// continues ours; others are asked for again at once.
+pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
 /// Regions of 2^20 blocks a peer is asked about.
@@ -47,6 +50,8 @@ pub struct InFlight {
     pub full_proof: bool,
     /// Only the proof was asked for, to compare histories.
     pub hash_only: bool,
+    /// Only the proof was asked for, to see that a longer version continues ours.
+    pub continuity: bool,
 }
 
 pub struct Peer {
@@ -69,6 +74,10 @@ pub struct Peer {
     pub compared: Option<(u64, Instant)>,
     /// When it opened the core.
     pub since: Instant,
+    /// False once it could not show that its version continues ours.
+    pub shows_continuity: bool,
+    /// Blocks to be asked for again when it has been asked to show that.
+    pub unconnected: std::collections::BTreeSet<u64>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -92,6 +101,8 @@ impl Peer {
             refused: 0,
             compared: None,
             since: now,
+            shows_continuity: true,
+            unconnected: std::collections::BTreeSet::new(),
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
@@ -103,6 +114,10 @@ impl Peer {
     /// Whether it would give us `block` if asked.
     pub fn offers(&self, block: u64) -> bool {
         self.uploading && self.blocks.contains(block)
+    }
+
+    pub fn is_asked_for_continuity(&self, block: u64) -> bool {
+        self.in_flight.get(&block).is_some_and(|request| request.continuity)
     }
 
     /// Whether one more request fits; readers may use what readahead leaves free.

@@ -106,10 +106,11 @@ async fn wait_until(at: Option<Instant>) {
 fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
     while let Some(action) = replicator.next_action() {
         match action {
-            Action::Accept { peer, proof } => {
+            Action::Accept { peer, proof, connected } => {
                 let block = proof.block;
                 let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                let verdict = core.accept(proof);
+                let verdict =
+                    if connected { core.accept_connected(proof) } else { core.accept(proof) };
                 replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
             }
             Action::Send { peer, message } => {

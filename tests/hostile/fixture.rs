@@ -30,7 +30,7 @@ pub struct Published {
     pub honest: String,
     pub big: Vec<u8>,
     _swarm: Swarm,
-    pub runtime: Runtime,
+    _runtime: Runtime,
 }
 
 /// Bytes without a pattern, the same every time.
@@ -80,7 +80,7 @@ impl Published {
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });
-        Self { store, drive, honest, big, _swarm: swarm, runtime }
+        Self { store, drive, honest, big, _swarm: swarm, _runtime: runtime }
     }
 
     pub fn url(&self, path: &str) -> String {

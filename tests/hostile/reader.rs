@@ -2,11 +2,17 @@
 //! honest peer beside it. Nothing wrong is ever printed, every command ends in time, memory stays
 //! small, the liar is named, and with the honest peer the right bytes come.
 
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::Home;
-use crate::fixture::{MOST_MEMORY, Published, Watched, cat};
+use bytes::Bytes;
+use drive::{Drive, Store};
+
+use crate::common::{Home, Running, copy_tree, eventually};
+use crate::fixture::{MOST_MEMORY, Published, Watched, cat, noise, put, runtime};
 use crate::liar::{Liar, Lie};
 
 /// How long a reader with only a liar is told to wait for each block.
@@ -321,4 +327,153 @@ fn a_liar_that_turns_honest_heals_the_read() {
         assert_eq!(told.code, Some(0), "{lie:?}: {}", told.stderr);
         assert!(liar.connections() > 1);
     }
+}
+
+/// Two histories of one key: a store was copied, and both copies were written to.
+struct Forked {
+    home: Home,
+    url: String,
+    /// What the first history says.
+    first: Vec<u8>,
+}
+
+impl Forked {
+    fn new() -> Self {
+        let home = Home::new();
+        let runtime = runtime();
+        let key = {
+            let store = Store::open(&home.path("first"), true).expect("is made");
+            let drive = Drive::create(&store, "forked").expect("is made");
+            for name in ["a", "b", "c"] {
+                put(&runtime, &drive, name, &[Bytes::from_static(b"common")]);
+            }
+            drive.sync().expect("is written");
+            drive.key().to_hex()
+        };
+        copy_tree(&home.path("first"), &home.path("second"));
+        let first = noise(3, 200_000);
+        // Of another size, so that the indexes differ as well.
+        let second = noise(4, 210_000);
+        for (store, content, more) in [("first", &first, 2), ("second", &second, 30)] {
+            let store = Store::open(&home.path(store), false).expect("opens");
+            let drive = Drive::create(&store, "forked").expect("opens");
+            let blocks: Vec<Bytes> = content.chunks(50_000).map(Bytes::copy_from_slice).collect();
+            put(&runtime, &drive, "file", &blocks);
+            for number in 0..more {
+                let text = Bytes::copy_from_slice(&content[..20 + number]);
+                put(&runtime, &drive, &format!("more/{number}"), &[text]);
+            }
+            drive.sync().expect("is written");
+        }
+        Self { home, url: format!("hyper://{key}/file"), first }
+    }
+
+    fn serve(&self, store: &str) -> (Running, String) {
+        let arguments = ["serve", "--store", store, "--listen", "127.0.0.1:0"];
+        let running = Running::start(self.home.command().args(arguments));
+        let address = running.line();
+        (running, address)
+    }
+}
+
+/// The history seen first is kept and can be read; the other is named, and nothing of it is taken,
+/// although it is validly signed and longer.
+#[test]
+fn t26_of_two_histories_the_first_is_kept() {
+    let forked = Forked::new();
+    let (_first, first) = forked.serve("first");
+    let (_second, second) = forked.serve("second");
+    let reader = Home::new();
+    // Some of the first history: its index, and one block of its content. (Which content belongs to
+    // which index the format does not say: each core has its own first history.)
+    let url = forked.url.trim_end_matches("/file");
+    let some = cat(&reader, &format!("{url}/more/0"), &[&first], "20s");
+    assert_eq!(some.code, Some(0), "{}", some.stderr);
+
+    let told = cat(&reader, &forked.url, &[&second], "3s");
+    assert_ne!(told.code, Some(0), "the other history's bytes were taken");
+    assert!(told.stdout.is_empty(), "{} bytes shown", told.stdout.len());
+    let named = |line: &str| line.contains(&second) && line.contains("fork");
+    assert!(told.stderr.lines().any(named), "{}", told.stderr);
+    assert!(told.stderr.contains("is forked"), "the reader is told: {}", told.stderr);
+
+    // A mount that asks for newer versions is offered the longer history, and says what it is.
+    let at = reader.make("mnt");
+    if Path::new("/dev/fuse").exists() {
+        let fetched = reader.path("fetched");
+        let mut command = reader.command();
+        command.args([
+            "-v",
+            "mount",
+            "--foreground",
+            url,
+            "mnt",
+            "--wait",
+            "3s",
+            "--peer",
+            &second,
+        ]);
+        command
+            .arg("--store")
+            .arg(fetched)
+            .stderr(Stdio::from(fs::File::create(reader.path("log")).expect("is made")));
+        let mut mount = command.stdout(Stdio::piped()).spawn().expect("starts");
+        eventually("the fork is noticed", || {
+            let log = fs::read_to_string(reader.path("log")).unwrap_or_default();
+            log.lines().any(|line| line.contains("fork") && line.contains(&second))
+        });
+        let names = fs::read_dir(&at).expect("the first history lists").count();
+        assert_eq!(names, 5, "a, b, c, file, more");
+        assert!(fs::read(at.join("file")).is_err());
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(mount.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .expect("it runs");
+        mount.wait().expect("it ends");
+    }
+
+    let told = cat(&reader, &forked.url, &[&second, &first], "20s");
+    assert_eq!(told.code, Some(0), "the first history heals: {}", told.stderr);
+    assert!(told.stdout == forked.first, "bytes of the other history");
+}
+
+/// An old head, validly signed, changes nothing for who has seen a newer one; and of two peers the
+/// one that knows more is believed.
+#[test]
+fn t25_an_old_version_takes_nothing_away() {
+    let home = Home::new();
+    let runtime = runtime();
+    let key = {
+        let store = Store::open(&home.path("new"), true).expect("is made");
+        let drive = Drive::create(&store, "grows").expect("is made");
+        put(&runtime, &drive, "old", &[Bytes::from_static(b"old")]);
+        drive.sync().expect("is written");
+        drive.key().to_hex()
+    };
+    copy_tree(&home.path("new"), &home.path("old"));
+    {
+        let store = Store::open(&home.path("new"), false).expect("opens");
+        let drive = Drive::create(&store, "grows").expect("opens");
+        for number in 0..10 {
+            put(&runtime, &drive, &format!("new{number}"), &[Bytes::from_static(b"new")]);
+        }
+        drive.sync().expect("is written");
+    }
+    let serve = |store: &str| {
+        let arguments = ["serve", "--store", store, "--listen", "127.0.0.1:0"];
+        let running = Running::start(home.command().args(arguments));
+        let address = running.line();
+        (running, address)
+    };
+    let (_old, old) = serve("old");
+    let (_new, new) = serve("new");
+    let reader = Home::new();
+    let url = |path: &str| format!("hyper://{key}/{path}");
+    let seen = cat(&reader, &url("new9"), &[&new], "20s");
+    assert_eq!((seen.code, &seen.stdout[..]), (Some(0), &b"new"[..]), "{}", seen.stderr);
+    let again = cat(&reader, &url("new9"), &[&old], "2s");
+    assert_eq!((again.code, &again.stdout[..]), (Some(0), &b"new"[..]), "{}", again.stderr);
+    let older = cat(&reader, &url("old"), &[&old], "20s");
+    assert_eq!((older.code, &older.stdout[..]), (Some(0), &b"old"[..]), "{}", older.stderr);
 }

@@ -79,6 +79,39 @@ fn a_second_history_is_a_fork() {
     fetch_all(&from, &to);
 }
 
+/// Both histories are signed by the same key. A block that only the second has proves that one's
+/// head, and without a look at what both have in common the two would be mixed.
+#[test]
+fn a_second_history_is_not_taken_for_a_longer_version() {
+    for (length, parting) in [(1, 0), (2, 1), (3, 0), (4, 3), (5, 1), (6, 5), (7, 6), (8, 2)] {
+        let blocks = uneven(21);
+        let mut other = blocks.clone();
+        other[parting] = block("another history");
+        let (first, second) = (source(&blocks[..length]), source(&other));
+        let honest = source(&blocks);
+        let to = reader(&World::default());
+        to.accept_connected(proof(&first, length as u64 - 1)).unwrap();
+        let head = to.head();
+        for at in 0..21 {
+            match to.accept_connected(proof(&second, at)) {
+                Err(Rejected::Forked(_) | Rejected::Unconnected(_)) => {}
+                // A block that both have is what it is.
+                Ok(_) if at < length as u64 && at != parting as u64 => {}
+                taken => panic!("block {at} after {length} of another history: {taken:?}"),
+            }
+            assert_eq!(to.head(), head);
+        }
+        let next = to.accept_connected(proof(&second, length as u64));
+        assert!(matches!(next, Err(Rejected::Forked(_))), "{next:?}");
+        // The first history goes on, shown by the same block, with or without its bytes.
+        let whole = honest.prove(length as u64, 0, true, &mut RemoteTree::default()).unwrap();
+        assert_eq!(to.accept_connected(whole).unwrap().head, Some(honest.head()));
+        for at in 0..21 {
+            to.accept_connected(proof(&honest, at)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_shorter_head_never_shrinks_a_longer_one() {
     let blocks = uneven(9);

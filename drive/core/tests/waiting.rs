@@ -38,6 +38,7 @@ fn a_wait_ends_and_says_why() {
         assert_eq!(started.elapsed().as_secs(), 10);
         assert!(error.to_string().ends_with("after 10s: no peer connected"), "{error}");
         core.demand().set_outlook(Outlook {
+            fork: None,
             peers: 3,
             last_trouble: Some("request timed out".to_owned()),
             remote_length: 9,
