@@ -152,6 +152,11 @@ impl Drive {
         self.inner.content.as_ref().ok_or_else(missing)
     }
 
+    /// The store both cores are in.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     /// The core with this drive's index.
     pub fn metadata_core(&self) -> &Core {
         self.metadata()

@@ -21,6 +21,7 @@ pub mod drive;
 pub mod wire;
 pub mod replicate;
 pub mod swarm;
+pub mod transfer;
 
 pub use crate::core::{Core, Head};
 pub use crate::crypto::{DiscoveryKey, PublicKey};

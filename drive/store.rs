@@ -3,12 +3,14 @@
 //! ```text
 //! <root>/master_key                      32 random bytes: every core of ours derives from them
 //! <root>/hypermount.lock                 held while a process has the store open
+//! <root>/hypermount.mark                 where the store lies and how long our cores were (`mark.rs`)
 //! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
 //! ```
 //!
 //! Not here: which cores make a drive (`drive.rs`), and what is in a core's files (`core/`).
 
 mod lock;
+mod mark;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -23,11 +25,13 @@ use tokio::sync::broadcast;
 
 use crate::core::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::core::storage::{Disk, Memory, Storage};
-use crate::core::{Core, Opening};
+use crate::core::{Core, OnStop, Opening, Stop};
 use crate::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use crate::error::{Error, Result};
 use crate::sync::{Mutex, Rank};
 use lock::FileLock;
+use mark::Marks;
+pub use mark::{Custodian, MARK_FILE};
 
 /// Namespace of all derived core keys.
 const NAMESPACE: &str = "corestore";
@@ -61,6 +65,8 @@ struct Inner {
     opened: broadcast::Sender<Core>,
     /// `None` in memory and on a medium that cannot be written.
     lock: Option<Arc<FileLock>>,
+    /// `None` in memory and on a medium that cannot be written.
+    marks: Option<Arc<Marks>>,
 }
 
 /// A cheap handle on one open store. Dropping the last one, and the last core, releases it.
@@ -73,6 +79,13 @@ impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
     /// that cannot be written it is opened for reading, without a lock.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
+        Self::open_as(directory, create, &Custodian::here(None))
+    }
+
+    /// As [`Store::open`]; `custodian` also knows the marks kept outside of the store. A store that
+    /// was copied here, or is an older state of itself, opens with none of its cores writable; the
+    /// reason is in [`Store::custody`].
+    pub fn open_as(directory: &Path, create: bool, custodian: &Custodian) -> Result<Self> {
         let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
         match fs::metadata(directory) {
             Ok(found) if found.is_dir() => {}
@@ -104,31 +117,39 @@ impl Store {
             None => return Err(Error::ReadOnly("the medium for the new store")),
         };
         check_master_key(directory, &master_key)?;
-        Ok(Self::new(Some(directory.to_owned()), master_key, writable, lock))
+        let marks = match writable {
+            true => Some(Arc::new(Marks::open(directory, &master_key, custodian)?)),
+            false => None,
+        };
+        if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
+            log::warn!("{}: read-only: {}", directory.display(), stop.reason());
+        }
+        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks))
     }
 
     /// A store without a disk.
     pub fn memory() -> Self {
         let master_key =
             crypto::random_bytes().expect("the operating system has a working random generator");
-        Self::new(None, master_key, true, None)
+        Self::new(None, master_key, None, None)
     }
 
     fn new(
         root: Option<PathBuf>,
         master_key: [u8; 32],
-        writable: bool,
         lock: Option<Arc<FileLock>>,
+        marks: Option<Arc<Marks>>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
+                writable: root.is_none() || lock.is_some(),
                 root,
                 master_key,
-                writable,
                 cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
                 cores: Mutex::new(Rank::STORE, HashMap::new()),
                 opened: broadcast::Sender::new(MAX_PENDING_OPENED),
                 lock,
+                marks,
             }),
         }
     }
@@ -166,7 +187,12 @@ impl Store {
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
-        let key = self.derive(DEFAULT_NAME).public_key();
+        self.named_key(DEFAULT_NAME)
+    }
+
+    /// Key of the core derived from `name`, if it is on disk.
+    pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
+        let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
         let open = self.inner.cores.lock().contains_key(&discovery_key);
         // Whatever its `key` file says: were it passed over because that is damaged, another drive
@@ -176,6 +202,15 @@ impl Store {
             fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
         });
         Ok((open || stored).then_some(key))
+    }
+
+    /// The name a core on disk was derived from, if this store's master key made it.
+    pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
+        let Some(root) = &self.inner.root else {
+            return Ok(None);
+        };
+        let name = read_name(&core_directory(root, &key.discovery_key()))?;
+        Ok(name.filter(|name| self.derive(name).public_key() == *key))
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).
@@ -202,7 +237,58 @@ impl Store {
 
     /// Makes everything stored so far in any open core survive a power cut.
     pub fn sync(&self) -> Result<()> {
-        self.cores().iter().try_for_each(Core::sync)
+        let cores = self.cores();
+        cores.iter().try_for_each(Core::sync)?;
+        self.inner.mark(cores.iter())
+    }
+
+    /// The directory; `None` for a store in memory.
+    pub fn root(&self) -> Option<&Path> {
+        self.inner.root.as_deref()
+    }
+
+    /// Why cores of ours open read-only, if any do.
+    pub fn custody(&self) -> Result<Custody> {
+        let Some(marks) = &self.inner.marks else {
+            return Ok(Custody::default());
+        };
+        let mut cores = marks.stops();
+        for key in marks.cores() {
+            let known = cores.iter().any(|(known, _)| *known == key);
+            let sound = self.find(&key)?.is_some_and(|core| core.stopped() == marks.stop());
+            if !known && !sound {
+                cores.push((key, Stop::Restored));
+            }
+        }
+        Ok(Custody { store: marks.stop(), cores })
+    }
+
+    /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
+    /// the store is opened anew. With `force` also where a peer is known to hold more than is here,
+    /// which forks those drives for good.
+    pub fn adopt(&self, force: bool) -> Result<()> {
+        let Some(marks) = &self.inner.marks else {
+            return Err(Error::ReadOnly("the store's medium cannot be written"));
+        };
+        for (key, stop) in self.custody()?.cores {
+            let Stop::Behind { length } = stop else { continue };
+            let here = self.find(&key)?.map_or(0, |core| core.head().length);
+            if here < length && !force {
+                return Err(Error::Forked {
+                    core: key,
+                    what: format!("a peer holds {length} blocks of it, and here are {here}"),
+                });
+            }
+        }
+        let mut ours = Vec::new();
+        for key in self.keys()? {
+            let core = self.core(&key)?;
+            if core.writable() || core.stopped().is_some() {
+                core.sync()?;
+                ours.push(core);
+            }
+        }
+        marks.adopt(&ours)
     }
 
     pub fn space(&self) -> Result<Space> {
@@ -234,7 +320,8 @@ impl Store {
         let discovery_key = key.discovery_key();
         let mut cores = self.inner.cores.lock();
         if let Some(core) = cores.get(&discovery_key) {
-            if pair.is_some() && !core.writable() && self.inner.writable {
+            let missed = core.stopped().is_none() && !core.writable();
+            if pair.is_some() && missed && self.inner.writable {
                 return Err(Error::Unsupported(format!(
                     "core {discovery_key} is open for reading; writing takes a fresh start"
                 )));
@@ -242,12 +329,20 @@ impl Store {
             return Ok(core.clone());
         }
         if cores.len() >= MAX_OPEN_CORES && self.inner.root.is_some() {
-            cores.retain(|_, core| core.is_shared());
+            let unused = cores.extract_if(|_, core| !core.is_shared());
+            let unused: Vec<Core> = unused.map(|(_, core)| core).collect();
+            self.inner.sync_and_mark(&unused);
         }
         let core = match &self.inner.root {
             Some(root) => self.open_on_disk(&core_directory(root, &discovery_key), key, pair, name),
             None => self.open_in_memory(key, pair),
         }?;
+        if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
+            && !marks.holds(&core)?
+        {
+            log::error!("core {discovery_key}: read-only: {}", Stop::Restored.reason());
+            core.stop(Stop::Restored);
+        }
         cores.insert(discovery_key, core.clone());
         let _ = self.inner.opened.send(core.clone());
         Ok(core)
@@ -263,6 +358,8 @@ impl Store {
             writable: true,
             cache: Arc::clone(&self.inner.cache),
             keep: None,
+            stop: None,
+            on_stop: None,
         })
     }
 
@@ -274,6 +371,7 @@ impl Store {
         name: Option<&[u8]>,
     ) -> Result<Core> {
         let writable = self.inner.writable;
+        let discovery_key = key.discovery_key();
         if writable {
             fs::create_dir_all(directory).map_err(failed("create", directory))?;
         } else if !directory.is_dir() {
@@ -294,7 +392,7 @@ impl Store {
         };
         if pair.as_ref().is_some_and(|pair| pair.public_key() != *key) {
             return Err(Error::Corrupt {
-                core: key.discovery_key(),
+                core: discovery_key,
                 file: "name",
                 at: 0,
                 what: "Stored an incorrect name.".to_owned(),
@@ -314,6 +412,8 @@ impl Store {
             writable,
             cache: Arc::clone(&self.inner.cache),
             keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
+            stop: self.inner.marks.as_ref().and_then(|marks| marks.known_stop(&discovery_key)),
+            on_stop: self.inner.marks.clone().map(remember),
         })
     }
 
@@ -337,6 +437,57 @@ impl Store {
             }
         }
     }
+}
+
+/// Why cores of ours are read-only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Custody {
+    /// Concerns the whole store.
+    pub store: Option<Stop>,
+    pub cores: Vec<(DiscoveryKey, Stop)>,
+}
+
+impl Custody {
+    pub fn is_clear(&self) -> bool {
+        self.store.is_none() && self.cores.is_empty()
+    }
+}
+
+impl Inner {
+    /// Marks those of the cores that are ours; they must have been synced.
+    fn mark<'a>(&self, cores: impl Iterator<Item = &'a Core>) -> Result<()> {
+        let Some(marks) = &self.marks else {
+            return Ok(());
+        };
+        for core in cores.filter(|core| core.writable()) {
+            marks.record(core)?;
+        }
+        marks.save()
+    }
+
+    fn sync_and_mark(&self, cores: &[Core]) {
+        let writable = cores.iter().filter(|core| core.writable());
+        let synced = writable.clone().try_for_each(Core::sync);
+        if let Err(error) = synced.and_then(|()| self.mark(writable)) {
+            log::warn!("{error}; marked with the next change");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let cores: Vec<Core> = self.cores.lock().values().cloned().collect();
+        self.sync_and_mark(&cores);
+    }
+}
+
+/// Keeps a stopped core stopped after a restart.
+fn remember(marks: Arc<Marks>) -> OnStop {
+    Arc::new(move |core, stop| {
+        if let Err(error) = marks.record_stop(core.discovery_key(), stop) {
+            log::error!("{error}; this will be forgotten at the next start");
+        }
+    })
 }
 
 fn failed<'a>(op: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
@@ -406,14 +557,18 @@ fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
 
 /// Writes a small secret file so that it is either there whole or not at all.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
+    write_durably_through(&path.with_extension("new"), path, bytes)
+}
+
+/// The same by way of `temporary`, which no other process may use at the same time.
+fn write_durably_through(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let mut options = fs::OpenOptions::new();
         let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            options.write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
+        fs::rename(temporary, path)?;
         match path.parent() {
             Some(directory) => fs::File::open(directory)?.sync_all(),
             None => Ok(()),

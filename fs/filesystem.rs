@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drive::core::demand::Urgency;
@@ -17,6 +17,7 @@ use drive::store::Space;
 use drive::{Drive, DrivePath, DriveUrl, Entry, Kind, Name, Store, Wait};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
+use tokio::time::timeout_at;
 
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
@@ -25,6 +26,7 @@ use crate::inode::{InodeTable, Node};
 use crate::invalidate::Invalidations;
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
+use crate::walk_ahead::WalkAhead;
 use crate::xattr::{self, Answer};
 
 /// Nested drives open at once in one mount.
@@ -332,19 +334,32 @@ impl Fs {
         mount_path: &Arc<str>,
     ) -> Result<Arc<Volume>> {
         from.may_nest(&crossing.target)?;
+        let target = &crossing.target;
+        let wait = self.options.patience.names();
+        let started = Instant::now();
         let open = async || {
             if Arc::strong_count(&self.nested) > MAX_NESTED_DRIVES {
                 return Err(Error::TooManyDrives { limit: MAX_NESTED_DRIVES });
             }
-            let target = &crossing.target;
-            let wait = self.options.patience.names();
             let drive = Drive::open(&self.store, &target.key, target.version, wait).await?;
             let volume =
                 Arc::new(Volume::nested(drive, mount_path.clone(), from, self.nested.clone()));
             self.follow(&volume);
             Ok(volume)
         };
-        crossing.child.get_or_try_init(open).await.cloned()
+        let child = crossing.child.get_or_try_init(open);
+        let Some(deadline) = wait.deadline() else { return child.await.cloned() };
+        // One opens it while the others wait; when that fails the next one tries, and nobody is to
+        // wait for more than his own time.
+        match timeout_at(deadline, child).await {
+            Ok(opened) => opened.cloned(),
+            Err(_) => Err(Error::Drive(drive::Error::Unavailable {
+                core: target.key.discovery_key(),
+                block: 0,
+                waited: started.elapsed(),
+                why: "others wait for it as well".to_owned(),
+            })),
+        }
     }
 
     /// Size in bytes to show. A link's is the length of what readlink answers, since programs
@@ -495,6 +510,7 @@ impl Fs {
         };
         if let Content::Extent(extent) = &content {
             Drive::check_extent(extent)?;
+            WalkAhead::opened(&place.volume, &place.path, extent.size, &self.runtime);
         }
         let keep_cache = self.inodes_mut().open(ino, &entry, &content);
         let is_core = matches!(content, Content::Core(_));

@@ -22,6 +22,7 @@ mod platform;
 mod serve;
 mod symlink;
 mod volume;
+mod walk_ahead;
 mod xattr;
 
 pub use attr::Owner;

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 
 use crate::errno::Result;
+use crate::walk_ahead::WalkAhead;
 
 /// How deep drives may be nested in drives below the mount's own.
 pub const MAX_NESTING: usize = 16;
@@ -21,6 +22,7 @@ pub struct Volume {
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
     follower: Mutex<Option<AbortHandle>>,
+    pub(crate) walk_ahead: WalkAhead,
     /// Counts the nested volumes of a mount by being cloned.
     _counted: Option<Arc<()>>,
 }
@@ -30,7 +32,16 @@ impl Volume {
     pub fn new(drive: Drive) -> Self {
         let current = RwLock::new(drive.snapshot());
         let follower = Mutex::new(None);
-        Self { drive, prefix: "".into(), parent: None, current, follower, _counted: None }
+        let walk_ahead = WalkAhead::default();
+        Self {
+            drive,
+            prefix: "".into(),
+            parent: None,
+            current,
+            follower,
+            walk_ahead,
+            _counted: None,
+        }
     }
 
     /// A drive inside `parent`. `counted` is held until the volume is dropped.

@@ -20,6 +20,8 @@ const USER: &str = "user.";
 /// Namespaces that mean something to a kernel. A publisher's values under them are not shown:
 /// they would be labels and capabilities given by a stranger.
 const SYSTEM_NAMESPACES: [&str; 4] = ["security.", "system.", "trusted.", "os2."];
+/// The kernel asks for these itself, and remembers that there are none.
+const ACL: &str = "system.posix_acl_";
 /// What this program answers about a file.
 pub const OWN: &str = "user.hypermount.";
 
@@ -40,12 +42,20 @@ fn shown_name(stored: &str) -> Option<String> {
 
 /// The value shown under `name`. A name stored with its namespace wins over one without.
 pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
-    let bare = name.strip_prefix(USER).ok_or(Error::NoAttribute)?;
+    let Some(bare) = name.strip_prefix(USER) else {
+        // "No such attribute" would be the right answer to getxattr(2), but `ls -l` asks for
+        // security.selinux of every file until it hears that the filesystem has none at all.
+        return Err(if name.starts_with(ACL) { Error::NoAttribute } else { unsupported(name) });
+    };
     [name, bare]
         .into_iter()
         .filter(|stored| shown_name(stored).as_deref() == Some(name))
         .find_map(|stored| stored_value(stat, stored))
         .ok_or(Error::NoAttribute)
+}
+
+fn unsupported(name: &str) -> Error {
+    drive::Error::Unsupported(format!("extended attribute {name}")).into()
 }
 
 /// A later occurrence of a name overrides an earlier one, also by being removed.
@@ -122,10 +132,12 @@ mod tests {
         assert_eq!(list(&stat).expect("fits"), b"user.test\0user.bare\0");
         assert_eq!(value(&stat, "user.test").expect("stored"), b"1");
         assert_eq!(value(&stat, "user.bare").expect("stored"), b"2");
-        for absent in
-            ["user.gone", "bare", "security.capability", "trusted.x", OWN, "user.", "user.other"]
-        {
+        for absent in ["user.gone", OWN, "user.", "user.other", "system.posix_acl_access"] {
             assert!(matches!(value(&stat, absent), Err(Error::NoAttribute)), "{absent}");
+        }
+        for namespace in ["bare", "security.capability", "trusted.x", "security.selinux"] {
+            let error = value(&stat, namespace).expect_err("not shown");
+            assert_eq!(crate::errno::errno(&error).code(), libc::EOPNOTSUPP, "{namespace}");
         }
     }
 

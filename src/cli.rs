@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{WaitLimit, parse_peer};
+use crate::named::NamedDrive;
 use crate::target::Target;
 
 const EXAMPLES: &str = "\
@@ -49,6 +50,10 @@ pub enum Command {
     Cat(Cat),
     Stat(Stat),
     Info(Info),
+    List(List),
+    Import(Import),
+    Export(Export),
+    Adopt(Adopt),
     Serve(Serve),
     Completions(Completions),
     Man(Man),
@@ -207,6 +212,119 @@ pub struct Info {
 
     #[command(flatten)]
     pub source: Source,
+}
+
+/// List the drives of a store
+///
+/// Key, name, size of all files, version, whether it can be written and how much of its content is
+/// here. A size that is not known here is a question mark.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Copy a directory into a drive of your own
+///
+/// Moves only what changed; may be interrupted and run again. Names matched by a .hypermountignore
+/// (gitignore syntax, in any directory) stay out. Owners, modes, times to the millisecond, links,
+/// user extended attributes and empty directories are kept.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount import ~/photos photos             Into the drive you created as `photos`
+  hypermount import ~/photos photos/2020 --dry-run
+  hypermount import . ./my-store --delete       Into the drive of a store directory")]
+pub struct Import {
+    /// Directory to copy
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
+    #[arg(value_name = "DRIVE[/PATH]")]
+    pub drive: NamedDrive,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Compare the content of files that look unchanged too
+    #[arg(long)]
+    pub checksum: bool,
+
+    /// Remove from the drive what is not in the directory; what is ignored stays
+    #[arg(long)]
+    pub delete: bool,
+
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+
+    /// File with more patterns to ignore; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub ignore_file: Vec<PathBuf>,
+
+    /// Say what was done as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Copy a drive, or a part of it, into a directory
+///
+/// Moves only what changed; may be interrupted and run again. Files appear when they are whole;
+/// nothing outside the directory is touched, whatever the drive contains. What is not here and not
+/// to be had is named, and the exit code is 3.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount export hyper://KEY/photos ./photos --peer example.org:3282
+  hypermount export photos /backup/photos --delete")]
+pub struct Export {
+    /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
+    #[arg(value_name = "DRIVE[/PATH]")]
+    pub drive: NamedDrive,
+
+    /// Directory to write to; made if absent
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    #[command(flatten)]
+    pub source: Source,
+
+    /// Compare the content of files that look unchanged too
+    #[arg(long)]
+    pub checksum: bool,
+
+    /// Remove from the directory what is not in the drive
+    #[arg(long)]
+    pub delete: bool,
+
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+
+    /// Say what was done as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Make a copied or restored store the one to go on with
+///
+/// A drive has one writer. A store that was copied, moved to another disk or machine, or restored
+/// from a backup opens read-only until you say that no other copy of it is written.
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Even where a peer is known to hold more than is here: forks those drives
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Answer peers for the drives of a store, until interrupted

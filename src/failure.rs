@@ -111,9 +111,19 @@ fn judge(error: &drive::Error) -> (Code, Option<String>) {
             Some("its owner signed two histories; what was seen first is kept"),
         ),
         Malformed(_) => (Code::Verification, None),
+        ReadOnly(why) if is_stop(why) => (
+            Code::Failed,
+            Some("go on in the newest copy only; if this is it, see `hypermount adopt --help`"),
+        ),
         _ => (Code::Failed, None),
     };
     (code, hint.map(str::to_owned))
+}
+
+/// Whether a core is read-only because there may be another history of it.
+fn is_stop(why: &str) -> bool {
+    use drive::core::Stop::*;
+    [Moved, Restored, Behind { length: 0 }, Forked].iter().any(|stop| stop.reason() == why)
 }
 
 #[cfg(test)]

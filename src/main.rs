@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod failure;
+mod named;
 mod network;
 mod record;
 mod session;

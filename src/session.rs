@@ -1,14 +1,17 @@
 //! What every command about a drive begins with: the store, the peers, the drive, and finding a path
 //! in it. What a path or a drive *is* belongs to the `drive` library.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use drive::store::Custodian;
 use drive::url::DriveUrl;
 use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wait};
 
 use crate::cli::Source;
 use crate::config;
 use crate::failure::{Code, Context, Failure, Result};
+use crate::named::{NamedDrive, split_store};
 use crate::network::Network;
 use crate::target::Target;
 use crate::terminal;
@@ -40,6 +43,56 @@ impl Session {
     pub async fn open(target: &Target, source: &Source) -> Result<Self> {
         let directory = store_directory(target, source)?;
         let store = open_store(target, &directory, !source.peers.is_empty())?;
+        let url = match target {
+            Target::Url(url) => url.clone(),
+            Target::Directory(directory) => only_drive(&store, directory).await?,
+        };
+        Self::with_store(store, directory, url, source, target).await
+    }
+
+    /// The same for a drive named in the way of `import` and `export`. Without a `source` it is one
+    /// of our own and no peer is asked.
+    pub async fn open_named(
+        named: &NamedDrive,
+        store: Option<&Path>,
+        source: Option<&Source>,
+    ) -> Result<Self> {
+        let own = Source { store: store.map(Path::to_owned), peers: Vec::new(), wait: None };
+        let source = source.unwrap_or(&own);
+        let what = || format!("open {named}");
+        match named {
+            NamedDrive::Url(url) => Self::open(&Target::Url(url.clone()), source).await,
+            NamedDrive::Directory(path) => {
+                let path = std::path::absolute(path).context(what)?;
+                let (directory, inside) = split_store(&path)
+                    .ok_or_else(|| Failure::failed(what(), "there is no store there"))?;
+                let mut session = Self::open(&Target::Directory(directory), source).await?;
+                session.path = DrivePath::parse(&inside).context(what)?;
+                Ok(session)
+            }
+            NamedDrive::Name { name, path } => {
+                let directory = store_or_default(store)?;
+                let store = open_at(&directory, false)?;
+                let key = store.named_key(name.as_bytes()).context(what)?;
+                let unknown = || {
+                    let why = format!("no drive of that name in {}", directory.display());
+                    Failure::failed(what(), why)
+                        .hint("`hypermount list` names them; a directory is written ./DIR")
+                };
+                let key = key.ok_or_else(unknown)?;
+                let url = DriveUrl { key, version: None, path: path.clone() };
+                Self::with_store(store, directory, url, source, named).await
+            }
+        }
+    }
+
+    async fn with_store(
+        store: Store,
+        directory: PathBuf,
+        url: DriveUrl,
+        source: &Source,
+        named: &impl Display,
+    ) -> Result<Self> {
         let network = match source.peers.as_slice() {
             [] => None,
             peers => {
@@ -49,10 +102,6 @@ impl Session {
             }
         };
         let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
-        let url = match target {
-            Target::Url(url) => url.clone(),
-            Target::Directory(directory) => only_drive(&store, directory).await?,
-        };
         let spinner = network
             .as_ref()
             .map(|_| terminal::spinner(format!("waiting for {}", source.peers.join(", "))));
@@ -61,7 +110,7 @@ impl Session {
             spinner.finish_and_clear();
         }
         let drive =
-            opened.context(|| format!("open {target}")).map_err(|failure| {
+            opened.context(|| format!("open {named}")).map_err(|failure| {
                 match network.as_ref().map(Network::troubles).as_deref() {
                     None | Some([]) => failure,
                     Some(troubles) => failure.hint(format!("peer {}", troubles.join("; peer "))),
@@ -175,8 +224,23 @@ fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
         )
         .hint("name a peer that has it with --peer HOST:PORT"));
     }
-    Store::open(directory, url && peers)
+    open_at(directory, url && peers)
+}
+
+/// Opens the store, with the marks kept in the user's state directory.
+pub fn open_at(directory: &Path, create: bool) -> Result<Store> {
+    let state = config::state_directory().ok();
+    Store::open_as(directory, create, &Custodian::here(state.as_deref()))
         .context(|| format!("open the store {}", directory.display()))
+}
+
+/// The store a command speaks of that names no drive, as an absolute path.
+pub fn store_or_default(store: Option<&Path>) -> Result<PathBuf> {
+    let directory = match store {
+        Some(store) => store.to_owned(),
+        None => config::default_store()?,
+    };
+    std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
 }
 
 async fn only_drive(store: &Store, directory: &Path) -> Result<DriveUrl> {

@@ -101,9 +101,14 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// Whether the terminal says it can only scroll.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// A spinner on stderr that says what is being waited for; nothing unless stderr is a terminal.
 pub fn spinner(message: String) -> ProgressBar {
-    if !io::stderr().is_terminal() || std::env::var_os("TERM").is_some_and(|term| term == "dumb") {
+    if !io::stderr().is_terminal() || is_dumb() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner().with_message(message);

@@ -150,8 +150,7 @@ fn what_we_fetched_the_reference_opens_and_audits() {
         quoted(&mounted.at)
     ));
     assert_eq!(tree.len(), 68);
-    let unmounted =
-        succeed(std::process::Command::new(living::binary()).arg("unmount").arg(&mounted.at));
+    let unmounted = succeed(living::hypermount().arg("unmount").arg(&mounted.at));
     assert_eq!(unmounted, "");
     let mut mounted = mounted;
     assert!(mounted.process.wait().success());
@@ -206,7 +205,7 @@ fn the_lock_is_respected_both_ways() {
     let drive = made.path("drive").display().to_string();
     let mut holder = reference("lock.js", &[&drive, &made.key]);
     holder.json();
-    let refused = living::finish(std::process::Command::new(living::binary()).args(["ls", &drive]));
+    let refused = living::finish(living::hypermount().args(["ls", &drive]));
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("node") && said.contains(&holder.pid().to_string()), "{said}");

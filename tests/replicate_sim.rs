@@ -315,3 +315,93 @@ fn every_seed_ends_with_all_blocks() {
         run(seed);
     }
 }
+
+/// A core we write, and a peer with another or a longer history of it, on the same bad network.
+mod histories {
+    use drive::core::Stop;
+    use drive::crypto::KeyPair;
+
+    use super::*;
+
+    struct Meeting {
+        world: World,
+        writer: Core,
+    }
+
+    fn twin(common: u64, own: u64, mark: u8) -> Core {
+        let core = Store::memory().core_with_pair(&KeyPair::from_seed(&[9; 32])).expect("core");
+        let mut blocks: Vec<Bytes> = (0..common).map(block_of).collect();
+        blocks.extend((0..own).map(|_| Bytes::from(vec![mark; 10])));
+        for block in blocks {
+            core.append(&[block]).expect("append");
+        }
+        core
+    }
+
+    impl Meeting {
+        fn new(seed: u64, writer: Core, peers: Vec<Core>) -> Self {
+            let (mut world, _) = World::new(seed);
+            world.queue.clear();
+            world.parcels.clear();
+            world.remotes = peers
+                .into_iter()
+                .map(|core| Remote {
+                    upload: Upload::new(core.clone()),
+                    core,
+                    temper: Temper::Honest,
+                    answers: 0,
+                    latency: Duration::from_millis(50),
+                    connected: false,
+                    banned: false,
+                })
+                .collect();
+            world.reader = writer.clone();
+            world.replicator = Replicator::new(writer.clone());
+            for number in 0..world.remotes.len() {
+                let delay = Duration::from_millis(world.dice.below(500));
+                world.post(delay, Delivery::Connect(number));
+            }
+            Self { world, writer }
+        }
+
+        /// Lets things happen until the core has stopped, at most for this long.
+        fn run(&mut self, limit: Duration) {
+            let end = self.world.now + limit;
+            while self.writer.stopped().is_none() && self.world.now < end {
+                if !self.world.step() {
+                    return;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_history_stops_the_writer() {
+        for seed in 0..40 {
+            let mut dice = Dice(seed);
+            let (common, ours, theirs) = (dice.below(40), 1 + dice.below(9), 1 + dice.below(9));
+            let writer = twin(common, ours, 1);
+            let honest = Store::memory().core(writer.key()).expect("core");
+            copy_blocks(&writer, &honest, 0..common + ours);
+            let peers = vec![honest, twin(common, theirs, 2)];
+            let mut meeting = Meeting::new(seed, writer.clone(), peers);
+            meeting.run(Duration::from_secs(30));
+            assert_eq!(writer.stopped(), Some(Stop::Forked), "seed {seed}");
+            assert_eq!(writer.head().length, common + ours, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_longer_history_stops_the_writer_and_the_same_does_not() {
+        for seed in 0..40 {
+            let mut dice = Dice(seed);
+            let (common, more) = (1 + dice.below(40), dice.below(5));
+            let writer = twin(common, 0, 1);
+            let mut meeting = Meeting::new(seed, writer.clone(), vec![twin(common, more, 1)]);
+            meeting.run(Duration::from_secs(30));
+            let expected = (more > 0).then_some(Stop::Behind { length: common + more });
+            assert_eq!(writer.stopped(), expected, "seed {seed}");
+            assert_eq!(writer.head().length, common + more, "seed {seed}");
+        }
+    }
+}

@@ -29,14 +29,20 @@ impl Core {
         }
         // Hashed before the lock is taken: it is the larger part of the work.
         let leaf = value.map(|value| Node::leaf(proof.block, value));
-        let (accepted, new_nodes) = {
+        let before = self.stopped();
+        let outcome = {
             let _writer = self.inner.writer.lock();
-            let verified = self.verify(&proof, leaf)?;
-            if connected {
-                self.check_connected(&proof, &verified)?;
-            }
-            self.store(&proof, verified).map_err(Rejected::Storage)?
+            self.judge_history(self.verify(&proof, leaf)).and_then(|verified| {
+                if connected {
+                    self.check_connected(&proof, &verified)?;
+                }
+                self.store(&proof, verified).map_err(Rejected::Storage)
+            })
         };
+        if before.is_none() {
+            self.announce_stop();
+        }
+        let (accepted, new_nodes) = outcome?;
         if let Some(value) = value {
             if accepted.stored {
                 self.inner.cache.insert(self.inner.id, proof.block, value.clone());
@@ -53,6 +59,11 @@ impl Core {
     }
 
     fn verify(&self, proof: &Proof, leaf: Option<Node>) -> std::result::Result<Verified, Rejected> {
+        if self.inner.pair.is_some()
+            && let Some(verified) = self.verify_alone(proof, leaf)?
+        {
+            return Ok(verified);
+        }
         let local = |index| match self.lookup(index)? {
             Lookup::Known(node) => Ok(Some(node)),
             Lookup::Absent => Ok(None),
@@ -68,6 +79,30 @@ impl Core {
             )),
             Flaw::Local(error) => Rejected::Storage(error),
         })
+    }
+
+    /// Of a core of ours: a proof that stands alone, whose history is compared with ours. What is
+    /// here must not complete it, nor shorten the way to its roots: both would hide that it differs.
+    fn verify_alone(
+        &self,
+        proof: &Proof,
+        leaf: Option<Node>,
+    ) -> std::result::Result<Option<Verified>, Rejected> {
+        let nothing = |_| Ok::<_, std::convert::Infallible>(None);
+        let Ok(verified) = merkle::verify(&self.inner.key, proof, leaf, nothing) else {
+            return Ok(None);
+        };
+        for node in &verified.nodes {
+            if let Lookup::Known(ours) = self.lookup(node.index).map_err(Rejected::Storage)?
+                && ours != *node
+            {
+                let (block, index) = (proof.block, node.index);
+                return Err(Rejected::Forked(format!(
+                    "a signed proof of block {block} has another node {index} than we wrote"
+                )));
+            }
+        }
+        Ok(Some(verified))
     }
 
     fn check_connected(

@@ -25,7 +25,7 @@ impl Core {
     /// Appends a batch under one signature. On return it survives the end of this process; a
     /// power cut only after [`Core::sync`].
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
-        let Some(pair) = self.inner.pair.as_ref().filter(|_| self.inner.writable) else {
+        let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {
             return Err(self.read_only());
         };
         if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK_SIZE) {
@@ -36,6 +36,10 @@ impl Core {
         }
         let batch = {
             let _writer = self.inner.writer.lock();
+            // Looked at again: a proof may have come in between that forbids it.
+            if self.stopped().is_some() {
+                return Err(self.read_only());
+            }
             let batch = self.prepare(blocks, pair)?;
             if let Err(error) = self.write(&batch) {
                 // What was not acknowledged shall not come back at the next open. If this fails

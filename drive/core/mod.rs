@@ -27,6 +27,7 @@ mod nodes;
 mod prove;
 mod read;
 mod recover;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -34,8 +35,8 @@ use std::any::Any;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 use tokio::sync::{broadcast, watch};
@@ -50,6 +51,7 @@ use layout::Files;
 pub use layout::OpenFile;
 use merkle::Node;
 pub use merkle::RemoteTree;
+pub use stop::{OnStop, Stop};
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
 pub const MAX_VERIFIED_NODES: usize = 16_384;
@@ -129,6 +131,10 @@ pub struct Opening<'a> {
     pub cache: Arc<BlockCache>,
     /// Kept alive as long as the core: the locks on its files.
     pub keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// Known before: appending here would fork the core.
+    pub stop: Option<Stop>,
+    /// Told when that is found out later.
+    pub on_stop: Option<OnStop>,
 }
 
 struct State {
@@ -161,6 +167,8 @@ struct Inner {
     head: watch::Sender<Head>,
     events: broadcast::Sender<CoreEvent>,
     flush_scheduled: AtomicBool,
+    stop: OnceLock<Stop>,
+    on_stop: Option<OnStop>,
     _keep: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -175,8 +183,8 @@ impl Core {
     /// modified; a damaged one is mended as far as what is left proves.
     pub fn open(opening: Opening) -> Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let Opening { directory, open_file, key, pair, store_pair, writable, cache, keep } =
-            opening;
+        let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
+        let Opening { keep, stop, on_stop, .. } = opening;
         let stored = layout::read_keys(directory, open_file)?;
         match stored.key {
             // With the secret half at hand it is sure which core this is meant to be; whether it is,
@@ -203,7 +211,9 @@ impl Core {
         }
         let pair = pair.or(stored.pair).filter(|pair| pair.public_key() == key);
         let files = Files::open(directory, open_file, writable)?;
-        let found = recover::recover(&files, &key, pair.as_ref(), writable)?;
+        // A stopped core may have holes, which a peer fills: it is mended like a foreign one.
+        let owner = pair.as_ref().filter(|_| stop.is_none());
+        let found = recover::recover(&files, &key, owner, writable)?;
         let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
         let state = State {
             head: found.head,
@@ -230,6 +240,8 @@ impl Core {
                 demand: Demand::new(),
                 events: broadcast::Sender::new(MAX_PENDING_EVENTS),
                 flush_scheduled: AtomicBool::new(false),
+                stop: stop.map_or_else(OnceLock::new, OnceLock::from),
+                on_stop,
                 _keep: keep,
             }),
         })
@@ -243,9 +255,9 @@ impl Core {
         &self.inner.discovery_key
     }
 
-    /// Whether this machine has the secret key and may write the files.
+    /// Whether this machine has the secret key, may write the files, and may append to them.
     pub fn writable(&self) -> bool {
-        self.inner.pair.is_some() && self.inner.writable
+        self.inner.pair.is_some() && self.inner.writable && self.inner.stop.get().is_none()
     }
 
     pub fn head(&self) -> Head {
@@ -306,6 +318,7 @@ impl Core {
 
     fn read_only(&self) -> Error {
         match self.inner.pair {
+            Some(_) if let Some(stop) = self.stopped() => Error::ReadOnly(stop.reason()),
             Some(_) => Error::ReadOnly("the store's medium cannot be written"),
             None => Error::ReadOnly("the core's secret key is not here"),
         }

@@ -98,7 +98,7 @@ impl Core {
             }
         }
         let error = self.corrupt("tree", index, format!("node {index} does not verify"));
-        if self.inner.pair.is_none() {
+        if !self.owned() {
             log::warn!("{error}; forgotten");
             self.inner.state.lock().forget_path(&path);
         }
@@ -109,7 +109,7 @@ impl Core {
     pub(super) fn node(&self, index: u64) -> Result<Option<Node>> {
         match self.lookup(index)? {
             Lookup::Known(node) => Ok(Some(node)),
-            Lookup::Damaged(error) if self.inner.pair.is_some() => Err(error),
+            Lookup::Damaged(error) if self.owned() => Err(error),
             Lookup::Absent | Lookup::Damaged(_) => Ok(None),
         }
     }

@@ -31,7 +31,7 @@ impl Core {
             }
             // Cleared while it was read.
             None if !self.has(block) => Ok(None),
-            None if self.inner.pair.is_some() => {
+            None if self.owned() => {
                 Err(self.corrupt("data", block, format!("block {block} does not verify")))
             }
             None => {

@@ -27,6 +27,7 @@ impl Replicator {
                 expected: 0,
                 cancelled: false,
                 full_proof: true,
+                hash_only: false,
                 continuity: true,
             };
             peer.asked(from, request);

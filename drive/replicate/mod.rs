@@ -6,6 +6,7 @@
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
 mod continuity;
+mod histories;
 #[cfg(test)]
 mod limits;
 mod peer;
@@ -125,6 +126,8 @@ pub struct Replicator {
     /// Somebody holds another history, and nothing has come from others since.
     fork: Option<String>,
     outlook_stale: bool,
+    /// Peers were told that we write this core and download nothing of it.
+    watching: bool,
     actions: VecDeque<Action>,
 }
 
@@ -151,6 +154,7 @@ impl Replicator {
             last_trouble: None,
             fork: None,
             outlook_stale: true,
+            watching: false,
             actions: VecDeque::new(),
         }
     }
@@ -188,6 +192,7 @@ impl Replicator {
     }
 
     fn settle(&mut self, now: Instant) {
+        self.compare_histories(now);
         self.schedule(now);
         if std::mem::take(&mut self.outlook_stale) {
             self.publish_outlook();
@@ -200,7 +205,8 @@ impl Replicator {
 
     /// When a [`Event::Tick`] is next due.
     pub fn next_check(&self, now: Instant) -> Option<Instant> {
-        self.peers.values().filter_map(|peer| peer.next_check(now)).min()
+        let comparison = self.next_comparison(now);
+        self.peers.values().filter_map(|peer| peer.next_check(now)).chain(comparison).min()
     }
 
     /// Length of the longest log any peer has told of, and how many peers hold how much of ours.
@@ -217,10 +223,11 @@ impl Replicator {
         let mut peer = Peer::new(name, now);
         if self.core.writable() {
             self.send(id, Message::Status { uploading: true, downloading: false });
-        } else {
-            peer.regions.insert(0);
-            self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
+            self.watching = true;
         }
+        // Of a core we write nothing is wanted, but to hear what others have (`histories.rs`).
+        peer.regions.insert(0);
+        self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
         self.peers.insert(id, peer);
         self.wants.unpark();
         self.outlook_stale = true;
@@ -372,6 +379,12 @@ impl Replicator {
             self.continuity_answered(id, longer);
         }
         match verdict {
+            Ok(_) | Err(Rejected::Storage(_))
+                if request.is_some_and(|request| request.hash_only) =>
+            {
+                // What waited for a longer head may go on.
+                self.wants.unpark();
+            }
             Ok(_) if request.is_some_and(|request| request.continuity) => self.want_newest(),
             Ok(accepted) => self.accepted(id, block, size, accepted),
             Err(Rejected::Unconnected(from)) => self.ask_for_continuity(id, from, block, now),
@@ -713,6 +726,7 @@ impl Replicator {
             expected: self.average_bytes,
             cancelled: false,
             full_proof: digest == 0,
+            hash_only: false,
             continuity: false,
         };
         peer.asked(block, request);
@@ -748,6 +762,7 @@ impl Replicator {
                     expected,
                     cancelled: false,
                     full_proof: true,
+                    hash_only: false,
                     continuity: false,
                 };
                 peer.asked_seek(byte, request);

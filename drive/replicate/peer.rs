@@ -48,6 +48,8 @@ pub struct InFlight {
     pub cancelled: bool,
     /// The full proof was asked for, so a failure cannot be blamed on what we hold.
     pub full_proof: bool,
+    /// Only the proof was asked for, to compare histories.
+    pub hash_only: bool,
     /// Only the proof was asked for, to see that a longer version continues ours.
     pub continuity: bool,
 }
@@ -68,6 +70,10 @@ pub struct Peer {
     pub unsolicited: u32,
     /// How many more requests it refused than it answered.
     pub refused: u32,
+    /// The newest block it was asked to prove, and when, to compare histories.
+    pub compared: Option<(u64, Instant)>,
+    /// When it opened the core.
+    pub since: Instant,
     /// False once it could not show that its version continues ours.
     pub shows_continuity: bool,
     /// Blocks to be asked for again when it has been asked to show that.
@@ -93,6 +99,8 @@ impl Peer {
             seeks: VecDeque::new(),
             unsolicited: 0,
             refused: 0,
+            compared: None,
+            since: now,
             shows_continuity: true,
             unconnected: std::collections::BTreeSet::new(),
             in_flight_bytes: 0,

@@ -266,3 +266,173 @@ fn unused_cores_are_closed_past_the_limit_and_used_ones_stay() {
     assert_eq!(store.core_named(b"used").unwrap().append(&[]).unwrap(), used.head());
     assert_eq!(store.keys().unwrap().len(), MAX_OPEN_CORES + 1);
 }
+
+/// A store with one written core, closed, and how its user is known.
+fn marked(directory: &Path) -> (PathBuf, Custodian) {
+    let custodian = Custodian::on_machine(b"one", Some(&directory.join("state")));
+    let path = directory.join("store");
+    write_block(&path, &custodian, "first").unwrap();
+    (path, custodian)
+}
+
+fn write_block(path: &Path, custodian: &Custodian, text: &'static str) -> Result<()> {
+    let store = Store::open_as(path, true, custodian)?;
+    store.core_named(b"mine")?.append(&[Bytes::from_static(text.as_bytes())]).map(drop)
+}
+
+fn why_read_only(result: Result<()>) -> &'static str {
+    match result {
+        Err(Error::ReadOnly(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_store_in_its_place_stays_writable() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, custodian) = marked(directory.path());
+    write_block(&path, &custodian, "second").unwrap();
+    let renamed = directory.path().join("renamed");
+    fs::rename(&path, &renamed).unwrap();
+    write_block(&renamed, &custodian, "third").unwrap();
+    // Without a state directory, and after it was lost.
+    write_block(&renamed, &Custodian::on_machine(b"one", None), "fourth").unwrap();
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    write_block(&renamed, &custodian, "fifth").unwrap();
+    assert!(Store::open_as(&renamed, false, &custodian).unwrap().custody().unwrap().is_clear());
+}
+
+#[test]
+fn a_copied_store_is_read_only_until_adopted_and_then_its_original_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, custodian) = marked(directory.path());
+    let copied = directory.path().join("copy");
+    copy(&path, &copied);
+    let reason = why_read_only(write_block(&copied, &custodian, "fork"));
+    assert_eq!(reason, Stop::Moved.reason());
+    write_block(&path, &custodian, "the original goes on").unwrap();
+    {
+        let store = Store::open_as(&copied, false, &custodian).unwrap();
+        assert_eq!(store.custody().unwrap().store, Some(Stop::Moved));
+        assert_eq!(store.core_named(b"mine").unwrap().get_local(0).unwrap().unwrap(), "first");
+        store.adopt(false).unwrap();
+    }
+    write_block(&copied, &custodian, "now").unwrap();
+    let reason = why_read_only(write_block(&path, &custodian, "fork"));
+    assert_eq!(reason, Stop::Restored.reason());
+}
+
+#[test]
+fn a_store_on_another_machine_is_read_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = marked(directory.path());
+    let other = Custodian::on_machine(b"two", Some(&directory.path().join("other state")));
+    assert_eq!(why_read_only(write_block(&path, &other, "fork")), Stop::Moved.reason());
+}
+
+#[test]
+fn an_old_backup_put_back_is_read_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, custodian) = marked(directory.path());
+    let backup = directory.path().join("backup");
+    copy(&path, &backup);
+    write_block(&path, &custodian, "second").unwrap();
+    // In place: the directory stays, its content is the old one, mark and all.
+    for entry in fs::read_dir(&path).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => fs::remove_dir_all(entry.path()).unwrap(),
+            false => fs::remove_file(entry.path()).unwrap(),
+        }
+    }
+    copy(&backup, &path);
+    assert_eq!(why_read_only(write_block(&path, &custodian, "fork")), Stop::Restored.reason());
+}
+
+#[test]
+fn a_core_shorter_than_marked_is_read_only_whoever_keeps_marks_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = marked(directory.path());
+    let custodian = Custodian::on_machine(b"one", None);
+    let key =
+        Store::open_as(&path, false, &custodian).unwrap().named_key(b"mine").unwrap().unwrap();
+    let core = core_directory(&path, &key.discovery_key());
+    let backup = directory.path().join("backup");
+    copy(&core, &backup);
+    write_block(&path, &custodian, "second").unwrap();
+    fs::remove_dir_all(&core).unwrap();
+    copy(&backup, &core);
+    assert_eq!(why_read_only(write_block(&path, &custodian, "fork")), Stop::Restored.reason());
+    let store = Store::open_as(&path, false, &custodian).unwrap();
+    assert_eq!(store.custody().unwrap().cores, [(key.discovery_key(), Stop::Restored)]);
+}
+
+/// Two stores with one master key, as far as both went together.
+fn twins() -> (Core, Core) {
+    let master_key = [7; 32];
+    let open = || Store::new(None, master_key, None, None).core_named(b"mine").unwrap();
+    let (one, other) = (open(), open());
+    for core in [&one, &other] {
+        core.append(&[Bytes::from_static(b"common")]).unwrap();
+    }
+    (one, other)
+}
+
+fn prove_newest(
+    from: &Core,
+    to: &Core,
+) -> std::result::Result<crate::core::Accepted, crate::core::Rejected> {
+    let newest = from.head().length - 1;
+    to.accept(from.prove(newest, 0, true, &mut Default::default()).unwrap())
+}
+
+#[test]
+fn a_longer_history_of_ours_stops_the_core_and_is_taken_over() {
+    let (ahead, behind) = twins();
+    prove_newest(&ahead, &behind).unwrap();
+    assert!(behind.writable(), "the same history is no reason");
+    ahead.append(&[Bytes::from_static(b"more")]).unwrap();
+    prove_newest(&ahead, &behind).unwrap();
+    assert_eq!(behind.stopped(), Some(Stop::Behind { length: 2 }));
+    assert_eq!(behind.head(), ahead.head());
+    let refused = behind.append(&[Bytes::from_static(b"fork")]);
+    assert!(matches!(refused, Err(Error::ReadOnly(_))));
+}
+
+#[test]
+fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
+    for (ours, theirs) in [(1, 1), (1, 3), (3, 1)] {
+        let (one, other) = twins();
+        for n in 0..ours {
+            one.append(&[Bytes::from(format!("ours {n}"))]).unwrap();
+        }
+        for n in 0..theirs {
+            other.append(&[Bytes::from(format!("theirs {n}"))]).unwrap();
+        }
+        let head = one.head();
+        let verdict = prove_newest(&other, &one);
+        assert!(matches!(verdict, Err(crate::core::Rejected::Forked(_))), "{verdict:?}");
+        assert_eq!((one.stopped(), one.head()), (Some(Stop::Forked), head));
+    }
+}
+
+#[test]
+fn a_stopped_core_stays_stopped_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, custodian) = marked(directory.path());
+    let copied = directory.path().join("copy");
+    copy(&path, &copied);
+    let there = Custodian::on_machine(b"two", None);
+    Store::open_as(&copied, false, &there).unwrap().adopt(false).unwrap();
+    write_block(&copied, &there, "theirs").unwrap();
+    write_block(&path, &custodian, "ours").unwrap();
+    {
+        let theirs = Store::open_as(&copied, false, &there).unwrap();
+        let ours = Store::open_as(&path, false, &custodian).unwrap();
+        let ours = ours.core_named(b"mine").unwrap();
+        prove_newest(&theirs.core_named(b"mine").unwrap(), &ours).unwrap_err();
+    }
+    assert_eq!(why_read_only(write_block(&path, &custodian, "more")), Stop::Forked.reason());
+    Store::open_as(&path, false, &custodian).unwrap().adopt(false).unwrap();
+    write_block(&path, &custodian, "more").unwrap();
+}

@@ -108,7 +108,8 @@ pub(super) async fn run(
         last_received: now,
         last_sent: now,
     };
-    for core in swarm.store.cores().into_iter().filter(|core| !core.writable()) {
+    // Our own too: another copy of them may be written elsewhere, which only its peers can tell.
+    for core in swarm.store.cores() {
         connection.offer(core).await;
     }
     let ending = connection.talk(stream, commands).await;

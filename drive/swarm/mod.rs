@@ -226,9 +226,6 @@ impl Inner {
     /// A core was opened in this process: it gets a replicator, and peers are asked for it.
     fn core_opened(self: &Arc<Self>, core: Core) {
         self.replication(&core);
-        if core.writable() {
-            return; // peers that know its key will ask for it
-        }
         let connections: Vec<ConnectionHandle> =
             self.state().connections.values().cloned().collect();
         for connection in connections {

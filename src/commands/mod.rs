@@ -1,13 +1,16 @@
 //! One file per command. A command asks the libraries and prints; it decides nothing about drives.
 
+mod adopt;
 mod cat;
 mod completions;
 mod info;
+mod list;
 mod ls;
 mod man;
 mod mount;
 mod serve;
 mod stat;
+mod transfer;
 mod unmount;
 
 use std::io;
@@ -30,6 +33,10 @@ pub fn run(cli: Cli) -> Result {
         Command::Ls(args) => runtime()?.block_on(ls::run(&args)),
         Command::Cat(args) => runtime()?.block_on(cat::run(&args)),
         Command::Stat(args) => runtime()?.block_on(stat::run(&args)),
+        Command::List(args) => runtime()?.block_on(list::run(&args)),
+        Command::Import(args) => runtime()?.block_on(transfer::run_import(&args)),
+        Command::Export(args) => runtime()?.block_on(transfer::run_export(&args)),
+        Command::Adopt(args) => adopt::run(&args),
         Command::Info(args) => runtime()?.block_on(info::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Completions(args) => completions::run(&args),

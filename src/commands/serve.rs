@@ -1,6 +1,5 @@
 //! `hypermount serve`.
 
-use drive::Store;
 use serde_json::json;
 
 use super::{Ending, print_json};
@@ -8,7 +7,7 @@ use crate::cli::Serve;
 use crate::config;
 use crate::failure::{Context, Failure, Result};
 use crate::network::Network;
-use crate::session::{drive_url, drives};
+use crate::session::{drive_url, drives, open_at};
 use crate::terminal::{self, escaped};
 
 pub async fn run(args: &Serve) -> Result {
@@ -17,8 +16,7 @@ pub async fn run(args: &Serve) -> Result {
         None => config::default_store()?,
     };
     let mut ending = Ending::new()?;
-    let store = Store::open(&directory, false)
-        .context(|| format!("open the store {}", directory.display()))?;
+    let store = open_at(&directory, false)?;
     let found = drives(&store).await.context(|| "read the store")?;
     if found.is_empty() && args.peers.is_empty() {
         return Err(Failure::failed(

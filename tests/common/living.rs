@@ -21,6 +21,17 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_hypermount")
 }
 
+/// The command with a state directory of the running test's own: what one test did with a copy of a
+/// store must not make another test's copy suspect.
+pub fn hypermount() -> Command {
+    thread_local! {
+        static STATE: tempfile::TempDir = tempfile::tempdir().expect("temporary directory");
+    }
+    let mut command = Command::new(binary());
+    STATE.with(|state| command.env("XDG_STATE_HOME", state.path()));
+    command
+}
+
 /// A copy of the golden drive, for tests that open a store: the original stays untouched.
 pub fn copy_of_drive_small(to: &Path) {
     copy_tree(&root().join("tests/vectors/drive-small"), to);
@@ -163,9 +174,7 @@ pub struct Server {
 
 pub fn serve(store: &Path) -> Server {
     let mut process = Running::start(
-        Command::new(binary())
-            .args(["serve", "--json", "--listen", "127.0.0.1:0", "--store"])
-            .arg(store),
+        hypermount().args(["serve", "--json", "--listen", "127.0.0.1:0", "--store"]).arg(store),
     );
     let address = process.json()["address"].as_str().expect("an address").to_owned();
     Server { process, address }
@@ -190,7 +199,7 @@ impl Mounted {
     pub fn new(target: &str, at: &Path, options: &[&str]) -> Self {
         std::fs::create_dir_all(at).expect("create mount point");
         let mut process = Running::start(
-            Command::new(binary()).args(["mount", "--foreground", target]).arg(at).args(options),
+            hypermount().args(["mount", "--foreground", target]).arg(at).args(options),
         );
         process.line();
         Self { process, at: at.to_owned() }
@@ -213,7 +222,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Whatever state it is in: a lazy unmount leaves nothing behind.
-        let _ = Command::new(binary()).args(["unmount", "--lazy"]).arg(&self.at).output();
+        let _ = hypermount().args(["unmount", "--lazy"]).arg(&self.at).output();
         let _ = Command::new("umount").arg("-l").arg(&self.at).stderr(Stdio::null()).status();
     }
 }

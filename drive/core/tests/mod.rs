@@ -43,6 +43,8 @@ fn open_key(world: &World, key: PublicKey, pair: Option<KeyPair>) -> Result<Core
         writable: true,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
+        stop: None,
+        on_stop: None,
     })
 }
 

@@ -1,0 +1,298 @@
+//! Fetching ahead across files. Whoever reads the small files of a directory one after the other
+//! (`tar`, `grep -r`, `cp -r`) would pay a round trip for each; so after a few, what follows is
+//! asked for as well, into the next directories: in the order of the listings, or by name if that
+//! is how the walker goes.
+//!
+//! Not here: what follows inside one file (`Readahead` in `handle.rs`), and large files, which
+//! that serves well.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use drive::core::demand::Urgency;
+use drive::{DrivePath, Entry, Kind, Name, Snapshot, Wait};
+use tokio::runtime::Handle;
+
+use crate::volume::Volume;
+
+/// Files up to this size, in bytes, count as small.
+pub const SMALL_FILE_BYTES: u64 = 1024 * 1024;
+/// So many small files in a row make a walk.
+const FILES_OF_A_WALK: u64 = 3;
+/// Bytes asked for ahead of the walker: this much per file it has read so far, up to the limit.
+const WINDOW_PER_FILE_BYTES: u64 = 64 * 1024;
+pub const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// Files asked for and not opened yet.
+pub const MAX_FILES_AHEAD: usize = 4096;
+/// A listing that takes longer is not worth waiting for: the walker will ask for it itself.
+const LIST_WITHIN: Duration = Duration::from_secs(10);
+
+/// How far one volume has been read ahead.
+#[derive(Default)]
+pub struct WalkAhead {
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Order {
+    #[default]
+    Listing,
+    Name,
+}
+
+impl Order {
+    fn other(self) -> Self {
+        match self {
+            Order::Listing => Order::Name,
+            Order::Name => Order::Listing,
+        }
+    }
+}
+
+/// INVARIANT: `ahead` is the sum of `asked`.
+#[derive(Default)]
+struct State {
+    /// The small file opened last, and how many were opened in a row that fit a walk.
+    last: DrivePath,
+    run: u64,
+    /// How many in a row came in the order of their names.
+    ascending: u64,
+    order: Order,
+    /// The file opened last was not expected.
+    missed: bool,
+    asked: HashMap<DrivePath, u64>,
+    ahead: u64,
+    cursor: Cursor,
+    /// A task is moving the cursor.
+    moving: bool,
+}
+
+/// The listings from the root to where the walk ahead has come, each with its next position.
+enum Cursor {
+    /// Begins after this file.
+    After(DrivePath),
+    At(Vec<Level>),
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Cursor::At(Vec::new())
+    }
+}
+
+struct Level {
+    directory: DrivePath,
+    listing: Vec<(Name, Entry)>,
+    next: usize,
+}
+
+impl State {
+    /// Notes that a small file was opened; whether it is time to ask for more.
+    fn opened(&mut self, path: &DrivePath) -> bool {
+        let same_directory = self.run > 0 && self.last.parent() == path.parent();
+        let in_order = same_directory && self.last.name() < path.name();
+        self.ascending = if in_order { self.ascending + 1 } else { 0 };
+        self.last = path.clone();
+        if let Some(size) = self.asked.remove(path) {
+            self.ahead -= size;
+            self.run += 1;
+            self.missed = false;
+        } else {
+            self.unexpected(path, same_directory);
+        }
+        self.run >= FILES_OF_A_WALK && self.ahead < self.window() / 2 && !self.moving
+    }
+
+    /// The file was not among those asked for: no walk yet, or one in another order or elsewhere.
+    fn unexpected(&mut self, path: &DrivePath, same_directory: bool) {
+        let walking = self.run >= FILES_OF_A_WALK;
+        let twice = std::mem::replace(&mut self.missed, walking);
+        if !walking && same_directory {
+            self.run += 1;
+        } else if same_directory || (walking && !twice) {
+            // A walker goes on, but not as was thought; with little to lose, think again.
+            self.run = FILES_OF_A_WALK;
+            self.order = self.order.other();
+        } else {
+            self.run = 1;
+            self.missed = false;
+        }
+        if self.run == FILES_OF_A_WALK {
+            if !walking {
+                let by_name = self.ascending + 1 >= FILES_OF_A_WALK;
+                self.order = if by_name { Order::Name } else { Order::Listing };
+            }
+            self.asked.clear();
+            self.ahead = 0;
+            self.cursor = Cursor::After(path.clone());
+        }
+    }
+
+    fn window(&self) -> u64 {
+        self.run.saturating_mul(WINDOW_PER_FILE_BYTES).min(LARGEST_WINDOW_BYTES)
+    }
+
+    fn has_room(&self) -> bool {
+        self.ahead < self.window() && self.asked.len() < MAX_FILES_AHEAD
+    }
+}
+
+impl WalkAhead {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it, and a wrong guess costs no more than time.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file of `volume` was opened for reading.
+    pub fn opened(volume: &Arc<Volume>, path: &DrivePath, size: u64, runtime: &Handle) {
+        if size > SMALL_FILE_BYTES || volume.drive.writable() {
+            return;
+        }
+        let (cursor, order) = {
+            let mut state = volume.walk_ahead.state();
+            if !state.opened(path) {
+                return;
+            }
+            state.moving = true;
+            (std::mem::take(&mut state.cursor), state.order)
+        };
+        let volume = Arc::clone(volume);
+        runtime.spawn(async move {
+            let cursor = volume.walk_ahead.advance(&volume, cursor, order).await;
+            let mut state = volume.walk_ahead.state();
+            state.moving = false;
+            // Another walk may have begun meanwhile: then its own beginning stays.
+            if matches!(&state.cursor, Cursor::At(levels) if levels.is_empty()) {
+                state.cursor = cursor;
+            }
+        });
+    }
+
+    /// Asks for files from the cursor on until the window is full or the drive at its end.
+    async fn advance(&self, volume: &Volume, cursor: Cursor, order: Order) -> Cursor {
+        let snapshot = volume.snapshot();
+        let mut levels = match cursor {
+            Cursor::At(levels) => levels,
+            Cursor::After(path) => levels_after(&snapshot, &path, order).await.unwrap_or_default(),
+        };
+        while self.state().has_room() {
+            let Some(level) = levels.last_mut() else { break };
+            let Some((name, entry)) = level.listing.get(level.next) else {
+                levels.pop();
+                continue;
+            };
+            level.next += 1;
+            let Ok(path) = level.directory.join(name) else { continue };
+            let size = entry.stat.extent.size;
+            match entry.kind {
+                Kind::File
+                    if size > 0 && size <= SMALL_FILE_BYTES && entry.stat.mount.is_none() =>
+                {
+                    volume.drive.prefetch(&entry.stat.extent, 0..size, Urgency::Ahead);
+                    let mut state = self.state();
+                    if state.asked.insert(path, size).is_none() {
+                        state.ahead += size;
+                    }
+                }
+                Kind::Directory => levels.extend(level_of(&snapshot, path, order).await),
+                _ => {}
+            }
+        }
+        Cursor::At(levels)
+    }
+}
+
+async fn level_of(snapshot: &Snapshot, directory: DrivePath, order: Order) -> Option<Level> {
+    let mut listing = snapshot.list(&directory, Wait::within(LIST_WITHIN)).await.ok()?;
+    if order == Order::Name {
+        listing.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    }
+    Some(Level { directory, listing, next: 0 })
+}
+
+/// The levels from the root to the file's directory, each standing after the way to the file.
+async fn levels_after(snapshot: &Snapshot, path: &DrivePath, order: Order) -> Option<Vec<Level>> {
+    let mut levels = Vec::new();
+    let mut directory = DrivePath::root();
+    for component in path.components() {
+        let mut level = level_of(snapshot, directory.clone(), order).await?;
+        let position = level.listing.iter().position(|(name, _)| name.as_str() == component)?;
+        level.next = position + 1;
+        directory = directory.join(&level.listing[position].0).ok()?;
+        levels.push(level);
+    }
+    Some(levels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> DrivePath {
+        DrivePath::parse(text).expect("path")
+    }
+
+    #[test]
+    fn a_walk_begins_with_the_third_small_file_of_a_directory() {
+        let mut state = State::default();
+        assert!(!state.opened(&path("a/3")));
+        assert!(!state.opened(&path("a/1")));
+        assert!(state.opened(&path("a/2")));
+        assert!(matches!(&state.cursor, Cursor::After(after) if *after == path("a/2")));
+        assert_eq!(state.order, Order::Listing);
+    }
+
+    #[test]
+    fn a_walk_by_name_is_recognised() {
+        let mut state = State::default();
+        assert!(!state.opened(&path("a/1")));
+        assert!(!state.opened(&path("a/2")));
+        assert!(state.opened(&path("a/3")));
+        assert_eq!(state.order, Order::Name);
+        // One that only looked like it is corrected by the first file that is not as expected.
+        state.asked.insert(path("a/4"), 1);
+        state.ahead = 1;
+        assert!(state.opened(&path("a/0")));
+        assert_eq!((state.order, state.ahead), (Order::Listing, 0));
+    }
+
+    #[test]
+    fn files_here_and_there_are_no_walk() {
+        let mut state = State::default();
+        for text in ["a/1", "b/1", "a/2", "c/1", "a/3", "b/2"] {
+            assert!(!state.opened(&path(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_it_was_expected_to_and_ends_elsewhere() {
+        let mut state = State::default();
+        for text in ["a/1", "a/2", "a/3"] {
+            state.opened(&path(text));
+        }
+        state.asked.insert(path("b/1"), 100);
+        state.ahead = 100;
+        assert!(state.opened(&path("b/1")), "the next directory, as expected");
+        assert_eq!((state.run, state.ahead), (4, 0));
+        assert!(state.opened(&path("y/1")), "elsewhere once: it may go on there");
+        assert_eq!(state.run, FILES_OF_A_WALK);
+        assert!(!state.opened(&path("z/1")), "and again: no walk any more");
+        assert_eq!(state.run, 1);
+    }
+
+    #[test]
+    fn the_window_is_bounded_in_bytes_and_files() {
+        let mut state = State { run: u64::MAX, ..State::default() };
+        assert_eq!(state.window(), LARGEST_WINDOW_BYTES);
+        state.ahead = LARGEST_WINDOW_BYTES - 1;
+        assert!(state.has_room());
+        state.ahead += 1;
+        assert!(!state.has_room());
+        state.ahead = 0;
+        state.asked = (0..MAX_FILES_AHEAD - 1).map(|n| (path(&format!("{n}")), 0)).collect();
+        assert!(state.has_room());
+        state.asked.insert(path("one more"), 0);
+        assert!(!state.has_room());
+    }
+}

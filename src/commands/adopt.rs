@@ -1,0 +1,37 @@
+//! `hypermount adopt`.
+
+use drive::core::Stop;
+
+use crate::cli::Adopt;
+use crate::failure::{Context, Result};
+use crate::session::{open_at, store_or_default};
+use crate::terminal::escaped;
+
+pub fn run(args: &Adopt) -> Result {
+    let directory = store_or_default(args.store.as_deref())?;
+    let store = open_at(&directory, false)?;
+    let what = || format!("adopt {}", directory.display());
+    let custody = store.custody().context(what)?;
+    if custody.is_clear() {
+        eprintln!("nothing to adopt: the drives of this store can be written");
+        return Ok(());
+    }
+    if let Some(stop) = custody.store {
+        eprintln!("{}: {}", escaped(&directory.display().to_string()), stop.reason());
+    }
+    for (core, stop) in &custody.cores {
+        eprintln!("core {}: {}", core.to_hex(), stop.reason());
+        if let Stop::Behind { length } = stop {
+            eprintln!("  that history has {length} blocks");
+        }
+    }
+    eprintln!(
+        "Adopting makes this store the one to go on with. If another copy of it was written or \
+         ever will be, its drives are forked: readers keep what they saw first and refuse the rest."
+    );
+    store.adopt(args.force).context(what).map_err(|failure| {
+        failure.hint("fetch the rest first: hypermount export URL DIR --peer HOST:PORT; or --force")
+    })?;
+    eprintln!("adopted; the drives can be written from now on");
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! `import`, `export`, `list` and `adopt` as commands: with the reference working on the same store in
+//! turns, with two processes, and with copies of a store.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use common::living::{Server, reference, serve};
+use common::{Home, copy_tree};
+use drive::{Drive, Store};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// A store with an empty drive: the one a reference's `hyperdrive(directory)` opens.
+fn make_store(home: &Home, name: &str) -> (PathBuf, String) {
+    let path = home.path(name);
+    let store = Store::open(&path, true).expect("make a store");
+    let drive = Drive::create(&store, "default").expect("make a drive");
+    (path, drive.key().to_hex())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("test paths are text")
+}
+
+/// What the reference's listing says of a tree, told from plain files.
+fn listing(root: &Path) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).expect("list") {
+            let at = entry.expect("entry").path();
+            let stat = fs::symlink_metadata(&at).expect("stat");
+            let name = at.strip_prefix(root).expect("inside").display().to_string();
+            let described = if stat.is_dir() {
+                open.push(at.clone());
+                json!({ "type": "directory" })
+            } else if stat.is_symlink() {
+                json!({ "type": "symlink", "target": fs::read_link(&at).expect("link") })
+            } else {
+                let hash = Sha256::digest(fs::read(&at).expect("read"));
+                json!({
+                    "type": "file", "mode": stat.mode(), "size": stat.len(),
+                    "mtime": stat.mtime() * 1000 + stat.mtime_nsec() / 1_000_000,
+                    "sha256": hex::encode(hash),
+                })
+            };
+            found.insert(name, described);
+        }
+    }
+    found
+}
+
+/// The reference's listing, cut to what [`listing`] tells.
+fn comparable(entries: &Value) -> BTreeMap<String, Value> {
+    let entries = entries.as_object().expect("a listing");
+    entries
+        .iter()
+        .map(|(name, entry)| {
+            let mut kept = json!({ "type": entry["type"] });
+            let fields: &[&str] = match entry["type"].as_str() {
+                Some("symlink") => &["target"],
+                Some("file") => &["mode", "size", "mtime", "sha256"],
+                _ => &[],
+            };
+            for field in fields {
+                kept[*field] = entry[*field].clone();
+            }
+            (name.clone(), kept)
+        })
+        .collect()
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// A dozen changes to a tree.
+fn change(root: &Path, dice: &mut Dice) {
+    for n in 0..12 {
+        let directory =
+            root.join(format!("d{}", dice.below(3))).join(format!("e{}", dice.below(3)));
+        fs::create_dir_all(&directory).expect("mkdir");
+        let at = directory.join(format!("f{}", dice.below(6)));
+        let _ = fs::remove_file(&at);
+        match dice.below(6) {
+            0 => {}
+            1 => symlink(format!("../target {n}"), &at).expect("symlink"),
+            2 => fs::create_dir_all(directory.join(format!("empty {n}"))).expect("mkdir"),
+            _ => {
+                let length = [0, 1, 65_535, 65_536, 200_000][dice.below(5) as usize];
+                fs::write(&at, vec![dice.below(256) as u8; length]).expect("write");
+                let mode = [0o644, 0o600, 0o755][dice.below(3) as usize];
+                fs::set_permissions(&at, fs::Permissions::from_mode(mode)).expect("chmod");
+            }
+        }
+    }
+}
+
+#[test]
+fn we_and_the_reference_write_the_same_store_in_turns() {
+    let home = Home::new();
+    let (store, key) = make_store(&home, "store");
+    let tree = home.make("tree");
+    for round in 0..5u64 {
+        change(&tree, &mut Dice(round));
+        home.run(["import", text(&tree), text(&store), "--delete"]).must_succeed();
+        let again = home.run(["import", text(&tree), text(&store), "--delete", "--json"]);
+        let again: Value = serde_json::from_str(&again.must_succeed().stdout).expect("JSON");
+        let moved = ["files", "updated", "directories", "symlinks", "deleted"];
+        assert!(moved.iter().all(|what| again[*what] == 0), "round {round}: {again}");
+
+        let seed = round.to_string();
+        let edited =
+            reference("edit-drive.js", &[text(&store), "--seed", &seed, "--edits", "8"]).json();
+        assert_eq!(edited["key"], key.as_str(), "{edited}");
+        assert_eq!(comparable(&edited["before"]), listing(&tree), "round {round}");
+
+        home.run(["export", text(&store), text(&tree), "--delete"]).must_succeed();
+        assert_eq!(listing(&tree), comparable(&edited["after"]), "round {round}");
+    }
+    // And over the wire.
+    let server: Server = serve(&store);
+    let port = server.address.rsplit(':').next().expect("a port");
+    let read = reference("read-drive.js", &[&key, port]).json();
+    assert_eq!(comparable(&read["entries"]), listing(&tree));
+}
+
+#[test]
+fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
+    let home = Home::new();
+    let (store, key) = make_store(&home, "store");
+    let tree = home.make("tree");
+    change(&tree, &mut Dice(7));
+    fs::write(tree.join("large"), vec![3u8; 3_000_000]).expect("write");
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let url = format!("hyper://{key}");
+    let (there, out) = (home.path("there"), home.path("out"));
+    {
+        let server = serve(&store);
+        let part = format!("{url}/d0");
+        let part_out = home.path("part");
+        home.run([
+            "export",
+            &part,
+            text(&part_out),
+            "--store",
+            text(&there),
+            "--peer",
+            &server.address,
+        ])
+        .must_succeed();
+        assert_eq!(listing(&part_out), listing(&tree.join("d0")));
+    }
+    let partial = home.run(["export", &url, text(&out), "--store", text(&there)]);
+    assert!(partial.stderr.contains("missing: large"), "{partial:?}");
+    partial.must_fail(3, "not here").hints("--peer");
+    assert_eq!(listing(&out.join("d0")), listing(&tree.join("d0")));
+    let server = serve(&store);
+    home.run(["export", &url, text(&out), "--store", text(&there), "--peer", &server.address])
+        .must_succeed();
+    assert_eq!(listing(&out), listing(&tree));
+}
+
+#[test]
+fn list_tells_what_is_there() {
+    let home = Home::new();
+    let store = home.path("store");
+    let key = {
+        let store = Store::open(&store, true).expect("make a store");
+        Drive::create(&store, "photos").expect("make a drive").key().to_hex()
+    };
+    let tree = home.make("tree");
+    fs::write(tree.join("a"), vec![1; 1000]).expect("write");
+    fs::create_dir(tree.join("sub")).expect("mkdir");
+    fs::write(tree.join("sub/b"), vec![2; 70_000]).expect("write");
+    home.run(["import", text(&tree), "photos", "--store", text(&store)]).must_succeed();
+    let listed = home.run(["list", "--store", text(&store), "--json"]).must_succeed();
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    let drive = &listed.as_array().expect("an array")[0];
+    assert_eq!(
+        (&drive["key"], &drive["name"], &drive["size"], &drive["writable"]),
+        (&json!(key), &json!("photos"), &json!(71_000), &json!(true)),
+    );
+    assert_eq!((&drive["blocks"], &drive["blocks_here"]), (&json!(3), &json!(3)));
+    let shown = home.run(["list", "--store", text(&store)]).must_succeed().stdout;
+    assert!(
+        shown.contains("photos") && shown.contains("69.3 KiB") && shown.contains("all"),
+        "{shown}"
+    );
+    home.run(["export", "photos/sub", text(&home.path("out")), "--store", text(&store)])
+        .must_succeed();
+    assert_eq!(listing(&home.path("out")), listing(&tree.join("sub")));
+    home.run(["import", text(&tree), "other", "--store", text(&store)])
+        .must_fail(1, "no drive of that name")
+        .hints("hypermount list");
+    home.run(["import", text(&home.path("nowhere")), "photos", "--store", text(&store)])
+        .must_fail(1, "No such file");
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    fs::write(tree.join("new\u{1b}[2J"), "x").expect("write");
+    let dry = home.run(["import", text(&tree), text(&store), "--dry-run"]).must_succeed();
+    assert!(dry.stderr.contains("would copy new\\x1b[2J"), "{dry:?}");
+    let ls = home.run(["ls", text(&store)]).must_succeed();
+    assert_eq!(ls.stdout, "");
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let out = home.path("out");
+    home.run(["export", text(&store), text(&out), "-n"]).must_succeed();
+    assert!(!out.exists());
+}
+
+#[test]
+fn an_import_that_was_killed_goes_on() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    let large: Vec<u8> =
+        (0..60_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(tree.join("large"), &large).expect("write");
+    fs::write(tree.join("small"), "small").expect("write");
+    let content = |store: &Path| -> u64 {
+        let mut bytes = 0;
+        let mut open = vec![store.to_owned()];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                match path.is_dir() {
+                    true => open.push(path),
+                    false if entry.file_name() == "data" => {
+                        bytes += entry.metadata().map_or(0, |found| found.len());
+                    }
+                    false => {}
+                }
+            }
+        }
+        bytes
+    };
+    let mut child =
+        home.command().args(["import", text(&tree), text(&store)]).spawn().expect("start");
+    common::eventually("some of it is stored, or all", || {
+        content(&store) > 8_000_000 || child.try_wait().is_ok_and(|ended| ended.is_some())
+    });
+    // Our own child, and not yet waited for unless it has ended.
+    let _ = child.kill();
+    child.wait().expect("it was started");
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let kept = content(&store);
+    // At most one append that was cut off is written over; nothing is stored twice.
+    assert!(kept < 60_000_000 + 100_000, "{kept} bytes for 60 MB");
+    let out = home.path("out");
+    home.run(["export", text(&store), text(&out)]).must_succeed();
+    assert!(fs::read(out.join("large")).expect("read") == large);
+}
+
+#[test]
+fn two_processes_never_write_one_store() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    let _server = serve(&store);
+    home.run(["import", text(&tree), text(&store)])
+        .must_fail(4, "in use by hypermount (pid ")
+        .hints("one process uses a store at a time");
+}
+
+#[test]
+fn a_copied_store_is_read_only_until_adopted() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    fs::write(tree.join("a"), "1").expect("write");
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let copy = home.path("copy");
+    copy_tree(&store, &copy);
+    fs::write(tree.join("b"), "2").expect("write");
+    home.run(["import", text(&tree), text(&copy)]).must_fail(1, "copied or moved").hints("adopt");
+    home.run(["cat", text(&copy), "a"]).must_succeed();
+    let listed = home.run(["list", "--store", text(&copy)]).must_succeed();
+    assert!(listed.stdout.contains("read-only"), "{listed:?}");
+    let adopted = home.run(["adopt", "--store", text(&copy)]).must_succeed();
+    assert!(adopted.stderr.contains("forked"), "{adopted:?}");
+    home.run(["import", text(&tree), text(&copy)]).must_succeed();
+    // Now the other one is the copy.
+    home.run(["import", text(&tree), text(&store)])
+        .must_fail(1, "older than what was last written");
+    let nothing = home.run(["adopt", "--store", text(&copy)]).must_succeed();
+    assert!(nothing.stderr.contains("nothing to adopt"), "{nothing:?}");
+}
+
+/// Two machines go on with one store, and meet.
+#[test]
+fn a_fork_is_found_when_two_copies_meet() {
+    let (here, there) = (Home::new(), Home::new());
+    let (store, _) = make_store(&here, "store");
+    let tree = here.make("tree");
+    fs::write(tree.join("a"), "1").expect("write");
+    here.run(["import", text(&tree), text(&store)]).must_succeed();
+    let copy = there.path("copy");
+    copy_tree(&store, &copy);
+    there.run(["adopt", "--store", text(&copy)]).must_succeed();
+    fs::write(tree.join("a"), "here").expect("write");
+    here.run(["import", text(&tree), text(&store)]).must_succeed();
+    fs::write(tree.join("a"), "there!").expect("write");
+    there.run(["import", text(&tree), text(&copy)]).must_succeed();
+    {
+        let server = serve(&store);
+        let _other = common::Running::start(common::living::hypermount().args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            text(&copy),
+            "--peer",
+            &server.address,
+        ]));
+        common::eventually("both have noticed", || {
+            [&store, &copy].iter().all(|store| {
+                let mark = fs::read_to_string(store.join("hypermount.mark")).unwrap_or_default();
+                mark.contains("\nforked ")
+            })
+        });
+    }
+    for (home, store) in [(&here, &store), (&there, &copy)] {
+        fs::write(tree.join("a"), "once more").expect("write");
+        home.run(["import", text(&tree), text(store)])
+            .must_fail(1, "another history signed with this drive's key")
+            .hints("adopt");
+        assert!(!home.run(["cat", text(store), "a"]).must_succeed().stdout.is_empty());
+    }
+}
+
+/// The marked place is the directory, however it is reached.
+#[test]
+fn a_moved_directory_is_not_a_copy() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    let before = fs::metadata(&store).expect("stat").ino();
+    let moved = home.path("moved");
+    fs::rename(&store, &moved).expect("rename");
+    assert_eq!(fs::metadata(&moved).expect("stat").ino(), before);
+    fs::write(tree.join("a"), "1").expect("write");
+    home.run(["import", text(&tree), text(&moved)]).must_succeed();
+}
