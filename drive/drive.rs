@@ -10,6 +10,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use commit::ContentWriter;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,7 +66,7 @@ struct Inner {
     /// One batch of index changes at a time.
     writing: tokio::sync::Mutex<()>,
     /// One file's blocks at a time.
-    appending: Mutex<()>,
+    appending: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
@@ -133,7 +135,7 @@ impl Drive {
             current: Mutex::new(Arc::new(current)),
             stillness,
             writing: tokio::sync::Mutex::new(()),
-            appending: Mutex::new(()),
+            appending: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
