@@ -319,7 +319,8 @@ mod tests {
 
     #[test]
     fn garbage_is_no_record() {
-        for text in ["", "\n", "hypermount scratch 1\n", "hypermount scratch 1\ndrive x\n", "\0\0"] {
+        for text in ["", "\n", "hypermount scratch 1\n", "hypermount scratch 1\ndrive x\n", "\0\0"]
+        {
             assert_eq!(parse(text, Path::new("1.record")), None);
         }
     }

@@ -52,6 +52,7 @@ impl Session {
         let url = match target {
             Target::Url(url) => url.clone(),
             Target::Directory(directory) => only_drive(&store, directory).await?,
+            Target::Name(name) => named_drive(&store, name, &directory)?,
         };
         let spinner = network
             .as_ref()
@@ -159,8 +160,8 @@ fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
             )
             .hint("with --store, name the drive by its URL"));
         }
-        (Target::Url(_), Some(store)) => store.clone(),
-        (Target::Url(_), None) => config::default_store()?,
+        (Target::Url(_) | Target::Name(_), Some(store)) => store.clone(),
+        (Target::Url(_) | Target::Name(_), None) => config::default_store()?,
     };
     std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
 }
@@ -175,8 +176,28 @@ fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
         )
         .hint("name a peer that has it with --peer HOST:PORT"));
     }
+    if let Target::Name(name) = target
+        && !directory.exists()
+    {
+        return Err(no_such_name(name, directory));
+    }
     Store::open(directory, url && peers)
         .context(|| format!("open the store {}", directory.display()))
+}
+
+/// The drive of that name: the one whose key derives from it.
+fn named_drive(store: &Store, name: &str, directory: &Path) -> Result<DriveUrl> {
+    let key = store.key_named(name.as_bytes());
+    match store.find(&key.discovery_key()).context(|| format!("find the drive {name}"))? {
+        Some(_) => Ok(DriveUrl { key, version: None, path: DrivePath::root() }),
+        None => Err(no_such_name(name, directory)),
+    }
+}
+
+fn no_such_name(name: &str, directory: &Path) -> Failure {
+    let why = format!("there is none of that name in {}", directory.display());
+    Failure::failed(format!("open the drive {name}"), why)
+        .hint(format!("make it: hypermount create {name}"))
 }
 
 async fn only_drive(store: &Store, directory: &Path) -> Result<DriveUrl> {

@@ -21,7 +21,7 @@ const ROOT: u64 = 1;
 /// After this long a test that waits for something has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const OWNER: Owner = Owner { uid: 1234, gid: 5678 };
-const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline };
+const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline, read_only: true };
 
 fn vectors() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors"))

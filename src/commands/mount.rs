@@ -108,13 +108,14 @@ async fn serve(
         mountpoint: mountpoint.to_owned(),
         url: session.url(),
         version: session.drive.snapshot().version(),
-        read_only: true, // a mount does not write yet
+        read_only: args.read_only || !session.drive.writable(),
         log: if args.foreground { None } else { Some(record::log_path(state, mountpoint)?) },
     };
     *held = Some(record.hold(state)?);
     let options = MountOptions {
         allow_other: args.allow_other,
         patience: patience(args),
+        read_only: args.read_only,
         ..MountOptions::default()
     };
     let (store, drive) = (session.store.clone(), session.drive.clone());
