@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The record only grows, line by line, after the bytes it speaks of: what a killed process leaves
-//! behind can be read back up to its last whole line. Dropping a [`Scratch`] removes both files,
+//! behind can be read back up to its last whole line. Dropping a [`Scratch`] empties both files,
 //! unless it is to be [kept](Scratch::keep). Not here: when changes are committed, and how.
 
 mod ranges;
@@ -24,18 +24,22 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::crypto::PublicKey;
 use crate::error::{Error, Result};
 use crate::path::DrivePath;
 use crate::stat::Extent;
+use crate::sync::{Mutex, Rank};
 
 pub use ranges::Ranges;
 
 const HEADER: &str = "hypermount scratch 1";
 const DATA: &str = "data";
 const RECORD: &str = "record";
+/// Free scratch files kept for the next changes.
+const MAX_FREE: usize = 32;
 /// Bytes of the longest record that is read back: a million writes.
 const MAX_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -50,12 +54,28 @@ pub struct Origin {
     pub mode: u32,
 }
 
-/// The changes of one file.
-pub struct Scratch {
+/// Where scratch files are made. Those no longer needed are emptied and used again, which takes a
+/// tenth of what making new ones takes; dropping the pool removes them.
+pub struct Pool {
+    directory: PathBuf,
+    free: Mutex<Vec<Files>>,
+}
+
+/// One pair of files. Dropping it removes them.
+struct Files {
     data: File,
     record: File,
     data_path: PathBuf,
     record_path: PathBuf,
+    /// Whether dropping it removes them.
+    named: bool,
+}
+
+/// The changes of one file.
+pub struct Scratch {
+    pool: Arc<Pool>,
+    /// `None` once it is dropped.
+    files: Option<Files>,
     keep: AtomicBool,
 }
 
@@ -75,47 +95,102 @@ fn failed<'a>(op: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Err
     move |source| Error::Storage { op, path: path.to_owned(), source }
 }
 
-impl Scratch {
-    /// Makes an empty scratch file in `directory`, which is made if need be.
-    pub fn create(directory: &Path, origin: &Origin) -> Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        loop {
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let record_path = directory.join(format!("{number}.{RECORD}"));
-            let record = match options.open(&record_path) {
-                Ok(record) => record,
-                // What another process left: its number is taken.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-                    made.map_err(failed("create", directory))?;
-                    continue;
-                }
-                Err(error) => return Err(failed("create", &record_path)(error)),
-            };
-            let data_path = directory.join(format!("{number}.{DATA}"));
-            let data = options.open(&data_path).map_err(failed("create", &data_path))?;
-            let keep = AtomicBool::new(false);
-            let scratch = Self { data, record, data_path, record_path, keep };
-            let Extent { block, blocks, byte, size } = origin.base;
-            scratch.note(&format!(
-                "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
-                origin.drive.to_hex(),
-                origin.mode,
-                escape(origin.path.as_str()),
-            ))?;
-            return Ok(scratch);
+impl Pool {
+    /// Of scratch files in `directory`, which is made when the first one is.
+    pub fn new(directory: PathBuf) -> Arc<Self> {
+        Arc::new(Self { directory, free: Mutex::new(Rank::LEAF, Vec::new()) })
+    }
+
+    fn files(&self) -> Result<Files> {
+        if let Some(files) = self.free.lock().pop() {
+            return Ok(files);
+        }
+        match Files::create(&self.directory) {
+            Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let directory = &self.directory;
+                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+                made.map_err(failed("create", directory))?;
+                Files::create(directory)
+            }
+            created => created,
         }
     }
 
+    fn give_back(&self, files: Files) {
+        // The record first: bytes that no record speaks of belong to nobody.
+        let emptied = files.record.set_len(0).and_then(|()| files.data.set_len(0));
+        let mut free = self.free.lock();
+        if emptied.is_ok() && free.len() < MAX_FREE {
+            free.push(files);
+        }
+    }
+}
+
+impl Files {
+    fn create(directory: &Path) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut options = OpenOptions::new();
+        options.read(true).create_new(true).mode(0o600);
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let record_path = directory.join(format!("{number}.{RECORD}"));
+            let record = match options.clone().append(true).open(&record_path) {
+                Ok(record) => record,
+                // What another process left: its number is taken.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(failed("create", &record_path)(error)),
+            };
+            let data_path = directory.join(format!("{number}.{DATA}"));
+            let opened = options.clone().write(true).open(&data_path);
+            let data = opened.map_err(failed("create", &data_path))?;
+            return Ok(Self { data, record, data_path, record_path, named: true });
+        }
+    }
+}
+
+impl Files {
+    /// Closes the files without removing them.
+    fn leave(mut self) {
+        self.named = false;
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if self.named {
+            let _ = fs::remove_file(&self.data_path);
+            let _ = fs::remove_file(&self.record_path);
+        }
+    }
+}
+
+impl Scratch {
+    /// An empty scratch file.
+    pub fn create(pool: &Arc<Pool>, origin: &Origin) -> Result<Self> {
+        let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
+        let scratch = Self { pool, files, keep: AtomicBool::new(false) };
+        let Extent { block, blocks, byte, size } = origin.base;
+        scratch.note(&format!(
+            "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
+            origin.drive.to_hex(),
+            origin.mode,
+            escape(origin.path.as_str()),
+        ))?;
+        Ok(scratch)
+    }
+
+    fn files(&self) -> Result<&Files> {
+        self.files.as_ref().ok_or(Error::Closed)
+    }
+
     fn note(&self, text: &str) -> Result<()> {
-        (&self.record).write_all(text.as_bytes()).map_err(failed("write", &self.record_path))
+        let Files { record, record_path, .. } = self.files()?;
+        (&*record).write_all(text.as_bytes()).map_err(failed("write", record_path))
     }
 
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.data.write_all_at(bytes, offset).map_err(failed("write", &self.data_path))
+        let Files { data, data_path, .. } = self.files()?;
+        data.write_all_at(bytes, offset).map_err(failed("write", data_path))
     }
 
     /// Notes that these bytes count from now on.
@@ -125,13 +200,14 @@ impl Scratch {
 
     /// Fills the buffer; what the file does not reach are zeros.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let Files { data, data_path, .. } = self.files()?;
         let mut done = 0;
         while done < buffer.len() {
-            match self.data.read_at(&mut buffer[done..], offset + done as u64) {
+            match data.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed("read", &self.data_path)(error)),
+                Err(error) => return Err(failed("read", data_path)(error)),
             }
         }
         buffer[done..].fill(0);
@@ -140,9 +216,10 @@ impl Scratch {
 
     /// The file was cut or extended to `size` bytes.
     pub fn resized(&self, size: u64) -> Result<()> {
-        let length = self.data.metadata().map_err(failed("stat", &self.data_path))?.len();
+        let Files { data, data_path, .. } = self.files()?;
+        let length = data.metadata().map_err(failed("stat", data_path))?.len();
         if length > size {
-            self.data.set_len(size).map_err(failed("truncate", &self.data_path))?;
+            data.set_len(size).map_err(failed("truncate", data_path))?;
         }
         self.note(&format!("size {size}\n"))
     }
@@ -156,19 +233,14 @@ impl Scratch {
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
     }
-
-    /// Where the changed bytes are.
-    pub fn data_path(&self) -> &Path {
-        &self.data_path
-    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.keep.load(Ordering::Relaxed) {
-            // The record last: bytes without a record would belong to nobody.
-            let _ = fs::remove_file(&self.data_path);
-            let _ = fs::remove_file(&self.record_path);
+        match self.files.take() {
+            Some(files) if *self.keep.get_mut() => files.leave(),
+            Some(files) => self.pool.give_back(files),
+            None => {}
         }
     }
 }
@@ -193,6 +265,10 @@ pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>> {
             continue;
         }
         let text = fs::read(&record).map_err(failed("read", &record))?;
+        // Nothing was changed in it: one that was free.
+        if text.is_empty() {
+            continue;
+        }
         match parse(&String::from_utf8_lossy(&text), &record) {
             Some(leftover) => found.push(leftover),
             None => log::warn!("{}: not a record", record.display()),
@@ -280,7 +356,8 @@ mod tests {
     #[test]
     fn what_was_kept_is_found_as_it_was() {
         let directory = tempfile::tempdir().expect("a directory");
-        let scratch = Scratch::create(&directory.path().join("scratch"), &origin("a")).unwrap();
+        let scratch =
+            Scratch::create(&Pool::new(directory.path().join("scratch")), &origin("a")).unwrap();
         scratch.write(50, b"changed").unwrap();
         scratch.written(&(50..57)).unwrap();
         scratch.resized(54).unwrap();
@@ -298,7 +375,8 @@ mod tests {
     #[test]
     fn what_was_not_kept_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
-        let scratch = Scratch::create(directory.path(), &origin("a")).unwrap();
+        let scratch =
+            Scratch::create(&Pool::new(directory.path().to_owned()), &origin("a")).unwrap();
         scratch.write(0, b"x").unwrap();
         drop(scratch);
         assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
@@ -306,9 +384,30 @@ mod tests {
     }
 
     #[test]
+    fn files_are_used_again_empty() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = Pool::new(directory.path().to_owned());
+        for _ in 0..3 {
+            let scratch = Scratch::create(&pool, &origin("a")).unwrap();
+            let mut before = [7; 4];
+            scratch.read(0, &mut before).unwrap();
+            assert_eq!(before, [0; 4]);
+            scratch.write(0, b"used").unwrap();
+            scratch.written(&(0..4)).unwrap();
+            assert_eq!(leftovers(directory.path()).unwrap().len(), 1);
+            drop(scratch);
+            assert!(leftovers(directory.path()).unwrap().is_empty());
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        }
+        drop(pool);
+        assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
+    }
+
+    #[test]
     fn a_torn_record_counts_up_to_its_last_whole_line() {
         let directory = tempfile::tempdir().expect("a directory");
-        let scratch = Scratch::create(directory.path(), &origin("a")).unwrap();
+        let scratch =
+            Scratch::create(&Pool::new(directory.path().to_owned()), &origin("a")).unwrap();
         scratch.written(&(0..4)).unwrap();
         scratch.note("write 10 2").unwrap();
         scratch.keep();

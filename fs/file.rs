@@ -166,7 +166,7 @@ impl Fs {
             return Err(Error::Stale);
         }
         let path = node.place.path.clone();
-        let scratch = self.store.scratch_directory();
+        let scratch = self.scratch.clone();
         let key = *place.volume.drive.key();
         let staged = Arc::new(StagedFile::new(key, path, entry.stat.clone(), true, scratch));
         node.place.staged = Some(staged.clone());

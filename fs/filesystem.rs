@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
+use drive::scratch::Pool;
 use drive::store::Space;
 use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
 use fuser::{FileAttr, FileType};
@@ -153,6 +154,7 @@ pub struct Fs {
     pub(crate) store: Store,
     pub(crate) options: FsOptions,
     pub(crate) runtime: Handle,
+    pub(crate) scratch: Arc<Pool>,
     pub(crate) root: Arc<Volume>,
     pub(crate) inodes: RwLock<InodeTable<Place>>,
     pub(crate) files: HandleTable<FileHandle>,
@@ -171,6 +173,7 @@ impl Fs {
         let root = Arc::new(Volume::new(drive, options.read_only));
         let place = Place::new(root.clone(), DrivePath::root());
         let fs = Arc::new_cyclic(|this| Self {
+            scratch: Pool::new(store.scratch_directory()),
             store,
             options,
             runtime,

@@ -238,7 +238,7 @@ impl Fs {
             };
         }
         let stat = new_stat(TYPE_FILE | mode & PERMISSIONS, &spot.parent, maker);
-        let scratch = self.store.scratch_directory();
+        let scratch = self.scratch.clone();
         let key = *volume.drive.key();
         let staged = Arc::new(StagedFile::new(key, spot.path.clone(), stat, false, scratch));
         volume.unstored().insert(spot.path.clone(), staged.clone());

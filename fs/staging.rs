@@ -8,12 +8,11 @@
 //! Not here: names and inodes. A staged file only knows the path it is to be stored under.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use drive::drive::ContentWriter;
-use drive::scratch::{Origin, Ranges, Scratch};
+use drive::scratch::{Origin, Pool, Ranges, Scratch};
 use drive::sync::{Mutex, Rank};
 use drive::{Drive, DrivePath, Entry, Extent, PublicKey, Stat, Wait};
 
@@ -34,7 +33,7 @@ const SPARE_BLOCKS: u64 = 64;
 pub struct StagedFile {
     /// The drive it belongs to, for the record beside the scratch file.
     drive: PublicKey,
-    scratch_directory: PathBuf,
+    pool: Arc<Pool>,
     /// Held by who commits. Comes before every other lock.
     pub commit: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -88,7 +87,7 @@ impl StagedFile {
         path: DrivePath,
         stat: Stat,
         stored: bool,
-        scratch_directory: PathBuf,
+        pool: Arc<Pool>,
     ) -> Self {
         let state = State {
             path,
@@ -105,7 +104,7 @@ impl StagedFile {
             committed: 0,
         };
         let (commit, state) = (tokio::sync::Mutex::new(()), Mutex::new(Rank::STAGED, state));
-        Self { drive, scratch_directory, commit, state }
+        Self { drive, pool, commit, state }
     }
 
     /// The entry as programs see it now.
@@ -207,7 +206,7 @@ impl StagedFile {
             base: state.base,
             mode: state.stat.mode,
         };
-        let scratch = Arc::new(Scratch::create(&self.scratch_directory, &origin)?);
+        let scratch = Arc::new(Scratch::create(&self.pool, &origin)?);
         if state.base_limit < state.base.size {
             scratch.resized(state.base_limit)?;
         }
