@@ -1,0 +1,55 @@
+//! A drive written on one side, and mounted by its key on the other.
+
+use std::fs;
+
+use crate::common::living::{Mounted, eventually, reference, serve};
+use crate::own::{Own, can_mount, has_reference, tree};
+
+/// What was written is read by another mount, over a socket, byte for byte.
+#[test]
+fn another_mount_reads_what_was_written() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    fs::create_dir(own.path("dir")).expect("makes");
+    fs::write(own.path("dir/file"), vec![3; 300_000]).expect("writes");
+    fs::rename(own.path("dir"), own.path("renamed")).expect("renames");
+    let ours = tree(&own.root(), true);
+    own.unmount();
+    let server = serve(&own.store());
+    let peers = [server.address.clone()];
+    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+    let theirs = eventually("the whole tree", || {
+        let theirs = tree(&other.at, true);
+        (theirs == ours).then_some(theirs)
+    });
+    assert_eq!(theirs, ours);
+}
+
+/// We write, the reference goes on in the same store, and we read what it wrote.
+#[test]
+fn the_reference_goes_on_in_the_same_store() {
+    if !can_mount() || !has_reference() {
+        return;
+    }
+    let mut own = Own::new();
+    for round in 0..3 {
+        fs::create_dir_all(own.path(&format!("ours/{round}"))).expect("makes");
+        fs::write(own.path(&format!("ours/{round}/file")), format!("ours {round}"))
+            .expect("writes");
+        let ours = tree(&own.root(), false);
+        own.unmount();
+        assert_eq!(own.read_by_reference(), ours);
+        let store = own.store().display().to_string();
+        let mut theirs = reference("serve-drive.js", &[&store]);
+        theirs.json();
+        let path = format!("theirs/{round}");
+        let text = format!("theirs {round}");
+        theirs.ask(serde_json::json!({ "op": "write", "path": path, "content": text }));
+        drop(theirs);
+        own.mount();
+        let read = fs::read_to_string(own.path(&format!("theirs/{round}")));
+        assert_eq!(read.expect("reads"), text);
+    }
+}
