@@ -5,6 +5,9 @@
 //! drive of its own), and anything about peers beyond how long to wait for them.
 
 mod commit;
+#[cfg(test)]
+mod crash_tests;
+mod mend;
 mod read;
 mod snapshot;
 #[cfg(test)]
@@ -105,7 +108,11 @@ impl Drive {
             metadata.longer_than(version - 1, wait).await?;
         }
         let content = header.content.map(|key| store.core(&key)).transpose()?;
-        Ok(Self::assemble(store, metadata, content, version))
+        let drive = Self::assemble(store, metadata, content, version);
+        if drive.writable() {
+            drive.mend().await?;
+        }
+        Ok(drive)
     }
 
     /// Makes (or reopens) the drive whose metadata core derives from `name`.

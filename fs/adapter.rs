@@ -404,6 +404,21 @@ impl Filesystem for Adapter {
         self.server.serve(request("listxattr", from, ino), operation, |r| reply_xattr(r, reply));
     }
 
+    /// Nothing here has an ioctl(2); isatty(3) asks with one.
+    fn ioctl(
+        &self,
+        _from: &fuser::Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
     // What changes something.
 
     fn setattr(

@@ -237,7 +237,7 @@ impl StagedFile {
 
     /// Makes the bytes of the range zeros, as far as the file reaches.
     pub fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
-        const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+        static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
         let mut state = self.state.lock();
         let end = range.end.min(state.size);
         let mut at = range.start;

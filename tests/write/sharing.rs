@@ -42,11 +42,11 @@ fn the_reference_goes_on_in_the_same_store() {
         own.unmount();
         assert_eq!(own.read_by_reference(), ours);
         let store = own.store().display().to_string();
-        let mut theirs = reference("serve-drive.js", &[&store]);
+        let mut theirs = reference("serve-drive.js", &[&store, "--key", own.key()]);
         theirs.json();
         let path = format!("theirs/{round}");
         let text = format!("theirs {round}");
-        theirs.ask(serde_json::json!({ "op": "write", "path": path, "content": text }));
+        theirs.ask(serde_json::json!({ "op": "put", "path": path, "text": text }));
         drop(theirs);
         own.mount();
         let read = fs::read_to_string(own.path(&format!("theirs/{round}")));
