@@ -109,7 +109,8 @@ pub struct Create {
 Examples:
   hypermount mount hyper://KEY ~/drive --peer example.org:3282
   hypermount mount hyper://KEY+120 ~/old       Version 120, frozen
-  hypermount mount notes ~/notes               A drive made by `hypermount create notes`
+  hypermount mount notes ~/notes --listen 0.0.0.0:3282
+      A drive made by `hypermount create notes`, read by others as it is written
   hypermount mount ./my-drive ~/drive          The drive of a store directory")]
 pub struct Mount {
     /// hyper://KEY, with +VERSION after it if wanted, the name of a drive in the store, or the
@@ -123,6 +124,10 @@ pub struct Mount {
 
     #[command(flatten)]
     pub source: Source,
+
+    /// Answer peers at this address while mounted; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
 
     /// Refuse writes, even to a drive of one's own
     #[arg(long)]

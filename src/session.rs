@@ -1,6 +1,7 @@
 //! What every command about a drive begins with: the store, the peers, the drive, and finding a path
 //! in it. What a path or a drive *is* belongs to the `drive` library.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use drive::url::DriveUrl;
@@ -69,6 +70,16 @@ impl Session {
                 }
             })?;
         Ok(Self { store, directory, drive, path: url.path, wait, network })
+    }
+
+    /// Answers peers at `address` for what is open here; the address it is.
+    pub async fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr> {
+        let network = match self.network.take() {
+            Some(network) => network,
+            None => Network::for_reading(&self.store)?,
+        };
+        let network = self.network.insert(network);
+        network.listen(address).await
     }
 
     /// The URL of this drive, frozen version included.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::common::living::{Mounted, binary, reference, succeed};
+use crate::common::living::{Mounted, Running, binary, reference, succeed};
 
 /// Whether mounts can be made here; told once if not.
 pub fn can_mount() -> bool {
@@ -61,6 +61,19 @@ impl Own {
         let store = self.store().display().to_string();
         let options = [&["--store", store.as_str()], options].concat();
         self.mounted = Some(Mounted::new("notes", &self.beside("mnt"), &options));
+    }
+
+    /// Mounts, listening; the address.
+    pub fn mount_listening(&mut self) -> String {
+        let store = self.store().display().to_string();
+        let at = self.root().display().to_string();
+        std::fs::create_dir_all(&at).expect("makes");
+        let arguments = ["mount", "--foreground", "--json", "--listen", "127.0.0.1:0", "--store"];
+        let mut command = Command::new(binary());
+        let mut process = Running::start(command.args(arguments).args([&store, "notes", &at]));
+        let address = process.json()["address"].as_str().expect("an address").to_owned();
+        self.mounted = Some(Mounted { process, at: self.root() });
+        address
     }
 
     pub fn mount(&mut self) {

@@ -280,7 +280,7 @@ fn what_costs_nothing() {
     let mut own = Own::new();
     let mut bytes = vec![0; 3_000_000];
     for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = (index * 7919 >> 8) as u8;
+        *byte = ((index * 7919) >> 8) as u8;
     }
     fs::write(own.path("big"), &bytes).expect("writes");
     let version = |own: &Own| {

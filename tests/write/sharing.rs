@@ -1,6 +1,7 @@
 //! A drive written on one side, and mounted by its key on the other.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::common::living::{Mounted, eventually, reference, serve};
 use crate::own::{Own, can_mount, has_reference, tree};
@@ -25,6 +26,34 @@ fn another_mount_reads_what_was_written() {
         (theirs == ours).then_some(theirs)
     });
     assert_eq!(theirs, ours);
+}
+
+/// "A file saved here appears within a second at who has the drive mounted by its key."
+#[test]
+fn what_is_saved_appears_on_the_other_side() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    fs::write(own.path("file"), "one").expect("writes");
+    own.unmount();
+    let peers = [own.mount_listening()];
+    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+    let read = |name: &str| fs::read_to_string(other.path(name)).ok();
+    eventually("the first content", || read("file").filter(|text| text == "one"));
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        let text = format!("round {round}");
+        fs::write(own.path("file"), &text).expect("writes");
+        fs::write(own.path(&format!("new {round}")), &text).expect("writes");
+        let start = Instant::now();
+        eventually("the new content", || read("file").filter(|read| *read == text));
+        eventually("the new file", || read(&format!("new {round}")).filter(|read| *read == text));
+        slowest = slowest.max(start.elapsed());
+    }
+    eprintln!("slowest: {slowest:?}");
+    fs::remove_file(own.path("new 3")).expect("unlinks");
+    eventually("the removal", || (!other.path("new 3").exists()).then_some(()));
 }
 
 /// We write, the reference goes on in the same store, and we read what it wrote.
