@@ -6,8 +6,8 @@
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use drive::Entry;
 use drive::core::demand::Urgency;
-use drive::{Entry, Kind};
 use fuser::FileType;
 
 use crate::attr::{self, now};
@@ -19,6 +19,8 @@ use crate::walk_ahead::WalkAhead;
 
 /// Permission bits that a write by somebody else than root takes away (inode(7)).
 const SET_IDS: u32 = 0o6000;
+/// How often others may change a file between looking at it and opening it.
+const MAX_OVERTAKEN: usize = 1000;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -31,10 +33,17 @@ impl Fs {
     /// Opens a regular file; `flags` as in open(2).
     pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
         let was_detached = self.node(ino, |node| node.is_detached())?;
-        let Resolved { place, entry, version } = self.resolve(ino).await?;
-        if place.volume.writable {
-            return self.open_local(ino, place, entry, flags);
+        let mut resolved = self.resolve(ino).await?;
+        if resolved.place.volume.writable {
+            for _ in 0..MAX_OVERTAKEN {
+                if let Some(opened) = self.open_local(ino, resolved, flags)? {
+                    return Ok(opened);
+                }
+                resolved = self.resolve(ino).await?;
+            }
+            return Err(Error::Stale);
         }
+        let Resolved { place, entry, version } = resolved;
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
         }
@@ -118,7 +127,9 @@ impl Fs {
 
     // What only a drive that can be written has.
 
-    fn open_local(&self, ino: u64, place: Place, entry: Arc<Entry>, flags: i32) -> Result<Opened> {
+    /// `None` if what was resolved has been overtaken, and is to be resolved again.
+    fn open_local(&self, ino: u64, resolved: Resolved, flags: i32) -> Result<Option<Opened>> {
+        let Resolved { place, entry, version } = resolved;
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let Some(content) = Content::of(&entry) else {
             return Err(match attr::file_type(&entry) {
@@ -143,56 +154,56 @@ impl Fs {
                 staged: None,
                 writes,
             });
-            return Ok(Opened { handle, keep_cache });
+            return Ok(Some(Opened { handle, keep_cache }));
         }
-        let (staged, open_already) = self.stage(ino, &place, &entry)?;
+        let Some(opened) = self.open_staged(ino, &place, version, &entry, flags) else {
+            return Ok(None);
+        };
         if flags & libc::O_TRUNC != 0 {
+            let staged = self.files.get(opened.handle)?.staged.clone().ok_or(Error::BadHandle)?;
             staged.resize(0, now())?;
         }
-        Ok(self.open_staged(ino, &place, staged, writes, open_already))
+        Ok(Some(opened))
     }
 
-    /// The inode's staged file, and whether it was there before.
-    pub(crate) fn stage(
-        &self,
-        ino: u64,
-        place: &Place,
-        entry: &Entry,
-    ) -> Result<(Arc<StagedFile>, bool)> {
-        if entry.kind != Kind::File || attr::core_of(entry).is_some() {
-            return Err(Error::WrongKind);
-        }
-        let mut inodes = self.inodes_mut();
-        let node = inodes.get_mut(ino).ok_or(Error::Stale)?;
-        if let Some(staged) = &node.place.staged {
-            return Ok((staged.clone(), true));
-        }
-        if node.is_detached() {
-            return Err(Error::Stale);
-        }
-        let path = node.place.path.clone();
-        let scratch = self.scratch.clone();
-        let key = *place.volume.drive.key();
-        let staged = Arc::new(StagedFile::new(key, path, entry.stat.clone(), true, scratch));
-        node.place.staged = Some(staged.clone());
-        Ok((staged, false))
-    }
-
-    /// Opens a handle on a staged file.
+    /// Opens a handle on the inode's staged file, which is made of `entry` if there is none. `None`
+    /// if the entry is no longer what is stored: another handle may have been closed since it
+    /// was looked at. From looking to counting the handle nobody else gets at the inode, so that
+    /// it never has two staged files.
     pub(crate) fn open_staged(
         &self,
         ino: u64,
         place: &Place,
-        staged: Arc<StagedFile>,
-        writes: bool,
-        open_already: bool,
-    ) -> Opened {
+        version: Option<u64>,
+        entry: &Entry,
+        flags: i32,
+    ) -> Option<Opened> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let mut inodes = self.inodes_mut();
+        let node = inodes.get_mut(ino)?;
+        let there = node.place.staged.clone();
+        let open_already = there.is_some();
+        let staged = match there {
+            Some(staged) => staged,
+            None => {
+                let current = version == Some(place.volume.snapshot().version());
+                if place.staged.is_some() || !current || node.is_detached() {
+                    return None;
+                }
+                let (key, path) = (*place.volume.drive.key(), node.place.path.clone());
+                let pool = self.scratch.clone();
+                let staged = Arc::new(StagedFile::new(key, path, entry.stat.clone(), true, pool));
+                node.place.staged = Some(staged.clone());
+                staged
+            }
+        };
         let entry = staged.entry();
         let content = Content::Extent(entry.stat.extent);
-        let same = self.inodes_mut().open(ino, &entry, &content);
+        let same = inodes.open(ino, &entry, &content);
         if writes {
             staged.open_writer();
         }
+        drop(inodes);
         let handle = self.files.insert(FileHandle {
             ino,
             volume: place.volume.clone(),
@@ -203,7 +214,7 @@ impl Fs {
             writes,
         });
         // What is written goes through the pages, so those of an open file are always right.
-        Opened { handle, keep_cache: same || open_already }
+        Some(Opened { handle, keep_cache: same || open_already })
     }
 
     /// Writes at `offset`; `false`, and nothing written, if [`Fs::copy_up`] has to come first.

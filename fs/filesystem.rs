@@ -417,6 +417,13 @@ impl Fs {
             return (ino, shown);
         }
         let ino = inodes.remember(mount_path, entry, make, refresh);
+        // A new file that is not stored yet, seen for the first time or again.
+        if volume.writable
+            && let Some(staged) = volume.unstored().get(path).cloned()
+            && let Some(node) = inodes.get_mut(ino)
+        {
+            node.place.staged.get_or_insert(staged);
+        }
         let shown = inodes.get(ino).map_or(ino, |node| node.shown);
         (ino, shown)
     }

@@ -63,19 +63,18 @@ impl Fs {
             return Err(Error::ReadOnly);
         }
         if let Some(size) = changes.size {
-            let staged = match handle {
-                Some(handle) => self.files.get(handle)?.writer()?.clone(),
-                None => {
-                    let Resolved { place, entry, .. } = self.resolve(ino).await?;
-                    self.stage(ino, &place, &entry)?.0
-                }
+            let own = match handle {
+                Some(_) => None,
+                // Opened for the time being, so that all who change it share one staged file.
+                None => Some(self.open(ino, libc::O_WRONLY).await?.handle),
             };
-            staged.resize(size, now())?;
-            staged.change(|stat| {
-                changes.apply(stat);
-                Ok(())
-            })?;
-            self.settle(ino, &staged).await?;
+            let file = handle.or(own).ok_or(Error::BadHandle)?;
+            let resized = self.resize(file, size, changes);
+            if let Some(own) = own {
+                resized.and(self.release(own).await)?;
+            } else {
+                resized?;
+            }
         } else if !changes.is_empty() {
             self.change_stat(ino, |stat| {
                 changes.apply(stat);
@@ -90,6 +89,16 @@ impl Fs {
         self.getattr(ino).await
     }
 
+    fn resize(&self, handle: u64, size: u64, changes: Changes) -> Result<()> {
+        let file = self.files.get(handle)?;
+        let staged = file.writer()?;
+        staged.resize(size, now())?;
+        staged.change(|stat| {
+            changes.apply(stat);
+            Ok(())
+        })
+    }
+
     /// Commits what was changed in a file that nobody is writing; who is will do it.
     async fn settle(&self, ino: u64, staged: &Arc<StagedFile>) -> Result<()> {
         if staged.has_writers() {
@@ -100,43 +109,55 @@ impl Fs {
         let mut inodes = self.inodes_mut();
         let open = inodes.opens(ino) > 0;
         if let Some(node) = inodes.get_mut(ino).filter(|_| !open) {
-            node.place.staged.take_if(|staged| !staged.is_dirty() || result.is_err());
+            node.place.staged.take_if(|staged| !staged.is_dirty());
         }
         result
     }
 
     /// Changes what is stored of an inode beside its content.
-    async fn change_stat(
-        &self,
-        ino: u64,
-        change: impl FnOnce(&mut Stat) -> Result<()>,
-    ) -> Result<()> {
-        let place = self.node(ino, |node| node.place.clone())?;
-        if !place.volume.writable {
+    async fn change_stat(&self, ino: u64, change: impl Fn(&mut Stat) -> Result<()>) -> Result<()> {
+        let volume = self.node(ino, |node| node.place.volume.clone())?;
+        if !volume.writable {
             return Err(Error::ReadOnly);
         }
-        if let Some(staged) = &place.staged {
-            staged.change(change)?;
-            return self.settle(ino, staged).await;
+        loop {
+            if let Some(staged) = self.change_staged(ino, &change)? {
+                return self.settle(ino, &staged).await;
+            }
+            let _writing = volume.writing.lock().await;
+            // It may have been renamed, removed or opened while we waited.
+            let Resolved { place, entry, version } = self.resolve(ino).await?;
+            if place.staged.is_some() {
+                continue;
+            }
+            if version.is_none() {
+                return Err(drive::Error::NotFound.into());
+            }
+            let mut stat = entry.stat.clone();
+            if !entry.explicit {
+                (stat.uid, stat.gid) = (self.options.owner.uid, self.options.owner.gid);
+            }
+            if let Some(touched) = volume.touched().get(&place.path) {
+                stat.mtime = *touched;
+            }
+            change(&mut stat)?;
+            self.apply(&volume, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
+            // Who opened it meanwhile has it as it was before.
+            return self.change_staged(ino, &change).map(drop);
         }
-        let _writing = place.volume.writing.lock().await;
-        // It may have been renamed, removed or opened while we waited.
-        let Resolved { place, entry, version } = self.resolve(ino).await?;
-        if let Some(staged) = &place.staged {
-            return staged.change(change);
-        }
-        if version.is_none() {
-            return Err(drive::Error::NotFound.into());
-        }
-        let mut stat = entry.stat.clone();
-        if !entry.explicit {
-            (stat.uid, stat.gid) = (self.options.owner.uid, self.options.owner.gid);
-        }
-        if let Some(touched) = place.volume.touched().get(&place.path) {
-            stat.mtime = *touched;
-        }
-        change(&mut stat)?;
-        self.apply(&place.volume, vec![Edit::Put { path: place.path.clone(), stat }]).await
+    }
+
+    /// Changes the staged file of the inode, if it has one. While the table is held it stays the
+    /// inode's; once it is dirty, too.
+    fn change_staged(
+        &self,
+        ino: u64,
+        change: impl Fn(&mut Stat) -> Result<()>,
+    ) -> Result<Option<Arc<StagedFile>>> {
+        self.node(ino, |node| match &node.place.staged {
+            Some(staged) => staged.change(change).map(|()| Some(staged.clone())),
+            None => Ok(None),
+        })?
     }
 
     /// setxattr(2); `flags` as there.

@@ -242,13 +242,10 @@ impl Fs {
         let key = *volume.drive.key();
         let staged = Arc::new(StagedFile::new(key, spot.path.clone(), stat, false, scratch));
         volume.unstored().insert(spot.path.clone(), staged.clone());
-        let (ino, attributes) = self.made(&spot, &staged.entry());
-        if let Some(node) = self.inodes_mut().get_mut(ino) {
-            node.place.staged = Some(staged.clone());
-        }
+        let entry = staged.entry();
+        let (ino, attributes) = self.made(&spot, &entry);
         let place = Place::new(volume.clone(), spot.path.clone());
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        let opened = self.open_staged(ino, &place, staged, writes, false);
+        let opened = self.open_staged(ino, &place, None, &entry, flags).ok_or(Error::Stale)?;
         self.touch(&volume, &spot.directory.path).await;
         Ok((found(ino, attributes), opened))
     }

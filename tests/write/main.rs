@@ -5,6 +5,7 @@
 mod common;
 
 mod crash;
+mod crowd;
 mod model;
 mod own;
 mod posix;
