@@ -13,13 +13,14 @@
 
 use std::ffi::OsStr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drive::scratch::Pool;
 use drive::store::Space;
 use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
+use tokio::time::timeout_at;
 
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
@@ -327,12 +328,13 @@ impl Fs {
         mount_path: &Arc<str>,
     ) -> Result<Arc<Volume>> {
         from.may_nest(&crossing.target)?;
+        let target = &crossing.target;
+        let wait = self.options.patience.names();
+        let started = Instant::now();
         let open = async || {
             if Arc::strong_count(&self.nested) > MAX_NESTED_DRIVES {
                 return Err(Error::TooManyDrives { limit: MAX_NESTED_DRIVES });
             }
-            let target = &crossing.target;
-            let wait = self.options.patience.names();
             let drive = Drive::open(&self.store, &target.key, target.version, wait).await?;
             let (read_only, prefix) = (self.options.read_only, mount_path.clone());
             let volume =
@@ -340,7 +342,19 @@ impl Fs {
             self.follow(&volume);
             Ok(volume)
         };
-        crossing.child.get_or_try_init(open).await.cloned()
+        let child = crossing.child.get_or_try_init(open);
+        let Some(deadline) = wait.deadline() else { return child.await.cloned() };
+        // One opens it while the others wait; when that fails the next one tries, and nobody is to
+        // wait for more than his own time.
+        match timeout_at(deadline, child).await {
+            Ok(opened) => opened.cloned(),
+            Err(_) => Err(Error::Drive(drive::Error::Unavailable {
+                core: target.key.discovery_key(),
+                block: 0,
+                waited: started.elapsed(),
+                why: "others wait for it as well".to_owned(),
+            })),
+        }
     }
 
     /// Size in bytes to show. A link's is the length of what readlink answers, since programs

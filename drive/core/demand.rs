@@ -365,3 +365,44 @@ impl Drop for SeekTicket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_wanted_ahead_are_limited() {
+        let demand = Demand::new();
+        let most = MAX_WANTED_BLOCKS as u64;
+        assert_eq!(demand.want_ahead(0..most, Urgency::Ahead), MAX_WANTED_BLOCKS);
+        assert_eq!(demand.want_ahead([most], Urgency::Ahead), 0);
+        // Who waits is served all the same.
+        let _ticket = demand.want(most);
+        assert_eq!(demand.wanted().len(), MAX_WANTED_BLOCKS + 1);
+    }
+
+    #[test]
+    fn hints_not_taken_are_limited() {
+        let demand = Demand::new();
+        for head in 0..MAX_PENDING_HINTS as u64 + 1 {
+            demand.hint(Hint::Key { head, key: String::new() });
+        }
+        assert_eq!(demand.take_changes().len(), MAX_PENDING_HINTS);
+    }
+
+    #[test]
+    fn changes_not_taken_are_folded() {
+        let demand = Demand::new();
+        let fill = |changes: usize| {
+            for _ in 0..changes / 2 {
+                drop(demand.want(7)); // wanted, and not any more
+            }
+        };
+        fill(MAX_PENDING_CHANGES);
+        assert_eq!(demand.take_changes().len(), MAX_PENDING_CHANGES);
+        fill(MAX_PENDING_CHANGES);
+        let _ticket = demand.want(8);
+        let folded = [Change::Reset, Change::Wanted { block: 8, urgency: Urgency::Reader }];
+        assert_eq!(demand.take_changes(), folded);
+    }
+}

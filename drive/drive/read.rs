@@ -19,6 +19,9 @@ use crate::wait::Wait;
 const MAX_BLOCKS_AT_ONCE: u64 = 512;
 /// Sizes in bytes into which the known writers cut files; the last block has the rest.
 const USUAL_BLOCK_SIZES: [u64; 2] = [64 * 1024, 512 * 1024];
+/// Blocks without a byte that one read passes over; no writer makes them, and a publisher who signs
+/// millions would keep a reader busy for as long.
+const MAX_EMPTY_BLOCKS: usize = 1024;
 /// Blocks looked at one by one to count how many bytes are here; beyond it is estimated.
 const MAX_COUNTED_BLOCKS: u64 = 4096;
 
@@ -166,6 +169,7 @@ async fn gather(
     let mut skip = offset;
     let mut tickets = Vec::new();
     let mut wanted_end = first;
+    let mut empty = 0;
     for block in first..stretch.end_block {
         if block >= wanted_end {
             let last = stretch.locate_or_guess(core, bytes.end - 1, block..stretch.end_block)?;
@@ -174,6 +178,12 @@ async fn gather(
         }
         let value = core.get(block, wait).await?;
         let length = value.len() as u64;
+        if length == 0 {
+            empty += 1;
+            if empty > MAX_EMPTY_BLOCKS {
+                return Err(Error::Malformed("a file of empty blocks".into()));
+            }
+        }
         let start = skip.min(length);
         let end = length.min(start.saturating_add(left));
         skip -= start;

@@ -7,6 +7,8 @@
 
 mod continuity;
 mod histories;
+#[cfg(test)]
+mod limits;
 mod peer;
 mod remote_blocks;
 mod upload;

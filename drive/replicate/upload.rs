@@ -20,7 +20,7 @@ pub const MAX_QUEUED_HINTS: usize = 32;
 /// Bytes of these hints together: room for one of the longest and many usual ones.
 pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
 /// Longest region one Want may name, and the alignment the reference insists on.
-const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
+pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
 
 enum Job {
@@ -96,6 +96,12 @@ impl Upload {
             }
             _ => true,
         });
+    }
+
+    /// How many hints wait, and their bytes.
+    #[cfg(test)]
+    pub(super) fn waiting_hints(&self) -> (usize, usize) {
+        (self.hints, self.hint_bytes)
     }
 
     pub fn is_idle(&self) -> bool {

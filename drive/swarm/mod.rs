@@ -400,3 +400,83 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     // A swarm that is gone without a word is closed, too.
     let _ = closing.wait_for(|closing| *closing).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(host: u8, incoming: bool, cores: usize) -> ConnectionHandle {
+        let statistics = connection::Statistics::default();
+        statistics.cores.store(cores, Ordering::Relaxed);
+        ConnectionHandle {
+            address: SocketAddr::from(([192, 0, 2, host], 1)),
+            incoming,
+            commands: mpsc::channel(1).0,
+            ending: watch::channel(None).0,
+            statistics: Arc::new(statistics),
+        }
+    }
+
+    #[test]
+    fn a_full_house_takes_the_place_of_the_oldest_stranger() {
+        let mut state = State::default();
+        let dialled = handle(1, false, 0);
+        let known = handle(1, true, 1);
+        let (older, newer) = (handle(1, true, 0), handle(2, true, 0));
+        let all = [dialled, known, older.clone(), newer];
+        state.connections = (0..).zip(all).collect();
+        assert_eq!(state.make_room(|_| true, 5), Some(()));
+        assert!(!older.is_ending(), "there was room");
+        assert_eq!(state.make_room(|_| true, 4), Some(()));
+        assert!(older.is_ending());
+        let host = |host: u8| {
+            move |other: &ConnectionHandle| {
+                other.address.ip() == std::net::IpAddr::from([192, 0, 2, host])
+            }
+        };
+        assert_eq!(state.make_room(host(1), 2), None, "those who dialled or know a key stay");
+        assert_eq!(state.make_room(host(2), 1), Some(()), "a stranger of that host goes");
+        assert_eq!(state.connections.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_host_has_so_many_places_and_the_world_so_many() {
+        let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
+        let mut places = Vec::new();
+        let mut register = |host: u16| {
+            let [high, low] = host.to_be_bytes();
+            let address = SocketAddr::from(([10, 0, high, low], 1));
+            let place = swarm.register(address, Role::Responder)?;
+            place.handle.statistics.cores.store(1, Ordering::Relaxed);
+            places.push(place);
+            Some(())
+        };
+        for _ in 0..MAX_CONNECTIONS_PER_HOST {
+            assert!(register(0).is_some());
+        }
+        assert!(register(0).is_none());
+        for host in 1..=(MAX_CONNECTIONS - MAX_CONNECTIONS_PER_HOST) as u16 {
+            assert!(register(host).is_some());
+        }
+        assert!(register(9999).is_none());
+        places.pop();
+        assert_eq!(swarm.state().connections.len(), MAX_CONNECTIONS - 1, "given back");
+    }
+
+    #[tokio::test]
+    async fn half_received_frames_have_a_budget() {
+        let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        let register = || swarm.register(address, Role::Responder).unwrap();
+        let (small, large) = (register(), register());
+        let hold = |place: &Registered, bytes| {
+            place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
+            swarm.bound_half_received();
+        };
+        hold(&small, 1000);
+        hold(&large, MAX_HALF_RECEIVED - 1000);
+        assert!(!large.handle.is_ending());
+        hold(&small, 1001);
+        assert!(large.handle.is_ending() && !small.handle.is_ending());
+    }
+}

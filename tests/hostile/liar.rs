@@ -168,20 +168,21 @@ impl Shared {
     }
 
     /// Keeps the connection open, and says nothing more, to the end of the test.
-    fn stay_silent(&self) {
+    fn stay_silent(&self) -> io::Result<()> {
         while !self.over() {
             thread::sleep(Duration::from_millis(20));
         }
+        leave()
     }
 
     fn meet(&self, mut stream: TcpStream) -> io::Result<()> {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let lie = if number < self.lying_connections { self.lie } else { Lie::None };
         match lie {
-            Lie::NoHandshake => return Ok(self.stay_silent()),
+            Lie::NoHandshake => return self.stay_silent(),
             Lie::GarbageHandshake => {
                 stream.write_all(&handshake_message(&[0x5a; 96]))?;
-                return Ok(self.stay_silent());
+                return self.stay_silent();
             }
             Lie::EndlessHandshake => {
                 let mut length = BytesMut::new();
@@ -197,7 +198,7 @@ impl Shared {
                     stream.write_all(&[byte])?;
                     thread::sleep(Duration::from_millis(100));
                 }
-                return Ok(self.stay_silent());
+                return self.stay_silent();
             }
             _ => {}
         }
@@ -254,8 +255,7 @@ impl Talk<'_> {
                 let mut large = frame(1, kind::OPEN, &vec![0; 8 << 20]);
                 large.pop();
                 self.wire.plain(&large)?;
-                self.shared.stay_silent();
-                leave()
+                self.shared.stay_silent()
             }
             Lie::KeepalivesForever => {
                 while !self.shared.over() {
@@ -546,7 +546,7 @@ impl Talk<'_> {
             }
             Lie::HalfAFrameThenSilence => {
                 self.wire.stream.write_all(&bytes[..half])?;
-                self.shared.stay_silent();
+                return self.shared.stay_silent();
             }
             Lie::HalfAFrameThenClose => {
                 self.wire.stream.write_all(&bytes[..half])?;

@@ -115,7 +115,7 @@ impl Mounted {
     }
 
     /// Walks all of it with the usual tools, which must end; then looks at what they met.
-    fn is_walked(self, goods: &[&str]) {
+    fn walk(self, goods: &[&str]) {
         for (program, arguments) in [
             ("find", &["-ls"][..]),
             ("ls", &["-lR"]),
@@ -213,7 +213,7 @@ fn t27_names_no_filesystem_can_hold() {
     let told = watch(home.command().args(["ls", &url, "--peer", &publisher.address]));
     assert_eq!(told.code, Some(0), "{}", told.stderr);
     assert!(!told.stdout.contains(&0x1b));
-    mounted.is_walked(&["good", "both", "dir/good"]);
+    mounted.walk(&["good", "both", "dir/good"]);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn t28_extents_that_make_no_sense() {
             }
         }
     }
-    mounted.is_walked(&["good", "d/good", "d/last"]);
+    mounted.walk(&["good", "d/good", "d/last"]);
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn t29_stats_that_make_no_sense() {
     for name in ["d/garbage", "d/megabyte"] {
         errno(name, mounted.error(name), &[libc::EIO]);
     }
-    mounted.is_walked(&["good", "d/good"]);
+    mounted.walk(&["good", "d/good"]);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn t30_links_that_lead_out_or_nowhere() {
         errno(name, found.raw_os_error(), &[libc::EIO]);
     }
     assert!(fs::read_link(mounted.path("d/pathmax")).is_ok());
-    mounted.is_walked(&["good", "d/good", "etc/passwd"]);
+    mounted.walk(&["good", "d/good", "etc/passwd"]);
 }
 
 fn mounting(key: PublicKey, version: Option<u64>) -> Stat {
@@ -394,7 +394,7 @@ fn t31_find_does_not_hang_on_mounts() {
     round_trip(&publisher, "d/other");
     publisher.good("d/good");
     let Some(mounted) = Mounted::new(&publisher) else { return };
-    mounted.is_walked(&["good", "d/good"]);
+    mounted.walk(&["good", "d/good"]);
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn t32_thousands_of_attributes() {
     let name = format!("user.{:0>40}", 2999);
     let value = rustix::fs::getxattr(mounted.path("d/many"), name.as_str(), &mut room[..]);
     assert_eq!(value.expect("one of many can be read"), 20);
-    mounted.is_walked(&["good", "d/good"]);
+    mounted.walk(&["good", "d/good"]);
 }
 
 /// A node of the index with a file's stat and any pointers.

@@ -53,7 +53,7 @@ impl Server {
         assert_eq!(told.stdout, b"hello again, overwritten", "{when}");
     }
 
-    fn is_sound(mut self, what: &str) {
+    fn must_be_sound(mut self, what: &str) {
         self.serves_the_honest(&format!("after {what}"));
         let peak = peak_memory(self.running.child.id());
         assert!(peak > 0 && peak < MOST_MEMORY, "{what}: {peak} KiB of memory");
@@ -102,7 +102,7 @@ fn said_about(server: &Server, plain: impl Fn(&mut Wire) -> Vec<u8>) -> Vec<(u8,
                 && close.discovery_key.is_some_and(|key| key[..] == mark.as_bytes()[..])
         })
     });
-    said.extend(wire.seen.drain(..));
+    said.append(&mut wire.seen);
     said
 }
 
@@ -127,7 +127,7 @@ fn t16_bad_handshakes() {
         stream.set_read_timeout(Some(HANGS)).expect("a socket");
         assert!(hung_up(&mut stream), "nobody shakes hands for ever");
     }
-    server.is_sound("bad handshakes");
+    server.must_be_sound("bad handshakes");
 }
 
 fn hung_up(stream: &mut TcpStream) -> bool {
@@ -170,7 +170,7 @@ fn t17_t18_t19_frames_that_end_the_connection() {
     let mut garbage = wire.stream.try_clone().expect("a socket");
     garbage.write_all(&[0x3c; 400_000]).ok();
     is_ended(&mut wire);
-    server.is_sound("broken frames");
+    server.must_be_sound("broken frames");
 }
 
 /// Large frames never finished, by those who know the key: as many as one host may.
@@ -192,7 +192,7 @@ fn t18_half_sent_frames_have_a_budget() {
     }
     assert!(sent > 0);
     server.serves_the_honest("beside half a frame each");
-    server.is_sound("half-sent frames");
+    server.must_be_sound("half-sent frames");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn t18_keepalives_keep_nobody_from_being_served() {
         server.serves_the_honest("beside endless keep-alives");
         wire.stream.shutdown(std::net::Shutdown::Both).ok();
     });
-    server.is_sound("endless keep-alives");
+    server.must_be_sound("endless keep-alives");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn t20_without_the_key_nothing_is_told() {
     assert_eq!(taken_back(known.as_bytes()), taken_back(unknown.as_bytes()));
     let nothing = said_about(&server, |_| Vec::new());
     assert!(nothing.iter().all(|(kind, _)| *kind == kind::CLOSE), "told unasked: {nothing:?}");
-    server.is_sound("strangers");
+    server.must_be_sound("strangers");
 }
 
 /// A server that only holds a copy, which it would like to complete, tells nobody of it unasked.
@@ -253,7 +253,7 @@ fn t20_a_fetched_copy_is_not_announced() {
     let copy = Server { home, running, address };
     let told = said_about(&copy, |_| Vec::new());
     assert!(told.iter().all(|(kind, _)| *kind == kind::CLOSE), "told unasked: {told:?}");
-    copy.is_sound("serving a copy");
+    copy.must_be_sound("serving a copy");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn t21_channels_without_end() {
             break;
         }
     }
-    server.is_sound("channels without end");
+    server.must_be_sound("channels without end");
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn t22_extensions_without_end() {
     // It may be gone before the last of them is sent.
     wire.send(channel, kind::OPTIONS, &names).ok();
     is_ended(&mut wire);
-    server.is_sound("extensions without end");
+    server.must_be_sound("extensions without end");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn t23_requests_past_the_end_and_without_end() {
     // It may be gone before the last of them is sent.
     wire.plain(&plain).ok();
     is_ended(&mut wire);
-    server.is_sound("requests without end");
+    server.must_be_sound("requests without end");
 }
 
 fn index_of(payload: &Bytes) -> Option<u64> {
@@ -374,7 +374,7 @@ fn t24_thousands_of_connections() {
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.running.child.id()));
     let open = open.expect("it runs").count();
     assert!(open < 32 + 64, "{open} descriptors");
-    server.is_sound("thousands of connections");
+    server.must_be_sound("thousands of connections");
 }
 
 /// A place once held by a client that knows a key is not taken from it.
@@ -389,5 +389,5 @@ fn t24_strangers_do_not_take_the_place_of_a_client() {
         .expect("is sent");
     assert!(next(&mut wire, |(_, kind, _)| *kind == kind::DATA).is_some(), "still served");
     drop(strangers);
-    server.is_sound("strangers");
+    server.must_be_sound("strangers");
 }

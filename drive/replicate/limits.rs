@@ -1,0 +1,245 @@
+//! Every bound on what one peer can make us keep or do: at it, and one past it.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::store::Store;
+use crate::wire::run_length::MAX_UNFOLDED;
+use peer::MAX_UNCONNECTED;
+use upload::{MAX_QUEUED_HINT_BYTES, MAX_QUEUED_HINTS, MAX_WANT_BLOCKS, TooManyRequests};
+
+const PEER: PeerId = PeerId(1);
+
+/// A core with this many blocks, and its writer's view of it.
+fn written(blocks: usize) -> Core {
+    let core = Store::memory().core_named(b"written").unwrap();
+    let blocks: Vec<Bytes> = (0..blocks).map(|block| Bytes::from(vec![block as u8; 9])).collect();
+    core.append(&blocks).unwrap();
+    core
+}
+
+/// A reader of that core with one peer that is connected and has said nothing yet.
+fn reading(written: &Core) -> Replicator {
+    let core = Store::memory().core(written.key()).unwrap();
+    let mut replicator = Replicator::new(core);
+    let opened = Event::Opened { peer: PEER, name: "the peer".to_owned() };
+    replicator.step(opened, Instant::now());
+    replicator
+}
+
+fn receive(replicator: &mut Replicator, message: Message) {
+    replicator.step(Event::Received { peer: PEER, message }, Instant::now());
+}
+
+fn have(start: u64, length: u64) -> Message {
+    Message::Have { start, length, bitfield: None, ack: false }
+}
+
+fn actions(replicator: &mut Replicator) -> Vec<Action> {
+    std::iter::from_fn(|| replicator.next_action()).collect()
+}
+
+/// Whether the connection is to end, and as a liar's.
+fn ended(replicator: &mut Replicator) -> Option<bool> {
+    let actions = actions(replicator);
+    actions.iter().find_map(|action| match action {
+        Action::Disconnect { lied, .. } => Some(*lied),
+        _ => None,
+    })
+}
+
+fn requests(replicator: &mut Replicator) -> usize {
+    let is_request =
+        |action: &Action| matches!(action, Action::Send { message: Message::Request { .. }, .. });
+    actions(replicator).iter().filter(|action| is_request(action)).count()
+}
+
+fn want(replicator: &mut Replicator, blocks: Range<u64>) {
+    let wanted = |block| Change::Wanted { block, urgency: Urgency::Reader };
+    replicator.demand(blocks.map(wanted).collect(), Instant::now());
+}
+
+#[test]
+fn requests_in_flight() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    replicator.average_bytes = 1;
+    receive(&mut replicator, have(0, 10_000));
+    want(&mut replicator, 0..10_000);
+    assert_eq!(requests(&mut replicator), MAX_IN_FLIGHT);
+}
+
+#[test]
+fn data_nobody_asked_for() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    let data = || Message::Data { index: 0, value: None, nodes: Vec::new(), signature: None };
+    for _ in 0..MAX_UNSOLICITED {
+        receive(&mut replicator, data());
+    }
+    assert_eq!(ended(&mut replicator), None);
+    receive(&mut replicator, data());
+    assert_eq!(ended(&mut replicator), Some(true));
+}
+
+#[test]
+fn offers_taken_back() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    want(&mut replicator, 0..1);
+    let take_back = |replicator: &mut Replicator| {
+        receive(replicator, have(0, 1));
+        receive(replicator, Message::Unhave { start: 0, length: 1 });
+        ended(replicator)
+    };
+    for _ in 0..MAX_REFUSED {
+        assert_eq!(take_back(&mut replicator), None);
+    }
+    assert_eq!(take_back(&mut replicator), Some(true));
+}
+
+#[test]
+fn uploading_switched_on_and_off() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    let flap = |replicator: &mut Replicator| {
+        for uploading in [false, true] {
+            receive(replicator, Message::Status { uploading, downloading: true });
+        }
+        ended(replicator)
+    };
+    for _ in 0..MAX_REFUSED {
+        assert_eq!(flap(&mut replicator), None);
+    }
+    assert_eq!(flap(&mut replicator), Some(true));
+}
+
+#[test]
+fn bitfields_unfolded() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    let bitfield = |bytes: usize| Message::Have {
+        start: 0,
+        length: 1 << 20,
+        bitfield: Some(run_length::encode(&vec![0xff; bytes]).freeze()),
+        ack: false,
+    };
+    receive(&mut replicator, bitfield(MAX_UNFOLDED));
+    assert_eq!(ended(&mut replicator), None);
+    receive(&mut replicator, bitfield(MAX_UNFOLDED + 1));
+    assert_eq!(ended(&mut replicator), Some(true));
+}
+
+#[test]
+fn answers_to_one_hint() {
+    let written = written(2000);
+    let mut replicator = reading(&written);
+    let proof = written.prove(1999, 0, false, &mut Default::default()).unwrap();
+    replicator.core.accept(proof).unwrap();
+    let names = vec![extension::NAME.to_owned()];
+    replicator.step(Event::Extensions { peer: PEER, names }, Instant::now());
+    let hint = Hint::Key { head: 1999, key: "key".to_owned() };
+    replicator.demand(vec![Change::Hint(hint)], Instant::now());
+    for block in 0..MAX_CACHES_PER_HINT as u64 + 1 {
+        let blocks = vec![block];
+        let payload = TrieMessage::Cache { start: 0, end: 2000, blocks }.encode();
+        let name = extension::NAME.to_owned();
+        receive(&mut replicator, Message::Extension { name, payload });
+    }
+    assert_eq!(replicator.core.demand().wanted().len(), MAX_CACHES_PER_HINT as usize);
+}
+
+#[test]
+fn regions_asked_about() {
+    let written = written(1);
+    let mut replicator = reading(&written);
+    actions(&mut replicator);
+    let regions = |replicator: &mut Replicator| {
+        let is_want =
+            |action: &Action| matches!(action, Action::Send { message: Message::Want { .. }, .. });
+        actions(replicator).iter().filter(|action| is_want(action)).count()
+    };
+    let mut asked = 1; // the first region, when the peer came
+    for region in 1..MAX_WANTED_REGIONS as u64 + 5 {
+        want(&mut replicator, region * REGION_BLOCKS..region * REGION_BLOCKS + 1);
+        asked += regions(&mut replicator);
+    }
+    assert_eq!(asked, MAX_WANTED_REGIONS);
+}
+
+/// A writer that went on, met by a reader who has the older version.
+#[test]
+fn blocks_kept_until_continuity_is_shown() {
+    let written = written(2);
+    let mut replicator = reading(&written);
+    let proof = written.prove(1, 0, false, &mut Default::default()).unwrap();
+    replicator.core.accept(proof).unwrap();
+    let many = MAX_UNCONNECTED as u64 + 10;
+    receive(&mut replicator, have(3, many));
+    replicator.average_bytes = 1;
+    want(&mut replicator, 3..3 + many);
+    actions(&mut replicator);
+    for block in 3..3 + many {
+        let verdict = Err(Rejected::Unconnected(2));
+        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+    }
+    let kept = replicator.peers[&PEER].unconnected.len();
+    assert_eq!(kept, MAX_UNCONNECTED);
+    let asked: Vec<_> = actions(&mut replicator);
+    let proofs = asked.iter().filter(|action| {
+        let Action::Send { message, .. } = action else { return false };
+        matches!(message, Message::Request { index: 2, hash: true, nodes: 0, .. })
+    });
+    assert_eq!(proofs.count(), 1, "asked once, whatever the number of blocks");
+    // It cannot show it: it is believed, and the blocks are asked for again.
+    receive(&mut replicator, Message::Unhave { start: 2, length: 1 });
+    assert!(replicator.peers[&PEER].unconnected.is_empty());
+    assert!(!replicator.peers[&PEER].shows_continuity);
+}
+
+fn request(index: u64) -> Message {
+    Message::Request { index, bytes: 0, hash: false, nodes: 0 }
+}
+
+#[test]
+fn requests_waiting_to_be_answered() {
+    let mut upload = Upload::new(written(1));
+    for index in 0..MAX_QUEUED_REQUESTS as u64 {
+        assert_eq!(upload.received(&request(index)), Ok(()));
+    }
+    assert_eq!(upload.received(&request(0)), Err(TooManyRequests));
+    upload.next_answer().unwrap();
+    assert_eq!(upload.received(&request(0)), Ok(()));
+}
+
+#[test]
+fn hints_waiting_to_be_answered() {
+    let hint = |bytes: usize| Message::Extension {
+        name: extension::NAME.to_owned(),
+        payload: Bytes::from(vec![0xff; bytes]),
+    };
+    let mut upload = Upload::new(written(1));
+    for _ in 0..MAX_QUEUED_HINTS + 1 {
+        upload.received(&hint(1)).unwrap();
+    }
+    assert_eq!(upload.waiting_hints(), (MAX_QUEUED_HINTS, MAX_QUEUED_HINTS));
+    assert!(upload.next_answer().is_none(), "none of them means anything");
+    assert_eq!(upload.waiting_hints(), (0, 0));
+    upload.received(&hint(MAX_QUEUED_HINT_BYTES + 1)).unwrap();
+    assert_eq!(upload.waiting_hints(), (0, 0));
+    upload.received(&hint(MAX_QUEUED_HINT_BYTES)).unwrap();
+    upload.received(&hint(1)).unwrap();
+    assert_eq!(upload.waiting_hints(), (1, MAX_QUEUED_HINT_BYTES));
+}
+
+#[test]
+fn regions_told_about() {
+    let mut upload = Upload::new(written(3));
+    upload.received(&Message::Want { start: 0, length: MAX_WANT_BLOCKS }).unwrap();
+    assert_eq!(upload.next_answer(), Some(have(2, 1)));
+    assert!(matches!(upload.next_answer(), Some(Message::Have { bitfield: Some(_), .. })));
+    for (start, length) in [(0, MAX_WANT_BLOCKS + 8192), (1, 8192), (0, 1 << 53)] {
+        upload.received(&Message::Want { start, length }).unwrap();
+        assert_eq!(upload.next_answer(), None, "{start} {length}");
+    }
+}
