@@ -5,10 +5,15 @@
 //! drive of its own), and anything about peers beyond how long to wait for them.
 
 mod commit;
+#[cfg(test)]
+mod crash_tests;
+mod mend;
 mod read;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+
+pub use commit::ContentWriter;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,7 +69,7 @@ struct Inner {
     /// One batch of index changes at a time.
     writing: tokio::sync::Mutex<()>,
     /// One file's blocks at a time.
-    appending: Mutex<()>,
+    appending: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
@@ -107,6 +112,9 @@ impl Drive {
         if !wait.is_local() {
             drive.inner.nodes.fetch_if_small();
         }
+        if drive.writable() {
+            drive.mend().await?;
+        }
         Ok(drive)
     }
 
@@ -137,7 +145,7 @@ impl Drive {
             current: Mutex::new(Arc::new(current)),
             stillness,
             writing: tokio::sync::Mutex::new(()),
-            appending: Mutex::new(()),
+            appending: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }

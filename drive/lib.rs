@@ -16,6 +16,7 @@ pub mod wait;
 pub mod url;
 pub mod core;
 pub mod store;
+pub mod scratch;
 pub mod index;
 pub mod drive;
 pub mod wire;

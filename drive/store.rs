@@ -4,6 +4,7 @@
 //! <root>/master_key                      32 random bytes: every core of ours derives from them
 //! <root>/hypermount.lock                 held while a process has the store open
 //! <root>/hypermount.mark                 where the store lies and how long our cores were (`mark.rs`)
+//! <root>/scratch/                        changes that are not part of a drive yet
 //! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
 //! ```
 //!
@@ -47,6 +48,7 @@ pub const MAX_PENDING_OPENED: usize = 1024;
 const MAX_NAMES_CHECKED: usize = 16;
 const MASTER_KEY: &str = "master_key";
 const LOCK_FILE: &str = "hypermount.lock";
+const SCRATCH: &str = "scratch";
 
 /// Room on the volume that holds the store, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,6 +307,25 @@ impl Store {
             u64::from(found.blocks_available()),
         );
         Ok(Space { total: total.saturating_mul(unit), available: available.saturating_mul(unit) })
+    }
+
+    /// Where changes wait that are not part of a drive yet. It may not exist. A store without a
+    /// disk has one of its own among the system's temporary files.
+    pub fn scratch_directory(&self) -> PathBuf {
+        match &self.inner.root {
+            Some(root) => root.join(SCRATCH),
+            None => std::env::temp_dir().join(format!("hypermount-{}", std::process::id())),
+        }
+    }
+
+    /// Whether the medium can be written.
+    pub fn writable(&self) -> bool {
+        self.inner.writable
+    }
+
+    /// The key of the core derived from the master key and `name`, which need not exist.
+    pub fn key_named(&self, name: &[u8]) -> PublicKey {
+        self.derive(name).public_key()
     }
 
     fn derive(&self, name: &[u8]) -> KeyPair {

@@ -1,6 +1,4 @@
 //! FUSE requests to operations of [`Fs`] and back: unpack, run through [`Server`], pack.
-//!
-//! Requests that would change something all answer the same for now, so they share one line each.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,8 +14,11 @@ use fuser::{
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
+use crate::attr;
 use crate::errno::{Result, errno};
 use crate::filesystem::{Fs, Looked};
+use crate::metadata::Changes;
+use crate::namespace::{Maker, Rename};
 use crate::serve::{Request, Server};
 use crate::xattr::Answer;
 
@@ -28,10 +29,12 @@ const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
 const MAX_BACKGROUND: u16 = 64;
 /// A number and a generation together are unique; numbers are, so one generation will do.
 const GENERATION: Generation = Generation(0);
+/// What drives store times in.
+const TIME_GRANULARITY: Duration = Duration::from_millis(1);
 /// Unit of the numbers in statfs, in bytes.
 const STATFS_UNIT_BYTES: u32 = 4096;
 
-const CAPABILITIES: [InitFlags; 7] = [
+const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
@@ -40,6 +43,9 @@ const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_MAX_PAGES,
     // There are none, but only so does the kernel remember that: else `ls -l` asks for each file.
     InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Else the kernel asks for security.capability before each write.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
 pub struct Adapter {
@@ -51,10 +57,24 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, server: Arc<Server>) -> Self {
         Self { fs, server }
     }
+}
 
-    fn refuse(&self, name: &'static str, from: &fuser::Request, ino: INodeNo) -> Errno {
-        log::debug!("{name} of inode {} by {}: the mount is read-only", ino.0, from.pid());
-        errno(&self.fs.refuse_change(ino.0))
+/// A file that cannot be written needs no flush at close.
+fn unwritten(flags: i32) -> FopenFlags {
+    match flags & (libc::O_ACCMODE | libc::O_TRUNC) {
+        libc::O_RDONLY => FopenFlags::FOPEN_NOFLUSH,
+        _ => FopenFlags::empty(),
+    }
+}
+
+fn maker(from: &fuser::Request) -> Maker {
+    Maker { uid: from.uid(), gid: from.gid() }
+}
+
+fn in_milliseconds(time: TimeOrNow) -> u64 {
+    match time {
+        TimeOrNow::SpecificTime(time) => attr::milliseconds(time),
+        TimeOrNow::Now => attr::now(),
     }
 }
 
@@ -134,6 +154,7 @@ impl Filesystem for Adapter {
         // Each answers with the nearest value the kernel takes, which then is the one in force.
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_time_granularity(TIME_GRANULARITY);
         Ok(())
     }
 
@@ -179,13 +200,13 @@ impl Filesystem for Adapter {
 
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
-        let operation = async move { fs.open(ino.0, flags.0).await };
-        self.server.serve(request("open", from, ino), operation, |result| match result {
+        let flags_asked = flags.0;
+        let operation = async move { fs.open(ino.0, flags_asked).await };
+        self.server.serve(request("open", from, ino), operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
                 let flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
-                // Nothing is written, so nothing is to be flushed at close.
-                reply.opened(FileHandle(opened.handle), flags | FopenFlags::FOPEN_NOFLUSH);
+                reply.opened(FileHandle(opened.handle), flags | unwritten(flags_asked));
             }
             Err(error) => reply.error(errno(&error)),
         });
@@ -212,37 +233,45 @@ impl Filesystem for Adapter {
 
     fn flush(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
+        from: &fuser::Request,
+        ino: INodeNo,
+        handle: FileHandle,
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        let fs = self.fs.clone();
+        let operation = async move { fs.flush(handle.0).await };
+        self.server.serve(request("flush", from, ino), operation, |r| reply_empty(r, reply));
     }
 
     fn release(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
+        from: &fuser::Request,
+        ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(self.fs.release(handle.0), reply);
+        let fs = self.fs.clone();
+        let operation = async move { fs.release(handle.0).await };
+        // Nobody waits for it, so nobody can give it up.
+        let request = Request { thread: 0, ..request("release", from, ino) };
+        self.server.serve(request, operation, |r| reply_empty(r, reply));
     }
 
     fn fsync(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
+        from: &fuser::Request,
+        ino: INodeNo,
+        handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        let fs = self.fs.clone();
+        let operation = async move { fs.fsync(handle.0).await };
+        self.server.serve(request("fsync", from, ino), operation, |r| reply_empty(r, reply));
     }
 
     fn lseek(
@@ -335,13 +364,15 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
+        from: &fuser::Request,
+        ino: INodeNo,
+        handle: FileHandle,
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        let fs = self.fs.clone();
+        let operation = async move { fs.fsyncdir(handle.0).await };
+        self.server.serve(request("fsyncdir", from, ino), operation, |r| reply_empty(r, reply));
     }
 
     fn statfs(&self, _from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -375,168 +406,255 @@ impl Filesystem for Adapter {
         self.server.serve(request("listxattr", from, ino), operation, |r| reply_xattr(r, reply));
     }
 
-    // What would change something.
+    /// Nothing here has an ioctl(2); isatty(3) asks with one.
+    fn ioctl(
+        &self,
+        _from: &fuser::Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // What changes something.
 
     fn setattr(
         &self,
         from: &fuser::Request,
         ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(self.refuse("setattr", from, ino));
+        let (fs, kill_ids) = (self.fs.clone(), from.uid() != 0);
+        let changes = Changes { mode, uid, gid, size, mtime: mtime.map(in_milliseconds), kill_ids };
+        let handle = handle.map(|handle| handle.0);
+        let operation = async move { fs.setattr(ino.0, handle, changes).await };
+        self.server.serve(request("setattr", from, ino), operation, |result| match result {
+            Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn mknod(
         &self,
         from: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse("mknod", from, parent));
+        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let operation = async move { fs.mknod(parent.0, &name, mode, maker).await };
+        self.server.serve(request("mknod", from, parent), operation, |r| reply_entry(r, reply));
     }
 
     fn mkdir(
         &self,
         from: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse("mkdir", from, parent));
+        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let operation = async move { fs.mkdir(parent.0, &name, mode, maker).await };
+        self.server.serve(request("mkdir", from, parent), operation, |r| reply_entry(r, reply));
     }
 
-    fn unlink(&self, from: &fuser::Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse("unlink", from, parent));
+    fn unlink(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let operation = async move { fs.unlink(parent.0, &name).await };
+        self.server.serve(request("unlink", from, parent), operation, |r| reply_empty(r, reply));
     }
 
-    fn rmdir(&self, from: &fuser::Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse("rmdir", from, parent));
+    fn rmdir(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let operation = async move { fs.rmdir(parent.0, &name).await };
+        self.server.serve(request("rmdir", from, parent), operation, |r| reply_empty(r, reply));
     }
 
     fn symlink(
         &self,
         from: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _target: &Path,
+        name: &OsStr,
+        target: &Path,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse("symlink", from, parent));
+        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let target = target.as_os_str().to_owned();
+        let operation = async move { fs.symlink(parent.0, &name, &target, maker).await };
+        self.server.serve(request("symlink", from, parent), operation, |r| reply_entry(r, reply));
     }
 
     fn rename(
         &self,
         from: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
-        _flags: RenameFlags,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse("rename", from, parent));
+        let how = match flags {
+            flags if flags.is_empty() => Rename::Replace,
+            #[cfg(target_os = "linux")]
+            RenameFlags::RENAME_NOREPLACE => Rename::NoReplace,
+            #[cfg(target_os = "linux")]
+            RenameFlags::RENAME_EXCHANGE => Rename::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
+        let operation =
+            async move { fs.rename(parent.0, &name, new_parent.0, &new_name, how).await };
+        self.server.serve(request("rename", from, parent), operation, |r| reply_empty(r, reply));
     }
 
     fn link(
         &self,
-        from: &fuser::Request,
-        ino: INodeNo,
+        _from: &fuser::Request,
+        _ino: INodeNo,
         _new_parent: INodeNo,
         _new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse("link", from, ino));
+        reply.error(errno(&self.fs.link()));
     }
 
     fn create(
         &self,
         from: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(self.refuse("create", from, parent));
+        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let operation = async move { fs.create(parent.0, &name, mode, flags, maker).await };
+        self.server.serve(request("create", from, parent), operation, move |result| match result {
+            Ok((Looked::Found { ino, mut attributes, entry_ttl, .. }, opened)) => {
+                attributes.ino = INodeNo(ino);
+                let (handle, flags) = (FileHandle(opened.handle), unwritten(flags));
+                reply.created(&entry_ttl, &attributes, GENERATION, handle, flags);
+            }
+            Ok((Looked::Absent { .. }, _)) => reply.error(Errno::EIO),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn write(
         &self,
         from: &fuser::Request,
         ino: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(self.refuse("write", from, ino));
+        // At most MAX_REQUEST_BYTES.
+        let length = data.len() as u32;
+        let kill_ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let request = request("write", from, ino);
+        let write = || self.fs.write(handle.0, offset, data, kill_ids);
+        match self.server.serve_now(request, write) {
+            Ok(true) => reply.written(length),
+            Err(error) => reply.error(errno(&error)),
+            Ok(false) => {
+                let (fs, data) = (self.fs.clone(), data.to_vec());
+                let operation = async move {
+                    fs.copy_up(handle.0).await?;
+                    fs.write(handle.0, offset, &data, kill_ids)
+                };
+                self.server.serve(request, operation, move |result| match result {
+                    Ok(true) => reply.written(length),
+                    Ok(false) => reply.error(Errno::EIO),
+                    Err(error) => reply.error(errno(&error)),
+                });
+            }
+        }
     }
 
     fn fallocate(
         &self,
         from: &fuser::Request,
         ino: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse("fallocate", from, ino));
+        let fs = self.fs.clone();
+        let operation = async move { fs.fallocate(handle.0, offset, length, mode).await };
+        self.server.serve(request("fallocate", from, ino), operation, |r| reply_empty(r, reply));
     }
 
     fn copy_file_range(
         &self,
         from: &fuser::Request,
-        _from_ino: INodeNo,
-        _from_handle: FileHandle,
-        _from_offset: u64,
-        to_ino: INodeNo,
-        _to_handle: FileHandle,
-        _to_offset: u64,
-        _length: u64,
+        from_ino: INodeNo,
+        from_handle: FileHandle,
+        from_offset: u64,
+        _to_ino: INodeNo,
+        to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(self.refuse("copy_file_range", from, to_ino));
+        let (fs, source, target) = (self.fs.clone(), from_handle.0, to_handle.0);
+        let operation =
+            async move { fs.copy_file_range(source, from_offset, target, to_offset, length).await };
+        let request = request("copy_file_range", from, from_ino);
+        self.server.serve(request, operation, |result| match result {
+            Ok(copied) => reply.written(copied),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn setxattr(
         &self,
         from: &fuser::Request,
         ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse("setxattr", from, ino));
+        let (fs, name, value) = (self.fs.clone(), name.to_owned(), value.to_vec());
+        let operation = async move { fs.setxattr(ino.0, &name, &value, flags).await };
+        self.server.serve(request("setxattr", from, ino), operation, |r| reply_empty(r, reply));
     }
 
-    fn removexattr(&self, from: &fuser::Request, ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse("removexattr", from, ino));
+    fn removexattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let operation = async move { fs.removexattr(ino.0, &name).await };
+        self.server.serve(request("removexattr", from, ino), operation, |r| reply_empty(r, reply));
     }
 }

@@ -38,8 +38,8 @@ const PERMISSIONS_AND_SPECIAL: u32 = 0o7777;
 
 /// Who the files of a mount appear to belong to, and how far its drive is trusted.
 ///
-/// The ids stored in a drive are numbers of the publisher's machine and mean nothing here: all
-/// files belong to whoever mounted.
+/// The ids stored in a stranger's drive are numbers of the publisher's machine and mean nothing
+/// here: all files belong to whoever mounted. In a drive that can be written they are as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub uid: u32,
@@ -50,6 +50,16 @@ impl Owner {
     /// The user this process runs as.
     pub fn current() -> Self {
         Self { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() }
+    }
+
+    /// The ids of an entry of our own drive. Programs that know no owners store 0; a user who is
+    /// not root could do nothing with files of root's in a drive of their own, so these are theirs.
+    fn stored(self, entry: &Entry) -> (u32, u32) {
+        let known = |stored: u32, own: u32| if stored == 0 { own } else { stored };
+        match entry.explicit {
+            true => (known(entry.stat.uid, self.uid), known(entry.stat.gid, self.gid)),
+            false => (self.uid, self.gid),
+        }
     }
 }
 
@@ -78,6 +88,7 @@ pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) 
     let kind = file_type(entry);
     let size = if kind == FileType::Directory { 0 } else { size.min(MAX_FILE_BYTES) };
     let modified = time(entry.stat.mtime);
+    let (uid, gid) = if ours { owner.stored(entry) } else { (owner.uid, owner.gid) };
     FileAttr {
         ino: INodeNo(ino),
         size,
@@ -90,8 +101,8 @@ pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) 
         kind,
         perm: permissions(entry, kind, ours),
         nlink: if kind == FileType::Directory { 2 } else { 1 },
-        uid: owner.uid,
-        gid: owner.gid,
+        uid,
+        gid,
         rdev: 0,
         blksize: PREFERRED_READ_BYTES,
         flags: 0,
@@ -113,7 +124,17 @@ fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
     if ours { stored } else { stored | readable }
 }
 
-fn time(milliseconds: u64) -> SystemTime {
+/// The time as drives store it: whole milliseconds since the epoch, none before it.
+pub fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+pub fn now() -> u64 {
+    milliseconds(SystemTime::now())
+}
+
+pub fn time(milliseconds: u64) -> SystemTime {
     let since_epoch = Duration::from_millis(milliseconds).min(Duration::from_secs(LATEST_SECONDS));
     UNIX_EPOCH + since_epoch
 }

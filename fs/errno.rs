@@ -16,6 +16,23 @@ pub enum Error {
     /// The mount takes no changes at all.
     #[error("the mount is read-only")]
     ReadOnly,
+    /// What the format cannot hold, or this program does not want in it.
+    #[error("not permitted: {0}")]
+    NotPermitted(&'static str),
+    /// A name that is not UTF-8, which is all the format has.
+    #[error("the name is not UTF-8")]
+    NotUtf8,
+    #[error("file too large")]
+    FileTooLarge,
+    #[error("no space left on the disk that holds the store")]
+    NoSpace,
+    #[error("not supported: {0}")]
+    NotSupported(&'static str),
+    /// From one drive into another.
+    #[error("source and destination are in different drives")]
+    OtherDrive,
+    #[error("in use")]
+    Busy,
     /// The kernel named an inode we do not know (any more): look the path up again.
     #[error("stale inode")]
     Stale,
@@ -57,6 +74,13 @@ pub fn errno(error: &Error) -> Errno {
     let number = match error {
         Error::Drive(error) => drive_errno(error),
         Error::ReadOnly => libc::EROFS,
+        Error::NotPermitted(_) => libc::EPERM,
+        Error::NotUtf8 => libc::EILSEQ,
+        Error::FileTooLarge => libc::EFBIG,
+        Error::NoSpace => libc::ENOSPC,
+        Error::NotSupported(_) => libc::EOPNOTSUPP,
+        Error::OtherDrive => libc::EXDEV,
+        Error::Busy => libc::EBUSY,
         Error::Stale => libc::ESTALE,
         Error::BadHandle => libc::EBADF,
         Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
@@ -165,6 +189,13 @@ mod tests {
     fn every_situation_of_the_filesystem_has_its_errno() {
         let table = [
             (Error::ReadOnly, libc::EROFS),
+            (Error::NotPermitted("x"), libc::EPERM),
+            (Error::NotUtf8, libc::EILSEQ),
+            (Error::FileTooLarge, libc::EFBIG),
+            (Error::NoSpace, libc::ENOSPC),
+            (Error::NotSupported("x"), libc::EOPNOTSUPP),
+            (Error::OtherDrive, libc::EXDEV),
+            (Error::Busy, libc::EBUSY),
             (Error::Stale, libc::ESTALE),
             (Error::BadHandle, libc::EBADF),
             (Error::WrongKind, libc::EINVAL),

@@ -31,7 +31,14 @@ impl Fs {
     }
 
     /// Shows the newest version of the volume's drive, and has the kernel told what differs.
+    /// Versions that this mount itself made are shown already.
     pub(crate) async fn advance(&self, volume: &Arc<Volume>) {
+        let _writing = volume.writing.lock().await;
+        self.advance_alone(volume).await;
+    }
+
+    /// As `advance`, for who holds `volume.writing`.
+    pub(crate) async fn advance_alone(&self, volume: &Volume) {
         let old = volume.snapshot();
         let new = volume.drive.snapshot();
         if old.version() == new.version() {
@@ -123,7 +130,7 @@ impl Fs {
     /// "no such file" for the first name of the way that we do not know.
     fn note_created(&self, volume: &Volume, change: &Changed, notices: &mut Vec<Invalidation>) {
         let inodes = self.inodes();
-        let mut directory = volume.prefix.to_string();
+        let mut directory = volume.prefix().to_string();
         for name in change.path.components() {
             let Some(parent) = inodes.known(&directory) else { return };
             let path = join(&directory, name);
@@ -156,8 +163,9 @@ impl Fs {
     }
 }
 
-fn mount_path(volume: &Volume, path: &DrivePath) -> String {
-    if path.is_root() { volume.prefix.to_string() } else { join(&volume.prefix, path.as_str()) }
+pub(crate) fn mount_path(volume: &Volume, path: &DrivePath) -> String {
+    let prefix = volume.prefix();
+    if path.is_root() { prefix.to_string() } else { join(&prefix, path.as_str()) }
 }
 
 fn split(mount_path: &str) -> (&str, &str) {

@@ -12,6 +12,7 @@ use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey};
 
 use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};
+use crate::staging::StagedFile;
 use crate::volume::Volume;
 
 /// Smallest and largest stretch asked of peers ahead of a sequential reader, in bytes.
@@ -97,16 +98,30 @@ pub struct FileHandle {
     /// Bytes; of a core, as long as it was when opened.
     pub size: u64,
     pub readahead: Mutex<Readahead>,
+    /// In a drive that can be written: what all handles of the inode share. Content and size are
+    /// then the staged file's.
+    pub staged: Option<Arc<StagedFile>>,
+    pub writes: bool,
 }
 
 impl FileHandle {
+    /// The file to write to.
+    pub fn writer(&self) -> Result<&Arc<StagedFile>> {
+        self.staged.as_ref().filter(|_| self.writes).ok_or(Error::BadHandle)
+    }
+
+    pub fn size(&self) -> u64 {
+        self.staged.as_ref().map_or(self.size, |staged| staged.size())
+    }
+
     /// The part of `offset..offset + length` that is in the file. A file that claims to be larger
     /// than files can be is one that cannot be read.
     pub fn clamp(&self, offset: u64, length: u32) -> Result<Range<u64>> {
-        if self.size > MAX_FILE_BYTES {
-            return Err(Error::BadContent(format!("file claims {} bytes", self.size)));
+        let size = self.size();
+        if size > MAX_FILE_BYTES {
+            return Err(Error::BadContent(format!("file claims {size} bytes")));
         }
-        let end = offset.saturating_add(u64::from(length)).min(self.size);
+        let end = offset.saturating_add(u64::from(length)).min(size);
         Ok(offset.min(end)..end)
     }
 }
@@ -114,34 +129,36 @@ impl FileHandle {
 /// The children of a directory in one version.
 pub type Listing = Vec<(Name, Arc<Entry>)>;
 
+/// A directory as it was listed.
+pub struct Listed {
+    /// Where it was then.
+    pub volume: Arc<Volume>,
+    pub path: DrivePath,
+    pub mount_path: Arc<str>,
+    pub version: u64,
+    pub children: Listing,
+}
+
 pub struct DirHandle {
+    pub ino: u64,
     /// `.` and `..`
     pub shown: u64,
     pub shown_parent: u64,
-    pub mount_path: Arc<str>,
-    pub volume: Arc<Volume>,
-    pub path: DrivePath,
-    listing: Mutex<Option<(u64, Arc<Listing>)>>,
+    listing: Mutex<Option<Arc<Listed>>>,
 }
 
 impl DirHandle {
-    pub fn new(
-        shown: u64,
-        shown_parent: u64,
-        mount_path: Arc<str>,
-        volume: Arc<Volume>,
-        path: DrivePath,
-    ) -> Self {
-        Self { shown, shown_parent, mount_path, volume, path, listing: Mutex::new(None) }
+    pub fn new(ino: u64, shown: u64, shown_parent: u64) -> Self {
+        Self { ino, shown, shown_parent, listing: Mutex::new(None) }
     }
 
-    /// The listing in use and the version it is of.
-    pub fn listing(&self) -> Option<(u64, Arc<Listing>)> {
+    /// The listing in use.
+    pub fn listing(&self) -> Option<Arc<Listed>> {
         self.listing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn pin(&self, version: u64, listing: Arc<Listing>) {
-        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, listing));
+    pub fn pin(&self, listed: Arc<Listed>) {
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
     }
 }
 

@@ -185,6 +185,45 @@ impl<P> InodeTable<P> {
         (ino, if collided { ino } else { own })
     }
 
+    /// Gives the kernel an inode it knows once more.
+    pub fn again(&mut self, ino: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_add(1);
+        }
+    }
+
+    /// What lay at `from`, and everything below it, lies at `to` now. Nothing may be known at
+    /// `to`. `moved` sees each inode with what of its path followed `from`.
+    pub fn rename(&mut self, from: &str, to: &str, mut moved: impl FnMut(&mut P, &Arc<str>, &str)) {
+        let below = |path: &str| {
+            let rest = path.strip_prefix(from)?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
+        };
+        let known: Vec<_> =
+            self.paths.iter().filter_map(|(path, ino)| Some((*ino, below(path)?))).collect();
+        for (ino, rest) in known {
+            let Some(node) = self.nodes.get_mut(&ino) else { continue };
+            self.paths.remove(&node.path);
+            node.path = format!("{to}{rest}").into();
+            moved(&mut node.place, &node.path, &rest);
+            self.paths.insert(node.path.clone(), ino);
+        }
+    }
+
+    /// This mount stored `entry` for the inode: its open files and the kernel's pages have it.
+    pub fn stored(&mut self, ino: u64, entry: &Arc<Entry>) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        if node.opens > 0 {
+            node.opened = Some(entry.clone());
+        }
+        node.cached = Content::of(entry);
+    }
+
+    /// How many files of the inode are open.
+    pub fn opens(&self, ino: u64) -> u32 {
+        self.nodes.get(&ino).map_or(0, |node| node.opens)
+    }
+
     /// Parts an inode from its path. Returns whether it was not parted before; the root never is.
     pub fn detach(&mut self, ino: u64) -> bool {
         match self.nodes.get_mut(&ino) {

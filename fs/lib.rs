@@ -5,30 +5,41 @@
 //! printing them; what a path holds and where bytes come from is the `drive` crate's affair.
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
-//! `attr`, `symlink`, `xattr`, `volume`, `handle`, `inode`, `invalidate`, `filesystem`, `follow`,
+//! `attr`, `symlink`, `xattr`, `staging`, `volume`, `handle`, `inode`, `invalidate`, `filesystem`
+//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
 //! `serve`, `adapter`, `mountpoint` (mounts as the system lists them), `mount`.
 
 mod adapter;
 mod attr;
 mod errno;
+mod file;
 mod filesystem;
 mod follow;
 mod handle;
 mod inode;
 mod invalidate;
+mod listing;
+mod metadata;
 mod mount;
 mod mountpoint;
+mod namespace;
 mod platform;
 mod serve;
+mod staging;
 mod symlink;
 mod volume;
 mod walk_ahead;
+mod write;
 mod xattr;
 
 pub use attr::Owner;
 pub use errno::{Error, Result, errno};
-pub use filesystem::{Fs, FsOptions, Listed, Looked, Opened, Page, Patience, Room};
+pub use file::Opened;
+pub use filesystem::{Fs, FsOptions, Looked, Patience, Room};
 pub use invalidate::{Invalidation, Invalidations};
+pub use listing::{Listed, Page};
+pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
+pub use namespace::{Maker, Rename};
 pub use xattr::Answer;

@@ -1,7 +1,7 @@
 //! A mounted drive: making it, knowing when it has ended, and taking it down in order.
 //!
-//! The order of ending is: refuse new requests, end those that wait, unmount, end the threads. So
-//! that nobody is left behind in a system call, and no thread in us.
+//! The order of ending is: refuse new requests, end those that wait, unmount, end the threads, store
+//! what was never closed. So that nobody is left behind in a system call, and no thread in us.
 
 use std::fs;
 use std::io;
@@ -30,6 +30,8 @@ const MAX_THREADS: usize = 4;
 const SHOWN_KEY_DIGITS: usize = 16;
 /// How long the threads of an ended mount may take to notice.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long storing what was never closed may take when a mount ends.
+const FINISH_LIMIT: Duration = Duration::from_secs(300);
 /// libfuse's configuration, which the mount helper obeys.
 const FUSE_CONFIGURATION: &str = "/etc/fuse.conf";
 
@@ -42,6 +44,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Mounts over a directory that holds something, which is then hidden.
     pub allow_non_empty: bool,
+    /// Changes nothing, although this machine may hold the drive's keys.
+    pub read_only: bool,
 }
 
 impl Default for MountOptions {
@@ -51,6 +55,7 @@ impl Default for MountOptions {
             owner: Owner::current(),
             allow_other: false,
             allow_non_empty: false,
+            read_only: false,
         }
     }
 }
@@ -83,6 +88,7 @@ pub struct Mount {
     mounted: Mounted,
     fs: Arc<Fs>,
     server: Arc<Server>,
+    runtime: Handle,
     ended: watch::Receiver<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -101,11 +107,14 @@ impl Mount {
         let system = |source| MountError::System { path: path.clone(), source };
         let key = drive.key().to_hex();
         let source = format!("hyper://{}", key.get(..SHOWN_KEY_DIGITS).unwrap_or(&key));
-        let fs_options = FsOptions { owner: options.owner, patience: options.patience };
+        let MountOptions { owner, patience, read_only, .. } = options;
+        let fs_options = FsOptions { owner, patience, read_only };
         let fs = Fs::new(drive, store, fs_options, runtime.clone());
-        let server = Arc::new(Server::new(runtime));
+        let read_only = !fs.is_writable();
+        let server = Arc::new(Server::new(runtime.clone()));
         let adapter = Adapter::new(fs.clone(), server.clone());
-        let attachment = Attachment { source: source.clone(), allow_other: options.allow_other };
+        let allow_other = options.allow_other;
+        let attachment = Attachment { source: source.clone(), allow_other, read_only };
         let session =
             platform::attach(adapter, &path, &attachment, config(&options)).map_err(&system)?;
         let mounted = mountpoint::mounted_at(&path).unwrap_or(Mounted {
@@ -125,7 +134,7 @@ impl Mount {
             let fs = fs.clone();
             move || tell(&fs, &notifier)
         });
-        let mount = Self { mounted, fs, server, ended, threads: Mutex::default() };
+        let mount = Self { mounted, fs, server, runtime, ended, threads: Mutex::default() };
         for thread in [serving, telling] {
             // On failure `mount` is dropped, which takes down what was started.
             mount.keep(thread.map_err(&system)?);
@@ -214,6 +223,24 @@ impl Mount {
         // Bounded: after a lazy unmount the threads serve those who still have files open.
         if joining.is_ok() && all_done.recv_timeout(JOIN_LIMIT).is_err() {
             log::debug!("{}: still used", self.mounted.mountpoint.display());
+        }
+        self.finish();
+    }
+}
+
+impl Mount {
+    /// What was written and never closed becomes part of the drive, and everything safe.
+    fn finish(&self) {
+        if !self.fs.is_writable() {
+            return;
+        }
+        let (fs, (done, all_done)) = (self.fs.clone(), std::sync::mpsc::channel());
+        self.runtime.spawn(async move {
+            fs.finish().await;
+            let _ = done.send(());
+        });
+        if all_done.recv_timeout(FINISH_LIMIT).is_err() {
+            log::error!("{}: not everything was stored", self.mounted.mountpoint.display());
         }
     }
 }

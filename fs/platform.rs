@@ -15,6 +15,7 @@ pub struct Attachment {
     /// Shown as the source of the mount, e.g. by df(1).
     pub source: String,
     pub allow_other: bool,
+    pub read_only: bool,
 }
 
 /// File system type shown after `fuse.`; what our mounts are recognised by.
@@ -113,8 +114,8 @@ mod linux {
             nix::unistd::getgid(),
             if attachment.allow_other { ",allow_other" } else { "" },
         );
-        let flags =
-            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+        let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+        flags.set(MsFlags::MS_RDONLY, attachment.read_only);
         let source = Some(attachment.source.as_str());
         mount(source, mountpoint, Some("fuse"), flags, Some(data.as_str()))?;
         Ok(device)
@@ -123,7 +124,8 @@ mod linux {
     fn attach_by_helper(mountpoint: &Path, attachment: &Attachment) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
         let options = format!(
-            "ro,nosuid,nodev,noatime,default_permissions,fsname={},subtype={SUBTYPE}{}",
+            "{},nosuid,nodev,noatime,default_permissions,fsname={},subtype={SUBTYPE}{}",
+            if attachment.read_only { "ro" } else { "rw" },
             attachment.source.replace('\\', "\\\\").replace(',', "\\,"),
             if attachment.allow_other { ",allow_other" } else { "" },
         );
@@ -273,7 +275,7 @@ mod other {
         mut config: Config,
     ) -> io::Result<Session<F>> {
         config.mount_options = vec![
-            MountOption::RO,
+            if attachment.read_only { MountOption::RO } else { MountOption::RW },
             MountOption::NoSuid,
             MountOption::NoDev,
             MountOption::DefaultPermissions,

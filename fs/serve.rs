@@ -75,6 +75,25 @@ impl Server {
         }
     }
 
+    /// Runs what never waits and borrows from its request.
+    pub fn serve_now<T>(
+        &self,
+        request: Request,
+        operation: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if *self.stopping.borrow() {
+            return Err(Error::ShuttingDown);
+        }
+        let result = catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|panic| {
+            log_panic(request, &*panic);
+            Err(Error::Panicked)
+        });
+        if let Err(error) = &result {
+            log_failure(request, error);
+        }
+        result
+    }
+
     /// Refuses new requests and ends the parked ones.
     pub fn stop(&self) {
         self.stopping.send_replace(true);

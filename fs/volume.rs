@@ -1,14 +1,16 @@
 //! One drive shown in a mount: the mount's own, or one nested in it. Holds the version the kernel
-//! sees, and the drives it is nested in.
+//! sees, what is not part of the drive yet, and the drives it is nested in.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use drive::stat::MountTarget;
-use drive::{Drive, Error, PublicKey, Snapshot};
+use drive::{Drive, DrivePath, Error, PublicKey, Snapshot};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 
 use crate::errno::Result;
+use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
 
 /// How deep drives may be nested in drives below the mount's own.
@@ -16,8 +18,17 @@ pub const MAX_NESTING: usize = 16;
 
 pub struct Volume {
     pub drive: Drive,
-    /// Mount path of its root, without slashes at the ends; empty for the mount's own drive.
-    pub prefix: Arc<str>,
+    /// See [`Volume::prefix`].
+    prefix: RwLock<Arc<str>>,
+    /// Whether the mount may change it.
+    pub writable: bool,
+    /// Held by who changes the drive, and by who takes new versions in.
+    pub writing: tokio::sync::Mutex<()>,
+    /// New files that the drive does not have yet. They hide what it has under their paths.
+    unstored: Mutex<BTreeMap<DrivePath, Arc<StagedFile>>>,
+    /// When the children of directories last changed, in milliseconds since the epoch, where that
+    /// is not stored yet.
+    touched: Mutex<HashMap<DrivePath, u64>>,
     /// The volume it is nested in.
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
@@ -29,25 +40,32 @@ pub struct Volume {
 
 impl Volume {
     /// The drive a mount shows at its root.
-    pub fn new(drive: Drive) -> Self {
-        let current = RwLock::new(drive.snapshot());
-        let follower = Mutex::new(None);
-        let walk_ahead = WalkAhead::default();
+    pub fn new(drive: Drive, read_only: bool) -> Self {
         Self {
+            writable: !read_only && drive.writable(),
+            current: RwLock::new(drive.snapshot()),
             drive,
-            prefix: "".into(),
+            prefix: RwLock::new("".into()),
+            writing: tokio::sync::Mutex::default(),
+            unstored: Mutex::default(),
+            touched: Mutex::default(),
             parent: None,
-            current,
-            follower,
-            walk_ahead,
+            follower: Mutex::new(None),
+            walk_ahead: WalkAhead::default(),
             _counted: None,
         }
     }
 
     /// A drive inside `parent`. `counted` is held until the volume is dropped.
-    pub fn nested(drive: Drive, prefix: Arc<str>, parent: &Arc<Volume>, counted: Arc<()>) -> Self {
-        let mut volume = Self::new(drive);
-        volume.prefix = prefix;
+    pub fn nested(
+        drive: Drive,
+        read_only: bool,
+        prefix: Arc<str>,
+        parent: &Arc<Volume>,
+        counted: Arc<()>,
+    ) -> Self {
+        let mut volume = Self::new(drive, read_only);
+        volume.prefix = RwLock::new(prefix);
         volume.parent = Some(parent.clone());
         volume._counted = Some(counted);
         volume
@@ -60,6 +78,26 @@ impl Volume {
 
     pub fn advance(&self, snapshot: Arc<Snapshot>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    /// Mount path of its root, without slashes at the ends; empty for the mount's own drive.
+    pub fn prefix(&self) -> Arc<str> {
+        self.prefix.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The directory it is mounted on, or one above, was renamed.
+    pub fn move_to(&self, prefix: Arc<str>) {
+        *self.prefix.write().unwrap_or_else(PoisonError::into_inner) = prefix;
+    }
+
+    /// The new files that the drive does not have yet.
+    pub fn unstored(&self) -> MutexGuard<'_, BTreeMap<DrivePath, Arc<StagedFile>>> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Directories whose modification times are not stored yet.
+    pub fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, u64>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_frozen(&self) -> bool {

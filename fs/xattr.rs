@@ -2,9 +2,10 @@
 //! size protocol of getxattr(2) and listxattr(2).
 //!
 //! The `user.hypermount.*` attributes, which tell about a file and are not part of it, are answered
-//! by `filesystem.rs`. They are never listed: `cp -a` and `rsync -X` copy what is listed.
+//! by `metadata.rs`. They are never listed: `cp -a` and `rsync -X` copy what is listed.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 
 use drive::Stat;
 
@@ -14,6 +15,8 @@ use crate::errno::{Error, Result};
 pub const MAX_NAME_BYTES: usize = 255;
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 pub const MAX_LIST_BYTES: usize = 64 * 1024;
+/// Names and values of one file together; what an entry of a drive can hold is a little more.
+pub const MAX_TOTAL_BYTES: usize = 512 * 1024;
 
 /// The namespace programs may use freely, and the only one a mount shows (xattr(7)).
 const USER: &str = "user.";
@@ -62,6 +65,65 @@ fn unsupported(name: &str) -> Error {
 fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
     let (_, value) = stat.attributes.iter().rev().find(|(stored, _)| stored == name)?;
     value.as_deref()
+}
+
+/// The name, if attributes of that name can be changed: those of programs, but for this one's.
+pub fn settable(name: &OsStr) -> Result<&str> {
+    let name = name.to_str().ok_or(Error::NotUtf8)?;
+    if name.starts_with(OWN) {
+        return Err(Error::NotPermitted("what hypermount tells of a file cannot be set"));
+    }
+    if !name.starts_with(USER) {
+        return Err(Error::NotSupported("attributes outside of user."));
+    }
+    match name.len() {
+        length if length == USER.len() => Err(Error::InvalidArgument),
+        length if length > MAX_NAME_BYTES => Err(Error::BufferTooSmall),
+        _ => Ok(name),
+    }
+}
+
+/// Stores `value` under `name`; `flags` as in setxattr(2).
+pub fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> {
+    let exists = self::value(stat, name).is_ok();
+    if exists && flags & libc::XATTR_CREATE != 0 {
+        return Err(drive::Error::AlreadyExists.into());
+    }
+    if !exists && flags & libc::XATTR_REPLACE != 0 {
+        return Err(Error::NoAttribute);
+    }
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(Error::AnswerTooLarge);
+    }
+    let total: usize = stat
+        .attributes
+        .iter()
+        .filter(|(stored, _)| !is_called(stored, name))
+        .map(|(stored, value)| stored.len() + value.as_ref().map_or(0, Vec::len))
+        .sum();
+    if total + name.len() + value.len() > MAX_TOTAL_BYTES {
+        return Err(Error::NoSpace);
+    }
+    match stat.attributes.iter_mut().find(|(stored, _)| stored == name) {
+        // In its place: the order of attributes is stored too.
+        Some((_, stored)) => *stored = Some(value.to_vec()),
+        None => {
+            stat.attributes.retain(|(stored, _)| !is_called(stored, name));
+            stat.attributes.push((name.to_owned(), Some(value.to_vec())));
+        }
+    }
+    Ok(())
+}
+
+pub fn remove(stat: &mut Stat, name: &str) -> Result<()> {
+    value(stat, name)?;
+    stat.attributes.retain(|(stored, _)| !is_called(stored, name));
+    Ok(())
+}
+
+/// Whether the stored attribute is shown under `name`.
+fn is_called(stored: &str, name: &str) -> bool {
+    stored == name || shown_name(stored).as_deref() == Some(name)
 }
 
 /// The names shown, each followed by NUL, in stored order.

@@ -15,6 +15,7 @@ Examples:
   hypermount mount hyper://KEY ~/drive --peer example.org:3282
       A drive becomes a folder; only what you touch is fetched, and every byte is verified.
   hypermount unmount ~/drive
+  hypermount create notes                  Make a drive of your own, to be mounted and written
   hypermount mount ./my-drive ~/drive      Mount a drive that is on this disk already
   hypermount ls -l hyper://KEY/photos      Look without mounting
   hypermount serve --store ./my-drive      Let others read it from you";
@@ -44,6 +45,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Create(Create),
     Mount(Mount),
     Unmount(Unmount),
     Ls(Ls),
@@ -82,19 +84,43 @@ impl Source {
     }
 }
 
+/// Make a drive of one's own and print its URL
+///
+/// Its keys derive from the store's master key and the name, so nothing else has to be kept.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount create notes
+  hypermount mount notes ~/notes")]
+pub struct Create {
+    /// What to call it on this machine; nobody else sees the name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Mount a drive and return when it is usable
 ///
 /// The mount stays in the background until `hypermount unmount`. A drive that is in the store
-/// already needs no peer.
+/// already needs no peer. A drive of one's own can be written.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
   hypermount mount hyper://KEY ~/drive --peer example.org:3282
   hypermount mount hyper://KEY+120 ~/old       Version 120, frozen
+  hypermount mount notes ~/notes --listen 0.0.0.0:3282
+      A drive made by `hypermount create notes`, read by others as it is written
   hypermount mount ./my-drive ~/drive          The drive of a store directory")]
 pub struct Mount {
-    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
-    #[arg(value_name = "URL|DIR")]
+    /// hyper://KEY, with +VERSION after it if wanted, the name of a drive in the store, or the
+    /// directory of a store
+    #[arg(value_name = "URL|NAME|DIR")]
     pub target: Target,
 
     /// Existing directory to mount on
@@ -104,7 +130,11 @@ pub struct Mount {
     #[command(flatten)]
     pub source: Source,
 
-    /// Refuse writes, even to a drive of one's own (so far every mount does)
+    /// Answer peers at this address while mounted; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+
+    /// Refuse writes, even to a drive of one's own
     #[arg(long)]
     pub read_only: bool,
 

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub struct Record {
     /// Version of the drive when it was mounted.
     pub version: u64,
     pub read_only: bool,
+    /// Where it answers peers, if it does.
+    #[serde(default)]
+    pub address: Option<SocketAddr>,
     /// Where the process writes what it has to say; `None` in the foreground.
     pub log: Option<PathBuf>,
 }
@@ -143,6 +147,7 @@ mod tests {
             url: "hyper://00".into(),
             version: 3,
             read_only: true,
+            address: None,
             log: None,
         }
     }

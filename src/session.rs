@@ -2,6 +2,7 @@
 //! in it. What a path or a drive *is* belongs to the `drive` library.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use drive::store::Custodian;
@@ -46,6 +47,7 @@ impl Session {
         let url = match target {
             Target::Url(url) => url.clone(),
             Target::Directory(directory) => only_drive(&store, directory).await?,
+            Target::Name(name) => named_drive(&store, name, &directory)?,
         };
         Self::with_store(store, directory, url, source, target).await
     }
@@ -117,6 +119,16 @@ impl Session {
                 }
             })?;
         Ok(Self { store, directory, drive, path: url.path, wait, network })
+    }
+
+    /// Answers peers at `address` for what is open here; the address it is.
+    pub async fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr> {
+        let network = match self.network.take() {
+            Some(network) => network,
+            None => Network::for_reading(&self.store)?,
+        };
+        let network = self.network.insert(network);
+        network.listen(address).await
     }
 
     /// The URL of this drive, frozen version included.
@@ -208,8 +220,8 @@ fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
             )
             .hint("with --store, name the drive by its URL"));
         }
-        (Target::Url(_), Some(store)) => store.clone(),
-        (Target::Url(_), None) => config::default_store()?,
+        (Target::Url(_) | Target::Name(_), Some(store)) => store.clone(),
+        (Target::Url(_) | Target::Name(_), None) => config::default_store()?,
     };
     std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
 }
@@ -223,6 +235,11 @@ fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
             format!("it is not in {} and no peer was named", directory.display()),
         )
         .hint("name a peer that has it with --peer HOST:PORT"));
+    }
+    if let Target::Name(name) = target
+        && !directory.exists()
+    {
+        return Err(no_such_name(name, directory));
     }
     open_at(directory, url && peers)
 }
@@ -241,6 +258,20 @@ pub fn store_or_default(store: Option<&Path>) -> Result<PathBuf> {
         None => config::default_store()?,
     };
     std::path::absolute(&directory).context(|| format!("find {}", directory.display()))
+}
+
+/// The drive of that name: the one whose key derives from it.
+fn named_drive(store: &Store, name: &str, directory: &Path) -> Result<DriveUrl> {
+    match store.named_key(name.as_bytes()).context(|| format!("find the drive {name}"))? {
+        Some(key) => Ok(DriveUrl { key, version: None, path: DrivePath::root() }),
+        None => Err(no_such_name(name, directory)),
+    }
+}
+
+fn no_such_name(name: &str, directory: &Path) -> Failure {
+    let why = format!("there is none of that name in {}", directory.display());
+    Failure::failed(format!("open the drive {name}"), why)
+        .hint(format!("make it: hypermount create {name}"))
 }
 
 async fn only_drive(store: &Store, directory: &Path) -> Result<DriveUrl> {

@@ -1,7 +1,8 @@
-//! What a command line may name as a drive: a URL, or the directory of a store.
+//! What a command line may name as a drive: a URL, the directory of a store, or the name of a drive
+//! made in the store.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use drive::DriveUrl;
@@ -11,19 +12,25 @@ pub enum Target {
     Url(DriveUrl),
     /// The drive in this directory, whichever it is.
     Directory(PathBuf),
+    /// The drive of that name in the store: its key derives from the name.
+    Name(String),
 }
 
 impl FromStr for Target {
     type Err = drive::Error;
 
-    /// Text with a scheme, or that is a bare key, is a URL; anything else is a path. A directory
-    /// named like a key is still reachable as `./…`.
+    /// Text with a scheme, or that is a bare key, is a URL; what has a slash or is a directory here is
+    /// a path; any other word is a name. Every directory is still reachable as `./…`.
     fn from_str(text: &str) -> drive::Result<Self> {
         if text.contains("://") || looks_like_key(text) {
             return text.parse().map(Target::Url);
         }
         if text.is_empty() {
-            return Err(drive::Error::InvalidUrl("expected hyper://KEY or a directory".into()));
+            let expected = "expected hyper://KEY, a name or a directory";
+            return Err(drive::Error::InvalidUrl(expected.into()));
+        }
+        if !text.contains('/') && !Path::new(text).is_dir() {
+            return Ok(Target::Name(text.to_owned()));
         }
         Ok(Target::Directory(PathBuf::from(text)))
     }
@@ -40,6 +47,7 @@ impl fmt::Display for Target {
         match self {
             Target::Url(url) => write!(f, "hyper://{}", url.key),
             Target::Directory(directory) => write!(f, "{}", directory.display()),
+            Target::Name(name) => f.write_str(name),
         }
     }
 }
@@ -54,9 +62,14 @@ mod tests {
     fn a_key_is_a_url_and_a_path_is_a_path() {
         assert!(matches!(format!("hyper://{KEY}/dir").parse(), Ok(Target::Url(_))));
         assert!(matches!(KEY.parse(), Ok(Target::Url(_))));
-        for path in ["drive", "./drive", "/srv/drive", &format!("./{KEY}"), "ce2a"] {
+        for path in ["drive", "./drive", "/srv/drive", &format!("./{KEY}"), "."] {
             assert_eq!(path.parse::<Target>().unwrap(), Target::Directory(path.into()));
         }
+    }
+
+    #[test]
+    fn a_word_that_is_no_directory_is_a_name() {
+        assert_eq!("notes".parse::<Target>().unwrap(), Target::Name("notes".into()));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Writing: file bytes first, then one signed batch of index changes.
 
-use std::sync::PoisonError;
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
+use crate::core::{Core, Head};
 use crate::error::{Error, Result};
 use crate::index::trie::{Batch, Removed, Trie, stat};
 use crate::path::DrivePath;
@@ -13,38 +16,91 @@ use crate::stat::{Extent, Stat};
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 const NESTED: &str = "the path lies in a nested drive";
 
+/// The place at the end of the content core, for the blocks of one file after another.
+///
+/// INVARIANT: while it is there nobody else appends.
+pub struct ContentWriter {
+    content: Core,
+    extent: Extent,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl ContentWriter {
+    fn new(content: Core, turn: OwnedMutexGuard<()>) -> Self {
+        let Head { length, byte_length } = content.head();
+        let extent = Extent { block: length, blocks: 0, byte: byte_length, size: 0 };
+        Self { content, extent, _turn: turn }
+    }
+
+    /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
+    /// anything was appended.
+    pub fn extend(&mut self, extent: &Extent) -> bool {
+        let Head { length, byte_length } = self.content.head();
+        let ends = extent.blocks > 0
+            && extent.block.checked_add(extent.blocks) == Some(length)
+            && extent.byte.checked_add(extent.size) == Some(byte_length);
+        if ends && self.extent.blocks == 0 {
+            self.extent = *extent;
+        }
+        ends
+    }
+
+    /// Appends a batch of blocks under one signature.
+    pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
+        self.content.append(blocks)?;
+        self.extent.blocks += blocks.len() as u64;
+        self.extent.size += blocks.iter().map(|block| block.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    /// What was appended. Visible to nobody until an [`Edit::Put`] names it.
+    pub fn finish(self) -> Extent {
+        if self.extent.blocks == 0 { Extent::default() } else { self.extent }
+    }
+}
+
 impl Drive {
-    /// Appends file bytes to the content core; the extent they then have. Visible to nobody until
-    /// an [`Edit::Put`] names it.
+    /// Takes a turn at appending file bytes. Waits for those who have theirs.
+    pub async fn content_writer(&self) -> Result<ContentWriter> {
+        let content = self.writable_content()?.clone();
+        let turn = Arc::clone(&self.inner.appending).lock_owned().await;
+        Ok(ContentWriter::new(content, turn))
+    }
+
+    /// Appends the bytes of a whole file at once. For who is alone with the drive: while another
+    /// file is being written it fails.
     pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
+        let content = self.writable_content()?.clone();
+        let turn = Arc::clone(&self.inner.appending).try_lock_owned();
+        let turn = turn.map_err(|_| Error::Unsupported("two files written at once".into()))?;
+        let mut writer = ContentWriter::new(content, turn);
+        writer.append(blocks)?;
+        Ok(writer.extent)
+    }
+
+    fn writable_content(&self) -> Result<&Core> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
         }
-        let content = self.content()?;
-        // Between the two looks at the head nobody else may append.
-        let _appending = self.inner.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = content.head();
-        if !blocks.is_empty() {
-            content.append(blocks)?;
-        }
-        Ok(Extent {
-            block: before.length,
-            blocks: blocks.len() as u64,
-            byte: before.byte_length,
-            size: blocks.iter().map(|block| block.len() as u64).sum(),
-        })
+        self.content()
     }
 
     /// Applies the edits as one signed batch; the new version. Either all of them become visible
     /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
     /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
     pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
+        self.advance(edits).await.map(|versions| versions.end)
+    }
+
+    /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
+    pub async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
         }
         let _writing = self.inner.writing.lock().await;
         let core = self.inner.nodes.core();
-        let trie = Trie::at(self.inner.nodes.clone(), core.head().length);
+        let before = core.head().length;
+        let trie = Trie::at(self.inner.nodes.clone(), before);
         let mut batch = Batch::new(trie).await?;
         for edit in edits {
             match edit {
@@ -54,9 +110,9 @@ impl Drive {
         }
         let blocks = batch.encode();
         if blocks.is_empty() {
-            return Ok(core.head().length);
+            return Ok(before..before);
         }
-        Ok(core.append(&blocks)?.length)
+        Ok(before..core.append(&blocks)?.length)
     }
 
     /// Returns when all that was written is on the disk: file bytes first, then the index that

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use drive::drive::Edit;
 use drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
-use drivefs::{Answer, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, errno};
+use drivefs::{
+    Answer, Changes, Error, Fs, FsOptions, Invalidation, Looked, Maker, Owner, Patience, Rename,
+    errno,
+};
 use fuser::{FileAttr, FileType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -21,7 +24,7 @@ const ROOT: u64 = 1;
 /// After this long a test that waits for something has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const OWNER: Owner = Owner { uid: 1234, gid: 5678 };
-const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline };
+const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline, read_only: true };
 
 fn vectors() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors"))
@@ -85,7 +88,7 @@ async fn walk(fs: &Fs, path: &str) -> Result<(u64, FileAttr), Error> {
 async fn contents(fs: &Fs, ino: u64) -> Vec<u8> {
     let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
     let pieces = fs.read(file, 0, u32::MAX).await.expect("reads");
-    fs.release(file).expect("closes");
+    fs.release(file).await.expect("closes");
     pieces.concat()
 }
 
@@ -247,9 +250,9 @@ async fn ranges_are_cut_at_the_end_and_cross_blocks() {
     assert_eq!(number(fs.lseek(file, size as i64, libc::SEEK_DATA)), libc::ENXIO);
     assert_eq!(number(fs.lseek(file, -1, libc::SEEK_DATA)), libc::ENXIO);
     assert_eq!(number(fs.lseek(file, 0, 77)), libc::EINVAL);
-    fs.release(file).expect("closes");
+    fs.release(file).await.expect("closes");
     assert_eq!(number(fs.read(file, 0, 1).await), libc::EBADF);
-    assert_eq!(number(fs.release(file)), libc::EBADF);
+    assert_eq!(number(fs.release(file).await), libc::EBADF);
 }
 
 #[tokio::test]
@@ -276,8 +279,14 @@ async fn each_mistake_has_its_errno() {
     assert_eq!(number(fs.access(file, libc::R_OK).await), 0);
     assert_eq!(number(fs.access(file, libc::W_OK).await), libc::EROFS);
     assert_eq!(number(fs.access(99, libc::W_OK).await), libc::ESTALE);
-    assert_eq!(errno(&fs.refuse_change(file)).code(), libc::EROFS);
-    assert_eq!(errno(&fs.refuse_change(99)).code(), libc::ESTALE);
+    let (new, maker) = (OsStr::new("new"), Maker { uid: 0, gid: 0 });
+    assert_eq!(number(fs.mkdir(ROOT, new, 0o755, maker).await), libc::EROFS);
+    assert_eq!(number(fs.create(ROOT, new, 0o644, libc::O_CREAT, maker).await), libc::EROFS);
+    assert_eq!(number(fs.unlink(ROOT, OsStr::new("hello.txt")).await), libc::EROFS);
+    assert_eq!(number(fs.rename(ROOT, new, ROOT, new, Rename::Replace).await), libc::EROFS);
+    assert_eq!(number(fs.setattr(file, None, Changes::default()).await), libc::EROFS);
+    assert_eq!(number(fs.setxattr(file, OsStr::new("user.a"), b"x", 0).await), libc::EROFS);
+    assert_eq!(number(fs.setattr(99, None, Changes::default()).await), libc::ESTALE);
 }
 
 #[tokio::test]
@@ -483,7 +492,7 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
     assert_eq!(contents(&fs, old).await, b"old");
     assert!(fs.open(new, libc::O_RDONLY).await.expect("opens").keep_cache);
     fs.check_invariants();
-    fs.release(open.handle).expect("closes");
+    fs.release(open.handle).await.expect("closes");
     assert_eq!(number(fs.getattr(old).await), libc::ESTALE);
 }
 
@@ -505,7 +514,7 @@ async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
     let (new, _) = walk(&fs, "file").await.expect("a file");
     assert_eq!(contents(&fs, new).await, b"newer");
     assert_eq!(contents(&fs, old).await, b"old", "as by /proc/self/fd of the open file");
-    fs.release(closing).expect("closes");
+    fs.release(closing).await.expect("closes");
     fs.check_invariants();
 }
 

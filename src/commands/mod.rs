@@ -3,6 +3,7 @@
 mod adopt;
 mod cat;
 mod completions;
+mod create;
 mod info;
 mod list;
 mod ls;
@@ -28,6 +29,7 @@ const MAX_WORKERS: usize = 4;
 
 pub fn run(cli: Cli) -> Result {
     match cli.command {
+        Command::Create(args) => create::run(&args),
         Command::Mount(args) => mount::run(&args, cli.detached),
         Command::Unmount(args) => unmount::run(&args),
         Command::Ls(args) => runtime()?.block_on(ls::run(&args)),

@@ -99,22 +99,28 @@ async fn serve(
 ) -> Result {
     check(args, mountpoint)?;
     let mut ending = Ending::new()?;
-    let session = tokio::select! {
+    let mut session = tokio::select! {
         session = Session::open(&args.target, &args.source) => session?,
         () = ending.wait() => return Ok(()),
+    };
+    let address = match args.listen {
+        Some(address) => Some(session.listen(address).await?),
+        None => None,
     };
     let record = Record {
         pid: process::id(),
         mountpoint: mountpoint.to_owned(),
         url: session.url(),
         version: session.drive.snapshot().version(),
-        read_only: true, // a mount does not write yet
+        read_only: args.read_only || !session.drive.writable(),
+        address,
         log: if args.foreground { None } else { Some(record::log_path(state, mountpoint)?) },
     };
     *held = Some(record.hold(state)?);
     let options = MountOptions {
         allow_other: args.allow_other,
         patience: patience(args),
+        read_only: args.read_only,
         ..MountOptions::default()
     };
     let (store, drive) = (session.store.clone(), session.drive.clone());
@@ -169,14 +175,16 @@ fn announce(args: &Mount, record: &Record) -> Result {
             "url": record.url,
             "version": record.version,
             "read_only": record.read_only,
+            "address": record.address,
             "mountpoint": record.mountpoint,
             "pid": record.pid,
             "log": record.log,
         }));
     }
     let access = if record.read_only { ", read-only" } else { "" };
+    let listening = record.address.map_or(String::new(), |at| format!(", listening on {at}"));
     let line = format!(
-        "mounted {} on {} (version {}{access})",
+        "mounted {} on {} (version {}{access}{listening})",
         record.url,
         escaped(&record.mountpoint.to_string_lossy()),
         record.version

@@ -17,6 +17,7 @@ pub const OPTIONS: MountOptions = MountOptions {
     owner: drivefs::Owner { uid: 0, gid: 0 },
     allow_other: false,
     allow_non_empty: false,
+    read_only: true,
 };
 
 /// After this long, what a test waits for will not happen.

@@ -1,0 +1,230 @@
+//! The machine stops at every storage call of making, changing and renaming files, by a kill or by
+//! a power cut: every file is then what it was or what it was to be, and writing goes on.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::core::Opening;
+use crate::core::cache::BlockCache;
+use crate::core::storage::Storage;
+use crate::core::storage::faulty::World;
+use crate::crypto::KeyPair;
+use crate::stat::TYPE_FILE;
+
+const POWER_CUTS: u64 = 8;
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
+    let pair = KeyPair::from_seed(&[seed; 32]);
+    Core::open(Opening {
+        directory: Path::new(name),
+        open_file: &|file| Ok(Box::new(world.file(&format!("{name}/{file}"))) as Box<dyn Storage>),
+        key: pair.public_key(),
+        pair: Some(pair),
+        store_pair: false,
+        writable: true,
+        cache: Arc::new(BlockCache::new(1 << 20)),
+        keep: None,
+        stop: None,
+        on_stop: None,
+    })
+}
+
+async fn open(world: &World) -> Result<Drive> {
+    let (metadata, content) = (core(world, "metadata", 1)?, core(world, "content", 2)?);
+    if metadata.head().length == 0 {
+        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+    }
+    let drive = Drive::assemble(&Store::memory(), metadata, Some(content), None);
+    drive.mend().await?;
+    Ok(drive)
+}
+
+fn path(text: &str) -> DrivePath {
+    DrivePath::parse(text).unwrap()
+}
+
+fn bytes(fill: u8) -> Vec<u8> {
+    vec![fill; 3000 + usize::from(fill) * 100]
+}
+
+/// As a mount does: blocks in batches, then the entry.
+async fn write(drive: &Drive, name: &str, fill: u8) -> Result<()> {
+    let mut writer = drive.content_writer().await?;
+    for batch in bytes(fill).chunks(2500) {
+        writer.append(&[Bytes::copy_from_slice(batch)])?;
+    }
+    put(drive, name, writer.finish()).await
+}
+
+async fn put(drive: &Drive, name: &str, extent: Extent) -> Result<()> {
+    let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
+    drive.apply(vec![Edit::Put { path: path(name), stat }]).await.map(drop)
+}
+
+async fn rename(drive: &Drive, from: &str, to: &str) -> Result<()> {
+    let stat = drive.snapshot().entry(&path(from), Wait::Local).await?.stat;
+    let put = Edit::Put { path: path(to), stat };
+    drive.apply(vec![put, Edit::Remove { path: path(from) }]).await.map(drop)
+}
+
+async fn content(drive: &Drive, name: &str) -> Option<Vec<u8>> {
+    match drive.snapshot().entry(&path(name), Wait::Local).await {
+        Ok(entry) => {
+            let read = drive.read(&entry.stat.extent, 0..u64::MAX, Wait::Local).await;
+            Some(read.unwrap_or_else(|error| panic!("{name}: {error}")).concat())
+        }
+        Err(Error::NotFound) => None,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+type Files = BTreeMap<&'static str, u8>;
+
+/// Runs `work` over two synced files, stopping at each of its calls. `states` are what the files
+/// may be, oldest first; `work` notes the last one it was told is reached, and is safe.
+fn at_every_call(
+    states: &[Files],
+    work: impl AsyncFn(&Drive, &Cell<usize>, &Cell<usize>) -> Result<()>,
+) {
+    let runtime = runtime();
+    for call in 0.. {
+        let mut reached = false;
+        for seed in 0..=POWER_CUTS {
+            let (world, told, safe) = (World::default(), Cell::new(0), Cell::new(0));
+            runtime.block_on(async {
+                let drive = open(&world).await.unwrap();
+                write(&drive, "a", 1).await.unwrap();
+                write(&drive, "b", 2).await.unwrap();
+                drive.sync().unwrap();
+                world.stop_at(call);
+                let _ = work(&drive, &told, &safe).await;
+                reached = world.stopped();
+                drop(drive);
+                let least = match seed {
+                    POWER_CUTS => {
+                        world.restart();
+                        told.get()
+                    }
+                    seed => {
+                        world.cut_power(seed);
+                        safe.get()
+                    }
+                };
+                check(&world, &states[least..], &format!("call {call}, seed {seed}")).await;
+            });
+        }
+        if !reached {
+            assert!(call > 3, "the work was done");
+            return;
+        }
+    }
+}
+
+async fn check(world: &World, allowed: &[Files], when: &str) {
+    let drive = open(world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+    // Each file by itself is in one of the states: a power cut may reorder what was not synced.
+    for name in ["a", "b", "c"] {
+        let found = content(&drive, name).await;
+        let fits = |state: &Files| state.get(name).map(|fill| bytes(*fill)) == found;
+        let length = found.as_ref().map(Vec::len);
+        assert!(allowed.iter().any(fits), "{when}: {name} has {length:?} bytes");
+    }
+    write(&drive, "later", 9).await.unwrap();
+    drive.sync().unwrap();
+    drop(drive);
+    let drive = open(world).await.unwrap();
+    assert_eq!(content(&drive, "later").await, Some(bytes(9)), "{when}");
+}
+
+#[test]
+fn making_a_file() {
+    let states = [Files::from([("a", 1), ("b", 2)]), Files::from([("a", 1), ("b", 2), ("c", 3)])];
+    at_every_call(&states, async |drive, told, safe| {
+        write(drive, "c", 3).await?;
+        told.set(1);
+        drive.sync()?;
+        safe.set(1);
+        Ok(())
+    });
+}
+
+#[test]
+fn changing_a_file_twice() {
+    let state = |fill| Files::from([("a", fill), ("b", 2)]);
+    at_every_call(&[state(1), state(3), state(4)], async |drive, told, safe| {
+        write(drive, "a", 3).await?;
+        told.set(1);
+        drive.sync()?;
+        safe.set(1);
+        write(drive, "a", 4).await?;
+        told.set(2);
+        Ok(())
+    });
+}
+
+#[test]
+fn replacing_by_rename() {
+    let old = Files::from([("a", 1), ("b", 2)]);
+    let between = Files::from([("a", 1), ("b", 2), ("c", 3)]);
+    let new = Files::from([("a", 3), ("b", 2)]);
+    at_every_call(&[old, between, new], async |drive, told, safe| {
+        write(drive, "c", 3).await?;
+        told.set(1);
+        rename(drive, "c", "a").await?;
+        told.set(2);
+        drive.sync()?;
+        safe.set(2);
+        Ok(())
+    });
+}
+
+#[test]
+fn importing_several_files_as_one_batch() {
+    let old = Files::from([("a", 1), ("b", 2)]);
+    let new = Files::from([("a", 5), ("b", 6), ("c", 7)]);
+    at_every_call(&[old, new], async |drive, told, _| {
+        let mut edits = Vec::new();
+        for (name, fill) in [("a", 5), ("b", 6), ("c", 7)] {
+            let mut writer = drive.content_writer().await?;
+            writer.append(&[Bytes::from(bytes(fill))])?;
+            let extent = writer.finish();
+            let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
+            edits.push(Edit::Put { path: path(name), stat });
+        }
+        drive.apply(edits).await?;
+        told.set(1);
+        Ok(())
+    });
+}
+
+/// A disk that is full once: the call fails, nothing is lost, and it works when there is room.
+#[test]
+fn a_full_disk_costs_nothing_but_the_call() {
+    let runtime = runtime();
+    for call in 0..40 {
+        let world = World::default();
+        runtime.block_on(async {
+            let drive = open(&world).await.unwrap();
+            write(&drive, "a", 1).await.unwrap();
+            world.fail_once_at(call);
+            let first = write(&drive, "a", 2).await;
+            world.restart();
+            let expected = if first.is_ok() { 2 } else { 1 };
+            assert_eq!(content(&drive, "a").await, Some(bytes(expected)), "call {call}");
+            write(&drive, "a", 3).await.unwrap();
+            drive.sync().unwrap();
+            drop(drive);
+            let drive = open(&world).await.unwrap();
+            assert_eq!(content(&drive, "a").await, Some(bytes(3)), "call {call}");
+        });
+    }
+}

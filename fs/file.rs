@@ -1,0 +1,338 @@
+//! Open files: reading, writing, and what closing them means.
+//!
+//! In a drive that can be written every open file of an inode shares one [`StagedFile`]; elsewhere
+//! a file pins its content when it is opened.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use drive::Entry;
+use drive::core::demand::Urgency;
+use fuser::FileType;
+
+use crate::attr::{self, now};
+use crate::errno::{Error, Result};
+use crate::filesystem::{Fs, Place, Resolved};
+use crate::handle::{Content, FileHandle};
+use crate::staging::StagedFile;
+use crate::walk_ahead::WalkAhead;
+
+/// Permission bits that a write by somebody else than root takes away (inode(7)).
+const SET_IDS: u32 = 0o6000;
+/// How often others may change a file between looking at it and opening it.
+const MAX_OVERTAKEN: usize = 1000;
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub handle: u64,
+    /// The pages the kernel has of this file hold the same bytes.
+    pub keep_cache: bool,
+}
+
+impl Fs {
+    /// Opens a regular file; `flags` as in open(2).
+    pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+        let was_detached = self.node(ino, |node| node.is_detached())?;
+        let mut resolved = self.resolve(ino).await?;
+        if resolved.place.volume.writable {
+            for _ in 0..MAX_OVERTAKEN {
+                if let Some(opened) = self.open_local(ino, resolved, flags)? {
+                    return Ok(opened);
+                }
+                resolved = self.resolve(ino).await?;
+            }
+            return Err(Error::Stale);
+        }
+        let Resolved { place, entry, version } = resolved;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+            return Err(Error::ReadOnly);
+        }
+        // The path leads to another file by now: the kernel looks it up again. (An inode that had
+        // been parted from its path before can only be opened again through an open file of it.)
+        if version.is_none() && !was_detached {
+            return Err(Error::Stale);
+        }
+        let Some(content) = Content::of(&entry) else {
+            return Err(match attr::file_type(&entry) {
+                FileType::Directory => drive::Error::IsADirectory.into(),
+                _ => Error::WrongKind,
+            });
+        };
+        if let Content::Extent(extent) = &content {
+            drive::Drive::check_extent(extent)?;
+            WalkAhead::opened(&place.volume, &place.path, extent.size, &self.runtime);
+        }
+        let keep_cache = self.inodes_mut().open(ino, &entry, &content);
+        let is_core = matches!(content, Content::Core(_));
+        let handle = self.files.insert(FileHandle {
+            ino,
+            size: self.size(&place.volume, &place.path, &entry),
+            volume: place.volume,
+            content,
+            readahead: Default::default(),
+            staged: None,
+            writes: false,
+        });
+        Ok(Opened { handle, keep_cache: keep_cache && !is_core })
+    }
+
+    /// Up to `length` bytes from `offset`, less only at the end of the file, in pieces as they lie
+    /// in blocks.
+    pub async fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
+        let file = self.files.get(handle)?;
+        let range = file.clamp(offset, length)?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let expected = range.end - range.start;
+        let drive = &file.volume.drive;
+        let wait = self.options.patience.data();
+        if let Some(staged) = &file.staged {
+            return staged.read(drive, range, wait).await;
+        }
+        let ahead = file
+            .readahead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(range.clone(), file.size);
+        if let (Some(ahead), Content::Extent(extent)) = (ahead, &file.content) {
+            drive.prefetch(extent, ahead, Urgency::Ahead);
+        }
+        let pieces = match &file.content {
+            Content::Extent(extent) => drive.read(extent, range, wait).await?,
+            Content::Core(key) => drive.read_core(key, range, wait).await?,
+        };
+        // The kernel fills a short answer with zeroes, which nobody signed.
+        let got: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if got != expected {
+            return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
+        }
+        Ok(pieces)
+    }
+
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`: a file is data to its end, whether or not that
+    /// data is on this machine. (Programs that copy skip holes.)
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        let file = self.files.get(handle)?;
+        let size = i64::try_from(file.size()).unwrap_or(i64::MAX);
+        match whence {
+            libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => {
+                Err(Error::BeyondEnd)
+            }
+            libc::SEEK_DATA => Ok(offset),
+            libc::SEEK_HOLE => Ok(size),
+            _ => Err(Error::InvalidArgument),
+        }
+    }
+
+    // What only a drive that can be written has.
+
+    /// `None` if what was resolved has been overtaken, and is to be resolved again.
+    fn open_local(&self, ino: u64, resolved: Resolved, flags: i32) -> Result<Option<Opened>> {
+        let Resolved { place, entry, version } = resolved;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let Some(content) = Content::of(&entry) else {
+            return Err(match attr::file_type(&entry) {
+                FileType::Directory => drive::Error::IsADirectory.into(),
+                _ => Error::WrongKind,
+            });
+        };
+        if let Content::Core(_) = content {
+            if writes || flags & libc::O_TRUNC != 0 {
+                return Err(Error::NotPermitted("another core's bytes cannot be written"));
+            }
+            let keep_cache = false;
+            self.inodes_mut().open(ino, &entry, &content);
+            let size = self.size(&place.volume, &place.path, &entry);
+            let volume = place.volume;
+            let handle = self.files.insert(FileHandle {
+                ino,
+                volume,
+                content,
+                size,
+                readahead: Default::default(),
+                staged: None,
+                writes,
+            });
+            return Ok(Some(Opened { handle, keep_cache }));
+        }
+        let Some(opened) = self.open_staged(ino, &place, version, &entry, flags) else {
+            return Ok(None);
+        };
+        if flags & libc::O_TRUNC != 0 {
+            let staged = self.files.get(opened.handle)?.staged.clone().ok_or(Error::BadHandle)?;
+            staged.resize(0, now())?;
+        }
+        Ok(Some(opened))
+    }
+
+    /// Opens a handle on the inode's staged file, which is made of `entry` if there is none. `None`
+    /// if the entry is no longer what is stored: another handle may have been closed since it
+    /// was looked at. From looking to counting the handle nobody else gets at the inode, so that
+    /// it never has two staged files.
+    pub(crate) fn open_staged(
+        &self,
+        ino: u64,
+        place: &Place,
+        version: Option<u64>,
+        entry: &Entry,
+        flags: i32,
+    ) -> Option<Opened> {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let mut inodes = self.inodes_mut();
+        let node = inodes.get_mut(ino)?;
+        let there = node.place.staged.clone();
+        let open_already = there.is_some();
+        let staged = match there {
+            Some(staged) => staged,
+            None => {
+                let current = version == Some(place.volume.snapshot().version());
+                if place.staged.is_some() || !current || node.is_detached() {
+                    return None;
+                }
+                let (key, path) = (*place.volume.drive.key(), node.place.path.clone());
+                let pool = self.scratch.clone();
+                let staged = Arc::new(StagedFile::new(key, path, entry.stat.clone(), true, pool));
+                node.place.staged = Some(staged.clone());
+                staged
+            }
+        };
+        let entry = staged.entry();
+        let content = Content::Extent(entry.stat.extent);
+        let same = inodes.open(ino, &entry, &content);
+        if writes {
+            staged.open_writer();
+        }
+        drop(inodes);
+        let handle = self.files.insert(FileHandle {
+            ino,
+            volume: place.volume.clone(),
+            content,
+            size: entry.stat.extent.size,
+            readahead: Default::default(),
+            staged: Some(staged),
+            writes,
+        });
+        // What is written goes through the pages, so those of an open file are always right.
+        Some(Opened { handle, keep_cache: same || open_already })
+    }
+
+    /// Writes at `offset`; `false`, and nothing written, if [`Fs::copy_up`] has to come first.
+    /// `kill_ids` takes the set-id bits away.
+    pub fn write(&self, handle: u64, offset: u64, bytes: &[u8], kill_ids: bool) -> Result<bool> {
+        let file = self.files.get(handle)?;
+        let staged = file.writer()?;
+        if !staged.write(offset, bytes, now())? {
+            return Ok(false);
+        }
+        if kill_ids {
+            staged.change(|stat| {
+                stat.mode &= !SET_IDS;
+                Ok(())
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// Makes room for more stretches of changed bytes.
+    pub async fn copy_up(&self, handle: u64) -> Result<()> {
+        let file = self.files.get(handle)?;
+        let wait = self.options.patience.data();
+        file.writer()?.copy_up(&file.volume.drive, wait).await
+    }
+
+    /// A descriptor of the file was closed: what it wrote becomes part of the drive.
+    pub async fn flush(&self, handle: u64) -> Result<()> {
+        let file = self.files.get(handle)?;
+        match &file.staged {
+            Some(staged) => self.commit(&file.volume, staged).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns when no power cut can lose what was written to the file.
+    pub async fn fsync(&self, handle: u64) -> Result<()> {
+        let file = self.files.get(handle)?;
+        let Some(staged) = &file.staged else { return Ok(()) };
+        self.commit(&file.volume, staged).await?;
+        self.sync(&file.volume).await
+    }
+
+    /// The last descriptor and the last mapping are gone. Pages that were changed through a mapping
+    /// arrive after the last close, so there may be something to commit; nobody can be told
+    /// if that fails.
+    pub async fn release(&self, handle: u64) -> Result<()> {
+        let file = self.files.remove(handle)?;
+        let mut result = Ok(());
+        if let Some(staged) = &file.staged {
+            if file.writes {
+                staged.close_writer();
+            }
+            result = self.commit(&file.volume, staged).await;
+            if let Err(error) = &result {
+                log::error!("{}: not stored, kept in scratch: {error}", staged.path());
+                staged.keep_scratch();
+            }
+        }
+        let mut inodes = self.inodes_mut();
+        inodes.close(file.ino);
+        let over = inodes.opens(file.ino) == 0;
+        if let Some(node) = inodes.get_mut(file.ino).filter(|_| over)
+            && let Some(staged) = node.place.staged.take_if(|staged| !staged.is_dirty())
+        {
+            let entry = staged.entry();
+            let version = node.place.volume.snapshot().version();
+            node.place.know(version, &entry);
+        }
+        result
+    }
+
+    /// fallocate(2).
+    pub async fn fallocate(&self, handle: u64, offset: u64, length: u64, mode: i32) -> Result<()> {
+        let file = self.files.get(handle)?;
+        let staged = file.writer()?;
+        let end = offset.checked_add(length).ok_or(Error::FileTooLarge)?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let zeroing = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
+        if length == 0 {
+            return Err(Error::InvalidArgument);
+        }
+        if mode & !(libc::FALLOC_FL_KEEP_SIZE | zeroing) != 0 {
+            return Err(Error::NotSupported("this mode of fallocate"));
+        }
+        if mode & zeroing == 0 && end.saturating_sub(file.size()) > self.store.space()?.available {
+            return Err(Error::NoSpace);
+        }
+        if !keep_size && end > file.size() {
+            staged.resize(end, now())?;
+        }
+        if mode & zeroing != 0 {
+            staged.zero(offset..end, now())?;
+        }
+        Ok(())
+    }
+
+    /// copy_file_range(2), for the copy of a whole file into an empty one of the same drive: they
+    /// then share their blocks. Anything else is left to the kernel.
+    pub async fn copy_file_range(
+        &self,
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        length: u64,
+    ) -> Result<u32> {
+        const ELSE: Error = Error::NotSupported("sharing a part of a file");
+        let (from, to) = (self.files.get(from)?, self.files.get(to)?);
+        let (Some(source), target) = (&from.staged, to.writer()?) else { return Err(ELSE) };
+        let size = source.size();
+        let copied = u32::try_from(size).map_err(|_| ELSE)?;
+        let whole = from_offset == 0 && to_offset == 0 && length >= size && size > 0;
+        if !whole || !Arc::ptr_eq(&from.volume, &to.volume) || Arc::ptr_eq(source, target) {
+            return Err(ELSE);
+        }
+        self.commit(&from.volume, source).await?;
+        let extent = source.whole_extent().filter(|extent| extent.size == size).ok_or(ELSE)?;
+        if target.share(extent, now()) { Ok(copied) } else { Err(ELSE) }
+    }
+}

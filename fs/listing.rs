@@ -1,0 +1,186 @@
+//! Directories: opening them and paging through their names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use drive::{DrivePath, Entry, Name};
+use fuser::{FileAttr, FileType};
+
+use crate::attr;
+use crate::errno::{Error, Result};
+use crate::filesystem::{Directory, Fs, join, ttl, usize_of};
+use crate::handle::{self, DirHandle};
+
+/// Attempts to list a directory in a version that is still the newest when it is done.
+const MAX_RELISTINGS: usize = 3;
+
+/// One name of a directory.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    /// The inode, counted as looked up; 0 where only `shown` is given.
+    pub ino: u64,
+    pub shown: u64,
+    /// Position after this name, to go on from.
+    pub next: u64,
+    pub name: &'a str,
+    pub kind: FileType,
+    /// Of a counted inode.
+    pub attributes: Option<FileAttr>,
+    pub ttl: Duration,
+}
+
+/// A listing to page through.
+pub struct Page {
+    shown: u64,
+    shown_parent: u64,
+    listing: Arc<handle::Listed>,
+    offset: u64,
+}
+
+impl Fs {
+    pub async fn opendir(&self, ino: u64) -> Result<u64> {
+        let directory = self.directory(ino).await?;
+        let inodes = self.inodes();
+        let shown = inodes.get(ino).ok_or(Error::Stale)?.shown;
+        let parent = directory.mount_path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let shown_parent = inodes.shown(parent);
+        drop(inodes);
+        Ok(self.directories.insert(DirHandle::new(ino, shown, shown_parent)))
+    }
+
+    /// The listing of an open directory, to go on from `offset`: 0, or a `next` it gave before.
+    /// Starting over shows the newest version; going on never mixes two.
+    pub async fn readdir(&self, handle: u64, offset: u64) -> Result<Page> {
+        let directory = self.directories.get(handle)?;
+        let (shown, shown_parent) = (directory.shown, directory.shown_parent);
+        if offset != 0
+            && let Some(listing) = directory.listing()
+        {
+            return Ok(Page { shown, shown_parent, listing, offset });
+        }
+        // The kernel keeps a listing that starts at the beginning; one that a new version overtook
+        // while it was made must not be what it keeps.
+        for _ in 0..MAX_RELISTINGS {
+            let listed = self.list(directory.ino).await?;
+            let current = listed.volume.snapshot().version() == listed.version;
+            directory.pin(Arc::new(listed));
+            if current {
+                break;
+            }
+        }
+        let listing = directory.listing().ok_or(Error::BadHandle)?;
+        Ok(Page { shown, shown_parent, listing, offset })
+    }
+
+    /// The names in the directory, wherever it is by now. One that was removed has none.
+    async fn list(&self, ino: u64) -> Result<handle::Listed> {
+        let Directory { volume, path, mount_path } = self.directory(ino).await?;
+        let snapshot = volume.snapshot();
+        let removed = volume.writable && self.node(ino, |node| node.is_detached())?;
+        let stored = match removed {
+            true => Vec::new(),
+            false => snapshot.list(&path, self.options.patience.names()).await?,
+        };
+        let mut children: handle::Listing =
+            stored.into_iter().map(|(name, entry)| (name, Arc::new(entry))).collect();
+        if volume.writable && !removed {
+            self.show_staged(&volume, &path, &mount_path, &mut children);
+        }
+        Ok(handle::Listed { version: snapshot.version(), volume, path, mount_path, children })
+    }
+
+    /// Puts what is being changed here in the place of what is stored.
+    fn show_staged(
+        &self,
+        volume: &crate::volume::Volume,
+        path: &DrivePath,
+        mount_path: &str,
+        children: &mut handle::Listing,
+    ) {
+        let unstored = volume.unstored();
+        let new: Vec<(Name, Arc<Entry>)> = unstored
+            .iter()
+            .filter(|(at, _)| at.parent().as_ref() == Some(path))
+            .filter_map(|(at, staged)| Some((Name::new(at.name()?).ok()?, staged.entry())))
+            .collect();
+        drop(unstored);
+        children.retain(|(name, _)| new.iter().all(|(new, _)| new != name));
+        let inodes = self.inodes();
+        for (name, entry) in children.iter_mut() {
+            let known = inodes.known(&join(mount_path, name.as_str()));
+            let staged = known.and_then(|ino| inodes.get(ino)?.place.staged.as_ref());
+            if let Some(staged) = staged {
+                *entry = staged.entry();
+            }
+        }
+        drop(inodes);
+        children.extend(new);
+    }
+
+    pub fn releasedir(&self, handle: u64) -> Result<()> {
+        self.directories.remove(handle).map(drop)
+    }
+}
+
+impl Page {
+    /// Offers the names from the page's offset on to `add` until it says that it is full. With
+    /// `plus`, each name but `.` and `..` is counted as looked up, once it was taken.
+    pub fn fill(&self, fs: &Fs, plus: bool, mut add: impl FnMut(&Listed<'_>) -> bool) {
+        let dots = [(".", self.shown), ("..", self.shown_parent)];
+        for (position, (name, shown)) in (0..).zip(dots).skip(usize_of(self.offset)) {
+            let (kind, ttl, next) = (FileType::Directory, Duration::ZERO, position + 1);
+            let listed = Listed { ino: 0, shown, next, name, kind, attributes: None, ttl };
+            if add(&listed) {
+                return;
+            }
+        }
+        let first = usize_of(self.offset.saturating_sub(2));
+        for (position, (name, entry)) in self.listing.children.iter().enumerate().skip(first) {
+            let next = position as u64 + 3;
+            let full = if plus {
+                self.add_counted(fs, next, name, entry, &mut add)
+            } else {
+                let shown = fs.inodes().shown(&join(&self.listing.mount_path, name.as_str()));
+                let kind = attr::file_type(entry);
+                let (name, ttl) = (name.as_str(), Duration::ZERO);
+                add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl })
+            };
+            if full {
+                return;
+            }
+        }
+    }
+
+    fn add_counted(
+        &self,
+        fs: &Fs,
+        next: u64,
+        name: &Name,
+        entry: &Arc<Entry>,
+        add: &mut impl FnMut(&Listed<'_>) -> bool,
+    ) -> bool {
+        let directory = &self.listing;
+        let volume = &directory.volume;
+        // A path too long to be looked up is listed without an inode.
+        let Ok(path) = directory.path.join(name) else {
+            let kind = attr::file_type(entry);
+            let (shown, name, ttl) = (0, name.as_str(), Duration::ZERO);
+            return add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl });
+        };
+        let mount_path = join(&directory.mount_path, name.as_str());
+        let (ino, shown) = fs.remember(volume, &path, &mount_path, directory.version, entry);
+        let full = add(&Listed {
+            ino,
+            shown,
+            next,
+            name: name.as_str(),
+            kind: attr::file_type(entry),
+            attributes: Some(fs.attributes(shown, volume, &path, entry)),
+            ttl: fs.while_current(volume, directory.version, ttl(volume, entry)),
+        });
+        if full {
+            fs.forget(ino, 1);
+        }
+        full
+    }
+}

@@ -1,0 +1,224 @@
+//! What is stored beside the content: permissions, owners, times and extended attributes.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drive::drive::Edit;
+use drive::stat::TYPE_MASK;
+use drive::{DrivePath, DriveUrl, Entry, Kind, Stat};
+use fuser::FileAttr;
+
+use crate::attr::{self, now};
+use crate::errno::{Error, Result};
+use crate::filesystem::{Fs, Place, Resolved};
+use crate::staging::StagedFile;
+use crate::xattr::{self, Answer};
+
+const PERMISSIONS: u32 = 0o7777;
+const SET_IDS: u32 = 0o6000;
+
+/// What setattr changes; `None` stays as it is. Times are in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub mtime: Option<u64>,
+    /// A change of size takes the set-id bits away.
+    pub kill_ids: bool,
+}
+
+impl Changes {
+    fn apply(&self, stat: &mut Stat) {
+        if let Some(mode) = self.mode {
+            stat.mode = stat.mode & TYPE_MASK | mode & PERMISSIONS;
+        }
+        if self.size.is_some() && self.kill_ids {
+            stat.mode &= !SET_IDS;
+        }
+        stat.uid = self.uid.unwrap_or(stat.uid);
+        stat.gid = self.gid.unwrap_or(stat.gid);
+        stat.mtime = self.mtime.unwrap_or(stat.mtime);
+        stat.ctime = now();
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { mode, uid, gid, size, mtime, .. } = self;
+        mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() && mtime.is_none()
+    }
+}
+
+impl Fs {
+    /// chmod(2), chown(2), truncate(2) and utimensat(2), and their likes for an open `handle`.
+    pub async fn setattr(
+        &self,
+        ino: u64,
+        handle: Option<u64>,
+        changes: Changes,
+    ) -> Result<(FileAttr, Duration)> {
+        let place = self.node(ino, |node| node.place.clone())?;
+        if !place.volume.writable {
+            return Err(Error::ReadOnly);
+        }
+        if let Some(size) = changes.size {
+            let own = match handle {
+                Some(_) => None,
+                // Opened for the time being, so that all who change it share one staged file.
+                None => Some(self.open(ino, libc::O_WRONLY).await?.handle),
+            };
+            let file = handle.or(own).ok_or(Error::BadHandle)?;
+            let resized = self.resize(file, size, changes);
+            if let Some(own) = own {
+                resized.and(self.release(own).await)?;
+            } else {
+                resized?;
+            }
+        } else if !changes.is_empty() {
+            self.change_stat(ino, |stat| {
+                changes.apply(stat);
+                Ok(())
+            })
+            .await?;
+            if changes.mtime.is_some() {
+                let place = self.node(ino, |node| node.place.clone())?;
+                place.volume.touched().remove(&place.path);
+            }
+        }
+        self.getattr(ino).await
+    }
+
+    fn resize(&self, handle: u64, size: u64, changes: Changes) -> Result<()> {
+        let file = self.files.get(handle)?;
+        let staged = file.writer()?;
+        staged.resize(size, now())?;
+        staged.change(|stat| {
+            changes.apply(stat);
+            Ok(())
+        })
+    }
+
+    /// Commits what was changed in a file that nobody is writing; who is will do it.
+    async fn settle(&self, ino: u64, staged: &Arc<StagedFile>) -> Result<()> {
+        if staged.has_writers() {
+            return Ok(());
+        }
+        let volume = self.node(ino, |node| node.place.volume.clone())?;
+        let result = self.commit(&volume, staged).await;
+        let mut inodes = self.inodes_mut();
+        let open = inodes.opens(ino) > 0;
+        if let Some(node) = inodes.get_mut(ino).filter(|_| !open) {
+            node.place.staged.take_if(|staged| !staged.is_dirty());
+        }
+        result
+    }
+
+    /// Changes what is stored of an inode beside its content.
+    async fn change_stat(&self, ino: u64, change: impl Fn(&mut Stat) -> Result<()>) -> Result<()> {
+        let volume = self.node(ino, |node| node.place.volume.clone())?;
+        if !volume.writable {
+            return Err(Error::ReadOnly);
+        }
+        loop {
+            if let Some(staged) = self.change_staged(ino, &change)? {
+                return self.settle(ino, &staged).await;
+            }
+            let _writing = volume.writing.lock().await;
+            // It may have been renamed, removed or opened while we waited.
+            let Resolved { place, entry, version } = self.resolve(ino).await?;
+            if place.staged.is_some() {
+                continue;
+            }
+            if version.is_none() {
+                return Err(drive::Error::NotFound.into());
+            }
+            let mut stat = entry.stat.clone();
+            if !entry.explicit {
+                (stat.uid, stat.gid) = (self.options.owner.uid, self.options.owner.gid);
+            }
+            if let Some(touched) = volume.touched().get(&place.path) {
+                stat.mtime = *touched;
+            }
+            change(&mut stat)?;
+            self.apply(&volume, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
+            // Who opened it meanwhile has it as it was before.
+            return self.change_staged(ino, &change).map(drop);
+        }
+    }
+
+    /// Changes the staged file of the inode, if it has one. While the table is held it stays the
+    /// inode's; once it is dirty, too.
+    fn change_staged(
+        &self,
+        ino: u64,
+        change: impl Fn(&mut Stat) -> Result<()>,
+    ) -> Result<Option<Arc<StagedFile>>> {
+        self.node(ino, |node| match &node.place.staged {
+            Some(staged) => staged.change(change).map(|()| Some(staged.clone())),
+            None => Ok(None),
+        })?
+    }
+
+    /// setxattr(2); `flags` as there.
+    pub async fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        let name = xattr::settable(name)?;
+        self.change_stat(ino, |stat| xattr::set(stat, name, value, flags)).await
+    }
+
+    pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<()> {
+        let name = xattr::settable(name)?;
+        self.change_stat(ino, |stat| xattr::remove(stat, name)).await
+    }
+
+    /// The value of an extended attribute, for a buffer of `room` bytes (0 asks for the size).
+    pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
+        let name = name.to_str().ok_or(Error::NoAttribute)?;
+        if !name.starts_with("user.") {
+            return Err(Error::NoAttribute);
+        }
+        let Resolved { place, entry, .. } = self.resolve(ino).await?;
+        let value = match name.strip_prefix(xattr::OWN) {
+            Some(own) => self.own_attribute(&place, &entry, own)?.into_bytes(),
+            None => xattr::value(&entry.stat, name)?.to_vec(),
+        };
+        xattr::answer(value, room)
+    }
+
+    /// The names of the extended attributes, each followed by NUL.
+    pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
+        let Resolved { entry, .. } = self.resolve(ino).await?;
+        xattr::answer(xattr::list(&entry.stat)?, room)
+    }
+
+    /// `user.hypermount.<own>`: `key` and `version` of the drive the file is in, the `url` to share
+    /// it by, and how much of a file is `local` (blocks here / blocks).
+    fn own_attribute(&self, place: &Place, entry: &Entry, own: &str) -> Result<String> {
+        let child = place.crossing.as_ref().and_then(|crossing| crossing.child.get());
+        let target = place.crossing.as_ref().map(|crossing| &crossing.target);
+        let drive = &place.volume.drive;
+        let key = *target.map_or(drive.key(), |target| &target.key);
+        match own {
+            "key" => Ok(key.to_hex()),
+            "version" => match (child, target) {
+                (Some(child), _) => Ok(child.snapshot().version().to_string()),
+                (None, None) => Ok(place.volume.snapshot().version().to_string()),
+                (None, Some(target)) => {
+                    target.version.map(|version| version.to_string()).ok_or(Error::NoAttribute)
+                }
+            },
+            "url" => {
+                let (version, path) = match target {
+                    Some(target) => (target.version, DrivePath::root()),
+                    None => (drive.frozen_version(), place.path.clone()),
+                };
+                Ok(DriveUrl { key, version, path }.to_string())
+            }
+            "local" if entry.kind == Kind::File && attr::core_of(entry).is_none() => {
+                let (_, held) = drive.held(&entry.stat.extent);
+                Ok(format!("{held}/{}", entry.stat.extent.blocks))
+            }
+            _ => Err(Error::NoAttribute),
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! What changes names: making, removing and renaming.
+//!
+//! Every operation holds its volume's `writing` from looking to applying, and is one batch: other
+//! readers of the drive see all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use drive::drive::Edit;
+use drive::stat::{TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK};
+use drive::{DrivePath, Entry, Kind, Stat};
+use fuser::{FileAttr, FileType};
+
+use crate::attr::{self, TTL_FOLLOWED, now};
+use crate::errno::{Error, Result};
+use crate::file::Opened;
+use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name};
+use crate::staging::StagedFile;
+use crate::symlink::MAX_TARGET_BYTES;
+use crate::volume::Volume;
+
+/// Entries one rename may move: all of them are one batch, which is made in memory.
+pub const MAX_RENAMED: usize = 1_000_000;
+const PERMISSIONS: u32 = 0o7777;
+const SET_GROUP_ID: u32 = 0o2000;
+
+/// Who makes something.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// How rename(2) treats what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+/// A name in a directory that can be changed.
+struct Spot {
+    directory: Directory,
+    /// Of the directory.
+    ino: u64,
+    parent: Arc<Entry>,
+    path: DrivePath,
+    mount_path: String,
+}
+
+impl Spot {
+    fn volume(&self) -> &Arc<Volume> {
+        &self.directory.volume
+    }
+
+    /// Directories that exist only because something is in them go on existing without.
+    fn keep_parent(&self, fs: &Fs, edits: &mut Vec<Edit>) {
+        if !self.parent.explicit && !self.directory.path.is_root() {
+            let owner = fs.options.owner;
+            let stat = Stat { uid: owner.uid, gid: owner.gid, ..self.parent.stat.clone() };
+            edits.push(Edit::Put { path: self.directory.path.clone(), stat });
+        }
+    }
+}
+
+impl Fs {
+    /// The directory `ino`, if it can be changed.
+    async fn writable_directory(&self, ino: u64) -> Result<(Directory, Arc<Entry>)> {
+        let directory = self.directory(ino).await?;
+        if !directory.volume.writable {
+            return Err(Error::ReadOnly);
+        }
+        if self.node(ino, |node| node.is_detached())? {
+            return Err(drive::Error::NotFound.into());
+        }
+        let entry = match directory.path.is_root() {
+            true => {
+                let names = self.options.patience.names();
+                Arc::new(directory.volume.snapshot().entry(&directory.path, names).await?)
+            }
+            false => self.resolve(ino).await?.entry,
+        };
+        Ok((directory, entry))
+    }
+
+    async fn spot(&self, ino: u64, name: &OsStr) -> Result<Spot> {
+        let (directory, parent) = self.writable_directory(ino).await?;
+        let name = new_name(name)?;
+        let path = directory.path.join(&name)?;
+        let mount_path = join(&directory.mount_path, name.as_str());
+        Ok(Spot { directory, ino, parent, path, mount_path })
+    }
+
+    /// Where the name is once nobody else changes the volume: its directory may have been renamed
+    /// while we waited for that.
+    async fn spot_again(&self, spot: Spot) -> Result<Spot> {
+        let same = self.node(spot.ino, |node| *node.path == *spot.directory.mount_path)?;
+        match spot.path.name() {
+            Some(name) if !same => self.spot(spot.ino, name.as_ref()).await,
+            _ => Ok(spot),
+        }
+    }
+
+    /// What is at the spot, being changed or stored.
+    async fn occupant(&self, spot: &Spot) -> Result<Option<Arc<Entry>>> {
+        if let Some(staged) = self.staged_at(spot.volume(), &spot.path, &spot.mount_path) {
+            return Ok(Some(staged.entry()));
+        }
+        self.stored(spot.volume(), &spot.path).await
+    }
+
+    async fn stored(&self, volume: &Volume, path: &DrivePath) -> Result<Option<Arc<Entry>>> {
+        match volume.snapshot().entry(path, self.options.patience.names()).await {
+            Ok(entry) => Ok(Some(Arc::new(entry))),
+            Err(drive::Error::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn vacant(&self, spot: &Spot) -> Result<()> {
+        match self.occupant(spot).await? {
+            Some(_) => Err(drive::Error::AlreadyExists.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the kernel of what was just made.
+    fn made(&self, spot: &Spot, entry: &Arc<Entry>) -> (u64, FileAttr) {
+        let volume = spot.volume();
+        let version = volume.snapshot().version();
+        let (ino, shown) = self.remember(volume, &spot.path, &spot.mount_path, version, entry);
+        (ino, self.attributes(shown, volume, &spot.path, entry))
+    }
+
+    async fn make(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        stat: impl FnOnce(&Entry) -> Stat,
+    ) -> Result<Looked> {
+        let spot = self.spot(parent, name).await?;
+        let volume = spot.volume().clone();
+        let _writing = volume.writing.lock().await;
+        let spot = self.spot_again(spot).await?;
+        self.vacant(&spot).await?;
+        let stat = stat(&spot.parent);
+        let entry = Arc::new(Entry::stored(stat.clone()));
+        self.apply(&volume, vec![Edit::Put { path: spot.path.clone(), stat }]).await?;
+        self.touch(&volume, &spot.directory.path).await;
+        volume.touched().remove(&spot.path);
+        let (ino, attributes) = self.made(&spot, &entry);
+        let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, TTL_FOLLOWED);
+        Ok(Looked::Found { ino, attributes, entry_ttl, attributes_ttl })
+    }
+
+    pub async fn mkdir(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        maker: Maker,
+    ) -> Result<Looked> {
+        self.make(parent, name, |parent| {
+            let inherited = parent.stat.mode & SET_GROUP_ID;
+            new_stat(TYPE_DIRECTORY | mode & PERMISSIONS | inherited, parent, maker)
+        })
+        .await
+    }
+
+    pub async fn symlink(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+        maker: Maker,
+    ) -> Result<Looked> {
+        let target = target.to_str().ok_or(Error::NotUtf8)?;
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(drive::Error::NameTooLong { max: MAX_TARGET_BYTES }.into());
+        }
+        if target.is_empty() {
+            return Err(drive::Error::NotFound.into());
+        }
+        self.make(parent, name, |parent| {
+            let linkname = Some(target.to_owned());
+            Stat { linkname, ..new_stat(TYPE_SYMLINK | 0o777, parent, maker) }
+        })
+        .await
+    }
+
+    /// mknod(2). The format has no device numbers, so there are no devices.
+    pub async fn mknod(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        maker: Maker,
+    ) -> Result<Looked> {
+        match mode & TYPE_MASK {
+            TYPE_FILE | TYPE_FIFO | TYPE_SOCKET => {}
+            _ => return Err(Error::NotPermitted("a drive cannot store device numbers")),
+        }
+        let mode = mode & (TYPE_MASK | PERMISSIONS);
+        self.make(parent, name, |parent| new_stat(mode, parent, maker)).await
+    }
+
+    /// Makes a file and opens it. It becomes part of the drive when it is first closed or synced.
+    pub async fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        maker: Maker,
+    ) -> Result<(Looked, Opened)> {
+        let spot = self.spot(parent, name).await?;
+        let volume = spot.volume().clone();
+        let _writing = volume.writing.lock().await;
+        let spot = self.spot_again(spot).await?;
+        let found = |ino, attributes| {
+            let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, TTL_FOLLOWED);
+            Looked::Found { ino, attributes, entry_ttl, attributes_ttl }
+        };
+        // Made by somebody else since the kernel looked.
+        if let Some(entry) = self.occupant(&spot).await? {
+            if flags & libc::O_EXCL != 0 {
+                return Err(drive::Error::AlreadyExists.into());
+            }
+            let (ino, attributes) = self.made(&spot, &entry);
+            return match self.open(ino, flags).await {
+                Ok(opened) => Ok((found(ino, attributes), opened)),
+                Err(error) => {
+                    self.forget(ino, 1);
+                    Err(error)
+                }
+            };
+        }
+        let stat = new_stat(TYPE_FILE | mode & PERMISSIONS, &spot.parent, maker);
+        let scratch = self.scratch.clone();
+        let key = *volume.drive.key();
+        let staged = Arc::new(StagedFile::new(key, spot.path.clone(), stat, false, scratch));
+        volume.unstored().insert(spot.path.clone(), staged.clone());
+        let entry = staged.entry();
+        let (ino, attributes) = self.made(&spot, &entry);
+        let place = Place::new(volume.clone(), spot.path.clone());
+        let opened = self.open_staged(ino, &place, None, &entry, flags).ok_or(Error::Stale)?;
+        self.touch(&volume, &spot.directory.path).await;
+        Ok((found(ino, attributes), opened))
+    }
+
+    pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
+        let spot = self.spot(parent, name).await?;
+        let volume = spot.volume().clone();
+        let _writing = volume.writing.lock().await;
+        let spot = self.spot_again(spot).await?;
+        let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
+        if attr::file_type(&entry) == FileType::Directory {
+            return Err(drive::Error::IsADirectory.into());
+        }
+        self.remove_at(&spot).await
+    }
+
+    pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
+        let spot = self.spot(parent, name).await?;
+        let volume = spot.volume().clone();
+        let _writing = volume.writing.lock().await;
+        let spot = self.spot_again(spot).await?;
+        let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
+        match entry.kind {
+            Kind::Directory => {}
+            Kind::Mount => return Err(Error::Busy),
+            _ => return Err(drive::Error::NotADirectory.into()),
+        }
+        self.must_be_empty(&volume, &spot.path).await?;
+        self.remove_at(&spot).await
+    }
+
+    async fn must_be_empty(&self, volume: &Volume, path: &DrivePath) -> Result<()> {
+        let new = volume.unstored().keys().any(|new| new.parent().as_ref() == Some(path));
+        let children = volume.snapshot().list(path, self.options.patience.names()).await;
+        match children {
+            Ok(children) if children.is_empty() && !new => Ok(()),
+            Err(drive::Error::NotFound) if !new => Ok(()),
+            Ok(_) | Err(drive::Error::NotFound) => Err(drive::Error::NotEmpty.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what is at the spot, stored or not.
+    async fn remove_at(&self, spot: &Spot) -> Result<()> {
+        let volume = spot.volume();
+        if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
+            let mut edits = Vec::new();
+            spot.keep_parent(self, &mut edits);
+            edits.push(Edit::Remove { path: spot.path.clone() });
+            self.apply(volume, edits).await?;
+        }
+        self.vanish(spot);
+        self.touch(volume, &spot.directory.path).await;
+        Ok(())
+    }
+
+    /// The path leads nowhere now: its inode goes on without one.
+    fn vanish(&self, spot: &Spot) {
+        let volume = spot.volume();
+        if let Some(staged) = volume.unstored().remove(&spot.path) {
+            staged.remove();
+        }
+        volume.touched().remove(&spot.path);
+        let mut inodes = self.inodes_mut();
+        if let Some(ino) = inodes.known(&spot.mount_path) {
+            if let Some(staged) = inodes.get(ino).and_then(|node| node.place.staged.as_ref()) {
+                staged.remove();
+            }
+            inodes.detach(ino);
+        }
+    }
+
+    pub async fn rename(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+        how: Rename,
+    ) -> Result<()> {
+        let (from, to) = (self.spot(parent, name).await?, self.spot(new_parent, new_name).await?);
+        if !Arc::ptr_eq(from.volume(), to.volume()) {
+            return Err(Error::OtherDrive);
+        }
+        let volume = from.volume().clone();
+        let _writing = volume.writing.lock().await;
+        let (from, to) = (self.spot_again(from).await?, self.spot_again(to).await?);
+        let moved = self.occupant(&from).await?.ok_or(drive::Error::NotFound)?;
+        let there = self.occupant(&to).await?;
+        match (how, &there) {
+            (Rename::NoReplace, Some(_)) => return Err(drive::Error::AlreadyExists.into()),
+            (Rename::Exchange, None) => return Err(drive::Error::NotFound.into()),
+            _ => {}
+        }
+        if from.path == to.path {
+            return Ok(());
+        }
+        if is_below(&to.path, &from.path)
+            || how == Rename::Exchange && is_below(&from.path, &to.path)
+        {
+            return Err(Error::InvalidArgument);
+        }
+        if let Some(there) = there.filter(|_| how != Rename::Exchange) {
+            self.may_replace(&volume, &moved, &there, &to.path).await?;
+        }
+        let edits = self.rename_edits(&from, &to, &moved, how).await?;
+        self.apply(&volume, edits).await?;
+        if how == Rename::Exchange {
+            self.exchange_known(&volume, &from, &to);
+        } else {
+            self.vanish(&to);
+            self.move_known(&volume, &from.path, &to.path, &from.mount_path, &to.mount_path);
+        }
+        self.touch(&volume, &from.directory.path).await;
+        self.touch(&volume, &to.directory.path).await;
+        Ok(())
+    }
+
+    async fn may_replace(
+        &self,
+        volume: &Volume,
+        moved: &Entry,
+        there: &Entry,
+        path: &DrivePath,
+    ) -> Result<()> {
+        let is_directory = |entry: &Entry| attr::file_type(entry) == FileType::Directory;
+        match (is_directory(moved), is_directory(there)) {
+            (true, false) => Err(drive::Error::NotADirectory.into()),
+            (false, true) => Err(drive::Error::IsADirectory.into()),
+            (false, false) => Ok(()),
+            (true, true) if there.kind == Kind::Mount => Err(Error::Busy),
+            (true, true) => self.must_be_empty(volume, path).await,
+        }
+    }
+
+    async fn rename_edits(
+        &self,
+        from: &Spot,
+        to: &Spot,
+        moved: &Entry,
+        how: Rename,
+    ) -> Result<Vec<Edit>> {
+        let volume = from.volume();
+        let mut result: BTreeMap<DrivePath, Option<Stat>> = BTreeMap::new();
+        let mut moves = self.subtree(volume, &from.path).await?;
+        let outgoing = moves.len();
+        if how == Rename::Exchange {
+            moves.extend(self.subtree(volume, &to.path).await?);
+        } else if self.stored(volume, &to.path).await?.is_some_and(|entry| entry.explicit) {
+            result.insert(to.path.clone(), None);
+        }
+        for (path, _) in &moves {
+            result.insert(path.clone(), None);
+        }
+        let now = now();
+        for (index, (path, mut stat)) in moves.into_iter().enumerate() {
+            let (old, new) = if index < outgoing { (from, to) } else { (to, from) };
+            if path == old.path {
+                stat.ctime = now;
+            }
+            result.insert(rebase(&path, &old.path, &new.path)?, Some(stat));
+        }
+        // A directory whose files are all not stored yet, or which only its files imply.
+        if moved.kind == Kind::Directory && !moved.explicit {
+            result.entry(to.path.clone()).or_insert_with(|| Some(moved.stat.clone()));
+        }
+        let mut edits = Vec::new();
+        let mut removes = Vec::new();
+        for (path, stat) in result {
+            match stat {
+                Some(stat) => edits.push(Edit::Put { path, stat }),
+                None => removes.push(Edit::Remove { path }),
+            }
+        }
+        if !removes.is_empty() {
+            from.keep_parent(self, &mut edits);
+            to.keep_parent(self, &mut edits);
+        }
+        edits.extend(removes);
+        Ok(edits)
+    }
+
+    /// Everything stored at and below a path.
+    async fn subtree(&self, volume: &Volume, path: &DrivePath) -> Result<Vec<(DrivePath, Stat)>> {
+        let snapshot = volume.snapshot();
+        let names = self.options.patience.names();
+        let mut found = Vec::new();
+        let mut directories = Vec::new();
+        let Some(top) = self.stored(volume, path).await? else { return Ok(found) };
+        if top.kind == Kind::Directory {
+            directories.push(path.clone());
+        }
+        if top.explicit {
+            found.push((path.clone(), top.stat.clone()));
+        }
+        while let Some(directory) = directories.pop() {
+            for (name, entry) in snapshot.list(&directory, names).await? {
+                let path = directory.join(&name)?;
+                if entry.kind == Kind::Directory {
+                    directories.push(path.clone());
+                }
+                if entry.explicit {
+                    found.push((path, entry.stat));
+                }
+                if found.len() > MAX_RENAMED {
+                    return Err(Error::NotSupported("renaming so many files at once"));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The inodes, new files and times of what was renamed follow it.
+    fn move_known(
+        &self,
+        volume: &Arc<Volume>,
+        from: &DrivePath,
+        to: &DrivePath,
+        from_mount: &str,
+        to_mount: &str,
+    ) {
+        let mut unstored = volume.unstored();
+        let below = |path: &DrivePath| path == from || is_below(path, from);
+        let moved: Vec<_> = unstored.keys().filter(|path| below(path)).cloned().collect();
+        for old in moved {
+            if let Some(staged) = unstored.remove(&old)
+                && let Ok(new) = rebase(&old, from, to)
+            {
+                staged.rename(new.clone());
+                unstored.insert(new, staged);
+            }
+        }
+        drop(unstored);
+        let mut touched = volume.touched();
+        let moved: Vec<_> = touched.keys().filter(|path| below(path)).cloned().collect();
+        for old in moved {
+            if let (Some(at), Ok(new)) = (touched.remove(&old), rebase(&old, from, to)) {
+                touched.insert(new, at);
+            }
+        }
+        drop(touched);
+        self.inodes_mut().rename(from_mount, to_mount, |place, mount_path, _| {
+            if Arc::ptr_eq(&place.volume, volume) {
+                if let Ok(path) = rebase(&place.path, from, to) {
+                    place.path = path;
+                }
+                if let Some(staged) = &place.staged {
+                    staged.rename(place.path.clone());
+                }
+                if let Some(child) = place.crossing.as_ref().and_then(|it| it.child.get()) {
+                    child.move_to(mount_path.clone());
+                }
+            }
+            place.forget_known();
+        });
+    }
+
+    fn exchange_known(&self, volume: &Arc<Volume>, from: &Spot, to: &Spot) {
+        // No name has a slash at its end, so nothing can be known there.
+        let (Ok(aside), aside_mount) = (DrivePath::parse("\u{1}aside"), "\u{1}aside/") else {
+            return;
+        };
+        let (a, b) = ((&from.path, &*from.mount_path), (&to.path, &*to.mount_path));
+        self.move_known(volume, a.0, &aside, a.1, aside_mount);
+        self.move_known(volume, b.0, a.0, b.1, a.1);
+        self.move_known(volume, &aside, b.0, aside_mount, b.1);
+    }
+
+    /// link(2): an entry is a path and nothing else, so a file has one name.
+    pub fn link(&self) -> Error {
+        Error::NotPermitted("a drive has no hard links")
+    }
+}
+
+fn new_stat(mode: u32, parent: &Entry, maker: Maker) -> Stat {
+    let now = now();
+    let inherits = parent.stat.mode & SET_GROUP_ID != 0;
+    let gid = if inherits { parent.stat.gid } else { maker.gid };
+    Stat { mode, uid: maker.uid, gid, mtime: now, ctime: now, ..Stat::default() }
+}
+
+fn is_below(path: &DrivePath, directory: &DrivePath) -> bool {
+    let rest = path.as_str().strip_prefix(directory.as_str());
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The path as it is called when `from` is called `to`.
+fn rebase(path: &DrivePath, from: &DrivePath, to: &DrivePath) -> Result<DrivePath> {
+    let rest = path.as_str().strip_prefix(from.as_str()).unwrap_or_default();
+    Ok(DrivePath::parse(&format!("{}{rest}", to.as_str()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_rebased_whole_names_at_a_time() {
+        let path = |text: &str| DrivePath::parse(text).expect("a path");
+        let rebased = |at: &str| rebase(&path(at), &path("a/b"), &path("x")).expect("short");
+        assert_eq!(rebased("a/b/c"), path("x/c"));
+        assert_eq!(rebased("a/b"), path("x"));
+        assert!(is_below(&path("a/b/c"), &path("a/b")));
+        assert!(!is_below(&path("a/bc"), &path("a/b")));
+        assert!(!is_below(&path("a/b"), &path("a/b")));
+    }
+}

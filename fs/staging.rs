@@ -1,0 +1,513 @@
+//! A file being changed: one per inode, shared by all its handles, so that what one writes the
+//! others read.
+//!
+//! Changed bytes lie in a scratch file; the rest is read from the content beneath (the *base*), and
+//! what neither has are zeros. Nothing is copied up until it must be. A commit appends the whole
+//! file to the drive and names it in one batch; `write.rs` decides when.
+//!
+//! Not here: names and inodes. A staged file only knows the path it is to be stored under.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drive::drive::ContentWriter;
+use drive::scratch::{Origin, Pool, Ranges, Scratch};
+use drive::sync::{Mutex, Rank};
+use drive::{Drive, DrivePath, Entry, Extent, PublicKey, Stat, Wait};
+
+use crate::attr::MAX_FILE_BYTES;
+use crate::errno::{Error, Result};
+
+/// Bytes of the blocks a file is cut into.
+pub const BLOCK_BYTES: u64 = 64 * 1024;
+/// Bytes appended to a drive under one signature, and so about what a commit takes in memory.
+const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Separate stretches of changed bytes in one file; beyond, all of it is copied up.
+pub const MAX_STRETCHES: usize = 65_536;
+/// A file that was appended to is not written anew while it has at most this many blocks more
+/// than twice what it needs.
+const SPARE_BLOCKS: u64 = 64;
+
+/// See the module documentation.
+pub struct StagedFile {
+    /// The drive it belongs to, for the record beside the scratch file.
+    drive: PublicKey,
+    pool: Arc<Pool>,
+    /// Held by who commits. Comes before every other lock.
+    pub commit: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// INVARIANTS: `base_limit` is at most `size` and at most `base.size`; `written` ends at `size`;
+/// bytes in `written` are in `scratch`.
+struct State {
+    path: DrivePath,
+    /// As it is to be stored, but for the extent, which is the stored one.
+    stat: Stat,
+    base: Extent,
+    /// Bytes from here on are not the base's.
+    base_limit: u64,
+    size: u64,
+    written: Ranges,
+    scratch: Option<Arc<Scratch>>,
+    /// Whether the drive has it.
+    stored: bool,
+    /// Whether it was unlinked: nothing is committed any more.
+    removed: bool,
+    writers: u32,
+    /// Counts changes.
+    generation: u64,
+    /// What `generation` was when all of it was stored.
+    committed: u64,
+}
+
+/// The content of a staged file at one moment.
+#[derive(Clone)]
+struct View {
+    base: Extent,
+    base_limit: u64,
+    size: u64,
+    written: Ranges,
+    scratch: Option<Arc<Scratch>>,
+}
+
+/// What is to be committed.
+pub struct Pending {
+    view: View,
+    /// The extent stored now.
+    stored: Extent,
+    pub generation: u64,
+}
+
+impl StagedFile {
+    /// A file of `drive`: as `stat` says if it is stored, else new and empty.
+    pub fn new(
+        drive: PublicKey,
+        path: DrivePath,
+        stat: Stat,
+        stored: bool,
+        pool: Arc<Pool>,
+    ) -> Self {
+        let state = State {
+            path,
+            base: stat.extent,
+            base_limit: stat.extent.size,
+            size: stat.extent.size,
+            stat,
+            written: Ranges::default(),
+            scratch: None,
+            stored,
+            removed: false,
+            writers: 0,
+            generation: u64::from(!stored),
+            committed: 0,
+        };
+        let (commit, state) = (tokio::sync::Mutex::new(()), Mutex::new(Rank::STAGED, state));
+        Self { drive, pool, commit, state }
+    }
+
+    /// The entry as programs see it now.
+    pub fn entry(&self) -> Arc<Entry> {
+        let state = self.state.lock();
+        let mut stat = state.stat.clone();
+        stat.extent.size = state.size;
+        Arc::new(Entry::stored(stat))
+    }
+
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    pub fn path(&self) -> DrivePath {
+        self.state.lock().path.clone()
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        let state = self.state.lock();
+        !state.removed && state.generation != state.committed
+    }
+
+    pub fn has_writers(&self) -> bool {
+        self.state.lock().writers > 0
+    }
+
+    /// A handle that may write was opened.
+    pub fn open_writer(&self) {
+        self.state.lock().writers += 1;
+    }
+
+    pub fn close_writer(&self) {
+        let mut state = self.state.lock();
+        state.writers = state.writers.saturating_sub(1);
+    }
+
+    /// The path no longer leads here, and the file ends with its last handle.
+    pub fn remove(&self) {
+        self.state.lock().removed = true;
+    }
+
+    /// The file is at another path now.
+    pub fn rename(&self, path: DrivePath) {
+        let mut state = self.state.lock();
+        if let Some(scratch) = &state.scratch
+            && let Err(error) = scratch.moved(&path)
+        {
+            log::warn!("{error}");
+        }
+        state.path = path;
+    }
+
+    /// Changes what is stored beside the content.
+    pub fn change(&self, change: impl FnOnce(&mut Stat) -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock();
+        change(&mut state.stat)?;
+        state.generation += 1;
+        Ok(())
+    }
+
+    /// Writes bytes; `false`, and nothing done, if everything must be copied up before.
+    pub fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
+        let end = end.ok_or(Error::FileTooLarge)?;
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        let mut state = self.state.lock();
+        if state.written.len() >= MAX_STRETCHES {
+            return Ok(false);
+        }
+        self.put(&mut state, offset, bytes)?;
+        state.size = state.size.max(end);
+        state.changed(now);
+        Ok(true)
+    }
+
+    /// Puts bytes into scratch.
+    fn put(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
+        let range = offset..offset + bytes.len() as u64;
+        let scratch = self.scratch(state)?;
+        scratch.write(offset, bytes)?;
+        if !state.written.covers(&range) {
+            scratch.written(&range)?;
+            state.written.insert(range);
+        }
+        Ok(())
+    }
+
+    fn scratch(&self, state: &mut State) -> Result<Arc<Scratch>> {
+        if let Some(scratch) = &state.scratch {
+            return Ok(scratch.clone());
+        }
+        // Its record names a drive only for who looks at what a killed process left.
+        let origin = Origin {
+            drive: self.drive,
+            path: state.path.clone(),
+            base: state.base,
+            mode: state.stat.mode,
+        };
+        let scratch = Arc::new(Scratch::create(&self.pool, &origin)?);
+        if state.base_limit < state.base.size {
+            scratch.resized(state.base_limit)?;
+        }
+        if state.size != state.base_limit {
+            scratch.resized(state.size)?;
+        }
+        state.scratch = Some(scratch.clone());
+        Ok(scratch)
+    }
+
+    /// Cuts or extends the file, with zeros.
+    pub fn resize(&self, size: u64, now: u64) -> Result<()> {
+        if size > MAX_FILE_BYTES {
+            return Err(Error::FileTooLarge);
+        }
+        let mut state = self.state.lock();
+        if size != state.size {
+            if let Some(scratch) = &state.scratch {
+                scratch.resized(size)?;
+            }
+            state.written.cut(size);
+            state.base_limit = state.base_limit.min(size);
+            state.size = size;
+        }
+        state.changed(now);
+        Ok(())
+    }
+
+    /// Makes the bytes of the range zeros, as far as the file reaches.
+    pub fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
+        static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+        let mut state = self.state.lock();
+        let end = range.end.min(state.size);
+        let mut at = range.start;
+        while at < end {
+            let length = (end - at).min(BLOCK_BYTES);
+            // At most the length of ZEROS.
+            self.put(&mut state, at, &ZEROS[..length as usize])?;
+            at += length;
+        }
+        state.changed(now);
+        Ok(())
+    }
+
+    /// Makes the content that of an extent of the same drive, if this file is empty.
+    pub fn share(&self, extent: Extent, now: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.size > 0 {
+            return false;
+        }
+        state.scratch = None;
+        state.written.clear();
+        (state.base, state.base_limit, state.size) = (extent, extent.size, extent.size);
+        state.changed(now);
+        true
+    }
+
+    /// The extent that is the whole content, if nothing was changed since it was stored.
+    pub fn whole_extent(&self) -> Option<Extent> {
+        let state = self.state.lock();
+        let whole = state.written.is_empty()
+            && state.base_limit == state.base.size
+            && state.size == state.base.size;
+        whole.then_some(state.base)
+    }
+
+    fn view(&self) -> View {
+        self.state.lock().view()
+    }
+
+    /// The bytes of the range, as far as the file reaches, in pieces.
+    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+        self.view_of(&range).read(drive, range, wait).await
+    }
+
+    /// A view in which `range` can be read. Without a copy of all stretches.
+    fn view_of(&self, range: &Range<u64>) -> View {
+        let state = self.state.lock();
+        let mut written = Ranges::default();
+        let mut from = range.start;
+        while let Some(stretch) = state.written.next(from).filter(|found| found.start < range.end) {
+            from = stretch.end;
+            written.insert(stretch);
+        }
+        let State { base, base_limit, size, .. } = *state;
+        View { base, base_limit, size, written, scratch: state.scratch.clone() }
+    }
+
+    /// Copies everything of the base that still counts into scratch: afterwards it is one stretch.
+    pub async fn copy_up(&self, drive: &Drive, wait: Wait) -> Result<()> {
+        let mut at = 0;
+        loop {
+            let view = self.view();
+            let limit = view.base_limit;
+            while let Some(stretch) = view.written.next(at).filter(|stretch| stretch.start == at) {
+                at = stretch.end;
+            }
+            if at >= limit {
+                return self.fill_gaps();
+            }
+            let next = view.written.next(at).map_or(limit, |stretch| stretch.start);
+            let chunk = at..next.min(limit).min(at + BATCH_BYTES);
+            let bytes = view.read(drive, chunk.clone(), wait).await?.concat();
+            let mut state = self.state.lock();
+            // Written meanwhile, or cut: look again.
+            let free = state.written.next(at).is_none_or(|stretch| stretch.start >= chunk.end);
+            if free && state.base_limit >= chunk.end && state.base == view.base {
+                self.put(&mut state, at, &bytes)?;
+                at = chunk.end;
+            }
+        }
+    }
+
+    /// Beyond the base, what was never written are zeros, which scratch has there anyway.
+    fn fill_gaps(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let (start, end) = (state.base_limit, state.size);
+        if start < end {
+            let scratch = self.scratch(&mut state)?;
+            scratch.written(&(start..end))?;
+            state.written.insert(start..end);
+        }
+        Ok(())
+    }
+
+    /// What a commit has to store now, if anything.
+    pub fn pending(&self) -> Option<Pending> {
+        let state = self.state.lock();
+        if state.removed || state.generation == state.committed {
+            return None;
+        }
+        let (stored, generation) = (state.stat.extent, state.generation);
+        Some(Pending { view: state.view(), stored, generation })
+    }
+
+    /// Where and as what a commit is to name `extent`; `None` if the file was unlinked meanwhile.
+    pub fn destination(&self, extent: Extent) -> Option<(DrivePath, Stat)> {
+        let state = self.state.lock();
+        let stat = Stat { extent, ..state.stat.clone() };
+        (!state.removed).then(|| (state.path.clone(), stat))
+    }
+
+    /// `extent` is stored now, with the changes up to `generation`. Whether that is all of them.
+    pub fn stored(&self, extent: Extent, generation: u64) -> bool {
+        let mut state = self.state.lock();
+        state.stored = true;
+        state.stat.extent = extent;
+        if state.generation != generation {
+            return false;
+        }
+        state.committed = generation;
+        (state.base, state.base_limit) = (extent, extent.size);
+        state.written.clear();
+        state.scratch = None;
+        true
+    }
+
+    /// Leaves what is not committed on the disk when this is dropped.
+    pub fn keep_scratch(&self) {
+        if let Some(scratch) = &self.state.lock().scratch {
+            scratch.keep();
+        }
+    }
+}
+
+impl State {
+    fn changed(&mut self, now: u64) {
+        (self.stat.mtime, self.stat.ctime) = (now, now);
+        self.generation += 1;
+    }
+
+    fn view(&self) -> View {
+        View {
+            base: self.base,
+            base_limit: self.base_limit,
+            size: self.size,
+            written: self.written.clone(),
+            scratch: self.scratch.clone(),
+        }
+    }
+}
+
+impl View {
+    async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+        let end = range.end.min(self.size);
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < end {
+            let next = self.written.next(at).unwrap_or(end..end);
+            if next.start == at {
+                let until = next.end.min(end);
+                pieces.push(self.read_scratch(at..until)?);
+                at = until;
+            } else if at < self.base_limit {
+                let until = next.start.min(self.base_limit).min(end);
+                self.read_base(drive, at..until, wait, &mut pieces).await?;
+                at = until;
+            } else {
+                let until = next.start.min(end);
+                pieces.push(zeros(until - at));
+                at = until;
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn read_scratch(&self, range: Range<u64>) -> Result<Bytes> {
+        let mut buffer = vec![0; length_of(&range)];
+        if let Some(scratch) = &self.scratch {
+            scratch.read(range.start, &mut buffer)?;
+        }
+        Ok(buffer.into())
+    }
+
+    async fn read_base(
+        &self,
+        drive: &Drive,
+        range: Range<u64>,
+        wait: Wait,
+        pieces: &mut Vec<Bytes>,
+    ) -> Result<()> {
+        let expected = length_of(&range);
+        let read = drive.read(&self.base, range, wait).await?;
+        let got: usize = read.iter().map(Bytes::len).sum();
+        if got != expected {
+            return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
+        }
+        pieces.extend(read);
+        Ok(())
+    }
+}
+
+impl Pending {
+    /// The extent that has the content already, if one does: nothing needs to be appended.
+    pub fn unchanged(&self) -> Option<Extent> {
+        let View { base, base_limit, size, ref written, .. } = self.view;
+        let whole = written.is_empty() && base_limit == base.size && size == base.size;
+        if size == 0 {
+            return Some(Extent::default());
+        }
+        whole.then_some(base)
+    }
+
+    pub fn size(&self) -> u64 {
+        self.view.size
+    }
+
+    /// Whether the file is what is stored and something after it.
+    fn is_longer(&self) -> bool {
+        let View { base, base_limit, size, ref written, .. } = self.view;
+        base == self.stored
+            && base_limit == base.size
+            && size > base.size
+            && written.next(0).is_none_or(|stretch| stretch.start >= base.size)
+            && base.blocks <= size.div_ceil(BLOCK_BYTES) * 2 + SPARE_BLOCKS
+    }
+
+    /// Appends the content to the drive: only what is new if it ends with the rest already.
+    pub async fn append(
+        &self,
+        drive: &Drive,
+        mut writer: ContentWriter,
+        wait: Wait,
+    ) -> Result<Extent> {
+        let size = self.view.size;
+        let base = self.view.base;
+        let mut at = if self.is_longer() && writer.extend(&base) { base.size } else { 0 };
+        let mut batches = 0;
+        while at < size {
+            let until = size.min(at + BATCH_BYTES);
+            let bytes = joined(self.view.read(drive, at..until, wait).await?);
+            let mut blocks = Vec::new();
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let length = rest.len().min(BLOCK_BYTES as usize);
+                blocks.push(rest.split_to(length));
+            }
+            writer.append(&blocks)?;
+            at = until;
+            batches += 1;
+            if batches > 1 {
+                // A large file must not keep the thread from other requests.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(writer.finish())
+    }
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        1 => pieces.remove(0),
+        _ => pieces.concat().into(),
+    }
+}
+
+fn zeros(length: u64) -> Bytes {
+    vec![0; usize::try_from(length).unwrap_or(usize::MAX)].into()
+}
+
+/// Of a range that was cut to what one request or one batch takes.
+fn length_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,175 @@
+//! From changes to versions: committing staged files, applying batches of edits, and syncing.
+//!
+//! The order of every commit: file bytes first, then the index that names them. Between a file's
+//! own commit lock, its volume's `writing` and the short locks nothing is ever taken upwards.
+
+use std::sync::Arc;
+
+use drive::drive::Edit;
+use drive::{DrivePath, Entry, Stat};
+
+use crate::errno::{Error, Result};
+use crate::filesystem::Fs;
+use crate::follow::mount_path;
+use crate::staging::StagedFile;
+use crate::volume::Volume;
+
+/// Files from this size on, in bytes, are only begun to be committed if the disk has room for all.
+const CHECKED_BYTES: u64 = 1024 * 1024;
+/// Directories whose modification times wait to be stored.
+const MAX_TOUCHED: usize = 16_384;
+
+impl Fs {
+    /// Makes what was changed part of the drive. Costs nothing if nothing was.
+    pub(crate) async fn commit(
+        &self,
+        volume: &Arc<Volume>,
+        staged: &Arc<StagedFile>,
+    ) -> Result<()> {
+        if !staged.is_dirty() {
+            return Ok(());
+        }
+        let _turn = staged.commit.lock().await;
+        let Some(pending) = staged.pending() else { return Ok(()) };
+        let extent = match pending.unchanged() {
+            Some(extent) => extent,
+            None => {
+                let size = pending.size();
+                if size >= CHECKED_BYTES && size > self.store.space()?.available {
+                    return Err(Error::NoSpace);
+                }
+                let writer = volume.drive.content_writer().await?;
+                pending.append(&volume.drive, writer, self.options.patience.data()).await?
+            }
+        };
+        let _writing = volume.writing.lock().await;
+        let Some((path, stat)) = staged.destination(extent) else { return Ok(()) };
+        let entry = Arc::new(Entry::stored(stat.clone()));
+        self.apply(volume, vec![Edit::Put { path: path.clone(), stat }]).await?;
+        let all = staged.stored(extent, pending.generation);
+        let mut unstored = volume.unstored();
+        if unstored.get(&path).is_some_and(|there| Arc::ptr_eq(there, staged)) {
+            unstored.remove(&path);
+        }
+        drop(unstored);
+        if all {
+            let mut inodes = self.inodes_mut();
+            if let Some(ino) = inodes.known(&mount_path(volume, &path)) {
+                inodes.stored(ino, &entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the edits as one batch and shows the version they make. The caller holds
+    /// `volume.writing`. What else changed meanwhile is told to the kernel; what these edits
+    /// change it knows, since it asked for it.
+    pub(crate) async fn apply(&self, volume: &Volume, edits: Vec<Edit>) -> Result<()> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let shown = volume.snapshot().version();
+        let versions = volume.drive.advance(edits).await?;
+        let newest = volume.drive.snapshot();
+        if versions.start == shown && newest.version() == versions.end {
+            volume.advance(newest);
+        } else {
+            self.advance_alone(volume).await;
+        }
+        Ok(())
+    }
+
+    /// Returns when no power cut can lose what is part of the drive.
+    pub(crate) async fn sync(&self, volume: &Arc<Volume>) -> Result<()> {
+        let drive = volume.drive.clone();
+        // A disk may take long, and requests must not wait for it.
+        let synced = tokio::task::spawn_blocking(move || drive.sync()).await;
+        Ok(synced.map_err(|_| Error::Panicked)??)
+    }
+
+    /// fsync(2) of a directory: the names in it, and its own time.
+    pub async fn fsyncdir(&self, handle: u64) -> Result<()> {
+        let ino = self.directories.get(handle)?.ino;
+        let volume = self.directory(ino).await?.volume;
+        if !volume.writable {
+            return Ok(());
+        }
+        self.store_new(&volume).await?;
+        self.store_touched(&volume).await?;
+        self.sync(&volume).await
+    }
+
+    /// New files of the volume that nobody has closed yet.
+    async fn store_new(&self, volume: &Arc<Volume>) -> Result<()> {
+        let new: Vec<_> = volume.unstored().values().cloned().collect();
+        for staged in new {
+            self.commit(volume, &staged).await?;
+        }
+        Ok(())
+    }
+
+    /// The children of a directory changed now.
+    pub(crate) async fn touch(&self, volume: &Arc<Volume>, path: &DrivePath) {
+        volume.touched().insert(path.clone(), crate::attr::now());
+        if volume.touched().len() > MAX_TOUCHED
+            && let Err(error) = self.store_touched_alone(volume).await
+        {
+            log::warn!("{}: times of directories not stored: {error}", volume.drive.key());
+        }
+    }
+
+    async fn store_touched(&self, volume: &Arc<Volume>) -> Result<()> {
+        let _writing = volume.writing.lock().await;
+        self.store_touched_alone(volume).await
+    }
+
+    /// Stores when the children of directories changed, in one batch. A directory that nobody made
+    /// is as old as what is in it, and stays so. The caller holds `volume.writing`.
+    async fn store_touched_alone(&self, volume: &Arc<Volume>) -> Result<()> {
+        let touched: Vec<_> = volume.touched().iter().map(|(p, at)| (p.clone(), *at)).collect();
+        let snapshot = volume.snapshot();
+        let mut edits = Vec::new();
+        for (path, at) in touched {
+            match snapshot.entry(&path, self.options.patience.names()).await {
+                Ok(entry) if entry.explicit && entry.stat.mode & 0o170_000 == 0o040_000 => {
+                    let stat = Stat { mtime: at, ctime: at, ..entry.stat };
+                    edits.push(Edit::Put { path, stat });
+                }
+                Ok(_) | Err(drive::Error::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.apply(volume, edits).await?;
+        volume.touched().clear();
+        Ok(())
+    }
+
+    /// Makes everything that was changed through this mount part of its drives, and sure. For the
+    /// end of a mount: what fails is logged, and left in scratch.
+    pub async fn finish(&self) {
+        let mut volumes = vec![self.root.clone()];
+        let mut files = Vec::new();
+        for (_, node) in self.inodes().iter() {
+            let volume = &node.place.volume;
+            if !volumes.iter().any(|known| Arc::ptr_eq(known, volume)) {
+                volumes.push(volume.clone());
+            }
+            files.extend(node.place.staged.clone().map(|staged| (volume.clone(), staged)));
+        }
+        for volume in &volumes {
+            files.extend(volume.unstored().values().map(|new| (volume.clone(), new.clone())));
+        }
+        for (volume, staged) in files {
+            if let Err(error) = self.commit(&volume, &staged).await {
+                log::error!("{}: not stored, kept in scratch: {error}", staged.path());
+                staged.keep_scratch();
+            }
+        }
+        for volume in volumes.iter().filter(|volume| volume.writable) {
+            let stored = self.store_touched(volume).await;
+            if let Err(error) = stored.and(self.sync(volume).await) {
+                log::error!("{}: {error}", volume.drive.key());
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The process that serves a mount is killed in the middle of everything.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use crate::own::{Own, can_mount, has_reference, tree};
+
+/// "After kill -9 every file is its old or its new content, and what was closed is there."
+#[test]
+fn killed_again_and_again() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    let content = |round: usize, n: usize| vec![(round * 10 + n) as u8; 50_000 * (n + 1)];
+    for round in 0..5 {
+        fs::create_dir_all(own.path("dir")).expect("makes");
+        for n in 0..4 {
+            fs::write(own.path(&format!("dir/{n}")), content(round, n)).expect("writes");
+        }
+        // Under way when it happens: written and never closed, and a writer that does not stop.
+        let mut open = OpenOptions::new().write(true).open(own.path("dir/0")).expect("opens");
+        open.write_all(&[0xff; 1000]).expect("writes");
+        let busy = own.path("dir/busy");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(move || {
+                for version in 0..u8::MAX {
+                    let next = busy.with_extension("next");
+                    let done = fs::write(&next, vec![version; 200_000])
+                        .and_then(|()| fs::rename(&next, &busy));
+                    if done.is_err() {
+                        return;
+                    }
+                }
+            });
+            own.kill();
+            writer.join().expect("no panic");
+        });
+        drop(open);
+        for n in 0..4 {
+            let read = fs::read(own.path(&format!("dir/{n}"))).expect("reads");
+            assert!(read == content(round, n), "round {round}, file {n}: {} bytes", read.len());
+        }
+        if let Ok(busy) = fs::read(own.path("dir/busy")) {
+            assert!(busy.len() == 200_000 && busy.iter().all(|byte| *byte == busy[0]), "torn");
+        }
+        let left = drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
+        let zero = left.iter().find(|left| left.origin.path.as_str() == "dir/0");
+        let zero = zero.expect("what was written and not closed is kept in scratch");
+        assert_eq!(fs::read(&zero.data).expect("reads")[..1000], [0xff; 1000]);
+        assert_eq!((zero.written.len(), zero.written.next(0)), (1, Some(0..1000)));
+        for left in left {
+            fs::remove_file(&left.data).expect("removes");
+            fs::remove_file(&left.record).expect("removes");
+        }
+    }
+    if has_reference() {
+        let ours = tree(&own.root(), false);
+        own.unmount();
+        assert_eq!(own.read_by_reference(), ours);
+    }
+}

@@ -1,0 +1,161 @@
+//! A drive of one's own, its store, and its mount.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::common::living::{Mounted, Running, binary, reference, succeed};
+
+/// Whether mounts can be made here; told once if not.
+pub fn can_mount() -> bool {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let able = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !able && !TOLD.swap(true, Ordering::Relaxed) {
+        eprintln!("SKIPPED: /dev/fuse cannot be opened; nothing was mounted");
+    }
+    able
+}
+
+pub fn has_reference() -> bool {
+    crate::common::living::root().join("tests/reference/node_modules/hyperdrive").exists()
+        || std::env::var_os("HYPERMOUNT_REFERENCE").is_some()
+}
+
+pub struct Own {
+    directory: tempfile::TempDir,
+    pub url: String,
+    mounted: Option<Mounted>,
+}
+
+impl Own {
+    /// A new drive, mounted.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = directory.path().join("store");
+        let mut create = Command::new(binary());
+        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
+        let mut own = Self { directory, url: url.trim().to_owned(), mounted: None };
+        own.mount();
+        own
+    }
+
+    pub fn key(&self) -> &str {
+        self.url.trim_start_matches("hyper://")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    /// A place beside the mount, on an ordinary disk.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn mount_with(&mut self, options: &[&str]) {
+        let store = self.store().display().to_string();
+        let options = [&["--store", store.as_str()], options].concat();
+        self.mounted = Some(Mounted::new("notes", &self.beside("mnt"), &options));
+    }
+
+    /// Mounts, listening; the address.
+    pub fn mount_listening(&mut self) -> String {
+        let store = self.store().display().to_string();
+        let at = self.root().display().to_string();
+        std::fs::create_dir_all(&at).expect("makes");
+        let arguments = ["mount", "--foreground", "--json", "--listen", "127.0.0.1:0", "--store"];
+        let mut command = Command::new(binary());
+        let mut process = Running::start(command.args(arguments).args([&store, "notes", &at]));
+        let address = process.json()["address"].as_str().expect("an address").to_owned();
+        self.mounted = Some(Mounted { process, at: self.root() });
+        address
+    }
+
+    pub fn mount(&mut self) {
+        self.mount_with(&[]);
+    }
+
+    pub fn unmount(&mut self) {
+        succeed(Command::new(binary()).arg("unmount").arg(self.root()));
+        if let Some(mut mounted) = self.mounted.take() {
+            assert!(mounted.process.wait().success());
+        }
+    }
+
+    pub fn remount(&mut self) {
+        self.unmount();
+        self.mount();
+    }
+
+    /// Ends the process that serves the mount at once, and mounts again.
+    pub fn kill(&mut self) {
+        let mut mounted = self.mounted.take().expect("it is mounted");
+        mounted.process.signal(nix::sys::signal::Signal::SIGKILL);
+        mounted.process.wait();
+        drop(mounted);
+        self.mount();
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.beside("mnt")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// What the reference finds in the store, which must not be mounted.
+    pub fn read_by_reference(&self) -> BTreeMap<String, String> {
+        let store = self.store().display().to_string();
+        let arguments = [self.key(), "--store", store.as_str()];
+        let answer = reference("read-drive.js", &arguments).json();
+        assert_eq!(answer["writable"], true, "it could go on writing");
+        let entries = answer["entries"].as_object().expect("entries");
+        entries
+            .iter()
+            .map(|(path, entry)| {
+                let what = match entry["type"].as_str() {
+                    Some("directory") => "directory".to_owned(),
+                    Some("symlink") => {
+                        format!("link to {}", entry["target"].as_str().unwrap_or(""))
+                    }
+                    _ => format!("file {}", entry["sha256"].as_str().unwrap_or("")),
+                };
+                (path.clone(), what)
+            })
+            .collect()
+    }
+}
+
+/// Everything below a directory by its path: what it is, and with `modes` its permissions too.
+pub fn tree(root: &Path, modes: bool) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("lists").map(|entry| entry.expect("reads")) {
+            let path = entry.path();
+            let metadata = fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            let mut what = if metadata.is_dir() {
+                directories.push(path.clone());
+                "directory".to_owned()
+            } else if metadata.is_symlink() {
+                format!("link to {}", fs::read_link(&path).expect("reads").display())
+            } else {
+                let content = fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+                assert_eq!(content.len() as u64, metadata.size(), "{path:?}");
+                format!("file {}", hex::encode(Sha256::digest(content)))
+            };
+            if modes {
+                what += &format!(" {:o}", metadata.permissions().mode() & 0o7777);
+            }
+            let path = path.strip_prefix(root).expect("below").display().to_string();
+            found.insert(path, what);
+        }
+    }
+    found
+}

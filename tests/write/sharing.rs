@@ -1,0 +1,84 @@
+//! A drive written on one side, and mounted by its key on the other.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::common::living::{Mounted, eventually, reference, serve};
+use crate::own::{Own, can_mount, has_reference, tree};
+
+/// What was written is read by another mount, over a socket, byte for byte.
+#[test]
+fn another_mount_reads_what_was_written() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    fs::create_dir(own.path("dir")).expect("makes");
+    fs::write(own.path("dir/file"), vec![3; 300_000]).expect("writes");
+    fs::rename(own.path("dir"), own.path("renamed")).expect("renames");
+    let ours = tree(&own.root(), true);
+    own.unmount();
+    let server = serve(&own.store());
+    let peers = [server.address.clone()];
+    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+    let theirs = eventually("the whole tree", || {
+        let theirs = tree(&other.at, true);
+        (theirs == ours).then_some(theirs)
+    });
+    assert_eq!(theirs, ours);
+}
+
+/// "A file saved here appears within a second at who has the drive mounted by its key."
+#[test]
+fn what_is_saved_appears_on_the_other_side() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    fs::write(own.path("file"), "one").expect("writes");
+    own.unmount();
+    let peers = [own.mount_listening()];
+    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+    let read = |name: &str| fs::read_to_string(other.path(name)).ok();
+    eventually("the first content", || read("file").filter(|text| text == "one"));
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        let text = format!("round {round}");
+        fs::write(own.path("file"), &text).expect("writes");
+        fs::write(own.path(&format!("new {round}")), &text).expect("writes");
+        let start = Instant::now();
+        eventually("the new content", || read("file").filter(|read| *read == text));
+        eventually("the new file", || read(&format!("new {round}")).filter(|read| *read == text));
+        slowest = slowest.max(start.elapsed());
+    }
+    eprintln!("slowest: {slowest:?}");
+    fs::remove_file(own.path("new 3")).expect("unlinks");
+    eventually("the removal", || (!other.path("new 3").exists()).then_some(()));
+}
+
+/// We write, the reference goes on in the same store, and we read what it wrote.
+#[test]
+fn the_reference_goes_on_in_the_same_store() {
+    if !can_mount() || !has_reference() {
+        return;
+    }
+    let mut own = Own::new();
+    for round in 0..3 {
+        fs::create_dir_all(own.path(&format!("ours/{round}"))).expect("makes");
+        fs::write(own.path(&format!("ours/{round}/file")), format!("ours {round}"))
+            .expect("writes");
+        let ours = tree(&own.root(), false);
+        own.unmount();
+        assert_eq!(own.read_by_reference(), ours);
+        let store = own.store().display().to_string();
+        let mut theirs = reference("serve-drive.js", &[&store, "--key", own.key()]);
+        theirs.json();
+        let path = format!("theirs/{round}");
+        let text = format!("theirs {round}");
+        theirs.ask(serde_json::json!({ "op": "put", "path": path, "text": text }));
+        drop(theirs);
+        own.mount();
+        let read = fs::read_to_string(own.path(&format!("theirs/{round}")));
+        assert_eq!(read.expect("reads"), text);
+    }
+}
