@@ -26,7 +26,7 @@ impl Replicator {
                 sent: now,
                 expected: 0,
                 cancelled: false,
-                full_proof: true,
+                full_proof: peer.stands_alone(0),
                 hash_only: false,
                 continuity: true,
             };
@@ -45,6 +45,20 @@ impl Replicator {
         peer.shows_continuity &= shown;
         for block in std::mem::take(&mut peer.unconnected) {
             self.wants.released(block, id);
+        }
+    }
+
+    /// A proof that built on nodes we hold does not verify. If those are damaged, or of another
+    /// history, the peer is innocent: before it is judged it is asked again, for a proof that stands
+    /// alone. What we told it on this connection it goes on leaving out, so if that does not help,
+    /// the next connection will.
+    pub(super) fn doubt(&mut self, id: PeerId, block: u64, continuity: bool, reason: &str) {
+        self.wants.released(block, id);
+        let wanted = self.wants.get(block).is_some();
+        let first = (wanted || continuity) && self.distrusted.insert(block);
+        if !first || continuity {
+            let reason = format!("its proof of block {block} does not fit what is here: {reason}");
+            self.disconnect(id, reason, false);
         }
     }
 }

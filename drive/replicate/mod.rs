@@ -118,8 +118,8 @@ pub struct Replicator {
     /// Proofs handed to the core and not yet judged: the request each answers, and the byte it
     /// sought.
     judging: BTreeMap<(PeerId, u64), (InFlight, Option<u64>)>,
-    /// Blocks whose next request asks for the full proof, because one that built on our own nodes
-    /// did not verify.
+    /// Blocks of which a proof that built on our own nodes did not verify: while there are any, only
+    /// full proofs are asked for.
     distrusted: std::collections::BTreeSet<u64>,
     average_bytes: u64,
     last_trouble: Option<String>,
@@ -385,14 +385,17 @@ impl Replicator {
                 // What waited for a longer head may go on.
                 self.wants.unpark();
             }
-            Ok(_) if request.is_some_and(|request| request.continuity) => self.want_newest(),
+            Ok(_) if request.is_some_and(|request| request.continuity) => {
+                self.distrusted.remove(&block);
+                self.want_newest();
+            }
             Ok(accepted) => self.accepted(id, block, size, accepted),
             Err(Rejected::Unconnected(from)) => self.ask_for_continuity(id, from, block, now),
-            Err(Rejected::Invalid(_)) if request.is_some_and(|request| !request.full_proof) => {
-                // The proof built on nodes we hold. If those are damaged the peer is innocent:
-                // ask once more for a proof that stands alone before judging.
-                self.distrusted.insert(block);
-                self.wants.released(block, id);
+            Err(Rejected::Invalid(reason))
+                if request.is_some_and(|request| !request.full_proof) =>
+            {
+                let again = !request.is_some_and(|request| request.continuity);
+                self.doubt(id, block, again, &reason);
             }
             Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
                 // The core has forgotten the damaged nodes, so each time there are fewer; a proof
@@ -510,10 +513,12 @@ impl Replicator {
                     }
                 }
                 self.seeks.clear();
+                self.distrusted.clear();
                 self.upgrade = None;
             }
             Change::Wanted { block, urgency } => self.wants.want(block, urgency),
             Change::Unwanted { block } => {
+                self.distrusted.remove(&block);
                 for peer in self.wants.forget(block) {
                     self.cancel(peer, block);
                 }
@@ -718,14 +723,13 @@ impl Replicator {
     }
 
     fn request(&mut self, id: PeerId, block: u64, now: Instant) {
-        let full_proof = self.distrusted.contains(&block);
-        let digest = if full_proof { 0 } else { self.core.digest(block) };
+        let digest = if self.distrusted.is_empty() { self.core.digest(block) } else { 0 };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let request = InFlight {
             sent: now,
             expected: self.average_bytes,
             cancelled: false,
-            full_proof: digest == 0,
+            full_proof: peer.stands_alone(digest),
             hash_only: false,
             continuity: false,
         };
@@ -761,7 +765,7 @@ impl Replicator {
                     sent: now,
                     expected,
                     cancelled: false,
-                    full_proof: true,
+                    full_proof: peer.stands_alone(0),
                     hash_only: false,
                     continuity: false,
                 };

@@ -46,7 +46,8 @@ pub struct InFlight {
     pub expected: u64,
     /// Nobody wants it any more; the answer is still welcome, and no longer counts.
     pub cancelled: bool,
-    /// The full proof was asked for, so a failure cannot be blamed on what we hold.
+    /// The full proof was asked for, on a connection on which the peer was told of no nodes of ours,
+    /// so a failure cannot be blamed on what we hold.
     pub full_proof: bool,
     /// Only the proof was asked for, to compare histories.
     pub hash_only: bool,
@@ -74,6 +75,8 @@ pub struct Peer {
     pub compared: Option<(u64, Instant)>,
     /// When it opened the core.
     pub since: Instant,
+    /// It was told of nodes we hold, and leaves them out of its proofs from then on.
+    told_nodes: bool,
     /// False once it could not show that its version continues ours.
     pub shows_continuity: bool,
     /// Blocks to be asked for again when it has been asked to show that.
@@ -101,6 +104,7 @@ impl Peer {
             refused: 0,
             compared: None,
             since: now,
+            told_nodes: false,
             shows_continuity: true,
             unconnected: std::collections::BTreeSet::new(),
             in_flight_bytes: 0,
@@ -114,6 +118,13 @@ impl Peer {
     /// Whether it would give us `block` if asked.
     pub fn offers(&self, block: u64) -> bool {
         self.uploading && self.blocks.contains(block)
+    }
+
+    /// Whether the answer to a request with this digest will be a proof without our help; to be
+    /// asked when the request is made.
+    pub fn stands_alone(&mut self, digest: u64) -> bool {
+        self.told_nodes |= digest != 0;
+        !self.told_nodes
     }
 
     pub fn is_asked_for_continuity(&self, block: u64) -> bool {
