@@ -269,12 +269,14 @@ impl Talk<'_> {
                 self.wire.send(channel, kind::OPEN, &open_payload(&[7; 12], Some(&[7; 32])))
             }
             Lie::ManyChannels(count) => {
+                let mut opens = Vec::new();
                 for number in 0..count {
                     let mut key = [0; 32];
                     key[..4].copy_from_slice(&number.to_le_bytes());
-                    self.wire.open_with(&key, Some(&[7; 32]))?;
+                    let open = open_payload(&key, Some(&[7; 32]));
+                    opens.extend(frame(self.wire.channel(), kind::OPEN, &open));
                 }
-                Ok(())
+                self.wire.plain(&opens)
             }
             _ => Ok(()),
         }

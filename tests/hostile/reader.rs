@@ -351,6 +351,10 @@ impl Forked {
             drive.key().to_hex()
         };
         copy_tree(&home.path("first"), &home.path("second"));
+        // What it takes to fork a drive: to say of both copies that they are the one to go on with.
+        let copy = Store::open(&home.path("second"), false).expect("opens");
+        copy.adopt(false).expect("nobody is known to have more");
+        drop(copy);
         let first = noise(3, 200_000);
         // Of another size, so that the indexes differ as well.
         let second = noise(4, 210_000);
