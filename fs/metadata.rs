@@ -174,9 +174,8 @@ impl Fs {
     /// The value of an extended attribute, for a buffer of `room` bytes (0 asks for the size).
     pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
         let name = name.to_str().ok_or(Error::NoAttribute)?;
-        if !name.starts_with("user.") {
-            return Err(Error::NoAttribute);
-        }
+        // Before the path is resolved: the kernel and `ls -l` ask for these of every file.
+        xattr::check_namespace(name)?;
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         let value = match name.strip_prefix(xattr::OWN) {
             Some(own) => self.own_attribute(&place, &entry, own)?.into_bytes(),

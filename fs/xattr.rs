@@ -45,11 +45,8 @@ fn shown_name(stored: &str) -> Option<String> {
 
 /// The value shown under `name`. A name stored with its namespace wins over one without.
 pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
-    let Some(bare) = name.strip_prefix(USER) else {
-        // "No such attribute" would be the right answer to getxattr(2), but `ls -l` asks for
-        // security.selinux of every file until it hears that the filesystem has none at all.
-        return Err(if name.starts_with(ACL) { Error::NoAttribute } else { unsupported(name) });
-    };
+    check_namespace(name)?;
+    let bare = name.strip_prefix(USER).ok_or(Error::NoAttribute)?;
     [name, bare]
         .into_iter()
         .filter(|stored| shown_name(stored).as_deref() == Some(name))
@@ -57,8 +54,17 @@ pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
         .ok_or(Error::NoAttribute)
 }
 
-fn unsupported(name: &str) -> Error {
-    drive::Error::Unsupported(format!("extended attribute {name}")).into()
+/// Whether there can be an attribute of that name. For the other namespaces "no such attribute"
+/// would be the right answer to getxattr(2), but `ls -l` asks for security.selinux of every file
+/// until it hears that the filesystem has none at all.
+pub fn check_namespace(name: &str) -> Result<()> {
+    if name.starts_with(USER) {
+        Ok(())
+    } else if name.starts_with(ACL) {
+        Err(Error::NoAttribute)
+    } else {
+        Err(drive::Error::Unsupported(format!("extended attribute {name}")).into())
+    }
 }
 
 /// A later occurrence of a name overrides an earlier one, also by being removed.

@@ -56,6 +56,7 @@ pub enum Command {
     Import(Import),
     Export(Export),
     Adopt(Adopt),
+    Recover(Recover),
     Serve(Serve),
     Completions(Completions),
     Man(Man),
@@ -355,6 +356,29 @@ pub struct Adopt {
     /// Even where a peer is known to hold more than is here: forks those drives
     #[arg(long)]
     pub force: bool,
+}
+
+/// Show, save or forget changes that a killed mount left uncommitted
+///
+/// What was written and neither closed nor synced when a mount was killed is not part of the drive. It
+/// is kept in the store until it is forgotten here.
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Save each file, as it was last seen, in this directory
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+
+    /// Remove the changes from the store, after saving them if --to is given
+    #[arg(long)]
+    pub forget: bool,
+
+    /// A JSON array on stdout
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Answer peers for the drives of a store, until interrupted

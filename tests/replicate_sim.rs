@@ -260,7 +260,7 @@ impl World {
     /// One event of the world; false when nothing can happen any more.
     fn step(&mut self) -> bool {
         let next = self.queue.peek().map(|Reverse((at, _, _))| *at);
-        let check = self.replicator.next_check(self.now);
+        let check = self.replicator.next_check();
         match (next, check) {
             (None, None) => return false,
             (Some(at), check) if check.is_none_or(|check| at <= check) => {

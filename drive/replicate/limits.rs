@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::peer::MAX_WANTED_REGIONS;
 use super::*;
 use crate::store::Store;
 use crate::wire::run_length::MAX_UNFOLDED;

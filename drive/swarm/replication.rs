@@ -64,7 +64,7 @@ async fn run(
     let mut replicator = Replicator::new(core.clone());
     let mut local = core.events();
     loop {
-        let check = replicator.next_check(Instant::now());
+        let check = replicator.next_check();
         tokio::select! {
             delivery = inbox.recv() => match delivery {
                 Some(delivery) => replicator.step(delivery.event, Instant::now()),

@@ -11,6 +11,7 @@ mod attributes;
 mod export;
 mod ignores;
 mod import;
+mod leftover;
 mod local;
 mod resume;
 mod target;
@@ -24,6 +25,7 @@ use crate::error::Error;
 pub use export::{ExportOptions, Measured, export, measure};
 pub use ignores::IGNORE_FILE;
 pub use import::{ImportOptions, import};
+pub use leftover::restore;
 
 /// Bytes of a block of file content, as the reference cuts files.
 pub const BLOCK_BYTES: usize = 64 * 1024;

@@ -9,6 +9,7 @@ mod list;
 mod ls;
 mod man;
 mod mount;
+mod recover;
 mod serve;
 mod stat;
 mod transfer;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Import(args) => runtime()?.block_on(transfer::run_import(&args)),
         Command::Export(args) => runtime()?.block_on(transfer::run_export(&args)),
         Command::Adopt(args) => adopt::run(&args),
+        Command::Recover(args) => runtime()?.block_on(recover::run(&args)),
         Command::Info(args) => runtime()?.block_on(info::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Completions(args) => completions::run(&args),

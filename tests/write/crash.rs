@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 
+use crate::common::living::{binary, succeed};
 use crate::own::{Own, can_mount, has_reference, tree};
 
 /// "After kill -9 every file is its old or its new content, and what was closed is there."
@@ -59,4 +60,34 @@ fn killed_again_and_again() {
         own.unmount();
         assert_eq!(own.read_by_reference(), ours);
     }
+}
+
+/// "`recover` shows it, `--to` saves each file as the process last saw it, `--forget` removes it."
+#[test]
+fn what_a_killed_mount_left_is_recovered() {
+    if !can_mount() {
+        return;
+    }
+    let mut own = Own::new();
+    let old: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+    fs::write(own.path("notes.txt"), &old).expect("writes");
+    let mut open = OpenOptions::new().write(true).open(own.path("notes.txt")).expect("opens");
+    open.write_all(b"unsaved").expect("writes");
+    own.kill();
+    drop(open);
+    own.unmount();
+
+    let store = own.store().display().to_string();
+    let recover = |options: &[&str]| {
+        let mut command = std::process::Command::new(binary());
+        succeed(command.args(["recover", "--store", store.as_str()]).args(options))
+    };
+    let listed = recover(&[]);
+    assert!(listed.contains("/notes.txt") && listed.contains("300000"), "{listed}");
+    let to = own.beside("saved");
+    recover(&["--to", &to.display().to_string(), "--forget"]);
+    let mut expected = old;
+    expected[..7].copy_from_slice(b"unsaved");
+    assert!(fs::read(to.join("notes.txt")).expect("saved") == expected);
+    assert_eq!(recover(&["--json"]).trim(), "[]");
 }

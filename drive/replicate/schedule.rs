@@ -1,0 +1,186 @@
+//! Which peer is asked for which block, and what happens when it does not answer.
+
+use tokio::time::Instant;
+
+use super::peer::{InFlight, MAX_WANTED_REGIONS, PeerId, SILENT_AFTER};
+use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator};
+use crate::core::demand::Urgency;
+use crate::wire::message::Message;
+
+enum Choice {
+    Ask(PeerId),
+    /// Somebody offers it, but has no room now.
+    Busy,
+    Nobody,
+}
+
+impl Replicator {
+    pub(super) fn check_stalls(&mut self, now: Instant) {
+        let silent: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| peer.is_silent(now)).map(|(id, _)| *id).collect();
+        for id in silent {
+            self.disconnect(id, format!("owed answers for {SILENT_AFTER:?}"), false);
+        }
+        self.give_up_overdue(now);
+        let mut retry = Vec::new();
+        for (id, peer) in &self.peers {
+            if peer.is_stalled(now) {
+                let owed = peer.in_flight.keys().chain(&peer.unconnected);
+                retry.extend(owed.copied().filter(|block| {
+                    self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
+                }));
+                for seek in self.seeks.values_mut().filter(|seek| seek.asked == Some(*id)) {
+                    seek.failed.insert(*id);
+                    seek.asked = None;
+                }
+            }
+        }
+        for block in retry {
+            self.wants.ask_again(block);
+        }
+    }
+
+    /// A peer that answers others but not this request does not have the block after all.
+    fn give_up_overdue(&mut self, now: Instant) {
+        let overdue: Vec<(PeerId, u64)> = self
+            .peers
+            .iter()
+            .flat_map(|(id, peer)| peer.overdue(now).map(|block| (*id, block)))
+            .collect();
+        for (id, block) in overdue {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.blocks.remove(block..block.saturating_add(1));
+            }
+            self.refused(id, block);
+        }
+    }
+
+    pub(super) fn schedule(&mut self, now: Instant) {
+        self.schedule_seeks(now);
+        let mut skipped = 0;
+        let mut last = None;
+        while !self.nobody_has_room(now)
+            && let Some((block, urgency)) = self.wants.queued_after(last)
+        {
+            last = Some((block, urgency));
+            match self.choose(block, urgency, now) {
+                Choice::Ask(id) => self.request(id, block, now),
+                Choice::Nobody => self.wants.park(block),
+                Choice::Busy => {
+                    skipped += 1;
+                    if skipped > MAX_SKIPPED {
+                        break;
+                    }
+                }
+            }
+        }
+        self.ask_about_regions();
+    }
+
+    fn nobody_has_room(&self, now: Instant) -> bool {
+        !self.peers.values().any(|peer| peer.has_room(true) && !peer.is_stalled(now))
+    }
+
+    /// The least loaded peer that offers the block. Stalled peers and those that failed to
+    /// deliver it before are asked only when there is nobody else.
+    fn choose(&self, block: u64, urgency: Urgency, now: Instant) -> Choice {
+        let Some(want) = self.wants.get(block) else { return Choice::Nobody };
+        let reader = urgency == Urgency::Reader;
+        let mut busy = false;
+        let mut best: Option<((bool, bool, u64), PeerId)> = None;
+        for (id, peer) in &self.peers {
+            if !peer.offers(block) || want.asked.contains(id) {
+                continue;
+            }
+            if !peer.has_room(reader) || peer.is_asked_for_continuity(block) {
+                busy = true;
+                continue;
+            }
+            let cost = (want.failed.contains(id), peer.is_stalled(now), peer.load());
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, *id));
+            }
+        }
+        match best {
+            // With somebody asked already, a second stalled or failed peer is no improvement.
+            Some(((failed, stalled, _), _)) if !want.asked.is_empty() && (failed || stalled) => {
+                Choice::Nobody
+            }
+            // A better peer is only busy: wait for it.
+            Some(((failed, stalled, _), _)) if busy && (failed || stalled) => Choice::Busy,
+            Some((_, id)) => Choice::Ask(id),
+            None if busy => Choice::Busy,
+            None => Choice::Nobody,
+        }
+    }
+
+    fn request(&mut self, id: PeerId, block: u64, now: Instant) {
+        let digest = if self.distrusted.is_empty() { self.core.digest(block) } else { 0 };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let request = InFlight {
+            sent: now,
+            expected: self.average_bytes,
+            cancelled: false,
+            full_proof: peer.stands_alone(digest),
+            hash_only: false,
+            continuity: false,
+        };
+        peer.asked(block, request);
+        self.wants.asked(block, id);
+        self.send(id, Message::Request { index: block, bytes: 0, hash: false, nodes: digest });
+    }
+
+    fn schedule_seeks(&mut self, now: Instant) {
+        let mut requests = Vec::new();
+        for (byte, seek) in self.seeks.iter_mut().filter(|(_, seek)| seek.asked.is_none()) {
+            // The peer resolves the byte itself, so it must hold the block it leads to: one that
+            // holds the guess probably does, and one that holds the whole range surely does.
+            let chosen = self
+                .peers
+                .iter()
+                .filter(|(_, peer)| peer.has_room(true) && peer.offers(seek.guess))
+                .min_by_key(|(id, peer)| {
+                    let whole = peer.offers(seek.blocks.start)
+                        && peer.offers(seek.blocks.end.saturating_sub(1));
+                    (seek.failed.contains(id), peer.is_stalled(now), !whole, peer.load())
+                })
+                .map(|(id, _)| *id);
+            if let Some(id) = chosen {
+                seek.asked = Some(id);
+                requests.push((id, *byte, seek.guess));
+            }
+        }
+        for (id, byte, guess) in requests {
+            let expected = self.average_bytes;
+            if let Some(peer) = self.peers.get_mut(&id) {
+                let request = InFlight {
+                    sent: now,
+                    expected,
+                    cancelled: false,
+                    full_proof: peer.stands_alone(0),
+                    hash_only: false,
+                    continuity: false,
+                };
+                peer.asked_seek(byte, request);
+                let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };
+                self.send(id, message);
+            }
+        }
+    }
+
+    /// Peers tell what they hold region by region, and only when asked.
+    fn ask_about_regions(&mut self) {
+        let regions = self.wants.parked_regions(REGION_BLOCKS);
+        let mut questions = Vec::new();
+        for region in regions {
+            for (id, peer) in &mut self.peers {
+                if peer.regions.len() < MAX_WANTED_REGIONS && peer.regions.insert(region) {
+                    questions.push((*id, region * REGION_BLOCKS));
+                }
+            }
+        }
+        for (id, start) in questions {
+            self.send(id, Message::Want { start, length: REGION_BLOCKS });
+        }
+    }
+}

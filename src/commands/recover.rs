@@ -1,0 +1,85 @@
+//! `hypermount recover`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use drive::Store;
+use drive::scratch::{Leftover, leftovers};
+use drive::transfer::restore;
+use serde_json::json;
+
+use super::print_json;
+use crate::cli::Recover;
+use crate::failure::{Context, Result};
+use crate::session::{drive_url, open_at, store_or_default};
+use crate::terminal::{self, escaped};
+
+pub async fn run(args: &Recover) -> Result {
+    let directory = store_or_default(args.store.as_deref())?;
+    // With the store open no mount is writing to what is looked at.
+    let store = open_at(&directory, false)?;
+    let what = || format!("recover from {}", directory.display());
+    let mut found = leftovers(&store.scratch_directory()).context(what)?;
+    found.sort_by(|one, other| one.origin.path.cmp(&other.origin.path));
+    if let Some(to) = &args.to {
+        fs::create_dir_all(to).context(|| format!("make {}", to.display()))?;
+    }
+    let mut rows = Vec::new();
+    for leftover in &found {
+        let saved = match &args.to {
+            Some(to) => Some(save(&store, leftover, to).await?),
+            None => None,
+        };
+        if args.forget {
+            forget(leftover)?;
+        }
+        if args.json {
+            rows.push(json!({
+                "drive": drive_url(&leftover.origin.drive, None),
+                "path": leftover.origin.path.to_string(),
+                "size": leftover.size,
+                "saved": saved,
+            }));
+        } else {
+            show(leftover, saved.as_deref())?;
+        }
+    }
+    if args.json {
+        return print_json(&rows);
+    }
+    match (found.len(), &args.to, args.forget) {
+        (0, ..) => eprintln!("nothing was left behind"),
+        (_, None, false) => eprintln!("save them with --to DIR; remove them with --forget"),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn show(leftover: &Leftover, saved: Option<&Path>) -> Result {
+    let path = escaped(&leftover.origin.path.to_string()).to_string();
+    let saved = saved.map_or(String::new(), |at| format!(" -> {}", at.display()));
+    let line = format!("{:>12}  {}{path}{saved}", leftover.size, leftover.origin.drive);
+    terminal::print_line(&line).context(|| "print")
+}
+
+/// Saves under the file's own name, with a number if that is taken.
+async fn save(store: &Store, leftover: &Leftover, directory: &Path) -> Result<PathBuf> {
+    let name = leftover.origin.path.name().unwrap_or("unnamed");
+    let numbered = (1..).map(|number| directory.join(format!("{name}.{number}")));
+    let free = std::iter::once(directory.join(name))
+        .chain(numbered)
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .unwrap_or_else(|| directory.join(name));
+    restore(store, leftover, &free)
+        .await
+        .context(|| format!("save {} as {}", leftover.origin.path, free.display()))?;
+    Ok(free)
+}
+
+fn forget(leftover: &Leftover) -> Result {
+    // The record first: without it the data means nothing, and is taken for free space.
+    for file in [&leftover.record, &leftover.data] {
+        fs::remove_file(file).context(|| format!("remove {}", file.display()))?;
+    }
+    Ok(())
+}
