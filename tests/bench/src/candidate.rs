@@ -200,6 +200,8 @@ fn own_drive(
     copy_tree(&shop.data.store(DataSet::Seedling), store)?;
     let mut command = Command::new(&shop.tools.hypermount);
     command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
+    // What is remembered of the store elsewhere would tell that this is an old copy of it.
+    command.env("XDG_STATE_HOME", store.join("state"));
     Ok(command)
 }
 
