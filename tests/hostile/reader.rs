@@ -18,9 +18,9 @@ use crate::liar::{Liar, Lie};
 /// How long a reader with only a liar is told to wait for each block.
 const WAIT: &str = "1s";
 /// The same where the lie itself takes a while to arrive.
-const LARGE_WAIT: &str = "10s";
+const LARGE_WAIT: &str = "30s";
 /// A few look-ups and a read of one second each, and a busy machine.
-const ENDS_WITHIN: Duration = Duration::from_secs(25);
+const ENDS_WITHIN: Duration = Duration::from_secs(45);
 /// Commands run at once: most of their time they wait.
 const AT_ONCE: usize = 4;
 
