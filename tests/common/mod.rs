@@ -80,6 +80,20 @@ impl Home {
     }
 }
 
+/// A mount whose process a test killed stays in the kernel: whatever happened, it goes with the
+/// directory it is in.
+impl Drop for Home {
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let here = self.directory.path();
+        for at in mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {
+            if at.starts_with(here) {
+                let _ = Command::new("umount").arg("-l").arg(at).output();
+            }
+        }
+    }
+}
+
 /// What a command left behind.
 #[derive(Debug)]
 pub struct Ran {
