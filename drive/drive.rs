@@ -101,6 +101,11 @@ impl Drive {
         wait: Wait,
     ) -> Result<Self> {
         let metadata = store.core(key)?;
+        if version.is_none() && !wait.is_local() && !metadata.has(0) {
+            // The newest block leads to everything else: it is fetched in the same round trip as
+            // the first one. Nobody has to wait for it here.
+            drop(metadata.demand().upgrade(metadata.head().length));
+        }
         let header = Header::decode(&metadata.get(0, wait).await?)?;
         if let Some(version) = version
             && version > metadata.head().length
