@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 
-use crate::common::living::{binary, succeed};
+use crate::common::living::{hypermount, succeed};
 use crate::own::{Own, can_mount, has_reference, tree};
 
 /// "After kill -9 every file is its old or its new content, and what was closed is there."
@@ -79,7 +79,7 @@ fn what_a_killed_mount_left_is_recovered() {
 
     let store = own.store().display().to_string();
     let recover = |options: &[&str]| {
-        let mut command = std::process::Command::new(binary());
+        let mut command = hypermount();
         succeed(command.args(["recover", "--store", store.as_str()]).args(options))
     };
     let listed = recover(&[]);

@@ -6,8 +6,10 @@ mod common;
 
 mod crash;
 mod crowd;
+mod live;
 mod model;
 mod own;
 mod posix;
 mod programs;
 mod sharing;
+mod steps;

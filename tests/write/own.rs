@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::common::living::{Mounted, Running, binary, reference, succeed};
+use crate::common::living::{Mounted, Running, hypermount, reference, succeed};
 
 /// Whether mounts can be made here; told once if not.
 pub fn can_mount() -> bool {
@@ -37,7 +36,7 @@ impl Own {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = directory.path().join("store");
-        let mut create = Command::new(binary());
+        let mut create = hypermount();
         let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
         let mut own = Self { directory, url: url.trim().to_owned(), mounted: None };
         own.mount();
@@ -69,7 +68,7 @@ impl Own {
         let at = self.root().display().to_string();
         std::fs::create_dir_all(&at).expect("makes");
         let arguments = ["mount", "--foreground", "--json", "--listen", "127.0.0.1:0", "--store"];
-        let mut command = Command::new(binary());
+        let mut command = hypermount();
         let mut process = Running::start(command.args(arguments).args([&store, "notes", &at]));
         let address = process.json()["address"].as_str().expect("an address").to_owned();
         self.mounted = Some(Mounted { process, at: self.root() });
@@ -81,7 +80,7 @@ impl Own {
     }
 
     pub fn unmount(&mut self) {
-        succeed(Command::new(binary()).arg("unmount").arg(self.root()));
+        succeed(hypermount().arg("unmount").arg(self.root()));
         if let Some(mut mounted) = self.mounted.take() {
             assert!(mounted.process.wait().success());
         }
@@ -92,13 +91,25 @@ impl Own {
         self.mount();
     }
 
-    /// Ends the process that serves the mount at once, and mounts again.
-    pub fn kill(&mut self) {
+    /// Ends the process that serves the mount at once.
+    pub fn crash(&mut self) {
         let mut mounted = self.mounted.take().expect("it is mounted");
         mounted.process.signal(nix::sys::signal::Signal::SIGKILL);
         mounted.process.wait();
-        drop(mounted);
+    }
+
+    /// Crashes, and mounts again.
+    pub fn kill(&mut self) {
+        self.crash();
         self.mount();
+    }
+
+    /// The version of the drive that the mount shows.
+    pub fn version(&self) -> u64 {
+        let mut value = [0; 32];
+        let length = rustix::fs::getxattr(self.root(), "user.hypermount.version", &mut value);
+        let text = String::from_utf8_lossy(&value[..length.expect("answers")]).into_owned();
+        text.parse().expect("a number")
     }
 
     pub fn root(&self) -> PathBuf {

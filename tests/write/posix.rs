@@ -283,14 +283,9 @@ fn what_costs_nothing() {
         *byte = ((index * 7919) >> 8) as u8;
     }
     fs::write(own.path("big"), &bytes).expect("writes");
-    let version = |own: &Own| {
-        let mut value = [0; 32];
-        let length = rustix::fs::getxattr(own.root(), "user.hypermount.version", &mut value);
-        String::from_utf8_lossy(&value[..length.expect("answers")]).into_owned()
-    };
-    let before = version(&own);
+    let before = own.version();
     drop(OpenOptions::new().read(true).write(true).open(own.path("big")).expect("opens"));
-    assert_eq!(version(&own), before);
+    assert_eq!(own.version(), before);
     // Without the scratch files, which are emptied when the kernel says so, some time after close.
     let stored = || {
         let store = own.store();
