@@ -77,6 +77,8 @@ pub struct Scratch {
     /// `None` once it is dropped.
     files: Option<Files>,
     keep: AtomicBool,
+    /// Bytes of whole lines in the record.
+    noted: Mutex<u64>,
 }
 
 /// What a process that ended too early left behind.
@@ -168,7 +170,8 @@ impl Scratch {
     /// An empty scratch file.
     pub fn create(pool: &Arc<Pool>, origin: &Origin) -> Result<Self> {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
-        let scratch = Self { pool, files, keep: AtomicBool::new(false) };
+        let noted = Mutex::new(Rank::LEAF, 0);
+        let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
         let Extent { block, blocks, byte, size } = origin.base;
         scratch.note(&format!(
             "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
@@ -185,7 +188,14 @@ impl Scratch {
 
     fn note(&self, text: &str) -> Result<()> {
         let Files { record, record_path, .. } = self.files()?;
-        (&*record).write_all(text.as_bytes()).map_err(failed("write", record_path))
+        let mut noted = self.noted.lock();
+        if let Err(error) = (&*record).write_all(text.as_bytes()) {
+            // On a full disk a part may be there: the next line would go on in the middle of it.
+            let _ = record.set_len(*noted);
+            return Err(failed("write", record_path)(error));
+        }
+        *noted += text.len() as u64;
+        Ok(())
     }
 
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -232,6 +242,11 @@ impl Scratch {
     /// Leaves the files where they are, for [`leftovers`] to find.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
+    }
+
+    /// Its bytes are stored by now, or wanted by nobody: [`Scratch::keep`] no longer counts.
+    pub fn let_go(&self) {
+        self.keep.store(false, Ordering::Relaxed);
     }
 }
 

@@ -144,7 +144,11 @@ impl StagedFile {
 
     /// The path no longer leads here, and the file ends with its last handle.
     pub fn remove(&self) {
-        self.state.lock().removed = true;
+        let mut state = self.state.lock();
+        state.removed = true;
+        if let Some(scratch) = &state.scratch {
+            scratch.let_go();
+        }
     }
 
     /// The file is at another path now.
@@ -257,8 +261,7 @@ impl StagedFile {
         if state.size > 0 {
             return false;
         }
-        state.scratch = None;
-        state.written.clear();
+        state.drop_scratch();
         (state.base, state.base_limit, state.size) = (extent, extent.size, extent.size);
         state.changed(now);
         true
@@ -359,8 +362,7 @@ impl StagedFile {
         }
         state.committed = generation;
         (state.base, state.base_limit) = (extent, extent.size);
-        state.written.clear();
-        state.scratch = None;
+        state.drop_scratch();
         true
     }
 
@@ -376,6 +378,14 @@ impl State {
     fn changed(&mut self, now: u64) {
         (self.stat.mtime, self.stat.ctime) = (now, now);
         self.generation += 1;
+    }
+
+    /// What was changed is stored, or replaced.
+    fn drop_scratch(&mut self) {
+        self.written.clear();
+        if let Some(scratch) = self.scratch.take() {
+            scratch.let_go();
+        }
     }
 
     fn view(&self) -> View {

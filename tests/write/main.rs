@@ -6,10 +6,13 @@ mod common;
 
 mod crash;
 mod crowd;
+mod full;
 mod live;
 mod model;
+mod others;
 mod own;
 mod posix;
 mod programs;
+mod promises;
 mod sharing;
 mod steps;

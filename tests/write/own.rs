@@ -27,6 +27,7 @@ pub fn has_reference() -> bool {
 
 pub struct Own {
     directory: tempfile::TempDir,
+    store: PathBuf,
     pub url: String,
     mounted: Option<Mounted>,
 }
@@ -36,11 +37,20 @@ impl Own {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = directory.path().join("store");
-        let mut create = hypermount();
-        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
-        let mut own = Self { directory, url: url.trim().to_owned(), mounted: None };
+        let mut own = Self::create(directory, store);
         own.mount();
         own
+    }
+
+    /// A new drive with its store in a place of the caller's, not mounted.
+    pub fn stored_at(store: &Path) -> Self {
+        Self::create(tempfile::tempdir().expect("a temporary directory"), store.to_owned())
+    }
+
+    fn create(directory: tempfile::TempDir, store: PathBuf) -> Self {
+        let mut create = hypermount();
+        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
+        Self { directory, store, url: url.trim().to_owned(), mounted: None }
     }
 
     pub fn key(&self) -> &str {
@@ -48,7 +58,7 @@ impl Own {
     }
 
     pub fn store(&self) -> PathBuf {
-        self.directory.path().join("store")
+        self.store.clone()
     }
 
     /// A place beside the mount, on an ordinary disk.
