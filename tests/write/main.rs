@@ -6,6 +6,7 @@ mod common;
 
 mod crash;
 mod crowd;
+mod faults;
 mod full;
 mod live;
 mod model;
