@@ -418,6 +418,39 @@ mod tests {
         assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
     }
 
+    /// Whatever a kill or a power cut leaves of a record: it tells of an earlier moment, or nothing.
+    #[test]
+    fn a_record_cut_anywhere_tells_of_an_earlier_moment() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = Pool::new(directory.path().to_owned());
+        let scratch = Scratch::create(&pool, &origin("a")).unwrap();
+        let steps: [&dyn Fn(); 5] = [
+            &|| scratch.written(&(0..40)).unwrap(),
+            &|| scratch.resized(30).unwrap(),
+            &|| scratch.moved(&origin("dir/other").path).unwrap(),
+            &|| scratch.written(&(1000..2000)).unwrap(),
+            &|| scratch.resized(1500).unwrap(),
+        ];
+        let told = |text: &str| parse(text, &directory.path().join("1.record"));
+        let read = || fs::read_to_string(&scratch.files().unwrap().record_path).unwrap();
+        let mut moments = vec![told(&read()).expect("it is whole")];
+        for step in steps {
+            step();
+            moments.push(told(&read()).expect("it is whole"));
+        }
+        let whole = read();
+        let mut seen = 0;
+        for end in 0..=whole.len() {
+            if let Some(left) = told(&whole[..end]) {
+                let at = moments.iter().position(|moment| *moment == left);
+                let at = at.unwrap_or_else(|| panic!("cut at {end}: {left:?}"));
+                assert!(at >= seen, "cut at {end}");
+                seen = at;
+            }
+        }
+        assert_eq!(seen, moments.len() - 1);
+    }
+
     #[test]
     fn a_torn_record_counts_up_to_its_last_whole_line() {
         let directory = tempfile::tempdir().expect("a directory");
