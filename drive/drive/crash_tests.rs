@@ -157,6 +157,8 @@ fn making_a_file() {
     });
 }
 
+/// 49. "After a power cut too; what was closed and not synced may be the old content again."
+/// 47. "When fsync(2) returns 0, no power cut can lose what was written."
 #[test]
 fn changing_a_file_twice() {
     let state = |fill| Files::from([("a", fill), ("b", 2)]);

@@ -76,6 +76,7 @@ fn had_room(result: io::Result<()>) -> bool {
     }
 }
 
+/// 46. "if it cannot be, close(2) fails."
 /// 52. "A full disk fails the call with ENOSPC and costs nothing else."
 #[test]
 fn a_full_disk_is_told_and_costs_nothing_else() {
@@ -130,7 +131,7 @@ fn a_full_disk_is_told_and_costs_nothing_else() {
     }
 }
 
-/// "Nobody can be told if that fails; it is logged, and the bytes stay in `scratch`."
+/// 51. "Nobody can be told if that fails; it is logged, and the bytes stay in `scratch`."
 #[test]
 fn a_mapping_that_cannot_be_stored_is_kept() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };

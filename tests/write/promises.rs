@@ -171,8 +171,8 @@ fn a_version_for_each_close() {
 
 /// 50. "What was written and neither closed nor synced when the process was killed is kept in the
 /// `scratch` directory of the store, with a record of what it is." Of a synced file nothing is.
-/// 47. "When fsync(2) returns 0, no power cut can lose what was written." (Here, a kill; power cuts
-/// are in drive/drive/crash_tests.rs.)
+/// 47. "When fsync(2) returns 0, no power cut can lose what was written. It does not say that anybody
+/// else has it." (Here, a kill; power cuts are in drive/drive/crash_tests.rs.)
 #[test]
 fn synced_while_open() {
     if !can_mount() {
@@ -235,8 +235,8 @@ fn renaming_moves_no_bytes() {
     assert_eq!(fs::metadata(own.path("other/renamed")).expect("exists").len(), 40_000_000);
 }
 
-/// 53 and 54 on what a change in the middle costs: "Every other change stores the whole file again,
-/// holes as zeros: the log only grows."
+/// 54. "Every other change stores the whole file again, holes as zeros: the log only grows. Databases and
+/// disk images that are synced at each change are better kept elsewhere."
 #[test]
 fn a_change_in_the_middle_stores_the_whole_file() {
     if !can_mount() {
