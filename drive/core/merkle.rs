@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::flat_tree;
-use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b};
+use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
 
 /// Bytes of the largest block, as in the reference.
 pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;
@@ -33,6 +33,39 @@ pub struct Node {
     pub index: u64,
     pub hash: Hash,
     pub size: u64,
+}
+
+/// Blocks to append, and the hashes of their leaves: those do not depend on where the blocks go, so
+/// they can be made while others are still being written.
+pub struct HashedBlocks {
+    blocks: Vec<Bytes>,
+    hashes: Vec<Hash>,
+}
+
+impl HashedBlocks {
+    pub fn new(blocks: Vec<Bytes>) -> Self {
+        let message = |block| {
+            let block: &[u8] = block;
+            let mut head = [0; 9];
+            head[1..].copy_from_slice(&(block.len() as u64).to_be_bytes());
+            (head, block)
+        };
+        let messages: Vec<_> = blocks.iter().map(|block| message(block)).collect();
+        let hashes = blake2b_each(&messages);
+        Self { blocks, hashes }
+    }
+
+    pub fn blocks(&self) -> &[Bytes] {
+        &self.blocks
+    }
+
+    /// The leaves, of which the first is that of block `first`.
+    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
+        (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
+            let size = bytes.len() as u64;
+            Node { index: block.saturating_mul(2), hash: *hash, size }
+        })
+    }
 }
 
 impl Node {
