@@ -246,8 +246,8 @@ impl Replicator {
     fn closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.wants.forgive(id);
-        for block in peer.in_flight.keys() {
-            self.wants.released(*block, id);
+        for block in peer.owed(0..u64::MAX) {
+            self.wants.released(block, id);
         }
         for seek in self.seeks.values_mut() {
             seek.failed.remove(&id);
@@ -273,8 +273,10 @@ impl Replicator {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     let lost = start..start.saturating_add(length);
                     peer.blocks.remove(lost.clone());
-                    let refused: Vec<u64> =
-                        peer.in_flight.range(lost).map(|(block, _)| *block).collect();
+                    let refused: Vec<u64> = match lost.is_empty() {
+                        true => Vec::new(),
+                        false => peer.owed(lost).collect(),
+                    };
                     for block in refused {
                         self.refused(id, block);
                     }
@@ -332,7 +334,7 @@ impl Replicator {
             return self.wants.unpark();
         }
         peer.refused += 1;
-        let open: Vec<u64> = peer.in_flight.keys().copied().collect();
+        let open: Vec<u64> = peer.owed(0..u64::MAX).collect();
         for block in open {
             self.refused(id, block);
         }
@@ -342,9 +344,8 @@ impl Replicator {
     /// The peer will not answer this request.
     fn refused(&mut self, id: PeerId, block: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.cancel(block);
         peer.refused += 1;
-        match peer.in_flight.remove(&block) {
+        match peer.withdraw(block) {
             Some(request) if request.continuity => self.continuity_answered(id, false),
             _ => self.wants.failed(block, id),
         }
