@@ -152,8 +152,6 @@ impl Filesystem for Adapter {
             }
         }
         // Each answers with the nearest value the kernel takes, which then is the one in force.
-            let _ = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_time_granularity(TIME_GRANULARITY);

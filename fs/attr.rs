@@ -171,8 +171,8 @@ mod tests {
         }
     }
 
-    /// 41. "An owner of 0, which programs without owners store, is shown to a mounter who is not root as
-    /// their own."
+    /// Sentence 41. "An owner of 0, which programs without owners store, is shown to a mounter who
+    /// is not root as their own."
     #[test]
     fn owners_of_ones_own_drive_are_shown_but_for_roots() {
         let mut file = entry(Kind::File, 0o100644, 1);

@@ -1,5 +1,5 @@
 //! What docs/semantics.md promises to who writes is quoted, word for word, by the tests that show it:
-//! `/// 31. "A file can…"`. A sentence that changes takes its tests along.
+//! `/// Sentence 31. "A file can…"`. A sentence that changes takes its tests along.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -44,14 +44,9 @@ pub struct HashedBlocks {
 
 impl HashedBlocks {
     pub fn new(blocks: Vec<Bytes>) -> Self {
-        let message = |block| {
-            let block: &[u8] = block;
-            let mut head = [0; 9];
-            head[1..].copy_from_slice(&(block.len() as u64).to_be_bytes());
-            (head, block)
-        };
-        let messages: Vec<_> = blocks.iter().map(|block| message(block)).collect();
-        let hashes = blake2b_each(&messages);
+        // Their places are not known yet; the hash has nothing of them.
+        let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
+        let hashes = Node::leaves(&placed).into_iter().map(|leaf| leaf.hash).collect();
         Self { blocks, hashes }
     }
 

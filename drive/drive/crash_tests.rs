@@ -157,8 +157,9 @@ fn making_a_file() {
     });
 }
 
-/// 49. "After a power cut too; what was closed and not synced may be the old content again."
-/// 47. "When fsync(2) returns 0, no power cut can lose what was written."
+/// Sentence 49. "After a power cut too; what was closed and not synced may be the old content
+/// again."
+/// Sentence 47. "When fsync(2) returns 0, no power cut can lose what was written."
 #[test]
 fn changing_a_file_twice() {
     let state = |fill| Files::from([("a", fill), ("b", 2)]);
@@ -285,8 +286,8 @@ fn appending_to_a_file_and_truncating_it() {
     }
 }
 
-/// 38. "The rename of a directory is one version of the drive": whatever happens, all of it has the
-/// one name or all of it the other.
+/// Sentence 38. "The rename of a directory is one version of the drive": whatever happens, all of
+/// it has the one name or all of it the other.
 #[test]
 fn renaming_a_directory_is_all_or_nothing() {
     const FILES: u8 = 12;

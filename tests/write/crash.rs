@@ -8,7 +8,8 @@ use crate::own::{Own, can_mount, has_reference, tree};
 
 const ROUNDS: usize = 20;
 
-/// 48. "After kill -9 every file is its old or its new content, and what was closed is there."
+/// Sentence 48. "After kill -9 every file is its old or its new content, and what was closed is
+/// there."
 #[test]
 fn killed_again_and_again() {
     if !can_mount() {
@@ -87,8 +88,8 @@ fn killed_again_and_again() {
     }
 }
 
-/// 75. "What sentence 50 speaks of is shown by `recover`; `--to` saves each file as the process last saw
-/// it, `--forget` removes it."
+/// Sentence 75. "What sentence 50 speaks of is shown by `recover`; `--to` saves each file as the
+/// process last saw it, `--forget` removes it."
 #[test]
 fn what_a_killed_mount_left_is_recovered() {
     if !can_mount() {

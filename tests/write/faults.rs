@@ -167,7 +167,8 @@ fn states() -> Vec<BTreeMap<String, String>> {
     states
 }
 
-/// 48. "After kill -9 every file is its old or its new content, and what was closed is there."
+/// Sentence 48. "After kill -9 every file is its old or its new content, and what was closed is
+/// there."
 #[test]
 fn killed_at_every_call() {
     let Some(stage) = can_mount().then(Stage::new).flatten() else { return };
@@ -197,7 +198,7 @@ fn killed_at_every_call() {
     }
 }
 
-/// 52. "A full disk fails the call with ENOSPC and costs nothing else."
+/// Sentence 52. "A full disk fails the call with ENOSPC and costs nothing else."
 #[test]
 fn full_once_at_every_call() {
     let Some(stage) = can_mount().then(Stage::new).flatten() else { return };

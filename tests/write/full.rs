@@ -76,14 +76,14 @@ fn had_room(result: io::Result<()>) -> bool {
     }
 }
 
-/// 46. "if it cannot be, close(2) fails."
-/// 52. "A full disk fails the call with ENOSPC and costs nothing else."
+/// Sentence 46. "if it cannot be, close(2) fails."
+/// Sentence 52. "A full disk fails the call with ENOSPC and costs nothing else."
 #[test]
 fn a_full_disk_is_told_and_costs_nothing_else() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };
     let mut own = Own::stored_at(&disk.store());
     own.mount();
-    let old: Vec<u8> = (0..2_000_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let old: Vec<u8> = (0..2_000_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     fs::create_dir(own.path("dir")).expect("makes");
     fs::write(own.path("dir/old"), &old).expect("writes");
     fs::write(own.path("changed"), &old).expect("writes");
@@ -131,7 +131,7 @@ fn a_full_disk_is_told_and_costs_nothing_else() {
     }
 }
 
-/// 51. "Nobody can be told if that fails; it is logged, and the bytes stay in `scratch`."
+/// Sentence 51. "Nobody can be told if that fails; it is logged, and the bytes stay in `scratch`."
 #[test]
 fn a_mapping_that_cannot_be_stored_is_kept() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };

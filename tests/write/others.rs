@@ -54,7 +54,8 @@ impl Locker {
     }
 }
 
-/// 35. "flock(2), fcntl(2) locks and shared mappings work among the programs of this machine."
+/// Sentence 35. "flock(2), fcntl(2) locks and shared mappings work among the programs of this
+/// machine."
 #[test]
 fn locks_between_processes() {
     if !can_mount() || Command::new("python3").arg("-V").output().is_err() {
@@ -86,7 +87,7 @@ fn as_nobody(script: &str) -> bool {
     command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// 41. "Permissions and owners are enforced by the kernel as on a local disk."
+/// Sentence 41. "Permissions and owners are enforced by the kernel as on a local disk."
 #[test]
 fn other_users() {
     if !can_mount() || !nix::unistd::geteuid().is_root() || !as_nobody("true") {
@@ -129,9 +130,9 @@ fn other_users() {
     assert_eq!(text, "textmore\nmore\n");
 }
 
-/// 76. "`SEEK_DATA` and `SEEK_HOLE` tell of no holes but the end of the file. fallocate(2) takes
-/// `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, and makes zeros, not holes; other modes fail with
-/// EOPNOTSUPP. `O_DIRECT` is taken."
+/// Sentence 76. "`SEEK_DATA` and `SEEK_HOLE` tell of no holes but the end of the file. fallocate(2)
+/// takes `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, and makes zeros, not holes; other modes fail
+/// with EOPNOTSUPP. `O_DIRECT` is taken."
 #[test]
 fn holes_and_direct_access() {
     if !can_mount() {

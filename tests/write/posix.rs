@@ -18,7 +18,8 @@ fn rename_with(own: &Own, from: &str, to: &str, flags: RenameFlags) -> i32 {
     renamed.err().map_or(0, rustix::io::Errno::raw_os_error)
 }
 
-/// 31. "A file can be read and written at any offset; what was never written reads as zeros."
+/// Sentence 31. "A file can be read and written at any offset; what was never written reads as
+/// zeros."
 #[test]
 fn any_offset_and_any_size() {
     if !can_mount() {
@@ -51,9 +52,9 @@ fn any_offset_and_any_size() {
     assert_eq!(fs::read(&path).expect("reads"), model);
 }
 
-/// 32. "Every combination of open(2)'s flags means what it means on a local disk."
-/// 34. "All who have a file open see what any of them writes, at once."
-/// 36. "`O_TMPFILE` fails with EOPNOTSUPP."
+/// Sentence 32. "Every combination of open(2)'s flags means what it means on a local disk."
+/// Sentence 34. "All who have a file open see what any of them writes, at once."
+/// Sentence 36. "`O_TMPFILE` fails with EOPNOTSUPP."
 #[test]
 fn flags_of_open() {
     if !can_mount() {
@@ -86,7 +87,7 @@ fn flags_of_open() {
     assert_eq!(&bytes, b"new");
 }
 
-/// 33. "A file that was unlinked is there for who has it open, and for nobody else."
+/// Sentence 33. "A file that was unlinked is there for who has it open, and for nobody else."
 #[test]
 fn unlinked_while_open() {
     if !can_mount() {
@@ -114,7 +115,7 @@ fn unlinked_while_open() {
     file.sync_all().expect("syncs");
 }
 
-/// 37. "rename(2) replaces files and empty directories in one step; RENAME_NOREPLACE and
+/// Sentence 37. "rename(2) replaces files and empty directories in one step; RENAME_NOREPLACE and
 /// RENAME_EXCHANGE work. Open files and inode numbers follow."
 #[test]
 fn renames() {
@@ -166,7 +167,7 @@ fn renames() {
     }
 }
 
-/// 39. "A directory is removed only when it is empty, and stays when it becomes so."
+/// Sentence 39. "A directory is removed only when it is empty, and stays when it becomes so."
 #[test]
 fn directories() {
     if !can_mount() {
@@ -193,9 +194,9 @@ fn directories() {
     drop(open);
 }
 
-/// 40. "Permissions, owners, modification times to the millisecond, links and extended attributes are
-/// stored. Access times are not: a file's is its modification time."
-/// 42. "Links are shown as they were made."
+/// Sentence 40. "Permissions, owners, modification times to the millisecond, links and extended
+/// attributes are stored. Access times are not: a file's is its modification time."
+/// Sentence 42. "Links are shown as they were made."
 #[test]
 fn metadata_is_stored() {
     if !can_mount() {
@@ -241,8 +242,8 @@ fn metadata_is_stored() {
     }
 }
 
-/// 44. "Fifos and sockets are stored. There are no hard links and no devices: EPERM. Names that are not
-/// UTF-8 are EILSEQ."
+/// Sentence 44. "Fifos and sockets are stored. There are no hard links and no devices: EPERM. Names
+/// that are not UTF-8 are EILSEQ."
 #[test]
 fn what_the_format_cannot_hold() {
     use std::os::unix::ffi::OsStrExt;
@@ -270,7 +271,7 @@ fn what_the_format_cannot_hold() {
     assert!(kind("fifo").is_fifo() && kind("socket").is_socket());
 }
 
-/// 57. "With --read-only nothing can be changed."
+/// Sentence 57. "With --read-only nothing can be changed."
 #[test]
 fn read_only() {
     if !can_mount() {
@@ -285,9 +286,9 @@ fn read_only() {
     assert_eq!(fs::read(own.path("file")).expect("reads"), b"x");
 }
 
-/// 53. "Closing a file that was not changed costs nothing, however it was opened; a copy by
-/// copy_file_range(2) shares the blocks of the original."
-/// 54. "What is added to the end of the file that was stored last is all that is stored."
+/// Sentence 53. "Closing a file that was not changed costs nothing, however it was opened; a copy
+/// by copy_file_range(2) shares the blocks of the original."
+/// Sentence 54. "What is added to the end of the file that was stored last is all that is stored."
 #[test]
 fn what_costs_nothing() {
     if !can_mount() {
@@ -325,7 +326,8 @@ fn what_costs_nothing() {
     assert_eq!(fs::read(own.path("log")).expect("reads").len(), bytes.len() + 40_960);
 }
 
-/// 35. "flock(2), fcntl(2) locks and shared mappings work among the programs of this machine."
+/// Sentence 35. "flock(2), fcntl(2) locks and shared mappings work among the programs of this
+/// machine."
 #[test]
 fn locks_and_mappings() {
     if !can_mount() {

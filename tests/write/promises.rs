@@ -35,7 +35,8 @@ fn stored(store: &Path) -> u64 {
     largest
 }
 
-/// 38. "The rename of a directory is one version of the drive: a reader sees all of it or nothing."
+/// Sentence 38. "The rename of a directory is one version of the drive: a reader sees all of it or
+/// nothing."
 #[test]
 fn a_renamed_directory_is_seen_whole() {
     const FILES: usize = 300;
@@ -79,8 +80,8 @@ fn a_renamed_directory_is_seen_whole() {
     assert!(looks.into_inner() > 0);
 }
 
-/// 43. "Extended attributes are those of `user.`, at most 64 KiB each and 512 KiB together; others
-/// fail with EOPNOTSUPP."
+/// Sentence 43. "Extended attributes are those of `user.`, at most 64 KiB each and 512 KiB
+/// together; others fail with EOPNOTSUPP."
 #[test]
 fn limits_of_attributes() {
     const LARGEST: usize = 64 * 1024;
@@ -112,8 +113,8 @@ fn limits_of_attributes() {
     }
 }
 
-/// 45. "When the children of a directory changed is shown at once, and stored at fsync(2) of the
-/// directory and at unmount."
+/// Sentence 45. "When the children of a directory changed is shown at once, and stored at fsync(2)
+/// of the directory and at unmount."
 #[test]
 fn times_of_directories() {
     if !can_mount() {
@@ -144,9 +145,9 @@ fn times_of_directories() {
     assert_eq!(at(&own), shown, "stored at unmount");
 }
 
-/// 46. "What was written is part of the drive when close(2) returns 0, as one version however many
-/// writes there were; if it cannot be, close(2) fails. Until then only this mount sees it, new
-/// files included." (That close(2) fails is shown on a full disk.)
+/// Sentence 46. "What was written is part of the drive when close(2) returns 0, as one version
+/// however many writes there were; if it cannot be, close(2) fails. Until then only this mount sees
+/// it, new files included." (That close(2) fails is shown on a full disk.)
 #[test]
 fn a_version_for_each_close() {
     if !can_mount() {
@@ -169,10 +170,11 @@ fn a_version_for_each_close() {
     assert_eq!(own.version(), before + 2);
 }
 
-/// 50. "What was written and neither closed nor synced when the process was killed is kept in the
-/// `scratch` directory of the store, with a record of what it is." Of a synced file nothing is.
-/// 47. "When fsync(2) returns 0, no power cut can lose what was written. It does not say that anybody
-/// else has it." (Here, a kill; power cuts are in drive/drive/crash_tests.rs.)
+/// Sentence 50. "What was written and neither closed nor synced when the process was killed is kept
+/// in the `scratch` directory of the store, with a record of what it is." Of a synced file nothing
+/// is.
+/// Sentence 47. "When fsync(2) returns 0, no power cut can lose what was written. It does not say
+/// that anybody else has it." (Here, a kill; power cuts are in drive/drive/crash_tests.rs.)
 #[test]
 fn synced_while_open() {
     if !can_mount() {
@@ -194,8 +196,8 @@ fn synced_while_open() {
     assert_eq!(paths, ["unsynced"]);
 }
 
-/// 51. "Pages changed through a mapping after the last close become part of the drive when the
-/// mapping goes."
+/// Sentence 51. "Pages changed through a mapping after the last close become part of the drive when
+/// the mapping goes."
 #[test]
 fn a_mapping_outlives_its_descriptor() {
     if !can_mount() {
@@ -218,7 +220,7 @@ fn a_mapping_outlives_its_descriptor() {
     assert_eq!(&bytes, b"mapped");
 }
 
-/// 55. "Renaming moves no bytes of files, whatever their size."
+/// Sentence 55. "Renaming moves no bytes of files, whatever their size."
 #[test]
 fn renaming_moves_no_bytes() {
     if !can_mount() {
@@ -235,8 +237,8 @@ fn renaming_moves_no_bytes() {
     assert_eq!(fs::metadata(own.path("other/renamed")).expect("exists").len(), 40_000_000);
 }
 
-/// 54. "Every other change stores the whole file again, holes as zeros: the log only grows. Databases and
-/// disk images that are synced at each change are better kept elsewhere."
+/// Sentence 54. "Every other change stores the whole file again, holes as zeros: the log only
+/// grows. Databases and disk images that are synced at each change are better kept elsewhere."
 #[test]
 fn a_change_in_the_middle_stores_the_whole_file() {
     if !can_mount() {

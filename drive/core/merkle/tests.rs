@@ -307,7 +307,7 @@ fn a_digest_is_defined_for_every_block() {
 }
 
 #[test]
-fn leaves_hashed_together_are_those_hashed_alone() {
+fn blocks_hashed_before_they_are_appended_have_the_same_leaves() {
     for count in [0, 1, 2, 3, 4, 5, 9, 33] {
         let length = |n: usize| [0, 1, 118, 119, 120, 127, 128, 129, 4096, 65_536][n * 7 % 10];
         let blocks: Vec<Bytes> = (0..count).map(|n| vec![n as u8; length(n)].into()).collect();
