@@ -32,6 +32,11 @@ pub const MAX_REFUSED: u32 = 4096;
 pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
+/// Blocks of a directory that are fetched because something in it was looked up; of a larger one none
+/// are, until it is listed: one lookup must stay cheap in a large drive.
+pub const MAX_NEAR_BLOCKS: usize = 256;
+/// Answers to the hint of a listing come within this time; those that come later may be too large.
+pub const LISTING_WITHIN: Duration = Duration::from_secs(10);
 /// Regions of 2^20 blocks a peer is asked about.
 pub const MAX_WANTED_REGIONS: usize = 4096;
 
@@ -65,6 +70,8 @@ pub struct Peer {
     pub subscribed: bool,
     pub speaks_hypertrie: bool,
     pub caches_allowed: u32,
+    /// A listing was hinted at: until then large answers to hints are welcome.
+    pub listing_until: Option<Instant>,
     pub regions: BTreeSet<u64>,
     in_flight: BTreeMap<u64, InFlight>,
     /// The requests of `in_flight`, oldest first.
@@ -104,6 +111,7 @@ impl Peer {
             subscribed: false,
             speaks_hypertrie: false,
             caches_allowed: 0,
+            listing_until: None,
             regions: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             by_age: BTreeSet::new(),
