@@ -13,6 +13,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use crate::core::merkle::HashedBlocks;
 pub use commit::ContentWriter;
 
 use std::ops::Range;

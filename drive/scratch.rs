@@ -77,6 +77,8 @@ pub struct Scratch {
     /// `None` once it is dropped.
     files: Option<Files>,
     keep: AtomicBool,
+    /// Bytes of whole lines in the record.
+    noted: Mutex<u64>,
 }
 
 /// What a process that ended too early left behind.
@@ -168,7 +170,8 @@ impl Scratch {
     /// An empty scratch file.
     pub fn create(pool: &Arc<Pool>, origin: &Origin) -> Result<Self> {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
-        let scratch = Self { pool, files, keep: AtomicBool::new(false) };
+        let noted = Mutex::new(Rank::LEAF, 0);
+        let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
         let Extent { block, blocks, byte, size } = origin.base;
         scratch.note(&format!(
             "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
@@ -185,7 +188,14 @@ impl Scratch {
 
     fn note(&self, text: &str) -> Result<()> {
         let Files { record, record_path, .. } = self.files()?;
-        (&*record).write_all(text.as_bytes()).map_err(failed("write", record_path))
+        let mut noted = self.noted.lock();
+        if let Err(error) = (&*record).write_all(text.as_bytes()) {
+            // On a full disk a part may be there: the next line would go on in the middle of it.
+            let _ = record.set_len(*noted);
+            return Err(failed("write", record_path)(error));
+        }
+        *noted += text.len() as u64;
+        Ok(())
     }
 
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -232,6 +242,11 @@ impl Scratch {
     /// Leaves the files where they are, for [`leftovers`] to find.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
+    }
+
+    /// Its bytes are stored by now, or wanted by nobody: [`Scratch::keep`] no longer counts.
+    pub fn let_go(&self) {
+        self.keep.store(false, Ordering::Relaxed);
     }
 }
 
@@ -401,6 +416,39 @@ mod tests {
         }
         drop(pool);
         assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
+    }
+
+    /// Whatever a kill or a power cut leaves of a record: it tells of an earlier moment, or nothing.
+    #[test]
+    fn a_record_cut_anywhere_tells_of_an_earlier_moment() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = Pool::new(directory.path().to_owned());
+        let scratch = Scratch::create(&pool, &origin("a")).unwrap();
+        let steps: [&dyn Fn(); 5] = [
+            &|| scratch.written(&(0..40)).unwrap(),
+            &|| scratch.resized(30).unwrap(),
+            &|| scratch.moved(&origin("dir/other").path).unwrap(),
+            &|| scratch.written(&(1000..2000)).unwrap(),
+            &|| scratch.resized(1500).unwrap(),
+        ];
+        let told = |text: &str| parse(text, &directory.path().join("1.record"));
+        let read = || fs::read_to_string(&scratch.files().unwrap().record_path).unwrap();
+        let mut moments = vec![told(&read()).expect("it is whole")];
+        for step in steps {
+            step();
+            moments.push(told(&read()).expect("it is whole"));
+        }
+        let whole = read();
+        let mut seen = 0;
+        for end in 0..=whole.len() {
+            if let Some(left) = told(&whole[..end]) {
+                let at = moments.iter().position(|moment| *moment == left);
+                let at = at.unwrap_or_else(|| panic!("cut at {end}: {left:?}"));
+                assert!(at >= seen, "cut at {end}");
+                seen = at;
+            }
+        }
+        assert_eq!(seen, moments.len() - 1);
     }
 
     #[test]

@@ -171,6 +171,20 @@ mod tests {
         }
     }
 
+    /// Sentence 41. "An owner of 0, which programs without owners store, is shown to a mounter who
+    /// is not root as their own."
+    #[test]
+    fn owners_of_ones_own_drive_are_shown_but_for_roots() {
+        let mut file = entry(Kind::File, 0o100644, 1);
+        let owners = |file: &Entry, ours| (shown(file, ours).uid, shown(file, ours).gid);
+        assert_eq!(owners(&file, true), (7, 8));
+        assert_eq!(owners(&file, false), (1000, 1001), "a stranger's numbers mean nothing here");
+        (file.stat.uid, file.stat.gid) = (0, 8);
+        assert_eq!(owners(&file, true), (1000, 8));
+        let root = Owner { uid: 0, gid: 0 };
+        assert_eq!(attributes(42, &file, 1, root, true).uid, 0);
+    }
+
     #[test]
     fn hostile_sizes_and_times_are_brought_into_range() {
         let mut hostile = entry(Kind::File, 0o100644, u64::MAX);

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drive::drive::ContentWriter;
+use drive::drive::{ContentWriter, HashedBlocks};
 use drive::scratch::{Origin, Pool, Ranges, Scratch};
 use drive::sync::{Mutex, Rank};
 use drive::{Drive, DrivePath, Entry, Extent, PublicKey, Stat, Wait};
@@ -144,7 +144,11 @@ impl StagedFile {
 
     /// The path no longer leads here, and the file ends with its last handle.
     pub fn remove(&self) {
-        self.state.lock().removed = true;
+        let mut state = self.state.lock();
+        state.removed = true;
+        if let Some(scratch) = &state.scratch {
+            scratch.let_go();
+        }
     }
 
     /// The file is at another path now.
@@ -257,8 +261,7 @@ impl StagedFile {
         if state.size > 0 {
             return false;
         }
-        state.scratch = None;
-        state.written.clear();
+        state.drop_scratch();
         (state.base, state.base_limit, state.size) = (extent, extent.size, extent.size);
         state.changed(now);
         true
@@ -359,8 +362,7 @@ impl StagedFile {
         }
         state.committed = generation;
         (state.base, state.base_limit) = (extent, extent.size);
-        state.written.clear();
-        state.scratch = None;
+        state.drop_scratch();
         true
     }
 
@@ -376,6 +378,14 @@ impl State {
     fn changed(&mut self, now: u64) {
         (self.stat.mtime, self.stat.ctime) = (now, now);
         self.generation += 1;
+    }
+
+    /// What was changed is stored, or replaced.
+    fn drop_scratch(&mut self) {
+        self.written.clear();
+        if let Some(scratch) = self.scratch.take() {
+            scratch.let_go();
+        }
     }
 
     fn view(&self) -> View {
@@ -474,26 +484,35 @@ impl Pending {
         let size = self.view.size;
         let base = self.view.base;
         let mut at = if self.is_longer() && writer.extend(&base) { base.size } else { 0 };
-        let mut batches = 0;
+        // While one batch is being written the next is hashed, on a thread of its own.
+        let mut hashed: Option<HashedBlocks> = None;
         while at < size {
             let until = size.min(at + BATCH_BYTES);
-            let bytes = joined(self.view.read(drive, at..until, wait).await?);
-            let mut blocks = Vec::new();
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                let length = rest.len().min(BLOCK_BYTES as usize);
-                blocks.push(rest.split_to(length));
-            }
-            writer.append(&blocks)?;
+            let blocks = in_blocks(joined(self.view.read(drive, at..until, wait).await?));
             at = until;
-            batches += 1;
-            if batches > 1 {
-                // A large file must not keep the thread from other requests.
-                tokio::task::yield_now().await;
+            if hashed.is_none() && at == size {
+                return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
             }
+            let hashing = tokio::task::spawn_blocking(move || HashedBlocks::new(blocks));
+            if let Some(ready) = hashed.take() {
+                writer.append_hashed(&ready)?;
+            }
+            hashed = Some(hashing.await.map_err(|_| Error::Panicked)?);
+        }
+        if let Some(last) = hashed {
+            writer.append_hashed(&last)?;
         }
         Ok(writer.finish())
     }
+}
+
+fn in_blocks(mut bytes: Bytes) -> Vec<Bytes> {
+    let mut blocks = Vec::new();
+    while !bytes.is_empty() {
+        let length = bytes.len().min(BLOCK_BYTES as usize);
+        blocks.push(bytes.split_to(length));
+    }
+    blocks
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::merkle::{self, HashedBlocks, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
 use super::{Core, CoreEvent, Head};
 use crate::crypto::{KeyPair, SignatureBytes};
 use crate::error::{Error, Result};
@@ -25,6 +25,12 @@ impl Core {
     /// Appends a batch under one signature. On return it survives the end of this process; a
     /// power cut only after [`Core::sync`].
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
+        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+    }
+
+    /// As [`Core::append`], of blocks that were hashed before.
+    pub fn append_hashed(&self, hashed: &HashedBlocks) -> Result<Head> {
+        let blocks = hashed.blocks();
         let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {
             return Err(self.read_only());
         };
@@ -40,7 +46,7 @@ impl Core {
             if self.stopped().is_some() {
                 return Err(self.read_only());
             }
-            let batch = self.prepare(blocks, pair)?;
+            let batch = self.prepare(hashed, pair)?;
             if let Err(error) = self.write(&batch) {
                 // What was not acknowledged shall not come back at the next open. If this fails
                 // too, it may: signed, whole and unacknowledged, as after a crash.
@@ -54,7 +60,8 @@ impl Core {
         Ok(batch.after)
     }
 
-    fn prepare<'a>(&self, blocks: &'a [Bytes], pair: &KeyPair) -> Result<Batch<'a>> {
+    fn prepare<'a>(&self, hashed: &'a HashedBlocks, pair: &KeyPair) -> Result<Batch<'a>> {
+        let blocks = hashed.blocks();
         let (before, mut roots) = {
             let state = self.inner.state.lock();
             (state.head, state.roots.clone())
@@ -64,8 +71,8 @@ impl Core {
             return Err(Error::TooLarge(format!("a core of {length} blocks")));
         }
         let mut created = Vec::with_capacity(blocks.len() * 2);
-        for (block, bytes) in (before.length..).zip(blocks) {
-            let Some(nodes) = merkle::push_leaf(&mut roots, Node::leaf(block, bytes)) else {
+        for leaf in hashed.leaves(before.length) {
+            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else {
                 return Err(Error::TooLarge("a core of more than 2^53 bytes".to_owned()));
             };
             created.extend(nodes);

@@ -35,6 +35,34 @@ pub struct Node {
     pub size: u64,
 }
 
+/// Blocks to append, and the hashes of their leaves: those do not depend on where the blocks go, so
+/// they can be made while others are still being written.
+pub struct HashedBlocks {
+    blocks: Vec<Bytes>,
+    hashes: Vec<Hash>,
+}
+
+impl HashedBlocks {
+    pub fn new(blocks: Vec<Bytes>) -> Self {
+        // Their places are not known yet; the hash has nothing of them.
+        let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
+        let hashes = Node::leaves(&placed).into_iter().map(|leaf| leaf.hash).collect();
+        Self { blocks, hashes }
+    }
+
+    pub fn blocks(&self) -> &[Bytes] {
+        &self.blocks
+    }
+
+    /// The leaves, of which the first is that of block `first`.
+    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
+        (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
+            let size = bytes.len() as u64;
+            Node { index: block.saturating_mul(2), hash: *hash, size }
+        })
+    }
+}
+
 impl Node {
     /// The leaf over the bytes of `block`.
     pub fn leaf(block: u64, bytes: &[u8]) -> Self {

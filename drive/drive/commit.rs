@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
+use crate::core::merkle::HashedBlocks;
 use crate::core::{Core, Head};
 use crate::error::{Error, Result};
 use crate::index::trie::{Batch, Removed, Trie, stat};
@@ -47,7 +48,13 @@ impl ContentWriter {
 
     /// Appends a batch of blocks under one signature.
     pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
-        self.content.append(blocks)?;
+        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+    }
+
+    /// As [`ContentWriter::append`], of blocks that were hashed before.
+    pub fn append_hashed(&mut self, hashed: &HashedBlocks) -> Result<()> {
+        self.content.append_hashed(hashed)?;
+        let blocks = hashed.blocks();
         self.extent.blocks += blocks.len() as u64;
         self.extent.size += blocks.iter().map(|block| block.len() as u64).sum::<u64>();
         Ok(())

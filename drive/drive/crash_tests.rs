@@ -157,6 +157,9 @@ fn making_a_file() {
     });
 }
 
+/// Sentence 49. "After a power cut too; what was closed and not synced may be the old content
+/// again."
+/// Sentence 47. "When fsync(2) returns 0, no power cut can lose what was written."
 #[test]
 fn changing_a_file_twice() {
     let state = |fill| Files::from([("a", fill), ("b", 2)]);
@@ -204,6 +207,138 @@ fn importing_several_files_as_one_batch() {
         told.set(1);
         Ok(())
     });
+}
+
+fn tail(fill: u8) -> Vec<u8> {
+    vec![fill; 4000]
+}
+
+/// As a mount does for what was added at the end: the old blocks and new ones after them.
+async fn append(drive: &Drive, name: &str, fill: u8) -> Result<()> {
+    let extent = drive.snapshot().entry(&path(name), Wait::Local).await?.stat.extent;
+    let mut writer = drive.content_writer().await?;
+    assert!(writer.extend(&extent), "nothing was stored in between");
+    writer.append(&[Bytes::from(tail(fill))])?;
+    put(drive, name, writer.finish()).await
+}
+
+/// What `a` may be when power is cut in every call, oldest first.
+async fn one_of(world: &World, allowed: &[Vec<u8>], when: &str) {
+    let drive = open(world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+    let found = content(&drive, "a").await.unwrap_or_default();
+    assert!(allowed.contains(&found), "{when}: {} bytes", found.len());
+    assert_eq!(content(&drive, "b").await, Some(bytes(2)), "{when}");
+    write(&drive, "later", 9).await.unwrap();
+    assert_eq!(content(&drive, "later").await, Some(bytes(9)), "{when}");
+}
+
+/// Bytes that were added at the end, twice; then the file cut to nothing and to its first half.
+#[test]
+fn appending_to_a_file_and_truncating_it() {
+    let (first, second) = ([bytes(1), tail(7)].concat(), [bytes(1), tail(7), tail(8)].concat());
+    let half = bytes(1)[..1000].to_vec();
+    let states = [bytes(1), first, second, Vec::new(), half.clone()];
+    let runtime = runtime();
+    for call in 0.. {
+        let mut reached = false;
+        for seed in 0..=POWER_CUTS {
+            let (world, mut told, mut safe) = (World::default(), 0, 0);
+            runtime.block_on(async {
+                let drive = open(&world).await.unwrap();
+                write(&drive, "b", 2).await.unwrap();
+                write(&drive, "a", 1).await.unwrap();
+                drive.sync().unwrap();
+                world.stop_at(call);
+                let work = async {
+                    append(&drive, "a", 7).await?;
+                    told = 1;
+                    append(&drive, "a", 8).await?;
+                    told = 2;
+                    drive.sync()?;
+                    safe = 2;
+                    put(&drive, "a", Extent::default()).await?;
+                    told = 3;
+                    let mut writer = drive.content_writer().await?;
+                    writer.append(&[Bytes::from(half.clone())])?;
+                    put(&drive, "a", writer.finish()).await?;
+                    told = 4;
+                    drive.sync()?;
+                    safe = 4;
+                    Ok::<(), Error>(())
+                };
+                let _ = work.await;
+                reached = world.stopped();
+                drop(drive);
+                let least = if seed == POWER_CUTS {
+                    world.restart();
+                    told
+                } else {
+                    world.cut_power(seed);
+                    safe
+                };
+                one_of(&world, &states[least..], &format!("call {call}, seed {seed}")).await;
+            });
+        }
+        if !reached {
+            assert!(call > 10, "the work was done");
+            return;
+        }
+    }
+}
+
+/// Sentence 38. "The rename of a directory is one version of the drive": whatever happens, all of
+/// it has the one name or all of it the other.
+#[test]
+fn renaming_a_directory_is_all_or_nothing() {
+    const FILES: u8 = 12;
+    let runtime = runtime();
+    for call in 0.. {
+        let mut reached = false;
+        for seed in 0..=POWER_CUTS {
+            let world = World::default();
+            runtime.block_on(async {
+                let drive = open(&world).await.unwrap();
+                for n in 0..FILES {
+                    write(&drive, &format!("old/{n}"), n).await.unwrap();
+                }
+                drive.sync().unwrap();
+                world.stop_at(call);
+                let mut edits = Vec::new();
+                for n in 0..FILES {
+                    let old = path(&format!("old/{n}"));
+                    let entry = drive.snapshot().entry(&old, Wait::Local).await.unwrap();
+                    edits.push(Edit::Remove { path: old });
+                    let (path, stat) = (path(&format!("new/{n}")), entry.stat);
+                    edits.push(Edit::Put { path, stat });
+                }
+                let told = drive.apply(edits).await.is_ok();
+                let safe = told && drive.sync().is_ok();
+                reached = world.stopped();
+                drop(drive);
+                let must = if seed == POWER_CUTS {
+                    world.restart();
+                    told
+                } else {
+                    world.cut_power(seed);
+                    safe
+                };
+                let when = format!("call {call}, seed {seed}");
+                let drive = open(&world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+                let renamed = content(&drive, "new/0").await.is_some();
+                assert!(renamed || !must, "{when}");
+                let (here, gone) = if renamed { ("new", "old") } else { ("old", "new") };
+                for n in 0..FILES {
+                    let there = content(&drive, &format!("{here}/{n}")).await;
+                    assert_eq!(there, Some(bytes(n)), "{when}");
+                    assert_eq!(content(&drive, &format!("{gone}/{n}")).await, None, "{when}");
+                }
+            });
+        }
+        if !reached {
+            assert!(call > 3, "the work was done");
+            return;
+        }
+    }
 }
 
 /// A disk that is full once: the call fails, nothing is lost, and it works when there is room.

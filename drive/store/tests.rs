@@ -349,6 +349,31 @@ fn an_old_backup_put_back_is_read_only() {
     assert_eq!(why_read_only(write_block(&path, &custodian, "fork")), Stop::Restored.reason());
 }
 
+/// The marks are written one after the other, that in the store first: a machine that stops between
+/// leaves an older one outside, which does no harm. An older one inside is an old state put back.
+#[test]
+fn marks_of_different_moments() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, custodian) = marked(directory.path());
+    let inside = path.join(MARK_FILE);
+    let marks = directory.path().join("state/marks");
+    let outside = fs::read_dir(marks).unwrap().next().unwrap().unwrap().path();
+    let mut moments = vec![(fs::read(&inside).unwrap(), fs::read(&outside).unwrap())];
+    for text in ["second", "third", "fourth"] {
+        write_block(&path, &custodian, text).unwrap();
+        moments.push((fs::read(&inside).unwrap(), fs::read(&outside).unwrap()));
+    }
+    for (within, (mark, _)) in moments.iter().enumerate() {
+        for (beyond, (_, other)) in moments.iter().enumerate() {
+            fs::write(&inside, mark).unwrap();
+            fs::write(&outside, other).unwrap();
+            let stop = Store::open_as(&path, false, &custodian).unwrap().custody().unwrap().store;
+            let expected = (beyond > within).then_some(Stop::Restored);
+            assert_eq!(stop, expected, "inside {within}, outside {beyond}");
+        }
+    }
+}
+
 #[test]
 fn a_core_shorter_than_marked_is_read_only_whoever_keeps_marks_outside() {
     let directory = tempfile::tempdir().unwrap();

@@ -100,6 +100,15 @@ impl Running {
         })
     }
 
+    /// Whether it says a line before it ends.
+    pub fn ready(&mut self) -> bool {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(_) => true,
+            Err(mpsc::RecvTimeoutError::Disconnected) => false,
+            Err(error) => panic!("{}: {error}", self.what),
+        }
+    }
+
     pub fn json(&mut self) -> Value {
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))

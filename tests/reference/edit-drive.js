@@ -1,12 +1,12 @@
 'use strict'
-// Goes on writing in the default drive of a store directory: the same edits for the same seed, of
+// Goes on writing in a drive of a store directory, its default one unless --key names another: the same edits for the same seed, of
 // every kind the reference knows. Prints {key, version, before, after}, both a listing with hashes.
 
 const { openDrive, openStore, promised, run, said, say, usage, walk } = require('./peer')
 
 run(async ([directory], options) => {
-  if (!directory) usage('edit-drive.js DIR [--seed N] [--edits N]')
-  const drive = await openDrive(await openStore(directory))
+  if (!directory) usage('edit-drive.js DIR [--key HEX] [--seed N] [--edits N]')
+  const drive = await openDrive(await openStore(directory), options.key)
   const before = await walk(drive, true)
   const dice = new Dice(Number(options.seed))
   for (let n = 0; n < Number(options.edits); n++) await edit(drive, dice, n)
@@ -16,6 +16,7 @@ run(async ([directory], options) => {
   await said()
   process.exit(0)
 }, {
+  key: { type: 'string' },
   seed: { type: 'string', default: '1' },
   edits: { type: 'string', default: '0' }
 })

@@ -125,6 +125,8 @@ async function dial (store, port, host = '127.0.0.1') {
 async function describe (drive, name, withContent) {
   const stat = await promised(done => drive.lstat(name, (error, value) => done(error, value)))
   const entry = { type: typeOf(stat), mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: +stat.mtime }
+  const attributes = Object.entries(stat.metadata || {})
+  if (attributes.length > 0) entry.attributes = Object.fromEntries(attributes.map(([k, v]) => [k, v.toString('hex')]))
   if (stat.mount) entry.mount = stat.mount.key.toString('hex')
   if (entry.type === 'symlink') entry.target = stat.linkname
   if (entry.type === 'file') {
@@ -184,5 +186,5 @@ function storedKeys (directory) {
 }
 
 module.exports = {
-  converse, describe, dial, fail, listen, openDrive, openStore, promised, run, said, say, storedKeys, usage, walk
+  converse, describe, dial, fail, hashFile, listen, openDrive, openStore, promised, run, said, say, storedKeys, usage, walk
 }

@@ -6,8 +6,14 @@ mod common;
 
 mod crash;
 mod crowd;
+mod faults;
+mod full;
+mod live;
 mod model;
+mod others;
 mod own;
 mod posix;
 mod programs;
+mod promises;
 mod sharing;
+mod steps;

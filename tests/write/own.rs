@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::common::living::{Mounted, Running, binary, reference, succeed};
+use crate::common::living::{Mounted, Running, hypermount, reference, succeed};
 
 /// Whether mounts can be made here; told once if not.
 pub fn can_mount() -> bool {
@@ -28,6 +27,7 @@ pub fn has_reference() -> bool {
 
 pub struct Own {
     directory: tempfile::TempDir,
+    store: PathBuf,
     pub url: String,
     mounted: Option<Mounted>,
 }
@@ -37,11 +37,20 @@ impl Own {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = directory.path().join("store");
-        let mut create = Command::new(binary());
-        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
-        let mut own = Self { directory, url: url.trim().to_owned(), mounted: None };
+        let mut own = Self::create(directory, store);
         own.mount();
         own
+    }
+
+    /// A new drive with its store in a place of the caller's, not mounted.
+    pub fn stored_at(store: &Path) -> Self {
+        Self::create(tempfile::tempdir().expect("a temporary directory"), store.to_owned())
+    }
+
+    fn create(directory: tempfile::TempDir, store: PathBuf) -> Self {
+        let mut create = hypermount();
+        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
+        Self { directory, store, url: url.trim().to_owned(), mounted: None }
     }
 
     pub fn key(&self) -> &str {
@@ -49,7 +58,7 @@ impl Own {
     }
 
     pub fn store(&self) -> PathBuf {
-        self.directory.path().join("store")
+        self.store.clone()
     }
 
     /// A place beside the mount, on an ordinary disk.
@@ -69,7 +78,7 @@ impl Own {
         let at = self.root().display().to_string();
         std::fs::create_dir_all(&at).expect("makes");
         let arguments = ["mount", "--foreground", "--json", "--listen", "127.0.0.1:0", "--store"];
-        let mut command = Command::new(binary());
+        let mut command = hypermount();
         let mut process = Running::start(command.args(arguments).args([&store, "notes", &at]));
         let address = process.json()["address"].as_str().expect("an address").to_owned();
         self.mounted = Some(Mounted { process, at: self.root() });
@@ -81,7 +90,7 @@ impl Own {
     }
 
     pub fn unmount(&mut self) {
-        succeed(Command::new(binary()).arg("unmount").arg(self.root()));
+        succeed(hypermount().arg("unmount").arg(self.root()));
         if let Some(mut mounted) = self.mounted.take() {
             assert!(mounted.process.wait().success());
         }
@@ -92,13 +101,25 @@ impl Own {
         self.mount();
     }
 
-    /// Ends the process that serves the mount at once, and mounts again.
-    pub fn kill(&mut self) {
+    /// Ends the process that serves the mount at once.
+    pub fn crash(&mut self) {
         let mut mounted = self.mounted.take().expect("it is mounted");
         mounted.process.signal(nix::sys::signal::Signal::SIGKILL);
         mounted.process.wait();
-        drop(mounted);
+    }
+
+    /// Crashes, and mounts again.
+    pub fn kill(&mut self) {
+        self.crash();
         self.mount();
+    }
+
+    /// The version of the drive that the mount shows.
+    pub fn version(&self) -> u64 {
+        let mut value = [0; 32];
+        let length = rustix::fs::getxattr(self.root(), "user.hypermount.version", &mut value);
+        let text = String::from_utf8_lossy(&value[..length.expect("answers")]).into_owned();
+        text.parse().expect("a number")
     }
 
     pub fn root(&self) -> PathBuf {

@@ -101,7 +101,7 @@ truncate -s 3M $B/sparse; echo data >> $B/sparse; cp --sparse=always $B/sparse s
 
 #[test]
 fn editors_and_compilers() {
-    if !have(&["sed", "cc", "make"]) {
+    if !have(&["sed", "cc", "make", "vim"]) {
         return;
     }
     run("check() {
@@ -109,9 +109,123 @@ fn editors_and_compilers() {
 grep -qx 'new line' edited
 }
 printf 'old line\\n' > edited; sed -i s/old/new/ edited
-if command -v vim >/dev/null; then vim -es -u NONE -c '%s/new/vim/' -c wq edited; grep -qx 'vim line' edited; sed -i s/vim/new/ edited; fi
+chmod 640 edited; ln -s edited link
+for how in yes no auto; do
+vim -es -u NONE -c \"set backup backupskip= backupcopy=$how\" -c '%s/new/vim/' -c wq edited
+grep -qx 'vim line' edited; grep -qx 'new line' edited~
+vim -es -u NONE -c '%s/vim/vimmed/' -c wq link; test -L link; grep -qx 'vimmed line' edited; stat -c %a edited | grep -qx 640
+sed -i s/vimmed/new/ edited
+done
 echo 'int answer(void) { return 42; }' > answer.c
 printf '#include <stdio.h>\\nint answer(void);\\nint main(void) { printf(\"%%d\\\\n\", answer()); }\\n' > main.c
 printf 'program: main.o answer.o\\n\\tcc -o $@ $^\\n' > Makefile
 make -s; make -s -q");
+}
+
+#[test]
+fn zip_archives() {
+    if !have(&["zip", "unzip", "python3"]) {
+        return;
+    }
+    run("check() {
+unzip -qt archive.zip; diff -r $B/tree unzipped
+test $(stat -c %a unzipped/sub/3) = 600
+}
+mkdir -p $B/tree/sub/empty; python3 -c '
+import os, random
+random.seed(2)
+for n in range(100):
+    open(os.environ[\"B\"] + f\"/tree/sub/{n}\", \"wb\").write(random.randbytes(n * 999))
+'
+chmod 600 $B/tree/sub/3; ln -s sub/3 $B/tree/link
+(cd $B/tree; zip -qry - .) > archive.zip; (cd $B/tree; zip -qry $OLDPWD/second.zip .)
+mkdir unzipped; unzip -q second.zip -d unzipped
+echo more > $B/tree/added; (cd $B/tree; zip -q $OLDPWD/archive.zip added); cp $B/tree/added unzipped/");
+}
+
+/// The history of this project, where it is there, else one made up.
+#[test]
+fn git_clones_a_real_repository() {
+    if !have(&["git"]) {
+        return;
+    }
+    let here = env!("CARGO_MANIFEST_DIR");
+    let found = Command::new("git").args(["-C", here, "rev-parse", "HEAD"]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: these sources are in no git repository");
+        return;
+    }
+    run(&format!(
+        "check() {{
+git -C clone fsck --full --strict
+test -z \"$(git -C clone status --porcelain)\"
+diff -r --exclude=.git clone $B/plain
+test $(git -C clone rev-list --count HEAD) = $(git -C $B/plain rev-list --count HEAD)
+}}
+git config --global --add safe.directory '*'
+git clone -q --no-local '{here}' clone; git clone -q --no-local '{here}' $B/plain
+git -C clone repack -adfq; git -C clone checkout -q --detach HEAD^; git -C clone checkout -q -"
+    ));
+}
+
+/// What the format has no place for: access times (test_utime), and names that are not UTF-8
+/// (Pep383Tests). `LargeMmapTests` writes files of 6 GB of holes, which are stored as zeros.
+const PYTHON_SKIPS: &str = "-i '*test_utime*' -i '*Pep383Tests*' -i '*LargeMmapTests*'";
+
+#[test]
+fn the_tests_of_python() {
+    if !have(&["python3"]) {
+        return;
+    }
+    let there = Command::new("python3").args(["-c", "import test.test_os"]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: python3 comes without its tests");
+        return;
+    }
+    run(&format!(
+        "check() {{
+grep -q 'Result: SUCCESS' $B/out; rm -rf tmp
+}}
+mkdir tmp; TMPDIR=$PWD/tmp python3 -m test --tempdir $PWD/tmp {PYTHON_SKIPS} \
+test_os test_shutil test_mmap test_fileio > $B/out 2>&1 || \
+{{ tail -50 $B/out >&2; false; }}"
+    ));
+}
+
+/// Random and sequential writes, mapped and not, synced and not: each block is read back with a
+/// checksum, once more after a remount.
+#[test]
+fn fio_verifies() {
+    if !have(&["fio"]) {
+        return;
+    }
+    run("check() {
+OPTIONS='--size=8m --verify=crc32c --verify_fatal=1 --randseed=7 --allrandrepeat=1'
+for engine in psync mmap; do
+fio $OPTIONS --name=$engine --ioengine=$engine --rw=randwrite --bs=4k-64k --verify_only >> $B/out
+done
+}
+OPTIONS='--size=8m --verify=crc32c --verify_fatal=1 --randseed=7 --allrandrepeat=1'
+for engine in psync mmap; do
+fio $OPTIONS --name=$engine --ioengine=$engine --rw=randwrite --bs=4k-64k > $B/out
+done
+fio $OPTIONS --name=sync --rw=write --bs=128k --fsync=16 --numjobs=2 > $B/out
+fio $OPTIONS --name=direct --rw=randwrite --bs=8k --direct=1 > $B/out");
+}
+
+/// Short, and with the stressors that stay within what is stored.
+#[test]
+fn stress_ng_verifies() {
+    if !have(&["stress-ng"]) {
+        return;
+    }
+    run("check() {
+rm -rf tmp
+}
+mkdir tmp; stress-ng --temp-path $PWD/tmp --verify --no-rand-seed --timeout 2 \
+--dir 1 --dirdeep 1 --filename 1 --flock 1 --fallocate 1 --fallocate-bytes 1m --rename 1 \
+--seek 1 --seek-size 1m --hdd 1 --hdd-bytes 4m --symlink 1 --chmod 1 --fstat 1 --getdent 1 \
+--lockf 1 --locka 1 --utime 1 --sync-file 1 \
+--sync-file-bytes 1m --xattr 1 --touch 1 --mmap 1 --mmap-bytes 1m --mmap-file > $B/out 2>&1 || \
+{ cat $B/out >&2; false; }");
 }

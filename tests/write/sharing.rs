@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use crate::common::living::{Mounted, eventually, reference, serve};
 use crate::own::{Own, can_mount, has_reference, tree};
 
@@ -28,7 +30,8 @@ fn another_mount_reads_what_was_written() {
     assert_eq!(theirs, ours);
 }
 
-/// "A file saved here appears within a second at who has the drive mounted by its key."
+/// Sentence 56. "A file saved here appears within a second at who has the drive mounted by its key,
+/// while this mount is answering peers (`--listen`) and the network lets it."
 #[test]
 fn what_is_saved_appears_on_the_other_side() {
     if !can_mount() {
@@ -81,4 +84,35 @@ fn the_reference_goes_on_in_the_same_store() {
         let read = fs::read_to_string(own.path(&format!("theirs/{round}")));
         assert_eq!(read.expect("reads"), text);
     }
+}
+
+/// Sentence 56. "A file saved here appears within a second at who has the drive mounted by its key,
+/// while this mount is answering peers (`--listen`) and the network lets it." The reference is such
+/// a reader.
+#[test]
+fn what_is_saved_appears_at_the_reference() {
+    if !can_mount() || !has_reference() {
+        return;
+    }
+    let mut own = Own::new();
+    own.unmount();
+    let address = own.mount_listening();
+    let port: u16 = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let mut reader = reference("watch-drive.js", &[own.key()]);
+    reader.json();
+    reader.ask(serde_json::json!({ "op": "connect", "port": port }));
+    let mut slowest = Duration::ZERO;
+    for round in 0..20u8 {
+        let content = vec![round; usize::from(round) * 20_000];
+        let sha256 = hex::encode(Sha256::digest(&content));
+        for name in ["file", "dir/another"] {
+            fs::create_dir_all(own.path("dir")).expect("makes");
+            fs::write(own.path(name), &content).expect("writes");
+            let start = Instant::now();
+            let until = serde_json::json!({ "op": "until", "path": name, "sha256": sha256 });
+            reader.ask(until);
+            slowest = slowest.max(start.elapsed());
+        }
+    }
+    eprintln!("slowest at the reference: {slowest:?}");
 }

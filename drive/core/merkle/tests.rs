@@ -305,3 +305,15 @@ fn a_digest_is_defined_for_every_block() {
     }
     assert!(seen.contains(&1));
 }
+
+#[test]
+fn blocks_hashed_before_they_are_appended_have_the_same_leaves() {
+    for count in [0, 1, 2, 3, 4, 5, 9, 33] {
+        let length = |n: usize| [0, 1, 118, 119, 120, 127, 128, 129, 4096, 65_536][n * 7 % 10];
+        let blocks: Vec<Bytes> = (0..count).map(|n| vec![n as u8; length(n)].into()).collect();
+        let alone: Vec<Node> =
+            (5..).zip(&blocks).map(|(block, bytes)| Node::leaf(block, bytes)).collect();
+        let together: Vec<Node> = HashedBlocks::new(blocks).leaves(5).collect();
+        assert_eq!(together, alone);
+    }
+}
