@@ -24,9 +24,10 @@ use crate::xattr::Answer;
 
 /// Largest request in bytes; the kernel sends reads of at most this too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
-/// Requests the kernel may have under way that nobody waits for directly, like readahead. Each
-/// may be parked for the network, so more than the kernel's default of 12.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests the kernel may have under way that nobody waits for directly: all reads through its
+/// pages are. Each may be parked for the network, and the next one then would not even be sent,
+/// whatever it is for. So as many as can be said; the kernel takes less from who is not root.
+const MAX_BACKGROUND: u16 = u16::MAX;
 /// A number and a generation together are unique; numbers are, so one generation will do.
 const GENERATION: Generation = Generation(0);
 /// What drives store times in.
