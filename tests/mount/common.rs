@@ -59,7 +59,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(directory: tempfile::TempDir, store: Store, open: impl FnOnce(&Runtime) -> Drive) -> Self {
+    fn new(
+        directory: tempfile::TempDir,
+        store: Store,
+        open: impl FnOnce(&Runtime) -> Drive,
+    ) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime starts");
         let drive = open(&runtime);
