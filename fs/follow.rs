@@ -11,7 +11,6 @@ use drive::{Drive, DrivePath, Snapshot, Wait};
 
 use crate::attr::file_type;
 use crate::filesystem::{Fs, join};
-use crate::handle::Content;
 use crate::invalidate::Invalidation;
 use crate::volume::Volume;
 
@@ -81,10 +80,7 @@ impl Fs {
                 let Some(ino) = inodes.known(&mount_path) else { return };
                 let other_file = file_type(before) != file_type(after)
                     || before.stat.mount != after.stat.mount
-                    || inodes
-                        .get(ino)
-                        .and_then(|node| node.opened())
-                        .is_some_and(|opened| Content::of(opened) != Content::of(after));
+                    || inodes.get(ino).is_some_and(|node| node.has_other_content(after));
                 notices.push(Invalidation::Inode(ino));
                 if other_file {
                     notices.extend(self.entry_notice(&mount_path));
