@@ -297,8 +297,16 @@ fn readers_of_a_drive_that_changes_all_the_time() {
             // Half of it read before it is changed, the rest after all the changes.
             let path = living.join((next / APPENDS_A_TURN % LIVING_FILES).to_string());
             let mut file = std::fs::File::open(path).expect("opens");
-            let mut start = vec![0; file.metadata().expect("stat").len() as usize / 2];
-            file.read_exact(&mut start).expect("reads");
+            let size = file.metadata().expect("stat").len();
+            let mut start = Vec::new();
+            std::io::Read::by_ref(&mut file).take(size / 2).read_to_end(&mut start).expect("reads");
+            let now = file.metadata().expect("stat").len();
+            assert!(
+                start.len() as u64 == size / 2 && now == size,
+                "{} bytes read of a file of {size} bytes, {now} afterwards: {:?}",
+                start.len(),
+                String::from_utf8_lossy(start.get(..20).unwrap_or_default())
+            );
             open.push((file, start));
             write(&mut server, next, count);
             next += count;
