@@ -136,7 +136,7 @@ fn we_and_the_reference_write_the_same_store_in_turns() {
 }
 
 /// 67. What a partially fetched drive lacks is named by `export`, everything else is exported, and
-/// the exit code is 3.
+///     the exit code is 3.
 #[test]
 fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
     let home = Home::new();
@@ -281,7 +281,7 @@ fn two_processes_never_write_one_store() {
 }
 
 /// 69. A store whose directory was copied, or moved to another disk or machine, opens read-only
-/// until `adopt`.
+///     until `adopt`.
 #[test]
 fn a_copied_store_is_read_only_until_adopted() {
     let home = Home::new();

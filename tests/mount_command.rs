@@ -46,7 +46,7 @@ fn mounted_at(mountpoint: &Path) -> bool {
 }
 
 /// 26. `unmount` returns 0 only when the mount is gone; without `--lazy` also only when the store
-/// is free.
+///     is free.
 #[test]
 fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     let Some(mounted) = Mounted::new() else { return };
@@ -101,7 +101,7 @@ fn a_failure_in_the_background_is_the_commands_own() {
 }
 
 /// 27. A mount that is in use is not unmounted without `--lazy` or `--force`, and its users are
-/// named.
+///     named.
 #[test]
 fn a_busy_mount_stays_and_its_users_are_named() {
     let Some(mounted) = Mounted::new() else { return };
@@ -199,8 +199,8 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 }
 
 /// 13. What is not is waited for as long as `--wait` says, with `forever` until it comes; after that
-/// the call fails with ETIMEDOUT, and the log says which block of which core was missing, how many
-/// peers there were, and why they did not deliver.
+///     the call fails with ETIMEDOUT, and the log says which block of which core was missing, how many
+///     peers there were, and why they did not deliver.
 #[test]
 fn the_log_says_what_could_not_be_had_and_why() {
     let Some(mounted) = Mounted::new() else { return };

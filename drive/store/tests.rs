@@ -332,7 +332,7 @@ fn a_store_on_another_machine_is_read_only() {
 }
 
 /// 70. So does one that is older than what its user last wrote with it: restored from a backup, or
-/// with cores shorter than marked.
+///     with cores shorter than marked.
 #[test]
 fn an_old_backup_put_back_is_read_only() {
     let directory = tempfile::tempdir().unwrap();
@@ -421,7 +421,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
 }
 
 /// 72. A drive is not written any more, also after a restart, once a peer proves another or a
-/// longer history of it signed with its key; what is here stays readable.
+///     longer history of it signed with its key; what is here stays readable.
 #[test]
 fn a_stopped_core_stays_stopped_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();

@@ -115,8 +115,8 @@ fn varied_tree(bench: &Bench) {
 }
 
 /// 60. Kept are names, content, modes, modification times to the millisecond, symbolic links,
-/// `user.` extended attributes and empty directories; what cannot be kept is named, and the exit
-/// code is not 0.
+///     `user.` extended attributes and empty directories; what cannot be kept is named, and the exit
+///     code is not 0.
 #[tokio::test]
 async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
     let bench = Bench::new();
@@ -159,7 +159,7 @@ async fn only_what_changed_is_appended() {
 }
 
 /// 58. `import` and `export` move only what differs: files by size, modification time in
-/// milliseconds and mode, with `--checksum` by content.
+///     milliseconds and mode, with `--checksum` by content.
 #[tokio::test]
 async fn content_that_only_a_checksum_tells_is_found() {
     let bench = Bench::new();
@@ -199,7 +199,7 @@ async fn many_small_files_are_few_appends() {
 }
 
 /// 62. Nothing is removed without `--delete`, and what an ignore file matches is neither imported
-/// nor removed.
+///     nor removed.
 #[tokio::test]
 async fn nothing_is_deleted_unless_said_and_ignored_names_never() {
     let bench = Bench::new();
@@ -259,7 +259,7 @@ async fn given_patterns_ignore_too_and_a_nearer_file_overrules_them() {
 /// What an import that was killed leaves: some blocks of a large file, and no entry.
 ///
 /// 59. Both may be killed at any point and run again; what was done stays done, and of a large file
-/// that was being imported only the rest is appended.
+///     that was being imported only the rest is appended.
 #[tokio::test]
 async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     let bench = Bench::new();

@@ -123,7 +123,7 @@ async fn names(fs: &Fs, ino: u64, page: usize, plus: bool) -> Vec<(String, u64)>
 }
 
 /// 17. Names are shown byte for byte as the publisher wrote them; no Unicode normalisation takes
-/// place.
+///     place.
 #[tokio::test]
 async fn every_recorded_path_is_shown_as_it_was_written() {
     let recorded = Recorded::new();
@@ -367,7 +367,7 @@ impl Made {
 }
 
 /// 24. A drive mounted inside a drive is a folder; one that cannot be opened fails by itself, not
-/// its neighbours.
+///     its neighbours.
 #[tokio::test]
 async fn a_drive_nested_in_itself_is_too_many_levels_and_an_absent_one_fails_alone() {
     let made = Made::new();

@@ -387,7 +387,7 @@ impl Forked {
 /// although it is validly signed and longer.
 ///
 /// 10. Two validly signed histories of one drive are reported as a fork; the one seen first is
-/// kept.
+///     kept.
 #[test]
 fn t26_of_two_histories_the_first_is_kept() {
     let forked = Forked::new();

@@ -193,7 +193,7 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
 }
 
 /// 16. A program that waits for one file does not keep others from what is here already. A signal that
-/// ends it does so within 1.5 s, wherever it waits.
+///     ends it does so within 1.5 s, wherever it waits.
 ///
 /// Not even a hundred of them, all at one file, each at a place of its own.
 ///

@@ -90,7 +90,7 @@ fn each_version_shows_what_was_recorded() {
 }
 
 /// 22. Inode numbers of a drive's files are the same after a remount, but for the rare collision of
-/// two.
+///     two.
 #[test]
 fn numbers_survive_a_remount_and_are_unique() {
     if !can_mount() {
@@ -110,7 +110,7 @@ fn numbers_survive_a_remount_and_are_unique() {
 }
 
 /// 20. A mount is `nosuid` and `nodev`, and read-only unless the drive can be written (below):
-/// every attempt to change something fails with EROFS.
+///     every attempt to change something fails with EROFS.
 #[test]
 fn nothing_can_be_changed() {
     if !can_mount() {
@@ -142,7 +142,7 @@ fn nothing_can_be_changed() {
 }
 
 /// 23. Following a link never leads out of the drive's own tree: an absolute target means "from the
-/// root of this drive", and `..` at the root stays there.
+///     root of this drive", and `..` at the root stays there.
 #[test]
 fn links_lead_where_the_drive_means_and_never_out() {
     if !can_mount() {

@@ -65,7 +65,7 @@ fn killed_again_and_again() {
 /// "`recover` shows it, `--to` saves each file as the process last saw it, `--forget` removes it."
 ///
 /// 75. What sentence 50 speaks of is shown by `recover`; `--to` saves each file as the process last
-/// saw it, `--forget` removes it.
+///     saw it, `--forget` removes it.
 #[test]
 fn what_a_killed_mount_left_is_recovered() {
     if !can_mount() {
