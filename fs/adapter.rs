@@ -338,13 +338,19 @@ impl Filesystem for Adapter {
         self.server.serve(request, operation, move |result| match result {
             Ok(page) => {
                 page.fill(&counted_by, true, |listed| {
-                    // Inode 0 tells the kernel a name without giving it an inode; the number that
-                    // readdir(3) shows then comes from the attributes.
                     let unnamed =
                         || FileAttr { ino: INodeNo(listed.shown), kind: listed.kind, ..absent() };
-                    let attributes = listed.attributes.unwrap_or_else(unnamed);
+                    let (mut attributes, mut ttl) =
+                        (listed.attributes.unwrap_or_else(unnamed), listed.ttl);
+                    // fuser names the inode by its attributes, here too (`reply_entry`). With the
+                    // number that is shown the kernel would take the new file for the old one, which
+                    // somebody has open.
+                    if listed.ino != 0 && attributes.ino.0 != listed.ino {
+                        attributes.ino = INodeNo(listed.ino);
+                        ttl = Duration::ZERO;
+                    }
                     let (ino, name) = (INodeNo(listed.ino), listed.name);
-                    reply.add(ino, listed.next, name, &listed.ttl, &attributes, GENERATION)
+                    reply.add(ino, listed.next, name, &ttl, &attributes, GENERATION)
                 });
                 reply.ok();
             }
