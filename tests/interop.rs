@@ -218,8 +218,8 @@ fn the_lock_is_respected_both_ways() {
     assert_eq!(locked["locked"], false, "the reference took a core we hold");
 }
 
-/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS=10000` takes minutes.
-const APPENDS: u64 = 2_000;
+/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` says otherwise.
+const APPENDS: u64 = 10_000;
 /// Files it writes to, in turns, and how often between two looks at what is open.
 const LIVING_FILES: u64 = 8;
 const APPENDS_A_TURN: u64 = 250;
