@@ -26,6 +26,25 @@ pub fn blake2b(parts: &[&[u8]]) -> Hash {
     hasher.finalize_fixed().into()
 }
 
+/// [`blake2b`] of each message, four at a time where the processor can: for blocks, of which
+/// several come at once (docs/decisions/0009).
+pub fn blake2b_each(messages: &[[&[u8]; 2]]) -> Vec<Hash> {
+    let mut parameters = blake2b_simd::Params::new();
+    parameters.hash_length(32);
+    let mut states = vec![parameters.to_state(); messages.len()];
+    for (state, [start, _]) in states.iter_mut().zip(messages) {
+        state.update(start);
+    }
+    let rest = messages.iter().map(|[_, rest]| *rest);
+    blake2b_simd::many::update_many(states.iter_mut().zip(rest));
+    let finished = states.iter().map(|state| {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(state.finalize().as_bytes());
+        hash
+    });
+    finished.collect()
+}
+
 /// BLAKE2b-256 keyed with `key` of the concatenation of `parts`.
 pub fn blake2b_keyed(key: &[u8; 32], parts: &[&[u8]]) -> Hash {
     let mut hasher = <Blake2bMac<U32> as KeyInit>::new_from_slice(key)

@@ -20,6 +20,8 @@ const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
 const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// So many bytes must have been read in sequence for one to be asked for ahead.
 const READ_PER_AHEAD: u64 = 4;
+/// A reader that jumped is given as much at once as it read the last time, up to this many bytes.
+const LARGEST_LEAP_BYTES: u64 = 1024 * 1024;
 /// The kernel sends the pieces of its own readahead in parallel, so a sequential reader's
 /// requests arrive out of order by up to this many bytes.
 const REORDERING_BYTES: u64 = 1024 * 1024;
@@ -50,6 +52,8 @@ pub struct Readahead {
     run: Option<u64>,
     /// What was asked for already ends here.
     asked: u64,
+    /// Bytes that the run before the last jump had: the next will probably be as long.
+    usual: Option<u64>,
 }
 
 impl Readahead {
@@ -59,6 +63,7 @@ impl Readahead {
     pub fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
         let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
         let length = range.end - range.start;
+        let mut jumped = false;
         match &mut self.run {
             Some(run) if sequential => {
                 if range.end <= self.next {
@@ -69,17 +74,22 @@ impl Readahead {
             }
             run => {
                 // A file that is read from its start will probably be read on; a reader that
-                // jumps about is given nothing until it reads on from where it jumped to.
-                *run = Some(length);
+                // jumps about is given what it read the last time, and else nothing until it reads
+                // on from where it jumped to.
+                jumped = range.start != 0;
+                self.usual = run.replace(length).filter(|_| jumped);
                 self.next = range.end;
                 self.asked = range.end;
-                if range.start != 0 {
-                    return None;
-                }
             }
         }
-        let window = self.run.unwrap_or(0) / READ_PER_AHEAD;
-        let window = window.clamp(FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES);
+        let run = self.run.unwrap_or(0);
+        let usual = self.usual.map(|usual| usual.min(LARGEST_LEAP_BYTES));
+        let window = match usual {
+            Some(usual) if run < usual => usual - run,
+            Some(usual) if run < usual + usual / 4 => return None,
+            _ if jumped => return None,
+            _ => (run / READ_PER_AHEAD).clamp(FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES),
+        };
         let start = self.asked.max(self.next);
         let end = self.next.saturating_add(window).min(size);
         // Ask in halves of a window, not for every few bytes the reader moves on.
@@ -243,6 +253,22 @@ mod tests {
         }
         let start = 90 * 1024 * KIB + 4 * KIB;
         assert!(readahead.read(start..start + 4 * KIB, SIZE).is_some(), "now it reads on");
+    }
+
+    #[test]
+    fn who_jumped_is_given_at_once_what_it_read_the_last_time_and_no_more() {
+        let mut readahead = Readahead::default();
+        let mut read = |from: u64, bytes: u64| -> Vec<Range<u64>> {
+            let pieces = (from..from + bytes).step_by(128 * 1024);
+            pieces.filter_map(|at| readahead.read(at..at + 128 * KIB, SIZE)).collect()
+        };
+        read(10 * 1024 * KIB, 1024 * KIB);
+        let start = 50 * 1024 * KIB;
+        assert_eq!(read(start, 1024 * KIB), [start + 128 * KIB..start + 1024 * KIB]);
+        let start = 80 * 1024 * KIB;
+        let asked = read(start, 4 * 1024 * KIB);
+        assert_eq!(asked[0], start + 128 * KIB..start + 1024 * KIB);
+        assert!(asked.len() > 1, "it reads on, and is given more");
     }
 
     #[test]

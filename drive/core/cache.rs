@@ -10,7 +10,7 @@ use lru::LruCache;
 use crate::sync::{Mutex, Rank};
 
 /// Bytes of blocks a store keeps in memory unless told otherwise.
-pub const DEFAULT_CACHE_BYTES: usize = 16 * 1024 * 1024;
+pub const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// What an entry costs besides its bytes, so that empty blocks are bounded too.
 const ENTRY_COST: usize = 128;
 
@@ -37,6 +37,11 @@ impl BlockCache {
 
     pub fn get(&self, core: CoreId, block: u64) -> Option<Bytes> {
         self.entries.lock().blocks.get(&(core, block)).cloned()
+    }
+
+    /// Whether the block is here; does not count as a use.
+    pub fn contains(&self, core: CoreId, block: u64) -> bool {
+        self.entries.lock().blocks.contains(&(core, block))
     }
 
     /// Keeps a block; the least recently used ones make room.

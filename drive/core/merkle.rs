@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::flat_tree;
-use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b};
+use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
 
 /// Bytes of the largest block, as in the reference.
 pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;
@@ -39,8 +39,23 @@ impl Node {
     /// The leaf over the bytes of `block`.
     pub fn leaf(block: u64, bytes: &[u8]) -> Self {
         let size = bytes.len() as u64;
-        let hash = blake2b(&[&[0], &size.to_be_bytes(), bytes]);
+        let hash = blake2b(&[&leaf_prefix(size), bytes]);
         Self { index: block.saturating_mul(2), hash, size }
+    }
+
+    /// The leaves over blocks, as [`Node::leaf`] would make them one by one.
+    pub fn leaves(blocks: &[(u64, &[u8])]) -> Vec<Self> {
+        let prefixes: Vec<[u8; 9]> =
+            blocks.iter().map(|(_, bytes)| leaf_prefix(bytes.len() as u64)).collect();
+        let messages: Vec<[&[u8]; 2]> =
+            prefixes.iter().zip(blocks).map(|(prefix, (_, bytes))| [&prefix[..], bytes]).collect();
+        let hashes = blake2b_each(&messages);
+        let nodes = blocks.iter().zip(hashes).map(|((block, bytes), hash)| Self {
+            index: block.saturating_mul(2),
+            hash,
+            size: bytes.len() as u64,
+        });
+        nodes.collect()
     }
 
     /// The parent of two siblings, given in either order; `None` if their sizes add up to more
@@ -51,6 +66,13 @@ impl Node {
         let hash = blake2b(&[&[1], &size.to_be_bytes(), &left.hash, &right.hash]);
         Some(Self { index: flat_tree::parent(left.index), hash, size })
     }
+}
+
+/// What is hashed before the bytes of a block of this size.
+fn leaf_prefix(size: u64) -> [u8; 9] {
+    let mut prefix = [0; 9];
+    prefix[1..].copy_from_slice(&size.to_be_bytes());
+    prefix
 }
 
 /// What a peer sends to prove one block (or, without `value`, one leaf hash).

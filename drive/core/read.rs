@@ -45,8 +45,38 @@ impl Core {
         }
     }
 
+    /// Brings those of `blocks` that are on disk into the cache, and hashes them together, which is
+    /// much faster than one by one. What fails here fails again, and is told, where it is read.
+    pub fn warm(&self, blocks: impl IntoIterator<Item = u64>) {
+        let mut read = Vec::new();
+        for block in blocks {
+            if self.inner.cache.contains(self.inner.id, block) || !self.has(block) {
+                continue;
+            }
+            if let Ok(Some((leaf, bytes))) = self.read_unchecked(block) {
+                read.push((block, leaf, bytes));
+            }
+        }
+        let hashed: Vec<(u64, &[u8])> =
+            read.iter().map(|(block, _, bytes)| (*block, bytes.as_slice())).collect();
+        let leaves = Node::leaves(&hashed);
+        for ((block, leaf, bytes), hashed) in read.into_iter().zip(leaves) {
+            if hashed == leaf {
+                self.inner.cache.insert(self.inner.id, block, Bytes::from(bytes));
+            }
+        }
+    }
+
     /// Reads a block and checks it; `None` when it is not what the tree says.
     pub(super) fn read_block(&self, block: u64) -> Result<Option<Bytes>> {
+        let read = self.read_unchecked(block)?;
+        Ok(read
+            .filter(|(leaf, bytes)| Node::leaf(block, bytes) == *leaf)
+            .map(|(_, bytes)| Bytes::from(bytes)))
+    }
+
+    /// The bytes on disk where a block should be, and the leaf they should have.
+    fn read_unchecked(&self, block: u64) -> Result<Option<(Node, Vec<u8>)>> {
         let Some((offset, leaf)) = self.leaf(block)? else {
             return Ok(None);
         };
@@ -55,7 +85,7 @@ impl Core {
         }
         let mut bytes = vec![0; leaf.size as usize];
         let whole = self.inner.files.read_data(offset, &mut bytes)?;
-        Ok((whole && Node::leaf(block, &bytes) == leaf).then(|| Bytes::from(bytes)))
+        Ok(whole.then_some((leaf, bytes)))
     }
 
     /// Byte offset and leaf of a block.

@@ -17,6 +17,8 @@ use crate::wait::Wait;
 
 /// Blocks of one read that are asked for at once.
 const MAX_BLOCKS_AT_ONCE: u64 = 512;
+/// Blocks on disk that are read and hashed together.
+const READ_TOGETHER: u64 = 4;
 /// Sizes in bytes into which the known writers cut files; the last block has the rest.
 const USUAL_BLOCK_SIZES: [u64; 2] = [64 * 1024, 512 * 1024];
 /// Blocks without a byte that one read passes over; no writer makes them, and a publisher who signs
@@ -175,6 +177,9 @@ async fn gather(
             let last = stretch.locate_or_guess(core, bytes.end - 1, block..stretch.end_block)?;
             wanted_end = last.max(block).saturating_add(1).min(block + MAX_BLOCKS_AT_ONCE);
             tickets = want(core, block..wanted_end, wait);
+        }
+        if (block - first).is_multiple_of(READ_TOGETHER) && wanted_end - block > 1 {
+            core.warm(block..wanted_end.min(block + READ_TOGETHER));
         }
         let value = core.get(block, wait).await?;
         let length = value.len() as u64;

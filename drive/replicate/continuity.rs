@@ -21,7 +21,7 @@ impl Replicator {
             return self.wants.released(block, id);
         }
         peer.unconnected.insert(block);
-        if !peer.in_flight.contains_key(&from) {
+        if !peer.owes(from) {
             let request = InFlight {
                 sent: now,
                 expected: 0,

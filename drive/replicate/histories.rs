@@ -23,8 +23,10 @@ struct Comparison {
 
 fn comparison(peer: &Peer, length: u64, now: Instant) -> Option<Comparison> {
     let newest = peer.blocks.end().checked_sub(1)?;
-    let open = peer.in_flight.values().any(|request| request.hash_only);
-    if !peer.uploading || open || peer.compared.is_some_and(|(compared, _)| compared == newest) {
+    if !peer.uploading
+        || peer.is_comparing()
+        || peer.compared.is_some_and(|(compared, _)| compared == newest)
+    {
         return None;
     }
     let last = peer.compared.map(|(_, at)| at);
@@ -35,7 +37,7 @@ fn comparison(peer: &Peer, length: u64, now: Instant) -> Option<Comparison> {
         Some(ours) if newest > ours => (newest, last.unwrap_or(peer.since) + COMPARE_EVERY),
         Some(_) => (newest, last.map_or(now, |at| at + COMPARE_EVERY)),
     };
-    (!peer.in_flight.contains_key(&block)).then_some(Comparison { newest, block, due })
+    (!peer.owes(block)).then_some(Comparison { newest, block, due })
 }
 
 impl Replicator {

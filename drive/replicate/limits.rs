@@ -151,6 +151,28 @@ fn answers_to_one_hint() {
 }
 
 #[test]
+fn blocks_near_what_was_looked_up() {
+    let written = written(2000);
+    let hinted = |hint: Hint, blocks: usize| {
+        let mut replicator = reading(&written);
+        let proof = written.prove(1999, 0, false, &mut Default::default()).unwrap();
+        replicator.core.accept(proof).unwrap();
+        let names = vec![extension::NAME.to_owned()];
+        replicator.step(Event::Extensions { peer: PEER, names }, Instant::now());
+        replicator.demand(vec![Change::Hint(hint)], Instant::now());
+        let blocks = (0..blocks as u64).collect();
+        let payload = TrieMessage::Cache { start: 0, end: 2000, blocks }.encode();
+        receive(&mut replicator, Message::Extension { name: extension::NAME.to_owned(), payload });
+        replicator.core.demand().wanted().len()
+    };
+    let lookup = || Hint::Key { head: 1999, key: "key".to_owned() };
+    let listing = Hint::List { head: 1999, prefix: "key".to_owned(), recursive: false };
+    assert_eq!(hinted(lookup(), MAX_NEAR_BLOCKS), MAX_NEAR_BLOCKS);
+    assert_eq!(hinted(lookup(), MAX_NEAR_BLOCKS + 1), 0);
+    assert_eq!(hinted(listing, MAX_NEAR_BLOCKS + 1), MAX_NEAR_BLOCKS + 1);
+}
+
+#[test]
 fn regions_asked_about() {
     let written = written(1);
     let mut replicator = reading(&written);

@@ -32,7 +32,10 @@ use crate::error::Error;
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
-use peer::{InFlight, MAX_CACHES_PER_HINT, MAX_REFUSED, MAX_UNSOLICITED, Peer};
+use peer::{
+    InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_REFUSED, MAX_UNSOLICITED,
+    Peer,
+};
 use wants::Wants;
 
 /// Wants come in regions of this many blocks, aligned (wire8.md §9).
@@ -190,7 +193,7 @@ impl Replicator {
     /// Handles changes of demand, oldest first.
     pub fn demand(&mut self, changes: Vec<Change>, now: Instant) {
         for change in changes {
-            self.demanded(change);
+            self.demanded(change, now);
         }
         self.settle(now);
     }
@@ -246,8 +249,8 @@ impl Replicator {
     fn closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.wants.forgive(id);
-        for block in peer.in_flight.keys() {
-            self.wants.released(*block, id);
+        for block in peer.owed(0..u64::MAX) {
+            self.wants.released(block, id);
         }
         for seek in self.seeks.values_mut() {
             seek.failed.remove(&id);
@@ -273,8 +276,10 @@ impl Replicator {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     let lost = start..start.saturating_add(length);
                     peer.blocks.remove(lost.clone());
-                    let refused: Vec<u64> =
-                        peer.in_flight.range(lost).map(|(block, _)| *block).collect();
+                    let refused: Vec<u64> = match lost.is_empty() {
+                        true => Vec::new(),
+                        false => peer.owed(lost).collect(),
+                    };
                     for block in refused {
                         self.refused(id, block);
                     }
@@ -287,7 +292,7 @@ impl Replicator {
                 self.data(id, Proof { block: index, value, nodes, signature }, now);
             }
             Message::Extension { name, payload } if name == extension::NAME => {
-                self.cache(id, payload);
+                self.cache(id, payload, now);
             }
             // The rest is answered by the connection (`upload.rs`) or means nothing to us.
             _ => {}
@@ -332,7 +337,7 @@ impl Replicator {
             return self.wants.unpark();
         }
         peer.refused += 1;
-        let open: Vec<u64> = peer.in_flight.keys().copied().collect();
+        let open: Vec<u64> = peer.owed(0..u64::MAX).collect();
         for block in open {
             self.refused(id, block);
         }
@@ -342,9 +347,8 @@ impl Replicator {
     /// The peer will not answer this request.
     fn refused(&mut self, id: PeerId, block: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.cancel(block);
         peer.refused += 1;
-        match peer.in_flight.remove(&block) {
+        match peer.withdraw(block) {
             Some(request) if request.continuity => self.continuity_answered(id, false),
             _ => self.wants.failed(block, id),
         }
@@ -514,7 +518,7 @@ impl Replicator {
             .unwrap_or(0)
     }
 
-    fn demanded(&mut self, change: Change) {
+    fn demanded(&mut self, change: Change, now: Instant) {
         match change {
             Change::Reset => {
                 for block in self.wants.blocks() {
@@ -540,7 +544,7 @@ impl Replicator {
             Change::Unseek { byte } => {
                 self.seeks.remove(&byte);
             }
-            Change::Hint(hint) => self.send_hint(&hint),
+            Change::Hint(hint) => self.send_hint(&hint, now),
             Change::Upgrade { length } => {
                 self.upgrade = Some(self.upgrade.map_or(length, |wanted| wanted.min(length)));
                 self.want_newest();
@@ -583,26 +587,31 @@ impl Replicator {
         }
     }
 
-    fn send_hint(&mut self, hint: &Hint) {
-        let payload = encode_hint(hint);
+    fn send_hint(&mut self, hint: &Hint, now: Instant) {
+        let payloads = encode_hint(hint);
+        let listing = matches!(hint, Hint::List { .. });
         let speakers: Vec<PeerId> = self
             .peers
             .iter_mut()
             .filter(|(_, peer)| peer.speaks_hypertrie && peer.uploading)
             .map(|(id, peer)| {
                 peer.caches_allowed = MAX_CACHES_PER_HINT;
+                if listing {
+                    peer.listing_until = Some(now + LISTING_WITHIN);
+                }
                 *id
             })
             .collect();
         for id in speakers {
-            let message =
-                Message::Extension { name: extension::NAME.into(), payload: payload.clone() };
-            self.send(id, message);
+            for payload in &payloads {
+                let (name, payload) = (extension::NAME.into(), payload.clone());
+                self.send(id, Message::Extension { name, payload });
+            }
         }
     }
 
     /// A peer answered a hint with the blocks we will need.
-    fn cache(&mut self, id: PeerId, payload: Bytes) {
+    fn cache(&mut self, id: PeerId, payload: Bytes, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Ok(Some(TrieMessage::Cache { blocks, .. })) = TrieMessage::decode(payload) else {
             return;
@@ -611,6 +620,9 @@ impl Replicator {
             return;
         }
         peer.caches_allowed -= 1;
+        if blocks.len() > MAX_NEAR_BLOCKS && peer.listing_until.is_none_or(|until| until < now) {
+            return;
+        }
         let length = self.core.head().length;
         let missing: Vec<u64> =
             blocks.into_iter().filter(|block| *block < length && !self.core.has(*block)).collect();
@@ -634,15 +646,23 @@ impl Replicator {
     }
 }
 
-fn encode_hint(hint: &Hint) -> Bytes {
-    match hint {
-        Hint::Key { head, key } => TrieMessage::Get { head: *head, key: key.clone() },
-        Hint::List { head, prefix, recursive } => TrieMessage::Iterator {
+fn encode_hint(hint: &Hint) -> Vec<Bytes> {
+    let messages = match hint {
+        // What is looked up may be a directory on the way to a file: what lies in it is asked about in
+        // the same breath, as its answer would cost the next lookup a round trip or two.
+        Hint::Key { head, key } => {
+            let inside = key.clone();
+            vec![
+                TrieMessage::Get { head: *head, key: key.clone() },
+                TrieMessage::Iterator { head: *head, key: inside, flags: 0, checkpoint: None },
+            ]
+        }
+        Hint::List { head, prefix, recursive } => vec![TrieMessage::Iterator {
             head: *head,
             key: prefix.clone(),
             flags: if *recursive { extension::flags::RECURSIVE } else { 0 },
             checkpoint: None,
-        },
-    }
-    .encode()
+        }],
+    };
+    messages.into_iter().map(TrieMessage::encode).collect()
 }

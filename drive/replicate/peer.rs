@@ -1,6 +1,7 @@
 //! One peer of one core: what it holds, what was asked of it, and how well it answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,6 +32,11 @@ pub const MAX_REFUSED: u32 = 4096;
 pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
+/// Blocks of a directory that are fetched because something in it was looked up; of a larger one none
+/// are, until it is listed: one lookup must stay cheap in a large drive.
+pub const MAX_NEAR_BLOCKS: usize = 256;
+/// Answers to the hint of a listing come within this time; those that come later may be too large.
+pub const LISTING_WITHIN: Duration = Duration::from_secs(10);
 /// Regions of 2^20 blocks a peer is asked about.
 pub const MAX_WANTED_REGIONS: usize = 4096;
 
@@ -64,10 +70,18 @@ pub struct Peer {
     pub subscribed: bool,
     pub speaks_hypertrie: bool,
     pub caches_allowed: u32,
-    pub regions: std::collections::BTreeSet<u64>,
-    pub in_flight: BTreeMap<u64, InFlight>,
+    /// A listing was hinted at: until then large answers to hints are welcome.
+    pub listing_until: Option<Instant>,
+    pub regions: BTreeSet<u64>,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// The requests of `in_flight`, oldest first.
+    by_age: BTreeSet<(Instant, u64)>,
+    /// How many requests, seeks included, somebody still wants answered.
+    owed: usize,
+    /// How many of `in_flight` compare histories.
+    comparing: usize,
     /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
-    pub seeks: VecDeque<(u64, InFlight)>,
+    seeks: VecDeque<(u64, InFlight)>,
     pub unsolicited: u32,
     /// How many more requests it refused than it answered.
     pub refused: u32,
@@ -80,7 +94,7 @@ pub struct Peer {
     /// False once it could not show that its version continues ours.
     pub shows_continuity: bool,
     /// Blocks to be asked for again when it has been asked to show that.
-    pub unconnected: std::collections::BTreeSet<u64>,
+    pub unconnected: BTreeSet<u64>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -97,8 +111,12 @@ impl Peer {
             subscribed: false,
             speaks_hypertrie: false,
             caches_allowed: 0,
-            regions: std::collections::BTreeSet::new(),
+            listing_until: None,
+            regions: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+            owed: 0,
+            comparing: 0,
             seeks: VecDeque::new(),
             unsolicited: 0,
             refused: 0,
@@ -106,7 +124,7 @@ impl Peer {
             since: now,
             told_nodes: false,
             shows_continuity: true,
-            unconnected: std::collections::BTreeSet::new(),
+            unconnected: BTreeSet::new(),
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
@@ -125,6 +143,20 @@ impl Peer {
     pub fn stands_alone(&mut self, digest: u64) -> bool {
         self.told_nodes |= digest != 0;
         !self.told_nodes
+    }
+
+    /// Whether a request for `block` has not been answered.
+    pub fn owes(&self, block: u64) -> bool {
+        self.in_flight.contains_key(&block)
+    }
+
+    /// The blocks of `range` that were asked for and have not come, ascending.
+    pub fn owed(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
+        self.in_flight.range(range).map(|(block, _)| *block)
+    }
+
+    pub fn is_comparing(&self) -> bool {
+        self.comparing > 0
     }
 
     pub fn is_asked_for_continuity(&self, block: u64) -> bool {
@@ -147,30 +179,39 @@ impl Peer {
     }
 
     pub fn asked(&mut self, block: u64, request: InFlight) {
-        if self.owes_nothing() {
+        if self.owed == 0 {
             self.last_answer = request.sent;
         }
+        self.withdraw(block);
         self.in_flight_bytes += request.expected;
-        if let Some(older) = self.in_flight.insert(block, request) {
-            self.release(&older);
-        }
+        self.owed += 1;
+        self.comparing += usize::from(request.hash_only);
+        self.by_age.insert((request.sent, block));
+        self.in_flight.insert(block, request);
     }
 
     pub fn asked_seek(&mut self, byte: u64, request: InFlight) {
-        if self.owes_nothing() {
+        if self.owed == 0 {
             self.last_answer = request.sent;
         }
         self.in_flight_bytes += request.expected;
+        self.owed += 1;
         self.seeks.push_back((byte, request));
     }
 
-    fn owes_nothing(&self) -> bool {
-        self.seeks.is_empty() && self.in_flight.values().all(|request| request.cancelled)
+    /// Forgets the request for `block`: it was answered, or never will be.
+    pub fn withdraw(&mut self, block: u64) -> Option<InFlight> {
+        let request = self.in_flight.remove(&block)?;
+        self.by_age.remove(&(request.sent, block));
+        self.comparing -= usize::from(request.hash_only);
+        self.release(&request);
+        Some(request)
     }
 
     fn release(&mut self, request: &InFlight) {
         if !request.cancelled {
             self.in_flight_bytes = self.in_flight_bytes.saturating_sub(request.expected);
+            self.owed -= 1;
         }
     }
 
@@ -181,13 +222,13 @@ impl Peer {
         size: u64,
         now: Instant,
     ) -> Option<(InFlight, Option<u64>)> {
-        let (request, byte) = if let Some(request) = self.in_flight.remove(&index) {
+        let (request, byte) = if let Some(request) = self.withdraw(index) {
             (request, None)
         } else {
             let (byte, request) = self.seeks.pop_front()?;
+            self.release(&request);
             (request, Some(byte))
         };
-        self.release(&request);
         self.measure(now.saturating_duration_since(request.sent), size);
         self.last_answer = now;
         Some((request, byte))
@@ -213,6 +254,7 @@ impl Peer {
             Some(request) if !request.cancelled => {
                 request.cancelled = true;
                 self.in_flight_bytes = self.in_flight_bytes.saturating_sub(request.expected);
+                self.owed -= 1;
                 true
             }
             _ => false,
@@ -225,30 +267,27 @@ impl Peer {
 
     /// It owes answers and has sent none for longer than is usual for it.
     pub fn is_stalled(&self, now: Instant) -> bool {
-        !self.owes_nothing()
-            && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
+        self.owed > 0 && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
     }
 
     pub fn is_silent(&self, now: Instant) -> bool {
-        !self.owes_nothing() && now.saturating_duration_since(self.last_answer) >= SILENT_AFTER
+        self.owed > 0 && now.saturating_duration_since(self.last_answer) >= SILENT_AFTER
     }
 
     /// Blocks asked for so long ago that the peer must have passed over them.
     pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
-        self.in_flight
+        self.by_age
             .iter()
-            .filter(move |(_, request)| {
-                now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
-            })
-            .map(|(block, _)| *block)
+            .take_while(move |(sent, _)| now.saturating_duration_since(*sent) >= OVERDUE_AFTER)
+            .map(|(_, block)| *block)
     }
 
     /// When [`Peer::is_stalled`] or [`Peer::is_silent`] may next become true.
     pub fn next_check(&self, now: Instant) -> Option<Instant> {
-        if self.owes_nothing() {
+        if self.owed == 0 {
             return None;
         }
-        let oldest = self.in_flight.values().map(|request| request.sent).min();
+        let oldest = self.by_age.first().map(|(sent, _)| *sent);
         [
             Some(self.last_answer + self.stall_limit()),
             oldest.map(|sent| sent + OVERDUE_AFTER),

@@ -25,8 +25,8 @@ impl Replicator {
         let mut retry = Vec::new();
         for (id, peer) in &self.peers {
             if peer.is_stalled(now) {
-                let owed = peer.in_flight.keys().chain(&peer.unconnected);
-                retry.extend(owed.copied().filter(|block| {
+                let owed = peer.owed(0..u64::MAX).chain(peer.unconnected.iter().copied());
+                retry.extend(owed.filter(|block| {
                     self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
                 }));
                 for seek in self.seeks.values_mut().filter(|seek| seek.asked == Some(*id)) {
@@ -59,10 +59,12 @@ impl Replicator {
         self.schedule_seeks(now);
         let mut skipped = 0;
         let mut last = None;
-        while !self.nobody_has_room(now)
-            && let Some((block, urgency)) = self.wants.queued_after(last)
-        {
+        while let Some((block, urgency)) = self.wants.queued_after(last) {
             last = Some((block, urgency));
+            // Less urgent ones follow: what has no room for this one has none for them.
+            if self.nobody_has_room(urgency == Urgency::Reader, now) {
+                break;
+            }
             match self.choose(block, urgency, now) {
                 Choice::Ask(id) => self.request(id, block, now),
                 Choice::Nobody => self.wants.park(block),
@@ -77,8 +79,8 @@ impl Replicator {
         self.ask_about_regions();
     }
 
-    fn nobody_has_room(&self, now: Instant) -> bool {
-        !self.peers.values().any(|peer| peer.has_room(true) && !peer.is_stalled(now))
+    fn nobody_has_room(&self, reader: bool, now: Instant) -> bool {
+        !self.peers.values().any(|peer| peer.has_room(reader) && !peer.is_stalled(now))
     }
 
     /// The least loaded peer that offers the block. Stalled peers and those that failed to

@@ -23,6 +23,9 @@ pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
 pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
 
+/// Blocks read and hashed together when several are asked for.
+const READ_TOGETHER: usize = 4;
+
 enum Job {
     Want { start: u64, length: u64 },
     Request { index: u64, bytes: u64, hash: bool, nodes: u64 },
@@ -42,6 +45,8 @@ pub struct Upload {
     remote: RemoteTree,
     told_newest: bool,
     last_sought: Option<u64>,
+    /// Blocks that were just read together.
+    warmed: Vec<u64>,
     /// Answers of a job that has more than one.
     answers: VecDeque<Message>,
 }
@@ -56,6 +61,7 @@ impl Upload {
             remote: RemoteTree::default(),
             told_newest: false,
             last_sought: None,
+            warmed: Vec::new(),
             answers: VecDeque::new(),
         }
     }
@@ -117,6 +123,7 @@ impl Upload {
             match self.jobs.pop_front()? {
                 Job::Want { start, length } => self.answer_want(start, length),
                 Job::Request { index, bytes, hash, nodes } => {
+                    self.warm(index, bytes, hash);
                     self.answer_request(index, bytes, hash, nodes);
                 }
                 Job::Hint(payload) => {
@@ -125,6 +132,21 @@ impl Upload {
                     self.answer_hint(payload);
                 }
             }
+        }
+    }
+
+    /// Reads the block asked for together with the next ones.
+    fn warm(&mut self, index: u64, bytes: u64, hash: bool) {
+        if hash || bytes > 0 || self.warmed.contains(&index) {
+            return;
+        }
+        let next = self.jobs.iter().map_while(|job| match job {
+            Job::Request { index, bytes: 0, hash: false, .. } => Some(*index),
+            _ => None,
+        });
+        self.warmed = std::iter::once(index).chain(next).take(READ_TOGETHER).collect();
+        if self.warmed.len() > 1 {
+            self.core.warm(self.warmed.iter().copied());
         }
     }
 

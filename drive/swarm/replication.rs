@@ -15,12 +15,14 @@ use crate::replicate::{Action, Event, Replicator};
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
 const INBOX: usize = 256;
 /// Block bytes among them, in KiB: bounds memory however large the blocks are.
-const INBOX_KIBIBYTES: usize = 16 * 1024;
+const INBOX_KIBIBYTES: usize = 4 * 1024;
+/// Events handled together: enough for their blocks to be hashed several at a time.
+const BATCH: usize = 16;
 
 /// An event, and its share of the inbox's memory until it is handled.
 pub(super) struct Delivery {
     event: Event,
-    _share: Option<OwnedSemaphorePermit>,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 /// How connections reach a core's task.
@@ -40,7 +42,7 @@ impl Replication {
             Arc::clone(&self.memory).acquire_many_owned(kibibytes).await.ok()
         };
         // It fails only when the task has ended, with the swarm.
-        let _ = self.inbox.send(Delivery { event, _share: share }).await;
+        let _ = self.inbox.send(Delivery { event, share }).await;
     }
 }
 
@@ -63,13 +65,15 @@ async fn run(
 ) {
     let mut replicator = Replicator::new(core.clone());
     let mut local = core.events();
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
         let check = replicator.next_check();
         tokio::select! {
-            delivery = inbox.recv() => match delivery {
-                Some(delivery) => replicator.step(delivery.event, Instant::now()),
-                None => return,
-            },
+            received = inbox.recv_many(&mut batch, BATCH) => {
+                if received == 0 {
+                    return;
+                }
+            }
             () = core.demand().changed() => {}
             event = local.recv() => match event {
                 Ok(CoreEvent::Appended { start, length }) => {
@@ -85,6 +89,14 @@ async fn run(
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
             () = super::closed(&mut closing) => return,
         }
+        // The shares of the inbox's memory are held until the blocks are stored.
+        let shares: Vec<_> = batch
+            .drain(..)
+            .map(|Delivery { event, share }| {
+                replicator.step(event, Instant::now());
+                share
+            })
+            .collect();
         let changes = core.demand().take_changes();
         if !changes.is_empty() {
             replicator.demand(changes, Instant::now());
@@ -92,6 +104,7 @@ async fn run(
         if !carry_out(&swarm, &core, &mut replicator) {
             return;
         }
+        drop(shares);
     }
 }
 
@@ -104,28 +117,35 @@ async fn wait_until(at: Option<Instant>) {
 
 /// Performs all pending actions; false once the swarm is gone.
 fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
-    while let Some(action) = replicator.next_action() {
-        match action {
-            Action::Accept { peer, proof, connected } => {
-                let block = proof.block;
-                let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                let verdict =
-                    if connected { core.accept_connected(proof) } else { core.accept(proof) };
-                replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
-            }
-            Action::Send { peer, message } => {
-                let Some(swarm) = swarm.upgrade() else { return false };
-                if let Some(connection) = swarm.connection(peer.0) {
-                    connection.command(Command::Send(*core.discovery_key(), message));
+    loop {
+        let mut proofs = Vec::new();
+        let mut senders = Vec::new();
+        while let Some(action) = replicator.next_action() {
+            match action {
+                Action::Accept { peer, proof, connected } => {
+                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+                    senders.push((peer, proof.block, size));
+                    proofs.push((proof, connected));
                 }
-            }
-            Action::Disconnect { peer, reason, lied } => {
-                let Some(swarm) = swarm.upgrade() else { return false };
-                if let Some(connection) = swarm.connection(peer.0) {
-                    connection.end(format!("core {}: {reason}", core.discovery_key()), lied);
+                Action::Send { peer, message } => {
+                    let Some(swarm) = swarm.upgrade() else { return false };
+                    if let Some(connection) = swarm.connection(peer.0) {
+                        connection.command(Command::Send(*core.discovery_key(), message));
+                    }
+                }
+                Action::Disconnect { peer, reason, lied } => {
+                    let Some(swarm) = swarm.upgrade() else { return false };
+                    if let Some(connection) = swarm.connection(peer.0) {
+                        connection.end(format!("core {}: {reason}", core.discovery_key()), lied);
+                    }
                 }
             }
         }
+        if proofs.is_empty() {
+            return true;
+        }
+        for ((peer, block, size), verdict) in senders.into_iter().zip(core.accept_each(proofs)) {
+            replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
+        }
     }
-    true
 }

@@ -191,6 +191,19 @@ fn proof_of_five() -> (KeyPair, Proof, Node) {
     (pair, Proof { block: 2, value: None, nodes, signature }, all[&4])
 }
 
+proptest::proptest! {
+    /// However many at once and of whatever sizes: the lanes of the hash must not mix.
+    #[test]
+    fn leaves_hashed_together_are_those_hashed_alone(sizes in proptest::collection::vec(0usize..1000, 0..20)) {
+        let blocks: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(at, size)| vec![at as u8; size * 7]).collect();
+        let given: Vec<(u64, &[u8])> =
+            blocks.iter().enumerate().map(|(at, block)| (at as u64, block.as_slice())).collect();
+        let alone: Vec<Node> = given.iter().map(|(at, block)| Node::leaf(*at, block)).collect();
+        proptest::prop_assert_eq!(Node::leaves(&given), alone);
+    }
+}
+
 fn check(pair: &KeyPair, proof: &Proof, leaf: Node) -> Result<Verified, Flaw<Infallible>> {
     verify(&pair.public_key(), proof, Some(leaf), |_| Ok(None))
 }
