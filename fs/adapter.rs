@@ -24,9 +24,10 @@ use crate::xattr::Answer;
 
 /// Largest request in bytes; the kernel sends reads of at most this too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
-/// Requests the kernel may have under way that nobody waits for directly, like readahead. Each
-/// may be parked for the network, so more than the kernel's default of 12.
-const MAX_BACKGROUND: u16 = 64;
+/// Requests the kernel may have under way that nobody waits for directly: all reads through its
+/// pages are. Each may be parked for the network, and the next one then would not even be sent,
+/// whatever it is for. So as many as can be said; the kernel takes less from who is not root.
+const MAX_BACKGROUND: u16 = u16::MAX;
 /// A number and a generation together are unique; numbers are, so one generation will do.
 const GENERATION: Generation = Generation(0);
 /// What drives store times in.
@@ -337,13 +338,19 @@ impl Filesystem for Adapter {
         self.server.serve(request, operation, move |result| match result {
             Ok(page) => {
                 page.fill(&counted_by, true, |listed| {
-                    // Inode 0 tells the kernel a name without giving it an inode; the number that
-                    // readdir(3) shows then comes from the attributes.
                     let unnamed =
                         || FileAttr { ino: INodeNo(listed.shown), kind: listed.kind, ..absent() };
-                    let attributes = listed.attributes.unwrap_or_else(unnamed);
+                    let (mut attributes, mut ttl) =
+                        (listed.attributes.unwrap_or_else(unnamed), listed.ttl);
+                    // fuser names the inode by its attributes, here too (`reply_entry`). With the
+                    // number that is shown the kernel would take the new file for the old one, which
+                    // somebody has open.
+                    if listed.ino != 0 && attributes.ino.0 != listed.ino {
+                        attributes.ino = INodeNo(listed.ino);
+                        ttl = Duration::ZERO;
+                    }
                     let (ino, name) = (INodeNo(listed.ino), listed.name);
-                    reply.add(ino, listed.next, name, &listed.ttl, &attributes, GENERATION)
+                    reply.add(ino, listed.next, name, &ttl, &attributes, GENERATION)
                 });
                 reply.ok();
             }

@@ -160,6 +160,7 @@ mod tests {
         attributes(42, entry, entry.stat.extent.size, OWNER, ours)
     }
 
+    /// 19. Files appear to belong to whoever mounted them.
     #[test]
     fn a_file_belongs_to_the_mounter_and_claims_all_its_blocks() {
         for (size, blocks) in [(0, 0), (1, 1), (512, 1), (513, 2), (204_800, 400)] {
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(attributes(42, &file, 1, root, true).uid, 0);
     }
 
+    /// 21. Size and times are as published, brought into the range a filesystem can hold.
     #[test]
     fn hostile_sizes_and_times_are_brought_into_range() {
         let mut hostile = entry(Kind::File, 0o100644, u64::MAX);

@@ -24,7 +24,7 @@ use tokio::time::timeout_at;
 
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
-use crate::handle::{Content, DirHandle, FileHandle, HandleTable};
+use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node};
 use crate::invalidate::Invalidations;
 use crate::staging::StagedFile;
@@ -272,8 +272,7 @@ impl Fs {
             Err(error) => return Err(error.into()),
             Ok(entry) => Arc::new(entry),
         };
-        let other_content =
-            opened.as_ref().is_some_and(|opened| Content::of(opened) != Content::of(&entry));
+        let other_content = self.node(ino, |node| node.has_other_content(&entry))?;
         if other_content || attr::file_type(&entry) != kind {
             self.supersede(ino);
             return superseded(place);
@@ -430,7 +429,7 @@ impl Fs {
             inodes.again(ino);
             return (ino, shown);
         }
-        let ino = inodes.remember(mount_path, entry, make, refresh);
+        let ino = inodes.remember(mount_path, entry, !volume.writable, make, refresh);
         // A new file that is not stored yet, seen for the first time or again.
         if volume.writable
             && let Some(staged) = volume.unstored().get(path).cloned()

@@ -11,7 +11,6 @@ use drive::{Drive, DrivePath, Snapshot, Wait};
 
 use crate::attr::file_type;
 use crate::filesystem::{Fs, join};
-use crate::handle::Content;
 use crate::invalidate::Invalidation;
 use crate::volume::Volume;
 
@@ -77,14 +76,18 @@ impl Fs {
             (None, Some(_)) => self.note_created(volume, change, &mut notices),
             (Some(before), Some(after)) => {
                 let mount_path = mount_path(volume, &change.path);
-                let inodes = self.inodes();
-                let Some(ino) = inodes.known(&mount_path) else { return };
-                let other_file = file_type(before) != file_type(after)
-                    || before.stat.mount != after.stat.mount
-                    || inodes
-                        .get(ino)
-                        .and_then(|node| node.opened())
-                        .is_some_and(|opened| Content::of(opened) != Content::of(after));
+                // Let go of before the next notice takes it again: a reader that comes twice waits for
+                // ever if a writer came in between.
+                let (ino, other_file) = {
+                    let inodes = self.inodes();
+                    let Some(ino) = inodes.known(&mount_path) else { return };
+                    let other_content =
+                        inodes.get(ino).is_some_and(|node| node.has_other_content(after));
+                    (ino, other_content)
+                };
+                let other_file = other_file
+                    || file_type(before) != file_type(after)
+                    || before.stat.mount != after.stat.mount;
                 notices.push(Invalidation::Inode(ino));
                 if other_file {
                     notices.extend(self.entry_notice(&mount_path));

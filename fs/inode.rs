@@ -4,10 +4,12 @@
 //! remount and on every machine. The kernel counts how often it was given a number and gives the
 //! counts back when it forgets; the table holds exactly what the kernel holds, no more.
 //!
-//! The kernel caches pages per inode. If a file's content changes (remotely) while it is open,
-//! its old inode is *detached*: it serves the open files to their end, under its old content,
+//! The kernel caches size and pages per inode. If a file's content changes by other means than this
+//! mount, its old inode is *detached*: it serves the open files to their end, under its old content,
 //! and the next look-up of the path gets another inode, which shows the same number in `st_ino`.
-//! That is what rename(2) over an open file looks like, and no reader ever sees two versions.
+//! That is what rename(2) over an open file looks like, and no reader ever sees two versions. Files
+//! that are not open are no exception: else one that is opened between a change and the news of it
+//! would be read with the kernel's old size and the new bytes.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -40,6 +42,8 @@ pub struct Node<P> {
     lookups: u64,
     opens: u32,
     detached: bool,
+    /// The only content this inode ever has, if this mount cannot change it.
+    fixed: Option<Content>,
     /// What the open files read; kept while `opens > 0`.
     opened: Option<Arc<Entry>>,
     /// What the kernel's pages of this inode hold, if it has any.
@@ -59,9 +63,15 @@ impl<P> Node<P> {
 
     /// Whether looking the path up as `entry` may give this inode.
     fn can_be(&self, entry: &Entry) -> bool {
-        let same_content =
-            self.opened.as_ref().is_none_or(|opened| Content::of(opened) == Content::of(entry));
-        self.kind == file_type(entry) && same_content
+        self.kind == file_type(entry) && !self.has_other_content(entry)
+    }
+
+    /// Whether the kernel has, or an open file reads, another content under this inode.
+    pub fn has_other_content(&self, entry: &Entry) -> bool {
+        let content = Content::of(entry);
+        let opened = self.opened.as_ref().map(|opened| Content::of(opened));
+        opened.is_some_and(|opened| opened != content)
+            || (self.fixed.is_some() && self.fixed != content)
     }
 }
 
@@ -101,6 +111,7 @@ impl<P> InodeTable<P> {
             lookups: 1,
             opens: 0,
             detached: false,
+            fixed: None,
             opened: None,
             cached: None,
         };
@@ -134,11 +145,13 @@ impl<P> InodeTable<P> {
     }
 
     /// Gives the kernel the inode of `path` once more and returns its number. `place` is made for
-    /// a path that is new, `refresh` sees the place of one that is not.
+    /// a path that is new, `refresh` sees the place of one that is not. `fixed`: this mount cannot
+    /// change what the inode holds.
     pub fn remember(
         &mut self,
         path: &str,
         entry: &Entry,
+        fixed: bool,
         make: impl FnOnce() -> P,
         refresh: impl FnOnce(&mut P),
     ) -> u64 {
@@ -164,6 +177,7 @@ impl<P> InodeTable<P> {
             lookups: 1,
             opens: 0,
             detached: false,
+            fixed: fixed.then(|| Content::of(entry)).flatten(),
             opened: None,
             cached: None,
         };
@@ -305,7 +319,7 @@ mod tests {
     }
 
     fn look_up(table: &mut InodeTable<()>, path: &str, entry: &Entry) -> u64 {
-        table.remember(path, entry, || (), |()| ())
+        table.remember(path, entry, true, || (), |()| ())
     }
 
     fn open(table: &mut InodeTable<()>, ino: u64, entry: Entry) -> bool {
@@ -321,7 +335,8 @@ mod tests {
         let mut table = InodeTable::new(());
         let first = look_up(&mut table, "a/b", &file(1));
         assert_eq!(first, number("a/b"));
-        assert_eq!(look_up(&mut table, "a/b", &file(2)), first);
+        let changed = look_up(&mut table, "a/b", &file(2));
+        assert_eq!(table.get(changed).expect("known").shown, first);
         assert!(first <= NUMBER_MASK);
     }
 
@@ -355,14 +370,21 @@ mod tests {
         table.check_invariants();
     }
 
+    /// The kernel has its size, and would cut or fill up what is read of the other content.
     #[test]
-    fn a_closed_file_keeps_its_inode_when_it_changes_but_not_its_pages() {
+    fn a_closed_file_that_changes_gets_another_inode_too_unless_it_was_changed_here() {
         let mut table = InodeTable::new(());
-        let ino = look_up(&mut table, "f", &file(1));
-        open(&mut table, ino, file(1));
-        table.close(ino);
-        assert_eq!(look_up(&mut table, "f", &file(2)), ino);
-        assert!(!open(&mut table, ino, file(2)));
+        let old = look_up(&mut table, "f", &file(1));
+        open(&mut table, old, file(1));
+        table.close(old);
+        assert!(table.get(old).expect("known").has_other_content(&file(2)));
+        assert_ne!(look_up(&mut table, "f", &file(2)), old);
+
+        let own = table.remember("own", &file(1), false, || (), |()| ());
+        assert!(!table.get(own).expect("known").has_other_content(&file(2)));
+        assert_eq!(table.remember("own", &file(2), false, || (), |()| ()), own);
+        assert!(!open(&mut table, own, file(2)), "its pages are not kept");
+        table.check_invariants();
     }
 
     #[test]

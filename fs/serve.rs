@@ -171,8 +171,7 @@ fn finish<T>(request: Request, result: Result<T>, reply: impl FnOnce(Result<T>))
 
 fn log_failure(request: Request, error: &Error) {
     let level = match errno(error).code() {
-        libc::EIO => log::Level::Warn,
-        libc::ETIMEDOUT => log::Level::Info,
+        libc::EIO | libc::ETIMEDOUT => log::Level::Warn,
         _ => log::Level::Debug,
     };
     log::log!(level, "{} of inode {}: {error}", request.operation, request.ino);

@@ -74,7 +74,7 @@ pub struct Source {
     pub peers: Vec<String>,
 
     /// How long a block may take to arrive: 10s, 2min, 0 (only what is here), forever
-    /// [default: 30s]
+    /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,
 }

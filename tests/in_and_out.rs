@@ -135,6 +135,8 @@ fn we_and_the_reference_write_the_same_store_in_turns() {
     assert_eq!(comparable(&read["entries"]), listing(&tree));
 }
 
+/// 67. What a partially fetched drive lacks is named by `export`, everything else is exported, and
+///     the exit code is 3.
 #[test]
 fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
     let home = Home::new();
@@ -266,6 +268,7 @@ fn an_import_that_was_killed_goes_on() {
     assert!(fs::read(out.join("large")).expect("read") == large);
 }
 
+/// 30. Two processes never use one store at once; the second one fails with exit code 4.
 #[test]
 fn two_processes_never_write_one_store() {
     let home = Home::new();
@@ -277,6 +280,8 @@ fn two_processes_never_write_one_store() {
         .hints("one process uses a store at a time");
 }
 
+/// 69. A store whose directory was copied, or moved to another disk or machine, opens read-only
+///     until `adopt`.
 #[test]
 fn a_copied_store_is_read_only_until_adopted() {
     let home = Home::new();
@@ -302,6 +307,8 @@ fn a_copied_store_is_read_only_until_adopted() {
 }
 
 /// Two machines go on with one store, and meet.
+///
+/// 74. A machine copied whole is not noticed before its copies meet a common peer or each other.
 #[test]
 fn a_fork_is_found_when_two_copies_meet() {
     let (here, there) = (Home::new(), Home::new());

@@ -217,3 +217,126 @@ fn the_lock_is_respected_both_ways() {
     let locked = reference("lock.js", &[&drive, &made.key]).json();
     assert_eq!(locked["locked"], false, "the reference took a core we hold");
 }
+
+/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` says otherwise.
+const APPENDS: u64 = 10_000;
+/// Files it writes to, in turns, and how often between two looks at what is open.
+const LIVING_FILES: u64 = 8;
+const APPENDS_A_TURN: u64 = 250;
+
+/// The version a file's content is of; panics unless it is the whole of exactly one.
+fn version_of(text: &str) -> u64 {
+    let first = text.lines().next().expect("no version is empty");
+    let version: u64 =
+        first.strip_prefix("version ").and_then(|n| n.parse().ok()).expect("a line of a version");
+    let expected = format!("{first}\n").repeat(1 + version as usize % 3000);
+    assert!(text == expected, "torn: {} bytes that begin as version {version}", text.len());
+    version
+}
+
+/// 4. An open file keeps the content it had when it was opened, whatever the drive does meanwhile.
+///
+/// 5. No single read mixes two versions of a file.
+#[test]
+fn readers_of_a_drive_that_changes_all_the_time() {
+    use std::io::Read as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let appends = std::env::var("HYPERMOUNT_APPENDS")
+        .map_or(APPENDS, |number| number.parse().expect("HYPERMOUNT_APPENDS is a number"));
+    let made = Made::new(&["--files", "20"]);
+    let (mut server, address) = made.serve();
+    let write = |server: &mut living::Running, from: u64, count: u64| {
+        let files = LIVING_FILES;
+        server.ask(json!({
+            "op": "rewrite", "prefix": "/living", "files": files, "from": from, "count": count
+        }));
+    };
+    write(&mut server, 0, LIVING_FILES);
+    let mounted = made.mount(&[address]);
+    let living = mounted.path("living");
+    eventually("the files are there", || {
+        std::fs::read_dir(&living).is_ok_and(|list| list.count() == 8).then_some(())
+    });
+
+    let (over, started) = (AtomicBool::new(false), std::time::Instant::now());
+    let (rounds, reads, opens) = std::thread::scope(|scope| {
+        // Whatever fails ends the others, too.
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let grep = scope.spawn(|| {
+            let mut rounds = 0;
+            while !over.load(Ordering::Relaxed) {
+                let mut grep = std::process::Command::new("grep");
+                let found =
+                    succeed(grep.args(["-r", "--no-filename", "-c", "version"]).arg(&living));
+                assert_eq!(found.lines().count() as u64, LIVING_FILES);
+                rounds += 1;
+            }
+            rounds
+        });
+        let read = scope.spawn(|| {
+            let mut reads = 0;
+            while !over.load(Ordering::Relaxed) {
+                let path = living.join((reads % LIVING_FILES).to_string());
+                let text = String::from_utf8(living::read(&path)).expect("text");
+                assert_eq!(version_of(&text) % LIVING_FILES, reads % LIVING_FILES);
+                reads += 1;
+            }
+            reads
+        });
+        let _over = Over(&over);
+        let mut open = Vec::new();
+        let mut next = LIVING_FILES;
+        while next < LIVING_FILES + appends {
+            let count = APPENDS_A_TURN.min(LIVING_FILES + appends - next);
+            // Half of it read before it is changed, the rest after all the changes.
+            let path = living.join((next / APPENDS_A_TURN % LIVING_FILES).to_string());
+            let mut file = std::fs::File::open(path).expect("opens");
+            let size = file.metadata().expect("stat").len();
+            let mut start = Vec::new();
+            std::io::Read::by_ref(&mut file).take(size / 2).read_to_end(&mut start).expect("reads");
+            let now = file.metadata().expect("stat").len();
+            assert!(
+                start.len() as u64 == size / 2 && now == size,
+                "{} bytes read of a file of {size} bytes, {now} afterwards: {:?}",
+                start.len(),
+                String::from_utf8_lossy(start.get(..20).unwrap_or_default())
+            );
+            open.push((file, start));
+            write(&mut server, next, count);
+            next += count;
+        }
+        let opens = open.len();
+        for (mut file, mut text) in open {
+            file.read_to_end(&mut text).expect("an old version can be read");
+            version_of(&String::from_utf8(text).expect("text"));
+        }
+        over.store(true, Ordering::Relaxed);
+        (grep.join().expect("grep"), read.join().expect("reads"), opens)
+    });
+    let took = started.elapsed();
+
+    // What came last shows, in the listing and in each file.
+    server.ask(json!({"op": "put", "path": "/living/last", "text": "over"}));
+    let arrived = std::time::Instant::now();
+    let listed = || std::fs::read_dir(&living).is_ok_and(|list| list.count() == 9).then_some(());
+    eventually("the last file is listed", listed);
+    eprintln!(
+        "{appends} appends in {took:?}: {rounds} times grep -r, {reads} reads, {opens} files kept \
+         open; the last one was listed {:?} after it was written",
+        arrived.elapsed()
+    );
+    for file in 0..LIVING_FILES {
+        let last = (0..LIVING_FILES + appends).rev().find(|n| n % LIVING_FILES == file);
+        eventually("each file is at its last version", || {
+            let text = String::from_utf8(living::read(&living.join(file.to_string()))).ok()?;
+            (Some(version_of(&text)) == last).then_some(())
+        });
+    }
+    assert!(rounds > 0 && reads > 0);
+}

@@ -45,6 +45,8 @@ fn mounted_at(mountpoint: &Path) -> bool {
     table.lines().any(|line| line.contains(&format!(" {} ", mountpoint.display())))
 }
 
+/// 26. `unmount` returns 0 only when the mount is gone; without `--lazy` also only when the store
+///     is free.
 #[test]
 fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     let Some(mounted) = Mounted::new() else { return };
@@ -84,6 +86,7 @@ fn a_program_learns_what_was_mounted_as_json() {
     eventually("the mount is gone", || !mounted_at(&mounted.mountpoint));
 }
 
+/// 25. `mount` returns 0 only when the mount can be used, and otherwise mounts nothing.
 #[test]
 fn a_failure_in_the_background_is_the_commands_own() {
     let Some(mounted) = Mounted::new() else { return };
@@ -97,6 +100,8 @@ fn a_failure_in_the_background_is_the_commands_own() {
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
+/// 27. A mount that is in use is not unmounted without `--lazy` or `--force`, and its users are
+///     named.
 #[test]
 fn a_busy_mount_stays_and_its_users_are_named() {
     let Some(mounted) = Mounted::new() else { return };
@@ -114,6 +119,7 @@ fn a_busy_mount_stays_and_its_users_are_named() {
     });
 }
 
+/// 28. SIGTERM and SIGINT unmount and end the process with 0.
 #[test]
 fn in_the_foreground_one_line_says_it_is_ready_and_signals_unmount() {
     let Some(mounted) = Mounted::new() else { return };
@@ -138,6 +144,7 @@ fn what_umount_takes_away_ends_the_process() {
     assert_eq!(running.ended(), Some(0));
 }
 
+/// 29. After the process was killed, mounting at the same place works without any repair.
 #[test]
 fn after_a_kill_the_mount_can_be_made_again() {
     let Some(mounted) = Mounted::new() else { return };
@@ -151,6 +158,7 @@ fn after_a_kill_the_mount_can_be_made_again() {
     mounted.home.run(["unmount", "mnt"]).must_succeed();
 }
 
+/// 7. `hyper://KEY` follows the newest version known here; `hyper://KEY+N` is frozen at N for ever.
 #[test]
 fn a_version_in_the_url_is_what_is_mounted() {
     let Some(mounted) = Mounted::new() else { return };
@@ -161,6 +169,9 @@ fn a_version_in_the_url_is_what_is_mounted() {
     mounted.home.run(["unmount", "mnt"]).must_succeed();
 }
 
+/// 12. What is on this machine is answered without any peer.
+///
+/// 14. With no peer named, nothing is waited for.
 #[test]
 fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     let Some(mounted) = Mounted::new() else { return };
@@ -185,4 +196,82 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     assert!(fs::read(mounted.mountpoint.join("big.bin")).is_err(), "never fetched");
     assert!(started.elapsed() < LIMIT, "nobody is waited for when there is nobody");
     home.run(["unmount", "mnt"]).must_succeed();
+}
+
+/// 13. What is not is waited for as long as `--wait` says, with `forever` until it comes; after
+///     that the call fails with ETIMEDOUT, and the log says which block of which core was
+///     missing, and how many peers there were that did not deliver it.
+#[test]
+fn the_log_says_what_could_not_be_had() {
+    let Some(mounted) = Mounted::new() else { return };
+    let home = &mounted.home;
+    let serve = serving(home);
+    let (url, peer) = (format!("hyper://{KEY}"), serve.line());
+    let arguments = ["mount", "--json", &url, "mnt", "--wait", "2s", "--peer", &peer];
+    let told: serde_json::Value =
+        serde_json::from_str(&home.run(arguments).must_succeed().stdout).unwrap();
+    let log = PathBuf::from(told["log"].as_str().unwrap());
+    let big = mounted.mountpoint.join("big.bin");
+    fs::metadata(&big).unwrap();
+    // The line about a missing block that has these words too.
+    let says = |words: &[&str]| {
+        let log = fs::read_to_string(&log).unwrap();
+        let of_a_core = |line: &str| {
+            let named = line.split_once(" of core ").and_then(|(_, rest)| rest.split(' ').next());
+            let number = line.split_once("block ").and_then(|(_, rest)| rest.split(' ').next());
+            named.is_some_and(|core| core.chars().count() == 9 && core.contains('…'))
+                && number.is_some_and(|block| block.parse::<u64>().is_ok())
+        };
+        log.lines().any(|line| of_a_core(line) && words.iter().all(|word| line.contains(word)))
+    };
+    let read = || fs::read(&big).unwrap_err().raw_os_error();
+    serve.signal(Signal::SIGSTOP);
+    assert_eq!(read(), Some(libc::ETIMEDOUT));
+    assert!(
+        says(&["1 peer connected, it did not deliver"]),
+        "{}",
+        fs::read_to_string(&log).unwrap()
+    );
+    serve.signal(Signal::SIGKILL);
+    eventually("the log says that nobody is left", || {
+        assert_eq!(read(), Some(libc::ETIMEDOUT));
+        says(&["no peer connected"])
+    });
+    home.run(["unmount", "mnt"]).must_succeed();
+}
+
+fn serving(home: &Home) -> Running {
+    let arguments = ["serve", "--store", "store", "--listen", "127.0.0.1:0"];
+    Running::start(home.command().args(arguments))
+}
+
+/// Who says `forever` waits longer than anybody who says a time.
+#[test]
+fn forever_is_until_it_comes() {
+    let Some(mounted) = Mounted::new() else { return };
+    let home = &mounted.home;
+    let serve = serving(home);
+    let (url, peer) = (format!("hyper://{KEY}"), serve.line());
+    let options = ["--foreground", "--wait", "forever", "--peer", &peer];
+    let mount =
+        Running::start(home.command().arg("mount").args(options).args([url.as_str(), "mnt"]));
+    mount.line();
+    let big = mounted.mountpoint.join("big.bin");
+    fs::metadata(&big).unwrap();
+    serve.signal(Signal::SIGSTOP);
+    let waiting = std::thread::spawn(move || fs::read(big));
+    let patient = format!("{url}/dir/f1.txt");
+    let mut cat = Running::start(
+        home.command()
+            .args(["cat", "--wait", "forever", "--store", "other", "--peer", &peer, &patient]),
+    );
+    home.run(["cat", "--wait", "3s", "--store", "third", "--peer", &peer, &patient])
+        .must_fail(3, "");
+    assert!(!waiting.is_finished(), "the mount gave up");
+    assert!(matches!(cat.child.try_wait(), Ok(None)), "the command gave up");
+    serve.signal(Signal::SIGCONT);
+    assert_eq!(cat.ended(), Some(0));
+    assert_eq!(cat.line(), "file 1");
+    assert_eq!(waiting.join().unwrap().unwrap().len(), 204_800);
+    drop(mount);
 }

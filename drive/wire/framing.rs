@@ -25,8 +25,10 @@ const LONGEST_FRAME: usize = MAX_PAYLOAD + MAX_VARINT;
 pub enum Front {
     /// Not enough bytes to tell.
     Incomplete,
-    /// One byte, to be dropped.
-    KeepAlive,
+    /// So many bytes, at least one, to be dropped: a zero need not be written in its shortest form.
+    KeepAlive {
+        length: usize,
+    },
     Frame(Header),
 }
 
@@ -49,7 +51,7 @@ pub fn front(input: &[u8]) -> Result<Front, ProtocolError> {
         return Ok(Front::Incomplete);
     };
     if claimed == 0 {
-        return Ok(Front::KeepAlive);
+        return Ok(Front::KeepAlive { length: prefix });
     }
     let too_long = ProtocolError::FrameTooLong { length: claimed, max: MAX_PAYLOAD };
     let frame = match usize::try_from(claimed) {
@@ -120,6 +122,14 @@ mod tests {
         let mut out = BytesMut::new();
         varint::write(1 << 40, &mut out);
         assert!(matches!(front(&out), Err(ProtocolError::FrameTooLong { .. })));
+    }
+
+    #[test]
+    fn a_zero_in_more_bytes_than_it_needs_is_a_keepalive_of_all_of_them() {
+        for zero in [&[0][..], &[0x80, 0], &[0x80, 0x80, 0x80, 0]] {
+            let expected = Front::KeepAlive { length: zero.len() };
+            assert_eq!(front(&[zero, &[7]].concat()).unwrap(), expected);
+        }
     }
 
     #[test]

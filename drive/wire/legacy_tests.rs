@@ -127,7 +127,7 @@ fn matches_the_golden_frames_that_are_not_protobuf() {
     let mut keepalive = BytesMut::new();
     framing::put_keepalive(&mut keepalive);
     assert_eq!(keepalive, bytes(&frames[2]["frame"]));
-    assert_eq!(framing::front(&keepalive).unwrap(), Front::KeepAlive);
+    assert_eq!(framing::front(&keepalive).unwrap(), Front::KeepAlive { length: 1 });
 }
 
 fn decoded(kind: u8, payload: impl AsRef<[u8]>) -> Result<Message, ProtocolError> {

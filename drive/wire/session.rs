@@ -116,7 +116,8 @@ impl Inbound {
         loop {
             match framing::front(&self.bytes)? {
                 Front::Incomplete => return Ok(None),
-                Front::KeepAlive => {
+                Front::KeepAlive { length } => {
+                    self.bytes.advance(length);
                     // All that follow at once: there may be nothing else.
                     let zeros = self.bytes.iter().take_while(|byte| **byte == 0).count();
                     self.bytes.advance(zeros);

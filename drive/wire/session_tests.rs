@@ -421,6 +421,16 @@ fn keepalives_cost_nothing_and_say_nothing() {
 }
 
 #[test]
+fn keepalives_in_more_bytes_than_they_need_are_dropped_whole() {
+    let mut hostile = Hostile::new();
+    assert_eq!(hostile.say(&[0x80, 0, 0, 0x80, 0x80, 0, 0x80]).unwrap(), []);
+    assert_eq!(hostile.victim.inbound.bytes.len(), 1, "the last one is not there yet");
+    assert_eq!(hostile.say(&[0]).unwrap(), []);
+    assert!(hostile.victim.inbound.bytes.is_empty());
+    assert_eq!(hostile.frame(1, kind::WANT, &[8, 0]).unwrap().len(), 1);
+}
+
+#[test]
 fn absurd_frames_end_the_connection_before_they_arrive() {
     let mut hostile = Hostile::new();
     let mut claim = BytesMut::new();

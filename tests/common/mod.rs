@@ -187,6 +187,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal(nix::sys::signal::Signal::SIGTERM);
+            // A test that failed may have left it stopped.
+            self.signal(nix::sys::signal::Signal::SIGCONT);
             let _ = self.child.wait();
         }
     }

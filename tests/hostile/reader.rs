@@ -96,11 +96,13 @@ fn a_liar_that_does_not_lie_is_a_peer() {
     assert_eq!(told.code, Some(0), "{}", told.stderr);
 }
 
+/// 1. Bytes that a read returns were signed by the holder of the drive's key, or the read fails.
 #[test]
 fn t01_a_flipped_bit() {
     all_stand(&[(Lie::FlippedBit, BAD_PROOF)]);
 }
 
+/// 3. A peer that sends bytes that do not verify costs the reader nothing but time.
 #[test]
 fn t02_another_blocks_bytes() {
     all_stand(&[(Lie::OtherBlock, BAD_PROOF)]);
@@ -202,6 +204,7 @@ fn t14_a_byte_at_a_time() {
     all_stand(&[(Lie::OneByteAtATime, None)]);
 }
 
+/// 6. A file is as long as `stat` says, or reading it fails; it is never silently cut short.
 #[test]
 fn t15_answers_that_break_off() {
     all_stand(&[
@@ -382,6 +385,9 @@ impl Forked {
 
 /// The history seen first is kept and can be read; the other is named, and nothing of it is taken,
 /// although it is validly signed and longer.
+///
+/// 10. Two validly signed histories of one drive are reported as a fork; the one seen first is
+///     kept.
 #[test]
 fn t26_of_two_histories_the_first_is_kept() {
     let forked = Forked::new();
@@ -450,6 +456,8 @@ fn t26_of_two_histories_the_first_is_kept() {
 
 /// An old head, validly signed, changes nothing for who has seen a newer one; and of two peers the
 /// one that knows more is believed.
+///
+/// 9. A version that was seen is never replaced by an older one, whatever peers say.
 #[test]
 fn t25_an_old_version_takes_nothing_away() {
     let home = Home::new();

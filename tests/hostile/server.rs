@@ -211,6 +211,18 @@ fn t18_keepalives_keep_nobody_from_being_served() {
     server.must_be_sound("endless keep-alives");
 }
 
+/// A zero in two bytes: more than one for each thread the server has.
+#[test]
+fn t18_keepalives_longer_than_they_need_to_be() {
+    let server = Server::new();
+    let mut wires: Vec<_> = (0..16).map(|_| server.dial()).collect();
+    for wire in &mut wires {
+        wire.plain(&[0x80, 0]).expect("sent");
+    }
+    server.serves_the_honest("beside keep-alives of two bytes");
+    server.must_be_sound("keep-alives of two bytes");
+}
+
 #[test]
 fn t20_without_the_key_nothing_is_told() {
     let server = Server::new();

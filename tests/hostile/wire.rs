@@ -123,7 +123,7 @@ impl Wire {
     pub fn frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             match framing::front(&self.buffer).map_err(broken)? {
-                Front::KeepAlive => drop(self.buffer.split_to(1)),
+                Front::KeepAlive { length } => drop(self.buffer.split_to(length)),
                 Front::Frame(header) if self.buffer.len() >= header.length + header.payload => {
                     drop(self.buffer.split_to(header.length));
                     let payload = self.buffer.split_to(header.payload).freeze();

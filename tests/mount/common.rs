@@ -21,7 +21,7 @@ pub const OPTIONS: MountOptions = MountOptions {
 };
 
 /// After this long, what a test waits for will not happen.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Whether mounts can be made here; told once if not.
 pub fn can_mount() -> bool {
@@ -59,7 +59,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(directory: tempfile::TempDir, store: Store, open: impl Fn(&Runtime) -> Drive) -> Self {
+    fn new(
+        directory: tempfile::TempDir,
+        store: Store,
+        open: impl FnOnce(&Runtime) -> Drive,
+    ) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime starts");
         let drive = open(&runtime);
@@ -86,6 +90,12 @@ impl Bench {
         let store = Store::memory();
         let directory = tempfile::tempdir().expect("a directory is made");
         Self::new(directory, store.clone(), |_| Drive::create(&store, "made").expect("is made"))
+    }
+
+    /// A drive opened from `store` by whoever knows how.
+    pub fn opened(store: Store, open: impl FnOnce(&Runtime) -> Drive) -> Self {
+        let directory = tempfile::tempdir().expect("a directory is made");
+        Self::new(directory, store, open)
     }
 
     pub fn mountpoint(&self) -> PathBuf {

@@ -112,7 +112,9 @@ fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
     let bench = unreachable();
     let mount = bench.mount_with(PATIENT);
     for signal in ["INT", "KILL"] {
-        let mut waiting = Command::new("ls")
+        // A shell's background jobs ignore SIGINT, and their children with them.
+        let mut waiting = Command::new("env")
+            .args(["--default-signal=INT", "ls"])
             .arg(mount.mountpoint().join("absent"))
             .stderr(Stdio::null())
             .spawn()

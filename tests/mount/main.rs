@@ -1,6 +1,8 @@
 //! Real mounts. Needs `/dev/fuse`; says so and passes where there is none.
 
 mod common;
+mod distant;
 mod lifecycle;
 mod remote;
+mod stuck;
 mod view;

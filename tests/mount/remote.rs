@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::common::{Bench, can_mount, until};
 
+/// 8. When a newer version arrives, names looked up afterwards show it, without remounting.
 #[test]
 fn changes_show_although_the_kernel_caches_for_long() {
     if !can_mount() {
@@ -56,4 +57,34 @@ fn an_open_file_is_read_to_its_end_as_it_was() {
     assert!(whole == old, "{} bytes, of another version", whole.len());
     assert_eq!(open.metadata().expect("exists").len(), 300_000);
     assert_eq!(fs::metadata(&path).expect("exists").len(), 400_000);
+}
+
+/// The listing tells the kernel of the new file; that must not be taken for the open one.
+#[test]
+fn a_listing_leaves_open_files_as_they_were() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::made();
+    let (old, new) = ("o".repeat(3000), "n".repeat(50_000));
+    bench.write("dir/file", &old);
+    let mount = bench.mount();
+    let dir = mount.mountpoint().join("dir");
+    let mut open = fs::File::open(dir.join("file")).expect("opens");
+    assert_eq!(open.metadata().expect("exists").len(), 3000);
+    bench.write("dir/file", &new);
+    // As `ls -l` does: names with attributes, then each by itself.
+    let listed = || {
+        let entries = fs::read_dir(&dir).expect("lists").flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum::<u64>()
+    };
+    until("the new size is listed", || listed() == 50_000);
+    for _ in 0..3 {
+        assert_eq!(listed(), 50_000);
+        assert_eq!(open.metadata().expect("exists").len(), 3000, "of the file that is open");
+    }
+    let mut whole = String::new();
+    open.read_to_string(&mut whole).expect("reads");
+    assert!(whole == old, "{} bytes", whole.len());
+    assert_eq!(fs::read_to_string(dir.join("file")).expect("reads"), new);
 }

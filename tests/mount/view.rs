@@ -89,6 +89,8 @@ fn each_version_shows_what_was_recorded() {
     }
 }
 
+/// 22. Inode numbers of a drive's files are the same after a remount, but for the rare collision of
+///     two.
 #[test]
 fn numbers_survive_a_remount_and_are_unique() {
     if !can_mount() {
@@ -107,6 +109,8 @@ fn numbers_survive_a_remount_and_are_unique() {
     assert_eq!(distinct.len(), runs[0].len());
 }
 
+/// 20. A mount is `nosuid` and `nodev`, and read-only unless the drive can be written (below):
+///     every attempt to change something fails with EROFS.
 #[test]
 fn nothing_can_be_changed() {
     if !can_mount() {
@@ -137,6 +141,8 @@ fn nothing_can_be_changed() {
     assert_eq!(access, Err(rustix::io::Errno::ROFS));
 }
 
+/// 23. Following a link never leads out of the drive's own tree: an absolute target means "from the
+///     root of this drive", and `..` at the root stays there.
 #[test]
 fn links_lead_where_the_drive_means_and_never_out() {
     if !can_mount() {

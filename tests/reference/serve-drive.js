@@ -1,7 +1,7 @@
 'use strict'
 // Serves the drive of a directory (made if absent) over TCP. Prints {port, key, version}, then obeys
 // JSON lines on stdin, answering each: {"op":"put","path":"/a","text":"…"|"hex":"…"|"size":N},
-// append-many {count, prefix}, del, rmdir, mkdir, symlink {path, target}, mount {path, name},
+// append-many {count, prefix}, rewrite {prefix, files, from, count}, del, rmdir, mkdir, symlink {path, target}, mount {path, name},
 // setxattr {path, name, text}, list, status, drop (cuts all connections), close.
 
 const crypto = require('crypto')
@@ -30,6 +30,15 @@ run(async ([directory], options) => {
     'append-many': async c => {
       for (let n = 0; n < c.count; n++) {
         await promised(done => drive.writeFile(`${c.prefix || '/appended'}-${n}`, `number ${n}\n`, done))
+      }
+      return {}
+    },
+    // Version n of file n % files: one line again and again, as often as n says, so that a reader
+    // can tell a whole version from a torn one.
+    rewrite: async c => {
+      for (let n = c.from; n < c.from + c.count; n++) {
+        const text = `version ${n}\n`.repeat(1 + n % 3000)
+        await promised(done => drive.writeFile(`${c.prefix}/${n % c.files}`, text, done))
       }
       return {}
     },

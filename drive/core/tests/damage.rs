@@ -65,6 +65,7 @@ fn of_a_writer() {
     }
 }
 
+/// 2. Bytes are verified before they are stored, and again when they are first read from disk.
 #[test]
 fn of_a_reader_heals_by_fetching() {
     let blocks = uneven(BLOCKS);

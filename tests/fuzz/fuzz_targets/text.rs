@@ -1,0 +1,26 @@
+//! What people and publishers write: URLs, paths, names, link targets. What is accepted is written
+//! and accepted as the same again.
+#![no_main]
+
+use drive::{DrivePath, DriveUrl, Name};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Ok(url) = text.parse::<DriveUrl>() {
+        assert_eq!(url.to_string().parse::<DriveUrl>().expect("we wrote it"), url);
+    }
+    if let Ok(path) = DrivePath::parse(text) {
+        assert_eq!(DrivePath::parse(path.as_str()).expect("we wrote it"), path);
+        let mut joined = DrivePath::root();
+        for component in path.components() {
+            joined =
+                joined.join(&Name::new(component).expect("a component is a name")).expect("fits");
+        }
+        assert_eq!(joined, path);
+    }
+    if let Ok(name) = Name::new(text) {
+        assert!(!text.is_empty() && !text.contains(['/', '\0']) && text != "." && text != "..");
+        assert_eq!(name.as_str(), text);
+    }
+});
