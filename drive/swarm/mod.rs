@@ -1,8 +1,13 @@
-//! Connections to peers: listening, dialling, and which cores are shared over them.
+//! Connections to peers: listening, dialling those that were given and those that were found, and
+//! which cores are shared over them.
 //!
-//! Not here: how peers find each other (addresses are given), what is asked of them
-//! (`replicate/`), and how bytes become messages (`wire/`).
+//! Not here: how peers find each other (`discovery/`), what is asked of them (`replicate/`), and how
+//! bytes become messages (`wire/`).
 
+mod topics;
+mod candidates;
+mod finding;
+mod discovery;
 mod connection;
 mod dial;
 mod replication;
@@ -10,7 +15,7 @@ mod replication;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -24,7 +29,12 @@ use crate::store::Store;
 use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
 
+use finding::{Finding, GivenUp};
 use replication::Replication;
+
+pub use candidates::{Found, Priority, Source};
+pub use discovery::DiscoveryOptions;
+pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 
 /// Connections open at once, both directions together.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -51,11 +61,13 @@ pub enum Share {
 #[derive(Clone, Debug)]
 pub struct SwarmOptions {
     pub share: Share,
+    /// Look for peers of every drive that is opened to be read from peers, nested drives included.
+    pub look_up_drives: bool,
 }
 
 impl Default for SwarmOptions {
     fn default() -> Self {
-        Self { share: Share::Opened }
+        Self { share: Share::Opened, look_up_drives: false }
     }
 }
 
@@ -93,6 +105,7 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     received: AtomicU64,
     sent: AtomicU64,
+    finding: Arc<Finding>,
 }
 
 #[derive(Default)]
@@ -112,6 +125,9 @@ pub(crate) struct ConnectionHandle {
     /// Set once: ends the connection, with the reason and whether the peer lied.
     ending: watch::Sender<Option<(String, bool)>>,
     statistics: Arc<connection::Statistics>,
+    /// The peer's static key, once it has shown it.
+    identity: Arc<OnceLock<[u8; 32]>>,
+    given_up: Arc<OnceLock<GivenUp>>,
 }
 
 pub(crate) enum Command {
@@ -127,6 +143,7 @@ impl Swarm {
             path: "network key".into(),
             source,
         })?;
+        let (finding, found) = Finding::new();
         let inner = Arc::new(Inner {
             store: store.clone(),
             options,
@@ -137,12 +154,17 @@ impl Swarm {
             state: Mutex::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            finding: Arc::new(finding),
         });
         let opened = store.opened();
         for core in store.cores() {
             inner.core_opened(core);
         }
         inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
+        inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
+        if inner.options.look_up_drives {
+            inner.runtime.spawn(follow_drives(Arc::downgrade(&inner), store.drives_wanted()));
+        }
         Ok(Self { inner })
     }
 
@@ -151,7 +173,27 @@ impl Swarm {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         self.inner.runtime.spawn(accept(Arc::downgrade(&self.inner), listener));
+        self.inner.finding.listening.send_replace(Some(address));
         Ok(address)
+    }
+
+    /// Takes interest in a topic: the discovery key of a drive's metadata core. What is announced
+    /// is the address that [`Swarm::listen`] returned last; what is found is dialled.
+    ///
+    /// # Errors
+    /// When [`MAX_TOPICS`] are joined.
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        self.inner.finding.join(topic, interest)
+    }
+
+    /// Takes a topic's announcement back and dials nobody for it any more; connections stay.
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        self.inner.finding.leave(topic);
+    }
+
+    /// How many addresses discovery has named for a topic, good or bad.
+    pub fn found(&self, topic: &DiscoveryKey) -> usize {
+        self.inner.finding.known_for(topic)
     }
 
     /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
@@ -186,11 +228,15 @@ impl Swarm {
 }
 
 impl ConnectionHandle {
+    fn cores(&self) -> usize {
+        self.statistics.cores.load(Ordering::Relaxed)
+    }
+
     fn info(&self) -> PeerInfo {
         PeerInfo {
             address: self.address,
             incoming: self.incoming,
-            cores: self.statistics.cores.load(Ordering::Relaxed),
+            cores: self.cores(),
             traffic: self.statistics.traffic(),
         }
     }
@@ -293,6 +339,8 @@ impl Inner {
             commands,
             ending: watch::channel(None).0,
             statistics: Arc::default(),
+            identity: Arc::default(),
+            given_up: Arc::default(),
         };
         let mut state = self.state();
         if handle.incoming {
@@ -314,7 +362,7 @@ impl State {
             return Some(());
         }
         let stranger = |handle: &ConnectionHandle| {
-            handle.incoming && handle.statistics.cores.load(Ordering::Relaxed) == 0
+            handle.incoming && handle.cores() == 0
         };
         let (oldest, _) =
             counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
@@ -346,7 +394,12 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.swarm.state().connections.remove(&self.id);
+        let identity = self.handle.identity.get();
+        let mut state = self.swarm.state();
+        state.connections.remove(&self.id);
+        let another = state.connections.values().any(|other| other.identity.get() == identity);
+        drop(state);
+        self.swarm.finding.connection_gone(identity.filter(|_| !another));
     }
 }
 
@@ -365,6 +418,27 @@ async fn follow_store(swarm: Weak<Inner>, mut opened: tokio::sync::broadcast::Re
                 }
             }
             Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Looks for peers of every drive that wants any.
+async fn follow_drives(
+    swarm: Weak<Inner>,
+    mut wanted: tokio::sync::broadcast::Receiver<DiscoveryKey>,
+) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        let topic = match wanted.recv().await {
+            Ok(topic) => topic,
+            // More drives at once than anybody can read: the rest is looked up when opened again.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let Some(swarm) = swarm.upgrade() else { return };
+        let joined = swarm.finding.topics.borrow().contains_key(&topic);
+        if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
+            log::warn!("peers of {topic} are not looked for: {error}");
         }
     }
 }
@@ -414,6 +488,8 @@ mod tests {
             commands: mpsc::channel(1).0,
             ending: watch::channel(None).0,
             statistics: Arc::new(statistics),
+            identity: Arc::default(),
+            given_up: Arc::default(),
         }
     }
 
