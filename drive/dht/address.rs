@@ -39,12 +39,21 @@ mod tests {
     #[test]
     fn nobody_names_what_is_nearer_to_us_than_himself() {
         let address = |text: &str| text.parse::<Ipv4Addr>().unwrap();
-        let (own, near, world) = (["127.0.0.1", "127.9.9.9"],
+        let (own, near, world) = (
+            ["127.0.0.1", "127.9.9.9"],
             ["10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.1.1", "100.64.0.1"],
-            ["192.0.2.1", "8.8.8.8", "100.128.0.1", "172.32.0.1"]);
-        let may = |from: &str, named: &[&str]| named.iter().map(|named| may_name(address(from), address(named))).collect::<Vec<_>>();
+            ["192.0.2.1", "8.8.8.8", "100.128.0.1", "172.32.0.1"],
+        );
+        let may = |from: &str, named: &[&str]| {
+            named.iter().map(|named| may_name(address(from), address(named))).collect::<Vec<_>>()
+        };
         for from in own {
-            assert!([may(from, &own), may(from, &near), may(from, &world)].concat().iter().all(|may| *may));
+            assert!(
+                [may(from, &own), may(from, &near), may(from, &world)]
+                    .concat()
+                    .iter()
+                    .all(|may| *may)
+            );
         }
         for from in near {
             assert!(may(from, &own).iter().all(|may| !may), "{from}");

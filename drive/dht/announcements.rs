@@ -41,7 +41,13 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    pub fn add(&mut self, topic: Id, peer: SocketAddrV4, local: Option<SocketAddrV4>, now: Instant) {
+    pub fn add(
+        &mut self,
+        topic: Id,
+        peer: SocketAddrV4,
+        local: Option<SocketAddrV4>,
+        now: Instant,
+    ) {
         self.expire(now);
         self.put((topic, None), Entry::Remote(peer), now);
         if let Some((prefix, end)) = local.map(split) {
@@ -51,7 +57,8 @@ impl Announcements {
 
     fn put(&mut self, shelf: Shelf, entry: Entry, now: Instant) {
         self.remove_entry(&shelf, &entry);
-        let full = self.shelves.get(&shelf).is_some_and(|all| all.len() >= MAX_ANNOUNCEMENTS_PER_TOPIC);
+        let full =
+            self.shelves.get(&shelf).is_some_and(|all| all.len() >= MAX_ANNOUNCEMENTS_PER_TOPIC);
         let oldest = if full {
             let oldest = |all: &HashMap<Entry, u64>| all.values().min().copied();
             self.shelves.get(&shelf).and_then(oldest)
@@ -60,7 +67,8 @@ impl Announcements {
         } else {
             None
         };
-        if let Some((shelf, entry, _)) = oldest.and_then(|oldest| self.order.get(&oldest)).copied() {
+        if let Some((shelf, entry, _)) = oldest.and_then(|oldest| self.order.get(&oldest)).copied()
+        {
             self.remove_entry(&shelf, &entry);
         }
         self.order.insert(self.next, (shelf, entry, now));

@@ -136,7 +136,8 @@ impl Packet {
             3 => Kind::Response,
             _ => return None,
         };
-        let fixed = |field: Option<Bytes>| field.and_then(|bytes| <[u8; 32]>::try_from(&bytes[..]).ok());
+        let fixed =
+            |field: Option<Bytes>| field.and_then(|bytes| <[u8; 32]>::try_from(&bytes[..]).ok());
         let current = wire.version.is_some_and(|version| version >= VERSION);
         Some(Self {
             kind,
@@ -315,7 +316,8 @@ mod tests {
 
     #[test]
     fn an_id_without_a_version_is_not_believed() {
-        let mut wire = Wire { kind: 3, rid: 1, id: Some(Bytes::from(vec![7; 32])), ..Wire::default() };
+        let mut wire =
+            Wire { kind: 3, rid: 1, id: Some(Bytes::from(vec![7; 32])), ..Wire::default() };
         assert_eq!(Packet::decode(&wire.encode_to_vec()).unwrap().id, None);
         wire.version = Some(1);
         assert_eq!(Packet::decode(&wire.encode_to_vec()).unwrap().id, Some([7; 32]));
@@ -327,10 +329,12 @@ mod tests {
 
     #[test]
     fn so_long_a_packet_so_many_nodes_and_so_many_peers() {
-        let contacts =
-            |count: usize| (0..count).map(|n| Contact { id: [n as u8; 32], address: PEER }).collect();
+        let contacts = |count: usize| {
+            (0..count).map(|n| Contact { id: [n as u8; 32], address: PEER }).collect()
+        };
         let nodes = |count| {
-            let packet = Packet { closer_nodes: Some(contacts(count)), ..Packet::new(Kind::Response, 1) };
+            let packet =
+                Packet { closer_nodes: Some(contacts(count)), ..Packet::new(Kind::Response, 1) };
             Packet::decode(&packet.encode()).unwrap().closer_nodes.unwrap().len()
         };
         assert_eq!((nodes(MAX_NODES), nodes(MAX_NODES + 1)), (MAX_NODES, MAX_NODES));

@@ -20,5 +20,6 @@ mod network_tests;
 #[cfg(test)]
 mod node_tests;
 
+pub use message::MAX_PACKET;
 pub use node::{Chosen, Event, Node, QueryId};
 pub use query::Goal;

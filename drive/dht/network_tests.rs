@@ -88,7 +88,9 @@ impl Network {
         self.now = next;
         if arrival == Some(next) {
             let (_, (from, to, packet)) = self.packets.pop_first().unwrap();
-            if !self.down.contains(&to) && let Some(node) = self.nodes.get_mut(&to) {
+            if !self.down.contains(&to)
+                && let Some(node) = self.nodes.get_mut(&to)
+            {
                 node.receive(from, &packet, next);
             }
         }

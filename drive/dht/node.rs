@@ -51,12 +51,7 @@ pub type QueryId = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `via` names a peer; `seen_as` is our own address as that node sees it.
-    Peer {
-        query: QueryId,
-        address: SocketAddrV4,
-        via: SocketAddrV4,
-        seen_as: Option<SocketAddrV4>,
-    },
+    Peer { query: QueryId, address: SocketAddrV4, via: SocketAddrV4, seen_as: Option<SocketAddrV4> },
     /// `answered` nodes answered, `announced` took the announcement.
     Finished { query: QueryId, answered: usize, announced: usize },
 }
@@ -133,7 +128,12 @@ impl Window {
 
 impl Node {
     /// A node that joins the network of its `bootstrap` nodes, or begins one.
-    pub fn new(chosen: Chosen, bootstrap: Vec<SocketAddrV4>, ephemeral: bool, now: Instant) -> Self {
+    pub fn new(
+        chosen: Chosen,
+        bootstrap: Vec<SocketAddrV4>,
+        ephemeral: bool,
+        now: Instant,
+    ) -> Self {
         let mut node = Self {
             id: chosen.id,
             ephemeral,
@@ -287,7 +287,8 @@ impl Node {
                 packet.command = Some(FIND_NODE.into());
             } else {
                 packet.command = Some(PEERS.into());
-                packet.value = Some(PeersInput { port: Some(0), ..Default::default() }.encode_to_vec().into());
+                packet.value =
+                    Some(PeersInput { port: Some(0), ..Default::default() }.encode_to_vec().into());
             }
             if !self.request(to, packet, Purpose::Ask { query: number, asked }, referrer, now)
                 && let Some(query) = self.queries.get_mut(&number)
@@ -537,7 +538,8 @@ impl Node {
     fn holepunch(&mut self, from: SocketAddrV4, packet: &Packet) {
         let value = packet.value.as_deref().unwrap_or_default();
         let Some(message) = Holepunch::decode(value) else { return };
-        let plausible = |address: SocketAddrV4| address != from && may_name(*from.ip(), *address.ip());
+        let plausible =
+            |address: SocketAddrV4| address != from && may_name(*from.ip(), *address.ip());
         match message {
             Holepunch { to: Some(to), .. } if plausible(to) => {
                 let mut passed = Packet::new(Kind::Query, packet.rid);

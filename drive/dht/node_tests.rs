@@ -130,7 +130,8 @@ async fn a_node_is_remembered_when_it_has_answered() {
     node.receive(PEER, &answer.encode(), Instant::now());
     assert_eq!(node.nodes(), 0, "another node");
     node.receive(PEER, &packet.encode(), Instant::now());
-    let (_, ping) = sent(&mut node).into_iter().find(|(_, packet)| packet.kind == Kind::Query).unwrap();
+    let (_, ping) =
+        sent(&mut node).into_iter().find(|(_, packet)| packet.kind == Kind::Query).unwrap();
     answer = Packet::new(Kind::Response, ping.rid);
     answer.id = Some([9; 32]);
     node.receive(OTHER, &answer.encode(), Instant::now());
@@ -155,7 +156,11 @@ async fn a_holepunch_is_passed_on_and_answered() {
     node.receive(PEER, &packet.encode(), Instant::now());
     let (to, answer) = sent(&mut node).pop().unwrap();
     assert_eq!((to, answer.kind, answer.rid, answer.to), (OTHER, Kind::Response, 5, Some(OTHER)));
-    for wrong in [PEER, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1), SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 1)] {
+    for wrong in [
+        PEER,
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1),
+        SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 1),
+    ] {
         packet.value = Some(Holepunch { from: None, to: Some(wrong) }.encode());
         node.receive(PEER, &packet.encode(), Instant::now());
         assert_eq!(sent(&mut node), [], "{wrong}");
@@ -195,9 +200,13 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
     let now = Instant::now();
     let mut node = node_with(vec![PEER], true);
     let lookup = node.start(TOPIC, Goal::Lookup, now).unwrap();
-    let (_, asked) = sent(&mut node).into_iter().find(|(_, packet)| packet.command.as_deref() == Some(PEERS)).unwrap();
+    let (_, asked) = sent(&mut node)
+        .into_iter()
+        .find(|(_, packet)| packet.command.as_deref() == Some(PEERS))
+        .unwrap();
     let named = |a, b, c, d| SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), 80);
-    let all = [named(127, 0, 0, 1), named(192, 168, 1, 1), named(10, 0, 0, 1), named(198, 51, 100, 1)];
+    let all =
+        [named(127, 0, 0, 1), named(192, 168, 1, 1), named(10, 0, 0, 1), named(198, 51, 100, 1)];
     let mut answer = Packet::new(Kind::Response, asked.rid);
     answer.value = Some(PeersOutput::new(&all, &[]).encode_to_vec().into());
     let contact = |address| Contact { id: [3; 32], address };

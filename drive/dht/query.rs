@@ -120,12 +120,7 @@ impl Query {
     }
 
     /// A node that was asked as `asked` answered as `contact`, if it has an id.
-    pub fn answer(
-        &mut self,
-        asked: Option<Id>,
-        contact: Option<Contact>,
-        token: Option<[u8; 32]>,
-    ) {
+    pub fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, token: Option<[u8; 32]>) {
         self.in_flight -= 1;
         self.answered += 1;
         if let Some(asked) = asked

@@ -25,11 +25,18 @@ const KNOCK_AFTER: Duration = Duration::from_millis(500);
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    Ask { query: QueryId, asked: Option<Id> },
-    Announce { query: QueryId },
+    Ask {
+        query: QueryId,
+        asked: Option<Id>,
+    },
+    Announce {
+        query: QueryId,
+    },
     TakeBack,
     /// Is the node with this id there?
-    Check { id: Id },
+    Check {
+        id: Id,
+    },
 }
 
 /// What has to be done about a request.
@@ -87,8 +94,7 @@ impl Requests {
         packet.rid = self.next;
         let bytes = packet.encode();
         let knock = referrer.map(|referrer| (referrer, now + KNOCK_AFTER));
-        let request =
-            Request { to, packet: bytes.clone(), purpose, knock, sent: now, again: 0 };
+        let request = Request { to, packet: bytes.clone(), purpose, knock, sent: now, again: 0 };
         self.all.insert(self.next, request);
         self.next = self.next.wrapping_add(1);
         Some(bytes)

@@ -108,8 +108,7 @@ impl Candidates {
     pub fn found(&mut self, found: &Found, now: Instant) -> bool {
         if let Some(known) = self.all.get_mut(&found.address) {
             known.priority = known.priority.max(found.priority);
-            if !known.topics.contains(&found.topic)
-                && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
+            if !known.topics.contains(&found.topic) && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
             {
                 known.topics.push(found.topic);
             }
@@ -159,8 +158,9 @@ impl Candidates {
         if self.dialling() >= MAX_DIALLING {
             return None;
         }
-        let due =
-            |one: &Candidate| matches!(one.state, State::Waiting(at) if at <= now).then_some(one.priority);
+        let due = |one: &Candidate| {
+            matches!(one.state, State::Waiting(at) if at <= now).then_some(one.priority)
+        };
         let best = self.all.values().filter_map(due).max()?;
         let equals: Vec<_> =
             self.all.iter().filter(|(_, one)| due(one) == Some(best)).map(|(at, _)| *at).collect();

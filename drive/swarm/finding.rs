@@ -4,7 +4,7 @@
 //! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::candidates::{Candidates, Found, Outcome};
 use super::dial::{self, CONNECT_WITHIN};
+use super::discovery::Link;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::{ConnectionHandle, Inner, MAX_CONNECTIONS};
 use crate::crypto::DiscoveryKey;
@@ -30,6 +31,8 @@ pub(super) struct Finding {
     pub found: mpsc::Sender<Found>,
     /// The port that peers can dial.
     pub listening: watch::Sender<Option<SocketAddr>>,
+    /// The DHT's node, where there is one.
+    pub dht: OnceLock<Arc<Link>>,
     candidates: Mutex<Candidates>,
     /// A candidate became due, or a place became free.
     changed: Notify,
@@ -44,6 +47,7 @@ impl Finding {
             topics: watch::channel(Topics::new()).0,
             found,
             listening: watch::channel(None).0,
+            dht: OnceLock::new(),
             candidates: Mutex::default(),
             changed: Notify::new(),
             gone: Notify::new(),

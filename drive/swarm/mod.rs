@@ -33,7 +33,7 @@ use finding::{Finding, GivenUp};
 use replication::Replication;
 
 pub use candidates::{Found, Priority, Source};
-pub use discovery::DiscoveryOptions;
+pub use discovery::{BootstrapNode, DiscoveryOptions};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 
 /// Connections open at once, both directions together.
@@ -221,8 +221,11 @@ impl Swarm {
         state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
     }
 
-    /// Ends every connection and stops listening and dialling.
+    /// Ends every connection and stops listening and dialling; announcements are taken back.
     pub fn close(&self) {
+        if let Some(link) = self.inner.finding.dht.get() {
+            link.farewell();
+        }
         self.inner.closing.send_replace(true);
     }
 }
@@ -361,9 +364,7 @@ impl State {
         if counted.clone().count() < most {
             return Some(());
         }
-        let stranger = |handle: &ConnectionHandle| {
-            handle.incoming && handle.cores() == 0
-        };
+        let stranger = |handle: &ConnectionHandle| handle.incoming && handle.cores() == 0;
         let (oldest, _) =
             counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
         let oldest = self.connections.remove(&{ *oldest })?;

@@ -100,7 +100,12 @@ pub fn response(
     let mut packet = Packet::new_reply(0);
     packet.set_flags(PacketFlag::AUTHORITATIVE_ANSWER);
     let mut put = |name: Name<'_>, data: RData<'_>| {
-        packet.answers.push(ResourceRecord::new(name.into_owned(), CLASS::IN, 0, data.into_owned()));
+        packet.answers.push(ResourceRecord::new(
+            name.into_owned(),
+            CLASS::IN,
+            0,
+            data.into_owned(),
+        ));
     };
     for (name, text) in names.iter().zip(&texts) {
         // That address means the one the packet comes from.
@@ -122,9 +127,11 @@ pub fn parse(bytes: &[u8]) -> Option<Heard> {
     }
     let packet = Packet::parse(bytes).ok()?;
     if !packet.has_flags(PacketFlag::RESPONSE) {
-        let asked = packet.questions.iter().take(MAX_ENTRIES).filter(|question| {
-            matches!(question.qtype, QTYPE::TYPE(TYPE::SRV) | QTYPE::ANY)
-        });
+        let asked = packet
+            .questions
+            .iter()
+            .take(MAX_ENTRIES)
+            .filter(|question| matches!(question.qtype, QTYPE::TYPE(TYPE::SRV) | QTYPE::ANY));
         let topics: Vec<Short> = asked.filter_map(|question| topic_of(&question.qname)).collect();
         return (!topics.is_empty()).then_some(Heard::Query(topics));
     }

@@ -339,7 +339,9 @@ mod tests {
         let mut server = speaker(&[(1, Interest::BOTH)], None);
         assert_eq!(said(&mut server), [Heard::Query(vec![[1; 20]])]);
         server.follow(&topics, Some(9)).unwrap();
-        assert!(matches!(&said(&mut server)[..], [Heard::Response(answers)] if answers[0].port == 9));
+        assert!(
+            matches!(&said(&mut server)[..], [Heard::Response(answers)] if answers[0].port == 9)
+        );
         server.follow(&topics, Some(9)).unwrap();
         assert_eq!(said(&mut server), [], "nothing is new");
     }

@@ -6,8 +6,10 @@
 mod dns;
 mod interfaces;
 mod lan;
+mod dht;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
@@ -15,11 +17,16 @@ use super::candidates::Found;
 use super::topics::Topics;
 use super::{Inner, Swarm};
 
+pub use dht::BootstrapNode;
+pub(super) use dht::Link;
+
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiscoveryOptions {
     /// Multicast DNS on the local network.
     pub lan: bool,
+    /// Nodes of the DHT to begin with, as `HOST:PORT`; without any, there is no DHT.
+    pub bootstrap: Vec<String>,
 }
 
 /// What a way of finding peers sees of the swarm.
@@ -43,9 +50,21 @@ impl Inner {
 
 impl Swarm {
     /// Starts finding peers of the topics that are joined, now and later.
-    pub fn discover(&self, options: &DiscoveryOptions) {
+    ///
+    /// # Errors
+    /// When there is no socket for it.
+    pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
+        let inner = &self.inner;
         if options.lan {
-            self.inner.runtime.spawn(lan::run(self.inner.surroundings()));
+            inner.runtime.spawn(lan::run(inner.surroundings()));
         }
+        if !options.bootstrap.is_empty() {
+            let link = Arc::new(dht::link(&inner.surroundings()).await?);
+            if inner.finding.dht.set(Arc::clone(&link)).is_ok() {
+                let bootstrap = options.bootstrap.clone();
+                inner.runtime.spawn(dht::run(inner.surroundings(), link, bootstrap));
+            }
+        }
+        Ok(())
     }
 }
