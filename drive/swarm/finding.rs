@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use super::candidates::{Candidates, Found, Outcome};
@@ -229,4 +230,24 @@ async fn connect(swarm: &Arc<Inner>, address: SocketAddr) -> (String, Outcome) {
         log::log!(dial::level(lied), "peer {address}: {reason}");
     }
     (reason, outcome)
+}
+
+/// Looks for peers of every drive that wants any.
+pub(super) async fn follow_drives(
+    swarm: Weak<Inner>,
+    mut wanted: broadcast::Receiver<DiscoveryKey>,
+) {
+    loop {
+        let topic = match wanted.recv().await {
+            Ok(topic) => topic,
+            // More drives at once than anybody can read: the rest is looked up when opened again.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let Some(swarm) = swarm.upgrade() else { return };
+        let joined = swarm.finding.topics.borrow().contains_key(&topic);
+        if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
+            log::warn!("peers of {topic} are not looked for: {error}");
+        }
+    }
 }

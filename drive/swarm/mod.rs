@@ -61,13 +61,11 @@ pub enum Share {
 #[derive(Clone, Debug)]
 pub struct SwarmOptions {
     pub share: Share,
-    /// Look for peers of every drive that is opened to be read from peers, nested drives included.
-    pub look_up_drives: bool,
 }
 
 impl Default for SwarmOptions {
     fn default() -> Self {
-        Self { share: Share::Opened, look_up_drives: false }
+        Self { share: Share::Opened }
     }
 }
 
@@ -162,9 +160,6 @@ impl Swarm {
         }
         inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
         inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
-        if inner.options.look_up_drives {
-            inner.runtime.spawn(follow_drives(Arc::downgrade(&inner), store.drives_wanted()));
-        }
         Ok(Self { inner })
     }
 
@@ -419,27 +414,6 @@ async fn follow_store(swarm: Weak<Inner>, mut opened: tokio::sync::broadcast::Re
                 }
             }
             Err(RecvError::Closed) => return,
-        }
-    }
-}
-
-/// Looks for peers of every drive that wants any.
-async fn follow_drives(
-    swarm: Weak<Inner>,
-    mut wanted: tokio::sync::broadcast::Receiver<DiscoveryKey>,
-) {
-    use tokio::sync::broadcast::error::RecvError;
-    loop {
-        let topic = match wanted.recv().await {
-            Ok(topic) => topic,
-            // More drives at once than anybody can read: the rest is looked up when opened again.
-            Err(RecvError::Lagged(_)) => continue,
-            Err(RecvError::Closed) => return,
-        };
-        let Some(swarm) = swarm.upgrade() else { return };
-        let joined = swarm.finding.topics.borrow().contains_key(&topic);
-        if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
-            log::warn!("peers of {topic} are not looked for: {error}");
         }
     }
 }

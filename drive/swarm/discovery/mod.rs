@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::candidates::Found;
+use super::finding::follow_drives;
 use super::topics::Topics;
 use super::{Inner, Swarm};
 
@@ -27,6 +28,12 @@ pub struct DiscoveryOptions {
     pub lan: bool,
     /// Nodes of the DHT to begin with, as `HOST:PORT`; without any, there is no DHT.
     pub bootstrap: Vec<String>,
+}
+
+impl DiscoveryOptions {
+    pub fn is_off(&self) -> bool {
+        !self.lan && self.bootstrap.is_empty()
+    }
 }
 
 /// What a way of finding peers sees of the swarm.
@@ -49,12 +56,15 @@ impl Inner {
 }
 
 impl Swarm {
-    /// Starts finding peers of the topics that are joined, now and later.
+    /// Starts finding peers, to be called once: of the topics that are joined, now and later, and of
+    /// every drive that is, from now on, opened to be read from peers, nested drives included.
     ///
     /// # Errors
     /// When there is no socket for it.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
+        let wanted = inner.store.drives_wanted();
+        inner.runtime.spawn(follow_drives(Arc::downgrade(inner), wanted));
         if options.lan {
             inner.runtime.spawn(lan::run(inner.surroundings()));
         }
