@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Command, Inner};
 use crate::core::{Core, CoreEvent};
+use crate::rate::Limit;
 use crate::replicate::{Action, Event, Replicator};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
@@ -51,9 +52,10 @@ pub(super) fn spawn(
     swarm: Weak<Inner>,
     core: Core,
     closing: watch::Receiver<bool>,
+    limit: Limit,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
-    runtime.spawn(run(swarm, core, inbox, closing));
+    runtime.spawn(run(swarm, core, inbox, closing, limit));
     Replication { inbox: sender, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
 }
 
@@ -62,8 +64,10 @@ async fn run(
     core: Core,
     mut inbox: mpsc::Receiver<Delivery>,
     mut closing: watch::Receiver<bool>,
+    limit: Limit,
 ) {
     let mut replicator = Replicator::new(core.clone());
+    replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
     let mut batch = Vec::with_capacity(BATCH);
     loop {

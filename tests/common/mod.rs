@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test program uses its part
 
 pub mod living;
+pub mod namespaces;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
