@@ -11,6 +11,7 @@ use common::living::{self, Running, eventually, hypermount, reference_command, s
 use common::namespaces::Machines;
 use serde_json::json;
 
+const NOTHING: [u16; 0] = [];
 /// What the drive of [`our_drive`] holds.
 const TEXT: &str = "found by its key\n";
 
@@ -169,10 +170,10 @@ fn nobody_is_looked_for_who_is_not_needed() {
         assert!(process.wait().success());
         ports
     };
-    assert_eq!(ports(None, &key, &["--peer", "10.77.0.9:1"]), []);
-    assert_eq!(ports(None, "ours", &[]), []);
-    assert_eq!(ports(Some("off"), &key, &[]), []);
-    assert_eq!(ports(Some("lan"), &key, &["--network", "off"]), []);
+    assert_eq!(ports(None, &key, &["--peer", "10.77.0.9:1"]), NOTHING);
+    assert_eq!(ports(None, "ours", &[]), NOTHING);
+    assert_eq!(ports(Some("off"), &key, &[]), NOTHING);
+    assert_eq!(ports(Some("lan"), &key, &["--network", "off"]), NOTHING);
     assert_eq!(ports(Some("lan"), "ours", &[]), [5353], "one socket, for the local network");
     assert_eq!(ports(None, &key, &["--network", "lan"]), [5353]);
     assert_eq!(ports(None, &key, &["--bootstrap", "10.77.0.9:1"]).len(), 2);

@@ -71,7 +71,7 @@ pub enum Outcome {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Waiting(Instant),
     /// Being dialled.
     Dialling,
@@ -232,6 +232,11 @@ impl Candidates {
             _ => None,
         };
         self.all.values().filter_map(waiting).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_any(&self, holds: impl Fn(State) -> bool) -> bool {
+        self.all.values().any(|one| holds(one.state))
     }
 
     /// Addresses known for a topic, whatever became of them.

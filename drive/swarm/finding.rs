@@ -11,6 +11,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
 
+#[cfg(test)]
+use super::candidates::State;
 use super::candidates::{Candidates, Found, Outcome};
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
@@ -79,6 +81,21 @@ impl Finding {
     /// How many addresses were found for a topic.
     pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.candidates().known_for(topic)
+    }
+
+    #[cfg(test)]
+    pub fn busy(&self) -> usize {
+        self.candidates().busy()
+    }
+
+    #[cfg(test)]
+    pub fn has_duplicates(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
+    }
+
+    #[cfg(test)]
+    pub fn knows_itself(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Ourselves(_)))
     }
 
     /// A connection is over; `last` if it was the last one to that static key.

@@ -7,6 +7,8 @@
 mod topics;
 mod candidates;
 mod finding;
+#[cfg(test)]
+mod finding_tests;
 mod discovery;
 mod connection;
 mod dial;
