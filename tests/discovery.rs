@@ -89,12 +89,33 @@ fn each_finds_the_other(machines: &Machines, options: &[&str], reference_options
     assert_eq!(entries["hello.txt"]["size"], TEXT.len());
 }
 
-/// Sentence 77. "A key is enough to open a drive that somebody announces on the local network or in the
-/// DHT, nested drives included."
 #[test]
 fn on_the_local_network_the_reference_and_we_find_each_other() {
     let Some(machines) = Machines::on_one_cable(3) else { return };
     each_finds_the_other(&machines, &["--network", "lan"], &[]);
+}
+
+/// 77. A key is enough to open a drive that somebody announces on the local network or in the DHT, nested
+/// drives included.
+#[test]
+fn a_nested_drive_is_found_at_somebody_else() {
+    let Some(machines) = Machines::behind_a_router(4) else { return };
+    let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
+    node.json();
+    let options = ["--bootstrap", "10.77.0.1:49737"];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let ours = serve(&machines, 2, &store, &options);
+    let theirs = directory.path().join("theirs").display().to_string();
+    let arguments = [["serve", &theirs], options].concat();
+    let mut outer =
+        Running::start(&mut machines.on(1, &mut reference_command("find-drive.js", &arguments)));
+    let outer_key = outer.json()["key"].as_str().expect("a key").to_owned();
+    outer.ask(json!({"path": "/nested", "key": key}));
+    let mounted = ByKey::new(&machines, 3, directory.path(), &outer_key, &options);
+    let read = || fs::read_to_string(mounted.at.join("nested/hello.txt")).ok();
+    assert_eq!(eventually("the file in the nested drive", read), TEXT);
+    drop(ours);
 }
 
 #[test]

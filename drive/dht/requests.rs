@@ -1,6 +1,6 @@
 //! Requests that wait for an answer: whose they are, when they are sent again, when they are given up.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -66,14 +66,14 @@ impl Request {
 
 /// See the module's description.
 pub struct Requests {
-    all: HashMap<u16, Request>,
+    all: BTreeMap<u16, Request>,
     next: u16,
 }
 
 impl Requests {
     /// Numbers begin at a random `first`, so that answers cannot be foretold.
     pub fn new(first: u16) -> Self {
-        Self { all: HashMap::new(), next: first }
+        Self { all: BTreeMap::new(), next: first }
     }
 
     /// Numbers and keeps a request; its bytes, or `None` if too many wait.

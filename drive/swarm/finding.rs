@@ -174,14 +174,23 @@ impl Inner {
         candidates.next(Instant::now())
     }
 
-    fn is_joined(&self, topic: &DiscoveryKey) -> bool {
-        self.finding.topics.borrow().get(topic).is_some_and(|interest| interest.lookup)
+    /// Remembers whom discovery has named, of topics that are looked for.
+    fn take_found(&self, all: impl Iterator<Item = Found>) {
+        let topics = self.finding.topics.borrow();
+        let wanted = |topic: &DiscoveryKey| topics.get(topic).is_some_and(|one| one.lookup);
+        let mut candidates = self.finding.candidates();
+        for found in all.filter(|found| wanted(&found.topic)) {
+            let room = candidates.found(&found, Instant::now());
+            let and = if room { "" } else { ", and have no room for it" };
+            log::debug!("found {} by {:?}{and}", found.address, found.source);
+        }
     }
 }
 
 /// Takes what was found and dials it, until the swarm is closed or dropped.
 pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
     let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    let mut batch = Vec::new();
     loop {
         let Some(inner) = swarm.upgrade() else { return };
         while let Some(address) = inner.next_candidate() {
@@ -191,13 +200,9 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
         let finding = Arc::clone(&inner.finding);
         drop(inner);
         tokio::select! {
-            found = found.recv() => {
-                let (Some(found), Some(swarm)) = (found, swarm.upgrade()) else { return };
-                if swarm.is_joined(&found.topic) {
-                    let room = finding.candidates().found(&found, Instant::now());
-                    log::debug!("found {} by {:?}{}", found.address, found.source,
-                        if room { "" } else { ", and have no room for it" });
-                }
+            received = found.recv_many(&mut batch, PENDING) => {
+                let Some(swarm) = swarm.upgrade().filter(|_| received > 0) else { return };
+                swarm.take_found(batch.drain(..));
             }
             () = finding.changed.notified() => {}
             () = super::replication::wait_until(due) => {}

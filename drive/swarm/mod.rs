@@ -40,6 +40,8 @@ use finding::{Finding, GivenUp};
 use replication::Replication;
 
 pub use candidates::{Found, Priority, Source};
+#[cfg(fuzzing)]
+pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 

@@ -3,13 +3,15 @@
 // 127.0.0.1, from which it takes no connections. One of
 //   bootstrap --port N        a DHT node for the others to begin with; prints {port}
 //   serve DIR                 announces the drive of a directory (made if absent); prints {key, version}
-//                             and obeys serve-drive's "put" on stdin
+//                             and obeys {"path", "text"}, a file to write, and {"path", "key"}, a drive of
+//                             somebody else to mount there, on stdin
 //   read KEY                  finds a drive by its key alone; prints {version, entries, connections}
 // with --bootstrap HOST:PORT; without, only the local network is used.
 
 const ram = require('random-access-memory')
 const dht = require('@hyperswarm/dht')
 const Networker = require('@corestore/networker')
+const crypto = require('hypercore-crypto')
 
 const { converse, openDrive, openStore, promised, run, said, say, usage, walk } = require('./peer')
 
@@ -48,7 +50,13 @@ async function serve (directory, options) {
   await networker.configure(drive.discoveryKey, { announce: true, lookup: true, flush: true })
   say({ key: drive.key.toString('hex'), version: drive.version })
   await converse(async command => {
-    await promised(done => drive.writeFile(command.path, command.text, done))
+    if (command.key) {
+      const key = Buffer.from(command.key, 'hex')
+      await networker.configure(crypto.discoveryKey(key), { announce: false, lookup: true })
+      await promised(done => drive.mount(command.path, key, done))
+    } else {
+      await promised(done => drive.writeFile(command.path, command.text, done))
+    }
     return { version: drive.version }
   }, () => networker.close())
 }

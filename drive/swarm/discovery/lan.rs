@@ -318,6 +318,19 @@ mod tests {
         assert_eq!(said(&mut reader), []);
     }
 
+    /// 82. Who is asked learns which topic is looked for: a hash of the key, which does not open the drive.
+    #[tokio::test(start_paused = true)]
+    async fn the_key_itself_is_not_told() {
+        let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();
+        let mut reader = Speaker::default();
+        reader.follow(&[(key.discovery_key(), Interest::BOTH)].into(), Some(7)).unwrap();
+        let said: Vec<u8> = reader.outbox.into_iter().flatten().collect();
+        let tells = |bytes: &[u8]| said.windows(bytes.len()).any(|window| window == bytes);
+        let hex = |bytes: &[u8]| hex::encode(bytes).into_bytes();
+        assert!(tells(&hex(&key.discovery_key().as_bytes()[..dns::SHORT])));
+        assert!(!tells(&hex(&key.as_bytes()[..8])) && !tells(&key.as_bytes()[..8]));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_tells_at_once_and_when_asked() {
         let mut server = speaker(&[(1, Interest::BOTH), (2, Interest::BOTH)], Some(7));

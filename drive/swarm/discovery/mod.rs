@@ -36,6 +36,12 @@ impl DiscoveryOptions {
     }
 }
 
+/// For fuzzing: what becomes of a datagram on the local network.
+#[cfg(fuzzing)]
+pub fn hear_on_the_lan(message: &[u8]) {
+    drop(dns::parse(message));
+}
+
 /// What a way of finding peers sees of the swarm.
 pub(super) struct Surroundings {
     topics: watch::Receiver<Topics>,
