@@ -102,6 +102,9 @@ impl Drive {
         wait: Wait,
     ) -> Result<Self> {
         let metadata = store.core(key)?;
+        if !wait.is_local() {
+            store.want_drive(*metadata.discovery_key());
+        }
         if version.is_none() && !wait.is_local() && !metadata.has(0) {
             // The newest block leads to everything else: it is fetched in the same round trip as
             // the first one. Nobody has to wait for it here.

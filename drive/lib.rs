@@ -22,6 +22,7 @@ pub mod index;
 pub mod drive;
 pub mod wire;
 pub mod replicate;
+pub mod dht;
 pub mod swarm;
 pub mod transfer;
 

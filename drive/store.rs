@@ -65,6 +65,7 @@ struct Inner {
     cache: Arc<BlockCache>,
     cores: Mutex<HashMap<DiscoveryKey, Core>>,
     opened: broadcast::Sender<Core>,
+    wanted: broadcast::Sender<DiscoveryKey>,
     /// `None` in memory and on a medium that cannot be written.
     lock: Option<Arc<FileLock>>,
     /// `None` in memory and on a medium that cannot be written.
@@ -150,6 +151,7 @@ impl Store {
                 cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
                 cores: Mutex::new(Rank::STORE, HashMap::new()),
                 opened: broadcast::Sender::new(MAX_PENDING_OPENED),
+                wanted: broadcast::Sender::new(MAX_PENDING_OPENED),
                 lock,
                 marks,
             }),
@@ -230,6 +232,17 @@ impl Store {
     /// All cores open now.
     pub fn cores(&self) -> Vec<Core> {
         self.inner.cores.lock().values().cloned().collect()
+    }
+
+    /// Topics of the drives that are, from now on, opened to be read from peers.
+    pub fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
+        self.inner.wanted.subscribe()
+    }
+
+    /// Somebody opens the drive with this metadata core and would wait for peers.
+    pub(crate) fn want_drive(&self, topic: DiscoveryKey) {
+        // Nobody listens where there is no discovery.
+        let _ = self.inner.wanted.send(topic);
     }
 
     /// Every core opened from now on.

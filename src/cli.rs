@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{WaitLimit, parse_peer};
+use crate::config::{NetworkLevel, WaitLimit, parse_peer};
 use crate::named::NamedDrive;
 use crate::target::Target;
 
@@ -58,12 +58,13 @@ pub enum Command {
     Adopt(Adopt),
     Recover(Recover),
     Serve(Serve),
+    Bootstrap(Bootstrap),
     Completions(Completions),
     Man(Man),
 }
 
 /// Where a drive's data is and comes from.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Source {
     /// Directory that keeps what was fetched [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]
@@ -77,6 +78,24 @@ pub struct Source {
     /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,
+
+    #[command(flatten)]
+    pub finding: Finding,
+}
+
+/// How peers are found that nobody named.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Finding {
+    /// Where to look for peers: full is the local network and the DHT [default: full; off with
+    /// --peer, for what is on this disk, and for a --listen address only this machine reaches; or
+    /// what the environment says in HYPERMOUNT_NETWORK]
+    #[arg(long, value_name = "full|lan|off")]
+    pub network: Option<NetworkLevel>,
+
+    /// Node of the DHT to begin with, instead of the public ones; may be given several times
+    /// [or HYPERMOUNT_BOOTSTRAP, with commas between]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub bootstrap: Vec<String>,
 }
 
 impl Source {
@@ -131,7 +150,7 @@ pub struct Mount {
     #[command(flatten)]
     pub source: Source,
 
-    /// Answer peers at this address while mounted; port 0 takes a free one
+    /// Answer peers at this address while mounted, and announce it; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<std::net::SocketAddr>,
 
@@ -383,6 +402,7 @@ pub struct Recover {
 
 /// Answer peers for the drives of a store, until interrupted
 ///
+/// The drives are announced, so that whoever has the key finds them; see --network.
 /// The first line on stdout is the address it listens on.
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -398,7 +418,34 @@ pub struct Serve {
     #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
     pub peers: Vec<String>,
 
+    #[command(flatten)]
+    pub finding: Finding,
+
     /// The address, and the traffic at the end, as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Be the node with which others begin to find each other, until interrupted
+///
+/// A network of one's own needs nothing else: everybody names it with --bootstrap. The first line on
+/// stdout is the address. It stores no drives and learns no keys, only who announces which topic.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount bootstrap --listen 192.0.2.7:49737
+  hypermount serve --bootstrap 192.0.2.7:49737
+  hypermount mount hyper://KEY ~/drive --bootstrap 192.0.2.7:49737")]
+pub struct Bootstrap {
+    /// UDP address to answer at; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:49737")]
+    pub listen: std::net::SocketAddr,
+
+    /// Other node of the same network; may be given several times
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub bootstrap: Vec<String>,
+
+    /// The address as a JSON line
     #[arg(long)]
     pub json: bool,
 }

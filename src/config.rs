@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use drive::Wait;
+use drive::swarm::DiscoveryOptions;
 
+use crate::cli::Finding;
 use crate::failure::{Context, Failure, Result};
 
 /// How long a read waits for a peer when `--wait` does not say, per block.
@@ -62,6 +64,69 @@ impl FromStr for WaitLimit {
         }
         Ok(WaitLimit::Each(limit))
     }
+}
+
+/// Where the DHT is entered when nobody says otherwise: the original's own nodes.
+const PUBLIC_BOOTSTRAP: [&str; 3] = [
+    "bootstrap1.hyperdht.org:49737",
+    "bootstrap2.hyperdht.org:49737",
+    "bootstrap3.hyperdht.org:49737",
+];
+
+/// `--network`: where peers are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkLevel {
+    Full,
+    Lan,
+    Off,
+}
+
+impl FromStr for NetworkLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "lan" => Ok(Self::Lan),
+            "off" => Ok(Self::Off),
+            _ => Err("expected full, lan or off".into()),
+        }
+    }
+}
+
+/// How peers are found: what the command line says, else the environment, else `full` if the command
+/// has nobody to ask without (`needed`), else not at all.
+pub fn discovery(finding: &Finding, needed: bool) -> Result<DiscoveryOptions> {
+    let said = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
+    choose(finding, needed, said("HYPERMOUNT_NETWORK"), said("HYPERMOUNT_BOOTSTRAP"))
+}
+
+fn choose(
+    finding: &Finding,
+    needed: bool,
+    network: Option<String>,
+    bootstrap: Option<String>,
+) -> Result<DiscoveryOptions> {
+    let wrong = |variable: &'static str| {
+        move |why: String| Failure::usage(format!("the environment's {variable}"), why)
+    };
+    let level = match (finding.network, network) {
+        (Some(level), _) => level,
+        (None, _) if !finding.bootstrap.is_empty() => NetworkLevel::Full,
+        (None, Some(text)) => text.parse().map_err(wrong("HYPERMOUNT_NETWORK"))?,
+        (None, None) if needed => NetworkLevel::Full,
+        (None, None) => NetworkLevel::Off,
+    };
+    let bootstrap = match bootstrap {
+        _ if level != NetworkLevel::Full => Vec::new(),
+        _ if !finding.bootstrap.is_empty() => finding.bootstrap.clone(),
+        Some(text) => {
+            let names = text.split(',').map(|name| parse_peer(name.trim()));
+            names.collect::<Result<_, _>>().map_err(wrong("HYPERMOUNT_BOOTSTRAP"))?
+        }
+        None => PUBLIC_BOOTSTRAP.map(str::to_owned).to_vec(),
+    };
+    Ok(DiscoveryOptions { lan: level != NetworkLevel::Off, bootstrap })
 }
 
 /// `--peer`: an address to dial, checked for shape only; names are resolved when dialling.
@@ -128,6 +193,37 @@ mod tests {
             assert!(wrong.parse::<WaitLimit>().is_err(), "{wrong:?}");
         }
         assert!(WaitLimit::Each(Duration::ZERO).wait().is_local());
+    }
+
+    #[test]
+    fn peers_are_looked_for_where_it_was_said() {
+        let flags = |network: Option<NetworkLevel>, bootstrap: &[&str]| Finding {
+            network,
+            bootstrap: bootstrap.iter().map(|name| name.to_string()).collect(),
+        };
+        let none = flags(None, &[]);
+        let options = |lan, bootstrap: &[&str]| DiscoveryOptions {
+            lan,
+            bootstrap: bootstrap.iter().map(|name| name.to_string()).collect(),
+        };
+        let chosen = |finding: &Finding, needed, network: Option<&str>, bootstrap: Option<&str>| {
+            choose(finding, needed, network.map(str::to_owned), bootstrap.map(str::to_owned))
+                .unwrap()
+        };
+        assert_eq!(chosen(&none, true, None, None), options(true, &PUBLIC_BOOTSTRAP));
+        assert_eq!(chosen(&none, false, None, None), options(false, &[]));
+        assert_eq!(chosen(&none, true, Some("off"), None), options(false, &[]));
+        assert_eq!(chosen(&none, false, Some("lan"), None), options(true, &[]));
+        assert_eq!(chosen(&none, true, None, Some("a:1, b:2")), options(true, &["a:1", "b:2"]));
+        let own = flags(None, &["c:3"]);
+        assert_eq!(chosen(&own, false, Some("off"), Some("a:1")), options(true, &["c:3"]));
+        let lan = flags(Some(NetworkLevel::Lan), &[]);
+        assert_eq!(chosen(&lan, true, Some("full"), None), options(true, &[]));
+        for (network, bootstrap) in [(Some("on"), None), (None, Some("a"))] {
+            let wrong =
+                choose(&none, true, network.map(str::to_owned), bootstrap.map(str::to_owned));
+            assert!(wrong.is_err());
+        }
     }
 
     #[test]

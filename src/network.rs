@@ -1,12 +1,13 @@
-//! The one place that talks to the swarm: who is dialled, where we listen, what it cost.
+//! The one place that talks to the swarm: who is dialled and looked for, where we listen, what it
+//! cost.
 
 use std::net::SocketAddr;
 
-use drive::swarm::{Share, SwarmOptions};
-use drive::{Store, Swarm};
+use drive::swarm::{BootstrapNode, DiscoveryOptions, Interest, Share, SwarmOptions};
+use drive::{PublicKey, Store, Swarm};
 use serde::Serialize;
 
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::terminal::size;
 
 pub struct Network(Swarm);
@@ -46,6 +47,26 @@ impl Network {
         }
     }
 
+    /// Begins to look for peers of the drives that are opened from now on, and to announce what
+    /// [`Network::announce`] names. Nothing if it is off.
+    pub async fn discover(&self, options: &DiscoveryOptions) -> Result {
+        if options.is_off() {
+            return Ok(());
+        }
+        self.0.discover(options).await.context(|| "look for peers")
+    }
+
+    /// Lets those who have the key find us, where it was said to look for peers.
+    pub fn announce(&self, drive: &PublicKey) -> Result {
+        let announced = self.0.join(drive.discovery_key(), Interest::BOTH);
+        announced.map_err(|error| Failure::failed(format!("announce hyper://{drive}"), error))
+    }
+
+    /// Whether discovery has named a peer for the drive, reachable or not.
+    pub fn found(&self, drive: &PublicKey) -> bool {
+        self.0.found(&drive.discovery_key()) > 0
+    }
+
     /// The address it listens on, with the port the system chose for port 0.
     pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
         self.0.listen(address).await.context(|| format!("listen on {address}"))
@@ -65,4 +86,9 @@ impl Network {
     pub fn close(&self) {
         self.0.close();
     }
+}
+
+/// A node with which others begin to find each other.
+pub async fn bootstrap_node(address: SocketAddr, others: &[String]) -> Result<BootstrapNode> {
+    BootstrapNode::bind(address, others).await.context(|| format!("answer at {address}"))
 }

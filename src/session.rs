@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use drive::store::Custodian;
+use drive::swarm::DiscoveryOptions;
 use drive::url::DriveUrl;
 use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wait};
 
@@ -43,13 +44,14 @@ impl Session {
     /// Opens the store, dials the peers and opens the drive.
     pub async fn open(target: &Target, source: &Source) -> Result<Self> {
         let directory = store_directory(target, source)?;
-        let store = open_store(target, &directory, !source.peers.is_empty())?;
+        let store = open_store(target, &directory, reaches_peers(target, source)?)?;
         let url = match target {
             Target::Url(url) => url.clone(),
             Target::Directory(directory) => only_drive(&store, directory).await?,
             Target::Name(name) => named_drive(&store, name, &directory)?,
         };
-        Self::with_store(store, directory, url, source, target).await
+        let by_key = matches!(target, Target::Url(_));
+        Self::with_store(store, directory, url, source, by_key, target).await
     }
 
     /// The same for a drive named in the way of `import` and `export`. Without a `source` it is one
@@ -59,7 +61,7 @@ impl Session {
         store: Option<&Path>,
         source: Option<&Source>,
     ) -> Result<Self> {
-        let own = Source { store: store.map(Path::to_owned), peers: Vec::new(), wait: None };
+        let own = Source { store: store.map(Path::to_owned), ..Source::default() };
         let source = source.unwrap_or(&own);
         let what = || format!("open {named}");
         match named {
@@ -83,7 +85,7 @@ impl Session {
                 };
                 let key = key.ok_or_else(unknown)?;
                 let url = DriveUrl { key, version: None, path: path.clone() };
-                Self::with_store(store, directory, url, source, named).await
+                Self::with_store(store, directory, url, source, false, named).await
             }
         }
     }
@@ -93,42 +95,50 @@ impl Session {
         directory: PathBuf,
         url: DriveUrl,
         source: &Source,
+        by_key: bool,
         named: &impl Display,
     ) -> Result<Self> {
-        let network = match source.peers.as_slice() {
-            [] => None,
-            peers => {
-                let network = Network::for_reading(&store)?;
-                network.dial(peers);
-                Some(network)
-            }
+        let discovery = finding(by_key, source)?;
+        let network = if source.peers.is_empty() && discovery.is_off() {
+            None
+        } else {
+            let network = Network::for_reading(&store)?;
+            network.discover(&discovery).await?;
+            network.dial(&source.peers);
+            Some(network)
         };
         let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
-        let spinner = network
-            .as_ref()
-            .map(|_| terminal::spinner(format!("waiting for {}", source.peers.join(", "))));
+        let spinner = network.as_ref().map(|_| terminal::spinner(waiting_for(source)));
         let opened = Drive::open(&store, &url.key, url.version, wait).await;
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
-        let drive =
-            opened.context(|| format!("open {named}")).map_err(|failure| {
-                match network.as_ref().map(Network::troubles).as_deref() {
-                    None | Some([]) => failure,
-                    Some(troubles) => failure.hint(format!("peer {}", troubles.join("; peer "))),
-                }
-            })?;
+        let drive = opened.context(|| format!("open {named}")).map_err(|failure| {
+            let Some(network) = &network else { return failure };
+            match network.troubles().as_slice() {
+                [] if discovery.is_off() || network.found(&url.key) => failure,
+                [] => failure.hint("no peer was found; name one with --peer HOST:PORT"),
+                troubles => failure.hint(format!("peer {}", troubles.join("; peer "))),
+            }
+        })?;
         Ok(Self { store, directory, drive, path: url.path, wait, network })
     }
 
-    /// Answers peers at `address` for what is open here; the address it is.
-    pub async fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr> {
+    /// Answers peers at `address` for what is open here, and announces it; the address it is.
+    pub async fn listen(&mut self, address: SocketAddr, source: &Source) -> Result<SocketAddr> {
         let network = match self.network.take() {
             Some(network) => network,
-            None => Network::for_reading(&self.store)?,
+            None => {
+                let network = Network::for_reading(&self.store)?;
+                let needed = source.peers.is_empty() && !address.ip().is_loopback();
+                network.discover(&config::discovery(&source.finding, needed)?).await?;
+                network
+            }
         };
         let network = self.network.insert(network);
-        network.listen(address).await
+        let address = network.listen(address).await?;
+        network.announce(self.drive.key())?;
+        Ok(address)
     }
 
     /// The URL of this drive, frozen version included.
@@ -208,6 +218,25 @@ pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
     Ok(found)
 }
 
+/// Whether anybody is asked for what is not here.
+pub fn reaches_peers(target: &Target, source: &Source) -> Result<bool> {
+    let discovery = finding(matches!(target, Target::Url(_)), source)?;
+    Ok(!source.peers.is_empty() || !discovery.is_off())
+}
+
+/// How peers are looked for: somebody who gives a key and names nobody needs it.
+fn finding(by_key: bool, source: &Source) -> Result<DiscoveryOptions> {
+    let offline = source.wait.is_some_and(|wait| wait.wait().is_local());
+    config::discovery(&source.finding, by_key && source.peers.is_empty() && !offline)
+}
+
+fn waiting_for(source: &Source) -> String {
+    match source.peers.as_slice() {
+        [] => "looking for peers".into(),
+        peers => format!("waiting for {}", peers.join(", ")),
+    }
+}
+
 /// The store a target lives in: the directory itself, `--store`, or the default. Absolute, because
 /// a process in the background leaves the directory it was started in.
 fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
@@ -232,7 +261,7 @@ fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
         return Err(Failure::new(
             Code::Unavailable,
             format!("open {target}"),
-            format!("it is not in {} and no peer was named", directory.display()),
+            format!("it is not in {} and no peer is looked for", directory.display()),
         )
         .hint("name a peer that has it with --peer HOST:PORT"));
     }

@@ -305,7 +305,10 @@ impl Connection<'_> {
 
     async fn handle_event(&mut self, event: SessionEvent) -> Result<(), (String, bool)> {
         match event {
-            SessionEvent::Handshaken { .. } => self.handshaken = true,
+            SessionEvent::Handshaken { remote } => {
+                self.handshaken = true;
+                self.swarm.identified(self.id.0, remote).map_err(|reason| (reason, false))?;
+            }
             // Answered only while it stands: else the answer would tell, unasked, what we have. It
             // is open already if the remote opened, closed and opened it again in one breath.
             SessionEvent::RemoteOpen { discovery_key } => {

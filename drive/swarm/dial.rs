@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::finding::GivenUp;
 use crate::wire::noise::Role;
 
 /// How long resolving a name and connecting may take, each.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Pause before the second attempt; doubled each time up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -66,10 +67,17 @@ async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) 
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
             Ok(Ok(stream)) => {
                 swarm.state().troubles.remove(address);
-                return match swarm.register(candidate, Role::Initiator) {
-                    Some(connection) => connection.run(stream, Role::Initiator).await,
-                    None => ("there are too many connections".into(), false),
+                let Some(connection) = swarm.register(candidate, Role::Initiator) else {
+                    return ("there are too many connections".into(), false);
                 };
+                let handle = connection.handle.clone();
+                let ending = connection.run(stream, Role::Initiator).await;
+                if let (Some(GivenUp::Duplicate), Some(key)) =
+                    (handle.given_up.get(), handle.identity.get())
+                {
+                    swarm.gone(key).await;
+                }
+                return ending;
             }
             Ok(Err(error)) => failure = format!("cannot connect: {error}"),
             Err(_) => failure = format!("did not answer within {CONNECT_WITHIN:?}"),

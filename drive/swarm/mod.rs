@@ -1,8 +1,15 @@
-//! Connections to peers: listening, dialling, and which cores are shared over them.
+//! Connections to peers: listening, dialling those that were given and those that were found, and
+//! which cores are shared over them.
 //!
-//! Not here: how peers find each other (addresses are given), what is asked of them
-//! (`replicate/`), and how bytes become messages (`wire/`).
+//! Not here: how peers find each other (`discovery/`), what is asked of them (`replicate/`), and how
+//! bytes become messages (`wire/`).
 
+mod topics;
+mod candidates;
+mod finding;
+#[cfg(test)]
+mod finding_tests;
+mod discovery;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -12,7 +19,7 @@ mod replication;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -29,7 +36,14 @@ use crate::store::Store;
 use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
 
+use finding::{Finding, GivenUp};
 use replication::Replication;
+
+pub use candidates::{Found, Priority, Source};
+#[cfg(fuzzing)]
+pub use discovery::hear_on_the_lan;
+pub use discovery::{BootstrapNode, DiscoveryOptions};
+pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 
 /// Connections open at once, both directions together.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -111,6 +125,7 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     received: AtomicU64,
     sent: AtomicU64,
+    finding: Arc<Finding>,
     rates: Rates,
 }
 
@@ -140,6 +155,9 @@ pub(crate) struct ConnectionHandle {
     /// Set once: ends the connection, with the reason and whether the peer lied.
     ending: watch::Sender<Option<(String, bool)>>,
     statistics: Arc<connection::Statistics>,
+    /// The peer's static key, once it has shown it.
+    identity: Arc<OnceLock<[u8; 32]>>,
+    given_up: Arc<OnceLock<GivenUp>>,
 }
 
 pub(crate) enum Command {
@@ -155,6 +173,7 @@ impl Swarm {
             path: "network key".into(),
             source,
         })?;
+        let (finding, found) = Finding::new();
         let inner = Arc::new(Inner {
             store: store.clone(),
             options,
@@ -165,6 +184,7 @@ impl Swarm {
             state: Mutex::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            finding: Arc::new(finding),
             rates: Rates::default(),
         });
         let opened = store.opened();
@@ -172,6 +192,7 @@ impl Swarm {
             inner.core_opened(core);
         }
         inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
+        inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
         Ok(Self { inner })
     }
 
@@ -180,7 +201,27 @@ impl Swarm {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         self.inner.runtime.spawn(accept(Arc::downgrade(&self.inner), listener));
+        self.inner.finding.listening.send_replace(Some(address));
         Ok(address)
+    }
+
+    /// Takes interest in a topic: the discovery key of a drive's metadata core. What is announced
+    /// is the address that [`Swarm::listen`] returned last; what is found is dialled.
+    ///
+    /// # Errors
+    /// When [`MAX_TOPICS`] are joined.
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        self.inner.finding.join(topic, interest)
+    }
+
+    /// Takes a topic's announcement back and dials nobody for it any more; connections stay.
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        self.inner.finding.leave(topic);
+    }
+
+    /// How many addresses discovery has named for a topic, good or bad.
+    pub fn found(&self, topic: &DiscoveryKey) -> usize {
+        self.inner.finding.known_for(topic)
     }
 
     /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
@@ -227,18 +268,25 @@ impl Swarm {
         state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
     }
 
-    /// Ends every connection and stops listening and dialling.
+    /// Ends every connection and stops listening and dialling; announcements are taken back.
     pub fn close(&self) {
+        if let Some(link) = self.inner.finding.dht.get() {
+            link.farewell();
+        }
         self.inner.closing.send_replace(true);
     }
 }
 
 impl ConnectionHandle {
+    fn cores(&self) -> usize {
+        self.statistics.cores.load(Ordering::Relaxed)
+    }
+
     fn info(&self) -> PeerInfo {
         PeerInfo {
             address: self.address,
             incoming: self.incoming,
-            cores: self.statistics.cores.load(Ordering::Relaxed),
+            cores: self.cores(),
             traffic: self.statistics.traffic(),
         }
     }
@@ -364,6 +412,8 @@ impl Inner {
             commands,
             ending: watch::channel(None).0,
             statistics: Arc::default(),
+            identity: Arc::default(),
+            given_up: Arc::default(),
         };
         let mut state = self.state();
         if handle.incoming {
@@ -384,9 +434,7 @@ impl State {
         if counted.clone().count() < most {
             return Some(());
         }
-        let stranger = |handle: &ConnectionHandle| {
-            handle.incoming && handle.statistics.cores.load(Ordering::Relaxed) == 0
-        };
+        let stranger = |handle: &ConnectionHandle| handle.incoming && handle.cores() == 0;
         let (oldest, _) =
             counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
         let oldest = self.connections.remove(&{ *oldest })?;
@@ -417,7 +465,12 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.swarm.state().connections.remove(&self.id);
+        let identity = self.handle.identity.get();
+        let mut state = self.swarm.state();
+        state.connections.remove(&self.id);
+        let another = state.connections.values().any(|other| other.identity.get() == identity);
+        drop(state);
+        self.swarm.finding.connection_gone(identity.filter(|_| !another));
     }
 }
 
@@ -485,6 +538,8 @@ mod tests {
             commands: mpsc::channel(1).0,
             ending: watch::channel(None).0,
             statistics: Arc::new(statistics),
+            identity: Arc::default(),
+            given_up: Arc::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One file per command. A command asks the libraries and prints; it decides nothing about drives.
 
 mod adopt;
+mod bootstrap;
 mod cat;
 mod completions;
 mod create;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Recover(args) => runtime()?.block_on(recover::run(&args)),
         Command::Info(args) => runtime()?.block_on(info::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
+        Command::Bootstrap(args) => runtime()?.block_on(bootstrap::run(&args)),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

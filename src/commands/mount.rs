@@ -14,7 +14,7 @@ use crate::cli::Mount;
 use crate::config::{self, WaitLimit};
 use crate::failure::{Context, Failure, Result};
 use crate::record::{self, Record};
-use crate::session::Session;
+use crate::session::{Session, reaches_peers};
 use crate::target::Target;
 use crate::terminal::{self, escaped};
 
@@ -37,10 +37,9 @@ pub fn run(args: &Mount, detached: bool) -> Result {
     }
     check(args, &mountpoint)?;
     let log = record::log_path(&state, &mountpoint)?;
-    let limit = if args.source.peers.is_empty() {
-        Some(Default::default())
-    } else {
-        args.source.limit().limit()
+    let limit = match reaches_peers(&args.target, &args.source)? {
+        false => Some(Default::default()),
+        true => args.source.limit().limit(),
     };
     let spinner = terminal::spinner(format!("mounting {}", args.target));
     let started = background::start(&log, limit);
@@ -104,7 +103,7 @@ async fn serve(
         () = ending.wait() => return Ok(()),
     };
     let address = match args.listen {
-        Some(address) => Some(session.listen(address).await?),
+        Some(address) => Some(session.listen(address, &args.source).await?),
         None => None,
     };
     let record = Record {
@@ -119,7 +118,7 @@ async fn serve(
     *held = Some(record.hold(state)?);
     let options = MountOptions {
         allow_other: args.allow_other,
-        patience: patience(args),
+        patience: patience(args, reaches_peers(&args.target, &args.source)?),
         read_only: args.read_only,
         ..MountOptions::default()
     };
@@ -142,9 +141,9 @@ async fn serve(
 }
 
 /// Without a peer nothing is worth waiting for.
-fn patience(args: &Mount) -> Patience {
+fn patience(args: &Mount, peers: bool) -> Patience {
     match args.source.wait {
-        _ if args.source.peers.is_empty() => Patience::Offline,
+        _ if !peers => Patience::Offline,
         None => Patience::default(),
         Some(WaitLimit::Forever) => Patience::Forever,
         Some(WaitLimit::Each(Duration::ZERO)) => Patience::Offline,

@@ -36,6 +36,12 @@ pub async fn run(args: &Serve) -> Result {
         }
     }
     network.dial(&args.peers);
+    let needed = args.peers.is_empty() && !address.ip().is_loopback();
+    let discovery = config::discovery(&args.finding, needed)?;
+    network.discover(&discovery).await?;
+    for key in &found {
+        network.announce(key)?;
+    }
     ending.wait().await;
     let traffic = network.traffic();
     network.close();

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test program uses its part
 
 pub mod living;
+pub mod namespaces;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -59,6 +60,7 @@ impl Home {
             .env("XDG_DATA_HOME", self.path("data"))
             .env("XDG_STATE_HOME", self.path("state"))
             .env_remove("RUST_LOG")
+            .env("HYPERMOUNT_NETWORK", "off")
             .env("NO_COLOR", "1")
             .current_dir(self.directory.path())
             .stdin(Stdio::null());

@@ -1,0 +1,71 @@
+//! Which addresses a node may name to us.
+
+use std::net::Ipv4Addr;
+
+/// How near an address is; nobody farther away can know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// This machine.
+    Own,
+    /// Private networks and those of one cable.
+    Private,
+    Everywhere,
+}
+
+fn reach(address: Ipv4Addr) -> Option<Reach> {
+    let [first, second, ..] = address.octets();
+    let shared = first == 100 && (64..128).contains(&second);
+    match address {
+        _ if address.is_loopback() => Some(Reach::Own),
+        _ if first == 0 || address.is_multicast() || first >= 240 => None,
+        _ if address.is_private() || address.is_link_local() || shared => Some(Reach::Private),
+        _ => Some(Reach::Everywhere),
+    }
+}
+
+/// Whether `named` can be known to who is at `from`: a node somewhere in the world must not make us
+/// dial our own machine or our neighbours.
+pub fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
+    match (reach(from), reach(named)) {
+        (Some(from), Some(named)) => from <= named,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_names_what_is_nearer_to_us_than_himself() {
+        let address = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        let (own, near, world) = (
+            ["127.0.0.1", "127.9.9.9"],
+            ["10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.1.1", "100.64.0.1"],
+            ["192.0.2.1", "8.8.8.8", "100.128.0.1", "172.32.0.1"],
+        );
+        let may = |from: &str, named: &[&str]| {
+            named.iter().map(|named| may_name(address(from), address(named))).collect::<Vec<_>>()
+        };
+        for from in own {
+            assert!(
+                [may(from, &own), may(from, &near), may(from, &world)]
+                    .concat()
+                    .iter()
+                    .all(|may| *may)
+            );
+        }
+        for from in near {
+            assert!(may(from, &own).iter().all(|may| !may), "{from}");
+            assert!([may(from, &near), may(from, &world)].concat().iter().all(|may| *may));
+        }
+        for from in world {
+            assert!([may(from, &own), may(from, &near)].concat().iter().all(|may| !may), "{from}");
+            assert!(may(from, &world).iter().all(|may| *may));
+        }
+        for nobody in ["0.0.0.0", "0.1.2.3", "224.0.0.251", "240.0.0.1", "255.255.255.255"] {
+            assert_eq!(may("127.0.0.1", &[nobody]), [false], "{nobody}");
+            assert_eq!(may(nobody, &["8.8.8.8"]), [false], "{nobody}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The distributed hash table through which peers of the original find each other (dht-rpc 4): a
+//! node that asks and answers, without sockets or clocks.
+//!
+//! A topic's peers are kept by the nodes whose ids are near it. Whoever looks a topic up walks there,
+//! whoever announces leaves its address there for some minutes. Not here: datagrams and time
+//! (`swarm/discovery`), the values that the original can store besides peers (such requests are
+//! answered "Unsupported command"), and uTP.
+
+pub mod id;
+mod address;
+pub mod message;
+mod routing;
+mod announcements;
+mod query;
+mod requests;
+mod node;
+
+#[cfg(test)]
+mod network_tests;
+#[cfg(test)]
+mod node_tests;
+
+pub use message::MAX_PACKET;
+pub use node::{Chosen, Event, Node, QueryId};
+pub use query::Goal;

@@ -1,0 +1,568 @@
+//! A node of the DHT: asks on our behalf, and answers what others ask.
+//!
+//! Packets and time go in, packets and events come out; no sockets, no clock. What a datagram's
+//! source address says anybody can have invented: a node is remembered after it has answered us,
+//! an announcement is taken with a token that was sent to that address.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::address::may_name;
+use super::announcements::{Announcements, Tokens};
+use super::id::Id;
+use super::message::{
+    Contact, FIND_NODE, HOLEPUNCH, Holepunch, Kind, PEERS, PING, Packet, PeersInput, PeersOutput,
+};
+use super::query::{Goal, Query};
+use super::requests::{Due, Purpose, Requests};
+use super::routing::{BUCKET, RoutingTable};
+use crate::crypto::random_bytes;
+
+/// Queries under way; one more is refused.
+pub const MAX_QUERIES: usize = 16;
+/// Requests answered within a second; the rest is ignored.
+pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+/// New requests sent within a second.
+pub const MAX_REQUESTS_PER_SECOND: u32 = 100;
+/// Topics whose announcement is remembered so that it can be taken back.
+pub const MAX_TAKEN_BACK: usize = 4096;
+/// Nodes that are unknown and have asked us something are asked back, so many at a time.
+const MAX_CHECKS: usize = 32;
+/// The nodes that were silent longest are asked for a sign of life this often.
+const CHECK_EVERY: Duration = Duration::from_secs(40);
+const CHECKED: usize = 3;
+/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
+/// twice as long each time, up to [`REJOIN_EVERY`].
+const FIRST_REJOIN: Duration = Duration::from_secs(5);
+const REJOIN_EVERY: Duration = Duration::from_secs(320);
+
+/// Those who are told of an announcement have so long to take it, after the walk to them.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(10);
+
+pub type QueryId = u64;
+
+/// A node that takes announcements, and the token it gave for that.
+type Taker = (SocketAddrV4, [u8; 32]);
+
+/// What came of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `via` names a peer; `seen_as` is our own address as that node sees it.
+    Peer { query: QueryId, address: SocketAddrV4, via: SocketAddrV4, seen_as: Option<SocketAddrV4> },
+    /// `answered` nodes answered, `announced` took the announcement.
+    Finished { query: QueryId, answered: usize, announced: usize },
+}
+
+/// See the module's description.
+pub struct Node {
+    id: Id,
+    /// Others are told no id and do not come to rely on us.
+    ephemeral: bool,
+    bootstrap: Vec<SocketAddrV4>,
+    table: RoutingTable,
+    tokens: Tokens,
+    announcements: Announcements,
+    requests: Requests,
+    queries: BTreeMap<QueryId, Query>,
+    next_query: QueryId,
+    /// Who took an announcement of ours of a topic, with the token they gave, and the port.
+    taken: BTreeMap<Id, (u16, Vec<Taker>)>,
+    out: VecDeque<(SocketAddrV4, Bytes)>,
+    events: VecDeque<Event>,
+    answers: Window,
+    asked: Window,
+    next_check: Instant,
+    next_rejoin: Instant,
+    rejoin_pause: Duration,
+}
+
+/// What a node is to choose at random.
+pub struct Chosen {
+    pub id: Id,
+    /// Of the tokens it gives.
+    pub secrets: [[u8; 32]; 2],
+    pub first_request: u16,
+}
+
+impl Chosen {
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn at_random() -> io::Result<Self> {
+        Ok(Self {
+            id: random_bytes()?,
+            secrets: [random_bytes()?, random_bytes()?],
+            first_request: u16::from_le_bytes(random_bytes()?),
+        })
+    }
+}
+
+/// Counts what happens within a second.
+struct Window {
+    since: Instant,
+    count: u32,
+    most: u32,
+}
+
+impl Window {
+    fn new(most: u32, now: Instant) -> Self {
+        Self { since: now, count: 0, most }
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        if now >= self.since + Duration::from_secs(1) {
+            (self.since, self.count) = (now, 0);
+        }
+        self.count >= self.most
+    }
+
+    /// Whether one more may happen now; it is counted.
+    fn take(&mut self, now: Instant) -> bool {
+        let room = !self.is_full(now);
+        self.count += u32::from(room);
+        room
+    }
+}
+
+impl Node {
+    /// A node that joins the network of its `bootstrap` nodes, or begins one.
+    pub fn new(
+        chosen: Chosen,
+        bootstrap: Vec<SocketAddrV4>,
+        ephemeral: bool,
+        now: Instant,
+    ) -> Self {
+        let mut node = Self {
+            id: chosen.id,
+            ephemeral,
+            bootstrap,
+            table: RoutingTable::new(chosen.id),
+            tokens: Tokens::new(chosen.secrets, now),
+            announcements: Announcements::default(),
+            requests: Requests::new(chosen.first_request),
+            queries: BTreeMap::new(),
+            next_query: 0,
+            taken: BTreeMap::new(),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            answers: Window::new(MAX_ANSWERS_PER_SECOND, now),
+            asked: Window::new(MAX_REQUESTS_PER_SECOND, now),
+            next_check: now + CHECK_EVERY,
+            next_rejoin: now + FIRST_REJOIN,
+            rejoin_pause: FIRST_REJOIN,
+        };
+        node.join(now);
+        node
+    }
+
+    /// Other bootstrap nodes from now on; the network is looked for anew.
+    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+        self.bootstrap = bootstrap;
+        self.rejoin_pause = FIRST_REJOIN;
+        self.next_rejoin = now + FIRST_REJOIN;
+        self.join(now);
+    }
+
+    /// Makes itself known and learns who is near.
+    fn join(&mut self, now: Instant) {
+        if !self.bootstrap.is_empty() || self.table.len() > 0 {
+            self.start(self.id, Goal::Nodes, now);
+        }
+    }
+
+    /// Nodes known.
+    pub fn nodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Begins a query about `target`; `None` if [`MAX_QUERIES`] are under way.
+    pub fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
+        if self.queries.len() >= MAX_QUERIES {
+            return None;
+        }
+        let known = self.table.closest(&target);
+        let few = known.len() < BUCKET.min(self.bootstrap.len().max(1));
+        let bootstrap = if few { self.bootstrap.clone() } else { Vec::new() };
+        let mut query = Query::new(target, goal, bootstrap, now);
+        known.into_iter().for_each(|contact| query.add(contact, None));
+        let number = self.next_query;
+        self.next_query += 1;
+        self.queries.insert(number, query);
+        self.advance(number, now);
+        Some(number)
+    }
+
+    /// Tells everybody who took our announcement of `topic` that it holds no longer.
+    pub fn take_back(&mut self, topic: &Id, now: Instant) {
+        let Some((port, nodes)) = self.taken.remove(topic) else { return };
+        for (node, token) in nodes {
+            let packet = announcement(topic, port, token, true);
+            self.request(node, packet, Purpose::TakeBack, None, now);
+        }
+    }
+
+    /// The same of all topics.
+    pub fn take_back_all(&mut self, now: Instant) {
+        let topics: Vec<Id> = self.taken.keys().copied().collect();
+        topics.iter().for_each(|topic| self.take_back(topic, now));
+    }
+
+    pub fn next_packet(&mut self) -> Option<(SocketAddrV4, Bytes)> {
+        self.out.pop_front()
+    }
+
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Node::tick`] has something to do.
+    pub fn next_tick(&self) -> Instant {
+        let mut next = self.next_check.min(self.next_rejoin);
+        if let Some(due) = self.requests.next_due() {
+            next = next.min(due);
+        }
+        if self.asked.count >= self.asked.most && !self.queries.is_empty() {
+            next = next.min(self.asked.since + Duration::from_secs(1));
+        }
+        self.queries.values().map(|query| query.deadline).fold(next, Instant::min)
+    }
+
+    pub fn tick(&mut self, now: Instant) {
+        self.tokens.rotate(now, || random_bytes().ok());
+        while let Some(due) = self.requests.take_due(now) {
+            match due {
+                Due::Again { to, packet } => self.send(to, &packet),
+                Due::Knock { to, referrer, rid } => self.knock(to, referrer, rid),
+                Due::TimedOut { to, purpose } => self.timed_out(to, purpose),
+            }
+        }
+        if now >= self.next_check {
+            self.next_check = now + CHECK_EVERY;
+            for contact in self.table.oldest(CHECKED) {
+                self.check(contact, now);
+            }
+        }
+        if now >= self.next_rejoin {
+            self.rejoin_pause = (self.rejoin_pause * 2).min(REJOIN_EVERY);
+            self.next_rejoin = now + self.rejoin_pause;
+            if self.table.len() < BUCKET {
+                self.join(now);
+            }
+        }
+        let numbers: Vec<QueryId> = self.queries.keys().copied().collect();
+        numbers.iter().for_each(|number| self.advance(*number, now));
+    }
+
+    fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose) {
+        self.table.failed(to);
+        match purpose {
+            Purpose::Ask { query, asked } => {
+                if let Some(query) = self.queries.get_mut(&query) {
+                    query.failed(asked);
+                }
+            }
+            Purpose::Announce { query } => {
+                if let Some(query) = self.queries.get_mut(&query) {
+                    query.in_flight -= 1;
+                }
+            }
+            Purpose::Check { .. } | Purpose::TakeBack => {}
+        }
+    }
+
+    /// Sends what a query may send now, and ends it when it is done.
+    fn advance(&mut self, number: QueryId, now: Instant) {
+        loop {
+            if self.asked.is_full(now) {
+                break;
+            }
+            let Some(query) = self.queries.get_mut(&number) else { return };
+            let Some((to, asked, referrer)) = query.next() else { break };
+            self.asked.take(now);
+            let mut packet = Packet::new(Kind::Query, 0);
+            packet.target = Some(query.target);
+            if query.goal == Goal::Nodes {
+                packet.command = Some(FIND_NODE.into());
+            } else {
+                packet.command = Some(PEERS.into());
+                packet.value =
+                    Some(PeersInput { port: Some(0), ..Default::default() }.encode_to_vec().into());
+            }
+            if !self.request(to, packet, Purpose::Ask { query: number, asked }, referrer, now)
+                && let Some(query) = self.queries.get_mut(&number)
+            {
+                query.failed(asked);
+            }
+        }
+        let Some(query) = self.queries.get_mut(&number) else { return };
+        let late = now >= query.deadline;
+        if !query.is_done() && !late {
+            return;
+        }
+        if let (Goal::Announce { port }, None) = (query.goal, query.updated) {
+            let (target, closest) = (query.target, query.closest());
+            query.updated = Some(0);
+            query.deadline = now + ANNOUNCE_WITHIN;
+            query.in_flight = closest.len();
+            self.announce(number, target, port, &closest, now);
+            return self.finish_if_done(number);
+        }
+        self.finish(number);
+    }
+
+    fn announce(&mut self, number: QueryId, topic: Id, port: u16, closest: &[Taker], now: Instant) {
+        if self.taken.len() < MAX_TAKEN_BACK || self.taken.contains_key(&topic) {
+            self.taken.insert(topic, (port, closest.to_vec()));
+        }
+        for (node, token) in closest {
+            let packet = announcement(&topic, port, *token, false);
+            let purpose = Purpose::Announce { query: number };
+            if !self.request(*node, packet, purpose, None, now)
+                && let Some(query) = self.queries.get_mut(&number)
+            {
+                query.in_flight -= 1;
+            }
+        }
+    }
+
+    fn finish_if_done(&mut self, number: QueryId) {
+        if self.queries.get(&number).is_some_and(Query::is_done) {
+            self.finish(number);
+        }
+    }
+
+    fn finish(&mut self, number: QueryId) {
+        if let Some(query) = self.queries.remove(&number) {
+            self.events.push_back(Event::Finished {
+                query: number,
+                answered: query.answered,
+                announced: query.updated.unwrap_or(0),
+            });
+        }
+    }
+
+    /// Sends a request; false if too many wait for an answer.
+    fn request(
+        &mut self,
+        to: SocketAddrV4,
+        mut packet: Packet,
+        purpose: Purpose,
+        referrer: Option<SocketAddrV4>,
+        now: Instant,
+    ) -> bool {
+        packet.id = self.public_id();
+        packet.to = Some(to);
+        match self.requests.add(to, packet, purpose, referrer, now) {
+            Some(packet) => {
+                self.out.push_back((to, packet));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn public_id(&self) -> Option<Id> {
+        (!self.ephemeral).then_some(self.id)
+    }
+
+    fn send(&mut self, to: SocketAddrV4, packet: &Bytes) {
+        self.out.push_back((to, packet.clone()));
+    }
+
+    /// Asks a node for a sign of life, which gets it a place in the table.
+    fn check(&mut self, contact: Contact, now: Instant) {
+        let mut packet = Packet::new(Kind::Query, 0);
+        packet.command = Some(PING.into());
+        packet.value = Some(Bytes::copy_from_slice(&contact.id));
+        self.request(contact.address, packet, Purpose::Check { id: contact.id }, None, now);
+    }
+
+    /// Has `referrer` ask `to` to send us something: its router then lets our packets in.
+    fn knock(&mut self, to: SocketAddrV4, referrer: SocketAddrV4, rid: u16) {
+        let mut packet = Packet::new(Kind::Query, rid);
+        packet.id = self.public_id();
+        packet.to = Some(referrer);
+        packet.command = Some(HOLEPUNCH.into());
+        packet.value = Some(Holepunch { from: None, to: Some(to) }.encode());
+        self.send(referrer, &packet.encode());
+    }
+
+    /// A datagram came.
+    pub fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+        let Some(packet) = Packet::decode(bytes) else { return };
+        match packet.kind {
+            Kind::Response => self.response(from, packet, now),
+            Kind::Query | Kind::Update => {
+                if from.port() != 0 && self.answers.take(now) {
+                    self.answer(from, &packet, now);
+                }
+            }
+        }
+    }
+
+    fn response(&mut self, from: SocketAddrV4, packet: Packet, now: Instant) {
+        let Some(purpose) = self.requests.answered(from, packet.rid) else { return };
+        let contact = packet.id.map(|id| Contact { id, address: from });
+        match purpose {
+            // Whoever has the address now is another node.
+            Purpose::Check { id } if packet.id != Some(id) => return self.table.failed(from),
+            Purpose::Check { .. } | Purpose::TakeBack => {}
+            Purpose::Announce { query: number } => {
+                if let Some(query) = self.queries.get_mut(&number) {
+                    query.in_flight -= 1;
+                    if let (Some(updated), None) = (&mut query.updated, &packet.error) {
+                        *updated += 1;
+                    }
+                }
+                self.finish_if_done(number);
+            }
+            Purpose::Ask { query: number, asked } => {
+                if let Some(query) = self.queries.get_mut(&number) {
+                    query.answer(asked, contact, packet.token);
+                    for named in packet.closer_nodes.iter().flatten() {
+                        if named.id != self.id && may_name(*from.ip(), *named.address.ip()) {
+                            query.add(*named, Some(from));
+                        }
+                    }
+                    if query.goal != Goal::Nodes {
+                        self.peers_found(number, from, &packet);
+                    }
+                }
+                self.advance(number, now);
+            }
+        }
+        if let Some(contact) = contact {
+            self.table.heard(contact, now);
+        }
+    }
+
+    fn peers_found(&mut self, query: QueryId, via: SocketAddrV4, packet: &Packet) {
+        let Some(output) = packet.value.clone().and_then(|value| PeersOutput::decode(value).ok())
+        else {
+            return;
+        };
+        let named = output.addresses().into_iter().filter(|peer| may_name(*via.ip(), *peer.ip()));
+        self.events.extend(named.map(|address| Event::Peer {
+            query,
+            address,
+            via,
+            seen_as: packet.to,
+        }));
+    }
+
+    /// Answers a request of another.
+    fn answer(&mut self, from: SocketAddrV4, packet: &Packet, now: Instant) {
+        if let Some(token) = &packet.token
+            && !self.tokens.accepts(token, *from.ip())
+        {
+            return;
+        }
+        if packet.kind == Kind::Update && packet.token.is_none() {
+            return;
+        }
+        if let Some(id) = packet.id {
+            let contact = Contact { id, address: from };
+            let known = self.table.closest(&id).first() == Some(&contact);
+            if !known && id != self.id && self.requests.checks() < MAX_CHECKS {
+                self.check(contact, now);
+            }
+        }
+        let mut answer = Packet::new(Kind::Response, packet.rid);
+        answer.closer_nodes = packet.target.map(|target| self.table.closest(&target));
+        match (packet.command.as_deref(), packet.target) {
+            (Some(PING), _) => {
+                if packet.value.as_ref().is_some_and(|id| id[..] != self.id) {
+                    return;
+                }
+                answer.closer_nodes = None;
+                answer.value = Some(Bytes::copy_from_slice(&super::message::encode_address(from)));
+            }
+            (Some(FIND_NODE), Some(_)) => {}
+            (Some(HOLEPUNCH), _) => return self.holepunch(from, packet),
+            (Some(PEERS), Some(topic)) => match self.peers(from, topic, packet, now) {
+                Some(output) => answer.value = Some(output.encode_to_vec().into()),
+                None => return,
+            },
+            (_, Some(_)) => answer.error = Some("Unsupported command".into()),
+            (_, None) => return,
+        }
+        self.reply(from, answer);
+    }
+
+    fn reply(&mut self, to: SocketAddrV4, mut answer: Packet) {
+        answer.to = Some(to);
+        answer.id = self.public_id();
+        if answer.error.is_none() {
+            answer.token = Some(self.tokens.token(*to.ip()));
+        }
+        self.out.push_back((to, answer.encode()));
+    }
+
+    /// Takes or takes back an announcement, or names the peers of a topic.
+    fn peers(
+        &mut self,
+        from: SocketAddrV4,
+        topic: Id,
+        packet: &Packet,
+        now: Instant,
+    ) -> Option<PeersOutput> {
+        let input = PeersInput::decode(packet.value.clone().unwrap_or_default()).ok()?;
+        let port = match input.port.unwrap_or(0) {
+            0 => from.port(),
+            port => u16::try_from(port).ok()?,
+        };
+        let peer = SocketAddrV4::new(*from.ip(), port);
+        let local = input.local_address.as_deref().and_then(super::message::decode_address);
+        if packet.kind == Kind::Query {
+            let (peers, near) = self.announcements.peers(topic, peer, local, now);
+            return Some(PeersOutput::new(&peers, &near));
+        }
+        if input.unannounce == Some(true) {
+            self.announcements.remove(topic, peer, local);
+        } else {
+            self.announcements.add(topic, peer, local, now);
+        }
+        Some(PeersOutput::new(&[], &[]))
+    }
+
+    /// Passes on that somebody is coming, or opens our own router to who is coming.
+    fn holepunch(&mut self, from: SocketAddrV4, packet: &Packet) {
+        let value = packet.value.as_deref().unwrap_or_default();
+        let Some(message) = Holepunch::decode(value) else { return };
+        let plausible =
+            |address: SocketAddrV4| address != from && may_name(*from.ip(), *address.ip());
+        match message {
+            Holepunch { to: Some(to), .. } if plausible(to) => {
+                let mut passed = Packet::new(Kind::Query, packet.rid);
+                passed.id = self.public_id();
+                passed.to = Some(to);
+                passed.command = Some(HOLEPUNCH.into());
+                passed.value = Some(Holepunch { from: Some(from), to: None }.encode());
+                self.send(to, &passed.encode());
+            }
+            Holepunch { from: Some(coming), to: None } if plausible(coming) => {
+                self.reply(coming, Packet::new(Kind::Response, packet.rid));
+            }
+            Holepunch { from: None, to: None } => {
+                self.reply(from, Packet::new(Kind::Response, packet.rid));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn announcement(topic: &Id, port: u16, token: [u8; 32], take_back: bool) -> Packet {
+    let mut packet = Packet::new(Kind::Update, 0);
+    packet.command = Some(PEERS.into());
+    packet.target = Some(*topic);
+    packet.token = Some(token);
+    let unannounce = take_back.then_some(true);
+    let input = PeersInput { port: Some(port.into()), local_address: None, unannounce };
+    packet.value = Some(input.encode_to_vec().into());
+    packet
+}

@@ -1,0 +1,146 @@
+//! The nodes we know: more of those that are near to us, at most [`BUCKET`] of each distance.
+
+use std::net::SocketAddrV4;
+
+use tokio::time::Instant;
+
+use super::id::{Id, common_bits, distance};
+use super::message::Contact;
+
+/// Nodes kept of one distance: those that share exactly so many bits with us.
+pub const BUCKET: usize = 20;
+/// Distances told apart; what is nearer shares the last bucket. There is nobody that near unless
+/// somebody made it so.
+pub const BUCKETS: usize = 64;
+
+struct Known {
+    contact: Contact,
+    heard: Instant,
+}
+
+/// At most [`BUCKET`] times [`BUCKETS`] nodes.
+pub struct RoutingTable {
+    own: Id,
+    buckets: Vec<Vec<Known>>,
+}
+
+impl RoutingTable {
+    pub fn new(own: Id) -> Self {
+        Self { own, buckets: (0..BUCKETS).map(|_| Vec::new()).collect() }
+    }
+
+    /// A node was heard. One that is new gets a place only if there is one: who stays long is
+    /// likelier to stay. A known id keeps its address until it fails to answer.
+    pub fn heard(&mut self, contact: Contact, now: Instant) {
+        if contact.id == self.own {
+            return;
+        }
+        let bucket = self.bucket(&contact.id);
+        if let Some(known) = bucket.iter_mut().find(|known| known.contact.id == contact.id) {
+            if known.contact.address == contact.address {
+                known.heard = now;
+            }
+        } else if bucket.len() < BUCKET {
+            bucket.push(Known { contact, heard: now });
+        }
+    }
+
+    /// A node did not answer.
+    pub fn failed(&mut self, address: SocketAddrV4) {
+        for bucket in &mut self.buckets {
+            bucket.retain(|known| known.contact.address != address);
+        }
+    }
+
+    fn bucket(&mut self, id: &Id) -> &mut Vec<Known> {
+        let index = common_bits(&self.own, id).min(BUCKETS - 1);
+        &mut self.buckets[index]
+    }
+
+    pub fn len(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Known> {
+        self.buckets.iter().flatten()
+    }
+
+    /// The nodes nearest to `target`, at most [`BUCKET`].
+    pub fn closest(&self, target: &Id) -> Vec<Contact> {
+        let mut all: Vec<Contact> = self.all().map(|known| known.contact).collect();
+        all.sort_unstable_by_key(|contact| distance(&contact.id, target));
+        all.truncate(BUCKET);
+        all
+    }
+
+    /// The `count` nodes that have been silent longest.
+    pub fn oldest(&self, count: usize) -> Vec<Contact> {
+        let mut all: Vec<&Known> = self.all().collect();
+        all.sort_unstable_by_key(|known| known.heard);
+        all.iter().take(count).map(|known| known.contact).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn node(first: u8, last: u8) -> Contact {
+        let mut id = [0; 32];
+        (id[0], id[31]) = (first, last);
+        Contact { id, address: SocketAddrV4::new(Ipv4Addr::new(10, 0, first, last), 1) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_nodes_of_one_distance() {
+        let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
+        for n in 0..BUCKET as u8 {
+            table.heard(node(0x80, n), now);
+        }
+        table.heard(node(0x81, 200), now);
+        assert_eq!(table.len(), BUCKET, "one more of that distance has no place");
+        table.heard(node(0x40, 1), now);
+        assert_eq!(table.len(), BUCKET + 1);
+        table.failed(node(0x80, 3).address);
+        table.heard(node(0x81, 200), now);
+        assert!(table.closest(&node(0x81, 200).id)[0] == node(0x81, 200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_nodes_at_all() {
+        let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
+        for bit in 0..256 {
+            for n in 0..=BUCKET {
+                let mut id = [0; 32];
+                id[bit / 8] = 0x80 >> (bit % 8);
+                id[31] ^= n as u8;
+                table.heard(Contact { id, address: node(1, 1).address }, now);
+            }
+        }
+        assert_eq!(table.len(), BUCKET * BUCKETS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_takes_the_place_of_a_node_that_is_there() {
+        let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
+        table.heard(node(0x80, 1), now);
+        let liar = Contact { id: node(0x80, 1).id, ..node(0x80, 2) };
+        table.heard(liar, now);
+        assert_eq!(table.closest(&liar.id), [node(0x80, 1)]);
+        table.heard(Contact { id: [0; 32], ..node(1, 1) }, now);
+        assert_eq!(table.len(), 1, "not ourselves");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nearest_and_the_most_silent() {
+        let (mut table, now) = (RoutingTable::new([0xff; 32]), Instant::now());
+        for n in 0..40 {
+            table.heard(node(n * 6, n), now + std::time::Duration::from_secs(n.into()));
+        }
+        let closest = table.closest(&[0; 32]);
+        assert_eq!(closest.len(), BUCKET);
+        assert!(closest.is_sorted_by_key(|contact| contact.id));
+        assert_eq!(table.oldest(2), [node(0, 0), node(6, 1)]);
+    }
+}

@@ -1,0 +1,390 @@
+//! Which of the addresses that discovery named is dialled next, and which are better left alone.
+//!
+//! Priorities and pauses are those of the original: peers of the local network first, then others,
+//! then those behind our own public address; after a failure a pause of 1, 5 and 15 seconds, then
+//! the address is forgotten until somebody names it again. The bounds are ours: whoever names peers
+//! can name wrong ones, and any number of them.
+//!
+//! Pure: time and chance are passed in. Not here: dialling, and how addresses are found.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::crypto::DiscoveryKey;
+
+/// Addresses remembered at once.
+pub const MAX_CANDIDATES: usize = 1024;
+/// Of these, how many on the word of one source: one answer of an honest node has at most 128.
+pub const MAX_CANDIDATES_PER_SOURCE: usize = 128;
+/// Topics remembered of one address; it is dialled while one of them is still joined.
+pub const MAX_TOPICS_PER_CANDIDATE: usize = 64;
+/// Dialled at the same time, from the start to the end of the attempt to connect.
+pub const MAX_DIALLING: usize = 16;
+/// Pauses after the first, second and third failure in a row, each times 0.66 to 1.33.
+const PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
+/// An address that failed too often is forgotten after this long.
+const FORGOTTEN_AFTER: Duration = Duration::from_millis(7500);
+/// An address that turned out to be our own is not tried again for this long.
+const OURSELVES_FOR: Duration = Duration::from_secs(600);
+
+/// Who named an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// It did itself, on the local network.
+    Lan(IpAddr),
+    /// A node of the DHT.
+    Node(IpAddr),
+}
+
+/// In the order of dialling, last first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Behind the public address that we have too.
+    SameHost,
+    Normal,
+    Local,
+}
+
+/// A peer that somebody named for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub topic: DiscoveryKey,
+    pub address: SocketAddr,
+    pub source: Source,
+    pub priority: Priority,
+}
+
+/// How an attempt or a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It could not be reached, or was of no use, or lied.
+    Failed,
+    /// It had shown that it knows a key of ours.
+    Left,
+    /// We have another connection to the peer with this static key.
+    Duplicate([u8; 32]),
+    Ourselves,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Waiting(Instant),
+    /// Being dialled.
+    Dialling,
+    Connected,
+    /// Failed too often; forgotten at that time unless somebody names it again.
+    Spent(Instant),
+    /// Left alone while another connection to that static key lasts.
+    Duplicate([u8; 32]),
+    Ourselves(Instant),
+}
+
+struct Candidate {
+    topics: Vec<DiscoveryKey>,
+    source: Source,
+    priority: Priority,
+    failures: usize,
+    state: State,
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Candidates {
+    all: HashMap<SocketAddr, Candidate>,
+    chance: fastrand::Rng,
+}
+
+impl Candidates {
+    #[cfg(test)]
+    fn with_seed(seed: u64) -> Self {
+        Self { all: HashMap::new(), chance: fastrand::Rng::with_seed(seed) }
+    }
+
+    /// Somebody named a peer; false if there is no room for it.
+    pub fn found(&mut self, found: &Found, now: Instant) -> bool {
+        if let Some(known) = self.all.get_mut(&found.address) {
+            known.priority = known.priority.max(found.priority);
+            if !known.topics.contains(&found.topic) && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
+            {
+                known.topics.push(found.topic);
+            }
+            if matches!(known.state, State::Spent(_)) {
+                known.failures = 0;
+                known.state = State::Waiting(now);
+            }
+            return true;
+        }
+        let of_source = self.all.values().filter(|other| other.source == found.source).count();
+        if of_source >= MAX_CANDIDATES_PER_SOURCE || !self.make_room() {
+            return false;
+        }
+        let candidate = Candidate {
+            topics: vec![found.topic],
+            source: found.source,
+            priority: found.priority,
+            failures: 0,
+            state: State::Waiting(now),
+        };
+        self.all.insert(found.address, candidate);
+        true
+    }
+
+    /// Forgets the address that failed most if there is no room otherwise.
+    fn make_room(&mut self) -> bool {
+        if self.all.len() < MAX_CANDIDATES {
+            return true;
+        }
+        let idle = |state: State| matches!(state, State::Waiting(_) | State::Spent(_));
+        let failed = self.all.iter().filter(|(_, one)| one.failures > 0 && idle(one.state));
+        let Some(most) = failed.max_by_key(|(_, one)| one.failures).map(|(address, _)| *address)
+        else {
+            return false;
+        };
+        self.all.remove(&most);
+        true
+    }
+
+    /// The address to dial now; it counts as being dialled until [`Candidates::connected`] or
+    /// [`Candidates::ended`].
+    pub fn next(&mut self, now: Instant) -> Option<SocketAddr> {
+        self.all.retain(|_, one| match one.state {
+            State::Spent(until) | State::Ourselves(until) => now < until,
+            _ => true,
+        });
+        if self.dialling() >= MAX_DIALLING {
+            return None;
+        }
+        let due = |one: &Candidate| {
+            matches!(one.state, State::Waiting(at) if at <= now).then_some(one.priority)
+        };
+        let best = self.all.values().filter_map(due).max()?;
+        let equals: Vec<_> =
+            self.all.iter().filter(|(_, one)| due(one) == Some(best)).map(|(at, _)| *at).collect();
+        let address = *self.chance.choice(&equals)?;
+        self.set(&address, State::Dialling);
+        Some(address)
+    }
+
+    fn dialling(&self) -> usize {
+        self.all.values().filter(|one| one.state == State::Dialling).count()
+    }
+
+    /// Addresses that are being dialled or connected.
+    pub fn busy(&self) -> usize {
+        let busy = |one: &&Candidate| matches!(one.state, State::Dialling | State::Connected);
+        self.all.values().filter(busy).count()
+    }
+
+    fn set(&mut self, address: &SocketAddr, state: State) {
+        if let Some(one) = self.all.get_mut(address) {
+            one.state = state;
+        }
+    }
+
+    pub fn connected(&mut self, address: &SocketAddr) {
+        self.set(address, State::Connected);
+    }
+
+    /// An attempt failed, or a connection that was dialled is over.
+    pub fn ended(&mut self, address: &SocketAddr, outcome: Outcome, now: Instant) {
+        let jitter = 0.66 + 0.67 * self.chance.f64();
+        let Some(one) = self.all.get_mut(address) else { return };
+        if one.topics.is_empty() {
+            self.all.remove(address);
+            return;
+        }
+        one.state = match outcome {
+            Outcome::Duplicate(key) => State::Duplicate(key),
+            Outcome::Ourselves => State::Ourselves(now + OURSELVES_FOR),
+            Outcome::Failed | Outcome::Left => {
+                one.failures = if outcome == Outcome::Left { 1 } else { one.failures + 1 };
+                match PAUSES.get(one.failures - 1) {
+                    Some(pause) => State::Waiting(now + pause.mul_f64(jitter)),
+                    None => State::Spent(now + FORGOTTEN_AFTER),
+                }
+            }
+        };
+    }
+
+    /// The last connection to the peer with this static key is over.
+    pub fn gone(&mut self, key: &[u8; 32], now: Instant) {
+        for one in self.all.values_mut().filter(|one| one.state == State::Duplicate(*key)) {
+            one.state = State::Waiting(now);
+        }
+    }
+
+    /// Nobody is dialled for this topic any more. Connections stay.
+    pub fn left(&mut self, topic: &DiscoveryKey) {
+        self.all.retain(|_, one| {
+            one.topics.retain(|other| other != topic);
+            !one.topics.is_empty() || matches!(one.state, State::Dialling | State::Connected)
+        });
+    }
+
+    /// When [`Candidates::next`] may have an answer that it has not now.
+    pub fn due(&self) -> Option<Instant> {
+        let waiting = |one: &Candidate| match one.state {
+            State::Waiting(at) => Some(at),
+            _ => None,
+        };
+        self.all.values().filter_map(waiting).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_any(&self, holds: impl Fn(State) -> bool) -> bool {
+        self.all.values().any(|one| holds(one.state))
+    }
+
+    /// Addresses known for a topic, whatever became of them.
+    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+        self.all.values().filter(|one| one.topics.contains(topic)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(n: u8) -> DiscoveryKey {
+        DiscoveryKey::new([n; 32])
+    }
+
+    fn address(n: usize) -> SocketAddr {
+        SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1))
+    }
+
+    fn found(n: usize, source: u8, priority: Priority) -> Found {
+        let source = Source::Node(IpAddr::from([192, 0, 2, source]));
+        Found { topic: topic(1), address: address(n), source, priority }
+    }
+
+    fn normal(n: usize) -> Found {
+        found(n, (n / MAX_CANDIDATES_PER_SOURCE) as u8, Priority::Normal)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn near_ones_are_dialled_first_and_only_so_many_at_once() {
+        let (mut candidates, now) = (Candidates::with_seed(1), Instant::now());
+        for n in 0..MAX_DIALLING + 3 {
+            let priority = match n {
+                0 => Priority::SameHost,
+                1 => Priority::Local,
+                _ => Priority::Normal,
+            };
+            assert!(candidates.found(&found(n, 1, priority), now));
+        }
+        let order: Vec<_> = std::iter::from_fn(|| candidates.next(now)).collect();
+        assert_eq!(order.len(), MAX_DIALLING, "no more at once");
+        assert_eq!(order[0], address(1), "the local one first");
+        assert!(!order.contains(&address(0)), "our own public address last");
+        candidates.ended(&order[0], Outcome::Failed, now);
+        assert!(candidates.next(now).is_some(), "one more when one has ended");
+        assert!(candidates.next(now).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_failures_with_growing_pauses_then_forgotten_until_named_again() {
+        let (mut candidates, start) = (Candidates::with_seed(2), Instant::now());
+        candidates.found(&normal(0), start);
+        let mut now = start;
+        for pause in PAUSES {
+            assert_eq!(candidates.next(now), Some(address(0)));
+            candidates.ended(&address(0), Outcome::Failed, now);
+            let due = candidates.due().unwrap();
+            let factor = (due - now).as_secs_f64() / pause.as_secs_f64();
+            assert!((0.65..1.34).contains(&factor), "{factor}");
+            assert_eq!(candidates.next(due - Duration::from_millis(1)), None);
+            now = due;
+        }
+        assert_eq!(candidates.next(now), Some(address(0)));
+        candidates.ended(&address(0), Outcome::Failed, now);
+        assert_eq!(candidates.due(), None, "not tried again");
+        candidates.found(&normal(0), now);
+        assert_eq!(candidates.next(now), Some(address(0)), "named again");
+        for _ in 0..=PAUSES.len() {
+            candidates.ended(&address(0), Outcome::Failed, now);
+        }
+        assert_eq!(candidates.next(now + FORGOTTEN_AFTER), None);
+        assert_eq!(candidates.known_for(&topic(1)), 0, "forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_knew_a_key_starts_the_pauses_anew() {
+        let (mut candidates, now) = (Candidates::with_seed(3), Instant::now());
+        candidates.found(&normal(0), now);
+        candidates.ended(&address(0), Outcome::Failed, now);
+        candidates.ended(&address(0), Outcome::Failed, now);
+        candidates.ended(&address(0), Outcome::Left, now);
+        assert!(candidates.due().unwrap() - now < Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_candidates_and_no_more() {
+        let (mut candidates, now) = (Candidates::with_seed(4), Instant::now());
+        for n in 0..MAX_CANDIDATES {
+            assert!(candidates.found(&normal(n), now), "{n}");
+        }
+        assert!(!candidates.found(&normal(MAX_CANDIDATES), now));
+        candidates.ended(&address(7), Outcome::Failed, now);
+        assert!(candidates.found(&normal(MAX_CANDIDATES), now), "in the place of one that failed");
+        assert!(!candidates.found(&normal(MAX_CANDIDATES + 1), now));
+        assert_eq!(candidates.all.len(), MAX_CANDIDATES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_source_has_so_many_places() {
+        let (mut candidates, now) = (Candidates::with_seed(5), Instant::now());
+        for n in 0..MAX_CANDIDATES_PER_SOURCE {
+            assert!(candidates.found(&found(n, 1, Priority::Normal), now));
+        }
+        let one_more = MAX_CANDIDATES_PER_SOURCE;
+        assert!(!candidates.found(&found(one_more, 1, Priority::Normal), now));
+        assert!(candidates.found(&found(one_more, 2, Priority::Normal), now), "another's word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_topics_of_one_address() {
+        let (mut candidates, now) = (Candidates::with_seed(6), Instant::now());
+        for n in 0..=MAX_TOPICS_PER_CANDIDATE {
+            candidates.found(&Found { topic: topic(n as u8), ..normal(0) }, now);
+        }
+        assert_eq!(candidates.known_for(&topic(MAX_TOPICS_PER_CANDIDATE as u8 - 1)), 1);
+        assert_eq!(candidates.known_for(&topic(MAX_TOPICS_PER_CANDIDATE as u8)), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_dialled_for_a_topic_that_was_left() {
+        let (mut candidates, now) = (Candidates::with_seed(7), Instant::now());
+        candidates.found(&normal(0), now);
+        candidates.found(&normal(1), now);
+        candidates.found(&Found { topic: topic(2), ..normal(1) }, now);
+        candidates.left(&topic(1));
+        assert_eq!(candidates.next(now), Some(address(1)), "found for another topic too");
+        assert_eq!(candidates.next(now), None);
+        candidates.left(&topic(2));
+        candidates.ended(&address(1), Outcome::Left, now);
+        assert_eq!(candidates.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn duplicates_wait_for_the_other_connection_and_we_are_not_dialled() {
+        let (mut candidates, now) = (Candidates::with_seed(8), Instant::now());
+        for n in 0..2 {
+            candidates.found(&normal(n), now);
+            candidates.next(now);
+        }
+        candidates.ended(&address(0), Outcome::Duplicate([9; 32]), now);
+        candidates.ended(&address(1), Outcome::Ourselves, now);
+        candidates.found(&normal(0), now);
+        candidates.found(&normal(1), now);
+        assert_eq!(candidates.next(now), None, "naming them again changes nothing");
+        candidates.gone(&[8; 32], now);
+        assert_eq!(candidates.next(now), None, "another peer's connection");
+        candidates.gone(&[9; 32], now);
+        assert_eq!(candidates.next(now), Some(address(0)));
+    }
+}

@@ -1,0 +1,68 @@
+//! The network interfaces of this machine that have an IPv4 address.
+
+use std::net::Ipv4Addr;
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// One address of an interface that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Interface {
+    pub address: Ipv4Addr,
+    pub mask: Ipv4Addr,
+    pub loopback: bool,
+}
+
+impl Interface {
+    /// Whether a packet from there has crossed no router.
+    pub fn reaches(&self, other: Ipv4Addr) -> bool {
+        let masked = |address: Ipv4Addr| u32::from(address) & u32::from(self.mask);
+        masked(self.address) == masked(other)
+    }
+}
+
+/// Those that are up now, other than the loopback; that one only where there is no other.
+pub fn usable() -> Vec<Interface> {
+    let mut all = up();
+    if all.iter().any(|one| !one.loopback) {
+        all.retain(|one| !one.loopback);
+    }
+    all
+}
+
+fn up() -> Vec<Interface> {
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let found = addresses.filter_map(|one| {
+        let (address, mask) = (one.address?, one.netmask?);
+        let loopback = one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        let usable = one.flags.contains(InterfaceFlags::IFF_UP)
+            && (loopback || one.flags.contains(InterfaceFlags::IFF_MULTICAST));
+        usable.then_some(Interface {
+            address: address.as_sockaddr_in()?.ip(),
+            mask: mask.as_sockaddr_in()?.ip(),
+            loopback,
+        })
+    });
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_shares_the_masked_part_of_the_address() {
+        let one = Interface {
+            address: Ipv4Addr::new(192, 168, 7, 9),
+            mask: Ipv4Addr::new(255, 255, 252, 0),
+            loopback: false,
+        };
+        assert!(one.reaches(Ipv4Addr::new(192, 168, 4, 1)));
+        assert!(!one.reaches(Ipv4Addr::new(192, 168, 8, 1)));
+    }
+
+    #[test]
+    fn this_machine_has_an_interface() {
+        assert!(!usable().is_empty());
+    }
+}

@@ -1,0 +1,275 @@
+//! From topics that are joined to connections: what discovery finds becomes candidates, candidates
+//! are dialled, and of two connections to one peer one is kept.
+//!
+//! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::net::TcpStream;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::Instant;
+
+#[cfg(test)]
+use super::candidates::State;
+use super::candidates::{Candidates, Found, Outcome};
+use super::dial::{self, CONNECT_WITHIN};
+use super::discovery::Link;
+use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+use super::{ConnectionHandle, Inner, MAX_CONNECTIONS};
+use crate::crypto::DiscoveryKey;
+use crate::wire::noise::Role;
+
+/// Connections to peers that were found, those being dialled included: places stay for peers that
+/// dial us.
+pub const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+/// Finds that wait for the task below; whoever finds more waits, too.
+const PENDING: usize = 256;
+
+/// What the swarm knows of topics and of peers that were found.
+pub(super) struct Finding {
+    pub topics: watch::Sender<Topics>,
+    /// Where bodies of discovery put what they find.
+    pub found: mpsc::Sender<Found>,
+    /// The port that peers can dial.
+    pub listening: watch::Sender<Option<SocketAddr>>,
+    /// The DHT's node, where there is one.
+    pub dht: OnceLock<Arc<Link>>,
+    candidates: Mutex<Candidates>,
+    /// A candidate became due, or a place became free.
+    changed: Notify,
+    /// Any connection is over.
+    gone: Notify,
+}
+
+impl Finding {
+    pub fn new() -> (Self, mpsc::Receiver<Found>) {
+        let (found, receiver) = mpsc::channel(PENDING);
+        let finding = Self {
+            topics: watch::channel(Topics::new()).0,
+            found,
+            listening: watch::channel(None).0,
+            dht: OnceLock::new(),
+            candidates: Mutex::default(),
+            changed: Notify::new(),
+            gone: Notify::new(),
+        };
+        (finding, receiver)
+    }
+
+    fn candidates(&self) -> MutexGuard<'_, Candidates> {
+        // Nothing panics while holding it.
+        self.candidates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        let mut full = false;
+        self.topics.send_if_modified(|topics| {
+            full = topics.len() >= MAX_TOPICS && !topics.contains_key(&topic);
+            !full && topics.insert(topic, interest) != Some(interest)
+        });
+        if full { Err(TooManyTopics) } else { Ok(()) }
+    }
+
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        if self.topics.send_if_modified(|topics| topics.remove(topic).is_some()) {
+            self.candidates().left(topic);
+        }
+    }
+
+    /// How many addresses were found for a topic.
+    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+        self.candidates().known_for(topic)
+    }
+
+    #[cfg(test)]
+    pub fn busy(&self) -> usize {
+        self.candidates().busy()
+    }
+
+    #[cfg(test)]
+    pub fn has_duplicates(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
+    }
+
+    #[cfg(test)]
+    pub fn knows_itself(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Ourselves(_)))
+    }
+
+    /// A connection is over; `last` if it was the last one to that static key.
+    pub fn connection_gone(&self, last: Option<&[u8; 32]>) {
+        if let Some(key) = last {
+            self.candidates().gone(key, Instant::now());
+        }
+        self.changed.notify_one();
+        self.gone.notify_waiters();
+    }
+}
+
+/// Why a connection was given up although nobody did anything wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    Duplicate,
+    Ourselves,
+}
+
+impl Inner {
+    /// The peer of a connection has shown its static key: whether the connection is kept.
+    ///
+    /// Of two connections between the same two peers both keep the one that was dialled by the peer
+    /// with the smaller key, so that neither has to be asked.
+    pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
+        let local = *self.keys.public();
+        let state = self.state();
+        let Some(this) = state.connections.get(&id) else { return Ok(()) };
+        let _ = this.identity.set(remote);
+        if remote == local {
+            let _ = this.given_up.set(GivenUp::Ourselves);
+            return Err("it is this process itself".into());
+        }
+        let same = |(other, handle): &(&u64, &ConnectionHandle)| {
+            **other != id && handle.identity.get() == Some(&remote) && !handle.is_ending()
+        };
+        let Some((_, other)) = state.connections.iter().find(same) else { return Ok(()) };
+        let keep_this = if local < remote { !this.incoming } else { this.incoming };
+        let reason = "we have another connection to it";
+        if keep_this {
+            let _ = other.given_up.set(GivenUp::Duplicate);
+            other.end(reason.into(), false);
+            return Ok(());
+        }
+        let _ = this.given_up.set(GivenUp::Duplicate);
+        Err(reason.into())
+    }
+
+    fn is_connected_to(&self, key: &[u8; 32]) -> bool {
+        self.state()
+            .connections
+            .values()
+            .any(|handle| handle.identity.get() == Some(key) && !handle.is_ending())
+    }
+
+    /// Resolves when no connection to this static key is left.
+    pub(super) async fn gone(&self, key: &[u8; 32]) {
+        loop {
+            let gone = self.finding.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if !self.is_connected_to(key) {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    /// The address to dial now, if there is one and a place for it.
+    fn next_candidate(&self) -> Option<SocketAddr> {
+        let connected = self.state().connections.len();
+        let mut candidates = self.finding.candidates();
+        if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
+            return None;
+        }
+        candidates.next(Instant::now())
+    }
+
+    /// Remembers whom discovery has named, of topics that are looked for.
+    fn take_found(&self, all: impl Iterator<Item = Found>) {
+        let topics = self.finding.topics.borrow();
+        let wanted = |topic: &DiscoveryKey| topics.get(topic).is_some_and(|one| one.lookup);
+        let mut candidates = self.finding.candidates();
+        for found in all.filter(|found| wanted(&found.topic)) {
+            let room = candidates.found(&found, Instant::now());
+            let and = if room { "" } else { ", and have no room for it" };
+            log::debug!("found {} by {:?}{and}", found.address, found.source);
+        }
+    }
+}
+
+/// Takes what was found and dials it, until the swarm is closed or dropped.
+pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
+    let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    let mut batch = Vec::new();
+    loop {
+        let Some(inner) = swarm.upgrade() else { return };
+        while let Some(address) = inner.next_candidate() {
+            inner.runtime.spawn(attempt(Arc::clone(&inner), address));
+        }
+        let due = inner.finding.candidates().due().filter(|due| *due > Instant::now());
+        let finding = Arc::clone(&inner.finding);
+        drop(inner);
+        tokio::select! {
+            received = found.recv_many(&mut batch, PENDING) => {
+                let Some(swarm) = swarm.upgrade().filter(|_| received > 0) else { return };
+                swarm.take_found(batch.drain(..));
+            }
+            () = finding.changed.notified() => {}
+            () = super::replication::wait_until(due) => {}
+            () = super::closed(&mut closing) => return,
+        }
+    }
+}
+
+/// One attempt at a peer that was found, and the connection that comes of it.
+async fn attempt(swarm: Arc<Inner>, address: SocketAddr) {
+    let mut closing = swarm.closing.subscribe();
+    let (reason, outcome) = tokio::select! {
+        ending = connect(&swarm, address) => ending,
+        () = super::closed(&mut closing) => return,
+    };
+    log::debug!("peer {address}, which was found: {reason}");
+    swarm.finding.candidates().ended(&address, outcome, Instant::now());
+    if let Outcome::Duplicate(key) = outcome
+        && !swarm.is_connected_to(&key)
+    {
+        // The other one ended between the two lines above, or before.
+        swarm.finding.candidates().gone(&key, Instant::now());
+    }
+    swarm.finding.changed.notify_one();
+}
+
+async fn connect(swarm: &Arc<Inner>, address: SocketAddr) -> (String, Outcome) {
+    let stream = match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return (format!("cannot connect: {error}"), Outcome::Failed),
+        Err(_) => return (format!("did not answer within {CONNECT_WITHIN:?}"), Outcome::Failed),
+    };
+    swarm.finding.candidates().connected(&address);
+    swarm.finding.changed.notify_one();
+    let Some(connection) = swarm.register(address, Role::Initiator) else {
+        return ("there are too many connections".into(), Outcome::Failed);
+    };
+    let handle = connection.handle.clone();
+    let (reason, lied) = connection.run(stream, Role::Initiator).await;
+    let outcome = match (handle.given_up.get(), handle.identity.get()) {
+        (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
+        (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
+        _ if !lied && handle.cores() > 0 => Outcome::Left,
+        _ => Outcome::Failed,
+    };
+    if lied {
+        log::log!(dial::level(lied), "peer {address}: {reason}");
+    }
+    (reason, outcome)
+}
+
+/// Looks for peers of every drive that wants any.
+pub(super) async fn follow_drives(
+    swarm: Weak<Inner>,
+    mut wanted: broadcast::Receiver<DiscoveryKey>,
+) {
+    loop {
+        let topic = match wanted.recv().await {
+            Ok(topic) => topic,
+            // More drives at once than anybody can read: the rest is looked up when opened again.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let Some(swarm) = swarm.upgrade() else { return };
+        let joined = swarm.finding.topics.borrow().contains_key(&topic);
+        if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
+            log::warn!("peers of {topic} are not looked for: {error}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Network namespaces of a test's own: machines that reach each other and nobody else. They are gone
+//! when dropped.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::living::{finish, succeed};
+
+/// Names are told apart by process and number.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Some machines and what connects them.
+pub struct Machines {
+    prefix: String,
+    count: u8,
+}
+
+impl Machines {
+    /// On one cable: everybody hears what is sent to all.
+    pub fn on_one_cable(count: u8) -> Option<Self> {
+        let machines = Self::new(count)?;
+        machines.in_hub("link add cable type bridge mcast_snooping 0");
+        machines.in_hub("link set cable up");
+        for n in 0..count {
+            machines.connect(n, &format!("10.77.0.{}/24", n + 1));
+            machines.in_hub(&format!("link set to{n} master cable"));
+            machines.ip(n, "route add 224.0.0.0/4 dev eth0");
+        }
+        Some(machines)
+    }
+
+    /// Each in a network of its own, with a router between them: only what has an address arrives.
+    pub fn behind_a_router(count: u8) -> Option<Self> {
+        let machines = Self::new(count)?;
+        for n in 0..count {
+            machines.connect(n, &format!("10.77.{n}.1/24"));
+            machines.in_hub(&format!("addr add 10.77.{n}.254/24 dev to{n}"));
+            machines.ip(n, &format!("route add default via 10.77.{n}.254"));
+        }
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        succeed(machines.inside("hub", Command::new("sh").args(["-c", forward])).arg("--"));
+        Some(machines)
+    }
+
+    /// `None` where the system does not allow it, which is said.
+    fn new(count: u8) -> Option<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let machines = Self { prefix: format!("hm{}-{number}-", std::process::id()), count };
+        let made = finish(Command::new("ip").args(["netns", "add", &machines.name("hub")]));
+        if !made.status.success() {
+            let why = String::from_utf8_lossy(&made.stderr).into_owned();
+            assert!(std::env::var_os("HYPERMOUNT_REFERENCE").is_none(), "no namespaces: {why}");
+            eprintln!("SKIPPED: no network namespaces here: {why}");
+            return None;
+        }
+        for n in 0..count {
+            succeed(Command::new("ip").args(["netns", "add", &machines.name(&n.to_string())]));
+        }
+        Some(machines)
+    }
+
+    fn name(&self, of: &str) -> String {
+        format!("{}{of}", self.prefix)
+    }
+
+    fn connect(&self, n: u8, address: &str) {
+        let other = self.name(&n.to_string());
+        self.in_hub(&format!("link add to{n} type veth peer name eth0 netns {other}"));
+        self.in_hub(&format!("link set to{n} up"));
+        self.ip(n, "link set lo up");
+        self.ip(n, &format!("addr add {address} dev eth0"));
+        self.ip(n, "link set eth0 up");
+    }
+
+    fn in_hub(&self, arguments: &str) {
+        let hub = self.name("hub");
+        succeed(Command::new("ip").args(["-n", &hub]).args(arguments.split(' ')));
+    }
+
+    /// Runs `ip` on a machine.
+    pub fn ip(&self, n: u8, arguments: &str) {
+        let name = self.name(&n.to_string());
+        succeed(Command::new("ip").args(["-n", &name]).args(arguments.split(' ')));
+    }
+
+    /// The command, to be run on a machine, with its environment.
+    pub fn on(&self, n: u8, command: &mut Command) -> Command {
+        self.inside(&n.to_string(), command)
+    }
+
+    fn inside(&self, of: &str, command: &mut Command) -> Command {
+        let namespace = Path::new("/var/run/netns").join(self.name(of));
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net={}", namespace.display())).arg("--");
+        inside.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        let all = (0..self.count).map(|n| n.to_string()).chain(["hub".to_owned()]);
+        for name in all {
+            let _ = Command::new("ip").args(["netns", "del", &self.name(&name)]).output();
+        }
+    }
+}

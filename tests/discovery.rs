@@ -1,0 +1,232 @@
+//! Finding each other by key alone: the command and the reference, on machines of the test's own
+//! that reach each other and nobody else.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::living::{self, Running, eventually, hypermount, reference_command, succeed};
+use common::namespaces::Machines;
+use serde_json::json;
+
+const NOTHING: [u16; 0] = [];
+/// What the drive of [`our_drive`] holds.
+const TEXT: &str = "found by its key\n";
+
+/// A store with one drive of our own; its key.
+fn our_drive(directory: &Path) -> (PathBuf, String) {
+    let (store, tree) = (directory.join("ours"), directory.join("tree"));
+    fs::create_dir_all(&tree).expect("make a directory");
+    fs::write(tree.join("hello.txt"), TEXT).expect("write");
+    let url = succeed(hypermount().args(["create", "ours", "--store"]).arg(&store));
+    succeed(hypermount().arg("import").arg(&tree).arg("ours").arg("--store").arg(&store));
+    (store, url.trim().trim_start_matches("hyper://").to_owned())
+}
+
+/// A mount of a key by somebody who knows nothing else, in the foreground of a machine.
+struct ByKey {
+    at: PathBuf,
+    _process: Running,
+}
+
+impl ByKey {
+    fn new(machines: &Machines, n: u8, directory: &Path, key: &str, options: &[&str]) -> Self {
+        let at = directory.join("mnt");
+        fs::create_dir_all(&at).expect("make a directory");
+        let mut command = hypermount();
+        command.args(["mount", "--foreground", &format!("hyper://{key}")]).arg(&at);
+        command.arg("--store").arg(directory.join("fetched")).args(options);
+        let mut process = Running::start(&mut machines.on(n, &mut command));
+        process.line();
+        Self { at, _process: process }
+    }
+}
+
+impl Drop for ByKey {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+    }
+}
+
+/// `serve`, which has said where it listens.
+fn serve(machines: &Machines, n: u8, store: &Path, options: &[&str]) -> Running {
+    let mut command = hypermount();
+    command.args(["serve", "--json", "--listen", "0.0.0.0:0", "--store"]).arg(store).args(options);
+    let mut process = Running::start(&mut machines.on(n, &mut command));
+    process.json();
+    process
+}
+
+/// Each finds the other's drive by nothing but its key, and sees it change: machine 1 is the
+/// reference's, 2 is ours.
+fn each_finds_the_other(machines: &Machines, options: &[&str], reference_options: &[&str]) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let theirs = directory.path().join("theirs").display().to_string();
+    let run = |arguments: &[&str]| {
+        let all = [arguments, reference_options].concat();
+        Running::start(&mut machines.on(1, &mut reference_command("find-drive.js", &all)))
+    };
+    let mut their_server = run(&["serve", &theirs]);
+    let key = their_server.json()["key"].as_str().expect("a key").to_owned();
+    their_server.ask(json!({"path": "/first.txt", "text": "first"}));
+    let mounted = ByKey::new(machines, 2, directory.path(), &key, options);
+    let read = |name: &str| fs::read_to_string(mounted.at.join(name)).ok();
+    assert_eq!(eventually("the file of the reference", || read("first.txt")), "first");
+    their_server.ask(json!({"path": "/second.txt", "text": "second"}));
+    assert_eq!(eventually("a newer one", || read("second.txt")), "second");
+    drop((mounted, their_server));
+
+    let (store, key) = our_drive(directory.path());
+    let _ours = serve(machines, 2, &store, options);
+    // The reference looks once and then again after minutes: asked anew, it has not to be lucky.
+    let entries = eventually("the reference finds us", || {
+        let mut reader = run(&["read", &key, "--deadline", "15"]);
+        let answer = reader.json();
+        answer.get("entries").cloned()
+    });
+    assert_eq!(entries["hello.txt"]["size"], TEXT.len());
+}
+
+#[test]
+fn on_the_local_network_the_reference_and_we_find_each_other() {
+    let Some(machines) = Machines::on_one_cable(3) else { return };
+    each_finds_the_other(&machines, &["--network", "lan"], &[]);
+}
+
+/// 77. A key is enough to open a drive that somebody announces on the local network or in the DHT, nested
+/// drives included.
+#[test]
+fn a_nested_drive_is_found_at_somebody_else() {
+    let Some(machines) = Machines::behind_a_router(4) else { return };
+    let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
+    node.json();
+    let options = ["--bootstrap", "10.77.0.1:49737"];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let ours = serve(&machines, 2, &store, &options);
+    let theirs = directory.path().join("theirs").display().to_string();
+    let arguments = [["serve", &theirs], options].concat();
+    let mut outer =
+        Running::start(&mut machines.on(1, &mut reference_command("find-drive.js", &arguments)));
+    let outer_key = outer.json()["key"].as_str().expect("a key").to_owned();
+    outer.ask(json!({"path": "/nested", "key": key}));
+    let mounted = ByKey::new(&machines, 3, directory.path(), &outer_key, &options);
+    let read = || fs::read_to_string(mounted.at.join("nested/hello.txt")).ok();
+    assert_eq!(eventually("the file in the nested drive", read), TEXT);
+    drop(ours);
+}
+
+#[test]
+fn beyond_it_through_a_bootstrap_node_of_the_reference() {
+    let Some(machines) = Machines::behind_a_router(3) else { return };
+    let mut node = reference_command("find-drive.js", &["bootstrap", "--port", "49737"]);
+    let mut node = Running::start(&mut machines.on(0, &mut node));
+    assert_eq!(node.json()["port"], 49737);
+    let options = ["--bootstrap", "10.77.0.1:49737"];
+    each_finds_the_other(&machines, &options, &options);
+}
+
+/// 81. With `--bootstrap` the nodes named there are the only ones the DHT is entered by.
+#[test]
+fn and_through_one_of_ours() {
+    let Some(machines) = Machines::behind_a_router(3) else { return };
+    let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
+    assert_eq!(node.json()["address"], "0.0.0.0:49737");
+    let options = ["--bootstrap", "10.77.0.1:49737"];
+    each_finds_the_other(&machines, &options, &options);
+    // Nobody else could have been asked: there is nobody else, and names are not resolved here.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let ours = serve(&machines, 2, &store, &options);
+    let fetched = directory.path().join("elsewhere");
+    let look = |bootstrap: &str| {
+        let mut command = hypermount();
+        command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "5s"]);
+        command.arg("--store").arg(&fetched).args(["--bootstrap", bootstrap]);
+        living::finish(&mut machines.on(1, &mut command))
+    };
+    let elsewhere = look("10.77.0.1:49738");
+    assert_eq!(elsewhere.status.code(), Some(3), "{elsewhere:?}");
+    let hint = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
+    assert!(hint.contains("hint: no peer was found; name one with --peer"), "{hint}");
+    assert_eq!(look("10.77.0.1:49737").stdout, TEXT.as_bytes());
+    drop(ours);
+}
+
+/// Local ports of the UDP sockets of a machine.
+fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
+    let table = succeed(&mut machines.on(n, Command::new("cat").arg("/proc/self/net/udp")));
+    let port = |line: &str| {
+        let local = line.split_whitespace().nth(1)?;
+        u16::from_str_radix(local.split_once(':')?.1, 16).ok()
+    };
+    table.lines().skip(1).filter_map(port).collect()
+}
+
+/// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for nobody unless
+/// `--network` or the environment says so.
+///
+/// 80. With `--network lan` nothing is sent beyond the local network, with `off` nobody is looked for.
+#[test]
+fn nobody_is_looked_for_who_is_not_needed() {
+    let Some(machines) = Machines::on_one_cable(1) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let key = format!("hyper://{key}");
+    let at = directory.path().join("mnt");
+    fs::create_dir_all(&at).expect("make a directory");
+    let ports = |environment: Option<&str>, target: &str, options: &[&str]| {
+        let mut command = hypermount();
+        match environment {
+            Some(level) => command.env("HYPERMOUNT_NETWORK", level),
+            None => command.env_remove("HYPERMOUNT_NETWORK"),
+        };
+        command.args(["mount", "--foreground", target]).arg(&at).arg("--store").arg(&store);
+        let mut process = Running::start(&mut machines.on(0, command.args(options)));
+        process.line();
+        let ports = udp_ports(&machines, 0);
+        succeed(hypermount().arg("unmount").arg(&at));
+        assert!(process.wait().success());
+        ports
+    };
+    assert_eq!(ports(None, &key, &["--peer", "10.77.0.9:1"]), NOTHING);
+    assert_eq!(ports(None, "ours", &[]), NOTHING);
+    assert_eq!(ports(Some("off"), &key, &[]), NOTHING);
+    assert_eq!(ports(Some("lan"), &key, &["--network", "off"]), NOTHING);
+    assert_eq!(ports(Some("lan"), "ours", &[]), [5353], "one socket, for the local network");
+    assert_eq!(ports(None, &key, &["--network", "lan"]), [5353]);
+    assert_eq!(ports(None, &key, &["--bootstrap", "10.77.0.9:1"]).len(), 2);
+}
+
+/// Sentence 78. "Reading and mounting only look up; `serve`, and `mount --listen`, announce."
+#[test]
+fn readers_are_not_found_and_who_listens_is() {
+    let Some(machines) = Machines::on_one_cable(3) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let server = serve(&machines, 0, &store, &["--network", "lan"]);
+    let lan = ["--network", "lan"];
+    let reader = ByKey::new(&machines, 1, directory.path(), &key, &lan);
+    assert_eq!(fs::read_to_string(reader.at.join("hello.txt")).expect("read"), TEXT);
+    drop(server);
+    let second = directory.path().join("second");
+    let look = || {
+        let mut command = hypermount();
+        command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
+        living::finish(&mut machines.on(2, command.arg("--store").arg(&second).args(lan)))
+    };
+    assert_eq!(look().status.code(), Some(3), "the one who reads it tells nobody");
+    drop(reader);
+    let third = directory.path().join("third");
+    fs::create_dir_all(&third).expect("make a directory");
+    let mut listener = hypermount();
+    listener.args(["mount", "--foreground", "ours"]).arg(&third).arg("--store").arg(&store);
+    listener.args(["--listen", "0.0.0.0:0"]).args(lan);
+    let mut listener = Running::start(&mut machines.on(1, &mut listener));
+    listener.line();
+    assert_eq!(look().stdout, TEXT.as_bytes());
+    succeed(hypermount().arg("unmount").arg(&third));
+    listener.wait();
+}

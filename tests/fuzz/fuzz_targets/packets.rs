@@ -1,0 +1,25 @@
+//! Datagrams of anybody: to a node of the hash table, and to who listens for multicast DNS.
+#![no_main]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use drive::dht::{Chosen, Goal, Node};
+use libfuzzer_sys::fuzz_target;
+use tokio::time::Instant;
+
+fuzz_target!(|input: &[u8]| {
+    drive::swarm::hear_on_the_lan(input);
+    let now = Instant::now();
+    let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
+    // The number of the first request is known, so that answers to it can be made up.
+    let chosen = Chosen { id: [1; 32], secrets: [[2; 32], [3; 32]], first_request: 7 };
+    let mut node = Node::new(chosen, vec![peer], false, now);
+    node.start([4; 32], Goal::Announce { port: 5 }, now);
+    for packet in input.split(|byte| *byte == 0xfe) {
+        node.receive(peer, packet, now);
+    }
+    node.receive(peer, input, now);
+    while node.next_packet().is_some() {}
+    while node.next_event().is_some() {}
+    node.tick(node.next_tick());
+});
