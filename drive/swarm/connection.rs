@@ -228,7 +228,10 @@ impl Connection<'_> {
                 if self.session.pending_output() >= OUTPUT_BYTES {
                     break;
                 }
-                if let Some(answer) = channel.upload.next_answer() {
+                // What we only read ourselves is asked for and not given.
+                if self.swarm.shares(key)
+                    && let Some(answer) = channel.upload.next_answer()
+                {
                     answered |= self.session.send(key, answer);
                 }
             }
@@ -347,7 +350,12 @@ impl Connection<'_> {
 
     /// Asks the peer for a core. Whoever dials a server learns of no core by that.
     async fn offer(&mut self, core: Core) {
-        if !self.handle.incoming || self.swarm.options.share == Share::Opened {
+        let asked = match self.swarm.options.share {
+            Share::Opened => true,
+            Share::Chosen => self.swarm.shares(core.discovery_key()),
+            Share::Store => false,
+        };
+        if !self.handle.incoming || asked {
             self.open(core).await;
         }
     }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Inner};
+use super::{Command, Holding, Inner};
 use crate::core::{Core, CoreEvent};
 use crate::replicate::{Action, Event, Replicator};
 
@@ -16,6 +16,8 @@ use crate::replicate::{Action, Event, Replicator};
 const INBOX: usize = 256;
 /// Block bytes among them, in KiB: bounds memory however large the blocks are.
 const INBOX_KIBIBYTES: usize = 4 * 1024;
+/// Questions of what peers hold that may wait.
+const QUESTIONS: usize = 16;
 /// Events handled together: enough for their blocks to be hashed several at a time.
 const BATCH: usize = 16;
 
@@ -30,9 +32,19 @@ pub(super) struct Delivery {
 pub(super) struct Replication {
     inbox: mpsc::Sender<Delivery>,
     memory: Arc<Semaphore>,
+    questions: mpsc::Sender<oneshot::Sender<Vec<Holding>>>,
 }
 
 impl Replication {
+    /// What the peers say they hold; nothing once the task has ended.
+    pub async fn holdings(&self) -> Vec<Holding> {
+        let (sender, answer) = oneshot::channel();
+        if self.questions.send(sender).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
     /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
     pub async fn deliver(&self, event: Event, bytes: usize) {
         let share = if bytes == 0 {
@@ -53,14 +65,16 @@ pub(super) fn spawn(
     closing: watch::Receiver<bool>,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
-    runtime.spawn(run(swarm, core, inbox, closing));
-    Replication { inbox: sender, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    runtime.spawn(run(swarm, core, inbox, asked, closing));
+    Replication { inbox: sender, questions, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
 }
 
 async fn run(
     swarm: Weak<Inner>,
     core: Core,
     mut inbox: mpsc::Receiver<Delivery>,
+    mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
     mut closing: watch::Receiver<bool>,
 ) {
     let mut replicator = Replicator::new(core.clone());
@@ -75,6 +89,12 @@ async fn run(
                 }
             }
             () = core.demand().changed() => {}
+            Some(answer) = asked.recv() => {
+                let holdings = replicator.holdings().into_iter();
+                let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
+                // Who asked may have gone.
+                let _ = answer.send(holdings.collect());
+            }
             event = local.recv() => match event {
                 Ok(CoreEvent::Appended { start, length }) => {
                     replicator.step(Event::Appended { start, length }, Instant::now());
