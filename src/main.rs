@@ -2,13 +2,18 @@
 //! code. What a command does is in `commands/`, what a drive is in the `drive` library.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod background;
 mod cli;
+mod client;
 mod commands;
 mod config;
+mod daemon;
 mod failure;
+mod mounting;
 mod named;
 mod network;
+mod reach;
 mod record;
 mod session;
 mod target;

@@ -1,14 +1,16 @@
 //! The one place that talks to the swarm: who is dialled, where we listen, what it cost.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use drive::swarm::{Share, SwarmOptions};
-use drive::{Store, Swarm};
+use drive::swarm::{Holding, PeerInfo, Share, SwarmOptions};
+use drive::{DiscoveryKey, Store, Swarm};
 use serde::Serialize;
 
 use crate::failure::{Context, Result};
 use crate::terminal::size;
 
+#[derive(Clone)]
 pub struct Network(Swarm);
 
 /// Bytes on the wire since the start, all peers together, encryption included.
@@ -35,6 +37,11 @@ impl Network {
         Self::new(store, SwarmOptions { share: Share::Store })
     }
 
+    /// For a daemon: shares the cores it is told to.
+    pub fn for_choosing(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions { share: Share::Chosen })
+    }
+
     fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
         Swarm::new(store, options).map(Self).context(|| "start the network")
     }
@@ -59,6 +66,20 @@ impl Network {
     pub fn traffic(&self) -> Traffic {
         let traffic = self.0.traffic();
         Traffic { received: traffic.received, sent: traffic.sent }
+    }
+
+    /// With [`Network::for_choosing`]: what is given away from now on.
+    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+        self.0.choose(cores);
+    }
+
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.0.peers()
+    }
+
+    /// Who holds how much of a core.
+    pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
+        self.0.holdings(core).await
     }
 
     /// Ends every connection.
