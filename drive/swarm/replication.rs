@@ -2,6 +2,7 @@
 //! actions carried out. All judgement is in the replicator; all waiting is here.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
@@ -16,6 +17,8 @@ use crate::replicate::{Action, Event, Replicator};
 const INBOX: usize = 256;
 /// Block bytes among them, in KiB: bounds memory however large the blocks are.
 const INBOX_KIBIBYTES: usize = 4 * 1024;
+/// Peers are asked again what they hold after this long.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Questions of what peers hold that may wait.
 const QUESTIONS: usize = 16;
 /// Events handled together: enough for their blocks to be hashed several at a time.
@@ -79,6 +82,7 @@ async fn run(
 ) {
     let mut replicator = Replicator::new(core.clone());
     let mut local = core.events();
+    let mut asked_last: Option<Instant> = None;
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let check = replicator.next_check();
@@ -94,6 +98,10 @@ async fn run(
                 let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
                 // Who asked may have gone.
                 let _ = answer.send(holdings.collect());
+                if asked_last.is_none_or(|last| last.elapsed() >= ASK_AGAIN) {
+                    asked_last = Some(Instant::now());
+                    replicator.ask_what_is_held();
+                }
             }
             event = local.recv() => match event {
                 Ok(CoreEvent::Appended { start, length }) => {
