@@ -122,7 +122,9 @@ pub fn config_home() -> Result<PathBuf> {
 
 pub fn home() -> Result<PathBuf> {
     let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    home.ok_or_else(|| {
+    // mount(8) at boot has no such variable.
+    let listed = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    home.or_else(|| listed().map(|user| user.dir)).ok_or_else(|| {
         Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
     })
 }

@@ -24,7 +24,16 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let called: Vec<_> = std::env::args_os().collect();
+    let words = match commands::helper::arguments(&called) {
+        None => called,
+        Some(Ok(words)) => words,
+        Some(Err(why)) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let cli = match cli::Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => return cli::explain(&error),
     };

@@ -5,6 +5,7 @@ mod cat;
 mod completions;
 mod create;
 mod daemon;
+pub mod helper;
 mod info;
 mod list;
 mod ls;

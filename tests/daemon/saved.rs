@@ -127,3 +127,38 @@ fn a_service_is_a_file_that_starts_the_daemon() {
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
     assert!(service("uninstall").status.success() && !unit.exists());
 }
+
+/// Sentence 89. "Called as `mount.hypermount`, the program takes a line of fstab(5): `ro`,
+/// `allow_other`, `store=`, `peer=`, `wait=` and `listen=` mean what they mean to `mount`, what only
+/// concerns the system is passed over, and anything else is refused."
+#[test]
+fn a_line_of_fstab_mounts() {
+    if !can_mount() || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    let store = home.golden_store("store");
+    let mnt = home.make("mnt");
+    let helper = home.path("mount.hypermount");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hypermount"), &helper).unwrap();
+    let run = |options: &str| {
+        let mut command = std::process::Command::new(&helper);
+        let set = home.command();
+        command.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let source = format!("hyper://{KEY}");
+        // At boot there is none.
+        command.env_remove("HOME");
+        command.args([source.as_str(), mnt.to_str().unwrap(), "-o", options]).output().unwrap()
+    };
+    let refused = run("typo");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("typo"));
+    let options = format!("rw,nofail,_netdev,allow_other,ro,store={}", store.display());
+    let done = run(&options);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(fs::read_to_string(mnt.join("hello.txt")).unwrap(), "hello again, overwritten");
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(&format!(" {} ", mnt.display()))).unwrap();
+    assert!(line.contains("allow_other") && line.contains(" ro,"), "{line}");
+    home.run(["unmount", "mnt"]).must_succeed();
+}
