@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use common::living::{Server, reference, serve};
 use common::{Home, copy_tree};
@@ -266,6 +267,135 @@ fn an_import_that_was_killed_goes_on() {
     let out = home.path("out");
     home.run(["export", text(&store), text(&out)]).must_succeed();
     assert!(fs::read(out.join("large")).expect("read") == large);
+}
+
+/// A file system in memory of so many bytes, gone when this is dropped. Only root can make one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mounted(at: PathBuf, megabytes: u32) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&at);
+        if !mount.output().is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: only root can make a small disk");
+            return None;
+        }
+        Some(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// 63. `import` says how much the store may grow before it begins, and refuses what cannot fit.
+#[test]
+fn what_cannot_fit_is_not_begun() {
+    let home = Home::new();
+    let Some(disk) = SmallDisk::mounted(home.make("disk"), 8) else { return };
+    let store = disk.0.join("store");
+    let name = make_store(&home, "disk/store").0;
+    let tree = home.make("tree");
+    fs::write(tree.join("small"), vec![1u8; 100_000]).expect("write");
+    let said = home.run(["import", "--dry-run", text(&tree), text(&name)]);
+    assert!(
+        said.stderr.contains("up to 9") && said.stderr.contains("more in the store"),
+        "{said:?}"
+    );
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let before = home.run(["list", "--json", "--store", text(&store)]).stdout;
+    fs::write(tree.join("large"), vec![2u8; 20_000_000]).expect("write");
+    let refused = home.run(["import", text(&tree), text(&store)]);
+    assert!(refused.stderr.contains("are free"), "{refused:?}");
+    refused.must_fail(1, "takes up to");
+    assert_eq!(home.run(["list", "--json", "--store", text(&store)]).stdout, before);
+}
+
+/// 65. An exported file appears under its name only when it is whole, and all are on the disk when
+///     `export` returns 0.
+#[test]
+fn an_export_that_is_killed_shows_no_half_file() {
+    let home = Home::new();
+    let (store, _) = make_store(&home, "store");
+    let tree = home.make("tree");
+    for number in 0..40u8 {
+        fs::write(tree.join(number.to_string()), vec![number; 1_500_000]).expect("write");
+    }
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let out = home.path("out");
+    let mut child = home
+        .command()
+        .args(["export", text(&store), text(&out)])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start");
+    let shown = || fs::read_dir(&out).map_or(0, |found| found.flatten().count());
+    common::eventually("some files are there, or all", || {
+        shown() > 5 || child.try_wait().is_ok_and(|ended| ended.is_some())
+    });
+    // Our own child, and not yet waited for unless it has ended.
+    let _ = child.kill();
+    child.wait().expect("it was started");
+    for number in 0..40u8 {
+        if let Ok(found) = fs::read(out.join(number.to_string())) {
+            assert!(found == vec![number; 1_500_000], "{number} is not whole");
+        }
+    }
+    home.run(["export", text(&store), text(&out)]).must_succeed();
+    assert_eq!(listing(&out), listing(&tree));
+}
+
+/// 66. From a drive that is not one's own, set-user-id, set-group-id and sticky bits are not exported;
+///     owners never are.
+#[test]
+fn a_strangers_special_bits_stay_behind() {
+    let home = Home::new();
+    let (store, key) = make_store(&home, "store");
+    let tree = home.make("tree");
+    let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o7777;
+    for (name, bits) in [("user", 0o4755), ("group", 0o2755), ("sticky", 0o1755)] {
+        fs::write(tree.join(name), name).expect("write");
+        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(bits)).expect("chmod");
+    }
+    home.run(["import", text(&tree), text(&store)]).must_succeed();
+    let own = home.path("own");
+    home.run(["export", text(&store), text(&own)]).must_succeed();
+    assert_eq!(mode(&own.join("user")), 0o4755);
+    let server = serve(&store);
+    let (there, out) = (home.path("there"), home.path("out"));
+    let url = format!("hyper://{key}");
+    home.run(["export", &url, text(&out), "--store", text(&there), "--peer", &server.address])
+        .must_succeed();
+    let us = nix::unistd::geteuid().as_raw();
+    for name in ["user", "group", "sticky"] {
+        assert_eq!(mode(&out.join(name)), 0o755, "{name}");
+        assert_eq!(fs::metadata(out.join(name)).expect("is there").uid(), us);
+    }
+}
+
+/// 68. A nested drive is neither imported into, exported nor removed; it is named.
+#[test]
+fn a_nested_drive_is_left_alone_and_named() {
+    let home = Home::new();
+    let store = home.path("store");
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/drive-small");
+    copy_tree(&recorded, &store);
+    let (out, target) = (home.path("out"), text(&store).to_owned());
+    let exported = home.run(["export", &target, text(&out)]);
+    assert!(exported.stderr.contains("not copied: mnt: another drive"), "{exported:?}");
+    exported.must_fail(1, "1 entries were not copied");
+    assert!(out.join("hello.txt").exists() && !out.join("mnt").exists());
+    fs::create_dir(out.join("mnt")).expect("mkdir");
+    fs::write(out.join("mnt/file"), "in the way").expect("write");
+    let imported = home.run(["import", "--delete", text(&out), &target]);
+    assert!(imported.stderr.contains("mnt"), "{imported:?}");
+    let before = home.run(["ls", "-l", &target]).stdout;
+    assert!(before.contains("mnt => hyper://"), "{before}");
+    fs::remove_dir_all(out.join("mnt")).expect("rm");
+    home.run(["import", "--delete", text(&out), &target]);
+    assert!(home.run(["ls", "-l", &target]).stdout.contains("mnt => hyper://"), "it was removed");
 }
 
 /// 30. Two processes never use one store at once; the second one fails with exit code 4.

@@ -29,6 +29,7 @@ use crate::core::demand::{Change, Hint, Outlook, Urgency};
 use crate::core::merkle::Proof;
 use crate::core::{Accepted, Core, Located, Rejected};
 use crate::error::Error;
+use crate::rate::{Bucket, Limit};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
@@ -85,6 +86,14 @@ pub enum Event {
         size: u64,
         verdict: Result<Accepted, Rejected>,
     },
+    /// Somebody who was to be a peer is none, and why.
+    Unreachable {
+        trouble: String,
+    },
+    /// So many bytes of blocks may be asked for per second from now on.
+    Limited {
+        limit: Limit,
+    },
     /// Time has passed, see [`Replicator::next_check`].
     Tick,
 }
@@ -132,6 +141,8 @@ pub struct Replicator {
     outlook_stale: bool,
     /// When somebody may have stalled next.
     due: Option<Instant>,
+    /// How fast blocks may be asked for.
+    pace: Bucket,
     /// Peers were told that we write this core and download nothing of it.
     watching: bool,
     actions: VecDeque<Action>,
@@ -161,6 +172,7 @@ impl Replicator {
             fork: None,
             outlook_stale: true,
             due: None,
+            pace: Bucket::new(None, Instant::now()),
             watching: false,
             actions: VecDeque::new(),
         }
@@ -185,6 +197,8 @@ impl Replicator {
             Event::Judged { peer, block, size, verdict } => {
                 self.judged(peer, block, size, verdict, now);
             }
+            Event::Unreachable { trouble } => self.trouble(trouble),
+            Event::Limited { limit } => self.pace = Bucket::new(limit, now),
             Event::Tick => self.check_stalls(now),
         }
         self.settle(now);
@@ -209,8 +223,14 @@ impl Replicator {
             self.publish_outlook();
         }
         let comparison = self.next_comparison(now);
-        self.due =
-            self.peers.values().filter_map(|peer| peer.next_check(now)).chain(comparison).min();
+        let paced = if self.wants.is_queued() { self.pace.ready_at(now) } else { None };
+        self.due = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.next_check(now))
+            .chain(comparison)
+            .chain(paced)
+            .min();
     }
 
     pub fn next_action(&mut self) -> Option<Action> {

@@ -62,7 +62,9 @@ impl Replicator {
         while let Some((block, urgency)) = self.wants.queued_after(last) {
             last = Some((block, urgency));
             // Less urgent ones follow: what has no room for this one has none for them.
-            if self.nobody_has_room(urgency == Urgency::Reader, now) {
+            if self.nobody_has_room(urgency == Urgency::Reader, now)
+                || self.pace.ready_at(now).is_some()
+            {
                 break;
             }
             match self.choose(block, urgency, now) {
@@ -128,6 +130,7 @@ impl Replicator {
             continuity: false,
         };
         peer.asked(block, request);
+        self.pace.spend(request.expected, now);
         self.wants.asked(block, id);
         self.send(id, Message::Request { index: block, bytes: 0, hash: false, nodes: digest });
     }

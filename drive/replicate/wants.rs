@@ -78,6 +78,10 @@ impl Wants {
         Some((*block, urgency.0))
     }
 
+    pub fn is_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     pub fn asked(&mut self, block: u64, peer: PeerId) {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.insert(peer);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +16,7 @@ use super::replication::Replication;
 use super::{Command, ConnectionHandle, Inner, Share, Traffic};
 use crate::core::Core;
 use crate::crypto::DiscoveryKey;
+use crate::rate::Limit;
 use crate::replicate::{Event, PeerId, Upload};
 use crate::wire::extension;
 use crate::wire::message::{Message, SessionEvent};
@@ -34,6 +35,11 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 128 * 1024;
+/// With a limit, so much less flows at once that something does several times a second, if it can.
+const HELPINGS_PER_SECOND: u64 = 4;
+const SMALLEST_HELPING_BYTES: usize = 4096;
+/// With a limit, silence and slowness are borne so many times as long.
+const LIMITED_PATIENCE: u32 = 3;
 /// Bytes received before the others have their turn, timers above all: a peer that sends without
 /// end must not keep them.
 const YIELD_AFTER: usize = 256 * 1024;
@@ -76,6 +82,8 @@ struct Connection<'a> {
     started: Instant,
     last_received: Instant,
     last_sent: Instant,
+    /// When answers may go on that a limit holds up.
+    resume: Option<Instant>,
 }
 
 /// Runs the connection to its end: why it ended, and whether the peer lied.
@@ -107,6 +115,7 @@ pub(super) async fn run(
         started: now,
         last_received: now,
         last_sent: now,
+        resume: None,
     };
     // Our own too: another copy of them may be written elsewhere, which only its peers can tell.
     for core in swarm.store.cores() {
@@ -134,8 +143,20 @@ impl Connection<'_> {
             self.fill_output();
             input.reserve(READ_BYTES);
             let deadline = self.deadline();
+            let has_output = !self.output.is_empty();
+            let rates = &self.swarm.rates;
+            let read = async {
+                rates.down.ready().await;
+                let most = helping(rates.down.limit()).min(READ_BYTES);
+                (&mut reader).take(most as u64).read_buf(&mut input).await
+            };
+            let write = async {
+                rates.up.ready().await;
+                let most = helping(rates.up.limit()).min(self.output.len());
+                writer.write(self.output.get(..most).unwrap_or_default()).await
+            };
             tokio::select! {
-                read = reader.read_buf(&mut input) => match read {
+                read = read => match read {
                     Ok(0) => return ("closed the connection".into(), false),
                     Ok(count) => {
                         self.count_received(count);
@@ -150,8 +171,11 @@ impl Connection<'_> {
                     }
                     Err(error) => return (format!("connection lost: {error}"), false),
                 },
-                written = writer.write_buf(&mut self.output), if !self.output.is_empty() => match written {
-                    Ok(count) => self.count_sent(count),
+                written = write, if has_output => match written {
+                    Ok(count) => {
+                        self.output.advance(count);
+                        self.count_sent(count);
+                    }
                     Err(error) => return (format!("connection lost: {error}"), false),
                 },
                 Some(command) = commands.recv() => self.command(command).await,
@@ -166,30 +190,39 @@ impl Connection<'_> {
 
     fn count_received(&mut self, count: usize) {
         self.last_received = Instant::now();
+        self.swarm.rates.down.spend(count);
         self.handle.statistics.received.fetch_add(count as u64, Ordering::Relaxed);
         self.swarm.received.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     fn count_sent(&mut self, count: usize) {
         self.last_sent = Instant::now();
+        self.swarm.rates.up.spend(count);
         self.handle.statistics.sent.fetch_add(count as u64, Ordering::Relaxed);
         self.swarm.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// The earliest instant at which [`Connection::expired`] has something to do.
     fn deadline(&self) -> Instant {
-        let mut deadline = self.last_received + IDLE_AFTER;
+        let mut deadline = self.last_received + self.patience(IDLE_AFTER);
         if !self.handshaken {
             deadline = deadline.min(self.started + HANDSHAKE_WITHIN);
         } else if self.output.is_empty() {
             deadline = deadline.min(self.last_sent + KEEPALIVE_AFTER);
         } else {
-            deadline = deadline.min(self.last_sent + WRITE_WITHIN);
+            deadline = deadline.min(self.last_sent + self.patience(WRITE_WITHIN));
         }
         if self.opened() == 0 {
             deadline = deadline.min(self.started + CORE_WITHIN);
         }
-        deadline
+        self.resume.map_or(deadline, |resume| deadline.min(resume))
+    }
+
+    /// How long to put up with nothing, which may be our own doing when there are limits.
+    fn patience(&self, usual: Duration) -> Duration {
+        let rates = &self.swarm.rates;
+        let limited = rates.up.limit().is_some() || rates.down.limit().is_some();
+        if limited { usual * LIMITED_PATIENCE } else { usual }
     }
 
     fn expired(&mut self) -> Result<(), String> {
@@ -197,13 +230,13 @@ impl Connection<'_> {
         if !self.handshaken && now >= self.started + HANDSHAKE_WITHIN {
             return Err(format!("no handshake within {HANDSHAKE_WITHIN:?}"));
         }
-        if now >= self.last_received + IDLE_AFTER {
+        if now >= self.last_received + self.patience(IDLE_AFTER) {
             return Err(format!("silent for {IDLE_AFTER:?}"));
         }
         if self.opened() == 0 && now >= self.started + CORE_WITHIN {
             return Err("shares no drive with us".into());
         }
-        if !self.output.is_empty() && now >= self.last_sent + WRITE_WITHIN {
+        if !self.output.is_empty() && now >= self.last_sent + self.patience(WRITE_WITHIN) {
             return Err(format!("took nothing for {WRITE_WITHIN:?}"));
         }
         if self.handshaken && now >= self.last_sent + KEEPALIVE_AFTER {
@@ -222,6 +255,7 @@ impl Connection<'_> {
         if !self.output.is_empty() {
             return;
         }
+        self.resume = None;
         loop {
             let mut answered = false;
             for (key, channel) in &mut self.channels {
@@ -229,10 +263,17 @@ impl Connection<'_> {
                     break;
                 }
                 // What we only read ourselves is asked for and not given.
-                if self.swarm.shares(key)
-                    && let Some(answer) = channel.upload.next_answer()
-                {
+                if channel.upload.is_idle() || !self.swarm.shares(key) {
+                    continue;
+                }
+                if let Some(at) = self.swarm.may_give(key) {
+                    self.resume = Some(self.resume.map_or(at, |resume| resume.min(at)));
+                    continue;
+                }
+                if let Some(answer) = channel.upload.next_answer() {
+                    let before = self.session.pending_output();
                     answered |= self.session.send(key, answer);
+                    self.swarm.given(key, self.session.pending_output().saturating_sub(before));
                 }
             }
             if !answered || self.session.pending_output() >= OUTPUT_BYTES {
@@ -375,6 +416,13 @@ impl Connection<'_> {
             self.channel_opened(&key).await;
         }
     }
+}
+
+/// How many bytes may flow at once.
+fn helping(limit: Limit) -> usize {
+    let Some(limit) = limit else { return usize::MAX };
+    let share = usize::try_from(limit / HELPINGS_PER_SECOND).unwrap_or(usize::MAX);
+    share.max(SMALLEST_HELPING_BYTES)
 }
 
 /// Resolves when the swarm wants the connection to end.

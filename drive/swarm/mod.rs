@@ -5,6 +5,8 @@
 
 mod connection;
 mod dial;
+#[cfg(test)]
+mod limit_tests;
 mod replication;
 
 use std::collections::{HashMap, HashSet};
@@ -16,10 +18,13 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::crypto::{DiscoveryKey, random_bytes};
 use crate::error::{Error, Result};
+use crate::rate::{Limit, Rate};
+use crate::replicate::Event;
 use crate::store::Store;
 use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
@@ -77,6 +82,19 @@ pub struct Holding {
     pub blocks: u64,
 }
 
+/// How fast bytes may flow, and may be changed while they do.
+#[derive(Debug)]
+pub struct Rates {
+    pub up: Rate,
+    pub down: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { up: Rate::new(None), down: Rate::new(None) }
+    }
+}
+
 /// One connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
@@ -106,6 +124,14 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     received: AtomicU64,
     sent: AtomicU64,
+    rates: Rates,
+}
+
+/// How fast the blocks of one core may flow.
+#[derive(Debug)]
+struct CoreLimits {
+    up: Rate,
+    down: Limit,
 }
 
 #[derive(Default)]
@@ -114,6 +140,8 @@ struct State {
     replications: HashMap<DiscoveryKey, Replication>,
     /// What [`Share::Chosen`] shares.
     chosen: HashSet<DiscoveryKey>,
+    /// What was said of single cores; the others have no limit of their own.
+    limits: HashMap<DiscoveryKey, CoreLimits>,
     /// Why each dialled address could not be reached, or left us, last.
     troubles: HashMap<String, String>,
 }
@@ -152,6 +180,7 @@ impl Swarm {
             state: Mutex::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            rates: Rates::default(),
         });
         let opened = store.opened();
         for core in store.cores() {
@@ -174,6 +203,25 @@ impl Swarm {
         self.inner
             .runtime
             .spawn(dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned()));
+    }
+
+    /// How fast everything together may flow.
+    pub fn rates(&self) -> &Rates {
+        &self.inner.rates
+    }
+
+    /// How fast blocks of this core may be given away and asked for, from now on.
+    pub fn limit(&self, core: &DiscoveryKey, up: Limit, down: Limit) {
+        let replication = {
+            let mut state = self.inner.state();
+            state.limits.insert(*core, CoreLimits { up: Rate::new(up), down });
+            state.replications.get(core).cloned()
+        };
+        if let Some(replication) = replication {
+            self.inner.runtime.spawn(async move {
+                replication.deliver(Event::Limited { limit: down }, 0).await;
+            });
+        }
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -276,6 +324,7 @@ impl Inner {
 
     fn replication(self: &Arc<Self>, core: &Core) -> Replication {
         let mut state = self.state();
+        let limit = state.limits.get(core.discovery_key()).and_then(|limits| limits.down);
         state
             .replications
             .entry(*core.discovery_key())
@@ -285,6 +334,7 @@ impl Inner {
                     Arc::downgrade(self),
                     core.clone(),
                     self.closing.subscribe(),
+                    limit,
                 )
             })
             .clone()
@@ -308,6 +358,27 @@ impl Inner {
             log::warn!("core {key} cannot be shared: {error}");
             None
         })
+    }
+
+    /// A dialled address could not be reached, or has left us. Cores keep the reason for those who wait.
+    fn not_connected(&self, address: &str, reason: String) {
+        let trouble = format!("peer {address}: {reason}");
+        let mut state = self.state();
+        state.troubles.insert(address.to_owned(), reason);
+        for replication in state.replications.values() {
+            replication.tell(Event::Unreachable { trouble: trouble.clone() });
+        }
+    }
+
+    /// When blocks of this core may be given away again; `None` for now.
+    fn may_give(&self, core: &DiscoveryKey) -> Option<Instant> {
+        self.state().limits.get(core)?.up.ready_at()
+    }
+
+    fn given(&self, core: &DiscoveryKey, bytes: usize) {
+        if let Some(limits) = self.state().limits.get(core) {
+            limits.up.spend(bytes);
+        }
     }
 
     pub(crate) fn connection(&self, id: u64) -> Option<ConnectionHandle> {

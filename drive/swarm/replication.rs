@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Command, Holding, Inner};
 use crate::core::{Core, CoreEvent};
+use crate::rate::Limit;
 use crate::replicate::{Action, Event, Replicator};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
@@ -59,6 +60,11 @@ impl Replication {
         // It fails only when the task has ended, with the swarm.
         let _ = self.inbox.send(Delivery { event, share }).await;
     }
+
+    /// Hands over an event that may as well be lost, and is while the inbox is full.
+    pub fn tell(&self, event: Event) {
+        let _ = self.inbox.try_send(Delivery { event, share: None });
+    }
 }
 
 pub(super) fn spawn(
@@ -66,10 +72,11 @@ pub(super) fn spawn(
     swarm: Weak<Inner>,
     core: Core,
     closing: watch::Receiver<bool>,
+    limit: Limit,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    runtime.spawn(run(swarm, core, inbox, asked, closing));
+    runtime.spawn(run(swarm, core, inbox, asked, closing, limit));
     Replication { inbox: sender, questions, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
 }
 
@@ -79,8 +86,10 @@ async fn run(
     mut inbox: mpsc::Receiver<Delivery>,
     mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
     mut closing: watch::Receiver<bool>,
+    limit: Limit,
 ) {
     let mut replicator = Replicator::new(core.clone());
+    replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
     let mut asked_last: Option<Instant> = None;
     let mut batch = Vec::with_capacity(BATCH);

@@ -458,6 +458,8 @@ fn t26_of_two_histories_the_first_is_kept() {
 /// one that knows more is believed.
 ///
 /// 9. A version that was seen is never replaced by an older one, whatever peers say.
+///
+/// 11. That no newer version exists cannot be known, only that no connected peer has told of one.
 #[test]
 fn t25_an_old_version_takes_nothing_away() {
     let home = Home::new();
@@ -488,8 +490,16 @@ fn t25_an_old_version_takes_nothing_away() {
     let (_new, new) = serve("new");
     let reader = Home::new();
     let url = |path: &str| format!("hyper://{key}/{path}");
+    // Who meets only the peer that is behind is shown its version, which is proven, and is the newest
+    // for all one can know there.
+    let newcomer = Home::new();
+    let behind = cat(&newcomer, &url("new9"), &[&old], "20s");
+    assert_eq!((behind.code, &behind.stdout[..]), (Some(1), &b""[..]), "{}", behind.stderr);
     let seen = cat(&reader, &url("new9"), &[&new], "20s");
     assert_eq!((seen.code, &seen.stdout[..]), (Some(0), &b"new"[..]), "{}", seen.stderr);
+    // The whole index, which leads to what the older peer has.
+    let store = reader.path("fetched").to_string_lossy().into_owned();
+    reader.run(["ls", &url(""), "--store", &store, "--peer", &new]).must_succeed();
     let again = cat(&reader, &url("new9"), &[&old], "2s");
     assert_eq!((again.code, &again.stdout[..]), (Some(0), &b"new"[..]), "{}", again.stderr);
     let older = cat(&reader, &url("old"), &[&old], "20s");

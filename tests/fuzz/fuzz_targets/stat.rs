@@ -19,7 +19,11 @@ fuzz_target!(|input: &[u8]| {
         let again = Header::decode(&found.encode()).expect("we wrote it");
         assert_eq!(again.encode(), found.encode());
     }
-    if let Ok(found) = Node::decode(Bytes::copy_from_slice(input), SEQ) {
+    // Of a key one leading slash is dropped, as the reference does, at each decoding: one that begins
+    // with several is not what it was. No file system can show what has such a name.
+    if let Ok(found) = Node::decode(Bytes::copy_from_slice(input), SEQ)
+        && !found.key.text().starts_with('/')
+    {
         let again = Node::decode(found.encode(), SEQ).expect("we wrote it");
         assert_eq!(again.encode(), found.encode());
     }

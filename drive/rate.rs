@@ -1,0 +1,159 @@
+//! How fast bytes may flow: a bucket that fills with time and is emptied by what flows.
+//!
+//! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
+//! fit, and its rate can be changed while somebody waits. Who waits for whom is not decided here.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// For so long a bucket fills while nothing flows.
+const BURST: Duration = Duration::from_millis(100);
+/// A bucket holds at least this many bytes, however slow it fills.
+const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
+
+/// Bytes per second; `None` for as many as there are.
+pub type Limit = Option<u64>;
+
+/// The bucket by itself: no clock, nobody who waits.
+#[derive(Debug)]
+pub struct Bucket {
+    limit: Limit,
+    /// Bytes that may flow at once; below zero while a debt is paid off.
+    balance: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    pub fn new(limit: Limit, now: Instant) -> Self {
+        Self { limit, balance: 0.0, at: now }
+    }
+
+    /// So many bytes have flowed.
+    pub fn spend(&mut self, bytes: u64, now: Instant) {
+        if self.limit.is_some() {
+            self.fill(now);
+            self.balance -= bytes as f64;
+        }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let Some(limit) = self.limit else { return };
+        let most = (limit as f64 * BURST.as_secs_f64()).max(SMALLEST_BURST_BYTES);
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.balance = (self.balance + passed * limit as f64).min(most);
+        self.at = now;
+    }
+
+    /// When the debt will have been paid off; `None` if there is none.
+    pub fn ready_at(&mut self, now: Instant) -> Option<Instant> {
+        self.fill(now);
+        let limit = self.limit?;
+        if self.balance >= 0.0 {
+            return None;
+        }
+        // A limit of nothing at all is looked at again each second: it may be lifted.
+        let wait = match limit {
+            0 => 1.0,
+            limit => (-self.balance / limit as f64).min(1.0),
+        };
+        Some(now + Duration::from_secs_f64(wait))
+    }
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Rate {
+    bucket: Mutex<Bucket>,
+    changed: Notify,
+}
+
+impl Rate {
+    pub fn new(limit: Limit) -> Self {
+        Self { bucket: Mutex::new(Bucket::new(limit, Instant::now())), changed: Notify::new() }
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        // Nothing panics while holding it.
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn limit(&self) -> Limit {
+        self.bucket().limit
+    }
+
+    /// Changes the limit; what was overdrawn under the old one is forgiven.
+    pub fn set(&self, limit: Limit) {
+        *self.bucket() = Bucket::new(limit, Instant::now());
+        self.changed.notify_waiters();
+    }
+
+    /// So many bytes have flowed.
+    pub fn spend(&self, bytes: usize) {
+        self.bucket().spend(bytes as u64, Instant::now());
+    }
+
+    /// When more may flow; `None` for now.
+    pub fn ready_at(&self) -> Option<Instant> {
+        self.bucket().ready_at(Instant::now())
+    }
+
+    /// Waits until more may flow. Can be dropped and called again.
+    pub async fn ready(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let Some(at) = self.ready_at() else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                () = changed => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Moves bytes in helpings for so long; how many.
+    async fn flow(rate: &Rate, helping: usize, seconds: u64) -> u64 {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut moved = 0;
+        loop {
+            tokio::select! {
+                () = rate.ready() => {}
+                () = tokio::time::sleep_until(end) => return moved,
+            }
+            rate.spend(helping);
+            moved += helping as u64;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_bytes_flow_as_the_limit_says_however_they_come() {
+        for (limit, helping) in [(1_000_000, 1000), (1_000_000, 128 * 1024), (50_000, 64 * 1024)] {
+            let rate = Rate::new(Some(limit));
+            let moved = flow(&rate, helping, 10).await;
+            let slack = helping as u64 + limit / 10 + SMALLEST_BURST_BYTES as u64;
+            assert!(moved.abs_diff(limit * 10) <= slack, "{moved} at {limit}, {helping} a time");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_is_changed_while_somebody_waits() {
+        let rate = Rate::new(Some(0));
+        rate.spend(1);
+        let lift = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            rate.set(None);
+        };
+        let start = Instant::now();
+        tokio::join!(rate.ready(), lift);
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert_eq!(rate.limit(), None);
+        rate.spend(usize::MAX);
+        assert_eq!(rate.ready_at(), None);
+    }
+}

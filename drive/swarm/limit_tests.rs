@@ -1,0 +1,82 @@
+//! Limits between two swarms on real sockets: never faster than said, and lifted while in force.
+
+use std::time::Duration;
+
+use super::*;
+use crate::wait::Wait;
+
+/// Bytes per second.
+const LIMIT: u64 = 400_000;
+const BLOCK: usize = 50_000;
+const BLOCKS: u64 = 20;
+
+struct Pair {
+    serving: Swarm,
+    reading: Swarm,
+    copy: Core,
+}
+
+async fn pair() -> Pair {
+    let (from, to) = (Store::memory(), Store::memory());
+    let core = from.core_named(b"limited").unwrap();
+    let blocks: Vec<_> = (0..BLOCKS).map(|n| bytes::Bytes::from(vec![n as u8; BLOCK])).collect();
+    core.append(&blocks).unwrap();
+    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let address = serving.listen("127.0.0.1:0").await.unwrap();
+    let reading = Swarm::new(&to, SwarmOptions::default()).unwrap();
+    let copy = to.core(core.key()).unwrap();
+    reading.dial(&address.to_string());
+    // One block first: the connection stands.
+    copy.get(0, Wait::Forever).await.unwrap();
+    Pair { serving, reading, copy }
+}
+
+impl Pair {
+    async fn fetch(&self, blocks: std::ops::Range<u64>) -> Duration {
+        let start = std::time::Instant::now();
+        for block in blocks {
+            assert_eq!(self.copy.get(block, Wait::Forever).await.unwrap().len(), BLOCK);
+        }
+        start.elapsed()
+    }
+
+    /// Half of it under a limit cannot come sooner than the limit says; the rest, once it is lifted,
+    /// must come although what was asked for last is still being waited for.
+    async fn limited(self, set: impl Fn(&Self, Limit)) {
+        set(&self, Some(LIMIT));
+        let took = self.fetch(1..BLOCKS / 2).await;
+        let bytes = (BLOCKS / 2 - 1) * BLOCK as u64;
+        // Less what may flow at once, on both ends.
+        let least = (bytes - 4 * BLOCK as u64) as f64 / LIMIT as f64;
+        assert!(took.as_secs_f64() >= least, "{took:?} for {bytes} bytes");
+        set(&self, Some(1));
+        let rest = self.fetch(BLOCKS / 2..BLOCKS);
+        let lift = async {
+            tokio::task::yield_now().await;
+            set(&self, None);
+        };
+        tokio::join!(rest, lift);
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_received_has_a_limit() {
+    pair().await.limited(|pair, limit| pair.reading.rates().down.set(limit)).await;
+}
+
+#[tokio::test]
+async fn all_that_is_sent_has_a_limit() {
+    pair().await.limited(|pair, limit| pair.serving.rates().up.set(limit)).await;
+}
+
+#[tokio::test]
+async fn what_is_received_of_one_core_has_a_limit() {
+    let set = |pair: &Pair, limit| pair.reading.limit(pair.copy.discovery_key(), None, limit);
+    pair().await.limited(set).await;
+}
+
+#[tokio::test]
+async fn what_is_sent_of_one_core_has_a_limit() {
+    let set = |pair: &Pair, limit| pair.serving.limit(pair.copy.discovery_key(), limit, None);
+    pair().await.limited(set).await;
+}
