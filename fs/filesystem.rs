@@ -27,6 +27,7 @@ use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node};
 use crate::invalidate::Invalidations;
+use crate::journal::Journal;
 use crate::staging::StagedFile;
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
@@ -161,6 +162,7 @@ pub struct Fs {
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
     pub(crate) invalidations: Arc<Invalidations>,
+    pub(crate) journal: Journal,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
     /// Itself, for the tasks that follow its drives.
@@ -183,6 +185,7 @@ impl Fs {
             files: HandleTable::new(),
             directories: HandleTable::new(),
             invalidations: Arc::default(),
+            journal: Journal::default(),
             nested: Arc::new(()),
             this: this.clone(),
         });
@@ -213,6 +216,25 @@ impl Fs {
     /// What the kernel must drop from its caches.
     pub fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
+    }
+
+    /// What failed, and who fetched how much.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The drives shown now: the mount's own, and the nested ones that were entered.
+    pub fn drives(&self) -> Vec<Drive> {
+        let mut volumes = vec![self.root.clone()];
+        for (_, node) in self.inodes().iter() {
+            let entered = node.place.crossing.as_ref().and_then(|crossing| crossing.child.get());
+            for volume in [Some(&node.place.volume), entered].into_iter().flatten() {
+                if !volumes.iter().any(|known| Arc::ptr_eq(known, volume)) {
+                    volumes.push(volume.clone());
+                }
+            }
+        }
+        volumes.iter().map(|volume| volume.drive.clone()).collect()
     }
 
     pub(crate) fn inodes(&self) -> RwLockReadGuard<'_, InodeTable<Place>> {
