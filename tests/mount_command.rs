@@ -200,7 +200,8 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 
 /// 13. What is not is waited for as long as `--wait` says, with `forever` until it comes; after
 ///     that the call fails with ETIMEDOUT, and the log says which block of which core was
-///     missing, and how many peers there were that did not deliver it.
+///     missing, how many peers there were that did not deliver it, and what last went wrong with
+///     one.
 #[test]
 fn the_log_says_what_could_not_be_had() {
     let Some(mounted) = Mounted::new() else { return };
@@ -235,7 +236,7 @@ fn the_log_says_what_could_not_be_had() {
     serve.signal(Signal::SIGKILL);
     eventually("the log says that nobody is left", || {
         assert_eq!(read(), Some(libc::ETIMEDOUT));
-        says(&["no peer connected"])
+        says(&["no peer connected; last trouble: peer 127.0.0.1:", "refused"])
     });
     home.run(["unmount", "mnt"]).must_succeed();
 }

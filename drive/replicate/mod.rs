@@ -86,6 +86,10 @@ pub enum Event {
         size: u64,
         verdict: Result<Accepted, Rejected>,
     },
+    /// Somebody who was to be a peer is none, and why.
+    Unreachable {
+        trouble: String,
+    },
     /// So many bytes of blocks may be asked for per second from now on.
     Limited {
         limit: Limit,
@@ -193,6 +197,7 @@ impl Replicator {
             Event::Judged { peer, block, size, verdict } => {
                 self.judged(peer, block, size, verdict, now);
             }
+            Event::Unreachable { trouble } => self.trouble(trouble),
             Event::Limited { limit } => self.pace = Bucket::new(limit, now),
             Event::Tick => self.check_stalls(now),
         }

@@ -43,7 +43,7 @@ pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
         }
         log::log!(level(lied), "peer {address}: {reason}; next attempt in {pause:?}");
         match swarm.upgrade() {
-            Some(swarm) => swarm.state().troubles.insert(address.clone(), reason),
+            Some(swarm) => swarm.not_connected(&address, reason),
             None => return,
         };
         tokio::select! {

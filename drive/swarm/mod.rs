@@ -359,6 +359,16 @@ impl Inner {
         })
     }
 
+    /// A dialled address could not be reached, or has left us. Cores keep the reason for those who wait.
+    fn not_connected(&self, address: &str, reason: String) {
+        let trouble = format!("peer {address}: {reason}");
+        let mut state = self.state();
+        state.troubles.insert(address.to_owned(), reason);
+        for replication in state.replications.values() {
+            replication.tell(Event::Unreachable { trouble: trouble.clone() });
+        }
+    }
+
     /// When blocks of this core may be given away again; `None` for now.
     fn may_give(&self, core: &DiscoveryKey) -> Option<Instant> {
         self.state().limits.get(core)?.up.ready_at()

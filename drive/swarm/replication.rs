@@ -45,6 +45,11 @@ impl Replication {
         // It fails only when the task has ended, with the swarm.
         let _ = self.inbox.send(Delivery { event, share }).await;
     }
+
+    /// Hands over an event that may as well be lost, and is while the inbox is full.
+    pub fn tell(&self, event: Event) {
+        let _ = self.inbox.try_send(Delivery { event, share: None });
+    }
 }
 
 pub(super) fn spawn(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// Longest any single step of a test may take before the test fails instead of hanging.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
