@@ -96,7 +96,7 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
 }
 
 /// 77. A key is enough to open a drive that somebody announces on the local network or in the DHT, nested
-/// drives included.
+///     drives included.
 #[test]
 fn a_nested_drive_is_found_at_somebody_else() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -166,7 +166,7 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
 }
 
 /// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for nobody unless
-/// `--network` or the environment says so.
+///     `--network` or the environment says so.
 ///
 /// 80. With `--network lan` nothing is sent beyond the local network, with `off` nobody is looked for.
 #[test]

@@ -180,7 +180,7 @@ impl Node {
         self.table.len()
     }
 
-    /// Begins a query about `target`; `None` if [`MAX_QUERIES`] are under way.
+    /// Begins a query about `target`; `None` if too many are under way.
     pub fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
         if self.queries.len() >= MAX_QUERIES {
             return None;

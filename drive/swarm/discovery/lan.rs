@@ -319,8 +319,8 @@ mod tests {
     }
 
     /// 82. Who is asked learns which topic is looked for: a hash of the key, which does not open the drive.
-    #[tokio::test(start_paused = true)]
-    async fn the_key_itself_is_not_told() {
+    #[test]
+    fn the_key_itself_is_not_told() {
         let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();
         let mut reader = Speaker::default();
         reader.follow(&[(key.discovery_key(), Interest::BOTH)].into(), Some(7)).unwrap();
