@@ -12,7 +12,7 @@
 //! arrival of new versions (`follow.rs`).
 
 use std::ffi::OsStr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use drive::scratch::Pool;
@@ -165,6 +165,8 @@ pub struct Fs {
     pub(crate) journal: Journal,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
+    /// Those nested drives.
+    entered: Mutex<Vec<Weak<Volume>>>,
     /// Itself, for the tasks that follow its drives.
     pub(crate) this: Weak<Fs>,
 }
@@ -187,6 +189,7 @@ impl Fs {
             invalidations: Arc::default(),
             journal: Journal::default(),
             nested: Arc::new(()),
+            entered: Mutex::default(),
             this: this.clone(),
         });
         fs.follow(&root);
@@ -225,16 +228,12 @@ impl Fs {
 
     /// The drives shown now: the mount's own, and the nested ones that were entered.
     pub fn drives(&self) -> Vec<Drive> {
-        let mut volumes = vec![self.root.clone()];
-        for (_, node) in self.inodes().iter() {
-            let entered = node.place.crossing.as_ref().and_then(|crossing| crossing.child.get());
-            for volume in [Some(&node.place.volume), entered].into_iter().flatten() {
-                if !volumes.iter().any(|known| Arc::ptr_eq(known, volume)) {
-                    volumes.push(volume.clone());
-                }
-            }
-        }
-        volumes.iter().map(|volume| volume.drive.clone()).collect()
+        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        entered.retain(|volume| volume.strong_count() > 0);
+        let nested: Vec<_> = entered.iter().filter_map(Weak::upgrade).collect();
+        drop(entered);
+        let root = std::iter::once(&self.root);
+        root.chain(&nested).map(|volume| volume.drive.clone()).collect()
     }
 
     pub(crate) fn inodes(&self) -> RwLockReadGuard<'_, InodeTable<Place>> {
@@ -361,6 +360,9 @@ impl Fs {
             let volume =
                 Arc::new(Volume::nested(drive, read_only, prefix, from, self.nested.clone()));
             self.follow(&volume);
+            let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            entered.retain(|volume| volume.strong_count() > 0);
+            entered.push(Arc::downgrade(&volume));
             Ok(volume)
         };
         let child = crossing.child.get_or_try_init(open);

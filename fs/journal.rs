@@ -292,11 +292,14 @@ mod tests {
     #[test]
     fn what_was_charged_is_not_charged_again() {
         let mut charged = Charged::default();
-        assert_eq!(charged.add(0..100), [0..100]);
-        assert_eq!(charged.add(50..150), [100..150]);
-        assert_eq!(charged.add(0..150), []);
-        assert_eq!(charged.add(300..400), [300..400]);
-        assert_eq!(charged.add(100..500), [150..300, 400..500]);
+        let mut new = |range: Range<u64>| {
+            charged.add(range).into_iter().map(|new| (new.start, new.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(new(0..100), [(0, 100)]);
+        assert_eq!(new(50..150), [(100, 150)]);
+        assert_eq!(new(0..150), []);
+        assert_eq!(new(300..400), [(300, 400)]);
+        assert_eq!(new(100..500), [(150, 300), (400, 500)]);
         for start in 0..MAX_RANGES as u64 + 1 {
             charged.add(start * 1000 + 10_000..start * 1000 + 10_001);
         }

@@ -107,7 +107,10 @@ fn judge(error: &drive::Error) -> (Code, Option<String>) {
         ),
         Locked { .. } => (
             Code::Locked,
-            Some("one process uses a store at a time: unmount it there, or use --store DIR"),
+            Some(
+                "one process uses a store at a time: unmount it there (or `hypermount daemon stop`), \
+                 or use --store DIR",
+            ),
         ),
         NotAStore { .. } => {
             (Code::Failed, Some("a store is the directory a drive was made in, with master_key"))

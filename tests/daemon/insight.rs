@@ -46,7 +46,7 @@ fn failures_are_explained_and_bytes_are_charged() {
     let mnt = home.make("mnt");
     let (serve, peer) = serve(&home, "origin");
     let url = format!("hyper://{KEY}");
-    home.run(["mount", &url, "mnt", "--peer", &peer, "--wait", "400ms"]).must_succeed();
+    home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
     let big = mnt.join("big.bin");
     let read = program("cat", &[big.to_str().unwrap()]);
     assert_eq!(read.stdout.len(), 204_800);
@@ -59,7 +59,9 @@ fn failures_are_explained_and_bytes_are_charged() {
     assert!((100_000..=204_800).contains(&fetched), "{fetched}");
     assert_eq!(home.run(["why", "mnt/big.bin"]).must_succeed().stdout, "");
 
+    home.run(["unmount", "mnt"]).must_succeed();
     drop(serve);
+    home.run(["mount", &url, "mnt", "--peer", &peer, "--wait", "400ms"]).must_succeed();
     let missing = mnt.join("dir/f1.txt");
     assert!(!program("cat", &[missing.to_str().unwrap()]).status.success());
     let why = home.run(["why", "mnt/dir/f1.txt"]).must_succeed().stdout;

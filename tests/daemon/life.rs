@@ -38,7 +38,7 @@ fn two_drives_of_one_store_are_mounted_by_one_daemon() {
     assert!(has_daemon(&store), "the other mount is there");
     home.run(["unmount", "two"]).must_succeed();
     assert!(!has_daemon(&store), "the store is free when the last mount is gone");
-    assert!(!alive(first["pid"].as_i64().unwrap()));
+    eventually("it has ended", || !alive(first["pid"].as_i64().unwrap()));
 }
 
 /// What a command says, but for its log.
@@ -163,7 +163,7 @@ fn a_daemon_that_was_started_stays_until_it_is_stopped() {
     assert_eq!(fs::metadata(above).unwrap().permissions().mode() & 0o777, 0o700);
     home.run(["daemon", "stop"]).must_succeed();
     assert!(!has_daemon(&store) && !socket.exists());
-    assert!(!alive(started["pid"].as_i64().unwrap()));
+    eventually("it has ended", || !alive(started["pid"].as_i64().unwrap()));
     let log = home.run(["daemon", "logs"]).must_succeed().stdout;
     assert!(!log.contains("panicked"), "{log}");
     home.run(["daemon", "stop"]).must_succeed();

@@ -126,3 +126,22 @@ fn lists_of_drives_and_mount_points_can_be_seeded() {
     }
     eventually("nothing is left to do", || !has_daemon(&default_store(&home)));
 }
+
+/// A nested drive that was entered through a mount is mounted too, and given.
+#[test]
+fn a_nested_drive_is_given_once_it_was_entered() {
+    if !can_mount() {
+        return;
+    }
+    let (home, other) = (Home::new(), Home::new());
+    home.golden_store("store");
+    let mnt = home.make("mnt");
+    home.run(["mount", "store", "mnt", "--listen", "127.0.0.1:0"]).must_succeed();
+    let status = json(home.run(["status", "--json", "--store", "store"]));
+    let peer = status["listening"][0].as_str().unwrap().to_owned();
+    assert_eq!(fs::read_to_string(mnt.join("mnt/inside.txt")).unwrap(), "mount changed");
+    let file = format!("hyper://{KEY}/mnt/inside.txt");
+    let read = other.run(["cat", &file, "--peer", &peer]).must_succeed();
+    assert_eq!(read.stdout, "mount changed");
+    home.run(["unmount", "mnt"]).must_succeed();
+}
