@@ -165,6 +165,8 @@ fn is_ordinary(error: &Error) -> bool {
                 | D::NotEmpty
                 | D::InvalidPath(_)
                 | D::NameTooLong { .. }
+                // Asked of every file that is written: whether there is a security.capability.
+                | D::Unsupported(_)
         ),
         Error::NoAttribute
         | Error::BufferTooSmall
@@ -263,6 +265,7 @@ mod tests {
         let journal = Journal::default();
         journal.failed("x", "lookup", 0, &drive::Error::NotFound.into());
         journal.failed("x", "getxattr", 0, &Error::NoAttribute);
+        journal.failed("x", "getxattr", 0, &drive::Error::Unsupported("security.x".into()).into());
         assert!(journal.failures().is_empty());
     }
 
