@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
-use crate::store::Store;
+use crate::store::{Store, Turns};
 use crate::wait::Wait;
 
 /// One version of a drive, pinned: what is read through it never changes.
@@ -67,10 +67,8 @@ struct Inner {
     current: Mutex<Arc<Snapshot>>,
     /// Never fires; what a frozen drive gives to those who watch it.
     stillness: watch::Sender<Head>,
-    /// One batch of index changes at a time.
-    writing: tokio::sync::Mutex<()>,
-    /// One file's blocks at a time.
-    appending: Arc<tokio::sync::Mutex<()>>,
+    /// Shared with every other handle on this drive.
+    turns: Arc<Turns>,
 }
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
@@ -144,6 +142,7 @@ impl Drive {
     fn assemble(store: &Store, metadata: Core, content: Option<Core>, frozen: Option<u64>) -> Self {
         let version = frozen.unwrap_or(metadata.head().length);
         let (stillness, _) = watch::channel(metadata.head());
+        let turns = store.turns(metadata.discovery_key());
         let nodes = Arc::new(Nodes::new(metadata));
         let current = Snapshot::new(Trie::at(Arc::clone(&nodes), version));
         let inner = Inner {
@@ -153,8 +152,7 @@ impl Drive {
             frozen,
             current: Mutex::new(Arc::new(current)),
             stillness,
-            writing: tokio::sync::Mutex::new(()),
-            appending: Arc::default(),
+            turns,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -264,6 +262,13 @@ impl Drive {
     /// how many blocks.
     pub fn held(&self, extent: &Extent) -> (u64, u64) {
         self.inner.content.as_ref().map_or((0, 0), |content| read::held(content, extent))
+    }
+
+    /// About how many of the bytes `range` of the extent are not on this machine, counted by whole
+    /// blocks.
+    pub fn lacking(&self, extent: &Extent, range: Range<u64>) -> u64 {
+        let content = self.inner.content.as_ref();
+        content.map_or(0, |content| read::lacking(content, extent, range))
     }
 
     /// What differs between two snapshots of this drive, at most `limit` changes (else `TooLarge`).

@@ -20,7 +20,7 @@ use std::io;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::broadcast;
 
@@ -57,6 +57,15 @@ pub struct Space {
     pub available: u64,
 }
 
+/// Who may change a drive now. Every handle on it in this process takes turns by the same two locks.
+#[derive(Default)]
+pub struct Turns {
+    /// One batch of index changes at a time.
+    pub index: tokio::sync::Mutex<()>,
+    /// One file's blocks at a time.
+    pub content: Arc<tokio::sync::Mutex<()>>,
+}
+
 struct Inner {
     /// `None` for a store in memory.
     root: Option<PathBuf>,
@@ -66,6 +75,8 @@ struct Inner {
     cores: Mutex<HashMap<DiscoveryKey, Core>>,
     opened: broadcast::Sender<Core>,
     wanted: broadcast::Sender<DiscoveryKey>,
+    /// Of the drives with this metadata core that are open.
+    turns: Mutex<HashMap<DiscoveryKey, Weak<Turns>>>,
     /// `None` in memory and on a medium that cannot be written.
     lock: Option<Arc<FileLock>>,
     /// `None` in memory and on a medium that cannot be written.
@@ -152,6 +163,7 @@ impl Store {
                 cores: Mutex::new(Rank::STORE, HashMap::new()),
                 opened: broadcast::Sender::new(MAX_PENDING_OPENED),
                 wanted: broadcast::Sender::new(MAX_PENDING_OPENED),
+                turns: Mutex::new(Rank::LEAF, HashMap::new()),
                 lock,
                 marks,
             }),
@@ -320,6 +332,18 @@ impl Store {
             u64::from(found.blocks_available()),
         );
         Ok(Space { total: total.saturating_mul(unit), available: available.saturating_mul(unit) })
+    }
+
+    /// The turns at changing the drive with this metadata core.
+    pub fn turns(&self, metadata: &DiscoveryKey) -> Arc<Turns> {
+        let mut turns = self.inner.turns.lock();
+        if let Some(known) = turns.get(metadata).and_then(Weak::upgrade) {
+            return known;
+        }
+        turns.retain(|_, turns| turns.strong_count() > 0);
+        let new = Arc::new(Turns::default());
+        turns.insert(*metadata, Arc::downgrade(&new));
+        new
     }
 
     /// Where changes wait that are not part of a drive yet. It may not exist. A store without a

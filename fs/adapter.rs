@@ -225,7 +225,8 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let fs = self.fs.clone();
-        let operation = async move { fs.read(handle.0, offset, size).await };
+        let thread = from.pid();
+        let operation = async move { fs.read_for(handle.0, offset, size, thread).await };
         self.server.serve(request("read", from, ino), operation, |result| match result {
             Ok(pieces) => reply_data(&pieces, reply),
             Err(error) => reply.error(errno(&error)),

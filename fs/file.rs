@@ -3,11 +3,12 @@
 //! In a drive that can be written every open file of an inode shares one [`StagedFile`]; elsewhere
 //! a file pins its content when it is opened.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use drive::Entry;
 use drive::core::demand::Urgency;
+use drive::{Entry, Extent};
 use fuser::FileType;
 
 use crate::attr::{self, now};
@@ -70,6 +71,7 @@ impl Fs {
             volume: place.volume,
             content,
             readahead: Default::default(),
+            charged: Default::default(),
             staged: None,
             writes: false,
         });
@@ -79,6 +81,17 @@ impl Fs {
     /// Up to `length` bytes from `offset`, less only at the end of the file, in pieces as they lie
     /// in blocks.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
+        self.read_for(handle, offset, length, 0).await
+    }
+
+    /// As [`Fs::read`], for the process of `thread`, which is charged for what has to be fetched.
+    pub async fn read_for(
+        &self,
+        handle: u64,
+        offset: u64,
+        length: u32,
+        thread: u32,
+    ) -> Result<Vec<Bytes>> {
         let file = self.files.get(handle)?;
         let range = file.clamp(offset, length)?;
         if range.is_empty() {
@@ -95,8 +108,12 @@ impl Fs {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .read(range.clone(), file.size);
-        if let (Some(ahead), Content::Extent(extent)) = (ahead, &file.content) {
-            drive.prefetch(extent, ahead, Urgency::Ahead);
+        if let Content::Extent(extent) = &file.content {
+            self.charge(&file, extent, range.clone(), thread);
+            if let Some(ahead) = ahead {
+                self.charge(&file, extent, ahead.clone(), thread);
+                drive.prefetch(extent, ahead, Urgency::Ahead);
+            }
         }
         let pieces = match &file.content {
             Content::Extent(extent) => drive.read(extent, range, wait).await?,
@@ -108,6 +125,21 @@ impl Fs {
             return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
         }
         Ok(pieces)
+    }
+
+    /// Charges a process for those of the bytes that are not here, once for each open file.
+    fn charge(&self, file: &FileHandle, extent: &Extent, range: Range<u64>, thread: u32) {
+        let drive = &file.volume.drive;
+        if drive.lacking(extent, range.clone()) == 0 {
+            return;
+        }
+        let new = file.charged.lock().unwrap_or_else(PoisonError::into_inner).add(range);
+        let bytes: u64 = new.into_iter().map(|range| drive.lacking(extent, range)).sum();
+        if bytes > 0
+            && let Ok(path) = self.node(file.ino, |node| node.path.clone())
+        {
+            self.journal.fetched(&path, thread, bytes);
+        }
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`: a file is data to its end, whether or not that
@@ -151,6 +183,7 @@ impl Fs {
                 content,
                 size,
                 readahead: Default::default(),
+                charged: Default::default(),
                 staged: None,
                 writes,
             });
@@ -210,6 +243,7 @@ impl Fs {
             content,
             size: entry.stat.extent.size,
             readahead: Default::default(),
+            charged: Default::default(),
             staged: Some(staged),
             writes,
         });

@@ -12,7 +12,7 @@
 //! arrival of new versions (`follow.rs`).
 
 use std::ffi::OsStr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use drive::scratch::Pool;
@@ -27,6 +27,7 @@ use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node};
 use crate::invalidate::Invalidations;
+use crate::journal::Journal;
 use crate::staging::StagedFile;
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
@@ -161,8 +162,11 @@ pub struct Fs {
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
     pub(crate) invalidations: Arc<Invalidations>,
+    pub(crate) journal: Journal,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
+    /// Those nested drives.
+    entered: Mutex<Vec<Weak<Volume>>>,
     /// Itself, for the tasks that follow its drives.
     pub(crate) this: Weak<Fs>,
 }
@@ -183,7 +187,9 @@ impl Fs {
             files: HandleTable::new(),
             directories: HandleTable::new(),
             invalidations: Arc::default(),
+            journal: Journal::default(),
             nested: Arc::new(()),
+            entered: Mutex::default(),
             this: this.clone(),
         });
         fs.follow(&root);
@@ -213,6 +219,21 @@ impl Fs {
     /// What the kernel must drop from its caches.
     pub fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
+    }
+
+    /// What failed, and who fetched how much.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The drives shown now: the mount's own, and the nested ones that were entered.
+    pub fn drives(&self) -> Vec<Drive> {
+        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        entered.retain(|volume| volume.strong_count() > 0);
+        let nested: Vec<_> = entered.iter().filter_map(Weak::upgrade).collect();
+        drop(entered);
+        let root = std::iter::once(&self.root);
+        root.chain(&nested).map(|volume| volume.drive.clone()).collect()
     }
 
     pub(crate) fn inodes(&self) -> RwLockReadGuard<'_, InodeTable<Place>> {
@@ -339,6 +360,9 @@ impl Fs {
             let volume =
                 Arc::new(Volume::nested(drive, read_only, prefix, from, self.nested.clone()));
             self.follow(&volume);
+            let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            entered.retain(|volume| volume.strong_count() > 0);
+            entered.push(Arc::downgrade(&volume));
             Ok(volume)
         };
         let child = crossing.child.get_or_try_init(open);

@@ -12,6 +12,7 @@ use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey};
 
 use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};
+use crate::journal::Charged;
 use crate::staging::StagedFile;
 use crate::volume::Volume;
 
@@ -108,6 +109,8 @@ pub struct FileHandle {
     /// Bytes; of a core, as long as it was when opened.
     pub size: u64,
     pub readahead: Mutex<Readahead>,
+    /// What its readers were charged for.
+    pub charged: Mutex<Charged>,
     /// In a drive that can be written: what all handles of the inode share. Content and size are
     /// then the staged file's.
     pub staged: Option<Arc<StagedFile>>,

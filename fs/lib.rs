@@ -5,7 +5,7 @@
 //! printing them; what a path holds and where bytes come from is the `drive` crate's affair.
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
-//! `attr`, `symlink`, `xattr`, `staging`, `volume`, `handle`, `inode`, `invalidate`, `filesystem`
+//! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
 //! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
 //! `serve`, `adapter`, `mountpoint` (mounts as the system lists them), `mount`.
 
@@ -18,6 +18,7 @@ mod follow;
 mod handle;
 mod inode;
 mod invalidate;
+mod journal;
 mod listing;
 mod metadata;
 mod mount;
@@ -37,6 +38,7 @@ pub use errno::{Error, Result, errno};
 pub use file::Opened;
 pub use filesystem::{Fs, FsOptions, Looked, Patience, Room};
 pub use invalidate::{Invalidation, Invalidations};
+pub use journal::{FailedCall, Fetched, Journal, MAX_COUNTED, MAX_FAILURES, Process};
 pub use listing::{Listed, Page};
 pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};

@@ -21,7 +21,7 @@ use crate::filesystem::{Fs, FsOptions, Patience};
 use crate::invalidate::{Batch, Invalidation};
 use crate::mountpoint::{self, Detach, Mounted, UnmountError};
 use crate::platform::{self, Attachment};
-use crate::serve::Server;
+use crate::serve::{Server, Witness};
 
 /// Threads that receive the kernel's requests. None of them ever waits for the network.
 const MAX_THREADS: usize = 4;
@@ -111,7 +111,7 @@ impl Mount {
         let fs_options = FsOptions { owner, patience, read_only };
         let fs = Fs::new(drive, store, fs_options, runtime.clone());
         let read_only = !fs.is_writable();
-        let server = Arc::new(Server::new(runtime.clone()));
+        let server = Arc::new(Server::new(runtime.clone(), witness(&fs)));
         let adapter = Adapter::new(fs.clone(), server.clone());
         let allow_other = options.allow_other;
         let attachment = Attachment { source: source.clone(), allow_other, read_only };
@@ -252,6 +252,17 @@ impl Drop for Mount {
             self.shutdown();
         }
     }
+}
+
+/// Notes failed requests in the filesystem's journal.
+fn witness(fs: &Arc<Fs>) -> Witness {
+    let fs = Arc::downgrade(fs);
+    Arc::new(move |request, error| {
+        let Some(fs) = fs.upgrade() else { return };
+        if let Ok(path) = fs.node(request.ino, |node| node.path.clone()) {
+            fs.journal().failed(&path, request.operation, request.thread, error);
+        }
+    })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

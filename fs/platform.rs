@@ -81,6 +81,15 @@ mod linux {
         killed || deliverable & interrupting != 0 || field("State:").starts_with(['Z', 'X'])
     }
 
+    /// The process of a thread, and the name of its program, while it lives.
+    pub fn process_of(thread: u32) -> Option<(u32, String)> {
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+        let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+        let pid = group.trim().parse().ok()?;
+        let program = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some((pid, program.trim().to_owned()))
+    }
+
     /// Whether the kernel offers FUSE.
     pub fn has_device() -> bool {
         Path::new(DEVICE).exists()
@@ -261,6 +270,11 @@ mod other {
     /// Not known here: a parked request ends by its deadline.
     pub fn is_interrupted(_thread: u32) -> bool {
         false
+    }
+
+    /// Not known here.
+    pub fn process_of(_thread: u32) -> Option<(u32, String)> {
+        None
     }
 
     /// Found out by trying.

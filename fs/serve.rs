@@ -42,11 +42,15 @@ pub struct Server {
     runtime: Handle,
     stopping: watch::Sender<bool>,
     parked: Arc<AtomicUsize>,
+    witness: Witness,
 }
 
+/// Is told of every request that failed.
+pub type Witness = Arc<dyn Fn(Request, &Error) + Send + Sync>;
+
 impl Server {
-    pub fn new(runtime: Handle) -> Self {
-        Self { runtime, stopping: watch::Sender::new(false), parked: Arc::default() }
+    pub fn new(runtime: Handle, witness: Witness) -> Self {
+        Self { runtime, stopping: watch::Sender::new(false), parked: Arc::default(), witness }
     }
 
     /// Runs `operation` and hands its result to `reply`, here and now if it need not wait.
@@ -57,19 +61,20 @@ impl Server {
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         if *self.stopping.borrow() {
-            return finish(request, Err(Error::ShuttingDown), reply);
+            return finish(&self.witness, request, Err(Error::ShuttingDown), reply);
         }
         let _context = self.runtime.enter();
         let mut operation: Pin<Box<_>> = Box::pin(caught(request, operation));
         match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => finish(request, result, reply),
+            Poll::Ready(result) => finish(&self.witness, request, result, reply),
             Poll::Pending => {
                 let stopping = self.stopping.subscribe();
                 let parked = Parked::new(self.parked.clone());
+                let witness = self.witness.clone();
                 self.runtime.spawn(async move {
                     let result = wait(request, operation, stopping).await;
                     drop(parked);
-                    finish(request, result, reply);
+                    finish(&witness, request, result, reply);
                 });
             }
         }
@@ -90,6 +95,7 @@ impl Server {
         });
         if let Err(error) = &result {
             log_failure(request, error);
+            (self.witness)(request, error);
         }
         result
     }
@@ -159,9 +165,15 @@ fn caught<T>(
     })
 }
 
-fn finish<T>(request: Request, result: Result<T>, reply: impl FnOnce(Result<T>)) {
+fn finish<T>(
+    witness: &Witness,
+    request: Request,
+    result: Result<T>,
+    reply: impl FnOnce(Result<T>),
+) {
     if let Err(error) = &result {
         log_failure(request, error);
+        witness(request, error);
     }
     // A reply that is dropped unsent answers EIO by itself.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| reply(result))) {
@@ -200,7 +212,7 @@ mod tests {
     #[test]
     fn what_need_not_wait_is_answered_on_the_same_thread() {
         let runtime = runtime();
-        let server = Server::new(runtime.handle().clone());
+        let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
         server.serve(REQUEST, async { Ok(7) }, move |result| {
             sender.send((result.ok(), std::thread::current().id())).expect("received");
@@ -212,7 +224,7 @@ mod tests {
     #[test]
     fn what_waits_is_parked_and_answered_when_it_is_done() {
         let runtime = runtime();
-        let server = Server::new(runtime.handle().clone());
+        let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
         let (done, waits) = oneshot::channel();
         server.serve(REQUEST, async move { Ok(waits.await.ok()) }, move |result| {
@@ -228,7 +240,7 @@ mod tests {
     #[test]
     fn stopping_ends_what_is_parked_and_refuses_what_is_new() {
         let runtime = runtime();
-        let server = Server::new(runtime.handle().clone());
+        let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
         for _ in 0..2 {
             let sender = sender.clone();
@@ -244,7 +256,7 @@ mod tests {
     #[test]
     fn a_panic_fails_its_request_only_whether_at_once_or_parked() {
         let runtime = runtime();
-        let server = Server::new(runtime.handle().clone());
+        let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
         for parks in [false, true] {
             let sender = sender.clone();
@@ -273,7 +285,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().expect("`true` runs");
         child.wait().expect("it ends");
         let runtime = runtime();
-        let server = Server::new(runtime.handle().clone());
+        let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
         let request = Request { thread: child.id(), ..REQUEST };
         server.serve(request, std::future::pending::<Result<()>>(), move |result| {

@@ -3,6 +3,7 @@
 //!
 //! A second process rather than fork(2): nothing of a running multi-threaded process has to survive.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,10 +13,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Context, Failure, Result};
-use crate::record::Record;
 use crate::terminal;
 
 /// A log larger than this, in bytes, is begun anew at the next start.
@@ -27,19 +28,23 @@ const GRACE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Report {
-    Ready(Record),
+enum Report<T> {
+    Ready(T),
     Failed(Failure),
 }
 
-/// Starts this command again in the background and waits for its report, as long as the command's
-/// own wait `limit` (`None`: forever) and a grace.
-pub fn start(log: &Path, limit: Option<Duration>) -> Result<Record> {
+/// Starts this program with `arguments` in the background and waits for its report, at most `limit`
+/// (`None`: forever) and a grace.
+pub fn start<T: DeserializeOwned + Send>(
+    arguments: &[OsString],
+    log: &Path,
+    limit: Option<Duration>,
+) -> Result<T> {
     let stderr = open_log(log).context(|| format!("open the log {}", log.display()))?;
     let program = std::env::current_exe().context(|| "find this program")?;
     let mut child = Command::new(program)
         .arg("--detached")
-        .args(std::env::args_os().skip(1))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -63,7 +68,7 @@ pub fn start(log: &Path, limit: Option<Duration>) -> Result<Record> {
         return Err(give_up(child, log));
     };
     match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
-        Some(Report::Ready(record)) => Ok(record),
+        Some(Report::Ready(what)) => Ok(what),
         Some(Report::Failed(failure)) => Err(failure),
         None => Err(died(child, log)),
     }
@@ -100,8 +105,8 @@ pub fn detach() -> Result {
 
 /// In the background process: says that it is ready, then lets go of the pipe and of the working
 /// directory, which would otherwise keep a file system busy.
-pub fn report_ready(record: &Record) -> Result {
-    send(&Report::Ready(record.clone()))?;
+pub fn report_ready(what: &impl Serialize) -> Result {
+    send(&Report::Ready(what))?;
     let what = || "go to the background";
     nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)?;
     std::env::set_current_dir("/").context(what)
@@ -109,10 +114,10 @@ pub fn report_ready(record: &Record) -> Result {
 
 /// In the background process: says why it will not be ready.
 pub fn report_failure(failure: &Failure) -> Result {
-    send(&Report::Failed(failure.clone()))
+    send(&Report::<()>::Failed(failure.clone()))
 }
 
-fn send(report: &Report) -> Result {
+fn send(report: &Report<impl Serialize>) -> Result {
     let what = || "report to the process that started this one";
     let line = serde_json::to_string(report).map_err(io::Error::other).context(what)?;
     terminal::print_line(&line).context(what)

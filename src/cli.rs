@@ -1,5 +1,7 @@
 //! The grammar of the command line and its help texts. No behaviour: the commands are in `commands/`.
 
+mod running;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +12,8 @@ use crate::config::{NetworkLevel, WaitLimit, parse_peer};
 use crate::named::NamedDrive;
 use crate::target::Target;
 
+pub use running::*;
+
 const EXAMPLES: &str = "\
 Examples:
   hypermount mount hyper://KEY ~/drive --peer example.org:3282
@@ -18,7 +22,8 @@ Examples:
   hypermount create notes                  Make a drive of your own, to be mounted and written
   hypermount mount ./my-drive ~/drive      Mount a drive that is on this disk already
   hypermount ls -l hyper://KEY/photos      Look without mounting
-  hypermount serve --store ./my-drive      Let others read it from you";
+  hypermount share ~/drive                 Print its URL, and give it to others
+  hypermount status                        What is going on";
 
 const CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no peer or none in time, 4 store in use by
@@ -57,6 +62,17 @@ pub enum Command {
     Export(Export),
     Adopt(Adopt),
     Recover(Recover),
+    Share(Share),
+    Seed(Seed),
+    Unseed(Unseed),
+    Publish(Publish),
+    Status(Status),
+    Peers(Peers),
+    Why(Why),
+    Watch(Watch),
+    Top(Top),
+    Daemon(Daemon),
+    Service(Service),
     Serve(Serve),
     Bootstrap(Bootstrap),
     Completions(Completions),
@@ -158,13 +174,17 @@ pub struct Mount {
     #[arg(long)]
     pub read_only: bool,
 
-    /// Stay in the foreground; print one line when the mount is usable
+    /// Stay in the foreground, with no daemon; print one line when the mount is usable
     #[arg(long)]
     pub foreground: bool,
 
     /// Let other users see the mount
     #[arg(long)]
     pub allow_other: bool,
+
+    /// Mount it again whenever the daemon starts, until it is unmounted
+    #[arg(long, conflicts_with = "foreground")]
+    pub save: bool,
 
     /// Say what was mounted as JSON on stdout
     #[arg(long)]

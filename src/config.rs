@@ -2,6 +2,7 @@
 //! here, and passed on as values that cannot be wrong any more.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -45,6 +46,17 @@ impl WaitLimit {
         match self {
             WaitLimit::Each(limit) => Some(limit),
             WaitLimit::Forever => None,
+        }
+    }
+}
+
+/// As it is parsed.
+impl fmt::Display for WaitLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitLimit::Forever => f.write_str("forever"),
+            WaitLimit::Each(Duration::ZERO) => f.write_str("0"),
+            WaitLimit::Each(limit) => write!(f, "{}", humantime::format_duration(*limit)),
         }
     }
 }
@@ -164,16 +176,31 @@ pub fn private_directory(directory: &Path) -> Result {
         .context(|| format!("make {}", directory.display()))
 }
 
+/// Where other programs look for what a user configures.
+pub fn config_home() -> Result<PathBuf> {
+    let named = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    match named.filter(|base| base.is_absolute()) {
+        Some(base) => Ok(base),
+        None => Ok(home()?.join(".config")),
+    }
+}
+
+pub fn home() -> Result<PathBuf> {
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    // mount(8) at boot has no such variable.
+    let listed = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    home.or_else(|| listed().map(|user| user.dir)).ok_or_else(|| {
+        Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
+    })
+}
+
 /// The XDG base directory, macOS's one place for both, each with our name appended.
 fn base_directory(variable: &str, below_home: &str) -> Result<PathBuf> {
     // The specification says to ignore relative values.
     if let Some(base) = env::var_os(variable).map(PathBuf::from).filter(|base| base.is_absolute()) {
         return Ok(base.join(APP));
     }
-    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    let home = home.ok_or_else(|| {
-        Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
-    })?;
+    let home = home()?;
     let below_home =
         if cfg!(target_os = "macos") { "Library/Application Support" } else { below_home };
     Ok(home.join(below_home).join(APP))
@@ -223,6 +250,14 @@ mod tests {
             let wrong =
                 choose(&none, true, network.map(str::to_owned), bootstrap.map(str::to_owned));
             assert!(wrong.is_err());
+        }
+    }
+
+    #[test]
+    fn waits_are_written_as_they_are_read() {
+        for text in ["10s", "0", "forever", "1h 30m"] {
+            let limit: WaitLimit = text.parse().unwrap();
+            assert_eq!(limit.to_string().parse(), Ok(limit), "{text}");
         }
     }
 

@@ -5,12 +5,13 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::terminal::escaped;
 
 /// Exit codes; part of the command's interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     Failed = 1,
@@ -23,8 +24,9 @@ pub enum Code {
     Verification = 5,
 }
 
-/// Serialised, it is also what a detached process tells the one that started it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Serialised, it is also what a detached process tells the one that started it, and what a daemon
+/// answers when it cannot do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     what: String,
     why: String,
@@ -53,8 +55,17 @@ impl Failure {
         self
     }
 
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code as u8)
+    }
+
+    /// The failure as one line, for a log or a list.
+    pub fn sentence(&self) -> String {
+        format!("{}: {}", self.what, self.why)
     }
 
     /// To stderr. Paths and peers' words may be in it, so control characters are escaped.
@@ -96,7 +107,10 @@ fn judge(error: &drive::Error) -> (Code, Option<String>) {
         ),
         Locked { .. } => (
             Code::Locked,
-            Some("one process uses a store at a time: unmount it there, or use --store DIR"),
+            Some(
+                "one process uses a store at a time: unmount it there (or `hypermount daemon stop`), \
+                 or use --store DIR",
+            ),
         ),
         NotAStore { .. } => {
             (Code::Failed, Some("a store is the directory a drive was made in, with master_key"))

@@ -2,13 +2,18 @@
 //! code. What a command does is in `commands/`, what a drive is in the `drive` library.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod background;
 mod cli;
+mod client;
 mod commands;
 mod config;
+mod daemon;
 mod failure;
+mod mounting;
 mod named;
 mod network;
+mod reach;
 mod record;
 mod session;
 mod target;
@@ -19,7 +24,16 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let called: Vec<_> = std::env::args_os().collect();
+    let words = match commands::helper::arguments(&called) {
+        None => called,
+        Some(Ok(words)) => words,
+        Some(Err(why)) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let cli = match cli::Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => return cli::explain(&error),
     };

@@ -1,15 +1,19 @@
 //! The one place that talks to the swarm: who is dialled and looked for, where we listen, what it
 //! cost.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use drive::swarm::{BootstrapNode, DiscoveryOptions, Interest, Share, SwarmOptions};
-use drive::{PublicKey, Store, Swarm};
+use drive::swarm::{
+    BootstrapNode, DiscoveryOptions, Holding, Interest, PeerInfo, Share, SwarmOptions,
+};
+use drive::{DiscoveryKey, PublicKey, Store, Swarm};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};
 use crate::terminal::size;
 
+#[derive(Clone)]
 pub struct Network(Swarm);
 
 /// Bytes on the wire since the start, all peers together, encryption included.
@@ -34,6 +38,11 @@ impl Network {
     /// For a server: shares every core of the store with peers that know its key.
     pub fn for_serving(store: &Store) -> Result<Self> {
         Self::new(store, SwarmOptions { share: Share::Store })
+    }
+
+    /// For a daemon: shares the cores it is told to.
+    pub fn for_choosing(store: &Store) -> Result<Self> {
+        Self::new(store, SwarmOptions { share: Share::Chosen })
     }
 
     fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
@@ -80,6 +89,20 @@ impl Network {
     pub fn traffic(&self) -> Traffic {
         let traffic = self.0.traffic();
         Traffic { received: traffic.received, sent: traffic.sent }
+    }
+
+    /// With [`Network::for_choosing`]: what is given away from now on.
+    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+        self.0.choose(cores);
+    }
+
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.0.peers()
+    }
+
+    /// Who holds how much of a core.
+    pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
+        self.0.holdings(core).await
     }
 
     /// Ends every connection.

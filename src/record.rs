@@ -26,6 +26,9 @@ pub struct Record {
     pub pid: u32,
     pub mountpoint: PathBuf,
     pub url: String,
+    /// Directory of the store it is mounted from.
+    #[serde(default)]
+    pub store: PathBuf,
     /// Version of the drive when it was mounted.
     pub version: u64,
     pub read_only: bool,
@@ -105,11 +108,6 @@ fn held(path: &Path) -> bool {
     }
 }
 
-/// The log of a mount in the background; beside its record.
-pub fn log_path(state: &Path, mountpoint: &Path) -> Result<PathBuf> {
-    Ok(record_path(state, mountpoint)?.with_extension("log"))
-}
-
 /// Named by a hash: a mount point may be longer than a file name can be.
 fn record_path(state: &Path, mountpoint: &Path) -> Result<PathBuf> {
     let directory = state.join("mounts");
@@ -145,6 +143,7 @@ mod tests {
             pid: 7,
             mountpoint: mountpoint.to_owned(),
             url: "hyper://00".into(),
+            store: "/store".into(),
             version: 3,
             read_only: true,
             address: None,

@@ -12,12 +12,15 @@ use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wa
 
 use crate::cli::Source;
 use crate::config;
+use crate::daemon::model::Find;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::named::{NamedDrive, split_store};
 use crate::network::Network;
 use crate::target::Target;
 use crate::terminal;
 
+/// Bytes of a drive's URL that tell drives apart and open none, for logs.
+pub const SHORT_URL: usize = "hyper://".len() + 12;
 /// How many nested drives a path may cross.
 const MAX_NESTED_DRIVES: usize = 16;
 
@@ -90,6 +93,28 @@ impl Session {
         }
     }
 
+    /// The same in a process that has the store open and a network already.
+    pub async fn attach(
+        store: &Store,
+        directory: &Path,
+        target: &Target,
+        network: &Network,
+        wait: Wait,
+    ) -> Result<Self> {
+        let url = match target {
+            Target::Url(url) => url.clone(),
+            Target::Directory(directory) => only_drive(store, directory).await?,
+            Target::Name(name) => named_drive(store, name, directory)?,
+        };
+        let opened = Drive::open(store, &url.key, url.version, wait).await;
+        let drive = opened
+            .context(|| format!("open {target}"))
+            .map_err(|failure| with_troubles(failure, wait, network))?;
+        let network = (!wait.is_local()).then(|| network.clone());
+        let (store, directory) = (store.clone(), directory.to_owned());
+        Ok(Self { store, directory, drive, path: url.path, wait, network })
+    }
+
     async fn with_store(
         store: Store,
         directory: PathBuf,
@@ -113,14 +138,18 @@ impl Session {
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
-        let drive = opened.context(|| format!("open {named}")).map_err(|failure| {
-            let Some(network) = &network else { return failure };
-            match network.troubles().as_slice() {
-                [] if discovery.is_off() || network.found(&url.key) => failure,
-                [] => failure.hint("no peer was found; name one with --peer HOST:PORT"),
-                troubles => failure.hint(format!("peer {}", troubles.join("; peer "))),
-            }
-        })?;
+        let drive =
+            opened.context(|| format!("open {named}")).map_err(|failure| match &network {
+                None => failure,
+                Some(network)
+                    if !discovery.is_off()
+                        && !network.found(&url.key)
+                        && network.troubles().is_empty() =>
+                {
+                    failure.hint("no peer was found; name one with --peer HOST:PORT")
+                }
+                Some(network) => with_troubles(failure, wait, network),
+            })?;
         Ok(Self { store, directory, drive, path: url.path, wait, network })
     }
 
@@ -196,6 +225,15 @@ impl Place {
     }
 }
 
+/// Says which peers could not be reached, if that was waited for.
+fn with_troubles(failure: Failure, wait: Wait, network: &Network) -> Failure {
+    match network.troubles().as_slice() {
+        [] => failure,
+        _ if wait.is_local() => failure,
+        troubles => failure.hint(format!("peer {}", troubles.join("; peer "))),
+    }
+}
+
 /// `hyper://KEY[+VERSION]`.
 pub fn drive_url(key: &PublicKey, version: Option<u64>) -> String {
     match version {
@@ -224,6 +262,12 @@ pub fn reaches_peers(target: &Target, source: &Source) -> Result<bool> {
     Ok(!source.peers.is_empty() || !discovery.is_off())
 }
 
+/// Where a daemon is to look for peers of a drive, as its API has it.
+pub fn find(target: &Target, source: &Source) -> Result<Find> {
+    let DiscoveryOptions { lan, bootstrap } = finding(matches!(target, Target::Url(_)), source)?;
+    Ok(Find { lan, bootstrap })
+}
+
 /// How peers are looked for: somebody who gives a key and names nobody needs it.
 fn finding(by_key: bool, source: &Source) -> Result<DiscoveryOptions> {
     let offline = source.wait.is_some_and(|wait| wait.wait().is_local());
@@ -239,7 +283,7 @@ fn waiting_for(source: &Source) -> String {
 
 /// The store a target lives in: the directory itself, `--store`, or the default. Absolute, because
 /// a process in the background leaves the directory it was started in.
-fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
+pub fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
     let directory = match (target, &source.store) {
         (Target::Directory(directory), None) => directory.clone(),
         (Target::Directory(directory), Some(_)) => {
@@ -256,8 +300,20 @@ fn store_directory(target: &Target, source: &Source) -> Result<PathBuf> {
 }
 
 fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
+    let create = matches!(target, Target::Url(_)) && peers;
+    check_store(target, directory, create)?;
+    open_at(directory, create)
+}
+
+/// Whether the store is to be made if there is none: where there is somebody to fill it.
+pub fn may_create(target: &Target, source: &Source) -> Result<bool> {
+    Ok(matches!(target, Target::Url(_)) && reaches_peers(target, source)?)
+}
+
+/// Refuses to look for a drive in a store that is not there and is not to be made.
+pub fn check_store(target: &Target, directory: &Path, create: bool) -> Result {
     let url = matches!(target, Target::Url(_));
-    if url && !peers && !directory.exists() {
+    if url && !create && !directory.exists() {
         return Err(Failure::new(
             Code::Unavailable,
             format!("open {target}"),
@@ -270,7 +326,7 @@ fn open_store(target: &Target, directory: &Path, peers: bool) -> Result<Store> {
     {
         return Err(no_such_name(name, directory));
     }
-    open_at(directory, url && peers)
+    Ok(())
 }
 
 /// Opens the store, with the marks kept in the user's state directory.

@@ -166,7 +166,7 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
 }
 
 /// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for nobody unless
-///     `--network` or the environment says so.
+///     `--network` or the environment says so. (A daemon that looks for peers does so for all it opens.)
 ///
 /// 80. With `--network lan` nothing is sent beyond the local network, with `off` nobody is looked for.
 #[test]

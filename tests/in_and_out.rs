@@ -398,7 +398,8 @@ fn a_nested_drive_is_left_alone_and_named() {
     assert!(home.run(["ls", "-l", &target]).stdout.contains("mnt => hyper://"), "it was removed");
 }
 
-/// 30. Two processes never use one store at once; the second one fails with exit code 4.
+/// 30. Two processes never use one store at once; the second one asks the daemon that has it, or
+///     fails with exit code 4.
 #[test]
 fn two_processes_never_write_one_store() {
     let home = Home::new();

@@ -70,7 +70,7 @@ impl Drive {
     /// Takes a turn at appending file bytes. Waits for those who have theirs.
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
-        let turn = Arc::clone(&self.inner.appending).lock_owned().await;
+        let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
         Ok(ContentWriter::new(content, turn))
     }
 
@@ -78,7 +78,7 @@ impl Drive {
     /// file is being written it fails.
     pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
         let content = self.writable_content()?.clone();
-        let turn = Arc::clone(&self.inner.appending).try_lock_owned();
+        let turn = Arc::clone(&self.inner.turns.content).try_lock_owned();
         let turn = turn.map_err(|_| Error::Unsupported("two files written at once".into()))?;
         let mut writer = ContentWriter::new(content, turn);
         writer.append(blocks)?;
@@ -104,7 +104,7 @@ impl Drive {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
         }
-        let _writing = self.inner.writing.lock().await;
+        let _writing = self.inner.turns.index.lock().await;
         let core = self.inner.nodes.core();
         let before = core.head().length;
         let trie = Trie::at(self.inner.nodes.clone(), before);

@@ -240,6 +240,27 @@ pub(super) fn prefetch(core: &Core, extent: &Extent, range: Range<u64>, urgency:
     core.demand().want_ahead(missing, urgency);
 }
 
+/// About how many of the bytes are in blocks that are not here.
+pub(super) fn lacking(core: &Core, extent: &Extent, range: Range<u64>) -> u64 {
+    let range = range.start..range.end.min(extent.size);
+    let Ok(stretch) = Stretch::new(extent) else {
+        return 0;
+    };
+    if range.is_empty() || core.first_missing(stretch.blocks()).is_none() {
+        return 0;
+    }
+    let place = |byte: u64| {
+        let byte = extent.byte + byte;
+        let located = stretch.locate_or_guess(core, byte, stretch.blocks());
+        located.unwrap_or_else(|_| stretch.guess(byte - extent.byte))
+    };
+    let (first, end) = (place(range.start), place(range.end - 1).saturating_add(1));
+    let blocks = end.saturating_sub(first);
+    let missing = blocks.saturating_sub(core.held(first..end));
+    let share = u128::from(range.end - range.start) * u128::from(missing);
+    u64::try_from(share / u128::from(blocks.max(1))).unwrap_or(u64::MAX)
+}
+
 /// How many bytes and blocks of the extent are here.
 pub(super) fn held(core: &Core, extent: &Extent) -> (u64, u64) {
     let Ok(stretch) = Stretch::new(extent) else {

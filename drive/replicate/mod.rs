@@ -35,7 +35,7 @@ use crate::wire::message::Message;
 use crate::wire::run_length;
 use peer::{
     InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_REFUSED, MAX_UNSOLICITED,
-    Peer,
+    MAX_WANTED_REGIONS, Peer,
 };
 use wants::Wants;
 
@@ -246,6 +246,22 @@ impl Replicator {
     pub fn holdings(&self) -> Vec<(PeerId, u64)> {
         let length = self.core.head().length;
         self.peers.iter().map(|(id, peer)| (*id, peer.blocks.count_below(length))).collect()
+    }
+
+    /// Asks the peers that are not known to hold everything what they hold by now: who got a block
+    /// from us does not announce it to us.
+    pub fn ask_what_is_held(&mut self) {
+        let length = self.core.head().length;
+        let regions = length.div_ceil(REGION_BLOCKS).min(MAX_WANTED_REGIONS as u64);
+        let lacking =
+            self.peers.iter().filter(|(_, peer)| peer.blocks.count_below(length) < length);
+        let lacking: Vec<PeerId> = lacking.map(|(id, _)| *id).collect();
+        for id in lacking {
+            for region in 0..regions {
+                let (start, length) = (region * REGION_BLOCKS, REGION_BLOCKS);
+                self.send(id, Message::Want { start, length });
+            }
+        }
     }
 
     fn send(&mut self, peer: PeerId, message: Message) {

@@ -262,7 +262,8 @@ impl Connection<'_> {
                 if self.session.pending_output() >= OUTPUT_BYTES {
                     break;
                 }
-                if channel.upload.is_idle() {
+                // What we only read ourselves is asked for and not given.
+                if channel.upload.is_idle() || !self.swarm.shares(key) {
                     continue;
                 }
                 if let Some(at) = self.swarm.may_give(key) {
@@ -393,7 +394,12 @@ impl Connection<'_> {
 
     /// Asks the peer for a core. Whoever dials a server learns of no core by that.
     async fn offer(&mut self, core: Core) {
-        if !self.handle.incoming || self.swarm.options.share == Share::Opened {
+        let asked = match self.swarm.options.share {
+            Share::Opened => true,
+            Share::Chosen => self.swarm.shares(core.discovery_key()),
+            Share::Store => false,
+        };
+        if !self.handle.incoming || asked {
             self.open(core).await;
         }
     }

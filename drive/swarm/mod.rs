@@ -16,7 +16,7 @@ mod dial;
 mod limit_tests;
 mod replication;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -65,6 +65,8 @@ pub enum Share {
     Opened,
     /// Every core of the store.
     Store,
+    /// Those named to [`Swarm::choose`], whatever else is open.
+    Chosen,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +87,15 @@ pub struct Traffic {
     pub sent: u64,
 }
 
+/// How much of a core one connected peer says it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// [`PeerInfo::id`].
+    pub peer: u64,
+    /// Blocks, of those we know of.
+    pub blocks: u64,
+}
+
 /// How fast bytes may flow, and may be changed while they do.
 #[derive(Debug)]
 pub struct Rates {
@@ -101,6 +112,8 @@ impl Default for Rates {
 /// One connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
+    /// Names the connection as long as the swarm lives.
+    pub id: u64,
     pub address: SocketAddr,
     /// Whether it dialled us.
     pub incoming: bool,
@@ -140,6 +153,8 @@ struct CoreLimits {
 struct State {
     connections: HashMap<u64, ConnectionHandle>,
     replications: HashMap<DiscoveryKey, Replication>,
+    /// What [`Share::Chosen`] shares.
+    chosen: HashSet<DiscoveryKey>,
     /// What was said of single cores; the others have no limit of their own.
     limits: HashMap<DiscoveryKey, CoreLimits>,
     /// Why each dialled address could not be reached, or left us, last.
@@ -259,7 +274,32 @@ impl Swarm {
 
     pub fn peers(&self) -> Vec<PeerInfo> {
         let state = self.inner.state();
-        state.connections.values().map(ConnectionHandle::info).collect()
+        state.connections.iter().map(|(id, handle)| handle.info(*id)).collect()
+    }
+
+    /// With [`Share::Chosen`]: shares these cores, and no others, from now on.
+    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+        let new: Vec<DiscoveryKey> = {
+            let mut state = self.inner.state();
+            let new = cores.difference(&state.chosen).copied().collect();
+            state.chosen = cores;
+            new
+        };
+        // Peers that were connected before are asked for them too.
+        for core in self.inner.store.cores() {
+            if new.contains(core.discovery_key()) {
+                self.inner.core_opened(core);
+            }
+        }
+    }
+
+    /// What the connected peers say they hold of a core; empty for one that is not open.
+    pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
+        let replication = self.inner.state().replications.get(core).cloned();
+        match replication {
+            Some(replication) => replication.holdings().await,
+            None => Vec::new(),
+        }
     }
 
     /// Why dialled peers are not connected, one sentence each.
@@ -282,8 +322,9 @@ impl ConnectionHandle {
         self.statistics.cores.load(Ordering::Relaxed)
     }
 
-    fn info(&self) -> PeerInfo {
+    fn info(&self, id: u64) -> PeerInfo {
         PeerInfo {
+            id,
             address: self.address,
             incoming: self.incoming,
             cores: self.cores(),
@@ -347,8 +388,16 @@ impl Inner {
             .clone()
     }
 
+    /// Whether what is here of a core may be given away.
+    fn shares(&self, key: &DiscoveryKey) -> bool {
+        self.options.share != Share::Chosen || self.state().chosen.contains(key)
+    }
+
     /// The core a peer asked for, if it is one we share.
     fn shared(&self, key: &DiscoveryKey) -> Option<Core> {
+        if !self.shares(key) {
+            return None;
+        }
         let opened = self.store.cores().into_iter().find(|core| core.discovery_key() == key);
         if opened.is_some() || self.options.share == Share::Opened {
             return opened;

@@ -2,13 +2,14 @@
 //! actions carried out. All judgement is in the replicator; all waiting is here.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Inner};
+use super::{Command, Holding, Inner};
 use crate::core::{Core, CoreEvent};
 use crate::rate::Limit;
 use crate::replicate::{Action, Event, Replicator};
@@ -17,6 +18,10 @@ use crate::replicate::{Action, Event, Replicator};
 const INBOX: usize = 256;
 /// Block bytes among them, in KiB: bounds memory however large the blocks are.
 const INBOX_KIBIBYTES: usize = 4 * 1024;
+/// Peers are asked again what they hold after this long.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Questions of what peers hold that may wait.
+const QUESTIONS: usize = 16;
 /// Events handled together: enough for their blocks to be hashed several at a time.
 const BATCH: usize = 16;
 
@@ -31,9 +36,19 @@ pub(super) struct Delivery {
 pub(super) struct Replication {
     inbox: mpsc::Sender<Delivery>,
     memory: Arc<Semaphore>,
+    questions: mpsc::Sender<oneshot::Sender<Vec<Holding>>>,
 }
 
 impl Replication {
+    /// What the peers say they hold; nothing once the task has ended.
+    pub async fn holdings(&self) -> Vec<Holding> {
+        let (sender, answer) = oneshot::channel();
+        if self.questions.send(sender).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
     /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
     pub async fn deliver(&self, event: Event, bytes: usize) {
         let share = if bytes == 0 {
@@ -60,20 +75,23 @@ pub(super) fn spawn(
     limit: Limit,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
-    runtime.spawn(run(swarm, core, inbox, closing, limit));
-    Replication { inbox: sender, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    runtime.spawn(run(swarm, core, inbox, asked, closing, limit));
+    Replication { inbox: sender, questions, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
 }
 
 async fn run(
     swarm: Weak<Inner>,
     core: Core,
     mut inbox: mpsc::Receiver<Delivery>,
+    mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
     mut closing: watch::Receiver<bool>,
     limit: Limit,
 ) {
     let mut replicator = Replicator::new(core.clone());
     replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
+    let mut asked_last: Option<Instant> = None;
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let check = replicator.next_check();
@@ -84,6 +102,16 @@ async fn run(
                 }
             }
             () = core.demand().changed() => {}
+            Some(answer) = asked.recv() => {
+                let holdings = replicator.holdings().into_iter();
+                let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
+                // Who asked may have gone.
+                let _ = answer.send(holdings.collect());
+                if asked_last.is_none_or(|last| last.elapsed() >= ASK_AGAIN) {
+                    asked_last = Some(Instant::now());
+                    replicator.ask_what_is_held();
+                }
+            }
             event = local.recv() => match event {
                 Ok(CoreEvent::Appended { start, length }) => {
                     replicator.step(Event::Appended { start, length }, Instant::now());

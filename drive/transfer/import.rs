@@ -351,7 +351,7 @@ impl Import<'_> {
         if found.size > MAX_APPEND_BYTES as u64 {
             self.large_file(path, stat, &mut file, local).await?;
         } else {
-            self.small_file(path, stat, &mut file, local)?;
+            self.small_file(path, stat, &mut file, local).await?;
         }
         let after = Local::new(&file.metadata().map_err(failed("stat", local))?);
         if (after.size, after.mtime) != (found.size, found.mtime) {
@@ -397,7 +397,7 @@ impl Import<'_> {
     }
 
     /// A file whose blocks go out together with other files'.
-    fn small_file(
+    async fn small_file(
         &mut self,
         path: &DrivePath,
         stat: Stat,
@@ -422,7 +422,7 @@ impl Import<'_> {
         let extent = Extent { block: first, blocks, byte, size: size as u64 };
         self.pending.files.push(PendingFile { path: path.clone(), stat, extent });
         if self.pending.bytes >= MAX_APPEND_BYTES {
-            self.append()?;
+            self.append().await?;
         }
         Ok(())
     }
@@ -435,7 +435,9 @@ impl Import<'_> {
         file: &mut File,
         local: &Path,
     ) -> Result<()> {
-        self.append()?;
+        self.append().await?;
+        // To its end nobody else appends: a file's blocks are one stretch.
+        let mut writer = self.drive.content_writer().await?;
         let content = self.drive.content()?;
         let resumed = match &self.note {
             Some(note) => note.resume(content, file, local)?,
@@ -452,17 +454,16 @@ impl Import<'_> {
         loop {
             let blocks = read_blocks(file, local)?;
             let Some(last) = blocks.last().map(Bytes::len) else { break };
-            let appended = self.drive.append_content(&blocks)?;
-            if appended.block != stat.extent.block + stat.extent.blocks {
-                return Err(Error::Unsupported("another writer in the same drive".into()));
-            }
-            stat.extent.blocks += appended.blocks;
-            stat.extent.size += appended.size;
-            self.observer.bytes(appended.size);
+            writer.append(&blocks)?;
+            let size = blocks.iter().map(|block| block.len() as u64).sum::<u64>();
+            stat.extent.blocks += blocks.len() as u64;
+            stat.extent.size += size;
+            self.observer.bytes(size);
             if last < BLOCK_BYTES {
                 break;
             }
         }
+        drop(writer);
         self.pending.unnamed += stat.extent.size;
         self.pending.edits.push(Edit::Put { path: path.clone(), stat });
         if large {
@@ -504,12 +505,14 @@ impl Import<'_> {
     }
 
     /// Appends the blocks that wait, and makes their files ready to be named.
-    fn append(&mut self) -> Result<()> {
+    async fn append(&mut self) -> Result<()> {
         let Pending { blocks, files, edits, bytes, unnamed } = &mut self.pending;
         if files.is_empty() {
             return Ok(());
         }
-        let whole = self.drive.append_content(blocks)?;
+        let mut writer = self.drive.content_writer().await?;
+        writer.append(blocks)?;
+        let whole = writer.finish();
         edits.extend(files.drain(..).map(|file| {
             let block = whole.block + file.extent.block;
             let extent = Extent { block, byte: whole.byte + file.extent.byte, ..file.extent };
@@ -529,7 +532,7 @@ impl Import<'_> {
 
     /// Makes everything done so far one version.
     async fn commit(&mut self) -> Result<()> {
-        self.append()?;
+        self.append().await?;
         if self.pending.edits.is_empty() {
             return Ok(());
         }

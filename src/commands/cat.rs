@@ -4,6 +4,7 @@ use drive::core::demand::Urgency;
 
 use crate::cli::Cat;
 use crate::failure::{Context, Failure, Result};
+use crate::reach::Reached;
 use crate::session::{Place, Session};
 use crate::terminal;
 
@@ -12,24 +13,34 @@ const CHUNK: u64 = 1024 * 1024;
 const AHEAD: u64 = 4 * CHUNK;
 
 pub async fn run(args: &Cat) -> Result {
-    let session = Session::open(&args.target, &args.source).await?;
-    if args.paths.is_empty() && session.path.is_root() {
+    let reached = Reached::open(&args.target, &args.source).await?;
+    let within = match &reached {
+        Reached::Here(session) => &session.path,
+        Reached::There(remote) => &remote.path,
+    };
+    if args.paths.is_empty() && within.is_root() {
         return Err(Failure::usage("cat", "no file named")
             .hint("hypermount cat hyper://KEY/path, or hypermount cat DIR path"));
     }
     let own = [String::new()];
     let paths = if args.paths.is_empty() { &own[..] } else { &args.paths[..] };
     for path in paths {
-        let place = session.find(path).await?;
-        place.must_be_file()?;
-        print(&session, &place).await?;
+        match &reached {
+            Reached::Here(session) => {
+                let place = session.find(path).await?;
+                place.must_be_file()?;
+                print(session, &place).await?;
+            }
+            Reached::There(remote) => {
+                remote.client.pieces(&remote.about(&["content"], path)?, show).await?;
+            }
+        }
     }
     Ok(())
 }
 
 async fn print(session: &Session, place: &Place) -> Result {
     let extent = place.entry.stat.extent;
-    let terminal = terminal::stdout_is_terminal();
     let mut at = 0;
     while at < extent.size {
         let end = at.saturating_add(CHUNK).min(extent.size);
@@ -40,10 +51,17 @@ async fn print(session: &Session, place: &Place) -> Result {
         );
         let pieces = place.drive.read(&extent, at..end, session.wait).await;
         for piece in pieces.context(|| place.path.to_string())? {
-            let shown = if terminal { terminal::escaped_content(&piece).into() } else { piece };
-            terminal::print(&shown).context(|| "print")?;
+            show(&piece)?;
         }
         at = end;
     }
     Ok(())
+}
+
+/// To a terminal text only, and nothing it would obey.
+fn show(piece: &[u8]) -> Result {
+    if terminal::stdout_is_terminal() {
+        return terminal::print(&terminal::escaped_content(piece)).context(|| "print");
+    }
+    terminal::print(piece).context(|| "print")
 }

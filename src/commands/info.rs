@@ -1,42 +1,23 @@
 //! `hypermount info`.
 
-use drive::{Core, Drive, PublicKey};
-use serde::Serialize;
-
 use super::print_json;
+use crate::answers::{self, About};
 use crate::cli::Info;
+use crate::daemon::model::DriveQuery;
 use crate::failure::{Context, Result};
-use crate::session::{Session, drive_url, drives};
+use crate::reach::Reached;
 use crate::target::Target;
 use crate::terminal::{self, escaped, size};
 
-#[derive(Debug, Serialize)]
-struct About {
-    url: String,
-    key: String,
-    /// What peers find the drive by; does not let anyone read it.
-    discovery_key: String,
-    /// Length of the metadata core: the newest version known here, or the frozen one.
-    version: u64,
-    writable: bool,
-    store: String,
-    /// Other drives in the store.
-    others: Vec<String>,
-    cores: Vec<AboutCore>,
-}
-
-/// What of a core is on this disk.
-#[derive(Debug, Serialize)]
-struct AboutCore {
-    key: String,
-    blocks: u64,
-    blocks_here: u64,
-    bytes: u64,
-}
-
 pub async fn run(args: &Info) -> Result {
-    let session = Session::open(&args.target, &args.source).await?;
-    let about = about(&session, matches!(args.target, Target::Directory(_))).await?;
+    let whole_store = matches!(args.target, Target::Directory(_));
+    let about: About = match Reached::open(&args.target, &args.source).await? {
+        Reached::Here(session) => answers::about(&session, whole_store).await?,
+        Reached::There(remote) => {
+            let query = DriveQuery { whole_store, ..remote.base() };
+            remote.client.ask_patiently(&remote.query(&[], query)?).await?
+        }
+    };
     if args.json {
         return print_json(&about);
     }
@@ -60,40 +41,4 @@ pub async fn run(args: &Info) -> Result {
         lines.push(format!("also here: {other}"));
     }
     terminal::print_line(&lines.join("\n")).context(|| "print")
-}
-
-/// `whole_store`: the other drives and their cores too, not only this drive's.
-async fn about(session: &Session, whole_store: bool) -> Result<About> {
-    let what = || "read the store";
-    let drive: &Drive = &session.drive;
-    let key = *drive.key();
-    let mut keys: Vec<PublicKey> = vec![key];
-    let mut others = Vec::new();
-    if whole_store {
-        keys.extend(session.store.keys().context(what)?.into_iter().filter(|other| *other != key));
-        let found = drives(&session.store).await.context(what)?;
-        others = found.iter().filter(|other| **other != key).map(|k| drive_url(k, None)).collect();
-    }
-    let cores: drive::Result<Vec<_>> =
-        keys.iter().map(|key| session.store.core(key).map(|core| about_core(&core))).collect();
-    Ok(About {
-        url: session.url(),
-        key: key.to_hex(),
-        discovery_key: key.discovery_key().to_hex(),
-        version: drive.snapshot().version(),
-        writable: drive.writable(),
-        store: session.directory.display().to_string(),
-        others,
-        cores: cores.context(what)?,
-    })
-}
-
-fn about_core(core: &Core) -> AboutCore {
-    let head = core.head();
-    AboutCore {
-        key: core.key().to_hex(),
-        blocks: head.length,
-        blocks_here: core.held(0..head.length),
-        bytes: head.byte_length,
-    }
 }

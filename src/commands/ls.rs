@@ -3,34 +3,34 @@
 use std::fmt::Write;
 
 use drive::stat::TYPE_MASK;
-use drive::{Entry, Kind, Name};
 
 use super::print_json;
-use super::stat::Described;
+use crate::answers::{self, Described, EntryKind};
 use crate::cli::Ls;
 use crate::failure::{Context, Result};
-use crate::session::{Place, Session};
+use crate::reach::Reached;
 use crate::terminal::{self, date, escaped};
 
 pub async fn run(args: &Ls) -> Result {
-    let session = Session::open(&args.target, &args.source).await?;
-    let place = session.find(&args.path).await?;
-    let entries = entries(&session, &place).await?;
+    let entries: Vec<Described> = match Reached::open(&args.target, &args.source).await? {
+        Reached::Here(session) => answers::entries(&session, &args.path).await?,
+        Reached::There(remote) => {
+            remote.client.ask_patiently(&remote.about(&["entries"], &args.path)?).await?
+        }
+    };
     if args.json {
-        let described: Vec<_> =
-            entries.iter().map(|(name, entry)| Described::new(name, entry)).collect();
-        return print_json(&described);
+        return print_json(&entries);
     }
     let mut out = String::new();
-    for (name, entry) in &entries {
+    for entry in &entries {
         match (args.zero, args.long) {
             (true, _) => {
-                out.push_str(name);
+                out.push_str(&entry.name);
                 out.push('\0');
             }
-            (false, true) => out.push_str(&long_line(name, entry)),
+            (false, true) => out.push_str(&long_line(entry)),
             (false, false) => {
-                out.push_str(&escaped(name));
+                out.push_str(&escaped(&entry.name));
                 out.push('\n');
             }
         }
@@ -38,52 +38,39 @@ pub async fn run(args: &Ls) -> Result {
     terminal::print(out.as_bytes()).context(|| "print")
 }
 
-/// The children of a directory in the order of their names; of anything else, itself.
-async fn entries(session: &Session, place: &Place) -> Result<Vec<(String, Entry)>> {
-    if place.entry.kind != Kind::Directory {
-        let name = place.path.name().unwrap_or_default().to_owned();
-        return Ok(vec![(name, place.entry.clone())]);
-    }
-    let listed = place.snapshot.list(&place.path, session.wait).await;
-    let mut listed: Vec<(Name, Entry)> = listed.context(|| place.path.to_string())?;
-    listed.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(listed.into_iter().map(|(name, entry)| (name.as_str().to_owned(), entry)).collect())
-}
-
 /// `-rw-r--r-- 1000 1000     204800 2020-09-13T12:26:40Z name -> target`
-fn long_line(name: &str, entry: &Entry) -> String {
-    let stat = &entry.stat;
-    let size = if entry.kind == Kind::File { stat.extent.size } else { 0 };
+fn long_line(entry: &Described) -> String {
+    let size = entry.size.unwrap_or(0);
     let mut line = format!(
         "{} {:>5} {:>5} {size:>12} {} {}",
-        mode_text(entry),
-        stat.uid,
-        stat.gid,
-        date(stat.mtime),
-        escaped(name)
+        mode_text(entry.kind, entry.mode),
+        entry.uid,
+        entry.gid,
+        date(entry.mtime),
+        escaped(&entry.name)
     );
-    if let Some(target) = stat.linkname.as_deref().filter(|_| entry.kind == Kind::Symlink) {
+    if let Some(target) = entry.target.as_deref().filter(|_| entry.kind == EntryKind::Symlink) {
         let _ = write!(line, " -> {}", escaped(target)); // a String takes everything
     }
-    if let Some(mount) = &stat.mount {
-        let _ = write!(line, " => {}", crate::session::drive_url(&mount.key, mount.version));
+    if let Some(mount) = &entry.mount {
+        let _ = write!(line, " => {mount}");
     }
     line.push('\n');
     line
 }
 
 /// `drwxr-xr-x`, as ls(1) shows it.
-pub fn mode_text(entry: &Entry) -> String {
-    let kind = match entry.kind {
-        Kind::File => '-',
-        Kind::Directory | Kind::Mount => 'd',
-        Kind::Symlink => 'l',
-        Kind::Fifo => 'p',
-        Kind::Socket => 's',
-        Kind::CharacterDevice => 'c',
-        Kind::BlockDevice => 'b',
+pub fn mode_text(kind: EntryKind, mode: u32) -> String {
+    let kind = match kind {
+        EntryKind::File => '-',
+        EntryKind::Directory | EntryKind::Mount => 'd',
+        EntryKind::Symlink => 'l',
+        EntryKind::Fifo => 'p',
+        EntryKind::Socket => 's',
+        EntryKind::CharacterDevice => 'c',
+        EntryKind::BlockDevice => 'b',
     };
-    let mode = entry.stat.mode & !TYPE_MASK;
+    let mode = mode & !TYPE_MASK;
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = mode >> shift;
@@ -102,11 +89,7 @@ pub fn mode_text(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drive::Stat;
-
-    fn entry(kind: Kind, mode: u32) -> Entry {
-        Entry { kind, stat: Stat { mode, ..Stat::default() }, explicit: true }
-    }
+    use drive::{Entry, Kind, Stat};
 
     #[test]
     fn modes_look_as_ls_shows_them() {
@@ -118,15 +101,16 @@ mod tests {
             (Kind::File, 0o102644, "-rw-r-Sr--"),
             (Kind::Directory, 0o41777, "drwxrwxrwt"),
         ] {
-            assert_eq!(mode_text(&entry(kind, mode)), text);
+            assert_eq!(mode_text(kind.into(), mode), text);
         }
     }
 
     #[test]
     fn a_long_line_shows_where_a_link_points_and_nothing_raw() {
-        let mut link = entry(Kind::Symlink, 0o120777);
-        link.stat.linkname = Some("a\u{1b}]0;x".into());
-        let line = long_line("l", &link);
+        let linkname = Some("a\u{1b}]0;x".into());
+        let stat = Stat { mode: 0o120777, linkname, ..Stat::default() };
+        let link = Entry { kind: Kind::Symlink, stat, explicit: true };
+        let line = long_line(&Described::new("l", &link));
         assert_eq!(
             line,
             "lrwxrwxrwx     0     0            0 1970-01-01T00:00:00Z l -> a\\x1b]0;x\n"

@@ -5,14 +5,20 @@ mod bootstrap;
 mod cat;
 mod completions;
 mod create;
+mod daemon;
+pub mod helper;
 mod info;
 mod list;
 mod ls;
 mod man;
 mod mount;
 mod recover;
+mod seed;
 mod serve;
+mod service;
 mod stat;
+mod status;
+mod top;
 mod transfer;
 mod unmount;
 
@@ -31,8 +37,8 @@ const MAX_WORKERS: usize = 4;
 
 pub fn run(cli: Cli) -> Result {
     match cli.command {
-        Command::Create(args) => create::run(&args),
-        Command::Mount(args) => mount::run(&args, cli.detached),
+        Command::Create(args) => runtime()?.block_on(create::run(&args)),
+        Command::Mount(args) => mount::run(&args),
         Command::Unmount(args) => unmount::run(&args),
         Command::Ls(args) => runtime()?.block_on(ls::run(&args)),
         Command::Cat(args) => runtime()?.block_on(cat::run(&args)),
@@ -45,12 +51,23 @@ pub fn run(cli: Cli) -> Result {
         Command::Info(args) => runtime()?.block_on(info::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Bootstrap(args) => runtime()?.block_on(bootstrap::run(&args)),
+        Command::Share(args) => runtime()?.block_on(seed::run_share(&args)),
+        Command::Seed(args) => runtime()?.block_on(seed::run_seed(&args)),
+        Command::Unseed(args) => runtime()?.block_on(seed::run_unseed(&args)),
+        Command::Publish(args) => runtime()?.block_on(seed::run_publish(&args)),
+        Command::Status(args) => runtime()?.block_on(status::run_status(&args)),
+        Command::Peers(args) => runtime()?.block_on(status::run_peers(&args)),
+        Command::Why(args) => runtime()?.block_on(status::run_why(&args)),
+        Command::Watch(args) => runtime()?.block_on(status::run_watch(&args)),
+        Command::Top(args) => runtime()?.block_on(top::run(&args)),
+        Command::Service(args) => service::run(&args),
+        Command::Daemon(args) => daemon::run(&args, cli.detached),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
 }
 
-fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Builder::new_multi_thread()
         .worker_threads(cores.min(MAX_WORKERS))
@@ -66,7 +83,7 @@ fn print_json(value: &impl Serialize) -> Result {
 }
 
 /// What asks a process to end: SIGTERM, Ctrl-C, and the terminal going away.
-struct Ending {
+pub struct Ending {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -74,7 +91,7 @@ struct Ending {
 
 impl Ending {
     /// From here on those signals no longer end the process by themselves.
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let on = |kind| signal(kind).context(|| "handle signals");
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
@@ -83,7 +100,7 @@ impl Ending {
         })
     }
 
-    async fn wait(&mut self) {
+    pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => (),
             _ = self.interrupt.recv() => (),

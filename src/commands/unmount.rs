@@ -1,32 +1,48 @@
 //! `hypermount unmount`.
 
+use std::path::Path;
 use std::time::Duration;
 
-use drivefs::{Detach, UnmountError};
+use drivefs::Detach;
+use hyper::Method;
 
+use super::runtime;
 use crate::cli::Unmount;
+use crate::client;
 use crate::config;
-use crate::failure::{Context, Failure, Result};
+use crate::daemon::model::{Done, How, UnmountQuery};
+use crate::failure::{Code, Context, Failure, Result};
+use crate::mounting::cannot_unmount;
 use crate::record::{self, Record};
 
 /// How long the process behind the mount gets to close its store after the mount is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a daemon may take that has much to store.
+const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 
 pub fn run(args: &Unmount) -> Result {
     let what = || format!("unmount {}", args.mountpoint.display());
     let mountpoint = record::absolute(&args.mountpoint).context(what)?;
     let how = match (args.lazy, args.force) {
-        (true, _) => Detach::Lazy,
-        (_, true) => Detach::Force,
-        _ => Detach::Normal,
+        (true, _) => How::Lazy,
+        (_, true) => How::Force,
+        _ => How::Normal,
     };
-    drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
+    let state = config::state_directory()?;
+    let process = Record::read(&state, &mountpoint);
+    // The daemon also forgets it, if it was to come back. Everything else the system can do alone.
+    if !runtime()?.block_on(by_daemon(process.as_ref(), &mountpoint, how))? {
+        let how = match how {
+            How::Normal => Detach::Normal,
+            How::Lazy => Detach::Lazy,
+            How::Force => Detach::Force,
+        };
+        drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
+    }
     // A lazy unmount leaves the process at work until the last file in it is closed.
     if args.lazy {
         return Ok(());
     }
-    let state = config::state_directory()?;
-    let process = Record::read(&state, &mountpoint);
     if Record::wait_released(&state, &mountpoint, RELEASE_LIMIT) {
         return Ok(());
     }
@@ -37,11 +53,21 @@ pub fn run(args: &Unmount) -> Result {
     ))
 }
 
-fn cannot_unmount(error: UnmountError) -> Failure {
-    let busy = matches!(error, UnmountError::Busy { .. });
-    let failure = Failure::failed("unmount", error);
-    if busy {
-        return failure.hint("end them, or use --lazy (they keep what is open) or --force");
+/// Whether a daemon had the mount and has taken it away.
+async fn by_daemon(record: Option<&Record>, mountpoint: &Path, how: How) -> Result<bool> {
+    let Some(record) = record.filter(|record| !record.store.as_os_str().is_empty()) else {
+        return Ok(false);
+    };
+    let Ok(Some(client)) = client::find(&record.store).await else { return Ok(false) };
+    if client.presence.pid != record.pid {
+        return Ok(false);
     }
-    failure
+    let query = UnmountQuery { mountpoint: mountpoint.to_owned(), how };
+    let path = client::path(&["mounts"], &query)?;
+    match client.ask::<Done>(Method::DELETE, &path, &(), Some(ANSWER_LIMIT)).await {
+        Ok(Done {}) => Ok(true),
+        // One that hangs, or was replaced meanwhile, does not keep a mount.
+        Err(failure) if how == How::Force || failure.code() == Code::Locked => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }

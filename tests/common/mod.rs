@@ -59,6 +59,7 @@ impl Home {
             .env("HOME", self.directory.path())
             .env("XDG_DATA_HOME", self.path("data"))
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
             .env_remove("RUST_LOG")
             .env("HYPERMOUNT_NETWORK", "off")
             .env("NO_COLOR", "1")
@@ -82,10 +83,16 @@ impl Home {
     }
 }
 
-/// A mount whose process a test killed stays in the kernel: whatever happened, it goes with the
-/// directory it is in.
+/// A mount whose process a test killed stays in the kernel, and a daemon stays that was told to:
+/// whatever happened, they go with the directory they are in.
 impl Drop for Home {
     fn drop(&mut self) {
+        for entry in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
+            if entry.path().join("hypermount.daemon").exists() {
+                let stop = ["daemon", "stop", "--store"];
+                let _ = self.command().args(stop).arg(entry.path()).output();
+            }
+        }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let here = self.directory.path();
         for at in mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {

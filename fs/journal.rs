@@ -1,0 +1,311 @@
+//! What happened on a mount, for whoever asks later: calls that failed and why, and which process read
+//! how much that had to be fetched. Bounded; the newest failures and the largest readers stay.
+//!
+//! Not here: what to do about a failure (whoever tells people knows), and the log.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::errno::{Error, errno};
+use crate::platform;
+
+/// Failures that are remembered.
+pub const MAX_FAILURES: usize = 256;
+/// Processes, and files, whose fetched bytes are counted; beyond it the smallest is forgotten.
+pub const MAX_COUNTED: usize = 256;
+/// Ranges of an open file that are known to be charged.
+const MAX_RANGES: usize = 32;
+
+/// A call of a program that failed for another reason than its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedCall {
+    /// Of the file or directory, within the mount; without slashes at the ends.
+    pub path: String,
+    pub operation: &'static str,
+    /// The name of what the program got, such as `ETIMEDOUT`.
+    pub errno: String,
+    pub why: String,
+    /// Milliseconds since the epoch.
+    pub time: u64,
+    /// The process, while that can be told.
+    pub process: Option<Process>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub program: String,
+}
+
+/// Bytes that had to be fetched, by who read them and by what was read; largest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    pub total: u64,
+    pub processes: Vec<(Process, u64)>,
+    /// By path within the mount.
+    pub files: Vec<(String, u64)>,
+}
+
+#[derive(Default)]
+struct State {
+    failures: VecDeque<FailedCall>,
+    /// How many there were since the mount was made.
+    failed: u64,
+    total: u64,
+    processes: HashMap<u32, (String, u64)>,
+    files: HashMap<String, u64>,
+}
+
+/// See the module documentation.
+#[derive(Default)]
+pub struct Journal {
+    state: Mutex<State>,
+}
+
+impl Journal {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a failure, unless it is an ordinary answer: that a file is not there is no trouble.
+    pub(crate) fn failed(&self, path: &str, operation: &'static str, thread: u32, error: &Error) {
+        if is_ordinary(error) {
+            return;
+        }
+        let failure = FailedCall {
+            path: path.to_owned(),
+            operation,
+            errno: errno_name(error),
+            why: error.to_string(),
+            time: now(),
+            process: platform::process_of(thread).map(|(pid, program)| Process { pid, program }),
+        };
+        let mut state = self.state();
+        if state.failures.len() >= MAX_FAILURES {
+            state.failures.pop_front();
+        }
+        state.failures.push_back(failure);
+        state.failed += 1;
+    }
+
+    /// Charges bytes to the process of a thread and to the file it read.
+    pub(crate) fn fetched(&self, path: &str, thread: u32, bytes: u64) {
+        let process = platform::process_of(thread);
+        let mut state = self.state();
+        state.total = state.total.saturating_add(bytes);
+        if let Some((pid, program)) = process {
+            make_room(&mut state.processes, &pid, |(_, bytes)| *bytes);
+            let entry = state.processes.entry(pid).or_insert((program.clone(), 0));
+            if entry.0 != program {
+                // The number was given to another program since.
+                *entry = (program, 0);
+            }
+            entry.1 = entry.1.saturating_add(bytes);
+        }
+        make_room(&mut state.files, path, |bytes| *bytes);
+        let file = state.files.entry(path.to_owned()).or_insert(0);
+        *file = file.saturating_add(bytes);
+    }
+
+    /// The failures that are remembered, oldest first.
+    pub fn failures(&self) -> Vec<FailedCall> {
+        self.state().failures.iter().cloned().collect()
+    }
+
+    /// How many calls failed since the mount was made, and those after the first `seen` of them, as
+    /// far as they are remembered.
+    pub fn failures_after(&self, seen: u64) -> (u64, Vec<FailedCall>) {
+        let state = self.state();
+        let new = usize::try_from(state.failed.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let skipped = state.failures.len().saturating_sub(new);
+        (state.failed, state.failures.iter().skip(skipped).cloned().collect())
+    }
+
+    pub fn fetched_so_far(&self) -> Fetched {
+        let state = self.state();
+        let processes = state.processes.iter();
+        let processes = processes.map(|(pid, (program, bytes))| {
+            (Process { pid: *pid, program: program.clone() }, *bytes)
+        });
+        let mut processes: Vec<_> = processes.collect();
+        let mut files: Vec<_> = state.files.iter().map(|(p, bytes)| (p.clone(), *bytes)).collect();
+        processes.sort_by_key(|(process, bytes)| (std::cmp::Reverse(*bytes), process.pid));
+        files.sort_by(|(one, less), (other, more)| more.cmp(less).then(one.cmp(other)));
+        Fetched { total: state.total, processes, files }
+    }
+}
+
+/// Sees to it that there is room for one more entry, if `key` has none yet.
+fn make_room<K, Q, V>(counted: &mut HashMap<K, V>, key: &Q, bytes: impl Fn(&V) -> u64)
+where
+    K: std::hash::Hash + Eq + Clone + std::borrow::Borrow<Q>,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    if counted.len() < MAX_COUNTED || counted.contains_key(key) {
+        return;
+    }
+    let smallest = counted.iter().min_by_key(|(_, value)| bytes(value)).map(|(key, _)| key.clone());
+    if let Some(smallest) = smallest {
+        counted.remove(smallest.borrow());
+    }
+}
+
+/// Whether an error only answers the question that was asked.
+fn is_ordinary(error: &Error) -> bool {
+    use drive::Error as D;
+    match error {
+        Error::Drive(error) => matches!(
+            error,
+            D::NotFound
+                | D::NotADirectory
+                | D::IsADirectory
+                | D::AlreadyExists
+                | D::NotEmpty
+                | D::InvalidPath(_)
+                | D::NameTooLong { .. }
+                // Asked of every file that is written: whether there is a security.capability.
+                | D::Unsupported(_)
+        ),
+        Error::NoAttribute
+        | Error::BufferTooSmall
+        | Error::BeyondEnd
+        | Error::WrongKind
+        | Error::InvalidArgument
+        | Error::NotSupported(_)
+        | Error::OtherDrive
+        | Error::Stale
+        | Error::BadHandle
+        | Error::Interrupted
+        | Error::ShuttingDown => true,
+        Error::ReadOnly
+        | Error::NotPermitted(_)
+        | Error::NotUtf8
+        | Error::FileTooLarge
+        | Error::NoSpace
+        | Error::Busy
+        | Error::AnswerTooLarge
+        | Error::BadContent(_)
+        | Error::TooManyDrives { .. }
+        | Error::Panicked => false,
+    }
+}
+
+fn errno_name(error: &Error) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(errno(error).code()))
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The ranges of an open file that its readers were charged for, so that bytes asked for ahead are
+/// not charged again when they are read.
+#[derive(Debug, Default)]
+pub struct Charged {
+    ranges: Vec<Range<u64>>,
+}
+
+impl Charged {
+    /// The parts of `range` that are new, which are then known.
+    pub fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut new = vec![range.clone()];
+        for known in &self.ranges {
+            new = new.into_iter().flat_map(|part| without(part, known)).collect();
+        }
+        match self.ranges.iter_mut().find(|known| touch(known, &range)) {
+            Some(known) => *known = known.start.min(range.start)..known.end.max(range.end),
+            None => self.ranges.push(range),
+        }
+        if self.ranges.len() > MAX_RANGES {
+            self.ranges.remove(0);
+        }
+        new
+    }
+}
+
+fn touch(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start <= other.end && other.start <= one.end
+}
+
+fn without(part: Range<u64>, known: &Range<u64>) -> Vec<Range<u64>> {
+    let before = part.start..part.end.min(known.start);
+    let after = part.start.max(known.end)..part.end;
+    [before, after].into_iter().filter(|range| range.start < range.end).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable() -> Error {
+        let core = drive::PublicKey::new([1; 32]).discovery_key();
+        let waited = std::time::Duration::ZERO;
+        drive::Error::Unavailable { core, block: 3, waited, why: "no peer connected".into() }.into()
+    }
+
+    #[test]
+    fn failures_are_bounded_and_the_newest_stay() {
+        let journal = Journal::default();
+        for number in 0..=MAX_FAILURES {
+            journal.failed(&format!("file {number}"), "read", 0, &unavailable());
+        }
+        let failures = journal.failures();
+        assert_eq!(failures.len(), MAX_FAILURES);
+        assert_eq!(failures.first().map(|failure| failure.path.as_str()), Some("file 1"));
+        assert_eq!(failures.last().map(|failure| failure.errno.as_str()), Some("ETIMEDOUT"));
+        let (count, new) = journal.failures_after(MAX_FAILURES as u64 - 1);
+        assert_eq!((count, new.len()), (MAX_FAILURES as u64 + 1, 2));
+    }
+
+    #[test]
+    fn that_something_is_not_there_is_no_failure() {
+        let journal = Journal::default();
+        journal.failed("x", "lookup", 0, &drive::Error::NotFound.into());
+        journal.failed("x", "getxattr", 0, &Error::NoAttribute);
+        journal.failed("x", "getxattr", 0, &drive::Error::Unsupported("security.x".into()).into());
+        assert!(journal.failures().is_empty());
+    }
+
+    #[test]
+    fn counted_files_are_bounded_and_the_largest_stay() {
+        let journal = Journal::default();
+        journal.fetched("large", 0, 1_000_000);
+        for number in 0..MAX_COUNTED as u64 {
+            journal.fetched(&format!("small {number}"), 0, 10 + number);
+        }
+        let fetched = journal.fetched_so_far();
+        assert_eq!(fetched.files.len(), MAX_COUNTED);
+        assert_eq!(fetched.files.first(), Some(&("large".to_owned(), 1_000_000)));
+        assert!(!fetched.files.iter().any(|(path, _)| path == "small 0"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_is_charged_by_its_name() {
+        let journal = Journal::default();
+        journal.fetched("file", std::process::id(), 7);
+        let fetched = journal.fetched_so_far();
+        let (process, bytes) = fetched.processes.first().expect("it is counted");
+        assert_eq!((process.pid, *bytes), (std::process::id(), 7));
+    }
+
+    #[test]
+    fn what_was_charged_is_not_charged_again() {
+        let mut charged = Charged::default();
+        let mut new = |range: Range<u64>| {
+            charged.add(range).into_iter().map(|new| (new.start, new.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(new(0..100), [(0, 100)]);
+        assert_eq!(new(50..150), [(100, 150)]);
+        assert_eq!(new(0..150), []);
+        assert_eq!(new(300..400), [(300, 400)]);
+        assert_eq!(new(100..500), [(150, 300), (400, 500)]);
+        for start in 0..MAX_RANGES as u64 + 1 {
+            charged.add(start * 1000 + 10_000..start * 1000 + 10_001);
+        }
+        assert_eq!(charged.ranges.len(), MAX_RANGES);
+    }
+}

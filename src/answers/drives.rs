@@ -1,0 +1,153 @@
+//! The drives of a store.
+
+use std::path::Path;
+
+use drive::{Core, Drive, DrivePath, PublicKey, Store, Wait, transfer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Context, Failure, Result};
+use crate::session::{Session, drive_url, drives};
+
+/// One drive in full: what `info --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct About {
+    pub url: String,
+    pub key: String,
+    /// What peers find the drive by; does not let anyone read it.
+    pub discovery_key: String,
+    /// Length of the metadata core: the newest version known here, or the frozen one.
+    pub version: u64,
+    pub writable: bool,
+    /// Directory of the store.
+    pub store: String,
+    /// Other drives in the store, if they were asked for.
+    pub others: Vec<String>,
+    pub cores: Vec<AboutCore>,
+}
+
+/// What of a core is on this disk.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AboutCore {
+    pub key: String,
+    pub blocks: u64,
+    pub blocks_here: u64,
+    pub bytes: u64,
+}
+
+/// `whole_store`: the other drives and their cores too, not only this drive's.
+pub async fn about(session: &Session, whole_store: bool) -> Result<About> {
+    let what = || "read the store";
+    let drive: &Drive = &session.drive;
+    let key = *drive.key();
+    let mut keys: Vec<PublicKey> = vec![key];
+    let mut others = Vec::new();
+    if whole_store {
+        keys.extend(session.store.keys().context(what)?.into_iter().filter(|other| *other != key));
+        let found = drives(&session.store).await.context(what)?;
+        others = found.iter().filter(|other| **other != key).map(|k| drive_url(k, None)).collect();
+    }
+    let cores: drive::Result<Vec<_>> =
+        keys.iter().map(|key| session.store.core(key).map(|core| about_core(&core))).collect();
+    Ok(About {
+        url: session.url(),
+        key: key.to_hex(),
+        discovery_key: key.discovery_key().to_hex(),
+        version: drive.snapshot().version(),
+        writable: drive.writable(),
+        store: session.directory.display().to_string(),
+        others,
+        cores: cores.context(what)?,
+    })
+}
+
+fn about_core(core: &Core) -> AboutCore {
+    let head = core.head();
+    AboutCore {
+        key: core.key().to_hex(),
+        blocks: head.length,
+        blocks_here: core.held(0..head.length),
+        bytes: head.byte_length,
+    }
+}
+
+/// A line of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Listed {
+    pub key: String,
+    pub url: String,
+    /// The name it was created with, where this store has it.
+    pub name: Option<String>,
+    /// Bytes of all files of the newest version; `null` while part of its index is not here.
+    pub size: Option<u64>,
+    pub version: u64,
+    pub writable: bool,
+    /// Why it is not writable although its keys are here.
+    pub read_only_because: Option<String>,
+    /// Blocks of content, and those of them on this disk.
+    pub blocks: u64,
+    pub blocks_here: u64,
+    /// Whether it is kept whole and given to others for good.
+    #[serde(default)]
+    pub seeded: bool,
+    /// Where the daemon has it mounted.
+    #[serde(default)]
+    pub mountpoints: Vec<String>,
+}
+
+/// The drives of a store, the one it was made for first.
+pub async fn list(store: &Store) -> Result<Vec<Listed>> {
+    let mut listed = Vec::new();
+    for key in drives(store).await.context(|| "read the store")? {
+        listed.push(describe(store, &key).await.context(|| drive_url(&key, None))?);
+    }
+    Ok(listed)
+}
+
+async fn describe(store: &Store, key: &PublicKey) -> drive::Result<Listed> {
+    let drive = Drive::open(store, key, None, Wait::Local).await?;
+    let measured = transfer::measure(&drive, &DrivePath::root(), Wait::Local).await;
+    let content = drive.content().ok();
+    let blocks = content.map_or(0, |core| core.head().length);
+    let stop = drive.metadata_core().stopped().or(content.and_then(|core| core.stopped()));
+    Ok(Listed {
+        key: key.to_hex(),
+        url: drive_url(key, None),
+        name: name_of(store, key)?,
+        size: measured.ok().filter(|measured| measured.complete).map(|measured| measured.bytes),
+        version: drive.snapshot().version(),
+        writable: drive.writable(),
+        read_only_because: stop.map(|stop| stop.reason().to_owned()),
+        blocks,
+        blocks_here: content.map_or(0, |core| core.held(0..blocks)),
+        seeded: false,
+        mountpoints: Vec::new(),
+    })
+}
+
+/// The name a drive was created with, where this store has it.
+pub fn name_of(store: &Store, key: &PublicKey) -> drive::Result<Option<String>> {
+    Ok(store.name_of(key)?.and_then(|name| String::from_utf8(name).ok()))
+}
+
+/// What `create --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Created {
+    pub url: String,
+    pub name: String,
+    /// Directory of the store.
+    pub store: String,
+}
+
+/// Makes a drive whose keys derive from the name.
+pub fn create(store: &Store, directory: &Path, name: &str) -> Result<Created> {
+    let what = || format!("create {name}");
+    if let Some(key) = store.named_key(name.as_bytes()).context(what)? {
+        return Err(Failure::failed(what(), "there is one of that name already")
+            .hint(format!("it is {}", drive_url(&key, None))));
+    }
+    let drive = Drive::create(store, name).context(what)?;
+    drive.sync().context(what)?;
+    let store = directory.display().to_string();
+    Ok(Created { url: drive_url(drive.key(), None), name: name.to_owned(), store })
+}

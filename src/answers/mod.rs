@@ -1,0 +1,12 @@
+//! What is known of drives and their entries, as the daemon answers it and as `--json` prints it. A
+//! command computes an answer itself where it has the store, and asks the daemon where that has it.
+//!
+//! Not here: words for people (`commands/`), and requests (`daemon/model.rs`).
+
+mod drives;
+mod entries;
+mod transfer;
+
+pub use drives::{About, Created, Listed, about, create, list, name_of};
+pub use entries::{Described, EntryKind, Found, entries, entry};
+pub use transfer::{Export, Import, Progress, StepKind, Summary, Tell, export, import};

@@ -1,0 +1,257 @@
+//! `import` and `export`: what is asked for, what is told while it goes on, and what was done. The
+//! copying itself is `drive::transfer`.
+
+use std::path::PathBuf;
+
+use drive::transfer::{
+    ExportOptions, ImportOptions, Observer, Report, Step, export as copy_out, import as copy_in,
+    measure,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Context, Failure, Result};
+use crate::session::Session;
+use crate::terminal::size;
+
+/// Bytes of an index entry and its share of the tree, about; for the forecast only.
+const ENTRY_BYTES: u64 = 400;
+
+/// A directory into a drive.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Import {
+    /// Directory to copy; absolute where a daemon is asked.
+    pub directory: PathBuf,
+    /// Where in the drive.
+    #[serde(default)]
+    pub path: String,
+    /// Compare the content of files that look unchanged too.
+    #[serde(default)]
+    pub checksum: bool,
+    /// Remove from the drive what is not in the directory.
+    #[serde(default)]
+    pub delete: bool,
+    /// Only tell what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Files with more patterns to ignore.
+    #[serde(default)]
+    pub ignore_files: Vec<PathBuf>,
+}
+
+/// A drive, or a part of it, into a directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Directory to write to; absolute where a daemon is asked.
+    pub directory: PathBuf,
+    /// What of the drive.
+    #[serde(default)]
+    pub path: String,
+    #[serde(default)]
+    pub checksum: bool,
+    /// Remove from the directory what is not in the drive.
+    #[serde(default)]
+    pub delete: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Tell beforehand how many bytes there are to go through.
+    #[serde(default)]
+    pub measure: bool,
+    /// Peers to fetch from, `HOST:PORT` each.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// How long a block may take: `10s`, `0`, `forever`.
+    pub wait: Option<String>,
+}
+
+/// What is told while a tree is copied, in order. The last one is `done` or `failed`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Progress {
+    /// What an import will add to the store, at most.
+    Forecast {
+        growth: u64,
+        available: u64,
+        files: u64,
+        others: u64,
+    },
+    /// Bytes there are to go through.
+    Expected {
+        bytes: u64,
+    },
+    Step {
+        path: String,
+        step: StepKind,
+    },
+    /// So many bytes more were copied or found to be there.
+    Bytes {
+        count: u64,
+    },
+    Done {
+        summary: Summary,
+    },
+    Failed {
+        failure: Failure,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepKind {
+    Copy,
+    Update,
+    Make,
+    Link,
+    Remove,
+    Unchanged,
+}
+
+impl From<Step> for StepKind {
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Content(_) => StepKind::Copy,
+            Step::Metadata => StepKind::Update,
+            Step::Directory => StepKind::Make,
+            Step::Symlink => StepKind::Link,
+            Step::Delete => StepKind::Remove,
+            Step::Unchanged => StepKind::Unchanged,
+        }
+    }
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    pub dry_run: bool,
+    pub files: u64,
+    pub bytes: u64,
+    pub updated: u64,
+    pub directories: u64,
+    pub symlinks: u64,
+    pub deleted: u64,
+    pub unchanged: u64,
+    /// The first of the entries that were not copied.
+    pub troubles: Vec<TroubleFound>,
+    pub trouble_count: u64,
+    pub missing_count: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TroubleFound {
+    pub path: String,
+    pub why: String,
+    /// It is not on this machine and no peer delivered it in time.
+    pub missing: bool,
+}
+
+impl Summary {
+    fn new(report: Report, dry_run: bool) -> Self {
+        let trouble = |found: drive::transfer::Trouble| TroubleFound {
+            path: found.path,
+            why: found.why,
+            missing: found.missing,
+        };
+        Self {
+            dry_run,
+            files: report.files,
+            bytes: report.bytes,
+            updated: report.updated,
+            directories: report.directories,
+            symlinks: report.symlinks,
+            deleted: report.deleted,
+            unchanged: report.unchanged,
+            troubles: report.troubles.into_iter().map(trouble).collect(),
+            trouble_count: report.trouble_count,
+            missing_count: report.missing_count,
+        }
+    }
+}
+
+/// Who is told.
+pub type Tell<'a> = &'a mut (dyn FnMut(Progress) + Send);
+
+/// Copies a directory into the session's drive. Says how much the store will grow, and refuses what
+/// cannot fit.
+pub async fn import(session: &Session, asked: &Import, tell: Tell<'_>) -> Result<Summary> {
+    let what = || format!("import {} into {}", asked.directory.display(), session.url());
+    let options = ImportOptions {
+        checksum: asked.checksum,
+        delete: asked.delete,
+        dry_run: asked.dry_run,
+        estimate: false,
+        ignore_files: asked.ignore_files.clone(),
+    };
+    let expected = forecast(session, asked, &options, tell).await?;
+    tell(Progress::Expected { bytes: expected });
+    let mut told = Told(tell);
+    let copied =
+        copy_in(&asked.directory, &session.drive, &session.path, &options, &mut told).await;
+    Ok(Summary::new(copied.context(what)?, asked.dry_run))
+}
+
+/// Looks what there is to do without reading any content; the bytes to go through.
+async fn forecast(
+    session: &Session,
+    asked: &Import,
+    options: &ImportOptions,
+    tell: Tell<'_>,
+) -> Result<u64> {
+    let what = || format!("look at {}", asked.directory.display());
+    let options = ImportOptions { dry_run: true, estimate: true, ..options.clone() };
+    let mut counted = Counted(0);
+    let (drive, path) = (&session.drive, &session.path);
+    let report =
+        copy_in(&asked.directory, drive, path, &options, &mut counted).await.context(what)?;
+    let entries = report.files + report.updated + report.directories + report.symlinks;
+    let growth = report.bytes + entries * ENTRY_BYTES;
+    let available = session.store.space().context(what)?.available;
+    if !report.is_idle() {
+        let others = report.updated + report.directories + report.symlinks + report.deleted;
+        tell(Progress::Forecast { growth, available, files: report.files, others });
+    }
+    if growth > available && !asked.dry_run {
+        let why = format!("it takes up to {} and {} are free", size(growth), size(available));
+        return Err(Failure::failed(what(), why));
+    }
+    Ok(report.bytes.saturating_add(counted.0))
+}
+
+/// Copies the session's drive, or a part of it, into a directory.
+pub async fn export(session: &Session, asked: &Export, tell: Tell<'_>) -> Result<Summary> {
+    let what = || format!("export {} to {}", session.url(), asked.directory.display());
+    let (drive, path) = (&session.drive, &session.path);
+    if asked.measure && !asked.dry_run {
+        let bytes = measure(drive, path, session.wait).await.context(what)?.bytes;
+        tell(Progress::Expected { bytes });
+    }
+    let options =
+        ExportOptions { checksum: asked.checksum, delete: asked.delete, dry_run: asked.dry_run };
+    let mut told = Told(tell);
+    let copied = copy_out(drive, path, &asked.directory, &options, session.wait, &mut told).await;
+    Ok(Summary::new(copied.context(what)?, asked.dry_run))
+}
+
+/// Counts the bytes that need no copying.
+struct Counted(u64);
+
+impl Observer for Counted {
+    fn step(&mut self, _: &str, _: Step) {}
+
+    fn bytes(&mut self, count: u64) {
+        self.0 = self.0.saturating_add(count);
+    }
+}
+
+struct Told<'a>(Tell<'a>);
+
+impl Observer for Told<'_> {
+    fn step(&mut self, path: &str, step: Step) {
+        (self.0)(Progress::Step { path: path.to_owned(), step: step.into() });
+    }
+
+    fn bytes(&mut self, count: u64) {
+        (self.0)(Progress::Bytes { count });
+    }
+}

@@ -1,0 +1,273 @@
+//! The grammar of the commands about what is running: the daemon, seeds, and what is going on.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Finding, Source};
+use crate::config::{WaitLimit, parse_peer};
+use crate::target::Target;
+
+/// Start, stop or look at the daemon of a store
+///
+/// It starts by itself with the first mount, and ends when there is nothing left to do.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    #[command(subcommand)]
+    pub command: DaemonCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Start it, to stay until `daemon stop`; saved mounts and seeds come back
+    Start(DaemonStart),
+    /// Unmount everything and end it; what was saved comes back with the next start
+    Stop(DaemonStop),
+    /// Say whether it runs, its process, socket and log
+    Status(DaemonStatus),
+    /// Print its log
+    Logs(DaemonLogs),
+    /// Run in the foreground, for supervisors; prints `ready` to stderr
+    Run(DaemonRun),
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonStart {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonStop {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonStatus {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonLogs {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Go on printing what is added
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonRun {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Make the store if there is none
+    #[arg(long)]
+    pub create: bool,
+
+    /// End when there is nothing left to do
+    #[arg(long)]
+    pub while_needed: bool,
+}
+
+/// Seed a drive, print its URL, and show it as a QR code on a terminal
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount share ~/notes
+  hypermount share notes --listen 0.0.0.0:3282")]
+pub struct Share {
+    /// A mount point, a drive's name or URL, or the directory of a store
+    #[arg(value_name = "MNT|NAME|URL|DIR")]
+    pub what: PathBuf,
+
+    #[command(flatten)]
+    pub seeding: Seeding,
+
+    /// No QR code
+    #[arg(long)]
+    pub no_qr: bool,
+}
+
+/// Where a drive is seeded, and to whom.
+#[derive(Clone, Debug, Args)]
+pub struct Seeding {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Peer to fetch from and to give to; may be given several times
+    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
+    pub peers: Vec<String>,
+
+    /// Answer peers at this address; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+
+    #[command(flatten)]
+    pub finding: Finding,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Give drives to others for good, and keep others' drives whole and up to date
+///
+/// Goes on in the background and after a restart of the daemon. A drive of somebody else is fetched
+/// whole, and every version that comes.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount seed notes --listen 0.0.0.0:3282
+  hypermount seed hyper://KEY --peer example.org:3282
+  hypermount seed --from list.txt           One URL or name a line")]
+pub struct Seed {
+    /// hyper://KEY, the name of a drive in the store, or the directory of a store
+    #[arg(value_name = "URL|NAME|DIR", required_unless_present = "from")]
+    pub drives: Vec<Target>,
+
+    /// File with one drive a line; what follows a # is ignored
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub seeding: Seeding,
+}
+
+/// Stop seeding drives; what was fetched stays
+#[derive(Debug, Args)]
+pub struct Unseed {
+    #[arg(value_name = "URL|NAME|DIR", required = true)]
+    pub drives: Vec<Target>,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// Seed a drive and wait until others hold all of its current version
+#[derive(Debug, Args)]
+pub struct Publish {
+    #[arg(value_name = "URL|NAME|DIR")]
+    pub drive: Target,
+
+    /// How many other peers must hold it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub wait: usize,
+
+    /// Give up after this long: 10s, 2min, forever
+    #[arg(long, value_name = "D", default_value = "forever")]
+    pub timeout: WaitLimit,
+
+    #[command(flatten)]
+    pub seeding: Seeding,
+}
+
+/// Show at a glance what is going on
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show who has how much of a drive, and whether it is safe to go offline
+#[derive(Debug, Args)]
+pub struct Peers {
+    /// A mount point, a drive's name or URL, or the directory of a store
+    #[arg(value_name = "MNT|NAME|URL|DIR")]
+    pub what: PathBuf,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Explain the last failure at a path of a mount
+#[derive(Debug, Args)]
+pub struct Why {
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    /// All that is remembered, oldest first
+    #[arg(long)]
+    pub all: bool,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Print what happens, one JSON object a line
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+/// Show live which drive, file and process fetches how much
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Print it once and end
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print it once as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Have the system start the daemon when you log in
+#[derive(Debug, Args)]
+pub struct Service {
+    #[command(subcommand)]
+    pub command: ServiceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Write the unit (systemd) or agent (launchd), and switch it on
+    Install(ServiceInstall),
+    /// Switch it off and remove it
+    Uninstall(ServiceInstall),
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceInstall {
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Only write or remove the file
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// The source of a command that names only a store.
+pub fn of_store(store: Option<PathBuf>) -> Source {
+    Source { store, ..Source::default() }
+}

@@ -1,0 +1,270 @@
+//! Asking a daemon: finding it, one HTTP request, its answer. What can be asked is in
+//! `daemon/model.rs`.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::daemon::model::{API, API_HEADER, VERSION_HEADER};
+use crate::daemon::presence::{Presence, Sight};
+use crate::daemon::{self, is_allowed};
+use crate::failure::{Code, Context, Failure, Result};
+
+/// How long a daemon that is starting or ending is waited for.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+/// How often is looked meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+/// How long an answer may take to begin that needs nobody else.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// The longest answer that is not taken in pieces, in bytes: a listing of a very large directory.
+const MAX_ANSWER: usize = 1024 * 1024 * 1024;
+/// The longest line of an answer in lines, in bytes.
+const MAX_LINE: usize = 16 * 1024 * 1024;
+/// What may stand in a segment of a path as it is (RFC 3986, unreserved).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A daemon that can be asked.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub presence: Presence,
+}
+
+/// The daemon of a store, if there is one. One that is just starting or ending is waited for.
+pub async fn find(store: &Path) -> Result<Option<Client>> {
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    loop {
+        match Presence::of(store) {
+            Sight::Nobody => return Ok(None),
+            Sight::Somebody(presence) => {
+                // Removed by a daemon that ends, before all else.
+                if connect(&presence.socket).await.is_ok() {
+                    return Ok(Some(Client { presence }));
+                }
+            }
+            Sight::Unready => {}
+        }
+        if Instant::now() >= deadline {
+            let why = format!("it does not answer for {SETTLE_LIMIT:?}");
+            return Err(Failure::new(Code::Locked, ask_whom(store), why)
+                .hint("see its log: hypermount daemon logs"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn ask_whom(store: &Path) -> String {
+    format!("ask the daemon of {}", store.display())
+}
+
+/// The daemon of a store, started if there is none; with `create` the store is made too.
+pub async fn find_or_start(store: &Path, create: bool) -> Result<Client> {
+    if let Some(client) = find(store).await? {
+        return Ok(client);
+    }
+    let directory = store.to_owned();
+    let started = tokio::task::spawn_blocking(move || daemon::start(&directory, create, false));
+    match started.await.map_err(|error| Failure::failed(ask_whom(store), error))? {
+        Ok(presence) => Ok(Client { presence }),
+        // Somebody else may have started one at the same time.
+        Err(failure) if failure.code() == Code::Locked => find(store).await?.ok_or(failure),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).await?;
+    // A store may be somebody else's, and name his socket.
+    if !is_allowed(&stream) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"));
+    }
+    Ok(stream)
+}
+
+/// A path of the API with its segments and query encoded.
+pub fn path(segments: &[&str], query: &impl Serialize) -> Result<String> {
+    let mut path = String::new();
+    for segment in segments {
+        path.push('/');
+        path.extend(utf8_percent_encode(segment, SEGMENT));
+    }
+    let query = serde_urlencoded::to_string(query)
+        .map_err(|error| Failure::failed("ask the daemon", error))?;
+    if !query.is_empty() {
+        path.push('?');
+        path.push_str(&query);
+    }
+    Ok(path)
+}
+
+/// An API path without a query.
+pub fn plain(segments: &[&str]) -> String {
+    path(segments, &()).unwrap_or_default()
+}
+
+impl Client {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(Method::GET, path, &(), Some(ANSWER_LIMIT)).await
+    }
+
+    /// As [`Client::get`], of what the daemon may have to ask peers for.
+    pub async fn ask_patiently<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask(Method::GET, path, &(), None).await
+    }
+
+    /// Asks, and takes the whole answer. `limit` bounds the wait for its beginning; `None` for what
+    /// may wait for peers as long as its user said.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        limit: Option<Duration>,
+    ) -> Result<T> {
+        let response = self.send(method, path, body, limit).await?;
+        let bytes = whole(response).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.strange(error))
+    }
+
+    /// Asks, and takes the answer line by line until `take` says that it has enough.
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        mut take: impl FnMut(T) -> Result<bool>,
+    ) -> Result {
+        let mut response = self.send(method, path, body, None).await?;
+        let mut pending: Vec<u8> = Vec::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            let frame = frame.map_err(|error| self.gone(error))?;
+            let Ok(data) = frame.into_data() else { continue };
+            pending.extend_from_slice(&data);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                let value = serde_json::from_slice(&line).map_err(|error| self.strange(error))?;
+                if !take(value)? {
+                    return Ok(());
+                }
+            }
+            if pending.len() > MAX_LINE {
+                return Err(self.strange("a line without end"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, and takes the answer in pieces.
+    pub async fn pieces(&self, path: &str, mut take: impl FnMut(&[u8]) -> Result) -> Result {
+        let mut response = self.send(Method::GET, path, &(), None).await?;
+        while let Some(frame) = response.body_mut().frame().await {
+            let frame = frame.map_err(|error| self.gone(error))?;
+            if let Ok(data) = frame.into_data() {
+                take(&data)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        limit: Option<Duration>,
+    ) -> Result<Response<Incoming>> {
+        let stream = connect(&self.presence.socket).await.map_err(|error| self.gone(error))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.gone(error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                log::debug!("connection to the daemon: {error}");
+            }
+        });
+        let body = match method {
+            Method::GET | Method::DELETE => Vec::new(),
+            _ => serde_json::to_vec(body).map_err(|error| self.strange(error))?,
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "hypermount")
+            .header("content-type", "application/json")
+            .header(API_HEADER, API)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.strange(error))?;
+        let answer = sender.send_request(request);
+        let answer = match limit {
+            None => answer.await,
+            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| {
+                Failure::new(Code::Unavailable, self.what(), format!("no answer in {limit:?}"))
+            })?,
+        };
+        let response = answer.map_err(|error| self.gone(error))?;
+        self.check_version(&response)?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = whole(response).await?;
+        Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| self.strange(status)))
+    }
+
+    /// A daemon of another version may mean something else by the same words. It goes on serving its
+    /// mounts until it is told to end.
+    fn check_version(&self, response: &Response<Incoming>) -> Result {
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if header(API_HEADER) == Some(API) {
+            return Ok(());
+        }
+        let theirs = header(VERSION_HEADER).unwrap_or(&self.presence.version);
+        let ours = env!("CARGO_PKG_VERSION");
+        let why = format!("it is version {theirs}, which this command ({ours}) does not speak to");
+        Err(Failure::failed(self.what(), why)
+            .hint("end it with `hypermount daemon stop`; the next command starts this version"))
+    }
+
+    fn what(&self) -> String {
+        format!("ask the daemon (pid {})", self.presence.pid)
+    }
+
+    fn gone(&self, error: impl std::fmt::Display) -> Failure {
+        Failure::new(Code::Locked, self.what(), format!("it is ending ({error})")).hint("try again")
+    }
+
+    fn strange(&self, error: impl std::fmt::Display) -> Failure {
+        Failure::failed(self.what(), format!("its answer makes no sense: {error}"))
+            .hint("end it with `hypermount daemon stop`; the next command starts it anew")
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
+    let collected = limited.collect().await.map_err(io::Error::other);
+    Ok(collected.context(|| "read the daemon's answer")?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::model::DriveQuery;
+
+    #[test]
+    fn names_and_paths_of_all_kinds_arrive_whole() {
+        let query = DriveQuery { path: "a b/ü&=?#".into(), ..DriveQuery::default() };
+        let path = path(&["drives", "my/drive %", "entries"], &query).unwrap();
+        assert!(path.starts_with("/drives/my%2Fdrive%20%25/entries?path=a+b%2F"), "{path}");
+        let (_, encoded) = path.split_once('?').unwrap();
+        let back: DriveQuery = serde_urlencoded::from_str(encoded).unwrap();
+        assert_eq!(back.path, query.path);
+    }
+}

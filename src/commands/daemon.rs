@@ -1,0 +1,153 @@
+//! `hypermount daemon`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::json;
+
+use super::{print_json, runtime};
+use crate::background;
+use crate::cli::{Daemon, DaemonCommand, DaemonLogs, DaemonRun, DaemonStart, DaemonStatus};
+use crate::client::{self, ANSWER_LIMIT};
+use crate::daemon::model::Done;
+use crate::daemon::presence::{Presence, Sight};
+use crate::daemon::{self, Options, state};
+use crate::failure::{Context, Failure, Result};
+use crate::session::store_or_default;
+use crate::terminal;
+
+/// How long a daemon gets to unmount everything and end.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// How often is looked whether it has, and whether a log has grown.
+const POLL: Duration = Duration::from_millis(50);
+/// Bytes of a log that are copied at once.
+const CHUNK: usize = 64 * 1024;
+
+pub fn run(args: &Daemon, detached: bool) -> Result {
+    match &args.command {
+        DaemonCommand::Start(args) => start(args),
+        DaemonCommand::Stop(args) => stop(&store_or_default(args.store.as_deref())?),
+        DaemonCommand::Status(args) => status(args),
+        DaemonCommand::Logs(args) => logs(args),
+        DaemonCommand::Run(args) => serve(args, detached),
+    }
+}
+
+fn serve(args: &DaemonRun, detached: bool) -> Result {
+    let options = Options {
+        store: store_or_default(args.store.as_deref())?,
+        create: args.create,
+        keep: !args.while_needed,
+        detached,
+    };
+    if !detached {
+        return daemon::run(&options);
+    }
+    background::detach()?;
+    // Once it was reported ready, a failure goes to the log, where stdout then leads.
+    daemon::run(&options).inspect_err(|failure| {
+        let _ = background::report_failure(failure);
+    })
+}
+
+fn start(args: &DaemonStart) -> Result {
+    let store = store_or_default(args.store.as_deref())?;
+    let runtime = runtime()?;
+    let presence = match runtime.block_on(client::find(&store))? {
+        Some(client) => {
+            let keep = client.ask::<Done>(Method::POST, "/keep", &(), Some(ANSWER_LIMIT));
+            runtime.block_on(keep)?;
+            client.presence
+        }
+        None => daemon::start(&store, true, true)?,
+    };
+    if args.json {
+        return print_json(&described(&store, &presence)?);
+    }
+    eprintln!("the daemon runs (pid {}) at {}", presence.pid, presence.socket.display());
+    Ok(())
+}
+
+fn described(store: &Path, presence: &Presence) -> Result<serde_json::Value> {
+    Ok(json!({
+        "pid": presence.pid,
+        "socket": presence.socket,
+        "version": presence.version,
+        "store": store,
+        "log": state::log_path(store)?,
+    }))
+}
+
+/// Works with a daemon of any version: it is asked without looking at what it answers, and if that
+/// does not help it is sent SIGTERM.
+fn stop(store: &Path) -> Result {
+    let Sight::Somebody(presence) = Presence::of(store) else {
+        eprintln!("no daemon runs for {}", store.display());
+        return Ok(());
+    };
+    let runtime = runtime()?;
+    let asked = runtime.block_on(async {
+        let Some(client) = client::find(store).await? else { return Ok(()) };
+        client.ask::<Done>(Method::POST, "/shutdown", &(), Some(ANSWER_LIMIT)).await.map(drop)
+    });
+    if let Err(failure) = asked {
+        log::info!("{}", failure.sentence());
+        let pid = i32::try_from(presence.pid).unwrap_or(0);
+        // Its number cannot have passed to another process: the lock on its presence was seen held.
+        if pid > 0 && Presence::of(store) == Sight::Somebody(presence.clone()) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        }
+    }
+    let deadline = Instant::now() + STOP_LIMIT;
+    while Presence::of(store) != Sight::Nobody {
+        if Instant::now() >= deadline {
+            let what = format!("stop the daemon (pid {})", presence.pid);
+            return Err(Failure::failed(what, format!("it has not ended in {STOP_LIMIT:?}")));
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn status(args: &DaemonStatus) -> Result {
+    let store = store_or_default(args.store.as_deref())?;
+    let Sight::Somebody(presence) = Presence::of(&store) else {
+        return Err(Failure::failed("daemon", format!("none runs for {}", store.display()))
+            .hint("start it: hypermount daemon start"));
+    };
+    if args.json {
+        return print_json(&described(&store, &presence)?);
+    }
+    let lines = format!(
+        "pid:     {}\nversion: {}\nsocket:  {}\nlog:     {}",
+        presence.pid,
+        presence.version,
+        presence.socket.display(),
+        state::log_path(&store)?.display()
+    );
+    terminal::print_line(&lines).context(|| "print")
+}
+
+fn logs(args: &DaemonLogs) -> Result {
+    let store = store_or_default(args.store.as_deref())?;
+    let path: PathBuf = state::log_path(&store)?;
+    let what = || format!("read {}", path.display());
+    let mut log = File::open(&path).context(what)?;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let count = log.read(&mut buffer).context(what)?;
+        terminal::print(buffer.get(..count).unwrap_or_default()).context(|| "print")?;
+        if count > 0 {
+            continue;
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        thread::sleep(POLL);
+    }
+}

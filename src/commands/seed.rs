@@ -1,0 +1,225 @@
+//! `hypermount share`, `seed`, `unseed` and `publish`: giving drives to others.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{IsTerminal, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Method;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+use tokio::time::Instant;
+
+use super::print_json;
+use crate::cli::{Publish, Seed, Seeding, Share, Source, Unseed, of_store};
+use crate::client::{self, ANSWER_LIMIT, Client};
+use crate::config;
+use crate::daemon::model::{Done, DrivePeers, Find, SeedInfo, SeedRequest};
+use crate::failure::{Code, Context, Failure, Result};
+use crate::reach::Wanted;
+use crate::record::{self, Record};
+use crate::session;
+use crate::target::Target;
+use crate::terminal::{self, escaped};
+
+/// How often a daemon that ends just then is replaced by another.
+const ATTEMPTS: usize = 5;
+/// How often is asked who holds a drive.
+const POLL: Duration = Duration::from_millis(250);
+/// The largest list of drives that is read, in bytes.
+const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a person may name: a mount point, or a drive as everywhere else.
+pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
+    let state = config::state_directory()?;
+    if let Ok(mountpoint) = record::absolute(what)
+        && let Some(record) = Record::read(&state, &mountpoint)
+        && !record.store.as_os_str().is_empty()
+    {
+        let url = record.url.parse::<Target>().context(|| what.display().to_string())?;
+        return Ok((url, of_store(Some(record.store))));
+    }
+    let text = what.to_str().ok_or_else(|| Failure::usage(what.display(), "it is not UTF-8"))?;
+    let target = text.parse::<Target>().context(|| text.to_owned())?;
+    let store = store.filter(|_| !matches!(target, Target::Directory(_)));
+    Ok((target, of_store(store)))
+}
+
+/// Has the store's daemon seed a drive, which is started if there is none.
+async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client, SeedInfo)> {
+    let wanted = Wanted::of_target(target, source)?;
+    let nearby = how.listen.is_some_and(|address| address.ip().is_loopback());
+    let found = config::discovery(&how.finding, how.peers.is_empty() && !nearby)?;
+    let reaches = !how.peers.is_empty() || !found.is_off();
+    let create = matches!(target, Target::Url(_)) && reaches;
+    session::check_store(target, &wanted.store, create)?;
+    let asked = SeedRequest {
+        peers: how.peers.clone(),
+        find: Find { lan: found.lan, bootstrap: found.bootstrap },
+        listen: how.listen.map(|address| address.to_string()),
+    };
+    let path = client::plain(&["seeds", &wanted.drive]);
+    let mut attempt = 1;
+    loop {
+        let client = client::find_or_start(&wanted.store, create).await?;
+        match client.ask(Method::PUT, &path, &asked, Some(ANSWER_LIMIT)).await {
+            // It had nothing left to do just when it was asked.
+            Err(failure) if failure.code() == Code::Locked && attempt < ATTEMPTS => attempt += 1,
+            answer => return answer.map(|info| (client, info)),
+        }
+    }
+}
+
+pub async fn run_share(args: &Share) -> Result {
+    let (target, source) = find(&args.what, args.seeding.store.clone())?;
+    let (_, info) = seed(&target, &source, &args.seeding).await?;
+    if args.seeding.json {
+        return print_json(&info);
+    }
+    terminal::print_line(&info.url).context(|| "print")?;
+    if stdout().is_terminal() && !args.no_qr {
+        let code = QrCode::new(info.url.as_bytes())
+            .map_err(|error| Failure::failed("make a QR code", error))?;
+        let image = code.render::<Dense1x2>().build();
+        terminal::print_line(&image).context(|| "print")?;
+    }
+    Ok(())
+}
+
+pub async fn run_seed(args: &Seed) -> Result {
+    let mut drives = args.drives.clone();
+    if let Some(list) = &args.from {
+        drives.extend(read_list(list)?);
+    }
+    let mut seeded = Vec::new();
+    for target in &drives {
+        let store = args.seeding.store.clone().filter(|_| !is_directory(target));
+        let (_, info) = seed(target, &of_store(store), &args.seeding).await?;
+        if !args.seeding.json {
+            terminal::print_line(&line(&info)).context(|| "print")?;
+        }
+        seeded.push(info);
+    }
+    if args.seeding.json {
+        return print_json(&seeded);
+    }
+    Ok(())
+}
+
+fn is_directory(target: &Target) -> bool {
+    matches!(target, Target::Directory(_))
+}
+
+/// One drive a line; what follows a # is ignored.
+fn read_list(path: &Path) -> Result<Vec<Target>> {
+    let what = || format!("read {}", path.display());
+    let size = fs::metadata(path).context(what)?.len();
+    if size > MAX_LIST_BYTES {
+        return Err(Failure::failed(what(), format!("{size} bytes are too many for a list")));
+    }
+    let text = fs::read_to_string(path).context(what)?;
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| line.parse::<Target>().context(|| format!("{}: {line}", path.display())))
+        .collect()
+}
+
+/// `hyper://… 37% of version 12`.
+pub fn line(seed: &SeedInfo) -> String {
+    let state = match (seed.own, seed.complete, seed.version) {
+        (true, ..) => "one's own".to_owned(),
+        (_, true, version) => format!("all of version {version}"),
+        (_, _, 0) => "nothing known yet".to_owned(),
+        (_, _, version) => {
+            let percent = super::list::here(seed.blocks_here, seed.blocks);
+            format!("{percent} of version {version}")
+        }
+    };
+    match &seed.name {
+        Some(name) => format!("{}  {}  {state}", seed.url, escaped(name)),
+        None => format!("{}  {state}", seed.url),
+    }
+}
+
+pub async fn run_unseed(args: &Unseed) -> Result {
+    // A daemon is started for each store once, since what is seeded is in its state.
+    let mut stores: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for target in &args.drives {
+        let store = args.store.clone().filter(|_| !is_directory(target));
+        let wanted = Wanted::of_target(target, &of_store(store))?;
+        stores.entry(wanted.store).or_default().push(wanted.drive);
+    }
+    for (store, drives) in stores {
+        for drive in drives {
+            let client = client::find_or_start(&store, false).await?;
+            let path = client::plain(&["seeds", &drive]);
+            client.ask::<Done>(Method::DELETE, &path, &(), Some(ANSWER_LIMIT)).await?;
+        }
+    }
+    Ok(())
+}
+
+pub async fn run_publish(args: &Publish) -> Result {
+    let store = args.seeding.store.clone().filter(|_| !is_directory(&args.drive));
+    let (client, info) = seed(&args.drive, &of_store(store), &args.seeding).await?;
+    let path = client::plain(&["drives", &info.url, "peers"]);
+    let deadline = args.timeout.limit().map(|limit| Instant::now() + limit);
+    let spinner = terminal::spinner(format!("waiting for {} peers to hold all of it", args.wait));
+    loop {
+        let peers: DrivePeers = client.get(&path).await?;
+        if peers.complete >= args.wait {
+            spinner.finish_and_clear();
+            if args.seeding.json {
+                return print_json(&peers);
+            }
+            terminal::print_line(&peers.url).context(|| "print")?;
+            eprintln!("{}", peers.verdict);
+            return Ok(());
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            spinner.finish_and_clear();
+            let what = format!("publish {}", peers.url);
+            let why =
+                format!("{} of {} peers hold it; {}", peers.complete, args.wait, peers.verdict);
+            return Err(Failure::new(Code::Unavailable, what, why)
+                .hint("it goes on being seeded; `hypermount peers` says who has it"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_one_drive_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("list");
+        let key = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+        fs::write(&list, format!("# mine\n\nhyper://{key}  # theirs\nnotes\n")).unwrap();
+        let found = read_list(&list).unwrap();
+        assert!(matches!(&found[..], [Target::Url(_), Target::Name(name)] if name == "notes"));
+        fs::write(&list, "hyper://abc\n").unwrap();
+        assert!(read_list(&list).is_err());
+    }
+
+    #[test]
+    fn how_complete_a_seed_is_is_said_in_words() {
+        let mut seed = SeedInfo {
+            url: "hyper://00".into(),
+            name: None,
+            version: 12,
+            blocks: 100,
+            blocks_here: 37,
+            complete: false,
+            own: false,
+            trouble: None,
+        };
+        assert_eq!(line(&seed), "hyper://00  37% of version 12");
+        seed.complete = true;
+        assert_eq!(line(&seed), "hyper://00  all of version 12");
+    }
+}

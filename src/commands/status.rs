@@ -1,0 +1,261 @@
+//! `hypermount status`, `peers`, `why` and `watch`: what is going on, in words.
+
+use std::path::Path;
+
+use hyper::Method;
+use serde_json::json;
+
+use super::print_json;
+use super::seed::find;
+use crate::cli::{Peers, Status, Watch, Why};
+use crate::client::{self, Client};
+use crate::config;
+use crate::daemon::model::{
+    self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, MountInfo, SeedInfo,
+};
+use crate::failure::{Context, Failure, Result};
+use crate::reach::Wanted;
+use crate::record::{self, Record};
+use crate::session::store_or_default;
+use crate::terminal::{self, date, escaped, size};
+
+/// Lines of a kind that a status has; it is to fit on a screen with a prompt below.
+const MAX_LINES: usize = 4;
+/// Hex digits of a key that are shown.
+const SHORT: usize = "hyper://".len() + 12;
+
+pub async fn run_status(args: &Status) -> Result {
+    let store = store_or_default(args.store.as_deref())?;
+    let Some(client) = client::find(&store).await? else {
+        if args.json {
+            return print_json(&json!({ "up": false, "store": store }));
+        }
+        let line = format!("no daemon runs for {}", escaped(&store.display().to_string()));
+        return terminal::print_line(&line).context(|| "print");
+    };
+    let status: model::Status = client.get("/status").await?;
+    if args.json {
+        let mut value =
+            serde_json::to_value(&status).map_err(|error| Failure::failed("print", error))?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("up".into(), true.into());
+        }
+        return print_json(&value);
+    }
+    terminal::print_line(&lines(&status).join("\n")).context(|| "print")
+}
+
+/// The whole of it on one screen.
+fn lines(status: &model::Status) -> Vec<String> {
+    let store = escaped(&status.store.display().to_string()).into_owned();
+    let kept = if status.kept { "stays until stopped" } else { "ends when nothing is left to do" };
+    let uptime = humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds));
+    let mut lines = vec![format!("daemon   pid {}, up {uptime}, {kept}", status.pid)];
+    lines.push(format!("store    {store}"));
+    section(&mut lines, "mounts", &status.mounts, mount_line);
+    section(&mut lines, "seeds", &status.seeds, seed_line);
+    let traffic = status.traffic;
+    lines.push(format!(
+        "network  {} peers{}; received {} ({}/s), sent {} ({}/s)",
+        status.peers.len(),
+        match status.listening.as_slice() {
+            [] => String::new(),
+            addresses => format!(", listening on {}", addresses.join(" ")),
+        },
+        size(traffic.received),
+        size(traffic.receive_rate),
+        size(traffic.sent),
+        size(traffic.send_rate),
+    ));
+    match status.troubles.as_slice() {
+        [] => lines.push("wrong    nothing".to_owned()),
+        troubles => section(&mut lines, "wrong", troubles, |trouble| escaped(trouble).into_owned()),
+    }
+    lines
+}
+
+/// At most so many lines, the first with the name of what they are.
+fn section<T>(lines: &mut Vec<String>, name: &str, items: &[T], line: impl Fn(&T) -> String) {
+    for (number, item) in items.iter().take(MAX_LINES).enumerate() {
+        let name = if number == 0 { name } else { "" };
+        let more = match items.len().saturating_sub(MAX_LINES) {
+            more if more > 0 && number + 1 == MAX_LINES => format!("  (and {more} more)"),
+            _ => String::new(),
+        };
+        lines.push(format!("{name:<8} {}{more}", line(item)));
+    }
+}
+
+fn mount_line(mount: &MountInfo) -> String {
+    let mut line = escaped(&mount.mountpoint.display().to_string()).into_owned();
+    line.push_str(&format!("  {}  version {}", short(&mount.url, &mount.name), mount.version));
+    if mount.read_only {
+        line.push_str(", read-only");
+    }
+    if mount.saved {
+        line.push_str(", saved");
+    }
+    if mount.waiting > 0 {
+        line.push_str(&format!(", {} calls wait for the network", mount.waiting));
+    }
+    line
+}
+
+fn seed_line(seed: &SeedInfo) -> String {
+    let line = super::seed::line(&SeedInfo { name: None, ..seed.clone() });
+    let state = line.split_once("  ").map_or("", |(_, state)| state);
+    format!("{}  {state}", short(&seed.url, &seed.name))
+}
+
+/// A drive by its name, or by as much of its key as tells drives apart and opens none.
+fn short(url: &str, name: &Option<String>) -> String {
+    match name {
+        Some(name) => escaped(name).into_owned(),
+        None => format!("{}…", url.get(..SHORT).unwrap_or(url)),
+    }
+}
+
+pub async fn run_peers(args: &Peers) -> Result {
+    let (target, source) = find(&args.what, args.store.clone())?;
+    let wanted = Wanted::of_target(&target, &source)?;
+    let client = client::find(&wanted.store).await?.ok_or_else(|| {
+        Failure::failed("peers", format!("no daemon runs for {}", wanted.store.display()))
+            .hint("mount or seed the drive first")
+    })?;
+    let path = client::plain(&["drives", &wanted.drive, "peers"]);
+    let peers: DrivePeers = client.get(&path).await?;
+    if args.json {
+        return print_json(&peers);
+    }
+    let mut rows = vec![["ADDRESS", "HAS", "RECEIVING", "SENDING", ""].map(str::to_owned)];
+    rows.extend(peers.peers.iter().map(|peer| peer_row(peer, peers.blocks)));
+    terminal::print(terminal::table(&rows).as_bytes()).context(|| "print")?;
+    terminal::print_line(&peers.verdict).context(|| "print")
+}
+
+fn peer_row(peer: &DrivePeer, blocks: u64) -> [String; 5] {
+    [
+        escaped(&peer.peer.address).into_owned(),
+        if blocks == 0 { "?".to_owned() } else { super::list::here(peer.blocks, blocks) },
+        format!("{}/s", size(peer.peer.receive_rate)),
+        format!("{}/s", size(peer.peer.send_rate)),
+        if peer.peer.incoming { "connected to us" } else { "" }.to_owned(),
+    ]
+}
+
+pub async fn run_why(args: &Why) -> Result {
+    let path = std::path::absolute(&args.path).context(|| args.path.display().to_string())?;
+    let (client, path) = daemon_of_path(&path).await?;
+    let query = FailuresQuery { path: Some(path.clone()) };
+    let failures: Vec<FailedCall> = client.get(&client::path(&["failures"], &query)?).await?;
+    let from = if args.all { 0 } else { failures.len().saturating_sub(1) };
+    let shown = failures.get(from..).unwrap_or_default();
+    if args.json {
+        return print_json(&shown);
+    }
+    for failure in shown {
+        terminal::print_line(&explain(failure)).context(|| "print")?;
+    }
+    if shown.is_empty() {
+        eprintln!("nothing is remembered to have failed at {}", escaped(&path.to_string_lossy()));
+    }
+    Ok(())
+}
+
+/// The daemon that has a path mounted, and the path with its mount point resolved. The mount itself
+/// is not asked: it may hang.
+async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
+    let state = config::state_directory()?;
+    for ancestor in path.ancestors() {
+        let Ok(mountpoint) = record::absolute(ancestor) else { continue };
+        let Some(record) = Record::read(&state, &mountpoint) else { continue };
+        let inside = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
+        if let Some(client) = client::find(&record.store).await? {
+            return Ok((client, mountpoint.join(inside)));
+        }
+    }
+    Err(Failure::failed(format!("why {}", path.display()), "it is in no mount of a daemon")
+        .hint("mounts in the foreground say on stderr what failed"))
+}
+
+fn explain(failure: &FailedCall) -> String {
+    let who = match (&failure.program, failure.pid) {
+        (Some(program), Some(pid)) => format!(" by {} (pid {pid})", escaped(program)),
+        _ => String::new(),
+    };
+    let path = failure.mountpoint.join(&failure.path);
+    let mut text = format!(
+        "{} of {}{who} failed with {} at {}\n  why: {}",
+        failure.operation,
+        escaped(&path.to_string_lossy()),
+        failure.errno,
+        date(failure.time),
+        escaped(&failure.why)
+    );
+    if let Some(remedy) = &failure.remedy {
+        text.push_str(&format!("\n  do:  {remedy}"));
+    }
+    text
+}
+
+pub async fn run_watch(args: &Watch) -> Result {
+    let store = store_or_default(args.store.as_deref())?;
+    let client = client::find(&store).await?.ok_or_else(|| {
+        Failure::failed("watch", format!("no daemon runs for {}", store.display()))
+            .hint("start one: hypermount daemon start")
+    })?;
+    let print = |happening: Happening| print_json(&happening).map(|()| true);
+    client.lines(Method::GET, "/events", &(), print).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_very_much_fits_on_a_screen() {
+        let mount = MountInfo {
+            url: format!("hyper://{}", "ab".repeat(32)),
+            name: None,
+            mountpoint: "/mnt".into(),
+            version: 1,
+            read_only: true,
+            address: None,
+            pid: 1,
+            log: None,
+            saved: true,
+            waiting: 2,
+            open: 0,
+            failures: 0,
+        };
+        let seed = SeedInfo {
+            url: mount.url.clone(),
+            name: Some("notes".into()),
+            version: 0,
+            blocks: 0,
+            blocks_here: 0,
+            complete: false,
+            own: false,
+            trouble: None,
+        };
+        let status = model::Status {
+            version: "0".into(),
+            pid: 1,
+            uptime_seconds: 1,
+            store: "/s".into(),
+            socket: "/x".into(),
+            log: None,
+            kept: true,
+            listening: vec!["0.0.0.0:1".into()],
+            mounts: vec![mount; 50],
+            seeds: vec![seed; 50],
+            peers: Vec::new(),
+            traffic: Default::default(),
+            troubles: vec!["x".into(); 50],
+        };
+        let lines = lines(&status);
+        assert!(lines.len() < 20, "{}", lines.len());
+        assert!(lines.iter().any(|line| line.contains("and 46 more")));
+        assert!(!lines.iter().any(|line| line.contains(&"ab".repeat(32))), "a whole key");
+    }
+}

@@ -1,0 +1,58 @@
+//! What happened, told to whoever listens. Bounded: a listener that is too slow is told how many it
+//! missed.
+
+use tokio::sync::broadcast;
+
+use super::model::Happening;
+
+/// Events a listener may be behind before it misses the oldest.
+pub const MAX_PENDING: usize = 1024;
+
+pub struct Events(broadcast::Sender<Happening>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(MAX_PENDING))
+    }
+}
+
+impl Events {
+    pub fn tell(&self, happening: Happening) {
+        // Nobody listening is no trouble.
+        let _ = self.0.send(happening);
+    }
+
+    pub fn listen(&self) -> Listener {
+        Listener(self.0.subscribe())
+    }
+}
+
+pub struct Listener(broadcast::Receiver<Happening>);
+
+impl Listener {
+    /// The next event; `None` when there will be no more.
+    pub async fn next(&mut self) -> Option<Happening> {
+        match self.0.recv().await {
+            Ok(happening) => Some(happening),
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(Happening::Missed { count }),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_how_many_it_missed() {
+        let events = Events::default();
+        let mut listener = events.listen();
+        let event = |pid: u32| Happening::Listening { pid };
+        for pid in 0..MAX_PENDING as u32 + 3 {
+            events.tell(event(pid));
+        }
+        assert_eq!(listener.next().await, Some(Happening::Missed { count: 3 }));
+        assert_eq!(listener.next().await, Some(event(3)));
+    }
+}

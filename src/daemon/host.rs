@@ -1,0 +1,255 @@
+//! One store and all that is done with it: its mounts, its seeds, its network. What the API and the
+//! restart act upon.
+//!
+//! Spread over `mounts.rs`, `seeds.rs` and `report.rs` (what is told of it). Not here: the socket and
+//! HTTP (`api.rs`), and when all this ends (`life.rs`).
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use drive::swarm::DiscoveryOptions;
+use drive::{Drive, PublicKey, Store, Wait};
+
+use super::events::Events;
+use super::life::Life;
+use super::model::Find;
+use super::mounts::Mounted;
+use super::rates::Rates;
+use super::seeds::Seeding;
+use super::state::State;
+use crate::config::{WaitLimit, parse_peer};
+use crate::failure::{Context, Failure, Result};
+use crate::network::Network;
+use crate::record::Held;
+use crate::session::{self, Session};
+use crate::target::Target;
+
+/// Peers one daemon dials.
+pub const MAX_DIALLED: usize = 256;
+/// Segment of a URL that stands for the store's only drive, or the one it was made for.
+pub const ONLY: &str = "-";
+
+pub struct Host {
+    pub store: Store,
+    pub directory: PathBuf,
+    pub state_directory: PathBuf,
+    pub socket: PathBuf,
+    pub log: Option<PathBuf>,
+    pub network: Network,
+    pub life: Arc<Life>,
+    pub events: Events,
+    pub started: Instant,
+    pub(super) rates: Mutex<Rates>,
+    pub(super) mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
+    pub(super) seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
+    /// What is found again after a restart.
+    pub(super) state: Mutex<State>,
+    /// Saved mounts that could not be made yet, and why.
+    pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
+    dialled: Mutex<HashSet<String>>,
+    /// Whether peers are looked for that nobody named.
+    finding: tokio::sync::Mutex<bool>,
+    finds: AtomicBool,
+    listening: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
+    /// Records of mounts that are gone, while they may have been the last thing to do: who waits for
+    /// one to go finds the store free.
+    pub(super) last_records: Arc<Mutex<Vec<Held>>>,
+}
+
+/// The content of a lock; nothing here panics while holding one.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a [`Host`] is made of.
+pub struct Parts {
+    pub store: Store,
+    pub directory: PathBuf,
+    pub state_directory: PathBuf,
+    pub socket: PathBuf,
+    pub log: Option<PathBuf>,
+    pub network: Network,
+    pub life: Arc<Life>,
+    pub state: State,
+    pub last_records: Arc<Mutex<Vec<Held>>>,
+}
+
+impl Host {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, directory, state_directory, socket, log, network, life, .. } = parts;
+        Arc::new(Self {
+            store,
+            directory,
+            state_directory,
+            socket,
+            log,
+            network,
+            life,
+            events: Events::default(),
+            started: Instant::now(),
+            rates: Mutex::default(),
+            mounts: Mutex::default(),
+            seeds: Mutex::default(),
+            state: Mutex::new(parts.state),
+            pending: Mutex::default(),
+            dialled: Mutex::default(),
+            finding: tokio::sync::Mutex::default(),
+            finds: AtomicBool::new(false),
+            listening: Mutex::default(),
+            last_records: parts.last_records,
+        })
+    }
+
+    /// Opens a drive as an API request names it. `peers` are dialled from now on.
+    pub async fn session(
+        &self,
+        drive: &str,
+        peers: &[String],
+        wait: Option<&str>,
+    ) -> Result<Session> {
+        let target = match drive {
+            ONLY => Target::Directory(self.directory.clone()),
+            name => name.parse::<Target>().context(|| format!("find the drive {name}"))?,
+        };
+        if let Target::Directory(directory) = &target
+            && *directory != self.directory
+        {
+            return Err(Failure::usage(format!("find the drive {drive}"), "that is no drive")
+                .hint("name it by its URL or by the name it was created with"));
+        }
+        self.dial(peers)?;
+        let wait = match (self.knows_peers(), wait) {
+            (false, _) => Wait::Local,
+            (true, None) => WaitLimit::default().wait(),
+            (true, Some(text)) => wait_limit(text)?.wait(),
+        };
+        Session::attach(&self.store, &self.directory, &target, &self.network, wait).await
+    }
+
+    /// Whether there is anybody to wait for.
+    pub fn knows_peers(&self) -> bool {
+        self.finds() || !lock(&self.dialled).is_empty() || !self.network.peers().is_empty()
+    }
+
+    fn finds(&self) -> bool {
+        self.finds.load(Ordering::Acquire)
+    }
+
+    /// Begins to look for peers, if it was asked for and has not begun.
+    pub async fn find(&self, asked: &Find) -> Result {
+        let options = DiscoveryOptions { lan: asked.lan, bootstrap: asked.bootstrap.clone() };
+        let mut finding = self.finding.lock().await;
+        if options.is_off() || *finding {
+            return Ok(());
+        }
+        self.network.discover(&options).await?;
+        *finding = true;
+        self.finds.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lets those who have the key find us, if peers are looked for at all.
+    pub fn announce(&self, key: &PublicKey) -> Result {
+        if self.finds() { self.network.announce(key) } else { Ok(()) }
+    }
+
+    /// Dials those that are not dialled yet.
+    pub fn dial(&self, peers: &[String]) -> Result {
+        let mut dialled = lock(&self.dialled);
+        for peer in peers {
+            parse_peer(peer).map_err(|why| Failure::usage(format!("dial {peer:?}"), why))?;
+            if dialled.contains(peer) {
+                continue;
+            }
+            if dialled.len() >= MAX_DIALLED {
+                let why = format!("{MAX_DIALLED} peers are dialled already");
+                return Err(Failure::failed(format!("dial {peer}"), why));
+            }
+            dialled.insert(peer.clone());
+            self.network.dial(std::slice::from_ref(peer));
+        }
+        Ok(())
+    }
+
+    /// Answers peers at an address, which is what it is asked for but for port 0.
+    pub async fn listen(&self, asked: &str) -> Result<SocketAddr> {
+        let asked: SocketAddr = asked
+            .parse()
+            .map_err(|_| Failure::usage(format!("listen on {asked:?}"), "expected ADDR:PORT"))?;
+        if asked.port() != 0
+            && let Some(known) = lock(&self.listening).get(&asked)
+        {
+            return Ok(*known);
+        }
+        let address = self.network.listen(asked).await?;
+        lock(&self.listening).insert(address, address);
+        Ok(address)
+    }
+
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        lock(&self.listening).keys().copied().collect()
+    }
+
+    /// Gives away what is mounted or seeded, and nothing else.
+    pub fn choose_shared(&self) {
+        let mut drives: Vec<Drive> = Vec::new();
+        for mounted in lock(&self.mounts).values() {
+            drives.extend(mounted.mount.fs().drives());
+        }
+        drives.extend(lock(&self.seeds).values().filter_map(Seeding::drive));
+        let mut cores = HashSet::new();
+        for drive in &drives {
+            cores.insert(*drive.metadata_core().discovery_key());
+            cores.extend(drive.content().ok().map(|content| *content.discovery_key()));
+        }
+        self.network.choose(cores);
+    }
+
+    /// Whether there is a reason to stay.
+    pub fn is_needed(&self) -> bool {
+        self.life.is_kept()
+            || !lock(&self.mounts).is_empty()
+            || !lock(&self.seeds).is_empty()
+            || !lock(&self.pending).is_empty()
+    }
+
+    /// Changes what is found again after a restart, and stores that.
+    pub(super) fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
+        let mut state = lock(&self.state);
+        let mut new = state.clone();
+        change(&mut new);
+        if new != *state {
+            new.save(&self.directory)?;
+            *state = new;
+        }
+        Ok(())
+    }
+
+    /// The name a drive was created with here.
+    pub fn name_of(&self, key: &PublicKey) -> Option<String> {
+        crate::answers::name_of(&self.store, key).ok().flatten()
+    }
+
+    /// The key a request means.
+    pub async fn key_of(&self, drive: &str) -> Result<PublicKey> {
+        if let Ok(Target::Url(url)) = drive.parse() {
+            return Ok(url.key);
+        }
+        Ok(*self.session(drive, &[], Some("0")).await?.drive.key())
+    }
+}
+
+/// `10s`, `0`, `forever`.
+pub fn wait_limit(text: &str) -> Result<WaitLimit> {
+    text.parse().map_err(|why| Failure::usage(format!("wait {text:?}"), why))
+}
+
+/// `hyper://KEY[+VERSION]` with the key cut to what tells drives apart and opens none, for logs.
+pub fn short(url: &str) -> String {
+    let end = session::SHORT_URL.min(url.len());
+    format!("{}…", url.get(..end).unwrap_or(url))
+}

@@ -1,0 +1,343 @@
+//! The bodies and queries of the daemon's API, for its server and its client. Answers about drives
+//! and their entries are in `answers/`.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Number of the API; raised when a client of the former could misunderstand the server.
+pub const API: &str = "1";
+/// Header in every request and answer: the number of the API.
+pub const API_HEADER: &str = "hypermount-api";
+/// Header in every answer: the version of the program.
+pub const VERSION_HEADER: &str = "hypermount-version";
+
+/// What to mount and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MountRequest {
+    /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one.
+    pub drive: String,
+    /// Absolute path of an existing directory.
+    pub mountpoint: PathBuf,
+    /// Peers to fetch from, `HOST:PORT` each.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Where others are looked for.
+    #[serde(default)]
+    pub find: Find,
+    /// How long a block may take: `10s`, `0`, `forever`.
+    #[serde(default)]
+    pub wait: Option<String>,
+    /// Answer peers at this `ADDR:PORT` too.
+    #[serde(default)]
+    pub listen: Option<String>,
+    #[serde(default)]
+    pub read_only: bool,
+    #[serde(default)]
+    pub allow_other: bool,
+    /// Mount it again whenever the daemon starts.
+    #[serde(default)]
+    pub save: bool,
+}
+
+/// Where peers are looked for; nowhere by default. What one request began, the daemon goes on with for
+/// every drive that it opens from then on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Find {
+    /// On the local network.
+    #[serde(default)]
+    pub lan: bool,
+    /// In the DHT that these nodes, `HOST:PORT` each, belong to.
+    #[serde(default)]
+    pub bootstrap: Vec<String>,
+}
+
+/// A mount as it is now.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MountInfo {
+    pub url: String,
+    /// The name the drive was created with, where this store has it.
+    pub name: Option<String>,
+    pub mountpoint: PathBuf,
+    /// The version that is shown.
+    pub version: u64,
+    pub read_only: bool,
+    /// Where peers are answered, if this mount asked for that.
+    pub address: Option<String>,
+    /// The process that serves it.
+    pub pid: u32,
+    pub log: Option<PathBuf>,
+    /// Whether it comes back when the daemon starts.
+    pub saved: bool,
+    /// Requests of programs that wait for the network now.
+    pub waiting: usize,
+    /// Files and directories that programs have open.
+    pub open: usize,
+    /// Calls that failed, of those still remembered.
+    pub failures: usize,
+}
+
+/// A drive that is given to others for good, and kept whole if it is somebody else's.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SeedInfo {
+    pub url: String,
+    pub name: Option<String>,
+    /// The newest version known here; 0 while nothing is.
+    pub version: u64,
+    /// Blocks of index and content together, and those of them on this disk.
+    pub blocks: u64,
+    pub blocks_here: u64,
+    /// Whether every block of the newest version known is on this disk.
+    pub complete: bool,
+    /// Whether it is written here.
+    pub own: bool,
+    /// What keeps it from being fetched, if anything does.
+    pub trouble: Option<String>,
+}
+
+/// How a drive is to be seeded.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SeedRequest {
+    /// Peers to fetch it from, `HOST:PORT` each.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Where others are looked for, and may find us.
+    #[serde(default)]
+    pub find: Find,
+    /// Answer peers at this `ADDR:PORT` too.
+    #[serde(default)]
+    pub listen: Option<String>,
+}
+
+/// A new drive.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectedPeer {
+    pub address: String,
+    /// Whether it connected to us.
+    pub incoming: bool,
+    /// Cores that both sides have open.
+    pub cores: usize,
+    /// Bytes since it connected.
+    pub received: u64,
+    pub sent: u64,
+    /// Bytes a second, over the last seconds.
+    pub receive_rate: u64,
+    pub send_rate: u64,
+}
+
+/// Bytes on the wire since the daemon started.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficTotal {
+    pub received: u64,
+    pub sent: u64,
+    pub receive_rate: u64,
+    pub send_rate: u64,
+}
+
+/// The daemon and everything it does.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub store: PathBuf,
+    pub socket: PathBuf,
+    pub log: Option<PathBuf>,
+    /// Whether it stays when there is nothing left to do.
+    pub kept: bool,
+    /// Where peers are answered.
+    pub listening: Vec<String>,
+    pub mounts: Vec<MountInfo>,
+    pub seeds: Vec<SeedInfo>,
+    pub peers: Vec<ConnectedPeer>,
+    pub traffic: TrafficTotal,
+    /// What is wrong, one sentence each.
+    pub troubles: Vec<String>,
+}
+
+/// What one peer has of a drive.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DrivePeer {
+    #[serde(flatten)]
+    pub peer: ConnectedPeer,
+    /// Blocks of the newest version known here that it says it holds.
+    pub blocks: u64,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// Who has a drive.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DrivePeers {
+    pub url: String,
+    pub version: u64,
+    /// Blocks of index and content of that version, and those of them on this disk.
+    pub blocks: u64,
+    pub blocks_here: u64,
+    pub peers: Vec<DrivePeer>,
+    /// How many of them hold all of it.
+    pub complete: usize,
+    /// The same in words.
+    pub verdict: String,
+}
+
+/// A call of a program on a mount that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedCall {
+    pub mountpoint: PathBuf,
+    /// Within the mount.
+    pub path: String,
+    pub operation: String,
+    /// What the program got, such as `ETIMEDOUT`.
+    pub errno: String,
+    pub why: String,
+    pub remedy: Option<String>,
+    /// Milliseconds since the epoch.
+    pub time: u64,
+    /// The process that asked, while it is known.
+    pub pid: Option<u32>,
+    pub program: Option<String>,
+}
+
+/// Who fetched how much through the mounts, largest first.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Activity {
+    pub processes: Vec<ProcessActivity>,
+    pub files: Vec<FileActivity>,
+    pub drives: Vec<DriveActivity>,
+    pub traffic: TrafficTotal,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ProcessActivity {
+    pub pid: u32,
+    pub program: String,
+    pub mountpoint: PathBuf,
+    /// Bytes it read that were not on this disk.
+    pub fetched: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FileActivity {
+    pub mountpoint: PathBuf,
+    pub path: String,
+    pub fetched: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DriveActivity {
+    pub url: String,
+    pub mountpoint: PathBuf,
+    pub fetched: u64,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Happening {
+    /// The first line: from here on nothing is missed.
+    Listening {
+        pid: u32,
+    },
+    Mounted {
+        url: String,
+        mountpoint: PathBuf,
+        version: u64,
+    },
+    Unmounted {
+        url: String,
+        mountpoint: PathBuf,
+    },
+    /// A mounted or seeded drive has a new version.
+    Version {
+        url: String,
+        version: u64,
+    },
+    Seeded {
+        url: String,
+    },
+    Unseeded {
+        url: String,
+    },
+    /// Every block of the newest version known is on this disk.
+    Complete {
+        url: String,
+        version: u64,
+    },
+    PeerConnected {
+        address: String,
+        incoming: bool,
+    },
+    PeerLeft {
+        address: String,
+    },
+    /// A call of a program on a mount failed.
+    Failure {
+        failure: FailedCall,
+    },
+    /// This listener was too slow and missed so many.
+    Missed {
+        count: u64,
+    },
+}
+
+/// Which drive, seen how.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveQuery {
+    /// Within the drive.
+    #[serde(default)]
+    pub path: String,
+    /// Peers to fetch from, `HOST:PORT` each, with commas between them.
+    #[serde(default)]
+    pub peers: String,
+    /// How long a block may take: `10s`, `0`, `forever`.
+    pub wait: Option<String>,
+    /// Of `GET /drives/{drive}`: the rest of the store too.
+    #[serde(default)]
+    pub whole_store: bool,
+}
+
+/// Which mount is to go.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnmountQuery {
+    /// Absolute path of the mount point.
+    pub mountpoint: PathBuf,
+    /// `normal` (the default), `lazy` or `force`.
+    #[serde(default)]
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// Only if nobody uses it.
+    #[default]
+    Normal,
+    /// Out of sight now; who has files open keeps them.
+    Lazy,
+    /// Now; who has files open gets errors.
+    Force,
+}
+
+/// Which failures.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailuresQuery {
+    /// Absolute path in a mount: only what concerns it. Without it: all.
+    pub path: Option<PathBuf>,
+}
+
+/// An answer that says only that it was done.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Done {}

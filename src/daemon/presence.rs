@@ -1,0 +1,234 @@
+//! How a daemon and those who look for it find each other: a file beside the store says who has it and
+//! where it listens, and is locked for as long as that process lives. And the socket itself.
+//!
+//! The file lies in the store, so that everybody who opens the store sees it, whatever their
+//! environment; where the store cannot be written, beside the socket.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use crate::config;
+use crate::failure::{Context, Failure, Result};
+
+/// Name of the file in the store.
+pub const PRESENCE_FILE: &str = "hypermount.daemon";
+/// The most of it that is read, in bytes.
+const MAX_PRESENCE_BYTES: u64 = 16 * 1024;
+/// The longest path of a socket that every system takes, in bytes (unix(7), less the NUL; macOS has
+/// four less than Linux).
+const MAX_SOCKET_PATH: usize = 103;
+
+/// Who is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    pub pid: u32,
+    pub socket: PathBuf,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A presence in force; dropping it removes it.
+pub struct Present {
+    _lock: Flock<File>,
+    path: PathBuf,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        // Left behind it would be stale, which readers notice by the missing lock.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What a look for the daemon found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sight {
+    Nobody,
+    /// One that is just starting or ending.
+    Unready,
+    Somebody(Presence),
+}
+
+impl Presence {
+    /// Becomes the daemon of `store`, which must be open already: there is no other then.
+    pub fn take(&self, store: &Path) -> Result<Present> {
+        let mut last = None;
+        for path in places(store)? {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).write(true).mode(0o600);
+            match options.open(&path) {
+                Ok(file) => return self.write(file, path),
+                Err(error) => last = Some((path, error)),
+            }
+        }
+        let (path, error) = last.unwrap_or_else(|| (store.to_owned(), io::Error::other("nowhere")));
+        Err(Failure::failed(format!("write {}", path.display()), error))
+    }
+
+    fn write(&self, file: File, path: PathBuf) -> Result<Present> {
+        let what = || format!("write {}", path.display());
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| Failure::failed(what(), io::Error::from(errno)))?;
+        let text = serde_json::to_vec(self).map_err(io::Error::other).context(what)?;
+        lock.set_len(0).and_then(|()| lock.rewind()).context(what)?;
+        lock.write_all(&text).context(what)?;
+        Ok(Present { _lock: lock, path })
+    }
+
+    /// Looks for the daemon of a store.
+    pub fn of(store: &Path) -> Sight {
+        for path in places(store).unwrap_or_default() {
+            let Ok(mut file) = File::open(&path) else { continue };
+            let mut text = Vec::new();
+            let read = (&mut file).take(MAX_PRESENCE_BYTES).read_to_end(&mut text);
+            if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+                continue; // left behind
+            }
+            let presence = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+            return presence.map_or(Sight::Unready, Sight::Somebody);
+        }
+        Sight::Nobody
+    }
+}
+
+/// Where the file of a store may be, in the order in which that is tried.
+fn places(store: &Path) -> Result<[PathBuf; 2]> {
+    Ok([store.join(PRESENCE_FILE), runtime_directory()?.join(format!("{}.daemon", name_of(store)))])
+}
+
+/// A name for a store that is as long for every one of them.
+pub fn name_of(store: &Path) -> String {
+    let hash = drive::crypto::blake2b(&[real(store).as_os_str().as_bytes()]);
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The path with symbolic links resolved, as far as it exists.
+pub fn real(path: &Path) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(path) {
+        return real;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Where sockets lie, for this user only: `$XDG_RUNTIME_DIR/hypermount`, or a directory of this user's
+/// among the temporary files. Made if absent; one that others could have made or can enter is
+/// refused.
+fn runtime_directory() -> Result<PathBuf> {
+    let uid = nix::unistd::geteuid();
+    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let named = named.filter(|base| base.is_absolute()).map(|base| base.join("hypermount"));
+    let short = |directory: &PathBuf| {
+        directory.as_os_str().len() + "/0123456789abcdef.sock.new".len() <= MAX_SOCKET_PATH
+    };
+    let candidates = [
+        named,
+        Some(std::env::temp_dir().join(format!("hypermount-{uid}"))),
+        Some(PathBuf::from(format!("/tmp/hypermount-{uid}"))),
+    ];
+    let mut refused = Failure::failed("find a place for the daemon's socket", "there is none");
+    for directory in candidates.into_iter().flatten().filter(short) {
+        match private(&directory, uid.as_raw()) {
+            Ok(()) => return Ok(directory),
+            Err(failure) => refused = failure,
+        }
+    }
+    Err(refused)
+}
+
+fn private(directory: &Path, uid: u32) -> Result {
+    config::private_directory(directory)?;
+    let what = || format!("use {}", directory.display());
+    let found = fs::symlink_metadata(directory).context(what)?;
+    if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
+        return Err(Failure::failed(what(), "it is not a directory that only you can enter")
+            .hint("remove it, or set XDG_RUNTIME_DIR"));
+    }
+    Ok(())
+}
+
+/// The socket of a store's daemon.
+pub fn socket_path(store: &Path) -> Result<PathBuf> {
+    Ok(runtime_directory()?.join(format!("{}.sock", name_of(store))))
+}
+
+/// Listens at `socket`. What a killed daemon left there is replaced: who asks has the store.
+pub fn bind(socket: &Path) -> Result<UnixListener> {
+    let what = || format!("listen at {}", socket.display());
+    let new = socket.with_extension("sock.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context(what),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).context(what)?;
+    // Under its own name it has these permissions from the first moment on.
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).context(what)?;
+    fs::rename(&new, socket).context(what)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence() -> Presence {
+        Presence { pid: 7, socket: "/run/x.sock".into(), version: "0.1.0".into() }
+    }
+
+    #[test]
+    fn a_presence_is_in_force_while_it_is_held() {
+        let store = tempfile::tempdir().unwrap();
+        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        let held = presence().take(store.path()).unwrap();
+        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        assert!(presence().take(store.path()).is_err(), "taken twice");
+        drop(held);
+        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+    }
+
+    #[test]
+    fn what_a_crash_leaves_behind_is_nobody() {
+        let store = tempfile::tempdir().unwrap();
+        let text = serde_json::to_vec(&presence()).unwrap();
+        fs::write(store.path().join(PRESENCE_FILE), text).unwrap();
+        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+    }
+
+    #[test]
+    fn stores_have_names_of_one_length_that_links_do_not_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("a".repeat(200)).join("b".repeat(200));
+        assert_eq!(name_of(&deep).len(), 16);
+        fs::create_dir(directory.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        assert_eq!(
+            name_of(&directory.path().join("link")),
+            name_of(&directory.path().join("real"))
+        );
+        assert_ne!(name_of(&deep), name_of(&directory.path().join("real")));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let uid = nix::unistd::geteuid().as_raw();
+        let open = directory.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(private(&open, uid).is_err());
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(private(&open, uid).is_ok());
+        assert!(private(&open, uid + 1).is_err(), "somebody else's");
+        std::os::unix::fs::symlink(&open, directory.path().join("link")).unwrap();
+        assert!(private(&directory.path().join("link"), uid).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! Drives that are given to others for good. One's own only has to be there; of somebody else's every
+//! block is fetched, and of every version that comes.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use drive::core::demand::Urgency;
+use drive::{Core, Drive, PublicKey, Store, Wait};
+use tokio::task::AbortHandle;
+
+use super::host::{Host, lock, short};
+use super::model::{Find, Happening, SeedInfo, SeedRequest};
+use super::state::SavedSeed;
+use crate::failure::Result;
+use crate::session::drive_url;
+
+/// Drives that one daemon seeds.
+pub const MAX_SEEDS: usize = 4096;
+/// Blocks wanted at once in the background, per core.
+const WANTED_AT_ONCE: usize = 4096;
+/// How often more are wanted while some are missing.
+const REFILL: Duration = Duration::from_millis(200);
+/// How long opening a drive that was never seen waits for peers before it says so and goes on.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+/// Where peers are answered when nobody said where: every address, any port.
+const ANYWHERE: &str = "0.0.0.0:0";
+/// Pause after that.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A drive that is seeded. Dropping it ends the fetching, not what was fetched.
+pub struct Seeding {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+struct Shared {
+    drive: Mutex<Option<Drive>>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Drop for Seeding {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Seeding {
+    /// Once it could be opened.
+    pub fn drive(&self) -> Option<Drive> {
+        lock(&self.shared.drive).clone()
+    }
+}
+
+impl Host {
+    /// Seeds a drive, now and after every restart.
+    pub async fn seed(self: &Arc<Self>, drive: &str, how: &SeedRequest) -> Result<SeedInfo> {
+        let key = self.key_of(drive).await?;
+        self.start_seed(key, how).await?;
+        let saved = SavedSeed { url: drive_url(&key, None), how: how.clone() };
+        self.change_state(|state| {
+            state.seeds.retain(|known| *known != saved);
+            state.seeds.push(saved);
+        })?;
+        self.events.tell(Happening::Seeded { url: drive_url(&key, None) });
+        Ok(self.describe_seed(&key).unwrap_or_else(|| nothing_yet(&key)))
+    }
+
+    async fn start_seed(self: &Arc<Self>, key: PublicKey, how: &SeedRequest) -> Result {
+        self.dial(&how.peers)?;
+        self.find(&how.find).await?;
+        match &how.listen {
+            Some(address) => drop(self.listen(address).await?),
+            // Who is announced has to be reachable.
+            None if how.find != Find::default() && self.listening().is_empty() => {
+                self.listen(ANYWHERE).await?;
+            }
+            None => {}
+        }
+        self.announce(&key)?;
+        if lock(&self.seeds).contains_key(&key) {
+            return Ok(());
+        }
+        if lock(&self.seeds).len() >= MAX_SEEDS {
+            let why = format!("{MAX_SEEDS} drives are seeded already");
+            return Err(crate::failure::Failure::failed("seed", why));
+        }
+        let shared = Arc::new(Shared::default());
+        // What is here is there at once, so that the answer tells of it.
+        *lock(&shared.drive) = Drive::open(&self.store, &key, None, Wait::Local).await.ok();
+        let task = keep_whole(self.store.clone(), key, shared.clone());
+        let host = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            let Some(drive) = task.opened().await else { return };
+            if let Some(host) = host.upgrade() {
+                host.choose_shared();
+            }
+            drop(host);
+            fetch_all(&drive).await;
+        });
+        let seeding = Seeding { shared, task: task.abort_handle() };
+        lock(&self.seeds).insert(key, seeding);
+        self.choose_shared();
+        log::info!("seeding {}", short(&drive_url(&key, None)));
+        Ok(())
+    }
+
+    /// Seeds what was seeded when the daemon ended.
+    pub async fn restore_seeds(self: &Arc<Self>) {
+        let saved = lock(&self.state).seeds.clone();
+        for seed in saved {
+            let Ok(key) = self.key_of(&seed.url).await else {
+                log::error!("{}: no drive to seed", seed.url);
+                continue;
+            };
+            if let Err(failure) = self.start_seed(key, &seed.how).await {
+                log::error!("{}: {}", short(&seed.url), failure.sentence());
+            }
+        }
+    }
+
+    /// Seeds it no more; whether it was seeded. What was fetched stays.
+    pub async fn unseed(&self, drive: &str) -> Result<bool> {
+        let key = self.key_of(drive).await?;
+        let seeding = lock(&self.seeds).remove(&key);
+        let url = drive_url(&key, None);
+        self.change_state(|state| state.seeds.retain(|known| known.url != url))?;
+        let was_there = seeding.is_some();
+        if let Some(drive) = seeding.and_then(|seeding| seeding.drive()) {
+            for core in cores(&drive) {
+                core.demand().forget_ahead(0..u64::MAX);
+            }
+        }
+        self.choose_shared();
+        if was_there {
+            self.events.tell(Happening::Unseeded { url });
+        }
+        self.life.consider();
+        Ok(was_there)
+    }
+
+    pub fn seeds(&self) -> Vec<SeedInfo> {
+        let keys: Vec<PublicKey> = lock(&self.seeds).keys().copied().collect();
+        keys.iter().filter_map(|key| self.describe_seed(key)).collect()
+    }
+
+    fn describe_seed(&self, key: &PublicKey) -> Option<SeedInfo> {
+        let (drive, trouble) = {
+            let seeds = lock(&self.seeds);
+            let seeding = seeds.get(key)?;
+            (seeding.drive(), lock(&seeding.shared.trouble).clone())
+        };
+        let mut info = nothing_yet(key);
+        info.name = self.name_of(key);
+        info.trouble = trouble;
+        if let Some(drive) = drive {
+            let (blocks, blocks_here) = completeness(&drive);
+            info.version = drive.snapshot().version();
+            (info.blocks, info.blocks_here) = (blocks, blocks_here);
+            info.complete = blocks > 0 && blocks == blocks_here;
+            info.own = drive.writable();
+        }
+        Some(info)
+    }
+}
+
+fn nothing_yet(key: &PublicKey) -> SeedInfo {
+    SeedInfo {
+        url: drive_url(key, None),
+        name: None,
+        version: 0,
+        blocks: 0,
+        blocks_here: 0,
+        complete: false,
+        own: false,
+        trouble: None,
+    }
+}
+
+/// The cores of a drive: index first.
+pub fn cores(drive: &Drive) -> Vec<Core> {
+    let content = drive.content().ok().cloned();
+    std::iter::once(drive.metadata_core().clone()).chain(content).collect()
+}
+
+/// Blocks of the newest version known, and those of them that are here.
+pub fn completeness(drive: &Drive) -> (u64, u64) {
+    cores(drive).iter().fold((0, 0), |(blocks, here), core| {
+        let length = core.head().length;
+        (blocks + length, here + core.held(0..length))
+    })
+}
+
+/// Opening a drive that may not be here yet.
+struct Opening {
+    store: Store,
+    key: PublicKey,
+    shared: Arc<Shared>,
+}
+
+fn keep_whole(store: Store, key: PublicKey, shared: Arc<Shared>) -> Opening {
+    Opening { store, key, shared }
+}
+
+impl Opening {
+    /// As long as it takes. `None` if it never will be.
+    async fn opened(self) -> Option<Drive> {
+        loop {
+            let known = lock(&self.shared.drive).clone();
+            if known.is_some() {
+                return known;
+            }
+            match Drive::open(&self.store, &self.key, None, Wait::Each(OPEN_WITHIN)).await {
+                Ok(drive) => {
+                    *lock(&self.shared.drive) = Some(drive.clone());
+                    *lock(&self.shared.trouble) = None;
+                    return Some(drive);
+                }
+                Err(error @ drive::Error::Malformed(_)) => {
+                    *lock(&self.shared.trouble) = Some(error.to_string());
+                    return None;
+                }
+                Err(error) => *lock(&self.shared.trouble) = Some(error.to_string()),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Fetches every block of every version, for ever.
+async fn fetch_all(drive: &Drive) {
+    if drive.writable() {
+        return;
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for core in cores(drive) {
+        tasks.spawn(follow(core.clone()));
+        tasks.spawn(fetch(core));
+    }
+    // They end only with the store, or when this is aborted, which drops the set.
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Asks for longer heads without end.
+async fn follow(core: Core) {
+    while core.longer_than(core.head().length, Wait::Forever).await.is_ok() {}
+}
+
+async fn fetch(core: Core) {
+    let mut head = core.watch();
+    loop {
+        let length = head.borrow_and_update().length.max(core.head().length);
+        let mut missing = Vec::new();
+        let mut next = 0;
+        while missing.len() < WANTED_AT_ONCE
+            && let Some(block) = core.first_missing(next..length)
+        {
+            missing.push(block);
+            next = block + 1;
+        }
+        if missing.is_empty() {
+            if head.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        core.demand().want_ahead(missing, Urgency::Background);
+        tokio::time::sleep(REFILL).await;
+    }
+}

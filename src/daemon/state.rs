@@ -1,0 +1,98 @@
+//! What a daemon finds again after a restart: mounts to make, drives to seed. One file per store, in
+//! the user's state directory and not in the store: a store somebody else made, or a copy of one,
+//! must not have us mount anything.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{MountRequest, SeedRequest};
+use super::presence::name_of;
+use crate::config;
+use crate::failure::{Context, Failure, Result};
+
+/// The most of the file that is read, in bytes.
+const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The store this is about, for people who look.
+    #[serde(default)]
+    pub store: PathBuf,
+    #[serde(default)]
+    pub mounts: Vec<MountRequest>,
+    #[serde(default)]
+    pub seeds: Vec<SavedSeed>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedSeed {
+    /// `hyper://KEY`.
+    pub url: String,
+    #[serde(flatten)]
+    pub how: SeedRequest,
+}
+
+impl PartialEq for SavedSeed {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+}
+
+impl State {
+    /// What was saved for the store; nothing if nothing was. A file that cannot be understood is an
+    /// error, lest it be written over.
+    pub fn load(store: &Path) -> Result<Self> {
+        let path = path_of(store)?;
+        let what = || format!("read {}", path.display());
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { store: store.to_owned(), ..Self::default() });
+            }
+            Err(error) => return Err(error).context(what),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_STATE_BYTES).read_to_end(&mut text).context(what)?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Failure::failed(what(), error)
+                .hint("it holds saved mounts and seeds; mend it, or move it away to begin anew")
+        })
+    }
+
+    /// Written whole or not at all. It holds keys of drives: for this user only.
+    pub fn save(&self, store: &Path) -> Result {
+        let path = path_of(store)?;
+        let what = || format!("write {}", path.display());
+        let new = path.with_extension("new");
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::other).context(what)?;
+        let write = || {
+            let mut options = fs::OpenOptions::new();
+            let mut file =
+                options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().context(what)
+    }
+}
+
+/// Where a daemon of this store keeps its state.
+fn path_of(store: &Path) -> Result<PathBuf> {
+    Ok(directory()?.join(format!("{}.json", name_of(store))))
+}
+
+/// Where a daemon of this store writes what it has to say.
+pub fn log_path(store: &Path) -> Result<PathBuf> {
+    Ok(directory()?.join(format!("{}.log", name_of(store))))
+}
+
+fn directory() -> Result<PathBuf> {
+    let directory = config::state_directory()?.join("daemons");
+    config::private_directory(&directory)?;
+    Ok(directory)
+}

@@ -1,0 +1,147 @@
+//! Seeding, publishing, and what is given to whom.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::common::{Home, KEY, eventually};
+use crate::steps::*;
+
+fn seed_of(home: &Home, url: &str) -> Value {
+    let status = json(home.run(["status", "--json"]));
+    let seeds = status["seeds"].as_array().cloned().unwrap_or_default();
+    seeds.into_iter().find(|seed| seed["url"] == url).unwrap_or(Value::Null)
+}
+
+fn address(home: &Home) -> String {
+    let status = json(home.run(["status", "--json"]));
+    status["listening"][0].as_str().expect("it listens").to_owned()
+}
+
+/// Sentence 90. "`seed` keeps every block of every version that it learns of, of a drive of somebody
+/// else, and goes on after a restart of the daemon. Nested drives are drives of their own."
+#[test]
+fn a_seed_is_whole_follows_and_survives_a_restart() {
+    let (author, keeper) = (Home::new(), Home::new());
+    let url = create(&author, "notes");
+    author.make("in");
+    fs::write(author.path("in/one"), noise(2_000_000)).unwrap();
+    author.run(["import", "in", "notes"]).must_succeed();
+    author.run(["seed", "notes", "--listen", "127.0.0.1:0"]).must_succeed();
+    let peer = address(&author);
+
+    keeper.run(["seed", &url, "--peer", &peer]).must_succeed();
+    eventually("the copy is whole", || seed_of(&keeper, &url)["complete"] == true);
+    let first = seed_of(&keeper, &url)["version"].as_u64();
+    fs::write(author.path("in/two"), noise(500_000)).unwrap();
+    author.run(["import", "in", "notes"]).must_succeed();
+    eventually("the new version is here whole", || {
+        let seed = seed_of(&keeper, &url);
+        seed["version"].as_u64() > first && seed["complete"] == true
+    });
+    kill_daemon(&default_store(&keeper));
+    keeper.run(["daemon", "start"]).must_succeed();
+    eventually("it is whole again", || seed_of(&keeper, &url)["complete"] == true);
+    author.run(["unseed", "notes"]).must_succeed();
+    eventually("nothing is left to do", || !has_daemon(&default_store(&author)));
+    let read = keeper.command().args(["cat", &format!("{url}/one")]).output().unwrap();
+    assert_eq!(read.stdout, noise(2_000_000), "it is here without its author");
+    let listed = json(keeper.run(["list", "--json"]));
+    assert_eq!(
+        (&listed[0]["seeded"], &listed[0]["blocks_here"]),
+        (&true.into(), &listed[0]["blocks"])
+    );
+    keeper.run(["unseed", &url]).must_succeed();
+    keeper.run(["unseed", &url]).must_fail(1, "not seeded");
+    keeper.run(["daemon", "stop"]).must_succeed();
+}
+
+/// Sentence 91. "`publish --wait N` returns 0 when N connected peers say that they hold every block of
+/// the newest version here, and else, after `--timeout`, 3."
+#[test]
+fn publishing_waits_until_others_hold_it() {
+    let (author, keeper) = (Home::new(), Home::new());
+    let url = create(&author, "notes");
+    author.make("in");
+    fs::write(author.path("in/one"), noise(1_000_000)).unwrap();
+    author.run(["import", "in", "notes"]).must_succeed();
+    let publish = ["publish", "notes", "--listen", "127.0.0.1:0", "--timeout", "300ms"];
+    author.run(publish).must_fail(3, "0 of 1").hints("seeded");
+    let peer = address(&author);
+    assert!(author.run(["peers", "notes"]).must_succeed().stdout.contains("no peer is connected"));
+    keeper.run(["seed", &url, "--peer", &peer]).must_succeed();
+    let published = author.run(["publish", "notes", "--wait", "1"]).must_succeed();
+    assert_eq!(published.stdout.trim(), url);
+    assert!(published.stderr.contains("safe to go offline"), "{published:?}");
+    let peers = json(author.run(["peers", "notes", "--json"]));
+    assert_eq!((&peers["complete"], &peers["peers"][0]["complete"]), (&1.into(), &true.into()));
+    assert_eq!(seed_of(&keeper, &url)["complete"], true, "it was no lie");
+    for home in [author, keeper] {
+        home.run(["daemon", "stop"]).must_succeed();
+    }
+}
+
+/// Sentence 89. "A daemon gives to peers what is mounted, seeded or shared, and nothing else of the
+/// store."
+#[test]
+fn what_is_not_seeded_is_not_given() {
+    let (home, other) = (Home::new(), Home::new());
+    home.golden_store("store");
+    home.run(["create", "mine", "--store", "store"]).must_succeed();
+    let arguments = ["seed", "mine", "--store", "store", "--listen", "127.0.0.1:0"];
+    home.run(arguments).must_succeed();
+    // Looked at, it is open in the daemon, and still nobody's.
+    home.run(["cat", "store", "hello.txt"]).must_succeed();
+    home.run(["list", "--store", "store"]).must_succeed();
+    let status = json(home.run(["status", "--json", "--store", "store"]));
+    let peer = status["listening"][0].as_str().unwrap().to_owned();
+    let file = format!("hyper://{KEY}/hello.txt");
+    let ask = ["cat", file.as_str(), "--peer", &peer, "--wait", "2s"];
+    other.run(ask).must_fail(3, "open hyper://");
+    home.run(["seed", &format!("hyper://{KEY}"), "--store", "store"]).must_succeed();
+    let read = other.run(["cat", &file, "--peer", &peer]).must_succeed();
+    assert_eq!(read.stdout, "hello again, overwritten");
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+}
+
+#[test]
+fn lists_of_drives_and_mount_points_can_be_seeded() {
+    let home = Home::new();
+    let (one, two) = (create(&home, "one"), create(&home, "two"));
+    fs::write(home.path("list.txt"), format!("# all of mine\none\n{two}\n")).unwrap();
+    home.run(["seed", "--from", "list.txt"]).must_succeed();
+    assert_eq!(seed_of(&home, &one)["own"], true);
+    assert_eq!(seed_of(&home, &two)["name"], "two");
+    home.run(["unseed", "one", "two"]).must_succeed();
+    eventually("nothing is left to do", || !has_daemon(&default_store(&home)));
+    home.run(["seed", "absent"]).must_fail(1, "none of that name");
+    if can_mount() {
+        home.make("mnt");
+        home.run(["mount", "one", "mnt"]).must_succeed();
+        let shared = home.run(["share", "mnt"]).must_succeed();
+        assert_eq!(shared.stdout, format!("{one}\n"), "no picture where no terminal is");
+        home.run(["unmount", "mnt"]).must_succeed();
+        assert_eq!(seed_of(&home, &one)["own"], true, "shared is seeded");
+        home.run(["unseed", "one"]).must_succeed();
+    }
+    eventually("nothing is left to do", || !has_daemon(&default_store(&home)));
+}
+
+/// A nested drive that was entered through a mount is mounted too, and given.
+#[test]
+fn a_nested_drive_is_given_once_it_was_entered() {
+    if !can_mount() {
+        return;
+    }
+    let (home, other) = (Home::new(), Home::new());
+    home.golden_store("store");
+    let mnt = home.make("mnt");
+    home.run(["mount", "store", "mnt", "--listen", "127.0.0.1:0"]).must_succeed();
+    let status = json(home.run(["status", "--json", "--store", "store"]));
+    let peer = status["listening"][0].as_str().unwrap().to_owned();
+    assert_eq!(fs::read_to_string(mnt.join("mnt/inside.txt")).unwrap(), "mount changed");
+    let file = format!("hyper://{KEY}/mnt/inside.txt");
+    let read = other.run(["cat", &file, "--peer", &peer]).must_succeed();
+    assert_eq!(read.stdout, "mount changed");
+    home.run(["unmount", "mnt"]).must_succeed();
+}
