@@ -71,6 +71,12 @@ impl Network {
         announced.map_err(|error| Failure::failed(format!("announce hyper://{drive}"), error))
     }
 
+    /// Whether a drive is looked for when it is opened, where peers are looked for at all.
+    pub fn look_for(&self, drive: &PublicKey, look: bool) -> Result {
+        let hushed = self.0.hush(drive.discovery_key(), !look);
+        hushed.context(|| "open a drive without looking for it")
+    }
+
     /// Whether discovery has named a peer for the drive, reachable or not.
     pub fn found(&self, drive: &PublicKey) -> bool {
         self.0.found(&drive.discovery_key()) > 0

@@ -8,10 +8,10 @@ use drive::DrivePath;
 use crate::cli::Source;
 use crate::client::{self, Client};
 use crate::daemon::ONLY;
-use crate::daemon::model::DriveQuery;
+use crate::daemon::model::{DriveQuery, Find};
 use crate::failure::{Code, Context, Failure, Result};
 use crate::named::{NamedDrive, split_store};
-use crate::session::{Session, store_directory, store_or_default};
+use crate::session::{Session, find_by_key, store_directory, store_or_default};
 use crate::target::Target;
 
 /// How often a command changes its mind about where the store is open.
@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 3;
 /// The drive of a command, where it is.
 pub enum Reached {
     Here(Box<Session>),
-    There(Remote),
+    There(Box<Remote>),
 }
 
 /// A drive that a daemon has.
@@ -31,6 +31,8 @@ pub struct Remote {
     /// Within the drive.
     pub path: DrivePath,
     pub source: Source,
+    /// Where peers are looked for.
+    pub find: Find,
 }
 
 /// The drive a command line names.
@@ -98,9 +100,16 @@ impl Reached {
         source: &Source,
         open: impl AsyncFn() -> Result<Session>,
     ) -> Result<Self> {
+        let find = find_by_key(wanted.drive.starts_with("hyper://"), source)?;
         let remote = |client| {
             let Wanted { drive, path, .. } = wanted.clone();
-            Self::There(Remote { client, drive, path, source: source.clone() })
+            Self::There(Box::new(Remote {
+                client,
+                drive,
+                path,
+                source: source.clone(),
+                find: find.clone(),
+            }))
         };
         for _ in 1..ATTEMPTS {
             if let Some(client) = client::find(&wanted.store).await? {
@@ -134,6 +143,8 @@ impl Remote {
         DriveQuery {
             peers: self.source.peers.join(","),
             wait: self.source.wait.map(|wait| wait.to_string()),
+            lan: self.find.lan,
+            bootstrap: self.find.bootstrap.join(","),
             ..DriveQuery::default()
         }
     }

@@ -264,7 +264,12 @@ pub fn reaches_peers(target: &Target, source: &Source) -> Result<bool> {
 
 /// Where a daemon is to look for peers of a drive, as its API has it.
 pub fn find(target: &Target, source: &Source) -> Result<Find> {
-    let DiscoveryOptions { lan, bootstrap } = finding(matches!(target, Target::Url(_)), source)?;
+    find_by_key(matches!(target, Target::Url(_)), source)
+}
+
+/// The same of a drive that is named by its key, or otherwise.
+pub fn find_by_key(by_key: bool, source: &Source) -> Result<Find> {
+    let DiscoveryOptions { lan, bootstrap } = finding(by_key, source)?;
     Ok(Find { lan, bootstrap })
 }
 

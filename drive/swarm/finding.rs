@@ -267,6 +267,9 @@ pub(super) async fn follow_drives(
             Err(RecvError::Closed) => return,
         };
         let Some(swarm) = swarm.upgrade() else { return };
+        if swarm.state().hushed.contains(&topic) {
+            continue;
+        }
         let joined = swarm.finding.topics.borrow().contains_key(&topic);
         if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
             log::warn!("peers of {topic} are not looked for: {error}");

@@ -80,3 +80,20 @@ async fn what_is_sent_of_one_core_has_a_limit() {
     let set = |pair: &Pair, limit| pair.serving.limit(pair.copy.discovery_key(), limit, None);
     pair().await.limited(set).await;
 }
+
+#[tokio::test]
+async fn drives_that_are_not_looked_for_are_limited() {
+    let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap();
+    let topic = |number: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        DiscoveryKey::new(key)
+    };
+    for number in 0..MAX_HUSHED {
+        swarm.hush(topic(number), true).unwrap();
+    }
+    swarm.hush(topic(0), true).unwrap();
+    assert!(swarm.hush(topic(MAX_HUSHED), true).is_err());
+    swarm.hush(topic(0), false).unwrap();
+    swarm.hush(topic(MAX_HUSHED), true).unwrap();
+}

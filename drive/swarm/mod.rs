@@ -55,6 +55,8 @@ pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Messages to one peer that may wait for its connection; a peer that lets them pile up is slow
 /// beyond use.
 const COMMANDS: usize = 4096;
+/// Drives that are opened without being looked for, while others are.
+pub const MAX_HUSHED: usize = 4096;
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
@@ -153,6 +155,8 @@ struct CoreLimits {
 struct State {
     connections: HashMap<u64, ConnectionHandle>,
     replications: HashMap<DiscoveryKey, Replication>,
+    /// Topics that are looked for only when they are joined.
+    hushed: HashSet<DiscoveryKey>,
     /// What [`Share::Chosen`] shares.
     chosen: HashSet<DiscoveryKey>,
     /// What was said of single cores; the others have no limit of their own.
@@ -227,6 +231,22 @@ impl Swarm {
     /// When [`MAX_TOPICS`] are joined.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
+    }
+
+    /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
+    ///
+    /// # Errors
+    /// When [`MAX_HUSHED`] are hushed.
+    pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
+        let mut state = self.inner.state();
+        if !hushed {
+            state.hushed.remove(&topic);
+        } else if state.hushed.len() < MAX_HUSHED || state.hushed.contains(&topic) {
+            state.hushed.insert(topic);
+        } else {
+            return Err(Error::TooLarge(format!("{MAX_HUSHED} drives are not looked for already")));
+        }
+        Ok(())
     }
 
     /// Takes a topic's announcement back and dials nobody for it any more; connections stay.

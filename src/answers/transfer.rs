@@ -10,6 +10,7 @@ use drive::transfer::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
 use crate::session::Session;
 use crate::terminal::size;
@@ -64,6 +65,9 @@ pub struct Export {
     pub peers: Vec<String>,
     /// How long a block may take: `10s`, `0`, `forever`.
     pub wait: Option<String>,
+    /// Where others are looked for.
+    #[serde(default)]
+    pub find: Find,
 }
 
 /// What is told while a tree is copied, in order. The last one is `done` or `failed`.

@@ -55,6 +55,7 @@ pub async fn run_export(args: &Export) -> Result {
         measure: stderr().is_terminal(),
         peers: source.peers.clone(),
         wait: source.wait.map(|wait| wait.to_string()),
+        find: Default::default(),
     };
     let mut shown = Shown::new(args.dry_run, args.json);
     let summary = match Reached::open_named(&args.drive, source, true).await? {
@@ -64,6 +65,7 @@ pub async fn run_export(args: &Export) -> Result {
         Reached::There(remote) => {
             asked.directory = absolute(&args.directory)?;
             asked.path = remote.path.as_str().to_owned();
+            asked.find = remote.find.clone();
             copy(&remote, "export", &asked, &mut shown).await
         }
     };

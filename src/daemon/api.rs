@@ -386,12 +386,17 @@ async fn create(
     answers::create(&host.store, &host.directory, &asked.name).map(Json)
 }
 
+/// What stands between the commas.
+fn split(list: &str) -> Vec<String> {
+    list.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
 async fn session(host: &Host, drive: Segment, query: DriveAsked) -> Result<(Session, DriveQuery)> {
     let Path(drive) = sound(drive)?;
     let Query(query) = sound(query)?;
-    let peers: Vec<String> =
-        query.peers.split(',').filter(|peer| !peer.is_empty()).map(str::to_owned).collect();
-    let session = host.session(&drive, &peers, query.wait.as_deref()).await?;
+    let find = Find { lan: query.lan, bootstrap: split(&query.bootstrap) };
+    let peers = split(&query.peers);
+    let session = host.session(&drive, &peers, query.wait.as_deref(), &find).await?;
     Ok((session, query))
 }
 
@@ -465,7 +470,7 @@ async fn import(
     body: Result<Json<Import>, JsonRejection>,
 ) -> Result<Response> {
     let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
-    let mut session = host.session(&drive, &[], Some("0")).await?;
+    let mut session = host.session(&drive, &[], Some("0"), &Find::default()).await?;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::import(&session, &asked, tell).await))
@@ -477,7 +482,8 @@ async fn export(
     body: Result<Json<Export>, JsonRejection>,
 ) -> Result<Response> {
     let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
-    let mut session = host.session(&drive, &asked.peers, asked.wait.as_deref()).await?;
+    let wait = asked.wait.as_deref();
+    let mut session = host.session(&drive, &asked.peers, wait, &asked.find).await?;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::export(&session, &asked, tell).await))

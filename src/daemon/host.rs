@@ -52,7 +52,7 @@ pub struct Host {
     pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
     dialled: Mutex<HashSet<String>>,
     /// Whether peers are looked for that nobody named.
-    finding: tokio::sync::Mutex<bool>,
+    finding: tokio::sync::Mutex<Option<Find>>,
     finds: AtomicBool,
     listening: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
     /// Records of mounts that are gone, while they may have been the last thing to do: who waits for
@@ -104,12 +104,14 @@ impl Host {
         })
     }
 
-    /// Opens a drive as an API request names it. `peers` are dialled from now on.
+    /// Opens a drive as an API request names it. `peers` are dialled from now on. Where `find` says
+    /// nothing the drive is not looked for, whatever is done for others.
     pub async fn session(
         &self,
         drive: &str,
         peers: &[String],
         wait: Option<&str>,
+        find: &Find,
     ) -> Result<Session> {
         let target = match drive {
             ONLY => Target::Directory(self.directory.clone()),
@@ -122,7 +124,13 @@ impl Host {
                 .hint("name it by its URL or by the name it was created with"));
         }
         self.dial(peers)?;
-        let wait = match (self.knows_peers(), wait) {
+        self.find(find).await?;
+        let looks = *find != Find::default();
+        if let Target::Url(url) = &target {
+            self.network.look_for(&url.key, looks)?;
+        }
+        let named = !lock(&self.dialled).is_empty() || !self.network.peers().is_empty();
+        let wait = match (looks || named, wait) {
             (false, _) => Wait::Local,
             (true, None) => WaitLimit::default().wait(),
             (true, Some(text)) => wait_limit(text)?.wait(),
@@ -139,15 +147,22 @@ impl Host {
         self.finds.load(Ordering::Acquire)
     }
 
-    /// Begins to look for peers, if it was asked for and has not begun.
+    /// Begins to look for peers, if it was asked for and has not begun. A daemon does that in one way
+    /// only: who said `lan` must not find that it went further because of somebody else.
     pub async fn find(&self, asked: &Find) -> Result {
         let options = DiscoveryOptions { lan: asked.lan, bootstrap: asked.bootstrap.clone() };
         let mut finding = self.finding.lock().await;
-        if options.is_off() || *finding {
+        if options.is_off() || finding.as_ref() == Some(asked) {
             return Ok(());
         }
+        if finding.is_some() {
+            let why = "this daemon does so in another way already";
+            return Err(Failure::failed("look for peers", why).hint(
+                "say the same --network and --bootstrap, or `hypermount daemon stop` first",
+            ));
+        }
         self.network.discover(&options).await?;
-        *finding = true;
+        *finding = Some(asked.clone());
         self.finds.store(true, Ordering::Release);
         Ok(())
     }
@@ -239,7 +254,7 @@ impl Host {
         if let Ok(Target::Url(url)) = drive.parse() {
             return Ok(url.key);
         }
-        Ok(*self.session(drive, &[], Some("0")).await?.drive.key())
+        Ok(*self.session(drive, &[], Some("0"), &Find::default()).await?.drive.key())
     }
 }
 

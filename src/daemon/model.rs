@@ -54,8 +54,8 @@ pub struct Limits {
     pub down: Option<u64>,
 }
 
-/// Where peers are looked for; nowhere by default. What one request began, the daemon goes on with for
-/// every drive that it opens from then on.
+/// Where peers are looked for; nowhere by default. All requests to one daemon that look for any must
+/// say the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Find {
     /// On the local network.
@@ -314,6 +314,12 @@ pub struct DriveQuery {
     pub peers: String,
     /// How long a block may take: `10s`, `0`, `forever`.
     pub wait: Option<String>,
+    /// Look for peers on the local network.
+    #[serde(default)]
+    pub lan: bool,
+    /// Look for peers in the DHT that these nodes belong to, `HOST:PORT` with commas between them.
+    #[serde(default)]
+    pub bootstrap: String,
     /// Of `GET /drives/{drive}`: the rest of the store too.
     #[serde(default)]
     pub whole_store: bool,

@@ -37,8 +37,8 @@ impl Host {
         let mountpoint = record::absolute(&asked.mountpoint).context(what)?;
         check_mountpoint(&mountpoint)?;
         let wait = asked.wait.as_deref().map(wait_limit).transpose()?;
-        self.find(&asked.find).await?;
-        let session = self.session(&asked.drive, &asked.peers, asked.wait.as_deref()).await?;
+        let limit = asked.wait.as_deref();
+        let session = self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         let address = match &asked.listen {
             Some(address) => {
                 let address = self.listen(address).await?;
@@ -213,10 +213,11 @@ impl Host {
     /// A drive that was seen before is opened without asking anybody.
     async fn mount_from_here_or(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
         self.dial(&asked.peers)?;
-        let known = self.session(&asked.drive, &[], Some("0")).await.is_ok();
+        let limit = asked.wait.as_deref();
+        let known = self.session(&asked.drive, &[], Some("0"), &asked.find).await.is_ok();
         if !known {
             // Fetches what opening takes; the mount itself then finds it here.
-            self.session(&asked.drive, &asked.peers, asked.wait.as_deref()).await?;
+            self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         }
         self.mount(asked).await
     }

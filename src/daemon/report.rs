@@ -11,7 +11,7 @@ use drive::swarm::PeerInfo;
 
 use super::host::{Host, lock};
 use super::model::{
-    Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity,
+    Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
 use super::seeds::{completeness, cores};
@@ -93,7 +93,7 @@ impl Host {
 
     /// Who has how much of a drive.
     pub async fn drive_peers(&self, drive: &str) -> Result<DrivePeers> {
-        let session = self.session(drive, &[], Some("0")).await?;
+        let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
         let drive = &session.drive;
         let (blocks, blocks_here) = completeness(drive);
         let version = drive.snapshot().version();

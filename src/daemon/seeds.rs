@@ -69,6 +69,7 @@ impl Host {
     async fn start_seed(self: &Arc<Self>, key: PublicKey, how: &SeedRequest) -> Result {
         self.dial(&how.peers)?;
         self.find(&how.find).await?;
+        self.network.look_for(&key, how.find != Find::default())?;
         match &how.listen {
             Some(address) => drop(self.listen(address).await?),
             // Who is announced has to be reachable.

@@ -192,3 +192,24 @@ fn what_makes_no_sense_is_refused_in_words() {
     assert_eq!(http(&socket, "GET", "/status", "").0, 200, "it goes on");
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
 }
+
+/// Who said where to look must not find that it went elsewhere for somebody else's sake.
+#[test]
+fn one_daemon_looks_for_peers_in_one_way() {
+    let home = Home::new();
+    let store = home.golden_store("store");
+    home.run(["daemon", "start", "--store", "store"]).must_succeed();
+    let socket = socket(&store);
+    let seed = |find: Value| {
+        let body = value!({ "listen": "127.0.0.1:0", "find": find });
+        http(&socket, "PUT", "/seeds/-", &body.to_string()).0
+    };
+    assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
+    assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
+    assert_eq!(seed(value!({})), 200, "who looks for nobody is not concerned");
+    assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:10"] })), 422);
+    let (status, _, answer) = http(&socket, "GET", "/drives/-/entries?bootstrap=127.0.0.1:10", "");
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer.contains("another way") && answer.contains("daemon stop"), "{answer}");
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+}
