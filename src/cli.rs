@@ -71,6 +71,7 @@ pub enum Command {
     Why(Why),
     Watch(Watch),
     Top(Top),
+    Limit(LimitRates),
     Daemon(Daemon),
     Service(Service),
     Serve(Serve),
@@ -440,6 +441,9 @@ pub struct Serve {
 
     #[command(flatten)]
     pub finding: Finding,
+
+    #[command(flatten)]
+    pub rates: Rates,
 
     /// The address, and the traffic at the end, as JSON lines
     #[arg(long)]

@@ -78,6 +78,36 @@ impl FromStr for WaitLimit {
     }
 }
 
+/// The slowest limit: below it peers would take each other for gone.
+const SLOWEST: u64 = 1000;
+
+/// `--up`, `--down`: bytes per second; `None` for as many as there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit(pub Option<u64>);
+
+impl FromStr for RateLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let wrong = || format!("expected bytes per second, like 500k or 2M, or none; got {text:?}");
+        let (digits, unit) = match text.char_indices().last().ok_or_else(wrong)? {
+            (at, 'k' | 'K') => (&text[..at], 1000),
+            (at, 'M') => (&text[..at], 1_000_000),
+            (at, 'G') => (&text[..at], 1_000_000_000),
+            _ => (text, 1),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        match number.checked_mul(unit) {
+            Some(rate) if rate >= SLOWEST => Ok(Self(Some(rate))),
+            Some(_) => Err(format!("less than {SLOWEST} bytes per second")),
+            None => Err(wrong()),
+        }
+    }
+}
+
 /// Where the DHT is entered when nobody says otherwise: the original's own nodes.
 const PUBLIC_BOOTSTRAP: [&str; 3] = [
     "bootstrap1.hyperdht.org:49737",
@@ -220,6 +250,18 @@ mod tests {
             assert!(wrong.parse::<WaitLimit>().is_err(), "{wrong:?}");
         }
         assert!(WaitLimit::Each(Duration::ZERO).wait().is_local());
+    }
+
+    #[test]
+    fn rates_are_bytes_per_second() {
+        let rate = |text: &str| text.parse::<RateLimit>().map(|RateLimit(rate)| rate);
+        assert_eq!(rate("none"), Ok(None));
+        assert_eq!(rate("1000"), Ok(Some(1000)));
+        assert_eq!(rate("500k"), Ok(Some(500_000)));
+        assert_eq!(rate("2M"), Ok(Some(2_000_000)));
+        for wrong in ["", "k", "999", "-1", "1.5M", "20000000000G", "2 M", "2é"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

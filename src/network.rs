@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use drive::swarm::{
     BootstrapNode, DiscoveryOptions, Holding, Interest, PeerInfo, Share, SwarmOptions,
 };
-use drive::{DiscoveryKey, PublicKey, Store, Swarm};
+use drive::{DiscoveryKey, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};
@@ -79,6 +79,17 @@ impl Network {
     /// The address it listens on, with the port the system chose for port 0.
     pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
         self.0.listen(address).await.context(|| format!("listen on {address}"))
+    }
+
+    /// Most bytes per second sent and received, all peers together.
+    pub fn limit(&self, up: Limit, down: Limit) {
+        self.0.rates().up.set(up);
+        self.0.rates().down.set(down);
+    }
+
+    /// The same as it is: up, down.
+    pub fn limits(&self) -> (Limit, Limit) {
+        (self.0.rates().up.limit(), self.0.rates().down.limit())
     }
 
     /// Why peers that were dialled are not connected.

@@ -147,8 +147,13 @@ impl Connection<'_> {
             let rates = &self.swarm.rates;
             let read = async {
                 rates.down.ready().await;
-                let most = helping(rates.down.limit()).min(READ_BYTES);
-                (&mut reader).take(most as u64).read_buf(&mut input).await
+                match rates.down.limit() {
+                    None => reader.read_buf(&mut input).await,
+                    limit => {
+                        let most = helping(limit).min(READ_BYTES);
+                        (&mut reader).take(most as u64).read_buf(&mut input).await
+                    }
+                }
             };
             let write = async {
                 rates.up.ready().await;

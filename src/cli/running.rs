@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Finding, Source};
-use crate::config::{WaitLimit, parse_peer};
+use crate::config::{RateLimit, WaitLimit, parse_peer};
 use crate::target::Target;
 
 /// Start, stop or look at the daemon of a store
@@ -223,6 +223,36 @@ pub struct Watch {
     /// Directory of the store [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
+}
+
+/// Show or change how fast bytes may flow to and from peers, at once and until the daemon ends
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount limit --up 500k --down 2M
+  hypermount limit --up none")]
+pub struct LimitRates {
+    #[command(flatten)]
+    pub rates: Rates,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How fast bytes may flow, all peers together.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Rates {
+    /// Bytes to send per second at most: 500k, 2M, none
+    #[arg(long, value_name = "RATE")]
+    pub up: Option<RateLimit>,
+
+    /// Bytes to receive per second at most
+    #[arg(long, value_name = "RATE")]
+    pub down: Option<RateLimit>,
 }
 
 /// Show live which drive, file and process fetches how much

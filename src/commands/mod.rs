@@ -8,6 +8,7 @@ mod create;
 mod daemon;
 pub mod helper;
 mod info;
+mod limit;
 mod list;
 mod ls;
 mod man;
@@ -60,6 +61,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Why(args) => runtime()?.block_on(status::run_why(&args)),
         Command::Watch(args) => runtime()?.block_on(status::run_watch(&args)),
         Command::Top(args) => runtime()?.block_on(top::run(&args)),
+        Command::Limit(args) => runtime()?.block_on(limit::run(&args)),
         Command::Service(args) => service::run(&args),
         Command::Daemon(args) => daemon::run(&args, cli.detached),
         Command::Completions(args) => completions::run(&args),

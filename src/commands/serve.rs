@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Ending, print_json};
 use crate::cli::Serve;
-use crate::config;
+use crate::config::{self, RateLimit};
 use crate::failure::{Context, Failure, Result};
 use crate::network::Network;
 use crate::session::{drive_url, drives, open_at};
@@ -25,6 +25,8 @@ pub async fn run(args: &Serve) -> Result {
         ));
     }
     let network = Network::for_serving(&store)?;
+    let rate = |said: Option<RateLimit>| said.and_then(|RateLimit(rate)| rate);
+    network.limit(rate(args.rates.up), rate(args.rates.down));
     let address = network.listen(args.listen).await?;
     if args.json {
         let urls: Vec<_> = found.iter().map(|key| drive_url(key, None)).collect();

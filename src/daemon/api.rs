@@ -112,6 +112,21 @@ pub fn routes() -> Vec<Route> {
         ),
         route(
             "get",
+            "/limits",
+            "How fast bytes may flow",
+            Value(shape::<Limits>("Limits")),
+            get(limits),
+        ),
+        route(
+            "put",
+            "/limits",
+            "Change how fast bytes may flow, at once",
+            Value(shape::<Limits>("Limits")),
+            put(limit),
+        )
+        .body(shape::<Limits>("Limits")),
+        route(
+            "get",
             "/mounts",
             "All mounts",
             Value(shape::<Vec<MountInfo>>("Mounts")),
@@ -318,6 +333,17 @@ async fn keep(State(host): App) -> Json<Done> {
 async fn shutdown(State(host): App) -> Json<Done> {
     host.life.end();
     Json(Done {})
+}
+
+async fn limits(State(host): App) -> Json<Limits> {
+    let (up, down) = host.network.limits();
+    Json(Limits { up, down })
+}
+
+async fn limit(State(host): App, body: Result<Json<Limits>, JsonRejection>) -> Answer<Limits> {
+    let Json(asked) = sound(body)?;
+    host.network.limit(asked.up, asked.down);
+    Ok(Json(asked))
 }
 
 async fn mounts(State(host): App) -> Json<Vec<MountInfo>> {

@@ -42,6 +42,18 @@ pub struct MountRequest {
     pub save: bool,
 }
 
+/// Bytes per second, all peers together; as many as there are where nothing is said. Not kept over a
+/// restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Limits {
+    /// Sent.
+    #[serde(default)]
+    pub up: Option<u64>,
+    /// Received.
+    #[serde(default)]
+    pub down: Option<u64>,
+}
+
 /// Where peers are looked for; nowhere by default. What one request began, the daemon goes on with for
 /// every drive that it opens from then on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

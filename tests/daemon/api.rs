@@ -111,6 +111,8 @@ fn every_route_answers_as_the_document_says() {
     let none = Value::Null;
     ask("get", "/status", "/status", none.clone());
     ask("post", "/keep", "/keep", none.clone());
+    ask("put", "/limits", "/limits", value!({ "up": 500_000 }));
+    ask("get", "/limits", "/limits", none.clone());
     ask("post", "/drives", "/drives", value!({ "name": "mine" }));
     ask("get", "/drives", "/drives", none.clone());
     let drive = "/drives/{drive}";
