@@ -23,7 +23,7 @@ use crate::swarm::topics::Interest;
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
-/// While nobody was found, or nobody took an announcement, it is half a minute at first and twice as
+/// While nobody was found, or nobody took an announcement, it is so long at first and twice as
 /// long each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
