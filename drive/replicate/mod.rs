@@ -43,6 +43,9 @@ use wants::Wants;
 pub const REGION_BLOCKS: u64 = 1 << 20;
 /// Expected size of a block before any has been seen.
 const UNKNOWN_BLOCK_BYTES: u64 = 64 * 1024;
+/// Bytes of an index up to which what lies in a directory is asked for with the lookup of it. In a larger
+/// one proofs are long and directories large, and one lookup must stay cheap.
+const NEAR_INDEX_BYTES: u64 = 8 * 1024 * 1024;
 /// Blocks looked at per scheduling round that no peer with room can serve.
 const MAX_SKIPPED: usize = 256;
 
@@ -624,7 +627,8 @@ impl Replicator {
     }
 
     fn send_hint(&mut self, hint: &Hint, now: Instant) {
-        let payloads = encode_hint(hint);
+        let near = self.core.head().byte_length <= NEAR_INDEX_BYTES;
+        let payloads = encode_hint(hint, near);
         let listing = matches!(hint, Hint::List { .. });
         let speakers: Vec<PeerId> = self
             .peers
@@ -682,10 +686,13 @@ impl Replicator {
     }
 }
 
-fn encode_hint(hint: &Hint) -> Vec<Bytes> {
+fn encode_hint(hint: &Hint, near: bool) -> Vec<Bytes> {
     let messages = match hint {
         // What is looked up may be a directory on the way to a file: what lies in it is asked about in
         // the same breath, as its answer would cost the next lookup a round trip or two.
+        Hint::Key { head, key } if !near => {
+            vec![TrieMessage::Get { head: *head, key: key.clone() }]
+        }
         Hint::Key { head, key } => {
             let inside = key.clone();
             vec![

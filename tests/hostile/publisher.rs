@@ -98,7 +98,7 @@ impl Mounted {
         let home = Home::new();
         let at = home.make("mnt");
         let url = format!("hyper://{}", publisher.drive.key().to_hex());
-        let arguments = ["mount", "--foreground", "--wait", "2s", &url, "mnt", "--peer"];
+        let arguments = ["mount", "--foreground", "--wait", "10s", &url, "mnt", "--peer"];
         let mut command = home.command();
         // Only the newest version has it all.
         let running = Running::start(command.args(arguments).arg(&publisher.address));
