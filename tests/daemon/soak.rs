@@ -197,7 +197,7 @@ fn soak() {
     while started.elapsed() < lasts || rounds.len() < 2 * WARM_UP {
         soak.round(rounds.len());
         rounds.push(daemons.map(|(_, pid)| Needs::of(pid)));
-        if rounds.len().is_power_of_two() || rounds.len() % 100 == 0 {
+        if rounds.len().is_power_of_two() || rounds.len().is_multiple_of(100) {
             eprintln!("{:?}, round {}: {:?}", started.elapsed(), rounds.len(), rounds.last());
         }
     }
