@@ -18,9 +18,9 @@ const DIRECTORIES: usize = 100;
 const FILES: usize = 10_000;
 const CHANGED_A_ROUND: usize = 100;
 const STRANGERS: usize = 20;
-/// Rounds by which every cache is filled and every thread was needed once.
-const WARM_UP: usize = 5;
-/// What the last rounds may need beyond the first ones: threads and connections that just come or go.
+const FEWEST_ROUNDS: usize = 8;
+/// What the last quarter may need beyond the second: threads and connections that just come or go, and
+/// caches that are not full yet.
 const MORE_THREADS: usize = 8;
 const MORE_DESCRIPTORS: usize = 8;
 const MORE_KIB: usize = 16 * 1024;
@@ -118,8 +118,11 @@ impl Soak {
         assert!(!guest.run(read).must_succeed().stdout.is_empty());
     }
 
-    /// The author changes some files, takes one away, and the reader sees it.
+    /// The author makes a file and takes it away, changes some, and the reader sees it.
     fn change(&mut self, number: usize) {
+        let gone = self.here.join("0/gone");
+        fs::write(&gone, "soon").unwrap();
+        fs::remove_file(gone).unwrap();
         let mut last = (PathBuf::new(), String::new());
         for _ in 0..CHANGED_A_ROUND {
             let file = self.changed % FILES;
@@ -127,9 +130,6 @@ impl Soak {
             last = (place(file), format!("file {file} in round {number}\n"));
             fs::write(self.here.join(&last.0), &last.1).unwrap();
         }
-        let gone = self.here.join("0/gone");
-        fs::write(&gone, "soon").unwrap();
-        fs::remove_file(gone).unwrap();
         let (path, text) = last;
         eventually("the reader sees it", || {
             fs::read_to_string(self.there.join(&path)).is_ok_and(|read| read == text)
@@ -194,7 +194,7 @@ fn soak() {
     let daemons = [("author", pid(&soak.author)), ("reader", pid(&soak.reader))];
     let mut rounds: Vec<[Needs; 2]> = Vec::new();
     let started = Instant::now();
-    while started.elapsed() < lasts || rounds.len() < 2 * WARM_UP {
+    while started.elapsed() < lasts || rounds.len() < FEWEST_ROUNDS {
         soak.round(rounds.len());
         rounds.push(daemons.map(|(_, pid)| Needs::of(pid)));
         if rounds.len().is_power_of_two() || rounds.len().is_multiple_of(100) {
@@ -203,10 +203,11 @@ fn soak() {
     }
     for (which, (name, pid)) in daemons.iter().enumerate() {
         assert_eq!(*pid, self::pid(if which == 0 { &soak.author } else { &soak.reader }));
-        let all: Vec<Needs> = rounds[WARM_UP..].iter().map(|round| round[which]).collect();
-        let part = all.len().div_ceil(4);
-        let (first, last) = (Needs::median(&all[..part]), Needs::median(&all[all.len() - part..]));
-        eprintln!("{name}: {first:?} in the first rounds, {last:?} in the last");
+        let all: Vec<Needs> = rounds.iter().map(|round| round[which]).collect();
+        let quarter = all.len() / 4;
+        let first = Needs::median(&all[quarter..2 * quarter]);
+        let last = Needs::median(&all[all.len() - quarter..]);
+        eprintln!("{name}: {first:?} in the second quarter, {last:?} in the last");
         assert!(last.threads <= first.threads + MORE_THREADS, "{name}: threads");
         assert!(last.descriptors <= first.descriptors + MORE_DESCRIPTORS, "{name}: descriptors");
         assert!(last.kib <= first.kib + MORE_KIB, "{name}: memory");
