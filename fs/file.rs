@@ -13,7 +13,7 @@ use fuser::FileType;
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
-use crate::filesystem::{Fs, Place, Resolved};
+use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
@@ -138,7 +138,8 @@ impl Fs {
         if bytes > 0
             && let Ok(path) = self.node(file.ino, |node| node.path.clone())
         {
-            self.journal.fetched(&path, thread, bytes);
+            let Part { prefix, journal, .. } = &self.part;
+            journal.fetched(prefix, &self.part.in_mount(&path), thread, bytes);
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::time::timeout_at;
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
-use crate::inode::{InodeTable, Node};
+use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
 use crate::staging::StagedFile;
@@ -152,6 +152,27 @@ pub enum Looked {
 /// Room for files, in bytes.
 pub type Room = Space;
 
+/// What a filesystem is of its mount: all of it, or one drive among others.
+#[derive(Clone)]
+pub struct Part {
+    /// Where in the mount it begins, without slashes at the ends.
+    pub(crate) prefix: Arc<str>,
+    pub(crate) numbers: Numbers,
+    /// The mount's.
+    pub(crate) journal: Arc<Journal>,
+}
+
+impl Part {
+    fn whole() -> Self {
+        Self { prefix: "".into(), numbers: Numbers::ALL, journal: Arc::default() }
+    }
+
+    /// A path of this filesystem as one of the mount.
+    pub(crate) fn in_mount(&self, path: &str) -> String {
+        if path.is_empty() { self.prefix.to_string() } else { join(&self.prefix, path) }
+    }
+}
+
 pub struct Fs {
     pub(crate) store: Store,
     pub(crate) options: FsOptions,
@@ -162,7 +183,7 @@ pub struct Fs {
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
     pub(crate) invalidations: Arc<Invalidations>,
-    pub(crate) journal: Journal,
+    pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
     /// Those nested drives.
@@ -175,6 +196,17 @@ impl Fs {
     /// Shows `drive`, and the drives nested in it, which are opened through `store`. A drive that
     /// is not frozen is followed by a task on `runtime`.
     pub fn new(drive: Drive, store: Store, options: FsOptions, runtime: Handle) -> Arc<Self> {
+        Self::within(drive, store, options, runtime, Part::whole())
+    }
+
+    /// The same as a part of a mount of several drives.
+    pub(crate) fn within(
+        drive: Drive,
+        store: Store,
+        options: FsOptions,
+        runtime: Handle,
+        part: Part,
+    ) -> Arc<Self> {
         let root = Arc::new(Volume::new(drive, options.read_only));
         let place = Place::new(root.clone(), DrivePath::root());
         let fs = Arc::new_cyclic(|this| Self {
@@ -183,11 +215,11 @@ impl Fs {
             options,
             runtime,
             root: root.clone(),
-            inodes: RwLock::new(InodeTable::new(place)),
+            inodes: RwLock::new(InodeTable::new(place, part.numbers)),
             files: HandleTable::new(),
             directories: HandleTable::new(),
             invalidations: Arc::default(),
-            journal: Journal::default(),
+            part,
             nested: Arc::new(()),
             entered: Mutex::default(),
             this: this.clone(),
@@ -221,9 +253,19 @@ impl Fs {
         &self.invalidations
     }
 
-    /// What failed, and who fetched how much.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
+    /// What failed, and who fetched how much, in all of the mount.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.part.journal
+    }
+
+    /// Where in its mount it begins, without slashes at the ends.
+    pub fn prefix(&self) -> &str {
+        &self.part.prefix
+    }
+
+    /// The number of its root.
+    pub(crate) fn root_number(&self) -> u64 {
+        self.part.numbers.root()
     }
 
     /// The drives shown now: the mount's own, and the nested ones that were entered.

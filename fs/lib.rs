@@ -7,7 +7,8 @@
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
 //! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
 //! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
-//! `serve`, `adapter`, `mountpoint` (mounts as the system lists them), `mount`.
+//! `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one mount), `shown`,
+//! `adapter`, `mount`.
 
 mod adapter;
 mod attr;
@@ -25,7 +26,9 @@ mod mount;
 mod mountpoint;
 mod namespace;
 mod platform;
+mod root;
 mod serve;
+mod shown;
 mod staging;
 mod symlink;
 mod volume;
@@ -44,4 +47,5 @@ pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
 pub use namespace::{Maker, Rename};
+pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
 pub use xattr::Answer;

@@ -124,14 +124,7 @@ impl Session {
         named: &impl Display,
     ) -> Result<Self> {
         let discovery = finding(by_key, source)?;
-        let network = if source.peers.is_empty() && discovery.is_off() {
-            None
-        } else {
-            let network = Network::for_reading(&store)?;
-            network.discover(&discovery).await?;
-            network.dial(&source.peers);
-            Some(network)
-        };
+        let network = network(&store, source, by_key).await?;
         let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
         let spinner = network.as_ref().map(|_| terminal::spinner(waiting_for(source)));
         let opened = Drive::open(&store, &url.key, url.version, wait).await;
@@ -223,6 +216,18 @@ impl Place {
         };
         Err(Failure::failed(&self.path, why))
     }
+}
+
+/// The network of a command, if there is anybody to ask.
+pub async fn network(store: &Store, source: &Source, by_key: bool) -> Result<Option<Network>> {
+    let discovery = finding(by_key, source)?;
+    if source.peers.is_empty() && discovery.is_off() {
+        return Ok(None);
+    }
+    let network = Network::for_reading(store)?;
+    network.discover(&discovery).await?;
+    network.dial(&source.peers);
+    Ok(Some(network))
 }
 
 /// Says which peers could not be reached, if that was waited for.

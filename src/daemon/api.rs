@@ -372,8 +372,14 @@ async fn drives(State(host): App) -> Answer<Vec<Listed>> {
     let (mounts, seeds) = (host.mounts(), host.seeds());
     for drive in &mut listed {
         drive.seeded = seeds.iter().any(|seed| seed.url == drive.url);
-        let mounted = mounts.iter().filter(|mount| mount.url == drive.url);
-        drive.mountpoints = mounted.map(|mount| mount.mountpoint.display().to_string()).collect();
+        let at = |mount: &MountInfo| {
+            let whole = mount.url.as_ref() == Some(&drive.url);
+            let parts = mount.drives.iter().filter(|part| part.url == drive.url);
+            let parts = parts.map(|part| mount.mountpoint.join(&part.path));
+            whole.then(|| mount.mountpoint.clone()).into_iter().chain(parts).collect::<Vec<_>>()
+        };
+        let mounted = mounts.iter().flat_map(at);
+        drive.mountpoints = mounted.map(|path| path.display().to_string()).collect();
     }
     Ok(Json(listed))
 }

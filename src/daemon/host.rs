@@ -213,7 +213,7 @@ impl Host {
     pub fn choose_shared(&self) {
         let mut drives: Vec<Drive> = Vec::new();
         for mounted in lock(&self.mounts).values() {
-            drives.extend(mounted.mount.fs().drives());
+            drives.extend(mounted.mount.drives());
         }
         drives.extend(lock(&self.seeds).values().filter_map(Seeding::drive));
         let mut cores = HashSet::new();

@@ -17,8 +17,13 @@ pub const VERSION_HEADER: &str = "hypermount-version";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountRequest {
-    /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one.
+    /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one;
+    /// not said with `all`.
+    #[serde(default)]
     pub drive: String,
+    /// Everything: the store's drives by their names, and in `Network` any other by its key.
+    #[serde(default)]
+    pub all: bool,
     /// Absolute path of an existing directory.
     pub mountpoint: PathBuf,
     /// Peers to fetch from, `HOST:PORT` each.
@@ -69,12 +74,15 @@ pub struct Find {
 /// A mount as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MountInfo {
-    pub url: String,
+    /// `null` of a mount of all drives.
+    pub url: Option<String>,
     /// The name the drive was created with, where this store has it.
     pub name: Option<String>,
     pub mountpoint: PathBuf,
-    /// The version that is shown.
+    /// The version that is shown; 0 of a mount of all drives.
     pub version: u64,
+    /// Of a mount of all drives: those that are open now.
+    pub drives: Vec<MountedDrive>,
     pub read_only: bool,
     /// Where peers are answered, if this mount asked for that.
     pub address: Option<String>,
@@ -89,6 +97,17 @@ pub struct MountInfo {
     pub open: usize,
     /// Calls that failed, of those still remembered.
     pub failures: usize,
+}
+
+/// A drive in a mount of all drives.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MountedDrive {
+    /// Within the mount.
+    pub path: String,
+    pub url: String,
+    pub name: Option<String>,
+    pub version: u64,
+    pub read_only: bool,
 }
 
 /// A drive that is given to others for good, and kept whole if it is somebody else's.
@@ -261,12 +280,13 @@ pub enum Happening {
         pid: u32,
     },
     Mounted {
-        url: String,
+        /// `null` of all drives.
+        url: Option<String>,
         mountpoint: PathBuf,
         version: u64,
     },
     Unmounted {
-        url: String,
+        url: Option<String>,
         mountpoint: PathBuf,
     },
     /// A mounted or seeded drive has a new version.

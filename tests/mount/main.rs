@@ -2,6 +2,7 @@
 
 mod common;
 mod distant;
+mod everything;
 mod lifecycle;
 mod remote;
 mod stuck;
