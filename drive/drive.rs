@@ -71,6 +71,17 @@ struct Inner {
     turns: Arc<Turns>,
 }
 
+/// How a drive stands on this machine, index and content together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub blocks: u64,
+    pub blocks_here: u64,
+    /// Asked for now, by readers or ahead of them.
+    pub blocks_wanted: u64,
+    /// Connected, and knowing the drive's key.
+    pub peers: usize,
+}
+
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
 /// drive's index.
 pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
@@ -218,6 +229,19 @@ impl Drive {
             Some(_) => Err(Error::Unsupported("a newer version of a frozen drive".into())),
             None => self.metadata().longer_than(version, wait).await.map(drop),
         }
+    }
+
+    /// How much of the newest version is here, and who has more of it.
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
+            let length = core.head().length;
+            standing.blocks += length;
+            standing.blocks_here += core.held(0..length);
+            standing.blocks_wanted += core.demand().count() as u64;
+            standing.peers = standing.peers.max(core.demand().outlook().peers);
+        }
+        standing
     }
 
     /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a

@@ -244,7 +244,8 @@ impl Filesystem for Adapter {
         self.server.serve(asked, operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
-                let flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
+                let mut flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
+                flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
                 reply.opened(FileHandle(opened.handle), flags | unwritten(flags_asked));
             }
             Err(error) => reply.error(errno(&error)),

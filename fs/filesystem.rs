@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use drive::scratch::Pool;
 use drive::store::Space;
 use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
@@ -182,6 +183,8 @@ pub struct Fs {
     pub(crate) inodes: RwLock<InodeTable<Place>>,
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
+    /// Of `told.rs`.
+    pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
@@ -218,6 +221,7 @@ impl Fs {
             inodes: RwLock::new(InodeTable::new(place, part.numbers)),
             files: HandleTable::new(),
             directories: HandleTable::new(),
+            statuses: HandleTable::new(),
             invalidations: Arc::default(),
             part,
             nested: Arc::new(()),
@@ -245,7 +249,8 @@ impl Fs {
 
     /// Inodes the kernel knows, files and directories it has open.
     pub fn load(&self) -> (usize, usize) {
-        (self.inodes().len(), self.files.len() + self.directories.len())
+        let open = self.files.len() + self.directories.len() + self.statuses.len();
+        (self.inodes().len(), open)
     }
 
     /// What the kernel must drop from its caches.
@@ -295,7 +300,8 @@ impl Fs {
     // Resolving inodes.
 
     pub(crate) fn node<T>(&self, ino: u64, take: impl FnOnce(&Node<Place>) -> T) -> Result<T> {
-        self.inodes().get(ino).map(take).ok_or(Error::Stale)
+        let refusal = || if self.told(ino).is_some() { Error::ReadOnly } else { Error::Stale };
+        self.inodes().get(ino).map(take).ok_or_else(refusal)
     }
 
     /// What an inode is: as of the version shown, or, once that no longer has the file that an open
@@ -538,6 +544,10 @@ impl Fs {
     // Names and attributes.
 
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
+        if self.told(parent).is_some() {
+            let found = self.look_up_told(parent, name);
+            return Ok(found.unwrap_or(Looked::Absent { ttl: TTL_FROZEN }));
+        }
         let directory = self.directory(parent).await?;
         let Some(name) = parse_name(name)? else {
             return Ok(Looked::Absent { ttl: TTL_FROZEN });
@@ -556,6 +566,9 @@ impl Fs {
             Err(drive::Error::NotFound) => {
                 let ttl = if frozen { TTL_FROZEN } else { TTL_ABSENT_FOLLOWED };
                 let ttl = self.while_current(volume, snapshot.version(), ttl);
+                if let Some(told) = self.look_up_told(parent, name.as_str().as_ref()) {
+                    return Ok(told);
+                }
                 return Ok(Looked::Absent { ttl });
             }
             Err(error) => return Err(error.into()),
@@ -580,6 +593,9 @@ impl Fs {
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+        if let Some(told) = self.told(ino) {
+            return Ok(self.told_attributes(told));
+        }
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let shown = self.node(ino, |node| node.shown)?;
         let mut attributes = self.attributes(shown, &place.volume, &place.path, &entry);
@@ -593,6 +609,9 @@ impl Fs {
     }
 
     pub async fn readlink(&self, ino: u64) -> Result<String> {
+        if self.told(ino).is_some() {
+            return Err(Error::WrongKind);
+        }
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {
             return Err(Error::WrongKind);
@@ -602,6 +621,9 @@ impl Fs {
 
     /// access(2) for the owner; `mask` as there. The kernel checks the permission bits itself.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
+        if self.told(ino).is_some() && mask & libc::W_OK == 0 {
+            return Ok(());
+        }
         let Resolved { place, .. } = self.resolve(ino).await?;
         if mask & libc::W_OK != 0 && !place.volume.writable {
             return Err(Error::ReadOnly);

@@ -6,7 +6,7 @@
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
 //! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
-//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
+//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace`, `told` and `write`;
 //! `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one mount), `shown`,
 //! `adapter`, `mount`.
 
@@ -31,6 +31,7 @@ mod serve;
 mod shown;
 mod staging;
 mod symlink;
+mod told;
 mod volume;
 mod walk_ahead;
 mod write;

@@ -16,9 +16,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use drive::{Drive, DriveUrl, Name, Store, Wait};
@@ -138,7 +136,7 @@ pub struct Root {
     listings: HandleTable<Listing>,
     journal: Arc<Journal>,
     invalidations: Arc<Invalidations>,
-    tell: OnceLock<Tell>,
+    tell: Mutex<Option<Tell>>,
     untidy: Arc<Notify>,
     tidying: Mutex<Option<AbortHandle>>,
     started: Instant,
@@ -166,7 +164,7 @@ impl Root {
             listings: HandleTable::new(),
             journal: Arc::default(),
             invalidations: Arc::default(),
-            tell: OnceLock::new(),
+            tell: Mutex::default(),
             untidy: untidy.clone(),
             tidying: Mutex::default(),
             started: Instant::now(),
@@ -180,8 +178,7 @@ impl Root {
 
     /// To be called before the first request: how the kernel is told of changes.
     pub fn tell_by(&self, tell: Tell) {
-        // Said once, by the one mount that shows this.
-        let _ = self.tell.set(tell);
+        *self.tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -250,6 +247,8 @@ impl Root {
         if let Some(task) = tidying.take() {
             task.abort();
         }
+        // It holds the connection to the kernel.
+        drop(self.tell.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.invalidations.close();
         for fs in self.open() {
             fs.invalidations().close();
@@ -359,7 +358,7 @@ impl Root {
         let (numbers, journal) = (spot.numbers, self.journal.clone());
         let part = Part { prefix: path.clone(), numbers, journal };
         let fs = Fs::within(drive, self.store.clone(), options, self.runtime.clone(), part);
-        if let Some(tell) = self.tell.get() {
+        if let Some(tell) = &*self.tell.lock().unwrap_or_else(PoisonError::into_inner) {
             tell(&fs);
         }
         let member = Arc::new(Member {

@@ -40,6 +40,14 @@ fn every_drive_has_a_path() {
     let frozen = all.join("Network").join(format!("{KEY}+2"));
     assert_eq!(read(frozen.join("hello.txt")), "hello world");
     assert_eq!(fs::read_dir(&frozen).unwrap().count(), 1);
+    let status = |path: &str| -> Value {
+        serde_json::from_str(&read(all.join(path).join(".hypermount/status.json"))).unwrap()
+    };
+    assert_eq!(status("notes")["name"], "notes");
+    let old = status(&format!("Network/{KEY}+2"));
+    assert_eq!((&old["version"], &old["frozen"]), (&2.into(), &true.into()));
+    assert_eq!(status(&format!("Network/{KEY}"))["peers"], 1);
+    assert!(!all.join(".hypermount").exists());
     // One that is made meanwhile is there at once.
     create(&home, "later");
     fs::write(all.join("later/file"), "later").unwrap();

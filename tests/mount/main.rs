@@ -6,4 +6,5 @@ mod everything;
 mod lifecycle;
 mod remote;
 mod stuck;
+mod told;
 mod view;
