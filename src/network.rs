@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use drive::swarm::{
     BootstrapNode, DiscoveryOptions, Holding, Interest, PeerInfo, Share, SwarmOptions,
 };
-use drive::{DiscoveryKey, Limit, PublicKey, Store, Swarm};
+use drive::{DiscoveryKey, Drive, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};
@@ -91,6 +91,14 @@ impl Network {
     pub fn limit(&self, up: Limit, down: Limit) {
         self.0.rates().up.set(up);
         self.0.rates().down.set(down);
+    }
+
+    /// The same for the index of a drive and for its content, each; what holds for all together holds
+    /// too.
+    pub fn limit_drive(&self, drive: &Drive, up: Limit, down: Limit) {
+        for core in std::iter::once(drive.metadata_core()).chain(drive.content().ok()) {
+            self.0.limit(core.discovery_key(), up, down);
+        }
     }
 
     /// The same as it is: up, down.

@@ -10,7 +10,7 @@ use crate::cli::{Peers, Status, Watch, Why};
 use crate::client::{self, Client};
 use crate::config;
 use crate::daemon::model::{
-    self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, MountInfo, SeedInfo,
+    self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, Limits, MountInfo, SeedInfo,
 };
 use crate::failure::{Context, Failure, Result};
 use crate::mounted::find;
@@ -67,11 +67,24 @@ fn lines(status: &model::Status) -> Vec<String> {
         size(traffic.sent),
         size(traffic.send_rate),
     ));
+    section(&mut lines, "limits", &limits(status), String::clone);
     match status.troubles.as_slice() {
         [] => lines.push("wrong    nothing".to_owned()),
         troubles => section(&mut lines, "wrong", troubles, |trouble| escaped(trouble).into_owned()),
     }
     lines
+}
+
+/// What was said of how fast bytes may flow.
+fn limits(status: &model::Status) -> Vec<String> {
+    let both = |limits: &Limits| {
+        format!("up {}, down {}", super::limit::rate(limits.up), super::limit::rate(limits.down))
+    };
+    let all =
+        (status.limits != Limits::default()).then(|| format!("all  {}", both(&status.limits)));
+    let drives = status.drive_limits.iter();
+    let drives = drives.map(|one| format!("{}  {}", short(&one.url, &one.name), both(&one.limits)));
+    all.into_iter().chain(drives).collect()
 }
 
 /// At most so many lines, the first with the name of what they are.
@@ -214,7 +227,7 @@ pub async fn run_watch(args: &Watch) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::model::MountedDrive;
+    use crate::daemon::model::{DriveLimits, MountedDrive};
 
     #[test]
     fn a_status_of_very_much_fits_on_a_screen() {
@@ -252,6 +265,8 @@ mod tests {
             own: false,
             trouble: None,
         };
+        let limits = Limits { up: None, down: Some(2_000_000) };
+        let limited = DriveLimits { url: url.clone(), name: None, limits };
         let status = model::Status {
             version: "0".into(),
             pid: 1,
@@ -265,6 +280,8 @@ mod tests {
             seeds: vec![seed; 50],
             peers: Vec::new(),
             traffic: Default::default(),
+            limits: Limits { up: Some(1000), down: None },
+            drive_limits: vec![limited; 50],
             troubles: vec!["x".into(); 50],
         };
         let lines = lines(&status);

@@ -24,6 +24,7 @@ use super::metrics;
 use super::model::*;
 use super::openapi::{self, Shape};
 use crate::answers::{self, About, Created, Described, Export, Found, Import, Listed, Progress};
+use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::session::Session;
 
@@ -191,6 +192,21 @@ pub fn routes() -> Vec<Route> {
             get(drive_peers),
         ),
         route(
+            "get",
+            "/drives/{drive}/limits",
+            "How fast bytes of one drive may flow",
+            Value(shape::<Limits>("Limits")),
+            get(drive_limits),
+        ),
+        route(
+            "put",
+            "/drives/{drive}/limits",
+            "Change how fast bytes of one drive may flow, at once",
+            Value(shape::<Limits>("Limits")),
+            put(limit_drive),
+        )
+        .body(shape::<Limits>("Limits")),
+        route(
             "post",
             "/drives/{drive}/import",
             "Copy a directory into a drive",
@@ -336,14 +352,37 @@ async fn shutdown(State(host): App) -> Json<Done> {
 }
 
 async fn limits(State(host): App) -> Json<Limits> {
-    let (up, down) = host.network.limits();
-    Json(Limits { up, down })
+    Json(host.limits())
 }
 
 async fn limit(State(host): App, body: Result<Json<Limits>, JsonRejection>) -> Answer<Limits> {
     let Json(asked) = sound(body)?;
+    must_be_fast_enough(&asked)?;
     host.network.limit(asked.up, asked.down);
     Ok(Json(asked))
+}
+
+async fn drive_limits(State(host): App, drive: Segment) -> Answer<Limits> {
+    let Path(drive) = sound(drive)?;
+    host.limits_of(&drive).await.map(Json)
+}
+
+async fn limit_drive(
+    State(host): App,
+    drive: Segment,
+    body: Result<Json<Limits>, JsonRejection>,
+) -> Answer<Limits> {
+    let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
+    must_be_fast_enough(&asked)?;
+    host.limit_drive(&drive, asked).await.map(Json)
+}
+
+fn must_be_fast_enough(limits: &Limits) -> Result {
+    let slowest = [limits.up, limits.down].into_iter().flatten().min();
+    if slowest.is_none_or(|rate| rate >= SLOWEST) {
+        return Ok(());
+    }
+    Err(Failure::usage("limit", format!("less than {SLOWEST} bytes per second")))
 }
 
 async fn mounts(State(host): App) -> Json<Vec<MountInfo>> {

@@ -48,7 +48,7 @@ pub struct MountRequest {
 }
 
 /// Bytes per second, all peers together; as many as there are where nothing is said. Not kept over a
-/// restart.
+/// restart of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Sent.
@@ -57,6 +57,15 @@ pub struct Limits {
     /// Received.
     #[serde(default)]
     pub down: Option<u64>,
+}
+
+/// A drive that has limits of its own.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DriveLimits {
+    pub url: String,
+    pub name: Option<String>,
+    /// For its index and its content, each.
+    pub limits: Limits,
 }
 
 /// Where peers are looked for; nowhere by default. All requests to one daemon that look for any must
@@ -191,6 +200,10 @@ pub struct Status {
     pub seeds: Vec<SeedInfo>,
     pub peers: Vec<ConnectedPeer>,
     pub traffic: TrafficTotal,
+    /// For all drives together.
+    pub limits: Limits,
+    /// Of drives that have some of their own.
+    pub drive_limits: Vec<DriveLimits>,
     /// What is wrong, one sentence each.
     pub troubles: Vec<String>,
 }

@@ -38,6 +38,8 @@ impl Host {
             seeds: self.seeds(),
             peers: self.peers(),
             traffic: self.traffic(),
+            limits: self.limits(),
+            drive_limits: self.drive_limits(),
             troubles: self.troubles(),
         }
     }
