@@ -18,9 +18,11 @@ pub use commit::ContentWriter;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::core::demand::Urgency;
 use crate::core::{Core, Head};
@@ -31,6 +33,9 @@ use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
 use crate::store::{Store, Turns};
 use crate::wait::Wait;
+
+/// How often is looked for what peers have told meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
@@ -228,6 +233,31 @@ impl Drive {
             Some(frozen) if frozen > version => Ok(()),
             Some(_) => Err(Error::Unsupported("a newer version of a frozen drive".into())),
             None => self.metadata().longer_than(version, wait).await.map(drop),
+        }
+    }
+
+    /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
+    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own nobody
+    /// else has a newer one.
+    pub async fn freshen(&self, limit: Duration) {
+        if self.frozen_version().is_some() || self.writable() {
+            return;
+        }
+        let core = self.metadata();
+        let (deadline, mut grown) = (Instant::now() + limit, core.watch());
+        // Has peers asked; nobody has to wait for that here.
+        drop(core.demand().upgrade(core.head().length));
+        loop {
+            let told = core.demand().outlook().remote_length;
+            if told > 0 && told <= core.head().length {
+                return;
+            }
+            // What is told comes without a sign, what grows with one.
+            let next = deadline.min(Instant::now() + LOOK);
+            let closed = matches!(timeout_at(next, grown.changed()).await, Ok(Err(_)));
+            if closed || Instant::now() >= deadline {
+                return;
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use drive::store::Custodian;
 use drive::swarm::DiscoveryOptions;
@@ -21,6 +22,8 @@ use crate::terminal;
 
 /// Bytes of a drive's URL that tell drives apart and open none, for logs.
 pub const SHORT_URL: usize = "hyper://".len() + 12;
+/// How long a command that looks once waits for news of a drive that is here already.
+const FRESH_LIMIT: Duration = Duration::from_millis(1500);
 /// How many nested drives a path may cross.
 const MAX_NESTED_DRIVES: usize = 16;
 
@@ -161,6 +164,13 @@ impl Session {
         let address = network.listen(address).await?;
         network.announce(self.drive.key())?;
         Ok(address)
+    }
+
+    /// For a command that looks once: takes in what peers tell of newer versions, if any is asked.
+    pub async fn freshen(&self) {
+        if !self.wait.is_local() {
+            self.drive.freshen(FRESH_LIMIT).await;
+        }
     }
 
     /// The URL of this drive, frozen version included.

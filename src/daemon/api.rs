@@ -442,6 +442,7 @@ async fn session(host: &Host, drive: Segment, query: DriveAsked) -> Result<(Sess
     let find = Find { lan: query.lan, bootstrap: split(&query.bootstrap) };
     let peers = split(&query.peers);
     let session = host.session(&drive, &peers, query.wait.as_deref(), &find).await?;
+    session.freshen().await;
     Ok((session, query))
 }
 
@@ -529,6 +530,7 @@ async fn export(
     let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
     let wait = asked.wait.as_deref();
     let mut session = host.session(&drive, &asked.peers, wait, &asked.find).await?;
+    session.freshen().await;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::export(&session, &asked, tell).await))

@@ -188,3 +188,40 @@ fn one_drive_can_be_slower_than_the_others() {
     home.run(["unmount", "fast"]).must_succeed();
     home.run(["limit"]).must_fail(1, "no daemon runs");
 }
+
+/// 104. A command that looks at a drive that is here already, and has a peer to ask, shows the newest
+///      version that a peer tells of within 1.5 s.
+#[test]
+fn looking_again_shows_what_is_new() {
+    if !can_mount() {
+        return;
+    }
+    let (writer, reader, served) = (Home::new(), Home::new(), Home::new());
+    let url = create(&writer, "notes");
+    let mnt = writer.make("mnt");
+    let mounted = json(writer.run(["mount", "--json", "notes", "mnt", "--listen", "127.0.0.1:0"]));
+    let peer = mounted["address"].as_str().unwrap().to_owned();
+    let through_a_daemon = ["daemon", "start"];
+    served.run(through_a_daemon).must_succeed();
+    for turn in 0..5 {
+        let text = format!("text of {turn}");
+        fs::write(mnt.join("file"), &text).unwrap();
+        fs::write(mnt.join(format!("file {turn}")), "").unwrap();
+        for home in [&reader, &served] {
+            let cat = home.run(["cat", &url, "file", "--peer", &peer]).must_succeed();
+            assert_eq!(cat.stdout, text);
+            let names = home.run(["ls", &url, "--peer", &peer]).must_succeed().stdout;
+            assert_eq!(names.lines().count(), turn + 2, "{names}");
+            let told = json(home.run(["stat", &url, "file", "--json", "--peer", &peer]));
+            assert_eq!(told["size"], text.len());
+        }
+        let frozen = format!("{url}+2");
+        assert_eq!(reader.run(["ls", &frozen, "--peer", &peer]).must_succeed().stdout, "file\n");
+    }
+    // Nobody to ask, and nobody who answers: what is here is shown.
+    assert_eq!(reader.run(["cat", &url, "file"]).must_succeed().stdout, "text of 4");
+    let nobody = ["cat", &url, "file", "--peer", "127.0.0.1:9"];
+    assert_eq!(reader.run(nobody).must_succeed().stdout, "text of 4");
+    served.run(["daemon", "stop"]).must_succeed();
+    writer.run(["unmount", "mnt"]).must_succeed();
+}
