@@ -5,6 +5,7 @@
 mod common;
 
 mod api;
+mod client;
 mod everything;
 mod insight;
 mod life;
