@@ -25,6 +25,11 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Where a drive of a mount is. (Joined with nothing a path would get a slash at its end.)
+pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
+    if prefix.is_empty() { mountpoint.to_owned() } else { mountpoint.join(prefix) }
+}
+
 pub struct Mounted {
     pub mount: Mount,
     pub record: Record,
@@ -189,7 +194,7 @@ impl Host {
         lock(&self.mounts).values().find_map(|mounted| {
             let open = mounted.mount.open();
             let written = open.iter().find(|fs| fs.is_writable() && fs.drive().key() == key)?;
-            Some(mounted.record.mountpoint.join(written.prefix()))
+            Some(within(&mounted.record.mountpoint, written.prefix()))
         })
     }
 

@@ -14,6 +14,7 @@ use super::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
+use super::mounts::within;
 use super::seeds::{completeness, cores};
 use crate::failure::Result;
 use crate::session::drive_url;
@@ -175,7 +176,7 @@ impl Host {
                 let url = drive_url(fs.drive().key(), fs.drive().frozen_version());
                 let charged = fetched.drives.iter().find(|(prefix, _)| prefix == fs.prefix());
                 let fetched = charged.map_or(0, |(_, bytes)| *bytes);
-                DriveActivity { url, mountpoint: mountpoint.join(fs.prefix()), fetched }
+                DriveActivity { url, mountpoint: within(mountpoint, fs.prefix()), fetched }
             }));
         }
         activity.processes.sort_by_key(|process| std::cmp::Reverse(process.fetched));
