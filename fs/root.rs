@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use drive::{Drive, DriveUrl, Name, Store, Wait};
+use drive::{Drive, DriveUrl, Name, PublicKey, Store, Wait};
 use fuser::{FileAttr, FileType, INodeNo};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell};
@@ -63,6 +63,9 @@ pub trait Drives: Send + Sync + 'static {
 
     /// The drive of a key, at its version if it has one.
     fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive>;
+
+    /// This mount shows nothing of that key any more, or gave up looking for it.
+    fn left(&self, key: &PublicKey);
 }
 
 /// How many drives are open for how long that only their key is known of.
@@ -311,8 +314,12 @@ impl Root {
             let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, TTL_FOLLOWED);
             return Ok(Looked::Found { ino, attributes, entry_ttl, attributes_ttl });
         }
-        let by_key = matches!(wanted, Wanted::ByKey(_));
-        let waiting = Waiting { root: self, spot: Some(self.spot(&path, by_key)?), path };
+        let key = match &wanted {
+            Wanted::ByKey(url) => Some(url.key),
+            Wanted::Named(_) | Wanted::Network => None,
+        };
+        let spot = self.spot(&path, key.is_some())?;
+        let waiting = Waiting { root: self, spot: Some(spot), key, path };
         let Some(member) = waiting.open(&wanted).await? else {
             // One may be made at any time, of which nobody tells us.
             return Ok(Looked::Absent { ttl: Duration::ZERO });
@@ -326,19 +333,27 @@ impl Root {
 
     /// The spot of a path: the one there is, or a new one if there is room.
     fn spot(&self, path: &Arc<str>, by_key: bool) -> Result<Arc<Spot>> {
+        let limit = self.limits.by_key;
+        let closed = {
+            let mut state = self.state_mut();
+            if let Some(spot) = state.spots.get(path) {
+                return Ok(spot.clone());
+            }
+            let full = by_key && state.by_key() >= limit;
+            full.then(|| state.close_one())
+        };
+        if let Some(closed) = closed {
+            self.untidy.notify_one();
+            let key = closed.ok_or(Error::TooManyDrives { limit })?;
+            self.note_left(&key);
+        }
         let mut state = self.state_mut();
+        // Somebody may have come in between.
         if let Some(spot) = state.spots.get(path) {
             return Ok(spot.clone());
         }
-        if by_key {
-            let limit = self.limits.by_key;
-            let full = |state: &State| state.by_key() >= limit;
-            if full(&state) {
-                self.untidy.notify_one();
-                if !state.close_one() {
-                    return Err(Error::TooManyDrives { limit });
-                }
-            }
+        if by_key && state.by_key() >= limit {
+            return Err(Error::TooManyDrives { limit });
         }
         let taken: HashSet<u64> =
             state.spots.values().map(|spot| Numbers::slot_of(spot.numbers.root())).collect();
@@ -464,10 +479,19 @@ impl Root {
                 if !self.state_mut().close(&member) {
                     continue;
                 }
+                self.note_left(member.fs.drive().key());
             } else if self.is_entered(&member).await || !self.ask_to_forget(&member) {
                 continue;
             }
             too_many = too_many.saturating_sub(1);
+        }
+    }
+
+    /// Says so if nothing of that key is shown any more: it may be at several versions.
+    fn note_left(&self, key: &PublicKey) {
+        let shown = self.state().slots.values().any(|member| member.fs.drive().key() == key);
+        if !shown {
+            self.drives.left(key);
         }
     }
 
@@ -511,12 +535,12 @@ impl State {
     }
 
     /// Closes the drive in `Network` that the kernel knows nothing of and that was used least
-    /// recently, if there is one.
-    fn close_one(&mut self) -> bool {
+    /// recently, if there is one; its key.
+    fn close_one(&mut self) -> Option<PublicKey> {
         let forgotten = self.slots.values().filter(|m| m.by_key && m.is_forgotten());
         let mut forgotten: Vec<_> = forgotten.cloned().collect();
         forgotten.sort_by_key(|member| member.used.load(Ordering::Relaxed));
-        forgotten.iter().any(|member| self.close(member))
+        forgotten.iter().find(|member| self.close(member)).map(|member| *member.fs.drive().key())
     }
 }
 
@@ -524,6 +548,8 @@ impl State {
 struct Waiting<'a> {
     root: &'a Root,
     path: Arc<str>,
+    /// What is looked for, if it is a key.
+    key: Option<PublicKey>,
     spot: Option<Arc<Spot>>,
 }
 
@@ -575,6 +601,10 @@ impl Drop for Waiting<'_> {
         // In the table and here.
         if spot.member.get().is_none() && Arc::strong_count(&spot) == 2 {
             state.spots.remove(&self.path);
+            drop(state);
+            if let Some(key) = &self.key {
+                self.root.note_left(key);
+            }
         }
     }
 }

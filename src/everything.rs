@@ -7,8 +7,8 @@ use drivefs::{Drives, Later};
 use crate::answers::name_of;
 use crate::network::Network;
 
-/// Whether a drive is being written at another place of this process.
-pub type IsWritten = Box<dyn Fn(&PublicKey) -> bool + Send + Sync>;
+/// What is asked of a drive.
+pub type ByKey = Box<dyn Fn(&PublicKey) -> bool + Send + Sync>;
 
 pub struct Everything {
     pub store: Store,
@@ -16,7 +16,10 @@ pub struct Everything {
     pub network: Option<Network>,
     /// Whether peers are looked for that nobody named.
     pub looks: bool,
-    pub is_written: IsWritten,
+    /// Whether a drive is being written at another place of this process.
+    pub is_written: ByKey,
+    /// Whether a drive is mounted, seeded or shared by somebody else in this process.
+    pub is_needed: ByKey,
 }
 
 impl Drives for Everything {
@@ -51,5 +54,13 @@ impl Drives for Everything {
             }
             Drive::open(&self.store, &url.key, url.version, wait).await
         })
+    }
+
+    fn left(&self, key: &PublicKey) {
+        if let Some(network) = &self.network
+            && !(self.is_needed)(key)
+        {
+            network.look_no_more(key);
+        }
     }
 }

@@ -77,6 +77,11 @@ impl Network {
         hushed.context(|| "open a drive without looking for it")
     }
 
+    /// Ends looking for a drive, and announcing it.
+    pub fn look_no_more(&self, drive: &PublicKey) {
+        self.0.leave(&drive.discovery_key());
+    }
+
     /// Whether discovery has named a peer for the drive, reachable or not.
     pub fn found(&self, drive: &PublicKey) -> bool {
         self.0.found(&drive.discovery_key()) > 0

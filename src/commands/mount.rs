@@ -221,6 +221,7 @@ async fn start_all(
         network: network.clone(),
         looks: session::find_by_key(true, source)? != Find::default(),
         is_written: Box::new(|_| false),
+        is_needed: Box::new(|_| false),
     };
     let (drives, limits) = (Arc::new(everything), RootLimits::default());
     let options = mount_options(args, network.is_some());

@@ -255,13 +255,24 @@ impl Host {
         lock(&self.listening).keys().copied().collect()
     }
 
-    /// Gives away what is mounted or seeded, and nothing else.
-    pub fn choose_shared(&self) {
+    /// The drives that are mounted or seeded.
+    fn in_use(&self) -> Vec<Drive> {
         let mut drives: Vec<Drive> = Vec::new();
         for mounted in lock(&self.mounts).values() {
             drives.extend(mounted.mount.drives());
         }
         drives.extend(lock(&self.seeds).values().filter_map(Seeding::drive));
+        drives
+    }
+
+    /// Whether a drive is mounted or seeded, or is to be.
+    pub fn needs(&self, key: &PublicKey) -> bool {
+        lock(&self.seeds).contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
+    }
+
+    /// Gives away what is mounted or seeded, and nothing else.
+    pub fn choose_shared(&self) {
+        let drives = self.in_use();
         let mut cores = HashSet::new();
         for drive in &drives {
             cores.insert(*drive.metadata_core().discovery_key());

@@ -113,7 +113,7 @@ impl Host {
         self.find(&asked.find).await?;
         let record = Record { read_only: asked.read_only, ..self.record(&mountpoint) };
         let held = record.hold(&self.state_directory)?;
-        let host = Arc::downgrade(self);
+        let (host, other) = (Arc::downgrade(self), Arc::downgrade(self));
         let everything = Everything {
             store: self.store.clone(),
             network: Some(self.network.clone()),
@@ -121,6 +121,7 @@ impl Host {
             is_written: Box::new(move |key| {
                 host.upgrade().is_some_and(|host| host.written_at(key).is_some())
             }),
+            is_needed: Box::new(move |key| other.upgrade().is_some_and(|host| host.needs(key))),
         };
         let options = self.mount_options(asked, wait);
         let (store, at, runtime) = (self.store.clone(), mountpoint.clone(), Handle::current());

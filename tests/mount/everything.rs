@@ -26,9 +26,14 @@ struct Shelf {
     named: Mutex<HashMap<String, Drive>>,
     drives: Mutex<HashMap<PublicKey, Drive>>,
     opened: Mutex<Vec<PublicKey>>,
+    left: Mutex<Vec<PublicKey>>,
 }
 
 impl Drives for Shelf {
+    fn left(&self, key: &PublicKey) {
+        self.left.lock().expect("not poisoned").push(*key);
+    }
+
     fn names(&self) -> Later<'_, Vec<String>> {
         let names = self.named.lock().expect("not poisoned").keys().cloned().collect();
         Box::pin(async move { Ok(names) })
@@ -235,6 +240,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
     for _ in 0..3 {
         assert_eq!(code(fs::metadata(&path)), libc::ETIMEDOUT, "each time, with room for one");
     }
+    assert_eq!(bench.shelf.left.lock().unwrap().len(), 3, "nobody goes on looking for it");
     let failures = bench.mount.journal().failures();
     assert!(failures.iter().all(|failed| failed.path == NETWORK && failed.errno == "ETIMEDOUT"));
 }
@@ -262,6 +268,7 @@ fn what_nobody_uses_is_closed() {
     inside.kill().unwrap();
     inside.wait().unwrap();
     until("all are closed", || bench.names(NETWORK).is_empty());
+    until("which is told", || bench.shelf.left.lock().unwrap().len() == drives.len());
     // And open again when they are asked for.
     assert_eq!(read(&bench.by_key(&drives[0], "file")), "idle");
 }
