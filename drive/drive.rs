@@ -248,8 +248,10 @@ impl Drive {
         // Has peers asked; nobody has to wait for that here.
         drop(core.demand().upgrade(core.head().length));
         loop {
-            let told = core.demand().outlook().remote_length;
-            if told > 0 && told <= core.head().length {
+            let outlook = core.demand().outlook();
+            let told = outlook.remote_length;
+            // Who has another history has no news for us.
+            if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
                 return;
             }
             // What is told comes without a sign, what grows with one.
@@ -285,7 +287,20 @@ impl Drive {
         if range.start >= range.end.min(extent.size) {
             return Ok(Vec::new());
         }
-        read::read(self.content()?, extent, range, wait).await
+        let read = read::read(self.content()?, extent, range, wait).await;
+        read.map_err(|error| self.explain(error))
+    }
+
+    /// A peer that was given up because its index has another history has no content for us either: that
+    /// is what to tell who misses some.
+    fn explain(&self, error: Error) -> Error {
+        let index = self.metadata();
+        match (error, index.demand().outlook().fork) {
+            (Error::Unavailable { .. }, Some(what)) => {
+                Error::Forked { core: *index.discovery_key(), what }
+            }
+            (error, _) => error,
+        }
     }
 
     /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what

@@ -1,6 +1,7 @@
 //! `hypermount mount`: by the daemon of the store, or, in the foreground, by this process alone.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -57,8 +58,9 @@ fn directory(args: &Mount) -> Result<PathBuf> {
         (Some(Some(directory)), _) | (None, Some(directory)) => Ok(directory.clone()),
         _ => {
             let directory = config::home()?.join(ROOT);
-            // One that a killed process left mounted there is looked at later.
-            if fs::symlink_metadata(&directory).is_err() {
+            // A mount that a killed process left there is another failure, and is replaced later.
+            let there = fs::symlink_metadata(&directory);
+            if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
                 config::private_directory(&directory)?;
             }
             Ok(directory)

@@ -188,6 +188,15 @@ fn without_a_daemon_too() {
     home.run(["unmount", "all"]).must_succeed();
     assert_eq!(running.ended(), Some(0));
     assert!(!mounted_at(&all));
+    // After a kill the next mount needs no repair.
+    let mut killed = Running::start(home.command().args(["mount", "--foreground", "--all"]));
+    killed.line();
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    killed.ended();
+    assert!(fs::read_dir(home.path("Hyperdrive")).is_err(), "dead");
+    home.run(["mount", "--all"]).must_succeed();
+    assert_eq!(read(home.path("Hyperdrive/notes/file")), "mine");
+    home.run(["unmount", "Hyperdrive"]).must_succeed();
     let listening = home.run(["mount", "--all", "all", "--listen", "127.0.0.1:0"]);
     assert_eq!(listening.code, Some(2), "{listening:?}");
 }
