@@ -18,9 +18,11 @@ pub use commit::ContentWriter;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::core::demand::Urgency;
 use crate::core::{Core, Head};
@@ -31,6 +33,9 @@ use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
 use crate::store::{Store, Turns};
 use crate::wait::Wait;
+
+/// How often is looked for what peers have told meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
@@ -69,6 +74,17 @@ struct Inner {
     stillness: watch::Sender<Head>,
     /// Shared with every other handle on this drive.
     turns: Arc<Turns>,
+}
+
+/// How a drive stands on this machine, index and content together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub blocks: u64,
+    pub blocks_here: u64,
+    /// Asked for now, by readers or ahead of them.
+    pub blocks_wanted: u64,
+    /// Connected, and knowing the drive's key.
+    pub peers: usize,
 }
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
@@ -220,6 +236,46 @@ impl Drive {
         }
     }
 
+    /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
+    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own nobody
+    /// else has a newer one.
+    pub async fn freshen(&self, limit: Duration) {
+        if self.frozen_version().is_some() || self.writable() {
+            return;
+        }
+        let core = self.metadata();
+        let (deadline, mut grown) = (Instant::now() + limit, core.watch());
+        // Has peers asked; nobody has to wait for that here.
+        drop(core.demand().upgrade(core.head().length));
+        loop {
+            let outlook = core.demand().outlook();
+            let told = outlook.remote_length;
+            // Who has another history has no news for us.
+            if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
+                return;
+            }
+            // What is told comes without a sign, what grows with one.
+            let next = deadline.min(Instant::now() + LOOK);
+            let closed = matches!(timeout_at(next, grown.changed()).await, Ok(Err(_)));
+            if closed || Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+
+    /// How much of the newest version is here, and who has more of it.
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
+            let length = core.head().length;
+            standing.blocks += length;
+            standing.blocks_here += core.held(0..length);
+            standing.blocks_wanted += core.demand().count() as u64;
+            standing.peers = standing.peers.max(core.demand().outlook().peers);
+        }
+        standing
+    }
+
     /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a
     /// program that fills in what it cannot read would be at it for years.
     pub fn check_extent(extent: &Extent) -> Result<()> {
@@ -231,7 +287,20 @@ impl Drive {
         if range.start >= range.end.min(extent.size) {
             return Ok(Vec::new());
         }
-        read::read(self.content()?, extent, range, wait).await
+        let read = read::read(self.content()?, extent, range, wait).await;
+        read.map_err(|error| self.explain(error))
+    }
+
+    /// A peer that was given up because its index has another history has no content for us either: that
+    /// is what to tell who misses some.
+    fn explain(&self, error: Error) -> Error {
+        let index = self.metadata();
+        match (error, index.demand().outlook().fork) {
+            (Error::Unavailable { .. }, Some(what)) => {
+                Error::Forked { core: *index.discovery_key(), what }
+            }
+            (error, _) => error,
+        }
     }
 
     /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what

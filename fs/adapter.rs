@@ -16,11 +16,12 @@ use fuser::{
 
 use crate::attr;
 use crate::errno::{Result, errno};
-use crate::filesystem::{Fs, Looked};
+use crate::filesystem::Looked;
 use crate::metadata::Changes;
 use crate::namespace::{Maker, Rename};
 use crate::serve::{Request, Server};
-use crate::xattr::Answer;
+use crate::shown::Shown;
+use crate::xattr::{self, Answer};
 
 /// Largest request in bytes; the kernel sends reads of at most this too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
@@ -50,14 +51,31 @@ const CAPABILITIES: [InitFlags; 9] = [
 ];
 
 pub struct Adapter {
-    fs: Arc<Fs>,
+    shown: Shown,
     server: Arc<Server>,
 }
 
 impl Adapter {
-    pub fn new(fs: Arc<Fs>, server: Arc<Server>) -> Self {
-        Self { fs, server }
+    pub fn new(shown: Shown, server: Arc<Server>) -> Self {
+        Self { shown, server }
     }
+}
+
+/// The drive that a request concerns. A change of what is in no drive is refused.
+macro_rules! drive_of {
+    ($adapter:expr, $request:expr, $reply:ident) => {
+        drive_of!($adapter, $request, $reply, $request.ino)
+    };
+    ($adapter:expr, $request:expr, $reply:ident, $other:expr) => {{
+        let request: Request = $request;
+        match $adapter.shown.drive_of_both(request.ino, $other) {
+            Ok(fs) => fs,
+            Err(error) => {
+                $adapter.server.refused(request, &error);
+                return $reply.error(errno(&error));
+            }
+        }
+    }};
 }
 
 /// A file that cannot be written needs no flush at close.
@@ -160,13 +178,20 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let (asked, own) = (request("lookup", from, parent), self.shown.root_of(parent.0));
+        if let Some(root) = own.cloned() {
+            let name = name.to_owned();
+            let operation = async move { root.lookup(parent.0, &name).await };
+            return self.server.serve(asked, operation, |r| reply_entry(r, reply));
+        }
+        let fs = drive_of!(self, asked, reply);
+        let name = name.to_owned();
         let operation = async move { fs.lookup(parent.0, &name).await };
-        self.server.serve(request("lookup", from, parent), operation, |r| reply_entry(r, reply));
+        self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn forget(&self, _from: &fuser::Request, ino: INodeNo, count: u64) {
-        self.fs.forget(ino.0, count);
+        self.shown.forget(ino.0, count);
     }
 
     fn getattr(
@@ -176,37 +201,51 @@ impl Filesystem for Adapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let fs = self.fs.clone();
+        let asked = request("getattr", from, ino);
+        if let Some(root) = self.shown.root_of(ino.0) {
+            return match root.getattr(ino.0) {
+                Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.getattr(ino.0).await };
-        self.server.serve(request("getattr", from, ino), operation, |result| match result {
+        self.server.serve(asked, operation, |result| match result {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn readlink(&self, from: &fuser::Request, ino: INodeNo, reply: ReplyData) {
-        let fs = self.fs.clone();
+        let asked = request("readlink", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.readlink(ino.0).await };
-        self.server.serve(request("readlink", from, ino), operation, |result| match result {
+        self.server.serve(asked, operation, |result| match result {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn access(&self, from: &fuser::Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let fs = self.fs.clone();
+        if self.shown.root_of(ino.0).is_some() && !mask.contains(AccessFlags::W_OK) {
+            return reply.ok();
+        }
+        let asked = request("access", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.access(ino.0, mask.bits()).await };
-        self.server.serve(request("access", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
+        let asked = request("open", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let flags_asked = flags.0;
         let operation = async move { fs.open(ino.0, flags_asked).await };
-        self.server.serve(request("open", from, ino), operation, move |result| match result {
+        self.server.serve(asked, operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
-                let flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
+                let mut flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
+                flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
                 reply.opened(FileHandle(opened.handle), flags | unwritten(flags_asked));
             }
             Err(error) => reply.error(errno(&error)),
@@ -224,10 +263,11 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = self.fs.clone();
+        let asked = request("read", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let thread = from.pid();
         let operation = async move { fs.read_for(handle.0, offset, size, thread).await };
-        self.server.serve(request("read", from, ino), operation, |result| match result {
+        self.server.serve(asked, operation, |result| match result {
             Ok(pieces) => reply_data(&pieces, reply),
             Err(error) => reply.error(errno(&error)),
         });
@@ -241,9 +281,10 @@ impl Filesystem for Adapter {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
+        let asked = request("flush", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.flush(handle.0).await };
-        self.server.serve(request("flush", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn release(
@@ -256,11 +297,11 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let operation = async move { fs.release(handle.0).await };
         // Nobody waits for it, so nobody can give it up.
-        let request = Request { thread: 0, ..request("release", from, ino) };
-        self.server.serve(request, operation, |r| reply_empty(r, reply));
+        let asked = Request { thread: 0, ..request("release", from, ino) };
+        let fs = drive_of!(self, asked, reply);
+        let operation = async move { fs.release(handle.0).await };
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn fsync(
@@ -271,30 +312,41 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
+        let asked = request("fsync", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.fsync(handle.0).await };
-        self.server.serve(request("fsync", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn lseek(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
+        from: &fuser::Request,
+        ino: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.fs.lseek(handle.0, offset, whence) {
+        let fs = drive_of!(self, request("lseek", from, ino), reply);
+        match fs.lseek(handle.0, offset, whence) {
             Ok(position) => reply.offset(position),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
     fn opendir(&self, from: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
+        let asked = request("opendir", from, ino);
+        if let Some(root) = self.shown.root_of(ino.0).cloned() {
+            let operation = async move { root.opendir(ino.0).await };
+            return self.server.serve(asked, operation, |result| match result {
+                // Nobody tells us what comes and goes there, so nothing is kept.
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                Err(error) => reply.error(errno(&error)),
+            });
+        }
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.opendir(ino.0).await };
-        self.server.serve(request("opendir", from, ino), operation, |result| match result {
+        self.server.serve(asked, operation, |result| match result {
             Ok(handle) => {
                 // Listings are kept by the kernel until it is told that the directory changed.
                 let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
@@ -312,9 +364,20 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let (fs, shown_by) = (self.fs.clone(), self.fs.clone());
+        let asked = request("readdir", from, ino);
+        if let Some(root) = self.shown.root_of(ino.0) {
+            let add = |name: &str, shown, next| {
+                reply.add(INodeNo(shown), next, FileType::Directory, name)
+            };
+            return match root.readdir(handle.0, offset, add) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
+        let fs = drive_of!(self, asked, reply);
+        let shown_by = fs.clone();
         let operation = async move { fs.readdir(handle.0, offset).await };
-        self.server.serve(request("readdir", from, ino), operation, move |result| match result {
+        self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
                 page.fill(&shown_by, false, |listed| {
                     reply.add(INodeNo(listed.shown), listed.next, listed.kind, listed.name)
@@ -333,10 +396,23 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, counted_by) = (self.fs.clone(), self.fs.clone());
+        let asked = request("readdirplus", from, ino);
+        if let Some(root) = self.shown.root_of(ino.0) {
+            // Only names: with more, each drive would be opened.
+            let add = |name: &str, shown, next| {
+                let (ino, kind) = (INodeNo(shown), FileType::Directory);
+                let attributes = FileAttr { ino, kind, ..absent() };
+                reply.add(INodeNo(0), next, name, &Duration::ZERO, &attributes, GENERATION)
+            };
+            return match root.readdir(handle.0, offset, add) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
+        let fs = drive_of!(self, asked, reply);
+        let counted_by = fs.clone();
         let operation = async move { fs.readdir(handle.0, offset).await };
-        let request = request("readdirplus", from, ino);
-        self.server.serve(request, operation, move |result| match result {
+        self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
                 page.fill(&counted_by, true, |listed| {
                     let unnamed =
@@ -361,13 +437,18 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
+        from: &fuser::Request,
+        ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        reply_empty(self.fs.releasedir(handle.0), reply);
+        if let Some(root) = self.shown.root_of(ino.0) {
+            return reply_empty(root.releasedir(handle.0), reply);
+        }
+        let asked = Request { thread: 0, ..request("releasedir", from, ino) };
+        let fs = drive_of!(self, asked, reply);
+        reply_empty(fs.releasedir(handle.0), reply);
     }
 
     fn fsyncdir(
@@ -378,13 +459,17 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
+        if self.shown.root_of(ino.0).is_some() {
+            return reply.ok();
+        }
+        let asked = request("fsyncdir", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.fsyncdir(handle.0).await };
-        self.server.serve(request("fsyncdir", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
-    fn statfs(&self, _from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.fs.statfs() {
+    fn statfs(&self, _from: &fuser::Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.shown.statfs(ino.0) {
             Ok(room) => {
                 let unit = u64::from(STATFS_UNIT_BYTES);
                 let (total, free) = (room.total / unit, room.available / unit);
@@ -403,15 +488,24 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        if self.shown.root_of(ino.0).is_some() {
+            return reply_xattr(xattr::of_nothing(name), reply);
+        }
+        let asked = request("getxattr", from, ino);
+        let fs = drive_of!(self, asked, reply);
+        let name = name.to_owned();
         let operation = async move { fs.getxattr(ino.0, &name, size).await };
-        self.server.serve(request("getxattr", from, ino), operation, |r| reply_xattr(r, reply));
+        self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
 
     fn listxattr(&self, from: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let fs = self.fs.clone();
+        if self.shown.root_of(ino.0).is_some() {
+            return reply_xattr(xattr::answer(Vec::new(), size), reply);
+        }
+        let asked = request("listxattr", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.listxattr(ino.0, size).await };
-        self.server.serve(request("listxattr", from, ino), operation, |r| reply_xattr(r, reply));
+        self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
 
     /// Nothing here has an ioctl(2); isatty(3) asks with one.
@@ -449,11 +543,13 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (fs, kill_ids) = (self.fs.clone(), from.uid() != 0);
+        let asked = request("setattr", from, ino);
+        let fs = drive_of!(self, asked, reply);
+        let kill_ids = from.uid() != 0;
         let changes = Changes { mode, uid, gid, size, mtime: mtime.map(in_milliseconds), kill_ids };
         let handle = handle.map(|handle| handle.0);
         let operation = async move { fs.setattr(ino.0, handle, changes).await };
-        self.server.serve(request("setattr", from, ino), operation, |result| match result {
+        self.server.serve(asked, operation, |result| match result {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(errno(&error)),
         });
@@ -469,9 +565,11 @@ impl Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let asked = request("mknod", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let (name, maker) = (name.to_owned(), maker(from));
         let operation = async move { fs.mknod(parent.0, &name, mode, maker).await };
-        self.server.serve(request("mknod", from, parent), operation, |r| reply_entry(r, reply));
+        self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn mkdir(
@@ -483,21 +581,27 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let asked = request("mkdir", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let (name, maker) = (name.to_owned(), maker(from));
         let operation = async move { fs.mkdir(parent.0, &name, mode, maker).await };
-        self.server.serve(request("mkdir", from, parent), operation, |r| reply_entry(r, reply));
+        self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn unlink(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let asked = request("unlink", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let name = name.to_owned();
         let operation = async move { fs.unlink(parent.0, &name).await };
-        self.server.serve(request("unlink", from, parent), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn rmdir(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let asked = request("rmdir", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let name = name.to_owned();
         let operation = async move { fs.rmdir(parent.0, &name).await };
-        self.server.serve(request("rmdir", from, parent), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn symlink(
@@ -508,10 +612,12 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let asked = request("symlink", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let (name, maker) = (name.to_owned(), maker(from));
         let target = target.as_os_str().to_owned();
         let operation = async move { fs.symlink(parent.0, &name, &target, maker).await };
-        self.server.serve(request("symlink", from, parent), operation, |r| reply_entry(r, reply));
+        self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn rename(
@@ -532,21 +638,24 @@ impl Filesystem for Adapter {
             RenameFlags::RENAME_EXCHANGE => Rename::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
+        let asked = request("rename", from, parent);
+        let fs = drive_of!(self, asked, reply, new_parent.0);
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
         let operation =
             async move { fs.rename(parent.0, &name, new_parent.0, &new_name, how).await };
-        self.server.serve(request("rename", from, parent), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn link(
         &self,
-        _from: &fuser::Request,
-        _ino: INodeNo,
+        from: &fuser::Request,
+        ino: INodeNo,
         _new_parent: INodeNo,
         _new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(errno(&self.fs.link()));
+        let fs = drive_of!(self, request("link", from, ino), reply);
+        reply.error(errno(&fs.link()));
     }
 
     fn create(
@@ -559,9 +668,11 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, name, maker) = (self.fs.clone(), name.to_owned(), maker(from));
+        let asked = request("create", from, parent);
+        let fs = drive_of!(self, asked, reply);
+        let (name, maker) = (name.to_owned(), maker(from));
         let operation = async move { fs.create(parent.0, &name, mode, flags, maker).await };
-        self.server.serve(request("create", from, parent), operation, move |result| match result {
+        self.server.serve(asked, operation, move |result| match result {
             Ok((Looked::Found { ino, mut attributes, entry_ttl, .. }, opened)) => {
                 attributes.ino = INodeNo(ino);
                 let (handle, flags) = (FileHandle(opened.handle), unwritten(flags));
@@ -588,12 +699,13 @@ impl Filesystem for Adapter {
         let length = data.len() as u32;
         let kill_ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let request = request("write", from, ino);
-        let write = || self.fs.write(handle.0, offset, data, kill_ids);
+        let fs = drive_of!(self, request, reply);
+        let write = || fs.write(handle.0, offset, data, kill_ids);
         match self.server.serve_now(request, write) {
             Ok(true) => reply.written(length),
             Err(error) => reply.error(errno(&error)),
             Ok(false) => {
-                let (fs, data) = (self.fs.clone(), data.to_vec());
+                let data = data.to_vec();
                 let operation = async move {
                     fs.copy_up(handle.0).await?;
                     fs.write(handle.0, offset, &data, kill_ids)
@@ -617,9 +729,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
+        let asked = request("fallocate", from, ino);
+        let fs = drive_of!(self, asked, reply);
         let operation = async move { fs.fallocate(handle.0, offset, length, mode).await };
-        self.server.serve(request("fallocate", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn copy_file_range(
@@ -628,17 +741,18 @@ impl Filesystem for Adapter {
         from_ino: INodeNo,
         from_handle: FileHandle,
         from_offset: u64,
-        _to_ino: INodeNo,
+        to_ino: INodeNo,
         to_handle: FileHandle,
         to_offset: u64,
         length: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (fs, source, target) = (self.fs.clone(), from_handle.0, to_handle.0);
+        let request = request("copy_file_range", from, from_ino);
+        let fs = drive_of!(self, request, reply, to_ino.0);
+        let (source, target) = (from_handle.0, to_handle.0);
         let operation =
             async move { fs.copy_file_range(source, from_offset, target, to_offset, length).await };
-        let request = request("copy_file_range", from, from_ino);
         self.server.serve(request, operation, |result| match result {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(errno(&error)),
@@ -655,14 +769,18 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (fs, name, value) = (self.fs.clone(), name.to_owned(), value.to_vec());
+        let asked = request("setxattr", from, ino);
+        let fs = drive_of!(self, asked, reply);
+        let (name, value) = (name.to_owned(), value.to_vec());
         let operation = async move { fs.setxattr(ino.0, &name, &value, flags).await };
-        self.server.serve(request("setxattr", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn removexattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let asked = request("removexattr", from, ino);
+        let fs = drive_of!(self, asked, reply);
+        let name = name.to_owned();
         let operation = async move { fs.removexattr(ino.0, &name).await };
-        self.server.serve(request("removexattr", from, ino), operation, |r| reply_empty(r, reply));
+        self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 }

@@ -56,7 +56,7 @@ pub enum Error {
     /// Signed content that no filesystem can show, or bytes that do not add up.
     #[error("unusable content: {0}")]
     BadContent(String),
-    #[error("more than {limit} nested drives open at once")]
+    #[error("more than {limit} drives open at once")]
     TooManyDrives { limit: usize },
     /// The process that asked has been told to stop, or is gone.
     #[error("interrupted")]

@@ -13,7 +13,7 @@ use fuser::FileType;
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
-use crate::filesystem::{Fs, Place, Resolved};
+use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
@@ -28,11 +28,16 @@ pub struct Opened {
     pub handle: u64,
     /// The pages the kernel has of this file hold the same bytes.
     pub keep_cache: bool,
+    /// Nothing of it is kept in the kernel's pages.
+    pub direct: bool,
 }
 
 impl Fs {
     /// Opens a regular file; `flags` as in open(2).
     pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+        if let Some(told) = self.told(ino) {
+            return self.open_told(told, flags);
+        }
         let was_detached = self.node(ino, |node| node.is_detached())?;
         let mut resolved = self.resolve(ino).await?;
         if resolved.place.volume.writable {
@@ -75,7 +80,7 @@ impl Fs {
             staged: None,
             writes: false,
         });
-        Ok(Opened { handle, keep_cache: keep_cache && !is_core })
+        Ok(Opened { handle, keep_cache: keep_cache && !is_core, direct: false })
     }
 
     /// Up to `length` bytes from `offset`, less only at the end of the file, in pieces as they lie
@@ -92,6 +97,9 @@ impl Fs {
         length: u32,
         thread: u32,
     ) -> Result<Vec<Bytes>> {
+        if let Some(status) = self.opened_status(handle) {
+            return Ok(self.read_status(&status?, offset, length));
+        }
         let file = self.files.get(handle)?;
         let range = file.clamp(offset, length)?;
         if range.is_empty() {
@@ -138,15 +146,19 @@ impl Fs {
         if bytes > 0
             && let Ok(path) = self.node(file.ino, |node| node.path.clone())
         {
-            self.journal.fetched(&path, thread, bytes);
+            let Part { prefix, journal, .. } = &self.part;
+            journal.fetched(prefix, &self.part.in_mount(&path), thread, bytes);
         }
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`: a file is data to its end, whether or not that
     /// data is on this machine. (Programs that copy skip holes.)
     pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        let file = self.files.get(handle)?;
-        let size = i64::try_from(file.size()).unwrap_or(i64::MAX);
+        let size = match self.opened_status(handle) {
+            Some(status) => status?.len() as u64,
+            None => self.files.get(handle)?.size(),
+        };
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
         match whence {
             libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => {
                 Err(Error::BeyondEnd)
@@ -187,7 +199,7 @@ impl Fs {
                 staged: None,
                 writes,
             });
-            return Ok(Some(Opened { handle, keep_cache }));
+            return Ok(Some(Opened { handle, keep_cache, direct: false }));
         }
         let Some(opened) = self.open_staged(ino, &place, version, &entry, flags) else {
             return Ok(None);
@@ -248,7 +260,7 @@ impl Fs {
             writes,
         });
         // What is written goes through the pages, so those of an open file are always right.
-        Some(Opened { handle, keep_cache: same || open_already })
+        Some(Opened { handle, keep_cache: same || open_already, direct: false })
     }
 
     /// Writes at `offset`; `false`, and nothing written, if [`Fs::copy_up`] has to come first.
@@ -277,6 +289,9 @@ impl Fs {
 
     /// A descriptor of the file was closed: what it wrote becomes part of the drive.
     pub async fn flush(&self, handle: u64) -> Result<()> {
+        if self.opened_status(handle).is_some() {
+            return Ok(());
+        }
         let file = self.files.get(handle)?;
         match &file.staged {
             Some(staged) => self.commit(&file.volume, staged).await,
@@ -286,6 +301,9 @@ impl Fs {
 
     /// Returns when no power cut can lose what was written to the file.
     pub async fn fsync(&self, handle: u64) -> Result<()> {
+        if self.opened_status(handle).is_some() {
+            return Ok(());
+        }
         let file = self.files.get(handle)?;
         let Some(staged) = &file.staged else { return Ok(()) };
         self.commit(&file.volume, staged).await?;
@@ -296,6 +314,9 @@ impl Fs {
     /// arrive after the last close, so there may be something to commit; nobody can be told
     /// if that fails.
     pub async fn release(&self, handle: u64) -> Result<()> {
+        if self.opened_status(handle).is_some() {
+            return self.release_status(handle);
+        }
         let file = self.files.remove(handle)?;
         let mut result = Ok(());
         if let Some(staged) = &file.staged {
@@ -357,6 +378,9 @@ impl Fs {
         length: u64,
     ) -> Result<u32> {
         const ELSE: Error = Error::NotSupported("sharing a part of a file");
+        if self.opened_status(from).is_some() {
+            return Err(ELSE);
+        }
         let (from, to) = (self.files.get(from)?, self.files.get(to)?);
         let (Some(source), target) = (&from.staged, to.writer()?) else { return Err(ELSE) };
         let size = source.size();

@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use drive::scratch::Pool;
 use drive::store::Space;
 use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
@@ -25,7 +26,7 @@ use tokio::time::timeout_at;
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
-use crate::inode::{InodeTable, Node};
+use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
 use crate::staging::StagedFile;
@@ -152,6 +153,27 @@ pub enum Looked {
 /// Room for files, in bytes.
 pub type Room = Space;
 
+/// What a filesystem is of its mount: all of it, or one drive among others.
+#[derive(Clone)]
+pub struct Part {
+    /// Where in the mount it begins, without slashes at the ends.
+    pub(crate) prefix: Arc<str>,
+    pub(crate) numbers: Numbers,
+    /// The mount's.
+    pub(crate) journal: Arc<Journal>,
+}
+
+impl Part {
+    fn whole() -> Self {
+        Self { prefix: "".into(), numbers: Numbers::ALL, journal: Arc::default() }
+    }
+
+    /// A path of this filesystem as one of the mount.
+    pub(crate) fn in_mount(&self, path: &str) -> String {
+        if path.is_empty() { self.prefix.to_string() } else { join(&self.prefix, path) }
+    }
+}
+
 pub struct Fs {
     pub(crate) store: Store,
     pub(crate) options: FsOptions,
@@ -161,8 +183,10 @@ pub struct Fs {
     pub(crate) inodes: RwLock<InodeTable<Place>>,
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
+    /// Of `told.rs`.
+    pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
-    pub(crate) journal: Journal,
+    pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
     /// Those nested drives.
@@ -175,6 +199,17 @@ impl Fs {
     /// Shows `drive`, and the drives nested in it, which are opened through `store`. A drive that
     /// is not frozen is followed by a task on `runtime`.
     pub fn new(drive: Drive, store: Store, options: FsOptions, runtime: Handle) -> Arc<Self> {
+        Self::within(drive, store, options, runtime, Part::whole())
+    }
+
+    /// The same as a part of a mount of several drives.
+    pub(crate) fn within(
+        drive: Drive,
+        store: Store,
+        options: FsOptions,
+        runtime: Handle,
+        part: Part,
+    ) -> Arc<Self> {
         let root = Arc::new(Volume::new(drive, options.read_only));
         let place = Place::new(root.clone(), DrivePath::root());
         let fs = Arc::new_cyclic(|this| Self {
@@ -183,11 +218,12 @@ impl Fs {
             options,
             runtime,
             root: root.clone(),
-            inodes: RwLock::new(InodeTable::new(place)),
+            inodes: RwLock::new(InodeTable::new(place, part.numbers)),
             files: HandleTable::new(),
             directories: HandleTable::new(),
+            statuses: HandleTable::new(),
             invalidations: Arc::default(),
-            journal: Journal::default(),
+            part,
             nested: Arc::new(()),
             entered: Mutex::default(),
             this: this.clone(),
@@ -213,7 +249,8 @@ impl Fs {
 
     /// Inodes the kernel knows, files and directories it has open.
     pub fn load(&self) -> (usize, usize) {
-        (self.inodes().len(), self.files.len() + self.directories.len())
+        let open = self.files.len() + self.directories.len() + self.statuses.len();
+        (self.inodes().len(), open)
     }
 
     /// What the kernel must drop from its caches.
@@ -221,9 +258,19 @@ impl Fs {
         &self.invalidations
     }
 
-    /// What failed, and who fetched how much.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
+    /// What failed, and who fetched how much, in all of the mount.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.part.journal
+    }
+
+    /// Where in its mount it begins, without slashes at the ends.
+    pub fn prefix(&self) -> &str {
+        &self.part.prefix
+    }
+
+    /// The number of its root.
+    pub(crate) fn root_number(&self) -> u64 {
+        self.part.numbers.root()
     }
 
     /// The drives shown now: the mount's own, and the nested ones that were entered.
@@ -253,7 +300,8 @@ impl Fs {
     // Resolving inodes.
 
     pub(crate) fn node<T>(&self, ino: u64, take: impl FnOnce(&Node<Place>) -> T) -> Result<T> {
-        self.inodes().get(ino).map(take).ok_or(Error::Stale)
+        let refusal = || if self.told(ino).is_some() { Error::ReadOnly } else { Error::Stale };
+        self.inodes().get(ino).map(take).ok_or_else(refusal)
     }
 
     /// What an inode is: as of the version shown, or, once that no longer has the file that an open
@@ -496,6 +544,10 @@ impl Fs {
     // Names and attributes.
 
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
+        if self.told(parent).is_some() {
+            let found = self.look_up_told(parent, name);
+            return Ok(found.unwrap_or(Looked::Absent { ttl: TTL_FROZEN }));
+        }
         let directory = self.directory(parent).await?;
         let Some(name) = parse_name(name)? else {
             return Ok(Looked::Absent { ttl: TTL_FROZEN });
@@ -514,6 +566,9 @@ impl Fs {
             Err(drive::Error::NotFound) => {
                 let ttl = if frozen { TTL_FROZEN } else { TTL_ABSENT_FOLLOWED };
                 let ttl = self.while_current(volume, snapshot.version(), ttl);
+                if let Some(told) = self.look_up_told(parent, name.as_str().as_ref()) {
+                    return Ok(told);
+                }
                 return Ok(Looked::Absent { ttl });
             }
             Err(error) => return Err(error.into()),
@@ -538,6 +593,9 @@ impl Fs {
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+        if let Some(told) = self.told(ino) {
+            return Ok(self.told_attributes(told));
+        }
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let shown = self.node(ino, |node| node.shown)?;
         let mut attributes = self.attributes(shown, &place.volume, &place.path, &entry);
@@ -551,6 +609,9 @@ impl Fs {
     }
 
     pub async fn readlink(&self, ino: u64) -> Result<String> {
+        if self.told(ino).is_some() {
+            return Err(Error::WrongKind);
+        }
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {
             return Err(Error::WrongKind);
@@ -560,6 +621,9 @@ impl Fs {
 
     /// access(2) for the owner; `mask` as there. The kernel checks the permission bits itself.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
+        if self.told(ino).is_some() && mask & libc::W_OK == 0 {
+            return Ok(());
+        }
         let Resolved { place, .. } = self.resolve(ino).await?;
         if mask & libc::W_OK != 0 && !place.volume.writable {
             return Err(Error::ReadOnly);

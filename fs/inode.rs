@@ -25,7 +25,13 @@ use crate::handle::Content;
 /// The kernel's number for the root of a mount (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
 /// Numbers fit 63 bits: some programs keep them in signed integers.
-const NUMBER_MASK: u64 = (1 << 63) - 1;
+const NUMBER_BITS: u32 = 63;
+/// Of these, what tells the files of one drive apart where a mount shows several.
+const DRIVE_BITS: u32 = 48;
+/// Drives of a mount that can be told apart.
+pub const MAX_SLOTS: u64 = 1 << (NUMBER_BITS - DRIVE_BITS);
+/// The first number of a drive that a path may have; those below are this program's.
+const FIRST: u64 = 16;
 /// Fixed, so that numbers survive a remount. No defence is lost: colliding paths get neighbouring
 /// numbers, and whoever writes a drive can only slow down the look-ups of his own files.
 const NUMBER_KEYS: (u64, u64) = (0x6879_7065_726d_6f75, 0x6e74_2069_6e6f_6465);
@@ -81,33 +87,72 @@ impl<P> Node<P> {
 /// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
 #[derive(Debug)]
 pub struct InodeTable<P> {
+    numbers: Numbers,
     /// Boxed, or growing would for a moment take three times the room of all of them.
     nodes: HashMap<u64, Box<Node<P>>>,
     paths: HashMap<Arc<str>, u64>,
 }
 
-/// The number a path has unless another path has it already.
-fn number(path: &str) -> u64 {
-    if path.is_empty() {
-        return ROOT;
-    }
-    let mut hasher = SipHasher13::new_with_keys(NUMBER_KEYS.0, NUMBER_KEYS.1);
-    hasher.write(path.as_bytes());
-    // 0 is nobody and 1 the root.
-    (hasher.finish() & NUMBER_MASK).max(ROOT + 1)
+/// The numbers of one drive: all there are, or, where a mount shows several drives, the drive's slot
+/// and then as many bits as are left. Whose an inode is can so be told from its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    base: u64,
+    bits: u32,
 }
 
-fn next_number(number: u64) -> u64 {
-    ((number + 1) & NUMBER_MASK).max(ROOT + 1)
+impl Numbers {
+    /// Of the only drive of a mount.
+    pub const ALL: Self = Self { base: 0, bits: NUMBER_BITS };
+
+    /// Of the drive in a slot below [`MAX_SLOTS`]. Slot 0 is the mount's own.
+    pub fn in_slot(slot: u64) -> Self {
+        Self { base: (slot % MAX_SLOTS) << DRIVE_BITS, bits: DRIVE_BITS }
+    }
+
+    /// The slot of a number in a mount of several drives.
+    pub fn slot_of(number: u64) -> u64 {
+        number >> DRIVE_BITS
+    }
+
+    /// The slot that what goes by this path should have, the same after every remount; never 0.
+    pub fn preferred_slot(path: &str) -> u64 {
+        (hash(path) % MAX_SLOTS).max(1)
+    }
+
+    /// The drive's root.
+    pub fn root(self) -> u64 {
+        self.base + ROOT
+    }
+
+    /// The number a path has unless another path has it already.
+    fn of(self, path: &str) -> u64 {
+        if path.is_empty() { self.root() } else { self.fit(hash(path)) }
+    }
+
+    fn next(self, number: u64) -> u64 {
+        self.fit(number + 1)
+    }
+
+    fn fit(self, number: u64) -> u64 {
+        self.base + (number & ((1 << self.bits) - 1)).max(FIRST)
+    }
+}
+
+fn hash(path: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(NUMBER_KEYS.0, NUMBER_KEYS.1);
+    hasher.write(path.as_bytes());
+    hasher.finish()
 }
 
 impl<P> InodeTable<P> {
-    pub fn new(root: P) -> Self {
+    pub fn new(root: P, numbers: Numbers) -> Self {
         let path: Arc<str> = "".into();
+        let ino = numbers.root();
         let node = Node {
             place: root,
             path: path.clone(),
-            shown: ROOT,
+            shown: ino,
             kind: FileType::Directory,
             lookups: 1,
             opens: 0,
@@ -117,9 +162,15 @@ impl<P> InodeTable<P> {
             cached: None,
         };
         Self {
-            nodes: HashMap::from([(ROOT, Box::new(node))]),
-            paths: HashMap::from([(path, ROOT)]),
+            numbers,
+            nodes: HashMap::from([(ino, Box::new(node))]),
+            paths: HashMap::from([(path, ino)]),
         }
+    }
+
+    /// The number of the root.
+    pub fn root(&self) -> u64 {
+        self.numbers.root()
     }
 
     pub fn get(&self, ino: u64) -> Option<&Node<P>> {
@@ -145,7 +196,9 @@ impl<P> InodeTable<P> {
 
     /// The number to show for a path without giving it to the kernel (`d_ino`).
     pub fn shown(&self, path: &str) -> u64 {
-        self.known(path).and_then(|ino| self.get(ino)).map_or_else(|| number(path), |n| n.shown)
+        self.known(path)
+            .and_then(|ino| self.get(ino))
+            .map_or_else(|| self.numbers.of(path), |n| n.shown)
     }
 
     /// Gives the kernel the inode of `path` once more and returns its number. `place` is made for
@@ -160,8 +213,9 @@ impl<P> InodeTable<P> {
         refresh: impl FnOnce(&mut P),
     ) -> u64 {
         if let Some(ino) = self.known(path) {
+            let is_root = ino == self.root();
             match self.nodes.get_mut(&ino) {
-                Some(node) if ino == ROOT || node.can_be(entry) => {
+                Some(node) if is_root || node.can_be(entry) => {
                     node.lookups = node.lookups.saturating_add(1);
                     refresh(&mut node.place);
                     return ino;
@@ -193,12 +247,12 @@ impl<P> InodeTable<P> {
     /// A free number for the path, and the one to show: the path's own, unless that belongs to
     /// another path (a collision) rather than to a detached inode of this one.
     fn vacant(&self, path: &str) -> (u64, u64) {
-        let own = number(path);
+        let own = self.numbers.of(path);
         let mut ino = own;
         let mut collided = false;
         while let Some(occupant) = self.nodes.get(&ino) {
             collided |= &*occupant.path != path;
-            ino = next_number(ino);
+            ino = self.numbers.next(ino);
         }
         (ino, if collided { ino } else { own })
     }
@@ -244,8 +298,9 @@ impl<P> InodeTable<P> {
 
     /// Parts an inode from its path. Returns whether it was not parted before; the root never is.
     pub fn detach(&mut self, ino: u64) -> bool {
+        let is_root = ino == self.root();
         match self.nodes.get_mut(&ino) {
-            Some(node) if ino != ROOT && !node.detached => {
+            Some(node) if !is_root && !node.detached => {
                 node.detached = true;
                 self.paths.remove(&node.path);
                 true
@@ -256,7 +311,7 @@ impl<P> InodeTable<P> {
 
     /// The kernel gives `count` look-ups back. Returns what the table held if that was the last.
     pub fn forget(&mut self, ino: u64, count: u64) -> Option<Node<P>> {
-        if ino == ROOT {
+        if ino == self.root() {
             return None;
         }
         let node = self.nodes.get_mut(&ino)?;
@@ -298,7 +353,10 @@ impl<P> InodeTable<P> {
     /// Panics if an invariant does not hold. For tests and debug builds.
     #[cfg(any(test, debug_assertions))]
     pub fn check_invariants(&self) {
-        assert!(self.nodes.get(&ROOT).is_some_and(|root| !root.detached), "the root is present");
+        assert!(
+            self.nodes.get(&self.root()).is_some_and(|root| !root.detached),
+            "the root is present"
+        );
         for (path, ino) in &self.paths {
             let node = self.nodes.get(ino).expect("a path leads to a node");
             assert!(node.path == *path && !node.detached, "a path leads to its own node");
@@ -336,28 +394,46 @@ mod tests {
     #[test]
     fn numbers_are_a_fixed_function_of_the_path() {
         // Fixed values: a change would renumber every mounted file at the next upgrade.
-        assert_eq!(number(""), ROOT);
-        assert_eq!(number("hello.txt"), 5_273_417_240_621_163_779);
-        let mut table = InodeTable::new(());
+        assert_eq!(Numbers::ALL.of(""), ROOT);
+        assert_eq!(Numbers::ALL.of("hello.txt"), 5_273_417_240_621_163_779);
+        let mut table = InodeTable::new((), Numbers::ALL);
         let first = look_up(&mut table, "a/b", &file(1));
-        assert_eq!(first, number("a/b"));
+        assert_eq!(first, Numbers::ALL.of("a/b"));
         let changed = look_up(&mut table, "a/b", &file(2));
         assert_eq!(table.get(changed).expect("known").shown, first);
-        assert!(first <= NUMBER_MASK);
+        assert!(first < 1 << NUMBER_BITS);
+    }
+
+    #[test]
+    fn drives_of_one_mount_have_no_number_in_common() {
+        let last = Numbers::in_slot(MAX_SLOTS - 1);
+        for (slot, numbers) in [(1, Numbers::in_slot(1)), (MAX_SLOTS - 1, last)] {
+            for path in ["", "hello.txt", "a/b"] {
+                let number = numbers.of(path);
+                assert_eq!(Numbers::slot_of(number), slot, "{path}");
+                assert!(
+                    number < 1 << NUMBER_BITS && Numbers::slot_of(numbers.next(number)) == slot
+                );
+            }
+        }
+        assert_eq!(last.fit(u64::MAX), (1 << NUMBER_BITS) - 1);
+        assert_eq!(last.next(u64::MAX >> 1), last.base + FIRST, "it begins again in its own");
+        assert!((1..MAX_SLOTS).contains(&Numbers::preferred_slot("notes")));
+        assert_eq!(Numbers::preferred_slot("notes"), Numbers::preferred_slot("notes"));
     }
 
     #[test]
     fn colliding_paths_get_different_numbers() {
-        let mut table = InodeTable::new(());
-        let own = number("victim");
+        let mut table = InodeTable::new((), Numbers::ALL);
+        let own = Numbers::ALL.of("victim");
         let occupant = Node { path: "other".into(), ..*table.nodes.remove(&ROOT).expect("root") };
         table.nodes.insert(own, Box::new(occupant));
-        assert_eq!(table.vacant("victim"), (next_number(own), next_number(own)));
+        assert_eq!(table.vacant("victim"), (Numbers::ALL.next(own), Numbers::ALL.next(own)));
     }
 
     #[test]
     fn a_file_that_changes_while_open_gets_another_inode_with_the_same_shown_number() {
-        let mut table = InodeTable::new(());
+        let mut table = InodeTable::new((), Numbers::ALL);
         let old = look_up(&mut table, "f", &file(1));
         assert!(open(&mut table, old, file(1)), "there is nothing to drop before the first open");
         assert!(open(&mut table, old, file(1)), "the same content keeps its pages");
@@ -379,7 +455,7 @@ mod tests {
     /// The kernel has its size, and would cut or fill up what is read of the other content.
     #[test]
     fn a_closed_file_that_changes_gets_another_inode_too_unless_it_was_changed_here() {
-        let mut table = InodeTable::new(());
+        let mut table = InodeTable::new((), Numbers::ALL);
         let old = look_up(&mut table, "f", &file(1));
         open(&mut table, old, file(1));
         table.close(old);
@@ -397,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_path_that_changes_its_kind_gets_another_inode() {
-        let mut table = InodeTable::new(());
+        let mut table = InodeTable::new((), Numbers::ALL);
         let old = look_up(&mut table, "x", &file(1));
         let directory = Entry { kind: Kind::Directory, ..file(0) };
         assert_ne!(look_up(&mut table, "x", &directory), old);
@@ -426,7 +502,7 @@ mod tests {
         /// look-ups of it, and its number never serves two contents while it is open.
         #[test]
         fn counts_are_exact(steps in proptest::collection::vec(step(), 1..200)) {
-            let mut table = InodeTable::new(());
+            let mut table = InodeTable::new((), Numbers::ALL);
             let mut held: BTreeMap<u64, (u64, u64, u32)> = BTreeMap::new(); // lookups, size, opens
             for step in steps {
                 let nth = |which: u8, held: &BTreeMap<u64, _>| {

@@ -46,6 +46,8 @@ pub struct Fetched {
     pub processes: Vec<(Process, u64)>,
     /// By path within the mount.
     pub files: Vec<(String, u64)>,
+    /// By where in the mount the drive begins, without slashes at the ends.
+    pub drives: Vec<(String, u64)>,
 }
 
 #[derive(Default)]
@@ -56,6 +58,7 @@ struct State {
     total: u64,
     processes: HashMap<u32, (String, u64)>,
     files: HashMap<String, u64>,
+    drives: HashMap<String, u64>,
 }
 
 /// See the module documentation.
@@ -90,8 +93,8 @@ impl Journal {
         state.failed += 1;
     }
 
-    /// Charges bytes to the process of a thread and to the file it read.
-    pub(crate) fn fetched(&self, path: &str, thread: u32, bytes: u64) {
+    /// Charges bytes to the process of a thread, to the file it read and to the drive that is in.
+    pub(crate) fn fetched(&self, drive: &str, path: &str, thread: u32, bytes: u64) {
         let process = platform::process_of(thread);
         let mut state = self.state();
         state.total = state.total.saturating_add(bytes);
@@ -104,9 +107,8 @@ impl Journal {
             }
             entry.1 = entry.1.saturating_add(bytes);
         }
-        make_room(&mut state.files, path, |bytes| *bytes);
-        let file = state.files.entry(path.to_owned()).or_insert(0);
-        *file = file.saturating_add(bytes);
+        charge(&mut state.files, path, bytes);
+        charge(&mut state.drives, drive, bytes);
     }
 
     /// The failures that are remembered, oldest first.
@@ -130,11 +132,22 @@ impl Journal {
             (Process { pid: *pid, program: program.clone() }, *bytes)
         });
         let mut processes: Vec<_> = processes.collect();
-        let mut files: Vec<_> = state.files.iter().map(|(p, bytes)| (p.clone(), *bytes)).collect();
         processes.sort_by_key(|(process, bytes)| (std::cmp::Reverse(*bytes), process.pid));
-        files.sort_by(|(one, less), (other, more)| more.cmp(less).then(one.cmp(other)));
-        Fetched { total: state.total, processes, files }
+        let (files, drives) = (largest_first(&state.files), largest_first(&state.drives));
+        Fetched { total: state.total, processes, files, drives }
     }
+}
+
+fn charge(counted: &mut HashMap<String, u64>, path: &str, bytes: u64) {
+    make_room(counted, path, |bytes| *bytes);
+    let sum = counted.entry(path.to_owned()).or_insert(0);
+    *sum = sum.saturating_add(bytes);
+}
+
+fn largest_first(counted: &HashMap<String, u64>) -> Vec<(String, u64)> {
+    let mut all: Vec<_> = counted.iter().map(|(path, bytes)| (path.clone(), *bytes)).collect();
+    all.sort_by(|(one, less), (other, more)| more.cmp(less).then(one.cmp(other)));
+    all
 }
 
 /// Sees to it that there is room for one more entry, if `key` has none yet.
@@ -272,9 +285,9 @@ mod tests {
     #[test]
     fn counted_files_are_bounded_and_the_largest_stay() {
         let journal = Journal::default();
-        journal.fetched("large", 0, 1_000_000);
+        journal.fetched("", "large", 0, 1_000_000);
         for number in 0..MAX_COUNTED as u64 {
-            journal.fetched(&format!("small {number}"), 0, 10 + number);
+            journal.fetched("", &format!("small {number}"), 0, 10 + number);
         }
         let fetched = journal.fetched_so_far();
         assert_eq!(fetched.files.len(), MAX_COUNTED);
@@ -286,10 +299,11 @@ mod tests {
     #[test]
     fn a_process_is_charged_by_its_name() {
         let journal = Journal::default();
-        journal.fetched("file", std::process::id(), 7);
+        journal.fetched("notes", "notes/file", std::process::id(), 7);
         let fetched = journal.fetched_so_far();
         let (process, bytes) = fetched.processes.first().expect("it is counted");
         assert_eq!((process.pid, *bytes), (std::process::id(), 7));
+        assert_eq!(fetched.drives, [("notes".to_owned(), 7)]);
     }
 
     #[test]

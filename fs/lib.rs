@@ -6,8 +6,9 @@
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
 //! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
-//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
-//! `serve`, `adapter`, `mountpoint` (mounts as the system lists them), `mount`.
+//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace`, `told` and `write`;
+//! `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one mount), `shown`,
+//! `adapter`, `mount`.
 #![deny(unsafe_code)]
 
 mod adapter;
@@ -26,9 +27,12 @@ mod mount;
 mod mountpoint;
 mod namespace;
 mod platform;
+mod root;
 mod serve;
+mod shown;
 mod staging;
 mod symlink;
+mod told;
 mod volume;
 mod walk_ahead;
 mod write;
@@ -46,4 +50,5 @@ pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
 pub use namespace::{Maker, Rename};
 pub use platform::settle_allocator;
+pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
 pub use xattr::Answer;

@@ -18,16 +18,21 @@ use tokio::sync::watch;
 use crate::adapter::Adapter;
 use crate::attr::Owner;
 use crate::filesystem::{Fs, FsOptions, Patience};
-use crate::invalidate::{Batch, Invalidation};
+use crate::invalidate::{Batch, Invalidation, Invalidations};
+use crate::journal::Journal;
 use crate::mountpoint::{self, Detach, Mounted, UnmountError};
 use crate::platform::{self, Attachment};
+use crate::root::{Drives, Root, RootLimits};
 use crate::serve::{Server, Witness};
+use crate::shown::Shown;
 
 /// Threads that receive the kernel's requests. None of them ever waits for the network.
 const MAX_THREADS: usize = 4;
 /// Digits of the drive's key shown as the source of a mount. Enough to tell drives apart, too few
 /// to open one: mounts are visible to every user of the machine.
 const SHOWN_KEY_DIGITS: usize = 16;
+/// Shown as the source of a mount of all drives.
+const ROOT_SOURCE: &str = "hypermount";
 /// How long the threads of an ended mount may take to notice.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long storing what was never closed may take when a mount ends.
@@ -46,6 +51,13 @@ pub struct MountOptions {
     pub allow_non_empty: bool,
     /// Changes nothing, although this machine may hold the drive's keys.
     pub read_only: bool,
+}
+
+impl MountOptions {
+    fn fs(&self) -> FsOptions {
+        let Self { owner, patience, read_only, .. } = *self;
+        FsOptions { owner, patience, read_only }
+    }
 }
 
 impl Default for MountOptions {
@@ -83,14 +95,18 @@ pub enum MountError {
     System { path: PathBuf, source: io::Error },
 }
 
-/// A drive mounted by this process. Dropping it unmounts.
+/// Threads to be waited for at the end.
+type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+/// A drive mounted by this process, or all of them. Dropping it unmounts.
 pub struct Mount {
     mounted: Mounted,
-    fs: Arc<Fs>,
+    shown: Shown,
+    writable: bool,
     server: Arc<Server>,
     runtime: Handle,
     ended: watch::Receiver<bool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
 }
 
 impl Mount {
@@ -104,16 +120,40 @@ impl Mount {
         runtime: Handle,
     ) -> Result<Self, MountError> {
         let path = prepare(mountpoint, &options)?;
-        let system = |source| MountError::System { path: path.clone(), source };
         let key = drive.key().to_hex();
         let source = format!("hyper://{}", key.get(..SHOWN_KEY_DIGITS).unwrap_or(&key));
-        let MountOptions { owner, patience, read_only, .. } = options;
-        let fs_options = FsOptions { owner, patience, read_only };
-        let fs = Fs::new(drive, store, fs_options, runtime.clone());
-        let read_only = !fs.is_writable();
-        let server = Arc::new(Server::new(runtime.clone(), witness(&fs)));
-        let adapter = Adapter::new(fs.clone(), server.clone());
-        let allow_other = options.allow_other;
+        let fs = Fs::new(drive, store, options.fs(), runtime.clone());
+        let writable = fs.is_writable();
+        Self::attach(Shown::Drive(fs), writable, source, path, options, runtime)
+    }
+
+    /// The same of everything `drives` knows; see [`Root`].
+    pub fn start_root(
+        drives: Arc<dyn Drives>,
+        store: Store,
+        mountpoint: &Path,
+        options: MountOptions,
+        limits: RootLimits,
+        runtime: Handle,
+    ) -> Result<Self, MountError> {
+        let path = prepare(mountpoint, &options)?;
+        let root = Root::new(drives, store, &path, options.fs(), limits, runtime.clone());
+        let source = String::from(ROOT_SOURCE);
+        Self::attach(Shown::Root(root), !options.read_only, source, path, options, runtime)
+    }
+
+    fn attach(
+        shown: Shown,
+        writable: bool,
+        source: String,
+        path: PathBuf,
+        options: MountOptions,
+        runtime: Handle,
+    ) -> Result<Self, MountError> {
+        let system = |source| MountError::System { path: path.clone(), source };
+        let server = Arc::new(Server::new(runtime.clone(), witness(&shown)));
+        let adapter = Adapter::new(shown.clone(), server.clone());
+        let (allow_other, read_only) = (options.allow_other, !writable);
         let attachment = Attachment { source: source.clone(), allow_other, read_only };
         let session =
             platform::attach(adapter, &path, &attachment, config(&options)).map_err(&system)?;
@@ -124,21 +164,18 @@ impl Mount {
         });
         let notifier = session.notifier();
         let (end, ended) = watch::channel(false);
+        let threads = Threads::default();
+        let telling = tell_of(&shown, notifier, &threads);
         let serving = spawn("hypermount-serve", move || {
             if let Err(error) = session.run() {
                 log::warn!("the connection to the kernel ended: {error}");
             }
             end.send_replace(true);
         });
-        let telling = spawn("hypermount-tell", {
-            let fs = fs.clone();
-            move || tell(&fs, &notifier)
-        });
-        let mount = Self { mounted, fs, server, runtime, ended, threads: Mutex::default() };
-        for thread in [serving, telling] {
-            // On failure `mount` is dropped, which takes down what was started.
-            mount.keep(thread.map_err(&system)?);
-        }
+        let mount = Self { mounted, shown, writable, server, runtime, ended, threads };
+        // On failure `mount` is dropped, which takes down what was started.
+        mount.keep(serving.map_err(&system)?);
+        telling.map_err(&system)?;
         Ok(mount)
     }
 
@@ -151,9 +188,30 @@ impl Mount {
         &self.mounted.mountpoint
     }
 
-    /// The filesystem behind it.
-    pub fn fs(&self) -> &Arc<Fs> {
-        &self.fs
+    /// The filesystems of the drives that are open in it: one, unless it shows all there are.
+    pub fn open(&self) -> Vec<Arc<Fs>> {
+        self.shown.open()
+    }
+
+    /// The drives that are open, nested ones too.
+    pub fn drives(&self) -> Vec<Drive> {
+        self.shown.drives()
+    }
+
+    /// Whether it shows all drives there are.
+    pub fn is_root(&self) -> bool {
+        matches!(self.shown, Shown::Root(_))
+    }
+
+    /// Inodes the kernel knows, files and directories it has open.
+    pub fn load(&self) -> (usize, usize) {
+        let loads = self.open().into_iter().map(|fs| fs.load());
+        loads.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// What failed, and who fetched how much.
+    pub fn journal(&self) -> &Arc<Journal> {
+        self.shown.journal()
     }
 
     /// Requests that wait for the network now.
@@ -210,7 +268,7 @@ impl Mount {
     /// Ends the threads of a mount that is gone.
     fn end(&self) {
         self.server.stop();
-        self.fs.invalidations().close();
+        self.shown.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let (done, all_done) = std::sync::mpsc::channel();
@@ -231,12 +289,14 @@ impl Mount {
 impl Mount {
     /// What was written and never closed becomes part of the drive, and everything safe.
     fn finish(&self) {
-        if !self.fs.is_writable() {
+        if !self.writable {
             return;
         }
-        let (fs, (done, all_done)) = (self.fs.clone(), std::sync::mpsc::channel());
+        let (open, (done, all_done)) = (self.open(), std::sync::mpsc::channel());
         self.runtime.spawn(async move {
-            fs.finish().await;
+            for fs in open.iter().filter(|fs| fs.is_writable()) {
+                fs.finish().await;
+            }
             let _ = done.send(());
         });
         if all_done.recv_timeout(FINISH_LIMIT).is_err() {
@@ -247,20 +307,19 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let over = self.threads.get_mut().is_ok_and(|threads| threads.is_empty());
+        let over = self.threads.lock().is_ok_and(|threads| threads.is_empty());
         if !over {
             self.shutdown();
         }
     }
 }
 
-/// Notes failed requests in the filesystem's journal.
-fn witness(fs: &Arc<Fs>) -> Witness {
-    let fs = Arc::downgrade(fs);
+/// Notes failed requests in the mount's journal.
+fn witness(shown: &Shown) -> Witness {
+    let shown = shown.downgrade();
     Arc::new(move |request, error| {
-        let Some(fs) = fs.upgrade() else { return };
-        if let Ok(path) = fs.node(request.ino, |node| node.path.clone()) {
-            fs.journal().failed(&path, request.operation, request.thread, error);
+        if let Some(shown) = shown.upgrade() {
+            shown.witness(request, error);
         }
     })
 }
@@ -280,13 +339,50 @@ fn config(options: &MountOptions) -> Config {
     config
 }
 
-/// Tells the kernel what changed, until there is nobody to tell. The only place that does, and a
+/// Starts a thread for each drive that tells the kernel what changed in it, now and when one is opened.
+/// One for all would have every drive wait for the slowest.
+fn tell_of(shown: &Shown, notifier: Notifier, threads: &Threads) -> io::Result<()> {
+    let keep = |threads: &Threads, thread| {
+        threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    };
+    let start = move |fs: &Arc<Fs>, notifier: Notifier| {
+        let fs = fs.clone();
+        spawn("hypermount-tell", move || tell(fs.invalidations(), || fs.everything(), &notifier))
+    };
+    match shown {
+        Shown::Drive(fs) => keep(threads, start(fs, notifier)?),
+        Shown::Root(root) => {
+            let (own, told_by) = (root.invalidations().clone(), notifier.clone());
+            let thread = spawn("hypermount-tell", move || tell(&own, Vec::new, &told_by))?;
+            keep(threads, thread);
+            let threads = Arc::downgrade(threads);
+            root.tell_by(Box::new(move |fs| {
+                let Some(threads) = threads.upgrade() else { return };
+                threads
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .retain(|thread| !thread.is_finished());
+                match start(fs, notifier.clone()) {
+                    Ok(thread) => keep(&threads, thread),
+                    Err(error) => log::error!("{}: changes are not told: {error}", fs.prefix()),
+                }
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Tells the kernel what changed, until there is nobody to tell. The only place that does, and on a
 /// thread of its own: the kernel may keep it waiting behind requests we have not answered.
-fn tell(fs: &Fs, notifier: &Notifier) {
-    while let Some(batch) = fs.invalidations().next() {
+fn tell(
+    invalidations: &Invalidations,
+    everything: impl Fn() -> Vec<Invalidation>,
+    notifier: &Notifier,
+) {
+    while let Some(batch) = invalidations.next() {
         let notices = match batch {
             Batch::These(notices) => notices,
-            Batch::Everything => fs.everything(),
+            Batch::Everything => everything(),
         };
         for notice in notices {
             let told = match &notice {

@@ -67,6 +67,12 @@ pub fn check_namespace(name: &str) -> Result<()> {
     }
 }
 
+/// The answer about what has no attributes at all.
+pub fn of_nothing(name: &OsStr) -> Result<Answer> {
+    check_namespace(name.to_str().ok_or(Error::NoAttribute)?)?;
+    Err(Error::NoAttribute)
+}
+
 /// A later occurrence of a name overrides an earlier one, also by being removed.
 fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
     let (_, value) = stat.attributes.iter().rev().find(|(stored, _)| stored == name)?;

@@ -153,16 +153,24 @@ Examples:
   hypermount mount hyper://KEY+120 ~/old       Version 120, frozen
   hypermount mount notes ~/notes --listen 0.0.0.0:3282
       A drive made by `hypermount create notes`, read by others as it is written
-  hypermount mount ./my-drive ~/drive          The drive of a store directory")]
+  hypermount mount ./my-drive ~/drive          The drive of a store directory
+  hypermount mount --all                       Every drive by a path:
+      ~/Hyperdrive/notes, ~/Hyperdrive/Network/KEY+120/photos")]
 pub struct Mount {
     /// hyper://KEY, with +VERSION after it if wanted, the name of a drive in the store, or the
     /// directory of a store
-    #[arg(value_name = "URL|NAME|DIR")]
-    pub target: Target,
+    #[arg(value_name = "URL|NAME|DIR", required_unless_present = "all")]
+    pub target: Option<Target>,
 
     /// Existing directory to mount on
-    #[arg(value_name = "MNT")]
-    pub mountpoint: PathBuf,
+    #[arg(value_name = "MNT", required_unless_present = "all")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// Mount all drives: those of the store by their names, and in the directory Network any other
+    /// by its key [default: ~/Hyperdrive, which is made]
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[arg(conflicts_with_all = ["target", "mountpoint", "listen"])]
+    pub all: Option<Option<PathBuf>>,
 
     #[command(flatten)]
     pub source: Source,
@@ -274,8 +282,8 @@ pub struct Stat {
 /// Show a drive's key and version and how much of it is here, or the drives of a store
 #[derive(Debug, Args)]
 pub struct Info {
-    /// hyper://KEY, with +VERSION after it if wanted, or the directory of a store
-    #[arg(value_name = "URL|DIR")]
+    /// hyper://KEY, with +VERSION after it if wanted, the directory of a store, or a path in a mount
+    #[arg(value_name = "URL|DIR|PATH")]
     pub target: Target,
 
     #[arg(long)]

@@ -79,7 +79,7 @@ impl FromStr for WaitLimit {
 }
 
 /// The slowest limit: below it peers would take each other for gone.
-const SLOWEST: u64 = 1000;
+pub const SLOWEST: u64 = 1000;
 
 /// `--up`, `--down`: bytes per second; `None` for as many as there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use drive::swarm::{
     BootstrapNode, DiscoveryOptions, Holding, Interest, PeerInfo, Share, SwarmOptions,
 };
-use drive::{DiscoveryKey, Limit, PublicKey, Store, Swarm};
+use drive::{DiscoveryKey, Drive, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};
@@ -77,6 +77,11 @@ impl Network {
         hushed.context(|| "open a drive without looking for it")
     }
 
+    /// Ends looking for a drive, and announcing it.
+    pub fn look_no_more(&self, drive: &PublicKey) {
+        self.0.leave(&drive.discovery_key());
+    }
+
     /// Whether discovery has named a peer for the drive, reachable or not.
     pub fn found(&self, drive: &PublicKey) -> bool {
         self.0.found(&drive.discovery_key()) > 0
@@ -91,6 +96,14 @@ impl Network {
     pub fn limit(&self, up: Limit, down: Limit) {
         self.0.rates().up.set(up);
         self.0.rates().down.set(down);
+    }
+
+    /// The same for the index of a drive and for its content, each; what holds for all together holds
+    /// too.
+    pub fn limit_drive(&self, drive: &Drive, up: Limit, down: Limit) {
+        for core in std::iter::once(drive.metadata_core()).chain(drive.content().ok()) {
+            self.0.limit(core.discovery_key(), up, down);
+        }
     }
 
     /// The same as it is: up, down.

@@ -118,13 +118,20 @@ impl Reached {
             match open().await {
                 // A daemon may have come in between.
                 Err(failure) if failure.code() == Code::Locked => {}
-                opened => return opened.map(|session| Self::Here(Box::new(session))),
+                opened => return Self::here(opened?).await,
             }
         }
         match client::find(&wanted.store).await? {
             Some(client) => Ok(remote(client)),
-            None => open().await.map(|session| Self::Here(Box::new(session))),
+            None => Self::here(open().await?).await,
         }
+    }
+}
+
+impl Reached {
+    async fn here(session: Session) -> Result<Self> {
+        session.freshen().await;
+        Ok(Self::Here(Box::new(session)))
     }
 }
 

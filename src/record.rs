@@ -25,6 +25,7 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024;
 pub struct Record {
     pub pid: u32,
     pub mountpoint: PathBuf,
+    /// `hyper://KEY[+VERSION]`; empty for a mount of all drives.
     pub url: String,
     /// Directory of the store it is mounted from.
     #[serde(default)]
@@ -83,6 +84,22 @@ impl Record {
         let mut text = Vec::new();
         file.take(MAX_RECORD_BYTES).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// The record of the mount that a path is in, and the path within it. Looks from the outside
+    /// inwards, and not into the mount: that may hang.
+    pub fn containing(state: &Path, path: &Path) -> Option<(Self, PathBuf)> {
+        let path = std::path::absolute(path).ok()?;
+        let outwards: Vec<_> = path.ancestors().collect();
+        outwards.into_iter().rev().find_map(|ancestor| {
+            let record = Self::read(state, &absolute(ancestor).ok()?)?;
+            Some((record, path.strip_prefix(ancestor).ok()?.to_owned()))
+        })
+    }
+
+    /// Whether it is of a mount of all drives.
+    pub fn is_of_all(&self) -> bool {
+        self.url.is_empty()
     }
 
     /// Waits until no process holds the mount point, at most `limit`; whether that came true.

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use drive::store::Custodian;
 use drive::swarm::DiscoveryOptions;
@@ -21,6 +22,8 @@ use crate::terminal;
 
 /// Bytes of a drive's URL that tell drives apart and open none, for logs.
 pub const SHORT_URL: usize = "hyper://".len() + 12;
+/// How long a command that looks once waits for news of a drive that is here already.
+const FRESH_LIMIT: Duration = Duration::from_millis(1500);
 /// How many nested drives a path may cross.
 const MAX_NESTED_DRIVES: usize = 16;
 
@@ -124,14 +127,7 @@ impl Session {
         named: &impl Display,
     ) -> Result<Self> {
         let discovery = finding(by_key, source)?;
-        let network = if source.peers.is_empty() && discovery.is_off() {
-            None
-        } else {
-            let network = Network::for_reading(&store)?;
-            network.discover(&discovery).await?;
-            network.dial(&source.peers);
-            Some(network)
-        };
+        let network = network(&store, source, by_key).await?;
         let wait = if network.is_some() { source.limit().wait() } else { Wait::Local };
         let spinner = network.as_ref().map(|_| terminal::spinner(waiting_for(source)));
         let opened = Drive::open(&store, &url.key, url.version, wait).await;
@@ -168,6 +164,13 @@ impl Session {
         let address = network.listen(address).await?;
         network.announce(self.drive.key())?;
         Ok(address)
+    }
+
+    /// For a command that looks once: takes in what peers tell of newer versions, if any is asked.
+    pub async fn freshen(&self) {
+        if !self.wait.is_local() {
+            self.drive.freshen(FRESH_LIMIT).await;
+        }
     }
 
     /// The URL of this drive, frozen version included.
@@ -223,6 +226,18 @@ impl Place {
         };
         Err(Failure::failed(&self.path, why))
     }
+}
+
+/// The network of a command, if there is anybody to ask.
+pub async fn network(store: &Store, source: &Source, by_key: bool) -> Result<Option<Network>> {
+    let discovery = finding(by_key, source)?;
+    if source.peers.is_empty() && discovery.is_off() {
+        return Ok(None);
+    }
+    let network = Network::for_reading(store)?;
+    network.discover(&discovery).await?;
+    network.dial(&source.peers);
+    Ok(Some(network))
 }
 
 /// Says which peers could not be reached, if that was waited for.

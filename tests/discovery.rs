@@ -230,3 +230,31 @@ fn readers_are_not_found_and_who_listens_is() {
     succeed(hypermount().arg("unmount").arg(&third));
     listener.wait();
 }
+
+/// The same of a key that is looked up in a mount of all drives, where it is found by nothing else.
+#[test]
+fn a_key_in_a_path_is_found_and_not_announced() {
+    let Some(machines) = Machines::on_one_cable(3) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let lan = ["--network", "lan"];
+    let server = serve(&machines, 0, &store, &lan);
+    let at = directory.path().join("all");
+    fs::create_dir_all(&at).expect("make a directory");
+    let mut command = hypermount();
+    command.args(["mount", "--foreground", "--all"]).arg(&at);
+    command.arg("--store").arg(directory.path().join("fetched")).args(lan);
+    let mut all = Running::start(&mut machines.on(1, &mut command));
+    all.line();
+    let file = at.join("Network").join(&key).join("hello.txt");
+    assert_eq!(fs::read_to_string(&file).expect("it is found by its key"), TEXT);
+    drop(server);
+    let mut command = hypermount();
+    command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
+    command.arg("--store").arg(directory.path().join("second")).args(lan);
+    let looked = living::finish(&mut machines.on(2, &mut command));
+    assert_eq!(looked.status.code(), Some(3), "{looked:?}");
+    assert_eq!(fs::read_to_string(&file).expect("it goes on"), TEXT);
+    succeed(hypermount().arg("unmount").arg(&at));
+    assert!(all.wait().success());
+}

@@ -127,6 +127,24 @@ fn what_the_reference_appends_is_seen() {
     assert_eq!(std::fs::read_dir(mounted.path("nested")).expect("list").count(), 2);
 }
 
+/// The same by commands that look once, with a store that has what was there before.
+#[test]
+fn what_the_reference_appends_is_seen_at_the_next_look() {
+    let made = Made::new(&["--files", "20"]);
+    let (mut server, peer) = made.serve();
+    let (store, url) = (made.path("store"), format!("hyper://{}", made.key));
+    let cat = || {
+        let mut command = living::hypermount();
+        let command = command.args(["cat", &url, "hello.txt", "--peer", &peer, "--store"]);
+        succeed(command.arg(&store))
+    };
+    cat();
+    for text in ["one", "two", "three"] {
+        server.ask(json!({"op": "put", "path": "/hello.txt", "text": text}));
+        assert_eq!(cat(), text);
+    }
+}
+
 #[test]
 fn the_reference_reads_what_we_serve() {
     let made = Made::new(&["--files", "300"]);

@@ -287,6 +287,11 @@ impl Demand {
         state.changes.drain(..).collect()
     }
 
+    /// How many blocks are wanted now, by readers or ahead of them.
+    pub fn count(&self) -> usize {
+        self.state().blocks.len()
+    }
+
     #[cfg(test)]
     pub(crate) fn wanted(&self) -> Vec<(u64, Urgency)> {
         self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()

@@ -230,8 +230,14 @@ pub struct Watch {
 #[command(before_help = "\
 Examples:
   hypermount limit --up 500k --down 2M
-  hypermount limit --up none")]
+  hypermount limit --up none
+  hypermount limit notes --up 100k             One drive; what holds for all holds too")]
 pub struct LimitRates {
+    /// A path in a mount, a drive's name or URL, or the directory of a store [default: all drives
+    /// together]
+    #[arg(value_name = "PATH|NAME|URL|DIR")]
+    pub what: Option<PathBuf>,
+
     #[command(flatten)]
     pub rates: Rates,
 

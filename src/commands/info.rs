@@ -5,13 +5,20 @@ use crate::answers::{self, About};
 use crate::cli::Info;
 use crate::daemon::model::DriveQuery;
 use crate::failure::{Context, Result};
+use crate::mounted::in_mount;
 use crate::reach::Reached;
 use crate::target::Target;
 use crate::terminal::{self, escaped, size};
 
 pub async fn run(args: &Info) -> Result {
-    let whole_store = matches!(args.target, Target::Directory(_));
-    let about: About = match Reached::open(&args.target, &args.source).await? {
+    let (mut target, mut source) = (args.target.clone(), args.source.clone());
+    if let Target::Directory(path) = &target
+        && let Some((mounted, from)) = in_mount(path)?
+    {
+        (target, source.store) = (mounted, from.store);
+    }
+    let whole_store = matches!(target, Target::Directory(_));
+    let about: About = match Reached::open(&target, &source).await? {
         Reached::Here(session) => answers::about(&session, whole_store).await?,
         Reached::There(remote) => {
             let query = DriveQuery { whole_store, ..remote.base() };

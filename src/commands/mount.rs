@@ -1,10 +1,14 @@
 //! `hypermount mount`: by the daemon of the store, or, in the foreground, by this process alone.
 
-use std::path::Path;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::MountOptions;
+use drive::{DrivePath, DriveUrl};
+use drivefs::{MountOptions, RootLimits};
 use hyper::Method;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -13,15 +17,19 @@ use super::{Ending, print_json, runtime};
 use crate::cli::Mount;
 use crate::client;
 use crate::config;
-use crate::daemon::model::{MountInfo, MountRequest};
+use crate::daemon::model::{Find, MountInfo, MountRequest};
+use crate::everything::Everything;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::mounting::{cannot_mount, check_mountpoint, patience};
+use crate::network::Network;
 use crate::reach::Wanted;
 use crate::record::{self, Record};
 use crate::session::{self, Session, reaches_peers};
 use crate::target::Target;
 use crate::terminal::{self, escaped};
 
+/// Where all drives are mounted, in the home directory, if nobody says otherwise.
+const ROOT: &str = "Hyperdrive";
 /// How long tasks get to end after the mount has; they hold the store until then.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// What the daemon gets on top of the user's own limit: for the kernel's mount.
@@ -30,27 +38,46 @@ const GRACE: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 5;
 
 pub fn run(args: &Mount) -> Result {
-    let mountpoint = record::absolute(&args.mountpoint)
-        .context(|| format!("mount on {}", args.mountpoint.display()))?;
+    let named = directory(args)?;
+    let mountpoint =
+        record::absolute(&named).context(|| format!("mount on {}", named.display()))?;
     if args.foreground {
         return hold(args, &mountpoint);
     }
     check(args, &mountpoint)?;
-    let spinner = terminal::spinner(format!("mounting {}", args.target));
+    let what = args.target.as_ref().map_or("all drives".to_owned(), ToString::to_string);
+    let spinner = terminal::spinner(format!("mounting {what}"));
     let mounted = runtime()?.block_on(by_daemon(args, &mountpoint));
     spinner.finish_and_clear();
     announce(args, &mounted?)
 }
 
+/// The directory to mount on, as it was said. The one that nobody has to say is made.
+fn directory(args: &Mount) -> Result<PathBuf> {
+    match (&args.all, &args.mountpoint) {
+        (Some(Some(directory)), _) | (None, Some(directory)) => Ok(directory.clone()),
+        _ => {
+            let directory = config::home()?.join(ROOT);
+            // A mount that a killed process left there is another failure, and is replaced later.
+            let there = fs::symlink_metadata(&directory);
+            if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                config::private_directory(&directory)?;
+            }
+            Ok(directory)
+        }
+    }
+}
+
 /// What can be known to be wrong without opening anything.
 fn check(args: &Mount, mountpoint: &Path) -> Result {
-    if let Target::Url(url) = &args.target
+    if let Some(Target::Url(url)) = &args.target
         && !url.path.is_root()
     {
-        return Err(Failure::usage(&args.target, "a drive is mounted whole").hint(format!(
+        let target = DriveUrl { path: DrivePath::root(), ..url.clone() };
+        return Err(Failure::usage(&target, "a drive is mounted whole").hint(format!(
             "leave {} off the URL; it will be at {}{}",
             url.path,
-            args.mountpoint.display(),
+            mountpoint.display(),
             url.path
         )));
     }
@@ -59,27 +86,40 @@ fn check(args: &Mount, mountpoint: &Path) -> Result {
 
 /// Has the store's daemon mount, which is started if there is none.
 async fn by_daemon(args: &Mount, mountpoint: &Path) -> Result<MountInfo> {
-    let wanted = Wanted::of_target(&args.target, &args.source)?;
-    let create = session::may_create(&args.target, &args.source)?;
-    session::check_store(&args.target, &wanted.store, create)?;
+    let source = &args.source;
+    let (store, create, find, drive) = match &args.target {
+        Some(target) => {
+            let wanted = Wanted::of_target(target, source)?;
+            let create = session::may_create(target, source)?;
+            session::check_store(target, &wanted.store, create)?;
+            (wanted.store, create, session::find(target, source)?, wanted.drive)
+        }
+        None => {
+            let store = session::store_or_default(source.store.as_deref())?;
+            (store, true, session::find_by_key(true, source)?, String::new())
+        }
+    };
     let asked = MountRequest {
-        drive: wanted.drive,
+        all: args.target.is_none(),
+        drive,
         mountpoint: mountpoint.to_owned(),
-        peers: args.source.peers.clone(),
-        find: session::find(&args.target, &args.source)?,
-        wait: args.source.wait.map(|wait| wait.to_string()),
+        peers: source.peers.clone(),
+        find,
+        wait: source.wait.map(|wait| wait.to_string()),
         listen: args.listen.map(|address| address.to_string()),
         read_only: args.read_only,
         allow_other: args.allow_other,
         save: args.save,
     };
-    let limit = match reaches_peers(&args.target, &args.source)? {
-        false => Some(GRACE),
-        true => args.source.limit().limit().map(|limit| limit + GRACE),
+    let limit = match &args.target {
+        Some(target) if reaches_peers(target, source)? => {
+            source.limit().limit().map(|limit| limit + GRACE)
+        }
+        _ => Some(GRACE),
     };
     let mut attempt = 1;
     loop {
-        let client = client::find_or_start(&wanted.store, create).await?;
+        let client = client::find_or_start(&store, create).await?;
         match client.ask(Method::POST, "/mounts", &asked, limit).await {
             // It had nothing left to do just when it was asked.
             Err(failure) if failure.code() == Code::Locked && attempt < ATTEMPTS => attempt += 1,
@@ -102,10 +142,40 @@ fn hold(args: &Mount, mountpoint: &Path) -> Result {
 async fn serve(args: &Mount, mountpoint: &Path, held: &mut Option<record::Held>) -> Result {
     check(args, mountpoint)?;
     let mut ending = Ending::new()?;
-    let mut session = tokio::select! {
-        session = Session::open(&args.target, &args.source) => session?,
+    let start = async {
+        match &args.target {
+            Some(target) => start_one(args, target, mountpoint, held).await,
+            None => start_all(args, mountpoint, held).await,
+        }
+    };
+    let (mount, network, record) = tokio::select! {
+        started = start => started?,
         () = ending.wait() => return Ok(()),
     };
+    let told = announce(args, &told_of(&record));
+    if told.is_ok() {
+        tokio::select! {
+            () = mount.wait_ended() => (),
+            () = ending.wait() => (),
+        }
+    }
+    mount.shutdown();
+    if let Some(network) = &network {
+        eprintln!("{}: {}", mountpoint.display(), network.traffic());
+        network.close();
+    }
+    told
+}
+
+type Started = (drivefs::Mount, Option<Network>, Record);
+
+async fn start_one(
+    args: &Mount,
+    target: &Target,
+    mountpoint: &Path,
+    held: &mut Option<record::Held>,
+) -> Result<Started> {
+    let mut session = Session::open(target, &args.source).await?;
     let address = match args.listen {
         Some(address) => Some(session.listen(address, &args.source).await?),
         None => None,
@@ -121,37 +191,65 @@ async fn serve(args: &Mount, mountpoint: &Path, held: &mut Option<record::Held>)
         log: None,
     };
     *held = Some(record.hold(&config::state_directory()?)?);
-    let options = MountOptions {
-        allow_other: args.allow_other,
-        patience: patience(args.source.wait, reaches_peers(&args.target, &args.source)?),
-        read_only: args.read_only,
-        ..MountOptions::default()
-    };
+    let options = mount_options(args, reaches_peers(target, &args.source)?);
     let (store, drive) = (session.store.clone(), session.drive.clone());
     let mount = drivefs::Mount::start(drive, store, mountpoint, options, Handle::current())
         .map_err(cannot_mount)?;
-    let told = announce(args, &told_of(&record));
-    if told.is_ok() {
-        tokio::select! {
-            () = mount.wait_ended() => (),
-            () = ending.wait() => (),
-        }
+    Ok((mount, session.network, record))
+}
+
+async fn start_all(
+    args: &Mount,
+    mountpoint: &Path,
+    held: &mut Option<record::Held>,
+) -> Result<Started> {
+    let source = &args.source;
+    let directory = session::store_or_default(source.store.as_deref())?;
+    let store = session::open_at(&directory, true)?;
+    let network = session::network(&store, source, true).await?;
+    let record = Record {
+        pid: process::id(),
+        mountpoint: mountpoint.to_owned(),
+        url: String::new(),
+        store: directory,
+        version: 0,
+        read_only: args.read_only,
+        address: None,
+        log: None,
+    };
+    *held = Some(record.hold(&config::state_directory()?)?);
+    let everything = Everything {
+        store: store.clone(),
+        network: network.clone(),
+        looks: session::find_by_key(true, source)? != Find::default(),
+        is_written: Box::new(|_| false),
+        is_needed: Box::new(|_| false),
+    };
+    let (drives, limits) = (Arc::new(everything), RootLimits::default());
+    let options = mount_options(args, network.is_some());
+    let runtime = Handle::current();
+    let mount = drivefs::Mount::start_root(drives, store, mountpoint, options, limits, runtime)
+        .map_err(cannot_mount)?;
+    Ok((mount, network, record))
+}
+
+fn mount_options(args: &Mount, peers: bool) -> MountOptions {
+    MountOptions {
+        allow_other: args.allow_other,
+        patience: patience(args.source.wait, peers),
+        read_only: args.read_only,
+        ..MountOptions::default()
     }
-    mount.shutdown();
-    if let Some(network) = &session.network {
-        eprintln!("{}: {}", record.url, network.traffic());
-        network.close();
-    }
-    told
 }
 
 /// What a mount that is just made has to be told of.
 fn told_of(record: &Record) -> MountInfo {
     MountInfo {
-        url: record.url.clone(),
+        url: Some(record.url.clone()).filter(|_| !record.is_of_all()),
         name: None,
         mountpoint: record.mountpoint.clone(),
         version: record.version,
+        drives: Vec::new(),
         read_only: record.read_only,
         address: record.address.map(|address| address.to_string()),
         pid: record.pid,
@@ -180,12 +278,13 @@ fn announce(args: &Mount, mounted: &MountInfo) -> Result {
     let access = if mounted.read_only { ", read-only" } else { "" };
     let listening =
         mounted.address.as_ref().map_or(String::new(), |at| format!(", listening on {at}"));
-    let line = format!(
-        "mounted {} on {} (version {}{access}{listening})",
-        mounted.url,
-        escaped(&mounted.mountpoint.to_string_lossy()),
-        mounted.version
-    );
+    let at = escaped(&mounted.mountpoint.to_string_lossy()).into_owned();
+    let line = match &mounted.url {
+        Some(url) => {
+            format!("mounted {url} on {at} (version {}{access}{listening})", mounted.version)
+        }
+        None => format!("mounted all drives on {at}{access}"),
+    };
     if args.foreground {
         return terminal::print_line(&line).context(|| "print");
     }

@@ -17,8 +17,8 @@ use crate::client::{self, ANSWER_LIMIT, Client};
 use crate::config;
 use crate::daemon::model::{Done, DrivePeers, Find, SeedInfo, SeedRequest};
 use crate::failure::{Code, Context, Failure, Result};
+use crate::mounted::find;
 use crate::reach::Wanted;
-use crate::record::{self, Record};
 use crate::session;
 use crate::target::Target;
 use crate::terminal::{self, escaped};
@@ -29,22 +29,6 @@ const ATTEMPTS: usize = 5;
 const POLL: Duration = Duration::from_millis(250);
 /// The largest list of drives that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
-
-/// What a person may name: a mount point, or a drive as everywhere else.
-pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
-    let state = config::state_directory()?;
-    if let Ok(mountpoint) = record::absolute(what)
-        && let Some(record) = Record::read(&state, &mountpoint)
-        && !record.store.as_os_str().is_empty()
-    {
-        let url = record.url.parse::<Target>().context(|| what.display().to_string())?;
-        return Ok((url, of_store(Some(record.store))));
-    }
-    let text = what.to_str().ok_or_else(|| Failure::usage(what.display(), "it is not UTF-8"))?;
-    let target = text.parse::<Target>().context(|| text.to_owned())?;
-    let store = store.filter(|_| !matches!(target, Target::Directory(_)));
-    Ok((target, of_store(store)))
-}
 
 /// Has the store's daemon seed a drive, which is started if there is none.
 async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client, SeedInfo)> {

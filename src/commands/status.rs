@@ -6,16 +6,16 @@ use hyper::Method;
 use serde_json::json;
 
 use super::print_json;
-use super::seed::find;
 use crate::cli::{Peers, Status, Watch, Why};
 use crate::client::{self, Client};
 use crate::config;
 use crate::daemon::model::{
-    self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, MountInfo, SeedInfo,
+    self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, Limits, MountInfo, SeedInfo,
 };
 use crate::failure::{Context, Failure, Result};
+use crate::mounted::find;
 use crate::reach::Wanted;
-use crate::record::{self, Record};
+use crate::record::Record;
 use crate::session::store_or_default;
 use crate::terminal::{self, date, escaped, size};
 
@@ -67,11 +67,24 @@ fn lines(status: &model::Status) -> Vec<String> {
         size(traffic.sent),
         size(traffic.send_rate),
     ));
+    section(&mut lines, "limits", &limits(status), String::clone);
     match status.troubles.as_slice() {
         [] => lines.push("wrong    nothing".to_owned()),
         troubles => section(&mut lines, "wrong", troubles, |trouble| escaped(trouble).into_owned()),
     }
     lines
+}
+
+/// What was said of how fast bytes may flow.
+fn limits(status: &model::Status) -> Vec<String> {
+    let both = |limits: &Limits| {
+        format!("up {}, down {}", super::limit::rate(limits.up), super::limit::rate(limits.down))
+    };
+    let all =
+        (status.limits != Limits::default()).then(|| format!("all  {}", both(&status.limits)));
+    let drives = status.drive_limits.iter();
+    let drives = drives.map(|one| format!("{}  {}", short(&one.url, &one.name), both(&one.limits)));
+    all.into_iter().chain(drives).collect()
 }
 
 /// At most so many lines, the first with the name of what they are.
@@ -88,7 +101,13 @@ fn section<T>(lines: &mut Vec<String>, name: &str, items: &[T], line: impl Fn(&T
 
 fn mount_line(mount: &MountInfo) -> String {
     let mut line = escaped(&mount.mountpoint.display().to_string()).into_owned();
-    line.push_str(&format!("  {}  version {}", short(&mount.url, &mount.name), mount.version));
+    match &mount.url {
+        Some(url) => {
+            let drive = short(url, &mount.name);
+            line.push_str(&format!("  {drive}  version {}", mount.version));
+        }
+        None => line.push_str(&format!("  all drives, {} open", mount.drives.len())),
+    }
     if mount.read_only {
         line.push_str(", read-only");
     }
@@ -166,13 +185,10 @@ pub async fn run_why(args: &Why) -> Result {
 /// is not asked: it may hang.
 async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
     let state = config::state_directory()?;
-    for ancestor in path.ancestors() {
-        let Ok(mountpoint) = record::absolute(ancestor) else { continue };
-        let Some(record) = Record::read(&state, &mountpoint) else { continue };
-        let inside = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-        if let Some(client) = client::find(&record.store).await? {
-            return Ok((client, mountpoint.join(inside)));
-        }
+    if let Some((record, inside)) = Record::containing(&state, path)
+        && let Some(client) = client::find(&record.store).await?
+    {
+        return Ok((client, record.mountpoint.join(inside)));
     }
     Err(Failure::failed(format!("why {}", path.display()), "it is in no mount of a daemon")
         .hint("mounts in the foreground say on stderr what failed"))
@@ -211,11 +227,14 @@ pub async fn run_watch(args: &Watch) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::model::{DriveLimits, MountedDrive};
 
     #[test]
     fn a_status_of_very_much_fits_on_a_screen() {
+        let url = format!("hyper://{}", "ab".repeat(32));
         let mount = MountInfo {
-            url: format!("hyper://{}", "ab".repeat(32)),
+            url: Some(url.clone()),
+            drives: Vec::new(),
             name: None,
             mountpoint: "/mnt".into(),
             version: 1,
@@ -228,8 +247,16 @@ mod tests {
             open: 0,
             failures: 0,
         };
+        let drive = MountedDrive {
+            path: "Network/x".into(),
+            url: url.clone(),
+            name: None,
+            version: 1,
+            read_only: true,
+        };
+        let everything = MountInfo { url: None, drives: vec![drive; 50], ..mount.clone() };
         let seed = SeedInfo {
-            url: mount.url.clone(),
+            url: url.clone(),
             name: Some("notes".into()),
             version: 0,
             blocks: 0,
@@ -238,6 +265,8 @@ mod tests {
             own: false,
             trouble: None,
         };
+        let limits = Limits { up: None, down: Some(2_000_000) };
+        let limited = DriveLimits { url: url.clone(), name: None, limits };
         let status = model::Status {
             version: "0".into(),
             pid: 1,
@@ -247,10 +276,12 @@ mod tests {
             log: None,
             kept: true,
             listening: vec!["0.0.0.0:1".into()],
-            mounts: vec![mount; 50],
+            mounts: [vec![mount; 25], vec![everything; 25]].concat(),
             seeds: vec![seed; 50],
             peers: Vec::new(),
             traffic: Default::default(),
+            limits: Limits { up: Some(1000), down: None },
+            drive_limits: vec![limited; 50],
             troubles: vec!["x".into(); 50],
         };
         let lines = lines(&status);

@@ -30,6 +30,13 @@ pub fn run(args: &Unmount) -> Result {
     };
     let state = config::state_directory()?;
     let process = Record::read(&state, &mountpoint);
+    if process.is_none()
+        && let Some((whole, _)) = Record::containing(&state, &mountpoint)
+    {
+        let at = whole.mountpoint.display();
+        return Err(Failure::failed(what(), format!("it is in the mount at {at}"))
+            .hint(format!("hypermount unmount {at}")));
+    }
     // The daemon also forgets it, if it was to come back. Everything else the system can do alone.
     if !runtime()?.block_on(by_daemon(process.as_ref(), &mountpoint, how))? {
         let how = match how {

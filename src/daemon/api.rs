@@ -24,6 +24,7 @@ use super::metrics;
 use super::model::*;
 use super::openapi::{self, Shape};
 use crate::answers::{self, About, Created, Described, Export, Found, Import, Listed, Progress};
+use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::session::Session;
 
@@ -191,6 +192,21 @@ pub fn routes() -> Vec<Route> {
             get(drive_peers),
         ),
         route(
+            "get",
+            "/drives/{drive}/limits",
+            "How fast bytes of one drive may flow",
+            Value(shape::<Limits>("Limits")),
+            get(drive_limits),
+        ),
+        route(
+            "put",
+            "/drives/{drive}/limits",
+            "Change how fast bytes of one drive may flow, at once",
+            Value(shape::<Limits>("Limits")),
+            put(limit_drive),
+        )
+        .body(shape::<Limits>("Limits")),
+        route(
             "post",
             "/drives/{drive}/import",
             "Copy a directory into a drive",
@@ -336,14 +352,37 @@ async fn shutdown(State(host): App) -> Json<Done> {
 }
 
 async fn limits(State(host): App) -> Json<Limits> {
-    let (up, down) = host.network.limits();
-    Json(Limits { up, down })
+    Json(host.limits())
 }
 
 async fn limit(State(host): App, body: Result<Json<Limits>, JsonRejection>) -> Answer<Limits> {
     let Json(asked) = sound(body)?;
+    must_be_fast_enough(&asked)?;
     host.network.limit(asked.up, asked.down);
     Ok(Json(asked))
+}
+
+async fn drive_limits(State(host): App, drive: Segment) -> Answer<Limits> {
+    let Path(drive) = sound(drive)?;
+    host.limits_of(&drive).await.map(Json)
+}
+
+async fn limit_drive(
+    State(host): App,
+    drive: Segment,
+    body: Result<Json<Limits>, JsonRejection>,
+) -> Answer<Limits> {
+    let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
+    must_be_fast_enough(&asked)?;
+    host.limit_drive(&drive, asked).await.map(Json)
+}
+
+fn must_be_fast_enough(limits: &Limits) -> Result {
+    let slowest = [limits.up, limits.down].into_iter().flatten().min();
+    if slowest.is_none_or(|rate| rate >= SLOWEST) {
+        return Ok(());
+    }
+    Err(Failure::usage("limit", format!("less than {SLOWEST} bytes per second")))
 }
 
 async fn mounts(State(host): App) -> Json<Vec<MountInfo>> {
@@ -372,8 +411,14 @@ async fn drives(State(host): App) -> Answer<Vec<Listed>> {
     let (mounts, seeds) = (host.mounts(), host.seeds());
     for drive in &mut listed {
         drive.seeded = seeds.iter().any(|seed| seed.url == drive.url);
-        let mounted = mounts.iter().filter(|mount| mount.url == drive.url);
-        drive.mountpoints = mounted.map(|mount| mount.mountpoint.display().to_string()).collect();
+        let at = |mount: &MountInfo| {
+            let whole = mount.url.as_ref() == Some(&drive.url);
+            let parts = mount.drives.iter().filter(|part| part.url == drive.url);
+            let parts = parts.map(|part| mount.mountpoint.join(&part.path));
+            whole.then(|| mount.mountpoint.clone()).into_iter().chain(parts).collect::<Vec<_>>()
+        };
+        let mounted = mounts.iter().flat_map(at);
+        drive.mountpoints = mounted.map(|path| path.display().to_string()).collect();
     }
     Ok(Json(listed))
 }
@@ -397,6 +442,7 @@ async fn session(host: &Host, drive: Segment, query: DriveAsked) -> Result<(Sess
     let find = Find { lan: query.lan, bootstrap: split(&query.bootstrap) };
     let peers = split(&query.peers);
     let session = host.session(&drive, &peers, query.wait.as_deref(), &find).await?;
+    session.freshen().await;
     Ok((session, query))
 }
 
@@ -484,6 +530,7 @@ async fn export(
     let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
     let wait = asked.wait.as_deref();
     let mut session = host.session(&drive, &asked.peers, wait, &asked.find).await?;
+    session.freshen().await;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::export(&session, &asked, tell).await))

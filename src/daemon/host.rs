@@ -16,7 +16,7 @@ use drive::{Drive, PublicKey, Store, Wait};
 
 use super::events::Events;
 use super::life::Life;
-use super::model::Find;
+use super::model::{DriveLimits, Find, Limits};
 use super::mounts::Mounted;
 use super::rates::Rates;
 use super::seeds::Seeding;
@@ -30,6 +30,8 @@ use crate::target::Target;
 
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
+/// Drives that have limits of their own.
+pub const MAX_LIMITED: usize = 1024;
 /// Segment of a URL that stands for the store's only drive, or the one it was made for.
 pub const ONLY: &str = "-";
 
@@ -51,6 +53,8 @@ pub struct Host {
     /// Saved mounts that could not be made yet, and why.
     pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
     dialled: Mutex<HashSet<String>>,
+    /// What was said of single drives.
+    limits: Mutex<BTreeMap<PublicKey, Limits>>,
     /// Whether peers are looked for that nobody named.
     finding: tokio::sync::Mutex<Option<Find>>,
     finds: AtomicBool,
@@ -97,6 +101,7 @@ impl Host {
             state: Mutex::new(parts.state),
             pending: Mutex::default(),
             dialled: Mutex::default(),
+            limits: Mutex::default(),
             finding: tokio::sync::Mutex::default(),
             finds: AtomicBool::new(false),
             listening: Mutex::default(),
@@ -172,6 +177,47 @@ impl Host {
         if self.finds() { self.network.announce(key) } else { Ok(()) }
     }
 
+    /// How fast bytes may flow, all drives together.
+    pub fn limits(&self) -> Limits {
+        let (up, down) = self.network.limits();
+        Limits { up, down }
+    }
+
+    /// What a drive has of its own.
+    pub async fn limits_of(&self, drive: &str) -> Result<Limits> {
+        let key = self.key_of(drive).await?;
+        Ok(lock(&self.limits).get(&key).copied().unwrap_or_default())
+    }
+
+    /// Changes that, at once.
+    pub async fn limit_drive(&self, drive: &str, limits: Limits) -> Result<Limits> {
+        let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
+        let key = *session.drive.key();
+        let mut limited = lock(&self.limits);
+        if limits == Limits::default() {
+            limited.remove(&key);
+        } else {
+            if limited.len() >= MAX_LIMITED && !limited.contains_key(&key) {
+                let why = format!("{MAX_LIMITED} drives have limits already");
+                return Err(Failure::failed(format!("limit {drive}"), why)
+                    .hint("take one back: hypermount limit DRIVE --up none --down none"));
+            }
+            limited.insert(key, limits);
+        }
+        self.network.limit_drive(&session.drive, limits.up, limits.down);
+        Ok(limits)
+    }
+
+    /// The drives that have limits of their own.
+    pub fn drive_limits(&self) -> Vec<DriveLimits> {
+        let limited = lock(&self.limits);
+        let describe = |(key, limits): (&PublicKey, &Limits)| {
+            let (url, name) = (session::drive_url(key, None), self.name_of(key));
+            DriveLimits { url, name, limits: *limits }
+        };
+        limited.iter().map(describe).collect()
+    }
+
     /// Dials those that are not dialled yet.
     pub fn dial(&self, peers: &[String]) -> Result {
         let mut dialled = lock(&self.dialled);
@@ -209,13 +255,24 @@ impl Host {
         lock(&self.listening).keys().copied().collect()
     }
 
-    /// Gives away what is mounted or seeded, and nothing else.
-    pub fn choose_shared(&self) {
+    /// The drives that are mounted or seeded.
+    fn in_use(&self) -> Vec<Drive> {
         let mut drives: Vec<Drive> = Vec::new();
         for mounted in lock(&self.mounts).values() {
-            drives.extend(mounted.mount.fs().drives());
+            drives.extend(mounted.mount.drives());
         }
         drives.extend(lock(&self.seeds).values().filter_map(Seeding::drive));
+        drives
+    }
+
+    /// Whether a drive is mounted or seeded, or is to be.
+    pub fn needs(&self, key: &PublicKey) -> bool {
+        lock(&self.seeds).contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
+    }
+
+    /// Gives away what is mounted or seeded, and nothing else.
+    pub fn choose_shared(&self) {
+        let drives = self.in_use();
         let mut cores = HashSet::new();
         for drive in &drives {
             cores.insert(*drive.metadata_core().discovery_key());

@@ -17,8 +17,13 @@ pub const VERSION_HEADER: &str = "hypermount-version";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountRequest {
-    /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one.
+    /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one;
+    /// not said with `all`.
+    #[serde(default)]
     pub drive: String,
+    /// Everything: the store's drives by their names, and in `Network` any other by its key.
+    #[serde(default)]
+    pub all: bool,
     /// Absolute path of an existing directory.
     pub mountpoint: PathBuf,
     /// Peers to fetch from, `HOST:PORT` each.
@@ -43,7 +48,7 @@ pub struct MountRequest {
 }
 
 /// Bytes per second, all peers together; as many as there are where nothing is said. Not kept over a
-/// restart.
+/// restart of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Sent.
@@ -52,6 +57,15 @@ pub struct Limits {
     /// Received.
     #[serde(default)]
     pub down: Option<u64>,
+}
+
+/// A drive that has limits of its own.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DriveLimits {
+    pub url: String,
+    pub name: Option<String>,
+    /// For its index and its content, each.
+    pub limits: Limits,
 }
 
 /// Where peers are looked for; nowhere by default. All requests to one daemon that look for any must
@@ -69,12 +83,15 @@ pub struct Find {
 /// A mount as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MountInfo {
-    pub url: String,
+    /// `null` of a mount of all drives.
+    pub url: Option<String>,
     /// The name the drive was created with, where this store has it.
     pub name: Option<String>,
     pub mountpoint: PathBuf,
-    /// The version that is shown.
+    /// The version that is shown; 0 of a mount of all drives.
     pub version: u64,
+    /// Of a mount of all drives: those that are open now.
+    pub drives: Vec<MountedDrive>,
     pub read_only: bool,
     /// Where peers are answered, if this mount asked for that.
     pub address: Option<String>,
@@ -89,6 +106,17 @@ pub struct MountInfo {
     pub open: usize,
     /// Calls that failed, of those still remembered.
     pub failures: usize,
+}
+
+/// A drive in a mount of all drives.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MountedDrive {
+    /// Within the mount.
+    pub path: String,
+    pub url: String,
+    pub name: Option<String>,
+    pub version: u64,
+    pub read_only: bool,
 }
 
 /// A drive that is given to others for good, and kept whole if it is somebody else's.
@@ -172,6 +200,10 @@ pub struct Status {
     pub seeds: Vec<SeedInfo>,
     pub peers: Vec<ConnectedPeer>,
     pub traffic: TrafficTotal,
+    /// For all drives together.
+    pub limits: Limits,
+    /// Of drives that have some of their own.
+    pub drive_limits: Vec<DriveLimits>,
     /// What is wrong, one sentence each.
     pub troubles: Vec<String>,
 }
@@ -261,12 +293,13 @@ pub enum Happening {
         pid: u32,
     },
     Mounted {
-        url: String,
+        /// `null` of all drives.
+        url: Option<String>,
         mountpoint: PathBuf,
         version: u64,
     },
     Unmounted {
-        url: String,
+        url: Option<String>,
         mountpoint: PathBuf,
     },
     /// A mounted or seeded drive has a new version.

@@ -5,14 +5,18 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::{Detach, Mount, MountOptions};
+use drive::PublicKey;
+use drivefs::{Detach, Fs, Mount, MountOptions, RootLimits};
 use tokio::runtime::Handle;
 
 use super::host::{Host, lock, short, wait_limit};
-use super::model::{Happening, How, MountInfo, MountRequest};
+use super::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
+use crate::config::WaitLimit;
+use crate::everything::Everything;
 use crate::failure::{Context, Failure, Result};
 use crate::mounting::{cannot_mount, cannot_unmount, check_mountpoint, patience};
 use crate::record::{self, Held, Record};
+use crate::session::drive_url;
 
 /// Pause before a saved mount that could not be made is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -21,14 +25,31 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Where a drive of a mount is. (Joined with nothing a path would get a slash at its end.)
+pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
+    if prefix.is_empty() { mountpoint.to_owned() } else { mountpoint.join(prefix) }
+}
+
 pub struct Mounted {
     pub mount: Mount,
     pub record: Record,
     held: std::sync::Mutex<Option<Held>>,
 }
 
+impl Mounted {
+    /// Of its drive; `None` of all drives.
+    pub fn url(&self) -> Option<String> {
+        Some(self.record.url.clone()).filter(|_| !self.record.is_of_all())
+    }
+
+    /// What is mounted, for a log.
+    fn shown(&self) -> String {
+        self.url().map_or_else(|| "all drives".to_owned(), |url| short(&url))
+    }
+}
+
 impl Host {
-    /// Mounts a drive; returns when it can be used.
+    /// Mounts a drive, or all of them; returns when it can be used.
     pub async fn mount(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
         let what = || format!("mount on {}", asked.mountpoint.display());
         if !asked.mountpoint.is_absolute() {
@@ -38,6 +59,12 @@ impl Host {
         check_mountpoint(&mountpoint)?;
         let wait = asked.wait.as_deref().map(wait_limit).transpose()?;
         let limit = asked.wait.as_deref();
+        if asked.all != asked.drive.is_empty() {
+            return Err(Failure::usage(what(), "either one drive is mounted, or all are"));
+        }
+        if asked.all {
+            return self.mount_all(asked, mountpoint, wait).await;
+        }
         let session = self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         let address = match &asked.listen {
             Some(address) => {
@@ -49,25 +76,17 @@ impl Host {
         };
         let writable = session.drive.writable() && !asked.read_only;
         if writable {
-            self.must_be_only_writer(&session.url())?;
+            self.must_be_only_writer(session.drive.key())?;
         }
         let record = Record {
-            pid: process::id(),
-            mountpoint: mountpoint.clone(),
             url: session.url(),
-            store: self.directory.clone(),
             version: session.drive.snapshot().version(),
             read_only: !writable,
             address,
-            log: self.log.clone(),
+            ..self.record(&mountpoint)
         };
         let held = record.hold(&self.state_directory)?;
-        let options = MountOptions {
-            allow_other: asked.allow_other,
-            patience: patience(wait, self.knows_peers()),
-            read_only: asked.read_only,
-            ..MountOptions::default()
-        };
+        let options = self.mount_options(asked, wait);
         let (drive, store, at) = (session.drive.clone(), self.store.clone(), mountpoint.clone());
         let runtime = Handle::current();
         let mount =
@@ -75,6 +94,79 @@ impl Host {
                 .await
                 .map_err(|error| Failure::failed(what(), error))?
                 .map_err(cannot_mount)?;
+        self.made(mount, record, held, asked)
+    }
+
+    /// Mounts everything there is.
+    async fn mount_all(
+        self: &Arc<Self>,
+        asked: &MountRequest,
+        mountpoint: PathBuf,
+        wait: Option<WaitLimit>,
+    ) -> Result<MountInfo> {
+        let what = || format!("mount on {}", mountpoint.display());
+        if asked.listen.is_some() {
+            return Err(Failure::usage(what(), "nothing is announced by a mount of all drives")
+                .hint("`hypermount share NAME --listen ADDR:PORT` gives a drive to others"));
+        }
+        self.dial(&asked.peers)?;
+        self.find(&asked.find).await?;
+        let record = Record { read_only: asked.read_only, ..self.record(&mountpoint) };
+        let held = record.hold(&self.state_directory)?;
+        let (host, other) = (Arc::downgrade(self), Arc::downgrade(self));
+        let everything = Everything {
+            store: self.store.clone(),
+            network: Some(self.network.clone()),
+            looks: asked.find != Find::default(),
+            is_written: Box::new(move |key| {
+                host.upgrade().is_some_and(|host| host.written_at(key).is_some())
+            }),
+            is_needed: Box::new(move |key| other.upgrade().is_some_and(|host| host.needs(key))),
+        };
+        let options = self.mount_options(asked, wait);
+        let (store, at, runtime) = (self.store.clone(), mountpoint.clone(), Handle::current());
+        let start = move || {
+            let (drives, limits) = (Arc::new(everything), RootLimits::default());
+            Mount::start_root(drives, store, &at, options, limits, runtime)
+        };
+        let mount = tokio::task::spawn_blocking(start)
+            .await
+            .map_err(|error| Failure::failed(what(), error))?
+            .map_err(cannot_mount)?;
+        self.made(mount, record, held, asked)
+    }
+
+    fn record(&self, mountpoint: &Path) -> Record {
+        Record {
+            pid: process::id(),
+            mountpoint: mountpoint.to_owned(),
+            url: String::new(),
+            store: self.directory.clone(),
+            version: 0,
+            read_only: true,
+            address: None,
+            log: self.log.clone(),
+        }
+    }
+
+    fn mount_options(&self, asked: &MountRequest, wait: Option<WaitLimit>) -> MountOptions {
+        MountOptions {
+            allow_other: asked.allow_other,
+            patience: patience(wait, self.knows_peers()),
+            read_only: asked.read_only,
+            ..MountOptions::default()
+        }
+    }
+
+    /// Keeps a mount that was made, also over a restart if that was asked for.
+    fn made(
+        self: &Arc<Self>,
+        mount: Mount,
+        record: Record,
+        held: Held,
+        asked: &MountRequest,
+    ) -> Result<MountInfo> {
+        let mountpoint = record.mountpoint.clone();
         let mounted = Arc::new(Mounted { mount, record, held: Some(held).into() });
         lock(&self.mounts).insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
@@ -87,9 +179,9 @@ impl Host {
                 state.mounts.push(saved);
             })?;
         }
-        let Record { url, version, .. } = mounted.record.clone();
-        log::info!("mounted {} on {}", short(&url), mountpoint.display());
-        self.events.tell(Happening::Mounted { url, mountpoint, version });
+        let version = mounted.record.version;
+        log::info!("mounted {} on {}", mounted.shown(), mountpoint.display());
+        self.events.tell(Happening::Mounted { url: mounted.url(), mountpoint, version });
         let (host, watched) = (self.clone(), mounted.clone());
         tokio::spawn(async move {
             watched.mount.wait_ended().await;
@@ -98,14 +190,22 @@ impl Host {
         Ok(self.describe_mount(&mounted))
     }
 
+    /// Where a drive is mounted for writing.
+    fn written_at(&self, key: &PublicKey) -> Option<PathBuf> {
+        lock(&self.mounts).values().find_map(|mounted| {
+            let open = mounted.mount.open();
+            let written = open.iter().find(|fs| fs.is_writable() && fs.drive().key() == key)?;
+            Some(within(&mounted.record.mountpoint, written.prefix()))
+        })
+    }
+
     /// Two mounts of a drive would not show each other's unfinished writes.
-    fn must_be_only_writer(&self, url: &str) -> Result {
-        let mounts = lock(&self.mounts);
-        let other = mounts.values().find(|m| m.record.url == url && !m.record.read_only);
-        let Some(other) = other else { return Ok(()) };
-        let why =
-            format!("it is mounted at {} and written there", other.record.mountpoint.display());
-        Err(Failure::failed(format!("mount {}", short(url)), why).hint("mount it --read-only here"))
+    fn must_be_only_writer(&self, key: &PublicKey) -> Result {
+        let Some(other) = self.written_at(key) else { return Ok(()) };
+        let why = format!("it is mounted at {} and written there", other.display());
+        let url = drive_url(key, None);
+        Err(Failure::failed(format!("mount {}", short(&url)), why)
+            .hint("mount it --read-only here"))
     }
 
     /// Puts away what is left of a mount that is gone.
@@ -122,9 +222,8 @@ impl Host {
             }
         }
         self.choose_shared();
-        let url = mounted.record.url.clone();
-        log::info!("{} is not mounted on {} any more", short(&url), mountpoint.display());
-        self.events.tell(Happening::Unmounted { url, mountpoint });
+        log::info!("{} is not mounted on {} any more", mounted.shown(), mountpoint.display());
+        self.events.tell(Happening::Unmounted { url: mounted.url(), mountpoint });
         lock(&self.last_records).extend(lock(&mounted.held).take());
         drop(busy);
     }
@@ -213,6 +312,9 @@ impl Host {
     /// A drive that was seen before is opened without asking anybody.
     async fn mount_from_here_or(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
         self.dial(&asked.peers)?;
+        if asked.all {
+            return self.mount(asked).await;
+        }
         let limit = asked.wait.as_deref();
         let known = self.session(&asked.drive, &[], Some("0"), &asked.find).await.is_ok();
         if !known {
@@ -239,12 +341,24 @@ impl Host {
     fn describe_mount(&self, mounted: &Mounted) -> MountInfo {
         let (mount, record) = (&mounted.mount, &mounted.record);
         let saved = lock(&self.state).mounts.iter().any(|s| s.mountpoint == record.mountpoint);
-        let (_, open) = mount.fs().load();
+        let (_, open) = mount.load();
+        let filesystems = mount.open();
+        let describe = |fs: &Arc<Fs>| MountedDrive {
+            path: fs.prefix().to_owned(),
+            url: drive_url(fs.drive().key(), fs.drive().frozen_version()),
+            name: self.name_of(fs.drive().key()),
+            version: fs.version(),
+            read_only: !fs.is_writable(),
+        };
+        let mut drives: Vec<_> = filesystems.iter().map(describe).collect();
+        // The one drive of a mount is the mount.
+        let only = if record.is_of_all() { None } else { drives.pop() };
         MountInfo {
-            url: record.url.clone(),
-            name: self.name_of(mount.fs().drive().key()),
+            url: mounted.url(),
+            name: only.as_ref().and_then(|drive| drive.name.clone()),
             mountpoint: record.mountpoint.clone(),
-            version: mount.fs().version(),
+            version: only.map_or(0, |drive| drive.version),
+            drives,
             read_only: record.read_only,
             address: record.address.map(|address| address.to_string()),
             pid: record.pid,
@@ -252,7 +366,7 @@ impl Host {
             saved,
             waiting: mount.waiting(),
             open,
-            failures: mount.fs().journal().failures().len(),
+            failures: mount.journal().failures().len(),
         }
     }
 

@@ -14,6 +14,7 @@ use super::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
+use super::mounts::within;
 use super::seeds::{completeness, cores};
 use crate::failure::Result;
 use crate::session::drive_url;
@@ -38,6 +39,8 @@ impl Host {
             seeds: self.seeds(),
             peers: self.peers(),
             traffic: self.traffic(),
+            limits: self.limits(),
+            drive_limits: self.drive_limits(),
             troubles: self.troubles(),
         }
     }
@@ -134,7 +137,7 @@ impl Host {
         };
         let mut failures = Vec::new();
         for (mountpoint, mounted) in mounts {
-            let known = mounted.mount.fs().journal().failures();
+            let known = mounted.mount.journal().failures();
             failures.extend(known.into_iter().map(|failed| describe_failure(&mountpoint, failed)));
         }
         let Some(path) = path else {
@@ -158,7 +161,7 @@ impl Host {
         let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
         for mounted in mounts {
             let mountpoint = &mounted.record.mountpoint;
-            let fetched = mounted.mount.fs().journal().fetched_so_far();
+            let fetched = mounted.mount.journal().fetched_so_far();
             activity.processes.extend(fetched.processes.into_iter().map(|(process, fetched)| {
                 let drivefs::Process { pid, program } = process;
                 ProcessActivity { pid, program, mountpoint: mountpoint.clone(), fetched }
@@ -168,8 +171,13 @@ impl Host {
                 path,
                 fetched,
             }));
-            let (url, fetched) = (mounted.record.url.clone(), fetched.total);
-            activity.drives.push(DriveActivity { url, mountpoint: mountpoint.clone(), fetched });
+            let open = mounted.mount.open();
+            activity.drives.extend(open.iter().map(|fs| {
+                let url = drive_url(fs.drive().key(), fs.drive().frozen_version());
+                let charged = fetched.drives.iter().find(|(prefix, _)| prefix == fs.prefix());
+                let fetched = charged.map_or(0, |(_, bytes)| *bytes);
+                DriveActivity { url, mountpoint: within(mountpoint, fs.prefix()), fetched }
+            }));
         }
         activity.processes.sort_by_key(|process| std::cmp::Reverse(process.fetched));
         activity.files.sort_by_key(|file| std::cmp::Reverse(file.fetched));
@@ -228,7 +236,9 @@ fn remedy(errno: &str) -> Option<&'static str> {
         "EFBIG" => "the format holds no file that large",
         "EPERM" => "the format has no such thing, or it belongs to another drive",
         "EILSEQ" => "give it a name in UTF-8",
-        "ENFILE" => "leave some of the nested drives",
+        "ENFILE" => {
+            "leave some of the drives that are open there; they are closed when nobody uses them"
+        }
         _ => return None,
     })
 }
@@ -263,11 +273,13 @@ impl Host {
         let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
         let mut failures = HashMap::new();
         for mounted in &mounts {
-            let fs = mounted.mount.fs();
-            shown.insert(mounted.record.url.clone(), fs.version());
+            for fs in mounted.mount.open() {
+                let url = drive_url(fs.drive().key(), fs.drive().frozen_version());
+                shown.insert(url, fs.version());
+            }
             let at = &mounted.record.mountpoint;
             let before = seen.failures.get(at).copied().unwrap_or(0);
-            let (count, new) = fs.journal().failures_after(before);
+            let (count, new) = mounted.mount.journal().failures_after(before);
             for failed in new {
                 self.events.tell(Happening::Failure { failure: describe_failure(at, failed) });
             }

@@ -123,6 +123,9 @@ fn every_route_answers_as_the_document_says() {
     ask("get", "/drives/{drive}/entry", "/drives/-/entry?path=big.bin", none.clone());
     ask("get", "/drives/{drive}/content", "/drives/-/content?path=big.bin", none.clone());
     ask("get", "/drives/{drive}/peers", "/drives/mine/peers", none.clone());
+    let path = "/drives/{drive}/limits";
+    ask("put", path, "/drives/mine/limits", value!({ "down": 500_000 }));
+    ask("get", path, "/drives/mine/limits", none.clone());
     let body = value!({ "directory": input });
     ask("post", "/drives/{drive}/import", "/drives/mine/import", body);
     let body = value!({ "directory": output, "measure": true });
@@ -181,6 +184,9 @@ fn what_makes_no_sense_is_refused_in_words() {
         ("GET", "/drives/%2Fetc", "", 400),
         ("POST", "/drives/-/export", "{\"directory\":\"relative\"}", 400),
         ("DELETE", "/seeds/-", "", 422),
+        ("PUT", "/limits", "{\"up\":999}", 400),
+        ("PUT", "/drives/-/limits", "{\"down\":0}", 400),
+        ("PUT", "/drives/absent/limits", "{\"down\":1000}", 422),
     ] {
         let (got, _, answer) = http(&socket, method, path, body);
         assert_eq!(got, status, "{method} {path} {body}: {answer}");

@@ -5,6 +5,8 @@
 mod common;
 
 mod api;
+mod client;
+mod everything;
 mod insight;
 mod life;
 mod saved;

@@ -145,3 +145,83 @@ fn a_nested_drive_is_given_once_it_was_entered() {
     assert_eq!(read.stdout, "mount changed");
     home.run(["unmount", "mnt"]).must_succeed();
 }
+
+/// Sentence 103. "`limit` changes at once how fast bytes flow, of all drives together or, with a drive, of its
+/// index and of its content, and the daemon that ends forgets it."
+#[test]
+fn one_drive_can_be_slower_than_the_others() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    home.golden_store("theirs");
+    home.make("in");
+    fs::write(home.path("in/large"), noise(5_000_000)).unwrap();
+    let other = home.run(["create", "other", "--store", "theirs"]).must_succeed().stdout;
+    home.run(["import", "in", "other", "--store", "theirs"]).must_succeed();
+    let (_serve, peer) = serve(&home, "theirs");
+    let (slow, fast) = (home.make("slow"), home.make("fast"));
+    let url = format!("hyper://{KEY}");
+    home.run(["mount", other.trim(), "slow", "--peer", &peer]).must_succeed();
+    home.run(["mount", &url, "fast", "--peer", &peer]).must_succeed();
+    home.run(["limit", "slow/dir", "--down", "100k"]).must_succeed();
+    let said = json(home.run(["limit", other.trim(), "--json"]));
+    assert_eq!((&said["up"], &said["down"]), (&Value::Null, &100_000.into()));
+    assert_eq!(home.run(["limit", "fast"]).must_succeed().stdout, "up    none\ndown  none\n");
+    let status = home.run(["status"]).must_succeed().stdout;
+    assert!(
+        status.lines().any(|l| l.starts_with("limits") && l.contains("97.7 KiB/s")),
+        "{status}"
+    );
+
+    let reader = std::thread::spawn(move || fs::read(slow.join("large")).unwrap());
+    assert_eq!(fs::read(fast.join("big.bin")).unwrap().len(), 204_800);
+    assert!(!reader.is_finished(), "5 MB take fifty seconds, whatever the machine");
+    home.run(["limit", other.trim(), "--down", "none"]).must_succeed();
+    assert_eq!(reader.join().unwrap(), noise(5_000_000));
+    let status = home.run(["status", "--json"]);
+    assert_eq!(json(status)["drive_limits"].as_array().unwrap().len(), 0);
+    home.run(["limit", "--up", "500k"]).must_succeed();
+    let status = home.run(["status"]).must_succeed().stdout;
+    assert!(status.contains("limits   all  up"), "{status}");
+    home.run(["unmount", "slow"]).must_succeed();
+    home.run(["unmount", "fast"]).must_succeed();
+    home.run(["limit"]).must_fail(1, "no daemon runs");
+}
+
+/// 104. A command that looks at a drive that is here already, and has a peer to ask, shows the newest
+///      version that a peer tells of within 1.5 s.
+#[test]
+fn looking_again_shows_what_is_new() {
+    if !can_mount() {
+        return;
+    }
+    let (writer, reader, served) = (Home::new(), Home::new(), Home::new());
+    let url = create(&writer, "notes");
+    let mnt = writer.make("mnt");
+    let mounted = json(writer.run(["mount", "--json", "notes", "mnt", "--listen", "127.0.0.1:0"]));
+    let peer = mounted["address"].as_str().unwrap().to_owned();
+    let through_a_daemon = ["daemon", "start"];
+    served.run(through_a_daemon).must_succeed();
+    for turn in 0..5 {
+        let text = format!("text of {turn}");
+        fs::write(mnt.join("file"), &text).unwrap();
+        fs::write(mnt.join(format!("file {turn}")), "").unwrap();
+        for home in [&reader, &served] {
+            let cat = home.run(["cat", &url, "file", "--peer", &peer]).must_succeed();
+            assert_eq!(cat.stdout, text);
+            let names = home.run(["ls", &url, "--peer", &peer]).must_succeed().stdout;
+            assert_eq!(names.lines().count(), turn + 2, "{names}");
+            let told = json(home.run(["stat", &url, "file", "--json", "--peer", &peer]));
+            assert_eq!(told["size"], text.len());
+        }
+        let frozen = format!("{url}+2");
+        assert_eq!(reader.run(["ls", &frozen, "--peer", &peer]).must_succeed().stdout, "file\n");
+    }
+    // Nobody to ask, and nobody who answers: what is here is shown.
+    assert_eq!(reader.run(["cat", &url, "file"]).must_succeed().stdout, "text of 4");
+    let nobody = ["cat", &url, "file", "--peer", "127.0.0.1:9"];
+    assert_eq!(reader.run(nobody).must_succeed().stdout, "text of 4");
+    served.run(["daemon", "stop"]).must_succeed();
+    writer.run(["unmount", "mnt"]).must_succeed();
+}

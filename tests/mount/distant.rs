@@ -131,6 +131,11 @@ impl Line {
         Self { address, shared }
     }
 
+    /// Where it is to be dialled.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn hold(&self) {
         self.set(true);
     }

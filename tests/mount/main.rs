@@ -2,7 +2,9 @@
 
 mod common;
 mod distant;
+mod everything;
 mod lifecycle;
 mod remote;
 mod stuck;
+mod told;
 mod view;

@@ -260,7 +260,7 @@ fn a_thousand_files_held_open_stop_nobody_and_leave_nothing() {
     let mut holder = Reader::start(&mut holder);
     until("all are open", || {
         assert_eq!(holder.has_ended(), None, "it could not open them");
-        holder.system_call() == Some(libc::SYS_pause) && distant.mount.fs().load().1 >= 1000
+        holder.system_call() == Some(libc::SYS_pause) && distant.mount.load().1 >= 1000
     });
     assert!(mine() < before + 100, "no descriptor of ours for each of theirs");
     for name in ["here/7", "here/1500", "names/3"] {
@@ -268,5 +268,5 @@ fn a_thousand_files_held_open_stop_nobody_and_leave_nothing() {
     }
     assert_eq!(fs::read_dir(at.join("here")).expect("lists").count(), FILES);
     end(&mut holder, Signal::SIGKILL);
-    until("all are closed", || distant.mount.fs().load().1 == 0);
+    until("all are closed", || distant.mount.load().1 == 0);
 }
