@@ -328,19 +328,14 @@ impl Running {
             return;
         }
         self.stay_known = Instant::now();
-        for relay in self.node.handle.current_relay_addresses() {
-            let handle = self.node.handle.clone();
-            tokio::spawn(async move {
-                if let Err(error) = handle.dht().ping(&relay.host, relay.port).await {
-                    log::debug!("HyperDHT node {}:{}: {error}", relay.host, relay.port);
-                }
-            });
-        }
+        let node = self.node.clone();
+        tokio::spawn(async move { node.greet_relays().await });
     }
 }
 
 async fn tell_own(node: Node) -> Answer {
     let announced = announce(&node, node.target()).await;
+    node.greet_relays().await;
     Answer { topic: None, found: Vec::new(), announced }
 }
 

@@ -9,12 +9,13 @@ mod carry;
 mod server;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libudx::UdxRuntime;
 use peeroxide_dht::crypto::hash;
 use peeroxide_dht::hyperdht::{HyperDhtConfig, HyperDhtHandle, KeyPair, PeerConnection, ServerEvent};
+use peeroxide_dht::messages::Ipv4Peer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -33,12 +34,30 @@ pub struct Node {
     pub handle: HyperDhtHandle,
     /// Who we are on this network. It proves nothing to anybody: made anew by every process.
     pub keys: KeyPair,
+    /// The nodes that pass peers on to us, and our address as each sees it.
+    relays: Arc<Mutex<Vec<(Ipv4Peer, Ipv4Peer)>>>,
 }
 
 impl Node {
     /// What our own address is kept under.
     pub fn target(&self) -> [u8; 32] {
         hash(&self.keys.public_key)
+    }
+
+    pub fn relays(&self) -> Vec<(Ipv4Peer, Ipv4Peer)> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the nodes that pass peers on to us hear from us, and learns what they see.
+    pub async fn greet_relays(&self) {
+        let mut relays = Vec::new();
+        for relay in self.handle.current_relay_addresses() {
+            match self.handle.dht().ping(&relay.host, relay.port).await {
+                Ok(answer) => relays.extend(answer.to.map(|ours| (relay, ours))),
+                Err(error) => log::debug!("HyperDHT node {}:{}: {error}", relay.host, relay.port),
+            }
+        }
+        *self.relays.lock().unwrap_or_else(PoisonError::into_inner) = relays;
     }
 
     /// Connects to a peer by its public key.
@@ -87,7 +106,7 @@ impl Link {
         config.dht.bootstrap = bootstrap.to_vec();
         config.dht.ephemeral = Some(true);
         let (handle, events, task) = start(config).await?;
-        Ok((Node { handle, keys: self.keys.clone() }, events, task))
+        Ok((Node { handle, keys: self.keys.clone(), relays: Arc::default() }, events, task))
     }
 }
 

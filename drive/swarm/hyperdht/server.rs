@@ -10,8 +10,8 @@ use libudx::{UdxRuntime, UdxSocket, UdxStream};
 use peeroxide_dht::holepuncher::Holepuncher;
 use peeroxide_dht::hyperdht::{PeerConnection, ServerEvent, alloc_stream_id};
 use peeroxide_dht::hyperdht_messages::{
-    ERROR_NONE, FIREWALL_CONSISTENT, FIREWALL_RANDOM, FIREWALL_UNKNOWN, HandshakeMessage,
-    HolepunchInfo, HolepunchMessage, HolepunchPayload, MODE_FROM_RELAY, MODE_FROM_SECOND_RELAY,
+    ERROR_NONE, FIREWALL_CONSISTENT, FIREWALL_OPEN, FIREWALL_RANDOM, FIREWALL_UNKNOWN,
+    HandshakeMessage, HolepunchInfo, HolepunchMessage, HolepunchPayload, MODE_FROM_RELAY, MODE_FROM_SECOND_RELAY,
     MODE_FROM_SERVER, MODE_REPLY, NoisePayload, RelayInfo, SecretStreamInfo, UdxInfo,
     encode_handshake_to_bytes, encode_holepunch_msg_to_bytes,
 };
@@ -107,11 +107,24 @@ pub async fn serve(
     }
 }
 
+/// How the peer's stream and ours come together.
+enum Meeting {
+    /// The peer says that everybody can reach it: we go there.
+    There,
+    /// It comes to where this node is.
+    Here,
+    /// Both punch a hole for it.
+    Between,
+}
+
 /// A socket on which the peer's first packet is waited for.
 struct Landing {
     stream: UdxStream,
     socket: UdxSocket,
+    remote: u32,
     arrived: oneshot::Receiver<SocketAddr>,
+    /// Where we go, if it is us who goes.
+    there: Option<SocketAddr>,
 }
 
 impl Landing {
@@ -123,13 +136,21 @@ impl Landing {
         let (sender, arrived) = oneshot::channel();
         let hook = move |_: &UdxSocket, port, ip| sender.send(SocketAddr::new(ip, port)).is_ok();
         stream.set_firewall_hook(&socket, remote, hook).map_err(text)?;
-        Ok(Self { stream, socket, arrived })
+        Ok(Self { stream, socket, remote, arrived, there: None })
+    }
+
+    /// Leads nowhere until the peer has had its answer.
+    async fn at(there: SocketAddr, socket: UdxSocket, local: u32, remote: &UdxInfo) -> Result<Self, String> {
+        let remote = u32::try_from(remote.id).map_err(|_| "a stream's number is too large")?;
+        let runtime = UdxRuntime::new().map_err(text)?;
+        let stream = runtime.create_stream(local).await.map_err(text)?;
+        let arrived = oneshot::channel().1;
+        Ok(Self { stream, socket, remote, arrived, there: Some(there) })
     }
 }
 
 /// A hole that is to be punched for one peer.
 struct Hole {
-    id: u64,
     puncher: Option<Holepuncher>,
     payload: Option<SecurePayload>,
     /// Where its socket can be reached.
@@ -163,21 +184,36 @@ async fn answer(
     let remote = remote.ok_or("it asks for no stream")?;
     let local = alloc_stream_id();
     let firewall = node.handle.firewalled().await.map_err(text)?;
-    let behind_a_router = matches!(firewall, FIREWALL_CONSISTENT | FIREWALL_RANDOM);
-    let (landing, mut hole) = if behind_a_router {
-        let (socket, hole) = dig(server, id, hello.firewall).await?;
-        (Landing::new(socket, local, remote).await?, Some(hole))
-    } else {
-        let socket = node.handle.server_socket().await.map_err(text)?.ok_or("no socket")?;
-        (Landing::new(socket, local, remote).await?, None)
+    let client = asked.peer.clone().unwrap_or_else(|| asked.from.clone());
+    let meeting = match firewall {
+        _ if hello.firewall == FIREWALL_OPEN => Meeting::There,
+        // Behind a router, of a peer that has not come through to us yet.
+        FIREWALL_CONSISTENT | FIREWALL_RANDOM if asked.peer.is_some() => Meeting::Between,
+        _ => Meeting::Here,
+    };
+    let socket = node.handle.server_socket().await.map_err(text)?.ok_or("no socket")?;
+    let (landing, mut hole) = match meeting {
+        Meeting::There => {
+            let there = SocketAddr::new(client.host.parse().map_err(text)?, client.port);
+            (Landing::at(there, socket, local, remote).await?, None)
+        }
+        Meeting::Here => (Landing::new(socket, local, remote).await?, None),
+        Meeting::Between => {
+            let (socket, hole) = dig(server, id, hello.firewall).await?;
+            (Landing::new(socket, local, remote).await?, Some(hole))
+        }
     };
     let port = landing.socket.local_addr().await.map_err(text)?.port();
-    let client = asked.peer.clone().unwrap_or_else(|| asked.from.clone());
+    // A peer to which we go would come here too, if it were told of no hole.
+    let holepunch = match meeting {
+        Meeting::Here => None,
+        Meeting::There | Meeting::Between => Some(holepunch_info(node, id)),
+    };
     let payload = NoisePayload {
         version: 1,
         error: ERROR_NONE,
         firewall,
-        holepunch: hole.as_ref().map(|hole| holepunch_info(node, hole.id, &client)),
+        holepunch,
         addresses4: node.handle.noise_addresses4(port).await,
         addresses6: Vec::new(),
         udx: Some(UdxInfo { version: 1, reusable_socket: true, id: local.into(), seq: 0 }),
@@ -203,9 +239,11 @@ async fn answer(
     arrive(server, landing, hole, &secrets).await
 }
 
-fn holepunch_info(node: &Node, id: u64, client: &Ipv4Peer) -> HolepunchInfo {
-    let relay = |relay_address| RelayInfo { relay_address, peer_address: client.clone() };
-    HolepunchInfo { id, relays: node.handle.current_relay_addresses().into_iter().map(relay).collect() }
+/// The nodes that pass messages about the hole on to us, and where they are to send them.
+fn holepunch_info(node: &Node, id: u64) -> HolepunchInfo {
+    let relay =
+        |(relay_address, ours)| RelayInfo { relay_address, peer_address: ours };
+    HolepunchInfo { id, relays: node.relays().into_iter().map(relay).collect() }
 }
 
 /// A socket of its own for one peer, whose outside address is found out.
@@ -222,7 +260,7 @@ async fn dig(server: &Server, id: u64, remote: u64) -> Result<(UdxSocket, Hole),
     let addresses = puncher.punch_addresses(port);
     let (sender, rounds) = mpsc::channel(ROUNDS);
     server.with_punching(|punching| punching.insert(id, sender));
-    let hole = Hole { id, puncher: Some(puncher), payload: None, addresses, rounds, task: None };
+    let hole = Hole { puncher: Some(puncher), payload: None, addresses, rounds, task: None };
     Ok((socket, hole))
 }
 
@@ -233,11 +271,15 @@ async fn arrive(
     hole: Option<Hole>,
     secrets: &NoiseWrapResult,
 ) -> Result<(), String> {
-    let Landing { stream, socket, mut arrived } = landing;
+    let Landing { stream, socket, remote, mut arrived, there } = landing;
     let until = Instant::now() + ARRIVE_WITHIN;
-    let address = match hole {
-        None => timeout_at(until, arrived).await,
-        Some(mut hole) => {
+    let address = match (hole, there) {
+        (_, Some(there)) => {
+            stream.connect(&socket, remote, there).await.map_err(text)?;
+            Ok(Ok(there))
+        }
+        (None, None) => timeout_at(until, arrived).await,
+        (Some(mut hole), None) => {
             let punch = async {
                 loop {
                     tokio::select! {
