@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use drive::swarm::{
-    BootstrapNode, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo, Share, SwarmOptions,
+    BootstrapNode, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo, Share,
+    SwarmOptions,
 };
 use drive::{DiscoveryKey, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
@@ -129,7 +130,10 @@ impl Network {
 }
 
 /// The same of the HyperDHT; `address` is the one that others see.
-pub async fn hyperdht_node(address: SocketAddr, others: &[String]) -> Result<HyperDhtBootstrapNode> {
+pub async fn hyperdht_node(
+    address: SocketAddr,
+    others: &[String],
+) -> Result<HyperDhtBootstrapNode> {
     HyperDhtBootstrapNode::bind(address, others).await.context(|| format!("answer at {address}"))
 }
 

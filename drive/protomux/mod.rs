@@ -67,12 +67,25 @@ pub struct RemoteId(u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The remote opens what we have not: open the same, or [`Mux::refuse`] it.
-    Asked { remote: RemoteId, protocol: String, id: Bytes },
+    Asked {
+        remote: RemoteId,
+        protocol: String,
+        id: Bytes,
+    },
     /// Open on both sides; with what the remote said when it opened it.
-    Opened { channel: ChannelId, handshake: Bytes },
-    Message { channel: ChannelId, kind: u64, payload: Bytes },
+    Opened {
+        channel: ChannelId,
+        handshake: Bytes,
+    },
+    Message {
+        channel: ChannelId,
+        kind: u64,
+        payload: Bytes,
+    },
     /// Refused, or closed by the remote.
-    Closed { channel: ChannelId },
+    Closed {
+        channel: ChannelId,
+    },
 }
 
 struct Local {
@@ -83,7 +96,12 @@ struct Local {
 
 enum Remote {
     /// It waits for our answer.
-    Asking { protocol: String, id: Bytes, handshake: Bytes, queued: Vec<(u64, Bytes)> },
+    Asking {
+        protocol: String,
+        id: Bytes,
+        handshake: Bytes,
+        queued: Vec<(u64, Bytes)>,
+    },
     Open(ChannelId),
 }
 
@@ -125,7 +143,8 @@ impl Mux {
             Remote::Asking { protocol, id, .. } => *protocol == local.protocol && *id == local.id,
             Remote::Open(_) => false,
         };
-        let Some((&number, remote)) = self.remote.iter_mut().find(|(_, remote)| same(remote)) else {
+        let Some((&number, remote)) = self.remote.iter_mut().find(|(_, remote)| same(remote))
+        else {
             return;
         };
         local.remote = Some(number);
@@ -320,7 +339,12 @@ impl Mux {
             local.remote.is_none() && local.protocol == protocol && local.id == id
         });
         let channel = ours.map(|(number, _)| ChannelId(*number));
-        let asking = Remote::Asking { protocol: protocol.clone(), id: id.clone(), handshake, queued: Vec::new() };
+        let asking = Remote::Asking {
+            protocol: protocol.clone(),
+            id: id.clone(),
+            handshake,
+            queued: Vec::new(),
+        };
         self.remote.insert(number, asking);
         match channel {
             Some(channel) => self.pair(channel),

@@ -84,8 +84,11 @@ fn a_batch_holds_messages_of_several_channels_and_opens_among_them() {
     let asked = events(&mut mux);
     assert!(matches!(&asked[..], [Event::Asked { protocol, .. }] if protocol == NAME));
     let channel = mux.open(NAME, b"", b"").unwrap();
-    let message =
-        |kind, text: &'static [u8]| Event::Message { channel, kind, payload: Bytes::from_static(text) };
+    let message = |kind, text: &'static [u8]| Event::Message {
+        channel,
+        kind,
+        payload: Bytes::from_static(text),
+    };
     let opened = Event::Opened { channel, handshake: Bytes::from_static(b"hi") };
     assert_eq!(events(&mut mux), [opened, message(0, b"first"), message(5, b"second")]);
     assert_eq!(mux.queued, 0);

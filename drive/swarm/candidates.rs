@@ -204,7 +204,8 @@ impl Candidates {
     }
 
     fn dialling(&self, count: impl Fn(&Target) -> bool) -> usize {
-        let dialling = |(at, one): &(&Target, &Candidate)| one.state == State::Dialling && count(at);
+        let dialling =
+            |(at, one): &(&Target, &Candidate)| one.state == State::Dialling && count(at);
         self.all.iter().filter(dialling).count()
     }
 

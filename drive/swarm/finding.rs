@@ -161,6 +161,11 @@ impl Inner {
         Err(reason.into())
     }
 
+    /// Whether any peer has a core open with us.
+    pub(super) fn has_useful_peer(&self) -> bool {
+        self.state().connections.values().any(|handle| handle.cores() > 0 && !handle.is_ending())
+    }
+
     fn is_connected_to(&self, key: &[u8; 32]) -> bool {
         self.state()
             .connections

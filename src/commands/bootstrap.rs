@@ -41,8 +41,16 @@ pub async fn run(args: &Bootstrap) -> Result {
             (Some(dht), None) => dht.run().await,
             (None, Some(hyperdht)) => hyperdht.run().await,
             (dht, hyperdht) => {
-                let dht = async { if let Some(dht) = dht { dht.run().await } };
-                let hyperdht = async { if let Some(node) = hyperdht { node.run().await } };
+                let dht = async {
+                    if let Some(dht) = dht {
+                        dht.run().await
+                    }
+                };
+                let hyperdht = async {
+                    if let Some(node) = hyperdht {
+                        node.run().await
+                    }
+                };
                 tokio::join!(dht, hyperdht);
             }
         }

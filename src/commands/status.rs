@@ -141,7 +141,11 @@ fn peer_row(peer: &DrivePeer, blocks: u64) -> [String; 6] {
         format!("{}/s", size(peer.peer.receive_rate)),
         format!("{}/s", size(peer.peer.send_rate)),
         escaped(&peer.peer.transport).into_owned(),
-        if peer.peer.incoming { "connected to us".into() } else { escaped(&peer.peer.found).into_owned() },
+        if peer.peer.incoming {
+            "connected to us".into()
+        } else {
+            escaped(&peer.peer.found).into_owned()
+        },
     ]
 }
 

@@ -28,6 +28,7 @@ const PROTOCOL = 'hypermount/hypercore-protocol-8'
 const VERSION = 1
 const WINDOW = 1024 * 1024
 const PIECE = 64 * 1024
+const FLOOD = 64 * WINDOW
 
 const modes = { nodes, serve, read, idle, flood }
 
@@ -145,6 +146,7 @@ async function idle (key, options) {
     counts.connections++
     counts.open++
     connection.on('error', () => {})
+    connection.on('end', () => connection.end())
     connection.on('close', () => { counts.open-- })
     const mux = Protomux.from(connection)
     mux.createChannel({ protocol: 'something/else', messages: [{ encoding: c.raw }] }).open()
@@ -164,7 +166,7 @@ async function flood (key, options) {
       open: window => {
         granted = window
         const send = () => {
-          if (ended) return
+          if (ended || sent >= FLOOD) return
           channel.piece.send(Buffer.alloc(PIECE))
           sent += PIECE
           setImmediate(send)

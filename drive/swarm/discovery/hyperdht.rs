@@ -30,8 +30,8 @@ pub const PUBLIC_HYPERDHT: [&str; 3] = peeroxide_dht::hyperdht::DEFAULT_BOOTSTRA
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 /// Announcements last 20 minutes.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
-/// While nobody was found, or nobody took an announcement, it is so long at first and twice as
-/// long each time.
+/// While nobody was found who is of use, or nobody took an announcement, it is so long at first and
+/// twice as long each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
 const RUNNING: usize = 4;
@@ -166,11 +166,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn new(
-        node: Node,
-        events: mpsc::UnboundedReceiver<ServerEvent>,
-        task: JoinHandle<()>,
-    ) -> Self {
+    fn new(node: Node, events: mpsc::UnboundedReceiver<ServerEvent>, task: JoinHandle<()>) -> Self {
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
         let serving = tokio::spawn(hyperdht::serve(node.clone(), events, sender));
         Self {
@@ -209,8 +205,10 @@ impl Running {
                     self.follow(around);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
-                    // A query that panicked would be the crate's fault; its topic is asked again.
-                    if let Ok(answer) = answer && self.finished(around, answer).await.is_err() {
+                    // One that panicked has not said what it was about.
+                    let Ok(answer) = answer else { return Ended::Alone };
+                    let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
+                    if self.finished(around, answer, useful).await.is_err() {
                         return Ended::Closed;
                     }
                 }
@@ -277,9 +275,8 @@ impl Running {
         }
         while self.queries.len() < RUNNING {
             let known = self.known;
-            let due = |one: &(Interest, Appointment)| {
-                one.1.is_due(now) && (known || !one.0.announce)
-            };
+            let due =
+                |one: &(Interest, Appointment)| one.1.is_due(now) && (known || !one.0.announce);
             let next = self.topics.iter_mut().filter(|(_, one)| due(one));
             let Some((topic, one)) = next.min_by_key(|(_, one)| one.1.at) else { return };
             one.1.running = true;
@@ -296,7 +293,14 @@ impl Running {
         all.filter(|one| !one.running).map(|one| one.at).min()
     }
 
-    async fn finished(&mut self, around: &Surroundings, answer: Answer) -> Result<(), ()> {
+    /// Hands over who was found. While nobody of them is `useful`, others may come: the topic
+    /// is asked about again soon.
+    async fn finished(
+        &mut self,
+        around: &Surroundings,
+        answer: Answer,
+        useful: bool,
+    ) -> Result<(), ()> {
         let now = Instant::now();
         let Answer { topic, found, announced } = answer;
         let Some(topic) = topic else {
@@ -310,7 +314,7 @@ impl Running {
         };
         log::debug!("HyperDHT: {topic}: {} peers, {announced} announcements", found.len());
         let Some((interest, appointment)) = self.topics.get_mut(&topic) else { return Ok(()) };
-        appointment.finished(!found.is_empty() || announced > 0, now);
+        appointment.finished(announced > 0 || (useful && !found.is_empty()), now);
         if !interest.lookup {
             return Ok(());
         }
@@ -354,8 +358,7 @@ async fn announce(node: &Node, target: [u8; 32]) -> usize {
 }
 
 async fn ask(node: Node, topic: DiscoveryKey, interest: Interest) -> Answer {
-    let announced =
-        if interest.announce { announce(&node, *topic.as_bytes()).await } else { 0 };
+    let announced = if interest.announce { announce(&node, *topic.as_bytes()).await } else { 0 };
     let mut found = Vec::new();
     if interest.lookup
         && let Ok(Ok(results)) = timeout(QUERY_WITHIN, node.handle.lookup(*topic.as_bytes())).await

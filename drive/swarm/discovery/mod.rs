@@ -21,8 +21,8 @@ use super::topics::Topics;
 use super::{Inner, Swarm};
 
 pub use dht::BootstrapNode;
-pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub(super) use dht::Link;
+pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

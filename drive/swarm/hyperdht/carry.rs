@@ -285,7 +285,8 @@ impl Carrier {
                     self.inbox.extend_from_slice(&payload);
                 }
                 Event::Message { kind: GRANT_KIND, mut payload, .. } => {
-                    self.granted = bounded(take_uint(&mut payload)?.saturating_add(self.granted as u64));
+                    self.granted =
+                        bounded(take_uint(&mut payload)?.saturating_add(self.granted as u64));
                 }
                 Event::Asked { remote, .. } => self.mux.refuse(remote),
                 Event::Closed { .. } => return Err(CarryError::Lost),

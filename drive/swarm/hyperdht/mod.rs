@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use libudx::UdxRuntime;
 use peeroxide_dht::crypto::hash;
-use peeroxide_dht::hyperdht::{HyperDhtConfig, HyperDhtHandle, KeyPair, PeerConnection, ServerEvent};
+use peeroxide_dht::hyperdht::{
+    HyperDhtConfig, HyperDhtHandle, KeyPair, PeerConnection, ServerEvent,
+};
 use peeroxide_dht::messages::Ipv4Peer;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -11,9 +11,9 @@ use peeroxide_dht::holepuncher::Holepuncher;
 use peeroxide_dht::hyperdht::{PeerConnection, ServerEvent, alloc_stream_id};
 use peeroxide_dht::hyperdht_messages::{
     ERROR_NONE, FIREWALL_CONSISTENT, FIREWALL_OPEN, FIREWALL_RANDOM, FIREWALL_UNKNOWN,
-    HandshakeMessage, HolepunchInfo, HolepunchMessage, HolepunchPayload, MODE_FROM_RELAY, MODE_FROM_SECOND_RELAY,
-    MODE_FROM_SERVER, MODE_REPLY, NoisePayload, RelayInfo, SecretStreamInfo, UdxInfo,
-    encode_handshake_to_bytes, encode_holepunch_msg_to_bytes,
+    HandshakeMessage, HolepunchInfo, HolepunchMessage, HolepunchPayload, MODE_FROM_RELAY,
+    MODE_FROM_SECOND_RELAY, MODE_FROM_SERVER, MODE_REPLY, NoisePayload, RelayInfo,
+    SecretStreamInfo, UdxInfo, encode_handshake_to_bytes, encode_holepunch_msg_to_bytes,
 };
 use peeroxide_dht::messages::Ipv4Peer;
 use peeroxide_dht::noise::Keypair;
@@ -63,7 +63,10 @@ struct Server {
 }
 
 impl Server {
-    fn with_punching<T>(&self, with: impl FnOnce(&mut HashMap<u64, mpsc::Sender<Round>>) -> T) -> T {
+    fn with_punching<T>(
+        &self,
+        with: impl FnOnce(&mut HashMap<u64, mpsc::Sender<Round>>) -> T,
+    ) -> T {
         with(&mut self.punching.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -140,7 +143,12 @@ impl Landing {
     }
 
     /// Leads nowhere until the peer has had its answer.
-    async fn at(there: SocketAddr, socket: UdxSocket, local: u32, remote: &UdxInfo) -> Result<Self, String> {
+    async fn at(
+        there: SocketAddr,
+        socket: UdxSocket,
+        local: u32,
+        remote: &UdxInfo,
+    ) -> Result<Self, String> {
         let remote = u32::try_from(remote.id).map_err(|_| "a stream's number is too large")?;
         let runtime = UdxRuntime::new().map_err(text)?;
         let stream = runtime.create_stream(local).await.map_err(text)?;
@@ -241,8 +249,7 @@ async fn answer(
 
 /// The nodes that pass messages about the hole on to us, and where they are to send them.
 fn holepunch_info(node: &Node, id: u64) -> HolepunchInfo {
-    let relay =
-        |(relay_address, ours)| RelayInfo { relay_address, peer_address: ours };
+    let relay = |(relay_address, ours)| RelayInfo { relay_address, peer_address: ours };
     HolepunchInfo { id, relays: node.relays().into_iter().map(relay).collect() }
 }
 
@@ -319,7 +326,9 @@ impl Hole {
             let addresses = theirs.addresses.as_deref().unwrap_or_default();
             puncher.update_remote(theirs.punching, theirs.firewall, addresses, Some(&peer.host));
         }
-        if theirs.punching && let Some(mut puncher) = self.puncher.take() {
+        if theirs.punching
+            && let Some(mut puncher) = self.puncher.take()
+        {
             self.task = Some(tokio::spawn(async move {
                 if let Ok(runtime) = UdxRuntime::new() {
                     puncher.punch(&SocketPool::new("0.0.0.0".into()), &runtime).await;
