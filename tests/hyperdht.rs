@@ -47,6 +47,24 @@ fn through_nodes_of_npm_hyperdht_and_then_over_tcp() {
     found(&machines, "tcp", "told");
 }
 
+/// Sentence 78. "Reading and mounting only look up; `serve`, and `mount --listen`, announce."
+#[test]
+fn a_reader_is_not_found() {
+    let Some(machines) = Machines::behind_a_router(4) else { return };
+    let _nodes = reference_nodes(&machines, "0");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let server = serve(&machines, 1, &store, &OPTIONS);
+    let reader = ByKey::new(&machines, 2, directory.path(), &key, &OPTIONS);
+    assert_eq!(fs::read_to_string(reader.at.join("hello.txt")).expect("read"), TEXT);
+    drop(server);
+    let mut command = hypermount();
+    command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "5s", "--store"]);
+    command.arg(directory.path().join("third")).args(OPTIONS);
+    let third = living::finish(&mut machines.on(3, &mut command));
+    assert_eq!(third.status.code(), Some(3), "{third:?}");
+}
+
 #[test]
 fn through_one_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };

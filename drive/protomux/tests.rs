@@ -61,13 +61,60 @@ fn what_is_sent_on_a_channel_arrives_and_a_closed_one_is_closed_for_both() {
     assert!(matches!(events(&mut two)[..], [Event::Opened { .. }]));
 }
 
-/// As the reference writes it: npm protomux 3.12.1, `mux.createChannel({ protocol, id, handshake })`.
+/// The recorded frames of npm protomux, `tests/vectors/protomux.json`.
+fn recorded(name: &str) -> Vec<Bytes> {
+    let all: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/protomux.json")).unwrap();
+    let sent = all["sent"].as_array().unwrap().iter();
+    let frames = sent.filter(|one| one["name"] == name).flat_map(|one| one["frames"].as_array());
+    let frames = frames.flatten().map(|frame| hex::decode(frame.as_str().unwrap()).unwrap());
+    frames.map(Bytes::from).collect()
+}
+
+const CHANNEL: &str = "hypermount/hypercore-protocol-8";
+
 #[test]
-fn an_open_is_written_as_the_reference_writes_it() {
+fn what_the_reference_writes_we_read() {
     let mut mux = Mux::default();
-    mux.open("hypercore/alpha", b"\xaa\xbb", b"\x01").unwrap();
-    let expected = b"\x00\x01\x01\x0fhypercore/alpha\x02\xaa\xbb\x01";
-    assert_eq!(frames(&mut mux), [Bytes::from_static(expected)]);
+    let channel = mux.open(CHANNEL, b"", b"").unwrap();
+    let mut hear = |name: &str| {
+        recorded(name).into_iter().for_each(|frame| mux.receive(frame).unwrap());
+        events(&mut mux)
+    };
+    let handshake = Bytes::from_static(&[1, 0xfd, 0xd2, 0x0c, 0xfe, 0, 0, 0x10, 0]);
+    assert_eq!(hear("open"), [Event::Opened { channel, handshake }]);
+    let message = |kind, payload: &'static [u8]| Event::Message {
+        channel,
+        kind,
+        payload: Bytes::from_static(payload),
+    };
+    assert_eq!(hear("messages"), [message(0, b"a piece"), message(1, &[0xfe, 0, 0, 4, 0])]);
+    let batch = hear("batch");
+    let asked = |event: &Event, expected: [u8; 4]| {
+        matches!(event, Event::Asked { protocol, id, .. }
+            if protocol == "hypercore/alpha" && *id == expected[..])
+    };
+    assert!(asked(&batch[0], [0xaa; 4]) && asked(&batch[1], [0xbb; 4]), "{batch:?}");
+    assert_eq!(batch[2..], [message(0, b"in a batch"), message(0, b"twice")]);
+    assert_eq!(hear("reject"), [], "of a channel that we have not");
+    assert_eq!(hear("close"), [Event::Closed { channel }]);
+}
+
+#[test]
+fn what_we_write_is_what_the_reference_writes() {
+    let mut mux = Mux::default();
+    let mut handshake = BytesMut::new();
+    [1, 3282, 1024 * 1024].into_iter().for_each(|number| put_uint(number, &mut handshake));
+    let channel = mux.open(CHANNEL, b"", &handshake).unwrap();
+    assert_eq!(frames(&mut mux), recorded("open"));
+    mux.receive(open_frame(1, CHANNEL.as_bytes(), b"")).unwrap();
+    assert!(mux.send(channel, 0, b"a piece") && mux.send(channel, 1, &[0xfe, 0, 0, 4, 0]));
+    assert_eq!(frames(&mut mux), recorded("messages"));
+    mux.receive(open_frame(2, b"other", b"")).unwrap();
+    mux.refuse(RemoteId(2));
+    assert_eq!(frames(&mut mux), recorded("reject"));
+    mux.close(channel);
+    assert_eq!(frames(&mut mux), recorded("close"));
 }
 
 #[test]

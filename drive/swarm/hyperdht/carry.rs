@@ -37,7 +37,7 @@ const PIECE: usize = 128 * 1024;
 /// Between this task and the connection's.
 const BUFFER: usize = PIECE;
 /// Frames to be sent that may wait; a remote that causes more answers does not read them.
-const MAX_FRAMES: usize = 256;
+const MAX_FRAMES: usize = 4096;
 /// Frames between the tasks, each way.
 const HANDED_OVER: usize = 4;
 /// How long the last words may take.
@@ -310,4 +310,118 @@ async fn read_some(
 ) -> std::io::Result<usize> {
     to.reserve(most.min(PIECE));
     from.take(most as u64).read_buf(to).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handshake(window: u64) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        for number in [VERSION, 0, window] {
+            put_uint(number, &mut bytes);
+        }
+        bytes
+    }
+
+    /// A carrier whose channel is open, the remote's mux, and its number of the channel.
+    fn opened() -> (Carrier, Mux, ChannelId) {
+        let (mut ours, mut theirs) = (Mux::default(), Mux::default());
+        let channel = ours.open(PROTOCOL, b"", &handshake(WINDOW as u64)).unwrap();
+        let remote = theirs.open(PROTOCOL, b"", &handshake(WINDOW as u64)).unwrap();
+        theirs.receive(ours.next_frame().unwrap()).unwrap();
+        ours.receive(theirs.next_frame().unwrap()).unwrap();
+        assert!(matches!(ours.next_event(), Some(Event::Opened { .. })));
+        let inbox = BytesMut::new();
+        (Carrier { mux: ours, channel, granted: 0, inbox, taken: 0 }, theirs, remote)
+    }
+
+    fn say(carrier: &mut Carrier, theirs: &mut Mux, channel: ChannelId, kind: u64, what: &[u8]) {
+        assert!(theirs.send(channel, kind, what));
+        while let Some(frame) = theirs.next_frame() {
+            carrier.mux.receive(frame).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn as_much_is_taken_as_was_granted_and_not_a_byte_more() {
+        let (mut carrier, mut theirs, remote) = opened();
+        for _ in 0..WINDOW / PIECE {
+            say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0; PIECE]);
+            carrier.take_events().unwrap();
+        }
+        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0]);
+        assert!(matches!(carrier.take_events(), Err(CarryError::NotGranted(1))));
+        // What was passed on is room again once that is said.
+        carrier.inbox.advance(GRANT);
+        carrier.taken = GRANT;
+        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0]);
+        assert!(matches!(carrier.take_events(), Err(CarryError::NotGranted(1))));
+        carrier.grant();
+        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0; GRANT]);
+        carrier.take_events().unwrap();
+    }
+
+    #[tokio::test]
+    async fn grants_add_up_and_do_not_overflow() {
+        let (mut carrier, mut theirs, remote) = opened();
+        for number in [5, 7, u64::MAX, u64::MAX] {
+            let mut bytes = BytesMut::new();
+            put_uint(number, &mut bytes);
+            say(&mut carrier, &mut theirs, remote, GRANT_KIND, &bytes);
+            carrier.take_events().unwrap();
+            assert!(carrier.granted >= 5 && carrier.granted <= bounded(u64::MAX));
+        }
+        say(&mut carrier, &mut theirs, remote, GRANT_KIND, b"");
+        assert!(matches!(carrier.take_events(), Err(CarryError::Broken(MuxError::CutOff))));
+    }
+
+    /// Nobody takes what the carrier writes.
+    fn deaf() -> (Halves, mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
+        let (sender, frames) = mpsc::channel(HANDED_OVER);
+        let (writer, unread) = mpsc::channel(1);
+        let (reading, writing) = (tokio::spawn(async {}), tokio::spawn(async {}));
+        (Halves { frames, writer, reading, writing }, sender, unread)
+    }
+
+    #[tokio::test]
+    async fn who_causes_answers_and_does_not_read_them_is_left() {
+        for (channels, left) in [(MAX_FRAMES, false), (MAX_FRAMES + 3, true)] {
+            let (mut carrier, _theirs, _) = opened();
+            let (mut halves, sender, _unread) = deaf();
+            let mut frame = BytesMut::from(&[0, 0, 0][..]);
+            for number in 2..channels as u64 + 2 {
+                let mut open = BytesMut::from(&[1][..]);
+                put_uint(number, &mut open);
+                open.extend_from_slice(&[1, b'x', 0]);
+                crate::protomux::put_buffer(&open, &mut frame);
+            }
+            sender.send(frame.freeze()).await.unwrap();
+            let (_near, stream) = tokio::io::duplex(BUFFER);
+            let run = carrier.run(stream, &mut halves);
+            let ended =
+                timeout(if left { OPEN_WITHIN } else { Duration::from_millis(200) }, run).await;
+            assert_eq!(matches!(ended, Ok(Err(CarryError::Deaf))), left, "{channels}: {ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_remote_that_refuses_or_speaks_another_version_is_foreign() {
+        let refused = Bytes::from_static(&[0, 2, 1]);
+        let mut other = Mux::default();
+        let mut bytes = BytesMut::new();
+        for number in [VERSION + 1, 0, 9] {
+            put_uint(number, &mut bytes);
+        }
+        other.open(PROTOCOL, b"", &bytes).unwrap();
+        for frame in [refused, other.next_frame().unwrap()] {
+            let mut mux = Mux::default();
+            let channel = mux.open(PROTOCOL, b"", b"").unwrap();
+            let mut carrier =
+                Carrier { mux, channel, granted: 0, inbox: BytesMut::new(), taken: 0 };
+            let (mut halves, sender, _unread) = deaf();
+            sender.send(frame).await.unwrap();
+            assert!(matches!(carrier.opened(&mut halves).await, Err(CarryError::Foreign)));
+        }
+    }
 }

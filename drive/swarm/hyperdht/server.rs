@@ -362,3 +362,67 @@ impl Hole {
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use peeroxide_dht::hyperdht::{HyperDhtConfig, KeyPair};
+
+    use super::*;
+
+    async fn node() -> (Node, mpsc::UnboundedReceiver<ServerEvent>) {
+        let mut config = HyperDhtConfig::default();
+        config.dht.host = "127.0.0.1".into();
+        let (handle, events, _task) = crate::swarm::hyperdht::start(config).await.unwrap();
+        (Node { handle, keys: KeyPair::generate(), relays: Arc::default() }, events)
+    }
+
+    /// The handshake of a peer that will not come.
+    fn handshake(node: &Node) -> (ServerEvent, oneshot::Receiver<Option<Vec<u8>>>) {
+        let keys = KeyPair::generate();
+        let keys = Keypair { public_key: keys.public_key, secret_key: keys.secret_key };
+        let mut noise = NoiseWrap::new_initiator(keys, node.keys.public_key);
+        let hello = NoisePayload {
+            version: 1,
+            error: ERROR_NONE,
+            firewall: FIREWALL_UNKNOWN,
+            holepunch: None,
+            addresses4: Vec::new(),
+            addresses6: Vec::new(),
+            udx: Some(UdxInfo { version: 1, reusable_socket: true, id: 7, seq: 0 }),
+            secret_stream: Some(SecretStreamInfo { version: 1 }),
+            relay_through: None,
+            relay_addresses: None,
+        };
+        let msg = HandshakeMessage {
+            mode: MODE_FROM_RELAY,
+            noise: noise.send(&hello).unwrap(),
+            peer_address: None,
+            relay_address: None,
+        };
+        let (reply_tx, answer) = oneshot::channel();
+        let from = Ipv4Peer { host: "127.0.0.1".into(), port: 9 };
+        let peer_address = Some(from.clone());
+        (ServerEvent::PeerHandshake { msg, from, peer_address, target: None, reply_tx }, answer)
+    }
+
+    #[tokio::test]
+    async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
+        let (node, _) = node().await;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (arrivals, _arrived) = mpsc::channel(1);
+        let serving = tokio::spawn(serve(node.clone(), receiver, arrivals));
+        let (mut rubbish, answer) = handshake(&node);
+        if let ServerEvent::PeerHandshake { msg, .. } = &mut rubbish {
+            msg.noise.truncate(40);
+        }
+        events.send(rubbish).unwrap();
+        assert!(answer.await.is_err(), "not answered");
+        for n in 0..=MAX_HANDSHAKES {
+            let (event, answer) = handshake(&node);
+            events.send(event).unwrap();
+            let answered = matches!(answer.await, Ok(Some(_)));
+            assert_eq!(answered, n < MAX_HANDSHAKES, "{n}");
+        }
+        serving.abort();
+    }
+}
