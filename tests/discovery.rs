@@ -49,8 +49,8 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
     each_finds_the_other(&machines, &["--network", "lan"], &[]);
 }
 
-/// 77. A key is enough to open a drive that somebody announces on the local network or in the DHT, nested
-///     drives included.
+/// 77. A key is enough to open a drive that somebody announces on the local network, in the DHT or in the
+///     HyperDHT, nested drives included.
 #[test]
 fn a_nested_drive_is_found_at_somebody_else() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -82,7 +82,7 @@ fn beyond_it_through_a_bootstrap_node_of_the_reference() {
     each_finds_the_other(&machines, &options, &options);
 }
 
-/// 81. With `--bootstrap` the nodes named there are the only ones the DHT is entered by.
+/// 81. With `--bootstrap` the nodes named there are the only ones the DHT and the HyperDHT are entered by.
 #[test]
 fn and_through_one_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
