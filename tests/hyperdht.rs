@@ -139,21 +139,30 @@ fn two_behind_routers_punch_holes_for_each_other() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
-/// Nothing of npm: as many nodes of ours as it takes.
+fn our_node(machines: &Machines, port: u16) -> Running {
+    let mut node = hypermount();
+    node.args(["bootstrap", "--json", "--hyperdht", &format!("10.77.0.1:{port}")]);
+    if port > 49737 {
+        node.args(OPTIONS);
+    }
+    let mut node = Running::start(&mut machines.on(0, &mut node));
+    node.json();
+    node
+}
+
+/// Nothing of npm, and as many nodes as it takes to know one's router.
 #[test]
 fn two_behind_routers_meet_through_nodes_of_ours_alone() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
-    let mut nodes = Vec::new();
-    for port in 49737..49741 {
-        let mut node = hypermount();
-        node.args(["bootstrap", "--json", "--hyperdht", &format!("10.77.0.1:{port}")]);
-        if port > 49737 {
-            node.args(OPTIONS);
-        }
-        let mut node = Running::start(&mut machines.on(0, &mut node));
-        node.json();
-        nodes.push(node);
-    }
+    let _nodes: Vec<_> = (49737..49741).map(|port| our_node(&machines, port)).collect();
+    found(&machines, "hyperdht", "hyperdht");
+}
+
+/// One node cannot tell anybody what his router is like.
+#[test]
+fn two_behind_routers_meet_through_a_single_node_of_ours() {
+    let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
+    let _node = our_node(&machines, 49737);
     found(&machines, "hyperdht", "hyperdht");
 }
 

@@ -56,8 +56,12 @@ fn lines(status: &model::Status) -> Vec<String> {
     section(&mut lines, "seeds", &status.seeds, seed_line);
     let traffic = status.traffic;
     lines.push(format!(
-        "network  {} peers{}; received {} ({}/s), sent {} ({}/s)",
+        "network  {} peers{}{}; received {} ({}/s), sent {} ({}/s)",
         status.peers.len(),
+        match status.peers.iter().filter(|peer| peer.transport != "tcp").count() {
+            0 => String::new(),
+            datagrams => format!(" ({datagrams} by datagrams)"),
+        },
         match status.listening.as_slice() {
             [] => String::new(),
             addresses => format!(", listening on {}", addresses.join(" ")),

@@ -32,6 +32,8 @@ pub const MAX_HANDSHAKES: usize = 64;
 const ARRIVE_WITHIN: Duration = Duration::from_secs(20);
 /// The stream's own beginning.
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
+/// What means nothing to who gets it, but lets answers through our own router.
+const KNOCK: [u8; 1] = [0];
 /// Messages about one hole that may wait.
 const ROUNDS: usize = 8;
 
@@ -205,7 +207,14 @@ async fn answer(
             let there = SocketAddr::new(client.host.parse().map_err(text)?, client.port);
             (Landing::at(there, socket, local, remote).await?, None)
         }
-        Meeting::Here => (Landing::new(socket, local, remote).await?, None),
+        Meeting::Here => {
+            // If we are behind a router all the same, and nobody could tell us: most let in who was
+            // sent something.
+            if let Some(Ok(ip)) = asked.peer.as_ref().map(|peer| peer.host.parse()) {
+                socket.send_to(&KNOCK, SocketAddr::new(ip, client.port)).map_err(text)?;
+            }
+            (Landing::new(socket, local, remote).await?, None)
+        }
         Meeting::Between => {
             let (socket, hole) = dig(server, id, hello.firewall).await?;
             (Landing::new(socket, local, remote).await?, Some(hole))
