@@ -150,9 +150,9 @@ impl Mux {
         local.remote = Some(number);
         let asking = std::mem::replace(remote, Remote::Open(channel));
         if let Remote::Asking { handshake, queued, .. } = asking {
+            self.no_longer_queued(&queued);
             self.events.push_back(Event::Opened { channel, handshake });
             for (kind, payload) in queued {
-                self.queued = self.queued.saturating_sub(payload.len() + QUEUED_OVERHEAD);
                 self.events.push_back(Event::Message { channel, kind, payload });
             }
         }
@@ -160,10 +160,10 @@ impl Mux {
 
     /// Answers [`Event::Asked`]: we do not take part in that.
     pub fn refuse(&mut self, remote: RemoteId) {
-        if let Some(Remote::Asking { queued, .. }) = self.remote.get(&remote.0) {
-            let held: usize = queued.iter().map(|(_, it)| it.len() + QUEUED_OVERHEAD).sum();
-            self.queued = self.queued.saturating_sub(held);
-            self.remote.remove(&remote.0);
+        if let Some(Remote::Asking { .. }) = self.remote.get(&remote.0)
+            && let Some(Remote::Asking { queued, .. }) = self.remote.remove(&remote.0)
+        {
+            self.no_longer_queued(&queued);
             self.control(REJECT, remote.0);
         }
     }
@@ -296,25 +296,31 @@ impl Mux {
             }
             CLOSE => {
                 let number = take_uint(&mut payload)?;
-                match self.remote.remove(&number) {
-                    Some(Remote::Open(channel)) => {
-                        if self.local.remove(&channel.0).is_some() {
-                            self.control(CLOSE, channel.0);
-                            self.events.push_back(Event::Closed { channel });
-                        }
-                    }
-                    Some(Remote::Asking { queued, .. }) => {
-                        let held: usize =
-                            queued.iter().map(|(_, it)| it.len() + QUEUED_OVERHEAD).sum();
-                        self.queued = self.queued.saturating_sub(held);
-                    }
-                    None => {}
-                }
+                self.remote_closed(number);
                 Ok(())
             }
             // What a later version may say.
             _ => Ok(()),
         }
+    }
+
+    fn remote_closed(&mut self, number: u64) {
+        match self.remote.remove(&number) {
+            Some(Remote::Open(channel)) => {
+                let known = self.local.remove(&channel.0).is_some();
+                if known {
+                    self.control(CLOSE, channel.0);
+                    self.events.push_back(Event::Closed { channel });
+                }
+            }
+            Some(Remote::Asking { queued, .. }) => self.no_longer_queued(&queued),
+            None => {}
+        }
+    }
+
+    fn no_longer_queued(&mut self, messages: &[(u64, Bytes)]) {
+        let held: usize = messages.iter().map(|(_, one)| one.len() + QUEUED_OVERHEAD).sum();
+        self.queued = self.queued.saturating_sub(held);
     }
 
     fn receive_open(&mut self, mut payload: Bytes) -> Result<(), MuxError> {
