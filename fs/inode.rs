@@ -81,7 +81,8 @@ impl<P> Node<P> {
 /// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
 #[derive(Debug)]
 pub struct InodeTable<P> {
-    nodes: HashMap<u64, Node<P>>,
+    /// Boxed, or growing would for a moment take three times the room of all of them.
+    nodes: HashMap<u64, Box<Node<P>>>,
     paths: HashMap<Arc<str>, u64>,
 }
 
@@ -115,15 +116,18 @@ impl<P> InodeTable<P> {
             opened: None,
             cached: None,
         };
-        Self { nodes: HashMap::from([(ROOT, node)]), paths: HashMap::from([(path, ROOT)]) }
+        Self {
+            nodes: HashMap::from([(ROOT, Box::new(node))]),
+            paths: HashMap::from([(path, ROOT)]),
+        }
     }
 
     pub fn get(&self, ino: u64) -> Option<&Node<P>> {
-        self.nodes.get(&ino)
+        self.nodes.get(&ino).map(Box::as_ref)
     }
 
     pub fn get_mut(&mut self, ino: u64) -> Option<&mut Node<P>> {
-        self.nodes.get_mut(&ino)
+        self.nodes.get_mut(&ino).map(Box::as_mut)
     }
 
     /// The inode the kernel knows for this path, if it knows one.
@@ -136,7 +140,7 @@ impl<P> InodeTable<P> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Node<P>)> {
-        self.nodes.iter().map(|(ino, node)| (*ino, node))
+        self.nodes.iter().map(|(ino, node)| (*ino, &**node))
     }
 
     /// The number to show for a path without giving it to the kernel (`d_ino`).
@@ -181,7 +185,7 @@ impl<P> InodeTable<P> {
             opened: None,
             cached: None,
         };
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Box::new(node));
         self.paths.insert(path, ino);
         ino
     }
@@ -264,7 +268,7 @@ impl<P> InodeTable<P> {
         if !node.detached {
             self.paths.remove(&node.path);
         }
-        Some(node)
+        Some(*node)
     }
 
     /// A file of this inode was opened and reads `entry`. Returns whether the kernel may keep the
@@ -346,8 +350,8 @@ mod tests {
     fn colliding_paths_get_different_numbers() {
         let mut table = InodeTable::new(());
         let own = number("victim");
-        let occupant = Node { path: "other".into(), ..table.nodes.remove(&ROOT).expect("root") };
-        table.nodes.insert(own, occupant);
+        let occupant = Node { path: "other".into(), ..*table.nodes.remove(&ROOT).expect("root") };
+        table.nodes.insert(own, Box::new(occupant));
         assert_eq!(table.vacant("victim"), (next_number(own), next_number(own)));
     }
 

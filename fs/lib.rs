@@ -8,6 +8,7 @@
 //! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
 //! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace` and `write`;
 //! `serve`, `adapter`, `mountpoint` (mounts as the system lists them), `mount`.
+#![deny(unsafe_code)]
 
 mod adapter;
 mod attr;
@@ -44,4 +45,5 @@ pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
 pub use namespace::{Maker, Rename};
+pub use platform::settle_allocator;
 pub use xattr::Answer;

@@ -212,6 +212,35 @@ mod linux {
         fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
     }
 
+    /// Has the allocator give back what a mount needed when it is gone. To be called before any thread is
+    /// started.
+    ///
+    /// FUSE's buffers are 16 MiB a thread. glibc takes the first of them from the system and, when that is
+    /// freed, raises its threshold (mallopt(3), M_MMAP_THRESHOLD): the next come from the heap of some
+    /// thread, stay there, and a daemon grows by 16 MiB with every mount that comes and goes.
+    pub fn settle_allocator() {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        {
+            /// Larger pieces come from the system, and go back to it at once.
+            const LARGE: libc::c_int = 4 << 20;
+            /// Free bytes at the end of a heap that are kept: about what a stream of blocks needs.
+            const KEPT: libc::c_int = 2 << 20;
+            const HEAPS: libc::c_int = 2;
+            let settings = [
+                (libc::M_MMAP_THRESHOLD, LARGE),
+                (libc::M_TRIM_THRESHOLD, KEPT),
+                (libc::M_ARENA_MAX, HEAPS),
+            ];
+            for (parameter, value) in settings {
+                // SAFETY: mallopt takes two integers and no pointers, and refuses what it does not know.
+                // That other threads may allocate meanwhile is what its manual warns of (MT-Unsafe init
+                // const:mallopt): there are none yet; glibc takes the lock of the heap besides.
+                #[allow(unsafe_code)]
+                let _ = unsafe { libc::mallopt(parameter, value) };
+            }
+        }
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;

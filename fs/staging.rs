@@ -423,6 +423,11 @@ impl View {
         Ok(pieces)
     }
 
+    fn is_in_scratch(&self, range: &Range<u64>) -> bool {
+        let next = self.written.next(range.start);
+        next.is_some_and(|written| written.start <= range.start && written.end >= range.end)
+    }
+
     fn read_scratch(&self, range: Range<u64>) -> Result<Bytes> {
         let mut buffer = vec![0; length_of(&range)];
         if let Some(scratch) = &self.scratch {
@@ -484,20 +489,29 @@ impl Pending {
         let size = self.view.size;
         let base = self.view.base;
         let mut at = if self.is_longer() && writer.extend(&base) { base.size } else { 0 };
-        // While one batch is being written the next is hashed, on a thread of its own.
+        if size - at <= BATCH_BYTES {
+            let blocks = in_blocks(joined(self.view.read(drive, at..size, wait).await?));
+            return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
+        }
+        // While one batch is being written the next is read and hashed, on a thread of its own.
         let mut hashed: Option<HashedBlocks> = None;
         while at < size {
             let until = size.min(at + BATCH_BYTES);
-            let blocks = in_blocks(joined(self.view.read(drive, at..until, wait).await?));
-            at = until;
-            if hashed.is_none() && at == size {
-                return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
-            }
-            let hashing = tokio::task::spawn_blocking(move || HashedBlocks::new(blocks));
+            let hashing = if self.view.is_in_scratch(&(at..until)) {
+                let view = self.view.clone();
+                tokio::task::spawn_blocking(move || {
+                    Ok(HashedBlocks::new(in_blocks(view.read_scratch(at..until)?)))
+                })
+            } else {
+                let bytes = joined(self.view.read(drive, at..until, wait).await?);
+                tokio::task::spawn_blocking(move || Ok(HashedBlocks::new(in_blocks(bytes))))
+            };
             if let Some(ready) = hashed.take() {
                 writer.append_hashed(&ready)?;
             }
-            hashed = Some(hashing.await.map_err(|_| Error::Panicked)?);
+            let ready: Result<HashedBlocks> = hashing.await.map_err(|_| Error::Panicked)?;
+            hashed = Some(ready?);
+            at = until;
         }
         if let Some(last) = hashed {
             writer.append_hashed(&last)?;

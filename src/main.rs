@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    drivefs::settle_allocator();
     let called: Vec<_> = std::env::args_os().collect();
     let words = match commands::helper::arguments(&called) {
         None => called,

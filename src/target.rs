@@ -19,8 +19,9 @@ pub enum Target {
 impl FromStr for Target {
     type Err = drive::Error;
 
-    /// Text with a scheme, or that is a bare key, is a URL; what has a slash or is a directory here is
-    /// a path; any other word is a name. Every directory is still reachable as `./…`.
+    /// Text with a scheme, or that is a bare key, is a URL; what has a slash or is a store here is a
+    /// path; any other word is a name, even where a directory has it: `mount notes notes` is what people
+    /// type. Every directory is still reachable as `./…`.
     fn from_str(text: &str) -> drive::Result<Self> {
         if text.contains("://") || looks_like_key(text) {
             return text.parse().map(Target::Url);
@@ -29,10 +30,12 @@ impl FromStr for Target {
             let expected = "expected hyper://KEY, a name or a directory";
             return Err(drive::Error::InvalidUrl(expected.into()));
         }
-        if !text.contains('/') && !Path::new(text).is_dir() {
+        let here = Path::new(text);
+        let is_store = matches!(text, "." | "..") || here.join("master_key").is_file();
+        if !text.contains('/') && !is_store {
             return Ok(Target::Name(text.to_owned()));
         }
-        Ok(Target::Directory(PathBuf::from(text)))
+        Ok(Target::Directory(here.to_owned()))
     }
 }
 
@@ -62,14 +65,16 @@ mod tests {
     fn a_key_is_a_url_and_a_path_is_a_path() {
         assert!(matches!(format!("hyper://{KEY}/dir").parse(), Ok(Target::Url(_))));
         assert!(matches!(KEY.parse(), Ok(Target::Url(_))));
-        for path in ["drive", "./drive", "/srv/drive", &format!("./{KEY}"), "."] {
+        for path in ["./drive", "/srv/drive", &format!("./{KEY}"), "."] {
             assert_eq!(path.parse::<Target>().unwrap(), Target::Directory(path.into()));
         }
     }
 
     #[test]
-    fn a_word_that_is_no_directory_is_a_name() {
+    fn a_word_is_a_name_even_of_a_directory_unless_that_is_a_store() {
         assert_eq!("notes".parse::<Target>().unwrap(), Target::Name("notes".into()));
+        assert!(Path::new("src").is_dir());
+        assert_eq!("src".parse::<Target>().unwrap(), Target::Name("src".into()));
     }
 
     #[test]

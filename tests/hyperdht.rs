@@ -252,9 +252,7 @@ fn a_server_that_moves_is_found_again() {
         living::finish(&mut machines.on(2, &mut command)).stdout
     };
     assert_eq!(look("before"), TEXT.as_bytes());
-    machines.ip(1, "addr del 10.77.1.1/24 dev eth0");
-    machines.ip(1, "addr add 10.77.1.9/24 dev eth0");
-    machines.ip(1, "route add default via 10.77.1.254");
+    machines.move_to_another_network(1);
     eventually("it is found at its new address", || {
         (look("after") == TEXT.as_bytes()).then_some(())
     });

@@ -14,10 +14,10 @@ pub const MAX_IN_FLIGHT: usize = 1024;
 pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
 pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
-/// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links,
-/// for a few of its usual latencies).
-pub const STALL_AFTER: Duration = Duration::from_millis(600);
-const STALL_LATENCIES: u32 = 3;
+/// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links, for
+/// longer than an answer usually takes, and so many deviations from that: RFC 6298's timeout).
+pub const STALL_AFTER: Duration = Duration::from_millis(500);
+const STALL_DEVIATIONS: u32 = 4;
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
 pub const SILENT_AFTER: Duration = Duration::from_secs(20);
 /// A single request this old, at a peer that answers others, will not be answered any more.
@@ -98,6 +98,8 @@ pub struct Peer {
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
+    /// How far from the usual an answer usually is.
+    deviation: Duration,
     best_latency: Option<Duration>,
     last_answer: Instant,
 }
@@ -128,6 +130,7 @@ impl Peer {
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
+            deviation: Duration::ZERO,
             best_latency: None,
             last_answer: now,
         }
@@ -240,7 +243,10 @@ impl Peer {
     fn measure(&mut self, latency: Duration, size: u64) {
         let best = self.best_latency.map_or(latency, |best| best.min(latency));
         self.best_latency = Some(best);
-        self.latency = Some(self.latency.map_or(latency, |usual| (usual * 7 + latency) / 8));
+        let usual = self.latency.unwrap_or(latency);
+        let off = if self.latency.is_some() { usual.abs_diff(latency) } else { latency / 2 };
+        self.deviation = (self.deviation * 3 + off) / 4;
+        self.latency = Some((usual * 7 + latency) / 8);
         let queueing = latency.saturating_sub(best);
         if queueing < best + Duration::from_millis(30) {
             self.window = (self.window + size).min(MAX_WINDOW_BYTES);
@@ -262,7 +268,7 @@ impl Peer {
     }
 
     fn stall_limit(&self) -> Duration {
-        STALL_AFTER.max(self.latency.unwrap_or_default() * STALL_LATENCIES)
+        STALL_AFTER.max(self.latency.unwrap_or_default() + self.deviation * STALL_DEVIATIONS)
     }
 
     /// It owes answers and has sent none for longer than is usual for it.

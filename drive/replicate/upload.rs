@@ -150,7 +150,7 @@ impl Upload {
         }
     }
 
-    /// Wire8.md §9: first the newest block, then the region's bitfield, even if it is empty.
+    /// wire8.md §9: first the newest block, then the region's bitfield, even if it is empty.
     fn answer_want(&mut self, start: u64, length: u64) {
         let aligned = start.is_multiple_of(WANT_ALIGNMENT) && length.is_multiple_of(WANT_ALIGNMENT);
         if !aligned || length > MAX_WANT_BLOCKS {

@@ -3,7 +3,7 @@
 //! [`Session`] is one side of one connection: Noise handshake, stream cipher, frames, channels,
 //! capabilities, extension names. Around it, in import order: the era-neutral [`message`] types,
 //! then one file per layer of the protocol. The numbers in brackets in these files (`§5`) are
-//! sections of `docs/wire.md`.
+//! sections of `docs/format/wire8.md`.
 //!
 //! Not here: timers, sockets and back-pressure (the connection in `swarm`), and what the messages
 //! of a core mean (`replicate`). Nothing here believes a byte because it came over Noise: the

@@ -98,6 +98,16 @@ impl Machines {
         succeed(self.inside(of, Command::new("sh").args(["-c", forward])).arg("--"));
     }
 
+    /// Behind the same router, but by another address: the old one leads nowhere.
+    pub fn move_to_another_network(&self, n: u8) {
+        self.ip(n, "addr flush dev eth0");
+        self.in_hub(&format!("addr flush dev to{n}"));
+        let network = 100 + n;
+        self.ip(n, &format!("addr add 10.77.{network}.1/24 dev eth0"));
+        self.in_hub(&format!("addr add 10.77.{network}.254/24 dev to{n}"));
+        self.ip(n, &format!("route add default via 10.77.{network}.254"));
+    }
+
     /// `None` where the system does not allow it, which is said.
     fn new(count: u8) -> Option<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

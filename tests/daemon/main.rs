@@ -9,4 +9,5 @@ mod insight;
 mod life;
 mod saved;
 mod sharing;
+mod soak;
 mod steps;

@@ -152,15 +152,15 @@ impl Batch {
     ) -> Result<()> {
         for (slot, seq) in node.buckets.at(position) {
             let copied = match is_terminator(position) {
-                _ if *seq == without => false,
-                false => *slot != u32::from(key.digit(position)),
+                _ if seq == without => false,
+                false => slot != u32::from(key.digit(position)),
                 true => {
-                    let other = self.node(*seq).await?;
+                    let other = self.node(seq).await?;
                     other.is_some_and(|other| other.key.collides(key, position))
                 }
             };
             if copied {
-                buckets.push(position, *slot, *seq)?;
+                buckets.push(position, slot, seq)?;
             }
         }
         Ok(())
@@ -205,8 +205,8 @@ impl Batch {
                 // At a terminator the reference overlooks a colliding key in this very branch, and
                 // so loses it; it is the closest there.
                 let own = |slot: u32| slot == u32::from(branch) && !is_terminator(position);
-                let other = node.buckets.at(position).iter().find(|(slot, _)| !own(*slot));
-                closest = other.map(|(_, seq)| *seq).or(closest);
+                let other = node.buckets.at(position).find(|(slot, _)| !own(*slot));
+                closest = other.map(|(_, seq)| seq).or(closest);
                 continue;
             }
             let Some(seq) = node.buckets.slot(position, u32::from(branch)) else {

@@ -10,76 +10,86 @@ use crate::error::{Error, Result};
 pub const MAX_SLOTS: u32 = 64;
 const BRANCHES: u32 = 5;
 
-/// The pointers at one position, by ascending slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Bucket {
-    position: usize,
-    slots: Vec<(u32, u64)>,
+/// One pointer. Packed, as tens of thousands of nodes are kept decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pointer {
+    position: u32,
+    slot: u32,
+    target: u64,
 }
 
-/// All pointers of a node, by ascending position.
+/// All pointers of a node, by ascending position and slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Buckets(Vec<Bucket>);
+pub struct Buckets(Vec<Pointer>);
 
 impl Buckets {
+    /// Bytes one pointer takes in memory.
+    pub const POINTER_BYTES: usize = size_of::<Pointer>();
+
     /// Reads the pointers of block `seq`, whose key has `length` positions. A pointer may only
     /// lead to an older block: that is how every writer makes them, and what makes every walk end.
     pub fn decode(mut bytes: &[u8], seq: u64, length: usize) -> Result<Self> {
         let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
         let cut_off = |_| bad("pointers are cut off");
-        let mut buckets = Vec::new();
+        let mut pointers = Vec::new();
         let mut least = 0;
         if !bytes.is_empty() {
             let _highest_position = decode_varint(&mut bytes).map_err(cut_off)?;
         }
         while !bytes.is_empty() {
             let position = decode_varint(&mut bytes).map_err(cut_off)?;
-            let position = usize::try_from(position).map_err(|_| bad("pointer past its key"))?;
-            if position < least || position >= length {
+            let position = u32::try_from(position).map_err(|_| bad("pointer past its key"))?;
+            if position < least || position as usize >= length {
                 return Err(bad("pointer past its key, or twice at one position"));
             }
             least = position + 1;
             let used = decode_varint(&mut bytes).map_err(cut_off)?;
-            let mut slots = Vec::with_capacity(used.count_ones() as usize);
             for slot in (0..MAX_SLOTS).filter(|slot| used >> slot & 1 == 1) {
                 let target = decode_varint(&mut bytes).map_err(cut_off)?;
                 if target == 0 || target >= seq {
                     return Err(bad("pointer to a block that is not older"));
                 }
-                slots.push((slot, target));
-            }
-            if !slots.is_empty() {
-                buckets.push(Bucket { position, slots });
+                pointers.push(Pointer { position, slot, target });
             }
         }
-        Ok(Self(buckets))
+        pointers.shrink_to_fit();
+        Ok(Self(pointers))
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut number = |value: u64| encode_varint(value, &mut bytes);
-        number(self.0.last().map_or(0, |bucket| bucket.position as u64 + 1));
-        for bucket in &self.0 {
-            number(bucket.position as u64);
-            number(bucket.slots.iter().fold(0, |used, (slot, _)| used | 1 << slot));
-            for (_, target) in &bucket.slots {
-                number(*target);
+        number(self.0.last().map_or(0, |last| u64::from(last.position) + 1));
+        for bucket in self.0.chunk_by(|one, next| one.position == next.position) {
+            let Some(first) = bucket.first() else { continue };
+            number(u64::from(first.position));
+            number(bucket.iter().fold(0, |used, pointer| used | 1 << pointer.slot));
+            for pointer in bucket {
+                number(pointer.target);
             }
         }
         bytes
     }
 
+    /// Where the pointers of a position begin, or would.
+    fn start_of(&self, position: usize) -> usize {
+        self.0.partition_point(|pointer| (pointer.position as usize) < position)
+    }
+
+    /// The pointers from one position up to but not including another.
+    fn range(&self, from: usize, end: usize) -> &[Pointer] {
+        self.0.get(self.start_of(from)..self.start_of(end)).unwrap_or_default()
+    }
+
     /// Slots and the blocks they point to at `position`, ascending.
-    pub fn at(&self, position: usize) -> &[(u32, u64)] {
-        match self.0.binary_search_by_key(&position, |bucket| bucket.position) {
-            Ok(index) => self.0.get(index).map_or(&[], |bucket| &bucket.slots),
-            Err(_) => &[],
-        }
+    pub fn at(&self, position: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let here = self.range(position, position.saturating_add(1));
+        here.iter().map(|pointer| (pointer.slot, pointer.target))
     }
 
     /// The block in exactly this slot.
     pub fn slot(&self, position: usize, slot: u32) -> Option<u64> {
-        self.at(position).iter().find(|(used, _)| *used == slot).map(|(_, target)| *target)
+        self.at(position).find(|(used, _)| *used == slot).map(|(_, target)| target)
     }
 
     /// The blocks that take `branch` at `position`: its slot and those that follow it in steps of
@@ -92,31 +102,24 @@ impl Buckets {
 
     /// Adds a pointer in the first free slot of its branch, unless the position already has it.
     pub fn push(&mut self, position: usize, slot: u32, target: u64) -> Result<()> {
-        let index = match self.0.binary_search_by_key(&position, |bucket| bucket.position) {
-            Ok(index) => index,
-            Err(index) => {
-                self.0.insert(index, Bucket { position, slots: Vec::new() });
-                index
-            }
-        };
-        let slots = &mut self.0[index].slots;
-        if slots.iter().any(|(_, known)| *known == target) {
+        if self.at(position).any(|(_, known)| known == target) {
             return Ok(());
         }
+        let full = || Error::Unsupported("more keys of equal hash than a node holds".into());
         let free = (slot % BRANCHES..MAX_SLOTS)
             .step_by(BRANCHES as usize)
-            .find(|free| slots.iter().all(|(used, _)| used != free))
-            .ok_or_else(|| {
-                Error::Unsupported("more keys of equal hash than a node holds".into())
-            })?;
-        let place = slots.partition_point(|(used, _)| *used < free);
-        slots.insert(place, (free, target));
+            .find(|free| self.slot(position, *free).is_none())
+            .ok_or_else(full)?;
+        let before = self.at(position).take_while(|(used, _)| *used < free).count();
+        let place = self.start_of(position) + before;
+        let position = u32::try_from(position).map_err(|_| full())?;
+        self.0.insert(place, Pointer { position, slot: free, target });
         Ok(())
     }
 
     /// How many pointers there are.
     pub fn count(&self) -> usize {
-        self.0.iter().map(|bucket| bucket.slots.len()).sum()
+        self.0.len()
     }
 
     /// Every pointer as (position, branch, block), from `position` up to but not including `end`.
@@ -125,12 +128,8 @@ impl Buckets {
         position: usize,
         end: usize,
     ) -> impl Iterator<Item = (usize, u8, u64)> + '_ {
-        let from = self.0.partition_point(|bucket| bucket.position < position);
-        self.0[from..].iter().take_while(move |bucket| bucket.position < end).flat_map(|bucket| {
-            bucket
-                .slots
-                .iter()
-                .map(|(slot, target)| (bucket.position, (slot % BRANCHES) as u8, *target))
+        self.range(position, end).iter().map(|pointer| {
+            (pointer.position as usize, (pointer.slot % BRANCHES) as u8, pointer.target)
         })
     }
 }

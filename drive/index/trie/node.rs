@@ -138,7 +138,10 @@ impl Node {
     /// Roughly what it takes in memory, in bytes.
     pub fn weight(&self) -> usize {
         let value = self.value.as_ref().map_or(0, Bytes::len);
-        size_of::<Self>() + 2 * self.key.text().len() + value + 48 * self.buckets.count()
+        size_of::<Self>()
+            + 2 * self.key.text().len()
+            + value
+            + Buckets::POINTER_BYTES * self.buckets.count()
     }
 }
 

@@ -2,10 +2,11 @@
 
 use crate::data::{Data, DataSet, remove_tree};
 use crate::net::Net;
-use crate::process::{Logs, Service, Usage};
+use crate::process::{Logs, Service, Usage, signal};
 use crate::tools::Tools;
 use hypermount_bench::counters::Traffic;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,8 +52,10 @@ impl Candidate {
     /// Whether there is anything to measure: a local directory has no link in between.
     pub fn runs_on(self, net: Net) -> bool {
         match self {
-            Candidate::Hypermount | Candidate::Reference => true,
-            Candidate::HypermountFromReference => net != Net::Local,
+            Candidate::Hypermount => true,
+            // Its program mounts from one peer.
+            Candidate::Reference => net != Net::Three,
+            Candidate::HypermountFromReference => !matches!(net, Net::Local | Net::Three),
             Candidate::Passthrough | Candidate::Disk => matches!(net, Net::Loopback | Net::Local),
         }
     }
@@ -76,8 +79,8 @@ pub struct Mounted {
     mountpoint: Option<PathBuf>,
     // Dropped in this order: the client first, then what it talks to.
     client: Option<Service>,
-    relay: Option<Service>,
-    _server: Option<Service>,
+    relays: Vec<Service>,
+    _servers: Vec<Service>,
 }
 
 impl Mounted {
@@ -114,7 +117,14 @@ impl Mounted {
 
     fn bare(root: PathBuf) -> Mounted {
         let took = Duration::ZERO;
-        Mounted { root, took, mountpoint: None, client: None, relay: None, _server: None }
+        Mounted {
+            root,
+            took,
+            mountpoint: None,
+            client: None,
+            relays: Vec::new(),
+            _servers: Vec::new(),
+        }
     }
 
     /// Starts the client and waits for the line that says that the mount is usable.
@@ -143,13 +153,26 @@ impl Mounted {
     }
 
     pub fn reset_traffic(&mut self) -> io::Result<()> {
-        self.relay.as_mut().map_or(Ok(()), |relay| relay.say("reset"))
+        self.relays.iter_mut().try_for_each(|relay| relay.say("reset"))
     }
 
-    pub fn traffic(&mut self) -> io::Result<Option<Traffic>> {
-        let Some(relay) = &mut self.relay else { return Ok(None) };
-        relay.say("report")?;
-        Ok(Some(serde_json::from_str(&relay.line(START)?)?))
+    /// What passed each link.
+    pub fn traffic(&mut self) -> io::Result<Vec<Traffic>> {
+        let mut traffic = Vec::new();
+        for relay in &mut self.relays {
+            // One that was stopped goes on, or it could not tell.
+            signal(relay.pid(), Signal::SIGCONT);
+            relay.say("report")?;
+            traffic.push(serde_json::from_str(&relay.line(START)?)?);
+        }
+        Ok(traffic)
+    }
+
+    /// From now on nothing passes one of the links, and nobody is told.
+    pub fn stall_one_link(&self) {
+        if let Some(relay) = self.relays.first() {
+            signal(relay.pid(), Signal::SIGSTOP);
+        }
     }
 }
 
@@ -205,6 +228,43 @@ fn own_drive(
     Ok(command)
 }
 
+/// A server of the data set and a link to it, for one of the peers; the address of the link.
+fn peer(
+    shop: &Workshop,
+    candidate: Candidate,
+    net: Net,
+    set: DataSet,
+    number: usize,
+) -> io::Result<(Service, Service, String)> {
+    let key = shop.data.key(set)?;
+    let mut store = shop.data.store(set);
+    if net.peers() > 1 {
+        // One store has one process; a copy serves as well as the original.
+        let copy = shop.scratch.join(format!("peer-{number}"));
+        remove_tree(&copy)?;
+        copy_tree(&store, &copy)?;
+        store = copy;
+    }
+    let mut serve = match candidate {
+        Candidate::Hypermount => Command::new(&shop.tools.hypermount),
+        _ => shop.tools.reference("serve")?,
+    };
+    match candidate {
+        Candidate::Hypermount => {
+            serve.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(&store);
+            serve.env("XDG_STATE_HOME", shop.scratch.join(format!("state-{number}")))
+        }
+        _ => serve.arg(&store).arg(&key),
+    };
+    let server = Service::start(&mut serve, &shop.logs)?;
+    let address = server.line(START)?;
+    let mut relay = Command::new(&shop.tools.relay);
+    relay.args(["--to", address.trim()]).args(net.relay_options());
+    let relay = Service::start(&mut relay, &shop.logs)?;
+    let address = relay.line(START)?;
+    Ok((server, relay, address))
+}
+
 fn remote_drive(
     shop: &Workshop,
     candidate: Candidate,
@@ -214,37 +274,30 @@ fn remote_drive(
     mountpoint: PathBuf,
 ) -> io::Result<Mounted> {
     let key = shop.data.key(set)?;
-    let mut serve = match candidate {
-        Candidate::Hypermount => Command::new(&shop.tools.hypermount),
-        _ => shop.tools.reference("serve")?,
-    };
-    match candidate {
-        Candidate::Hypermount => {
-            serve.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(shop.data.store(set))
-        }
-        _ => serve.arg(shop.data.store(set)).arg(&key),
-    };
-    let server = Service::start(&mut serve, &shop.logs)?;
-    let address = server.line(START)?;
-    let mut relay = Command::new(&shop.tools.relay);
-    relay.args(["--to", address.trim()]).args(net.relay_options());
-    let relay = Service::start(&mut relay, &shop.logs)?;
-    let peer = relay.line(START)?;
+    let mut served = Mounted::bare(PathBuf::new());
+    let mut peers = Vec::new();
+    for number in 0..net.peers() {
+        let (server, relay, address) = peer(shop, candidate, net, set, number)?;
+        served._servers.push(server);
+        served.relays.push(relay);
+        peers.push(address);
+    }
     let mut client = match candidate {
         Candidate::Reference => {
             let mut command = shop.tools.reference("mount")?;
-            command.arg(store).arg(&key).arg(&peer).arg(&mountpoint);
+            command.arg(store).arg(&key).args(&peers).arg(&mountpoint);
             command
         }
         _ => {
             let mut command = Command::new(&shop.tools.hypermount);
             command.arg("mount").arg(format!("hyper://{key}")).arg(&mountpoint);
-            command.args(["--foreground", "--peer", &peer, "--store"]).arg(store);
+            command.args(["--foreground", "--store"]).arg(store);
+            for peer in &peers {
+                command.args(["--peer", peer]);
+            }
             command
         }
     };
-    let mut served = Mounted::bare(PathBuf::new());
-    (served.relay, served._server) = (Some(relay), Some(server));
     served.attach(&mut client, mountpoint, &shop.logs)
 }
 

@@ -17,6 +17,8 @@ pub enum DataSet {
     Tree1k,
     /// A file of 256 MiB and one of 1 GiB.
     Large,
+    /// A file of 24 MiB, which several peers have.
+    Shared,
     /// One short file: a drive to write to.
     Seedling,
 }
@@ -32,14 +34,15 @@ pub struct DataFile {
 pub const MIB: u64 = 1 << 20;
 
 impl DataSet {
-    pub const ALL: [DataSet; 4] =
-        [DataSet::Tree10k, DataSet::Tree1k, DataSet::Large, DataSet::Seedling];
+    pub const ALL: [DataSet; 5] =
+        [DataSet::Tree10k, DataSet::Tree1k, DataSet::Large, DataSet::Shared, DataSet::Seedling];
 
     pub fn name(self) -> &'static str {
         match self {
             DataSet::Tree10k => "tree-10k",
             DataSet::Tree1k => "tree-1k",
             DataSet::Large => "large",
+            DataSet::Shared => "shared",
             DataSet::Seedling => "seedling",
         }
     }
@@ -48,7 +51,7 @@ impl DataSet {
         match self {
             DataSet::Tree10k => 100,
             DataSet::Tree1k => 20,
-            DataSet::Large | DataSet::Seedling => 0,
+            DataSet::Large | DataSet::Shared | DataSet::Seedling => 0,
         }
     }
 
@@ -57,6 +60,7 @@ impl DataSet {
             DataSet::Tree10k => tree(100, 100),
             DataSet::Tree1k => tree(20, 50),
             DataSet::Large => vec![stream_file(), seek_file()],
+            DataSet::Shared => vec![shared_file()],
             DataSet::Seedling => vec![DataFile { path: "readme".into(), size: 64, seed: 1 }],
         }
     }
@@ -68,6 +72,10 @@ pub fn stream_file() -> DataFile {
 
 pub fn seek_file() -> DataFile {
     DataFile { path: "seek.bin".into(), size: 1024 * MIB, seed: 3 }
+}
+
+pub fn shared_file() -> DataFile {
+    DataFile { path: "shared.bin".into(), size: 24 * MIB, seed: 4 }
 }
 
 fn tree(directories: u64, files: u64) -> Vec<DataFile> {

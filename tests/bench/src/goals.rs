@@ -55,6 +55,8 @@ pub const GOALS: &[Goal] = &[
     goal("tar_warm", "lo", FloorTimes(0.95, Passthrough)),
     goal("lsr_warm", "lo", FloorTimes(0.95, Passthrough)),
     goal("stat_warm", "lo", FloorTimes(0.9, Disk)),
+    goal("three_peers", "3x10", Floor(25.0)),
+    goal("stalled_peer", "3x10", Ceiling(1.0)),
     goal("seqwrite", "local", FloorTimes(0.6, Passthrough)),
     goal("untar", "local", FloorTimes(0.7, Passthrough)),
     goal("rmrf", "local", FloorTimes(0.7, Passthrough)),

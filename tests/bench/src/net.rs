@@ -14,13 +14,17 @@ pub enum Net {
     /// 200 ms round trip without a limit: counts round trips.
     #[value(name = "200:0")]
     Distant,
+    /// Three peers, each behind 40 ms and 10 Mbit/s of its own.
+    #[value(name = "3x10")]
+    Three,
     /// No link: a writable mount on this machine.
     #[value(name = "local")]
     Local,
 }
 
 impl Net {
-    pub const ALL: [Net; 5] = [Net::Loopback, Net::Near, Net::Far, Net::Distant, Net::Local];
+    pub const ALL: [Net; 6] =
+        [Net::Loopback, Net::Near, Net::Far, Net::Distant, Net::Three, Net::Local];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +32,7 @@ impl Net {
             Net::Near => "20:100",
             Net::Far => "100:20",
             Net::Distant => "200:0",
+            Net::Three => "3x10",
             Net::Local => "local",
         }
     }
@@ -38,6 +43,7 @@ impl Net {
             Net::Near => "20 ms round trip, 100 Mbit/s",
             Net::Far => "100 ms round trip, 20 Mbit/s",
             Net::Distant => "200 ms round trip, no limit",
+            Net::Three => "Three peers, each 40 ms round trip and 10 Mbit/s",
             Net::Local => "Writing, no network",
         }
     }
@@ -45,6 +51,11 @@ impl Net {
     /// Seconds.
     pub fn round_trip(self) -> f64 {
         self.numbers().0 / 1000.0
+    }
+
+    /// How many peers have the data, each behind a link of its own.
+    pub fn peers(self) -> usize {
+        if self == Net::Three { 3 } else { 1 }
     }
 
     pub fn relay_options(self) -> [String; 4] {
@@ -59,6 +70,7 @@ impl Net {
             Net::Near => (20.0, 100.0),
             Net::Far => (100.0, 20.0),
             Net::Distant => (200.0, 0.0),
+            Net::Three => (40.0, 10.0),
         }
     }
 }

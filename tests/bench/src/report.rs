@@ -62,14 +62,20 @@ struct Cell {
 }
 
 /// What besides its own figure a measure is asked for.
-const ASPECTS: &[(&str, &str)] =
-    &[("wire_mb", "MB on the wire"), ("turns", "turns"), ("peak_mib", "MiB"), ("cpu_s", "CPU s")];
+const ASPECTS: &[(&str, &str)] = &[
+    ("wire_mb", "MB on the wire"),
+    ("turns", "turns"),
+    ("least_share", "of the bytes"),
+    ("peak_mib", "MiB"),
+    ("cpu_s", "CPU s"),
+];
 
 fn aspect(sample: &Sample, name: &str) -> Option<f64> {
     let traffic = sample.traffic;
     match name {
         "wire_mb" => traffic.map(|t| (t.to_server_bytes + t.to_client_bytes) as f64 / 1e6),
         "turns" => traffic.map(|t| t.turns as f64),
+        "least_share" => sample.least_share,
         "peak_mib" => sample.peak_mib,
         "cpu_s" => sample.cpu_seconds,
         _ => None,
@@ -272,6 +278,7 @@ mod tests {
             cut: false,
             fault: fault.map(str::to_owned),
             traffic: None,
+            least_share: None,
             peak_mib: Some(10.0),
             cpu_seconds: None,
         }

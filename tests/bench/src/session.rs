@@ -40,6 +40,8 @@ pub const SESSIONS: &[Session] = &[
     Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::OPEN_FIRST] },
     Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::LSR_1K] },
     Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::TAR_1K] },
+    Session { set: DataSet::Shared, nets: &[Net::Three], steps: &[work::THREE_PEERS] },
+    Session { set: DataSet::Shared, nets: &[Net::Three], steps: &[work::STALLED_PEER] },
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::SEQWRITE] },
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::UNTAR, work::RMRF] },
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::GITCLONE] },
@@ -59,6 +61,9 @@ pub struct Sample {
     pub fault: Option<String>,
     /// What passed the middle of the link during the workload.
     pub traffic: Option<Traffic>,
+    /// Of what came over several links, the part of the one that brought least.
+    #[serde(default)]
+    pub least_share: Option<f64>,
     /// Largest resident size of the client so far, MiB.
     pub peak_mib: Option<f64>,
     /// Processor time of the client during the workload, seconds.
@@ -131,11 +136,14 @@ impl Turn<'_> {
             archive: &archive,
             repository: &repository,
             logs: &shop.logs,
+            stall: &|| mounted.stall_one_link(),
         })?;
         let after = mounted.usage();
         let has_client = mounted.client_pid().is_some();
+        let traffic = mounted.traffic()?;
         Ok(Sample {
-            traffic: mounted.traffic()?,
+            traffic: sum(&traffic),
+            least_share: least_share(&traffic),
             peak_mib: has_client.then_some(after.peak as f64 / (1 << 20) as f64),
             cpu_seconds: has_client.then_some(after.cpu - before.cpu),
             ..self.sample(step.name, step.unit, &outcome)
@@ -164,6 +172,7 @@ impl Turn<'_> {
             cut: outcome.cut,
             fault: outcome.fault.clone(),
             traffic: None,
+            least_share: None,
             peak_mib: None,
             cpu_seconds: None,
         }
@@ -173,6 +182,22 @@ impl Turn<'_> {
         let fault = Some(error.to_string());
         self.sample(step.name, step.unit, &Outcome { value: f64::NAN, cut: false, fault })
     }
+}
+
+/// What passed all links together; none without a link.
+fn sum(links: &[Traffic]) -> Option<Traffic> {
+    links.iter().copied().reduce(|a, b| Traffic {
+        to_server_bytes: a.to_server_bytes + b.to_server_bytes,
+        to_client_bytes: a.to_client_bytes + b.to_client_bytes,
+        turns: a.turns + b.turns,
+        connections: a.connections + b.connections,
+    })
+}
+
+fn least_share(links: &[Traffic]) -> Option<f64> {
+    let all: u64 = links.iter().map(|link| link.to_client_bytes).sum();
+    let least = links.iter().map(|link| link.to_client_bytes).min()?;
+    (links.len() > 1).then_some(least as f64 / all as f64)
 }
 
 /// Names, attributes and data the kernel still knows of earlier mounts, and of the disk.

@@ -1,7 +1,7 @@
 //! What is done to a mounted data set and how it is timed. Every workload checks that it got the
 //! right bytes or names, at a cost that does not show in its figure.
 
-use crate::data::{DataFile, DataSet, MIB, mixed, seek_file, stream_file};
+use crate::data::{DataFile, DataSet, MIB, mixed, seek_file, shared_file, stream_file};
 use crate::net::Net;
 use crate::process::{Logs, Streamed, stream};
 use crate::tools::git;
@@ -22,6 +22,8 @@ pub struct Bench<'a> {
     pub archive: &'a Path,
     pub repository: &'a Path,
     pub logs: &'a Logs,
+    /// Stops one of the links.
+    pub stall: &'a dyn Fn(),
 }
 
 /// A figure, in the unit of its workload.
@@ -61,6 +63,9 @@ pub const SEEK10: Step = Step { name: "seek10", unit: "s", run: seek };
 pub const OPEN_FIRST: Step = Step { name: "open_first", unit: "RTT", run: open_first };
 pub const LSR_1K: Step = Step { name: "lsr_1k", unit: "RTT", run: list_round_trips };
 pub const TAR_1K: Step = Step { name: "tar_1k", unit: "RTT/file", run: tar_round_trips };
+pub const THREE_PEERS: Step = Step { name: "three_peers", unit: "Mbit/s", run: from_three_peers };
+pub const STALLED_PEER: Step =
+    Step { name: "stalled_peer", unit: "s (longest wait)", run: with_a_stalled_peer };
 pub const SEQWRITE: Step = Step { name: "seqwrite", unit: "MB/s", run: sequential_write };
 pub const UNTAR: Step = Step { name: "untar", unit: "files/s", run: untar };
 pub const RMRF: Step = Step { name: "rmrf", unit: "entries/s", run: remove };
@@ -324,6 +329,54 @@ fn sequential(bench: &Bench) -> io::Result<Outcome> {
         .cut(offset < expected.size && took >= bench.limit)
         .check(good, || "wrong bytes".into())
         .expect("bytes", offset, expected.size))
+}
+
+/// Reads the shared file in pieces and hands on each piece's end and how long it took.
+fn read_shared(bench: &Bench, mut read: impl FnMut(u64, Duration)) -> io::Result<(u64, bool)> {
+    const PIECE: usize = 64 << 10;
+    let expected = shared_file();
+    let file = File::open(bench.root.join(&expected.path))?;
+    let mut buffer = vec![0; PIECE];
+    let (started, mut offset, mut good) = (Instant::now(), 0, true);
+    while started.elapsed() < bench.limit {
+        let asked = Instant::now();
+        let length = file.read_at(&mut buffer, offset)?;
+        if length == 0 {
+            break;
+        }
+        good &= expected.matches(offset, &buffer[..length]);
+        offset += length as u64;
+        read(offset, asked.elapsed());
+    }
+    Ok((offset, good))
+}
+
+fn from_three_peers(bench: &Bench) -> io::Result<Outcome> {
+    let started = Instant::now();
+    let (read, good) = read_shared(bench, |_, _| ())?;
+    let size = shared_file().size;
+    Ok(Outcome::new(per_second(read * 8, started.elapsed()) / 1e6)
+        .cut(read < size)
+        .check(good, || "wrong bytes".into())
+        .expect("bytes", read, size))
+}
+
+/// A third into the file one of the peers falls silent without hanging up.
+fn with_a_stalled_peer(bench: &Bench) -> io::Result<Outcome> {
+    let size = shared_file().size;
+    let (mut stalled, mut longest) = (false, Duration::ZERO);
+    let (read, good) = read_shared(bench, |end, took| {
+        if stalled {
+            longest = longest.max(took);
+        } else if end > size / 3 {
+            (bench.stall)();
+            stalled = true;
+        }
+    })?;
+    Ok(Outcome::new(longest.as_secs_f64())
+        .cut(read < size)
+        .check(good && stalled, || "wrong bytes".into())
+        .expect("bytes", read, size))
 }
 
 /// The n-th page-aligned offset of a random series, which each repetition has of its own.
