@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{NetworkLevel, WaitLimit, parse_peer};
+use crate::config::{BootstrapAddress, NetworkLevel, WaitLimit, parse_peer};
 use crate::named::NamedDrive;
 use crate::target::Target;
 
@@ -103,16 +103,17 @@ pub struct Source {
 /// How peers are found that nobody named.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Finding {
-    /// Where to look for peers: full is the local network and the DHT [default: full; off with
-    /// --peer, for what is on this disk, and for a --listen address only this machine reaches; or
+    /// Where to look for peers: full is the local network, the DHT and the HyperDHT [default: full;
+    /// off with --peer, for what is on this disk, and for a --listen address only this machine reaches; or
     /// what the environment says in HYPERMOUNT_NETWORK]
     #[arg(long, value_name = "full|lan|off")]
     pub network: Option<NetworkLevel>,
 
-    /// Node of the DHT to begin with, instead of the public ones; may be given several times
-    /// [or HYPERMOUNT_BOOTSTRAP, with commas between]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_peer)]
-    pub bootstrap: Vec<String>,
+    /// Node to begin with, instead of all the public ones; of the HyperDHT with hyperdht: before it,
+    /// else of the original's DHT; may be given several times [or HYPERMOUNT_BOOTSTRAP, with commas
+    /// between]
+    #[arg(long, value_name = "[hyperdht:]HOST:PORT")]
+    pub bootstrap: Vec<BootstrapAddress>,
 }
 
 impl Source {
@@ -469,15 +470,20 @@ Examples:
   hypermount serve --bootstrap 192.0.2.7:49737
   hypermount mount hyper://KEY ~/drive --bootstrap 192.0.2.7:49737")]
 pub struct Bootstrap {
-    /// UDP address to answer at; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:49737")]
-    pub listen: std::net::SocketAddr,
+    /// UDP address to answer at, as a node of the original's DHT; port 0 takes a free one [default:
+    /// 0.0.0.0:49737, without --hyperdht]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+
+    /// UDP address to answer at as a node of the HyperDHT; the one that others see, not 0.0.0.0
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub hyperdht: Option<std::net::SocketAddr>,
 
     /// Other node of the same network; may be given several times
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_peer)]
-    pub bootstrap: Vec<String>,
+    #[arg(long, value_name = "[hyperdht:]HOST:PORT")]
+    pub bootstrap: Vec<BootstrapAddress>,
 
-    /// The address as a JSON line
+    /// The addresses as a JSON line
     #[arg(long)]
     pub json: bool,
 }

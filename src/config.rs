@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use drive::Wait;
-use drive::swarm::DiscoveryOptions;
+use drive::swarm::{DiscoveryOptions, PUBLIC_HYPERDHT};
 
 use crate::cli::Finding;
 use crate::failure::{Context, Failure, Result};
@@ -115,6 +115,64 @@ const PUBLIC_BOOTSTRAP: [&str; 3] = [
     "bootstrap3.hyperdht.org:49737",
 ];
 
+/// `--bootstrap`: a node to begin with, of either network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootstrapAddress {
+    Dht(String),
+    HyperDht(String),
+}
+
+impl FromStr for BootstrapAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("hyperdht", address)) => parse_peer(address).map(Self::HyperDht),
+            Some(("dht", address)) if address.contains(':') => parse_peer(address).map(Self::Dht),
+            _ => parse_peer(text).map(Self::Dht),
+        }
+    }
+}
+
+/// As it is parsed.
+impl fmt::Display for BootstrapAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dht(address) => f.write_str(address),
+            Self::HyperDht(address) => write!(f, "hyperdht:{address}"),
+        }
+    }
+}
+
+impl BootstrapAddress {
+    /// The nodes of both networks as they are written on the command line.
+    pub fn names(options: DiscoveryOptions) -> Vec<String> {
+        let hyperdht = options.hyperdht.into_iter().map(Self::HyperDht);
+        let all = options.bootstrap.into_iter().map(Self::Dht).chain(hyperdht);
+        all.map(|one| one.to_string()).collect()
+    }
+
+    /// The inverse.
+    pub fn options(lan: bool, names: &[String]) -> Result<DiscoveryOptions> {
+        let all = names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|why| Failure::usage("the nodes to begin with", why))?;
+        let (bootstrap, hyperdht) = Self::by_network(&all);
+        Ok(DiscoveryOptions { lan, bootstrap, hyperdht })
+    }
+
+    /// Those of the DHT, and those of the HyperDHT.
+    pub fn by_network(all: &[Self]) -> (Vec<String>, Vec<String>) {
+        let (mut dht, mut hyperdht) = (Vec::new(), Vec::new());
+        for one in all {
+            match one {
+                Self::Dht(address) => dht.push(address.clone()),
+                Self::HyperDht(address) => hyperdht.push(address.clone()),
+            }
+        }
+        (dht, hyperdht)
+    }
+}
+
 /// `--network`: where peers are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkLevel {
@@ -159,16 +217,20 @@ fn choose(
         (None, None) if needed => NetworkLevel::Full,
         (None, None) => NetworkLevel::Off,
     };
-    let bootstrap = match bootstrap {
-        _ if level != NetworkLevel::Full => Vec::new(),
-        _ if !finding.bootstrap.is_empty() => finding.bootstrap.clone(),
+    let (bootstrap, hyperdht) = match bootstrap {
+        _ if level != NetworkLevel::Full => Default::default(),
+        _ if !finding.bootstrap.is_empty() => BootstrapAddress::by_network(&finding.bootstrap),
         Some(text) => {
-            let names = text.split(',').map(|name| parse_peer(name.trim()));
-            names.collect::<Result<_, _>>().map_err(wrong("HYPERMOUNT_BOOTSTRAP"))?
+            let names = text.split(',').map(|name| name.trim().parse());
+            let names = names.collect::<Result<Vec<_>, _>>();
+            BootstrapAddress::by_network(&names.map_err(wrong("HYPERMOUNT_BOOTSTRAP"))?)
         }
-        None => PUBLIC_BOOTSTRAP.map(str::to_owned).to_vec(),
+        None => {
+            let owned = |all: [&str; 3]| all.map(str::to_owned).to_vec();
+            (owned(PUBLIC_BOOTSTRAP), owned(PUBLIC_HYPERDHT))
+        }
     };
-    Ok(DiscoveryOptions { lan: level != NetworkLevel::Off, bootstrap })
+    Ok(DiscoveryOptions { lan: level != NetworkLevel::Off, bootstrap, hyperdht })
 }
 
 /// `--peer`: an address to dial, checked for shape only; names are resolved when dialling.
@@ -268,18 +330,27 @@ mod tests {
     fn peers_are_looked_for_where_it_was_said() {
         let flags = |network: Option<NetworkLevel>, bootstrap: &[&str]| Finding {
             network,
-            bootstrap: bootstrap.iter().map(|name| name.to_string()).collect(),
+            bootstrap: bootstrap.iter().map(|name| name.parse().unwrap()).collect(),
         };
         let none = flags(None, &[]);
-        let options = |lan, bootstrap: &[&str]| DiscoveryOptions {
+        let both = |lan, bootstrap: &[&str], hyperdht: &[&str]| DiscoveryOptions {
             lan,
             bootstrap: bootstrap.iter().map(|name| name.to_string()).collect(),
+            hyperdht: hyperdht.iter().map(|name| name.to_string()).collect(),
         };
+        let options = |lan, bootstrap: &[&str]| both(lan, bootstrap, &[]);
         let chosen = |finding: &Finding, needed, network: Option<&str>, bootstrap: Option<&str>| {
             choose(finding, needed, network.map(str::to_owned), bootstrap.map(str::to_owned))
                 .unwrap()
         };
-        assert_eq!(chosen(&none, true, None, None), options(true, &PUBLIC_BOOTSTRAP));
+        let public = both(true, &PUBLIC_BOOTSTRAP, &PUBLIC_HYPERDHT);
+        assert_eq!(chosen(&none, true, None, None), public);
+        let names = BootstrapAddress::names(public.clone());
+        assert_eq!(BootstrapAddress::options(true, &names).unwrap(), public);
+        let private = flags(None, &["hyperdht:c:3", "dht:d:4", "dht:5"]);
+        assert_eq!(chosen(&private, true, None, None), both(true, &["d:4", "dht:5"], &["c:3"]));
+        let said = Some("hyperdht:a:1,b:2");
+        assert_eq!(chosen(&none, true, None, said), both(true, &["b:2"], &["a:1"]));
         assert_eq!(chosen(&none, false, None, None), options(false, &[]));
         assert_eq!(chosen(&none, true, Some("off"), None), options(false, &[]));
         assert_eq!(chosen(&none, false, Some("lan"), None), options(true, &[]));

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use drive::swarm::{
-    BootstrapNode, DiscoveryOptions, Holding, Interest, PeerInfo, Share, SwarmOptions,
+    BootstrapNode, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo, Share,
+    SwarmOptions,
 };
 use drive::{DiscoveryKey, Drive, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
@@ -139,6 +140,14 @@ impl Network {
     pub fn close(&self) {
         self.0.close();
     }
+}
+
+/// The same of the HyperDHT; `address` is the one that others see.
+pub async fn hyperdht_node(
+    address: SocketAddr,
+    others: &[String],
+) -> Result<HyperDhtBootstrapNode> {
+    HyperDhtBootstrapNode::bind(address, others).await.context(|| format!("answer at {address}"))
 }
 
 /// A node with which others begin to find each other.

@@ -12,7 +12,7 @@ use drive::url::DriveUrl;
 use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wait};
 
 use crate::cli::Source;
-use crate::config;
+use crate::config::{self, BootstrapAddress};
 use crate::daemon::model::Find;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::named::{NamedDrive, split_store};
@@ -284,8 +284,8 @@ pub fn find(target: &Target, source: &Source) -> Result<Find> {
 
 /// The same of a drive that is named by its key, or otherwise.
 pub fn find_by_key(by_key: bool, source: &Source) -> Result<Find> {
-    let DiscoveryOptions { lan, bootstrap } = finding(by_key, source)?;
-    Ok(Find { lan, bootstrap })
+    let options = finding(by_key, source)?;
+    Ok(Find { lan: options.lan, bootstrap: BootstrapAddress::names(options) })
 }
 
 /// How peers are looked for: somebody who gives a key and names nobody needs it.

@@ -4,60 +4,14 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::finders::{ByKey, TEXT, our_drive, serve};
 use common::living::{self, Running, eventually, hypermount, reference_command, succeed};
 use common::namespaces::Machines;
 use serde_json::json;
 
 const NOTHING: [u16; 0] = [];
-/// What the drive of [`our_drive`] holds.
-const TEXT: &str = "found by its key\n";
-
-/// A store with one drive of our own; its key.
-fn our_drive(directory: &Path) -> (PathBuf, String) {
-    let (store, tree) = (directory.join("ours"), directory.join("tree"));
-    fs::create_dir_all(&tree).expect("make a directory");
-    fs::write(tree.join("hello.txt"), TEXT).expect("write");
-    let url = succeed(hypermount().args(["create", "ours", "--store"]).arg(&store));
-    succeed(hypermount().arg("import").arg(&tree).arg("ours").arg("--store").arg(&store));
-    (store, url.trim().trim_start_matches("hyper://").to_owned())
-}
-
-/// A mount of a key by somebody who knows nothing else, in the foreground of a machine.
-struct ByKey {
-    at: PathBuf,
-    _process: Running,
-}
-
-impl ByKey {
-    fn new(machines: &Machines, n: u8, directory: &Path, key: &str, options: &[&str]) -> Self {
-        let at = directory.join("mnt");
-        fs::create_dir_all(&at).expect("make a directory");
-        let mut command = hypermount();
-        command.args(["mount", "--foreground", &format!("hyper://{key}")]).arg(&at);
-        command.arg("--store").arg(directory.join("fetched")).args(options);
-        let mut process = Running::start(&mut machines.on(n, &mut command));
-        process.line();
-        Self { at, _process: process }
-    }
-}
-
-impl Drop for ByKey {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
-    }
-}
-
-/// `serve`, which has said where it listens.
-fn serve(machines: &Machines, n: u8, store: &Path, options: &[&str]) -> Running {
-    let mut command = hypermount();
-    command.args(["serve", "--json", "--listen", "0.0.0.0:0", "--store"]).arg(store).args(options);
-    let mut process = Running::start(&mut machines.on(n, &mut command));
-    process.json();
-    process
-}
 
 /// Each finds the other's drive by nothing but its key, and sees it change: machine 1 is the
 /// reference's, 2 is ours.
@@ -95,8 +49,8 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
     each_finds_the_other(&machines, &["--network", "lan"], &[]);
 }
 
-/// 77. A key is enough to open a drive that somebody announces on the local network or in the DHT, nested
-///     drives included.
+/// 77. A key is enough to open a drive that somebody announces on the local network, in the DHT or in the
+///     HyperDHT, nested drives included.
 #[test]
 fn a_nested_drive_is_found_at_somebody_else() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -128,7 +82,7 @@ fn beyond_it_through_a_bootstrap_node_of_the_reference() {
     each_finds_the_other(&machines, &options, &options);
 }
 
-/// 81. With `--bootstrap` the nodes named there are the only ones the DHT is entered by.
+/// 81. With `--bootstrap` the nodes named there are the only ones the DHT and the HyperDHT are entered by.
 #[test]
 fn and_through_one_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };

@@ -23,6 +23,8 @@ pub const MAX_CANDIDATES_PER_SOURCE: usize = 128;
 pub const MAX_TOPICS_PER_CANDIDATE: usize = 64;
 /// Dialled at the same time, from the start to the end of the attempt to connect.
 pub const MAX_DIALLING: usize = 16;
+/// Of these, how many by the key of a HyperDHT node: each may take most of a minute.
+pub const MAX_DIALLING_BY_KEY: usize = 8;
 /// Pauses after the first, second and third failure in a row, each times 0.66 to 1.33.
 const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -30,14 +32,40 @@ const PAUSES: [Duration; 3] =
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(7500);
 /// An address that turned out to be our own is not tried again for this long.
 const OURSELVES_FOR: Duration = Duration::from_secs(600);
+/// Nor is a peer of the topic that speaks another protocol.
+const FOREIGN_FOR: Duration = Duration::from_secs(600);
 
-/// Who named an address.
+/// Where a peer can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Tcp(SocketAddr),
+    /// The public key of its HyperDHT node, wherever that is.
+    HyperDht([u8; 32]),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Tcp(address) => address.fmt(f),
+            Target::HyperDht(key) => {
+                f.write_str("HyperDHT ")?;
+                key.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
+/// Who named a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// It did itself, on the local network.
     Lan(IpAddr),
     /// A node of the DHT.
     Node(IpAddr),
+    /// A node of the HyperDHT.
+    HyperNode(IpAddr),
+    /// It did itself, over a connection that it has with us by other means.
+    Itself(IpAddr),
 }
 
 /// In the order of dialling, last first.
@@ -53,7 +81,7 @@ pub enum Priority {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub topic: DiscoveryKey,
-    pub address: SocketAddr,
+    pub target: Target,
     pub source: Source,
     pub priority: Priority,
 }
@@ -68,6 +96,8 @@ pub enum Outcome {
     /// We have another connection to the peer with this static key.
     Duplicate([u8; 32]),
     Ourselves,
+    /// It does not speak our protocol, and has done nothing wrong.
+    Foreign,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +110,8 @@ pub(super) enum State {
     Spent(Instant),
     /// Left alone while another connection to that static key lasts.
     Duplicate([u8; 32]),
-    Ourselves(Instant),
+    /// It is ourselves, or speaks another protocol: left alone until then.
+    Aside(Instant),
 }
 
 struct Candidate {
@@ -94,7 +125,7 @@ struct Candidate {
 /// See the module's description.
 #[derive(Default)]
 pub struct Candidates {
-    all: HashMap<SocketAddr, Candidate>,
+    all: HashMap<Target, Candidate>,
     chance: fastrand::Rng,
 }
 
@@ -106,7 +137,7 @@ impl Candidates {
 
     /// Somebody named a peer; false if there is no room for it.
     pub fn found(&mut self, found: &Found, now: Instant) -> bool {
-        if let Some(known) = self.all.get_mut(&found.address) {
+        if let Some(known) = self.all.get_mut(&found.target) {
             known.priority = known.priority.max(found.priority);
             if !known.topics.contains(&found.topic) && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
             {
@@ -129,7 +160,7 @@ impl Candidates {
             failures: 0,
             state: State::Waiting(now),
         };
-        self.all.insert(found.address, candidate);
+        self.all.insert(found.target, candidate);
         true
     }
 
@@ -150,27 +181,37 @@ impl Candidates {
 
     /// The address to dial now; it counts as being dialled until [`Candidates::connected`] or
     /// [`Candidates::ended`].
-    pub fn next(&mut self, now: Instant) -> Option<SocketAddr> {
+    pub fn next(&mut self, now: Instant) -> Option<Target> {
         self.all.retain(|_, one| match one.state {
-            State::Spent(until) | State::Ourselves(until) => now < until,
+            State::Spent(until) | State::Aside(until) => now < until,
             _ => true,
         });
-        if self.dialling() >= MAX_DIALLING {
+        if self.dialling(|_| true) >= MAX_DIALLING {
             return None;
         }
-        let due = |one: &Candidate| {
-            matches!(one.state, State::Waiting(at) if at <= now).then_some(one.priority)
+        let by_key = |target: &Target| matches!(target, Target::HyperDht(_));
+        let only_addresses = self.dialling(by_key) >= MAX_DIALLING_BY_KEY;
+        let due = |target: &Target, one: &Candidate| {
+            let due = matches!(one.state, State::Waiting(at) if at <= now);
+            (due && !(only_addresses && by_key(target))).then_some(one.priority)
         };
-        let best = self.all.values().filter_map(due).max()?;
-        let equals: Vec<_> =
-            self.all.iter().filter(|(_, one)| due(one) == Some(best)).map(|(at, _)| *at).collect();
+        let best = self.all.iter().filter_map(|(target, one)| due(target, one)).max()?;
+        let equals = self.all.iter().filter(|(target, one)| due(target, one) == Some(best));
+        let equals: Vec<_> = equals.map(|(target, _)| *target).collect();
         let address = *self.chance.choice(&equals)?;
         self.set(&address, State::Dialling);
         Some(address)
     }
 
-    fn dialling(&self) -> usize {
-        self.all.values().filter(|one| one.state == State::Dialling).count()
+    fn dialling(&self, count: impl Fn(&Target) -> bool) -> usize {
+        let dialling =
+            |(at, one): &(&Target, &Candidate)| one.state == State::Dialling && count(at);
+        self.all.iter().filter(dialling).count()
+    }
+
+    /// Who named a peer first, and the topics it was named for.
+    pub fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
+        self.all.get(target).map(|one| (one.source, one.topics.clone()))
     }
 
     /// Addresses that are being dialled or connected.
@@ -179,18 +220,18 @@ impl Candidates {
         self.all.values().filter(busy).count()
     }
 
-    fn set(&mut self, address: &SocketAddr, state: State) {
+    fn set(&mut self, address: &Target, state: State) {
         if let Some(one) = self.all.get_mut(address) {
             one.state = state;
         }
     }
 
-    pub fn connected(&mut self, address: &SocketAddr) {
+    pub fn connected(&mut self, address: &Target) {
         self.set(address, State::Connected);
     }
 
     /// An attempt failed, or a connection that was dialled is over.
-    pub fn ended(&mut self, address: &SocketAddr, outcome: Outcome, now: Instant) {
+    pub fn ended(&mut self, address: &Target, outcome: Outcome, now: Instant) {
         let jitter = 0.66 + 0.67 * self.chance.f64();
         let Some(one) = self.all.get_mut(address) else { return };
         if one.topics.is_empty() {
@@ -199,7 +240,8 @@ impl Candidates {
         }
         one.state = match outcome {
             Outcome::Duplicate(key) => State::Duplicate(key),
-            Outcome::Ourselves => State::Ourselves(now + OURSELVES_FOR),
+            Outcome::Ourselves => State::Aside(now + OURSELVES_FOR),
+            Outcome::Foreign => State::Aside(now + FOREIGN_FOR),
             Outcome::Failed | Outcome::Left => {
                 one.failures = if outcome == Outcome::Left { 1 } else { one.failures + 1 };
                 match PAUSES.get(one.failures - 1) {
@@ -253,13 +295,13 @@ mod tests {
         DiscoveryKey::new([n; 32])
     }
 
-    fn address(n: usize) -> SocketAddr {
-        SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1))
+    fn address(n: usize) -> Target {
+        Target::Tcp(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1)))
     }
 
     fn found(n: usize, source: u8, priority: Priority) -> Found {
         let source = Source::Node(IpAddr::from([192, 0, 2, source]));
-        Found { topic: topic(1), address: address(n), source, priority }
+        Found { topic: topic(1), target: address(n), source, priority }
     }
 
     fn normal(n: usize) -> Found {
@@ -368,6 +410,34 @@ mod tests {
         candidates.left(&topic(2));
         candidates.ended(&address(1), Outcome::Left, now);
         assert_eq!(candidates.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_are_dialled_by_key_at_once() {
+        let (mut candidates, now) = (Candidates::with_seed(9), Instant::now());
+        let by_key = |n: u8| Found { target: Target::HyperDht([n; 32]), ..normal(0) };
+        for n in 0..=MAX_DIALLING_BY_KEY as u8 {
+            assert!(candidates.found(&by_key(n), now));
+        }
+        for _ in 0..MAX_DIALLING_BY_KEY {
+            assert!(matches!(candidates.next(now), Some(Target::HyperDht(_))));
+        }
+        assert_eq!(candidates.next(now), None);
+        candidates.found(&normal(1), now);
+        assert_eq!(candidates.next(now), Some(address(1)), "an address has its places");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_another_protocol_is_left_alone() {
+        let (mut candidates, now) = (Candidates::with_seed(10), Instant::now());
+        candidates.found(&normal(0), now);
+        candidates.ended(&address(0), Outcome::Foreign, now);
+        candidates.found(&normal(0), now);
+        let before = now + FOREIGN_FOR - Duration::from_millis(1);
+        assert_eq!(candidates.next(before), None, "naming it again changes nothing");
+        assert_eq!(candidates.next(now + FOREIGN_FOR), None, "forgotten");
+        candidates.found(&normal(0), now);
+        assert_eq!(candidates.next(now + FOREIGN_FOR), Some(address(0)));
     }
 
     #[tokio::test(start_paused = true)]

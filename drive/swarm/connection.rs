@@ -1,4 +1,4 @@
-//! One socket: bytes to and from the session, messages to and from the cores' replicators, and
+//! One connection: bytes to and from the session, messages to and from the cores' replicators, and
 //! the answers to what the peer requests.
 
 use std::collections::HashMap;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::replication::Replication;
+use super::transport::Stream;
 use super::{Command, ConnectionHandle, Inner, Share, Traffic};
 use crate::core::Core;
 use crate::crypto::DiscoveryKey;
@@ -90,15 +90,12 @@ struct Connection<'a> {
 pub(super) async fn run(
     swarm: &Arc<Inner>,
     id: u64,
-    stream: TcpStream,
+    stream: Stream,
     role: Role,
     nonce: [u8; 24],
     handle: &ConnectionHandle,
     commands: &mut mpsc::Receiver<Command>,
 ) -> (String, bool) {
-    if let Err(error) = stream.set_nodelay(true) {
-        log::debug!("peer {}: {error}", handle.address);
-    }
     let session = match Session::new(role, swarm.keys.clone(), nonce) {
         Ok(session) => session,
         Err(error) => return (error.to_string(), false),
@@ -121,7 +118,19 @@ pub(super) async fn run(
     for core in swarm.store.cores() {
         connection.offer(core).await;
     }
-    let ending = connection.talk(stream, commands).await;
+    let ending = match stream {
+        Stream::Tcp(mut stream) => {
+            if let Err(error) = stream.set_nodelay(true) {
+                log::debug!("peer {}: {error}", handle.address);
+            }
+            let (reader, writer) = stream.split();
+            connection.talk(reader, writer, commands).await
+        }
+        Stream::Carried(stream) => {
+            let (reader, writer) = tokio::io::split(stream);
+            connection.talk(reader, writer, commands).await
+        }
+    };
     for channel in connection.channels.into_values().filter(|channel| channel.opened) {
         channel.replication.deliver(Event::Closed { peer: PeerId(id) }, 0).await;
     }
@@ -131,10 +140,10 @@ pub(super) async fn run(
 impl Connection<'_> {
     async fn talk(
         &mut self,
-        mut stream: TcpStream,
+        mut reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
         commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
-        let (mut reader, mut writer) = stream.split();
         let mut input = BytesMut::with_capacity(READ_BYTES);
         let mut ending = self.handle.ending.subscribe();
         let mut closing = self.swarm.closing.subscribe();

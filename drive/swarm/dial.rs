@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::finding::GivenUp;
-use crate::wire::noise::Role;
+use super::transport::{Stream, Transport, Way};
 
 /// How long resolving a name and connecting may take, each.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -67,11 +67,11 @@ async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) 
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
             Ok(Ok(stream)) => {
                 swarm.state().troubles.remove(address);
-                let Some(connection) = swarm.register(candidate, Role::Initiator) else {
+                let Some(connection) = swarm.register(candidate, Transport::Tcp, Way::Given) else {
                     return ("there are too many connections".into(), false);
                 };
                 let handle = connection.handle.clone();
-                let ending = connection.run(stream, Role::Initiator).await;
+                let ending = connection.run(Stream::Tcp(stream)).await;
                 if let (Some(GivenUp::Duplicate), Some(key)) =
                     (handle.given_up.get(), handle.identity.get())
                 {

@@ -3,7 +3,8 @@
 //!
 //! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::net::TcpStream;
@@ -13,13 +14,16 @@ use tokio::time::Instant;
 
 #[cfg(test)]
 use super::candidates::State;
-use super::candidates::{Candidates, Found, Outcome};
+use super::candidates::{
+    Candidates, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source, Target,
+};
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
+use super::hyperdht::{self, CarryError};
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
-use super::{ConnectionHandle, Inner, MAX_CONNECTIONS};
+use super::transport::{Stream, Transport, Way};
+use super::{ConnectionHandle, Inner, MAX_CONNECTIONS, Registered};
 use crate::crypto::DiscoveryKey;
-use crate::wire::noise::Role;
 
 /// Connections to peers that were found, those being dialled included: places stay for peers that
 /// dial us.
@@ -36,6 +40,8 @@ pub(super) struct Finding {
     pub listening: watch::Sender<Option<SocketAddr>>,
     /// The DHT's node, where there is one.
     pub dht: OnceLock<Arc<Link>>,
+    /// The same of the HyperDHT.
+    pub hyperdht: OnceLock<Arc<hyperdht::Link>>,
     candidates: Mutex<Candidates>,
     /// A candidate became due, or a place became free.
     changed: Notify,
@@ -51,6 +57,7 @@ impl Finding {
             found,
             listening: watch::channel(None).0,
             dht: OnceLock::new(),
+            hyperdht: OnceLock::new(),
             candidates: Mutex::default(),
             changed: Notify::new(),
             gone: Notify::new(),
@@ -78,6 +85,11 @@ impl Finding {
         }
     }
 
+    /// As many as a candidate has at most.
+    fn some_topics(&self) -> Vec<DiscoveryKey> {
+        self.topics.borrow().keys().copied().take(MAX_TOPICS_PER_CANDIDATE).collect()
+    }
+
     /// How many addresses were found for a topic.
     pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.candidates().known_for(topic)
@@ -95,7 +107,7 @@ impl Finding {
 
     #[cfg(test)]
     pub fn knows_itself(&self) -> bool {
-        self.candidates().is_any(|state| matches!(state, State::Ourselves(_)))
+        self.candidates().is_any(|state| matches!(state, State::Aside(_)))
     }
 
     /// A connection is over; `last` if it was the last one to that static key.
@@ -118,8 +130,9 @@ pub(super) enum GivenUp {
 impl Inner {
     /// The peer of a connection has shown its static key: whether the connection is kept.
     ///
-    /// Of two connections between the same two peers both keep the one that was dialled by the peer
-    /// with the smaller key, so that neither has to be asked.
+    /// Of two connections between the same two peers both keep the faster transport's, and of two of
+    /// a kind the one that was dialled by the peer with the smaller key, so that neither has to be
+    /// asked.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
         let local = *self.keys.public();
         let state = self.state();
@@ -133,7 +146,11 @@ impl Inner {
             **other != id && handle.identity.get() == Some(&remote) && !handle.is_ending()
         };
         let Some((_, other)) = state.connections.iter().find(same) else { return Ok(()) };
-        let keep_this = if local < remote { !this.incoming } else { this.incoming };
+        let keep_this = match this.transport.cmp(&other.transport) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => (local < remote) != this.incoming,
+        };
         let reason = "we have another connection to it";
         if keep_this {
             let _ = other.given_up.set(GivenUp::Duplicate);
@@ -142,6 +159,11 @@ impl Inner {
         }
         let _ = this.given_up.set(GivenUp::Duplicate);
         Err(reason.into())
+    }
+
+    /// Whether any peer has a core open with us.
+    pub(super) fn has_useful_peer(&self) -> bool {
+        self.state().connections.values().any(|handle| handle.cores() > 0 && !handle.is_ending())
     }
 
     fn is_connected_to(&self, key: &[u8; 32]) -> bool {
@@ -165,7 +187,7 @@ impl Inner {
     }
 
     /// The address to dial now, if there is one and a place for it.
-    fn next_candidate(&self) -> Option<SocketAddr> {
+    fn next_candidate(&self) -> Option<Target> {
         let connected = self.state().connections.len();
         let mut candidates = self.finding.candidates();
         if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
@@ -182,7 +204,7 @@ impl Inner {
         for found in all.filter(|found| wanted(&found.topic)) {
             let room = candidates.found(&found, Instant::now());
             let and = if room { "" } else { ", and have no room for it" };
-            log::debug!("found {} by {:?}{and}", found.address, found.source);
+            log::debug!("found {} by {:?}{and}", found.target, found.source);
         }
     }
 }
@@ -193,8 +215,8 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
     let mut batch = Vec::new();
     loop {
         let Some(inner) = swarm.upgrade() else { return };
-        while let Some(address) = inner.next_candidate() {
-            inner.runtime.spawn(attempt(Arc::clone(&inner), address));
+        while let Some(target) = inner.next_candidate() {
+            inner.runtime.spawn(attempt(Arc::clone(&inner), target));
         }
         let due = inner.finding.candidates().due().filter(|due| *due > Instant::now());
         let finding = Arc::clone(&inner.finding);
@@ -212,14 +234,14 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
 }
 
 /// One attempt at a peer that was found, and the connection that comes of it.
-async fn attempt(swarm: Arc<Inner>, address: SocketAddr) {
+async fn attempt(swarm: Arc<Inner>, target: Target) {
     let mut closing = swarm.closing.subscribe();
     let (reason, outcome) = tokio::select! {
-        ending = connect(&swarm, address) => ending,
+        ending = connect(&swarm, target) => ending,
         () = super::closed(&mut closing) => return,
     };
-    log::debug!("peer {address}, which was found: {reason}");
-    swarm.finding.candidates().ended(&address, outcome, Instant::now());
+    log::debug!("peer {target}, which was found: {reason}");
+    swarm.finding.candidates().ended(&target, outcome, Instant::now());
     if let Outcome::Duplicate(key) = outcome
         && !swarm.is_connected_to(&key)
     {
@@ -229,19 +251,19 @@ async fn attempt(swarm: Arc<Inner>, address: SocketAddr) {
     swarm.finding.changed.notify_one();
 }
 
-async fn connect(swarm: &Arc<Inner>, address: SocketAddr) -> (String, Outcome) {
-    let stream = match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return (format!("cannot connect: {error}"), Outcome::Failed),
-        Err(_) => return (format!("did not answer within {CONNECT_WITHIN:?}"), Outcome::Failed),
+async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
+    let origin = swarm.finding.candidates().origin(&target);
+    let Some((source, topics)) = origin else { return ("is forgotten".into(), Outcome::Failed) };
+    let connected = match target {
+        Target::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
+        Target::HyperDht(key) => connect_by_key(swarm, target, key, source.into(), topics).await,
     };
-    swarm.finding.candidates().connected(&address);
-    swarm.finding.changed.notify_one();
-    let Some(connection) = swarm.register(address, Role::Initiator) else {
-        return ("there are too many connections".into(), Outcome::Failed);
+    let (connection, stream) = match connected {
+        Ok(connected) => connected,
+        Err(failure) => return failure,
     };
     let handle = connection.handle.clone();
-    let (reason, lied) = connection.run(stream, Role::Initiator).await;
+    let (reason, lied) = connection.run(stream).await;
     let outcome = match (handle.given_up.get(), handle.identity.get()) {
         (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
         (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
@@ -249,9 +271,110 @@ async fn connect(swarm: &Arc<Inner>, address: SocketAddr) -> (String, Outcome) {
         _ => Outcome::Failed,
     };
     if lied {
-        log::log!(dial::level(lied), "peer {address}: {reason}");
+        log::log!(dial::level(lied), "peer {target}: {reason}");
     }
     (reason, outcome)
+}
+
+/// A connection with its place and its bytes, or why there is none.
+type Connected = Result<(Registered, Stream), (String, Outcome)>;
+
+/// The attempt has come through: its place among those being dialled is free.
+fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Option<Registered> {
+    swarm.finding.candidates().connected(&target);
+    swarm.finding.changed.notify_one();
+    let transport = match target {
+        Target::Tcp(_) => Transport::Tcp,
+        Target::HyperDht(_) => Transport::HyperDht,
+    };
+    swarm.register(at, transport, way)
+}
+
+fn no_place() -> (String, Outcome) {
+    ("there are too many connections".into(), Outcome::Failed)
+}
+
+async fn connect_tcp(
+    swarm: &Arc<Inner>,
+    target: Target,
+    address: SocketAddr,
+    way: Way,
+) -> Connected {
+    let failed = |reason| (reason, Outcome::Failed);
+    let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
+    let stream = stream
+        .map_err(|_| failed(format!("did not answer within {CONNECT_WITHIN:?}")))?
+        .map_err(|error| failed(format!("cannot connect: {error}")))?;
+    let connection = registered(swarm, target, address, way).ok_or_else(no_place)?;
+    Ok((connection, Stream::Tcp(stream)))
+}
+
+async fn connect_by_key(
+    swarm: &Arc<Inner>,
+    target: Target,
+    key: [u8; 32],
+    way: Way,
+    topics: Vec<DiscoveryKey>,
+) -> Connected {
+    let failed = |reason| (reason, Outcome::Failed);
+    let node = swarm.finding.hyperdht.get().and_then(|link| link.node());
+    let node = node.ok_or_else(|| failed("there is no HyperDHT node".into()))?;
+    let (connection, address) = node.connect(key).await.map_err(failed)?;
+    let place = registered(swarm, target, address, way).ok_or_else(no_place)?;
+    let stream = swarm.carried(&place, connection, topics).await.map_err(|error| match error {
+        CarryError::Foreign => (error.to_string(), Outcome::Foreign),
+        error => failed(error.to_string()),
+    })?;
+    Ok((place, stream))
+}
+
+impl Inner {
+    /// The stream in a HyperDHT connection that has its place. Where the remote tells that it can be
+    /// reached by TCP too, that is tried, for these topics.
+    async fn carried(
+        &self,
+        place: &Registered,
+        connection: peeroxide_dht::hyperdht::PeerConnection,
+        topics: Vec<DiscoveryKey>,
+    ) -> Result<Stream, CarryError> {
+        let address = place.handle.address;
+        let port = self.finding.listening.borrow().map(|address| address.port());
+        let mut ending = place.handle.ending.subscribe();
+        let carried = tokio::select! {
+            carried = hyperdht::carry(connection, port, address) => carried?,
+            _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
+        };
+        if let Some(port) = carried.port {
+            self.told(address.ip(), port, topics);
+        }
+        Ok(Stream::Carried(carried.stream))
+    }
+
+    fn told(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
+        let target = Target::Tcp((ip, port.get()).into());
+        let source = Source::Itself(ip);
+        let found = |topic| Found { topic, target, source, priority: Priority::Normal };
+        self.take_found(topics.into_iter().map(found));
+        self.finding.changed.notify_one();
+    }
+
+    /// A peer has connected by HyperDHT.
+    pub(super) async fn welcome(self: Arc<Self>, arrival: hyperdht::Arrival) {
+        let address = arrival.address;
+        let Some(place) = self.register(address, Transport::HyperDht, Way::Incoming) else {
+            log::debug!("HyperDHT peer {address} refused: too many connections");
+            return;
+        };
+        // It does not say which drive it comes for.
+        let topics = self.finding.some_topics();
+        match self.carried(&place, arrival.connection, topics).await {
+            Ok(stream) => {
+                let (reason, lied) = place.run(stream).await;
+                log::log!(dial::level(lied), "peer {address} left: {reason}");
+            }
+            Err(error) => log::debug!("HyperDHT peer {address}: {error}"),
+        }
+    }
 }
 
 /// Looks for peers of every drive that wants any.

@@ -32,7 +32,12 @@ impl Pair {
 
     async fn find(&self, who: usize, address: SocketAddr) {
         let source = Source::Lan(address.ip());
-        let found = Found { topic: self.topic, address, source, priority: Priority::Local };
+        let found = Found {
+            topic: self.topic,
+            target: Target::Tcp(address),
+            source,
+            priority: Priority::Local,
+        };
         self.swarms[who].0.inner.finding.found.send(found).await.unwrap();
     }
 
@@ -158,7 +163,12 @@ async fn a_flood_of_addresses_is_no_storm_of_connections() {
         // 127.0.0.0/8 is all this machine; nobody listens at that port.
         let address = SocketAddr::from((Ipv4Addr::from(0x7f01_0000 + n), 9));
         let source = Source::Node(Ipv4Addr::from(0xc000_0200 + n % 16).into());
-        let found = Found { topic: pair.topic, address, source, priority: Priority::Normal };
+        let found = Found {
+            topic: pair.topic,
+            target: Target::Tcp(address),
+            source,
+            priority: Priority::Normal,
+        };
         swarm.inner.finding.found.send(found).await.unwrap();
         assert!(swarm.inner.finding.busy() <= finding::MAX_FOUND_CONNECTIONS);
     }

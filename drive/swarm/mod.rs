@@ -6,6 +6,8 @@
 
 mod topics;
 mod candidates;
+mod transport;
+mod hyperdht;
 mod finding;
 #[cfg(test)]
 mod finding_tests;
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -38,12 +40,14 @@ use crate::wire::noise::{Role, StaticKeyPair};
 
 use finding::{Finding, GivenUp};
 use replication::Replication;
+use transport::Stream;
 
-pub use candidates::{Found, Priority, Source};
+pub use candidates::{Found, Priority, Source, Target};
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
-pub use discovery::{BootstrapNode, DiscoveryOptions};
+pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+pub use transport::{Transport, Way};
 
 /// Connections open at once, both directions together.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -82,7 +86,8 @@ impl Default for SwarmOptions {
     }
 }
 
-/// Bytes on all sockets since the start, everything included that TCP carries for us.
+/// Bytes on all connections since the start, everything included that TCP carries for us; without
+/// what the HyperDHT adds to what it carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub received: u64,
@@ -119,6 +124,8 @@ pub struct PeerInfo {
     pub address: SocketAddr,
     /// Whether it dialled us.
     pub incoming: bool,
+    pub transport: Transport,
+    pub way: Way,
     /// Cores open on both sides.
     pub cores: usize,
     pub traffic: Traffic,
@@ -170,6 +177,8 @@ struct State {
 pub(crate) struct ConnectionHandle {
     address: SocketAddr,
     incoming: bool,
+    transport: Transport,
+    way: Way,
     commands: mpsc::Sender<Command>,
     /// Set once: ends the connection, with the reason and whether the peer lied.
     ending: watch::Sender<Option<(String, bool)>>,
@@ -347,6 +356,8 @@ impl ConnectionHandle {
             id,
             address: self.address,
             incoming: self.incoming,
+            transport: self.transport,
+            way: self.way,
             cores: self.cores(),
             traffic: self.statistics.traffic(),
         }
@@ -473,11 +484,18 @@ impl Inner {
     /// A host that has all its places, or a world that has all of ours, takes them from those that
     /// have shown no key of a core of ours, the longest connected first: connections without a
     /// handshake, however many, must not keep out peers.
-    fn register(self: &Arc<Self>, address: SocketAddr, role: Role) -> Option<Registered> {
+    fn register(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        transport: Transport,
+        way: Way,
+    ) -> Option<Registered> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let handle = ConnectionHandle {
             address,
-            incoming: role == Role::Responder,
+            incoming: way == Way::Incoming,
+            transport,
+            way,
             commands,
             ending: watch::channel(None).0,
             statistics: Arc::default(),
@@ -522,7 +540,8 @@ struct Registered {
 
 impl Registered {
     /// Runs the connection to its end; the reason it ended and whether the peer lied.
-    async fn run(mut self, stream: TcpStream, role: Role) -> (String, bool) {
+    async fn run(mut self, stream: Stream) -> (String, bool) {
+        let role = if self.handle.incoming { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,
             Err(error) => return (format!("no random numbers: {error}"), false),
@@ -571,10 +590,10 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
-            Ok((stream, address)) => match swarm.register(address, Role::Responder) {
+            Ok((stream, address)) => match swarm.register(address, Transport::Tcp, Way::Incoming) {
                 Some(connection) => {
                     swarm.runtime.spawn(async move {
-                        let (reason, lied) = connection.run(stream, Role::Responder).await;
+                        let (reason, lied) = connection.run(Stream::Tcp(stream)).await;
                         log::log!(dial::level(lied), "peer {address} left: {reason}");
                     });
                 }
@@ -604,6 +623,8 @@ mod tests {
         ConnectionHandle {
             address: SocketAddr::from(([192, 0, 2, host], 1)),
             incoming,
+            transport: Transport::Tcp,
+            way: if incoming { Way::Incoming } else { Way::Given },
             commands: mpsc::channel(1).0,
             ending: watch::channel(None).0,
             statistics: Arc::new(statistics),
@@ -641,7 +662,7 @@ mod tests {
         let mut register = |host: u16| {
             let [high, low] = host.to_be_bytes();
             let address = SocketAddr::from(([10, 0, high, low], 1));
-            let place = swarm.register(address, Role::Responder)?;
+            let place = swarm.register(address, Transport::Tcp, Way::Incoming)?;
             place.handle.statistics.cores.store(1, Ordering::Relaxed);
             places.push(place);
             Some(())
@@ -662,7 +683,7 @@ mod tests {
     async fn half_received_frames_have_a_budget() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
-        let register = || swarm.register(address, Role::Responder).unwrap();
+        let register = || swarm.register(address, Transport::Tcp, Way::Incoming).unwrap();
         let (small, large) = (register(), register());
         let hold = |place: &Registered, bytes| {
             place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);

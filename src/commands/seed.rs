@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::print_json;
 use crate::cli::{Publish, Seed, Seeding, Share, Source, Unseed, of_store};
 use crate::client::{self, ANSWER_LIMIT, Client};
-use crate::config;
+use crate::config::{self, BootstrapAddress};
 use crate::daemon::model::{Done, DrivePeers, Find, SeedInfo, SeedRequest};
 use crate::failure::{Code, Context, Failure, Result};
 use crate::mounted::find;
@@ -40,7 +40,7 @@ async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client
     session::check_store(target, &wanted.store, create)?;
     let asked = SeedRequest {
         peers: how.peers.clone(),
-        find: Find { lan: found.lan, bootstrap: found.bootstrap },
+        find: Find { lan: found.lan, bootstrap: BootstrapAddress::names(found) },
         listen: how.listen.map(|address| address.to_string()),
     };
     let path = client::plain(&["seeds", &wanted.drive]);

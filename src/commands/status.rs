@@ -56,8 +56,12 @@ fn lines(status: &model::Status) -> Vec<String> {
     section(&mut lines, "seeds", &status.seeds, seed_line);
     let traffic = status.traffic;
     lines.push(format!(
-        "network  {} peers{}; received {} ({}/s), sent {} ({}/s)",
+        "network  {} peers{}{}; received {} ({}/s), sent {} ({}/s)",
         status.peers.len(),
+        match status.peers.iter().filter(|peer| peer.transport != "tcp").count() {
+            0 => String::new(),
+            datagrams => format!(" ({datagrams} by datagrams)"),
+        },
         match status.listening.as_slice() {
             [] => String::new(),
             addresses => format!(", listening on {}", addresses.join(" ")),
@@ -146,19 +150,25 @@ pub async fn run_peers(args: &Peers) -> Result {
     if args.json {
         return print_json(&peers);
     }
-    let mut rows = vec![["ADDRESS", "HAS", "RECEIVING", "SENDING", ""].map(str::to_owned)];
+    let titles = ["ADDRESS", "HAS", "RECEIVING", "SENDING", "OVER", "FOUND"];
+    let mut rows = vec![titles.map(str::to_owned)];
     rows.extend(peers.peers.iter().map(|peer| peer_row(peer, peers.blocks)));
     terminal::print(terminal::table(&rows).as_bytes()).context(|| "print")?;
     terminal::print_line(&peers.verdict).context(|| "print")
 }
 
-fn peer_row(peer: &DrivePeer, blocks: u64) -> [String; 5] {
+fn peer_row(peer: &DrivePeer, blocks: u64) -> [String; 6] {
     [
         escaped(&peer.peer.address).into_owned(),
         if blocks == 0 { "?".to_owned() } else { super::list::here(peer.blocks, blocks) },
         format!("{}/s", size(peer.peer.receive_rate)),
         format!("{}/s", size(peer.peer.send_rate)),
-        if peer.peer.incoming { "connected to us" } else { "" }.to_owned(),
+        escaped(&peer.peer.transport).into_owned(),
+        if peer.peer.incoming {
+            "connected to us".into()
+        } else {
+            escaped(&peer.peer.found).into_owned()
+        },
     ]
 }
 

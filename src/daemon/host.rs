@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use drive::swarm::DiscoveryOptions;
 use drive::{Drive, PublicKey, Store, Wait};
 
 use super::events::Events;
@@ -21,7 +20,7 @@ use super::mounts::Mounted;
 use super::rates::Rates;
 use super::seeds::Seeding;
 use super::state::State;
-use crate::config::{WaitLimit, parse_peer};
+use crate::config::{BootstrapAddress, WaitLimit, parse_peer};
 use crate::failure::{Context, Failure, Result};
 use crate::network::Network;
 use crate::record::Held;
@@ -155,7 +154,7 @@ impl Host {
     /// Begins to look for peers, if it was asked for and has not begun. A daemon does that in one way
     /// only: who said `lan` must not find that it went further because of somebody else.
     pub async fn find(&self, asked: &Find) -> Result {
-        let options = DiscoveryOptions { lan: asked.lan, bootstrap: asked.bootstrap.clone() };
+        let options = BootstrapAddress::options(asked.lan, &asked.bootstrap)?;
         let mut finding = self.finding.lock().await;
         if options.is_off() || finding.as_ref() == Some(asked) {
             return Ok(());

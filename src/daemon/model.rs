@@ -75,7 +75,8 @@ pub struct Find {
     /// On the local network.
     #[serde(default)]
     pub lan: bool,
-    /// In the DHT that these nodes, `HOST:PORT` each, belong to.
+    /// In the network that these nodes belong to: `HOST:PORT` in the DHT, `hyperdht:HOST:PORT` in the
+    /// HyperDHT.
     #[serde(default)]
     pub bootstrap: Vec<String>,
 }
@@ -164,6 +165,11 @@ pub struct ConnectedPeer {
     pub address: String,
     /// Whether it connected to us.
     pub incoming: bool,
+    /// `tcp` or `hyperdht`.
+    pub transport: String,
+    /// How it was found: `lan`, `dht`, `hyperdht`, `told` by itself over another connection, `given`
+    /// by name, or `incoming`.
+    pub found: String,
     /// Cores that both sides have open.
     pub cores: usize,
     /// Bytes since it connected.
@@ -350,7 +356,8 @@ pub struct DriveQuery {
     /// Look for peers on the local network.
     #[serde(default)]
     pub lan: bool,
-    /// Look for peers in the DHT that these nodes belong to, `HOST:PORT` with commas between them.
+    /// Look for peers in the network that these nodes belong to: `HOST:PORT` in the DHT,
+    /// `hyperdht:HOST:PORT` in the HyperDHT, with commas between them.
     #[serde(default)]
     pub bootstrap: String,
     /// Of `GET /drives/{drive}`: the rest of the store too.

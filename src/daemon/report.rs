@@ -62,6 +62,8 @@ impl Host {
         ConnectedPeer {
             address: peer.address.to_string(),
             incoming: peer.incoming,
+            transport: peer.transport.to_string(),
+            found: peer.way.to_string(),
             cores: peer.cores,
             received: peer.traffic.received,
             sent: peer.traffic.sent,

@@ -2,6 +2,7 @@
 //! golden drive. Every wait has a deadline.
 #![allow(dead_code)] // each test program uses its part
 
+pub mod finders;
 pub mod living;
 pub mod namespaces;
 

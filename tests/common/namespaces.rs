@@ -13,7 +13,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Some machines and what connects them.
 pub struct Machines {
     prefix: String,
-    count: u8,
+    /// Every one there is, by its name here.
+    names: Vec<String>,
 }
 
 impl Machines {
@@ -38,9 +39,63 @@ impl Machines {
             machines.in_hub(&format!("addr add 10.77.{n}.254/24 dev to{n}"));
             machines.ip(n, &format!("route add default via 10.77.{n}.254"));
         }
-        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
-        succeed(machines.inside("hub", Command::new("sh").args(["-c", forward])).arg("--"));
+        machines.forward("hub");
         Some(machines)
+    }
+
+    /// The same, and the machines in `hidden` are behind routers of their own, which let in nothing but
+    /// answers and hide the machines' addresses, as at home. `None` also where there is no nft.
+    pub fn behind_routers(count: u8, hidden: &[u8]) -> Option<Self> {
+        let mut machines = Self::behind_a_router(count)?;
+        for &n in hidden {
+            if !machines.hide(n) {
+                assert!(std::env::var_os("HYPERMOUNT_REFERENCE").is_none(), "nft does not work");
+                eprintln!("SKIPPED: nft does not work here");
+                return None;
+            }
+        }
+        Some(machines)
+    }
+
+    /// Puts a router before a machine: it has the machine's address from now on.
+    fn hide(&mut self, n: u8) -> bool {
+        let (inner, router) = (n.to_string(), format!("nat{n}"));
+        succeed(Command::new("ip").args(["netns", "add", &self.name(&router)]));
+        self.names.push(router.clone());
+        self.ip(n, "link set eth0 down");
+        self.ip(n, &format!("link set eth0 netns {}", self.name(&router)));
+        let ip = |of: &str, arguments: &str| {
+            let name = self.name(of);
+            succeed(Command::new("ip").args(["-n", &name]).args(arguments.split(' ')));
+        };
+        ip(&router, "link set lo up");
+        ip(&router, &format!("addr add 10.77.{n}.1/24 dev eth0"));
+        ip(&router, "link set eth0 up");
+        ip(&router, &format!("route add default via 10.77.{n}.254"));
+        let other = self.name(&inner);
+        ip(&router, &format!("link add home type veth peer name eth0 netns {other}"));
+        ip(&router, &format!("addr add 192.168.{n}.1/24 dev home"));
+        ip(&router, "link set home up");
+        ip(&inner, &format!("addr add 192.168.{n}.2/24 dev eth0"));
+        ip(&inner, "link set eth0 up");
+        ip(&inner, &format!("route add default via 192.168.{n}.1"));
+        self.forward(&router);
+        let rules = "add table ip home
+            add chain ip home out { type nat hook postrouting priority 100; }
+            add rule ip home out oifname eth0 masquerade
+            add chain ip home in { type filter hook input priority 0; }
+            add rule ip home in iifname eth0 ct state new drop
+            add chain ip home through { type filter hook forward priority 0; }
+            add rule ip home through iifname eth0 ct state new drop";
+        let mut nft = Command::new("nft");
+        let lines = rules.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        finish_if_there(&mut self.inside(&router, nft.arg(lines)))
+    }
+
+    /// Lets a machine pass on what is not for itself.
+    fn forward(&self, of: &str) {
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        succeed(self.inside(of, Command::new("sh").args(["-c", forward])).arg("--"));
     }
 
     /// Behind the same router, but by another address: the old one leads nowhere.
@@ -56,7 +111,8 @@ impl Machines {
     /// `None` where the system does not allow it, which is said.
     fn new(count: u8) -> Option<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let machines = Self { prefix: format!("hm{}-{number}-", std::process::id()), count };
+        let names = (0..count).map(|n| n.to_string()).chain(["hub".to_owned()]).collect();
+        let machines = Self { prefix: format!("hm{}-{number}-", std::process::id()), names };
         let made = finish(Command::new("ip").args(["netns", "add", &machines.name("hub")]));
         if !made.status.success() {
             let why = String::from_utf8_lossy(&made.stderr).into_owned();
@@ -114,11 +170,21 @@ impl Machines {
     }
 }
 
+/// Whether a command that may not be installed did what it should.
+fn finish_if_there(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| {
+        let error = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            eprintln!("{command:?}: {error}");
+        }
+        output.status.success()
+    })
+}
+
 impl Drop for Machines {
     fn drop(&mut self) {
-        let all = (0..self.count).map(|n| n.to_string()).chain(["hub".to_owned()]);
-        for name in all {
-            let _ = Command::new("ip").args(["netns", "del", &self.name(&name)]).output();
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", &self.name(name)]).output();
         }
     }
 }

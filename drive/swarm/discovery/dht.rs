@@ -8,17 +8,17 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Surroundings;
-use super::interfaces::{self, Interface};
+use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::dht::{Chosen, Event, Goal, MAX_PACKET, Node, QueryId};
-use crate::swarm::candidates::{Found, Priority, Source};
+use crate::swarm::candidates::{Found, Priority, Source, Target};
 use crate::swarm::topics::Interest;
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
@@ -35,8 +35,6 @@ const MAX_ADDRESSES: usize = 4;
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A clock that moved so much farther than time did: the machine slept.
-const SLEPT: Duration = Duration::from_secs(30);
 
 /// A node on a socket.
 pub(in crate::swarm) struct Link {
@@ -255,25 +253,6 @@ impl Timetable {
     }
 }
 
-/// What tells that the machine is somewhere else now, or was asleep.
-struct Whereabouts {
-    interfaces: Vec<Interface>,
-    clock: SystemTime,
-    time: Instant,
-}
-
-impl Whereabouts {
-    fn now() -> Self {
-        Self { interfaces: interfaces::usable(), clock: SystemTime::now(), time: Instant::now() }
-    }
-
-    fn differ(&self, before: &Self) -> bool {
-        let time = self.time.saturating_duration_since(before.time);
-        let clock = self.clock.duration_since(before.clock).unwrap_or_default();
-        clock > time + SLEPT || self.interfaces != before.interfaces
-    }
-}
-
 /// Runs until the swarm is closed.
 pub(super) async fn run(mut around: Surroundings, link: Arc<Link>, bootstrap: Vec<String>) {
     let mut closing = around.closing.clone();
@@ -399,7 +378,7 @@ fn take_events(
                 if wanted {
                     all.push(Found {
                         topic,
-                        address: address.into(),
+                        target: Target::Tcp(address.into()),
                         source: Source::Node(IpAddr::V4(*via.ip())),
                         priority: if same_host { Priority::SameHost } else { Priority::Normal },
                     });
@@ -408,31 +387,4 @@ fn take_events(
         }
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn whereabouts(clock: u64, time: Instant, interfaces: &[Interface]) -> Whereabouts {
-        let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(clock);
-        Whereabouts { interfaces: interfaces.to_vec(), clock, time }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_machine_that_slept_or_moved_is_noticed() {
-        let now = Instant::now();
-        let before = whereabouts(100, now, &[]);
-        let later = now + Duration::from_secs(5);
-        assert!(!whereabouts(105, later, &[]).differ(&before));
-        assert!(!whereabouts(135, later, &[]).differ(&before));
-        assert!(whereabouts(136, later, &[]).differ(&before));
-        assert!(!whereabouts(50, later, &[]).differ(&before), "a clock that was put right");
-        let wire = Interface {
-            address: Ipv4Addr::new(10, 0, 0, 1),
-            mask: Ipv4Addr::new(255, 0, 0, 0),
-            loopback: false,
-        };
-        assert!(whereabouts(105, later, &[wire]).differ(&before));
-    }
 }

@@ -17,7 +17,7 @@ use super::Surroundings;
 use super::dns::{self, Answer, Heard, MAX_MESSAGE, Short, Token, short};
 use super::interfaces::{self, Interface};
 use crate::crypto::{DiscoveryKey, random_bytes};
-use crate::swarm::candidates::{Found, Priority, Source};
+use crate::swarm::candidates::{Found, Priority, Source, Target};
 use crate::swarm::topics::Topics;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
@@ -123,7 +123,7 @@ impl Speaker {
         }
         let address = SocketAddr::from((source, answer.port));
         let source = Source::Lan(IpAddr::V4(source));
-        Some(Found { topic, address, source, priority: Priority::Local })
+        Some(Found { topic, target: Target::Tcp(address), source, priority: Priority::Local })
     }
 
     fn may_answer(&mut self, now: Instant) -> bool {
@@ -341,7 +341,7 @@ mod tests {
         let answer = server.outbox.pop_front().unwrap();
         let mut reader = speaker(&[(2, Interest::LOOKUP)], None);
         let found = reader.hear(&answer, PEER, Instant::now());
-        assert_eq!(found[0].address, SocketAddr::from((PEER, 7)));
+        assert_eq!(found[0].target, Target::Tcp(SocketAddr::from((PEER, 7))));
         assert_eq!((found[0].topic, found[0].priority), (topic(2), Priority::Local));
         assert_eq!(server.hear(&answer, PEER, Instant::now()), [], "not its own answer");
     }

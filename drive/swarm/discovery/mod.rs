@@ -6,7 +6,9 @@
 mod dns;
 mod interfaces;
 mod lan;
+mod whereabouts;
 mod dht;
+mod hyperdht;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use super::{Inner, Swarm};
 
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
+pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,11 +31,13 @@ pub struct DiscoveryOptions {
     pub lan: bool,
     /// Nodes of the DHT to begin with, as `HOST:PORT`; without any, there is no DHT.
     pub bootstrap: Vec<String>,
+    /// The same of the HyperDHT.
+    pub hyperdht: Vec<String>,
 }
 
 impl DiscoveryOptions {
     pub fn is_off(&self) -> bool {
-        !self.lan && self.bootstrap.is_empty()
+        !self.lan && self.bootstrap.is_empty() && self.hyperdht.is_empty()
     }
 }
 
@@ -79,6 +84,14 @@ impl Swarm {
             if inner.finding.dht.set(Arc::clone(&link)).is_ok() {
                 let bootstrap = options.bootstrap.clone();
                 inner.runtime.spawn(dht::run(inner.surroundings(), link, bootstrap));
+            }
+        }
+        if !options.hyperdht.is_empty() {
+            let link = Arc::new(super::hyperdht::Link::new());
+            if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
+                let swarm = Arc::downgrade(inner);
+                let bootstrap = options.hyperdht.clone();
+                inner.runtime.spawn(hyperdht::run(swarm, inner.surroundings(), link, bootstrap));
             }
         }
         Ok(())

@@ -1,0 +1,361 @@
+//! Several channels on one encrypted connection, as on today's Hyperswarm (protomux 3): messages in,
+//! messages out, no I/O. A channel is a protocol's name and an id, and is open once both sides have
+//! opened it.
+//!
+//! Not here: the encrypted connection (`swarm/hyperdht`) and what any channel carries.
+
+mod codec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+pub use codec::{put_buffer, put_uint, take_buffer, take_uint};
+
+/// Longest message of the remote that is looked at.
+pub const MAX_FRAME: usize = 1024 * 1024;
+/// Channels that are open on our side at once.
+pub const MAX_LOCAL: usize = 64;
+/// Channels that the remote has open or waits for an answer to; it is refused others.
+pub const MAX_REMOTE: usize = 64;
+/// Bytes of messages on channels that we have yet to answer, all together. (The reference stops
+/// reading at as many.)
+pub const MAX_QUEUED: usize = 32 * 1024;
+/// Longest name of a protocol, and longest id.
+pub const MAX_NAME: usize = 256;
+/// Messages that one frame may hold: a batch of empty ones costs a byte each.
+pub const MAX_BATCH: usize = 16 * 1024;
+
+/// Number of the channel that all others are opened and closed on.
+const CONTROL: u64 = 0;
+const BATCH: u64 = 0;
+const OPEN: u64 = 1;
+const REJECT: u64 = 2;
+const CLOSE: u64 = 3;
+/// What the memory of a queued message costs besides its bytes.
+const QUEUED_OVERHEAD: usize = 64;
+
+/// What the remote did that ends the connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MuxError {
+    #[error("a message of {0} bytes, more than {MAX_FRAME}")]
+    TooLong(usize),
+    #[error("a message ends early")]
+    CutOff,
+    #[error("a name that is too long or no text")]
+    BadName,
+    #[error("channel {0} opened out of turn")]
+    OutOfTurn(u64),
+    #[error("more than {MAX_QUEUED} bytes on channels that are not open yet")]
+    TooMuchQueued,
+    #[error("more than {MAX_BATCH} messages in one")]
+    TooManyInOne,
+    #[error("a batch in a batch")]
+    Nested,
+}
+
+/// One of our channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(u64);
+
+/// A channel the remote has opened, by its own number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RemoteId(u64);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The remote opens what we have not: open the same, or [`Mux::refuse`] it.
+    Asked {
+        remote: RemoteId,
+        protocol: String,
+        id: Bytes,
+    },
+    /// Open on both sides; with what the remote said when it opened it.
+    Opened {
+        channel: ChannelId,
+        handshake: Bytes,
+    },
+    Message {
+        channel: ChannelId,
+        kind: u64,
+        payload: Bytes,
+    },
+    /// Refused, or closed by the remote.
+    Closed {
+        channel: ChannelId,
+    },
+}
+
+struct Local {
+    protocol: String,
+    id: Bytes,
+    remote: Option<u64>,
+}
+
+enum Remote {
+    /// It waits for our answer.
+    Asking {
+        protocol: String,
+        id: Bytes,
+        handshake: Bytes,
+        queued: Vec<(u64, Bytes)>,
+    },
+    Open(ChannelId),
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Mux {
+    local: BTreeMap<u64, Local>,
+    remote: BTreeMap<u64, Remote>,
+    /// The highest number the remote has used.
+    highest: u64,
+    queued: usize,
+    events: VecDeque<Event>,
+    frames: VecDeque<Bytes>,
+}
+
+impl Mux {
+    /// Opens a channel; nothing can be sent on it before [`Event::Opened`]. `None` when
+    /// [`MAX_LOCAL`] are open.
+    pub fn open(&mut self, protocol: &str, id: &[u8], handshake: &[u8]) -> Option<ChannelId> {
+        let number = (1..=MAX_LOCAL as u64).find(|number| !self.local.contains_key(number))?;
+        let mut frame = BytesMut::new();
+        put_uint(CONTROL, &mut frame);
+        put_uint(OPEN, &mut frame);
+        put_uint(number, &mut frame);
+        put_buffer(protocol.as_bytes(), &mut frame);
+        put_buffer(id, &mut frame);
+        frame.extend_from_slice(handshake);
+        self.frames.push_back(frame.freeze());
+        let id = Bytes::copy_from_slice(id);
+        self.local.insert(number, Local { protocol: protocol.to_owned(), id, remote: None });
+        self.pair(ChannelId(number));
+        Some(ChannelId(number))
+    }
+
+    /// Connects one of our channels to the one that the remote has opened, if it has.
+    fn pair(&mut self, channel: ChannelId) {
+        let Some(local) = self.local.get_mut(&channel.0) else { return };
+        let same = |remote: &Remote| match remote {
+            Remote::Asking { protocol, id, .. } => *protocol == local.protocol && *id == local.id,
+            Remote::Open(_) => false,
+        };
+        let Some((&number, remote)) = self.remote.iter_mut().find(|(_, remote)| same(remote))
+        else {
+            return;
+        };
+        local.remote = Some(number);
+        let asking = std::mem::replace(remote, Remote::Open(channel));
+        if let Remote::Asking { handshake, queued, .. } = asking {
+            self.no_longer_queued(&queued);
+            self.events.push_back(Event::Opened { channel, handshake });
+            for (kind, payload) in queued {
+                self.events.push_back(Event::Message { channel, kind, payload });
+            }
+        }
+    }
+
+    /// Answers [`Event::Asked`]: we do not take part in that.
+    pub fn refuse(&mut self, remote: RemoteId) {
+        if let Some(Remote::Asking { .. }) = self.remote.get(&remote.0)
+            && let Some(Remote::Asking { queued, .. }) = self.remote.remove(&remote.0)
+        {
+            self.no_longer_queued(&queued);
+            self.control(REJECT, remote.0);
+        }
+    }
+
+    /// Sends a message; false, and nothing sent, if the channel is not open on both sides or the
+    /// message is too long.
+    #[must_use]
+    pub fn send(&mut self, channel: ChannelId, kind: u64, payload: &[u8]) -> bool {
+        let open = self.local.get(&channel.0).is_some_and(|local| local.remote.is_some());
+        if !open || payload.len() > MAX_FRAME / 2 {
+            return false;
+        }
+        let mut frame = BytesMut::with_capacity(payload.len() + 10);
+        put_uint(channel.0, &mut frame);
+        put_uint(kind, &mut frame);
+        frame.extend_from_slice(payload);
+        self.frames.push_back(frame.freeze());
+        true
+    }
+
+    /// Closes a channel, whatever its state; no event follows.
+    pub fn close(&mut self, channel: ChannelId) {
+        if let Some(local) = self.local.remove(&channel.0) {
+            if let Some(remote) = local.remote {
+                self.remote.remove(&remote);
+            }
+            self.control(CLOSE, channel.0);
+        }
+    }
+
+    fn control(&mut self, kind: u64, number: u64) {
+        let mut frame = BytesMut::new();
+        put_uint(CONTROL, &mut frame);
+        put_uint(kind, &mut frame);
+        put_uint(number, &mut frame);
+        self.frames.push_back(frame.freeze());
+    }
+
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next message for the encrypted connection.
+    pub fn next_frame(&mut self) -> Option<Bytes> {
+        self.frames.pop_front()
+    }
+
+    pub fn has_frames(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// How many there are. While it grows, the remote causes answers that it does not read.
+    pub fn pending_frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Takes one message of the encrypted connection.
+    ///
+    /// # Errors
+    /// When the connection cannot go on.
+    pub fn receive(&mut self, mut frame: Bytes) -> Result<(), MuxError> {
+        if frame.len() > MAX_FRAME {
+            return Err(MuxError::TooLong(frame.len()));
+        }
+        let channel = take_uint(&mut frame)?;
+        let kind = take_uint(&mut frame)?;
+        match (channel, kind) {
+            (CONTROL, BATCH) => self.receive_batch(frame),
+            _ => self.receive_one(channel, kind, frame),
+        }
+    }
+
+    /// A number of messages; those of the control channel among them stand without its number.
+    fn receive_batch(&mut self, mut batch: Bytes) -> Result<(), MuxError> {
+        let mut channel = take_uint(&mut batch)?;
+        let mut count = 0;
+        while !batch.is_empty() {
+            count += 1;
+            if count > MAX_BATCH {
+                return Err(MuxError::TooManyInOne);
+            }
+            let mut item = take_buffer(&mut batch)?;
+            if item.is_empty() {
+                channel = take_uint(&mut batch)?;
+                continue;
+            }
+            let kind = take_uint(&mut item)?;
+            if (channel, kind) == (CONTROL, BATCH) {
+                return Err(MuxError::Nested);
+            }
+            self.receive_one(channel, kind, item)?;
+        }
+        Ok(())
+    }
+
+    fn receive_one(&mut self, channel: u64, kind: u64, payload: Bytes) -> Result<(), MuxError> {
+        if channel == CONTROL {
+            return self.receive_control(kind, payload);
+        }
+        match self.remote.get_mut(&channel) {
+            Some(Remote::Open(channel)) => {
+                let channel = *channel;
+                self.events.push_back(Event::Message { channel, kind, payload });
+            }
+            Some(Remote::Asking { queued, .. }) => {
+                self.queued += payload.len() + QUEUED_OVERHEAD;
+                if self.queued > MAX_QUEUED {
+                    return Err(MuxError::TooMuchQueued);
+                }
+                // The frame it is part of may be much longer.
+                queued.push((kind, Bytes::copy_from_slice(&payload)));
+            }
+            // Closed or refused while this was under way.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn receive_control(&mut self, kind: u64, mut payload: Bytes) -> Result<(), MuxError> {
+        match kind {
+            OPEN => self.receive_open(payload),
+            REJECT => {
+                let number = take_uint(&mut payload)?;
+                // One that is open cannot be refused any more.
+                if self.local.get(&number).is_some_and(|local| local.remote.is_none()) {
+                    self.local.remove(&number);
+                    self.events.push_back(Event::Closed { channel: ChannelId(number) });
+                }
+                Ok(())
+            }
+            CLOSE => {
+                let number = take_uint(&mut payload)?;
+                self.remote_closed(number);
+                Ok(())
+            }
+            // What a later version may say.
+            _ => Ok(()),
+        }
+    }
+
+    fn remote_closed(&mut self, number: u64) {
+        match self.remote.remove(&number) {
+            Some(Remote::Open(channel)) => {
+                let known = self.local.remove(&channel.0).is_some();
+                if known {
+                    self.control(CLOSE, channel.0);
+                    self.events.push_back(Event::Closed { channel });
+                }
+            }
+            Some(Remote::Asking { queued, .. }) => self.no_longer_queued(&queued),
+            None => {}
+        }
+    }
+
+    fn no_longer_queued(&mut self, messages: &[(u64, Bytes)]) {
+        let held: usize = messages.iter().map(|(_, one)| one.len() + QUEUED_OVERHEAD).sum();
+        self.queued = self.queued.saturating_sub(held);
+    }
+
+    fn receive_open(&mut self, mut payload: Bytes) -> Result<(), MuxError> {
+        let number = take_uint(&mut payload)?;
+        let name = take_buffer(&mut payload)?;
+        let id = take_buffer(&mut payload)?;
+        let protocol = str::from_utf8(&name).map_err(|_| MuxError::BadName)?.to_owned();
+        if name.len() > MAX_NAME || id.len() > MAX_NAME {
+            return Err(MuxError::BadName);
+        }
+        // Numbers are taken in turn, and again when they are free.
+        if number == CONTROL || number > self.highest + 1 || self.remote.contains_key(&number) {
+            return Err(MuxError::OutOfTurn(number));
+        }
+        self.highest = self.highest.max(number);
+        if self.remote.len() >= MAX_REMOTE || payload.len() > MAX_QUEUED {
+            self.control(REJECT, number);
+            return Ok(());
+        }
+        let (id, handshake) = (Bytes::copy_from_slice(&id), Bytes::copy_from_slice(&payload));
+        let ours = self.local.iter().find(|(_, local)| {
+            local.remote.is_none() && local.protocol == protocol && local.id == id
+        });
+        let channel = ours.map(|(number, _)| ChannelId(*number));
+        let asking = Remote::Asking {
+            protocol: protocol.clone(),
+            id: id.clone(),
+            handshake,
+            queued: Vec::new(),
+        };
+        self.remote.insert(number, asking);
+        match channel {
+            Some(channel) => self.pair(channel),
+            None => self.events.push_back(Event::Asked { remote: RemoteId(number), protocol, id }),
+        }
+        Ok(())
+    }
+}

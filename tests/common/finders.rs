@@ -1,0 +1,101 @@
+//! Who serves a drive and who reads it by its key alone, on machines of a test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::living::{Running, eventually, finish, hypermount, succeed};
+use super::namespaces::Machines;
+
+/// What the drive of [`our_drive`] holds.
+pub const TEXT: &str = "found by its key\n";
+
+/// A store with one drive of our own; its key.
+pub fn our_drive(directory: &Path) -> (PathBuf, String) {
+    let (store, tree) = (directory.join("ours"), directory.join("tree"));
+    fs::create_dir_all(&tree).expect("make a directory");
+    fs::write(tree.join("hello.txt"), TEXT).expect("write");
+    let url = succeed(hypermount().args(["create", "ours", "--store"]).arg(&store));
+    succeed(hypermount().arg("import").arg(&tree).arg("ours").arg("--store").arg(&store));
+    (store, url.trim().trim_start_matches("hyper://").to_owned())
+}
+
+/// A mount of a key by somebody who knows nothing else, in the foreground of a machine.
+pub struct ByKey {
+    pub at: PathBuf,
+    _process: Running,
+}
+
+impl ByKey {
+    pub fn new(machines: &Machines, n: u8, directory: &Path, key: &str, options: &[&str]) -> Self {
+        let at = directory.join("mnt");
+        fs::create_dir_all(&at).expect("make a directory");
+        let mut command = hypermount();
+        command.args(["mount", "--foreground", &format!("hyper://{key}")]).arg(&at);
+        command.arg("--store").arg(directory.join("fetched")).args(options);
+        let mut process = Running::start(&mut machines.on(n, &mut command));
+        process.line();
+        Self { at, _process: process }
+    }
+}
+
+impl Drop for ByKey {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+    }
+}
+
+/// `serve`, which has said where it listens.
+pub fn serve(machines: &Machines, n: u8, store: &Path, options: &[&str]) -> Running {
+    let mut command = hypermount();
+    command.args(["serve", "--json", "--listen", "0.0.0.0:0", "--store"]).arg(store).args(options);
+    let mut process = Running::start(&mut machines.on(n, &mut command));
+    process.json();
+    process
+}
+
+/// A mount of a key by a daemon of a machine, which can be asked about its peers.
+pub struct ByDaemon {
+    pub at: PathBuf,
+    key: String,
+    store: PathBuf,
+}
+
+impl ByDaemon {
+    pub fn new(machines: &Machines, n: u8, directory: &Path, key: &str, options: &[&str]) -> Self {
+        let (at, store) = (directory.join(format!("mnt{n}")), directory.join(format!("store{n}")));
+        fs::create_dir_all(&at).expect("make a directory");
+        let key = format!("hyper://{key}");
+        let mut command = hypermount();
+        command.args(["mount", &key]).arg(&at).arg("--store").arg(&store).args(options);
+        let mounted = Self { at, key, store };
+        succeed(&mut machines.on(n, &mut command));
+        mounted
+    }
+
+    /// The connected peers that have the drive open.
+    pub fn peers(&self) -> Vec<Value> {
+        let mut command = hypermount();
+        command.args(["peers", &self.key, "--json", "--store"]).arg(&self.store);
+        let answer: Value = serde_json::from_str(&succeed(&mut command)).expect("JSON");
+        answer["peers"].as_array().expect("a list").clone()
+    }
+
+    /// Waits until there is one peer, over this transport and found in this way.
+    pub fn has_one(&self, transport: &str, found: &str) {
+        eventually(&format!("one peer over {transport}, {found}"), || {
+            let peers = self.peers();
+            let [peer] = peers.as_slice() else { return None };
+            (peer["transport"] == transport && peer["found"] == found).then_some(())
+        });
+    }
+}
+
+impl Drop for ByDaemon {
+    fn drop(&mut self) {
+        let _ = finish(hypermount().args(["daemon", "stop", "--store"]).arg(&self.store));
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+    }
+}
