@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use drive::swarm::{
-    BootstrapNode, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo, Share,
-    SwarmOptions,
+    BootstrapNode, Dialling, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo,
+    Share, SwarmOptions,
 };
 use drive::{DiscoveryKey, Drive, Limit, PublicKey, Store, Swarm};
 use serde::Serialize;
@@ -55,6 +55,11 @@ impl Network {
         for peer in peers {
             self.0.dial(peer);
         }
+    }
+
+    /// The same while what is returned is kept.
+    pub fn dial_while(&self, peer: &str) -> Dialling {
+        self.0.dial_while(peer)
     }
 
     /// Begins to look for peers of the drives that are opened from now on, and to announce what

@@ -4,6 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Inner;
@@ -24,17 +25,40 @@ pub(super) fn level(lied: bool) -> log::Level {
     if lied { log::Level::Warn } else { log::Level::Info }
 }
 
-/// Runs until the swarm is closed or dropped.
-pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
+/// An address is dialled, and dialled again, while this is kept.
+#[derive(Debug)]
+#[must_use = "the connection ends when this is dropped"]
+pub struct Dialling {
+    pub(super) _needed: watch::Sender<()>,
+}
+
+/// Whoever wanted the connection has gone.
+async fn unneeded(needed: &mut watch::Receiver<()>) {
+    while needed.changed().await.is_ok() {}
+}
+
+/// Runs until the swarm is closed or dropped, or nobody needs the connection.
+pub(super) async fn keep_dialling(
+    swarm: Weak<Inner>,
+    address: String,
+    mut needed: watch::Receiver<()>,
+) {
     let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
         let Some(inner) = swarm.upgrade() else { return };
         let (reason, lied) = tokio::select! {
-            ending = attempt(inner, &address) => ending,
+            ending = attempt(inner, &address, needed.clone()) => ending,
             () = super::closed(&mut closing) => return,
         };
+        if needed.has_changed().is_err() {
+            log::info!("peer {address}: not needed any more");
+            if let Some(swarm) = swarm.upgrade() {
+                swarm.state().troubles.remove(&address);
+            }
+            return;
+        }
         if started.elapsed() >= LASTING {
             pause = FIRST_PAUSE;
         }
@@ -48,6 +72,7 @@ pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
         };
         tokio::select! {
             _ = tokio::time::sleep(pause) => {}
+            () = unneeded(&mut needed) => {}
             () = super::closed(&mut closing) => return,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -55,7 +80,11 @@ pub(super) async fn keep_dialling(swarm: Weak<Inner>, address: String) {
 }
 
 /// One connection from start to end: why it ended, and whether the peer lied.
-async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) {
+async fn attempt(
+    swarm: std::sync::Arc<Inner>,
+    address: &str,
+    mut needed: watch::Receiver<()>,
+) -> (String, bool) {
     let resolved = tokio::time::timeout(CONNECT_WITHIN, tokio::net::lookup_host(address)).await;
     let candidates: Vec<_> = match resolved {
         Ok(Ok(candidates)) => candidates.collect(),
@@ -71,7 +100,15 @@ async fn attempt(swarm: std::sync::Arc<Inner>, address: &str) -> (String, bool) 
                     return ("there are too many connections".into(), false);
                 };
                 let handle = connection.handle.clone();
-                let ending = connection.run(Stream::Tcp(stream)).await;
+                let running = connection.run(Stream::Tcp(stream));
+                tokio::pin!(running);
+                let ending = tokio::select! {
+                    ending = &mut running => ending,
+                    () = unneeded(&mut needed) => {
+                        handle.end("not needed any more".into(), false);
+                        running.await
+                    }
+                };
                 if let (Some(GivenUp::Duplicate), Some(key)) =
                     (handle.given_up.get(), handle.identity.get())
                 {

@@ -12,6 +12,7 @@ mod finding;
 #[cfg(test)]
 mod finding_tests;
 mod discovery;
+mod moved;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -19,7 +20,7 @@ mod limit_tests;
 mod replication;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -43,6 +44,7 @@ use replication::Replication;
 use transport::Stream;
 
 pub use candidates::{Found, Priority, Source, Target};
+pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
@@ -186,6 +188,8 @@ pub(crate) struct ConnectionHandle {
     /// The peer's static key, once it has shown it.
     identity: Arc<OnceLock<[u8; 32]>>,
     given_up: Arc<OnceLock<GivenUp>>,
+    /// Where it goes out from, over TCP.
+    local: Arc<OnceLock<IpAddr>>,
 }
 
 pub(crate) enum Command {
@@ -221,6 +225,7 @@ impl Swarm {
         }
         inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
         inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
+        inner.runtime.spawn(moved::run(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
@@ -270,9 +275,20 @@ impl Swarm {
 
     /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
     pub fn dial(&self, address: &str) {
-        self.inner
-            .runtime
-            .spawn(dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned()));
+        let (forever, needed) = watch::channel(());
+        let dialling = dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned(), needed);
+        self.inner.runtime.spawn(async move {
+            dialling.await;
+            drop(forever);
+        });
+    }
+
+    /// The same, until what is returned is dropped; the connection then ends, too.
+    pub fn dial_while(&self, address: &str) -> Dialling {
+        let (sender, needed) = watch::channel(());
+        let swarm = Arc::downgrade(&self.inner);
+        self.inner.runtime.spawn(dial::keep_dialling(swarm, address.to_owned(), needed));
+        Dialling { _needed: sender }
     }
 
     /// How fast everything together may flow.
@@ -501,6 +517,7 @@ impl Inner {
             statistics: Arc::default(),
             identity: Arc::default(),
             given_up: Arc::default(),
+            local: Arc::default(),
         };
         let mut state = self.state();
         if handle.incoming {
@@ -541,6 +558,11 @@ struct Registered {
 impl Registered {
     /// Runs the connection to its end; the reason it ended and whether the peer lied.
     async fn run(mut self, stream: Stream) -> (String, bool) {
+        if let Stream::Tcp(stream) = &stream
+            && let Ok(local) = stream.local_addr()
+        {
+            let _ = self.handle.local.set(local.ip().to_canonical());
+        }
         let role = if self.handle.incoming { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,

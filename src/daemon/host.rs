@@ -4,13 +4,14 @@
 //! Spread over `mounts.rs`, `seeds.rs` and `report.rs` (what is told of it). Not here: the socket and
 //! HTTP (`api.rs`), and when all this ends (`life.rs`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
+use drive::swarm::Dialling;
 use drive::{Drive, PublicKey, Store, Wait};
 
 use super::events::Events;
@@ -29,6 +30,8 @@ use crate::target::Target;
 
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
+/// How long a peer that was named for one command stays dialled: the next one probably names it, too.
+const LINGER: Duration = Duration::from_secs(30);
 /// Drives that have limits of their own.
 pub const MAX_LIMITED: usize = 1024;
 /// Segment of a URL that stands for the store's only drive, or the one it was made for.
@@ -51,7 +54,8 @@ pub struct Host {
     pub(super) state: Mutex<State>,
     /// Saved mounts that could not be made yet, and why.
     pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
-    dialled: Mutex<HashSet<String>>,
+    /// Those who need a peer keep it dialled.
+    dialled: Mutex<HashMap<String, Weak<Dialling>>>,
     /// What was said of single drives.
     limits: Mutex<BTreeMap<PublicKey, Limits>>,
     /// Whether peers are looked for that nobody named.
@@ -62,6 +66,9 @@ pub struct Host {
     /// one to go finds the store free.
     pub(super) last_records: Arc<Mutex<Vec<Held>>>,
 }
+
+/// Peers that stay dialled while this is kept.
+pub type Dialled = Vec<Arc<Dialling>>;
 
 /// The content of a lock; nothing here panics while holding one.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -127,13 +134,17 @@ impl Host {
             return Err(Failure::usage(format!("find the drive {drive}"), "that is no drive")
                 .hint("name it by its URL or by the name it was created with"));
         }
-        self.dial(peers)?;
+        let dialled = self.dial(peers)?;
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            drop(dialled);
+        });
         self.find(find).await?;
         let looks = *find != Find::default();
         if let Target::Url(url) = &target {
             self.network.look_for(&url.key, looks)?;
         }
-        let named = !lock(&self.dialled).is_empty() || !self.network.peers().is_empty();
+        let named = self.dials_somebody() || !self.network.peers().is_empty();
         let wait = match (looks || named, wait) {
             (false, _) => Wait::Local,
             (true, None) => WaitLimit::default().wait(),
@@ -144,7 +155,7 @@ impl Host {
 
     /// Whether there is anybody to wait for.
     pub fn knows_peers(&self) -> bool {
-        self.finds() || !lock(&self.dialled).is_empty() || !self.network.peers().is_empty()
+        self.finds() || self.dials_somebody() || !self.network.peers().is_empty()
     }
 
     fn finds(&self) -> bool {
@@ -217,22 +228,30 @@ impl Host {
         limited.iter().map(describe).collect()
     }
 
-    /// Dials those that are not dialled yet.
-    pub fn dial(&self, peers: &[String]) -> Result {
+    /// Dials those that are not dialled yet. They stay so while what is returned is kept, by whomever.
+    pub fn dial(&self, peers: &[String]) -> Result<Dialled> {
         let mut dialled = lock(&self.dialled);
+        dialled.retain(|_, dialling| dialling.strong_count() > 0);
+        let mut kept = Vec::new();
         for peer in peers {
             parse_peer(peer).map_err(|why| Failure::usage(format!("dial {peer:?}"), why))?;
-            if dialled.contains(peer) {
+            if let Some(dialling) = dialled.get(peer).and_then(Weak::upgrade) {
+                kept.push(dialling);
                 continue;
             }
             if dialled.len() >= MAX_DIALLED {
                 let why = format!("{MAX_DIALLED} peers are dialled already");
                 return Err(Failure::failed(format!("dial {peer}"), why));
             }
-            dialled.insert(peer.clone());
-            self.network.dial(std::slice::from_ref(peer));
+            let dialling = Arc::new(self.network.dial_while(peer));
+            dialled.insert(peer.clone(), Arc::downgrade(&dialling));
+            kept.push(dialling);
         }
-        Ok(())
+        Ok(kept)
+    }
+
+    fn dials_somebody(&self) -> bool {
+        lock(&self.dialled).values().any(|dialling| dialling.strong_count() > 0)
     }
 
     /// Answers peers at an address, which is what it is asked for but for port 0.

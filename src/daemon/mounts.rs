@@ -9,7 +9,7 @@ use drive::PublicKey;
 use drivefs::{Detach, Fs, Mount, MountOptions, RootLimits};
 use tokio::runtime::Handle;
 
-use super::host::{Host, lock, short, wait_limit};
+use super::host::{Dialled, Host, lock, short, wait_limit};
 use super::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
 use crate::config::WaitLimit;
 use crate::everything::Everything;
@@ -34,6 +34,8 @@ pub struct Mounted {
     pub mount: Mount,
     pub record: Record,
     held: std::sync::Mutex<Option<Held>>,
+    /// Peers that were named for it, or for whoever else is mounted.
+    _peers: Dialled,
 }
 
 impl Mounted {
@@ -65,6 +67,7 @@ impl Host {
         if asked.all {
             return self.mount_all(asked, mountpoint, wait).await;
         }
+        let peers = self.dial(&asked.peers)?;
         let session = self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         let address = match &asked.listen {
             Some(address) => {
@@ -94,7 +97,7 @@ impl Host {
                 .await
                 .map_err(|error| Failure::failed(what(), error))?
                 .map_err(cannot_mount)?;
-        self.made(mount, record, held, asked)
+        self.made(mount, record, held, peers, asked)
     }
 
     /// Mounts everything there is.
@@ -109,7 +112,7 @@ impl Host {
             return Err(Failure::usage(what(), "nothing is announced by a mount of all drives")
                 .hint("`hypermount share NAME --listen ADDR:PORT` gives a drive to others"));
         }
-        self.dial(&asked.peers)?;
+        let peers = self.dial(&asked.peers)?;
         self.find(&asked.find).await?;
         let record = Record { read_only: asked.read_only, ..self.record(&mountpoint) };
         let held = record.hold(&self.state_directory)?;
@@ -133,7 +136,7 @@ impl Host {
             .await
             .map_err(|error| Failure::failed(what(), error))?
             .map_err(cannot_mount)?;
-        self.made(mount, record, held, asked)
+        self.made(mount, record, held, peers, asked)
     }
 
     fn record(&self, mountpoint: &Path) -> Record {
@@ -164,10 +167,12 @@ impl Host {
         mount: Mount,
         record: Record,
         held: Held,
+        peers: Dialled,
         asked: &MountRequest,
     ) -> Result<MountInfo> {
         let mountpoint = record.mountpoint.clone();
-        let mounted = Arc::new(Mounted { mount, record, held: Some(held).into() });
+        let held = Some(held).into();
+        let mounted = Arc::new(Mounted { mount, record, held, _peers: peers });
         lock(&self.mounts).insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
         if asked.save {
@@ -311,7 +316,7 @@ impl Host {
 
     /// A drive that was seen before is opened without asking anybody.
     async fn mount_from_here_or(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
-        self.dial(&asked.peers)?;
+        let _peers = self.dial(&asked.peers)?;
         if asked.all {
             return self.mount(asked).await;
         }

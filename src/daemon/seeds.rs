@@ -8,7 +8,7 @@ use drive::core::demand::Urgency;
 use drive::{Core, Drive, PublicKey, Store, Wait};
 use tokio::task::AbortHandle;
 
-use super::host::{Host, lock, short};
+use super::host::{Dialled, Host, lock, short};
 use super::model::{Find, Happening, SeedInfo, SeedRequest};
 use super::state::SavedSeed;
 use crate::failure::Result;
@@ -31,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Seeding {
     shared: Arc<Shared>,
     task: AbortHandle,
+    /// Those that were named for it.
+    peers: Dialled,
 }
 
 #[derive(Default)]
@@ -46,6 +48,12 @@ impl Drop for Seeding {
 }
 
 impl Seeding {
+    fn keep(&mut self, peers: Dialled) {
+        let known = |peer: &Arc<_>| self.peers.iter().any(|known| Arc::ptr_eq(known, peer));
+        let new: Dialled = peers.into_iter().filter(|peer| !known(peer)).collect();
+        self.peers.extend(new);
+    }
+
     /// Once it could be opened.
     pub fn drive(&self) -> Option<Drive> {
         lock(&self.shared.drive).clone()
@@ -67,7 +75,7 @@ impl Host {
     }
 
     async fn start_seed(self: &Arc<Self>, key: PublicKey, how: &SeedRequest) -> Result {
-        self.dial(&how.peers)?;
+        let peers = self.dial(&how.peers)?;
         self.find(&how.find).await?;
         self.network.look_for(&key, how.find != Find::default())?;
         match &how.listen {
@@ -79,7 +87,8 @@ impl Host {
             None => {}
         }
         self.announce(&key)?;
-        if lock(&self.seeds).contains_key(&key) {
+        if let Some(known) = lock(&self.seeds).get_mut(&key) {
+            known.keep(peers);
             return Ok(());
         }
         if lock(&self.seeds).len() >= MAX_SEEDS {
@@ -99,7 +108,7 @@ impl Host {
             drop(host);
             fetch_all(&drive).await;
         });
-        let seeding = Seeding { shared, task: task.abort_handle() };
+        let seeding = Seeding { shared, task: task.abort_handle(), peers };
         lock(&self.seeds).insert(key, seeding);
         self.choose_shared();
         log::info!("seeding {}", short(&drive_url(&key, None)));

@@ -1,6 +1,6 @@
 //! The network interfaces of this machine that have an IPv4 address.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -28,6 +28,17 @@ pub fn usable() -> Vec<Interface> {
         all.retain(|one| !one.loopback);
     }
     all
+}
+
+/// Every address this machine has, of either kind.
+pub fn addresses() -> Vec<IpAddr> {
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let ip = |one: nix::ifaddrs::InterfaceAddress| {
+        let address = one.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    addresses.filter_map(ip).collect()
 }
 
 fn up() -> Vec<Interface> {

@@ -23,6 +23,8 @@ use super::{Inner, Swarm};
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
+pub(super) use interfaces::addresses;
+pub(super) use whereabouts::Whereabouts;
 
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,9 +22,13 @@ impl Whereabouts {
     }
 
     pub fn differ(&self, before: &Self) -> bool {
+        self.slept_since(before) || self.interfaces != before.interfaces
+    }
+
+    pub fn slept_since(&self, before: &Self) -> bool {
         let time = self.time.saturating_duration_since(before.time);
         let clock = self.clock.duration_since(before.clock).unwrap_or_default();
-        clock > time + SLEPT || self.interfaces != before.interfaces
+        clock > time + SLEPT
     }
 }
 
