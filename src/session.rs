@@ -375,8 +375,13 @@ fn named_drive(store: &Store, name: &str, directory: &Path) -> Result<DriveUrl> 
 
 fn no_such_name(name: &str, directory: &Path) -> Failure {
     let why = format!("there is none of that name in {}", directory.display());
-    Failure::failed(format!("open the drive {name}"), why)
-        .hint(format!("make it: hypermount create {name}"))
+    let failure = Failure::failed(format!("open the drive {name}"), why);
+    if Path::new(name).is_dir() {
+        return failure.hint(format!(
+            "the directory {name} here is no store either: a store has a master_key in it"
+        ));
+    }
+    failure.hint(format!("make it: hypermount create {name}"))
 }
 
 async fn only_drive(store: &Store, directory: &Path) -> Result<DriveUrl> {

@@ -88,11 +88,10 @@ impl Home {
 /// whatever happened, they go with the directory they are in.
 impl Drop for Home {
     fn drop(&mut self) {
-        for entry in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
-            if entry.path().join("hypermount.daemon").exists() {
-                let stop = ["daemon", "stop", "--store"];
-                let _ = self.command().args(stop).arg(entry.path()).output();
-            }
+        let entries = fs::read_dir(self.directory.path()).into_iter().flatten().flatten();
+        let stores = entries.map(|entry| entry.path()).chain([self.path("data/hypermount")]);
+        for store in stores.filter(|store| store.join("hypermount.daemon").exists()) {
+            let _ = self.command().args(["daemon", "stop", "--store"]).arg(store).output();
         }
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let here = self.directory.path();
