@@ -652,6 +652,7 @@ mod tests {
             statistics: Arc::new(statistics),
             identity: Arc::default(),
             given_up: Arc::default(),
+            local: Arc::default(),
         }
     }
 
