@@ -31,7 +31,7 @@ use crate::target::Target;
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
 /// How long a peer that was named for one command stays dialled: the next one probably names it, too.
-const LINGER: Duration = Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(10);
 /// Drives that have limits of their own.
 pub const MAX_LIMITED: usize = 1024;
 /// Segment of a URL that stands for the store's only drive, or the one it was made for.

@@ -123,3 +123,25 @@ fn an_open_watch_does_not_keep_a_daemon() {
     home.run(["unmount", "mnt"]).must_succeed();
     eventually("the daemon has ended", || !has_daemon(&default_store(&home)));
 }
+
+/// 106. A peer that a daemon is told of with `--peer` is dialled while a mount or a seed needs it, and for ten
+///      seconds after a command that named it.
+#[test]
+fn peers_that_nobody_needs_are_let_go() {
+    if !can_mount() {
+        return;
+    }
+    const NOBODY: &str = "127.0.0.1:1";
+    let home = Home::new();
+    let url = create(&home, "notes");
+    home.make("mnt");
+    home.run(["daemon", "start"]).must_succeed();
+    let dials = || home.run(["status", "--json"]).must_succeed().stdout.contains(NOBODY);
+    home.run(["ls", &url, "--peer", NOBODY]).must_succeed();
+    eventually("it is dialled for a command", dials);
+    eventually("and not for ever", || !dials());
+    home.run(["mount", "notes", "mnt", "--peer", NOBODY]).must_succeed();
+    eventually("it is dialled for a mount", dials);
+    home.run(["unmount", "mnt"]).must_succeed();
+    eventually("which is gone", || !dials());
+}
