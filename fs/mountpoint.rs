@@ -35,16 +35,27 @@ impl Mounted {
     }
 
     /// The process that serves the mount, as far as the system tells (recent Linux does).
+    ///
+    /// The kernel gives numbers of connections anew while a process may still hold one that is dead: of
+    /// several the one that was started last is it.
     pub fn served_by(&self) -> Option<u32> {
         let wanted = format!("fuse_connection:\t{}", self.connection);
-        processes().find(|pid| {
+        let holds = |pid: &u32| {
             let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
             descriptors.flatten().any(|descriptor| {
                 let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
                 info.lines().any(|line| line == wanted)
             })
-        })
+        };
+        processes().filter(holds).max_by_key(|pid| started(*pid))
     }
+}
+
+/// When a process was started, in ticks since the system was (proc_pid_stat(5), field 22).
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, a name in parentheses, may contain anything.
+    stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
 }
 
 /// All our mounts, in the order they were made. Empty where the system does not tell.
