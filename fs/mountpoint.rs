@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::platform;
 
@@ -218,6 +219,10 @@ pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
     detach(&mounted, how)
 }
 
+/// The kernel lets go of the files of a process a moment after the process is gone: a mount that is busy
+/// with nobody using it is tried again for so long.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+
 /// As [`unmount`], of a mount known to be there.
 pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     let path = &mounted.mountpoint;
@@ -228,12 +233,19 @@ pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     }
     // A dead mount has nobody to protect.
     let lazily = how != Detach::Normal || mounted.is_dead();
-    match platform::detach(path, lazily, how == Detach::Force) {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            Err(UnmountError::Busy { path: path.clone(), users: users(path) })
+    let deadline = Instant::now() + RELEASED_WITHIN;
+    loop {
+        match platform::detach(path, lazily, how == Detach::Force) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let users = users(path);
+                if !users.is_empty() || Instant::now() >= deadline {
+                    return Err(UnmountError::Busy { path: path.clone(), users });
+                }
+                std::thread::sleep(RELEASED_WITHIN / 20);
+            }
+            Err(source) => return Err(UnmountError::System { path: path.clone(), source }),
         }
-        Err(source) => Err(UnmountError::System { path: path.clone(), source }),
     }
 }
 
