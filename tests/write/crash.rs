@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 
 use crate::common::living::{hypermount, succeed};
-use crate::own::{Own, can_mount, has_reference, tree};
+use crate::own::{Own, alone, can_mount, has_reference, tree};
 
 const ROUNDS: usize = 20;
 
@@ -12,6 +12,9 @@ const ROUNDS: usize = 20;
 /// there."
 #[test]
 fn killed_again_and_again() {
+    if !alone("crash::killed_again_and_again") {
+        return;
+    }
     if !can_mount() {
         return;
     }
@@ -92,6 +95,9 @@ fn killed_again_and_again() {
 /// process last saw it, `--forget` removes it."
 #[test]
 fn what_a_killed_mount_left_is_recovered() {
+    if !alone("crash::what_a_killed_mount_left_is_recovered") {
+        return;
+    }
     if !can_mount() {
         return;
     }

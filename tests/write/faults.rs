@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::living::{Mounted, Running, finish, hypermount, shell, succeed};
-use crate::own::{can_mount, tree};
+use crate::own::{alone, can_mount, tree};
 
 type Step = fn(&Path) -> io::Result<()>;
 
@@ -171,6 +171,9 @@ fn states() -> Vec<BTreeMap<String, String>> {
 /// there."
 #[test]
 fn killed_at_every_call() {
+    if !alone("faults::killed_at_every_call") {
+        return;
+    }
     let Some(stage) = can_mount().then(Stage::new).flatten() else { return };
     let states = states();
     for call in 0.. {
@@ -201,6 +204,9 @@ fn killed_at_every_call() {
 /// Sentence 52. "A full disk fails the call with ENOSPC and costs nothing else."
 #[test]
 fn full_once_at_every_call() {
+    if !alone("faults::full_once_at_every_call") {
+        return;
+    }
     let Some(stage) = can_mount().then(Stage::new).flatten() else { return };
     let states = states();
     let mut refused = 0;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
@@ -18,6 +19,20 @@ pub fn can_mount() -> bool {
         eprintln!("SKIPPED: /dev/fuse cannot be opened; nothing was mounted");
     }
     able
+}
+
+/// Runs the test that is called `name` once more, in a process of its own; true in that process.
+///
+/// For who keeps a file open and unclosed: whenever another test's thread starts a program, the copies
+/// of all descriptors are closed in the new process, and the kernel takes that for a close(2) of the file.
+pub fn alone(name: &str) -> bool {
+    const ALONE: &str = "HYPERMOUNT_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut again = Command::new(std::env::current_exe().expect("this test"));
+    succeed(again.args([name, "--exact", "--nocapture"]).env(ALONE, "1"));
+    false
 }
 
 pub fn has_reference() -> bool {

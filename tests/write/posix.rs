@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::own::{Own, can_mount};
+use crate::own::{Own, alone, can_mount};
 
 fn code<T>(result: std::io::Result<T>) -> i32 {
     result.map(drop).map_err(|error| error.raw_os_error().unwrap_or(0)).err().unwrap_or(0)
@@ -291,6 +291,9 @@ fn read_only() {
 /// Sentence 54. "What is added to the end of the file that was stored last is all that is stored."
 #[test]
 fn what_costs_nothing() {
+    if !alone("posix::what_costs_nothing") {
+        return;
+    }
     if !can_mount() {
         return;
     }

@@ -11,7 +11,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::common::living::{Mounted, eventually};
-use crate::own::{Own, can_mount};
+use crate::own::{Own, alone, can_mount};
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("lists");
@@ -152,6 +152,9 @@ fn times_of_directories() {
 /// it, new files included." (That close(2) fails is shown on a full disk.)
 #[test]
 fn a_version_for_each_close() {
+    if !alone("promises::a_version_for_each_close") {
+        return;
+    }
     if !can_mount() {
         return;
     }
@@ -179,6 +182,9 @@ fn a_version_for_each_close() {
 /// that anybody else has it." (Here, a kill; power cuts are in drive/drive/crash_tests.rs.)
 #[test]
 fn synced_while_open() {
+    if !alone("promises::synced_while_open") {
+        return;
+    }
     if !can_mount() {
         return;
     }
