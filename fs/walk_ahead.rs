@@ -129,6 +129,12 @@ impl State {
         }
     }
 
+    /// A file is asked for; one that was before may have had another size in that version.
+    fn ask(&mut self, path: DrivePath, size: u64) {
+        self.ahead += size;
+        self.ahead -= self.asked.insert(path, size).unwrap_or(0);
+    }
+
     fn window(&self) -> u64 {
         self.run.saturating_mul(WINDOW_PER_FILE_BYTES).min(LARGEST_WINDOW_BYTES)
     }
@@ -190,10 +196,7 @@ impl WalkAhead {
                     if size > 0 && size <= SMALL_FILE_BYTES && entry.stat.mount.is_none() =>
                 {
                     volume.drive.prefetch(&entry.stat.extent, 0..size, Urgency::Ahead);
-                    let mut state = self.state();
-                    if state.asked.insert(path, size).is_none() {
-                        state.ahead += size;
-                    }
+                    self.state().ask(path, size);
                 }
                 Kind::Directory => levels.extend(level_of(&snapshot, path, order).await),
                 _ => {}
@@ -251,8 +254,7 @@ mod tests {
         assert!(state.opened(&path("a/3")));
         assert_eq!(state.order, Order::Name);
         // One that only looked like it is corrected by the first file that is not as expected.
-        state.asked.insert(path("a/4"), 1);
-        state.ahead = 1;
+        state.ask(path("a/4"), 1);
         assert!(state.opened(&path("a/0")));
         assert_eq!((state.order, state.ahead), (Order::Listing, 0));
     }
@@ -271,14 +273,26 @@ mod tests {
         for text in ["a/1", "a/2", "a/3"] {
             state.opened(&path(text));
         }
-        state.asked.insert(path("b/1"), 100);
-        state.ahead = 100;
+        state.ask(path("b/1"), 100);
         assert!(state.opened(&path("b/1")), "the next directory, as expected");
         assert_eq!((state.run, state.ahead), (4, 0));
         assert!(state.opened(&path("y/1")), "elsewhere once: it may go on there");
         assert_eq!(state.run, FILES_OF_A_WALK);
         assert!(!state.opened(&path("z/1")), "and again: no walk any more");
         assert_eq!(state.run, 1);
+    }
+
+    /// A drive that changes under the walk gives a file another size each time it is asked for.
+    #[test]
+    fn a_file_asked_for_twice_counts_once_with_its_newest_size() {
+        let mut state = State { run: FILES_OF_A_WALK, ..State::default() };
+        for size in [100, 5000, 7] {
+            state.ask(path("a/1"), size);
+            assert_eq!(state.ahead, size);
+        }
+        state.ask(path("a/2"), 3);
+        state.opened(&path("a/1"));
+        assert_eq!(state.ahead, 3);
     }
 
     #[test]
