@@ -43,8 +43,12 @@ const LIMITED_PATIENCE: u32 = 3;
 /// Bytes received before the others have their turn, timers above all: a peer that sends without
 /// end must not keep them.
 const YIELD_AFTER: usize = 256 * 1024;
-/// Requests are answered while less than this waits to be written.
-const OUTPUT_BYTES: usize = 256 * 1024;
+/// Requests are answered while less than this waits to be written: what we ask for ourselves has to
+/// wait behind it.
+const OUTPUT_BYTES: usize = 64 * 1024;
+/// Bytes that the system may hold back unsent, for the same reason.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 32 * 1024;
 
 #[derive(Default)]
 pub struct Statistics {
@@ -79,6 +83,8 @@ struct Connection<'a> {
     channels: HashMap<DiscoveryKey, Channel>,
     handshaken: bool,
     output: Bytes,
+    /// Answers are among the output, which a limit holds up; what we ask for ourselves is not.
+    answering: bool,
     started: Instant,
     last_received: Instant,
     last_sent: Instant,
@@ -109,6 +115,7 @@ pub(super) async fn run(
         channels: HashMap::new(),
         handshaken: false,
         output: Bytes::new(),
+        answering: false,
         started: now,
         last_received: now,
         last_sent: now,
@@ -120,7 +127,7 @@ pub(super) async fn run(
     }
     let ending = match stream {
         Stream::Tcp(mut stream) => {
-            if let Err(error) = stream.set_nodelay(true) {
+            if let Err(error) = set_options(&stream) {
                 log::debug!("peer {}: {error}", handle.address);
             }
             let (reader, writer) = stream.split();
@@ -165,7 +172,9 @@ impl Connection<'_> {
                 }
             };
             let write = async {
-                rates.up.ready().await;
+                if self.answering {
+                    rates.up.ready().await;
+                }
                 let most = helping(rates.up.limit()).min(self.output.len());
                 writer.write(self.output.get(..most).unwrap_or_default()).await
             };
@@ -264,12 +273,14 @@ impl Connection<'_> {
         self.handle.statistics.cores.load(Ordering::Relaxed)
     }
 
-    /// Moves encoded bytes to the socket's buffer, answering requests while there is room.
+    /// Moves encoded bytes to the socket's buffer, answering requests while there is room: what is
+    /// ours comes first.
     fn fill_output(&mut self) {
         if !self.output.is_empty() {
             return;
         }
         self.resume = None;
+        self.answering = false;
         loop {
             let mut answered = false;
             for (key, channel) in &mut self.channels {
@@ -290,6 +301,7 @@ impl Connection<'_> {
                     self.swarm.given(key, self.session.pending_output().saturating_sub(before));
                 }
             }
+            self.answering |= answered;
             if !answered || self.session.pending_output() >= OUTPUT_BYTES {
                 break;
             }
@@ -433,6 +445,14 @@ impl Connection<'_> {
             self.channel_opened(&key).await;
         }
     }
+}
+
+/// Small messages leave at once, and what waits to leave can still be preceded by something else.
+fn set_options(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
 }
 
 /// How many bytes may flow at once.

@@ -81,6 +81,20 @@ async fn what_is_sent_of_one_core_has_a_limit() {
     pair().await.limited(set).await;
 }
 
+/// Seeding comes last: what it has used up for minutes does not keep our own requests.
+#[tokio::test]
+async fn what_we_ask_for_ourselves_does_not_wait_until_we_may_give_again() {
+    let pair = pair().await;
+    let up = &pair.reading.rates().up;
+    up.set(Some(1000));
+    up.spend(1_000_000);
+    let wait = Wait::within(Duration::from_secs(60));
+    for block in 1..BLOCKS {
+        assert_eq!(pair.copy.get(block, wait.clone()).await.unwrap().len(), BLOCK);
+    }
+    assert!(up.ready_at().is_some(), "that is still so");
+}
+
 #[tokio::test]
 async fn drives_that_are_not_looked_for_are_limited() {
     let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap();
