@@ -45,10 +45,11 @@ pub fn blake2b_each(messages: &[[&[u8]; 2]]) -> Vec<Hash> {
     finished.collect()
 }
 
-/// BLAKE2b-256 keyed with `key` of the concatenation of `parts`.
-pub fn blake2b_keyed(key: &[u8; 32], parts: &[&[u8]]) -> Hash {
+/// BLAKE2b-256 keyed with `key`, of at most 64 bytes, of the concatenation of `parts`.
+pub fn blake2b_keyed<const N: usize>(key: &[u8; N], parts: &[&[u8]]) -> Hash {
+    const { assert!(N <= 64) };
     let mut hasher = <Blake2bMac<U32> as KeyInit>::new_from_slice(key)
-        .expect("BLAKE2b takes every key of up to 64 bytes, and this one has 32");
+        .expect("BLAKE2b takes every key of up to 64 bytes, and this one is no longer");
     for part in parts {
         Mac::update(&mut hasher, part);
     }

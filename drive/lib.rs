@@ -23,6 +23,7 @@ pub mod drive;
 pub mod wire;
 pub mod replicate;
 pub mod dht;
+pub mod secret_stream;
 pub mod protomux;
 pub mod swarm;
 pub mod transfer;

@@ -1,0 +1,178 @@
+//! Noise IK: who connects knows the key of whom it connects to, and shows its own.
+
+use bytes::Bytes;
+use snow::params::{BaseChoice, CipherChoice, DHChoice, HashChoice, NoiseParams};
+
+use super::curve::{NAME, Resolver};
+use crate::crypto::{Hash, KeyPair};
+
+/// Longest handshake message read or written, in bytes: what fits into one datagram.
+pub const MAX_HANDSHAKE: usize = 1400;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error("Noise: {0}")]
+    Noise(#[from] snow::Error),
+    #[error("a handshake message of {0} bytes, of which {MAX_HANDSHAKE} are possible")]
+    TooLong(usize),
+    #[error("the remote has shown no key")]
+    NoKey,
+}
+
+/// A handshake under way.
+pub struct Handshake {
+    state: snow::HandshakeState,
+    initiator: bool,
+}
+
+/// What a finished handshake leaves.
+#[derive(Clone)]
+pub struct Secrets {
+    pub initiator: bool,
+    /// Key of what we send.
+    pub transmit: [u8; 32],
+    /// Key of what we receive.
+    pub receive: [u8; 32],
+    /// Over everything that was said.
+    pub hash: [u8; 64],
+    /// The remote's public key.
+    pub remote: [u8; 32],
+}
+
+impl Handshake {
+    /// Of who connects, to the owner of `remote`. Both sides name the same `prologue`.
+    pub fn initiator(
+        keys: &KeyPair,
+        prologue: &Hash,
+        remote: &[u8; 32],
+    ) -> Result<Self, HandshakeError> {
+        let secret = keys.secret_key();
+        let builder = builder()?
+            .local_private_key(seed(&secret))?
+            .prologue(prologue)?
+            .remote_public_key(remote)?;
+        Ok(Self { state: builder.build_initiator()?, initiator: true })
+    }
+
+    /// Of who is connected to.
+    pub fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
+        let secret = keys.secret_key();
+        let builder = builder()?.local_private_key(seed(&secret))?.prologue(prologue)?;
+        Ok(Self { state: builder.build_responder()?, initiator: false })
+    }
+
+    /// Our message, with `payload` in it.
+    pub fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
+        let mut message = [0; MAX_HANDSHAKE];
+        let length = self.state.write_message(payload, &mut message)?;
+        Ok(Bytes::copy_from_slice(message.get(..length).unwrap_or_default()))
+    }
+
+    /// The payload of the remote's message. After one that is wrong, the right one may still come.
+    pub fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
+        if message.len() > MAX_HANDSHAKE {
+            return Err(HandshakeError::TooLong(message.len()));
+        }
+        let mut payload = [0; MAX_HANDSHAKE];
+        let length = self.state.read_message(message, &mut payload)?;
+        Ok(Bytes::copy_from_slice(payload.get(..length).unwrap_or_default()))
+    }
+
+    /// The public key the remote has shown.
+    pub fn remote(&self) -> Option<[u8; 32]> {
+        self.state.get_remote_static()?.try_into().ok()
+    }
+
+    /// The keys, once both messages are said.
+    pub fn finish(mut self) -> Result<Secrets, HandshakeError> {
+        let remote = self.remote().ok_or(HandshakeError::NoKey)?;
+        let mut hash = [0; 64];
+        for (to, from) in hash.iter_mut().zip(self.state.get_handshake_hash()) {
+            *to = *from;
+        }
+        let (first, second) = self.state.dangerously_get_raw_split();
+        let (transmit, receive) = if self.initiator { (first, second) } else { (second, first) };
+        Ok(Secrets { initiator: self.initiator, transmit, receive, hash, remote })
+    }
+}
+
+fn builder<'a>() -> Result<snow::Builder<'a>, HandshakeError> {
+    let pattern = NoiseParams::new(
+        format!("Noise_IK_{NAME}_ChaChaPoly_BLAKE2b"),
+        BaseChoice::Noise,
+        "IK".parse()?,
+        // snow has no name for the curve; the resolver has no other one.
+        DHChoice::Curve25519,
+        CipherChoice::ChaChaPoly,
+        HashChoice::Blake2b,
+    );
+    Ok(snow::Builder::with_resolver(pattern, Box::new(Resolver)))
+}
+
+/// The first half of libsodium's form of a secret key.
+fn seed(secret: &[u8; 64]) -> &[u8] {
+    secret.split_at(32).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROLOGUE: Hash = [9; 32];
+
+    fn keys(seed: u8) -> KeyPair {
+        KeyPair::from_seed(&[seed; 32])
+    }
+
+    fn initiator(to: u8) -> Handshake {
+        let remote = keys(to).public_key();
+        Handshake::initiator(&keys(1), &PROLOGUE, remote.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn both_sides_agree_and_know_each_other() {
+        let (mut a, mut b) = (initiator(2), Handshake::responder(&keys(2), &PROLOGUE).unwrap());
+        let hello = a.write(b"hello").unwrap();
+        assert_eq!(b.read(&hello).unwrap(), b"hello"[..]);
+        assert_eq!(b.remote(), Some(*keys(1).public_key().as_bytes()));
+        let answer = b.write(b"answer").unwrap();
+        assert_eq!(a.read(&answer).unwrap(), b"answer"[..]);
+        let (a, b) = (a.finish().unwrap(), b.finish().unwrap());
+        assert_eq!((a.transmit, a.receive, a.hash), (b.receive, b.transmit, b.hash));
+        assert_ne!(a.transmit, a.receive);
+        assert_eq!(
+            (a.remote, b.remote),
+            (*keys(2).public_key().as_bytes(), *keys(1).public_key().as_bytes())
+        );
+    }
+
+    #[test]
+    fn what_is_cut_flipped_or_for_another_is_refused_and_the_right_one_still_read() {
+        let mut a = initiator(2);
+        let mut b = Handshake::responder(&keys(2), &PROLOGUE).unwrap();
+        let hello = a.write(b"hello").unwrap();
+        for length in 0..hello.len() {
+            assert!(b.read(&hello[..length]).is_err(), "{length}");
+        }
+        for at in 0..hello.len() {
+            let mut flipped = hello.to_vec();
+            flipped[at] ^= 1;
+            assert!(b.read(&flipped).is_err(), "{at}");
+        }
+        assert!(b.read(&[0; MAX_HANDSHAKE + 1]).is_err());
+        let other = initiator(3).write(b"hello").unwrap();
+        assert!(b.read(&other).is_err(), "for somebody else");
+        let prologue = Handshake::initiator(&keys(1), &[8; 32], keys(2).public_key().as_bytes());
+        assert!(b.read(&prologue.unwrap().write(b"").unwrap()).is_err(), "of another protocol");
+        assert_eq!(b.read(&hello).unwrap(), b"hello"[..]);
+        let answer = b.write(b"").unwrap();
+        assert!(a.read(&hello).is_err());
+        a.read(&answer).unwrap();
+        a.finish().unwrap();
+    }
+
+    #[test]
+    fn a_payload_that_does_not_fit_is_an_error() {
+        assert!(initiator(2).write(&[0; MAX_HANDSHAKE]).is_err());
+    }
+}
