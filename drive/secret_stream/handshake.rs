@@ -46,19 +46,31 @@ impl Handshake {
         prologue: &Hash,
         remote: &[u8; 32],
     ) -> Result<Self, HandshakeError> {
-        let secret = keys.secret_key();
-        let builder = builder()?
-            .local_private_key(seed(&secret))?
-            .prologue(prologue)?
-            .remote_public_key(remote)?;
-        Ok(Self { state: builder.build_initiator()?, initiator: true })
+        Self::with_ephemeral(keys, prologue, Some(remote), None)
     }
 
     /// Of who is connected to.
     pub fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
-        let secret = keys.secret_key();
-        let builder = builder()?.local_private_key(seed(&secret))?.prologue(prologue)?;
-        Ok(Self { state: builder.build_responder()?, initiator: false })
+        Self::with_ephemeral(keys, prologue, None, None)
+    }
+
+    /// `ephemeral` is `None` but in tests that compare bytes.
+    pub(super) fn with_ephemeral(
+        keys: &KeyPair,
+        prologue: &Hash,
+        remote: Option<&[u8; 32]>,
+        ephemeral: Option<[u8; 32]>,
+    ) -> Result<Self, HandshakeError> {
+        let (secret, mut builder) = (keys.secret_key(), builder()?);
+        builder = builder.local_private_key(seed(&secret))?.prologue(prologue)?;
+        if let Some(ephemeral) = &ephemeral {
+            builder = builder.fixed_ephemeral_key_for_testing_only(ephemeral);
+        }
+        let state = match remote {
+            Some(remote) => builder.remote_public_key(remote)?.build_initiator()?,
+            None => builder.build_responder()?,
+        };
+        Ok(Self { state, initiator: remote.is_some() })
     }
 
     /// Our message, with `payload` in it.

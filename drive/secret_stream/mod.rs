@@ -8,9 +8,11 @@
 mod curve;
 mod handshake;
 mod stream;
+#[cfg(test)]
+mod vectors;
 
 pub use handshake::{Handshake, HandshakeError, MAX_HANDSHAKE, Secrets};
-pub use stream::{MAX_OVERHEAD, SecretStream, StreamError};
+pub use stream::{Sealer, StreamError, Unsealer, begin};
 
 use crate::crypto::{Hash, blake2b};
 

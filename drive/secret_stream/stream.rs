@@ -10,8 +10,8 @@ use super::handshake::Secrets;
 use super::namespace;
 use crate::crypto::{Hash, blake2b_keyed};
 
-/// Bytes that sealing and framing add to a message at most.
-pub const MAX_OVERHEAD: usize = FRAME + SEAL;
+/// Bytes that sealing and framing add to a message.
+const OVERHEAD: usize = FRAME + SEAL;
 /// The length in front of a frame.
 const FRAME: usize = 3;
 /// A tag byte and a checksum.
@@ -31,54 +31,59 @@ pub enum StreamError {
     Forged,
 }
 
-/// Both directions of one stream.
-pub struct SecretStream {
+/// What we send.
+pub struct Sealer {
     push: PushStream,
+}
+
+/// What the remote sends.
+pub struct Unsealer {
     /// `None` until the remote's header is there.
     pull: Option<PullStream>,
     receive: [u8; 32],
     expected: Hash,
-    /// Of what the remote sends, the longest message that is taken.
+    /// The longest message that is taken.
     longest: usize,
     input: BytesMut,
 }
 
-impl SecretStream {
-    /// The stream after a handshake, and what has to be sent before anything else. Messages of more
-    /// than `longest` bytes end it before they are received whole.
-    pub fn new(secrets: &Secrets, longest: usize) -> (Self, Bytes) {
-        let key = Key::from(secrets.transmit);
-        let (header, push) = PushStream::init(rand_core::OsRng, &key);
-        let mut begin = BytesMut::with_capacity(FRAME + HEADER);
-        begin.put_uint_le(HEADER as u64, FRAME);
-        begin.put_slice(&id(secrets, secrets.initiator));
-        begin.put_slice(header.as_ref());
-        let stream = Self {
-            push,
-            pull: None,
-            receive: secrets.receive,
-            expected: id(secrets, !secrets.initiator),
-            longest: longest.min(LONGEST),
-            input: BytesMut::new(),
-        };
-        (stream, begin.freeze())
-    }
+/// Both directions of the stream after a handshake, and what has to be sent before anything else.
+/// Messages of more than `longest` bytes end it before they are received whole.
+pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
+    let key = Key::from(secrets.transmit);
+    let (header, push) = PushStream::init(rand_core::OsRng, &key);
+    let mut begin = BytesMut::with_capacity(FRAME + HEADER);
+    begin.put_uint_le(HEADER as u64, FRAME);
+    begin.put_slice(&id(secrets, secrets.initiator));
+    begin.put_slice(header.as_ref());
+    let unsealer = Unsealer {
+        pull: None,
+        receive: secrets.receive,
+        expected: id(secrets, !secrets.initiator),
+        longest: longest.min(LONGEST),
+        input: BytesMut::new(),
+    };
+    (Sealer { push }, unsealer, begin.freeze())
+}
 
+impl Sealer {
     /// A message as it is sent. `None` if it is too long to be.
     pub fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
         if message.len() > LONGEST {
             return None;
         }
-        let mut sealed = Vec::with_capacity(message.len() + SEAL);
-        sealed.extend_from_slice(message);
-        self.push.push(&mut sealed, &[], Tag::Message).ok()?;
-        let mut frame = BytesMut::with_capacity(FRAME + sealed.len());
-        frame.put_uint_le(sealed.len() as u64, FRAME);
-        frame.put_slice(&sealed);
+        let mut frame = BytesMut::with_capacity(message.len() + OVERHEAD);
+        frame.put_uint_le((message.len() + SEAL) as u64, FRAME);
+        let mut sealed = frame.split_off(FRAME);
+        sealed.put_slice(message);
+        self.push.push(&mut InPlace(&mut sealed), &[], Tag::Message).ok()?;
+        frame.unsplit(sealed);
         Some(frame.freeze())
     }
+}
 
-    /// Bytes that came, to be followed by [`SecretStream::next`] until it has nothing more.
+impl Unsealer {
+    /// Bytes that came, to be followed by [`Unsealer::next`] until it has nothing more.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
@@ -94,8 +99,7 @@ impl SecretStream {
                 self.pull = Some(self.begun(&frame)?);
                 continue;
             };
-            let mut buffer = Unsealing(&mut frame);
-            pull.pull(&mut buffer, &[]).map_err(|_| StreamError::Forged)?;
+            pull.pull(&mut InPlace(&mut frame), &[]).map_err(|_| StreamError::Forged)?;
             if !frame.is_empty() {
                 return Ok(Some(frame.freeze()));
             }
@@ -105,11 +109,6 @@ impl SecretStream {
     /// Whether the remote has shown that it took part in the handshake.
     pub fn has_begun(&self) -> bool {
         self.pull.is_some()
-    }
-
-    /// What is here of frames that are not whole.
-    pub fn half_received(&self) -> usize {
-        self.input.len()
     }
 
     fn next_frame(&mut self) -> Result<Option<BytesMut>, StreamError> {
@@ -142,22 +141,22 @@ fn id(secrets: &Secrets, initiator: bool) -> Hash {
     blake2b_keyed(&secrets.hash, &[&namespace])
 }
 
-/// Lets the cipher unseal a frame where it lies.
-struct Unsealing<'a>(&'a mut BytesMut);
+/// Lets the cipher work on a frame where it lies.
+struct InPlace<'a>(&'a mut BytesMut);
 
-impl AsRef<[u8]> for Unsealing<'_> {
+impl AsRef<[u8]> for InPlace<'_> {
     fn as_ref(&self) -> &[u8] {
         self.0
     }
 }
 
-impl AsMut<[u8]> for Unsealing<'_> {
+impl AsMut<[u8]> for InPlace<'_> {
     fn as_mut(&mut self) -> &mut [u8] {
         self.0
     }
 }
 
-impl crypto_secretstream::aead::Buffer for Unsealing<'_> {
+impl crypto_secretstream::aead::Buffer for InPlace<'_> {
     fn extend_from_slice(&mut self, bytes: &[u8]) -> crypto_secretstream::aead::Result<()> {
         self.0.extend_from_slice(bytes);
         Ok(())
@@ -172,21 +171,31 @@ impl crypto_secretstream::aead::Buffer for Unsealing<'_> {
 mod tests {
     use super::*;
 
-    fn pair(longest: usize) -> (SecretStream, SecretStream) {
-        let secrets = |initiator, transmit, receive| Secrets {
-            initiator,
-            transmit,
-            receive,
-            hash: [7; 64],
-            remote: [0; 32],
-        };
-        let (mut a, to_b) = SecretStream::new(&secrets(true, [1; 32], [2; 32]), longest);
-        let (mut b, to_a) = SecretStream::new(&secrets(false, [2; 32], [1; 32]), longest);
-        assert!(!a.has_begun());
-        a.receive(&to_a);
-        b.receive(&to_b);
-        assert_eq!((a.next(), b.next()), (Ok(None), Ok(None)));
-        assert!(a.has_begun() && b.has_begun());
+    /// One side of a stream.
+    struct Side {
+        sealer: Sealer,
+        unsealer: Unsealer,
+    }
+
+    fn secrets(initiator: bool, transmit: u8, receive: u8) -> Secrets {
+        let (transmit, receive) = ([transmit; 32], [receive; 32]);
+        Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+    }
+
+    fn side(secrets: &Secrets, longest: usize) -> (Side, Bytes) {
+        let (sealer, unsealer, bytes) = begin(secrets, longest);
+        (Side { sealer, unsealer }, bytes)
+    }
+
+    fn pair(longest: usize) -> (Side, Side) {
+        let (mut a, to_b) = side(&secrets(true, 1, 2), longest);
+        let (mut b, to_a) = side(&secrets(false, 2, 1), longest);
+        for (side, bytes) in [(&mut a, to_a), (&mut b, to_b)] {
+            assert!(!side.unsealer.has_begun());
+            side.unsealer.receive(&bytes);
+            assert_eq!(side.unsealer.next(), Ok(None));
+            assert!(side.unsealer.has_begun());
+        }
         (a, b)
     }
 
@@ -195,67 +204,60 @@ mod tests {
         let (mut a, mut b) = pair(1000);
         let mut bytes = Vec::new();
         for message in [&b"first"[..], b"", &[3; 1000]] {
-            bytes.extend_from_slice(&a.seal(message).unwrap());
+            bytes.extend_from_slice(&a.sealer.seal(message).unwrap());
         }
         let mut messages = Vec::new();
         for byte in bytes {
-            b.receive(&[byte]);
-            messages.extend(b.next().unwrap());
+            b.unsealer.receive(&[byte]);
+            messages.extend(b.unsealer.next().unwrap());
         }
         assert_eq!(messages, [Bytes::from_static(b"first"), Bytes::from(vec![3; 1000])]);
-        assert_eq!(b.half_received(), 0);
-        a.receive(&b.seal(b"back").unwrap());
-        assert_eq!(a.next(), Ok(Some(Bytes::from_static(b"back"))));
+        assert!(b.unsealer.input.is_empty());
+        a.unsealer.receive(&b.sealer.seal(b"back").unwrap());
+        assert_eq!(a.unsealer.next(), Ok(Some(Bytes::from_static(b"back"))));
     }
 
     #[test]
     fn what_is_too_long_ends_the_stream_before_it_is_there() {
         let (mut a, mut b) = pair(1000);
-        b.receive(&a.seal(&[0; 1001]).unwrap()[..FRAME]);
+        b.unsealer.receive(&a.sealer.seal(&[0; 1001]).unwrap()[..FRAME]);
         let error = StreamError::TooLong { length: 1001 + SEAL, most: 1000 + SEAL };
-        assert_eq!(b.next(), Err(error));
-        assert!(a.seal(&vec![0; LONGEST + 1]).is_none());
+        assert_eq!(b.unsealer.next(), Err(error));
+        assert!(a.sealer.seal(&vec![0; LONGEST + 1]).is_none());
     }
 
     #[test]
     fn what_was_changed_repeated_or_left_out_is_forged() {
         for spoil in 0..4 {
             let (mut a, mut b) = pair(1000);
-            let (first, second) = (a.seal(b"first").unwrap(), a.seal(b"second").unwrap());
+            let (first, second) = (a.sealer.seal(b"first").unwrap(), a.sealer.seal(b"2").unwrap());
             let mut flipped = first.to_vec();
             *flipped.last_mut().unwrap() ^= 1;
             match spoil {
-                0 => b.receive(&flipped),
-                1 => b.receive(&second),
+                0 => b.unsealer.receive(&flipped),
+                1 => b.unsealer.receive(&second),
                 2 => {
-                    b.receive(&first);
-                    b.next().unwrap();
-                    b.receive(&first);
+                    b.unsealer.receive(&first);
+                    b.unsealer.next().unwrap();
+                    b.unsealer.receive(&first);
                 }
-                _ => b.receive(&[1, 0, 0, 0]),
+                _ => b.unsealer.receive(&[1, 0, 0, 0]),
             }
-            assert_eq!(b.next(), Err(StreamError::Forged), "{spoil}");
+            assert_eq!(b.unsealer.next(), Err(StreamError::Forged), "{spoil}");
         }
     }
 
     #[test]
     fn who_did_not_take_part_in_the_handshake_is_refused() {
-        let secrets = Secrets {
-            initiator: true,
-            transmit: [1; 32],
-            receive: [2; 32],
-            hash: [7; 64],
-            remote: [0; 32],
-        };
-        let (_, own) = SecretStream::new(&secrets, 1000);
+        let (_, own) = side(&secrets(true, 1, 2), 1000);
         let mut other = own.to_vec();
         other[FRAME] ^= 1;
         let short = Bytes::from_static(&[2, 0, 0, 1, 2]);
         let long = Bytes::from_static(&[HEADER as u8 + 1, 0, 0]);
         for bytes in [own, other.into(), short, long] {
-            let (mut stream, _) = SecretStream::new(&secrets, 1000);
-            stream.receive(&bytes);
-            assert!(stream.next().is_err(), "{bytes:?}");
+            let (mut side, _) = side(&secrets(true, 1, 2), 1000);
+            side.unsealer.receive(&bytes);
+            assert!(side.unsealer.next().is_err(), "{bytes:?}");
         }
     }
 }
