@@ -24,6 +24,7 @@ pub mod wire;
 pub mod replicate;
 pub mod dht;
 pub mod protomux;
+pub mod udx;
 pub mod swarm;
 pub mod transfer;
 
