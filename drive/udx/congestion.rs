@@ -35,7 +35,7 @@ const LEAST_GROWTH: Duration = Duration::from_millis(4);
 const MOST_GROWTH: Duration = Duration::from_millis(16);
 const SAMPLES: u32 = 8;
 /// Then so many more are started at a quarter of the speed, in case that was wrong.
-const CAREFUL_ROUNDS: u32 = 5;
+const CAREFUL_ROUNDS: u32 = 3;
 
 /// What an acknowledgement told.
 #[derive(Clone, Copy, Debug)]
@@ -303,5 +303,115 @@ impl Congestion {
         self.threshold = MOST_WINDOW;
         self.start = before.start.then_some(Start { least_before: None, careful: None });
         (self.before, self.epoch, self.recovering) = (None, None, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIP: Duration = Duration::from_millis(50);
+
+    /// A sender whose window is always full, on a way of so many packets a round trip.
+    struct Way {
+        congestion: Congestion,
+        trip: RoundTrip,
+        now: Instant,
+        next: u64,
+        holds: f64,
+    }
+
+    impl Way {
+        fn new(holds: f64) -> Self {
+            let mut trip = RoundTrip::default();
+            trip.add(TRIP);
+            Self { congestion: Congestion::new(), trip, now: Instant::now(), next: 0, holds }
+        }
+
+        /// Sends a window, of which every n-th packet is lost.
+        fn round(&mut self, every: Option<u64>) {
+            let window = self.congestion.window() as u64;
+            let took = TRIP.mul_f64((window as f64 / self.holds).max(1.0));
+            let (first, start) = (self.next, self.now);
+            self.next += window;
+            for place in 1..=window {
+                self.now = start + took.mul_f64(place as f64 / window as f64);
+                if every.is_some_and(|every| place % every == 0) {
+                    self.congestion.lost(1, first + place - 1, self.next + place, &self.trip);
+                    continue;
+                }
+                self.trip.add(took);
+                let arrival = Arrival {
+                    packets: 1,
+                    newest: first + place - 1,
+                    next: self.next + place,
+                    sample: Some(took),
+                    was_full: true,
+                    now: self.now,
+                };
+                self.congestion.arrived(arrival, &self.trip);
+            }
+        }
+    }
+
+    #[test]
+    fn starts_by_doubling_and_stops_when_a_queue_forms() {
+        let mut way = Way::new(300.0);
+        let mut windows = Vec::new();
+        for _ in 0..5 {
+            way.round(None);
+            windows.push(way.congestion.window());
+        }
+        assert_eq!(windows, [24, 48, 96, 192, 384]);
+        for _ in 0..8 {
+            way.round(None);
+        }
+        assert!(way.congestion.start.is_none());
+        assert!((384..900).contains(&way.congestion.window()), "{}", way.congestion.window());
+    }
+
+    #[test]
+    fn a_loss_with_a_queue_shrinks_the_window_once_a_round() {
+        let mut way = Way::new(300.0);
+        for _ in 0..12 {
+            way.round(None);
+        }
+        let before = way.congestion.window;
+        way.round(Some(before as u64 - 5));
+        assert!((before * 0.69..before * 0.75).contains(&way.congestion.window));
+        let before = way.congestion.window;
+        way.congestion.lost(2, way.congestion.recovery - 1, way.next, &way.trip);
+        assert!((way.congestion.window - before).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_loss_without_a_queue_is_chance_unless_there_are_many() {
+        let mut way = Way::new(3000.0);
+        for _ in 0..4 {
+            way.round(None);
+        }
+        way.congestion.start = None;
+        way.round(None);
+        way.round(None);
+        let before = way.congestion.window;
+        way.round(Some(90));
+        assert!(way.congestion.window >= before);
+        way.round(Some(10));
+        assert!(way.congestion.window < before * 0.8);
+    }
+
+    #[test]
+    fn a_timeout_that_was_none_is_taken_back() {
+        let mut way = Way::new(3000.0);
+        for _ in 0..4 {
+            way.round(None);
+        }
+        let before = way.congestion.window;
+        way.congestion.timed_out(3, way.next);
+        assert!((way.congestion.window - LEAST_WINDOW).abs() < 1.0);
+        way.congestion.false_alarm(2);
+        assert!(way.congestion.window < before);
+        way.congestion.false_alarm(1);
+        assert!((way.congestion.window - before).abs() < 1.0);
     }
 }

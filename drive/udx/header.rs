@@ -11,8 +11,6 @@ pub const MAX_RANGES: usize = 50;
 pub const DATA: u8 = 1;
 pub const END: u8 = 2;
 pub const RANGES: u8 = 4;
-#[cfg(test)]
-pub const MESSAGE: u8 = 8;
 pub const DESTROY: u8 = 16;
 pub const HEARTBEAT: u8 = 32;
 

@@ -24,6 +24,8 @@ mod stream;
 mod simulation;
 #[cfg(test)]
 mod stream_tests;
+#[cfg(test)]
+mod hostile_tests;
 
 pub use flight::MAX_UNACKED;
 pub use header::stream_of;

@@ -318,8 +318,7 @@ impl Stream {
         Counts { sent_again: self.sender.sent_again, ..self.counts }
     }
 
-    /// Bytes that are kept of what was received, with what they cost.
-    #[cfg(any(test, fuzzing))]
+    /// What is kept of what was received, with what that costs besides its bytes.
     pub fn held(&self) -> usize {
         self.receiver.held()
     }

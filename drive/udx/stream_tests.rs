@@ -1,9 +1,11 @@
 //! Streams over bad networks and with bad remotes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::outgoing::SEND_BUFFER;
+use super::receive::WINDOW;
 use super::simulation::{Link, Network};
-use super::stream::{Failure, LINGER, SILENCE, Stream};
+use super::stream::{Failure, LINGER, SILENCE};
 
 const MB: u64 = 1_000_000;
 
@@ -94,4 +96,112 @@ fn bytes_survive_any_network() {
         assert_eq!(network.sides.each_ref().map(|side| side.read), wanted, "seed {seed}");
         assert!(network.sides.iter().all(|side| side.stream.remote_ended()));
     }
+}
+
+#[test]
+fn who_does_not_read_stops_the_sender_and_lives() {
+    let mut network = Network::new(5, Link::new(ms(20)));
+    network.sides[1].reads = false;
+    network.sides[0].to_write = 20 * MB;
+    let mut sent_before = 0;
+    for minute in 0..5 {
+        assert!(!network.run(s(60), |_| false));
+        assert!(network.sides.iter().all(|side| side.stream.failure().is_none()));
+        let sent = network.sides[0].datagrams;
+        // Once a second it is asked whether there is room.
+        assert!(minute == 0 || sent - sent_before <= 70, "{}", sent - sent_before);
+        sent_before = sent;
+    }
+    let held = network.sides[1].longest_held;
+    assert!(held <= WINDOW && held > WINDOW * 9 / 10, "{held}");
+    assert!(network.sides[0].written <= (held + SEND_BUFFER) as u64);
+    network.sides[1].reads = true;
+    network.transfer(0, s(3));
+}
+
+#[test]
+fn the_news_that_there_is_room_may_be_lost() {
+    let link = Link::new(ms(20));
+    let mut network = Network::new(6, link);
+    network.sides[1].reads = false;
+    network.sides[0].to_write = 10 * MB;
+    assert!(!network.run(s(10), |_| false));
+    // All that the reader says for a tenth of a second is lost.
+    network.set_links([link, link.loses(1.0)]);
+    network.sides[1].reads = true;
+    assert!(!network.run(ms(100), |network| network.sides[1].read > 5 * MB));
+    assert!(network.sides[1].lost > 0);
+    network.set_links([link, link]);
+    network.transfer(0, s(3));
+}
+
+#[test]
+fn a_slow_reader_gets_everything_at_its_own_pace() {
+    let mut network = Network::new(7, Link::new(ms(10)));
+    network.sides[1].read_rate = Some(2e6);
+    let took = network.transfer(20 * MB, s(30)).as_secs_f64();
+    assert!((8.0..12.0).contains(&took), "{took}");
+    assert_eq!(network.sides[0].stream.counts().sent_again, 0);
+}
+
+#[test]
+fn one_side_may_go_on_after_the_other_has_ended() {
+    let mut network = Network::new(8, Link::new(ms(20)).loses(0.1));
+    (network.sides[0].to_write, network.sides[0].finishes) = (MB, true);
+    assert!(network.run(s(60), |network| network.sides[1].stream.remote_ended()));
+    assert!(!network.sides[1].stream.has_ended());
+    (network.sides[1].to_write, network.sides[1].finishes) = (MB, true);
+    let ended = |network: &Network| network.sides.iter().all(|side| side.stream.has_ended());
+    assert!(network.run(s(60), ended));
+    assert!(network.sides[0].stream.remote_ended());
+    let over = |network: &Network| network.sides.iter().all(|side| side.stream.is_over());
+    network.run(LINGER + ms(100), over);
+    assert!(over(&network) && !network.step());
+}
+
+#[test]
+fn the_idle_live_and_the_dead_are_noticed() {
+    let link = Link::new(ms(20));
+    for busy in [false, true] {
+        let mut network = Network::new(9, link);
+        assert!(!network.run(s(600), |_| false));
+        assert!(network.sides.iter().all(|side| side.stream.failure().is_none()));
+        assert!(network.sides.iter().all(|side| side.datagrams <= 130));
+        network.set_links([link.loses(1.0); 2]);
+        network.sides[0].to_write = if busy { MB } else { 0 };
+        let failed = |network: &Network| {
+            network.sides.iter().all(|side| side.stream.failure() == Some(Failure::Silent))
+        };
+        assert!(network.run(SILENCE + s(1), failed));
+        assert!(network.sides[0].datagrams < 200);
+    }
+}
+
+#[test]
+fn a_gap_of_some_seconds_is_survived() {
+    let link = Link::new(ms(20)).at_rate(megabits(50.0), 1e5);
+    let mut network = Network::new(10, link);
+    network.sides[0].to_write = 30 * MB;
+    assert!(network.run(s(9), |network| network.sides[1].read > 10 * MB));
+    network.set_links([link.loses(1.0); 2]);
+    assert!(!network.run(s(7), |_| false));
+    network.set_links([link; 2]);
+    let took = network.transfer(0, s(60));
+    assert!(took < s(9), "{took:?}");
+}
+
+#[test]
+fn a_late_answer_does_not_slow_it_down() {
+    let rate = megabits(50.0);
+    let mut link = Link::new(ms(20)).at_rate(rate, rate * 0.5);
+    let mut network = Network::new(11, link);
+    network.transfer(10 * MB, s(20));
+    // For a second everything takes half a second longer, as on a telephone changing cells.
+    link.delay += ms(500);
+    network.set_links([link; 2]);
+    assert!(!network.run(s(1), |_| false));
+    link.delay -= ms(500);
+    network.set_links([link; 2]);
+    let took = network.transfer(20 * MB, s(60)).as_secs_f64();
+    assert!(took < 6.0, "{took}");
 }
