@@ -14,9 +14,12 @@ use super::round_trip::RoundTrip;
 const FIRST_WINDOW: u32 = 64 * 1024;
 /// Longest time between two attempts at what gets no answer.
 const MOST_TIMEOUT: Duration = Duration::from_secs(8);
+/// Attempts with one packet, before everything counts as lost. On a short way many of them take less
+/// time than the shortest timeout.
+const PROBES: u32 = 3;
 /// An end that is not acknowledged after so many attempts, when the remote has ended too, has
 /// arrived: the reference forgets the stream then, and answers nothing.
-const END_ATTEMPTS: u32 = 3;
+const END_ATTEMPTS: u32 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -259,14 +262,16 @@ impl Sender {
         if self.flight.is_empty() {
             return None;
         }
-        let timeout = match self.attempts {
-            // Losses that are known of are made good first.
-            0 if self.trip.smoothed().is_some() && self.flight.lost() == 0 => {
-                self.trip.probe_timeout().min(self.trip.timeout())
-            }
-            attempts => self.trip.timeout() * (1 << attempts.saturating_sub(1).min(10)),
+        let timeout = if self.may_probe() {
+            (self.trip.probe_timeout() * (1 << self.attempts)).min(self.trip.timeout())
+        } else {
+            self.trip.timeout() * (1 << self.attempts.saturating_sub(PROBES).min(10))
         };
         Some(self.waits_since + timeout.min(MOST_TIMEOUT))
+    }
+
+    fn may_probe(&self) -> bool {
+        self.attempts < PROBES && self.trip.smoothed().is_some()
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -276,14 +281,14 @@ impl Sender {
         if self.attempt_at().is_none_or(|at| at > now) {
             return;
         }
-        self.attempts += 1;
-        if self.attempts == 1 && self.trip.smoothed().is_some() {
+        if self.may_probe() {
             self.probe = true;
         } else {
             let trip = self.trip.smoothed().unwrap_or_default();
             let Losses { packets, .. } = self.flight.time_out(now.checked_sub(trip).unwrap_or(now));
             self.congestion.timed_out(packets, self.flight.next_transmission());
         }
+        self.attempts += 1;
         self.waits_since = now;
     }
 
