@@ -149,7 +149,8 @@ impl Sender {
         let again = self.flight.lost() > 0;
         // What is sent again was counted when it was sent first.
         let room = self.window_in_packets() > under_way && !self.flight.is_full();
-        if !again && !(self.has_new() && room) {
+        let new = self.has_new() && room;
+        if !(again || new) {
             self.was_full |= under_way * 2 >= self.congestion.window();
             return None;
         }
@@ -162,7 +163,7 @@ impl Sender {
         }
         let outbound = if again { self.flight.send_lost(now) } else { None };
         self.sent_again += u64::from(outbound.is_some());
-        let outbound = outbound.or_else(|| if room { self.new_packet(now) } else { None })?;
+        let outbound = outbound.or_else(|| if new { self.new_packet(now) } else { None })?;
         self.pacer.sent();
         self.waits_since = now;
         Some(outbound)

@@ -1,7 +1,8 @@
-//! Two streams and the network between them, in a time of its own and by a seed.
+//! Streams and the network between their two sides, in a time of its own and by a seed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,15 +46,13 @@ pub struct Side {
     pub read: u64,
     /// Bytes a second that are read, if that is limited.
     pub read_rate: Option<f64>,
-    link: Link,
-    busy_until: Instant,
     pub datagrams: u64,
     pub lost: u64,
     pub longest_held: usize,
 }
 
 impl Side {
-    fn new(stream: Stream, link: Link, now: Instant) -> Self {
+    fn new(stream: Stream) -> Self {
         Self {
             stream,
             to_write: 0,
@@ -62,8 +61,6 @@ impl Side {
             reads: true,
             read: 0,
             read_rate: None,
-            link,
-            busy_until: now,
             datagrams: 0,
             lost: 0,
             longest_held: 0,
@@ -74,8 +71,7 @@ impl Side {
     fn work(&mut self, passed: Duration) {
         while self.written < self.to_write {
             let length = (self.to_write - self.written).min(10_007);
-            let piece: Vec<u8> = (self.written..self.written + length).map(byte_at).collect();
-            let taken = self.stream.write(&piece) as u64;
+            let taken = self.stream.write(text_at(self.written, length as usize)) as u64;
             self.written += taken;
             if taken < length {
                 break;
@@ -91,9 +87,10 @@ impl Side {
             && may_read
             && let Some(bytes) = self.stream.read()
         {
-            for byte in &bytes {
-                assert_eq!(*byte, byte_at(self.read), "byte {}", self.read);
-                self.read += 1;
+            for piece in bytes.chunks(TEXT / 2) {
+                let expected = text_at(self.read, piece.len());
+                assert!(piece == expected, "what was read differs after {}", self.read);
+                self.read += piece.len() as u64;
             }
             if self.read_rate.is_some() {
                 break;
@@ -102,16 +99,28 @@ impl Side {
     }
 }
 
+/// A prime, so that what went wrong by a round number is noticed.
+const TEXT: usize = 65_521;
+
 /// What stands at a place of what everybody writes.
-pub fn byte_at(offset: u64) -> u8 {
-    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+fn text_at(offset: u64, length: usize) -> &'static [u8] {
+    static TWICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut random = fastrand::Rng::with_seed(0);
+        let once: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(TEXT).collect();
+        [once.as_slice(), once.as_slice()].concat()
+    });
+    let start = (offset % TEXT as u64) as usize;
+    &TWICE[start..start + length]
 }
 
 /// See the module's description.
 pub struct Network {
     pub start: Instant,
     pub now: Instant,
-    pub sides: [Side; 2],
+    /// Of each stream one after the other.
+    pub sides: Vec<Side>,
+    /// The way there, which all streams share, and the way back; and until when they are busy.
+    links: [(Link, Instant); 2],
     under_way: BinaryHeap<Reverse<(Instant, u64, usize, Bytes)>>,
     count: u64,
     random: fastrand::Rng,
@@ -133,7 +142,8 @@ impl Network {
         Self {
             start: now,
             now,
-            sides: [0, 1].map(|side| Side::new(stream(side), link, now)),
+            sides: [0, 1].map(|side| Side::new(stream(side))).into(),
+            links: [(link, now); 2],
             under_way: BinaryHeap::new(),
             count: 0,
             random: fastrand::Rng::with_seed(seed),
@@ -141,9 +151,16 @@ impl Network {
         }
     }
 
+    /// One more stream over the same network, with the first number 0.
+    pub fn add_stream(&mut self) {
+        for (local, remote) in [(7, 8), (8, 7)] {
+            self.sides.push(Side::new(Stream::new(local, remote, self.now)));
+        }
+    }
+
     pub fn set_links(&mut self, links: [Link; 2]) {
-        for (side, link) in self.sides.iter_mut().zip(links) {
-            side.link = link;
+        for (before, link) in self.links.iter_mut().zip(links) {
+            before.0 = link;
         }
     }
 
@@ -154,17 +171,17 @@ impl Network {
     fn post(&mut self, from: usize, packet: Bytes) {
         let side = &mut self.sides[from];
         side.datagrams += 1;
-        let link = side.link;
+        let (link, busy_until) = &mut self.links[from % 2];
         let mut sent = self.now;
         if let Some((rate, queue)) = link.rate {
-            let waits = side.busy_until.saturating_duration_since(self.now).as_secs_f64();
+            let waits = busy_until.saturating_duration_since(self.now).as_secs_f64();
             let length = packet.len() as f64 + 28.0;
             if waits * rate + length > queue {
                 side.lost += 1;
                 return;
             }
-            sent = side.busy_until.max(self.now) + Duration::from_secs_f64(length / rate);
-            side.busy_until = sent;
+            sent = self.now.max(*busy_until) + Duration::from_secs_f64(length / rate);
+            *busy_until = sent;
         }
         if self.random.f64() < link.loss {
             side.lost += 1;
@@ -174,13 +191,13 @@ impl Network {
         for _ in 0..copies {
             let at = sent + link.delay + link.jitter.mul_f64(self.random.f64());
             self.count += 1;
-            self.under_way.push(Reverse((at, self.count, 1 - from, packet.clone())));
+            self.under_way.push(Reverse((at, self.count, from ^ 1, packet.clone())));
         }
     }
 
     fn pump(&mut self) {
         let passed = self.passed();
-        for from in [0, 1] {
+        for from in 0..self.sides.len() {
             self.sides[from].work(passed);
             while let Some(packet) = self.sides[from].stream.next_packet(self.now) {
                 self.post(from, packet);

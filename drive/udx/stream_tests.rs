@@ -35,11 +35,10 @@ fn a_link_with_a_queue_is_filled() {
     for queue in [1.0, 0.25] {
         let link = Link::new(ms(50)).at_rate(rate, queue * rate * 0.1);
         let mut network = Network::new(2, link);
-        network.transfer(5 * MB, s(60));
-        let took = network.transfer(40 * MB, s(60)).as_secs_f64();
-        let share = 40e6 / took / rate;
-        eprintln!("queue {queue}: {share:.3} of the link, {:?}", network.sides[0].stream.counts());
-        assert!(share > 0.85, "{share}");
+        network.transfer(2 * MB, s(60));
+        let took = network.transfer(20 * MB, s(60)).as_secs_f64();
+        let share = 20e6 / took / rate;
+        assert!(share > 0.88, "{share}");
     }
 }
 
@@ -48,9 +47,9 @@ fn chance_losses_do_not_stop_it() {
     for loss in [0.01, 0.02] {
         let link = Link::new(ms(25)).at_rate(megabits(100.0), megabits(100.0) * 0.05);
         let mut network = Network::new(3, link.loses(loss));
-        let took = network.transfer(40 * MB, s(600)).as_secs_f64();
-        eprintln!("loss {loss}: {:.2} MB/s", 40.0 / took);
-        assert!(took < 40.0, "{took}");
+        let took = network.transfer(20 * MB, s(600)).as_secs_f64();
+        // CUBIC alone would have 0.3 MB/s.
+        assert!(20.0 / took > 1.0, "{took}");
     }
 }
 
@@ -61,13 +60,8 @@ fn reordering_does_not_stop_it() {
         let mut link = Link::new(ms(25)).at_rate(rate, rate * 0.1);
         link.jitter = ms(jitter);
         let mut network = Network::new(4, link);
-        let took = network.transfer(40 * MB, s(600)).as_secs_f64();
-        eprintln!(
-            "jitter {jitter}: {:.2} MB/s {:?}",
-            40.0 / took,
-            network.sides[0].stream.counts()
-        );
-        assert!(took < 12.0, "{jitter}: {took}");
+        let took = network.transfer(20 * MB, s(600)).as_secs_f64();
+        assert!(20.0 / took > 5.0, "{jitter}: {took}");
     }
 }
 
@@ -92,8 +86,9 @@ fn bytes_survive_any_network() {
         }
         let ended = |network: &Network| network.sides.iter().all(|side| side.stream.has_ended());
         assert!(network.run(s(600), ended), "seed {seed}: {links:?}");
-        let wanted = [1, 0].map(|other| network.sides[other].to_write);
-        assert_eq!(network.sides.each_ref().map(|side| side.read), wanted, "seed {seed}");
+        for (side, other) in [(0, 1), (1, 0)] {
+            assert_eq!(network.sides[side].read, network.sides[other].to_write, "seed {seed}");
+        }
         assert!(network.sides.iter().all(|side| side.stream.remote_ended()));
     }
 }
@@ -204,4 +199,26 @@ fn a_late_answer_does_not_slow_it_down() {
     network.set_links([link; 2]);
     let took = network.transfer(20 * MB, s(60)).as_secs_f64();
     assert!(took < 6.0, "{took}");
+}
+
+#[test]
+fn two_share_a_link() {
+    let rate = megabits(5.0);
+    for queue in [1.0, 0.2] {
+        let link = Link::new(ms(40)).at_rate(rate, queue * rate * 0.08);
+        let mut network = Network::new(12, link);
+        network.transfer(5 * MB, s(60));
+        network.add_stream();
+        (network.sides[0].to_write, network.sides[2].to_write) = (50 * MB, 50 * MB);
+        assert!(!network.run(s(20), |_| false));
+        let before = [1, 3].map(|side| network.sides[side].read);
+        assert!(!network.run(s(20), |_| false));
+        let read = |side: usize, before| (network.sides[side].read - before) as f64;
+        let shares = [read(1, before[0]), read(3, before[1])].map(|read| read / 20.0 / rate);
+        assert!(shares[0] + shares[1] > 0.85, "{shares:?}");
+        assert!(shares.iter().all(|share| *share > 0.25), "{shares:?}");
+        let lost = network.sides[0].lost + network.sides[2].lost;
+        let sent = network.sides[0].datagrams + network.sides[2].datagrams;
+        assert!(lost * 50 < sent, "{lost} of {sent}");
+    }
 }
