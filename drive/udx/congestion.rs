@@ -29,6 +29,8 @@ const RENO: f64 = 3.0 * (1.0 - KEPT) / (1.0 + KEPT);
 const NO_QUEUE: f64 = 0.85;
 /// And while no more than one in so many are lost in a round trip.
 const CHANCE: f64 = 20.0;
+/// Or so few that it says nothing.
+const FEW: f64 = 3.0;
 
 /// Round trips whose shortest differ by so much tell of a growing queue.
 const LEAST_GROWTH: Duration = Duration::from_millis(4);
@@ -241,7 +243,7 @@ impl Congestion {
             before.lost += packets;
         }
         let of = self.window.max(self.round.lost + self.round.arrived);
-        let more_than_chance = self.round.lost > 2.0 && self.round.lost * CHANCE > of;
+        let more_than_chance = self.round.lost > FEW && self.round.lost * CHANCE > of;
         // Once a round trip; but what looked like chance may turn out to be none.
         let reacted = newest < self.recovery;
         if reacted && (self.before.is_some() || !more_than_chance) {
@@ -251,7 +253,9 @@ impl Congestion {
         let without_queue = self.rates[0].max(self.rates[1]) * trip.least().as_secs_f64();
         // What arrived in a round trip is what was sent in the one before.
         let sent = if self.start.is_some() { self.window / 2.0 } else { self.window };
-        if !more_than_chance && without_queue >= NO_QUEUE * sent {
+        // Before a round trip is over nothing is known.
+        let no_queue = self.rates[1] == 0.0 || without_queue >= NO_QUEUE * sent;
+        if !more_than_chance && no_queue {
             self.before = None;
             return;
         }

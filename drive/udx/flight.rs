@@ -362,6 +362,12 @@ impl Flight {
             }
             self.lost.push_back(sequence);
         }
+        let (sent, first) = (&self.sent, self.first);
+        self.order.retain(|(sequence, number)| {
+            let index = sequence.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+            let sent = index.and_then(|index| sent.get(index));
+            sent.is_some_and(|it| it.state == State::UnderWay && it.last.number == *number)
+        });
         losses
     }
 }

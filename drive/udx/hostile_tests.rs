@@ -164,6 +164,24 @@ fn noise_is_survived() {
 }
 
 #[test]
+fn who_lives_and_acknowledges_nothing_is_given_up() {
+    let start = Instant::now();
+    let mut now = start;
+    let mut stream = Stream::new(7, 8, now);
+    stream.write(&[0; 100_000]);
+    let mut sent = 0;
+    while stream.failure().is_none() {
+        sent += packets(&mut stream, now).len();
+        now += millis(100);
+        stream.receive(&header(HEARTBEAT, 0, 0).with_payload(&[]), now);
+    }
+    assert_eq!(stream.failure(), Some(Failure::Silent));
+    assert!(now - start <= SILENCE + millis(100));
+    // Answers to heartbeats, and very little else.
+    assert!(sent < 300 + 100, "{sent}");
+}
+
+#[test]
 fn the_end_of_a_remote_that_has_forgotten_us_is_an_end() {
     let mut now = Instant::now();
     let mut stream = Stream::new(7, 8, now);

@@ -40,7 +40,9 @@ pub struct Sender {
     window: u32,
     window_from: Option<(u64, u64)>,
     /// When the last news came, or the last packet was sent.
-    waits_since: Instant,
+    tried: Instant,
+    /// When something was acknowledged last, or nothing was unacknowledged.
+    progress: Instant,
     /// Attempts since the last news.
     attempts: u32,
     /// What goes out whatever the windows say: a packet that asks for news.
@@ -62,7 +64,8 @@ impl Sender {
             pacer: Pacer::new(now),
             window: FIRST_WINDOW,
             window_from: None,
-            waits_since: now,
+            tried: now,
+            progress: now,
             attempts: 0,
             probe: false,
             was_full: false,
@@ -116,6 +119,11 @@ impl Sender {
         self.flight.only_end() && self.attempts > END_ATTEMPTS
     }
 
+    /// Since when something waits to be acknowledged, if anything does.
+    pub fn waits_since(&self) -> Option<Instant> {
+        (!self.flight.is_empty()).then_some(self.progress)
+    }
+
     pub fn round_trip(&self) -> Option<Duration> {
         self.trip.smoothed()
     }
@@ -138,6 +146,9 @@ impl Sender {
 
     /// The next packet that carries something, if any may be sent now.
     pub fn next(&mut self, now: Instant) -> Option<Outbound> {
+        if self.flight.is_empty() {
+            self.progress = now;
+        }
         self.on_time(now);
         self.paced_until = None;
         if std::mem::take(&mut self.probe)
@@ -165,7 +176,7 @@ impl Sender {
         self.sent_again += u64::from(outbound.is_some());
         let outbound = outbound.or_else(|| if new { self.new_packet(now) } else { None })?;
         self.pacer.sent();
-        self.waits_since = now;
+        self.tried = now;
         Some(outbound)
     }
 
@@ -200,7 +211,7 @@ impl Sender {
             self.sent_again += u64::from(last.is_some());
             last
         });
-        self.waits_since = now;
+        self.tried = now;
         outbound
     }
 
@@ -231,7 +242,7 @@ impl Sender {
         if delivery.packets == 0 && !delivery.advanced {
             return;
         }
-        (self.attempts, self.waits_since) = (0, now);
+        (self.attempts, self.tried, self.progress) = (0, now, now);
         if delivery.false_alarms > 0 {
             self.flight.be_patient();
             self.congestion.false_alarm(delivery.false_alarms);
@@ -268,7 +279,7 @@ impl Sender {
         } else {
             self.trip.timeout() * (1 << self.attempts.saturating_sub(PROBES).min(10))
         };
-        Some(self.waits_since + timeout.min(MOST_TIMEOUT))
+        Some(self.tried + timeout.min(MOST_TIMEOUT))
     }
 
     fn may_probe(&self) -> bool {
@@ -290,7 +301,7 @@ impl Sender {
             self.congestion.timed_out(packets, self.flight.next_transmission());
         }
         self.attempts += 1;
-        self.waits_since = now;
+        self.tried = now;
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {

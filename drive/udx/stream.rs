@@ -16,7 +16,8 @@ pub const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
 /// A remote without room is asked as often whether there is some: its word of it may be lost.
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
-/// Who was not heard of for so long is gone.
+/// Who was not heard of for so long is gone, and who acknowledged nothing although something waits
+/// for it.
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// What has ended still answers for so long, since the last answer may be lost.
 pub const LINGER: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ pub const LINGER: Duration = Duration::from_secs(5);
 pub enum Failure {
     #[error("the remote has destroyed the stream")]
     Destroyed,
-    #[error("nothing was heard of the remote for {} seconds", SILENCE.as_secs())]
+    #[error("the remote has answered nothing for {} seconds", SILENCE.as_secs())]
     Silent,
 }
 
@@ -252,6 +253,11 @@ impl Stream {
         self.asked.map_or(at, |asked| at.max(asked + again))
     }
 
+    fn gone_at(&self) -> Instant {
+        let waits = self.sender.waits_since().unwrap_or(self.heard);
+        self.heard.min(waits) + SILENCE
+    }
+
     fn header(&mut self, kind: u8, sequence: Option<u64>) -> Header {
         Header {
             kind,
@@ -266,7 +272,7 @@ impl Stream {
         if self.closed.is_some_and(|closed| now >= closed + LINGER) {
             self.forgotten = true;
         }
-        if self.state == State::Open && now >= self.heard + SILENCE {
+        if self.state == State::Open && now >= self.gone_at() {
             self.close(State::Failed(Failure::Silent), now);
         }
         self.close_if_ended(now);
@@ -277,7 +283,7 @@ impl Stream {
         if let Some(closed) = self.closed {
             return (!self.forgotten).then_some(closed + LINGER);
         }
-        let own = self.heartbeat_at().min(self.heard + SILENCE);
+        let own = self.heartbeat_at().min(self.gone_at());
         Some(self.sender.next_timeout().map_or(own, |at| at.min(own)))
     }
 
