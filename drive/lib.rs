@@ -25,6 +25,7 @@ pub mod replicate;
 pub mod dht;
 pub mod secret_stream;
 pub mod protomux;
+pub mod udx;
 pub mod swarm;
 pub mod transfer;
 

@@ -1,0 +1,73 @@
+//! Spreads what may be sent over the round trip, so that a window does not arrive as one burst.
+//!
+//! Whoever calls us wakes up late, by a millisecond or two. What was not sent meanwhile may be sent
+//! then, up to a burst, so that a coarse clock never is the limit.
+
+use std::time::{Duration, Instant};
+
+/// Packets that may always go together.
+const LEAST_BURST: f64 = 10.0;
+/// Or so many seconds' worth of them.
+const BURST_TIME: f64 = 0.003;
+
+/// See the module's description.
+pub struct Pacer {
+    /// Packets that may be sent at `since`.
+    allowed: f64,
+    since: Instant,
+}
+
+impl Pacer {
+    pub fn new(now: Instant) -> Self {
+        Self { allowed: LEAST_BURST, since: now }
+    }
+
+    /// Whether a packet may be sent now, at a rate in packets a second.
+    pub fn allows(&mut self, rate: f64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since).as_secs_f64();
+        let burst = (rate * BURST_TIME).max(LEAST_BURST);
+        self.allowed = (self.allowed + passed * rate).min(burst);
+        self.since = self.since.max(now);
+        self.allowed >= 1.0
+    }
+
+    pub fn sent(&mut self) {
+        self.allowed -= 1.0;
+    }
+
+    /// When [`Self::allows`] will say yes.
+    pub fn next(&self, rate: f64) -> Instant {
+        let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
+        // A little later than computed, so that it is never a moment too early for ever.
+        self.since + Duration::from_secs_f64(missing) + Duration::from_micros(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packets sent in two seconds by someone who looks every `wakes_every`.
+    fn sent_in_two_seconds(rate: f64, wakes_every: Duration) -> u32 {
+        let start = Instant::now();
+        let (mut pacer, mut now, mut sent) = (Pacer::new(start), start, 0);
+        while now < start + Duration::from_secs(2) {
+            while pacer.allows(rate, now) {
+                pacer.sent();
+                sent += 1;
+            }
+            now = (now + wakes_every).max(pacer.next(rate));
+        }
+        sent
+    }
+
+    #[test]
+    fn a_coarse_clock_does_not_slow_it_down() {
+        for rate in [100.0, 5_000.0, 100_000.0] {
+            for micros in [1, 300, 1_000, 2_500] {
+                let sent = f64::from(sent_in_two_seconds(rate, Duration::from_micros(micros)));
+                assert!((1.9 * rate..2.1 * rate + 10.0).contains(&sent), "{rate} {micros}: {sent}");
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The half that receives: puts what arrives in order, within bounds, and knows what to acknowledge.
+//!
+//! Not here: when an acknowledgement is sent.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::header::{FIRST_SEQUENCE, MAX_RANGES, widen};
+
+/// Bytes that are kept for a reader, in order or waiting for what is missing before them.
+pub const WINDOW: usize = 4 * 1024 * 1024;
+/// What the next packet in order may go beyond that: others wait behind it, and the reference sends
+/// a packet more than it may when it wants to know about losses.
+pub const RESERVE: usize = 64 * 1024;
+/// Packets so far ahead of the next one are not looked at.
+pub const MAX_AHEAD: u64 = 65_536;
+/// What a packet that waits for others costs besides its bytes.
+pub const PACKET_OVERHEAD: usize = 128;
+
+/// A window below this would be rounded down to no packet at all, and an older reference only asks
+/// again when it is told of none.
+const LEAST_WINDOW: usize = 4096;
+/// A reader who has made so much room tells the sender.
+const WORTH_TELLING: usize = WINDOW / 8;
+const CHUNK: usize = 64 * 1024;
+
+struct Waiting {
+    payload: Bytes,
+    is_end: bool,
+}
+
+/// See the module's description.
+pub struct Receiver {
+    /// The next in order.
+    next: u64,
+    full: VecDeque<Bytes>,
+    /// The last of the bytes in order, behind `full`.
+    last: BytesMut,
+    unread: usize,
+    waiting: BTreeMap<u64, Waiting>,
+    waiting_cost: usize,
+    /// The numbers of those that wait, as ranges: the first, and the one after the last.
+    ranges: BTreeMap<u64, u64>,
+    /// What arrived last out of turn.
+    newest: u64,
+    ended: bool,
+    /// The window that the sender was told of.
+    told: usize,
+}
+
+impl Receiver {
+    pub fn new(first: u32) -> Self {
+        Self {
+            next: FIRST_SEQUENCE + u64::from(first),
+            full: VecDeque::new(),
+            last: BytesMut::new(),
+            unread: 0,
+            waiting: BTreeMap::new(),
+            waiting_cost: 0,
+            ranges: BTreeMap::new(),
+            newest: 0,
+            ended: false,
+            told: WINDOW,
+        }
+    }
+
+    /// The number of the next packet in order: all before it have arrived.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The number that is `wire` on the wire.
+    pub fn number(&self, wire: u32) -> u64 {
+        widen(wire, self.next)
+    }
+
+    /// All of the stream has arrived, read or not.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub fn unread(&self) -> usize {
+        self.unread
+    }
+
+    /// What is kept, with what it costs.
+    pub fn held(&self) -> usize {
+        self.unread + self.waiting_cost
+    }
+
+    /// Takes a packet's bytes; false if they are dropped, since there is no room or they make no
+    /// sense. What was here already is taken again for nothing.
+    pub fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
+        let Some(ahead) = number.checked_sub(self.next) else { return true };
+        if self.ended || ahead > MAX_AHEAD {
+            return false;
+        }
+        if ahead > 0 {
+            return self.accept_out_of_turn(number, payload, is_end);
+        }
+        if self.held() + payload.len() > WINDOW + RESERVE {
+            return false;
+        }
+        self.append(payload, is_end);
+        while let Some(waiting) = self.take_waiting() {
+            self.append(&waiting.payload, waiting.is_end);
+        }
+        true
+    }
+
+    fn accept_out_of_turn(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
+        if self.waiting.contains_key(&number) {
+            return true;
+        }
+        let cost = payload.len() + PACKET_OVERHEAD;
+        if self.held() + cost > WINDOW {
+            return false;
+        }
+        self.waiting_cost += cost;
+        let waiting = Waiting { payload: Bytes::copy_from_slice(payload), is_end };
+        self.waiting.insert(number, waiting);
+        self.newest = number;
+        self.extend_ranges(number);
+        true
+    }
+
+    fn extend_ranges(&mut self, number: u64) {
+        let end = self.ranges.remove(&(number + 1)).unwrap_or(number + 1);
+        match self.ranges.range_mut(..number).next_back() {
+            Some((_, before)) if *before == number => *before = end,
+            _ => {
+                self.ranges.insert(number, end);
+            }
+        }
+    }
+
+    /// The next in order, if it waits already.
+    fn take_waiting(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&self.next)?;
+        self.waiting_cost -= waiting.payload.len() + PACKET_OVERHEAD;
+        // Taken from the first range, one by one, since nothing before it is missing.
+        if let Some((start, end)) = self.ranges.pop_first()
+            && start + 1 < end
+        {
+            self.ranges.insert(start + 1, end);
+        }
+        Some(waiting)
+    }
+
+    fn append(&mut self, payload: &[u8], is_end: bool) {
+        self.next += 1;
+        self.unread += payload.len();
+        if self.last.capacity() - self.last.len() < payload.len() {
+            if !self.last.is_empty() {
+                self.full.push_back(self.last.split().freeze());
+            }
+            self.last.reserve(payload.len().max(CHUNK));
+        }
+        self.last.put_slice(payload);
+        if is_end {
+            self.ended = true;
+            self.waiting.clear();
+            self.waiting_cost = 0;
+            self.ranges.clear();
+        }
+    }
+
+    pub fn read(&mut self) -> Option<Bytes> {
+        let bytes = match self.full.pop_front() {
+            Some(bytes) => bytes,
+            None if self.last.is_empty() => return None,
+            None => self.last.split().freeze(),
+        };
+        self.unread -= bytes.len();
+        Some(bytes)
+    }
+
+    /// What may still come. An eighth of the room is kept back for what packets cost besides their
+    /// bytes, since the sender counts packets of full length.
+    fn window(&self) -> usize {
+        let room = WINDOW.saturating_sub(self.held());
+        let window = room - room / 8;
+        if window < LEAST_WINDOW { 0 } else { window }
+    }
+
+    /// The window for a header that is sent now.
+    pub fn tell_window(&mut self) -> u32 {
+        self.told = self.window();
+        u32::try_from(self.told).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the sender should hear of room that it does not know of.
+    pub fn has_news(&self) -> bool {
+        !self.ended && self.window() >= self.told + WORTH_TELLING
+    }
+
+    pub fn has_ranges(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    /// What arrived out of turn, as ranges: the one that changed last, then the others from the
+    /// first.
+    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+        let newest =
+            self.ranges.range(..=self.newest).next_back().map(|(start, end)| (*start, *end));
+        let others = self.ranges.iter().map(|(start, end)| (*start, *end));
+        let others = others.filter(move |range| Some(*range) != newest);
+        let all = newest.into_iter().chain(others).take(MAX_RANGES);
+        all.map(|(start, end)| (start as u32, end as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(receiver: &mut Receiver) -> Vec<u8> {
+        std::iter::from_fn(|| receiver.read()).flatten().collect()
+    }
+
+    #[test]
+    fn bytes_come_in_order_across_the_wrap() {
+        let mut receiver = Receiver::new(u32::MAX - 1);
+        let first = receiver.next();
+        for (ahead, text) in [(2, "c"), (0, "a"), (0, "A"), (4, "e"), (2, "C"), (1, "b"), (3, "d")]
+        {
+            assert!(receiver.accept(first + ahead, text.as_bytes(), ahead == 4));
+        }
+        assert_eq!(read_all(&mut receiver), b"abcde");
+        assert!(receiver.has_ended() && !receiver.has_ranges());
+        assert_eq!((receiver.next() - first, receiver.held()), (5, 0));
+        assert!(!receiver.accept(first + 5, b"after the end", false));
+    }
+
+    #[test]
+    fn ranges_tell_what_is_missing_the_newest_first() {
+        let mut receiver = Receiver::new(u32::MAX - 1);
+        let first = receiver.next();
+        for ahead in [5, 1, 9, 3, 2] {
+            receiver.accept(first + ahead, b"x", false);
+        }
+        let wire = |ahead: u32| (u32::MAX - 1).wrapping_add(ahead);
+        let expected = [(wire(1), wire(4)), (wire(5), wire(6)), (wire(9), wire(10))];
+        assert_eq!(receiver.ranges().collect::<Vec<_>>(), expected);
+        receiver.accept(first + 8, b"x", false);
+        assert_eq!(receiver.ranges().next(), Some((wire(8), wire(10))));
+        receiver.accept(first, b"x", false);
+        assert_eq!(receiver.ranges().count(), 2);
+        for ahead in (10..400).step_by(2) {
+            receiver.accept(first + ahead, b"x", false);
+        }
+        assert_eq!(receiver.ranges().count(), MAX_RANGES);
+    }
+
+    #[test]
+    fn a_flood_out_of_turn_is_bounded_and_leaves_room_for_what_is_missing() {
+        let mut receiver = Receiver::new(0);
+        let first = receiver.next();
+        let taken = (1..2 * MAX_AHEAD).filter(|n| receiver.accept(first + n, b"", false)).count();
+        assert_eq!(taken, WINDOW / PACKET_OVERHEAD);
+        assert!(!receiver.accept(first + MAX_AHEAD + 1, b"", false));
+        assert!(receiver.held() <= WINDOW);
+        assert_eq!(receiver.tell_window(), 0);
+        assert!(receiver.accept(first, &[1; 1500], false));
+        assert_eq!(receiver.held(), 1500);
+    }
+
+    #[test]
+    fn who_does_not_read_is_sent_no_more() {
+        let mut receiver = Receiver::new(0);
+        let mut sent = 0;
+        while receiver.tell_window() > 0 {
+            assert!(receiver.accept(receiver.next(), &[0; 1400], false));
+            sent += 1400;
+        }
+        assert!(sent <= WINDOW && sent > WINDOW - 2 * LEAST_WINDOW);
+        while receiver.accept(receiver.next(), &[0; 1400], false) {}
+        assert!(receiver.held() <= WINDOW + RESERVE);
+        assert!(!receiver.has_news());
+        while !receiver.has_news() {
+            assert!(receiver.read().is_some());
+        }
+        assert!(receiver.tell_window() as usize >= WORTH_TELLING);
+        assert!(!receiver.has_news());
+    }
+}

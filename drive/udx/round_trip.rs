@@ -1,0 +1,69 @@
+//! How long a round trip takes (RFC 6298).
+
+use std::time::Duration;
+
+/// An answer is waited for at least so long before all that is under way counts as lost.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(200);
+/// And so long before anything is known of the way there.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+/// The clock of whoever calls us may be as coarse as this.
+const GRAIN: Duration = Duration::from_millis(10);
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct RoundTrip {
+    smoothed: Option<Duration>,
+    variation: Duration,
+    least: Option<Duration>,
+}
+
+impl RoundTrip {
+    pub fn add(&mut self, sample: Duration) {
+        self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
+        let Some(smoothed) = self.smoothed else {
+            (self.smoothed, self.variation) = (Some(sample), sample / 2);
+            return;
+        };
+        self.variation = (self.variation * 3 + smoothed.abs_diff(sample)) / 4;
+        self.smoothed = Some((smoothed * 7 + sample) / 8);
+    }
+
+    pub fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    /// The shortest ever, which is that of the way itself, without queues; zero if none is known.
+    pub fn least(&self) -> Duration {
+        self.least.unwrap_or_default()
+    }
+
+    /// Without an answer for so long everything is sent again.
+    pub fn timeout(&self) -> Duration {
+        let after = |smoothed| smoothed + (self.variation * 4).max(GRAIN);
+        self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| after(smoothed).max(LEAST_TIMEOUT))
+    }
+
+    /// Without an answer for so long one packet is sent that asks for one (RFC 8985 §7.2).
+    pub fn probe_timeout(&self) -> Duration {
+        self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| (smoothed * 2).max(GRAIN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_what_is_measured() {
+        let ms = Duration::from_millis;
+        let mut time = RoundTrip::default();
+        assert_eq!((time.timeout(), time.least()), (FIRST_TIMEOUT, Duration::ZERO));
+        time.add(ms(100));
+        assert_eq!((time.timeout(), time.probe_timeout()), (ms(300), ms(200)));
+        for _ in 0..100 {
+            time.add(ms(1));
+        }
+        assert_eq!((time.timeout(), time.probe_timeout()), (LEAST_TIMEOUT, GRAIN));
+        assert!(time.smoothed() < Some(ms(2)) && time.least() == ms(1));
+    }
+}

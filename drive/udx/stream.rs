@@ -1,0 +1,331 @@
+//! A stream: its two halves, and the packets that carry nothing: acknowledgements, signs of life,
+//! the notice that it is no more.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::header::{DATA, DESTROY, END, HEARTBEAT, Header, Packet};
+use super::receive::Receiver;
+use super::send::Sender;
+
+/// A sign of life is asked for when nothing was heard, or said, for so long. Routers forget after
+/// half a minute.
+pub const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
+/// And again as often.
+const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
+/// A remote without room is asked as often whether there is some: its word of it may be lost.
+const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// Who was not heard of for so long is gone, and who acknowledged nothing although something waits
+/// for it.
+pub const SILENCE: Duration = Duration::from_secs(30);
+/// What has ended still answers for so long, since the last answer may be lost.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// Why a stream ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("the remote has destroyed the stream")]
+    Destroyed,
+    #[error("the remote has answered nothing for {} seconds", SILENCE.as_secs())]
+    Silent,
+}
+
+/// What went through a stream, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub sent: u64,
+    pub sent_again: u64,
+    pub received: u64,
+    /// Without any effect: malformed, beyond the window, about what was never sent.
+    pub ignored: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// By both sides.
+    Ended,
+    /// By us; the remote is still to be told.
+    Destroyed {
+        tell: bool,
+    },
+    Failed(Failure),
+}
+
+/// See the description of [the room](super).
+pub struct Stream {
+    local_id: u32,
+    remote_id: u32,
+    state: State,
+    /// Since when it is no longer open.
+    closed: Option<Instant>,
+    forgotten: bool,
+    sender: Sender,
+    receiver: Receiver,
+    /// Something has arrived that is to be answered.
+    owes_answer: bool,
+    heard: Instant,
+    said: Instant,
+    asked: Option<Instant>,
+    counts: Counts,
+}
+
+impl Stream {
+    /// One with `remote_id` at the remote, which knows this one by `local_id`; each chooses its own.
+    pub fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
+        Self::starting_at(0, 0, local_id, remote_id, now)
+    }
+
+    /// As [`Self::new`], with other first numbers than both sides agree on otherwise.
+    pub(super) fn starting_at(
+        first: u32,
+        remote_first: u32,
+        local_id: u32,
+        remote_id: u32,
+        now: Instant,
+    ) -> Self {
+        Self {
+            local_id,
+            remote_id,
+            state: State::Open,
+            closed: None,
+            forgotten: false,
+            sender: Sender::new(first, now),
+            receiver: Receiver::new(remote_first),
+            owes_answer: false,
+            heard: now,
+            said: now,
+            asked: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes a datagram that is for this stream ([`stream_of`](super::stream_of)).
+    pub fn receive(&mut self, packet: &[u8], now: Instant) {
+        let parsed = Packet::parse(packet).filter(|it| it.header.stream == self.local_id);
+        self.counts.received += 1;
+        let useful = parsed.is_some_and(|packet| self.take(&packet, now));
+        self.counts.ignored += u64::from(!useful);
+    }
+
+    /// False if it has no effect.
+    fn take(&mut self, packet: &Packet<'_>, now: Instant) -> bool {
+        match &mut self.state {
+            State::Open | State::Ended => {}
+            State::Destroyed { tell } => {
+                *tell |= !packet.is(DESTROY);
+                return true;
+            }
+            State::Failed(_) => return false,
+        }
+        self.heard = self.heard.max(now);
+        let number = self.receiver.number(packet.header.sequence);
+        let mut useful = true;
+        if packet.is(DATA | END) && !packet.is(HEARTBEAT) {
+            let payload = if packet.is(DATA) { packet.payload } else { &[] };
+            useful = self.receiver.accept(number, payload, packet.is(END));
+        }
+        self.owes_answer |= packet.is(DATA | END | HEARTBEAT);
+        if packet.is(DESTROY) && number >= self.receiver.next() {
+            if self.state == State::Open {
+                self.close(State::Failed(Failure::Destroyed), now);
+            }
+            return true;
+        }
+        let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return false };
+        self.sender.told_window(number, ack, packet.header.window);
+        self.sender.acknowledged(ack, packet.ranges(), now);
+        self.close_if_ended(now);
+        useful
+    }
+
+    fn close_if_ended(&mut self, now: Instant) {
+        let theirs = self.receiver.has_ended();
+        let ours = self.sender.has_ended() || self.sender.waits_only_for_end();
+        if self.state == State::Open && theirs && ours {
+            self.close(State::Ended, now);
+        }
+    }
+
+    fn close(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.closed = Some(now);
+        self.sender.clear();
+    }
+
+    /// The next bytes in order, if any are here. Taking them makes room for more: ask for the next
+    /// packet afterwards.
+    pub fn read(&mut self) -> Option<Bytes> {
+        self.receiver.read()
+    }
+
+    /// Bytes that can be read.
+    pub fn unread(&self) -> usize {
+        self.receiver.unread()
+    }
+
+    /// Takes as much of `data` as there is room for, and tells how much that was.
+    pub fn write(&mut self, data: &[u8]) -> usize {
+        if self.state == State::Open { self.sender.write(data) } else { 0 }
+    }
+
+    /// Bytes that [`Self::write`] would take.
+    pub fn room(&self) -> usize {
+        if self.state == State::Open { self.sender.room() } else { 0 }
+    }
+
+    /// Nothing more is written: the remote is told when it has all that was.
+    pub fn finish(&mut self) {
+        self.sender.finish();
+    }
+
+    /// Ends both directions at once; what was not acknowledged may be lost.
+    pub fn destroy(&mut self, now: Instant) {
+        if self.state == State::Open {
+            self.close(State::Destroyed { tell: true }, now);
+        }
+    }
+
+    /// The next datagram for the remote. To be asked until there is none: after
+    /// [`Self::receive`], [`Self::read`], [`Self::write`] and [`Self::finish`], and at
+    /// [`Self::next_timeout`]. What has arrived before it is asked shares one acknowledgement.
+    pub fn next_packet(&mut self, now: Instant) -> Option<Bytes> {
+        self.on_time(now);
+        let packet = self.choose_packet(now)?;
+        self.said = self.said.max(now);
+        self.counts.sent += 1;
+        Some(packet)
+    }
+
+    fn choose_packet(&mut self, now: Instant) -> Option<Bytes> {
+        match &mut self.state {
+            State::Open => {}
+            State::Ended => return self.answer(),
+            State::Destroyed { tell } => {
+                return std::mem::take(tell).then(|| self.header(DESTROY, None).with_payload(&[]));
+            }
+            State::Failed(_) => return None,
+        }
+        // What carries bytes carries the acknowledgement too, but not what came out of turn.
+        if self.receiver.has_ranges()
+            && let Some(answer) = self.answer()
+        {
+            return Some(answer);
+        }
+        if let Some(outbound) = self.sender.next(now) {
+            self.owes_answer = false;
+            let kind = if outbound.is_end { END } else { DATA };
+            let header = self.header(kind, Some(outbound.sequence));
+            return Some(header.with_payload(&outbound.payload));
+        }
+        self.owes_answer |= self.receiver.has_news();
+        self.answer().or_else(|| self.heartbeat(now))
+    }
+
+    fn answer(&mut self) -> Option<Bytes> {
+        if !std::mem::take(&mut self.owes_answer) {
+            return None;
+        }
+        let header = self.header(0, None);
+        Some(match self.receiver.has_ranges() {
+            true => header.with_ranges(self.receiver.ranges()),
+            false => header.with_payload(&[]),
+        })
+    }
+
+    /// Asks for an answer. Since February 2026 the reference answers to what is called a heartbeat,
+    /// before that and ever since to data that it has already.
+    fn heartbeat(&mut self, now: Instant) -> Option<Bytes> {
+        if self.heartbeat_at() > now {
+            return None;
+        }
+        self.asked = Some(now);
+        let known = self.sender.first_sequence() - 1;
+        Some(self.header(HEARTBEAT | DATA, Some(known)).with_payload(&[]))
+    }
+
+    fn heartbeat_at(&self) -> Instant {
+        let (at, again) = match self.sender.is_shut_out() {
+            true => (self.heard + ASK_FOR_ROOM, ASK_FOR_ROOM),
+            false => (self.heard.min(self.said) + HEARTBEAT_AFTER, HEARTBEAT_AGAIN),
+        };
+        self.asked.map_or(at, |asked| at.max(asked + again))
+    }
+
+    fn gone_at(&self) -> Instant {
+        let waits = self.sender.waits_since().unwrap_or(self.heard);
+        self.heard.min(waits) + SILENCE
+    }
+
+    fn header(&mut self, kind: u8, sequence: Option<u64>) -> Header {
+        Header {
+            kind,
+            stream: self.remote_id,
+            window: self.receiver.tell_window(),
+            sequence: sequence.unwrap_or(self.sender.next_sequence()) as u32,
+            ack: self.receiver.next() as u32,
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        if self.closed.is_some_and(|closed| now >= closed + LINGER) {
+            self.forgotten = true;
+        }
+        if self.state == State::Open && now >= self.gone_at() {
+            self.close(State::Failed(Failure::Silent), now);
+        }
+        self.close_if_ended(now);
+    }
+
+    /// When to ask for the next packet though nothing has arrived.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if let Some(closed) = self.closed {
+            return (!self.forgotten).then_some(closed + LINGER);
+        }
+        let own = self.heartbeat_at().min(self.gone_at());
+        Some(self.sender.next_timeout().map_or(own, |at| at.min(own)))
+    }
+
+    /// All that the remote sent has arrived and was read.
+    pub fn remote_ended(&self) -> bool {
+        self.receiver.has_ended() && self.receiver.unread() == 0
+    }
+
+    /// All that was written has arrived, and the end if there is one.
+    pub fn all_acknowledged(&self) -> bool {
+        self.sender.all_acknowledged()
+    }
+
+    /// Both sides have ended, and know of it.
+    pub fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Why the stream ended early, if it did; what had arrived until then can still be read.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.state {
+            State::Failed(failure) => Some(failure),
+            State::Open | State::Ended | State::Destroyed { .. } => None,
+        }
+    }
+
+    /// It will say nothing any more. Until then what arrives for it may still need an answer.
+    pub fn is_over(&self) -> bool {
+        self.forgotten || matches!(self.state, State::Failed(_))
+    }
+
+    /// How long a round trip takes, once that is known.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.sender.round_trip()
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { sent_again: self.sender.sent_again, ..self.counts }
+    }
+
+    /// What is kept of what was received, with what that costs besides its bytes.
+    pub fn held(&self) -> usize {
+        self.receiver.held()
+    }
+}
