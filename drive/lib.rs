@@ -20,6 +20,7 @@ pub mod store;
 pub mod scratch;
 pub mod index;
 pub mod drive;
+pub mod compact;
 pub mod wire;
 pub mod replicate;
 pub mod dht;
