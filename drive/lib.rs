@@ -23,6 +23,7 @@ pub mod drive;
 pub mod compact;
 pub mod wire;
 pub mod replicate;
+pub mod kademlia;
 pub mod dht;
 pub mod protomux;
 pub mod swarm;
