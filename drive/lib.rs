@@ -25,6 +25,7 @@ pub mod wire;
 pub mod replicate;
 pub mod kademlia;
 pub mod dht;
+pub mod hyperdht;
 pub mod protomux;
 pub mod swarm;
 pub mod transfer;
