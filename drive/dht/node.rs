@@ -191,7 +191,7 @@ impl Node {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(due) = self.requests.take_due(now) {
             match due {
-                Due::Again { to, packet } => self.send(to, &packet),
+                Due::Again { to, packet, .. } => self.send(to, &packet),
                 Due::Late { to, number, purpose } => {
                     if let Purpose::Ask { referrer: Some(referrer), .. } = purpose {
                         self.knock(to, referrer, number);

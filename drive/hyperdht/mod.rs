@@ -10,10 +10,22 @@ pub mod message;
 pub mod payload;
 pub mod announcement;
 mod face;
+mod records;
+mod reach;
+mod sending;
+mod walk;
+mod serving;
+mod router;
+mod answer;
 mod node;
+#[cfg(test)]
+mod network_tests;
+#[cfg(test)]
+mod node_tests;
 #[cfg(test)]
 mod vectors;
 
 pub use face::{Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId};
 pub use message::MAX_PACKET;
 pub use node::Node;
+pub use reach::Samples;

@@ -34,6 +34,7 @@ pub enum Due<To, Purpose> {
     Again {
         to: To,
         packet: Bytes,
+        purpose: Purpose,
     },
     TimedOut {
         to: To,
@@ -134,7 +135,8 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
         if request.again < request.patience.times {
             request.again += 1;
             request.sent = now;
-            return Some(Due::Again { to, packet: request.packet.clone() });
+            let (packet, purpose) = (request.packet.clone(), request.purpose.clone());
+            return Some(Due::Again { to, packet, purpose });
         }
         let purpose = self.all.remove(&number)?.purpose;
         Some(Due::TimedOut { to, purpose })
@@ -168,7 +170,7 @@ mod tests {
             assert_eq!(requests.take_due(at - Duration::from_millis(1)), None);
             seen.push(((at - start).as_millis(), requests.take_due(at).unwrap()));
         }
-        let again = || Due::Again { to: TO, packet: packet.clone() };
+        let again = || Due::Again { to: TO, packet: packet.clone(), purpose: 'p' };
         let late = Due::Late { to: TO, number: u16::MAX, purpose: 'p' };
         let given_up = Due::TimedOut { to: TO, purpose: 'p' };
         assert_eq!(seen, [(500, late), (1500, again()), (3000, again()), (6000, given_up)]);
