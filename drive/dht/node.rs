@@ -19,7 +19,7 @@ use super::message::{
 use super::purpose::{ALONE, Goal, PATIENCE, Purpose};
 use crate::crypto::random_bytes;
 use crate::kademlia::{
-    BUCKET, Chosen, Contact, Due, Id, Next, Query, QueryId, Requests, RoutingTable, Tokens, Window,
+    BUCKET, Chosen, Contact, Due, Id, Query, QueryId, Requests, RoutingTable, Step, Tokens, Window,
     may_name,
 };
 
@@ -241,7 +241,7 @@ impl Node {
                 break;
             }
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Next { to, asked, referrer }) = query.next() else { break };
+            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
             self.asked.take(now);
             let mut packet = Packet::new(Kind::Query, 0);
             packet.target = Some(query.target);

@@ -23,6 +23,8 @@ mod network_tests;
 #[cfg(test)]
 mod node_tests;
 #[cfg(test)]
+mod router_tests;
+#[cfg(test)]
 mod vectors;
 
 pub use face::{Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId};

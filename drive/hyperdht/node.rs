@@ -319,12 +319,10 @@ impl Node {
         }
         match Packet::decode(bytes) {
             Some(Packet::Response(response)) => self.response(socket, from, response, now),
-            Some(Packet::Request(request)) => {
-                if self.answers.take(now) {
-                    self.answer(socket, from, request, now);
-                }
+            Some(Packet::Request(request)) if self.answers.take(now) => {
+                self.answer(socket, from, request, now);
             }
-            None => {}
+            Some(Packet::Request(_)) | None => {}
         }
     }
 

@@ -13,7 +13,7 @@ use super::node::Node;
 use super::payload::Relay;
 use super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};
 use crate::compact::put_ipv4;
-use crate::kademlia::{BUCKET, Contact, Id, Next, Query, QueryId, may_name};
+use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, Step, may_name};
 
 /// Queries under way; one more is refused.
 pub const MAX_QUERIES: usize = 16;
@@ -94,7 +94,7 @@ impl Node {
         while !self.sending.is_full(now) {
             let socket = self.socket();
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Next { to, asked, referrer }) = query.next() else { break };
+            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
             let request =
                 Request { target: Some(query.target), ..Request::new(to, query.goal.command()) };
             let purpose = Purpose::Step { query: number, asked, referrer };

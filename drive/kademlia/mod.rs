@@ -17,7 +17,7 @@ mod requests;
 pub use address::may_name;
 pub use chosen::Chosen;
 pub use id::Id;
-pub use query::{MAX_ASKED, MAX_CONTACTS, Next, QUERY_WITHIN, Query, QueryId};
+pub use query::{MAX_ASKED, MAX_CONTACTS, QUERY_WITHIN, Query, QueryId, Step};
 pub use requests::{Due, MAX_REQUESTS, Patience, Requests};
 pub use routing::{BUCKET, BUCKETS, Contact, RoutingTable};
 pub use shelves::{Limits, Shelves};

@@ -49,7 +49,7 @@ impl<Reply> Candidate<Reply> {
 
 /// Whom to ask next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct Step {
     pub to: SocketAddrV4,
     /// Its id, if it is known.
     pub asked: Option<Id>,
@@ -124,18 +124,18 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// Whom to ask next, if somebody may be asked now.
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn next_step(&mut self) -> Option<Step> {
         let waiting = self.in_flight.saturating_sub(self.late);
         if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
             return None;
         }
         let next = match self.bootstrap.pop() {
-            Some(to) => Next { to, asked: None, referrer: None },
+            Some(to) => Step { to, asked: None, referrer: None },
             None => {
                 let new = self.nearest_new()?;
                 let (contact, referrer) = (new.contact, new.referrer);
                 self.set(&contact.id, State::Asked);
-                Next { to: contact.address, asked: Some(contact.id), referrer }
+                Step { to: contact.address, asked: Some(contact.id), referrer }
             }
         };
         self.in_flight += 1;
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn asked(query: &mut Query<(), u16>) -> Option<Id> {
-        query.next().unwrap().asked
+        query.next_step().unwrap().asked
     }
 
     #[tokio::test(start_paused = true)]
@@ -262,7 +262,7 @@ mod tests {
         for n in 0..AT_ONCE as u16 {
             assert_eq!(asked(&mut query), Some(contact(n).id));
         }
-        assert_eq!(query.next(), None, "so many wait");
+        assert_eq!(query.next_step(), None, "so many wait");
         query.failed(Some(contact(0).id));
         for n in 1..=20 {
             if n >= AT_ONCE as u16 {
@@ -271,7 +271,7 @@ mod tests {
             query.answer(Some(contact(n).id), Some(contact(n)), n);
         }
         assert!(query.is_done(), "the twenty nearest that live have answered");
-        assert_eq!(query.next(), None);
+        assert_eq!(query.next_step(), None);
         let closest = query.closest();
         assert_eq!(closest.len(), BUCKET);
         assert_eq!(closest[0], (contact(1), 1));
@@ -295,11 +295,11 @@ mod tests {
         let mut query = query();
         query.add(contact(u16::MAX - 1), None);
         for n in 0..MAX_ASKED as u16 {
-            let asked = query.next().unwrap_or_else(|| panic!("{n} asked")).asked;
+            let asked = query.next_step().unwrap_or_else(|| panic!("{n} asked")).asked;
             query.add(contact(u16::MAX - 2 - n), None);
             query.answer(asked, asked.map(|id| Contact { id, ..contact(1) }), 0);
         }
-        assert_eq!(query.next(), None);
+        assert_eq!(query.next_step(), None);
         assert!(query.is_done());
     }
 
@@ -309,10 +309,10 @@ mod tests {
         let (five, six) = (contact(5), contact(6));
         query.begin_with(vec![five.address]);
         assert!(!query.is_done());
-        assert_eq!(query.next(), Some(Next { to: five.address, asked: None, referrer: None }));
+        assert_eq!(query.next_step(), Some(Step { to: five.address, asked: None, referrer: None }));
         query.answer(None, Some(five), 5);
         query.add(six, Some(five.address));
-        assert_eq!(query.next().unwrap().referrer, Some(five.address));
+        assert_eq!(query.next_step().unwrap().referrer, Some(five.address));
         query.answer(Some(six.id), Some(contact(7)), 0);
         assert!(query.is_done());
         let closest: Vec<Contact> = query.closest().iter().map(|(contact, _)| *contact).collect();
@@ -325,13 +325,13 @@ mod tests {
         let mut query = query();
         (0..30).for_each(|n| query.add(contact(n), None));
         (0..AT_ONCE).for_each(|_| {
-            query.next();
+            query.next_step();
         });
-        assert_eq!(query.next(), None);
+        assert_eq!(query.next_step(), None);
         query.late(&contact(0).id);
         query.late(&contact(0).id);
         assert_eq!(asked(&mut query), Some(contact(16).id), "another in its place");
-        assert_eq!(query.next(), None);
+        assert_eq!(query.next_step(), None);
         for n in 1..=20 {
             if n > 16 {
                 assert_eq!(asked(&mut query), Some(contact(n).id));
@@ -350,7 +350,7 @@ mod tests {
         let mut query = query();
         (0..4).for_each(|n| query.add(contact(n), None));
         (0..4).for_each(|_| {
-            query.next();
+            query.next_step();
         });
         for n in [0, 1] {
             query.late(&contact(n).id);
@@ -368,11 +368,11 @@ mod tests {
         let (mut query, now) = (query(), Instant::now());
         (0..3).for_each(|n| query.add(contact(n), None));
         (0..3).for_each(|_| {
-            query.next();
+            query.next_step();
         });
         query.answer(Some(contact(0).id), Some(contact(0)), 0);
         query.tell(1, now);
-        assert_eq!((query.took(), query.next()), (Some(0), None));
+        assert_eq!((query.took(), query.next_step()), (Some(0), None));
         query.answer(Some(contact(1).id), Some(contact(1)), 0);
         query.failed(Some(contact(2).id));
         assert!(!query.is_done());
