@@ -10,6 +10,14 @@ use super::face::{Role, SocketId};
 use super::message::{Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of};
 use super::node::Node;
 use crate::compact::take_ipv4;
+use crate::kademlia::Id;
+
+/// A request with where it came from and to.
+pub(super) struct Incoming {
+    pub socket: SocketId,
+    pub from: SocketAddrV4,
+    pub request: Request,
+}
 
 /// What an answer has besides its error and its value.
 #[derive(Clone, Copy, Default)]
@@ -32,7 +40,7 @@ impl Node {
         request: Request,
         now: Instant,
     ) {
-        let asked = Query { socket, from, request };
+        let asked = Incoming { socket, from, request };
         if let Some(token) = &asked.request.token
             && !self.tokens.accepts(token, *from.ip())
         {
@@ -70,8 +78,8 @@ impl Node {
         }
     }
 
-    fn reply(&mut self, asked: &Query, error: u64, value: Option<Bytes>, with: With) {
-        let Query { socket, from, ref request } = *asked;
+    fn reply(&mut self, asked: &Incoming, error: u64, value: Option<Bytes>, with: With) {
+        let Incoming { socket, from, ref request } = *asked;
         let target = request.target.filter(|_| with.closer);
         let closer = target.map(|target| self.table.closest(&target)).unwrap_or_default();
         self.sending.reply(
@@ -88,7 +96,7 @@ impl Node {
     }
 
     /// To whom asks whether something reaches another socket of his.
-    fn ping_nat(&mut self, mut asked: Query) {
+    fn ping_nat(&mut self, mut asked: Incoming) {
         let port = asked.request.value.as_deref().and_then(|value| value.first_chunk::<2>());
         let port = port.map_or(0, |port| u16::from_le_bytes(*port));
         if port != 0 {
@@ -98,7 +106,7 @@ impl Node {
     }
 
     /// Somebody says that a node does not answer, which we named to him.
-    fn down_hint(&mut self, asked: &Query, now: Instant) {
+    fn down_hint(&mut self, asked: &Incoming, now: Instant) {
         let mut value = asked.request.value.clone().unwrap_or_default();
         let Ok(down) = take_ipv4(&mut value) else { return };
         if self.table.get(&contact(down).id).is_some() {
@@ -107,7 +115,7 @@ impl Node {
         self.reply(asked, 0, None, NOTHING);
     }
 
-    fn tell_record(&mut self, asked: &Query, now: Instant) {
+    fn tell_record(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let record = match self.serves(&target) {
             true => Some(Peer { key: self.keys.public_key(), relays: Vec::new() }),
@@ -116,7 +124,7 @@ impl Node {
         self.reply(asked, 0, record.map(|peer| peer.encode()), BOTH);
     }
 
-    fn tell_peers(&mut self, asked: &Query, now: Instant) {
+    fn tell_peers(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let peers = self.records.peers(&target, now);
         let value = (!peers.is_empty()).then(|| LookupReply { peers, bump: 0 }.encode());
@@ -124,7 +132,7 @@ impl Node {
     }
 
     /// Takes an announcement, or takes it back. What is not signed for here and now is not answered.
-    fn announced(&mut self, asked: &Query, meaning: Meaning, now: Instant) {
+    fn announced(&mut self, asked: &Incoming, meaning: Meaning, now: Instant) {
         let Request { target: Some(target), token: Some(token), value: Some(value), .. } =
             &asked.request
         else {
@@ -141,19 +149,12 @@ impl Node {
     }
 
     /// Whether we are whom that target is about.
-    pub(super) fn serves(&self, target: &crate::kademlia::Id) -> bool {
+    pub(super) fn serves(&self, target: &Id) -> bool {
         self.serving.as_ref().is_some_and(|serving| serving.target() == target)
     }
 
     /// Helps somebody who asks the wrong node.
-    pub(super) fn point_elsewhere(&mut self, asked: &Query) {
+    pub(super) fn point_elsewhere(&mut self, asked: &Incoming) {
         self.reply(asked, 0, None, CLOSER);
     }
-}
-
-/// A request with where it came from and to.
-pub(super) struct Query {
-    pub socket: SocketId,
-    pub from: SocketAddrV4,
-    pub request: Request,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::face::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
-use super::message::{Command, Packet, Request, Response, id_of};
+use super::message::{Command, Packet, Request, Response, contact, id_of};
 use super::reach::{PROBED, Probe, Samples};
 use super::records::Records;
 use super::router::Passed;
@@ -85,7 +85,7 @@ impl Node {
             id,
             keys,
             role,
-            bootstrap,
+            bootstrap: others(bootstrap, id),
             table: RoutingTable::new(id),
             tokens: Tokens::new(chosen.secrets, now),
             records: Records::default(),
@@ -111,7 +111,7 @@ impl Node {
 
     /// Other bootstrap nodes from now on; the network is looked for anew.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
-        self.bootstrap = bootstrap;
+        self.bootstrap = others(bootstrap, self.id);
         self.rejoin_pause = FIRST_REJOIN;
         self.next_rejoin = now + FIRST_REJOIN;
         self.join(now);
@@ -119,8 +119,11 @@ impl Node {
 
     /// Makes itself known and learns who is near.
     fn join(&mut self, now: Instant) {
-        let joining = self.queries.values().any(|query| query.goal == Goal::Nodes);
-        if !joining && (!self.bootstrap.is_empty() || !self.table.is_empty()) {
+        let joining = self.queries.iter_mut().find(|(_, query)| query.goal == Goal::Nodes);
+        if let Some((&number, query)) = joining {
+            self.bootstrap.iter().for_each(|address| query.add(contact(*address), None));
+            self.advance(number, now);
+        } else if !self.bootstrap.is_empty() || !self.table.is_empty() {
             self.start(self.id, Goal::Nodes, now);
         }
     }
@@ -359,6 +362,8 @@ impl Node {
             }
             Purpose::Check | Purpose::Nat | Purpose::Hint => {}
         }
+        // There is a place for one that waits.
+        self.sending.go_on(now);
     }
 
     /// A node sees us at an address.
@@ -408,4 +413,9 @@ impl Node {
             self.hurry_serving();
         }
     }
+}
+
+/// Nobody begins with himself, though all may be given the same list.
+fn others(bootstrap: Vec<SocketAddrV4>, own: Id) -> Vec<SocketAddrV4> {
+    bootstrap.into_iter().filter(|address| id_of(*address) != own).collect()
 }

@@ -522,3 +522,41 @@ async fn a_request_is_answered_on_its_own_socket_or_given_up() {
     }
     assert_eq!(tries, [(1, 1), (4, 4)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
+    let now = Instant::now();
+    let mut node = staying_with(vec![OWN, PEER]);
+    let asked = |node: &mut Node| requests(node).iter().map(|one| one.to).collect::<Vec<_>>();
+    assert_eq!(asked(&mut node), [PEER]);
+    node.set_bootstrap(vec![OTHER, OWN], now);
+    assert_eq!(asked(&mut node), [OTHER], "though it still waits for the first");
+    assert_eq!(node.recent_nodes(9), [OTHER]);
+}
+
+/// The time of the next tick lies ahead after each, whatever is under way: nobody spins.
+#[tokio::test(start_paused = true)]
+async fn a_tick_does_all_there_is_to_do() {
+    let mut now = Instant::now();
+    let bootstrap: Vec<_> = (1..=20).map(|n| SocketAddrV4::new(*PEER.ip(), n)).collect();
+    let mut node = passing(bootstrap);
+    node.serve(now);
+    for n in 2..MAX_QUERIES {
+        node.announce([n as u8; 32], now).unwrap();
+    }
+    // More than may wait for an answer, and more than may be sent.
+    for n in 0..2000 {
+        now += Duration::from_millis(3);
+        node.request(Ask::new(SocketAddrV4::new(*OTHER.ip(), n + 1), Command::Ping), now);
+        if node.next_tick() <= now {
+            node.tick(now);
+            assert!(node.next_tick() > now);
+        }
+    }
+    for _ in 0..2000 {
+        now = node.next_tick();
+        node.tick(now);
+        assert!(node.next_tick() > now);
+        events(&mut node);
+    }
+}

@@ -103,9 +103,10 @@ impl Probe {
         self.attempt.is_some()
     }
 
-    /// `asked` nodes are asked to send to `expected`.
+    /// `asked` nodes are asked to send to `expected`; none is an attempt too.
     pub fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
-        self.attempt = Some(Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 });
+        let attempt = Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 };
+        self.attempt = (asked > 0).then_some(attempt);
         self.next = now + self.pause;
         self.pause = (self.pause * 2).min(PROBE_EVERY);
     }
@@ -195,6 +196,9 @@ mod tests {
             assert!(!probe.is_under_way() && probe.ended(*last).is_none());
             open.is_some()
         };
+        let mut probe = Probe::new(now);
+        probe.begin(at(1, 5), 0, now);
+        assert!(!probe.is_under_way() && probe.next > now, "nobody to be asked");
         let (here, there) = (Some(at(1, 5)), Some(at(1, 6)));
         assert!(open(1, &[here]));
         assert!(!open(1, &[None]) && !open(1, &[there]));

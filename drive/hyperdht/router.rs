@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::answer::Query;
+use super::answer::Incoming;
 use super::face::{Asked, Event, Role, SocketId};
 use super::message::{Command, Request, Response};
 use super::node::Node;
@@ -45,7 +45,7 @@ impl Passed {
 
 impl Node {
     /// A handshake came, for us or for somebody else.
-    pub(super) fn pass_handshake(&mut self, asked: Query, target: Id, now: Instant) {
+    pub(super) fn pass_handshake(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(handshake) = Handshake::decode(value) else { return };
         if handshake.noise.is_empty() {
@@ -82,7 +82,7 @@ impl Node {
         self.pass_on(&asked, to, passed.encode(), now);
     }
 
-    fn handshake_for_us(&mut self, asked: &Query, handshake: Handshake) {
+    fn handshake_for_us(&mut self, asked: &Incoming, handshake: Handshake) {
         let Handshake { mode, noise, peer_address, relay_address } = handshake;
         let peer = match mode {
             Mode::FromClient => None,
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// A round about a hole came, for us or for somebody else.
-    pub(super) fn pass_holepunch(&mut self, asked: Query, target: Id, now: Instant) {
+    pub(super) fn pass_holepunch(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(holepunch) = Holepunch::decode(value) else { return };
         let from = asked.from;
@@ -136,7 +136,7 @@ impl Node {
     }
 
     /// Sends a request on, with another value; its answer does not come back to us as one.
-    fn pass_on(&mut self, asked: &Query, to: SocketAddrV4, value: Bytes, now: Instant) {
+    fn pass_on(&mut self, asked: &Incoming, to: SocketAddrV4, value: Bytes, now: Instant) {
         if !may_name(*to.ip(), *asked.from.ip()) {
             self.passed.remember(asked.from, now);
         }
@@ -162,7 +162,13 @@ impl Node {
     }
 
     /// What a server answers through us.
-    fn reply_to_client(&mut self, asked: &Query, client: SocketAddrV4, value: Bytes, now: Instant) {
+    fn reply_to_client(
+        &mut self,
+        asked: &Incoming,
+        client: SocketAddrV4,
+        value: Bytes,
+        now: Instant,
+    ) {
         let wanted = reaches(asked.from, client) || self.passed.has(client, now);
         if !self.stays() || !wanted {
             return;
@@ -212,7 +218,7 @@ impl Node {
     }
 }
 
-impl Query {
+impl Incoming {
     fn by(
         &self,
         mode: Mode,

@@ -91,7 +91,7 @@ impl Sending {
 
     /// Whether a new request would have to wait.
     pub fn is_full(&mut self, now: Instant) -> bool {
-        self.requests.is_full() || self.window.is_full(now) || !self.waiting.is_empty()
+        self.window.is_full(now) || self.requests.is_full() || !self.waiting.is_empty()
     }
 
     /// Sends a request, now or soon; false if too many wait.
@@ -123,7 +123,8 @@ impl Sending {
 
     /// Sends what waits, as far as there is room now.
     pub fn go_on(&mut self, now: Instant) {
-        while !self.requests.is_full() && !self.window.is_full(now) {
+        // The window first: it is to notice that it is open.
+        while !self.window.is_full(now) && !self.requests.is_full() {
             let Some(ready) = self.waiting.pop_front() else { return };
             self.send(ready, now);
         }

@@ -235,6 +235,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
     const AT_ONCE: usize = 16;
@@ -361,6 +362,30 @@ mod tests {
         assert!(query.is_done(), "three of four");
         query.failed(Some(contact(1).id));
         assert!(query.is_done());
+    }
+
+    proptest! {
+        /// Answers that nobody asked for, late ones, and nodes that have no place any more.
+        #[test]
+        fn whatever_happens_in_whatever_order_is_counted_right(
+            happened in prop::collection::vec((0..5_u8, 0..300_u16), 0..2000),
+        ) {
+            let mut query = query();
+            for (what, n) in happened {
+                let contact = contact(n);
+                match what {
+                    0 => query.add(contact, None),
+                    1 => drop(query.next_step()),
+                    2 => query.late(&contact.id),
+                    3 => query.answer(Some(contact.id), Some(contact), n),
+                    _ => query.failed(Some(contact.id)),
+                }
+                let late = |one: &&Candidate<u16>| matches!(one.state, State::Late);
+                prop_assert_eq!(query.candidates.values().filter(late).count(), query.late);
+                prop_assert!(query.candidates.len() <= MAX_CONTACTS);
+                let _ = (query.is_done(), query.closest());
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
