@@ -255,6 +255,30 @@ mod tests {
         assert_eq!(sent(&mut sending).len(), 1);
     }
 
+    /// Nothing is due before what can be done about it.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_number_to_give_does_not_count_seconds() {
+        let mut now = Instant::now();
+        let mut sending = Sending::new(7, now);
+        let again_after = Duration::from_secs(1000);
+        let forever = |n| {
+            let patience = Patience { again_after, ..PATIENT };
+            Ready { patience, ..ready(Purpose::Asked(n)) }
+        };
+        let numbers = MAX_REQUESTS as u64;
+        let first = numbers % u64::from(MAX_REQUESTS_PER_SECOND);
+        for n in 0..numbers {
+            if n % u64::from(MAX_REQUESTS_PER_SECOND) == first {
+                now += SECOND;
+            }
+            assert!(!sending.is_full(now) && sending.ask(forever(n), now));
+        }
+        assert!(sending.ask(forever(numbers), now), "waits");
+        now += SECOND;
+        sending.go_on(now);
+        assert!(sending.next_due(true) > Some(now + SECOND * 900));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn packets_nobody_takes_are_lost() {
         let mut sending = Sending::new(7, Instant::now());
