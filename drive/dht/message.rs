@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding;
 
-use super::id::Id;
+use crate::kademlia::{Contact, Id};
 
 /// Longest packet read or written, in bytes.
 pub const MAX_PACKET: usize = 4096;
@@ -29,13 +29,6 @@ pub enum Kind {
     Query,
     Update,
     Response,
-}
-
-/// A node as one names it to others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contact {
-    pub id: Id,
-    pub address: SocketAddrV4,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,13 +6,9 @@
 //! (`swarm/discovery`), the values that the original can store besides peers (such requests are
 //! answered "Unsupported command"), and uTP.
 
-pub mod id;
-mod address;
 pub mod message;
-mod routing;
 mod announcements;
-mod query;
-mod requests;
+mod purpose;
 mod node;
 
 #[cfg(test)]
@@ -21,5 +17,5 @@ mod network_tests;
 mod node_tests;
 
 pub use message::MAX_PACKET;
-pub use node::{Chosen, Event, Node, QueryId};
-pub use query::Goal;
+pub use node::{Event, Node};
+pub use purpose::Goal;

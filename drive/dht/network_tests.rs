@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::node::{Chosen, Event, Node};
-use super::query::Goal;
+use super::node::{Event, Node};
+use super::purpose::Goal;
+use crate::kademlia::Chosen;
 
 const TOPIC: [u8; 32] = [0xab; 32];
 

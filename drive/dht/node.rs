@@ -5,7 +5,6 @@
 //! an announcement is taken with a token that was sent to that address.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -13,16 +12,16 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::address::may_name;
-use super::announcements::{Announcements, Tokens};
-use super::id::Id;
+use super::announcements::Announcements;
 use super::message::{
-    Contact, FIND_NODE, HOLEPUNCH, Holepunch, Kind, PEERS, PING, Packet, PeersInput, PeersOutput,
+    FIND_NODE, HOLEPUNCH, Holepunch, Kind, PEERS, PING, Packet, PeersInput, PeersOutput,
 };
-use super::query::{Goal, Query};
-use super::requests::{Due, Purpose, Requests};
-use super::routing::{BUCKET, RoutingTable};
+use super::purpose::{ALONE, Goal, PATIENCE, Purpose};
 use crate::crypto::random_bytes;
+use crate::kademlia::{
+    BUCKET, Chosen, Contact, Due, Id, Query, QueryId, Requests, RoutingTable, Step, Tokens, Window,
+    may_name,
+};
 
 /// Queries under way; one more is refused.
 pub const MAX_QUERIES: usize = 16;
@@ -32,6 +31,8 @@ pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
 pub const MAX_REQUESTS_PER_SECOND: u32 = 100;
 /// Topics whose announcement is remembered so that it can be taken back.
 pub const MAX_TAKEN_BACK: usize = 4096;
+/// Requests of one query that wait for an answer at the same time.
+const AT_ONCE: usize = 16;
 /// Nodes that are unknown and have asked us something are asked back, so many at a time.
 const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
@@ -44,8 +45,6 @@ const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
 /// Those who are told of an announcement have so long to take it, after the walk to them.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(10);
-
-pub type QueryId = u64;
 
 /// A node that takes announcements, and the token it gave for that.
 type Taker = (SocketAddrV4, [u8; 32]);
@@ -68,8 +67,8 @@ pub struct Node {
     table: RoutingTable,
     tokens: Tokens,
     announcements: Announcements,
-    requests: Requests,
-    queries: BTreeMap<QueryId, Query>,
+    requests: Requests<SocketAddrV4, Purpose>,
+    queries: BTreeMap<QueryId, Query<Goal, Option<[u8; 32]>>>,
     next_query: QueryId,
     /// Who took an announcement of ours of a topic, with the token they gave, and the port.
     taken: BTreeMap<Id, (u16, Vec<Taker>)>,
@@ -80,53 +79,6 @@ pub struct Node {
     next_check: Instant,
     next_rejoin: Instant,
     rejoin_pause: Duration,
-}
-
-/// What a node is to choose at random.
-pub struct Chosen {
-    pub id: Id,
-    /// Of the tokens it gives.
-    pub secrets: [[u8; 32]; 2],
-    pub first_request: u16,
-}
-
-impl Chosen {
-    /// # Errors
-    /// When the operating system has no randomness to give.
-    pub fn at_random() -> io::Result<Self> {
-        Ok(Self {
-            id: random_bytes()?,
-            secrets: [random_bytes()?, random_bytes()?],
-            first_request: u16::from_le_bytes(random_bytes()?),
-        })
-    }
-}
-
-/// Counts what happens within a second.
-struct Window {
-    since: Instant,
-    count: u32,
-    most: u32,
-}
-
-impl Window {
-    fn new(most: u32, now: Instant) -> Self {
-        Self { since: now, count: 0, most }
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        if now >= self.since + Duration::from_secs(1) {
-            (self.since, self.count) = (now, 0);
-        }
-        self.count >= self.most
-    }
-
-    /// Whether one more may happen now; it is counted.
-    fn take(&mut self, now: Instant) -> bool {
-        let room = !self.is_full(now);
-        self.count += u32::from(room);
-        room
-    }
 }
 
 impl Node {
@@ -170,7 +122,7 @@ impl Node {
 
     /// Makes itself known and learns who is near.
     fn join(&mut self, now: Instant) {
-        if !self.bootstrap.is_empty() || self.table.len() > 0 {
+        if !self.bootstrap.is_empty() || !self.table.is_empty() {
             self.start(self.id, Goal::Nodes, now);
         }
     }
@@ -188,7 +140,8 @@ impl Node {
         let known = self.table.closest(&target);
         let few = known.len() < BUCKET.min(self.bootstrap.len().max(1));
         let bootstrap = if few { self.bootstrap.clone() } else { Vec::new() };
-        let mut query = Query::new(target, goal, bootstrap, now);
+        let mut query = Query::new(target, goal, AT_ONCE, now);
+        query.begin_with(bootstrap);
         known.into_iter().for_each(|contact| query.add(contact, None));
         let number = self.next_query;
         self.next_query += 1;
@@ -202,7 +155,7 @@ impl Node {
         let Some((port, nodes)) = self.taken.remove(topic) else { return };
         for (node, token) in nodes {
             let packet = announcement(topic, port, token, true);
-            self.request(node, packet, Purpose::TakeBack, None, now);
+            self.request(node, packet, Purpose::TakeBack, now);
         }
     }
 
@@ -226,8 +179,10 @@ impl Node {
         if let Some(due) = self.requests.next_due() {
             next = next.min(due);
         }
-        if self.asked.count >= self.asked.most && !self.queries.is_empty() {
-            next = next.min(self.asked.since + Duration::from_secs(1));
+        if let Some(opens) = self.asked.opens()
+            && !self.queries.is_empty()
+        {
+            next = next.min(opens);
         }
         self.queries.values().map(|query| query.deadline).fold(next, Instant::min)
     }
@@ -236,8 +191,12 @@ impl Node {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(due) = self.requests.take_due(now) {
             match due {
-                Due::Again { to, packet } => self.send(to, &packet),
-                Due::Knock { to, referrer, rid } => self.knock(to, referrer, rid),
+                Due::Again { to, packet, .. } => self.send(to, &packet),
+                Due::Late { to, number, purpose } => {
+                    if let Purpose::Ask { referrer: Some(referrer), .. } = purpose {
+                        self.knock(to, referrer, number);
+                    }
+                }
                 Due::TimedOut { to, purpose } => self.timed_out(to, purpose),
             }
         }
@@ -261,14 +220,14 @@ impl Node {
     fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose) {
         self.table.failed(to);
         match purpose {
-            Purpose::Ask { query, asked } => {
+            Purpose::Ask { query, asked, .. } => {
                 if let Some(query) = self.queries.get_mut(&query) {
                     query.failed(asked);
                 }
             }
             Purpose::Announce { query } => {
                 if let Some(query) = self.queries.get_mut(&query) {
-                    query.in_flight -= 1;
+                    query.told(false);
                 }
             }
             Purpose::Check { .. } | Purpose::TakeBack => {}
@@ -282,7 +241,7 @@ impl Node {
                 break;
             }
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some((to, asked, referrer)) = query.next() else { break };
+            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
             self.asked.take(now);
             let mut packet = Packet::new(Kind::Query, 0);
             packet.target = Some(query.target);
@@ -293,7 +252,8 @@ impl Node {
                 packet.value =
                     Some(PeersInput { port: Some(0), ..Default::default() }.encode_to_vec().into());
             }
-            if !self.request(to, packet, Purpose::Ask { query: number, asked }, referrer, now)
+            let purpose = Purpose::Ask { query: number, asked, referrer };
+            if !self.request(to, packet, purpose, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
                 query.failed(asked);
@@ -304,11 +264,12 @@ impl Node {
         if !query.is_done() && !late {
             return;
         }
-        if let (Goal::Announce { port }, None) = (query.goal, query.updated) {
-            let (target, closest) = (query.target, query.closest());
-            query.updated = Some(0);
-            query.deadline = now + ANNOUNCE_WITHIN;
-            query.in_flight = closest.len();
+        if let (Goal::Announce { port }, None) = (query.goal, query.took()) {
+            let closest = query.closest().into_iter();
+            let closest: Vec<Taker> =
+                closest.filter_map(|(contact, token)| Some((contact.address, token?))).collect();
+            let target = query.target;
+            query.tell(closest.len(), now + ANNOUNCE_WITHIN);
             self.announce(number, target, port, &closest, now);
             return self.finish_if_done(number);
         }
@@ -322,10 +283,10 @@ impl Node {
         for (node, token) in closest {
             let packet = announcement(&topic, port, *token, false);
             let purpose = Purpose::Announce { query: number };
-            if !self.request(*node, packet, purpose, None, now)
+            if !self.request(*node, packet, purpose, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
-                query.in_flight -= 1;
+                query.told(false);
             }
         }
     }
@@ -340,8 +301,8 @@ impl Node {
         if let Some(query) = self.queries.remove(&number) {
             self.events.push_back(Event::Finished {
                 query: number,
-                answered: query.answered,
-                announced: query.updated.unwrap_or(0),
+                answered: query.answered(),
+                announced: query.took().unwrap_or(0),
             });
         }
     }
@@ -352,14 +313,21 @@ impl Node {
         to: SocketAddrV4,
         mut packet: Packet,
         purpose: Purpose,
-        referrer: Option<SocketAddrV4>,
         now: Instant,
     ) -> bool {
         packet.id = self.public_id();
         packet.to = Some(to);
-        match self.requests.add(to, packet, purpose, referrer, now) {
-            Some(packet) => {
-                self.out.push_back((to, packet));
+        let encode = |rid| {
+            packet.rid = rid;
+            packet.encode()
+        };
+        let patience = match purpose {
+            Purpose::Ask { referrer: Some(_), .. } => PATIENCE,
+            _ => ALONE,
+        };
+        match self.requests.add(to, purpose, patience, now, encode) {
+            Some(bytes) => {
+                self.out.push_back((to, bytes));
                 true
             }
             None => false,
@@ -379,7 +347,7 @@ impl Node {
         let mut packet = Packet::new(Kind::Query, 0);
         packet.command = Some(PING.into());
         packet.value = Some(Bytes::copy_from_slice(&contact.id));
-        self.request(contact.address, packet, Purpose::Check { id: contact.id }, None, now);
+        self.request(contact.address, packet, Purpose::Check { id: contact.id }, now);
     }
 
     /// Has `referrer` ask `to` to send us something: its router then lets our packets in.
@@ -414,14 +382,11 @@ impl Node {
             Purpose::Check { .. } | Purpose::TakeBack => {}
             Purpose::Announce { query: number } => {
                 if let Some(query) = self.queries.get_mut(&number) {
-                    query.in_flight -= 1;
-                    if let (Some(updated), None) = (&mut query.updated, &packet.error) {
-                        *updated += 1;
-                    }
+                    query.told(packet.error.is_none());
                 }
                 self.finish_if_done(number);
             }
-            Purpose::Ask { query: number, asked } => {
+            Purpose::Ask { query: number, asked, .. } => {
                 if let Some(query) = self.queries.get_mut(&number) {
                     query.answer(asked, contact, packet.token);
                     for named in packet.closer_nodes.iter().flatten() {
@@ -468,7 +433,8 @@ impl Node {
         if let Some(id) = packet.id {
             let contact = Contact { id, address: from };
             let known = self.table.closest(&id).first() == Some(&contact);
-            if !known && id != self.id && self.requests.checks() < MAX_CHECKS {
+            let checks = |purpose: &Purpose| matches!(purpose, Purpose::Check { .. });
+            if !known && id != self.id && self.requests.count(checks) < MAX_CHECKS {
                 self.check(contact, now);
             }
         }

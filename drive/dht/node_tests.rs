@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::message::*;
 use super::node::*;
-use super::query::Goal;
+use super::purpose::Goal;
+use crate::kademlia::{Chosen, Contact};
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
 const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 8);

@@ -4,7 +4,6 @@
 //!
 //! Not here: the encrypted connection (`swarm/hyperdht`) and what any channel carries.
 
-mod codec;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-pub use codec::{put_buffer, put_uint, take_buffer, take_uint};
+use crate::compact::{CutOff, put_buffer, put_uint, take_buffer, take_uint};
 
 /// Longest message of the remote that is looked at.
 pub const MAX_FRAME: usize = 1024 * 1024;
@@ -54,6 +53,12 @@ pub enum MuxError {
     TooManyInOne,
     #[error("a batch in a batch")]
     Nested,
+}
+
+impl From<CutOff> for MuxError {
+    fn from(_: CutOff) -> Self {
+        Self::CutOff
+    }
 }
 
 /// One of our channels.

@@ -17,7 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Surroundings;
 use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
-use crate::dht::{Chosen, Event, Goal, MAX_PACKET, Node, QueryId};
+use crate::dht::{Event, Goal, MAX_PACKET, Node};
+use crate::kademlia::{Chosen, QueryId};
 use crate::swarm::candidates::{Found, Priority, Source, Target};
 use crate::swarm::topics::Interest;
 

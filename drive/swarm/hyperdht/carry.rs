@@ -21,7 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::protomux::{ChannelId, Event, MAX_FRAME, Mux, MuxError, put_uint, take_uint};
+use crate::compact::{CutOff, put_uint, take_uint};
+use crate::protomux::{ChannelId, Event, MAX_FRAME, Mux, MuxError};
 
 /// The channel's name.
 pub const PROTOCOL: &str = "hypermount/hypercore-protocol-8";
@@ -60,6 +61,12 @@ pub enum CarryError {
     Deaf,
     #[error("connection lost")]
     Lost,
+}
+
+impl From<CutOff> for CarryError {
+    fn from(cut_off: CutOff) -> Self {
+        MuxError::from(cut_off).into()
+    }
 }
 
 /// The stream, and what the remote has said before it.
@@ -394,7 +401,7 @@ mod tests {
                 let mut open = BytesMut::from(&[1][..]);
                 put_uint(number, &mut open);
                 open.extend_from_slice(&[1, b'x', 0]);
-                crate::protomux::put_buffer(&open, &mut frame);
+                crate::compact::put_buffer(&open, &mut frame);
             }
             sender.send(frame.freeze()).await.unwrap();
             let (_near, stream) = tokio::io::duplex(BUFFER);

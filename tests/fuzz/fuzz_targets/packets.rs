@@ -3,7 +3,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use drive::dht::{Chosen, Goal, Node};
+use drive::dht::{Goal, Node};
+use drive::kademlia::Chosen;
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 

@@ -5,13 +5,19 @@ use std::net::SocketAddrV4;
 use tokio::time::Instant;
 
 use super::id::{Id, common_bits, distance};
-use super::message::Contact;
 
 /// Nodes kept of one distance: those that share exactly so many bits with us.
 pub const BUCKET: usize = 20;
 /// Distances told apart; what is nearer shares the last bucket. There is nobody that near unless
 /// somebody made it so.
 pub const BUCKETS: usize = 64;
+
+/// A node as one names it to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    pub id: Id,
+    pub address: SocketAddrV4,
+}
 
 struct Known {
     contact: Contact,
@@ -35,7 +41,8 @@ impl RoutingTable {
         if contact.id == self.own {
             return;
         }
-        let bucket = self.bucket(&contact.id);
+        let index = self.index(&contact.id);
+        let Some(bucket) = self.buckets.get_mut(index) else { return };
         if let Some(known) = bucket.iter_mut().find(|known| known.contact.id == contact.id) {
             if known.contact.address == contact.address {
                 known.heard = now;
@@ -52,9 +59,13 @@ impl RoutingTable {
         }
     }
 
-    fn bucket(&mut self, id: &Id) -> &mut Vec<Known> {
-        let index = common_bits(&self.own, id).min(BUCKETS - 1);
-        &mut self.buckets[index]
+    /// Of the bucket that an id belongs to.
+    fn index(&self, id: &Id) -> usize {
+        common_bits(&self.own, id).min(BUCKETS - 1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buckets.iter().all(Vec::is_empty)
     }
 
     pub fn len(&self) -> usize {
@@ -68,8 +79,13 @@ impl RoutingTable {
     /// The nodes nearest to `target`, at most [`BUCKET`].
     pub fn closest(&self, target: &Id) -> Vec<Contact> {
         let mut all: Vec<Contact> = self.all().map(|known| known.contact).collect();
-        all.sort_unstable_by_key(|contact| distance(&contact.id, target));
-        all.truncate(BUCKET);
+        let far = |contact: &Contact| distance(&contact.id, target);
+        if all.len() > BUCKET {
+            // Whoever asks has us do this: not all of them are put in order.
+            all.select_nth_unstable_by_key(BUCKET, far);
+            all.truncate(BUCKET);
+        }
+        all.sort_unstable_by_key(far);
         all
     }
 
@@ -78,6 +94,19 @@ impl RoutingTable {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| known.heard);
         all.iter().take(count).map(|known| known.contact).collect()
+    }
+
+    /// The `count` nodes that were heard last, the newest first.
+    pub fn newest(&self, count: usize) -> Vec<Contact> {
+        let mut all: Vec<&Known> = self.all().collect();
+        all.sort_unstable_by_key(|known| std::cmp::Reverse(known.heard));
+        all.iter().take(count).map(|known| known.contact).collect()
+    }
+
+    /// The node of that id, if it is known.
+    pub fn get(&self, id: &Id) -> Option<Contact> {
+        let known = self.buckets.get(self.index(id))?;
+        known.iter().find(|known| known.contact.id == *id).map(|known| known.contact)
     }
 }
 
@@ -142,5 +171,7 @@ mod tests {
         assert_eq!(closest.len(), BUCKET);
         assert!(closest.is_sorted_by_key(|contact| contact.id));
         assert_eq!(table.oldest(2), [node(0, 0), node(6, 1)]);
+        assert_eq!(table.newest(2), [node(234, 39), node(228, 38)]);
+        assert_eq!((table.get(&node(6, 1).id), table.get(&[7; 32])), (Some(node(6, 1)), None));
     }
 }

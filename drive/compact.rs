@@ -1,0 +1,177 @@
+//! Numbers, byte strings, addresses and lists as today's Hyperswarm writes them
+//! (compact-encoding): each is taken off the front of what there is, or put behind it.
+//!
+//! Not here: which of them make a message.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Numbers up to this are one byte; above stand a marker and 2, 4 or 8 bytes, the low ones first.
+const ONE_BYTE: u64 = 0xfc;
+const TWO_BYTES: u8 = 0xfd;
+const FOUR_BYTES: u8 = 0xfe;
+const EIGHT_BYTES: u8 = 0xff;
+
+/// Bytes end before what they hold does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it ends early")]
+pub struct CutOff;
+
+impl From<bytes::TryGetError> for CutOff {
+    fn from(_: bytes::TryGetError) -> Self {
+        Self
+    }
+}
+
+/// Takes a number off the front.
+pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
+    Ok(match from.try_get_u8()? {
+        TWO_BYTES => from.try_get_u16_le()?.into(),
+        FOUR_BYTES => from.try_get_u32_le()?.into(),
+        EIGHT_BYTES => from.try_get_u64_le()?,
+        small => small.into(),
+    })
+}
+
+/// Takes bytes off the front that stand behind their number.
+pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
+    let length = usize::try_from(take_uint(from)?).map_err(|_| CutOff)?;
+    if length > from.len() {
+        return Err(CutOff);
+    }
+    Ok(from.split_to(length))
+}
+
+/// Takes exactly `N` bytes off the front.
+pub fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
+    let mut bytes = [0; N];
+    from.try_copy_to_slice(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Takes an address off the front; its port may be 0.
+pub fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
+    let ip = Ipv4Addr::from(take_fixed::<4>(from)?);
+    Ok(SocketAddrV4::new(ip, from.try_get_u16_le()?))
+}
+
+pub fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
+    let ip = Ipv6Addr::from(take_fixed::<16>(from)?);
+    Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
+}
+
+/// Takes a list off the front that stands behind its number. The first `most` are kept, what
+/// follows is read over: it may be true and still be more than anybody needs.
+pub fn take_list<T>(
+    from: &mut Bytes,
+    most: usize,
+    take_one: impl Fn(&mut Bytes) -> Result<T, CutOff>,
+) -> Result<Vec<T>, CutOff> {
+    let count = take_uint(from)?;
+    let mut kept = Vec::new();
+    for _ in 0..count {
+        // Ends with the bytes, whatever the number says: nothing that is in a list takes none.
+        let one = take_one(from)?;
+        if kept.len() < most {
+            kept.push(one);
+        }
+    }
+    Ok(kept)
+}
+
+pub fn put_uint(number: u64, to: &mut BytesMut) {
+    if number <= ONE_BYTE {
+        to.put_u8(number as u8);
+    } else if let Ok(number) = u16::try_from(number) {
+        to.put_u8(TWO_BYTES);
+        to.put_u16_le(number);
+    } else if let Ok(number) = u32::try_from(number) {
+        to.put_u8(FOUR_BYTES);
+        to.put_u32_le(number);
+    } else {
+        to.put_u8(EIGHT_BYTES);
+        to.put_u64_le(number);
+    }
+}
+
+pub fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
+    put_uint(bytes.len() as u64, to);
+    to.put_slice(bytes);
+}
+
+pub fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
+    to.put_slice(&address.ip().octets());
+    to.put_u16_le(address.port());
+}
+
+pub fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
+    to.put_slice(&address.ip().octets());
+    to.put_u16_le(address.port());
+}
+
+pub fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
+    put_uint(all.len() as u64, to);
+    all.iter().for_each(|one| put_one(one, to));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_as_many_bytes_as_they_need() {
+        for (number, length) in
+            [(0, 1), (0xfc, 1), (0xfd, 3), (0xffff, 3), (0x1_0000, 5), (0x1_0000_0000, 9)]
+        {
+            let mut bytes = BytesMut::new();
+            put_uint(number, &mut bytes);
+            assert_eq!(bytes.len(), length, "{number}");
+            let mut bytes = bytes.freeze();
+            for cut in 0..length {
+                assert!(take_uint(&mut bytes.slice(..cut)).is_err());
+            }
+            assert_eq!(take_uint(&mut bytes), Ok(number));
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_is_longer_than_what_there_is_is_an_error() {
+        let mut whole = Bytes::from_static(&[3, 1, 2, 3, 9]);
+        assert_eq!(take_buffer(&mut whole).as_deref(), Ok(&[1, 2, 3][..]));
+        assert!(take_buffer(&mut Bytes::from_static(&[4, 1, 2, 3])).is_err());
+        let huge = [EIGHT_BYTES, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        assert!(take_buffer(&mut Bytes::copy_from_slice(&huge)).is_err());
+    }
+
+    #[test]
+    fn addresses_have_their_port_the_low_byte_first() {
+        let address = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 0x0102);
+        let mut bytes = BytesMut::new();
+        put_ipv4(address, &mut bytes);
+        assert_eq!(bytes[..], [10, 1, 2, 3, 2, 1]);
+        assert_eq!(take_ipv4(&mut bytes.clone().freeze()), Ok(address));
+        assert_eq!(take_ipv4(&mut bytes.freeze().slice(..5)), Err(CutOff));
+        let address = SocketAddrV6::new("2001:db8::1".parse().unwrap(), 0x0102, 0, 0);
+        let mut bytes = BytesMut::new();
+        put_ipv6(address, &mut bytes);
+        assert_eq!((bytes.len(), take_ipv6(&mut bytes.freeze())), (18, Ok(address)));
+    }
+
+    #[test]
+    fn of_a_list_so_many_are_kept_and_none_that_is_not_there() {
+        let list = |count: u64| {
+            let mut bytes = BytesMut::new();
+            put_list(&(0..count).collect::<Vec<_>>(), &mut bytes, |one, to| put_uint(*one, to));
+            bytes.extend_from_slice(b"rest");
+            bytes.freeze()
+        };
+        for count in [3, 4] {
+            let mut bytes = list(count);
+            assert_eq!(take_list(&mut bytes, 3, take_uint), Ok(vec![0, 1, 2]), "{count}");
+            assert_eq!(bytes, "rest");
+        }
+        let huge = [EIGHT_BYTES, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        assert_eq!(take_list(&mut Bytes::copy_from_slice(&huge), 3, take_uint), Err(CutOff));
+    }
+}

@@ -1,0 +1,140 @@
+//! What goes into a node and comes out of it, besides packets and time.
+
+use std::net::SocketAddrV4;
+
+use bytes::Bytes;
+
+use super::message::{Command, Token};
+use super::payload::Mode;
+use crate::crypto::PublicKey;
+use crate::kademlia::{Id, QueryId};
+
+/// One of the sockets that a node's packets come and go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u32);
+
+impl SocketId {
+    /// What a node that passes asks from. All numbers above [`SocketId::SERVER`] are sockets that
+    /// holes are punched for.
+    pub const CLIENT: Self = Self(0);
+    /// What a node that stays has, and what a node that passes is reached at if everybody can reach it.
+    pub const SERVER: Self = Self(1);
+}
+
+/// Whether others rely on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nobody does: it tells no id and keeps nothing for others. Its server socket has this port.
+    Passing { server_port: u16 },
+    /// It is there to stay, at the address that others see: its id is made of that.
+    Staying { address: SocketAddrV4 },
+}
+
+/// Where others can reach a socket, as far as their answers tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    Unknown,
+    /// Everybody, here.
+    Open(SocketAddrV4),
+    /// Whom it sends to, here.
+    Consistent(SocketAddrV4),
+    /// Its router gives it another port for each.
+    Random,
+}
+
+pub type RequestId = u64;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub to: SocketAddrV4,
+    /// `None` is the one that the node itself asks from.
+    pub socket: Option<SocketId>,
+    pub command: Command,
+    pub target: Option<Id>,
+    pub token: Option<Token>,
+    pub value: Option<Bytes>,
+    /// Whether it is sent again when there is no answer.
+    pub again: bool,
+}
+
+impl Ask {
+    pub fn new(to: SocketAddrV4, command: Command) -> Self {
+        Self { to, socket: None, command, target: None, token: None, value: None, again: true }
+    }
+}
+
+/// What a node answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub from: SocketAddrV4,
+    /// Our address, as the node sees it.
+    pub to: SocketAddrV4,
+    pub socket: SocketId,
+    pub value: Option<Bytes>,
+    /// 0 is none.
+    pub error: u64,
+    pub token: Option<Token>,
+}
+
+/// A packet to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub socket: SocketId,
+    pub to: SocketAddrV4,
+    pub bytes: Bytes,
+}
+
+/// What a peer wants of our server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who sent it: the peer, or the node that passed it on.
+    pub from: SocketAddrV4,
+    pub socket: SocketId,
+    /// Our address, as the sender sees it.
+    pub to: SocketAddrV4,
+    /// The peer, if the sender passed it on. `from` says so, and may say anything.
+    pub peer: Option<SocketAddrV4>,
+    /// A message of the Noise handshake, or an encrypted round about a hole.
+    pub message: Bytes,
+    /// Of a round: our number for the handshake it is about.
+    pub id: u64,
+    pub(super) mode: Mode,
+    pub(super) number: u16,
+    pub(super) relay: Option<SocketAddrV4>,
+}
+
+/// What came of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Of [`super::Node::request`]; `None` if nobody answered in time.
+    Answered {
+        request: RequestId,
+        answer: Option<Answer>,
+    },
+    /// `via` names a peer of the topic.
+    Peer {
+        query: QueryId,
+        key: PublicKey,
+        relays: Vec<SocketAddrV4>,
+        via: SocketAddrV4,
+    },
+    /// `from` has the record of the peer that is looked for: it passes messages on to him.
+    Record {
+        query: QueryId,
+        from: SocketAddrV4,
+        relays: Vec<SocketAddrV4>,
+    },
+    /// `answered` nodes answered, `announced` took the announcement.
+    Finished {
+        query: QueryId,
+        answered: usize,
+        announced: usize,
+    },
+    /// So many nodes pass messages on to us since they were last asked to.
+    Served {
+        relays: usize,
+    },
+    Handshake(Asked),
+    Holepunch(Asked),
+}

@@ -1,0 +1,224 @@
+//! Where others can reach us: what they say when they answer, and whether they come through to a
+//! socket that has sent them nothing.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::face::Reach;
+
+/// What so many nodes said last counts.
+pub const MAX_SAMPLES: usize = 16;
+/// Fewer say nothing about a router.
+const FEWEST_SAMPLES: usize = 3;
+/// Nodes that are asked to send to our server socket.
+pub const PROBED: usize = 5;
+/// So many of them have to come through; where there are fewer nodes, one.
+const CAME_THROUGH: usize = 3;
+/// Time from one attempt to the next: first, and in the end.
+const FIRST_PROBE_AGAIN: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(20 * 60);
+
+/// Where nodes see one of our sockets.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
+
+impl Samples {
+    /// `node` sees us at `seen_as`. Each node counts once, with what it said last.
+    pub fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
+        self.0.retain(|(known, _)| *known != node);
+        if self.0.len() >= MAX_SAMPLES {
+            self.0.pop_front();
+        }
+        self.0.push_back((node, seen_as));
+    }
+
+    /// The address that most agree on, and how many do.
+    fn most(&self) -> Option<(SocketAddrV4, usize)> {
+        let hits = |address| self.0.iter().filter(|(_, other)| *other == address).count();
+        let counted = self.0.iter().map(|(_, address)| (*address, hits(*address)));
+        counted.max_by_key(|(_, hits)| *hits)
+    }
+
+    /// So many may say something else: who moved lately, who lies.
+    fn tolerated(&self) -> usize {
+        match self.0.len() {
+            0..4 => 0,
+            4..8 => 1,
+            8..12 => 2,
+            _ => 3,
+        }
+    }
+
+    /// The address that all but a few agree on.
+    pub fn agreed(&self) -> Option<SocketAddrV4> {
+        let (address, hits) = self.most()?;
+        (hits + self.tolerated() >= self.0.len()).then_some(address)
+    }
+
+    pub fn reach(&self) -> Reach {
+        let (Some((_, hits)), true) = (self.most(), self.0.len() >= FEWEST_SAMPLES) else {
+            return Reach::Unknown;
+        };
+        match self.agreed() {
+            Some(address) if hits >= FEWEST_SAMPLES => Reach::Consistent(address),
+            _ if hits * 2 <= self.0.len() => Reach::Random,
+            _ => Reach::Unknown,
+        }
+    }
+}
+
+/// Nodes under way to our server socket.
+struct Attempt {
+    /// Where we seem to be.
+    expected: SocketAddrV4,
+    asked: usize,
+    waiting: usize,
+    came: usize,
+    /// So many say that we are somewhere else.
+    elsewhere: usize,
+}
+
+/// Whether everybody can reach our server socket.
+pub struct Probe {
+    attempt: Option<Attempt>,
+    /// The next attempt, and the pause after it.
+    pub next: Instant,
+    pause: Duration,
+}
+
+impl Probe {
+    pub fn new(now: Instant) -> Self {
+        Self { attempt: None, next: now, pause: FIRST_PROBE_AGAIN }
+    }
+
+    /// Not for a while: routers remember whom the socket has sent to.
+    pub fn later(now: Instant) -> Self {
+        Self { attempt: None, next: now + PROBE_EVERY, pause: PROBE_EVERY }
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// `asked` nodes are asked to send to `expected`; none is an attempt too.
+    pub fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
+        let attempt = Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 };
+        self.attempt = (asked > 0).then_some(attempt);
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(PROBE_EVERY);
+    }
+
+    /// One of them has come through and sent to `seen_as`, or has not; the address at which
+    /// everybody can reach us, if that is clear now.
+    pub fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
+        let attempt = self.attempt.as_mut()?;
+        attempt.waiting = attempt.waiting.saturating_sub(1);
+        match seen_as {
+            Some(address) if address == attempt.expected => attempt.came += 1,
+            Some(_) => attempt.elsewhere += 1,
+            None => {}
+        }
+        if attempt.waiting > 0 {
+            return None;
+        }
+        let attempt = self.attempt.take()?;
+        let enough = if attempt.asked >= PROBED { CAME_THROUGH } else { 1 };
+        (attempt.came >= enough.max(attempt.elsewhere + 1)).then_some(attempt.expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn at(ip: u8, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, ip), port)
+    }
+
+    /// What is known when nodes see us at these ports.
+    fn seen(ports: &[u16]) -> Samples {
+        let mut samples = Samples::default();
+        for (n, port) in ports.iter().enumerate() {
+            samples.add(at(100 + n as u8, 1), at(1, *port));
+        }
+        samples
+    }
+
+    #[test]
+    fn routers_are_told_apart_by_the_ports_they_give() {
+        let consistent = Reach::Consistent(at(1, 5));
+        for (ports, reach, agreed) in [
+            (&[][..], Reach::Unknown, None),
+            (&[5], Reach::Unknown, Some(5)),
+            (&[5, 5], Reach::Unknown, Some(5)),
+            (&[5, 5, 5], consistent, Some(5)),
+            (&[5, 5, 5, 6], consistent, Some(5)),
+            (&[5, 5, 6], Reach::Unknown, None),
+            (&[5, 6, 7], Reach::Random, None),
+            (&[5, 5, 6, 6], Reach::Random, None),
+            (&[5, 5, 6, 7], Reach::Random, None),
+            (&[5, 5, 5, 5, 5, 6, 7], Reach::Unknown, None),
+            (&[5, 5, 5, 5, 5, 5, 6, 7], consistent, Some(5)),
+        ] {
+            let samples = seen(ports);
+            assert_eq!(samples.reach(), reach, "{ports:?}");
+            assert_eq!(samples.agreed(), agreed.map(|port| at(1, port)), "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_counts_once_and_so_many_count() {
+        let mut samples = Samples::default();
+        (0..10).for_each(|_| samples.add(at(100, 1), at(1, 5)));
+        assert_eq!(samples.reach(), Reach::Unknown, "one node, ten times");
+        let mut samples = seen(&[5; MAX_SAMPLES]);
+        for n in 0..MAX_SAMPLES as u8 {
+            samples.add(at(n, 2), at(1, 6));
+            assert_eq!(samples.0.len(), MAX_SAMPLES);
+        }
+        assert_eq!(samples.agreed(), Some(at(1, 6)), "what was said before is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn open_is_who_is_reached_where_he_seems_to_be() {
+        let now = Instant::now();
+        let open = |asked: usize, answers: &[Option<SocketAddrV4>]| {
+            let mut probe = Probe::new(now);
+            probe.begin(at(1, 5), asked, now);
+            let (last, before) = answers.split_last().unwrap();
+            before.iter().for_each(|answer| assert_eq!(probe.ended(*answer), None));
+            assert!(probe.is_under_way());
+            let open = probe.ended(*last);
+            assert!(!probe.is_under_way() && probe.ended(*last).is_none());
+            open.is_some()
+        };
+        let mut probe = Probe::new(now);
+        probe.begin(at(1, 5), 0, now);
+        assert!(!probe.is_under_way() && probe.next > now, "nobody to be asked");
+        let (here, there) = (Some(at(1, 5)), Some(at(1, 6)));
+        assert!(open(1, &[here]));
+        assert!(!open(1, &[None]) && !open(1, &[there]));
+        assert!(open(4, &[None, None, here, None]));
+        assert!(open(5, &[here, None, here, None, here]));
+        assert!(!open(5, &[here, None, here, None, None]));
+        assert!(open(5, &[here, here, here, there, there]));
+        assert!(!open(5, &[there, there, there, here, here]) && !open(2, &[here, there]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_become_rare() {
+        let now = Instant::now();
+        let mut probe = Probe::new(now);
+        let pauses: Vec<u64> = std::iter::from_fn(|| {
+            probe.begin(at(1, 5), 1, now);
+            Some((probe.next - now).as_secs())
+        })
+        .take(9)
+        .collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1200, 1200]);
+    }
+}

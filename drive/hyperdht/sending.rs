@@ -1,0 +1,308 @@
+//! What leaves a node, and which of it waits for an answer: so much a second, so much at once.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::face::{Outgoing, RequestId, SocketId};
+use super::message::{Request, Response};
+use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
+
+/// New requests sent within a second.
+pub const MAX_REQUESTS_PER_SECOND: u32 = 200;
+/// Requests that wait to be sent; one more is refused.
+pub const MAX_WAITING: usize = 256;
+/// Packets that nobody has taken yet; more are lost, as they may be on any network.
+pub const MAX_OUT: usize = 4096;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Sent once.
+pub const ONCE: Patience =
+    Patience { late_after: None, again_after: SECOND, times: 0, given_up_after: SECOND };
+/// Sent again twice: done before the relays hear from us the next time.
+pub const THRICE: Patience = Patience { times: 2, ..ONCE };
+/// As often as the original.
+pub const PATIENT: Patience = Patience { times: 3, ..ONCE };
+/// The same, and the walk goes on when the first second is over.
+pub const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// One step of a walk.
+    Step {
+        query: QueryId,
+        asked: Option<Id>,
+        /// Who named the node.
+        referrer: Option<SocketAddrV4>,
+    },
+    /// An announcement at the end of a walk. A token that has grown old on the way is replaced once.
+    Tell {
+        query: QueryId,
+        replaced: bool,
+    },
+    TakeBack {
+        target: Id,
+        replaced: bool,
+    },
+    /// Is the node there?
+    Check,
+    /// A node that passes messages on to us: is it there, and does it see us where it did?
+    Relay,
+    /// To be answered to our server socket.
+    Nat,
+    /// Nothing depends on it.
+    Hint,
+    Asked(RequestId),
+}
+
+/// A request with what is known about it before it has a number.
+pub struct Ready {
+    /// Asked from here.
+    pub socket: SocketId,
+    pub request: Request,
+    pub purpose: Purpose,
+    pub patience: Patience,
+}
+
+/// Who has to answer, and on which socket.
+type Place = (SocketId, SocketAddrV4);
+
+/// See the module's description.
+pub struct Sending {
+    out: VecDeque<Outgoing>,
+    requests: Requests<Place, Purpose>,
+    waiting: VecDeque<Ready>,
+    window: Window,
+}
+
+impl Sending {
+    pub fn new(first_request: u16, now: Instant) -> Self {
+        Self {
+            out: VecDeque::new(),
+            requests: Requests::new(first_request),
+            waiting: VecDeque::new(),
+            window: Window::new(MAX_REQUESTS_PER_SECOND, now),
+        }
+    }
+
+    /// Whether a new request would have to wait.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        self.window.is_full(now) || self.requests.is_full() || !self.waiting.is_empty()
+    }
+
+    /// Sends a request, now or soon; false if too many wait.
+    pub fn ask(&mut self, ready: Ready, now: Instant) -> bool {
+        if !self.is_full(now) {
+            self.send(ready, now);
+            return true;
+        }
+        let room = self.waiting.len() < MAX_WAITING;
+        if room {
+            self.waiting.push_back(ready);
+        }
+        room
+    }
+
+    fn send(&mut self, ready: Ready, now: Instant) {
+        let Ready { socket, mut request, purpose, patience } = ready;
+        let to = request.to;
+        let answered_on = if purpose == Purpose::Nat { SocketId::SERVER } else { socket };
+        self.window.take(now);
+        let encode = |number| {
+            request.number = number;
+            request.encode()
+        };
+        if let Some(bytes) = self.requests.add((answered_on, to), purpose, patience, now, encode) {
+            self.put(socket, to, bytes);
+        }
+    }
+
+    /// Sends what waits, as far as there is room now.
+    pub fn go_on(&mut self, now: Instant) {
+        // The window first: it is to notice that it is open.
+        while !self.window.is_full(now) && !self.requests.is_full() {
+            let Some(ready) = self.waiting.pop_front() else { return };
+            self.send(ready, now);
+        }
+    }
+
+    pub fn reply(&mut self, socket: SocketId, response: &Response) {
+        self.put(socket, response.to, response.encode());
+    }
+
+    /// Sends a request whose answer, if there is any, goes to somebody else.
+    pub fn pass_on(&mut self, socket: SocketId, request: &Request) {
+        self.put(socket, request.to, request.encode());
+    }
+
+    fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
+        if self.out.len() < MAX_OUT {
+            self.out.push_back(Outgoing { socket, to, bytes });
+        }
+    }
+
+    pub fn next_packet(&mut self) -> Option<Outgoing> {
+        self.out.pop_front()
+    }
+
+    /// What the request was for that this answers, if any was sent there from that socket.
+    pub fn answered(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddrV4,
+        number: u16,
+    ) -> Option<Purpose> {
+        self.requests.answered((socket, from), number)
+    }
+
+    /// How many requests wait that are for something, sent or not.
+    pub fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
+        let unsent = self.waiting.iter().filter(|ready| is_for(&ready.purpose)).count();
+        unsent + self.requests.count(is_for)
+    }
+
+    /// Sends again what is due for that, and tells the first of what somebody has to know.
+    pub fn take_due(&mut self, now: Instant) -> Option<Overdue> {
+        loop {
+            match self.requests.take_due(now)? {
+                Due::Again { to: (socket, to), packet, purpose } => {
+                    let socket = if purpose == Purpose::Nat { SocketId::CLIENT } else { socket };
+                    self.put(socket, to, packet);
+                }
+                Due::Late { purpose, .. } => return Some(Overdue::Late { purpose }),
+                Due::TimedOut { to: (_, to), purpose } => {
+                    return Some(Overdue::TimedOut { to, purpose });
+                }
+            }
+        }
+    }
+
+    /// When something is due; `eager` if there is more to be sent than what waits here.
+    pub fn next_due(&self, eager: bool) -> Option<Instant> {
+        let opens = self.window.opens().filter(|_| eager || !self.waiting.is_empty());
+        [self.requests.next_due(), opens].into_iter().flatten().min()
+    }
+}
+
+/// A request that has no answer yet, or gets none.
+#[derive(Debug)]
+pub enum Overdue {
+    Late { purpose: Purpose },
+    TimedOut { to: SocketAddrV4, purpose: Purpose },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Command, Packet};
+    use super::*;
+    use crate::kademlia::MAX_REQUESTS;
+    use std::net::Ipv4Addr;
+
+    const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1);
+    const MAX: usize = MAX_REQUESTS_PER_SECOND as usize;
+
+    fn ready(purpose: Purpose) -> Ready {
+        let request = Request::new(TO, Command::Ping);
+        Ready { socket: SocketId::CLIENT, request, purpose, patience: PATIENT }
+    }
+
+    fn sent(sending: &mut Sending) -> Vec<u16> {
+        std::iter::from_fn(|| sending.next_packet())
+            .map(|out| match Packet::decode(&out.bytes) {
+                Some(Packet::Request(request)) => request.number,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_a_second_and_so_many_wait() {
+        let now = Instant::now();
+        let mut sending = Sending::new(7, now);
+        for n in 0..MAX + MAX_WAITING {
+            assert_eq!(sending.is_full(now), n >= MAX);
+            assert!(sending.ask(ready(Purpose::Asked(n as u64)), now));
+        }
+        assert!(!sending.ask(ready(Purpose::Hint), now), "one more");
+        assert_eq!(sending.count(|_| true), MAX + MAX_WAITING);
+        assert_eq!(sent(&mut sending).len(), MAX);
+        let opens = now + Duration::from_secs(1);
+        assert_eq!(sending.next_due(false), Some(opens));
+        for number in 7..7 + MAX as u16 {
+            assert!(sending.answered(SocketId::CLIENT, TO, number).is_some());
+        }
+        sending.go_on(opens);
+        assert_eq!(sent(&mut sending).len(), MAX);
+        assert!(sending.is_full(opens), "those who waited go first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_wait_for_an_answer_than_have_numbers() {
+        let mut now = Instant::now();
+        let mut sending = Sending::new(7, now);
+        let forever = Patience { again_after: Duration::from_secs(1000), ..PATIENT };
+        for _ in 0..MAX_REQUESTS + 1 {
+            assert!(sending.ask(Ready { patience: forever, ..ready(Purpose::Hint) }, now));
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(sent(&mut sending).len(), MAX_REQUESTS);
+        assert!(sending.answered(SocketId::CLIENT, TO, 7).is_some());
+        sending.go_on(now);
+        assert_eq!(sent(&mut sending).len(), 1);
+    }
+
+    /// Nothing is due before what can be done about it.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_number_to_give_does_not_count_seconds() {
+        let mut now = Instant::now();
+        let mut sending = Sending::new(7, now);
+        let again_after = Duration::from_secs(1000);
+        let forever = |n| {
+            let patience = Patience { again_after, ..PATIENT };
+            Ready { patience, ..ready(Purpose::Asked(n)) }
+        };
+        let numbers = MAX_REQUESTS as u64;
+        let first = numbers % u64::from(MAX_REQUESTS_PER_SECOND);
+        for n in 0..numbers {
+            if n % u64::from(MAX_REQUESTS_PER_SECOND) == first {
+                now += SECOND;
+            }
+            assert!(!sending.is_full(now) && sending.ask(forever(n), now));
+        }
+        assert!(sending.ask(forever(numbers), now), "waits");
+        now += SECOND;
+        sending.go_on(now);
+        assert!(sending.next_due(true) > Some(now + SECOND * 900));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn packets_nobody_takes_are_lost() {
+        let mut sending = Sending::new(7, Instant::now());
+        for number in 0..=MAX_OUT as u16 {
+            sending.reply(SocketId::CLIENT, &Response::new(TO, number));
+        }
+        assert_eq!(std::iter::from_fn(|| sending.next_packet()).count(), MAX_OUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_come_to_the_socket_they_are_meant_for() {
+        let now = Instant::now();
+        let mut sending = Sending::new(7, now);
+        let other = SocketAddrV4::new(*TO.ip(), 2);
+        sending.ask(ready(Purpose::Check), now);
+        assert_eq!(sending.answered(SocketId::SERVER, TO, 7), None);
+        assert_eq!(sending.answered(SocketId::CLIENT, other, 7), None);
+        assert_eq!(sending.answered(SocketId::CLIENT, TO, 7), Some(Purpose::Check));
+        sending.ask(ready(Purpose::Nat), now);
+        assert_eq!(sending.answered(SocketId::CLIENT, TO, 8), None);
+        assert!(sending.take_due(now + SECOND).is_none());
+        let sockets: Vec<_> =
+            std::iter::from_fn(|| sending.next_packet()).map(|out| out.socket).collect();
+        assert_eq!(sockets, [SocketId::CLIENT; 3], "also when it is sent again");
+        assert_eq!(sending.answered(SocketId::SERVER, TO, 8), Some(Purpose::Nat));
+    }
+}

@@ -1,0 +1,409 @@
+//! One walk through a hash table: from the nodes known to ever nearer ones, until the nearest have
+//! answered; those may then be told something.
+//!
+//! Every node on the way may lie about the next ones: what is kept and who is asked is bounded, and
+//! so is the time.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::id::{Id, distance};
+use super::routing::{BUCKET, Contact};
+
+/// Nodes of one query that are remembered.
+pub const MAX_CONTACTS: usize = 128;
+/// Nodes that one query asks at most.
+pub const MAX_ASKED: usize = 256;
+/// A query ends by then, whatever it has found.
+pub const QUERY_WITHIN: Duration = Duration::from_secs(30);
+/// So many answers for each that is late are enough to end with.
+const ANSWERS_PER_LATE: usize = 3;
+
+pub type QueryId = u64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State<Reply> {
+    New,
+    Asked,
+    /// It may answer yet, but others are not kept waiting for it.
+    Late,
+    Answered(Reply),
+    Failed,
+}
+
+struct Candidate<Reply> {
+    contact: Contact,
+    /// Who named it.
+    referrer: Option<SocketAddrV4>,
+    state: State<Reply>,
+}
+
+impl<Reply> Candidate<Reply> {
+    fn counts(&self) -> bool {
+        !matches!(self.state, State::Late | State::Failed)
+    }
+}
+
+/// Whom to ask next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub to: SocketAddrV4,
+    /// Its id, if it is known.
+    pub asked: Option<Id>,
+    /// Who named it.
+    pub referrer: Option<SocketAddrV4>,
+}
+
+/// Those who are told something at the end.
+#[derive(Clone, Copy)]
+struct Telling {
+    waiting: usize,
+    took: usize,
+}
+
+/// See the module's description. `Goal` is what the walk is for, `Reply` what is kept of an answer.
+pub struct Query<Goal, Reply> {
+    pub target: Id,
+    pub goal: Goal,
+    pub deadline: Instant,
+    /// Requests that wait for an answer at the same time, late ones aside.
+    at_once: usize,
+    /// Asked first, because their ids are not known.
+    bootstrap: Vec<SocketAddrV4>,
+    candidates: BTreeMap<Id, Candidate<Reply>>,
+    in_flight: usize,
+    late: usize,
+    asked: usize,
+    answered: usize,
+    telling: Option<Telling>,
+}
+
+impl<Goal, Reply: Clone> Query<Goal, Reply> {
+    pub fn new(target: Id, goal: Goal, at_once: usize, now: Instant) -> Self {
+        Self {
+            target,
+            goal,
+            deadline: now + QUERY_WITHIN,
+            at_once,
+            bootstrap: Vec::new(),
+            candidates: BTreeMap::new(),
+            in_flight: 0,
+            late: 0,
+            asked: 0,
+            answered: 0,
+            telling: None,
+        }
+    }
+
+    /// Begins with nodes whose ids are not known.
+    pub fn begin_with(&mut self, bootstrap: Vec<SocketAddrV4>) {
+        self.bootstrap = bootstrap;
+    }
+
+    /// Somebody named a node. The farthest gives way if there are too many.
+    pub fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
+        let at = distance(&contact.id, &self.target);
+        let candidate = Candidate { contact, referrer, state: State::New };
+        self.candidates.entry(at).or_insert(candidate);
+        if self.candidates.len() > MAX_CONTACTS
+            && let Some((_, farthest)) = self.candidates.pop_last()
+        {
+            self.late -= usize::from(matches!(farthest.state, State::Late));
+        }
+    }
+
+    fn nearest(&self) -> impl Iterator<Item = &Candidate<Reply>> {
+        self.candidates.values().filter(|one| one.counts()).take(BUCKET)
+    }
+
+    fn nearest_new(&self) -> Option<&Candidate<Reply>> {
+        self.nearest().find(|one| matches!(one.state, State::New))
+    }
+
+    /// Whom to ask next, if somebody may be asked now.
+    pub fn next_step(&mut self) -> Option<Step> {
+        let waiting = self.in_flight.saturating_sub(self.late);
+        if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
+            return None;
+        }
+        let next = match self.bootstrap.pop() {
+            Some(to) => Step { to, asked: None, referrer: None },
+            None => {
+                let new = self.nearest_new()?;
+                let (contact, referrer) = (new.contact, new.referrer);
+                self.set(&contact.id, State::Asked);
+                Step { to: contact.address, asked: Some(contact.id), referrer }
+            }
+        };
+        self.in_flight += 1;
+        self.asked += 1;
+        Some(next)
+    }
+
+    fn set(&mut self, id: &Id, state: State<Reply>) {
+        if let Some(one) = self.candidates.get_mut(&distance(id, &self.target)) {
+            self.late -= usize::from(matches!(one.state, State::Late));
+            one.state = state;
+        }
+    }
+
+    /// A node that was asked has not answered yet.
+    pub fn late(&mut self, asked: &Id) {
+        if let Some(one) = self.candidates.get_mut(&distance(asked, &self.target))
+            && matches!(one.state, State::Asked)
+        {
+            one.state = State::Late;
+            self.late += 1;
+        }
+    }
+
+    /// A node that was asked as `asked` answered as `contact`, if it has an id.
+    pub fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, reply: Reply) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.answered += 1;
+        if let Some(asked) = asked
+            && contact.map(|contact| contact.id) != Some(asked)
+        {
+            self.set(&asked, State::Failed);
+        }
+        if let Some(contact) = contact {
+            self.add(contact, None);
+            self.set(&contact.id, State::Answered(reply));
+        }
+    }
+
+    pub fn failed(&mut self, asked: Option<Id>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(asked) = asked {
+            self.set(&asked, State::Failed);
+        }
+    }
+
+    /// How many nodes answered.
+    pub fn answered(&self) -> usize {
+        self.answered
+    }
+
+    /// Whether everybody worth asking has been, and those who were told something have answered. Who
+    /// is late is waited for only while few others have answered.
+    pub fn is_done(&self) -> bool {
+        if let Some(telling) = self.telling {
+            return telling.waiting == 0;
+        }
+        let more =
+            self.asked < MAX_ASKED && (!self.bootstrap.is_empty() || self.nearest_new().is_some());
+        if more || self.in_flight > self.late {
+            return false;
+        }
+        let answered = |one: &&Candidate<Reply>| matches!(one.state, State::Answered(_));
+        self.late * ANSWERS_PER_LATE <= self.answered
+            || self.nearest().filter(answered).count() >= BUCKET
+    }
+
+    /// The nearest nodes that answered, with what was kept of each answer.
+    pub fn closest(&self) -> Vec<(Contact, Reply)> {
+        let answered = |one: &Candidate<Reply>| match &one.state {
+            State::Answered(reply) => Some((one.contact, reply.clone())),
+            _ => None,
+        };
+        self.nearest().filter_map(answered).collect()
+    }
+
+    /// The walk is over; `count` nodes are told what it was for, until `deadline`.
+    pub fn tell(&mut self, count: usize, deadline: Instant) {
+        self.telling = Some(Telling { waiting: count, took: 0 });
+        self.deadline = deadline;
+    }
+
+    /// One that was told has answered, or has not.
+    pub fn told(&mut self, took: bool) {
+        if let Some(telling) = &mut self.telling {
+            telling.waiting = telling.waiting.saturating_sub(1);
+            telling.took += usize::from(took);
+        }
+    }
+
+    /// How many took what they were told; `None` before they are told.
+    pub fn took(&self) -> Option<usize> {
+        self.telling.map(|telling| telling.took)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    const AT_ONCE: usize = 16;
+
+    fn contact(n: u16) -> Contact {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        Contact { id, address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), n + 1) }
+    }
+
+    fn query() -> Query<(), u16> {
+        Query::new([0; 32], (), AT_ONCE, Instant::now())
+    }
+
+    fn asked(query: &mut Query<(), u16>) -> Option<Id> {
+        query.next_step().unwrap().asked
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nearest_are_asked_first_and_so_many_at_once() {
+        let mut query = query();
+        for n in (0..40).rev() {
+            query.add(contact(n), None);
+        }
+        for n in 0..AT_ONCE as u16 {
+            assert_eq!(asked(&mut query), Some(contact(n).id));
+        }
+        assert_eq!(query.next_step(), None, "so many wait");
+        query.failed(Some(contact(0).id));
+        for n in 1..=20 {
+            if n >= AT_ONCE as u16 {
+                assert_eq!(asked(&mut query), Some(contact(n).id));
+            }
+            query.answer(Some(contact(n).id), Some(contact(n)), n);
+        }
+        assert!(query.is_done(), "the twenty nearest that live have answered");
+        assert_eq!(query.next_step(), None);
+        let closest = query.closest();
+        assert_eq!(closest.len(), BUCKET);
+        assert_eq!(closest[0], (contact(1), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_contacts_are_remembered() {
+        let mut query = query();
+        for n in 0..=MAX_CONTACTS as u16 {
+            query.add(contact(n + 1), None);
+        }
+        assert_eq!(query.candidates.len(), MAX_CONTACTS);
+        query.add(contact(0), None);
+        assert_eq!(asked(&mut query), Some(contact(0).id), "a nearer one has a place");
+        assert_eq!(query.candidates.len(), MAX_CONTACTS);
+    }
+
+    /// A node that names ever nearer nodes keeps a query going; not for ever.
+    #[tokio::test(start_paused = true)]
+    async fn so_many_are_asked() {
+        let mut query = query();
+        query.add(contact(u16::MAX - 1), None);
+        for n in 0..MAX_ASKED as u16 {
+            let asked = query.next_step().unwrap_or_else(|| panic!("{n} asked")).asked;
+            query.add(contact(u16::MAX - 2 - n), None);
+            query.answer(asked, asked.map(|id| Contact { id, ..contact(1) }), 0);
+        }
+        assert_eq!(query.next_step(), None);
+        assert!(query.is_done());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bootstrap_nodes_are_asked_without_an_id_and_who_has_another_id_is_another_node() {
+        let mut query = query();
+        let (five, six) = (contact(5), contact(6));
+        query.begin_with(vec![five.address]);
+        assert!(!query.is_done());
+        assert_eq!(query.next_step(), Some(Step { to: five.address, asked: None, referrer: None }));
+        query.answer(None, Some(five), 5);
+        query.add(six, Some(five.address));
+        assert_eq!(query.next_step().unwrap().referrer, Some(five.address));
+        query.answer(Some(six.id), Some(contact(7)), 0);
+        assert!(query.is_done());
+        let closest: Vec<Contact> = query.closest().iter().map(|(contact, _)| *contact).collect();
+        assert_eq!(closest, [five, contact(7)]);
+    }
+
+    /// What a person would be waiting for.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_late_keeps_nobody_waiting_when_most_have_answered() {
+        let mut query = query();
+        (0..30).for_each(|n| query.add(contact(n), None));
+        (0..AT_ONCE).for_each(|_| {
+            query.next_step();
+        });
+        assert_eq!(query.next_step(), None);
+        query.late(&contact(0).id);
+        query.late(&contact(0).id);
+        assert_eq!(asked(&mut query), Some(contact(16).id), "another in its place");
+        assert_eq!(query.next_step(), None);
+        for n in 1..=20 {
+            if n > 16 {
+                assert_eq!(asked(&mut query), Some(contact(n).id));
+            }
+            assert!(!query.is_done());
+            query.answer(Some(contact(n).id), Some(contact(n)), n);
+        }
+        assert!(query.is_done(), "twenty without it");
+        query.answer(Some(contact(0).id), Some(contact(0)), 0);
+        assert_eq!(query.closest()[0], (contact(0), 0), "but it is in time for what follows");
+        assert!(query.is_done());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_few_are_those_who_are_late_are_waited_for() {
+        let mut query = query();
+        (0..4).for_each(|n| query.add(contact(n), None));
+        (0..4).for_each(|_| {
+            query.next_step();
+        });
+        for n in [0, 1] {
+            query.late(&contact(n).id);
+            query.answer(Some(contact(n + 2).id), Some(contact(n + 2)), 0);
+        }
+        assert!(!query.is_done(), "half of them");
+        query.answer(Some(contact(0).id), Some(contact(0)), 0);
+        assert!(query.is_done(), "three of four");
+        query.failed(Some(contact(1).id));
+        assert!(query.is_done());
+    }
+
+    proptest! {
+        /// Answers that nobody asked for, late ones, and nodes that have no place any more.
+        #[test]
+        fn whatever_happens_in_whatever_order_is_counted_right(
+            happened in prop::collection::vec((0..5_u8, 0..300_u16), 0..2000),
+        ) {
+            let mut query = query();
+            for (what, n) in happened {
+                let contact = contact(n);
+                match what {
+                    0 => query.add(contact, None),
+                    1 => drop(query.next_step()),
+                    2 => query.late(&contact.id),
+                    3 => query.answer(Some(contact.id), Some(contact), n),
+                    _ => query.failed(Some(contact.id)),
+                }
+                let late = |one: &&Candidate<u16>| matches!(one.state, State::Late);
+                prop_assert_eq!(query.candidates.values().filter(late).count(), query.late);
+                prop_assert!(query.candidates.len() <= MAX_CONTACTS);
+                let _ = (query.is_done(), query.closest());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_are_told_at_the_end_are_counted_apart_from_who_answers_late() {
+        let (mut query, now) = (query(), Instant::now());
+        (0..3).for_each(|n| query.add(contact(n), None));
+        (0..3).for_each(|_| {
+            query.next_step();
+        });
+        query.answer(Some(contact(0).id), Some(contact(0)), 0);
+        query.tell(1, now);
+        assert_eq!((query.took(), query.next_step()), (Some(0), None));
+        query.answer(Some(contact(1).id), Some(contact(1)), 0);
+        query.failed(Some(contact(2).id));
+        assert!(!query.is_done());
+        query.told(true);
+        assert!(query.is_done());
+        query.told(false);
+        assert_eq!(query.took(), Some(1));
+    }
+}
