@@ -139,6 +139,42 @@ fn two_behind_routers_punch_holes_for_each_other() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
+/// The server's router lets nobody tell where it will be: the reader tries ports until one is open.
+#[test]
+fn a_server_whose_router_changes_its_ports_is_reached() {
+    let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
+    machines.changes_ports(1);
+    let _nodes = reference_nodes(&machines, ENOUGH);
+    found(&machines, "hyperdht", "hyperdht");
+}
+
+/// The same of the reader's.
+#[test]
+fn a_reader_whose_router_changes_its_ports_reaches_a_hidden_server() {
+    let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
+    machines.changes_ports(2);
+    let _nodes = reference_nodes(&machines, ENOUGH);
+    found(&machines, "hyperdht", "hyperdht");
+}
+
+/// Who ends says so: nobody is sent to where nobody is.
+#[test]
+fn what_was_announced_is_taken_back_at_the_end() {
+    let Some(machines) = Machines::behind_a_router(3) else { return };
+    let _nodes = reference_nodes(&machines, ENOUGH);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (store, key) = our_drive(directory.path());
+    let mut ours = serve(&machines, 1, &store, &OPTIONS);
+    let announced = |count: usize| {
+        let mut look = reference_peer(&machines, 2, "peers", &key);
+        look.json()["peers"] == count
+    };
+    eventually("it is announced", || announced(1).then_some(()));
+    ours.signal(nix::sys::signal::Signal::SIGTERM);
+    ours.json();
+    eventually("it is not any more", || announced(0).then_some(()));
+}
+
 fn our_node(machines: &Machines, port: u16) -> Running {
     let mut node = hypermount();
     node.args(["bootstrap", "--json", "--hyperdht", &format!("10.77.0.1:{port}")]);

@@ -83,7 +83,7 @@ impl Sealer {
 }
 
 impl Unsealer {
-    /// Bytes that came, to be followed by [`Unsealer::next`] until it has nothing more.
+    /// Bytes that came, to be followed by [`Unsealer::next_message`] until it has nothing more.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
@@ -92,7 +92,7 @@ impl Unsealer {
     ///
     /// # Errors
     /// When the stream is broken for good.
-    pub fn next(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };
             let Some(pull) = &mut self.pull else {
@@ -193,7 +193,7 @@ mod tests {
         for (side, bytes) in [(&mut a, to_a), (&mut b, to_b)] {
             assert!(!side.unsealer.has_begun());
             side.unsealer.receive(&bytes);
-            assert_eq!(side.unsealer.next(), Ok(None));
+            assert_eq!(side.unsealer.next_message(), Ok(None));
             assert!(side.unsealer.has_begun());
         }
         (a, b)
@@ -209,12 +209,12 @@ mod tests {
         let mut messages = Vec::new();
         for byte in bytes {
             b.unsealer.receive(&[byte]);
-            messages.extend(b.unsealer.next().unwrap());
+            messages.extend(b.unsealer.next_message().unwrap());
         }
         assert_eq!(messages, [Bytes::from_static(b"first"), Bytes::from(vec![3; 1000])]);
         assert!(b.unsealer.input.is_empty());
         a.unsealer.receive(&b.sealer.seal(b"back").unwrap());
-        assert_eq!(a.unsealer.next(), Ok(Some(Bytes::from_static(b"back"))));
+        assert_eq!(a.unsealer.next_message(), Ok(Some(Bytes::from_static(b"back"))));
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         let (mut a, mut b) = pair(1000);
         b.unsealer.receive(&a.sealer.seal(&[0; 1001]).unwrap()[..FRAME]);
         let error = StreamError::TooLong { length: 1001 + SEAL, most: 1000 + SEAL };
-        assert_eq!(b.unsealer.next(), Err(error));
+        assert_eq!(b.unsealer.next_message(), Err(error));
         assert!(a.sealer.seal(&vec![0; LONGEST + 1]).is_none());
     }
 
@@ -238,12 +238,12 @@ mod tests {
                 1 => b.unsealer.receive(&second),
                 2 => {
                     b.unsealer.receive(&first);
-                    b.unsealer.next().unwrap();
+                    b.unsealer.next_message().unwrap();
                     b.unsealer.receive(&first);
                 }
                 _ => b.unsealer.receive(&[1, 0, 0, 0]),
             }
-            assert_eq!(b.unsealer.next(), Err(StreamError::Forged), "{spoil}");
+            assert_eq!(b.unsealer.next_message(), Err(StreamError::Forged), "{spoil}");
         }
     }
 
@@ -257,7 +257,7 @@ mod tests {
         for bytes in [own, other.into(), short, long] {
             let (mut side, _) = side(&secrets(true, 1, 2), 1000);
             side.unsealer.receive(&bytes);
-            assert!(side.unsealer.next().is_err(), "{bytes:?}");
+            assert!(side.unsealer.next_message().is_err(), "{bytes:?}");
         }
     }
 }

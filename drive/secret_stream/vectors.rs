@@ -64,8 +64,8 @@ fn what_the_reference_sealed_is_unsealed() {
     let messages = vectors["messages"].as_array().unwrap().iter();
     for message in messages.map(|text| hex::decode(text.as_str().unwrap()).unwrap()) {
         if !message.is_empty() {
-            assert_eq!(unsealer.next(), Ok(Some(Bytes::from(message))));
+            assert_eq!(unsealer.next_message(), Ok(Some(Bytes::from(message))));
         }
     }
-    assert_eq!(unsealer.next(), Ok(None));
+    assert_eq!(unsealer.next_message(), Ok(None));
 }

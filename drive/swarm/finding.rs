@@ -317,9 +317,10 @@ async fn connect_by_key(
     topics: Vec<DiscoveryKey>,
 ) -> Connected {
     let failed = |reason| (reason, Outcome::Failed);
-    let node = swarm.finding.hyperdht.get().and_then(|link| link.node());
-    let node = node.ok_or_else(|| failed("there is no HyperDHT node".into()))?;
-    let (connection, address) = node.connect(key).await.map_err(failed)?;
+    let link = swarm.finding.hyperdht.get();
+    let link = link.ok_or_else(|| failed("the HyperDHT is not used".into()))?;
+    let connection = link.connect(key).await.map_err(failed)?;
+    let address = SocketAddr::V4(connection.address);
     let place = registered(swarm, target, address, way).ok_or_else(no_place)?;
     let stream = swarm.carried(&place, connection, topics).await.map_err(|error| match error {
         CarryError::Foreign => (error.to_string(), Outcome::Foreign),
@@ -334,14 +335,14 @@ impl Inner {
     async fn carried(
         &self,
         place: &Registered,
-        connection: peeroxide_dht::hyperdht::PeerConnection,
+        connection: hyperdht::Connection,
         topics: Vec<DiscoveryKey>,
     ) -> Result<Stream, CarryError> {
         let address = place.handle.address;
         let port = self.finding.listening.borrow().map(|address| address.port());
         let mut ending = place.handle.ending.subscribe();
         let carried = tokio::select! {
-            carried = hyperdht::carry(connection, port, address) => carried?,
+            carried = hyperdht::carry(connection, port) => carried?,
             _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
         };
         if let Some(port) = carried.port {
@@ -359,15 +360,15 @@ impl Inner {
     }
 
     /// A peer has connected by HyperDHT.
-    pub(super) async fn welcome(self: Arc<Self>, arrival: hyperdht::Arrival) {
-        let address = arrival.address;
+    pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
+        let address = SocketAddr::V4(connection.address);
         let Some(place) = self.register(address, Transport::HyperDht, Way::Incoming) else {
             log::debug!("HyperDHT peer {address} refused: too many connections");
             return;
         };
         // It does not say which drive it comes for.
         let topics = self.finding.some_topics();
-        match self.carried(&place, arrival.connection, topics).await {
+        match self.carried(&place, connection, topics).await {
             Ok(stream) => {
                 let (reason, lied) = place.run(stream).await;
                 log::log!(dial::level(lied), "peer {address} left: {reason}");

@@ -90,7 +90,7 @@ async fn what_we_ask_for_ourselves_does_not_wait_until_we_may_give_again() {
     up.spend(1_000_000);
     let wait = Wait::within(Duration::from_secs(60));
     for block in 1..BLOCKS {
-        assert_eq!(pair.copy.get(block, wait.clone()).await.unwrap().len(), BLOCK);
+        assert_eq!(pair.copy.get(block, wait).await.unwrap().len(), BLOCK);
     }
     assert!(up.ready_at().is_some(), "that is still so");
 }

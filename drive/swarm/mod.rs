@@ -358,6 +358,9 @@ impl Swarm {
         if let Some(link) = self.inner.finding.dht.get() {
             link.farewell();
         }
+        if let Some(link) = self.inner.finding.hyperdht.get() {
+            link.farewell();
+        }
         self.inner.closing.send_replace(true);
     }
 }

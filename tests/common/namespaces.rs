@@ -92,6 +92,14 @@ impl Machines {
         finish_if_there(&mut self.inside(&router, nft.arg(lines)))
     }
 
+    /// The router before a hidden machine uses another port for everybody it sends to, from now on.
+    pub fn changes_ports(&self, n: u8) {
+        let rules =
+            "flush chain ip home out; add rule ip home out oifname eth0 masquerade fully-random";
+        let mut nft = Command::new("nft");
+        succeed(&mut self.inside(&format!("nat{n}"), nft.arg(rules)));
+    }
+
     /// Lets a machine pass on what is not for itself.
     fn forward(&self, of: &str) {
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";

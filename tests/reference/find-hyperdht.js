@@ -7,6 +7,7 @@
 //   read KEY                  finds a drive by its key alone; prints {version, entries}
 //   idle KEY                  announces the topic of a drive, speaks of other things and counts who
 //                             comes: {} on stdin is answered {connections, open}
+//   peers KEY                 asks who has announced a drive; prints {peers}, how many
 //   flood KEY                 finds a drive's server and sends it more than it has granted; prints
 //                             {granted, sent} when the server has ended the connection
 // with --bootstrap HOST:PORT.
@@ -30,11 +31,11 @@ const WINDOW = 1024 * 1024
 const PIECE = 64 * 1024
 const FLOOD = 64 * WINDOW
 
-const modes = { nodes, serve, read, idle, flood }
+const modes = { nodes, serve, read, idle, peers, flood }
 
 run(async ([mode, what, ...rest], options) => {
   if (!modes[mode] || !what) {
-    usage('find-hyperdht.js nodes HOST PORT COUNT | serve DIR | read KEY | idle KEY | flood KEY [--bootstrap HOST:PORT]')
+    usage('find-hyperdht.js nodes HOST PORT COUNT | serve DIR | read KEY | idle KEY | peers KEY | flood KEY [--bootstrap HOST:PORT]')
   }
   await modes[mode](what, options, rest)
 }, {
@@ -156,6 +157,18 @@ async function idle (key, options) {
   await converse(async () => counts, () => swarm.destroy())
 }
 
+async function peers (key, options) {
+  const [host, port] = options.bootstrap.split(':')
+  const node = new DHT({ bootstrap: [{ host, port: Number(port) }] })
+  const all = new Set()
+  for await (const answer of node.lookup(crypto.discoveryKey(Buffer.from(key, 'hex')))) {
+    for (const peer of answer.peers) all.add(peer.publicKey.toString('hex'))
+  }
+  say({ peers: all.size })
+  await said()
+  process.exit(0)
+}
+
 async function flood (key, options) {
   const swarm = swarmOf(options)
   swarm.on('connection', connection => {
@@ -165,6 +178,11 @@ async function flood (key, options) {
     const channel = openChannel(connection, {
       open: window => {
         granted = window
+        // At once, before anybody can say anything about it.
+        while (sent <= granted) {
+          channel.piece.send(Buffer.alloc(PIECE))
+          sent += PIECE
+        }
         const send = () => {
           if (ended || sent >= FLOOD) return
           channel.piece.send(Buffer.alloc(PIECE))

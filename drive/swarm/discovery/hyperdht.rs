@@ -1,17 +1,16 @@
-//! Finding peers through today's HyperDHT: which topics its node asks about and when, and when the
-//! node is made anew.
+//! Finding peers through today's HyperDHT: which topics its node asks about and when, and when its
+//! sockets are made anew.
 //!
 //! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while nobody
-//! was found. The nodes on the way learn which topics these are, and our address. Announcements end
-//! by themselves after some minutes.
+//! was found. The nodes on the way learn which topics these are, and our address.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use peeroxide_dht::hyperdht::{HyperDhtConfig, HyperDhtHandle, ServerEvent};
+use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
@@ -19,13 +18,19 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use super::Surroundings;
 use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
+use crate::hyperdht::Event;
 use crate::swarm::Inner;
 use crate::swarm::candidates::{Found, Priority, Source, Target};
-use crate::swarm::hyperdht::{self, Link, Node};
+use crate::swarm::hyperdht::{self, Connection, Endpoint, Link, Settings};
 use crate::swarm::topics::Interest;
 
-/// Where the public network is entered: the nodes the reference has built in.
-pub const PUBLIC_HYPERDHT: [&str; 3] = peeroxide_dht::hyperdht::DEFAULT_BOOTSTRAP;
+/// Where the public network is entered: the nodes the reference has built in, with the address that
+/// each had for long and the name by which it is found if it moved.
+pub const PUBLIC_HYPERDHT: [&str; 3] = [
+    "88.99.3.86@node1.hyperdht.org:49737",
+    "142.93.90.113@node2.hyperdht.org:49737",
+    "138.68.147.8@node3.hyperdht.org:49737",
+];
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 /// Announcements last 20 minutes.
@@ -41,11 +46,13 @@ const QUERY_WITHIN: Duration = Duration::from_secs(60);
 const MAX_FOUND: usize = 128;
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A node that knows nobody is made anew after this long, and then twice as long each time.
-const FIRST_ANEW: Duration = Duration::from_secs(5);
-const LAST_ANEW: Duration = Duration::from_secs(120);
-/// The nodes that pass peers on to us hear from us this often: routers forget soon who may answer.
-const STAY_KNOWN_EVERY: Duration = Duration::from_secs(15);
+/// How long the name of a bootstrap node may take to be resolved, and addresses it may have.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
+const MAX_ADDRESSES: usize = 4;
+/// Names are resolved anew this often while there is no node at all.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// Pause before another attempt to have sockets.
+const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
 /// Peers that have connected and wait to be welcomed.
 const ARRIVALS: usize = 16;
 
@@ -61,51 +68,70 @@ pub(super) async fn run(
         () = find(&swarm, &mut around, &link, &bootstrap) => {}
         () = crate::swarm::closed(&mut closing) => {}
     }
-    if let Some(node) = link.node() {
-        link.set(None);
-        let _ = timeout(LOOK_EVERY, node.handle.destroy()).await;
-    }
+    link.set(None);
 }
 
-/// One node after the other.
+/// One endpoint after the other: a new one where this machine is somewhere else.
 async fn find(
     swarm: &Weak<Inner>,
     around: &mut Surroundings,
     link: &Arc<Link>,
     bootstrap: &[String],
 ) {
-    let mut pause = FIRST_ANEW;
     loop {
-        match link.start(bootstrap).await {
-            Ok((node, events, task)) => {
-                link.set(Some(node.clone()));
-                let mut running = Running::new(node.clone(), events, task);
-                let ended = running.find(swarm, around, pause).await;
-                link.set(None);
-                let _ = timeout(LOOK_EVERY, node.handle.destroy()).await;
-                match ended {
-                    Ended::Closed => return,
-                    Ended::Moved => {
-                        pause = FIRST_ANEW;
-                        continue;
-                    }
-                    Ended::Alone => {}
-                }
+        let settings = Settings { ip: Ipv4Addr::UNSPECIFIED, port: 0, stays_at: None };
+        let (endpoint, events) = match Endpoint::new(link.keys.clone(), settings).await {
+            Ok(started) => started,
+            Err(error) => {
+                log::warn!("no sockets for the HyperDHT: {error}");
+                tokio::time::sleep(SOCKETS_AGAIN).await;
+                continue;
             }
-            Err(reason) => {
-                log::info!("HyperDHT: {reason}; next attempt in {pause:?}");
-                tokio::time::sleep(pause).await;
-            }
+        };
+        link.set(Some(Arc::clone(&endpoint)));
+        let (sender, arrivals) = mpsc::channel(ARRIVALS);
+        let serving = tokio::spawn(hyperdht::serve(Arc::clone(&endpoint), events, sender));
+        let mut running = Running::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
+        let ended = running.find(swarm, around).await;
+        link.set(None);
+        // The old one's announcements lead nowhere, and nobody there can hear that.
+        if ended == Ended::Closed {
+            return;
         }
-        pause = (pause * 2).min(LAST_ANEW);
     }
 }
 
-/// Why a node is given up.
+/// Addresses of bootstrap nodes, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`.
+async fn resolve(names: Vec<String>) -> Vec<SocketAddrV4> {
+    let mut all = Vec::new();
+    for name in names {
+        let (known, name) = match name.split_once('@') {
+            Some((address, host)) => (Some(address), host),
+            None => (None, name.as_str()),
+        };
+        let port = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        if let (Some(Ok(ip)), Some(port)) = (known.map(str::parse::<Ipv4Addr>), port) {
+            all.push(SocketAddrV4::new(ip, port));
+            continue;
+        }
+        let ipv4 = |address| match address {
+            SocketAddr::V4(address) => Some(address),
+            SocketAddr::V6(_) => None,
+        };
+        match timeout(RESOLVE_WITHIN, lookup_host(name)).await {
+            Ok(Ok(found)) => all.extend(found.filter_map(ipv4).take(MAX_ADDRESSES)),
+            Ok(Err(error)) => log::info!("HyperDHT: {name}: {error}"),
+            Err(_) => log::info!("HyperDHT: {name} is not resolved within {RESOLVE_WITHIN:?}"),
+        }
+    }
+    all
+}
+
+/// Why an endpoint is given up.
+#[derive(PartialEq, Eq)]
 enum Ended {
     Closed,
     Moved,
-    Alone,
 }
 
 /// When something is asked next.
@@ -138,58 +164,63 @@ impl Appointment {
 
 /// What came of one query.
 struct Answer {
-    /// Of our own address, if of no topic.
-    topic: Option<DiscoveryKey>,
-    found: Vec<([u8; 32], IpAddr)>,
+    topic: DiscoveryKey,
+    found: Vec<Peer>,
     announced: usize,
 }
 
-/// A node with what goes on on it; dropping it ends that.
+/// A peer that a node has named.
+struct Peer {
+    key: [u8; 32],
+    relays: Vec<SocketAddrV4>,
+    via: IpAddr,
+}
+
+/// An endpoint with what goes on on it; dropping it ends that.
 struct Running {
-    node: Node,
+    endpoint: Arc<Endpoint>,
+    link: Arc<Link>,
     topics: HashMap<DiscoveryKey, (Interest, Appointment)>,
-    /// When our own address is told again, where anything is announced.
-    own: Option<Appointment>,
-    /// Whether it was told once.
-    known: bool,
+    /// Whether peers can find us by our key.
+    serving: bool,
     queries: JoinSet<Answer>,
-    arrivals: mpsc::Receiver<hyperdht::Arrival>,
-    serving: JoinHandle<()>,
-    task: JoinHandle<()>,
-    stay_known: Instant,
+    arrivals: mpsc::Receiver<Connection>,
+    answering: JoinHandle<()>,
+    bootstrap: Vec<String>,
+    resolving: Option<JoinHandle<Vec<SocketAddrV4>>>,
+    resolved: Instant,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.answering.abort();
     }
 }
 
 impl Running {
-    fn new(node: Node, events: mpsc::UnboundedReceiver<ServerEvent>, task: JoinHandle<()>) -> Self {
-        let (sender, arrivals) = mpsc::channel(ARRIVALS);
-        let serving = tokio::spawn(hyperdht::serve(node.clone(), events, sender));
+    fn new(
+        endpoint: Arc<Endpoint>,
+        link: Arc<Link>,
+        bootstrap: &[String],
+        arrivals: mpsc::Receiver<Connection>,
+        answering: JoinHandle<()>,
+    ) -> Self {
         Self {
-            node,
+            endpoint,
+            link,
             topics: HashMap::new(),
-            own: None,
-            known: false,
+            serving: false,
             queries: JoinSet::new(),
             arrivals,
-            serving,
-            task,
-            stay_known: Instant::now(),
+            answering,
+            bootstrap: bootstrap.to_vec(),
+            resolving: Some(tokio::spawn(resolve(bootstrap.to_vec()))),
+            resolved: Instant::now(),
         }
     }
 
-    /// Until the node is of no use any more; `patience` is how long it may know nobody.
-    async fn find(
-        &mut self,
-        swarm: &Weak<Inner>,
-        around: &mut Surroundings,
-        patience: Duration,
-    ) -> Ended {
-        let started = Instant::now();
+    /// Until the endpoint is of no use any more.
+    async fn find(&mut self, swarm: &Weak<Inner>, around: &mut Surroundings) -> Ended {
         let mut whereabouts = Whereabouts::now();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,8 +236,7 @@ impl Running {
                     self.follow(around);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
-                    // One that panicked has not said what it was about.
-                    let Ok(answer) = answer else { return Ended::Alone };
+                    let Ok(answer) = answer else { continue };
                     let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
                     if self.finished(around, answer, useful).await.is_err() {
                         return Ended::Closed;
@@ -217,6 +247,13 @@ impl Running {
                     let runtime = swarm.runtime.clone();
                     runtime.spawn(swarm.welcome(arrival));
                 }
+                addresses = joined(&mut self.resolving) => {
+                    self.resolving = None;
+                    self.resolved = Instant::now();
+                    log::debug!("HyperDHT: bootstrap nodes {addresses:?}");
+                    self.endpoint.with(|node, now| node.set_bootstrap(addresses, now));
+                    self.all_now(self.resolved);
+                }
                 () = tokio::time::sleep_until(next) => {}
                 _ = look.tick() => {
                     let here = Whereabouts::now();
@@ -224,15 +261,18 @@ impl Running {
                         return Ended::Moved;
                     }
                     whereabouts = here;
-                    let nodes = self.node.handle.table_size().await.unwrap_or(0);
-                    if nodes == 0 && started.elapsed() >= patience {
-                        return Ended::Alone;
+                    let alone = self.endpoint.with(|node, _| node.nodes() == 0);
+                    let long_ago = self.resolved.elapsed() >= RESOLVE_EVERY;
+                    if alone && long_ago && self.resolving.is_none() {
+                        self.resolving = Some(tokio::spawn(resolve(self.bootstrap.clone())));
                     }
-                    self.stay_known();
                 }
-                _ = &mut self.task => return Ended::Alone,
             }
         }
+    }
+
+    fn all_now(&mut self, now: Instant) {
+        self.topics.values_mut().for_each(|(_, appointment)| appointment.at = now);
     }
 
     /// Takes over what is wanted now.
@@ -242,7 +282,7 @@ impl Running {
         self.topics.retain(|topic, (interest, _)| {
             let kept = wanted.get(topic);
             if interest.announce && !kept.is_some_and(|kept| kept.announce) {
-                take_back(&self.node, *topic);
+                self.endpoint.with(|node, now| node.take_back(topic.as_bytes(), now));
             }
             kept.is_some()
         });
@@ -253,43 +293,33 @@ impl Running {
                 (*known, appointment.at) = (interest, now);
             }
         }
-        let announced = wanted.values().any(|interest| interest.announce);
-        match (&self.own, announced) {
-            (None, true) => {
-                self.node.handle.register_server(&self.node.target());
-                self.own = Some(Appointment::new(now));
-            }
-            (Some(_), false) => {
-                self.node.handle.unregister_server(&self.node.target());
-                (self.own, self.known) = (None, false);
-            }
-            _ => {}
-        }
     }
 
-    /// Starts what is due. Topics are announced once our address is known: it is told along.
+    /// Starts what is due. Without anybody to ask, asking would only use up the pauses.
     fn start(&mut self, now: Instant) {
-        if let Some(own) = self.own.as_mut().filter(|own| own.is_due(now)) {
-            own.running = true;
-            self.queries.spawn(tell_own(self.node.clone()));
+        if self.resolving.is_some() {
+            return;
+        }
+        let announced = self.topics.values().any(|(interest, _)| interest.announce);
+        if announced != std::mem::replace(&mut self.serving, announced) {
+            self.endpoint.with(|node, now| match announced {
+                true => node.serve(now),
+                false => node.stop_serving(now),
+            });
         }
         while self.queries.len() < RUNNING {
-            let known = self.known;
-            let due =
-                |one: &(Interest, Appointment)| one.1.is_due(now) && (known || !one.0.announce);
-            let next = self.topics.iter_mut().filter(|(_, one)| due(one));
-            let Some((topic, one)) = next.min_by_key(|(_, one)| one.1.at) else { return };
+            let due = self.topics.iter_mut().filter(|(_, one)| one.1.is_due(now));
+            let Some((topic, one)) = due.min_by_key(|(_, one)| one.1.at) else { return };
             one.1.running = true;
-            self.queries.spawn(ask(self.node.clone(), *topic, one.0));
+            self.queries.spawn(ask(Arc::clone(&self.endpoint), *topic, one.0));
         }
     }
 
     fn next(&self) -> Option<Instant> {
-        if self.queries.len() >= RUNNING {
+        if self.queries.len() >= RUNNING || self.resolving.is_some() {
             return None;
         }
-        let topics = self.topics.values().filter(|one| self.known || !one.0.announce);
-        let all = topics.map(|one| &one.1).chain(&self.own);
+        let all = self.topics.values().map(|one| &one.1);
         all.filter(|one| !one.running).map(|one| one.at).min()
     }
 
@@ -301,98 +331,67 @@ impl Running {
         answer: Answer,
         useful: bool,
     ) -> Result<(), ()> {
-        let now = Instant::now();
         let Answer { topic, found, announced } = answer;
-        let Some(topic) = topic else {
-            // Even if nobody took it: who finds the topic may still find us.
-            self.known = true;
-            log::debug!("HyperDHT: our address is at {announced} nodes");
-            if let Some(own) = &mut self.own {
-                own.finished(announced > 0, now);
-            }
-            return Ok(());
-        };
         log::debug!("HyperDHT: {topic}: {} peers, {announced} announcements", found.len());
         let Some((interest, appointment)) = self.topics.get_mut(&topic) else { return Ok(()) };
-        appointment.finished(announced > 0 || (useful && !found.is_empty()), now);
+        let success = announced > 0 || (useful && !found.is_empty());
+        appointment.finished(success, Instant::now());
         if !interest.lookup {
             return Ok(());
         }
-        for (key, via) in found {
+        for Peer { key, relays, via } in found {
+            self.link.know(&key, relays);
             let (target, source) = (Target::HyperDht(key), Source::HyperNode(via));
             let found = Found { topic, target, source, priority: Priority::Normal };
             around.found.send(found).await.map_err(|_| ())?;
         }
         Ok(())
     }
+}
 
-    /// Lets the nodes that pass peers on to us hear from us.
-    fn stay_known(&mut self) {
-        if self.own.is_none() || self.stay_known.elapsed() < STAY_KNOWN_EVERY {
-            return;
-        }
-        self.stay_known = Instant::now();
-        let node = self.node.clone();
-        tokio::spawn(async move { node.greet_relays().await });
+async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
+    match task {
+        Some(task) => task.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 
-async fn tell_own(node: Node) -> Answer {
-    let announced = announce(&node, node.target()).await;
-    node.greet_relays().await;
-    Answer { topic: None, found: Vec::new(), announced }
-}
-
-/// How many nodes were asked to keep it.
-async fn announce(node: &Node, target: [u8; 32]) -> usize {
-    let relays = node.handle.current_relay_addresses();
-    let announcing = node.handle.announce(target, &node.keys, &relays);
-    match timeout(QUERY_WITHIN, announcing).await {
-        Ok(Ok(announced)) => announced.closest_nodes.len(),
-        Ok(Err(error)) => {
-            log::debug!("HyperDHT announcement: {error}");
-            0
-        }
-        Err(_) => 0,
-    }
-}
-
-async fn ask(node: Node, topic: DiscoveryKey, interest: Interest) -> Answer {
-    let announced = if interest.announce { announce(&node, *topic.as_bytes()).await } else { 0 };
-    let mut found = Vec::new();
-    if interest.lookup
-        && let Ok(Ok(results)) = timeout(QUERY_WITHIN, node.handle.lookup(*topic.as_bytes())).await
-    {
-        for result in results {
-            let Ok(via) = result.from.host.parse() else { continue };
-            let others = result.peers.into_iter().map(|peer| peer.public_key);
-            for key in others.filter(|key| *key != node.keys.public_key) {
-                if found.len() < MAX_FOUND && !found.iter().any(|(known, _)| *known == key) {
-                    found.push((key, via));
+/// Asks about a topic once.
+async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -> Answer {
+    let id = *topic.as_bytes();
+    let mut answer = Answer { topic, found: Vec::new(), announced: 0 };
+    let events = endpoint.query(|node, now| match interest.announce {
+        true => node.announce(id, now),
+        false => node.lookup(id, now),
+    });
+    let Some(mut events) = events else { return answer };
+    let own = endpoint.keys.public_key();
+    let listen = async {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Peer { key, relays, via, .. } if key != own => {
+                    let known = answer.found.iter().any(|peer| peer.key == *key.as_bytes());
+                    if !known && answer.found.len() < MAX_FOUND {
+                        let (key, via) = (*key.as_bytes(), IpAddr::V4(*via.ip()));
+                        answer.found.push(Peer { key, relays, via });
+                    }
                 }
+                Event::Finished { announced, .. } => answer.announced = announced,
+                _ => {}
             }
         }
-    }
-    Answer { topic: Some(topic), found, announced }
-}
-
-fn take_back(node: &Node, topic: DiscoveryKey) {
-    let node = node.clone();
-    tokio::spawn(async move {
-        let taking = node.handle.unannounce(*topic.as_bytes(), &node.keys);
-        if !matches!(timeout(QUERY_WITHIN, taking).await, Ok(Ok(()))) {
-            log::debug!("HyperDHT: {topic} stays announced for some minutes");
-        }
-    });
+    };
+    // What was found by then is found.
+    let _ = timeout(QUERY_WITHIN, listen).await;
+    answer
 }
 
 /// A HyperDHT node that others begin with, and nothing else.
 pub struct HyperDhtBootstrapNode {
-    handle: HyperDhtHandle,
+    endpoint: Arc<Endpoint>,
     address: SocketAddr,
-    task: JoinHandle<()>,
     /// Nobody connects to it.
-    _events: mpsc::UnboundedReceiver<ServerEvent>,
+    _events: mpsc::Receiver<hyperdht::ServerEvent>,
 }
 
 impl HyperDhtBootstrapNode {
@@ -401,21 +400,22 @@ impl HyperDhtBootstrapNode {
     /// # Errors
     /// When the address cannot be had, or is none that others could see.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
-        let unseen = address.ip().is_unspecified() || address.is_ipv6();
-        if unseen {
+        let seen = match address {
+            SocketAddr::V4(v4) => Some(v4).filter(|v4| !v4.ip().is_unspecified()),
+            SocketAddr::V6(_) => None,
+        };
+        let Some(v4) = seen else {
             let why = "a HyperDHT node needs the IPv4 address that others see";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let mut config = HyperDhtConfig::default();
-        config.dht.bootstrap = others.to_vec();
-        config.dht.host = address.ip().to_string();
-        config.dht.port = address.port();
-        config.dht.ephemeral = Some(false);
-        config.dht.firewalled = false;
-        let (handle, events, task) = hyperdht::start(config).await.map_err(io::Error::other)?;
-        let port = handle.local_port().await.map_err(io::Error::other)?;
-        let address = SocketAddr::new(address.ip(), port);
-        Ok(Self { handle, address, task, _events: events })
+        };
+        let settings = Settings { ip: *v4.ip(), port: v4.port(), stays_at: Some(*v4.ip()) };
+        let link = Link::new()?;
+        let (endpoint, events) = Endpoint::new(link.keys, settings).await?;
+        let others = resolve(others.to_vec()).await;
+        endpoint.with(|node, now| node.set_bootstrap(others, now));
+        let port = endpoint.server_socket().map_or(v4.port(), |socket| socket.port());
+        let address = SocketAddr::from((*v4.ip(), port));
+        Ok(Self { endpoint, address, _events: events })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -424,11 +424,11 @@ impl HyperDhtBootstrapNode {
 
     /// Nodes it knows.
     pub async fn nodes(&self) -> usize {
-        self.handle.table_size().await.unwrap_or(0)
+        self.endpoint.with(|node, _| node.nodes())
     }
 
     /// Answers until dropped.
     pub async fn run(&mut self) {
-        let _ = (&mut self.task).await;
+        std::future::pending().await
     }
 }

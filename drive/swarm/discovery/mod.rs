@@ -23,7 +23,7 @@ use super::{Inner, Swarm};
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub(super) use interfaces::addresses;
+pub(super) use interfaces::{addresses, usable};
 pub(super) use whereabouts::Whereabouts;
 
 /// Which ways of finding peers are used.
@@ -89,7 +89,7 @@ impl Swarm {
             }
         }
         if !options.hyperdht.is_empty() {
-            let link = Arc::new(super::hyperdht::Link::new());
+            let link = Arc::new(super::hyperdht::Link::new()?);
             if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
                 let swarm = Arc::downgrade(inner);
                 let bootstrap = options.hyperdht.clone();

@@ -6,21 +6,17 @@
 //! many bytes it takes before it says that it takes more. A message of kind 0 is a piece of the
 //! stream, one of kind 1 the number of further bytes that may be sent.
 //!
-//! The granted bytes are what bounds a connection: the datagram transport below acknowledges what
-//! nobody has read yet, so that not reading would only fill its queue. Whoever sends more than was
-//! granted is left.
+//! The granted bytes bound what one channel holds, so that another one of the same connection goes on
+//! when nobody takes what comes in this one. Whoever sends more than was granted is left.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use peeroxide_dht::hyperdht::PeerConnection;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::connection::{ALIVE_AFTER, Connection, ConnectionError, Reader, Writer};
 use crate::compact::{CutOff, put_uint, take_uint};
 use crate::protomux::{ChannelId, Event, MAX_FRAME, Mux, MuxError};
 
@@ -33,14 +29,12 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 pub const WINDOW: usize = 1024 * 1024;
 /// More is granted when so much has been passed on.
 const GRANT: usize = WINDOW / 4;
-/// Longest piece of the stream that we send. Two round trips pass per piece: not too short.
-const PIECE: usize = 128 * 1024;
+/// Longest piece of the stream that we send.
+const PIECE: usize = 64 * 1024;
 /// Between this task and the connection's.
 const BUFFER: usize = PIECE;
 /// Frames to be sent that may wait; a remote that causes more answers does not read them.
 const MAX_FRAMES: usize = 4096;
-/// Frames between the tasks, each way.
-const HANDED_OVER: usize = 4;
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -59,13 +53,17 @@ pub enum CarryError {
     NotGranted(usize),
     #[error("does not read what it is sent")]
     Deaf,
-    #[error("connection lost")]
+    #[error("has not shown within {} seconds that it is the peer", OPEN_WITHIN.as_secs())]
+    Silent,
+    #[error("ended the connection")]
     Lost,
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
 }
 
 impl From<CutOff> for CarryError {
-    fn from(cut_off: CutOff) -> Self {
-        MuxError::from(cut_off).into()
+    fn from(error: CutOff) -> Self {
+        Self::Broken(error.into())
     }
 }
 
@@ -76,67 +74,15 @@ pub struct Carried {
     pub port: Option<NonZeroU16>,
 }
 
-/// The two halves of the encrypted connection, each in a task of its own: neither reading nor writing
-/// a frame may be given up halfway.
-struct Halves {
-    frames: mpsc::Receiver<Bytes>,
-    writer: mpsc::Sender<Bytes>,
-    reading: JoinHandle<()>,
-    writing: JoinHandle<()>,
-}
-
-impl Halves {
-    fn new(connection: PeerConnection) -> Self {
-        let PeerConnection { stream, socket, .. } = connection;
-        let (mut reader, mut writer) = stream.into_split();
-        let (received, frames) = mpsc::channel(HANDED_OVER);
-        let reading = tokio::spawn(async move {
-            // The socket lives as long as somebody reads.
-            let _socket = socket;
-            while let Ok(Some(frame)) = reader.read().await {
-                if received.send(frame.into()).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let (sender, mut to_send) = mpsc::channel::<Bytes>(HANDED_OVER);
-        let writing = tokio::spawn(async move {
-            while let Some(frame) = to_send.recv().await {
-                if writer.write(&frame).await.is_err() {
-                    return;
-                }
-            }
-            // Nobody waits to hear that this failed.
-            let _ = writer.shutdown().await;
-        });
-        Self { frames, writer: sender, reading, writing }
-    }
-
-    /// Sends what waits and says goodbye, as far as the remote takes it soon.
-    async fn end(mut self, mux: &mut Mux) {
-        let last_words = async {
-            while let Some(frame) = mux.next_frame() {
-                if self.writer.send(frame).await.is_err() {
-                    break;
-                }
-            }
-            // The task shuts the connection down when nobody can send any more.
-            self.writer = mpsc::channel(1).0;
-            let _ = (&mut self.writing).await;
-        };
-        let _ = timeout(FAREWELL, last_words).await;
-    }
-}
-
-impl Drop for Halves {
-    fn drop(&mut self) {
-        self.reading.abort();
-        self.writing.abort();
-    }
-}
-
 /// One connection's two streams, the carried and the carrying.
 struct Carrier {
+    reader: Reader,
+    writer: Writer,
+    ledger: Ledger,
+}
+
+/// The channel, and who owes whom what in it.
+struct Ledger {
     mux: Mux,
     channel: ChannelId,
     /// Bytes that may be sent.
@@ -152,104 +98,91 @@ struct Carrier {
 ///
 /// # Errors
 /// When the remote does not open the channel in time; the connection is over then.
-pub async fn carry(
-    connection: PeerConnection,
-    port: Option<u16>,
-    remote: SocketAddr,
-) -> Result<Carried, CarryError> {
+pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried, CarryError> {
+    let Connection { reader, writer, address } = connection;
     let mut mux = Mux::default();
     let mut handshake = BytesMut::new();
     for number in [VERSION, port.unwrap_or(0).into(), WINDOW as u64] {
         put_uint(number, &mut handshake);
     }
-    let channel = mux.open(PROTOCOL, b"", &handshake).ok_or(CarryError::Lost)?;
-    let mut carrier = Carrier { mux, channel, granted: 0, inbox: BytesMut::new(), taken: 0 };
-    let mut halves = Halves::new(connection);
-    let opened = match timeout(OPEN_WITHIN, carrier.opened(&mut halves)).await {
+    let channel = mux.open(PROTOCOL, b"", &handshake).ok_or(CarryError::Deaf)?;
+    let ledger = Ledger { mux, channel, granted: 0, inbox: BytesMut::new(), taken: 0 };
+    let mut carrier = Carrier { reader, writer, ledger };
+    let opened = match timeout(OPEN_WITHIN, carrier.opened()).await {
         Ok(opened) => opened,
-        Err(_) => Err(CarryError::Foreign),
+        Err(_) if carrier.reader.has_begun() => Err(CarryError::Foreign),
+        Err(_) => Err(CarryError::Silent),
     };
     let port = match opened {
         Ok(port) => port,
         Err(error) => {
             // Its own task: who refused us need not keep the dialler waiting.
-            tokio::spawn(async move { halves.end(&mut carrier.mux).await });
+            tokio::spawn(carrier.end());
             return Err(error);
         }
     };
     let (stream, ours) = tokio::io::duplex(BUFFER);
     tokio::spawn(async move {
-        let ended = carrier.run(ours, &mut halves).await;
-        if let Err(error) = ended {
-            log::debug!("HyperDHT peer {remote}: {error}");
+        if let Err(error) = carrier.run(ours).await {
+            log::debug!("HyperDHT peer {address}: {error}");
+            return carrier.writer.destroy();
         }
-        carrier.mux.close(carrier.channel);
-        halves.end(&mut carrier.mux).await;
+        carrier.ledger.mux.close(channel);
+        carrier.end().await;
     });
     Ok(Carried { stream, port })
 }
 
 impl Carrier {
-    /// Waits until the channel is open on both sides; the port the remote has told.
-    async fn opened(&mut self, halves: &mut Halves) -> Result<Option<NonZeroU16>, CarryError> {
+    /// Waits until the channel is open on both sides; the port the remote has told, if any.
+    async fn opened(&mut self) -> Result<Option<NonZeroU16>, CarryError> {
         loop {
-            self.send_frames(halves).await?;
-            let frame = halves.frames.recv().await.ok_or(CarryError::Lost)?;
-            self.mux.receive(frame)?;
-            while let Some(event) = self.mux.next_event() {
-                match event {
-                    Event::Opened { mut handshake, .. } => {
-                        let version = take_uint(&mut handshake)?;
-                        let port = take_uint(&mut handshake)?;
-                        let window = take_uint(&mut handshake)?;
-                        if version != VERSION {
-                            return Err(CarryError::Foreign);
-                        }
-                        self.granted = bounded(window);
-                        return Ok(u16::try_from(port).ok().and_then(NonZeroU16::new));
-                    }
-                    Event::Closed { .. } => return Err(CarryError::Foreign),
-                    Event::Asked { remote, .. } => self.mux.refuse(remote),
-                    Event::Message { .. } => {}
-                }
+            self.send_frames().await?;
+            let frame = self.reader.next().await?.ok_or(CarryError::Lost)?;
+            self.ledger.mux.receive(frame)?;
+            if let Some(port) = self.ledger.opened()? {
+                return Ok(NonZeroU16::new(port));
             }
         }
     }
 
-    async fn send_frames(&mut self, halves: &Halves) -> Result<(), CarryError> {
-        while let Some(frame) = self.mux.next_frame() {
-            halves.writer.send(frame).await.map_err(|_| CarryError::Lost)?;
+    async fn send_frames(&mut self) -> Result<(), CarryError> {
+        while let Some(frame) = self.ledger.mux.next_frame() {
+            self.writer.queue(&frame)?;
         }
-        Ok(())
+        Ok(self.writer.flush().await?)
     }
 
-    async fn run(&mut self, stream: DuplexStream, halves: &mut Halves) -> Result<(), CarryError> {
+    async fn run(&mut self, stream: DuplexStream) -> Result<(), CarryError> {
         let (mut near_reader, mut near_writer) = tokio::io::split(stream);
         let mut piece = BytesMut::new();
+        let mut alive = Instant::now();
         // Said together with the channel's opening.
-        self.take_events()?;
+        self.ledger.take_events()?;
         loop {
-            if self.mux.pending_frames() > MAX_FRAMES {
+            if self.ledger.mux.pending_frames() > MAX_FRAMES {
                 return Err(CarryError::Deaf);
             }
-            let most = self.granted.min(PIECE);
-            let idle = !self.mux.has_frames();
+            if self.writer.is_idle()
+                && let Some(frame) = self.ledger.mux.next_frame()
+            {
+                self.writer.queue(&frame)?;
+                alive = Instant::now();
+            }
+            let most = self.ledger.granted.min(PIECE);
+            let Self { reader, writer, ledger: Ledger { inbox, .. } } = self;
+            let idle = writer.is_idle();
             tokio::select! {
-                frame = halves.frames.recv() => {
-                    self.mux.receive(frame.ok_or(CarryError::Lost)?)?;
-                    self.take_events()?;
+                frame = reader.next() => {
+                    self.ledger.mux.receive(frame?.ok_or(CarryError::Lost)?)?;
+                    self.ledger.take_events()?;
                 }
-                place = halves.writer.reserve(), if !idle => {
-                    let place = place.map_err(|_| CarryError::Lost)?;
-                    if let Some(frame) = self.mux.next_frame() {
-                        place.send(frame);
-                    }
-                }
+                written = writer.flush(), if !idle => written?,
                 read = read_some(&mut near_reader, &mut piece, most), if idle && most > 0 => {
                     match read {
                         Ok(count) if count > 0 => {
-                            self.granted = self.granted.saturating_sub(count);
-                            let sent = self.mux.send(self.channel, PIECE_KIND, &piece);
+                            self.ledger.granted = self.ledger.granted.saturating_sub(count);
+                            let sent = self.ledger.mux.send(self.ledger.channel, PIECE_KIND, &piece);
                             piece.clear();
                             if !sent {
                                 return Ok(());
@@ -259,14 +192,47 @@ impl Carrier {
                         _ => return Ok(()),
                     }
                 }
-                written = near_writer.write(&self.inbox), if !self.inbox.is_empty() => {
+                written = near_writer.write(inbox), if !inbox.is_empty() => {
                     let Ok(count) = written else { return Ok(()) };
-                    self.inbox.advance(count);
-                    self.taken += count;
-                    self.grant();
+                    self.ledger.inbox.advance(count);
+                    self.ledger.taken += count;
+                    self.ledger.grant();
+                }
+                () = sleep_until(alive + ALIVE_AFTER), if idle => {
+                    writer.queue(&[])?;
+                    alive = Instant::now();
                 }
             }
         }
+    }
+
+    /// Sends what waits and says goodbye, as far as the remote takes it soon.
+    async fn end(mut self) {
+        let _ = timeout(FAREWELL, self.send_frames()).await;
+    }
+}
+
+impl Ledger {
+    /// The port the remote has told when it opened its side of the channel; 0 is none.
+    fn opened(&mut self) -> Result<Option<u16>, CarryError> {
+        while let Some(event) = self.mux.next_event() {
+            match event {
+                Event::Opened { mut handshake, .. } => {
+                    let version = take_uint(&mut handshake)?;
+                    let port = take_uint(&mut handshake)?;
+                    let window = take_uint(&mut handshake)?;
+                    if version != VERSION {
+                        return Err(CarryError::Foreign);
+                    }
+                    self.granted = bounded(window);
+                    return Ok(Some(u16::try_from(port).unwrap_or(0)));
+                }
+                Event::Closed { .. } => return Err(CarryError::Foreign),
+                Event::Asked { remote, .. } => self.mux.refuse(remote),
+                Event::Message { .. } => {}
+            }
+        }
+        Ok(None)
     }
 
     fn grant(&mut self) {
@@ -331,71 +297,71 @@ mod tests {
         bytes
     }
 
-    /// A carrier whose channel is open, the remote's mux, and its number of the channel.
-    fn opened() -> (Carrier, Mux, ChannelId) {
+    /// A ledger whose channel is open, the remote's mux, and its number of the channel.
+    fn opened() -> (Ledger, Mux, ChannelId) {
         let (mut ours, mut theirs) = (Mux::default(), Mux::default());
         let channel = ours.open(PROTOCOL, b"", &handshake(WINDOW as u64)).unwrap();
         let remote = theirs.open(PROTOCOL, b"", &handshake(WINDOW as u64)).unwrap();
         theirs.receive(ours.next_frame().unwrap()).unwrap();
-        ours.receive(theirs.next_frame().unwrap()).unwrap();
-        assert!(matches!(ours.next_event(), Some(Event::Opened { .. })));
-        let inbox = BytesMut::new();
-        (Carrier { mux: ours, channel, granted: 0, inbox, taken: 0 }, theirs, remote)
+        let mut ledger =
+            Ledger { mux: ours, channel, granted: 0, inbox: BytesMut::new(), taken: 0 };
+        ledger.mux.receive(theirs.next_frame().unwrap()).unwrap();
+        assert_eq!(ledger.opened().unwrap(), Some(0));
+        assert_eq!(ledger.granted, WINDOW);
+        (ledger, theirs, remote)
     }
 
-    fn say(carrier: &mut Carrier, theirs: &mut Mux, channel: ChannelId, kind: u64, what: &[u8]) {
+    fn say(ledger: &mut Ledger, theirs: &mut Mux, channel: ChannelId, kind: u64, what: &[u8]) {
         assert!(theirs.send(channel, kind, what));
         while let Some(frame) = theirs.next_frame() {
-            carrier.mux.receive(frame).unwrap();
+            ledger.mux.receive(frame).unwrap();
         }
     }
 
-    #[tokio::test]
-    async fn as_much_is_taken_as_was_granted_and_not_a_byte_more() {
-        let (mut carrier, mut theirs, remote) = opened();
+    #[test]
+    fn as_much_is_taken_as_was_granted_and_not_a_byte_more() {
+        let (mut ledger, mut theirs, remote) = opened();
         for _ in 0..WINDOW / PIECE {
-            say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0; PIECE]);
-            carrier.take_events().unwrap();
+            say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0; PIECE]);
+            ledger.take_events().unwrap();
         }
-        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0]);
-        assert!(matches!(carrier.take_events(), Err(CarryError::NotGranted(1))));
+        say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0]);
+        assert!(matches!(ledger.take_events(), Err(CarryError::NotGranted(1))));
         // What was passed on is room again once that is said.
-        carrier.inbox.advance(GRANT);
-        carrier.taken = GRANT;
-        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0]);
-        assert!(matches!(carrier.take_events(), Err(CarryError::NotGranted(1))));
-        carrier.grant();
-        say(&mut carrier, &mut theirs, remote, PIECE_KIND, &[0; GRANT]);
-        carrier.take_events().unwrap();
+        ledger.inbox.advance(GRANT);
+        ledger.taken = GRANT;
+        say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0]);
+        assert!(matches!(ledger.take_events(), Err(CarryError::NotGranted(1))));
+        ledger.grant();
+        say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0; GRANT]);
+        ledger.take_events().unwrap();
     }
 
-    #[tokio::test]
-    async fn grants_add_up_and_do_not_overflow() {
-        let (mut carrier, mut theirs, remote) = opened();
+    #[test]
+    fn grants_add_up_and_do_not_overflow() {
+        let (mut ledger, mut theirs, remote) = opened();
         for number in [5, 7, u64::MAX, u64::MAX] {
             let mut bytes = BytesMut::new();
             put_uint(number, &mut bytes);
-            say(&mut carrier, &mut theirs, remote, GRANT_KIND, &bytes);
-            carrier.take_events().unwrap();
-            assert!(carrier.granted >= 5 && carrier.granted <= bounded(u64::MAX));
+            say(&mut ledger, &mut theirs, remote, GRANT_KIND, &bytes);
+            ledger.take_events().unwrap();
+            assert!(ledger.granted >= 5 && ledger.granted <= bounded(u64::MAX));
         }
-        say(&mut carrier, &mut theirs, remote, GRANT_KIND, b"");
-        assert!(matches!(carrier.take_events(), Err(CarryError::Broken(MuxError::CutOff))));
+        say(&mut ledger, &mut theirs, remote, GRANT_KIND, b"");
+        assert!(matches!(ledger.take_events(), Err(CarryError::Broken(MuxError::CutOff))));
     }
 
-    /// Nobody takes what the carrier writes.
-    fn deaf() -> (Halves, mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>) {
-        let (sender, frames) = mpsc::channel(HANDED_OVER);
-        let (writer, unread) = mpsc::channel(1);
-        let (reading, writing) = (tokio::spawn(async {}), tokio::spawn(async {}));
-        (Halves { frames, writer, reading, writing }, sender, unread)
+    /// A carrier whose channel is open, and a remote that reads nothing unless it is asked to.
+    async fn carrier() -> (Carrier, Connection) {
+        let (ours, theirs) = super::super::tests::pair().await;
+        let (ledger, _, _) = opened();
+        (Carrier { reader: ours.reader, writer: ours.writer, ledger }, theirs)
     }
 
     #[tokio::test]
     async fn who_causes_answers_and_does_not_read_them_is_left() {
         for (channels, left) in [(MAX_FRAMES, false), (MAX_FRAMES + 3, true)] {
-            let (mut carrier, _theirs, _) = opened();
-            let (mut halves, sender, _unread) = deaf();
+            let (mut carrier, mut theirs) = carrier().await;
             let mut frame = BytesMut::from(&[0, 0, 0][..]);
             for number in 2..channels as u64 + 2 {
                 let mut open = BytesMut::from(&[1][..]);
@@ -403,9 +369,10 @@ mod tests {
                 open.extend_from_slice(&[1, b'x', 0]);
                 crate::compact::put_buffer(&open, &mut frame);
             }
-            sender.send(frame.freeze()).await.unwrap();
+            theirs.writer.queue(&frame).unwrap();
+            theirs.writer.flush().await.unwrap();
             let (_near, stream) = tokio::io::duplex(BUFFER);
-            let run = carrier.run(stream, &mut halves);
+            let run = carrier.run(stream);
             let ended =
                 timeout(if left { OPEN_WITHIN } else { Duration::from_millis(200) }, run).await;
             assert_eq!(matches!(ended, Ok(Err(CarryError::Deaf))), left, "{channels}: {ended:?}");
@@ -414,21 +381,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_remote_that_refuses_or_speaks_another_version_is_foreign() {
-        let refused = Bytes::from_static(&[0, 2, 1]);
         let mut other = Mux::default();
         let mut bytes = BytesMut::new();
         for number in [VERSION + 1, 0, 9] {
             put_uint(number, &mut bytes);
         }
         other.open(PROTOCOL, b"", &bytes).unwrap();
+        let refused = bytes::Bytes::from_static(&[0, 2, 1]);
         for frame in [refused, other.next_frame().unwrap()] {
-            let mut mux = Mux::default();
-            let channel = mux.open(PROTOCOL, b"", b"").unwrap();
-            let mut carrier =
-                Carrier { mux, channel, granted: 0, inbox: BytesMut::new(), taken: 0 };
-            let (mut halves, sender, _unread) = deaf();
-            sender.send(frame).await.unwrap();
-            assert!(matches!(carrier.opened(&mut halves).await, Err(CarryError::Foreign)));
+            let (ours, mut theirs) = super::super::tests::pair().await;
+            theirs.writer.queue(&frame).unwrap();
+            theirs.writer.flush().await.unwrap();
+            assert!(matches!(carry(ours, None).await, Err(CarryError::Foreign)));
         }
+    }
+
+    /// Whoever answers at the address is not whom the handshake was with, or not there at all.
+    #[tokio::test(start_paused = true)]
+    async fn a_remote_that_says_nothing_is_given_up() {
+        let (ours, _silent) = super::super::tests::half().await;
+        assert!(matches!(carry(ours, None).await, Err(CarryError::Silent)));
     }
 }

@@ -1,135 +1,129 @@
-//! Today's Hyperswarm network: connections to peers by their public key, through routers where that
+//! Today's Hyperswarm network: connections to peers by the key of their node, through routers where that
 //! is possible, and what is carried over them.
 //!
-//! The hash table, its messages, the hole punching and the encrypted datagram streams are the crate
-//! `peeroxide-dht`; ours are who is answered and when (`server`), what goes over a connection
-//! (`carry`), and when topics are asked about (`discovery/hyperdht`).
+//! The hash table is in `hyperdht/`, the datagram streams are in `udx/` and what encrypts them in
+//! `secret_stream/`, all without sockets. Here are the sockets (`endpoint`), both sides of a handshake
+//! with the holes that are punched for it (`connect`, `server`), and what goes over a connection
+//! (`carry`). When topics are asked about is `discovery/hyperdht`'s affair.
 
-mod carry;
+mod socket;
+mod line;
+mod endpoint;
+mod connection;
+mod sealed;
+mod punch;
+mod connect;
 mod server;
+mod carry;
+#[cfg(test)]
+mod tests;
 
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use libudx::UdxRuntime;
-use peeroxide_dht::crypto::hash;
-use peeroxide_dht::hyperdht::{
-    HyperDhtConfig, HyperDhtHandle, KeyPair, PeerConnection, ServerEvent,
-};
-use peeroxide_dht::messages::Ipv4Peer;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use lru::LruCache;
 use tokio::time::timeout;
 
 pub use carry::{CarryError, carry};
-pub use server::{Arrival, serve};
+pub use connection::Connection;
+pub use endpoint::{Endpoint, ServerEvent, Settings};
+pub use server::serve;
+
+use crate::crypto::{KeyPair, PublicKey, random_bytes};
+use crate::hyperdht::Reach;
+use crate::hyperdht::payload::UdxInfo;
+use crate::protomux::MAX_FRAME;
 
 /// How long finding a peer's node, its handshake and the hole punching may take together.
-pub const CONNECT_WITHIN: Duration = Duration::from_secs(45);
-/// How long a new node may take to know others.
-const START_WITHIN: Duration = Duration::from_secs(20);
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+/// Longest message of a connection that is taken.
+const LONGEST_MESSAGE: usize = MAX_FRAME;
+/// Peers of which it is remembered which nodes know them.
+const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
+/// Nodes remembered of each.
+const MAX_RELAYS: usize = 8;
+/// Addresses of ours that a peer is told.
+const MAX_OWN_ADDRESSES: usize = 8;
 
-/// A node of the network, as long as this machine stays where it is.
-#[derive(Clone)]
-pub struct Node {
-    pub handle: HyperDhtHandle,
+/// The endpoint there is now, for who dials.
+pub struct Link {
     /// Who we are on this network. It proves nothing to anybody: made anew by every process.
     pub keys: KeyPair,
-    /// The nodes that pass peers on to us, and our address as each sees it.
-    relays: Arc<Mutex<Vec<(Ipv4Peer, Ipv4Peer)>>>,
-}
-
-impl Node {
-    /// What our own address is kept under.
-    pub fn target(&self) -> [u8; 32] {
-        hash(&self.keys.public_key)
-    }
-
-    pub fn relays(&self) -> Vec<(Ipv4Peer, Ipv4Peer)> {
-        self.relays.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Lets the nodes that pass peers on to us hear from us, and learns what they see.
-    pub async fn greet_relays(&self) {
-        let mut relays = Vec::new();
-        for relay in self.handle.current_relay_addresses() {
-            match self.handle.dht().ping(&relay.host, relay.port).await {
-                Ok(answer) => relays.extend(answer.to.map(|ours| (relay, ours))),
-                Err(error) => log::debug!("HyperDHT node {}:{}: {error}", relay.host, relay.port),
-            }
-        }
-        *self.relays.lock().unwrap_or_else(PoisonError::into_inner) = relays;
-    }
-
-    /// Connects to a peer by its public key.
-    pub async fn connect(&self, key: [u8; 32]) -> Result<(PeerConnection, SocketAddr), String> {
-        let runtime = UdxRuntime::new().map_err(|error| error.to_string())?;
-        let connecting = self.handle.connect(&self.keys, key, &runtime);
-        let connection = match timeout(CONNECT_WITHIN, connecting).await {
-            Ok(connection) => connection.map_err(|error| format!("cannot connect: {error}"))?,
-            Err(_) => return Err(format!("not connected within {CONNECT_WITHIN:?}")),
-        };
-        let address = connection.remote_addr.ok_or("has no address")?;
-        Ok((connection, address))
-    }
-}
-
-/// The node there is now, for who dials.
-pub struct Link {
-    keys: KeyPair,
-    node: Mutex<Option<Node>>,
+    endpoint: Mutex<Option<Arc<Endpoint>>>,
+    known: Mutex<LruCache<[u8; 32], Vec<SocketAddrV4>>>,
 }
 
 impl Link {
-    pub fn new() -> Self {
-        Self { keys: KeyPair::generate(), node: Mutex::default() }
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            keys: KeyPair::from_seed(&random_bytes()?),
+            endpoint: Mutex::default(),
+            known: Mutex::new(LruCache::new(MAX_KNOWN)),
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Node>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Endpoint>>> {
         // Nothing panics while holding it.
-        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn node(&self) -> Option<Node> {
+    pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
         self.lock().clone()
     }
 
-    pub fn set(&self, node: Option<Node>) {
-        *self.lock() = node;
+    pub fn set(&self, endpoint: Option<Arc<Endpoint>>) {
+        *self.lock() = endpoint;
     }
 
-    /// A node on a new socket, with what peers want of it.
-    pub async fn start(
-        &self,
-        bootstrap: &[String],
-    ) -> Result<(Node, mpsc::UnboundedReceiver<ServerEvent>, JoinHandle<()>), String> {
-        let mut config = HyperDhtConfig::default();
-        config.dht.bootstrap = bootstrap.to_vec();
-        config.dht.ephemeral = Some(true);
-        let (handle, events, task) = start(config).await?;
-        Ok((Node { handle, keys: self.keys.clone(), relays: Arc::default() }, events, task))
+    /// Somebody says that these nodes know a peer.
+    pub fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = known.get_or_insert_mut(*key, Vec::new);
+        for relay in relays {
+            all.retain(|other| *other != relay);
+            all.insert(0, relay);
+        }
+        all.truncate(MAX_RELAYS);
+    }
+
+    /// Connects to a peer by the key of its node.
+    pub async fn connect(&self, key: [u8; 32]) -> Result<Connection, String> {
+        let endpoint = self.endpoint().ok_or("there is no HyperDHT node")?;
+        let relays = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(&key).cloned().unwrap_or_default()
+        };
+        let key = PublicKey::new(key);
+        match timeout(CONNECT_WITHIN, connect::connect(&endpoint, &key, relays)).await {
+            Ok(connection) => connection.map_err(|error| format!("cannot connect: {error}")),
+            Err(_) => Err(format!("not connected within {CONNECT_WITHIN:?}")),
+        }
+    }
+
+    /// Takes all announcements back, without waiting whether that is heard.
+    pub fn farewell(&self) {
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.farewell();
+        }
     }
 }
 
-/// A node that is told of others, or has asked whom it was told to begin with.
-pub async fn start(
-    config: HyperDhtConfig,
-) -> Result<(HyperDhtHandle, mpsc::UnboundedReceiver<ServerEvent>, JoinHandle<()>), String> {
-    let runtime = UdxRuntime::new().map_err(|error| error.to_string())?;
-    let starting = async {
-        let (task, handle, events) = peeroxide_dht::hyperdht::spawn(&runtime, config).await?;
-        handle.bootstrapped().await?;
-        Ok((task, handle, events))
+fn udx_info(id: u32) -> UdxInfo {
+    UdxInfo { version: 1, reusable_socket: false, id, seq: 0 }
+}
+
+/// Where a peer may find us: in the world if everybody can, and next door.
+fn local_addresses(endpoint: &Endpoint, reach: Reach) -> Vec<SocketAddrV4> {
+    let open = match reach {
+        Reach::Open(address) => Some(address),
+        _ => None,
     };
-    let started: Result<_, peeroxide_dht::hyperdht::HyperDhtError> =
-        timeout(START_WITHIN, starting).await.map_err(|_| "nobody answered".to_owned())?;
-    let (task, handle, events) = started.map_err(|error| error.to_string())?;
-    let ended = tokio::spawn(async move {
-        if let Ok(Err(error)) = task.await {
-            log::debug!("HyperDHT node: {error}");
-        }
-        drop(runtime);
-    });
-    Ok((handle, events, ended))
+    let port = endpoint.server_socket().map_or(0, |socket| socket.port());
+    let near = super::discovery::usable().into_iter();
+    let near = near.map(|interface| SocketAddrV4::new(interface.address, port));
+    open.into_iter().chain(near).take(MAX_OWN_ADDRESSES).collect()
 }

@@ -2,436 +2,349 @@
 //! holes that both sides punch into their routers at the same time.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use libudx::{UdxRuntime, UdxSocket, UdxStream};
-use peeroxide_dht::holepuncher::Holepuncher;
-use peeroxide_dht::hyperdht::{PeerConnection, ServerEvent, alloc_stream_id};
-use peeroxide_dht::hyperdht_messages::{
-    ERROR_NONE, FIREWALL_CONSISTENT, FIREWALL_OPEN, FIREWALL_RANDOM, FIREWALL_UNKNOWN,
-    HandshakeMessage, HolepunchInfo, HolepunchMessage, HolepunchPayload, MODE_FROM_RELAY,
-    MODE_FROM_SECOND_RELAY, MODE_FROM_SERVER, MODE_REPLY, NoisePayload, RelayInfo,
-    SecretStreamInfo, UdxInfo, encode_handshake_to_bytes, encode_holepunch_msg_to_bytes,
-};
-use peeroxide_dht::messages::Ipv4Peer;
-use peeroxide_dht::noise::Keypair;
-use peeroxide_dht::noise_wrap::{NoiseWrap, NoiseWrapResult};
-use peeroxide_dht::secret_stream::SecretStream;
-use peeroxide_dht::secure_payload::SecurePayload;
-use peeroxide_dht::socket_pool::SocketPool;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 
-use super::Node;
+use super::connection::Connection;
+use super::endpoint::{Closing, Endpoint, NewLine, ServerEvent};
+use super::punch::{Hopeless, Puncher, Seen};
+use super::sealed::Sealed;
+use super::socket::Socket;
+use super::{LONGEST_MESSAGE, local_addresses, udx_info};
+use crate::crypto::{Hash, blake2b};
+use crate::hyperdht::announcement::handshake_namespace;
+use crate::hyperdht::payload::{
+    Firewall, HolepunchInfo, Malformed, NoisePayload, Round, UdxInfo, fault,
+};
+use crate::hyperdht::{Asked, Reach, SocketId};
+use crate::secret_stream::{Handshake, Secrets};
 
 /// Handshakes under way at once; others are not answered.
 pub const MAX_HANDSHAKES: usize = 64;
+/// Handshakes that have been answered and are remembered: the same one comes through several nodes.
+pub const MAX_REMEMBERED: usize = 256;
+/// For so long.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// From the answer to a handshake until the first packet of the stream.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(20);
-/// The stream's own beginning.
-const BEGIN_WITHIN: Duration = Duration::from_secs(10);
-/// What means nothing to who gets it, but lets answers through our own router.
-const KNOCK: [u8; 1] = [0];
+/// The same where ports have to be guessed.
+const GUESS_WITHIN: Duration = Duration::from_secs(50);
 /// Messages about one hole that may wait.
 const ROUNDS: usize = 8;
 
-/// A peer that has connected.
-pub struct Arrival {
-    pub connection: PeerConnection,
-    pub address: SocketAddr,
+/// Why a peer does not get through to us.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("handshake: {0}")]
+    Handshake(#[from] crate::secret_stream::HandshakeError),
+    #[error("handshake: {0}")]
+    Payload(#[from] Malformed),
+    #[error("it asks for no stream (fault {0})")]
+    NoStream(u64),
+    #[error("there are too many streams")]
+    TooMany,
+    #[error("there is no socket")]
+    NoSocket,
+    #[error("the peer has not arrived")]
+    NotArrived,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
 }
 
-/// A message about a hole that is being punched.
-struct Round {
-    message: HolepunchMessage,
-    peer: Ipv4Peer,
-    reply: oneshot::Sender<Option<Vec<u8>>>,
+/// An answer that was given.
+struct Answered {
+    at: Instant,
+    /// `None` until it is there.
+    reply: Option<(SocketId, Bytes)>,
 }
 
-struct Asked {
-    message: HandshakeMessage,
-    from: Ipv4Peer,
-    /// Of who is behind the node that passed it on.
-    peer: Option<Ipv4Peer>,
-}
-
-/// What the tasks of one node share.
+/// What the tasks of one endpoint share.
 struct Server {
-    node: Node,
-    arrivals: mpsc::Sender<Arrival>,
-    punching: Mutex<HashMap<u64, mpsc::Sender<Round>>>,
+    endpoint: Arc<Endpoint>,
+    arrivals: mpsc::Sender<Connection>,
+    /// By the hash of the message that is answered.
+    answered: Mutex<HashMap<Hash, Answered>>,
+    holes: Mutex<HashMap<u64, mpsc::Sender<Asked>>>,
 }
 
 impl Server {
-    fn with_punching<T>(
-        &self,
-        with: impl FnOnce(&mut HashMap<u64, mpsc::Sender<Round>>) -> T,
-    ) -> T {
-        with(&mut self.punching.lock().unwrap_or_else(PoisonError::into_inner))
+    fn answered(&self) -> MutexGuard<'_, HashMap<Hash, Answered>> {
+        // Nothing panics while holding it.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn holes(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Asked>>> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reply(&self, asked: &Asked, socket: SocketId, noise: Bytes) {
+        self.endpoint.with(|node, _| node.answer_handshake(asked, socket, noise));
+    }
+
+    /// Whether this handshake is new; one that is not gets the answer it had.
+    fn is_new(&self, hash: Hash, asked: &Asked) -> bool {
+        let now = Instant::now();
+        let mut answered = self.answered();
+        if let Some(known) = answered.get(&hash) {
+            let reply = known.reply.clone();
+            drop(answered);
+            if let Some((socket, noise)) = reply {
+                self.reply(asked, socket, noise);
+            }
+            return false;
+        }
+        answered.retain(|_, one| now < one.at + REMEMBERED_FOR);
+        if answered.len() >= MAX_REMEMBERED {
+            return false;
+        }
+        answered.insert(hash, Answered { at: now, reply: None });
+        true
     }
 }
 
-/// Answers until the node is gone; who has connected goes to `arrivals`.
+/// Answers until the endpoint is gone; who has connected goes to `arrivals`.
 pub async fn serve(
-    node: Node,
-    mut events: mpsc::UnboundedReceiver<ServerEvent>,
-    arrivals: mpsc::Sender<Arrival>,
+    endpoint: Arc<Endpoint>,
+    mut events: mpsc::Receiver<ServerEvent>,
+    arrivals: mpsc::Sender<Connection>,
 ) {
-    let server = Arc::new(Server { node, arrivals, punching: Mutex::default() });
+    let server = Server { endpoint, arrivals, answered: Mutex::default(), holes: Mutex::default() };
+    let server = Arc::new(server);
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let mut next = 1;
     let mut answering = tokio::task::JoinSet::new();
     while let Some(event) = events.recv().await {
         while answering.try_join_next().is_some() {}
         match event {
-            ServerEvent::PeerHandshake { msg, from, peer_address, reply_tx, .. } => {
-                // Dropping the sender answers that there is no answer.
+            ServerEvent::Handshake(asked) => {
+                let hash = blake2b(&[&asked.message]);
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                let asked = Asked { message: msg, from, peer: peer_address };
-                let (server, id) = (Arc::clone(&server), next);
-                next += 1;
-                answering.spawn(async move {
-                    if let Err(reason) = answer(&server, id, asked, reply_tx).await {
-                        log::debug!("HyperDHT handshake: {reason}");
-                    }
-                    server.with_punching(|punching| punching.remove(&id));
-                    drop(place);
-                });
-            }
-            ServerEvent::PeerHolepunch { msg, peer_address, reply_tx, .. } => {
-                let hole = server.with_punching(|punching| punching.get(&msg.id).cloned());
-                if let Some(hole) = hole {
-                    let round = Round { message: msg, peer: peer_address, reply: reply_tx };
-                    let _ = hole.try_send(round);
+                if server.is_new(hash, &asked) {
+                    answering.spawn(handshake(Arc::clone(&server), next, hash, asked, place));
+                    next += 1;
                 }
             }
-            _ => {}
+            ServerEvent::Holepunch(asked) => {
+                let hole = server.holes().get(&asked.id).cloned();
+                if let Some(hole) = hole {
+                    // Who sends more than that says the same again.
+                    let _ = hole.try_send(asked);
+                }
+            }
         }
     }
+}
+
+/// One handshake from its first message to the stream.
+async fn handshake(
+    server: Arc<Server>,
+    id: u64,
+    hash: Hash,
+    asked: Asked,
+    _place: OwnedSemaphorePermit,
+) {
+    let peer = asked.peer.unwrap_or(asked.from);
+    match answer(&server, id, hash, asked).await {
+        // It fails only when the swarm is gone.
+        Ok(connection) => drop(server.arrivals.send(connection).await),
+        Err(reason) => log::debug!("HyperDHT peer {peer}: {reason}"),
+    }
+    server.holes().remove(&id);
 }
 
 /// How the peer's stream and ours come together.
 enum Meeting {
-    /// The peer says that everybody can reach it: we go there.
-    There,
+    /// We go to the peer: everybody can reach it, or it has come to us already.
+    There(Arc<Socket>, SocketAddrV4),
     /// It comes to where this node is.
     Here,
     /// Both punch a hole for it.
-    Between,
-}
-
-/// A socket on which the peer's first packet is waited for.
-struct Landing {
-    stream: UdxStream,
-    socket: UdxSocket,
-    remote: u32,
-    arrived: oneshot::Receiver<SocketAddr>,
-    /// Where we go, if it is us who goes.
-    there: Option<SocketAddr>,
-}
-
-impl Landing {
-    /// Listens before the peer is told where: its first packet must not be lost.
-    async fn new(socket: UdxSocket, local: u32, remote: &UdxInfo) -> Result<Self, String> {
-        let remote = u32::try_from(remote.id).map_err(|_| "a stream's number is too large")?;
-        let runtime = UdxRuntime::new().map_err(text)?;
-        let stream = runtime.create_stream(local).await.map_err(text)?;
-        let (sender, arrived) = oneshot::channel();
-        let hook = move |_: &UdxSocket, port, ip| sender.send(SocketAddr::new(ip, port)).is_ok();
-        stream.set_firewall_hook(&socket, remote, hook).map_err(text)?;
-        Ok(Self { stream, socket, remote, arrived, there: None })
-    }
-
-    /// Leads nowhere until the peer has had its answer.
-    async fn at(
-        there: SocketAddr,
-        socket: UdxSocket,
-        local: u32,
-        remote: &UdxInfo,
-    ) -> Result<Self, String> {
-        let remote = u32::try_from(remote.id).map_err(|_| "a stream's number is too large")?;
-        let runtime = UdxRuntime::new().map_err(text)?;
-        let stream = runtime.create_stream(local).await.map_err(text)?;
-        let arrived = oneshot::channel().1;
-        Ok(Self { stream, socket, remote, arrived, there: Some(there) })
-    }
-}
-
-/// A hole that is to be punched for one peer.
-struct Hole {
-    puncher: Option<Holepuncher>,
-    payload: Option<SecurePayload>,
-    /// Where its socket can be reached.
-    addresses: Vec<Ipv4Peer>,
-    rounds: mpsc::Receiver<Round>,
-    task: Option<tokio::task::JoinHandle<()>>,
-}
-
-impl Drop for Hole {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-    }
+    Between(Box<Puncher>),
 }
 
 async fn answer(
     server: &Server,
     id: u64,
+    hash: Hash,
     asked: Asked,
-    reply: oneshot::Sender<Option<Vec<u8>>>,
-) -> Result<(), String> {
-    let node = &server.node;
-    let keys = &node.keys;
-    let mut noise = NoiseWrap::new_responder(Keypair {
-        public_key: keys.public_key,
-        secret_key: keys.secret_key,
-    });
-    let hello = noise.recv(&asked.message.noise).map_err(text)?;
-    let remote = hello.udx.as_ref().filter(|_| hello.error == ERROR_NONE);
-    let remote = remote.ok_or("it asks for no stream")?;
-    let local = alloc_stream_id();
-    let firewall = node.handle.firewalled().await.map_err(text)?;
-    let client = asked.peer.clone().unwrap_or_else(|| asked.from.clone());
-    let meeting = match firewall {
-        _ if hello.firewall == FIREWALL_OPEN => Meeting::There,
-        // Behind a router, of a peer that has not come through to us yet.
-        FIREWALL_CONSISTENT | FIREWALL_RANDOM if asked.peer.is_some() => Meeting::Between,
-        _ => Meeting::Here,
-    };
-    let socket = node.handle.server_socket().await.map_err(text)?.ok_or("no socket")?;
-    let (landing, mut hole) = match meeting {
-        Meeting::There => {
-            let there = SocketAddr::new(client.host.parse().map_err(text)?, client.port);
-            (Landing::at(there, socket, local, remote).await?, None)
+) -> Result<Connection, Unanswered> {
+    let endpoint = &server.endpoint;
+    let mut noise = Handshake::responder(&endpoint.keys, &handshake_namespace())?;
+    let theirs = NoisePayload::decode(noise.read(&asked.message)?)?;
+    let UdxInfo { id: stream, .. } = theirs
+        .udx
+        .filter(|_| theirs.error == fault::NONE)
+        .ok_or(Unanswered::NoStream(theirs.error))?;
+    let line = endpoint.new_line().ok_or(Unanswered::TooMany)?;
+    line.remote_is(stream);
+    let (reach, relays) = endpoint.with(|node, _| (node.reach(), node.relays()));
+    let open = matches!(reach, Reach::Open(_));
+    let meeting = match asked.peer {
+        None => {
+            let socket = endpoint.socket(asked.socket).ok_or(Unanswered::NoSocket)?;
+            Meeting::There(socket, asked.from)
         }
-        Meeting::Here => {
-            // If we are behind a router all the same, and nobody could tell us: most let in who was
-            // sent something.
-            if let Some(Ok(ip)) = asked.peer.as_ref().map(|peer| peer.host.parse()) {
-                socket.send_to(&KNOCK, SocketAddr::new(ip, client.port)).map_err(text)?;
-            }
-            (Landing::new(socket, local, remote).await?, None)
+        Some(peer) if theirs.firewall == Firewall::Open => {
+            Meeting::There(endpoint.socket(asked.socket).ok_or(Unanswered::NoSocket)?, peer)
         }
-        Meeting::Between => {
-            let (socket, hole) = dig(server, id, hello.firewall).await?;
-            (Landing::new(socket, local, remote).await?, Some(hole))
-        }
-    };
-    let port = landing.socket.local_addr().await.map_err(text)?.port();
-    // A peer to which we go would come here too, if it were told of no hole.
-    let holepunch = match meeting {
-        Meeting::Here => None,
-        Meeting::There | Meeting::Between => Some(holepunch_info(node, id)),
+        Some(_) if open => Meeting::Here,
+        Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
     };
     let payload = NoisePayload {
-        version: 1,
-        error: ERROR_NONE,
-        firewall,
-        holepunch,
-        addresses4: node.handle.noise_addresses4(port).await,
-        addresses6: Vec::new(),
-        udx: Some(UdxInfo { version: 1, reusable_socket: true, id: local.into(), seq: 0 }),
-        secret_stream: Some(SecretStreamInfo { version: 1 }),
-        relay_through: None,
-        relay_addresses: None,
+        firewall: if open { Firewall::Open } else { Firewall::Unknown },
+        holepunch: (!open).then(|| HolepunchInfo { id, relays: relays.clone() }),
+        addresses4: local_addresses(endpoint, reach),
+        udx: Some(udx_info(line.local_id)),
+        secret_stream: Some(1),
+        relay_addresses: relays.iter().map(|relay| relay.relay_address).collect(),
+        ..NoisePayload::default()
     };
-    let hello = noise.send(&payload).map_err(text)?;
-    let secrets = noise.finalize().map_err(text)?;
-    // What came through another node goes back through it.
-    let through = matches!(asked.message.mode, MODE_FROM_RELAY | MODE_FROM_SECOND_RELAY);
-    let message = HandshakeMessage {
-        mode: if through { MODE_FROM_SERVER } else { MODE_REPLY },
-        noise: hello,
-        peer_address: asked.peer.filter(|_| through),
-        relay_address: None,
+    let hello = noise.write(&payload.encode())?;
+    let secrets = noise.finish()?;
+    // The peer takes where the answer comes from for where the hole is to lead. Behind the same router
+    // it finds us at home.
+    let next_door = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
+    let from = match &meeting {
+        Meeting::Between(puncher) if !next_door => puncher.socket.id,
+        _ => asked.socket,
     };
-    if let Some(hole) = &mut hole {
-        hole.payload = Some(SecurePayload::new(secrets.holepunch_secret));
+    let (rounds, receiver) = mpsc::channel(ROUNDS);
+    if let Meeting::Between(_) = meeting {
+        server.holes().insert(id, rounds);
     }
-    // The peer may have gone meanwhile; then it does not arrive.
-    let _ = reply.send(Some(encode_handshake_to_bytes(&message).map_err(text)?));
-    arrive(server, landing, hole, &secrets).await
-}
-
-/// The nodes that pass messages about the hole on to us, and where they are to send them.
-fn holepunch_info(node: &Node, id: u64) -> HolepunchInfo {
-    let relay = |(relay_address, ours)| RelayInfo { relay_address, peer_address: ours };
-    HolepunchInfo { id, relays: node.relays().into_iter().map(relay).collect() }
-}
-
-/// A socket of its own for one peer, whose outside address is found out.
-async fn dig(server: &Server, id: u64, remote: u64) -> Result<(UdxSocket, Hole), String> {
-    let runtime = UdxRuntime::new().map_err(text)?;
-    let pool = SocketPool::new("0.0.0.0".into());
-    // The landing says when the peer has come through.
-    let (unheard, _) = mpsc::unbounded_channel();
-    let mut puncher =
-        Holepuncher::new(&pool, &runtime, true, false, remote, unheard).await.map_err(text)?;
-    puncher.auto_sample(server.node.handle.dht()).await;
-    let socket = puncher.primary_socket().ok_or("no socket to punch with")?.socket.clone();
-    let port = socket.local_addr().await.map_err(text)?.port();
-    let addresses = puncher.punch_addresses(port);
-    let (sender, rounds) = mpsc::channel(ROUNDS);
-    server.with_punching(|punching| punching.insert(id, sender));
-    let hole = Hole { puncher: Some(puncher), payload: None, addresses, rounds, task: None };
-    Ok((socket, hole))
-}
-
-/// Waits for the peer, punching if there is a hole to be made.
-async fn arrive(
-    server: &Server,
-    landing: Landing,
-    hole: Option<Hole>,
-    secrets: &NoiseWrapResult,
-) -> Result<(), String> {
-    let Landing { stream, socket, remote, mut arrived, there } = landing;
-    let until = Instant::now() + ARRIVE_WITHIN;
-    let address = match (hole, there) {
-        (_, Some(there)) => {
-            stream.connect(&socket, remote, there).await.map_err(text)?;
-            Ok(Ok(there))
+    if let Some(answered) = server.answered().get_mut(&hash) {
+        answered.reply = Some((from, hello.clone()));
+    }
+    server.reply(&asked, from, hello);
+    match meeting {
+        Meeting::There(socket, to) => Ok(connected(server, line, &socket, to, &secrets, None)),
+        Meeting::Here => {
+            let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, line.arrived()).await;
+            let (socket, from) = arrived.map_err(|_| Unanswered::NotArrived)?;
+            Ok(connected(server, line, &socket, from, &secrets, None))
         }
-        (None, None) => timeout_at(until, arrived).await,
-        (Some(mut hole), None) => {
-            let punch = async {
-                loop {
-                    tokio::select! {
-                        address = &mut arrived => return address,
-                        Some(round) = hole.rounds.recv() => hole.take_part(server, round).await,
+        Meeting::Between(puncher) => {
+            let sealed = Sealed::new(&secrets.hash)?;
+            let mut hole = Hole { endpoint, puncher: *puncher, sealed, round: 0, rounds: receiver };
+            hole.puncher.remote.firewall = theirs.firewall;
+            let (socket, from) = hole.open(&line).await.ok_or(Unanswered::NotArrived)?;
+            let closing = hole.puncher.take(socket.id);
+            Ok(connected(server, line, &socket, from, &secrets, closing))
+        }
+    }
+}
+
+fn connected(
+    server: &Server,
+    line: NewLine,
+    socket: &Arc<Socket>,
+    to: SocketAddrV4,
+    secrets: &Secrets,
+    closing: Option<Closing>,
+) -> Connection {
+    let line = line.connect(socket, to);
+    closing.into_iter().for_each(|closing| line.keep(closing));
+    Connection::new(Arc::clone(&server.endpoint), line, secrets, to, LONGEST_MESSAGE)
+}
+
+/// A hole that is being punched for one peer.
+struct Hole<'a> {
+    endpoint: &'a Endpoint,
+    puncher: Puncher,
+    sealed: Sealed,
+    /// The peer's last one.
+    round: u64,
+    rounds: mpsc::Receiver<Asked>,
+}
+
+impl Hole<'_> {
+    /// Until the first packet of the stream comes through.
+    async fn open(&mut self, line: &NewLine) -> Option<(Arc<Socket>, SocketAddrV4)> {
+        let sampling = self.puncher.sampling();
+        tokio::pin!(sampling);
+        let mut until = Instant::now() + ARRIVE_WITHIN;
+        let mut sampled = false;
+        loop {
+            tokio::select! {
+                // Rounds wait until we know what we are behind.
+                seen = &mut sampling, if !sampled => {
+                    self.puncher.sampled(seen);
+                    sampled = true;
+                }
+                way = line.arrived() => return Some(way),
+                (socket, from) = self.puncher.knocked() => socket.knock(from),
+                Some(asked) = self.rounds.recv(), if sampled => {
+                    if self.take_part(&asked) {
+                        until = until.max(Instant::now() + GUESS_WITHIN);
                     }
                 }
-            };
-            timeout_at(until, punch).await
+                () = tokio::time::sleep_until(until) => return None,
+            }
         }
-    };
-    let address = address.map_err(|_| "the peer did not arrive")?.map_err(|_| "given up")?;
-    let begun = SecretStream::from_session(
-        false,
-        stream.into_async_stream(),
-        secrets.tx,
-        secrets.rx,
-        secrets.handshake_hash,
-        secrets.remote_public_key,
-    );
-    let begun = timeout(BEGIN_WITHIN, begun).await.map_err(|_| "the stream did not begin")?;
-    let key = secrets.remote_public_key;
-    let connection =
-        PeerConnection::with_remote_addr(begun.map_err(text)?, key, address, socket, None);
-    // It fails only when the swarm is gone.
-    let _ = server.arrivals.send(Arrival { connection, address }).await;
-    Ok(())
-}
+    }
 
-impl Hole {
-    /// Answers one message about the hole; the first that says so starts the punching.
-    async fn take_part(&mut self, server: &Server, round: Round) {
-        let Round { message, peer, reply } = round;
-        let Some(payload) = &self.payload else { return };
-        let Ok(theirs) = payload.decrypt(&message.payload) else { return };
-        if let Some(puncher) = &mut self.puncher {
-            let addresses = theirs.addresses.as_deref().unwrap_or_default();
-            puncher.update_remote(theirs.punching, theirs.firewall, addresses, Some(&peer.host));
+    /// Answers one round; whether ports have to be guessed from now on.
+    fn take_part(&mut self, asked: &Asked) -> bool {
+        let (Some(theirs), Some(peer)) = (self.sealed.open(&asked.message), asked.peer) else {
+            return false;
+        };
+        if theirs.error != fault::NONE {
+            return false;
         }
-        if theirs.punching
-            && let Some(mut puncher) = self.puncher.take()
+        let token = self.sealed.token(*peer.ip());
+        let relays = self.endpoint.with(|node, _| node.relays());
+        // What goes through a node of our choice, the peer cannot have invented.
+        let through_ours = relays.iter().any(|relay| relay.relay_address == asked.from);
+        let verified = through_ours && theirs.remote_token == Some(token);
+        if asked.socket == self.puncher.socket.id {
+            self.puncher.sampled(vec![Seen { own: asked.to, by: asked.from }]);
+        }
+        if theirs.round >= self.round {
+            self.round = theirs.round;
+            self.puncher.remote.update(
+                theirs.firewall,
+                theirs.punching,
+                &theirs.addresses,
+                verified.then_some(*peer.ip()),
+            );
+        }
+        let ours = self.puncher.addresses();
+        if self.puncher.firewall() == Firewall::Consistent
+            && theirs.remote_address.is_some_and(|at| ours.contains(&at))
         {
-            self.task = Some(tokio::spawn(async move {
-                if let Ok(runtime) = UdxRuntime::new() {
-                    puncher.punch(&SocketPool::new("0.0.0.0".into()), &runtime).await;
-                }
-            }));
+            // It has opened its router for us: we may be through at once.
+            self.puncher.socket.knock(peer);
         }
-        let firewall = server.node.handle.firewalled().await.unwrap_or(FIREWALL_UNKNOWN);
-        let ours = HolepunchPayload {
-            error: ERROR_NONE,
-            firewall,
-            round: theirs.round,
+        let punching = match theirs.punching {
+            true => self.puncher.punch(false),
+            false => Ok(()),
+        };
+        let error = match punching {
+            Ok(()) => fault::NONE,
+            Err(Hopeless::Busy) => fault::TRY_LATER,
+            Err(_) => fault::ABORTED,
+        };
+        let answer = Round {
+            error,
+            firewall: self.puncher.firewall(),
+            round: self.round,
             connected: false,
-            punching: theirs.punching,
-            addresses: Some(self.addresses.clone()),
-            remote_address: Some(peer.clone()),
-            token: Some(payload.token(&peer.host)),
+            punching: theirs.punching && error == fault::NONE,
+            addresses: ours,
+            remote_address: None,
+            token: through_ours.then_some(token),
             remote_token: theirs.token,
         };
-        let Ok(encrypted) = payload.encrypt(&ours) else { return };
-        let through = matches!(message.mode, MODE_FROM_RELAY | MODE_FROM_SECOND_RELAY);
-        let answer = HolepunchMessage {
-            mode: if through { MODE_FROM_SERVER } else { MODE_REPLY },
-            id: message.id,
-            payload: encrypted,
-            peer_address: Some(peer),
-        };
-        let _ = reply.send(encode_holepunch_msg_to_bytes(&answer).ok());
-    }
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use peeroxide_dht::hyperdht::{HyperDhtConfig, KeyPair};
-
-    use super::*;
-
-    async fn node() -> (Node, mpsc::UnboundedReceiver<ServerEvent>) {
-        let mut config = HyperDhtConfig::default();
-        config.dht.host = "127.0.0.1".into();
-        let (handle, events, _task) = crate::swarm::hyperdht::start(config).await.unwrap();
-        (Node { handle, keys: KeyPair::generate(), relays: Arc::default() }, events)
-    }
-
-    /// The handshake of a peer that will not come.
-    fn handshake(node: &Node) -> (ServerEvent, oneshot::Receiver<Option<Vec<u8>>>) {
-        let keys = KeyPair::generate();
-        let keys = Keypair { public_key: keys.public_key, secret_key: keys.secret_key };
-        let mut noise = NoiseWrap::new_initiator(keys, node.keys.public_key);
-        let hello = NoisePayload {
-            version: 1,
-            error: ERROR_NONE,
-            firewall: FIREWALL_UNKNOWN,
-            holepunch: None,
-            addresses4: Vec::new(),
-            addresses6: Vec::new(),
-            udx: Some(UdxInfo { version: 1, reusable_socket: true, id: 7, seq: 0 }),
-            secret_stream: Some(SecretStreamInfo { version: 1 }),
-            relay_through: None,
-            relay_addresses: None,
-        };
-        let msg = HandshakeMessage {
-            mode: MODE_FROM_RELAY,
-            noise: noise.send(&hello).unwrap(),
-            peer_address: None,
-            relay_address: None,
-        };
-        let (reply_tx, answer) = oneshot::channel();
-        let from = Ipv4Peer { host: "127.0.0.1".into(), port: 9 };
-        let peer_address = Some(from.clone());
-        (ServerEvent::PeerHandshake { msg, from, peer_address, target: None, reply_tx }, answer)
-    }
-
-    #[tokio::test]
-    async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
-        let (node, _) = node().await;
-        let (events, receiver) = mpsc::unbounded_channel();
-        let (arrivals, _arrived) = mpsc::channel(1);
-        let serving = tokio::spawn(serve(node.clone(), receiver, arrivals));
-        let (mut rubbish, answer) = handshake(&node);
-        if let ServerEvent::PeerHandshake { msg, .. } = &mut rubbish {
-            msg.noise.truncate(40);
+        if let Ok(payload) = self.sealed.seal(&answer) {
+            let socket = self.puncher.socket.id;
+            self.endpoint.with(|node, _| node.answer_holepunch(asked, socket, payload));
         }
-        events.send(rubbish).unwrap();
-        assert!(answer.await.is_err(), "not answered");
-        for n in 0..=MAX_HANDSHAKES {
-            let (event, answer) = handshake(&node);
-            events.send(event).unwrap();
-            let answered = matches!(answer.await, Ok(Some(_)));
-            assert_eq!(answered, n < MAX_HANDSHAKES, "{n}");
-        }
-        serving.abort();
+        let random = [self.puncher.firewall(), self.puncher.remote.firewall];
+        answer.punching && random.contains(&Firewall::Random)
     }
 }

@@ -1,0 +1,139 @@
+//! An encrypted connection to a peer: messages on a datagram stream.
+//!
+//! Not here: how the stream came about (`connect.rs`, `server.rs`), and what the messages say.
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+
+use super::endpoint::Endpoint;
+use super::line::{Line, Lost};
+use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
+
+/// An empty message is sent when nothing else was for so long: routers forget, and a remote that is
+/// gone is found out only by what it does not acknowledge.
+pub const ALIVE_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionError {
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error(transparent)]
+    Broken(#[from] StreamError),
+    #[error("a message of {0} bytes is longer than can be sent")]
+    TooLong(usize),
+}
+
+/// See the module's description. What is dropped ends when its last bytes have arrived.
+pub struct Connection {
+    pub reader: Reader,
+    pub writer: Writer,
+    pub address: SocketAddrV4,
+}
+
+pub struct Reader {
+    line: Arc<Line>,
+    unsealer: Unsealer,
+    pieces: Vec<Bytes>,
+}
+
+pub struct Writer {
+    line: Arc<Line>,
+    sealer: Sealer,
+    waiting: VecDeque<Bytes>,
+    /// Its tasks carry the stream.
+    _endpoint: Arc<Endpoint>,
+}
+
+impl Connection {
+    /// On a line that is connected. Messages of the remote may have `longest` bytes.
+    pub fn new(
+        endpoint: Arc<Endpoint>,
+        line: Arc<Line>,
+        secrets: &Secrets,
+        address: SocketAddrV4,
+        longest: usize,
+    ) -> Self {
+        let (sealer, unsealer, header) = begin(secrets, longest);
+        let reader = Reader { line: Arc::clone(&line), unsealer, pieces: Vec::new() };
+        let waiting = VecDeque::from([header]);
+        let writer = Writer { line, sealer, waiting, _endpoint: endpoint };
+        Self { reader, writer, address }
+    }
+}
+
+impl Reader {
+    /// The next message; `None` once the remote has ended. Giving it up loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
+        loop {
+            if let Some(message) = self.unsealer.next_message()? {
+                return Ok(Some(message));
+            }
+            self.line.read(&mut self.pieces).await?;
+            if self.pieces.is_empty() {
+                return Ok(None);
+            }
+            for piece in self.pieces.drain(..) {
+                self.unsealer.receive(&piece);
+            }
+        }
+    }
+
+    /// Whether the remote has shown that it is whom the handshake was with.
+    pub fn has_begun(&self) -> bool {
+        self.unsealer.has_begun()
+    }
+}
+
+impl Writer {
+    /// Puts a message behind those that wait.
+    ///
+    /// # Errors
+    /// When it is too long to be sent at all.
+    pub fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
+        let sealed = self.sealer.seal(message).ok_or(ConnectionError::TooLong(message.len()))?;
+        self.waiting.push_back(sealed);
+        Ok(())
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Ends the connection at once: what waits is lost.
+    pub fn destroy(&self) {
+        self.line.destroy();
+    }
+
+    /// Bytes that the stream has not taken yet.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.iter().map(Bytes::len).sum()
+    }
+
+    #[cfg(test)]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self._endpoint
+    }
+
+    /// Writes what waits. Giving it up loses nothing.
+    pub async fn flush(&mut self) -> Result<(), ConnectionError> {
+        while let Some(first) = self.waiting.front_mut() {
+            let count = self.line.write(first).await?;
+            first.advance(count);
+            if first.is_empty() {
+                self.waiting.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.line.leave();
+    }
+}

@@ -1,0 +1,336 @@
+//! Holes through routers: a socket for one peer, what kind of router it is behind, and the knocking by
+//! which both sides open theirs.
+//!
+//! A router lets in answers to what went out. So both sides send to each other until a packet of one
+//! meets the way that a packet of the other has opened. Where one side's router uses another port for
+//! everybody, that side opens many sockets and the other one tries many ports: after half a minute
+//! two of them have met, but for one case in a thousand.
+//!
+//! Not here: what the two sides tell each other before (`connect.rs`, `server.rs`).
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::endpoint::{Closing, Endpoint, OpenSocket};
+use super::socket::{Knock, Socket};
+use crate::hyperdht::message::Command;
+use crate::hyperdht::payload::Firewall;
+use crate::hyperdht::{Ask, Reach, Samples, SocketId};
+
+/// Nodes asked how they see a socket.
+const SAMPLES: usize = 4;
+/// Others are asked instead of those that do not answer.
+const SAMPLE_ROUNDS: usize = 2;
+/// Knocks that may wait to be heard.
+const KNOCKS: usize = 64;
+/// Between two knocks where both routers keep their ports, and how many there are.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: u32 = 10;
+/// An address that nobody has vouched for is tried so much more rarely.
+const UNVERIFIED_EVERY: u32 = 4;
+/// Addresses of a peer that are tried.
+const MAX_REMOTE: usize = 8;
+/// Sockets that meet the other side's tries where our router changes its ports.
+pub const BIRTHDAY_SOCKETS: usize = 256;
+/// Between two tries then, and how many there are.
+const RANDOM_PAUSE: Duration = Duration::from_millis(20);
+const RANDOM_TRIES: usize = 1750;
+/// Ports below are not tried.
+const LOWEST_PORT: u16 = 1000;
+
+/// What is known of the other side.
+#[derive(Debug, Default)]
+pub struct Remote {
+    pub firewall: Firewall,
+    addresses: Vec<(SocketAddrV4, bool)>,
+    pub punching: bool,
+}
+
+impl Remote {
+    /// The other side's last word. `verified` has been shown to be its host.
+    pub fn update(
+        &mut self,
+        firewall: Firewall,
+        punching: bool,
+        addresses: &[SocketAddrV4],
+        verified: Option<Ipv4Addr>,
+    ) {
+        let known = |ip: &Ipv4Addr| self.addresses.iter().any(|(at, good)| *good && at.ip() == ip);
+        let all = addresses.iter().take(MAX_REMOTE);
+        let judged = all.map(|at| (*at, verified == Some(*at.ip()) || known(at.ip())));
+        self.addresses = judged.collect();
+        (self.firewall, self.punching) = (firewall, punching);
+    }
+
+    fn verified(&self) -> Option<SocketAddrV4> {
+        self.addresses.iter().find(|(_, good)| *good).map(|(at, _)| *at)
+    }
+}
+
+/// The sockets of one hole; usually one.
+type Sockets = Arc<Mutex<Vec<OpenSocket>>>;
+
+/// See the module's description. Dropping it ends the knocking and closes the sockets.
+pub struct Puncher {
+    endpoint: Arc<Endpoint>,
+    pub socket: Arc<Socket>,
+    sockets: Sockets,
+    samples: Samples,
+    /// What a node said last of where we are.
+    seen_as: Option<SocketAddrV4>,
+    pub remote: Remote,
+    knocks: mpsc::Receiver<Knock>,
+    /// For further sockets.
+    sender: mpsc::Sender<Knock>,
+    knocking: Option<JoinHandle<()>>,
+    /// Held while ports are tried.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Puncher {
+    fn drop(&mut self) {
+        if let Some(knocking) = &self.knocking {
+            knocking.abort();
+        }
+    }
+}
+
+/// Why no hole can be punched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Hopeless {
+    #[error("both routers use another port for everybody")]
+    BothRandom,
+    #[error("the other side has shown no address that is its own")]
+    NoAddress,
+    #[error("other holes are being punched")]
+    Busy,
+}
+
+impl Puncher {
+    pub async fn new(endpoint: Arc<Endpoint>) -> std::io::Result<Self> {
+        let (sender, knocks) = mpsc::channel(KNOCKS);
+        let open = endpoint.open_socket(sender.clone()).await?;
+        let socket = Arc::clone(&open.socket);
+        Ok(Self {
+            endpoint,
+            socket,
+            sockets: Arc::new(Mutex::new(vec![open])),
+            samples: Samples::default(),
+            seen_as: None,
+            remote: Remote::default(),
+            knocks,
+            sender,
+            knocking: None,
+            _turn: None,
+        })
+    }
+
+    /// What others see of our socket; to be given to [`Puncher::sampled`].
+    pub fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
+        sample(Arc::clone(&self.endpoint), self.socket.id)
+    }
+
+    pub fn sampled(&mut self, seen: Vec<Seen>) {
+        for Seen { own, by } in seen {
+            self.samples.add(by, own);
+            self.seen_as = Some(own);
+        }
+    }
+
+    /// What we are behind. Where there are too few nodes to tell, the best that is possible.
+    pub fn firewall(&self) -> Firewall {
+        match self.samples.reach() {
+            Reach::Random => Firewall::Random,
+            // Who is open needs no hole.
+            Reach::Open(_) | Reach::Consistent(_) => Firewall::Consistent,
+            Reach::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
+            Reach::Unknown if self.seen_as.is_some() => Firewall::Random,
+            Reach::Unknown => Firewall::Unknown,
+        }
+    }
+
+    /// Where the other side is to send to; of a router that changes its ports only the host counts.
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        let host = || self.seen_as.map(|seen_as| SocketAddrV4::new(*seen_as.ip(), 0));
+        self.samples.agreed().or_else(host).into_iter().collect()
+    }
+
+    /// The next knock at one of our sockets.
+    pub async fn knocked(&mut self) -> (Arc<Socket>, SocketAddrV4) {
+        loop {
+            // It cannot end: we hold a sender ourselves.
+            let Some(knock) = self.knocks.recv().await else { return std::future::pending().await };
+            let sockets = lock(&self.sockets);
+            if let Some(open) = sockets.iter().find(|open| open.socket.id == knock.at) {
+                return (Arc::clone(&open.socket), knock.from);
+            }
+        }
+    }
+
+    /// The socket stays when the rest of the hole is closed.
+    pub fn take(&self, id: SocketId) -> Option<Closing> {
+        let mut sockets = lock(&self.sockets);
+        let at = sockets.iter().position(|open| open.socket.id == id)?;
+        Some(sockets.swap_remove(at).closing)
+    }
+
+    /// Starts to knock, once. `first` is whether we begin at once: of the two, who was asked waits,
+    /// since it has just answered.
+    ///
+    /// # Errors
+    /// When it would lead to nothing.
+    pub fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
+        if self.knocking.is_some() {
+            return Ok(());
+        }
+        let coerce = |firewall| match firewall {
+            Firewall::Open | Firewall::Unknown => Firewall::Consistent,
+            firewall => firewall,
+        };
+        let (ours, theirs) = (coerce(self.firewall()), coerce(self.remote.firewall));
+        let knocking = match (ours, theirs) {
+            (Firewall::Random, Firewall::Random) => return Err(Hopeless::BothRandom),
+            (Firewall::Consistent, Firewall::Consistent) => {
+                let addresses = self.remote.addresses.clone();
+                if addresses.is_empty() {
+                    return Err(Hopeless::NoAddress);
+                }
+                tokio::spawn(knock(Arc::clone(&self.socket), addresses, first))
+            }
+            _ => {
+                let to = self.remote.verified().ok_or(Hopeless::NoAddress)?;
+                self._turn = Some(self.endpoint.turn().ok_or(Hopeless::Busy)?);
+                if theirs == Firewall::Random {
+                    tokio::spawn(try_ports(Arc::clone(&self.socket), *to.ip()))
+                } else {
+                    let (endpoint, sender) = (Arc::clone(&self.endpoint), self.sender.clone());
+                    tokio::spawn(open_many(endpoint, sender, Arc::clone(&self.sockets), to))
+                }
+            }
+        };
+        self.knocking = Some(knocking);
+        Ok(())
+    }
+}
+
+fn lock(sockets: &Sockets) -> MutexGuard<'_, Vec<OpenSocket>> {
+    // Nothing panics while holding it.
+    sockets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a node sees a socket of ours.
+pub struct Seen {
+    pub own: SocketAddrV4,
+    pub by: SocketAddrV4,
+}
+
+async fn sample(endpoint: Arc<Endpoint>, socket: SocketId) -> Vec<Seen> {
+    let mut nodes = endpoint.with(|node, _| node.recent_nodes(SAMPLES * SAMPLE_ROUNDS));
+    let mut seen = Vec::new();
+    for _ in 0..SAMPLE_ROUNDS {
+        let missing = SAMPLES - seen.len();
+        let mut pings = JoinSet::new();
+        for to in nodes.drain(..missing.min(nodes.len())) {
+            let endpoint = Arc::clone(&endpoint);
+            pings.spawn(async move {
+                let ping =
+                    Ask { socket: Some(socket), again: false, ..Ask::new(to, Command::Ping) };
+                endpoint.request(ping).await
+            });
+        }
+        while let Some(answered) = pings.join_next().await {
+            if let Ok(Some(answer)) = answered {
+                seen.push(Seen { own: answer.to, by: answer.from });
+            }
+        }
+        if seen.len() >= SAMPLES {
+            break;
+        }
+    }
+    seen
+}
+
+/// Both routers keep their ports.
+async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first: bool) {
+    if !first {
+        tokio::time::sleep(PAUSE).await;
+    }
+    for n in 1..=TRIES {
+        for (to, verified) in &addresses {
+            if *verified || n % UNVERIFIED_EVERY == 0 || n == 1 {
+                socket.knock(*to);
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The other side has opened many sockets: which ports they have nobody knows.
+async fn try_ports(socket: Arc<Socket>, ip: Ipv4Addr) {
+    for _ in 0..RANDOM_TRIES {
+        socket.knock(SocketAddrV4::new(ip, fastrand::u16(LOWEST_PORT..)));
+        tokio::time::sleep(RANDOM_PAUSE).await;
+    }
+}
+
+/// Opens many sockets towards the other side, and keeps them open.
+async fn open_many(
+    endpoint: Arc<Endpoint>,
+    sender: mpsc::Sender<Knock>,
+    sockets: Sockets,
+    to: SocketAddrV4,
+) {
+    while lock(&sockets).len() < BIRTHDAY_SOCKETS {
+        let Ok(open) = endpoint.open_socket(sender.clone()).await else { break };
+        open.socket.open_for(to);
+        lock(&sockets).push(open);
+    }
+    for n in 0..RANDOM_TRIES {
+        let socket = {
+            let all = lock(&sockets);
+            all.get(n % all.len().max(1)).map(|open| Arc::clone(&open.socket))
+        };
+        let Some(socket) = socket else { return };
+        // The first round is to open our router and not to make the other one suspicious.
+        if n < BIRTHDAY_SOCKETS {
+            socket.open_for(to)
+        } else {
+            socket.knock(to)
+        }
+        tokio::time::sleep(RANDOM_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(last: u8, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), port)
+    }
+
+    #[test]
+    fn who_was_verified_once_stays_so_while_it_is_named() {
+        let mut remote = Remote::default();
+        remote.update(Firewall::Consistent, false, &[at(1, 1), at(2, 2)], None);
+        assert_eq!(remote.verified(), None);
+        remote.update(Firewall::Consistent, false, &[at(1, 1), at(2, 2)], Some(*at(2, 0).ip()));
+        assert_eq!(remote.verified(), Some(at(2, 2)));
+        remote.update(Firewall::Random, true, &[at(2, 9)], None);
+        assert_eq!(remote.verified(), Some(at(2, 9)));
+        remote.update(Firewall::Random, true, &[at(1, 1)], None);
+        assert_eq!(remote.verified(), None);
+    }
+
+    #[test]
+    fn so_many_addresses_are_tried() {
+        let mut remote = Remote::default();
+        let all: Vec<_> = (0..=MAX_REMOTE as u8).map(|n| at(n, 1)).collect();
+        remote.update(Firewall::Consistent, true, &all, None);
+        assert_eq!(remote.addresses.len(), MAX_REMOTE);
+    }
+}

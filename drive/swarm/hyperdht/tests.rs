@@ -1,0 +1,254 @@
+//! Connections between endpoints on this machine, without a network of nodes; that is
+//! `tests/hyperdht.rs`'s affair.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::UdpSocket;
+
+use super::endpoint::{MAX_HELD, MAX_LINES, NewLine};
+use super::line::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
+use super::server::MAX_HANDSHAKES;
+use super::*;
+use crate::hyperdht::announcement::{handshake_namespace, target_of};
+use crate::hyperdht::message::{Command, Packet, Request};
+use crate::hyperdht::payload::{Handshake as HandshakeValue, Mode, NoisePayload};
+use crate::secret_stream::{Handshake, Secrets};
+use crate::udx::{Failure, SILENCE};
+
+const HERE: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+
+async fn endpoint() -> Arc<Endpoint> {
+    let settings = Settings { ip: HERE, port: 0, stays_at: None };
+    Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap().0
+}
+
+fn secrets(initiator: bool) -> Secrets {
+    let (transmit, receive) = if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) };
+    Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+}
+
+fn connection(
+    endpoint: &Arc<Endpoint>,
+    line: NewLine,
+    to: SocketAddrV4,
+    first: bool,
+) -> Connection {
+    let socket = endpoint.server_socket().unwrap();
+    let line = line.connect(&socket, to);
+    Connection::new(Arc::clone(endpoint), line, &secrets(first), to, LONGEST_MESSAGE)
+}
+
+fn address(endpoint: &Endpoint) -> SocketAddrV4 {
+    SocketAddrV4::new(HERE, endpoint.server_socket().unwrap().port())
+}
+
+/// Both ends of a connection.
+pub async fn pair() -> (Connection, Connection) {
+    let (a, b) = (endpoint().await, endpoint().await);
+    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
+    line_a.remote_is(line_b.local_id);
+    line_b.remote_is(line_a.local_id);
+    let (at_a, at_b) = (address(&a), address(&b));
+    (connection(&a, line_a, at_b, true), connection(&b, line_b, at_a, false))
+}
+
+/// One end of a connection, and an endpoint that does not know of it.
+pub async fn half() -> (Connection, Arc<Endpoint>) {
+    let (a, b) = (endpoint().await, endpoint().await);
+    let line = a.new_line().unwrap();
+    line.remote_is(7);
+    (connection(&a, line, address(&b), true), b)
+}
+
+#[tokio::test]
+async fn messages_arrive_both_ways_and_last_words_too() {
+    let (mut a, mut b) = pair().await;
+    let large = vec![5; LONGEST_MESSAGE];
+    for message in [&b"first"[..], b"", &large] {
+        a.writer.queue(message).unwrap();
+    }
+    let (sent, received) = tokio::join!(a.writer.flush(), async {
+        assert_eq!(b.reader.next().await.unwrap().unwrap(), b"first"[..]);
+        b.reader.next().await.unwrap().unwrap()
+    });
+    sent.unwrap();
+    assert_eq!(received, large);
+    b.writer.queue(b"goodbye").unwrap();
+    b.writer.flush().await.unwrap();
+    drop(b);
+    assert_eq!(a.reader.next().await.unwrap().unwrap(), b"goodbye"[..]);
+    assert_eq!(a.reader.next().await, Ok(None));
+}
+
+/// Who does not read is sent no more than there is room for, and goes on when it reads.
+#[tokio::test]
+async fn who_does_not_read_is_waited_for() {
+    let (mut a, mut b) = pair().await;
+    let message = vec![5; LONGEST_MESSAGE];
+    let count = (crate::udx::WINDOW + crate::udx::SEND_BUFFER) / message.len() + 2;
+    (0..count).for_each(|_| a.writer.queue(&message).unwrap());
+    let flushed = timeout(Duration::from_millis(500), a.writer.flush()).await;
+    assert!(flushed.is_err(), "there is no room for all of it");
+    let (sent, ()) = tokio::join!(a.writer.flush(), async {
+        for _ in 0..count {
+            assert_eq!(b.reader.next().await.unwrap().unwrap(), message);
+        }
+    });
+    sent.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_ends_the_connection() {
+    let (mut a, mut b) = pair().await;
+    a.writer.queue(&vec![5; LONGEST_MESSAGE + 1]).unwrap();
+    let (_, received) = tokio::join!(timeout(Duration::from_secs(5), a.writer.flush()), async {
+        let received = b.reader.next().await;
+        drop(b);
+        received
+    });
+    assert!(received.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_remote_that_is_silent_is_given_up_and_forgotten() {
+    let (mut a, _silent) = half().await;
+    let started = tokio::time::Instant::now();
+    a.writer.queue(b"anybody there?").unwrap();
+    a.writer.flush().await.unwrap();
+    let error = a.reader.next().await.unwrap_err();
+    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    assert!(started.elapsed() <= SILENCE * 2, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn so_many_streams_at_once_and_their_places_are_given_back() {
+    let endpoint = endpoint().await;
+    let mut lines: Vec<_> = (0..MAX_LINES).map(|_| endpoint.new_line().unwrap()).collect();
+    assert!(endpoint.new_line().is_none());
+    lines.pop();
+    assert!(endpoint.new_line().is_some());
+}
+
+/// What all of them may keep unacknowledged does not grow with their number.
+#[tokio::test]
+async fn streams_share_what_may_wait_to_be_acknowledged() {
+    let (mut a, silent) = half().await;
+    let others: Vec<_> = (0..MAX_LINES - 1).map(|_| a.writer.endpoint().new_line()).collect();
+    const { assert!(MAX_UNACKNOWLEDGED / MAX_LINES <= SMALLEST_SHARE) };
+    let mut written = 0;
+    a.writer.queue(&vec![5; LONGEST_MESSAGE]).unwrap();
+    let before = a.writer.waiting();
+    let _ = timeout(Duration::from_millis(200), a.writer.flush()).await;
+    written += before - a.writer.waiting();
+    assert!(written <= SMALLEST_SHARE, "{written}");
+    drop((others, silent));
+}
+
+/// Holds packets of streams before which some lack: all together no more than is said.
+#[tokio::test]
+async fn all_streams_together_keep_so_much_that_cannot_be_read() {
+    let endpoint = endpoint().await;
+    let remote = UdpSocket::bind((HERE, 0)).await.unwrap();
+    let from = SocketAddrV4::new(HERE, remote.local_addr().unwrap().port());
+    let streams = MAX_HELD / crate::udx::WINDOW + 2;
+    let connections: Vec<_> = (0..streams)
+        .map(|_| {
+            let line = endpoint.new_line().unwrap();
+            line.remote_is(7);
+            let id = line.local_id;
+            (id, connection(&endpoint, line, from, true))
+        })
+        .collect();
+    let mut most = 0;
+    let to = address(&endpoint);
+    // The first packet of each stream never comes.
+    for sequence in 1..u32::MAX {
+        for (id, _) in &connections {
+            let mut packet = vec![0xff, 1, 1, 0];
+            for number in [*id, 1 << 20, sequence, 0] {
+                packet.extend_from_slice(&number.to_le_bytes());
+            }
+            packet.resize(1200, 5);
+            remote.send_to(&packet, to).await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        let (held, lines) = endpoint.held();
+        most = most.max(held);
+        if lines < streams {
+            break;
+        }
+    }
+    assert!(most > MAX_HELD / 2 && most <= MAX_HELD + crate::udx::WINDOW, "{most}");
+}
+
+/// A node of the network that passes handshakes on to an endpoint.
+struct Relay {
+    socket: UdpSocket,
+    to: SocketAddrV4,
+    key: PublicKey,
+}
+
+impl Relay {
+    async fn before(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.with(|node, now| node.serve(now));
+        let socket = UdpSocket::bind((HERE, 0)).await.unwrap();
+        Self { socket, to: address(endpoint), key: endpoint.keys.public_key() }
+    }
+
+    /// The handshake of a peer that will not come.
+    fn handshake(&self) -> Bytes {
+        let keys = KeyPair::from_seed(&random_bytes().unwrap());
+        let mut noise =
+            Handshake::initiator(&keys, &handshake_namespace(), self.key.as_bytes()).unwrap();
+        let payload = NoisePayload {
+            udx: Some(udx_info(7)),
+            secret_stream: Some(1),
+            ..NoisePayload::default()
+        };
+        noise.write(&payload.encode()).unwrap()
+    }
+
+    /// Passes one on; the answer, if there is one soon.
+    async fn pass_on(&self, noise: Bytes) -> Option<Bytes> {
+        let peer_address = Some(SocketAddrV4::new([192, 0, 2, 1].into(), 9));
+        let value =
+            HandshakeValue { mode: Mode::FromRelay, noise, peer_address, relay_address: None };
+        let mut request = Request::new(self.to, Command::Handshake);
+        request.target = Some(target_of(&self.key));
+        request.value = Some(value.encode());
+        self.socket.send_to(&request.encode(), self.to).await.unwrap();
+        let mut buffer = [0; 2048];
+        loop {
+            let received = timeout(Duration::from_millis(500), self.socket.recv(&mut buffer)).await;
+            let length = received.ok()?.unwrap();
+            // The endpoint asks things of its own, too.
+            if let Some(Packet::Request(answer)) = Packet::decode(&buffer[..length])
+                && answer.command == Command::Handshake
+            {
+                return Some(HandshakeValue::decode(answer.value?).unwrap().noise);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
+    let settings = Settings { ip: HERE, port: 0, stays_at: None };
+    let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
+    let (arrivals, _arrived) = tokio::sync::mpsc::channel(1);
+    let serving = tokio::spawn(serve(Arc::clone(&endpoint), events, arrivals));
+    let relay = Relay::before(&endpoint).await;
+    let rubbish = relay.handshake().slice(..40);
+    assert_eq!(relay.pass_on(rubbish).await, None);
+    let first = relay.handshake();
+    let answer = relay.pass_on(first.clone()).await.unwrap();
+    // The same one, come through another node: the same answer, and no place.
+    assert_eq!(relay.pass_on(first).await, Some(answer));
+    for n in 1..=MAX_HANDSHAKES {
+        let answered = relay.pass_on(relay.handshake()).await.is_some();
+        assert_eq!(answered, n < MAX_HANDSHAKES, "{n}");
+    }
+    serving.abort();
+}

@@ -1,0 +1,36 @@
+//! What a HyperDHT peer says in its handshake, and the bytes of its encrypted stream after it.
+#![no_main]
+
+use drive::crypto::KeyPair;
+use drive::secret_stream::{Handshake, Secrets, begin};
+use libfuzzer_sys::fuzz_target;
+
+/// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
+const LONGEST: usize = 1000;
+
+fuzz_target!(|input: &[u8]| {
+    let keys = KeyPair::from_seed(&[2; 32]);
+    let prologue = drive::secret_stream::namespace("hyperswarm/dht", 0);
+    let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
+    if handshake.read(input).is_ok() {
+        assert!(handshake.remote().is_some());
+        handshake.write(b"").expect("an answer");
+        handshake.finish().expect("keys");
+    }
+    // With the keys of the recording, so that what is mutated of it gets somewhere.
+    let array = |from: usize| std::array::from_fn(|n| input.get(from + n).copied().unwrap_or(0));
+    let secrets = Secrets {
+        initiator: false,
+        transmit: [1; 32],
+        receive: array(0),
+        hash: std::array::from_fn(|n| input.get(32 + n).copied().unwrap_or(0)),
+        remote: [0; 32],
+    };
+    let (_, mut unsealer, _) = begin(&secrets, LONGEST);
+    for piece in input.get(96..).unwrap_or_default().chunks(700) {
+        unsealer.receive(piece);
+        while let Ok(Some(message)) = unsealer.next_message() {
+            assert!(!message.is_empty() && message.len() <= LONGEST);
+        }
+    }
+});
