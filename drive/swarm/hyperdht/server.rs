@@ -22,6 +22,7 @@ use crate::hyperdht::payload::{
     Firewall, HolepunchInfo, Malformed, NoisePayload, Round, UdxInfo, fault,
 };
 use crate::hyperdht::{Asked, Reach, SocketId};
+use crate::kademlia::may_name;
 use crate::secret_stream::{Handshake, Secrets};
 
 /// Handshakes under way at once; others are not answered.
@@ -121,6 +122,9 @@ pub async fn serve(
     while let Some(event) = events.recv().await {
         while answering.try_join_next().is_some() {}
         match event {
+            // Who passes something on says for whom, and must not make us send to our neighbours.
+            ServerEvent::Handshake(Asked { from, peer: Some(peer), .. })
+                if !may_name(*from.ip(), *peer.ip()) => {}
             ServerEvent::Handshake(asked) => {
                 let hash = blake2b(&[&asked.message]);
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };

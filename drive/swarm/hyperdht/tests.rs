@@ -212,7 +212,12 @@ impl Relay {
 
     /// Passes one on; the answer, if there is one soon.
     async fn pass_on(&self, noise: Bytes) -> Option<Bytes> {
-        let peer_address = Some(SocketAddrV4::new([192, 0, 2, 1].into(), 9));
+        self.pass_on_for([192, 0, 2, 1], noise).await
+    }
+
+    /// The same, for a peer that is said to be there.
+    async fn pass_on_for(&self, peer: [u8; 4], noise: Bytes) -> Option<Bytes> {
+        let peer_address = Some(SocketAddrV4::new(peer.into(), 9));
         let value =
             HandshakeValue { mode: Mode::FromRelay, noise, peer_address, relay_address: None };
         let mut request = Request::new(self.to, Command::Handshake);
@@ -242,6 +247,7 @@ async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
     let relay = Relay::before(&endpoint).await;
     let rubbish = relay.handshake().slice(..40);
     assert_eq!(relay.pass_on(rubbish).await, None);
+    assert_eq!(relay.pass_on_for([224, 0, 0, 1], relay.handshake()).await, None);
     let first = relay.handshake();
     let answer = relay.pass_on(first.clone()).await.unwrap();
     // The same one, come through another node: the same answer, and no place.
