@@ -94,7 +94,7 @@ async fn find(
         let mut running = Running::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
         let ended = running.find(swarm, around).await;
         link.set(None);
-        // The old one's announcements lead nowhere, and nobody there can hear that.
+        running.endpoint.retire();
         if ended == Ended::Closed {
             return;
         }

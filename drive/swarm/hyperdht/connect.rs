@@ -27,7 +27,7 @@ use crate::hyperdht::payload::{
     Round, fault,
 };
 use crate::hyperdht::{Answer, Ask, Event, Reach};
-use crate::kademlia::Id;
+use crate::kademlia::{Id, may_name};
 use crate::secret_stream::{Handshake, HandshakeError, Secrets};
 
 /// Nodes that are asked at the same time to pass the handshake on.
@@ -251,8 +251,10 @@ async fn find_way(
         return Ok((Arc::clone(&shaken.socket), *server));
     }
     if theirs.firewall == Firewall::Open || hole.is_none() {
-        let public = |at: &&SocketAddrV4| !is_near(*at.ip()) && at.port() != 0;
-        let to = theirs.addresses4.iter().find(public).unwrap_or(server);
+        // What a node far away has let through is no address next door.
+        let known = |at: &&SocketAddrV4| may_name(*node.ip(), *at.ip()) && at.port() != 0;
+        let mut open = theirs.addresses4.iter().filter(|_| theirs.firewall == Firewall::Open);
+        let to = open.find(known).unwrap_or(server);
         return Ok((Arc::clone(&shaken.socket), *to));
     }
     if matches!(endpoint.with(|node, _| node.reach()), Reach::Open(_)) {
@@ -422,9 +424,4 @@ struct Heard {
     /// Where the server has answered from, as the node sees it.
     at: SocketAddrV4,
     round: Round,
-}
-
-/// Whether an address means nothing to who is far away.
-fn is_near(ip: std::net::Ipv4Addr) -> bool {
-    !crate::kademlia::may_name(std::net::Ipv4Addr::new(8, 8, 8, 8), ip)
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -56,6 +56,8 @@ pub struct Endpoint {
     turns: Arc<Semaphore>,
     /// The node has an earlier appointment than was thought.
     earlier: Arc<Notify>,
+    /// Another one has taken its place: only streams are still served.
+    retired: AtomicBool,
 }
 
 /// Who waits for what of the node.
@@ -160,6 +162,7 @@ impl Endpoint {
             asked: sender,
             turns: Arc::new(Semaphore::new(1)),
             earlier: Arc::clone(&earlier),
+            retired: AtomicBool::new(false),
         });
         endpoint.serve(server);
         client.into_iter().for_each(|client| endpoint.serve(client));
@@ -198,8 +201,11 @@ impl Endpoint {
         {
             let mut node = self.node();
             let sockets = self.sockets();
+            let retired = self.retired.load(Ordering::Relaxed);
             while let Some(packet) = node.next_packet() {
-                let Some((socket, _)) = sockets.get(&packet.socket) else { continue };
+                let Some((socket, _)) = sockets.get(&packet.socket).filter(|_| !retired) else {
+                    continue;
+                };
                 // What the system does not take now is lost, as on any network.
                 if let Err(error) = socket.try_send(&packet.bytes, packet.to) {
                     log::debug!("HyperDHT packet to {}: {error}", packet.to);
@@ -320,6 +326,12 @@ impl Endpoint {
     /// A stream is over.
     pub fn forget(&self, id: u32) {
         self.lines().remove(&id);
+    }
+
+    /// The node says nothing any more: another endpoint with the same keys takes its place, and what
+    /// this one announced, too. Streams go on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Ends the stream that keeps most, if all together keep too much.
