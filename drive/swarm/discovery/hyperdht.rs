@@ -101,17 +101,19 @@ async fn find(
     }
 }
 
-/// Addresses of bootstrap nodes, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`.
-async fn resolve(names: Vec<String>) -> Vec<SocketAddrV4> {
+/// Addresses of bootstrap nodes, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`. Where an
+/// address is known the name is looked up only if `again` says that it has led nowhere.
+async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
     let mut all = Vec::new();
     for name in names {
         let (known, name) = match name.split_once('@') {
-            Some((address, host)) => (Some(address), host),
+            Some((address, host)) => (address.parse::<Ipv4Addr>().ok(), host),
             None => (None, name.as_str()),
         };
         let port = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        if let (Some(Ok(ip)), Some(port)) = (known.map(str::parse::<Ipv4Addr>), port) {
-            all.push(SocketAddrV4::new(ip, port));
+        let known = known.zip(port).map(|(ip, port)| SocketAddrV4::new(ip, port));
+        all.extend(known);
+        if known.is_some() && !again {
             continue;
         }
         let ipv4 = |address| match address {
@@ -214,7 +216,7 @@ impl Running {
             arrivals,
             answering,
             bootstrap: bootstrap.to_vec(),
-            resolving: Some(tokio::spawn(resolve(bootstrap.to_vec()))),
+            resolving: Some(tokio::spawn(resolve(bootstrap.to_vec(), false))),
             resolved: Instant::now(),
         }
     }
@@ -264,7 +266,7 @@ impl Running {
                     let alone = self.endpoint.with(|node, _| node.nodes() == 0);
                     let long_ago = self.resolved.elapsed() >= RESOLVE_EVERY;
                     if alone && long_ago && self.resolving.is_none() {
-                        self.resolving = Some(tokio::spawn(resolve(self.bootstrap.clone())));
+                        self.resolving = Some(tokio::spawn(resolve(self.bootstrap.clone(), true)));
                     }
                 }
             }
@@ -411,7 +413,7 @@ impl HyperDhtBootstrapNode {
         let settings = Settings { ip: *v4.ip(), port: v4.port(), stays_at: Some(*v4.ip()) };
         let link = Link::new()?;
         let (endpoint, events) = Endpoint::new(link.keys, settings).await?;
-        let others = resolve(others.to_vec()).await;
+        let others = resolve(others.to_vec(), true).await;
         endpoint.with(|node, now| node.set_bootstrap(others, now));
         let port = endpoint.server_socket().map_or(v4.port(), |socket| socket.port());
         let address = SocketAddr::from((*v4.ip(), port));
@@ -430,5 +432,21 @@ impl HyperDhtBootstrapNode {
     /// Answers until dropped.
     pub async fn run(&mut self) {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_where_the_known_address_led_nowhere() {
+        let names = ["192.0.2.1@localhost:7", "127.0.0.1:8"].map(str::to_owned).to_vec();
+        let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
+        let (first, named, second) = (at("192.0.2.1:7"), at("127.0.0.1:7"), at("127.0.0.1:8"));
+        assert_eq!(resolve(names.clone(), false).await, [first, second]);
+        assert_eq!(resolve(names, true).await, [first, named, second]);
+        let public = PUBLIC_HYPERDHT.map(str::to_owned).to_vec();
+        assert_eq!(resolve(public, false).await.len(), PUBLIC_HYPERDHT.len());
     }
 }
