@@ -132,7 +132,8 @@ impl Inner {
     ///
     /// Of two connections between the same two peers both keep the faster transport's, and of two of
     /// a kind the one that was dialled by the peer with the smaller key, so that neither has to be
-    /// asked.
+    /// asked. Of two that the remote dialled it knows best: it may have moved, and one of them lead
+    /// nowhere.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
         let local = *self.keys.public();
         let state = self.state();
@@ -143,7 +144,9 @@ impl Inner {
             return Err("it is this process itself".into());
         }
         let same = |(other, handle): &(&u64, &ConnectionHandle)| {
-            **other != id && handle.identity.get() == Some(&remote) && !handle.is_ending()
+            let dialled_both = handle.incoming && this.incoming;
+            let ended = handle.is_ending() || dialled_both;
+            **other != id && handle.identity.get() == Some(&remote) && !ended
         };
         let Some((_, other)) = state.connections.iter().find(same) else { return Ok(()) };
         let keep_this = match this.transport.cmp(&other.transport) {

@@ -705,6 +705,26 @@ mod tests {
         assert_eq!(swarm.state().connections.len(), MAX_CONNECTIONS - 1, "given back");
     }
 
+    /// Who moved dials anew, and its old connection is not known to be dead for a while.
+    #[tokio::test]
+    async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
+        let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
+            let register = |way| swarm.register(address, Transport::Tcp, way).unwrap();
+            let (old, new) = (register(Way::Incoming), register(Way::Incoming));
+            for place in [&old, &new] {
+                assert_eq!(swarm.identified(place.id, remote), Ok(()), "{number}");
+            }
+            assert!(!old.handle.is_ending() && !new.handle.is_ending(), "{number}");
+            drop((old, new));
+            let (old, new) = (register(Way::Lan), register(Way::Dht));
+            assert_eq!(swarm.identified(old.id, remote), Ok(()), "{number}");
+            let refused = swarm.identified(new.id, remote).is_err();
+            assert!(refused != old.handle.is_ending(), "{number}: one of them");
+        }
+    }
+
     #[tokio::test]
     async fn half_received_frames_have_a_budget() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
