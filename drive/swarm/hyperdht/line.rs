@@ -44,6 +44,8 @@ struct State {
     stream: Option<Stream>,
     /// Where the packets go, once that is known.
     place: Option<(Arc<Socket>, SocketAddrV4)>,
+    /// A packet has come from there.
+    heard: bool,
     /// Where the first packet came from.
     first: Option<(Arc<Socket>, SocketAddrV4)>,
     early: Vec<Bytes>,
@@ -63,6 +65,7 @@ impl State {
         if let (Some(stream), Some((_, at))) = (&mut self.stream, &self.place) {
             let from_there = self.first.as_ref().is_some_and(|(_, from)| from == at);
             for packet in self.early.drain(..).filter(|_| from_there) {
+                self.heard = true;
                 stream.receive(&packet, now);
             }
         }
@@ -159,10 +162,15 @@ impl Line {
     /// A packet for this stream has come.
     pub fn receive(&self, socket: &Arc<Socket>, from: SocketAddrV4, packet: &[u8], now: Instant) {
         let mut state = self.state();
-        let State { stream, place, first, early, .. } = &mut *state;
+        let State { stream, place, heard, first, early, .. } = &mut *state;
         match (stream, place) {
-            (Some(stream), Some((_, at))) => {
+            (Some(stream), Some((through, at))) => {
+                if !*heard && *at != from {
+                    // It has found another way than the one that we thought of.
+                    (*through, *at) = (Arc::clone(socket), from);
+                }
                 if *at == from {
+                    *heard = true;
                     stream.receive(packet, now);
                 }
             }
@@ -194,7 +202,7 @@ impl Line {
         state.take_early(now);
     }
 
-    /// From now on packets go there and are taken from there only.
+    /// From now on packets go there. Once one has come from somewhere they are taken from there only.
     pub fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
         let now = now();
         let mut state = self.state();

@@ -194,7 +194,9 @@ async fn answer(
             Meeting::There(socket, asked.from)
         }
         Some(peer) if theirs.firewall == Firewall::Open => {
-            Meeting::There(endpoint.socket(asked.socket).ok_or(Unanswered::NoSocket)?, peer)
+            // From where we say that everybody can reach us, since the peer may come to us as well.
+            let from = if open { SocketId::SERVER } else { asked.socket };
+            Meeting::There(endpoint.socket(from).ok_or(Unanswered::NoSocket)?, peer)
         }
         Some(_) if open => Meeting::Here,
         Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),

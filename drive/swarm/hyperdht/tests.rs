@@ -82,6 +82,26 @@ async fn messages_arrive_both_ways_and_last_words_too() {
     assert_eq!(a.reader.next().await, Ok(None));
 }
 
+/// Each thinks of another socket of the other: whoever is heard first has found the way.
+#[tokio::test]
+async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
+    let (a, b) = (endpoint().await, endpoint().await);
+    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
+    line_a.remote_is(line_b.local_id);
+    line_b.remote_is(line_a.local_id);
+    let other = b.socket(crate::hyperdht::SocketId::CLIENT).unwrap();
+    let (at_a, at_b) = (address(&a), address(&b));
+    let mut a = connection(&a, line_a, at_b, true);
+    let line = line_b.connect(&other, at_a);
+    let mut b = Connection::new(b, line, &secrets(false), at_a, LONGEST_MESSAGE);
+    for (from, to) in [(&mut a.writer, &mut b.reader), (&mut b.writer, &mut a.reader)] {
+        from.queue(b"here").unwrap();
+        let (sent, received) = tokio::join!(from.flush(), to.next());
+        sent.unwrap();
+        assert_eq!(received.unwrap().unwrap(), b"here"[..]);
+    }
+}
+
 /// Who does not read is sent no more than there is room for, and goes on when it reads.
 #[tokio::test]
 async fn who_does_not_read_is_waited_for() {
