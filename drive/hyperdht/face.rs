@@ -42,6 +42,16 @@ pub enum Reach {
     Random,
 }
 
+impl Reach {
+    /// Where everybody reaches us, if everybody does.
+    pub fn open(&self) -> Option<SocketAddrV4> {
+        match self {
+            Self::Open(address) => Some(*address),
+            Self::Unknown | Self::Consistent(_) | Self::Random => None,
+        }
+    }
+}
+
 pub type RequestId = u64;
 
 /// One request.

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Surroundings;
+use super::names::{joined, resolve};
 use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::dht::{Event, Goal, MAX_PACKET, Node};
@@ -29,9 +30,6 @@ const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
 const RUNNING: usize = 8;
-/// How long the name of a bootstrap node may take to be resolved, and addresses it may have.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
-const MAX_ADDRESSES: usize = 4;
 /// Names are resolved anew this often while there is no node at all.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// The machine's addresses and the clock are looked at this often.
@@ -112,7 +110,7 @@ impl BootstrapNode {
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;
-        let others = resolve(others.to_vec()).await;
+        let others = resolve(others.to_vec(), true).await;
         let node = Node::new(Chosen::at_random()?, others, false, Instant::now());
         Ok(Self { link: Link::new(node, socket), address })
     }
@@ -133,26 +131,6 @@ impl BootstrapNode {
         loop {
             self.link.step(&mut buffer, Instant::now() + LOOK_EVERY).await;
         }
-    }
-}
-
-/// Addresses of `names`, as far as they have any.
-async fn resolve(names: Vec<String>) -> Vec<SocketAddrV4> {
-    let mut all = Vec::new();
-    for name in names {
-        match tokio::time::timeout(RESOLVE_WITHIN, tokio::net::lookup_host(&name)).await {
-            Ok(Ok(found)) => all.extend(found.filter_map(ipv4).take(MAX_ADDRESSES)),
-            Ok(Err(error)) => log::info!("bootstrap node {name}: {error}"),
-            Err(_) => log::info!("bootstrap node {name}: not resolved within {RESOLVE_WITHIN:?}"),
-        }
-    }
-    all
-}
-
-fn ipv4(address: SocketAddr) -> Option<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Some(address),
-        SocketAddr::V6(_) => None,
     }
 }
 
@@ -291,7 +269,7 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut resolving: Option<JoinHandle<Vec<SocketAddrV4>>> =
-        Some(tokio::spawn(resolve(bootstrap.clone())));
+        Some(tokio::spawn(resolve(bootstrap.clone(), true)));
     let mut resolved = Instant::now();
     around.topics.mark_changed();
     loop {
@@ -331,7 +309,7 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
                 whereabouts = here;
                 let lost = link.node().nodes() == 0 && resolved.elapsed() >= RESOLVE_EVERY;
                 if (moved || lost) && resolving.is_none() {
-                    resolving = Some(tokio::spawn(resolve(bootstrap.clone())));
+                    resolving = Some(tokio::spawn(resolve(bootstrap.clone(), true)));
                 }
             }
             addresses = joined(&mut resolving) => {
@@ -342,13 +320,6 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
                 timetable.all_now(resolved);
             }
         }
-    }
-}
-
-async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
-    match task {
-        Some(task) => task.await.unwrap_or_default(),
-        None => std::future::pending().await,
     }
 }
 

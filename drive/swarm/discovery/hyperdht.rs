@@ -10,12 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::Surroundings;
+use super::names::{joined, resolve};
 use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
@@ -46,9 +46,6 @@ const QUERY_WITHIN: Duration = Duration::from_secs(60);
 const MAX_FOUND: usize = 128;
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long the name of a bootstrap node may take to be resolved, and addresses it may have.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
-const MAX_ADDRESSES: usize = 4;
 /// Names are resolved anew this often while there is no node at all.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// Pause before another attempt to have sockets.
@@ -101,39 +98,12 @@ async fn find(
     }
 }
 
-/// Addresses of bootstrap nodes, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`. Where an
-/// address is known the name is looked up only if `again` says that it has led nowhere.
-async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
-    let mut all = Vec::new();
-    for name in names {
-        let (known, name) = match name.split_once('@') {
-            Some((address, host)) => (address.parse::<Ipv4Addr>().ok(), host),
-            None => (None, name.as_str()),
-        };
-        let port = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        let known = known.zip(port).map(|(ip, port)| SocketAddrV4::new(ip, port));
-        all.extend(known);
-        if known.is_some() && !again {
-            continue;
-        }
-        let ipv4 = |address| match address {
-            SocketAddr::V4(address) => Some(address),
-            SocketAddr::V6(_) => None,
-        };
-        match timeout(RESOLVE_WITHIN, lookup_host(name)).await {
-            Ok(Ok(found)) => all.extend(found.filter_map(ipv4).take(MAX_ADDRESSES)),
-            Ok(Err(error)) => log::info!("HyperDHT: {name}: {error}"),
-            Err(_) => log::info!("HyperDHT: {name} is not resolved within {RESOLVE_WITHIN:?}"),
-        }
-    }
-    all
-}
-
 /// Why an endpoint is given up.
 #[derive(PartialEq, Eq)]
 enum Ended {
     Closed,
-    Moved,
+    /// There is to be another one.
+    Anew,
 }
 
 /// When something is asked next.
@@ -238,7 +208,8 @@ impl Running {
                     self.follow(around);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
-                    let Ok(answer) = answer else { continue };
+                    // One that panicked has not said what it was about.
+                    let Ok(answer) = answer else { return Ended::Anew };
                     let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
                     if self.finished(around, answer, useful).await.is_err() {
                         return Ended::Closed;
@@ -260,7 +231,7 @@ impl Running {
                 _ = look.tick() => {
                     let here = Whereabouts::now();
                     if here.differ(&whereabouts) {
-                        return Ended::Moved;
+                        return Ended::Anew;
                     }
                     whereabouts = here;
                     let alone = self.endpoint.with(|node, _| node.nodes() == 0);
@@ -351,13 +322,6 @@ impl Running {
     }
 }
 
-async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
-    match task {
-        Some(task) => task.await.unwrap_or_default(),
-        None => std::future::pending().await,
-    }
-}
-
 /// Asks about a topic once.
 async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -> Answer {
     let id = *topic.as_bytes();
@@ -432,21 +396,5 @@ impl HyperDhtBootstrapNode {
     /// Answers until dropped.
     pub async fn run(&mut self) {
         std::future::pending().await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_name_is_looked_up_where_the_known_address_led_nowhere() {
-        let names = ["192.0.2.1@localhost:7", "127.0.0.1:8"].map(str::to_owned).to_vec();
-        let at = |text: &str| text.parse::<SocketAddrV4>().unwrap();
-        let (first, named, second) = (at("192.0.2.1:7"), at("127.0.0.1:7"), at("127.0.0.1:8"));
-        assert_eq!(resolve(names.clone(), false).await, [first, second]);
-        assert_eq!(resolve(names, true).await, [first, named, second]);
-        let public = PUBLIC_HYPERDHT.map(str::to_owned).to_vec();
-        assert_eq!(resolve(public, false).await.len(), PUBLIC_HYPERDHT.len());
     }
 }

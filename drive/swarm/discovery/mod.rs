@@ -7,6 +7,7 @@ mod dns;
 mod interfaces;
 mod lan;
 mod whereabouts;
+mod names;
 mod dht;
 mod hyperdht;
 

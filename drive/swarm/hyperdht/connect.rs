@@ -18,7 +18,7 @@ use super::endpoint::Endpoint;
 use super::punch::{Hopeless, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
-use super::{LONGEST_MESSAGE, local_addresses, udx_info};
+use super::{LONGEST_MESSAGE, hello};
 use crate::crypto::PublicKey;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::Command;
@@ -26,7 +26,7 @@ use crate::hyperdht::payload::{
     Firewall, Handshake as HandshakeValue, Holepunch, HolepunchInfo, Mode, NoisePayload, Relay,
     Round, fault,
 };
-use crate::hyperdht::{Answer, Ask, Event, Reach};
+use crate::hyperdht::{Answer, Ask, Event};
 use crate::kademlia::{Id, may_name};
 use crate::secret_stream::{Handshake, HandshakeError, Secrets};
 
@@ -51,8 +51,6 @@ pub enum ConnectError {
     Refused(u64),
     #[error("there is no way to it: {0}")]
     Hopeless(#[from] Hopeless),
-    #[error("it says nothing of how its router can be opened")]
-    NotPunchable,
     #[error("the node that passes messages on does not answer any more")]
     RelayGone,
     #[error("no packet has come through within {0:?}")]
@@ -114,23 +112,10 @@ async fn shake_hands(
     stream: u32,
 ) -> Result<Shaken, ConnectError> {
     let target = target_of(key);
-    let reach = endpoint.with(|node, _| node.reach());
+    let open = endpoint.with(|node, _| node.reach().open());
     let mut handshake =
         Handshake::initiator(&endpoint.keys, &handshake_namespace(), key.as_bytes())?;
-    let hello = handshake.write(
-        &NoisePayload {
-            firewall: if matches!(reach, Reach::Open(_)) {
-                Firewall::Open
-            } else {
-                Firewall::Unknown
-            },
-            addresses4: local_addresses(endpoint, reach),
-            udx: Some(udx_info(stream)),
-            secret_stream: Some(1),
-            ..NoisePayload::default()
-        }
-        .encode(),
-    )?;
+    let hello = handshake.write(&hello(endpoint, open, stream).encode())?;
     let mut search = Search::new(endpoint, target, relays);
     let mut asked = JoinSet::new();
     loop {
@@ -245,24 +230,23 @@ async fn find_way(
     puncher: &mut Option<Puncher>,
 ) -> Result<Way, ConnectError> {
     let Shaken { node, server, theirs, .. } = shaken;
-    let passed_on = server != node;
-    let hole = theirs.holepunch.as_ref().filter(|hole| !hole.relays.is_empty());
-    if !passed_on {
+    if server == node {
         return Ok((Arc::clone(&shaken.socket), *server));
     }
-    if theirs.firewall == Firewall::Open || hole.is_none() {
+    if theirs.firewall == Firewall::Open {
         // What a node far away has let through is no address next door.
         let known = |at: &&SocketAddrV4| may_name(*node.ip(), *at.ip()) && at.port() != 0;
-        let mut open = theirs.addresses4.iter().filter(|_| theirs.firewall == Firewall::Open);
-        let to = open.find(known).unwrap_or(server);
+        let to = theirs.addresses4.iter().find(known).unwrap_or(server);
         return Ok((Arc::clone(&shaken.socket), *to));
     }
-    if matches!(endpoint.with(|node, _| node.reach()), Reach::Open(_)) {
+    let Some(hole) = theirs.holepunch.as_ref().and_then(|hole| Hole::through(hole, *node)) else {
+        return Ok((Arc::clone(&shaken.socket), *server));
+    };
+    if endpoint.with(|node, _| node.reach().open()).is_some() {
         // It comes to us.
         tokio::time::sleep(ARRIVE_WITHIN).await;
         return Err(ConnectError::NotThrough(ARRIVE_WITHIN));
     }
-    let hole = hole.ok_or(ConnectError::NotPunchable)?;
     let near = next_door(endpoint, shaken);
     let mut talk = Talk::new(endpoint, key, shaken, hole, puncher).await?;
     tokio::select! {
@@ -284,14 +268,28 @@ async fn next_door(endpoint: &Arc<Endpoint>, shaken: &Shaken) -> Option<Way> {
     Some((socket, at))
 }
 
+/// A hole that the server offers to punch.
+struct Hole {
+    id: u64,
+    /// The node that the server has chosen, and its own address as that node sees it.
+    relay: Relay,
+}
+
+impl Hole {
+    /// Preferably by way of the node that has passed on the handshake.
+    fn through(offered: &HolepunchInfo, node: SocketAddrV4) -> Option<Self> {
+        let same = |relay: &&Relay| relay.relay_address == node;
+        let relay = offered.relays.iter().find(same).or(offered.relays.first())?;
+        Some(Self { id: offered.id, relay: *relay })
+    }
+}
+
 /// What the two sides tell each other about the hole, through nodes that know the server.
 struct Talk<'a> {
     endpoint: &'a Arc<Endpoint>,
     target: Id,
     shaken: &'a Shaken,
-    id: u64,
-    /// The node that the server has chosen, and its own address as that node sees it.
-    relay: Relay,
+    hole: Hole,
     sealed: Sealed,
     puncher: &'a mut Puncher,
     round: u64,
@@ -302,62 +300,63 @@ impl<'a> Talk<'a> {
         endpoint: &'a Arc<Endpoint>,
         key: &PublicKey,
         shaken: &'a Shaken,
-        hole: &HolepunchInfo,
+        hole: Hole,
         puncher: &'a mut Option<Puncher>,
     ) -> Result<Self, ConnectError> {
-        let same = |relay: &&Relay| relay.relay_address == shaken.node;
-        let relay = hole.relays.iter().find(same).or(hole.relays.first());
-        let relay = *relay.ok_or(ConnectError::NotPunchable)?;
         let puncher = puncher.insert(Puncher::new(Arc::clone(endpoint)).await?);
         puncher.remote.firewall = shaken.theirs.firewall;
         let sealed = Sealed::new(&shaken.secrets.hash)?;
-        let target = target_of(key);
-        Ok(Self { endpoint, target, shaken, id: hole.id, relay, sealed, puncher, round: 0 })
+        Ok(Self { endpoint, target: target_of(key), shaken, hole, sealed, puncher, round: 0 })
     }
 
     /// Until somebody has come through.
     async fn punch(&mut self) -> Result<Way, ConnectError> {
-        let mut server = self.shaken.server;
-        // Whoever is there may send to us now; that it hears of it is not needed.
-        self.puncher.socket.open_for(server);
-        let (seen, first) = tokio::join!(self.puncher.sampling(), self.probe(server));
-        self.puncher.sampled(seen);
-        let (mut answer, mut theirs) = self.heard(first?)?;
-        if theirs.firewall == Firewall::Unknown || theirs.token.is_none() {
-            tokio::time::sleep(LET_IT_FIND_OUT).await;
-            self.round += 1;
-            let second = self.probe(server).await?;
-            (answer, theirs) = self.heard(second)?;
-        }
-        if self.relay.relay_address == self.shaken.node && answer.at != server {
-            // The server has taken another socket meanwhile.
-            server = answer.at;
-            self.puncher.socket.open_for(server);
-        }
-        self.round += 1;
-        let token = self.sealed.token(*server.ip());
-        let last = Round {
-            punching: true,
-            token: Some(token),
-            remote_token: theirs.token,
-            ..self.say(None)
-        };
-        let said = self.tell(server, self.shaken.node, &last).await?;
-        let verified = said.round.remote_token == Some(token);
-        self.puncher.remote.update(
-            said.round.firewall,
-            said.round.punching,
-            &said.round.addresses,
-            verified.then_some(*server.ip()),
-        );
-        if !said.round.punching {
-            return Err(ConnectError::Refused(said.round.error));
-        }
+        let (server, token) = self.find_out().await?;
+        self.agree(server, token).await?;
         self.puncher.punch(true)?;
         let random = [self.puncher.firewall(), self.puncher.remote.firewall];
         let within = if random.contains(&Firewall::Random) { GUESS_WITHIN } else { ARRIVE_WITHIN };
         let knocked = timeout(within, self.puncher.knocked()).await;
         knocked.map_err(|_| ConnectError::NotThrough(within))
+    }
+
+    /// Lets each side know what the other one is behind; where the server's socket is, and what shows
+    /// it that we heard that.
+    async fn find_out(&mut self) -> Result<(SocketAddrV4, Option<[u8; 32]>), ConnectError> {
+        let server = self.shaken.server;
+        // Whoever is there may send to us now; that it hears of it is not needed.
+        self.puncher.socket.open_for(server);
+        let (seen, first) = tokio::join!(self.puncher.sampling(), self.probe(server));
+        self.puncher.sampled(seen);
+        let mut heard = first?;
+        self.learn(&heard);
+        if heard.round.firewall == Firewall::Unknown || heard.round.token.is_none() {
+            tokio::time::sleep(LET_IT_FIND_OUT).await;
+            self.round += 1;
+            heard = self.probe(server).await?;
+            self.learn(&heard);
+        }
+        if self.hole.relay.relay_address == self.shaken.node && heard.at != server {
+            // The server has taken another socket meanwhile.
+            self.puncher.socket.open_for(heard.at);
+            return Ok((heard.at, heard.round.token));
+        }
+        Ok((server, heard.round.token))
+    }
+
+    /// Both sides knock from now on.
+    async fn agree(
+        &mut self,
+        server: SocketAddrV4,
+        remote_token: Option<[u8; 32]>,
+    ) -> Result<(), ConnectError> {
+        self.round += 1;
+        let token = self.sealed.token(*server.ip());
+        let last = Round { punching: true, token: Some(token), remote_token, ..self.say(None) };
+        let Heard { round: said, .. } = self.tell(server, self.shaken.node, &last).await?;
+        let verified = (said.remote_token == Some(token)).then_some(*server.ip());
+        self.puncher.remote.update(said.firewall, said.punching, &said.addresses, verified);
+        if said.punching { Ok(()) } else { Err(ConnectError::Refused(said.error)) }
     }
 
     /// What we say of ourselves.
@@ -374,14 +373,13 @@ impl<'a> Talk<'a> {
     /// Asks the server what it is behind, and lets it know where we have sent to.
     async fn probe(&self, server: SocketAddrV4) -> Result<Heard, ConnectError> {
         let round = self.say(Some(server));
-        self.tell(self.relay.peer_address, self.relay.relay_address, &round).await
+        self.tell(self.hole.relay.peer_address, self.hole.relay.relay_address, &round).await
     }
 
-    fn heard(&mut self, heard: Heard) -> Result<(Heard, Round), ConnectError> {
-        let round = heard.round.clone();
-        self.puncher.sampled(vec![Seen { own: heard.own, by: heard.by }]);
+    fn learn(&mut self, heard: &Heard) {
+        let Heard { own, by, round, .. } = heard;
+        self.puncher.sampled(vec![Seen { own: *own, by: *by }]);
         self.puncher.remote.update(round.firewall, round.punching, &round.addresses, None);
-        Ok((heard, round))
     }
 
     /// One round, by way of `relay`, to the server where that node sees it.
@@ -393,7 +391,7 @@ impl<'a> Talk<'a> {
     ) -> Result<Heard, ConnectError> {
         let value = Holepunch {
             mode: Mode::FromClient,
-            id: self.id,
+            id: self.hole.id,
             payload: self.sealed.seal(round)?,
             peer_address: Some(to),
         };

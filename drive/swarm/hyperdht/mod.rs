@@ -32,8 +32,7 @@ pub use endpoint::{Endpoint, ServerEvent, Settings};
 pub use server::serve;
 
 use crate::crypto::{KeyPair, PublicKey, random_bytes};
-use crate::hyperdht::Reach;
-use crate::hyperdht::payload::UdxInfo;
+use crate::hyperdht::payload::{Firewall, NoisePayload, UdxInfo};
 use crate::protomux::MAX_FRAME;
 
 /// How long finding a peer's node, its handshake and the hole punching may take together.
@@ -112,18 +111,17 @@ impl Link {
     }
 }
 
-fn udx_info(id: u32) -> UdxInfo {
-    UdxInfo { version: 1, reusable_socket: false, id, seq: 0 }
-}
-
-/// Where a peer may find us: in the world if everybody can, and next door.
-fn local_addresses(endpoint: &Endpoint, reach: Reach) -> Vec<SocketAddrV4> {
-    let open = match reach {
-        Reach::Open(address) => Some(address),
-        _ => None,
-    };
+/// What either side says of itself in a handshake. `open` is where everybody reaches us, if everybody does;
+/// `stream` is our number of the stream.
+fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
     let port = endpoint.server_socket().map_or(0, |socket| socket.port());
     let near = super::discovery::usable().into_iter();
     let near = near.map(|interface| SocketAddrV4::new(interface.address, port));
-    open.into_iter().chain(near).take(MAX_OWN_ADDRESSES).collect()
+    NoisePayload {
+        firewall: open.map_or(Firewall::Unknown, |_| Firewall::Open),
+        addresses4: open.into_iter().chain(near).take(MAX_OWN_ADDRESSES).collect(),
+        udx: Some(UdxInfo { version: 1, reusable_socket: false, id: stream, seq: 0 }),
+        secret_stream: Some(1),
+        ..NoisePayload::default()
+    }
 }

@@ -15,13 +15,13 @@ use super::endpoint::{Closing, Endpoint, NewLine, ServerEvent};
 use super::punch::{Hopeless, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
-use super::{LONGEST_MESSAGE, local_addresses, udx_info};
+use super::{LONGEST_MESSAGE, hello};
 use crate::crypto::{Hash, blake2b};
 use crate::hyperdht::announcement::handshake_namespace;
 use crate::hyperdht::payload::{
     Firewall, HolepunchInfo, Malformed, NoisePayload, Round, UdxInfo, fault,
 };
-use crate::hyperdht::{Asked, Reach, SocketId};
+use crate::hyperdht::{Asked, SocketId};
 use crate::kademlia::may_name;
 use crate::secret_stream::{Handshake, Secrets};
 
@@ -106,6 +106,14 @@ impl Server {
         answered.insert(hash, Answered { at: now, reply: None });
         true
     }
+
+    /// What made no sense is not remembered: it must not take the place of what does.
+    fn forget_unanswered(&self, hash: &Hash) {
+        let mut answered = self.answered();
+        if answered.get(hash).is_some_and(|one| one.reply.is_none()) {
+            answered.remove(hash);
+        }
+    }
 }
 
 /// Answers until the endpoint is gone; who has connected goes to `arrivals`.
@@ -156,7 +164,10 @@ async fn handshake(
     match answer(&server, id, hash, asked).await {
         // It fails only when the swarm is gone.
         Ok(connection) => drop(server.arrivals.send(connection).await),
-        Err(reason) => log::debug!("HyperDHT peer {peer}: {reason}"),
+        Err(reason) => {
+            log::debug!("HyperDHT peer {peer}: {reason}");
+            server.forget_unanswered(&hash);
+        }
     }
     server.holes().remove(&id);
 }
@@ -169,6 +180,24 @@ enum Meeting {
     Here,
     /// Both punch a hole for it.
     Between(Box<Puncher>),
+}
+
+async fn meeting(
+    endpoint: &Arc<Endpoint>,
+    asked: &Asked,
+    theirs: &NoisePayload,
+    open: bool,
+) -> Result<Meeting, Unanswered> {
+    let socket = |id| endpoint.socket(id).ok_or(Unanswered::NoSocket);
+    Ok(match asked.peer {
+        None => Meeting::There(socket(asked.socket)?, asked.from),
+        // From where we say that everybody can reach us, since the peer may come to us as well.
+        Some(peer) if theirs.firewall == Firewall::Open => {
+            Meeting::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
+        }
+        Some(_) if open => Meeting::Here,
+        Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
+    })
 }
 
 async fn answer(
@@ -187,28 +216,12 @@ async fn answer(
     let line = endpoint.new_line().ok_or(Unanswered::TooMany)?;
     line.remote_is(stream);
     let (reach, relays) = endpoint.with(|node, _| (node.reach(), node.relays()));
-    let open = matches!(reach, Reach::Open(_));
-    let meeting = match asked.peer {
-        None => {
-            let socket = endpoint.socket(asked.socket).ok_or(Unanswered::NoSocket)?;
-            Meeting::There(socket, asked.from)
-        }
-        Some(peer) if theirs.firewall == Firewall::Open => {
-            // From where we say that everybody can reach us, since the peer may come to us as well.
-            let from = if open { SocketId::SERVER } else { asked.socket };
-            Meeting::There(endpoint.socket(from).ok_or(Unanswered::NoSocket)?, peer)
-        }
-        Some(_) if open => Meeting::Here,
-        Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
-    };
+    let open = reach.open();
+    let meeting = meeting(endpoint, &asked, &theirs, open.is_some()).await?;
     let payload = NoisePayload {
-        firewall: if open { Firewall::Open } else { Firewall::Unknown },
-        holepunch: (!open).then(|| HolepunchInfo { id, relays: relays.clone() }),
-        addresses4: local_addresses(endpoint, reach),
-        udx: Some(udx_info(line.local_id)),
-        secret_stream: Some(1),
         relay_addresses: relays.iter().map(|relay| relay.relay_address).collect(),
-        ..NoisePayload::default()
+        holepunch: open.is_none().then_some(HolepunchInfo { id, relays }),
+        ..hello(endpoint, open, line.local_id)
     };
     let hello = noise.write(&payload.encode())?;
     let secrets = noise.finish()?;
@@ -302,11 +315,38 @@ impl Hole<'_> {
         if theirs.error != fault::NONE {
             return false;
         }
-        let token = self.sealed.token(*peer.ip());
-        let relays = self.endpoint.with(|node, _| node.relays());
         // What goes through a node of our choice, the peer cannot have invented.
+        let relays = self.endpoint.with(|node, _| node.relays());
         let through_ours = relays.iter().any(|relay| relay.relay_address == asked.from);
-        let verified = through_ours && theirs.remote_token == Some(token);
+        let token = through_ours.then(|| self.sealed.token(*peer.ip()));
+        self.learn(asked, &theirs, peer, token.is_some() && theirs.remote_token == token);
+        let punching = if theirs.punching { self.puncher.punch(false) } else { Ok(()) };
+        let error = match punching {
+            Ok(()) => fault::NONE,
+            Err(Hopeless::Busy) => fault::TRY_LATER,
+            Err(_) => fault::ABORTED,
+        };
+        let answer = Round {
+            error,
+            firewall: self.puncher.firewall(),
+            round: self.round,
+            connected: false,
+            punching: theirs.punching && error == fault::NONE,
+            addresses: self.puncher.addresses(),
+            remote_address: None,
+            token,
+            remote_token: theirs.token,
+        };
+        if let Ok(payload) = self.sealed.seal(&answer) {
+            let socket = self.puncher.socket.id;
+            self.endpoint.with(|node, _| node.answer_holepunch(asked, socket, payload));
+        }
+        let random = [self.puncher.firewall(), self.puncher.remote.firewall];
+        answer.punching && random.contains(&Firewall::Random)
+    }
+
+    /// What a round tells of both sides; `verified` is whether the peer is at the host it comes from.
+    fn learn(&mut self, asked: &Asked, theirs: &Round, peer: SocketAddrV4, verified: bool) {
         if asked.socket == self.puncher.socket.id {
             self.puncher.sampled(vec![Seen { own: asked.to, by: asked.from }]);
         }
@@ -326,31 +366,5 @@ impl Hole<'_> {
             // It has opened its router for us: we may be through at once.
             self.puncher.socket.knock(peer);
         }
-        let punching = match theirs.punching {
-            true => self.puncher.punch(false),
-            false => Ok(()),
-        };
-        let error = match punching {
-            Ok(()) => fault::NONE,
-            Err(Hopeless::Busy) => fault::TRY_LATER,
-            Err(_) => fault::ABORTED,
-        };
-        let answer = Round {
-            error,
-            firewall: self.puncher.firewall(),
-            round: self.round,
-            connected: false,
-            punching: theirs.punching && error == fault::NONE,
-            addresses: ours,
-            remote_address: None,
-            token: through_ours.then_some(token),
-            remote_token: theirs.token,
-        };
-        if let Ok(payload) = self.sealed.seal(&answer) {
-            let socket = self.puncher.socket.id;
-            self.endpoint.with(|node, _| node.answer_holepunch(asked, socket, payload));
-        }
-        let random = [self.puncher.firewall(), self.puncher.remote.firewall];
-        answer.punching && random.contains(&Firewall::Random)
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 
 use super::endpoint::{MAX_HELD, MAX_LINES, NewLine};
 use super::line::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
-use super::server::MAX_HANDSHAKES;
+use super::server::{MAX_HANDSHAKES, MAX_REMEMBERED};
 use super::*;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::{Command, Packet, Request};
@@ -222,12 +222,19 @@ impl Relay {
         let keys = KeyPair::from_seed(&random_bytes().unwrap());
         let mut noise =
             Handshake::initiator(&keys, &handshake_namespace(), self.key.as_bytes()).unwrap();
-        let payload = NoisePayload {
-            udx: Some(udx_info(7)),
-            secret_stream: Some(1),
-            ..NoisePayload::default()
-        };
+        let udx = UdxInfo { version: 1, reusable_socket: false, id: 7, seq: 0 };
+        let payload = NoisePayload { udx: Some(udx), ..NoisePayload::default() };
         noise.write(&payload.encode()).unwrap()
+    }
+
+    async fn send(&self, peer: [u8; 4], noise: Bytes) {
+        let peer_address = Some(SocketAddrV4::new(peer.into(), 9));
+        let value =
+            HandshakeValue { mode: Mode::FromRelay, noise, peer_address, relay_address: None };
+        let mut request = Request::new(self.to, Command::Handshake);
+        request.target = Some(target_of(&self.key));
+        request.value = Some(value.encode());
+        self.socket.send_to(&request.encode(), self.to).await.unwrap();
     }
 
     /// Passes one on; the answer, if there is one soon.
@@ -237,13 +244,7 @@ impl Relay {
 
     /// The same, for a peer that is said to be there.
     async fn pass_on_for(&self, peer: [u8; 4], noise: Bytes) -> Option<Bytes> {
-        let peer_address = Some(SocketAddrV4::new(peer.into(), 9));
-        let value =
-            HandshakeValue { mode: Mode::FromRelay, noise, peer_address, relay_address: None };
-        let mut request = Request::new(self.to, Command::Handshake);
-        request.target = Some(target_of(&self.key));
-        request.value = Some(value.encode());
-        self.socket.send_to(&request.encode(), self.to).await.unwrap();
+        self.send(peer, noise).await;
         let mut buffer = [0; 2048];
         loop {
             let received = timeout(Duration::from_millis(500), self.socket.recv(&mut buffer)).await;
@@ -265,8 +266,11 @@ async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
     let (arrivals, _arrived) = tokio::sync::mpsc::channel(1);
     let serving = tokio::spawn(serve(Arc::clone(&endpoint), events, arrivals));
     let relay = Relay::before(&endpoint).await;
-    let rubbish = relay.handshake().slice(..40);
-    assert_eq!(relay.pass_on(rubbish).await, None);
+    for _ in 0..=MAX_REMEMBERED {
+        relay.send([192, 0, 2, 1], relay.handshake().slice(..40)).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(relay.pass_on(relay.handshake().slice(..40)).await, None);
     assert_eq!(relay.pass_on_for([224, 0, 0, 1], relay.handshake()).await, None);
     let first = relay.handshake();
     let answer = relay.pass_on(first.clone()).await.unwrap();
