@@ -171,13 +171,10 @@ impl World {
                     let delay = self.travel(number);
                     self.post(delay, Delivery::ToRemote(number, message));
                 }
-                Action::Accept { peer, proof, connected } => {
+                Action::Accept { peer, proof } => {
                     let block = proof.block;
                     let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    let verdict = match connected {
-                        true => self.reader.accept_connected(proof),
-                        false => self.reader.accept(proof),
-                    };
+                    let verdict = self.reader.accept(proof);
                     self.replicator.step(Event::Judged { peer, block, size, verdict }, self.now);
                 }
                 Action::Disconnect { peer, lied, .. } => {
@@ -403,5 +400,103 @@ mod histories {
             assert_eq!(writer.stopped(), expected, "seed {seed}");
             assert_eq!(writer.head().length, common + more, "seed {seed}");
         }
+    }
+
+    /// A core that others write, and two peers that hold two histories of it.
+    struct Readers {
+        meeting: Meeting,
+        /// How often each peer's connection was ended because of what it sent.
+        banned: [bool; 2],
+    }
+
+    impl Readers {
+        fn new(seed: u64, first: &Core, other: &Core) -> Self {
+            let reader = Store::memory().core(first.key()).expect("core");
+            let mut meeting = Meeting::new(seed, reader, vec![first.clone(), other.clone()]);
+            // The test says when a peer comes.
+            meeting.world.queue.clear();
+            meeting.world.parcels.clear();
+            Self { meeting, banned: [false; 2] }
+        }
+
+        fn connect(&mut self, number: usize) {
+            self.meeting.world.post(Duration::ZERO, Delivery::Connect(number));
+        }
+
+        fn disconnect(&mut self, number: usize) {
+            let world = &mut self.meeting.world;
+            world.remotes[number].connected = false;
+            world.replicator.step(Event::Closed { peer: World::peer(number) }, world.now);
+        }
+
+        /// Lets things happen for this long of the world's time.
+        fn run(&mut self, time: Duration) {
+            let end = self.meeting.world.now + time;
+            while self.meeting.world.now < end && self.meeting.world.step() {}
+            for (number, banned) in self.banned.iter_mut().enumerate() {
+                *banned |= self.meeting.world.remotes[number].banned;
+            }
+        }
+    }
+
+    /// Every fork point, length and order of meeting; what was stored before; with the first peer there
+    /// or gone while the other one is met.
+    #[test]
+    fn of_two_histories_the_reader_keeps_the_first() {
+        let mut seed = 0;
+        for common in [0u64, 1, 6, 8] {
+            for ours in [1u64, 5, 30] {
+                for theirs in [1u64, 5, 30] {
+                    for (stored, together) in [(0, true), (0, false), (2, true), (2, false)] {
+                        seed += 1;
+                        let case = format!(
+                            "{common} common, {ours} and {theirs} of their own, {stored} stored, \
+                             together {together}"
+                        );
+                        two_histories(seed, common, ours, theirs, stored, together, &case);
+                    }
+                }
+            }
+        }
+    }
+
+    fn two_histories(
+        seed: u64,
+        common: u64,
+        ours: u64,
+        theirs: u64,
+        stored: u64,
+        together: bool,
+        case: &str,
+    ) {
+        let (first, other) = (twin(common, ours, 1), twin(common, theirs, 2));
+        let length = first.head().length;
+        let mut readers = Readers::new(seed, &first, &other);
+        let reader = readers.meeting.world.reader.clone();
+        let demand = reader.demand().clone();
+        readers.connect(0);
+        let newest = demand.want(length - 1);
+        demand.want_ahead((0..length).step_by(7).take(stored as usize), Urgency::Ahead);
+        readers.run(Duration::from_secs(5));
+        drop(newest);
+        assert_eq!(reader.head(), first.head(), "{case}");
+        if !together {
+            readers.disconnect(0);
+        }
+        readers.connect(1);
+        drop(demand.upgrade(length));
+        let tickets: Vec<_> = (0..length).map(|block| demand.want(block)).collect();
+        readers.run(Duration::from_secs(20));
+        assert_eq!(reader.head(), first.head(), "{case}");
+        if !together {
+            readers.connect(0);
+            readers.run(Duration::from_secs(20));
+        }
+        drop(tickets);
+        for block in 0..length {
+            let found = reader.get_local(block).expect("sound");
+            assert_eq!(found, first.get_local(block).expect("sound"), "{case}: block {block}");
+        }
+        assert!(!readers.banned[0], "{case}: the peer that agrees with our head was dropped");
     }
 }

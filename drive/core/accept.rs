@@ -11,59 +11,47 @@ impl Core {
     /// Verifies a proof and stores what it proves; wakes those who wait. `Storage(Corrupt)` means
     /// that nodes of ours on the way did not verify and were forgotten: asking again, with a new
     /// digest, helps.
+    ///
+    /// What is accepted belongs to one history. A proof under a longer signed length must show that
+    /// this length continues ours: the proof of block [`Head::length`](super::Head::length) always
+    /// does. One under a shorter signed length must lead to nodes that are known here. Otherwise it is
+    /// `Unconnected`, and nothing of it is kept.
     pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
-        self.accept_one(proof, false)
-    }
-
-    /// As [`Core::accept`], but a longer head only if the proof also shows that it continues ours:
-    /// that of block [`Head::length`](super::Head::length) always does. Else `Unconnected`, and
-    /// nothing is kept.
-    pub fn accept_connected(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
-        self.accept_one(proof, true)
-    }
-
-    fn accept_one(&self, proof: Proof, connected: bool) -> std::result::Result<Accepted, Rejected> {
-        let one = self.accept_each(vec![(proof, connected)]);
+        let one = self.accept_each(vec![proof]);
         one.into_iter().next().unwrap_or_else(|| Err(Rejected::Invalid("no proof".to_owned())))
     }
 
-    /// As [`Core::accept`], or where the second is true [`Core::accept_connected`], of several
-    /// proofs in turn: their blocks are hashed together, which is much faster.
-    pub fn accept_each(
-        &self,
-        proofs: Vec<(Proof, bool)>,
-    ) -> Vec<std::result::Result<Accepted, Rejected>> {
+    /// As [`Core::accept`], of several proofs in turn: their blocks are hashed together, which is
+    /// much faster.
+    pub fn accept_each(&self, proofs: Vec<Proof>) -> Vec<std::result::Result<Accepted, Rejected>> {
         // Hashed before the lock is taken: it is the larger part of the work.
         let blocks: Vec<(u64, &[u8])> = proofs
             .iter()
-            .filter_map(|(proof, _)| Some((proof.block, proof.value.as_deref()?)))
+            .filter_map(|proof| Some((proof.block, proof.value.as_deref()?)))
             .filter(|(_, value)| value.len() <= MAX_BLOCK_SIZE)
             .collect();
         let mut leaves = Node::leaves(&blocks).into_iter();
-        let mut judge = |(proof, connected): (Proof, bool)| match proof.value.as_ref() {
+        let mut judge = |proof: Proof| match proof.value.as_ref() {
             Some(value) if value.len() > MAX_BLOCK_SIZE => {
                 Err(Rejected::Invalid("block larger than 8 MiB".to_owned()))
             }
-            Some(_) => self.accept_if(proof, leaves.next(), connected),
-            None => self.accept_if(proof, None, connected),
+            Some(_) => self.accept_one(proof, leaves.next()),
+            None => self.accept_one(proof, None),
         };
         proofs.into_iter().map(&mut judge).collect()
     }
 
-    fn accept_if(
+    fn accept_one(
         &self,
         proof: Proof,
         leaf: Option<Node>,
-        connected: bool,
     ) -> std::result::Result<Accepted, Rejected> {
         let value = proof.value.as_ref();
         let before = self.stopped();
         let outcome = {
             let _writer = self.inner.writer.lock();
             self.judge_history(self.verify(&proof, leaf)).and_then(|verified| {
-                if connected {
-                    self.check_connected(&proof, &verified)?;
-                }
+                self.check_connected(&proof, &verified)?;
                 self.store(&proof, verified).map_err(Rejected::Storage)
             })
         };
@@ -97,20 +85,21 @@ impl Core {
             Lookup::Absent => Ok(None),
             Lookup::Damaged(error) => Err(error),
         };
-        merkle::verify(&self.inner.key, proof, leaf, local).map_err(|flaw| match flaw {
-            Flaw::Invalid(reason) => {
+        match merkle::verify(&self.inner.key, proof, leaf, local) {
+            Ok(verified) => Ok(verified),
+            Err(Flaw::Forked { length }) => Err(self.forked(length)),
+            Err(Flaw::Local(error)) => Err(Rejected::Storage(error)),
+            // Completed by nodes of ours, a proof of another history leads nowhere. If it stands
+            // alone, it is a fork and no lie.
+            Err(Flaw::Invalid(reason)) => self.verify_alone(proof, leaf)?.ok_or_else(|| {
                 Rejected::Invalid(format!("proof of block {}: {reason}", proof.block))
-            }
-            Flaw::Forked(index) => Rejected::Forked(format!(
-                "a signed proof of block {} has another node {index} than was verified before",
-                proof.block
-            )),
-            Flaw::Local(error) => Rejected::Storage(error),
-        })
+            }),
+        }
     }
 
-    /// Of a core of ours: a proof that stands alone, whose history is compared with ours. What is
-    /// here must not complete it, nor shorten the way to its roots: both would hide that it differs.
+    /// A proof that needs no node of ours, compared with what is here; `None` if it does not stand
+    /// alone. Of a core of ours this comes first: nodes of ours must not complete the proof, nor
+    /// shorten the way to its roots, as both would hide that it differs.
     fn verify_alone(
         &self,
         proof: &Proof,
@@ -124,27 +113,43 @@ impl Core {
             if let Lookup::Known(ours) = self.lookup(node.index).map_err(Rejected::Storage)?
                 && ours != *node
             {
-                let (block, index) = (proof.block, node.index);
-                return Err(Rejected::Forked(format!(
-                    "a signed proof of block {block} has another node {index} than we wrote"
-                )));
+                let length = verified.signed.as_ref().map_or(0, |signed| signed.length);
+                return Err(self.forked(length));
             }
         }
         Ok(Some(verified))
     }
 
+    fn forked(&self, theirs: u64) -> Rejected {
+        Rejected::Forked { ours: self.head().length, theirs }
+    }
+
+    /// Refuses a signed history that is not shown to be ours. That no node of it differs from one of
+    /// ours, `verify` has seen to; here at least one way has to lead from the one to the other.
     fn check_connected(
         &self,
         proof: &Proof,
         verified: &Verified,
     ) -> std::result::Result<(), Rejected> {
         let Some(signed) = &verified.signed else { return Ok(()) };
-        let state = self.inner.state.lock();
-        let longer = signed.length > state.head.length;
-        if longer && !merkle::connects(&state.roots, &signed.roots, proof.block) {
-            return Err(Rejected::Unconnected(state.head.length));
+        let ours = {
+            let state = self.inner.state.lock();
+            if signed.length > state.head.length
+                && merkle::connects(&state.roots, &signed.roots, proof.block)
+            {
+                return Ok(());
+            }
+            state.head.length
+        };
+        let mut connected = signed.length <= ours;
+        for root in signed.roots.iter().take_while(|_| signed.length <= ours) {
+            let known = self.lookup(root.index).map_err(Rejected::Storage)?;
+            connected &= matches!(known, Lookup::Known(_));
         }
-        Ok(())
+        match connected {
+            true => Ok(()),
+            false => Err(Rejected::Unconnected { ours, signed: signed.length }),
+        }
     }
 
     /// Writes the facts, then publishes them. The writer lock is held.
@@ -152,12 +157,19 @@ impl Core {
         let (mut nodes, missing, length) = {
             let mut state = self.inner.state.lock();
             let mut nodes = verified.nodes;
-            nodes.retain(|node| state.believed(node.index).is_none());
+            // One that is believed and not claimed came from the way of another, while its own record
+            // was damaged or its claim lost: both are written anew.
+            let known =
+                proof.nodes.iter().filter(|node| state.believed(node.index) == Some(**node));
+            nodes.extend(known.copied().collect::<Vec<_>>());
+            nodes.retain(|node| {
+                !state.bits.has_node(node.index) || state.believed(node.index).is_none()
+            });
             (nodes, !state.bits.has_data(proof.block), state.head.length)
         };
         nodes.sort_unstable_by_key(|node| node.index);
         nodes.dedup_by_key(|node| node.index);
-        let signed = verified.signed.filter(|signed| signed.length > length || !nodes.is_empty());
+        let signed = verified.signed.filter(|signed| signed.length > length);
         let value = proof.value.as_ref().filter(|_| missing);
         if value.is_none() && nodes.is_empty() && signed.is_none() {
             return Ok((Accepted { stored: false, head: None }, false));
@@ -183,7 +195,7 @@ impl Core {
             state.unclaimed.add(1, value.len() as u64);
         }
         let mut head = None;
-        if let Some(signed) = signed.filter(|signed| signed.length > length) {
+        if let Some(signed) = signed {
             let new = Head { length: signed.length, byte_length: signed.byte_length };
             state.head = new;
             state.roots = signed.roots;

@@ -364,8 +364,10 @@ pub struct Verified {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Flaw<E> {
     Invalid(String),
-    /// The signature is good, but a verified node of ours at this index differs.
-    Forked(u64),
+    /// The signature over this many blocks is good, but a node under it differs from ours.
+    Forked {
+        length: u64,
+    },
     /// The look-up of our own nodes failed.
     Local(E),
 }
@@ -415,7 +417,7 @@ pub fn verify<E>(
     nodes.extend(signed.roots.iter().filter(|root| root.index != top.index));
     for node in &nodes {
         if local(node.index).map_err(Flaw::Local)?.is_some_and(|ours| ours != *node) {
-            return Err(Flaw::Forked(node.index));
+            return Err(Flaw::Forked { length: signed.length });
         }
     }
     Ok(Verified { leaf, nodes, signed: Some(signed) })

@@ -90,12 +90,15 @@ pub enum Rejected {
     /// The peer's fault: drop it.
     #[error("invalid: {0}")]
     Invalid(String),
-    /// Validly signed, but contradicts what was verified before.
-    #[error("forked: {0}")]
-    Forked(String),
-    /// Of a longer version that this proof does not connect with ours, which has that many blocks.
-    #[error("of a version that is not shown to continue our {0} blocks")]
-    Unconnected(u64),
+    /// Validly signed, but contradicts what was verified before: the key signed two histories.
+    #[error("a signed history of {theirs} blocks contradicts the {ours} blocks known here")]
+    Forked { ours: u64, theirs: u64 },
+    /// Validly signed at a length of `signed` blocks, but this proof does not show that this history
+    /// and ours, of `ours` blocks, are one.
+    #[error(
+        "a signed history of {signed} blocks is not shown to be one with the {ours} blocks known here"
+    )]
+    Unconnected { ours: u64, signed: u64 },
     /// Our own disk failed; the peer is innocent.
     #[error(transparent)]
     Storage(Error),

@@ -1,11 +1,14 @@
-//! Which tree nodes a core believes: those with a proven path to signed roots.
+//! Which tree nodes a core believes: those with a proven path to the roots of its head.
 //!
-//! A node read from disk is hashed upwards with its siblings until a node already believed, or
-//! until the roots of a length whose stored signature verifies. Everything on the way is then
-//! believed too, and kept in memory within a bound.
+//! A node read from disk is hashed upwards with its siblings until a node already believed: at the
+//! latest a root of the head. Everything on the way is then believed too, and kept in memory within
+//! a bound.
+//!
+//! A signature of a shorter length is no anchor. The key may have signed two histories, and a node
+//! that leads to such a signature and not to the head may be of the other one.
 
 use super::flat_tree;
-use super::merkle::{self, Node};
+use super::merkle::Node;
 use super::{Core, State};
 use crate::error::{Error, Result};
 
@@ -14,22 +17,16 @@ pub(super) enum Lookup {
     Known(Node),
     /// Not here.
     Absent,
-    /// Was here, but does not verify. Of a core others write it has been forgotten.
+    /// Was here, but does not lead to the roots. Of a core others write it has been forgotten.
     Damaged(Error),
 }
 
-/// The way from a node upwards, planned from bits alone.
+/// The way from a node up to a believed one.
 struct Path {
     node: u64,
     /// Siblings bottom-up, those already believed with their content.
     siblings: Vec<(u64, Option<Node>)>,
-    anchor: Anchor,
-}
-
-enum Anchor {
-    Believed(Node),
-    /// The roots of this length, with the signature stored for it.
-    Signed(u64),
+    anchor: Node,
 }
 
 impl State {
@@ -40,19 +37,23 @@ impl State {
         self.verified.get(&index).copied()
     }
 
-    fn plan_path(&mut self, node: u64) -> Path {
+    /// `None` if the node is not part of a core of the head's length. The bits of siblings are not
+    /// asked: a crash may have lost them, and the hashes tell what the records are worth.
+    fn plan_path(&mut self, node: u64) -> Option<Path> {
+        if flat_tree::blocks(node).end > self.head.length {
+            return None;
+        }
         let mut siblings = Vec::new();
         let mut top = node;
         loop {
-            if let Some(believed) = self.believed(top) {
-                return Path { node, siblings, anchor: Anchor::Believed(believed) };
+            if let Some(anchor) = self.believed(top) {
+                return Some(Path { node, siblings, anchor });
+            }
+            // Every node below the head's length is a root or below one.
+            if flat_tree::blocks(top).end > self.head.length {
+                return None;
             }
             let sibling = flat_tree::sibling(top);
-            if !self.bits.has_node(sibling) {
-                let bits = &self.bits;
-                let length = merkle::verified_by(top, &|node| bits.has_node(node)) / 2;
-                return Path { node, siblings, anchor: Anchor::Signed(length) };
-            }
             siblings.push((sibling, self.believed(sibling)));
             top = flat_tree::parent(top);
         }
@@ -73,6 +74,19 @@ impl State {
             }
         }
     }
+
+    /// Forgets a node that is beyond the head's length, and all that lie above it.
+    fn forget_beyond(&mut self, node: u64) {
+        let mut top = node;
+        while top < self.bits.tree_capacity() {
+            self.bits.clear_node(top);
+            let sibling = flat_tree::sibling(top);
+            if flat_tree::blocks(sibling).end > self.head.length {
+                self.bits.clear_node(sibling);
+            }
+            top = flat_tree::parent(top);
+        }
+    }
 }
 
 impl Core {
@@ -88,7 +102,11 @@ impl Core {
             }
             state.plan_path(index)
         };
-        if let Some(nodes) = self.verify_path(&path)? {
+        let nodes = match &path {
+            Some(path) => self.verify_path(path)?,
+            None => None,
+        };
+        if let Some(nodes) = nodes {
             let mut state = self.inner.state.lock();
             for node in &nodes {
                 state.verified.put(node.index, *node);
@@ -97,10 +115,15 @@ impl Core {
                 return Ok(Lookup::Known(*node));
             }
         }
-        let error = self.corrupt("tree", index, format!("node {index} does not verify"));
+        let what = format!("node {index} does not lead to the signed roots");
+        let error = self.corrupt("tree", index, what);
         if !self.owned() {
             log::warn!("{error}; forgotten");
-            self.inner.state.lock().forget_path(&path);
+            let mut state = self.inner.state.lock();
+            match &path {
+                Some(path) => state.forget_path(path),
+                None => state.forget_beyond(index),
+            }
         }
         Ok(Lookup::Damaged(error))
     }
@@ -135,29 +158,6 @@ impl Core {
             top = parent;
             nodes.extend([sibling, top]);
         }
-        match &path.anchor {
-            Anchor::Believed(node) => Ok((*node == top).then_some(nodes)),
-            Anchor::Signed(length) => {
-                let Some(signature) = files.read_signature(*length)? else {
-                    return Ok(None);
-                };
-                let mut roots = Vec::new();
-                for index in flat_tree::full_roots(*length) {
-                    let root =
-                        if index == top.index { Some(top) } else { files.read_node(index)? };
-                    let Some(root) = root else {
-                        return Ok(None);
-                    };
-                    roots.push(root);
-                }
-                if !roots.contains(&top)
-                    || !merkle::signed_by(&self.inner.key, &roots, *length, &signature)
-                {
-                    return Ok(None);
-                }
-                nodes.extend(roots);
-                Ok(Some(nodes))
-            }
-        }
+        Ok((path.anchor == top).then_some(nodes))
     }
 }

@@ -67,9 +67,21 @@ pub fn recover(
 }
 
 impl Recovery<'_> {
-    /// A core others write: the longest length that verifies; what is lost is fetched again.
+    /// A core others write: the longest length that verifies and continues the claimed one; what is
+    /// lost is fetched again.
     fn foreign(&self, bits: &mut Bitfield, claimed: u64) -> Result<Option<Candidate>> {
-        let found = match self.search(claimed..=self.files.signature_slots()?, |_| Ok(true))? {
+        let mut way = Vec::new();
+        let longest =
+            self.search(claimed..=self.files.signature_slots()?, |candidate| {
+                match self.connect(claimed, candidate)? {
+                    Some(nodes) => {
+                        way = nodes;
+                        Ok(true)
+                    }
+                    None => Ok(false),
+                }
+            })?;
+        let found = match longest {
             Some(found) => Some(found),
             None => self.search(1..=claimed.saturating_sub(1), |_| Ok(true))?,
         };
@@ -78,11 +90,34 @@ impl Recovery<'_> {
             log::warn!("core {}: length {claimed} does not verify, {length} does", self.name());
         }
         if let Some(found) = found.as_ref().filter(|found| found.length > claimed) {
-            for root in &found.roots {
-                bits.set_node(root.index);
+            for node in found.roots.iter().map(|root| root.index).chain(way) {
+                bits.set_node(node);
             }
         }
         Ok(found)
+    }
+
+    /// The nodes that lead from the roots of the `claimed` length to those of a longer candidate;
+    /// `None` where the records do not: what is stored below the claimed length may then be of another
+    /// history than the candidate, and the claimed length is the one to keep.
+    fn connect(&self, claimed: u64, candidate: &Candidate) -> Result<Option<Vec<u64>>> {
+        let mut way = Vec::new();
+        // The other roots are siblings on the way up from the last one, or roots of the candidate.
+        let Some(last) = flat_tree::full_roots(claimed).last() else { return Ok(Some(way)) };
+        let Some(mut top) = self.files.read_node(last)? else { return Ok(None) };
+        loop {
+            if let Some(root) = candidate.roots.iter().find(|root| root.index == top.index) {
+                return Ok((*root == top).then_some(way));
+            }
+            let Some(sibling) = self.files.read_node(flat_tree::sibling(top.index))? else {
+                return Ok(None);
+            };
+            way.extend([top.index, sibling.index]);
+            match Node::parent(&top, &sibling) {
+                Some(parent) if parent.index <= merkle::MAX_NODE_INDEX => top = parent,
+                _ => return Ok(None),
+            }
+        }
     }
 
     /// A core only we write: nothing acknowledged may vanish without a word, and nothing may be

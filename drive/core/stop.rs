@@ -88,7 +88,7 @@ impl Core {
         }
         let length = self.head().length;
         match &verified {
-            Err(Rejected::Forked(_)) => drop(self.inner.stop.set(Stop::Forked)),
+            Err(Rejected::Forked { .. }) => drop(self.inner.stop.set(Stop::Forked)),
             Ok(Verified { signed: Some(signed), nodes, .. }) if signed.length > length => {
                 let _ = self.inner.stop.set(Stop::Behind { length: signed.length });
                 // A longer history is taken over only if it is proven to begin with ours: the way

@@ -1,16 +1,82 @@
-//! That a longer version continues the one we have, and is not of a second history of the same key:
-//! a publisher who restored a backup and went on has two, and both are validly signed.
+//! That what a peer holds and what we hold are one history. A publisher that restored a backup and
+//! appended again has signed two with one key, and proofs of both verify.
 //!
-//! A proof of any block of the longer version proves that version. Only a proof that passes by the
-//! roots of ours proves both, and that of the first block after ours always does. So the peer is
-//! asked for that one, without the block's bytes. A peer that does not have it is believed: the
-//! proofs of what was fetched before then still tell the histories apart, only later.
+//! *A longer version than ours*: a proof of any block of it proves that version. Only a proof that
+//! passes by our roots proves both, and that of the first block after ours always does. So the peer is
+//! asked for that one, without the block's bytes. From a peer that cannot show it nothing beyond our
+//! length is taken.
+//!
+//! *A shorter version than ours*: its roots are nodes of our tree, but perhaps of a part that is not
+//! here. A proof of the first block after it, under our roots, passes by all of them: another peer is
+//! asked for that one, the *bridge*. Until it has come, the peer's blocks wait; then they lead to nodes
+//! that are known here, or contradict them, which is a fork.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use tokio::time::Instant;
 
 use super::Replicator;
-use super::peer::{InFlight, MAX_UNCONNECTED, PeerId};
+use super::peer::{InFlight, MAX_UNCONNECTED, PeerId, Purpose};
+use crate::core::{Head, flat_tree};
 use crate::wire::message::Message;
+
+/// Shorter versions waiting to be connected with ours at once. A drive's peers are rarely of more than
+/// a few versions; blocks of further ones count as not there.
+pub const MAX_BRIDGES: usize = 64;
+
+/// A shorter version that is not yet shown to be part of ours.
+#[derive(Debug, Default)]
+struct Bridge {
+    asked: Option<PeerId>,
+    /// Peers that could not prove it.
+    failed: BTreeSet<PeerId>,
+    /// What peers of that version sent, to be asked for again.
+    waiting: BTreeSet<(PeerId, u64)>,
+}
+
+/// By the length of the shorter version, which is also the block to be proven.
+///
+/// INVARIANT: at most [`MAX_BRIDGES`], each with something waiting.
+#[derive(Debug, Default)]
+pub(super) struct Bridges(BTreeMap<u64, Bridge>);
+
+impl Bridges {
+    /// False if it cannot wait.
+    fn wait(&mut self, length: u64, peer: PeerId, block: u64) -> bool {
+        if self.0.len() >= MAX_BRIDGES && !self.0.contains_key(&length) {
+            return false;
+        }
+        self.0.entry(length).or_default().waiting.insert((peer, block));
+        true
+    }
+
+    pub fn refused(&mut self, length: u64, peer: PeerId) {
+        if let Some(bridge) = self.0.get_mut(&length) {
+            bridge.failed.insert(peer);
+            if bridge.asked == Some(peer) {
+                bridge.asked = None;
+            }
+        }
+    }
+
+    /// The peer has left: neither is it asked, nor do blocks of it wait.
+    pub fn left(&mut self, peer: PeerId) {
+        self.0.retain(|_, bridge| {
+            bridge.waiting.retain(|(waiting, _)| *waiting != peer);
+            bridge.failed.remove(&peer);
+            if bridge.asked == Some(peer) {
+                bridge.asked = None;
+            }
+            !bridge.waiting.is_empty()
+        });
+    }
+
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
 
 impl Replicator {
     /// `block`, which the peer sent, is of a version that has not been shown to continue our `from`
@@ -20,31 +86,128 @@ impl Replicator {
         if peer.unconnected.len() >= MAX_UNCONNECTED {
             return self.wants.released(block, id);
         }
+        let asked_already = !peer.unconnected.is_empty();
         peer.unconnected.insert(block);
-        if !peer.owes(from) {
+        if asked_already {
+            return;
+        }
+        // The proof of any block beside our last root passes by all our roots.
+        let beside = flat_tree::full_roots(from).last().map(flat_tree::sibling);
+        let offered = beside.map(flat_tree::blocks).and_then(|blocks| peer.blocks.first_in(blocks));
+        let asked = offered.unwrap_or(from);
+        if peer.owes(asked) {
+            // That block itself is under way, and shows it as well.
+            peer.unconnected.remove(&block);
+            return self.wants.released(block, id);
+        }
+        let request = InFlight {
+            sent: now,
+            expected: 0,
+            cancelled: false,
+            full_proof: peer.stands_alone(0),
+            purpose: Purpose::Continuity,
+        };
+        peer.asked(asked, request);
+        self.send(id, Message::Request { index: asked, bytes: 0, hash: true, nodes: 0 });
+    }
+
+    /// The peer showed it, or could not.
+    pub(super) fn continuity_answered(&mut self, id: PeerId, shown: bool) {
+        let length = self.core.head().length;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let waiting = std::mem::take(&mut peer.unconnected);
+        if !shown && waiting.last().is_some_and(|block| *block >= length) {
+            peer.discontinued = Some(length);
+            let name = peer.name.clone();
+            self.trouble(format!(
+                "peer {name} tells of a longer version, and cannot show that it continues the version \
+                 known here (length {length})"
+            ));
+        }
+        for block in waiting {
+            self.wants.released(block, id);
+        }
+    }
+
+    /// Our head has moved: what could not be shown to continue the old one may continue the new one.
+    pub(super) fn grown(&mut self, head: Option<Head>) {
+        let Some(head) = head else { return };
+        let mut again = false;
+        for peer in self.peers.values_mut() {
+            again |= peer.discontinued.take_if(|length| *length < head.length).is_some();
+        }
+        if again {
+            self.wants.unpark_range(0..u64::MAX);
+        }
+    }
+
+    /// `block`, which the peer sent, is of a version of `length` blocks that is not shown to be part of
+    /// ours: waits for a bridge.
+    pub(super) fn ask_for_bridge(&mut self, id: PeerId, length: u64, block: u64) {
+        self.wants.failed(block, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.withheld.len() < MAX_UNCONNECTED && self.bridges.wait(length, id, block) {
+            peer.withheld.insert(block);
+        } else {
+            peer.blocks.remove(block..block.saturating_add(1));
+        }
+        let name = peer.name.clone();
+        self.trouble(format!(
+            "peer {name} has an older version (length {length}), and no connected peer shows that it is \
+             part of the version known here (length {})",
+            self.core.head().length
+        ));
+    }
+
+    /// Asks peers for the bridges that nobody was asked for yet.
+    pub(super) fn build_bridges(&mut self, now: Instant) {
+        let mut requests = Vec::new();
+        for (length, bridge) in
+            self.bridges.0.iter_mut().filter(|(_, bridge)| bridge.asked.is_none())
+        {
+            let fit = self.peers.iter_mut().find(|(id, peer)| {
+                peer.offers(*length)
+                    && !bridge.failed.contains(id)
+                    && !peer.owes(*length)
+                    && !bridge.waiting.iter().any(|(waiting, _)| waiting == *id)
+            });
+            let Some((id, peer)) = fit else { continue };
             let request = InFlight {
                 sent: now,
                 expected: 0,
                 cancelled: false,
                 full_proof: peer.stands_alone(0),
-                hash_only: false,
-                continuity: true,
+                purpose: Purpose::Bridge,
             };
-            peer.asked(from, request);
-            self.send(id, Message::Request { index: from, bytes: 0, hash: true, nodes: 0 });
-        } else if !peer.is_asked_for_continuity(from) {
-            // That block itself is under way, and shows it as well.
-            peer.unconnected.remove(&block);
-            self.wants.released(block, id);
+            peer.asked(*length, request);
+            bridge.asked = Some(*id);
+            requests.push((*id, *length));
+        }
+        for (id, length) in requests {
+            self.send(id, Message::Request { index: length, bytes: 0, hash: true, nodes: 0 });
         }
     }
 
-    /// The peer showed it, or could not.
-    pub(super) fn continuity_answered(&mut self, id: PeerId, shown: bool) {
+    /// A bridge has come: what waited for it is asked for again. Or it is asked of the next peer.
+    pub(super) fn bridge_answered(&mut self, id: PeerId, length: u64, built: bool) {
+        if !built {
+            return self.bridges.refused(length, id);
+        }
+        let Some(bridge) = self.bridges.0.remove(&length) else { return };
+        for (waiting, block) in bridge.waiting {
+            if let Some(peer) = self.peers.get_mut(&waiting) {
+                peer.withheld.remove(&block);
+            }
+            self.wants.unpark_range(block..block.saturating_add(1));
+        }
+    }
+
+    /// A peer tells of blocks that may show what could not be shown before.
+    pub(super) fn reconsider(&mut self, id: PeerId, told: &Range<u64>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.shows_continuity &= shown;
-        for block in std::mem::take(&mut peer.unconnected) {
-            self.wants.released(block, id);
+        peer.discontinued.take_if(|length| told.contains(length));
+        for (_, bridge) in self.bridges.0.range_mut(told.clone()) {
+            bridge.failed.remove(&id);
         }
     }
 
@@ -52,11 +215,12 @@ impl Replicator {
     /// history, the peer is innocent: before it is judged it is asked again, for a proof that stands
     /// alone. What we told it on this connection it goes on leaving out, so if that does not help,
     /// the next connection will.
-    pub(super) fn doubt(&mut self, id: PeerId, block: u64, continuity: bool, reason: &str) {
+    pub(super) fn doubt(&mut self, id: PeerId, block: u64, purpose: Purpose, reason: &str) {
         self.wants.released(block, id);
+        let proof_only = purpose != Purpose::Block;
         let wanted = self.wants.get(block).is_some();
-        let first = (wanted || continuity) && self.distrusted.insert(block);
-        if !first || continuity {
+        let first = (wanted || proof_only) && self.distrusted.insert(block);
+        if !first || proof_only {
             let reason = format!("its proof of block {block} does not fit what is here: {reason}");
             self.disconnect(id, reason, false);
         }

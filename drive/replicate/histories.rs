@@ -5,7 +5,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::peer::{InFlight, Peer, PeerId};
+use super::peer::{InFlight, Peer, PeerId, Purpose};
 use super::{Action, Replicator};
 use crate::wire::message::Message;
 
@@ -64,8 +64,7 @@ impl Replicator {
                 expected: 0,
                 cancelled: false,
                 full_proof: true,
-                hash_only: true,
-                continuity: false,
+                purpose: Purpose::Comparison,
             };
             peer.asked(block, request);
             self.send(id, Message::Request { index: block, bytes: 0, hash: true, nodes: 0 });

@@ -6,6 +6,7 @@ use super::peer::MAX_WANTED_REGIONS;
 use super::*;
 use crate::store::Store;
 use crate::wire::run_length::MAX_UNFOLDED;
+use continuity::MAX_BRIDGES;
 use peer::MAX_UNCONNECTED;
 use upload::{MAX_QUEUED_HINT_BYTES, MAX_QUEUED_HINTS, MAX_WANT_BLOCKS, TooManyRequests};
 
@@ -38,6 +39,10 @@ fn have(start: u64, length: u64) -> Message {
 
 fn actions(replicator: &mut Replicator) -> Vec<Action> {
     std::iter::from_fn(|| replicator.next_action()).collect()
+}
+
+fn peer_of(replicator: &Replicator) -> &Peer {
+    &replicator.peers[&PEER]
 }
 
 /// Whether the connection is to end, and as a liar's.
@@ -198,12 +203,12 @@ fn blocks_kept_until_continuity_is_shown() {
     let proof = written.prove(1, 0, false, &mut Default::default()).unwrap();
     replicator.core.accept(proof).unwrap();
     let many = MAX_UNCONNECTED as u64 + 10;
-    receive(&mut replicator, have(3, many));
+    receive(&mut replicator, have(4, many));
     replicator.average_bytes = 1;
-    want(&mut replicator, 3..3 + many);
+    want(&mut replicator, 4..4 + many);
     actions(&mut replicator);
-    for block in 3..3 + many {
-        let verdict = Err(Rejected::Unconnected(2));
+    for block in 4..4 + many {
+        let verdict = Err(Rejected::Unconnected { ours: 2, signed: 4 + many });
         replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
     }
     let kept = replicator.peers[&PEER].unconnected.len();
@@ -214,10 +219,50 @@ fn blocks_kept_until_continuity_is_shown() {
         matches!(message, Message::Request { index: 2, hash: true, nodes: 0, .. })
     });
     assert_eq!(proofs.count(), 1, "asked once, whatever the number of blocks");
-    // It cannot show it: it is believed, and the blocks are asked for again.
+    // It cannot show it: nothing beyond our two blocks is asked of it any more.
     receive(&mut replicator, Message::Unhave { start: 2, length: 1 });
-    assert!(replicator.peers[&PEER].unconnected.is_empty());
-    assert!(!replicator.peers[&PEER].shows_continuity);
+    assert!(peer_of(&replicator).unconnected.is_empty());
+    assert_eq!(peer_of(&replicator).discontinued, Some(2));
+    assert_eq!(requests(&mut replicator), 0);
+    assert!(!peer_of(&replicator).offers(4) && peer_of(&replicator).blocks.contains(4));
+    // It tells of the block that can show it.
+    receive(&mut replicator, have(2, 1));
+    assert!(peer_of(&replicator).offers(4));
+}
+
+/// Two peers: one has what we have, the other older versions that nothing here connects with ours.
+#[test]
+fn shorter_versions_waiting_for_a_bridge() {
+    let written = written(2000);
+    let mut replicator = reading(&written);
+    let proof = written.prove(1999, 0, false, &mut Default::default()).unwrap();
+    replicator.core.accept(proof).unwrap();
+    receive(&mut replicator, have(0, 1000));
+    let bridging = PeerId(2);
+    let opened = Event::Opened { peer: bridging, name: "another".to_owned() };
+    replicator.step(opened, Instant::now());
+    let many = MAX_BRIDGES as u64 + 1;
+    want(&mut replicator, 0..many);
+    actions(&mut replicator);
+    for block in 0..many {
+        let verdict = Err(Rejected::Unconnected { ours: 2000, signed: 1000 + block });
+        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+    }
+    assert_eq!(replicator.bridges.count(), MAX_BRIDGES);
+    let peer = &replicator.peers[&PEER];
+    assert_eq!(peer.withheld.len(), MAX_BRIDGES);
+    assert!(!peer.blocks.contains(many - 1), "one past the bound counts as not there");
+    assert_eq!(requests(&mut replicator), 0, "no peer is known to have a bridge");
+    let told = Event::Received { peer: bridging, message: have(1000, 1) };
+    replicator.step(told, Instant::now());
+    let bridge = actions(&mut replicator);
+    let asked = bridge.iter().any(|action| {
+        matches!(action, Action::Send { peer, message: Message::Request { index: 1000, hash: true, .. } }
+            if *peer == bridging)
+    });
+    assert!(asked, "{bridge:?}");
+    replicator.step(Event::Closed { peer: PEER }, Instant::now());
+    assert_eq!(replicator.bridges.count(), 0);
 }
 
 fn request(index: u64) -> Message {

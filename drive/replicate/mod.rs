@@ -33,9 +33,10 @@ use crate::rate::{Bucket, Limit};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
+use continuity::Bridges;
 use peer::{
     InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_REFUSED, MAX_UNSOLICITED,
-    MAX_WANTED_REGIONS, Peer,
+    MAX_WANTED_REGIONS, Peer, Purpose,
 };
 use wants::Wants;
 
@@ -108,12 +109,10 @@ pub enum Action {
         peer: PeerId,
         message: Message,
     },
-    /// Have the core verify and store this; report with [`Event::Judged`]. If `connected`, a longer
-    /// head counts only where the proof shows that it continues ours.
+    /// Have the core verify and store this; report with [`Event::Judged`].
     Accept {
         peer: PeerId,
         proof: Proof,
-        connected: bool,
     },
     /// End the connection; `lied` if what it sent did not verify.
     Disconnect {
@@ -148,6 +147,8 @@ pub struct Replicator {
     pace: Bucket,
     /// Peers were told that we write this core and download nothing of it.
     watching: bool,
+    /// Shorter versions that are not yet shown to be part of ours.
+    bridges: Bridges,
     actions: VecDeque<Action>,
 }
 
@@ -177,6 +178,7 @@ impl Replicator {
             due: None,
             pace: Bucket::new(None, Instant::now()),
             watching: false,
+            bridges: Bridges::default(),
             actions: VecDeque::new(),
         }
     }
@@ -221,6 +223,7 @@ impl Replicator {
             self.check_stalls(now);
         }
         self.compare_histories(now);
+        self.build_bridges(now);
         self.schedule(now);
         if std::mem::take(&mut self.outlook_stale) {
             self.publish_outlook();
@@ -297,6 +300,7 @@ impl Replicator {
                 seek.asked = None;
             }
         }
+        self.bridges.left(id);
         self.outlook_stale = true;
     }
 
@@ -362,6 +366,7 @@ impl Replicator {
                 claimed
             }
         };
+        self.reconsider(id, &claimed);
         self.wants.unpark_range(claimed);
         self.outlook_stale = true;
         self.want_newest();
@@ -387,8 +392,9 @@ impl Replicator {
     fn refused(&mut self, id: PeerId, block: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.refused += 1;
-        match peer.withdraw(block) {
-            Some(request) if request.continuity => self.continuity_answered(id, false),
+        match peer.withdraw(block).map(|request| request.purpose) {
+            Some(Purpose::Continuity) => self.continuity_answered(id, false),
+            Some(Purpose::Bridge) => self.bridges.refused(block, id),
             _ => self.wants.failed(block, id),
         }
     }
@@ -410,9 +416,8 @@ impl Replicator {
             }
             return;
         };
-        let connected = peer.shows_continuity;
         self.judging.insert((id, proof.block), (request, sought));
-        self.actions.push_back(Action::Accept { peer: id, proof, connected });
+        self.actions.push_back(Action::Accept { peer: id, proof });
     }
 
     fn judged(
@@ -427,28 +432,39 @@ impl Replicator {
         if let Some(byte) = sought.flatten() {
             self.sought(id, byte);
         }
-        if request.is_some_and(|request| request.continuity) {
-            let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
-            self.continuity_answered(id, longer);
+        let purpose = request.map_or(Purpose::Block, |request| request.purpose);
+        match purpose {
+            Purpose::Continuity => {
+                let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
+                self.continuity_answered(id, longer);
+            }
+            Purpose::Bridge => self.bridge_answered(id, block, verdict.is_ok()),
+            Purpose::Block | Purpose::Comparison => {}
         }
         match verdict {
-            Ok(_) | Err(Rejected::Storage(_))
-                if request.is_some_and(|request| request.hash_only) =>
-            {
+            Ok(_) | Err(Rejected::Storage(_)) if purpose == Purpose::Comparison => {
                 // What waited for a longer head may go on.
                 self.wants.unpark();
             }
-            Ok(_) if request.is_some_and(|request| request.continuity) => {
+            Ok(accepted) if purpose == Purpose::Continuity => {
                 self.distrusted.remove(&block);
+                self.grown(accepted.head);
                 self.want_newest();
             }
+            Ok(_) if purpose == Purpose::Bridge => drop(self.distrusted.remove(&block)),
             Ok(accepted) => self.accepted(id, block, size, accepted),
-            Err(Rejected::Unconnected(from)) => self.ask_for_continuity(id, from, block, now),
+            // What cannot connect itself cannot connect others.
+            Err(Rejected::Unconnected { .. }) if purpose != Purpose::Block => {}
+            Err(Rejected::Unconnected { ours, signed }) if signed < ours => {
+                self.ask_for_bridge(id, signed, block);
+            }
+            Err(Rejected::Unconnected { ours, .. }) => {
+                self.ask_for_continuity(id, ours, block, now)
+            }
             Err(Rejected::Invalid(reason))
                 if request.is_some_and(|request| !request.full_proof) =>
             {
-                let again = !request.is_some_and(|request| request.continuity);
-                self.doubt(id, block, again, &reason);
+                self.doubt(id, block, purpose, &reason);
             }
             Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
                 // The core has forgotten the damaged nodes, so each time there are fewer; a proof
@@ -462,11 +478,11 @@ impl Replicator {
                 self.wants.failed(block, id);
                 self.disconnect(id, format!("sent a bad proof for block {block}: {reason}"), true);
             }
-            Err(Rejected::Forked(reason)) => {
+            Err(fork @ Rejected::Forked { .. }) => {
                 self.wants.failed(block, id);
                 let name = self.peers.get(&id).map_or("?", |peer| peer.name.as_str());
-                self.fork = Some(format!("peer {name} holds another history: {reason}"));
-                self.disconnect(id, format!("holds another history (a fork): {reason}"), true);
+                self.fork = Some(format!("peer {name} holds another history: {fork}"));
+                self.disconnect(id, format!("holds another history (a fork): {fork}"), true);
             }
             Err(Rejected::Storage(error)) => {
                 log::error!(
@@ -508,6 +524,7 @@ impl Replicator {
             // The first proof tells how small the blocks of an index are: without that a window
             // would hold a handful of them, and a listing would take a round trip for each few.
             self.average_bytes = (head.byte_length / head.length.max(1)).max(1);
+            self.grown(Some(head));
             self.want_newest();
         }
     }
@@ -613,6 +630,7 @@ impl Replicator {
             .peers
             .values()
             .filter(|peer| peer.uploading && peer.blocks.end() > length)
+            .filter(|peer| peer.discontinued.is_none())
             .map(|peer| peer.blocks.end() - 1)
             .collect();
         if newest.iter().any(|block| *block > length)

@@ -27,8 +27,8 @@ pub const MAX_UNSOLICITED: u32 = 1024;
 /// Requests a peer may refuse, beyond as many as it answers, for blocks it offers. One that offers
 /// and takes back without end would have us ask without end.
 pub const MAX_REFUSED: u32 = 4096;
-/// Blocks of a longer version that one peer may have sent before it has shown that the version
-/// continues ours; others are asked for again at once.
+/// Blocks of one peer that wait until it is shown that its version and ours are one history; beyond it
+/// the peer counts as not having the block.
 pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
@@ -55,10 +55,19 @@ pub struct InFlight {
     /// The full proof was asked for, on a connection on which the peer was told of no nodes of ours,
     /// so a failure cannot be blamed on what we hold.
     pub full_proof: bool,
-    /// Only the proof was asked for, to compare histories.
-    pub hash_only: bool,
-    /// Only the proof was asked for, to see that a longer version continues ours.
-    pub continuity: bool,
+    pub purpose: Purpose,
+}
+
+/// What a request is for. All but [`Purpose::Block`] ask for a proof without the block's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Block,
+    /// To compare a peer's history with the one we write (`histories.rs`).
+    Comparison,
+    /// To see that the peer's longer version continues ours (`continuity.rs`).
+    Continuity,
+    /// To learn the nodes that connect a shorter version, of another peer, with ours (`continuity.rs`).
+    Bridge,
 }
 
 pub struct Peer {
@@ -91,10 +100,13 @@ pub struct Peer {
     pub since: Instant,
     /// It was told of nodes we hold, and leaves them out of its proofs from then on.
     told_nodes: bool,
-    /// False once it could not show that its version continues ours.
-    pub shows_continuity: bool,
-    /// Blocks to be asked for again when it has been asked to show that.
+    /// It could not show that its version continues ours, which had this many blocks: what it has beyond
+    /// them is not asked for.
+    pub discontinued: Option<u64>,
+    /// Blocks that wait for the answer to a request for [`Purpose::Continuity`].
     pub unconnected: BTreeSet<u64>,
+    /// Blocks it sent under a shorter version that is not shown to be part of ours.
+    pub withheld: BTreeSet<u64>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -125,8 +137,9 @@ impl Peer {
             compared: None,
             since: now,
             told_nodes: false,
-            shows_continuity: true,
+            discontinued: None,
             unconnected: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
             latency: None,
@@ -136,9 +149,12 @@ impl Peer {
         }
     }
 
-    /// Whether it would give us `block` if asked.
+    /// Whether it would give us `block` if asked, and we could use it.
     pub fn offers(&self, block: u64) -> bool {
-        self.uploading && self.blocks.contains(block)
+        self.uploading
+            && self.blocks.contains(block)
+            && self.discontinued.is_none_or(|length| block < length)
+            && !self.withheld.contains(&block)
     }
 
     /// Whether the answer to a request with this digest will be a proof without our help; to be
@@ -162,8 +178,9 @@ impl Peer {
         self.comparing > 0
     }
 
-    pub fn is_asked_for_continuity(&self, block: u64) -> bool {
-        self.in_flight.get(&block).is_some_and(|request| request.continuity)
+    /// Whether a proof of `block` was asked for without its bytes.
+    pub fn is_asked_for_proof(&self, block: u64) -> bool {
+        self.in_flight.get(&block).is_some_and(|request| request.purpose != Purpose::Block)
     }
 
     /// Whether one more request fits; readers may use what readahead leaves free.
@@ -188,7 +205,7 @@ impl Peer {
         self.withdraw(block);
         self.in_flight_bytes += request.expected;
         self.owed += 1;
-        self.comparing += usize::from(request.hash_only);
+        self.comparing += usize::from(request.purpose == Purpose::Comparison);
         self.by_age.insert((request.sent, block));
         self.in_flight.insert(block, request);
     }
@@ -206,7 +223,7 @@ impl Peer {
     pub fn withdraw(&mut self, block: u64) -> Option<InFlight> {
         let request = self.in_flight.remove(&block)?;
         self.by_age.remove(&(request.sent, block));
-        self.comparing -= usize::from(request.hash_only);
+        self.comparing -= usize::from(request.purpose == Purpose::Comparison);
         self.release(&request);
         Some(request)
     }

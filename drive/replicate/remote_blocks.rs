@@ -22,6 +22,15 @@ impl RemoteBlocks {
         self.ranges.range(..=block).next_back().is_some_and(|(_, end)| block < *end)
     }
 
+    /// The first block of `blocks` that is claimed.
+    pub fn first_in(&self, blocks: Range<u64>) -> Option<u64> {
+        if self.contains(blocks.start) && !blocks.is_empty() {
+            return Some(blocks.start);
+        }
+        let (first, _) = self.ranges.range(blocks.start..).next()?;
+        (*first < blocks.end).then_some(*first)
+    }
+
     /// One past the highest block claimed.
     pub fn end(&self) -> u64 {
         self.ranges.last_key_value().map_or(0, |(_, end)| *end)

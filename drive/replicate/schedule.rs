@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::peer::{InFlight, MAX_WANTED_REGIONS, PeerId, SILENT_AFTER};
+use super::peer::{InFlight, MAX_WANTED_REGIONS, PeerId, Purpose, SILENT_AFTER};
 use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator};
 use crate::core::demand::Urgency;
 use crate::wire::message::Message;
@@ -96,7 +96,7 @@ impl Replicator {
             if !peer.offers(block) || want.asked.contains(id) {
                 continue;
             }
-            if !peer.has_room(reader) || peer.is_asked_for_continuity(block) {
+            if !peer.has_room(reader) || peer.is_asked_for_proof(block) {
                 busy = true;
                 continue;
             }
@@ -126,8 +126,7 @@ impl Replicator {
             expected: self.average_bytes,
             cancelled: false,
             full_proof: peer.stands_alone(digest),
-            hash_only: false,
-            continuity: false,
+            purpose: Purpose::Block,
         };
         peer.asked(block, request);
         self.pace.spend(request.expected, now);
@@ -163,8 +162,7 @@ impl Replicator {
                     expected,
                     cancelled: false,
                     full_proof: peer.stands_alone(0),
-                    hash_only: false,
-                    continuity: false,
+                    purpose: Purpose::Block,
                 };
                 peer.asked_seek(byte, request);
                 let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };

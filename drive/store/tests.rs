@@ -440,7 +440,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
         }
         let head = one.head();
         let verdict = prove_newest(&other, &one);
-        assert!(matches!(verdict, Err(crate::core::Rejected::Forked(_))), "{verdict:?}");
+        assert!(matches!(verdict, Err(crate::core::Rejected::Forked { .. })), "{verdict:?}");
         assert_eq!((one.stopped(), one.head()), (Some(Stop::Forked), head));
     }
 }

@@ -159,10 +159,10 @@ fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> b
         let mut senders = Vec::new();
         while let Some(action) = replicator.next_action() {
             match action {
-                Action::Accept { peer, proof, connected } => {
+                Action::Accept { peer, proof } => {
                     let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
                     senders.push((peer, proof.block, size));
-                    proofs.push((proof, connected));
+                    proofs.push(proof);
                 }
                 Action::Send { peer, message } => {
                     let Some(swarm) = swarm.upgrade() else { return false };

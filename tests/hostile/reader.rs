@@ -341,7 +341,8 @@ struct Forked {
 }
 
 impl Forked {
-    fn new() -> Self {
+    /// `more` are the small files that each history has beside the large one.
+    fn new(more: [usize; 2]) -> Self {
         let home = Home::new();
         let runtime = runtime();
         let key = {
@@ -361,7 +362,7 @@ impl Forked {
         let first = noise(3, 200_000);
         // Of another size, so that the indexes differ as well.
         let second = noise(4, 210_000);
-        for (store, content, more) in [("first", &first, 2), ("second", &second, 30)] {
+        for (store, content, more) in [("first", &first, more[0]), ("second", &second, more[1])] {
             let store = Store::open(&home.path(store), false).expect("opens");
             let drive = Drive::create(&store, "forked").expect("opens");
             let blocks: Vec<Bytes> = content.chunks(50_000).map(Bytes::copy_from_slice).collect();
@@ -386,11 +387,11 @@ impl Forked {
 /// The history seen first is kept and can be read; the other is named, and nothing of it is taken,
 /// although it is validly signed and longer.
 ///
-/// 10. Two validly signed histories of one drive are reported as a fork; the one seen first is
-///     kept.
+/// 10. Two validly signed histories of one drive are reported as a fork, with the length of both; the
+///     one seen first is kept, and nothing of the other is shown.
 #[test]
 fn t26_of_two_histories_the_first_is_kept() {
-    let forked = Forked::new();
+    let forked = Forked::new([2, 30]);
     let (_first, first) = forked.serve();
     // Not a server of ours, which would notice on its side that the reader holds another history.
     let store = Store::open(&forked.home.path("second"), false).expect("opens");
@@ -407,7 +408,9 @@ fn t26_of_two_histories_the_first_is_kept() {
     let told = cat(&reader, &forked.url, &[&second], "3s");
     assert_ne!(told.code, Some(0), "the other history's bytes were taken");
     assert!(told.stdout.is_empty(), "{} bytes shown", told.stdout.len());
-    let named = |line: &str| line.contains(&second) && line.contains("fork");
+    let named = |line: &str| {
+        line.contains(&second) && line.contains("fork") && line.contains("contradicts the")
+    };
     assert!(told.stderr.lines().any(named), "{}", told.stderr);
     assert!(told.stderr.contains("is forked"), "the reader is told: {}", told.stderr);
 
@@ -454,8 +457,36 @@ fn t26_of_two_histories_the_first_is_kept() {
     assert!(told.stdout == forked.first, "bytes of the other history");
 }
 
-/// An old head, validly signed, changes nothing for who has seen a newer one; and of two peers the
-/// one that knows more is believed.
+/// The other history is the shorter one, and of what it contradicts the reader has nothing yet: neither
+/// in the index nor in the content does a proof of it meet a node that is here.
+#[test]
+fn t26_of_two_histories_a_shorter_second_one_is_not_mixed_in() {
+    let forked = Forked::new([200, 1]);
+    let (_first, first) = forked.serve();
+    let store = Store::open(&forked.home.path("second"), false).expect("opens");
+    let _drive = Drive::create(&store, "forked").expect("opens");
+    let other = Liar::new(Lie::None, &store, 0);
+    let second = other.address.clone();
+    let reader = Home::new();
+    let url = forked.url.trim_end_matches("/file");
+    let some = cat(&reader, &format!("{url}/more/199"), &[&first], "20s");
+    assert_eq!(some.code, Some(0), "{}", some.stderr);
+
+    let told = cat(&reader, &forked.url, &[&second], "3s");
+    assert_ne!(told.code, Some(0), "the other history's bytes were taken");
+    assert!(told.stdout.is_empty(), "{} bytes shown", told.stdout.len());
+    let why = "no connected peer shows that it is part of the";
+    assert!(told.stderr.contains(why) || told.stderr.contains("fork"), "{}", told.stderr);
+
+    // With both peers connected the nodes that tell are there: a fork, with both lengths.
+    let told = cat(&reader, &forked.url, &[&second, &first], "20s");
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    assert!(told.stdout == forked.first, "bytes of the other history");
+}
+
+/// An old head, validly signed, changes nothing for a reader that has seen a newer one; and of two peers
+/// the one that knows more is believed. What the older peer has is taken once the newer one shows that
+/// both are of one history.
 ///
 /// 9. A version that was seen is never replaced by an older one, whatever peers say.
 ///
@@ -502,6 +533,9 @@ fn t25_an_old_version_takes_nothing_away() {
     reader.run(["ls", &url(""), "--store", &store, "--peer", &new]).must_succeed();
     let again = cat(&reader, &url("new9"), &[&old], "2s");
     assert_eq!((again.code, &again.stdout[..]), (Some(0), &b"new"[..]), "{}", again.stderr);
-    let older = cat(&reader, &url("old"), &[&old], "20s");
+    let alone = cat(&reader, &url("old"), &[&old], "1s");
+    assert_eq!((alone.code, &alone.stdout[..]), (Some(3), &b""[..]), "{}", alone.stderr);
+    assert!(alone.stderr.contains("older version (length 1)"), "{}", alone.stderr);
+    let older = cat(&reader, &url("old"), &[&old, &new], "20s");
     assert_eq!((older.code, &older.stdout[..]), (Some(0), &b"old"[..]), "{}", older.stderr);
 }

@@ -272,7 +272,7 @@ fn a_signed_contradiction_is_a_fork_and_an_unsigned_one_is_not() {
     let ours = Node { hash: [3; 32], ..good.nodes[1] };
     let local = |index| Ok::<_, Infallible>((index == ours.index).then_some(ours));
     let key = pair.public_key();
-    assert_eq!(verify(&key, &good, Some(leaf), local), Err(Flaw::Forked(ours.index)));
+    assert_eq!(verify(&key, &good, Some(leaf), local), Err(Flaw::Forked { length: 5 }));
     let unsigned = Proof { signature: None, ..good };
     assert!(matches!(verify(&key, &unsigned, Some(leaf), local), Err(Flaw::Invalid(_))));
 }

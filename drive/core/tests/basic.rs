@@ -51,10 +51,9 @@ fn sparse_replication_in_any_order() {
     }
 }
 
-/// Roots of an older length need not hang together with newer ones: node 0 here is believed only
-/// because of the signature of length 1.
+/// What was fetched under a shorter length is read after the core has grown and was opened anew.
 #[test]
-fn nodes_of_older_lengths_stay_believable() {
+fn blocks_of_older_lengths_stay_readable() {
     let (world, target) = (World::default(), World::default());
     let from = writer(&world);
     let blocks = uneven(8);

@@ -90,7 +90,8 @@ fn of_a_reader_heals_by_fetching() {
             let core = reader(&damaged);
             assert_eq!(core.head(), from.head(), "{name} bit {bit}: healed for good");
             for (at, expected) in blocks.iter().enumerate() {
-                assert_eq!(core.get_local(at as u64).unwrap().as_ref(), Some(expected));
+                let found = core.get_local(at as u64).unwrap();
+                assert_eq!(found.as_ref(), Some(expected), "{name} bit {bit} block {at}");
             }
         }
     }

@@ -72,7 +72,10 @@ fn a_second_history_is_a_fork() {
     let to = reader(&World::default());
     let head = to.accept(proof(&from, 1)).unwrap().head;
     for at in [1, 6] {
-        assert!(matches!(to.accept(proof(&forked, at)), Err(Rejected::Forked(_))), "block {at}");
+        assert!(
+            matches!(to.accept(proof(&forked, at)), Err(Rejected::Forked { .. })),
+            "block {at}"
+        );
         assert_eq!(Some(to.head()), head);
     }
     assert_eq!(to.get_local(1).unwrap(), Some(blocks[1].clone()));
@@ -90,34 +93,39 @@ fn a_second_history_is_not_taken_for_a_longer_version() {
         let (first, second) = (source(&blocks[..length]), source(&other));
         let honest = source(&blocks);
         let to = reader(&World::default());
-        to.accept_connected(proof(&first, length as u64 - 1)).unwrap();
+        to.accept(proof(&first, length as u64 - 1)).unwrap();
         let head = to.head();
         for at in 0..21 {
-            match to.accept_connected(proof(&second, at)) {
-                Err(Rejected::Forked(_) | Rejected::Unconnected(_)) => {}
+            match to.accept(proof(&second, at)) {
+                Err(Rejected::Forked { .. } | Rejected::Unconnected { .. }) => {}
                 // A block that both have is what it is.
                 Ok(_) if at < length as u64 && at != parting as u64 => {}
                 taken => panic!("block {at} after {length} of another history: {taken:?}"),
             }
             assert_eq!(to.head(), head);
         }
-        let next = to.accept_connected(proof(&second, length as u64));
-        assert!(matches!(next, Err(Rejected::Forked(_))), "{next:?}");
+        let next = to.accept(proof(&second, length as u64));
+        assert!(matches!(next, Err(Rejected::Forked { .. })), "{next:?}");
         // The first history goes on, shown by the same block, with or without its bytes.
         let whole = honest.prove(length as u64, 0, true, &mut RemoteTree::default()).unwrap();
-        assert_eq!(to.accept_connected(whole).unwrap().head, Some(honest.head()));
+        assert_eq!(to.accept(whole).unwrap().head, Some(honest.head()));
         for at in 0..21 {
-            to.accept_connected(proof(&honest, at)).unwrap();
+            to.accept(proof(&honest, at)).unwrap();
         }
     }
 }
 
 #[test]
-fn a_shorter_head_never_shrinks_a_longer_one() {
+fn a_shorter_version_counts_once_it_is_shown_to_be_part_of_ours() {
     let blocks = uneven(9);
     let (old, new) = (source(&blocks[..5]), source(&blocks));
     let to = reader(&World::default());
     to.accept(proof(&new, 8)).unwrap();
+    let early = to.accept(proof(&old, 2));
+    assert!(matches!(early, Err(Rejected::Unconnected { ours: 9, signed: 5 })), "{early:?}");
+    assert!(!to.has(2));
+    // The first block after the shorter version passes by all its roots.
+    to.accept(new.prove(5, to.digest(5), true, &mut RemoteTree::default()).unwrap()).unwrap();
     let accepted = to.accept(proof(&old, 2)).unwrap();
     assert_eq!(accepted, Accepted { stored: true, head: None });
     assert_eq!(to.head(), new.head());

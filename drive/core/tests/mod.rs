@@ -3,6 +3,7 @@
 mod basic;
 mod crash;
 mod damage;
+mod histories;
 mod hostile;
 mod model;
 mod vectors;
@@ -78,7 +79,16 @@ fn send(
     remote: &mut RemoteTree,
 ) -> std::result::Result<Accepted, Rejected> {
     let proof = from.prove(block, to.digest(block), false, remote).expect("provable");
-    let accepted = to.accept(proof);
+    let accepted = match to.accept(proof.clone()) {
+        // As a replicator does: the first block after ours shows that the history is ours.
+        Err(Rejected::Unconnected { ours, signed }) if signed > ours => {
+            let first = from.prove(ours, 0, true, &mut RemoteTree::default()).expect("provable");
+            to.accept(first).and_then(|first| {
+                to.accept(proof).map(|accepted| Accepted { head: first.head, ..accepted })
+            })
+        }
+        accepted => accepted,
+    };
     to.check_invariants();
     accepted
 }
