@@ -44,6 +44,13 @@ enum Temper {
     StallsAfter(u64),
     /// Alters one in so many answers.
     Lies(u64),
+    /// Alters the first answer for each block.
+    LiesOnce,
+    /// Alters every answer for these blocks, as a damaged disk would.
+    Rotten {
+        from: u64,
+        until: u64,
+    },
     /// Leaves after this many answers, and comes back.
     LeavesAfter(u64),
     /// Loses this percentage of what it sends.
@@ -58,6 +65,9 @@ struct Remote {
     latency: Duration,
     connected: bool,
     banned: bool,
+    /// How often the reader ended the connection.
+    ended: u32,
+    answered: std::collections::BTreeSet<u64>,
 }
 
 enum Delivery {
@@ -123,6 +133,8 @@ impl World {
                 latency: Duration::from_millis(1 + dice.below(200)),
                 connected: false,
                 banned: false,
+                ended: 0,
+                answered: Default::default(),
             });
         }
         let reader = Store::memory().core(writer.key()).expect("memory core");
@@ -181,6 +193,7 @@ impl World {
                     let remote = &mut self.remotes[peer.0 as usize];
                     remote.connected = false;
                     remote.banned |= lied;
+                    remote.ended += 1;
                     if !lied {
                         self.post(Duration::from_secs(2), Delivery::Connect(peer.0 as usize));
                     }
@@ -225,6 +238,20 @@ impl World {
             Temper::Lies(every) if is_data && answers.is_multiple_of(every) => {
                 self.distort(&mut answer)
             }
+            Temper::LiesOnce => {
+                if let Message::Data { index, .. } = answer
+                    && self.remotes[number].answered.insert(index)
+                {
+                    self.distort(&mut answer);
+                }
+            }
+            Temper::Rotten { from, until } => {
+                if let Message::Data { index, value, .. } = &mut answer
+                    && (from..until).contains(index)
+                {
+                    *value = Some(Bytes::from_static(b"what a damaged disk says"));
+                }
+            }
             Temper::LeavesAfter(limit) if is_data && answers.is_multiple_of(limit) => {
                 self.remotes[number].connected = false;
                 self.replicator.step(Event::Closed { peer: Self::peer(number) }, self.now);
@@ -237,20 +264,21 @@ impl World {
     }
 
     fn distort(&mut self, answer: &mut Message) {
-        let roll = self.dice.below(5);
+        let roll = self.dice.below(4);
         let Message::Data { value, nodes, signature, .. } = answer else { return };
         match roll {
             0 => *value = Some(Bytes::from_static(b"something else entirely")),
             1 => *nodes = Vec::new(),
             2 => *signature = Some([7; 64]),
             3 => {
+                // Some proofs have no node.
                 if let Some(node) = nodes.first_mut() {
                     node.hash[3] ^= 0x10;
                 } else {
                     *value = Some(Bytes::new());
                 }
             }
-            _ => *value = None,
+            _ => unreachable!("the dice has four sides"),
         }
     }
 
@@ -313,6 +341,70 @@ fn every_seed_ends_with_all_blocks() {
     }
 }
 
+/// One peer alone, with all blocks, and how it answers.
+mod alone {
+    use super::*;
+
+    const LENGTH: u64 = 300;
+
+    fn world(seed: u64, temper: Temper) -> World {
+        let (mut world, _) = World::new(seed);
+        world.queue.clear();
+        world.parcels.clear();
+        let writer = Store::memory().core_named(b"alone").expect("memory core");
+        let blocks: Vec<Bytes> = (0..LENGTH).map(block_of).collect();
+        writer.append(&blocks).expect("append");
+        world.reader = Store::memory().core(writer.key()).expect("memory core");
+        world.replicator = Replicator::new(world.reader.clone());
+        world.remotes.truncate(1);
+        let remote = &mut world.remotes[0];
+        (remote.core, remote.temper) = (writer, temper);
+        world.post(Duration::ZERO, Delivery::Connect(0));
+        world
+    }
+
+    /// Wants every block, for this long of the world's time.
+    fn read(world: &mut World, time: Duration) {
+        let demand = world.reader.demand().clone();
+        let _tickets: Vec<_> = (0..LENGTH).map(|block| demand.want(block)).collect();
+        let end = world.now + time;
+        while world.now < end && world.reader.held(0..LENGTH) < LENGTH && world.step() {}
+    }
+
+    #[test]
+    fn a_peer_that_lies_once_for_each_block_is_read_to_the_end() {
+        for seed in 0..40 {
+            let mut world = world(seed, Temper::LiesOnce);
+            read(&mut world, Duration::from_secs(600));
+            assert_eq!(world.reader.held(0..LENGTH), LENGTH, "seed {seed}");
+            assert!(!world.remotes[0].banned, "seed {seed}");
+            assert_eq!(world.remotes[0].ended, 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn damaged_blocks_of_a_peer_cost_these_blocks_only() {
+        for seed in 0..40 {
+            let from = seed * 7 % LENGTH;
+            let mut world = world(seed, Temper::Rotten { from, until: from + 1 + seed % 20 });
+            read(&mut world, Duration::from_secs(60));
+            let rotten = (from + 1 + seed % 20).min(LENGTH) - from;
+            assert_eq!(world.reader.held(0..LENGTH), LENGTH - rotten, "seed {seed}");
+            assert_eq!(world.remotes[0].ended, 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_always_lies_is_dropped() {
+        for seed in 0..40 {
+            let mut world = world(seed, Temper::Lies(1));
+            read(&mut world, Duration::from_secs(600));
+            assert_eq!(world.reader.held(0..LENGTH), 0, "seed {seed}");
+            assert!(world.remotes[0].banned, "seed {seed}");
+        }
+    }
+}
+
 /// A core we write, and a peer with another or a longer history of it, on the same bad network.
 mod histories {
     use drive::core::Stop;
@@ -350,6 +442,8 @@ mod histories {
                     latency: Duration::from_millis(50),
                     connected: false,
                     banned: false,
+                    ended: 0,
+                    answered: Default::default(),
                 })
                 .collect();
             world.reader = writer.clone();

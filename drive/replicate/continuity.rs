@@ -211,18 +211,41 @@ impl Replicator {
         }
     }
 
-    /// A proof that built on nodes we hold does not verify. If those are damaged, or of another
-    /// history, the peer is innocent: before it is judged it is asked again, for a proof that stands
-    /// alone. What we told it on this connection it goes on leaving out, so if that does not help,
-    /// the next connection will.
-    pub(super) fn doubt(&mut self, id: PeerId, block: u64, purpose: Purpose, reason: &str) {
-        self.wants.released(block, id);
-        let proof_only = purpose != Purpose::Block;
-        let wanted = self.wants.get(block).is_some();
-        let first = (wanted || proof_only) && self.distrusted.insert(block);
-        if !first || proof_only {
+    /// A proof does not verify. If it built on nodes we hold, it may be of another history, and the peer
+    /// innocent: it is asked once more, for a proof that stands alone. Else the bad proof costs this
+    /// block at this peer, and a strike.
+    pub(super) fn misproved(
+        &mut self,
+        id: PeerId,
+        block: u64,
+        request: Option<InFlight>,
+        reason: &str,
+        now: Instant,
+    ) {
+        let purpose = request.map_or(Purpose::Block, |request| request.purpose);
+        let alone = request.is_none_or(|request| request.full_proof);
+        if purpose != Purpose::Block && !alone {
+            // What was told to the peer on this connection it leaves out of all proofs. The next
+            // connection brings one that stands alone.
+            self.distrusted.insert(block);
             let reason = format!("its proof of block {block} does not fit what is here: {reason}");
-            self.disconnect(id, reason, false);
+            return self.disconnect(id, reason, false);
+        }
+        let wanted = self.wants.get(block).is_some();
+        if !alone && wanted && self.distrusted.insert(block) {
+            return self.wants.released(block, id);
+        }
+        self.wants.failed(block, id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let name = peer.name.clone();
+        let sent = request.map_or(now, |request| request.sent);
+        if peer.strike(block, sent, now) {
+            let reason = format!("sent too many bad proofs, the last for block {block}: {reason}");
+            self.disconnect(id, reason, alone);
+        } else {
+            let core = self.core.discovery_key();
+            log::info!("core {core}: peer {name} sent a bad proof for block {block}: {reason}");
+            self.trouble(format!("peer {name} sent a bad proof for block {block}: {reason}"));
         }
     }
 }

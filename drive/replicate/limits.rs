@@ -7,7 +7,7 @@ use super::*;
 use crate::store::Store;
 use crate::wire::run_length::MAX_UNFOLDED;
 use continuity::MAX_BRIDGES;
-use peer::MAX_UNCONNECTED;
+use peer::{MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
 use upload::{MAX_QUEUED_HINT_BYTES, MAX_QUEUED_HINTS, MAX_WANT_BLOCKS, TooManyRequests};
 
 const PEER: PeerId = PeerId(1);
@@ -263,6 +263,37 @@ fn shorter_versions_waiting_for_a_bridge() {
     assert!(asked, "{bridge:?}");
     replicator.step(Event::Closed { peer: PEER }, Instant::now());
     assert_eq!(replicator.bridges.count(), 0);
+}
+
+#[test]
+fn bad_proofs_of_one_peer() {
+    let written = written(200);
+    let mut replicator = reading(&written);
+    receive(&mut replicator, have(0, 200));
+    let mut bad = |block: u64| {
+        want(&mut replicator, block..block + 1);
+        let verdict = Err(Rejected::Invalid("a lie".to_owned()));
+        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+        ended(&mut replicator)
+    };
+    for block in 0..u64::from(MAX_STRIKES) {
+        assert_eq!(bad(block), None, "block {block}");
+    }
+    // Further bad proofs of one block are no further strikes.
+    for _ in 1..MAX_BAD_PROOFS {
+        assert_eq!(bad(0), None);
+    }
+    assert_eq!(bad(199), Some(true));
+
+    let mut replicator = reading(&written);
+    receive(&mut replicator, have(0, 200));
+    let now = Instant::now();
+    let peer = replicator.peers.get_mut(&PEER).unwrap();
+    for times in 1..=MAX_BAD_PROOFS {
+        assert!(peer.blocks.contains(7), "{times}");
+        peer.strike(7, now, now);
+    }
+    assert!(!peer.blocks.contains(7));
 }
 
 fn request(index: u64) -> Message {

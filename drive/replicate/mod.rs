@@ -461,10 +461,8 @@ impl Replicator {
             Err(Rejected::Unconnected { ours, .. }) => {
                 self.ask_for_continuity(id, ours, block, now)
             }
-            Err(Rejected::Invalid(reason))
-                if request.is_some_and(|request| !request.full_proof) =>
-            {
-                self.doubt(id, block, purpose, &reason);
+            Err(Rejected::Invalid(reason)) => {
+                self.misproved(id, block, request, &reason, now);
             }
             Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
                 // The core has forgotten the damaged nodes, so each time there are fewer; a proof
@@ -473,10 +471,6 @@ impl Replicator {
                 log::warn!("core {core}: {file} is damaged at {at}, fetching it again");
                 self.distrusted.insert(block);
                 self.wants.released(block, id);
-            }
-            Err(Rejected::Invalid(reason)) => {
-                self.wants.failed(block, id);
-                self.disconnect(id, format!("sent a bad proof for block {block}: {reason}"), true);
             }
             Err(fork @ Rejected::Forked { .. }) => {
                 self.wants.failed(block, id);
@@ -501,7 +495,7 @@ impl Replicator {
         self.distrusted.remove(&block);
         self.outlook_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.refused = peer.refused.saturating_sub(1);
+            peer.proved();
         }
         self.average_bytes = ((self.average_bytes * 15 + size) / 16).max(1);
         if self.core.has(block) {

@@ -30,6 +30,12 @@ pub const MAX_REFUSED: u32 = 4096;
 /// Blocks of one peer that wait until it is shown that its version and ours are one history; beyond it
 /// the peer counts as not having the block.
 pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
+/// Blocks whose proofs did not verify, beyond as many that did, after which a peer is dropped as a liar.
+pub const MAX_STRIKES: u32 = 32;
+/// Bad proofs of one block after which the peer counts as not having it.
+pub const MAX_BAD_PROOFS: u8 = 3;
+/// Blocks of one peer whose bad proofs are counted; of further ones the first is enough.
+pub const MAX_BAD_BLOCKS: usize = 1024;
 /// Replies that one hint may bring (each at most 2176 blocks).
 pub const MAX_CACHES_PER_HINT: u32 = 64;
 /// Blocks of a directory that are fetched because something in it was looked up; of a larger one none
@@ -94,6 +100,13 @@ pub struct Peer {
     pub unsolicited: u32,
     /// How many more requests it refused than it answered.
     pub refused: u32,
+    /// Blocks with a bad proof, less those with a good one since. With any, it is asked for one block at
+    /// a time.
+    strikes: u32,
+    /// When the first of these strikes came: answers to earlier requests bring no further ones.
+    struck: Instant,
+    /// How often the proof of a block was bad.
+    bad_proofs: BTreeMap<u64, u8>,
     /// The newest block it was asked to prove, and when, to compare histories.
     pub compared: Option<(u64, Instant)>,
     /// When it opened the core.
@@ -134,6 +147,9 @@ impl Peer {
             seeks: VecDeque::new(),
             unsolicited: 0,
             refused: 0,
+            strikes: 0,
+            struck: now,
+            bad_proofs: BTreeMap::new(),
             compared: None,
             since: now,
             told_nodes: false,
@@ -183,8 +199,40 @@ impl Peer {
         self.in_flight.get(&block).is_some_and(|request| request.purpose != Purpose::Block)
     }
 
+    /// Notes that a proof of `block`, asked for at `sent`, did not verify. The peer is asked for the block
+    /// again at most [`MAX_BAD_PROOFS`] times. True if it is a liar.
+    pub fn strike(&mut self, block: u64, sent: Instant, now: Instant) -> bool {
+        let full = self.bad_proofs.len() >= MAX_BAD_BLOCKS;
+        let times = match self.bad_proofs.get_mut(&block) {
+            Some(times) => {
+                *times = times.saturating_add(1);
+                *times
+            }
+            None if full => MAX_BAD_PROOFS,
+            None => *self.bad_proofs.entry(block).or_insert(1),
+        };
+        if times >= MAX_BAD_PROOFS {
+            self.blocks.remove(block..block.saturating_add(1));
+        }
+        if self.strikes == 0 {
+            (self.strikes, self.struck) = (1, now);
+        } else if times == 1 && sent >= self.struck {
+            self.strikes += 1;
+        }
+        self.strikes > MAX_STRIKES
+    }
+
+    /// Notes that a proof verified.
+    pub fn proved(&mut self) {
+        self.refused = self.refused.saturating_sub(1);
+        self.strikes = self.strikes.saturating_sub(1);
+    }
+
     /// Whether one more request fits; readers may use what readahead leaves free.
     pub fn has_room(&self, reader: bool) -> bool {
+        if self.strikes > 0 {
+            return self.in_flight.is_empty() && self.seeks.is_empty();
+        }
         let (count, bytes) = if reader {
             (MAX_IN_FLIGHT, self.window.saturating_mul(2))
         } else {
