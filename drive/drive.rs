@@ -156,6 +156,9 @@ impl Drive {
     }
 
     fn assemble(store: &Store, metadata: Core, content: Option<Core>, frozen: Option<u64>) -> Self {
+        if let Some(content) = &content {
+            metadata.settle_after(content);
+        }
         let version = frozen.unwrap_or(metadata.head().length);
         let (stillness, _) = watch::channel(metadata.head());
         let turns = store.turns(metadata.discovery_key());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::merkle::{self, HashedBlocks, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
-use super::{Core, CoreEvent, Head};
+use super::{Core, Head};
 use crate::crypto::{KeyPair, SignatureBytes};
 use crate::error::{Error, Result};
 
@@ -23,7 +23,7 @@ struct Batch<'a> {
 
 impl Core {
     /// Appends a batch under one signature. On return it survives the end of this process; a
-    /// power cut only after [`Core::sync`].
+    /// power cut only after [`Core::sync`], or a little later by itself. Peers are shown it then.
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
         self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
     }
@@ -129,6 +129,7 @@ impl Core {
         self.inner.head.send_replace(batch.after);
     }
 
+    /// Tells who waits for it in this process, and has it settled.
     fn announce(&self, batch: &Batch) {
         for (block, bytes) in (batch.before.length..).zip(batch.blocks) {
             if bytes.len() <= MAX_CACHED_APPEND {
@@ -139,10 +140,6 @@ impl Core {
             self.inner.demand.fulfil(block, bytes);
         }
         self.inner.demand.tree_changed(batch.after.length);
-        let _ = self.inner.events.send(CoreEvent::Appended {
-            start: batch.before.length,
-            length: batch.blocks.len() as u64,
-        });
         if batch.before.length == 0 {
             // So that a core that claims nothing and has several signatures is known to be
             // damaged, and never taken for a new one (`recover.rs`).

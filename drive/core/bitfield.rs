@@ -64,25 +64,35 @@ impl Bitfield {
         self.pages[page] = Some(owned);
     }
 
+    /// Puts a page back to what the file has; a short one is extended with zeros. It is not dirty then.
+    pub fn replace(&mut self, page: usize, bytes: &[u8]) {
+        if let Some(page) = self.pages.get_mut(page) {
+            *page = None;
+        }
+        self.load(page, bytes);
+        self.rebuild_page(page);
+        self.dirty.remove(&page);
+    }
+
     /// Derives the index from the data bits, so that a torn or damaged index on disk neither
     /// misleads us nor, once its page is written again, the reference.
     pub fn rebuild_index(&mut self) {
-        let size = self.index_size();
-        for page in self.pages.iter_mut().flatten() {
-            page[INDEX_START..].fill(0);
-        }
         for at in 0..self.pages.len() {
-            if self.pages[at].is_none() {
-                continue;
-            }
-            for leaf in 0..DATA_BYTES / 4 {
-                let word = at * DATA_BYTES + leaf * 4;
-                if (word..word + 4).any(|byte| self.data_byte(byte) != 0) {
-                    self.update_index(word, size);
-                }
-            }
+            self.rebuild_page(at);
         }
         self.dirty.clear();
+    }
+
+    fn rebuild_page(&mut self, at: usize) {
+        let Some(Some(page)) = self.pages.get_mut(at) else { return };
+        page[INDEX_START..].fill(0);
+        let size = self.index_size();
+        for leaf in 0..DATA_BYTES / 4 {
+            let word = at * DATA_BYTES + leaf * 4;
+            if (word..word + 4).any(|byte| self.data_byte(byte) != 0) {
+                self.update_index(word, size);
+            }
+        }
     }
 
     pub fn has_data(&self, block: u64) -> bool {

@@ -1,24 +1,37 @@
-//! When the bitfield is written: claims follow facts.
+//! When the bitfield is written, and when a core of ours is *settled*: claims follow facts.
 //!
 //! Data, nodes and signatures are written at once; the bitfield pages that claim them lazily, and
 //! only after the facts have been synced. So a power cut never leaves a claim without its fact. A
 //! claim that is lost costs a fetch on a remote core, and on our own it is found again at open
 //! (`recover.rs`).
+//!
+//! Of a core we write, peers are shown what is settled and nothing beyond: facts and claims are on the
+//! device. A longer head that a peer had seen and a power cut took back would be signed a second
+//! time with other blocks, which is a fork.
+//!
+//! A sync that failed says so once; the kernel then counts the pages as clean, and the next sync
+//! succeeds although they never reached the device. What such a sync covered is *suspect*: it is not
+//! claimed, and no sync succeeds, until it has been written again. On a core others write it is
+//! forgotten instead, and fetched again.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::bitfield::TREE_AREA;
-use super::{Core, Inner};
+use super::merkle::{self, Node};
+use super::{Core, CoreEvent, Head, Inner, flat_tree};
 use crate::error::Result;
 
-/// Blocks stored before their claims are written without waiting for [`CLAIM_DELAY`].
+/// Blocks stored before their claims are written without waiting for a delay.
 pub const MAX_UNCLAIMED_BLOCKS: u64 = 1024;
-/// Bytes stored before their claims are written without waiting for [`CLAIM_DELAY`].
+/// Bytes stored before their claims are written without waiting for a delay.
 pub const MAX_UNCLAIMED_BYTES: u64 = 64 * 1024 * 1024;
-/// How long stored blocks stay unclaimed at most, as long as a runtime is there to do it.
+/// How long fetched blocks stay unclaimed at most, as long as a runtime is there to do it.
 pub const CLAIM_DELAY: Duration = Duration::from_millis(500);
+/// How long appended blocks wait for others, to be synced and shown to peers together.
+pub const SETTLE_DELAY: Duration = Duration::from_millis(150);
 
 /// What was stored since the bitfield was last written.
 #[derive(Default)]
@@ -44,21 +57,13 @@ impl Unclaimed {
     }
 }
 
-/// Lets the next flush be scheduled, whether this one ran or was dropped with its runtime.
-struct Scheduled(Weak<Inner>);
-
-impl Drop for Scheduled {
-    fn drop(&mut self) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.flush_scheduled.store(false, Ordering::Release);
-        }
-    }
-}
+/// Bitfield pages as they shall stand in the file.
+type Pages = Vec<(usize, Box<[u8]>)>;
 
 impl Core {
-    /// Writes the claims on everything stored so far. Costs up to four `fdatasync`.
+    /// Writes the claims on everything stored so far. Costs up to five `fdatasync`.
     pub fn flush(&self) -> Result<()> {
-        self.inner.write_claims()
+        if self.inner.pair.is_some() { self.settle() } else { self.inner.write_claims() }
     }
 
     /// Makes everything stored so far survive a power cut.
@@ -66,43 +71,173 @@ impl Core {
         if !self.inner.writable {
             return Ok(());
         }
-        self.inner.write_claims()?;
+        self.flush()?;
         self.inner.files.sync_claims()
+    }
+
+    /// How much of the core peers are shown: of one whose secret key is here what is settled.
+    pub fn shown(&self) -> Head {
+        let state = self.inner.state.lock();
+        if self.inner.pair.is_some() { state.settled } else { state.head }
+    }
+
+    /// Has `first` settled whenever this core is: its entries name blocks of that one, and are not to
+    /// outlive them.
+    pub(crate) fn settle_after(&self, first: &Core) {
+        let _ = self.inner.settled_after.set(Arc::downgrade(&first.inner));
+    }
+
+    /// The blocks that were found at open beyond the claimed length. Blocks of other cores that they name
+    /// may have been lost.
+    pub(crate) fn recovered(&self) -> Range<u64> {
+        self.inner.recovered.clone()
     }
 
     /// Sees to it that what was just stored is claimed soon, off this thread where possible.
     pub(super) fn claim_later(&self) {
+        if self.inner.pair.is_some() && self.inner.files.are_volatile() {
+            return self.flush_or_log();
+        }
+        let delay = if self.inner.pair.is_some() { SETTLE_DELAY } else { CLAIM_DELAY };
         let urgent = self.inner.state.lock().unclaimed.limit_reached();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            if urgent {
-                self.inner.flush_or_log();
+            if urgent || self.inner.pair.is_some() {
+                self.flush_or_log();
             }
             return;
         };
         if self.inner.flush_scheduled.swap(true, Ordering::AcqRel) && !urgent {
             return;
         }
-        let scheduled = Scheduled(Arc::downgrade(&self.inner));
-        let flush = move || {
-            let inner = scheduled.0.upgrade();
-            drop(scheduled);
-            if let Some(inner) = inner {
-                inner.flush_or_log();
-            }
-        };
+        let weak = Arc::downgrade(&self.inner);
+        let flush = move || flush_scheduled(&weak);
         if urgent {
             runtime.spawn_blocking(flush);
         } else {
             runtime.spawn(async move {
-                tokio::time::sleep(CLAIM_DELAY).await;
+                tokio::time::sleep(delay).await;
                 let _ = tokio::task::spawn_blocking(flush).await;
             });
         }
     }
+
+    /// Settles what was recovered at open and not claimed then, before it is served to peers.
+    pub(crate) fn settle_later(&self) {
+        let unsettled = {
+            let state = self.inner.state.lock();
+            state.settled.length < state.head.length
+        };
+        if unsettled && self.inner.pair.is_some() && self.inner.writable {
+            self.claim_later();
+        }
+    }
+
+    fn flush_or_log(&self) {
+        if let Err(error) = self.flush() {
+            let directory = self.inner.directory.display();
+            log::warn!("{directory}: {error}; tried again with the next change");
+        }
+    }
+
+    /// Makes what was appended survive a power cut, and then shows it to peers.
+    fn settle(&self) -> Result<()> {
+        let inner = &*self.inner;
+        if !inner.writable {
+            return Ok(());
+        }
+        // What is settled here names blocks of the other core that are there by now.
+        let target = inner.state.lock().head;
+        if let Some(first) = inner.settled_after.get().and_then(Weak::upgrade) {
+            Core { inner: first }.settle()?;
+        }
+        let shown = {
+            let _claims = inner.claims.lock();
+            self.claim_locked()?;
+            let mut state = inner.state.lock();
+            let before = state.settled.length;
+            if target.length > before {
+                state.settled = target;
+            }
+            before..target.length
+        };
+        if !shown.is_empty() {
+            let (start, length) = (shown.start, shown.end - shown.start);
+            let _ = inner.events.send(CoreEvent::Appended { start, length });
+        }
+        Ok(())
+    }
+
+    /// Writes claims, and before that what is suspect. The lock on claims is held.
+    pub(super) fn claim_locked(&self) -> Result<()> {
+        let suspect = self.inner.state.lock().suspect;
+        if suspect {
+            self.write_unsettled_again()?;
+        }
+        self.inner.write_claims_locked()?;
+        if suspect {
+            self.inner.state.lock().suspect = false;
+        }
+        Ok(())
+    }
+
+    /// Writes the facts of all blocks that are not settled a second time, so that the next sync covers
+    /// them. What is read back is proven by the roots, which never left the memory.
+    fn write_unsettled_again(&self) -> Result<()> {
+        let files = &self.inner.files;
+        let (settled, target, roots, signature) = {
+            let state = self.inner.state.lock();
+            (state.settled, state.head, state.roots.clone(), state.signature)
+        };
+        let lost = |block| {
+            self.corrupt("data", block, "a sync failed, and what it covered cannot be read back")
+        };
+        let mut found = Vec::new();
+        for index in flat_tree::full_roots(settled.length) {
+            found.push(self.node(index)?.ok_or_else(|| lost(settled.length))?);
+        }
+        let mut created = Vec::new();
+        let mut offset = settled.byte_length;
+        for block in settled.length..target.length {
+            let size = files.read_node(block * 2)?.ok_or_else(|| lost(block))?.size;
+            if size > merkle::MAX_BLOCK_SIZE as u64 {
+                return Err(lost(block));
+            }
+            let mut bytes = vec![0; size as usize];
+            if !files.read_data(offset, &mut bytes)? {
+                return Err(lost(block));
+            }
+            let leaf = Node::leaf(block, &bytes);
+            created.extend(merkle::push_leaf(&mut found, leaf).ok_or_else(|| lost(block))?);
+            files.write_data(offset, &bytes)?;
+            offset += size;
+            // That of the last block is at hand; the others matter only to peers that ask about them.
+            if let Some(stored) = files.read_signature(block + 1)?
+                && merkle::signed_by(&self.inner.key, &found, block + 1, &stored)
+            {
+                files.write_signature(block + 1, &stored)?;
+            }
+        }
+        if found != roots {
+            return Err(lost(settled.length));
+        }
+        created.sort_unstable_by_key(|node| node.index);
+        files.write_nodes(&created)?;
+        match &signature {
+            Some(signature) => files.write_signature(target.length, signature),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An append while this runs is not covered by it, and schedules the next one.
+fn flush_scheduled(inner: &Weak<Inner>) {
+    let Some(inner) = inner.upgrade() else { return };
+    inner.flush_scheduled.store(false, Ordering::Release);
+    Core { inner }.flush_or_log();
 }
 
 impl Inner {
-    pub(super) fn write_claims(&self) -> Result<()> {
+    fn write_claims(&self) -> Result<()> {
         if !self.writable {
             return Ok(());
         }
@@ -117,21 +252,57 @@ impl Inner {
             state.unclaimed = Unclaimed::default();
             state.bits.take_dirty()
         };
-        if pages.is_empty() {
+        if pages.is_empty() && !self.state.lock().suspect {
             return Ok(());
+        }
+        if let Err(error) = self.files.sync_facts() {
+            self.distrust(pages);
+            return Err(error);
         }
         let written = self.write_pages(&pages);
         if written.is_err() {
-            let mut state = self.state.lock();
-            for (page, _) in &pages {
-                state.bits.mark_dirty(*page);
-            }
+            self.mark_dirty(&pages);
         }
         written
     }
 
-    fn write_pages(&self, pages: &[(usize, Box<[u8]>)]) -> Result<()> {
-        self.files.sync_facts()?;
+    fn mark_dirty(&self, pages: &Pages) {
+        let mut state = self.state.lock();
+        for (page, _) in pages {
+            state.bits.mark_dirty(*page);
+        }
+    }
+
+    /// A sync of the facts that these pages claim has failed.
+    fn distrust(&self, pages: Pages) {
+        if self.pair.is_some() {
+            self.mark_dirty(&pages);
+            self.state.lock().suspect = true;
+            return;
+        }
+        for (page, _) in &pages {
+            // What the file claims was synced before. If it cannot be read, nothing is claimed.
+            let claimed = self.files.read_page(*page).unwrap_or_default();
+            self.state.lock().bits.replace(*page, &claimed);
+        }
+        // The head stays what it is, and needs its roots.
+        let mut state = self.state.lock();
+        let roots = state.roots.clone();
+        for root in &roots {
+            state.bits.set_node(root.index);
+        }
+        let (length, signature) = (state.head.length, state.signature);
+        drop(state);
+        let again = self.files.write_nodes(&roots).and_then(|()| match &signature {
+            Some(signature) => self.files.write_signature(length, signature),
+            None => Ok(()),
+        });
+        if let Err(error) = again {
+            log::warn!("{}: {error}", self.directory.display());
+        }
+    }
+
+    fn write_pages(&self, pages: &Pages) -> Result<()> {
         if self.pair.is_some() {
             // A page may be torn by a power cut. A length without the data bits below it would
             // hide blocks of ours that nobody else has, so the data bits go first.
@@ -146,18 +317,19 @@ impl Inner {
         for (page, bytes) in pages {
             self.files.write_page(*page, bytes)?;
         }
-        Ok(())
-    }
-
-    fn flush_or_log(&self) {
-        if let Err(error) = self.write_claims() {
-            log::warn!("{}: {error}; tried again with the next change", self.directory.display());
-        }
+        // Peers are shown what is claimed: a claim that is lost would be a head that goes back.
+        if self.pair.is_some() { self.files.sync_claims() } else { Ok(()) }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.flush_or_log();
+        // What is suspect takes more than a flush, and stays unclaimed.
+        if self.state.lock().suspect {
+            return;
+        }
+        if let Err(error) = self.write_claims() {
+            log::warn!("{}: {error}", self.directory.display());
+        }
     }
 }

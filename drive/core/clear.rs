@@ -29,7 +29,7 @@ impl Core {
                 self.inner.cache.remove(self.inner.id, block);
             }
             // The claims must be gone, also after a power cut, before the bytes are.
-            self.inner.write_claims_locked()?;
+            self.claim_locked()?;
             self.inner.files.sync_claims()?;
             for run in runs.iter().rev().filter(|run| !run.bytes.is_empty()) {
                 self.inner.files.release_data(run.bytes.start, run.bytes.end)?;

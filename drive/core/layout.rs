@@ -258,6 +258,11 @@ impl Files {
         Ok(())
     }
 
+    /// Whether the files are in memory, where nothing waits for a sync.
+    pub fn are_volatile(&self) -> bool {
+        self.data.storage.is_volatile()
+    }
+
     /// Makes data, nodes and signatures survive a power cut.
     pub fn sync_facts(&self) -> Result<()> {
         self.data.sync()?;

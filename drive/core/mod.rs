@@ -36,7 +36,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use lru::LruCache;
 use tokio::sync::{broadcast, watch};
@@ -107,7 +107,7 @@ pub enum Rejected {
 /// A change of what is held here that did not come from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreEvent {
-    /// Blocks `start..start + length` were written here.
+    /// Blocks `start..start + length` were written here, and survive a power cut.
     Appended { start: u64, length: u64 },
     /// Blocks `start..start + length` are no longer here.
     Cleared { start: u64, length: u64 },
@@ -149,6 +149,11 @@ struct State {
     verified: LruCache<u64, Node>,
     /// Blocks and bytes stored since the bitfield was last written.
     unclaimed: claims::Unclaimed,
+    /// Where the secret key is here: what is on the device, and shown to peers.
+    settled: Head,
+    /// What is here beyond `settled` may have missed the device: a sync failed, or an earlier process
+    /// ended before one.
+    suspect: bool,
 }
 
 struct Inner {
@@ -170,6 +175,10 @@ struct Inner {
     head: watch::Sender<Head>,
     events: broadcast::Sender<CoreEvent>,
     flush_scheduled: AtomicBool,
+    /// The core to settle before this one.
+    settled_after: OnceLock<Weak<Inner>>,
+    /// What was found at open beyond the claimed length.
+    recovered: Range<u64>,
     stop: OnceLock<Stop>,
     on_stop: Option<OnStop>,
     _keep: Option<Arc<dyn Any + Send + Sync>>,
@@ -225,6 +234,8 @@ impl Core {
             bits: found.bits,
             verified: LruCache::new(capacity),
             unclaimed: claims::Unclaimed::default(),
+            suspect: found.settled.length < found.head.length,
+            settled: found.settled,
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -243,6 +254,8 @@ impl Core {
                 demand: Demand::new(),
                 events: broadcast::Sender::new(MAX_PENDING_EVENTS),
                 flush_scheduled: AtomicBool::new(false),
+                settled_after: OnceLock::new(),
+                recovered: found.settled.length..found.head.length,
                 stop: stop.map_or_else(OnceLock::new, OnceLock::from),
                 on_stop,
                 _keep: keep,
@@ -296,11 +309,11 @@ impl Core {
     }
 
     /// The data bits of `start..start + length` as bytes, most significant bit first, cut after
-    /// the last block we know of.
+    /// the last block that peers are shown.
     pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
         let state = self.inner.state.lock();
-        let known = state.head.length.saturating_sub(start);
-        state.bits.data_bits(start, length.min(known))
+        let shown = if self.inner.pair.is_some() { state.settled } else { state.head };
+        state.bits.data_bits(start, length.min(shown.length.saturating_sub(start)))
     }
 
     /// What a request for `block` tells the peer we already have (hypercore9.md §10.1).

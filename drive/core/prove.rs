@@ -1,12 +1,13 @@
 //! Proving blocks to peers (hypercore9.md §10.2). Only verified nodes and blocks are sent.
 
 use super::Core;
-use super::merkle::{self, MAX_CORE_LENGTH, Proof, RemoteTree};
+use super::flat_tree;
+use super::merkle::{self, Proof, RemoteTree};
 use super::nodes::Lookup;
 use crate::error::{Error, Result};
 
 impl Core {
-    /// Proves `block` to a peer; with its value unless `hash_only` or not held. `NotFound` when
+    /// Proves `block` to a peer, under the length that peers are shown; with its value unless `hash_only` or not held. `NotFound` when
     /// the tree here does not reach the block.
     pub fn prove(
         &self,
@@ -15,13 +16,14 @@ impl Core {
         hash_only: bool,
         remote: &mut RemoteTree,
     ) -> Result<Proof> {
-        if block >= MAX_CORE_LENGTH {
+        let shown = self.shown().length;
+        if block >= shown {
             return Err(Error::NotFound);
         }
         let value = if hash_only { None } else { self.get_local(block)? };
         let plan = {
             let state = self.inner.state.lock();
-            let has = |node| state.bits.has_node(node);
+            let has = |node| flat_tree::blocks(node).end <= shown && state.bits.has_node(node);
             merkle::plan_proof(block * 2, digest, value.is_none(), remote, &has)
         };
         let plan = plan.ok_or(Error::NotFound)?;

@@ -24,8 +24,11 @@ pub struct Recovered {
     pub head: Head,
     pub roots: Vec<Node>,
     pub signature: Option<SignatureBytes>,
+    /// What was claimed, and so had been synced: the head, or shorter where more was found.
+    pub settled: Head,
 }
 
+#[derive(Clone)]
 struct Candidate {
     length: u64,
     roots: Vec<Node>,
@@ -50,20 +53,27 @@ pub fn recover(
     let mut bits = files.read_bitfield()?;
     let claimed = merkle::claimed_length(&|node| bits.has_node(node), bits.tree_capacity());
     let claimed = claimed.min(MAX_CORE_LENGTH);
-    let found = match pair {
+    let (found, settled) = match pair {
         Some(pair) => recovery.own(&mut bits, claimed, pair)?,
-        None => recovery.foreign(&mut bits, claimed)?,
+        None => (recovery.foreign(&mut bits, claimed)?, Head::default()),
     };
-    let Some(found) = found else {
-        return Ok(Recovered { bits, head: Head::default(), roots: Vec::new(), signature: None });
+    let head = found.as_ref().map_or_else(Head::default, Candidate::head);
+    let settled = if pair.is_some() { settled } else { head };
+    let (roots, signature) = match found {
+        Some(found) => (found.roots, Some(found.signature)),
+        None => (Vec::new(), None),
     };
-    let byte_length = merkle::byte_length(&found.roots).unwrap_or_default();
-    Ok(Recovered {
-        bits,
-        head: Head { length: found.length, byte_length },
-        roots: found.roots,
-        signature: Some(found.signature),
-    })
+    Ok(Recovered { bits, head, roots, signature, settled })
+}
+
+fn head_of(length: u64, roots: &[Node]) -> Head {
+    Head { length, byte_length: merkle::byte_length(roots).unwrap_or_default() }
+}
+
+impl Candidate {
+    fn head(&self) -> Head {
+        head_of(self.length, &self.roots)
+    }
 }
 
 impl Recovery<'_> {
@@ -120,56 +130,98 @@ impl Recovery<'_> {
         }
     }
 
-    /// A core only we write: nothing acknowledged may vanish without a word, and nothing may be
-    /// appended at a length shorter than was signed before.
-    fn own(&self, bits: &mut Bitfield, claimed: u64, pair: &KeyPair) -> Result<Option<Candidate>> {
-        let slots = self.files.signature_slots()?;
-        let mut unclaimed = Vec::new();
-        let mut incomplete = Vec::new();
-        let found = self.search(claimed..=slots, |candidate| {
-            if candidate.length == claimed {
-                return Ok(true);
-            }
-            match self.grow_from(claimed, candidate.length)? {
-                Some((roots, created)) if roots == candidate.roots => {
-                    unclaimed = created;
-                    Ok(true)
-                }
-                _ => {
-                    incomplete.push(candidate.length);
-                    Ok(false)
-                }
-            }
-        })?;
+    /// A core only we write: nothing acknowledged may vanish without a word. The head, and the length
+    /// that was settled.
+    fn own(
+        &self,
+        bits: &mut Bitfield,
+        claimed: u64,
+        pair: &KeyPair,
+    ) -> Result<(Option<Candidate>, Head)> {
+        let grown = self.grow_signed(claimed)?;
         // The first append is claimed before it is acknowledged: with nothing claimed there can
         // be one torn append, but not a torn one and another.
-        if let Some(length) = incomplete.first()
-            && claimed == 0
-            && incomplete.len() + usize::from(found.is_some()) > 1
+        let whole = grown.as_ref().map_or(claimed, |(found, _)| found.length);
+        let incomplete = self.signed_beyond(whole)?;
+        if claimed == 0
+            && let Some(length) = incomplete.first()
+            && incomplete.len() + usize::from(grown.is_some()) > 1
         {
             return Err(self.corrupt(format!(
                 "the bitfield is lost, and of the signed length {length} blocks are missing"
             )));
         }
-        if let Some(found) = found {
-            self.repair_nodes(&unclaimed)?;
-            for node in unclaimed {
+        if let Some((found, created)) = grown {
+            let roots = self.read_roots(claimed)?.unwrap_or_default();
+            self.repair_nodes(&created)?;
+            for node in created {
                 bits.set_node(node.index);
             }
             for block in claimed..found.length {
                 bits.set_data(block, true);
             }
-            return Ok(Some(found));
+            return Ok((Some(found), head_of(claimed, &roots)));
         }
         if claimed == 0 {
-            return Ok(None);
+            return Ok((None, Head::default()));
+        }
+        if let Some(found) = self.search(claimed..=claimed, |_| Ok(true))? {
+            let settled = found.head();
+            return Ok((Some(found), settled));
         }
         if let Some(length) = incomplete.first() {
             return Err(self.corrupt(format!(
                 "length {claimed} does not verify, and of the signed length {length} blocks are missing"
             )));
         }
-        self.sign_again(claimed, pair).map(Some)
+        self.sign_again(claimed, pair).map(|(found, settled)| (Some(found), settled))
+    }
+
+    /// The longest signed length beyond `claimed` whose blocks are all here, and the nodes from there
+    /// on. Upwards, block by block: what a power cut left of later appends ends the search and does
+    /// not lengthen it.
+    fn grow_signed(&self, claimed: u64) -> Result<Option<(Candidate, Vec<Node>)>> {
+        let Some(mut roots) = self.read_roots(claimed)? else { return Ok(None) };
+        let Some(mut offset) = merkle::byte_length(&roots) else { return Ok(None) };
+        let (mut created, mut longest) = (Vec::new(), None);
+        let slots = self.files.signature_slots()?;
+        for block in claimed..slots.min(claimed.saturating_add(MAX_SLOTS_SCANNED)) {
+            let Some(leaf) = self.read_leaf(block, offset)? else { break };
+            offset += leaf.size;
+            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else { break };
+            created.extend(nodes);
+            let Some(signature) = self.files.read_signature(block + 1)? else { continue };
+            if merkle::signed_by(self.key, &roots, block + 1, &signature) {
+                let candidate = Candidate { length: block + 1, roots: roots.clone(), signature };
+                longest = Some((candidate, created.len()));
+            }
+        }
+        Ok(longest.map(|(found, count)| {
+            created.truncate(count);
+            (found, created)
+        }))
+    }
+
+    /// Lengths beyond `length` that are signed, with their roots here: appends of which blocks are
+    /// missing. Greatest first, a few of them.
+    fn signed_beyond(&self, length: u64) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
+        self.search(length + 1..=self.files.signature_slots()?, |candidate| {
+            found.push(candidate.length);
+            Ok(found.len() > 1)
+        })?;
+        Ok(found)
+    }
+
+    /// The leaf of a block, if its bytes are where they belong and agree with the record.
+    fn read_leaf(&self, block: u64, offset: u64) -> Result<Option<Node>> {
+        let leaf = self.files.read_node(block * 2)?;
+        let Some(leaf) = leaf.filter(|leaf| leaf.size <= MAX_BLOCK_SIZE as u64) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; leaf.size as usize];
+        let whole = self.files.read_data(offset, &mut bytes)?;
+        Ok((whole && Node::leaf(block, &bytes) == leaf).then_some(leaf))
     }
 
     /// The greatest length in the range whose stored roots and signature verify and which
@@ -253,16 +305,9 @@ impl Recovery<'_> {
             return Ok(None);
         };
         for block in start..end {
-            let Some(leaf) = self.files.read_node(block * 2)? else {
+            let Some(leaf) = self.read_leaf(block, offset)? else {
                 return Ok(None);
             };
-            if leaf.size > MAX_BLOCK_SIZE as u64 {
-                return Ok(None);
-            }
-            let mut bytes = vec![0; leaf.size as usize];
-            if !self.files.read_data(offset, &mut bytes)? || Node::leaf(block, &bytes) != leaf {
-                return Ok(None);
-            }
             let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else {
                 return Ok(None);
             };
@@ -274,9 +319,10 @@ impl Recovery<'_> {
 
     /// The last signature is blank or does not verify: if the data bears out the tree from the
     /// last length that does verify, the tree is put right and signed.
-    fn sign_again(&self, length: u64, pair: &KeyPair) -> Result<Candidate> {
-        let base = self.search(1..=length - 1, |_| Ok(true))?.map_or(0, |found| found.length);
-        let Some((roots, created)) = self.grow_from(base, length)? else {
+    fn sign_again(&self, length: u64, pair: &KeyPair) -> Result<(Candidate, Head)> {
+        let base = self.search(1..=length - 1, |_| Ok(true))?;
+        let base = base.map_or_else(Head::default, |found| found.head());
+        let Some((roots, created)) = self.grow_from(base.length, length)? else {
             return Err(self.corrupt(format!("length {length} is not signed and does not verify")));
         };
         let stored = self.files.read_signature(length)?;
@@ -289,7 +335,7 @@ impl Recovery<'_> {
         if self.writable && stored != Some(signature) {
             self.files.write_signature(length, &signature)?;
         }
-        Ok(Candidate { length, roots, signature })
+        Ok((Candidate { length, roots, signature }, base))
     }
 
     fn repair_nodes(&self, nodes: &[Node]) -> Result<()> {

@@ -28,6 +28,10 @@ pub trait Storage: Send + Sync {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes everything written so far survive a power cut.
     fn sync(&self) -> io::Result<()>;
+    /// Whether `sync` costs nothing: there is no device that could lose a write.
+    fn is_volatile(&self) -> bool {
+        false
+    }
     /// Gives the disk space of a range back if the file system can; the range then reads as
     /// zeros, the length stays.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
@@ -48,6 +52,9 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     fn sync(&self) -> io::Result<()> {
         (**self).sync()
+    }
+    fn is_volatile(&self) -> bool {
+        (**self).is_volatile()
     }
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         (**self).punch(offset, length)
@@ -253,6 +260,10 @@ impl Storage for Memory {
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.content.lock().truncate(length);
         Ok(())
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
     }
 
     fn sync(&self) -> io::Result<()> {

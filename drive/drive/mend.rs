@@ -3,8 +3,13 @@
 //! A file's bytes are written before the entry that names them, but a disk may lose the one and
 //! keep the other if neither was synced. Such an entry is put back to what the path held before.
 //! That is one more version, not a truncation: what peers have seen of the log stays as it is.
+//!
+//! Which entries are looked at: those beyond the length that the index core had claimed on disk. A
+//! claim is written after the content core was settled (`Core::settle_after`), so the bytes that
+//! entries below it name are on the device. (`docs/durability.md`)
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{Drive, Edit, Snapshot};
 use crate::core::Core;
@@ -13,10 +18,6 @@ use crate::index::trie::{Node, Trie, stat};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
 use crate::wait::Wait;
-
-/// Entries in a row with all their bytes after which older ones are not looked at: what was written
-/// so long ago has been synced since.
-const ENTRIES_IN_ORDER: usize = 4096;
 
 impl Drive {
     /// Puts entries whose bytes were lost back to what was there before; how many there were.
@@ -50,17 +51,13 @@ impl Drive {
     /// Keys of entries whose bytes are not all there, each with the first block that says so.
     async fn lost(&self) -> Result<BTreeMap<String, u64>> {
         let mut lost = BTreeMap::new();
-        let mut in_order = 0;
-        let mut seq = self.metadata().head().length;
+        let Range { start, end } = self.metadata().recovered();
         // Block 0 is the header.
-        while seq > 1 && in_order < ENTRIES_IN_ORDER {
-            seq -= 1;
-            match self.inner.nodes.get(seq, Wait::Local).await? {
-                Some(node) if self.names_lost(&node) => {
-                    lost.insert(node.key.text().to_owned(), seq);
-                    in_order = 0;
-                }
-                Some(_) | None => in_order += 1,
+        for seq in (start.max(1)..end).rev() {
+            if let Some(node) = self.inner.nodes.get(seq, Wait::Local).await?
+                && self.names_lost(&node)
+            {
+                lost.insert(node.key.text().to_owned(), seq);
             }
         }
         Ok(lost)

@@ -156,7 +156,7 @@ impl Upload {
         if !aligned || length > MAX_WANT_BLOCKS {
             return;
         }
-        let newest = self.core.head().length.checked_sub(1);
+        let newest = self.core.shown().length.checked_sub(1);
         if !std::mem::replace(&mut self.told_newest, true)
             && let Some(newest) = newest.filter(|newest| self.core.has(*newest))
         {
@@ -178,7 +178,7 @@ impl Upload {
                 return; // asked with several fallback indexes: answered once
             }
             if let Ok(Located::Found { block, .. }) =
-                self.core.locate(bytes, 0..self.core.head().length)
+                self.core.locate(bytes, 0..self.core.shown().length)
             {
                 (index, nodes) = (block, 0);
             }

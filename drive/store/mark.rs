@@ -291,7 +291,7 @@ impl Marks {
 
     /// Marks the core as it is; it must have been synced.
     pub fn record(&self, core: &Core) -> Result<()> {
-        let length = core.head().length;
+        let length = core.shown().length;
         if let Some(root) = core.root_hash_at(length)? {
             self.state.lock().mark.cores.insert(*core.discovery_key(), (length, root));
         }

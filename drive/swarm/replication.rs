@@ -91,6 +91,7 @@ async fn run(
     let mut replicator = Replicator::new(core.clone());
     replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
+    core.settle_later();
     let mut asked_last: Option<Instant> = None;
     let mut batch = Vec::with_capacity(BATCH);
     loop {

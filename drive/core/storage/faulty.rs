@@ -4,6 +4,10 @@
 //! call and all later ones fail, as after `kill -9` (what was written stays) or, after
 //! [`World::cut_power`], as after a power cut (of what was not synced, any part may be lost,
 //! write by write and sector by sector).
+//!
+//! A sync that fails keeps nothing: as on Linux the pages count as clean from then on, so that the
+//! next sync succeeds and they never reach the device. They stay readable, or, after
+//! [`World::evict_what_failed`], are read from the device again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -72,6 +76,8 @@ struct State {
     fail_at: Option<u64>,
     /// Fail only the one call (a full disk, an I/O error) instead of everything from then on.
     once: bool,
+    /// What a sync failed to write is no longer readable either.
+    evict: bool,
 }
 
 /// See the module documentation.
@@ -82,7 +88,8 @@ pub struct World {
 
 impl Default for World {
     fn default() -> Self {
-        let state = State { files: BTreeMap::new(), calls: 0, fail_at: None, once: false };
+        let state =
+            State { files: BTreeMap::new(), calls: 0, fail_at: None, once: false, evict: false };
         Self { state: Arc::new(Mutex::new(Rank::LEAF, state)) }
     }
 }
@@ -114,6 +121,11 @@ impl World {
     pub fn fail_once_at(&self, call: u64) {
         let mut state = self.state.lock();
         (state.calls, state.fail_at, state.once) = (0, Some(call), true);
+    }
+
+    /// Has what a sync failed to write read from the device from then on.
+    pub fn evict_what_failed(&self) {
+        self.state.lock().evict = true;
     }
 
     /// Whether a stop has been reached.
@@ -220,13 +232,27 @@ impl Storage for Disk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.world.state.lock().step()?;
-        self.with(|file| {
-            for change in file.unsynced.drain(..) {
-                change.apply(&mut file.synced);
+        let (stepped, evict, once) = {
+            let mut state = self.world.state.lock();
+            (state.step(), state.evict, state.once)
+        };
+        self.with(|file| match stepped {
+            Ok(()) => {
+                for change in file.unsynced.drain(..) {
+                    change.apply(&mut file.synced);
+                }
+                Ok(())
             }
-        });
-        Ok(())
+            Err(error) if once => {
+                file.unsynced.clear();
+                if evict {
+                    file.current = file.synced.clone();
+                }
+                Err(error)
+            }
+            // The machine has stopped: what becomes of the rest, the power cut decides.
+            Err(error) => Err(error),
+        })
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {

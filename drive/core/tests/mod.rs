@@ -6,6 +6,7 @@ mod damage;
 mod histories;
 mod hostile;
 mod model;
+mod settled;
 mod vectors;
 mod waiting;
 
@@ -63,6 +64,7 @@ fn source(blocks: &[Bytes]) -> Core {
     for block in blocks {
         core.append(std::slice::from_ref(block)).unwrap();
     }
+    core.sync().unwrap();
     core
 }
 
