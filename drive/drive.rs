@@ -7,6 +7,8 @@
 mod commit;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod settled_tests;
 mod mend;
 mod read;
 mod snapshot;
