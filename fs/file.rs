@@ -15,11 +15,10 @@ use crate::attr::{self, now};
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
+use crate::set_ids::Caller;
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
 
-/// Permission bits that a write by somebody else than root takes away (inode(7)).
-const SET_IDS: u32 = 0o6000;
 /// How often others may change a file between looking at it and opening it.
 const MAX_OVERTAKEN: usize = 1000;
 
@@ -34,7 +33,7 @@ pub struct Opened {
 
 impl Fs {
     /// Opens a regular file; `flags` as in open(2).
-    pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+    pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened> {
         if let Some(told) = self.told(ino) {
             return self.open_told(told, flags);
         }
@@ -42,7 +41,7 @@ impl Fs {
         let mut resolved = self.resolve(ino).await?;
         if resolved.place.volume.writable {
             for _ in 0..MAX_OVERTAKEN {
-                if let Some(opened) = self.open_local(ino, resolved, flags)? {
+                if let Some(opened) = self.open_local(ino, resolved, flags, caller)? {
                     return Ok(opened);
                 }
                 resolved = self.resolve(ino).await?;
@@ -172,7 +171,13 @@ impl Fs {
     // What only a drive that can be written has.
 
     /// `None` if what was resolved has been overtaken, and is to be resolved again.
-    fn open_local(&self, ino: u64, resolved: Resolved, flags: i32) -> Result<Option<Opened>> {
+    fn open_local(
+        &self,
+        ino: u64,
+        resolved: Resolved,
+        flags: i32,
+        caller: Caller,
+    ) -> Result<Option<Opened>> {
         let Resolved { place, entry, version } = resolved;
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let Some(content) = Content::of(&entry) else {
@@ -206,6 +211,7 @@ impl Fs {
         };
         if flags & libc::O_TRUNC != 0 {
             let staged = self.files.get(opened.handle)?.staged.clone().ok_or(Error::BadHandle)?;
+            staged.remove_set_ids(|stat| caller.writes(stat, false));
             staged.resize(0, now())?;
         }
         Ok(Some(opened))
@@ -264,20 +270,20 @@ impl Fs {
     }
 
     /// Writes at `offset`; `false`, and nothing written, if [`Fs::copy_up`] has to come first.
-    /// `kill_ids` takes the set-id bits away.
-    pub fn write(&self, handle: u64, offset: u64, bytes: &[u8], kill_ids: bool) -> Result<bool> {
+    /// `unprivileged`: the caller, if the kernel says that it has no CAP_FSETID.
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+        unprivileged: Option<Caller>,
+    ) -> Result<bool> {
         let file = self.files.get(handle)?;
         let staged = file.writer()?;
-        if !staged.write(offset, bytes, now())? {
-            return Ok(false);
+        if let Some(caller) = unprivileged {
+            staged.remove_set_ids(|stat| caller.writes(stat, true));
         }
-        if kill_ids {
-            staged.change(|stat| {
-                stat.mode &= !SET_IDS;
-                Ok(())
-            })?;
-        }
-        Ok(true)
+        staged.write(offset, bytes, now())
     }
 
     /// Makes room for more stretches of changed bytes.
@@ -343,7 +349,14 @@ impl Fs {
     }
 
     /// fallocate(2).
-    pub async fn fallocate(&self, handle: u64, offset: u64, length: u64, mode: i32) -> Result<()> {
+    pub async fn fallocate(
+        &self,
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        caller: Caller,
+    ) -> Result<()> {
         let file = self.files.get(handle)?;
         let staged = file.writer()?;
         let end = offset.checked_add(length).ok_or(Error::FileTooLarge)?;
@@ -358,6 +371,7 @@ impl Fs {
         if mode & zeroing == 0 && end.saturating_sub(file.size()) > self.store.space()?.available {
             return Err(Error::NoSpace);
         }
+        staged.remove_set_ids(|stat| caller.writes(stat, false));
         if !keep_size && end > file.size() {
             staged.resize(end, now())?;
         }
@@ -376,6 +390,7 @@ impl Fs {
         to: u64,
         to_offset: u64,
         length: u64,
+        caller: Caller,
     ) -> Result<u32> {
         const ELSE: Error = Error::NotSupported("sharing a part of a file");
         if self.opened_status(from).is_some() {
@@ -391,6 +406,7 @@ impl Fs {
         }
         self.commit(&from.volume, source).await?;
         let extent = source.whole_extent().filter(|extent| extent.size == size).ok_or(ELSE)?;
+        target.remove_set_ids(|stat| caller.writes(stat, false));
         if target.share(extent, now()) { Ok(copied) } else { Err(ELSE) }
     }
 }

@@ -29,6 +29,7 @@ use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
+use crate::set_ids;
 use crate::staging::StagedFile;
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
@@ -643,6 +644,8 @@ pub(crate) fn ttl(volume: &Volume, entry: &Entry) -> Duration {
         TTL_CORE
     } else if volume.is_frozen() {
         TTL_FROZEN
+    } else if volume.writable {
+        set_ids::lifetime(entry, TTL_FOLLOWED)
     } else {
         TTL_FOLLOWED
     }

@@ -170,6 +170,16 @@ impl StagedFile {
         Ok(())
     }
 
+    /// Removes set-id bits before the content changes: `remove` changes the mode, if it does.
+    pub fn remove_set_ids(&self, remove: impl FnOnce(&mut Stat)) {
+        let mut state = self.state.lock();
+        let before = state.stat.mode;
+        remove(&mut state.stat);
+        if state.stat.mode != before {
+            state.generation += 1;
+        }
+    }
+
     /// Writes bytes; `false`, and nothing done, if everything must be copied up before.
     pub fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
