@@ -114,6 +114,7 @@ fn drive_errno(error: &drive::Error) -> i32 {
         Error::Corrupt { .. } | Error::Malformed(_) | Error::Forked { .. } => libc::EIO,
         Error::Locked { .. } => libc::EBUSY,
         Error::NotAStore { .. } | Error::NoSuchDrive(_) => libc::EIO,
+        Error::NotOwner { .. } => libc::EACCES,
         Error::Closed => libc::ENOTCONN,
         Error::Storage { source, .. } => storage_errno(source),
     }
@@ -122,7 +123,7 @@ fn drive_errno(error: &drive::Error) -> i32 {
 /// What a program can act on passes through; every other trouble of our own disk is EIO.
 fn storage_errno(source: &io::Error) -> i32 {
     match source.raw_os_error() {
-        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS)) => number,
+        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EFBIG)) => number,
         Some(_) | None => libc::EIO,
     }
 }

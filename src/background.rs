@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -91,7 +90,7 @@ fn died(mut child: Child, log: &Path) -> Failure {
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let log = drive::private::open(path, OpenOptions::new().create(true).append(true))?;
     if log.metadata()?.len() > MAX_LOG_BYTES {
         log.set_len(0)?;
     }

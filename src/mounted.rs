@@ -21,7 +21,7 @@ pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
 
 /// The drive of a mount, if that is what a path leads to, and where its store is.
 pub fn in_mount(what: &Path) -> Result<Option<(Target, Source)>> {
-    let state = config::state_directory()?;
+    let state = config::records_directory()?;
     let Some((record, inside)) = Record::containing(&state, what) else { return Ok(None) };
     // A word is a name wherever one is, but for what is mounted under it here.
     let is_word =

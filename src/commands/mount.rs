@@ -190,7 +190,7 @@ async fn start_one(
         address,
         log: None,
     };
-    *held = Some(record.hold(&config::state_directory()?)?);
+    *held = Some(record.hold(&config::records_directory()?)?);
     let options = mount_options(args, reaches_peers(target, &args.source)?);
     let (store, drive) = (session.store.clone(), session.drive.clone());
     let mount = drivefs::Mount::start(drive, store, mountpoint, options, Handle::current())
@@ -217,7 +217,7 @@ async fn start_all(
         address: None,
         log: None,
     };
-    *held = Some(record.hold(&config::state_directory()?)?);
+    *held = Some(record.hold(&config::records_directory()?)?);
     let everything = Everything {
         store: store.clone(),
         network: network.clone(),

@@ -194,7 +194,7 @@ pub async fn run_why(args: &Why) -> Result {
 /// The daemon that has a path mounted, and the path with its mount point resolved. The mount itself
 /// is not asked: it may hang.
 async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
-    let state = config::state_directory()?;
+    let state = config::records_directory()?;
     if let Some((record, inside)) = Record::containing(&state, path)
         && let Some(client) = client::find(&record.store).await?
     {

@@ -93,7 +93,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
         state: State::load(&directory)?,
-        state_directory: config::state_directory()?,
+        state_directory: config::records_directory()?,
         last_records: kept.records.clone(),
         store,
         directory,
