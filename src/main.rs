@@ -27,6 +27,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     drivefs::settle_allocator();
+    drivefs::settle_signals();
     let called: Vec<_> = std::env::args_os().collect();
     let words = match commands::helper::arguments(&called) {
         None => called,
