@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use crate::attr;
-use crate::errno::{Result, errno};
+use crate::errno::{Error, Result, errno};
 use crate::filesystem::Looked;
 use crate::metadata::Changes;
 use crate::namespace::Rename;
@@ -91,10 +91,11 @@ fn caller(from: &fuser::Request) -> Caller {
     Caller { uid: from.uid(), gid: from.gid(), thread: from.pid() }
 }
 
-fn in_milliseconds(time: TimeOrNow) -> u64 {
+fn in_milliseconds(time: TimeOrNow) -> Result<u64> {
     match time {
-        TimeOrNow::SpecificTime(time) => attr::milliseconds(time),
-        TimeOrNow::Now => attr::now(),
+        TimeOrNow::SpecificTime(time) if time < UNIX_EPOCH => Err(Error::TimeBeforeEpoch),
+        TimeOrNow::SpecificTime(time) => Ok(attr::milliseconds(time)),
+        TimeOrNow::Now => Ok(attr::now()),
     }
 }
 
@@ -546,7 +547,13 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("setattr", from, ino);
         let fs = drive_of!(self, asked, reply);
-        let mtime = mtime.map(in_milliseconds);
+        let mtime = match mtime.map(in_milliseconds).transpose() {
+            Ok(mtime) => mtime,
+            Err(error) => {
+                self.server.refused(asked, &error);
+                return reply.error(errno(&error));
+            }
+        };
         let mut changes = Changes { mode, uid, gid, size, mtime, set_ids_only: false };
         changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
         let (handle, caller) = (handle.map(|handle| handle.0), caller(from));

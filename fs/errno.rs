@@ -53,6 +53,9 @@ pub enum Error {
     BeyondEnd,
     #[error("invalid argument")]
     InvalidArgument,
+    /// Times of the format are unsigned.
+    #[error("the time is before 1970, which a drive cannot store")]
+    TimeBeforeEpoch,
     /// Signed content that no filesystem can show, or bytes that do not add up.
     #[error("unusable content: {0}")]
     BadContent(String),
@@ -85,7 +88,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::BadHandle => libc::EBADF,
         Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
         Error::NoAttribute => crate::platform::NO_ATTRIBUTE,
-        Error::BufferTooSmall => libc::ERANGE,
+        Error::BufferTooSmall | Error::TimeBeforeEpoch => libc::ERANGE,
         Error::AnswerTooLarge => libc::E2BIG,
         Error::BeyondEnd => libc::ENXIO,
         Error::BadContent(_) | Error::Panicked => libc::EIO,

@@ -15,6 +15,7 @@ mod mounted;
 mod mounting;
 mod named;
 mod network;
+mod path_text;
 mod reach;
 mod record;
 mod session;

@@ -13,8 +13,7 @@ pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
     if let Some(found) = in_mount(what)? {
         return Ok(found);
     }
-    let text = what.to_str().ok_or_else(|| Failure::usage(what.display(), "it is not UTF-8"))?;
-    let target = text.parse::<Target>().context(|| text.to_owned())?;
+    let target = Target::of_argument(what.into()).context(|| what.display().to_string())?;
     let store = store.filter(|_| !matches!(target, Target::Directory(_)));
     Ok((target, of_store(store)))
 }

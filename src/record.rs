@@ -23,11 +23,13 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub pid: u32,
+    #[serde(with = "crate::path_text")]
     pub mountpoint: PathBuf,
     /// `hyper://KEY[+VERSION]`; empty for a mount of all drives.
     pub url: String,
     /// Directory of the store it is mounted from.
     #[serde(default)]
+    #[serde(with = "crate::path_text")]
     pub store: PathBuf,
     /// Version of the drive when it was mounted.
     pub version: u64,
@@ -36,6 +38,7 @@ pub struct Record {
     #[serde(default)]
     pub address: Option<SocketAddr>,
     /// Where the process writes what it has to say; `None` in the foreground.
+    #[serde(with = "crate::path_text::optional", default)]
     pub log: Option<PathBuf>,
 }
 

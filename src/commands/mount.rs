@@ -22,6 +22,7 @@ use crate::everything::Everything;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::mounting::{cannot_mount, check_mountpoint, patience};
 use crate::network::Network;
+use crate::path_text;
 use crate::reach::Wanted;
 use crate::record::{self, Record};
 use crate::session::{self, Session, reaches_peers};
@@ -269,9 +270,9 @@ fn announce(args: &Mount, mounted: &MountInfo) -> Result {
             "version": mounted.version,
             "read_only": mounted.read_only,
             "address": mounted.address,
-            "mountpoint": mounted.mountpoint,
+            "mountpoint": path_text::encode(&mounted.mountpoint),
             "pid": mounted.pid,
-            "log": mounted.log,
+            "log": mounted.log.as_deref().map(path_text::encode),
             "saved": mounted.saved,
         }));
     }

@@ -29,6 +29,7 @@ const MAX_SOCKET_PATH: usize = 103;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     pub pid: u32,
+    #[serde(with = "crate::path_text")]
     pub socket: PathBuf,
     /// Version of the program.
     pub version: String,

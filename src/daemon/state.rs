@@ -20,6 +20,7 @@ const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 pub struct State {
     /// The store this is about, for people who look.
     #[serde(default)]
+    #[serde(with = "crate::path_text")]
     pub store: PathBuf,
     #[serde(default)]
     pub mounts: Vec<MountRequest>,
