@@ -63,6 +63,9 @@ pub enum Error {
     Locked { path: PathBuf, holder: String },
     #[error("{path} is not a drive store: {why}")]
     NotAStore { path: PathBuf, why: String },
+    /// Another user's store, which this user may not write.
+    #[error("{path} belongs to {owner}")]
+    NotOwner { path: PathBuf, owner: String },
     #[error("no drive with key {0} in this store")]
     NoSuchDrive(PublicKey),
     #[error("closed")]

@@ -10,6 +10,7 @@
 pub mod sync;
 pub mod crypto;
 pub mod error;
+pub mod private;
 pub mod path;
 pub mod stat;
 pub mod wait;

@@ -12,13 +12,13 @@
 
 mod lock;
 mod mark;
+mod owner;
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -29,10 +29,12 @@ use crate::core::storage::{Disk, Memory, Storage};
 use crate::core::{Core, OnStop, Opening, Stop};
 use crate::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use crate::error::{Error, Result};
+use crate::private;
 use crate::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
 pub use mark::{Custodian, MARK_FILE};
+use owner::Access;
 
 /// Namespace of all derived core keys.
 const NAMESPACE: &str = "corestore";
@@ -48,6 +50,8 @@ pub const MAX_PENDING_OPENED: usize = 1024;
 const MAX_NAMES_CHECKED: usize = 16;
 const MASTER_KEY: &str = "master_key";
 const LOCK_FILE: &str = "hypermount.lock";
+/// The names of all files of ours in the root of a store begin so, but for the master key.
+const OWN_PREFIX: &str = "hypermount.";
 const SCRATCH: &str = "scratch";
 
 /// Room on the volume that holds the store, in bytes.
@@ -105,13 +109,18 @@ impl Store {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(refused("not a directory".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-                made.map_err(failed("create", directory))?;
+                owner::may_create(directory)?;
+                private::directory(directory).map_err(failed("create", directory))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused("no such directory".to_owned()));
             }
             Err(error) => return Err(failed("stat", directory)(error)),
+        }
+        let access = owner::access(directory)?;
+        if access == Access::Write && create_or_store(directory, create)? {
+            // First of all: until then others can take the lock.
+            private::directory(directory).map_err(failed("chmod", directory))?;
         }
         let master_key = read_master_key(directory)?;
         if master_key.is_none() && !create {
@@ -120,9 +129,15 @@ impl Store {
         if master_key.is_none() && !is_unused(directory)? {
             return Err(refused(format!("it holds other files and no {MASTER_KEY}")));
         }
-        let lock = FileLock::take_store(&directory.join(LOCK_FILE), directory)?.map(Arc::new);
+        let lock = match access {
+            Access::Write => FileLock::take_store(&directory.join(LOCK_FILE), directory)?,
+            Access::Read => None,
+        };
+        let lock = lock.map(Arc::new);
         let writable = lock.is_some();
-        if !writable {
+        if writable {
+            owner::close_to_others(directory);
+        } else {
             log::info!("{}: cannot be written, opened for reading", directory.display());
         }
         let master_key = match read_master_key(directory)? {
@@ -431,7 +446,7 @@ impl Store {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
         if writable {
-            fs::create_dir_all(directory).map_err(failed("create", directory))?;
+            private::directory(directory).map_err(failed("create", directory))?;
         } else if !directory.is_dir() {
             return Err(Error::ReadOnly("the store's medium"));
         }
@@ -461,8 +476,7 @@ impl Store {
         Core::open(Opening {
             directory,
             open_file: &|file| {
-                let mode = if file == "secret_key" { 0o600 } else { 0o644 };
-                Ok(Box::new(Disk::new(directory.join(file), mode)) as Box<dyn Storage>)
+                Ok(Box::new(Disk::new(directory.join(file), 0o600)) as Box<dyn Storage>)
             },
             key: *key,
             store_pair: pair.is_some() && name.is_none() && !has_name(directory),
@@ -599,40 +613,27 @@ fn read_master_key(directory: &Path) -> Result<Option<[u8; 32]>> {
 fn is_unused(directory: &Path) -> Result<bool> {
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let name = entry.map_err(failed("list", directory))?.file_name();
-        if name != LOCK_FILE && name != MASTER_KEY && name != "lost+found" {
+        // Of a process that makes a store here at this moment, or was killed while it did.
+        let ours = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(OWN_PREFIX) || name.starts_with(MASTER_KEY));
+        if !ours && name != "lost+found" {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// Whether the directory is a store, or is to become one.
+fn create_or_store(directory: &Path, create: bool) -> Result<bool> {
+    Ok(directory.join(MASTER_KEY).exists() || create && is_unused(directory)?)
+}
+
 fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
     let path = directory.join(MASTER_KEY);
     let master_key = crypto::random_bytes().map_err(failed("generate", &path))?;
-    write_durably(&path, &master_key)?;
+    private::replace(&path, &master_key).map_err(failed("write", &path))?;
     Ok(master_key)
-}
-
-/// Writes a small secret file so that it is either there whole or not at all.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_durably_through(&path.with_extension("new"), path, bytes)
-}
-
-/// The same by way of `temporary`, which no other process may use at the same time.
-fn write_durably_through(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut options = fs::OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(temporary, path)?;
-        match path.parent() {
-            Some(directory) => fs::File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(failed("write", path))
 }
 
 /// Refuses a master key that none of the named cores derives from: an empty drive would be shown.
@@ -734,7 +735,7 @@ fn has_name(directory: &Path) -> bool {
 
 fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
     let path = directory.join("name");
-    let disk = Disk::new(path.clone(), 0o644);
+    let disk = Disk::new(path.clone(), 0o600);
     disk.write_at(0, &encode_name(name)).map_err(failed("write", &path))?;
     disk.sync().map_err(failed("sync", &path))
 }

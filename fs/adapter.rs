@@ -15,11 +15,12 @@ use fuser::{
 };
 
 use crate::attr;
-use crate::errno::{Result, errno};
+use crate::errno::{Error, Result, errno};
 use crate::filesystem::Looked;
 use crate::metadata::Changes;
-use crate::namespace::{Maker, Rename};
+use crate::namespace::Rename;
 use crate::serve::{Request, Server};
+use crate::set_ids::Caller;
 use crate::shown::Shown;
 use crate::xattr::{self, Answer};
 
@@ -86,14 +87,15 @@ fn unwritten(flags: i32) -> FopenFlags {
     }
 }
 
-fn maker(from: &fuser::Request) -> Maker {
-    Maker { uid: from.uid(), gid: from.gid() }
+fn caller(from: &fuser::Request) -> Caller {
+    Caller { uid: from.uid(), gid: from.gid(), thread: from.pid() }
 }
 
-fn in_milliseconds(time: TimeOrNow) -> u64 {
+fn in_milliseconds(time: TimeOrNow) -> Result<u64> {
     match time {
-        TimeOrNow::SpecificTime(time) => attr::milliseconds(time),
-        TimeOrNow::Now => attr::now(),
+        TimeOrNow::SpecificTime(time) if time < UNIX_EPOCH => Err(Error::TimeBeforeEpoch),
+        TimeOrNow::SpecificTime(time) => Ok(attr::milliseconds(time)),
+        TimeOrNow::Now => Ok(attr::now()),
     }
 }
 
@@ -239,8 +241,8 @@ impl Filesystem for Adapter {
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let asked = request("open", from, ino);
         let fs = drive_of!(self, asked, reply);
-        let flags_asked = flags.0;
-        let operation = async move { fs.open(ino.0, flags_asked).await };
+        let (flags_asked, caller) = (flags.0, caller(from));
+        let operation = async move { fs.open(ino.0, flags_asked, caller).await };
         self.server.serve(asked, operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
@@ -533,9 +535,9 @@ impl Filesystem for Adapter {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
+        ctime: Option<SystemTime>,
         handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -545,10 +547,17 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("setattr", from, ino);
         let fs = drive_of!(self, asked, reply);
-        let kill_ids = from.uid() != 0;
-        let changes = Changes { mode, uid, gid, size, mtime: mtime.map(in_milliseconds), kill_ids };
-        let handle = handle.map(|handle| handle.0);
-        let operation = async move { fs.setattr(ino.0, handle, changes).await };
+        let mtime = match mtime.map(in_milliseconds).transpose() {
+            Ok(mtime) => mtime,
+            Err(error) => {
+                self.server.refused(asked, &error);
+                return reply.error(errno(&error));
+            }
+        };
+        let mut changes = Changes { mode, uid, gid, size, mtime, set_ids_only: false };
+        changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
+        let (handle, caller) = (handle.map(|handle| handle.0), caller(from));
+        let operation = async move { fs.setattr(ino.0, handle, changes, caller).await };
         self.server.serve(asked, operation, |result| match result {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(errno(&error)),
@@ -567,7 +576,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("mknod", from, parent);
         let fs = drive_of!(self, asked, reply);
-        let (name, maker) = (name.to_owned(), maker(from));
+        let (name, maker) = (name.to_owned(), caller(from));
         let operation = async move { fs.mknod(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
@@ -583,7 +592,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("mkdir", from, parent);
         let fs = drive_of!(self, asked, reply);
-        let (name, maker) = (name.to_owned(), maker(from));
+        let (name, maker) = (name.to_owned(), caller(from));
         let operation = async move { fs.mkdir(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
@@ -614,7 +623,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("symlink", from, parent);
         let fs = drive_of!(self, asked, reply);
-        let (name, maker) = (name.to_owned(), maker(from));
+        let (name, maker) = (name.to_owned(), caller(from));
         let target = target.as_os_str().to_owned();
         let operation = async move { fs.symlink(parent.0, &name, &target, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
@@ -670,13 +679,13 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("create", from, parent);
         let fs = drive_of!(self, asked, reply);
-        let (name, maker) = (name.to_owned(), maker(from));
+        let (name, maker) = (name.to_owned(), caller(from));
         let operation = async move { fs.create(parent.0, &name, mode, flags, maker).await };
         self.server.serve(asked, operation, move |result| match result {
-            Ok((Looked::Found { ino, mut attributes, entry_ttl, .. }, opened)) => {
+            Ok((Looked::Found { ino, mut attributes, attributes_ttl, .. }, opened)) => {
                 attributes.ino = INodeNo(ino);
                 let (handle, flags) = (FileHandle(opened.handle), unwritten(flags));
-                reply.created(&entry_ttl, &attributes, GENERATION, handle, flags);
+                reply.created(&attributes_ttl, &attributes, GENERATION, handle, flags);
             }
             Ok((Looked::Absent { .. }, _)) => reply.error(Errno::EIO),
             Err(error) => reply.error(errno(&error)),
@@ -697,10 +706,11 @@ impl Filesystem for Adapter {
     ) {
         // At most MAX_REQUEST_BYTES.
         let length = data.len() as u32;
-        let kill_ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let flagged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let unprivileged = flagged.then(|| caller(from));
         let request = request("write", from, ino);
         let fs = drive_of!(self, request, reply);
-        let write = || fs.write(handle.0, offset, data, kill_ids);
+        let write = || fs.write(handle.0, offset, data, unprivileged);
         match self.server.serve_now(request, write) {
             Ok(true) => reply.written(length),
             Err(error) => reply.error(errno(&error)),
@@ -708,7 +718,7 @@ impl Filesystem for Adapter {
                 let data = data.to_vec();
                 let operation = async move {
                     fs.copy_up(handle.0).await?;
-                    fs.write(handle.0, offset, &data, kill_ids)
+                    fs.write(handle.0, offset, &data, unprivileged)
                 };
                 self.server.serve(request, operation, move |result| match result {
                     Ok(true) => reply.written(length),
@@ -731,7 +741,8 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("fallocate", from, ino);
         let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.fallocate(handle.0, offset, length, mode).await };
+        let caller = caller(from);
+        let operation = async move { fs.fallocate(handle.0, offset, length, mode, caller).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -750,9 +761,10 @@ impl Filesystem for Adapter {
     ) {
         let request = request("copy_file_range", from, from_ino);
         let fs = drive_of!(self, request, reply, to_ino.0);
-        let (source, target) = (from_handle.0, to_handle.0);
-        let operation =
-            async move { fs.copy_file_range(source, from_offset, target, to_offset, length).await };
+        let (source, target, by) = (from_handle.0, to_handle.0, caller(from));
+        let operation = async move {
+            fs.copy_file_range(source, from_offset, target, to_offset, length, by).await
+        };
         self.server.serve(request, operation, |result| match result {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(errno(&error)),

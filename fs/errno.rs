@@ -53,6 +53,9 @@ pub enum Error {
     BeyondEnd,
     #[error("invalid argument")]
     InvalidArgument,
+    /// Times of the format are unsigned.
+    #[error("the time is before 1970, which a drive cannot store")]
+    TimeBeforeEpoch,
     /// Signed content that no filesystem can show, or bytes that do not add up.
     #[error("unusable content: {0}")]
     BadContent(String),
@@ -85,7 +88,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::BadHandle => libc::EBADF,
         Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
         Error::NoAttribute => crate::platform::NO_ATTRIBUTE,
-        Error::BufferTooSmall => libc::ERANGE,
+        Error::BufferTooSmall | Error::TimeBeforeEpoch => libc::ERANGE,
         Error::AnswerTooLarge => libc::E2BIG,
         Error::BeyondEnd => libc::ENXIO,
         Error::BadContent(_) | Error::Panicked => libc::EIO,
@@ -114,6 +117,7 @@ fn drive_errno(error: &drive::Error) -> i32 {
         Error::Corrupt { .. } | Error::Malformed(_) | Error::Forked { .. } => libc::EIO,
         Error::Locked { .. } => libc::EBUSY,
         Error::NotAStore { .. } | Error::NoSuchDrive(_) => libc::EIO,
+        Error::NotOwner { .. } => libc::EACCES,
         Error::Closed => libc::ENOTCONN,
         Error::Storage { source, .. } => storage_errno(source),
     }
@@ -122,7 +126,7 @@ fn drive_errno(error: &drive::Error) -> i32 {
 /// What a program can act on passes through; every other trouble of our own disk is EIO.
 fn storage_errno(source: &io::Error) -> i32 {
     match source.raw_os_error() {
-        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS)) => number,
+        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EFBIG)) => number,
         Some(_) | None => libc::EIO,
     }
 }

@@ -197,6 +197,7 @@ fn is_ordinary(error: &Error) -> bool {
         | Error::NotUtf8
         | Error::FileTooLarge
         | Error::NoSpace
+        | Error::TimeBeforeEpoch
         | Error::Busy
         | Error::AnswerTooLarge
         | Error::BadContent(_)

@@ -12,11 +12,11 @@ use fuser::FileAttr;
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Place, Resolved};
+use crate::set_ids::Caller;
 use crate::staging::StagedFile;
 use crate::xattr::{self, Answer};
 
 const PERMISSIONS: u32 = 0o7777;
-const SET_IDS: u32 = 0o6000;
 
 /// What setattr changes; `None` stays as it is. Times are in milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,17 +26,21 @@ pub struct Changes {
     pub gid: Option<u32>,
     pub size: Option<u64>,
     pub mtime: Option<u64>,
-    /// A change of size takes the set-id bits away.
-    pub kill_ids: bool,
+    /// The kernel sent a request that changes nothing: it wants set-id bits removed, for chown(2) with
+    /// neither an owner nor a group.
+    pub set_ids_only: bool,
 }
 
 impl Changes {
-    fn apply(&self, stat: &mut Stat) {
+    fn apply(&self, stat: &mut Stat, caller: Caller) {
+        if self.size.is_some() {
+            caller.writes(stat, false);
+        }
+        if self.uid.is_some() || self.gid.is_some() || self.set_ids_only {
+            caller.changes_owner(stat);
+        }
         if let Some(mode) = self.mode {
             stat.mode = stat.mode & TYPE_MASK | mode & PERMISSIONS;
-        }
-        if self.size.is_some() && self.kill_ids {
-            stat.mode &= !SET_IDS;
         }
         stat.uid = self.uid.unwrap_or(stat.uid);
         stat.gid = self.gid.unwrap_or(stat.gid);
@@ -44,9 +48,14 @@ impl Changes {
         stat.ctime = now();
     }
 
-    fn is_empty(&self) -> bool {
-        let Self { mode, uid, gid, size, mtime, .. } = self;
-        mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() && mtime.is_none()
+    pub fn is_empty(&self) -> bool {
+        let Self { mode, uid, gid, size, mtime, set_ids_only } = self;
+        !set_ids_only
+            && mode.is_none()
+            && uid.is_none()
+            && gid.is_none()
+            && size.is_none()
+            && mtime.is_none()
     }
 }
 
@@ -57,6 +66,7 @@ impl Fs {
         ino: u64,
         handle: Option<u64>,
         changes: Changes,
+        caller: Caller,
     ) -> Result<(FileAttr, Duration)> {
         let place = self.node(ino, |node| node.place.clone())?;
         if !place.volume.writable {
@@ -66,10 +76,10 @@ impl Fs {
             let own = match handle {
                 Some(_) => None,
                 // Opened for the time being, so that all who change it share one staged file.
-                None => Some(self.open(ino, libc::O_WRONLY).await?.handle),
+                None => Some(self.open(ino, libc::O_WRONLY, caller).await?.handle),
             };
             let file = handle.or(own).ok_or(Error::BadHandle)?;
-            let resized = self.resize(file, size, changes);
+            let resized = self.resize(file, size, changes, caller);
             if let Some(own) = own {
                 resized.and(self.release(own).await)?;
             } else {
@@ -77,7 +87,7 @@ impl Fs {
             }
         } else if !changes.is_empty() {
             self.change_stat(ino, |stat| {
-                changes.apply(stat);
+                changes.apply(stat, caller);
                 Ok(())
             })
             .await?;
@@ -89,12 +99,12 @@ impl Fs {
         self.getattr(ino).await
     }
 
-    fn resize(&self, handle: u64, size: u64, changes: Changes) -> Result<()> {
+    fn resize(&self, handle: u64, size: u64, changes: Changes, caller: Caller) -> Result<()> {
         let file = self.files.get(handle)?;
         let staged = file.writer()?;
         staged.resize(size, now())?;
         staged.change(|stat| {
-            changes.apply(stat);
+            changes.apply(stat, caller);
             Ok(())
         })
     }
@@ -108,8 +118,11 @@ impl Fs {
         let result = self.commit(&volume, staged).await;
         let mut inodes = self.inodes_mut();
         let open = inodes.opens(ino) > 0;
-        if let Some(node) = inodes.get_mut(ino).filter(|_| !open) {
-            node.place.staged.take_if(|staged| !staged.is_dirty());
+        if let Some(node) = inodes.get_mut(ino).filter(|_| !open)
+            && let Some(staged) = node.place.staged.take_if(|staged| !staged.is_dirty())
+        {
+            let version = node.place.volume.snapshot().version();
+            node.place.know(version, &staged.entry());
         }
         result
     }
@@ -131,7 +144,10 @@ impl Fs {
                 continue;
             }
             if version.is_none() {
-                return Err(drive::Error::NotFound.into());
+                // Unlinked or replaced: only programs that still have it see the change.
+                let mut inodes = self.inodes_mut();
+                let node = inodes.get_mut(ino).ok_or(Error::Stale)?;
+                return node.place.change_known(change);
             }
             let mut stat = entry.stat.clone();
             if !entry.explicit {

@@ -15,7 +15,8 @@ use fuser::{FileAttr, FileType};
 use crate::attr::{self, TTL_FOLLOWED, now};
 use crate::errno::{Error, Result};
 use crate::file::Opened;
-use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name};
+use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name, ttl};
+use crate::set_ids::Caller;
 use crate::staging::StagedFile;
 use crate::symlink::MAX_TARGET_BYTES;
 use crate::volume::Volume;
@@ -24,13 +25,6 @@ use crate::volume::Volume;
 pub const MAX_RENAMED: usize = 1_000_000;
 const PERMISSIONS: u32 = 0o7777;
 const SET_GROUP_ID: u32 = 0o2000;
-
-/// Who makes something.
-#[derive(Clone, Copy, Debug)]
-pub struct Maker {
-    pub uid: u32,
-    pub gid: u32,
-}
 
 /// How rename(2) treats what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +145,7 @@ impl Fs {
         self.touch(&volume, &spot.directory.path).await;
         volume.touched().remove(&spot.path);
         let (ino, attributes) = self.made(&spot, &entry);
-        let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, TTL_FOLLOWED);
+        let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, &entry));
         Ok(Looked::Found { ino, attributes, entry_ttl, attributes_ttl })
     }
 
@@ -160,7 +154,7 @@ impl Fs {
         parent: u64,
         name: &OsStr,
         mode: u32,
-        maker: Maker,
+        maker: Caller,
     ) -> Result<Looked> {
         self.make(parent, name, |parent| {
             let inherited = parent.stat.mode & SET_GROUP_ID;
@@ -174,7 +168,7 @@ impl Fs {
         parent: u64,
         name: &OsStr,
         target: &OsStr,
-        maker: Maker,
+        maker: Caller,
     ) -> Result<Looked> {
         let target = target.to_str().ok_or(Error::NotUtf8)?;
         if target.len() > MAX_TARGET_BYTES {
@@ -196,7 +190,7 @@ impl Fs {
         parent: u64,
         name: &OsStr,
         mode: u32,
-        maker: Maker,
+        maker: Caller,
     ) -> Result<Looked> {
         match mode & TYPE_MASK {
             TYPE_FILE | TYPE_FIFO | TYPE_SOCKET => {}
@@ -213,14 +207,14 @@ impl Fs {
         name: &OsStr,
         mode: u32,
         flags: i32,
-        maker: Maker,
+        maker: Caller,
     ) -> Result<(Looked, Opened)> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let writing = volume.writing.lock().await;
         let spot = self.spot_again(spot).await?;
-        let found = |ino, attributes| {
-            let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, TTL_FOLLOWED);
+        let found = |ino, attributes, entry: &Entry| {
+            let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, entry));
             Looked::Found { ino, attributes, entry_ttl, attributes_ttl }
         };
         // Made by somebody else since the kernel looked.
@@ -229,8 +223,10 @@ impl Fs {
                 return Err(drive::Error::AlreadyExists.into());
             }
             let (ino, attributes) = self.made(&spot, &entry);
-            return match self.open(ino, flags).await {
-                Ok(opened) => Ok((found(ino, attributes), opened)),
+            // To open takes it where it is changed all the time.
+            drop(writing);
+            return match self.open(ino, flags, maker).await {
+                Ok(opened) => Ok((found(ino, attributes, &entry), opened)),
                 Err(error) => {
                     self.forget(ino, 1);
                     Err(error)
@@ -247,7 +243,7 @@ impl Fs {
         let place = Place::new(volume.clone(), spot.path.clone());
         let opened = self.open_staged(ino, &place, None, &entry, flags).ok_or(Error::Stale)?;
         self.touch(&volume, &spot.directory.path).await;
-        Ok((found(ino, attributes), opened))
+        Ok((found(ino, attributes, &entry), opened))
     }
 
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
@@ -259,7 +255,7 @@ impl Fs {
         if attr::file_type(&entry) == FileType::Directory {
             return Err(drive::Error::IsADirectory.into());
         }
-        self.remove_at(&spot).await
+        self.remove_at(&spot, &entry).await
     }
 
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
@@ -274,7 +270,7 @@ impl Fs {
             _ => return Err(drive::Error::NotADirectory.into()),
         }
         self.must_be_empty(&volume, &spot.path).await?;
-        self.remove_at(&spot).await
+        self.remove_at(&spot, &entry).await
     }
 
     async fn must_be_empty(&self, volume: &Volume, path: &DrivePath) -> Result<()> {
@@ -288,8 +284,8 @@ impl Fs {
         }
     }
 
-    /// Removes what is at the spot, stored or not.
-    async fn remove_at(&self, spot: &Spot) -> Result<()> {
+    /// Removes `entry`, which is at the spot, stored or not.
+    async fn remove_at(&self, spot: &Spot, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
             let mut edits = Vec::new();
@@ -297,13 +293,13 @@ impl Fs {
             edits.push(Edit::Remove { path: spot.path.clone() });
             self.apply(volume, edits).await?;
         }
-        self.vanish(spot);
+        self.vanish(spot, entry);
         self.touch(volume, &spot.directory.path).await;
         Ok(())
     }
 
-    /// The path leads nowhere now: its inode goes on without one.
-    fn vanish(&self, spot: &Spot) {
+    /// The path leads nowhere now: the inode of `entry`, which it led to, goes on without one.
+    fn vanish(&self, spot: &Spot, entry: &Arc<Entry>) {
         let volume = spot.volume();
         if let Some(staged) = volume.unstored().remove(&spot.path) {
             staged.remove();
@@ -311,8 +307,11 @@ impl Fs {
         volume.touched().remove(&spot.path);
         let mut inodes = self.inodes_mut();
         if let Some(ino) = inodes.known(&spot.mount_path) {
-            if let Some(staged) = inodes.get(ino).and_then(|node| node.place.staged.as_ref()) {
-                staged.remove();
+            if let Some(node) = inodes.get_mut(ino) {
+                node.place.replaced(entry);
+                if let Some(staged) = &node.place.staged {
+                    staged.remove();
+                }
             }
             inodes.detach(ino);
         }
@@ -348,15 +347,17 @@ impl Fs {
         {
             return Err(Error::InvalidArgument);
         }
-        if let Some(there) = there.filter(|_| how != Rename::Exchange) {
-            self.may_replace(&volume, &moved, &there, &to.path).await?;
+        if let Some(there) = there.as_ref().filter(|_| how != Rename::Exchange) {
+            self.may_replace(&volume, &moved, there, &to.path).await?;
         }
         let edits = self.rename_edits(&from, &to, &moved, how).await?;
         self.apply(&volume, edits).await?;
         if how == Rename::Exchange {
             self.exchange_known(&volume, &from, &to);
         } else {
-            self.vanish(&to);
+            if let Some(there) = &there {
+                self.vanish(&to, there);
+            }
             self.move_known(&volume, &from.path, &to.path, &from.mount_path, &to.mount_path);
         }
         self.touch(&volume, &from.directory.path).await;
@@ -499,7 +500,7 @@ impl Fs {
                     child.move_to(mount_path.clone());
                 }
             }
-            place.forget_known();
+            place.moved();
         });
     }
 
@@ -520,7 +521,7 @@ impl Fs {
     }
 }
 
-fn new_stat(mode: u32, parent: &Entry, maker: Maker) -> Stat {
+fn new_stat(mode: u32, parent: &Entry, maker: Caller) -> Stat {
     let now = now();
     let inherits = parent.stat.mode & SET_GROUP_ID != 0;
     let gid = if inherits { parent.stat.gid } else { maker.gid };

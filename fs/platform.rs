@@ -37,6 +37,7 @@ mod linux {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
     use super::{Attachment, SUBTYPE};
+    use crate::set_ids::Caller;
 
     /// What getxattr(2) answers for an attribute that is not there.
     pub const NO_ATTRIBUTE: i32 = libc::ENODATA;
@@ -69,16 +70,51 @@ mod linux {
     const INTERRUPTING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
     fn says_interrupted(status: &str) -> bool {
-        let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim)
-        };
-        let mask = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(0);
+        let mask = |name: &str| u64::from_str_radix(field(status, name), 16).unwrap_or(0);
         let bit = |signal: i32| 1u64 << (signal - 1);
         let pending = mask("SigPnd:") | mask("ShdPnd:");
         let deliverable = pending & !mask("SigBlk:") & !mask("SigIgn:");
         let interrupting = INTERRUPTING.iter().fold(0, |all, signal| all | bit(*signal));
         let killed = pending & bit(libc::SIGKILL) != 0;
-        killed || deliverable & interrupting != 0 || field("State:").starts_with(['Z', 'X'])
+        killed || deliverable & interrupting != 0 || field(status, "State:").starts_with(['Z', 'X'])
+    }
+
+    /// Number of CAP_FSETID (linux/capability.h).
+    const CAP_FSETID: u32 = 4;
+    const USER_NAMESPACE: &str = "ns/user";
+
+    /// Whether the program may keep set-id bits of files it changes: CAP_FSETID in our user namespace. A
+    /// program that cannot be looked at may if it is root's.
+    pub fn may_keep_set_ids(caller: Caller) -> bool {
+        let root = caller.uid == 0;
+        let directory = format!("/proc/{}", caller.thread);
+        let Ok(status) = fs::read_to_string(format!("{directory}/status")) else { return root };
+        let effective = field(&status, "CapEff:");
+        let effective = u64::from_str_radix(effective, 16).unwrap_or(0);
+        if effective & 1 << CAP_FSETID == 0 {
+            return false;
+        }
+        // Anybody has all capabilities in a user namespace of their own.
+        let theirs = fs::read_link(format!("{directory}/{USER_NAMESPACE}"));
+        let ours = fs::read_link(format!("/proc/self/{USER_NAMESPACE}"));
+        match (theirs, ours) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            _ => root,
+        }
+    }
+
+    /// Whether the program is in the group.
+    pub fn is_in_group(caller: Caller, group: u32) -> bool {
+        if caller.gid == group {
+            return true;
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", caller.thread));
+        let group = group.to_string();
+        status.is_ok_and(|status| field(&status, "Groups:").split(' ').any(|one| one == group))
+    }
+
+    fn field<'a>(status: &'a str, name: &str) -> &'a str {
+        status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim)
     }
 
     /// The process of a thread, and the name of its program, while it lives.
@@ -290,6 +326,7 @@ mod other {
     use fuser::{Config, MountOption, Session};
 
     use super::{Attachment, SUBTYPE};
+    use crate::set_ids::Caller;
 
     /// What getxattr(2) answers for an attribute that is not there.
     pub const NO_ATTRIBUTE: i32 = libc::ENOATTR;
@@ -299,6 +336,16 @@ mod other {
     /// Not known here: a parked request ends by its deadline.
     pub fn is_interrupted(_thread: u32) -> bool {
         false
+    }
+
+    /// Not known here: root may.
+    pub fn may_keep_set_ids(caller: Caller) -> bool {
+        caller.uid == 0
+    }
+
+    /// Other groups than the one a request names are not known here.
+    pub fn is_in_group(caller: Caller, group: u32) -> bool {
+        caller.gid == group
     }
 
     /// Not known here.

@@ -128,6 +128,11 @@ impl StagedFile {
         !state.removed && state.generation != state.committed
     }
 
+    /// Whether the path no longer leads here.
+    pub fn is_removed(&self) -> bool {
+        self.state.lock().removed
+    }
+
     pub fn has_writers(&self) -> bool {
         self.state.lock().writers > 0
     }
@@ -168,6 +173,16 @@ impl StagedFile {
         change(&mut state.stat)?;
         state.generation += 1;
         Ok(())
+    }
+
+    /// Removes set-id bits before the content changes: `remove` changes the mode, if it does.
+    pub fn remove_set_ids(&self, remove: impl FnOnce(&mut Stat)) {
+        let mut state = self.state.lock();
+        let before = state.stat.mode;
+        remove(&mut state.stat);
+        if state.stat.mode != before {
+            state.generation += 1;
+        }
     }
 
     /// Writes bytes; `false`, and nothing done, if everything must be copied up before.

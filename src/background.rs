@@ -6,19 +6,43 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Context, Failure, Result};
 use crate::terminal;
 
+/// The environment variables that a background process has: where its user's directories are, where
+/// mount helpers are found, and what it logs. Whatever else the starting shell had set concerns that
+/// shell.
+const KEPT_VARIABLES: [&str; 8] = [
+    "HOME",
+    "PATH",
+    "RUST_LOG",
+    "TMPDIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+];
+/// What a shell limits for a while and a background process would keep for ever: their soft limits are
+/// raised to the hard ones, which only root could raise. (The sizes of core dumps and stacks are not
+/// among them.)
+const LIMITS: [Resource; 5] = [
+    Resource::RLIMIT_AS,
+    Resource::RLIMIT_CPU,
+    Resource::RLIMIT_DATA,
+    Resource::RLIMIT_FSIZE,
+    Resource::RLIMIT_NPROC,
+];
 /// A log larger than this, in bytes, is begun anew at the next start.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 /// The most a report may be, in bytes.
@@ -42,9 +66,13 @@ pub fn start<T: DeserializeOwned + Send>(
 ) -> Result<T> {
     let stderr = open_log(log).context(|| format!("open the log {}", log.display()))?;
     let program = std::env::current_exe().context(|| "find this program")?;
+    drivefs::keep_descriptors_to_ourselves();
     let mut child = Command::new(program)
         .arg("--detached")
         .args(arguments)
+        .env_clear()
+        .envs(KEPT_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -91,25 +119,32 @@ fn died(mut child: Child, log: &Path) -> Failure {
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let log = drive::private::open(path, OpenOptions::new().create(true).append(true))?;
     if log.metadata()?.len() > MAX_LOG_BYTES {
         log.set_len(0)?;
     }
     Ok(log)
 }
 
-/// In the background process, first of all: leaves the terminal's session.
+/// In the background process, first of all: leaves the terminal's session, and what else of the
+/// starting process its command line did not settle.
 pub fn detach() -> Result {
+    // What is to be read by others gets its mode explicitly.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    for limit in LIMITS {
+        let raised = getrlimit(limit).and_then(|(_, hard)| setrlimit(limit, hard, hard));
+        if let Err(errno) = raised {
+            log::warn!("cannot raise {limit:?} to its hard limit: {errno}");
+        }
+    }
     nix::unistd::setsid().map(drop).map_err(io::Error::from).context(|| "leave the session")
 }
 
-/// In the background process: says that it is ready, then lets go of the pipe and of the working
-/// directory, which would otherwise keep a file system busy.
+/// In the background process: says that it is ready, then lets go of the pipe.
 pub fn report_ready(what: &impl Serialize) -> Result {
     send(&Report::Ready(what))?;
     let what = || "go to the background";
-    nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)?;
-    std::env::set_current_dir("/").context(what)
+    nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)
 }
 
 /// In the background process: says why it will not be ready.

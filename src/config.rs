@@ -12,6 +12,7 @@ use drive::Wait;
 use drive::swarm::{DiscoveryOptions, PUBLIC_HYPERDHT};
 
 use crate::cli::Finding;
+use crate::daemon::presence;
 use crate::failure::{Context, Failure, Result};
 
 /// How long a read waits for a peer when `--wait` does not say, per block.
@@ -251,11 +252,38 @@ pub fn default_store() -> Result<PathBuf> {
     base_directory("XDG_DATA_HOME", ".local/share")
 }
 
-/// Where logs and records of mounts are kept; made if absent, for this user only.
+/// Where is kept what outlives a restart of the machine; made if absent, for this user only.
 pub fn state_directory() -> Result<PathBuf> {
     let directory = base_directory("XDG_STATE_HOME", ".local/state")?;
+    let what = || format!("keep state in {}", directory.display());
+    let hint = "set XDG_STATE_HOME to a directory that this user can write";
+    if let Some(owner) = other_owner(&directory) {
+        let why = format!("it belongs to another user (uid {owner}), and this is root");
+        return Err(Failure::failed(what(), why).hint(hint));
+    }
+    drive::private::directory(&directory).context(what).map_err(|failure| failure.hint(hint))?;
+    Ok(directory)
+}
+
+/// Where logs and records of mounts are: in the state directory, or, for a user who has none that can be
+/// written, beside the sockets of daemons.
+pub fn records_directory() -> Result<PathBuf> {
+    let refused = match state_directory() {
+        Ok(directory) => return Ok(directory),
+        Err(refused) => refused,
+    };
+    let Ok(runtime) = presence::runtime_directory() else { return Err(refused) };
+    let directory = runtime.join("state");
     private_directory(&directory)?;
     Ok(directory)
+}
+
+/// The owner of the directory, or of what it would be made in, if this is root and that is another user:
+/// what root makes there the other user could not use.
+fn other_owner(directory: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let there = directory.ancestors().find_map(|above| fs::metadata(above).ok())?;
+    (nix::unistd::geteuid().is_root() && there.uid() != 0).then_some(there.uid())
 }
 
 /// Makes `directory` and its parents, readable by this user only where they are new.

@@ -99,6 +99,13 @@ impl<T> Context<T> for drive::Result<T> {
 
 fn judge(error: &drive::Error) -> (Code, Option<String>) {
     use drive::Error::*;
+    if let NotOwner { owner, .. } = error {
+        let hint = format!(
+            "run the command as that user (for example: sudo -u {owner} hypermount …), or name a store \
+             of your own with --store DIR"
+        );
+        return (Code::Failed, Some(hint));
+    }
     let (code, hint) = match error {
         InvalidUrl(_) | InvalidPath(_) | NameTooLong { .. } => (Code::Usage, None),
         Unavailable { .. } => (

@@ -15,6 +15,7 @@ mod mounted;
 mod mounting;
 mod named;
 mod network;
+mod path_text;
 mod reach;
 mod record;
 mod session;
@@ -27,6 +28,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     drivefs::settle_allocator();
+    drivefs::settle_signals();
     let called: Vec<_> = std::env::args_os().collect();
     let words = match commands::helper::arguments(&called) {
         None => called,

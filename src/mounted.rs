@@ -13,15 +13,14 @@ pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
     if let Some(found) = in_mount(what)? {
         return Ok(found);
     }
-    let text = what.to_str().ok_or_else(|| Failure::usage(what.display(), "it is not UTF-8"))?;
-    let target = text.parse::<Target>().context(|| text.to_owned())?;
+    let target = Target::of_argument(what.into()).context(|| what.display().to_string())?;
     let store = store.filter(|_| !matches!(target, Target::Directory(_)));
     Ok((target, of_store(store)))
 }
 
 /// The drive of a mount, if that is what a path leads to, and where its store is.
 pub fn in_mount(what: &Path) -> Result<Option<(Target, Source)>> {
-    let state = config::state_directory()?;
+    let state = config::records_directory()?;
     let Some((record, inside)) = Record::containing(&state, what) else { return Ok(None) };
     // A word is a name wherever one is, but for what is mounted under it here.
     let is_word =

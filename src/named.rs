@@ -1,10 +1,12 @@
 //! Which drive `list`, `import` and `export` speak of: one of a store by its name or URL, or the one
 //! a directory holds, each with a path inside if wanted.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
 use drive::url::DriveUrl;
 use drive::{DrivePath, Name};
 
@@ -37,6 +39,24 @@ impl FromStr for NamedDrive {
         let (name, path) = text.split_once('/').unwrap_or((text, ""));
         let name = Name::new(name)?.as_str().to_owned();
         Ok(NamedDrive::Name { name, path: DrivePath::parse(path)? })
+    }
+}
+
+impl NamedDrive {
+    /// As [`NamedDrive::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
+    fn of_argument(argument: OsString) -> drive::Result<Self> {
+        match argument.to_str() {
+            Some(text) => text.parse(),
+            None => Ok(NamedDrive::Directory(argument.into())),
+        }
+    }
+}
+
+impl ValueParserFactory for NamedDrive {
+    type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> drive::Result<Self>>;
+
+    fn value_parser() -> Self::Parser {
+        OsStringValueParser::new().try_map(Self::of_argument)
     }
 }
 

@@ -5,7 +5,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,11 +23,13 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub pid: u32,
+    #[serde(with = "crate::path_text")]
     pub mountpoint: PathBuf,
     /// `hyper://KEY[+VERSION]`; empty for a mount of all drives.
     pub url: String,
     /// Directory of the store it is mounted from.
     #[serde(default)]
+    #[serde(with = "crate::path_text")]
     pub store: PathBuf,
     /// Version of the drive when it was mounted.
     pub version: u64,
@@ -37,6 +38,7 @@ pub struct Record {
     #[serde(default)]
     pub address: Option<SocketAddr>,
     /// Where the process writes what it has to say; `None` in the foreground.
+    #[serde(with = "crate::path_text::optional", default)]
     pub log: Option<PathBuf>,
 }
 
@@ -58,13 +60,9 @@ impl Record {
     pub fn hold(&self, state: &Path) -> Result<Held> {
         let path = record_path(state, &self.mountpoint)?;
         let what = || format!("record the mount in {}", path.display());
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .context(what)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let file = drive::private::open(&path, &options).context(what)?;
         let mut lock =
             Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
                 Failure::failed(

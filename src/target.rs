@@ -1,10 +1,12 @@
 //! What a command line may name as a drive: a URL, the directory of a store, or the name of a drive
 //! made in the store.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
 use drive::DriveUrl;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,24 @@ impl FromStr for Target {
             return Ok(Target::Name(text.to_owned()));
         }
         Ok(Target::Directory(here.to_owned()))
+    }
+}
+
+impl Target {
+    /// As [`Target::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
+    pub fn of_argument(argument: OsString) -> drive::Result<Self> {
+        match argument.to_str() {
+            Some(text) => text.parse(),
+            None => Ok(Target::Directory(argument.into())),
+        }
+    }
+}
+
+impl ValueParserFactory for Target {
+    type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> drive::Result<Self>>;
+
+    fn value_parser() -> Self::Parser {
+        OsStringValueParser::new().try_map(Self::of_argument)
     }
 }
 

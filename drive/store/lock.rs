@@ -9,7 +9,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::owner;
 use crate::error::{Error, Result};
+use crate::private;
 
 /// A lock that lasts until it is dropped or the process ends.
 pub struct FileLock {
@@ -21,6 +23,8 @@ impl FileLock {
     pub fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
         let file = match open(path) {
             Ok(file) => file,
+            // A lock that another user made, who could hold it for ever.
+            Err(error) if is_anothers(path) => return Err(owner::explain(error, path)),
             Err(error) if cannot_be_written(&error) => return Ok(None),
             Err(source) => {
                 return Err(Error::Storage { op: "open", path: path.to_owned(), source });
@@ -56,8 +60,14 @@ impl FileLock {
     }
 }
 
+/// Opens a lock that no other user can open, and so none can hold.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    private::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+}
+
+fn is_anothers(path: &Path) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(|found| found.uid() != own)
 }
 
 fn cannot_be_written(error: &io::Error) -> bool {

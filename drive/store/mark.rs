@@ -24,10 +24,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::SplitWhitespace;
 
-use super::{failed, write_durably, write_durably_through};
+use super::failed;
 use crate::core::{Core, Stop};
 use crate::crypto::{self, DiscoveryKey, Hash};
 use crate::error::Result;
+use crate::private;
 use crate::sync::{Mutex, Rank};
 
 /// The file in the store.
@@ -67,9 +68,10 @@ fn own_machine_id(state: &Path) -> Option<Vec<u8>> {
         return Some(id);
     }
     let id: [u8; 32] = crypto::random_bytes().ok()?;
-    fs::create_dir_all(state).ok()?;
-    write_durably(&path, &id).ok()?;
-    Some(id.to_vec())
+    private::directory(state).ok()?;
+    // Another process may be doing the same: the first one counts.
+    let _ = private::create_shared(&path, &id);
+    fs::read(&path).ok()
 }
 
 /// Where a store lies.
@@ -320,17 +322,16 @@ impl Marks {
         }
         state.mark.counter = state.mark.counter.max(self.highest) + 1;
         let text = state.mark.encode();
-        write_durably(&self.path, text.as_bytes())?;
+        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))?;
         state.saved = state.mark.clone();
         if let Some(outside) = &self.outside {
             let parent = outside.parent().unwrap_or(outside);
             // Copies of a store have one mark here, and may be open at the same time.
-            let own = outside.with_extension(std::process::id().to_string());
-            let made = fs::create_dir_all(parent).map_err(failed("create", parent));
-            if let Err(error) =
-                made.and_then(|()| write_durably_through(&own, outside, text.as_bytes()))
-            {
-                log::warn!("{error}; an old backup of this store will not be noticed");
+            let made = private::directory(parent);
+            let written = made.and_then(|()| private::replace_shared(outside, text.as_bytes()));
+            if let Err(error) = written {
+                let outside = outside.display();
+                log::warn!("{outside}: {error}; an old backup of this store will not be noticed");
             }
         }
         Ok(())

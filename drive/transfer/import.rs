@@ -151,7 +151,9 @@ impl Import<'_> {
         }
         let entry = self.existing(path).await?;
         let file = File::open(self.source).map_err(failed("open", self.source))?;
-        self.directory(path, &file, &Local::new(&found), entry, self.source).await
+        let found = Local::new(&found);
+        self.name_lost_time(path, &found);
+        self.directory(path, &file, &found, entry, self.source).await
     }
 
     /// Depth first, with one directory's names in memory and the unvisited ones' paths.
@@ -240,6 +242,9 @@ impl Import<'_> {
             return Ok(None);
         }
         let found = Local::new(&found);
+        if matches!(found.kind, Kind::Directory | Kind::File | Kind::Symlink) {
+            self.name_lost_time(path, &found);
+        }
         match found.kind {
             Kind::Directory => {
                 let file = local::open(local)?;
@@ -266,6 +271,14 @@ impl Import<'_> {
                 self.report.trouble(path.as_str(), "neither file, directory nor link", false);
                 Ok(None)
             }
+        }
+    }
+
+    fn name_lost_time(&mut self, path: &DrivePath, found: &Local) {
+        if found.before_epoch {
+            let why =
+                "its time is before 1970, which a drive cannot store: the rest of it was copied";
+            self.report.trouble(path.as_str(), why, false);
         }
     }
 

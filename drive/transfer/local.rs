@@ -18,8 +18,11 @@ pub(super) struct Local {
     pub kind: Kind,
     pub mode: u32,
     pub size: u64,
-    /// Milliseconds since the epoch; 0 for earlier times, which the format cannot hold.
+    /// Milliseconds since the epoch; 0 for earlier times, which the format cannot hold: its times are
+    /// unsigned, and the reference cannot decode larger ones.
     pub mtime: u64,
+    /// Whether the file's time is earlier.
+    pub before_epoch: bool,
     ctime: u64,
     uid: u32,
     gid: u32,
@@ -32,6 +35,7 @@ impl Local {
             mode: found.mode(),
             size: found.size(),
             mtime: milliseconds(found.mtime(), found.mtime_nsec()),
+            before_epoch: found.mtime() < 0,
             ctime: milliseconds(found.ctime(), found.ctime_nsec()),
             uid: found.uid(),
             gid: found.gid(),

@@ -9,6 +9,7 @@ use super::{BLOCK_BYTES, failed, local};
 use crate::core::Core;
 use crate::drive::Drive;
 use crate::error::Result;
+use crate::private;
 use crate::stat::Extent;
 
 /// The note, in the store's directory.
@@ -48,7 +49,7 @@ impl Note {
     /// The next block appended to `content` begins a large file.
     pub fn begin(&self, content: &Core) -> Result<()> {
         let text = format!("{} {}\n", content.discovery_key().to_hex(), content.head().length);
-        fs::write(&self.path, text).map_err(failed("write", &self.path))
+        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
     }
 
     pub fn end(&self) {

@@ -12,7 +12,7 @@ use drive::drive::Edit;
 use drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
 use drivefs::{
-    Answer, Changes, Error, Fs, FsOptions, Invalidation, Looked, Maker, Owner, Patience, Rename,
+    Answer, Caller, Changes, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, Rename,
     errno,
 };
 use fuser::{FileAttr, FileType};
@@ -86,7 +86,7 @@ async fn walk(fs: &Fs, path: &str) -> Result<(u64, FileAttr), Error> {
 }
 
 async fn contents(fs: &Fs, ino: u64) -> Vec<u8> {
-    let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
+    let file = fs.open(ino, libc::O_RDONLY, Caller::SELF).await.expect("opens").handle;
     let pieces = fs.read(file, 0, u32::MAX).await.expect("reads");
     fs.release(file).await.expect("closes");
     pieces.concat()
@@ -229,7 +229,7 @@ async fn ranges_are_cut_at_the_end_and_cross_blocks() {
     let fs = recorded.fs(None).await;
     let (ino, attr) = walk(&fs, "big.bin").await.expect("a file");
     let whole = contents(&fs, ino).await;
-    let file = fs.open(ino, libc::O_RDONLY).await.expect("opens").handle;
+    let file = fs.open(ino, libc::O_RDONLY, Caller::SELF).await.expect("opens").handle;
     let size = attr.size;
     for (offset, length) in [
         (0, 1),
@@ -272,23 +272,26 @@ async fn each_mistake_has_its_errno() {
     assert_eq!(number(step(&fs, file, "below").await), libc::ENOTDIR);
     assert_eq!(number(fs.getattr(99).await), libc::ESTALE);
     assert_eq!(number(fs.opendir(file).await), libc::ENOTDIR);
-    assert_eq!(number(fs.open(dir, libc::O_RDONLY).await), libc::EISDIR);
-    assert_eq!(number(fs.open(link, libc::O_RDONLY).await), libc::EINVAL);
+    assert_eq!(number(fs.open(dir, libc::O_RDONLY, Caller::SELF).await), libc::EISDIR);
+    assert_eq!(number(fs.open(link, libc::O_RDONLY, Caller::SELF).await), libc::EINVAL);
     assert_eq!(number(fs.readlink(file).await), libc::EINVAL);
-    assert_eq!(number(fs.open(file, libc::O_WRONLY).await), libc::EROFS);
-    assert_eq!(number(fs.open(file, libc::O_RDWR).await), libc::EROFS);
-    assert_eq!(number(fs.open(file, libc::O_RDONLY | libc::O_TRUNC).await), libc::EROFS);
+    assert_eq!(number(fs.open(file, libc::O_WRONLY, Caller::SELF).await), libc::EROFS);
+    assert_eq!(number(fs.open(file, libc::O_RDWR, Caller::SELF).await), libc::EROFS);
+    assert_eq!(
+        number(fs.open(file, libc::O_RDONLY | libc::O_TRUNC, Caller::SELF).await),
+        libc::EROFS
+    );
     assert_eq!(number(fs.access(file, libc::R_OK).await), 0);
     assert_eq!(number(fs.access(file, libc::W_OK).await), libc::EROFS);
     assert_eq!(number(fs.access(99, libc::W_OK).await), libc::ESTALE);
-    let (new, maker) = (OsStr::new("new"), Maker { uid: 0, gid: 0 });
+    let (new, maker) = (OsStr::new("new"), Caller { thread: 0, uid: 0, gid: 0 });
     assert_eq!(number(fs.mkdir(ROOT, new, 0o755, maker).await), libc::EROFS);
     assert_eq!(number(fs.create(ROOT, new, 0o644, libc::O_CREAT, maker).await), libc::EROFS);
     assert_eq!(number(fs.unlink(ROOT, OsStr::new("hello.txt")).await), libc::EROFS);
     assert_eq!(number(fs.rename(ROOT, new, ROOT, new, Rename::Replace).await), libc::EROFS);
-    assert_eq!(number(fs.setattr(file, None, Changes::default()).await), libc::EROFS);
+    assert_eq!(number(fs.setattr(file, None, Changes::default(), Caller::SELF).await), libc::EROFS);
     assert_eq!(number(fs.setxattr(file, OsStr::new("user.a"), b"x", 0).await), libc::EROFS);
-    assert_eq!(number(fs.setattr(99, None, Changes::default()).await), libc::ESTALE);
+    assert_eq!(number(fs.setattr(99, None, Changes::default(), Caller::SELF).await), libc::ESTALE);
 }
 
 #[tokio::test]
@@ -437,7 +440,7 @@ async fn hostile_entries_do_not_hide_their_neighbours() {
     }
     let (ino, attr) = walk(&fs, "huge").await.expect("shown");
     assert_eq!(attr.size, i64::MAX as u64);
-    assert_eq!(number(fs.open(ino, libc::O_RDONLY).await), libc::EIO);
+    assert_eq!(number(fs.open(ino, libc::O_RDONLY, Caller::SELF).await), libc::EIO);
     let (good, _) = walk(&fs, "good").await.expect("shown");
     assert_eq!(contents(&fs, good).await, b"content");
 }
@@ -477,7 +480,7 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
     made.write("file", "old").await;
     let fs = made.fs();
     let (old, attr) = walk(&fs, "file").await.expect("a file");
-    let open = fs.open(old, libc::O_RDONLY).await.expect("opens");
+    let open = fs.open(old, libc::O_RDONLY, Caller::SELF).await.expect("opens");
     assert!(open.keep_cache, "the kernel has nothing of it yet, and need not wait to drop it");
 
     made.write("file", "newer").await;
@@ -496,10 +499,12 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
     assert_eq!((new_attr.ino, new_attr.size), (attr.ino, 5), "but the number shown is the same");
     assert_eq!(contents(&fs, new).await, b"newer");
     assert_eq!(contents(&fs, old).await, b"old");
-    assert!(fs.open(new, libc::O_RDONLY).await.expect("opens").keep_cache);
+    assert!(fs.open(new, libc::O_RDONLY, Caller::SELF).await.expect("opens").keep_cache);
     fs.check_invariants();
     fs.release(open.handle).await.expect("closes");
-    assert_eq!(number(fs.getattr(old).await), libc::ESTALE);
+    // A program may have looked it up just before it was replaced.
+    let (last, ttl) = fs.getattr(old).await.expect("it is shown as it last was");
+    assert_eq!((last.size, ttl), (3, Duration::ZERO));
 }
 
 /// A file was closed and opened again while its owner wrote. The kernel tells us of the close late,
@@ -511,12 +516,18 @@ async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
     made.write("file", "old").await;
     let fs = made.fs();
     let (old, _) = walk(&fs, "file").await.expect("a file");
-    let closing = fs.open(old, libc::O_RDONLY).await.expect("opens").handle;
+    let closing = fs.open(old, libc::O_RDONLY, Caller::SELF).await.expect("opens").handle;
     made.write("file", "newer").await;
     caught_up(&made, &fs).await;
     notices(&fs, |all| all.contains(&entry(ROOT, "file"))).await;
 
-    assert_eq!(number(fs.open(old, libc::O_RDONLY).await), libc::ESTALE, "look it up again");
+    let caller = Caller { thread: 7, ..Caller::SELF };
+    let again = fs.open(old, libc::O_RDONLY, caller).await;
+    assert_eq!(number(again), libc::ESTALE, "look it up again");
+    // Overtaken once more, the call opens what the kernel found.
+    let overtaken = fs.open(old, libc::O_RDONLY, caller).await.expect("opens").handle;
+    assert_eq!(fs.read(overtaken, 0, 100).await.expect("reads").concat(), b"old");
+    fs.release(overtaken).await.expect("closes");
     let (new, _) = walk(&fs, "file").await.expect("a file");
     assert_eq!(contents(&fs, new).await, b"newer");
     assert_eq!(contents(&fs, old).await, b"old", "as by /proc/self/fd of the open file");
@@ -548,7 +559,8 @@ async fn changes_are_told_where_the_kernel_may_know_better() {
     // Other content is another inode, also of a file that nobody has open.
     let told = notices(&fs, |all| all.contains(&entry(dir, "one"))).await;
     assert!(told.contains(&Invalidation::Inode(one)), "{told:?}");
-    assert_eq!(number(fs.getattr(one).await), libc::ESTALE);
+    let (before, ttl) = fs.getattr(one).await.expect("it is shown as it last was");
+    assert_eq!((before.size, ttl), (1, Duration::ZERO));
     let (other, attributes) = step(&fs, dir, "one").await.expect("a file");
     assert_ne!(other, one);
     assert_eq!(attributes.size, 3);

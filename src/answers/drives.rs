@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
+use crate::path_text;
 use crate::session::{Session, drive_url, drives};
 
 /// One drive in full: what `info --json` prints.
@@ -55,7 +56,7 @@ pub async fn about(session: &Session, whole_store: bool) -> Result<About> {
         discovery_key: key.discovery_key().to_hex(),
         version: drive.snapshot().version(),
         writable: drive.writable(),
-        store: session.directory.display().to_string(),
+        store: path_text::encode(&session.directory),
         others,
         cores: cores.context(what)?,
     })
@@ -148,6 +149,6 @@ pub fn create(store: &Store, directory: &Path, name: &str) -> Result<Created> {
     }
     let drive = Drive::create(store, name).context(what)?;
     drive.sync().context(what)?;
-    let store = directory.display().to_string();
+    let store = path_text::encode(directory);
     Ok(Created { url: drive_url(drive.key(), None), name: name.to_owned(), store })
 }

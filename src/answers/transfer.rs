@@ -23,6 +23,8 @@ const ENTRY_BYTES: u64 = 400;
 #[serde(deny_unknown_fields)]
 pub struct Import {
     /// Directory to copy; absolute where a daemon is asked.
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub directory: PathBuf,
     /// Where in the drive.
     #[serde(default)]
@@ -38,6 +40,8 @@ pub struct Import {
     pub dry_run: bool,
     /// Files with more patterns to ignore.
     #[serde(default)]
+    #[serde(with = "crate::path_text::list")]
+    #[schemars(with = "Vec<String>")]
     pub ignore_files: Vec<PathBuf>,
 }
 
@@ -46,6 +50,8 @@ pub struct Import {
 #[serde(deny_unknown_fields)]
 pub struct Export {
     /// Directory to write to; absolute where a daemon is asked.
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub directory: PathBuf,
     /// What of the drive.
     #[serde(default)]

@@ -17,6 +17,7 @@ use crate::daemon::model::Done;
 use crate::daemon::presence::{Presence, Sight};
 use crate::daemon::{self, Options, state};
 use crate::failure::{Context, Failure, Result};
+use crate::path_text;
 use crate::session::store_or_default;
 use crate::terminal;
 
@@ -75,10 +76,10 @@ fn start(args: &DaemonStart) -> Result {
 fn described(store: &Path, presence: &Presence) -> Result<serde_json::Value> {
     Ok(json!({
         "pid": presence.pid,
-        "socket": presence.socket,
+        "socket": path_text::encode(&presence.socket),
         "version": presence.version,
-        "store": store,
-        "log": state::log_path(store)?,
+        "store": path_text::encode(store),
+        "log": path_text::encode(&state::log_path(store)?),
     }))
 }
 

@@ -8,6 +8,7 @@
 //! It understands the line and then does what `hypermount mount` does.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The name it is called by, as a link to this program in `/sbin`.
@@ -65,8 +66,8 @@ fn translate(arguments: &[OsString]) -> Result<Vec<OsString>, String> {
     };
     let mut words: Vec<OsString> = vec!["hypermount".into(), "mount".into()];
     for options in &options {
-        let options = options.to_str().ok_or("the options are not UTF-8")?;
-        for option in options.split(',').filter(|option| !option.is_empty()) {
+        let options = options.as_bytes().split(|byte| *byte == b',').map(OsStr::from_bytes);
+        for option in options.filter(|option| !option.is_empty()) {
             words.extend(translate_option(option)?);
         }
     }
@@ -74,8 +75,16 @@ fn translate(arguments: &[OsString]) -> Result<Vec<OsString>, String> {
     Ok(words)
 }
 
-fn translate_option(option: &str) -> Result<Option<OsString>, String> {
+fn translate_option(option: &OsStr) -> Result<Option<OsString>, String> {
     let word = |text: String| Ok(Some(OsString::from(text)));
+    let Some(option) = option.to_str() else {
+        // Only a path can be anything but UTF-8.
+        let path = option.as_bytes().strip_prefix(b"store=").map(OsStr::from_bytes);
+        let path = path.ok_or_else(|| format!("{}: not UTF-8", option.display()))?;
+        let mut word = OsString::from("--store=");
+        word.push(path);
+        return Ok(Some(word));
+    };
     match option.split_once('=') {
         Some((name @ ("store" | "peer" | "wait" | "listen"), value)) => {
             word(format!("--{name}={value}"))
@@ -107,6 +116,17 @@ mod tests {
         let expected = "hypermount mount --read-only --allow-other --store=/srv/s --peer=a:1 \
                         --peer=b:2 -- hyper://KEY /mnt/d";
         assert_eq!(command, words(expected));
+    }
+
+    #[test]
+    fn the_path_of_a_store_need_not_be_utf8() {
+        let option = OsStr::from_bytes(b"ro,store=/srv/\xfc");
+        let mut called = words("mount.hypermount x /y -o");
+        called.push(option.to_owned());
+        let command = arguments(&called).unwrap().unwrap();
+        assert_eq!(command[3].as_bytes(), b"--store=/srv/\xfc");
+        called[4] = OsStr::from_bytes(b"\xfc").to_owned();
+        assert!(arguments(&called).unwrap().is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::everything::Everything;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::mounting::{cannot_mount, check_mountpoint, patience};
 use crate::network::Network;
+use crate::path_text;
 use crate::reach::Wanted;
 use crate::record::{self, Record};
 use crate::session::{self, Session, reaches_peers};
@@ -190,7 +191,7 @@ async fn start_one(
         address,
         log: None,
     };
-    *held = Some(record.hold(&config::state_directory()?)?);
+    *held = Some(record.hold(&config::records_directory()?)?);
     let options = mount_options(args, reaches_peers(target, &args.source)?);
     let (store, drive) = (session.store.clone(), session.drive.clone());
     let mount = drivefs::Mount::start(drive, store, mountpoint, options, Handle::current())
@@ -217,7 +218,7 @@ async fn start_all(
         address: None,
         log: None,
     };
-    *held = Some(record.hold(&config::state_directory()?)?);
+    *held = Some(record.hold(&config::records_directory()?)?);
     let everything = Everything {
         store: store.clone(),
         network: network.clone(),
@@ -269,9 +270,9 @@ fn announce(args: &Mount, mounted: &MountInfo) -> Result {
             "version": mounted.version,
             "read_only": mounted.read_only,
             "address": mounted.address,
-            "mountpoint": mounted.mountpoint,
+            "mountpoint": path_text::encode(&mounted.mountpoint),
             "pid": mounted.pid,
-            "log": mounted.log,
+            "log": mounted.log.as_deref().map(path_text::encode),
             "saved": mounted.saved,
         }));
     }

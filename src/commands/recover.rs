@@ -11,6 +11,7 @@ use serde_json::json;
 use super::print_json;
 use crate::cli::Recover;
 use crate::failure::{Context, Result};
+use crate::path_text;
 use crate::session::{drive_url, open_at, store_or_default};
 use crate::terminal::{self, escaped};
 
@@ -38,7 +39,7 @@ pub async fn run(args: &Recover) -> Result {
                 "drive": drive_url(&leftover.origin.drive, None),
                 "path": leftover.origin.path.to_string(),
                 "size": leftover.size,
-                "saved": saved,
+                "saved": saved.as_deref().map(path_text::encode),
             }));
         } else {
             show(leftover, saved.as_deref())?;

@@ -14,6 +14,7 @@ use crate::daemon::model::{
 };
 use crate::failure::{Context, Failure, Result};
 use crate::mounted::find;
+use crate::path_text;
 use crate::reach::Wanted;
 use crate::record::Record;
 use crate::session::store_or_default;
@@ -28,7 +29,7 @@ pub async fn run_status(args: &Status) -> Result {
     let store = store_or_default(args.store.as_deref())?;
     let Some(client) = client::find(&store).await? else {
         if args.json {
-            return print_json(&json!({ "up": false, "store": store }));
+            return print_json(&json!({ "up": false, "store": path_text::encode(&store) }));
         }
         let line = format!("no daemon runs for {}", escaped(&store.display().to_string()));
         return terminal::print_line(&line).context(|| "print");
@@ -194,7 +195,7 @@ pub async fn run_why(args: &Why) -> Result {
 /// The daemon that has a path mounted, and the path with its mount point resolved. The mount itself
 /// is not asked: it may hang.
 async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
-    let state = config::state_directory()?;
+    let state = config::records_directory()?;
     if let Some((record, inside)) = Record::containing(&state, path)
         && let Some(client) = client::find(&record.store).await?
     {

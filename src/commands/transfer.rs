@@ -64,6 +64,11 @@ pub async fn run_export(args: &Export) -> Result {
         }
         Reached::There(remote) => {
             asked.directory = absolute(&args.directory)?;
+            if !asked.dry_run {
+                // With the permissions that this user gives new directories, which a daemon does not know.
+                let what = || format!("make {}", args.directory.display());
+                std::fs::create_dir_all(&asked.directory).context(what)?;
+            }
             asked.path = remote.path.as_str().to_owned();
             asked.find = remote.find.clone();
             copy(&remote, "export", &asked, &mut shown).await

@@ -28,7 +28,7 @@ pub fn run(args: &Unmount) -> Result {
         (_, true) => How::Force,
         _ => How::Normal,
     };
-    let state = config::state_directory()?;
+    let state = config::records_directory()?;
     let process = Record::read(&state, &mountpoint);
     if process.is_none()
         && let Some((whole, _)) = Record::containing(&state, &mountpoint)

@@ -26,6 +26,7 @@ use super::openapi::{self, Shape};
 use crate::answers::{self, About, Created, Described, Export, Found, Import, Listed, Progress};
 use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
+use crate::path_text;
 use crate::session::Session;
 
 /// Pieces of an answer that is sent in pieces which wait for a slow client.
@@ -293,10 +294,17 @@ pub fn router(host: Arc<Host>) -> Router {
 
 /// Around every request: the headers, and that the daemon does not end meanwhile for want of work.
 async fn frame(State(host): App, request: Request, next: Next) -> Response {
-    // Whoever listens to events waits for others' work.
-    let busy = (request.uri().path() != "/events").then(|| host.life.busy());
     log::debug!("{} {}", request.method(), template(request.uri().path()));
-    let mut response = next.run(request).await;
+    // A listener for events waits for the work of others, and keeps no daemon from ending.
+    let listens = request.uri().path() == "/events";
+    let busy = if listens { None } else { host.life.busy() };
+    let mut response = if listens || busy.is_some() {
+        next.run(request).await
+    } else {
+        // Another daemon can be started, which does what this one is asked.
+        let what = format!("ask the daemon (pid {})", std::process::id());
+        Failure::new(Code::Locked, what, "it is ending").hint("try again").into_response()
+    };
     let headers = response.headers_mut();
     headers.insert(API_HEADER, HeaderValue::from_static(API));
     headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
@@ -418,7 +426,7 @@ async fn drives(State(host): App) -> Answer<Vec<Listed>> {
             whole.then(|| mount.mountpoint.clone()).into_iter().chain(parts).collect::<Vec<_>>()
         };
         let mounted = mounts.iter().flat_map(at);
-        drive.mountpoints = mounted.map(|path| path.display().to_string()).collect();
+        drive.mountpoints = mounted.map(|path| path_text::encode(&path)).collect();
     }
     Ok(Json(listed))
 }

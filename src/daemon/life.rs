@@ -1,7 +1,7 @@
 //! How long a daemon lives: as long as it has something to do, or until it is told to end.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
@@ -9,9 +9,17 @@ use tokio::sync::{Notify, watch};
 pub struct Life {
     /// It stays when there is nothing left to do.
     kept: AtomicBool,
-    busy: AtomicUsize,
+    requests: Mutex<Requests>,
     changed: Notify,
     ending: watch::Sender<bool>,
+}
+
+/// What is under way, and whether more is taken. Both change together: a request that was taken is done
+/// before the daemon ends for want of work.
+#[derive(Default)]
+struct Requests {
+    busy: usize,
+    closed: bool,
 }
 
 /// Something under way that must not be cut off by an end for want of work.
@@ -19,7 +27,7 @@ pub struct Busy(Arc<Life>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+        self.0.requests().busy -= 1;
         self.0.changed.notify_one();
     }
 }
@@ -28,19 +36,31 @@ impl Life {
     pub fn new(kept: bool) -> Arc<Self> {
         Arc::new(Self {
             kept: AtomicBool::new(kept),
-            busy: AtomicUsize::new(0),
+            requests: Mutex::default(),
             changed: Notify::new(),
             ending: watch::Sender::new(false),
         })
     }
 
-    pub fn busy(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::AcqRel);
-        Busy(self.clone())
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire) > 0
+    /// Begins something; `None` if nothing more is taken.
+    pub fn busy(self: &Arc<Self>) -> Option<Busy> {
+        let mut requests = self.requests();
+        if requests.closed {
+            return None;
+        }
+        requests.busy += 1;
+        Some(Busy(self.clone()))
+    }
+
+    /// Takes nothing more, if nothing is under way and `needed` says no; whether that is so now.
+    pub fn close_unless(&self, needed: impl FnOnce() -> bool) -> bool {
+        let mut requests = self.requests();
+        requests.closed |= requests.busy == 0 && !needed();
+        requests.closed
     }
 
     pub fn keep(&self) {
@@ -69,5 +89,22 @@ impl Life {
     pub async fn ended(&self) {
         // The sender is in `self`.
         let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_done_before_nothing_more_is_taken() {
+        let life = Life::new(false);
+        let busy = life.busy().expect("it takes requests");
+        assert!(!life.close_unless(|| false), "something is under way");
+        drop(busy);
+        assert!(!life.close_unless(|| true), "what was done needs the daemon");
+        assert!(life.close_unless(|| false));
+        assert!(life.busy().is_none());
+        assert!(life.close_unless(|| true), "it stays closed");
     }
 }

@@ -26,8 +26,9 @@ pub fn render(host: &Host) -> String {
     family("received_bytes_total", "counter", "Bytes received.", one(traffic.received));
     family("sent_bytes_total", "counter", "Bytes sent.", one(traffic.sent));
     family("troubles", "gauge", "Things that are wrong.", one(status.troubles.len() as u64));
-    let at =
-        |path: &std::path::Path| format!("{{mountpoint=\"{}\"}}", label(&path.to_string_lossy()));
+    let at = |path: &std::path::Path| {
+        format!("{{mountpoint=\"{}\"}}", label(&crate::path_text::encode(path)))
+    };
     let mounts = |value: fn(&super::model::MountInfo) -> u64| {
         status.mounts.iter().map(|mount| (at(&mount.mountpoint), value(mount))).collect::<Vec<_>>()
     };

@@ -93,7 +93,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
         state: State::load(&directory)?,
-        state_directory: config::state_directory()?,
+        state_directory: config::records_directory()?,
         last_records: kept.records.clone(),
         store,
         directory,
@@ -144,7 +144,7 @@ async fn unneeded(host: &Arc<Host>, life: &Life) {
         if host.is_needed() {
             // Then these were not the last ones, and who waits for them need not wait longer.
             host::lock(&host.last_records).clear();
-        } else if !life.is_busy() {
+        } else if life.close_unless(|| host.is_needed()) {
             return;
         }
         life.changed().await;

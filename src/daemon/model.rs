@@ -25,6 +25,8 @@ pub struct MountRequest {
     #[serde(default)]
     pub all: bool,
     /// Absolute path of an existing directory.
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// Peers to fetch from, `HOST:PORT` each.
     #[serde(default)]
@@ -88,6 +90,8 @@ pub struct MountInfo {
     pub url: Option<String>,
     /// The name the drive was created with, where this store has it.
     pub name: Option<String>,
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// The version that is shown; 0 of a mount of all drives.
     pub version: u64,
@@ -98,6 +102,8 @@ pub struct MountInfo {
     pub address: Option<String>,
     /// The process that serves it.
     pub pid: u32,
+    #[serde(with = "crate::path_text::optional", default)]
+    #[schemars(with = "Option<String>")]
     pub log: Option<PathBuf>,
     /// Whether it comes back when the daemon starts.
     pub saved: bool,
@@ -195,8 +201,14 @@ pub struct Status {
     pub version: String,
     pub pid: u32,
     pub uptime_seconds: u64,
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub store: PathBuf,
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub socket: PathBuf,
+    #[serde(with = "crate::path_text::optional", default)]
+    #[schemars(with = "Option<String>")]
     pub log: Option<PathBuf>,
     /// Whether it stays when there is nothing left to do.
     pub kept: bool,
@@ -243,6 +255,8 @@ pub struct DrivePeers {
 /// A call of a program on a mount that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedCall {
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// Within the mount.
     pub path: String,
@@ -271,6 +285,8 @@ pub struct Activity {
 pub struct ProcessActivity {
     pub pid: u32,
     pub program: String,
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// Bytes it read that were not on this disk.
     pub fetched: u64,
@@ -278,6 +294,8 @@ pub struct ProcessActivity {
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FileActivity {
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     pub path: String,
     pub fetched: u64,
@@ -286,6 +304,8 @@ pub struct FileActivity {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DriveActivity {
     pub url: String,
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     pub fetched: u64,
 }
@@ -301,11 +321,15 @@ pub enum Happening {
     Mounted {
         /// `null` of all drives.
         url: Option<String>,
+        #[serde(with = "crate::path_text")]
+        #[schemars(with = "String")]
         mountpoint: PathBuf,
         version: u64,
     },
     Unmounted {
         url: Option<String>,
+        #[serde(with = "crate::path_text")]
+        #[schemars(with = "String")]
         mountpoint: PathBuf,
     },
     /// A mounted or seeded drive has a new version.
@@ -370,6 +394,8 @@ pub struct DriveQuery {
 #[serde(deny_unknown_fields)]
 pub struct UnmountQuery {
     /// Absolute path of the mount point.
+    #[serde(with = "crate::path_text")]
+    #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// `normal` (the default), `lazy` or `force`.
     #[serde(default)]
@@ -393,6 +419,8 @@ pub enum How {
 #[serde(deny_unknown_fields)]
 pub struct FailuresQuery {
     /// Absolute path in a mount: only what concerns it. Without it: all.
+    #[serde(with = "crate::path_text::optional", default)]
+    #[schemars(with = "Option<String>")]
     pub path: Option<PathBuf>,
 }
 

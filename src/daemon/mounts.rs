@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::host::{Dialled, Host, lock, short, wait_limit};
 use super::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
-use crate::config::WaitLimit;
+use crate::config::{self, WaitLimit};
 use crate::everything::Everything;
 use crate::failure::{Context, Failure, Result};
 use crate::mounting::{cannot_mount, cannot_unmount, check_mountpoint, patience};
@@ -63,6 +63,10 @@ impl Host {
         let limit = asked.wait.as_deref();
         if asked.all != asked.drive.is_empty() {
             return Err(Failure::usage(what(), "either one drive is mounted, or all are"));
+        }
+        if asked.save {
+            // Before anything is mounted: what cannot be saved is not made.
+            config::state_directory()?;
         }
         if asked.all {
             return self.mount_all(asked, mountpoint, wait).await;

@@ -4,10 +4,10 @@
 //! The file lies in the store, so that everybody who opens the store sees it, whatever their
 //! environment; where the store cannot be written, beside the socket.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::config;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Code, Context, Failure, Result};
 
 /// Name of the file in the store.
 pub const PRESENCE_FILE: &str = "hypermount.daemon";
@@ -29,6 +29,7 @@ const MAX_SOCKET_PATH: usize = 103;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     pub pid: u32,
+    #[serde(with = "crate::path_text")]
     pub socket: PathBuf,
     /// Version of the program.
     pub version: String,
@@ -59,12 +60,15 @@ pub enum Sight {
 impl Presence {
     /// Becomes the daemon of `store`, which must be open already: there is no other then.
     pub fn take(&self, store: &Path) -> Result<Present> {
+        if Self::of(store) != Sight::Nobody {
+            let what = format!("become the daemon of {}", store.display());
+            return Err(Failure::new(Code::Locked, what, "it has one"));
+        }
         let mut last = None;
         for path in places(store)? {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(false).write(true).mode(0o600);
-            match options.open(&path) {
-                Ok(file) => return self.write(file, path),
+            let new = path.with_extension("daemon.new");
+            match drive::private::create_anew(&new) {
+                Ok(file) => return self.write(file, &new, path),
                 Err(error) => last = Some((path, error)),
             }
         }
@@ -72,13 +76,15 @@ impl Presence {
         Err(Failure::failed(format!("write {}", path.display()), error))
     }
 
-    fn write(&self, file: File, path: PathBuf) -> Result<Present> {
+    /// The file is whole and locked from the moment it has its own name. A command that found it earlier
+    /// would take it for the remains of a killed daemon, and its own lock would keep us from locking it.
+    fn write(&self, file: File, new: &Path, path: PathBuf) -> Result<Present> {
         let what = || format!("write {}", path.display());
         let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| Failure::failed(what(), io::Error::from(errno)))?;
         let text = serde_json::to_vec(self).map_err(io::Error::other).context(what)?;
-        lock.set_len(0).and_then(|()| lock.rewind()).context(what)?;
         lock.write_all(&text).context(what)?;
+        fs::rename(new, &path).context(what)?;
         Ok(Present { _lock: lock, path })
     }
 
@@ -123,7 +129,7 @@ pub fn real(path: &Path) -> PathBuf {
 /// Where sockets lie, for this user only: `$XDG_RUNTIME_DIR/hypermount`, or a directory of this user's
 /// among the temporary files. Made if absent; one that others could have made or can enter is
 /// refused.
-fn runtime_directory() -> Result<PathBuf> {
+pub fn runtime_directory() -> Result<PathBuf> {
     let uid = nix::unistd::geteuid();
     let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let named = named.filter(|base| base.is_absolute()).map(|base| base.join("hypermount"));
@@ -193,6 +199,36 @@ mod tests {
         assert!(presence().take(store.path()).is_err(), "taken twice");
         drop(held);
         assert_eq!(Presence::of(store.path()), Sight::Nobody);
+    }
+
+    #[test]
+    fn a_presence_is_whole_and_locked_when_it_appears() {
+        let store = tempfile::tempdir().unwrap();
+        let file = store.path().join(PRESENCE_FILE);
+        for _ in 0..200 {
+            std::thread::scope(|scope| {
+                let taking = scope.spawn(|| presence().take(store.path()).unwrap());
+                while !file.exists() {
+                    std::hint::spin_loop();
+                }
+                assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+                drop(taking.join().unwrap());
+            });
+        }
+        let left: Vec<_> = fs::read_dir(store.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_planted_link_is_not_written_through() {
+        let store = tempfile::tempdir().unwrap();
+        let victim = store.path().join("victim");
+        fs::write(&victim, "theirs").unwrap();
+        std::os::unix::fs::symlink(&victim, store.path().join("hypermount.daemon.new")).unwrap();
+        let present = presence().take(store.path()).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"theirs");
+        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        drop(present);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 //! must not have us mount anything.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +20,7 @@ const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 pub struct State {
     /// The store this is about, for people who look.
     #[serde(default)]
+    #[serde(with = "crate::path_text")]
     pub store: PathBuf,
     #[serde(default)]
     pub mounts: Vec<MountRequest>,
@@ -46,7 +46,14 @@ impl State {
     /// What was saved for the store; nothing if nothing was. A file that cannot be understood is an
     /// error, lest it be written over.
     pub fn load(store: &Path) -> Result<Self> {
-        let path = path_of(store)?;
+        let path = match path_of(store) {
+            Ok(path) => path,
+            // Nothing can have been saved there, and saving fails too.
+            Err(failure) => {
+                log::info!("no mount or seed is remembered: {}", failure.sentence());
+                return Ok(Self { store: store.to_owned(), ..Self::default() });
+            }
+        };
         let what = || format!("read {}", path.display());
         let file = match fs::File::open(&path) {
             Ok(file) => file,
@@ -67,32 +74,21 @@ impl State {
     pub fn save(&self, store: &Path) -> Result {
         let path = path_of(store)?;
         let what = || format!("write {}", path.display());
-        let new = path.with_extension("new");
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other).context(what)?;
-        let write = || {
-            let mut options = fs::OpenOptions::new();
-            let mut file =
-                options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        };
-        write().context(what)
+        drive::private::replace(&path, &text).context(what)
     }
 }
 
 /// Where a daemon of this store keeps its state.
 fn path_of(store: &Path) -> Result<PathBuf> {
-    Ok(directory()?.join(format!("{}.json", name_of(store))))
+    let directory = config::state_directory()?.join("daemons");
+    config::private_directory(&directory)?;
+    Ok(directory.join(format!("{}.json", name_of(store))))
 }
 
 /// Where a daemon of this store writes what it has to say.
 pub fn log_path(store: &Path) -> Result<PathBuf> {
-    Ok(directory()?.join(format!("{}.log", name_of(store))))
-}
-
-fn directory() -> Result<PathBuf> {
-    let directory = config::state_directory()?.join("daemons");
+    let directory = config::records_directory()?.join("daemons");
     config::private_directory(&directory)?;
-    Ok(directory)
+    Ok(directory.join(format!("{}.log", name_of(store))))
 }

@@ -7,6 +7,7 @@ mod common;
 mod api;
 mod client;
 mod everything;
+mod inherited;
 mod insight;
 mod life;
 mod saved;

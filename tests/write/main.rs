@@ -15,5 +15,6 @@ mod own;
 mod posix;
 mod programs;
 mod promises;
+mod set_ids;
 mod sharing;
 mod steps;
