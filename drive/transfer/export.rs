@@ -252,6 +252,12 @@ impl Export<'_> {
                 self.report.trouble(path.as_str(), "nested too deeply", false);
                 Ok(None)
             }
+            Kind::Directory if found.is_some() && !in_the_way && !self.options.delete => {
+                let why =
+                    "something else is in the place of the directory; --delete would replace it";
+                self.report.trouble(path.as_str(), why, false);
+                Ok(None)
+            }
             Kind::Directory => self.directory(target, name, path, entry, found.as_ref()).await,
             Kind::File | Kind::Symlink if in_the_way && !self.options.delete => {
                 let why = "a directory is in its place; --delete would replace it";
@@ -298,6 +304,9 @@ impl Export<'_> {
             (Some(_), false) => Step::Metadata,
             (Some(_), true) => Step::Unchanged,
         };
+        if found.is_some() && there.is_none() {
+            self.step(path, Step::Delete);
+        }
         let inside = self.open_directory(target, name, found).map_err(|error| {
             let local = self.local(path);
             Failed::Entry(failed("create", &local)(error))

@@ -28,6 +28,8 @@ const MAX_APPEND_BYTES: usize = 4 * 1024 * 1024;
 /// What one index batch holds at most: entries, and bytes of the files they name.
 const MAX_EDITS: usize = 1024;
 const MAX_COMMIT_BYTES: u64 = 64 * 1024 * 1024;
+/// How often a file is read that changes meanwhile.
+const MAX_READS: usize = 3;
 
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
@@ -68,8 +70,9 @@ pub async fn import(
         report: Report::default(),
         observer,
     };
-    let known = import.prepare(path).await?;
-    import.walk(path, known).await?;
+    if let Some(known) = import.prepare(path).await? {
+        import.walk(path, known).await?;
+    }
     import.commit().await?;
     if !options.dry_run {
         drive.sync()?;
@@ -131,8 +134,9 @@ impl Import<'_> {
         }
     }
 
-    /// Sees to it that `path` can be a directory; whether it is one.
-    async fn prepare(&mut self, path: &DrivePath) -> Result<bool> {
+    /// Sees to it that `path` can be a directory; whether it is one. `None`, and it is in the report, if
+    /// something else is there that stays.
+    async fn prepare(&mut self, path: &DrivePath) -> Result<Option<bool>> {
         let found = fs::metadata(self.source).map_err(failed("open", self.source))?;
         if !found.is_dir() {
             return Err(Error::NotADirectory);
@@ -147,9 +151,12 @@ impl Import<'_> {
             above = parent.parent();
         }
         if path.is_root() {
-            return Ok(true);
+            return Ok(Some(true));
         }
         let entry = self.existing(path).await?;
+        if self.is_nested(path, entry.as_ref()) {
+            return Ok(None);
+        }
         let file = File::open(self.source).map_err(failed("open", self.source))?;
         let found = Local::new(&found);
         self.name_lost_time(path, &found);
@@ -225,7 +232,7 @@ impl Import<'_> {
         Ok(listed.into_iter().map(|(name, entry)| (name.as_str().to_owned(), entry)).collect())
     }
 
-    /// Imports one entry; of a directory, whether the drive has it already.
+    /// Imports one entry; of a directory that is to be walked, whether the drive has it already.
     async fn entry(
         &mut self,
         local: &Path,
@@ -237,8 +244,7 @@ impl Import<'_> {
         if ignores.match_path(local, found.is_dir()) {
             return Ok(None);
         }
-        if existing.as_ref().is_some_and(|entry| entry.stat.mount.is_some()) {
-            self.report.trouble(path.as_str(), "another drive is mounted there", false);
+        if self.is_nested(path, existing.as_ref()) {
             return Ok(None);
         }
         let found = Local::new(&found);
@@ -248,7 +254,7 @@ impl Import<'_> {
         match found.kind {
             Kind::Directory => {
                 let file = local::open(local)?;
-                self.directory(path, &file, &found, existing, local).await.map(Some)
+                self.directory(path, &file, &found, existing, local).await
             }
             Kind::File | Kind::Symlink => {
                 let below = existing.as_ref().filter(|entry| entry.kind == Kind::Directory);
@@ -289,8 +295,17 @@ impl Import<'_> {
         found: &Local,
         existing: Option<Entry>,
         local: &Path,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let attributes = attributes::read(file).map_err(failed("read attributes of", local))?;
+        if let Some(other) = existing.as_ref().filter(|entry| entry.kind != Kind::Directory) {
+            if !self.options.delete {
+                let what = if other.kind == Kind::Symlink { "symbolic link" } else { "file" };
+                let why = format!("the drive has a {what} there; --delete would replace it");
+                self.report.trouble(path.as_str(), why, false);
+                return Ok(None);
+            }
+            self.step(path, Step::Delete);
+        }
         let existing = existing.filter(|entry| entry.kind == Kind::Directory);
         let before = existing.as_ref().filter(|entry| entry.explicit).map(|entry| &entry.stat);
         let stat = found.stat(&attributes, before);
@@ -299,7 +314,16 @@ impl Import<'_> {
             Some(_) => self.put(path, stat, Step::Metadata),
             None => self.put(path, stat, Step::Directory),
         }
-        Ok(existing.is_some())
+        Ok(Some(existing.is_some()))
+    }
+
+    /// Whether another drive is mounted there, which stays and is named.
+    fn is_nested(&mut self, path: &DrivePath, existing: Option<&Entry>) -> bool {
+        let nested = existing.is_some_and(|entry| entry.stat.mount.is_some());
+        if nested {
+            self.report.trouble(path.as_str(), "another drive is mounted there", false);
+        }
+        nested
     }
 
     fn symlink(
@@ -331,6 +355,8 @@ impl Import<'_> {
         }
     }
 
+    /// Imports a file as it was at one moment. One that changes while it is read is read again, a few
+    /// times; then the drive keeps what it has of it.
     async fn file(
         &mut self,
         path: &DrivePath,
@@ -338,39 +364,60 @@ impl Import<'_> {
         existing: Option<Entry>,
     ) -> Result<()> {
         let mut file = local::open(local)?;
-        let found = Local::new(&file.metadata().map_err(failed("stat", local))?);
-        if found.kind != Kind::File {
-            self.report.trouble(path.as_str(), "it changed while it was looked at", false);
-            return Ok(());
+        for _ in 0..MAX_READS {
+            let found = Local::at_rest(&file).map_err(failed("stat", local))?;
+            if found.kind != Kind::File {
+                self.report.trouble(path.as_str(), "it changed while it was looked at", false);
+                return Ok(());
+            }
+            if self.file_as_found(path, local, &mut file, &found, existing.as_ref()).await? {
+                return Ok(());
+            }
+            rewind(&mut file, local)?;
         }
-        let attributes = attributes::read(&file).map_err(failed("read attributes of", local))?;
-        let before = existing.as_ref().map(|entry| &entry.stat);
+        let why = "it changed each time it was read; what the drive has of it stays";
+        self.report.trouble(path.as_str(), why, false);
+        Ok(())
+    }
+
+    /// One try; whether the file is still what `found` says, and was imported.
+    async fn file_as_found(
+        &mut self,
+        path: &DrivePath,
+        local: &Path,
+        file: &mut File,
+        found: &Local,
+        existing: Option<&Entry>,
+    ) -> Result<bool> {
+        let attributes = attributes::read(&*file).map_err(failed("read attributes of", local))?;
+        let before = existing.map(|entry| &entry.stat);
         let mut stat = found.stat(&attributes, before);
         if let Some(before) = before.filter(|before| before.extent.size == found.size)
-            && self.same_content(before, &found, &mut file, local).await?
+            && self.same_content(before, found, file, local).await?
         {
+            if !found.is_still(file).map_err(failed("stat", local))? {
+                return Ok(false);
+            }
             stat.extent = before.extent;
             self.observer.bytes(found.size);
             match same_metadata(before, &stat) {
                 true => self.step(path, Step::Unchanged),
                 false => self.put(path, stat, Step::Metadata),
             }
-            return Ok(());
+            return Ok(true);
         }
-        self.step(path, Step::Content(found.size));
         if self.options.dry_run {
-            return Ok(());
+            self.step(path, Step::Content(found.size));
+            return Ok(true);
         }
-        if found.size > MAX_APPEND_BYTES as u64 {
-            self.large_file(path, stat, &mut file, local).await?;
-        } else {
-            self.small_file(path, stat, &mut file, local).await?;
+        let whole = match found.size > MAX_APPEND_BYTES as u64 {
+            true => self.large_file(path, stat, file, found, local).await?,
+            false => self.small_file(path, stat, file, found, local).await?,
+        };
+        if whole {
+            self.step(path, Step::Content(found.size));
         }
-        let after = Local::new(&file.metadata().map_err(failed("stat", local))?);
-        if (after.size, after.mtime) != (found.size, found.mtime) {
-            self.report.trouble(path.as_str(), "it changed while it was read", false);
-        }
-        Ok(())
+        Ok(whole)
     }
 
     /// Whether the drive has the bytes of a file of the same size already. A log only grows: to
@@ -409,45 +456,55 @@ impl Import<'_> {
         Ok(same)
     }
 
-    /// A file whose blocks go out together with other files'.
+    /// A file whose blocks go out together with other files'. False, and nothing kept, if it changed.
     async fn small_file(
         &mut self,
         path: &DrivePath,
         stat: Stat,
         file: &mut File,
+        found: &Local,
         local: &Path,
-    ) -> Result<()> {
-        let first = self.pending.blocks.len() as u64;
+    ) -> Result<bool> {
+        let first = self.pending.blocks.len();
         let byte = self.pending.bytes as u64;
         let mut size = 0;
-        loop {
+        // One that grows is not read further than the limit: it has changed.
+        while size <= MAX_APPEND_BYTES {
             let block = local::read_block(file, local)?;
-            // It may have grown: as much of it as the limit allows is a state it had.
-            if block.is_empty() || size >= MAX_APPEND_BYTES {
+            let last = block.len() < BLOCK_BYTES;
+            if !block.is_empty() {
+                self.observer.bytes(block.len() as u64);
+                size += block.len();
+                self.pending.blocks.push(block);
+            }
+            if last {
                 break;
             }
-            self.observer.bytes(block.len() as u64);
-            size += block.len();
-            self.pending.blocks.push(block);
+        }
+        if size as u64 != found.size || !found.is_still(file).map_err(failed("stat", local))? {
+            self.pending.blocks.truncate(first);
+            return Ok(false);
         }
         self.pending.bytes += size;
-        let blocks = self.pending.blocks.len() as u64 - first;
-        let extent = Extent { block: first, blocks, byte, size: size as u64 };
+        let blocks = (self.pending.blocks.len() - first) as u64;
+        let extent = Extent { block: first as u64, blocks, byte, size: size as u64 };
         self.pending.files.push(PendingFile { path: path.clone(), stat, extent });
         if self.pending.bytes >= MAX_APPEND_BYTES {
             self.append().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// A file that is appended as it is read.
+    /// A file that is appended as it is read. False if it changed: what was appended stays in the log,
+    /// and no version names it.
     async fn large_file(
         &mut self,
         path: &DrivePath,
         mut stat: Stat,
         file: &mut File,
+        found: &Local,
         local: &Path,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.append().await?;
         // To its end nobody else appends: a file's blocks are one stretch.
         let mut writer = self.drive.content_writer().await?;
@@ -460,11 +517,12 @@ impl Import<'_> {
         let start = Extent { block: head.length, blocks: 0, byte: head.byte_length, size: 0 };
         stat.extent = resumed.unwrap_or(start);
         self.observer.bytes(stat.extent.size);
-        let large = self.file_is_worth_a_note(file, local)?;
+        let large = found.size >= resume::MIN_BYTES;
         if let Some(note) = self.note.as_ref().filter(|_| large && resumed.is_none()) {
             note.begin(content)?;
         }
-        loop {
+        // One that grows is not read further: it has changed.
+        while stat.extent.size <= found.size {
             let blocks = read_blocks(file, local)?;
             let Some(last) = blocks.last().map(Bytes::len) else { break };
             writer.append(&blocks)?;
@@ -477,6 +535,10 @@ impl Import<'_> {
             }
         }
         drop(writer);
+        let still = found.is_still(file).map_err(failed("stat", local))?;
+        if stat.extent.size != found.size || !still {
+            return Ok(false);
+        }
         self.pending.unnamed += stat.extent.size;
         self.pending.edits.push(Edit::Put { path: path.clone(), stat });
         if large {
@@ -485,12 +547,7 @@ impl Import<'_> {
                 note.end();
             }
         }
-        Ok(())
-    }
-
-    fn file_is_worth_a_note(&self, file: &File, local: &Path) -> Result<bool> {
-        let found = file.metadata().map_err(failed("stat", local))?;
-        Ok(found.len() >= resume::MIN_BYTES)
+        Ok(true)
     }
 
     /// Removes an entry with everything below it; nested drives stay.

@@ -5,6 +5,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -12,6 +13,12 @@ use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
 use crate::error::Result;
 use crate::stat::{Kind, Stat};
+
+/// Longest step of the clock that file systems take times from: two changes within one step look like
+/// one. Linux steps each 10 ms at most.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
+/// How often a file is waited for that changes all the time.
+const MAX_RESTS: usize = 3;
 
 /// One local entry, its link not followed.
 pub(super) struct Local {
@@ -26,9 +33,41 @@ pub(super) struct Local {
     ctime: u64,
     uid: u32,
     gid: u32,
+    state: State,
+}
+
+/// What changes when the content of a file does: its size, and both times in nanoseconds.
+type State = (u64, (i64, i64), (i64, i64));
+
+fn state(found: &Metadata) -> State {
+    let (mtime, ctime) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+    (found.size(), mtime, ctime)
 }
 
 impl Local {
+    /// An open file. Of one that was changed a moment ago the times may stay what they are when it is
+    /// changed again: that moment is waited for.
+    pub fn at_rest(file: &File) -> std::io::Result<Self> {
+        let mut found = file.metadata()?;
+        for _ in 0..MAX_RESTS {
+            let changed = u64::try_from(found.ctime()).unwrap_or(0);
+            let changed = Duration::new(changed, u32::try_from(found.ctime_nsec()).unwrap_or(0));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            match now.checked_sub(changed) {
+                Some(age) if age < CLOCK_STEP => std::thread::sleep(CLOCK_STEP - age),
+                // Longer ago, or by another clock.
+                Some(_) | None => break,
+            }
+            found = file.metadata()?;
+        }
+        Ok(Self::new(&found))
+    }
+
+    /// Whether nothing has changed the file since.
+    pub fn is_still(&self, file: &File) -> std::io::Result<bool> {
+        Ok(state(&file.metadata()?) == self.state)
+    }
+
     pub fn new(found: &Metadata) -> Self {
         Self {
             kind: Kind::from_mode(found.mode()),
@@ -39,6 +78,7 @@ impl Local {
             ctime: milliseconds(found.ctime(), found.ctime_nsec()),
             uid: found.uid(),
             gid: found.gid(),
+            state: state(found),
         }
     }
 

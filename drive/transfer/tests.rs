@@ -11,7 +11,7 @@ use super::*;
 use crate::core::CoreEvent;
 use crate::drive::{Drive, Edit};
 use crate::path::DrivePath;
-use crate::stat::{Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use crate::store::Store;
 use crate::wait::Wait;
 
@@ -353,7 +353,7 @@ async fn what_is_missing_is_named_and_the_rest_is_exported() {
 }
 
 #[tokio::test]
-async fn a_directory_gives_way_to_a_file_only_with_delete() {
+async fn files_and_directories_give_way_to_each_other_only_with_delete() {
     let bench = Bench::new();
     bench.write("x/inside", "1");
     bench.import(ImportOptions::default()).await;
@@ -368,7 +368,97 @@ async fn a_directory_gives_way_to_a_file_only_with_delete() {
     // And back.
     fs::remove_file(bench.at("in/x")).unwrap();
     bench.write("x/inside", "2");
-    bench.import(ImportOptions::default()).await;
-    bench.export(ExportOptions::default()).await;
+    assert_eq!(bench.import(ImportOptions::default()).await.trouble_count, 1);
+    bench.import(ImportOptions { delete: true, ..Default::default() }).await;
+    assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 1);
+    bench.export(ExportOptions { delete: true, ..Default::default() }).await;
     assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+}
+
+/// Changes a file while it is read, the first few times.
+struct Tearing {
+    file: PathBuf,
+    times: usize,
+    bytes: u64,
+}
+
+impl Observer for Tearing {
+    fn step(&mut self, _: &str, _: Step) {}
+
+    fn bytes(&mut self, _: u64) {
+        if self.times > 0 {
+            self.times -= 1;
+            self.bytes += 1;
+            let content = vec![self.times as u8; BLOCK_BYTES + self.bytes as usize];
+            fs::write(&self.file, content).unwrap();
+        }
+    }
+}
+
+/// A file is taken as it was at one moment, or not at all.
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_is_never_torn() {
+    // Small enough to go out with others, and appended as it is read.
+    for size in [3 * BLOCK_BYTES, 6 * 1024 * 1024, 20 * 1024 * 1024] {
+        let bench = Bench::new();
+        bench.write("beside", "untouched");
+        bench.write("changing", vec![7u8; size]);
+        bench.import(ImportOptions::default()).await;
+        let changing = bench.at("in/changing");
+        let stored = || async {
+            let entry = bench.drive.snapshot().entry(&path("changing"), Wait::Local).await.unwrap();
+            let extent = entry.stat.extent;
+            bench.drive.read(&extent, 0..extent.size, Wait::Local).await.unwrap().concat()
+        };
+
+        fs::write(&changing, vec![8u8; size + 1]).unwrap();
+        let mut tearing = Tearing { file: changing.clone(), times: 1, bytes: 0 };
+        let options = ImportOptions::default();
+        let run = import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
+        assert_eq!(run.unwrap().trouble_count, 0, "{size}: it was read again");
+        assert!(stored().await == fs::read(&changing).unwrap(), "{size}");
+
+        let before = stored().await;
+        fs::write(&changing, vec![9u8; size + 2]).unwrap();
+        let mut tearing = Tearing { file: changing.clone(), times: usize::MAX, bytes: 0 };
+        let run = import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
+        let report = run.unwrap();
+        assert_eq!(report.trouble_count, 1, "{size}: {report:?}");
+        assert_eq!(report.files, 0, "{size}: {report:?}");
+        assert!(stored().await == before, "{size}: what the drive had stays");
+        let beside = bench.drive.snapshot().entry(&path("beside"), Wait::Local).await;
+        assert_eq!(beside.unwrap().stat.extent.size, 9);
+    }
+}
+
+/// What is in the way of a directory is not replaced unasked: neither at the destination nor below it.
+#[tokio::test]
+async fn a_file_in_the_way_of_a_directory_stays() {
+    let bench = Bench::new();
+    bench.write("notes.txt", "of my own");
+    symlink("notes.txt", bench.at("in/link")).unwrap();
+    bench.import(ImportOptions::default()).await;
+    let photos = bench.at("photos");
+    fs::create_dir_all(photos.join("notes.txt/inside")).unwrap();
+    fs::write(photos.join("one.jpg"), "jpg").unwrap();
+    let kinds = || async {
+        let snapshot = bench.drive.snapshot();
+        let kind = |name: &'static str| {
+            let snapshot = snapshot.clone();
+            async move { snapshot.entry(&path(name), Wait::Local).await.map(|entry| entry.kind).ok() }
+        };
+        (kind("notes.txt").await, kind("link").await, kind("notes.txt/one.jpg").await)
+    };
+    let kept = ImportOptions::default();
+    for to in ["notes.txt", "link", ""] {
+        let run = import(&photos, &bench.drive, &path(to), &kept, &mut ()).await.unwrap();
+        assert_eq!(run.trouble_count, 1, "{to}: {run:?}");
+        assert!(run.troubles[0].why.contains("--delete would replace it"), "{run:?}");
+        assert_eq!(kinds().await, (Some(Kind::File), Some(Kind::Symlink), None), "{to}");
+    }
+    let replaced = ImportOptions { delete: true, ..ImportOptions::default() };
+    let run = import(&photos, &bench.drive, &path("notes.txt"), &replaced, &mut ()).await.unwrap();
+    assert_eq!((run.trouble_count, run.deleted), (0, 1), "{run:?}");
+    let (notes, _, below) = kinds().await;
+    assert_eq!((notes, below), (Some(Kind::Directory), Some(Kind::File)));
 }
