@@ -16,7 +16,7 @@ mod snapshot;
 mod tests;
 
 pub use crate::core::merkle::HashedBlocks;
-pub use commit::ContentWriter;
+pub use commit::{ContentWriter, Turn};
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -65,7 +65,7 @@ pub struct Space {
 #[derive(Default)]
 pub struct Turns {
     /// One batch of index changes at a time.
-    pub index: tokio::sync::Mutex<()>,
+    pub index: Arc<tokio::sync::Mutex<()>>,
     /// One file's blocks at a time.
     pub content: Arc<tokio::sync::Mutex<()>>,
 }

@@ -36,6 +36,13 @@ pub enum Error {
     /// The kernel named an inode we do not know (any more): look the path up again.
     #[error("stale inode")]
     Stale,
+    /// An import or another mount has changed the file since this one was opened; both cannot be kept
+    /// under one name.
+    #[error(
+        "the file was replaced or removed meanwhile; what was written here is kept in scratch, \
+             see `hypermount recover`"
+    )]
+    Overtaken,
     #[error("bad file handle")]
     BadHandle,
     /// The operation does not apply to this kind of file.
@@ -84,7 +91,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::NotSupported(_) => libc::EOPNOTSUPP,
         Error::OtherDrive => libc::EXDEV,
         Error::Busy => libc::EBUSY,
-        Error::Stale => libc::ESTALE,
+        Error::Stale | Error::Overtaken => libc::ESTALE,
         Error::BadHandle => libc::EBADF,
         Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
         Error::NoAttribute => crate::platform::NO_ATTRIBUTE,

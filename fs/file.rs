@@ -72,7 +72,7 @@ impl Fs {
             }
             // Nothing overtakes while the volume is not changed.
             let volume = resolved.place.volume;
-            let _writing = volume.writing.lock().await;
+            let _turn = self.turn(&volume).await;
             let resolved = self.resolve(ino).await?;
             return self.open_local(ino, resolved, flags, caller)?.ok_or(Error::Stale);
         }

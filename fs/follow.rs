@@ -6,8 +6,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use drive::drive::Changed;
-use drive::{Drive, DrivePath, Snapshot, Wait};
+use drive::drive::{Changed, Turn};
+use drive::{Drive, DrivePath, PublicKey, Snapshot, Wait};
 
 use fuser::FileType;
 
@@ -18,6 +18,8 @@ use crate::volume::Volume;
 
 /// New versions arriving within this time are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long a command waits until the kernel has been told what it changed.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// More changes than this are not told one by one.
 pub const MAX_CHANGES: usize = 10_000;
 
@@ -31,15 +33,34 @@ impl Fs {
         volume.followed_by(self.runtime.spawn(task).abort_handle());
     }
 
+    /// Shows the newest version of the drive wherever it is in this mount, and returns when the kernel
+    /// has been told, or after a few seconds: then a request that is under way keeps it from listening.
+    pub async fn catch_up(&self, key: &PublicKey) {
+        let mut volumes = vec![self.root.clone()];
+        for (_, node) in self.inodes().iter() {
+            let volume = &node.place.volume;
+            if !volumes.iter().any(|known| Arc::ptr_eq(known, volume)) {
+                volumes.push(volume.clone());
+            }
+        }
+        for volume in volumes.iter().filter(|volume| volume.drive.key() == key) {
+            self.advance(volume).await;
+        }
+        let invalidations = self.invalidations.clone();
+        let told = tokio::task::spawn_blocking(move || invalidations.wait_told(TOLD_WITHIN)).await;
+        if !told.unwrap_or(false) {
+            log::info!("{key}: the kernel has not taken in what changed yet");
+        }
+    }
+
     /// Shows the newest version of the volume's drive, and has the kernel told what differs.
     /// Versions that this mount itself made are shown already.
     pub(crate) async fn advance(&self, volume: &Arc<Volume>) {
-        let _writing = volume.writing.lock().await;
-        self.advance_alone(volume).await;
+        self.turn(volume).await;
     }
 
-    /// As `advance`, for who holds `volume.writing`.
-    pub(crate) async fn advance_alone(&self, volume: &Volume) {
+    /// As `advance`, within a turn.
+    pub(crate) async fn advance_alone(&self, volume: &Volume, _turn: &Turn) {
         let old = volume.snapshot();
         let new = volume.drive.snapshot();
         if old.version() == new.version() {
@@ -70,6 +91,9 @@ impl Fs {
 
     async fn note(&self, volume: &Volume, new: &Snapshot, change: &Changed) {
         let mut notices = Vec::new();
+        if volume.writable {
+            self.overtake(volume, change);
+        }
         match (&change.before, &change.after) {
             (_, None) => {
                 self.note_removed(volume, change, &mut notices);
@@ -97,6 +121,25 @@ impl Fs {
             }
         }
         self.invalidations.push(notices);
+    }
+
+    /// Another writer has changed what is open here for writing. The path leads to the new content from
+    /// now on; what is written to the open file cannot be stored under it any more.
+    fn overtake(&self, volume: &Volume, change: &Changed) {
+        let mount_path = mount_path(volume, &change.path);
+        let new = volume.unstored().get(&change.path).cloned();
+        let known = self.inodes().known(&mount_path);
+        let open = known.and_then(|ino| self.node(ino, |node| node.place.staged.clone()).ok()?);
+        let Some(staged) = new.or(open) else { return };
+        let after = change.after.as_ref().filter(|entry| entry.explicit);
+        if staged.is_stored_as(after.map(|entry| entry.stat.extent)) {
+            return;
+        }
+        staged.overtake();
+        volume.unstored().remove(&change.path);
+        if let Some(ino) = known {
+            self.supersede(ino);
+        }
     }
 
     fn note_removed(&self, volume: &Volume, change: &Changed, notices: &mut Vec<Invalidation>) {

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Most notices kept. Past this they are dropped for one that says "everything you know".
 pub const MAX_PENDING: usize = 65_536;
@@ -32,6 +33,8 @@ struct Pending {
     set: HashSet<Invalidation>,
     everything: bool,
     closed: bool,
+    /// The thread has taken notices and not asked for more.
+    telling: bool,
 }
 
 /// The notices not yet told.
@@ -41,6 +44,7 @@ struct Pending {
 pub struct Invalidations {
     pending: Mutex<Pending>,
     changed: Condvar,
+    told: Condvar,
 }
 
 impl Invalidations {
@@ -74,16 +78,29 @@ impl Invalidations {
         *pending = Pending { closed: true, ..Pending::default() };
         drop(pending);
         self.changed.notify_one();
+        self.told.notify_all();
+    }
+
+    /// Waits until all that was pushed has been told, at most this long; whether it has.
+    pub fn wait_told(&self, limit: Duration) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let untold =
+            |p: &mut Pending| !p.closed && (p.telling || p.everything || !p.set.is_empty());
+        let waited = self.told.wait_timeout_while(pending, limit, untold);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:
     /// it is the thread whose whole purpose is this wait, and `close` ends it.
     pub fn next(&self) -> Option<Batch> {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.telling = false;
+        self.told.notify_all();
         let mut pending = self
             .changed
             .wait_while(pending, |p| !p.closed && !p.everything && p.set.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
+        pending.telling = true;
         Self::take(&mut pending)
     }
 
@@ -130,6 +147,23 @@ mod tests {
         pending.push((0..=MAX_PENDING as u64).map(Invalidation::Inode));
         assert_eq!(pending.next(), Some(Batch::Everything));
         assert!(pending.drain().is_empty());
+    }
+
+    #[test]
+    fn what_was_pushed_is_told_when_the_thread_asks_for_more() {
+        let pending = std::sync::Arc::new(Invalidations::default());
+        assert!(pending.wait_told(Duration::ZERO));
+        pending.push([Invalidation::Inode(2)]);
+        assert!(!pending.wait_told(Duration::ZERO));
+        assert!(pending.next().is_some());
+        assert!(!pending.wait_told(Duration::ZERO), "it is being told");
+        let teller = std::thread::spawn({
+            let pending = pending.clone();
+            move || pending.next()
+        });
+        assert!(pending.wait_told(Duration::from_secs(60)));
+        pending.close();
+        assert_eq!(teller.join().expect("the thread ends"), None);
     }
 
     #[test]

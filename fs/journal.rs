@@ -189,6 +189,7 @@ fn is_ordinary(error: &Error) -> bool {
         | Error::NotSupported(_)
         | Error::OtherDrive
         | Error::Stale
+        | Error::Overtaken
         | Error::BadHandle
         | Error::Interrupted
         | Error::ShuttingDown => true,

@@ -137,7 +137,7 @@ impl Fs {
             if let Some(staged) = self.change_staged(ino, &change)? {
                 return self.settle(ino, &staged).await;
             }
-            let _writing = volume.writing.lock().await;
+            let turn = self.turn(&volume).await;
             // It may have been renamed, removed or opened while we waited.
             let Resolved { place, entry, version } = self.resolve(ino).await?;
             if place.staged.is_some() {
@@ -157,7 +157,7 @@ impl Fs {
                 stat.mtime = *touched;
             }
             change(&mut stat)?;
-            self.apply(&volume, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
+            self.apply(&volume, &turn, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
             // Who opened it meanwhile has it as it was before.
             return self.change_staged(ino, &change).map(drop);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use drive::drive::Edit;
+use drive::drive::{Edit, Turn};
 use drive::stat::{TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK};
 use drive::{DrivePath, Entry, Kind, Stat};
 use fuser::{FileAttr, FileType};
@@ -136,13 +136,13 @@ impl Fs {
     ) -> Result<Looked> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
         self.vacant(&spot).await?;
         let stat = stat(&spot.parent);
         let entry = Arc::new(Entry::stored(stat.clone()));
-        self.apply(&volume, vec![Edit::Put { path: spot.path.clone(), stat }]).await?;
-        self.touch(&volume, &spot.directory.path).await;
+        self.apply(&volume, &turn, vec![Edit::Put { path: spot.path.clone(), stat }]).await?;
+        self.touch(&volume, &turn, &spot.directory.path).await;
         volume.touched().remove(&spot.path);
         let (ino, attributes) = self.made(&spot, &entry);
         let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, &entry));
@@ -211,7 +211,7 @@ impl Fs {
     ) -> Result<(Looked, Opened)> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let writing = volume.writing.lock().await;
+        let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
         let found = |ino, attributes, entry: &Entry| {
             let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, entry));
@@ -224,7 +224,7 @@ impl Fs {
             }
             let (ino, attributes) = self.made(&spot, &entry);
             // To open takes it where it is changed all the time.
-            drop(writing);
+            drop(turn);
             return match self.open(ino, flags, maker).await {
                 Ok(opened) => Ok((found(ino, attributes, &entry), opened)),
                 Err(error) => {
@@ -242,26 +242,26 @@ impl Fs {
         let (ino, attributes) = self.made(&spot, &entry);
         let place = Place::new(volume.clone(), spot.path.clone());
         let opened = self.open_staged(ino, &place, None, &entry, flags).ok_or(Error::Stale)?;
-        self.touch(&volume, &spot.directory.path).await;
+        self.touch(&volume, &turn, &spot.directory.path).await;
         Ok((found(ino, attributes, &entry), opened))
     }
 
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
         let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
         if attr::file_type(&entry) == FileType::Directory {
             return Err(drive::Error::IsADirectory.into());
         }
-        self.remove_at(&spot, &entry).await
+        self.remove_at(&spot, &turn, &entry).await
     }
 
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
         let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
         match entry.kind {
@@ -270,7 +270,7 @@ impl Fs {
             _ => return Err(drive::Error::NotADirectory.into()),
         }
         self.must_be_empty(&volume, &spot.path).await?;
-        self.remove_at(&spot, &entry).await
+        self.remove_at(&spot, &turn, &entry).await
     }
 
     async fn must_be_empty(&self, volume: &Volume, path: &DrivePath) -> Result<()> {
@@ -285,16 +285,16 @@ impl Fs {
     }
 
     /// Removes `entry`, which is at the spot, stored or not.
-    async fn remove_at(&self, spot: &Spot, entry: &Arc<Entry>) -> Result<()> {
+    async fn remove_at(&self, spot: &Spot, turn: &Turn, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
             let mut edits = Vec::new();
             spot.keep_parent(self, &mut edits);
             edits.push(Edit::Remove { path: spot.path.clone() });
-            self.apply(volume, edits).await?;
+            self.apply(volume, turn, edits).await?;
         }
         self.vanish(spot, entry);
-        self.touch(volume, &spot.directory.path).await;
+        self.touch(volume, turn, &spot.directory.path).await;
         Ok(())
     }
 
@@ -330,7 +330,7 @@ impl Fs {
             return Err(Error::OtherDrive);
         }
         let volume = from.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let turn = self.turn(&volume).await;
         let (from, to) = (self.spot_again(from).await?, self.spot_again(to).await?);
         let moved = self.occupant(&from).await?.ok_or(drive::Error::NotFound)?;
         let there = self.occupant(&to).await?;
@@ -351,7 +351,7 @@ impl Fs {
             self.may_replace(&volume, &moved, there, &to.path).await?;
         }
         let edits = self.rename_edits(&from, &to, &moved, how).await?;
-        self.apply(&volume, edits).await?;
+        self.apply(&volume, &turn, edits).await?;
         if how == Rename::Exchange {
             self.exchange_known(&volume, &from, &to);
         } else {
@@ -360,8 +360,8 @@ impl Fs {
             }
             self.move_known(&volume, &from.path, &to.path, &from.mount_path, &to.mount_path);
         }
-        self.touch(&volume, &from.directory.path).await;
-        self.touch(&volume, &to.directory.path).await;
+        self.touch(&volume, &turn, &from.directory.path).await;
+        self.touch(&volume, &turn, &to.directory.path).await;
         Ok(())
     }
 

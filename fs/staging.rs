@@ -55,6 +55,8 @@ struct State {
     stored: bool,
     /// Whether it was unlinked: nothing is committed any more.
     removed: bool,
+    /// See [`StagedFile::overtake`].
+    overtaken: bool,
     writers: u32,
     /// Counts changes.
     generation: u64,
@@ -99,6 +101,7 @@ impl StagedFile {
             scratch: None,
             stored,
             removed: false,
+            overtaken: false,
             writers: 0,
             generation: u64::from(!stored),
             committed: 0,
@@ -121,6 +124,27 @@ impl StagedFile {
 
     pub fn path(&self) -> DrivePath {
         self.state.lock().path.clone()
+    }
+
+    /// Whether this is what the drive has of it, as far as is known here; `None` if it has nothing.
+    pub fn is_stored_as(&self, extent: Option<Extent>) -> bool {
+        let state = self.state.lock();
+        let content = |extent: Extent| if extent.size == 0 { Extent::default() } else { extent };
+        state.stored.then_some(state.stat.extent).map(content) == extent.map(content)
+    }
+
+    /// Another writer has put something else under the path: changes of this file are not committed any
+    /// more, and stay in scratch.
+    pub fn overtake(&self) {
+        let mut state = self.state.lock();
+        state.overtaken = true;
+        if let Some(scratch) = &state.scratch {
+            scratch.keep();
+        }
+    }
+
+    pub fn is_overtaken(&self) -> bool {
+        self.state.lock().overtaken
     }
 
     pub fn is_dirty(&self) -> bool {

@@ -22,8 +22,6 @@ pub struct Volume {
     prefix: RwLock<Arc<str>>,
     /// Whether the mount may change it.
     pub writable: bool,
-    /// Held by who changes the drive, and by who takes new versions in.
-    pub writing: tokio::sync::Mutex<()>,
     /// New files that the drive does not have yet. They hide what it has under their paths.
     unstored: Mutex<BTreeMap<DrivePath, Arc<StagedFile>>>,
     /// When the children of directories last changed, in milliseconds since the epoch, where that
@@ -46,7 +44,6 @@ impl Volume {
             current: RwLock::new(drive.snapshot()),
             drive,
             prefix: RwLock::new("".into()),
-            writing: tokio::sync::Mutex::default(),
             unstored: Mutex::default(),
             touched: Mutex::default(),
             parent: None,

@@ -1,11 +1,14 @@
 //! From changes to versions: committing staged files, applying batches of edits, and syncing.
 //!
 //! The order of every commit: file bytes first, then the index that names them. Between a file's
-//! own commit lock, its volume's `writing` and the short locks nothing is ever taken upwards.
+//! own commit lock, the drive's turn and the short locks nothing is ever taken upwards.
+//!
+//! Every change begins with [`Fs::turn`]: it is made to the newest version of the drive, also where an
+//! import or another mount made that one.
 
 use std::sync::Arc;
 
-use drive::drive::Edit;
+use drive::drive::{Edit, Turn};
 use drive::{DrivePath, Entry, Stat};
 
 use crate::errno::{Error, Result};
@@ -42,10 +45,14 @@ impl Fs {
                 pending.append(&volume.drive, writer, self.options.patience.data()).await?
             }
         };
-        let _writing = volume.writing.lock().await;
+        let turn = self.turn(volume).await;
         let Some((path, stat)) = staged.destination(extent) else { return Ok(()) };
+        if staged.is_overtaken() {
+            staged.keep_scratch();
+            return Err(Error::Overtaken);
+        }
         let entry = Arc::new(Entry::stored(stat.clone()));
-        self.apply(volume, vec![Edit::Put { path: path.clone(), stat }]).await?;
+        self.apply(volume, &turn, vec![Edit::Put { path: path.clone(), stat }]).await?;
         let all = staged.stored(extent, pending.generation);
         let mut unstored = volume.unstored();
         if unstored.get(&path).is_some_and(|there| Arc::ptr_eq(there, staged)) {
@@ -61,21 +68,21 @@ impl Fs {
         Ok(())
     }
 
-    /// Applies the edits as one batch and shows the version they make. The caller holds
-    /// `volume.writing`. What else changed meanwhile is told to the kernel; what these edits
-    /// change it knows, since it asked for it.
-    pub(crate) async fn apply(&self, volume: &Volume, edits: Vec<Edit>) -> Result<()> {
+    /// Takes a turn at changing the volume's drive, and shows its newest version first.
+    pub(crate) async fn turn(&self, volume: &Volume) -> Turn {
+        let turn = volume.drive.turn().await;
+        self.advance_alone(volume, &turn).await;
+        turn
+    }
+
+    /// Applies the edits as one batch and shows the version they make. What they change the kernel
+    /// knows, since it asked for it.
+    pub(crate) async fn apply(&self, volume: &Volume, turn: &Turn, edits: Vec<Edit>) -> Result<()> {
         if edits.is_empty() {
             return Ok(());
         }
-        let shown = volume.snapshot().version();
-        let versions = volume.drive.advance(edits).await?;
-        let newest = volume.drive.snapshot();
-        if versions.start == shown && newest.version() == versions.end {
-            volume.advance(newest);
-        } else {
-            self.advance_alone(volume).await;
-        }
+        volume.drive.advance_in(turn, edits).await?;
+        volume.advance(volume.drive.snapshot());
         Ok(())
     }
 
@@ -112,23 +119,23 @@ impl Fs {
     }
 
     /// The children of a directory changed now.
-    pub(crate) async fn touch(&self, volume: &Arc<Volume>, path: &DrivePath) {
+    pub(crate) async fn touch(&self, volume: &Arc<Volume>, turn: &Turn, path: &DrivePath) {
         volume.touched().insert(path.clone(), crate::attr::now());
         if volume.touched().len() > MAX_TOUCHED
-            && let Err(error) = self.store_touched_alone(volume).await
+            && let Err(error) = self.store_touched_alone(volume, turn).await
         {
             log::warn!("{}: times of directories not stored: {error}", volume.drive.key());
         }
     }
 
     async fn store_touched(&self, volume: &Arc<Volume>) -> Result<()> {
-        let _writing = volume.writing.lock().await;
-        self.store_touched_alone(volume).await
+        let turn = self.turn(volume).await;
+        self.store_touched_alone(volume, &turn).await
     }
 
     /// Stores when the children of directories changed, in one batch. A directory that nobody made
-    /// is as old as what is in it, and stays so. The caller holds `volume.writing`.
-    async fn store_touched_alone(&self, volume: &Arc<Volume>) -> Result<()> {
+    /// is as old as what is in it, and stays so.
+    async fn store_touched_alone(&self, volume: &Arc<Volume>, turn: &Turn) -> Result<()> {
         let touched: Vec<_> = volume.touched().iter().map(|(p, at)| (p.clone(), *at)).collect();
         let snapshot = volume.snapshot();
         let mut edits = Vec::new();
@@ -142,7 +149,7 @@ impl Fs {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.apply(volume, edits).await?;
+        self.apply(volume, turn, edits).await?;
         volume.touched().clear();
         Ok(())
     }

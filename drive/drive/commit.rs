@@ -66,7 +66,15 @@ impl ContentWriter {
     }
 }
 
+/// A turn at changing the index. While it is there the newest version stays the newest.
+pub struct Turn(#[allow(dead_code)] OwnedMutexGuard<()>);
+
 impl Drive {
+    /// Takes a turn at changing the index. Waits for those who have theirs, on whatever handle.
+    pub async fn turn(&self) -> Turn {
+        Turn(Arc::clone(&self.inner.turns.index).lock_owned().await)
+    }
+
     /// Takes a turn at appending file bytes. Waits for those who have theirs.
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
@@ -101,10 +109,16 @@ impl Drive {
 
     /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
     pub async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
+        let turn = self.turn().await;
+        self.advance_in(&turn, edits).await
+    }
+
+    /// As [`Drive::advance`], within a turn of the caller's: what it saw of the newest version since it
+    /// has the turn still holds.
+    pub async fn advance_in(&self, _turn: &Turn, edits: Vec<Edit>) -> Result<Range<u64>> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
         }
-        let _writing = self.inner.turns.index.lock().await;
         let core = self.inner.nodes.core();
         let before = core.head().length;
         let trie = Trie::at(self.inner.nodes.clone(), before);

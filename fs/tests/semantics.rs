@@ -595,3 +595,39 @@ async fn a_listing_in_use_stays_and_starting_over_shows_the_new() {
     assert_eq!(rest(3).await, 1, "going on shows the listing that was begun");
     assert_eq!(rest(0).await, 5, "rewinding shows the new one");
 }
+
+/// A file that is open for writing when another writer of the drive replaces or removes it: closing it
+/// fails, and the newest version stays.
+#[tokio::test]
+async fn a_commit_is_never_based_on_an_older_version() {
+    let made = Made::new();
+    made.write("file", "old").await;
+    made.write("other", "old").await;
+    let options = FsOptions { read_only: false, ..OFFLINE };
+    let fs = Fs::new(made.drive.clone(), made.store.clone(), options, Handle::current());
+    for (name, removed) in [("file", false), ("other", true)] {
+        let (ino, _) = walk(&fs, name).await.expect("a file");
+        let opened = fs.open(ino, libc::O_RDWR, Caller::SELF).await.expect("opens");
+        assert!(fs.write(opened.handle, 3, b" and mine", None).expect("written"));
+        if removed {
+            made.remove(name).await;
+        } else {
+            made.write(name, "imported").await;
+        }
+        assert_eq!(number(fs.flush(opened.handle).await), libc::ESTALE, "{name}");
+        assert_eq!(number(fs.fsync(opened.handle).await), libc::ESTALE, "{name}");
+    }
+    let entry = |name: &'static str| {
+        let drive = made.drive.clone();
+        async move {
+            let path = DrivePath::parse(name).expect("a path");
+            drive
+                .snapshot()
+                .entry(&path, Wait::Local)
+                .await
+                .map(|entry| entry.stat.extent.size)
+                .ok()
+        }
+    };
+    assert_eq!((entry("file").await, entry("other").await), (Some(8), None));
+}

@@ -527,7 +527,14 @@ async fn import(
     let mut session = host.session(&drive, &[], Some("0"), &Find::default()).await?;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
-    Ok(copying(&host, async move |tell| answers::import(&session, &asked, tell).await))
+    let key = *session.drive.key();
+    let mounts = host.clone();
+    Ok(copying(&host, async move |tell| {
+        let imported = answers::import(&session, &asked, tell).await;
+        // Also after a failure: what was done before it is in the drive.
+        mounts.catch_up(&key).await;
+        imported
+    }))
 }
 
 async fn export(

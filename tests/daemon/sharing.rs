@@ -1,6 +1,7 @@
 //! Seeding, publishing, and what is given to whom.
 
 use std::fs;
+use std::io::Write;
 
 use serde_json::Value;
 
@@ -224,4 +225,50 @@ fn looking_again_shows_what_is_new() {
     assert_eq!(reader.run(nobody).must_succeed().stdout, "text of 4");
     served.run(["daemon", "stop"]).must_succeed();
     writer.run(["unmount", "mnt"]).must_succeed();
+}
+
+/// What another command changed in a drive is in its mounts when the command returns, and what a program
+/// writes after that is written to the newest version.
+#[test]
+fn an_import_is_in_every_mount_before_it_returns() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    create(&home, "notes");
+    let (mount, source) = (home.make("mnt"), home.make("in"));
+    home.run(["mount", "notes", "mnt"]).must_succeed();
+    let file = |name: &str| mount.join(name);
+    for round in 0..14 {
+        for name in ["a", "b"] {
+            fs::write(source.join(name), format!("{name} of round {round}\n")).unwrap();
+        }
+        home.run(["import", "in", "notes"]).must_succeed();
+        let mut log = fs::OpenOptions::new().append(true).open(file("a")).unwrap();
+        log.write_all(b"appended\n").unwrap();
+        drop(log);
+        let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+        assert_eq!(read("a"), format!("a of round {round}\nappended\n"));
+        assert_eq!(read("b"), format!("b of round {round}\n"));
+    }
+    fs::remove_file(source.join("b")).unwrap();
+    home.run(["import", "--delete", "in", "notes"]).must_succeed();
+    assert!(!file("b").exists());
+
+    // The path leads to the new file, also while programs have the old one open. What is written to that one cannot be
+    // stored any more: the program is told, and the bytes are kept.
+    let mut open = fs::OpenOptions::new().append(true).open(file("a")).unwrap();
+    open.write_all(b"before\n").unwrap();
+    fs::write(source.join("a"), "replaced\n").unwrap();
+    home.run(["import", "in", "notes"]).must_succeed();
+    assert_eq!(fs::read_to_string(file("a")).unwrap(), "replaced\n");
+    open.write_all(b"after\n").unwrap();
+    let failed = open.sync_all().unwrap_err();
+    assert_eq!(failed.raw_os_error(), Some(nix::libc::ESTALE), "{failed}");
+    drop(open);
+    assert_eq!(fs::read_to_string(file("a")).unwrap(), "replaced\n");
+    home.run(["unmount", "mnt"]).must_succeed();
+    eventually("the daemon has ended", || !has_daemon(&default_store(&home)));
+    let kept = home.run(["recover"]).must_succeed();
+    assert!(kept.stdout.contains('a'), "{kept:?}");
 }
