@@ -3,8 +3,9 @@
 //! In a drive that can be written every open file of an inode shares one [`StagedFile`]; elsewhere
 //! a file pins its content when it is opened.
 
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use drive::core::demand::Urgency;
@@ -19,8 +20,32 @@ use crate::set_ids::Caller;
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
 
-/// How often others may change a file between looking at it and opening it.
-const MAX_OVERTAKEN: usize = 1000;
+/// How often others may change a file between looking at it and opening it before they have to wait.
+const MAX_OVERTAKEN: usize = 100;
+
+/// Threads remembered by [`Overtaken`].
+const MAX_LOOKING_AGAIN: usize = 1024;
+
+/// Threads whose open(2) met an inode that a newer version of a followed drive had replaced. ESTALE has
+/// the kernel look the name up again, and so shows the newer version before the notice of it has
+/// arrived. It does so once for a call: a thread that is overtaken again opens the file as it was when
+/// the kernel looked it up, since a program must never see ESTALE.
+#[derive(Debug, Default)]
+pub(crate) struct Overtaken(Mutex<HashSet<u32>>);
+
+impl Overtaken {
+    /// Whether the kernel is to look the name up again.
+    fn look_again(&self, thread: u32) -> bool {
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = thread != 0 && (threads.remove(&thread) || threads.len() >= MAX_LOOKING_AGAIN);
+        thread != 0 && !known && threads.insert(thread)
+    }
+
+    /// The thread's call found what the name leads to.
+    fn opened(&self, thread: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&thread);
+    }
+}
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -37,7 +62,6 @@ impl Fs {
         if let Some(told) = self.told(ino) {
             return self.open_told(told, flags);
         }
-        let was_detached = self.node(ino, |node| node.is_detached())?;
         let mut resolved = self.resolve(ino).await?;
         if resolved.place.volume.writable {
             for _ in 0..MAX_OVERTAKEN {
@@ -46,15 +70,19 @@ impl Fs {
                 }
                 resolved = self.resolve(ino).await?;
             }
-            return Err(Error::Stale);
+            // Nothing overtakes while the volume is not changed.
+            let volume = resolved.place.volume;
+            let _writing = volume.writing.lock().await;
+            let resolved = self.resolve(ino).await?;
+            return self.open_local(ino, resolved, flags, caller)?.ok_or(Error::Stale);
         }
         let Resolved { place, entry, version } = resolved;
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
         }
-        // The path leads to another file by now: the kernel looks it up again. (An inode that had
-        // been parted from its path before can only be opened again through an open file of it.)
-        if version.is_none() && !was_detached {
+        if version.is_some() {
+            self.overtaken.opened(caller.thread);
+        } else if self.overtaken.look_again(caller.thread) {
             return Err(Error::Stale);
         }
         let Some(content) = Content::of(&entry) else {
@@ -236,9 +264,18 @@ impl Fs {
         let open_already = there.is_some();
         let staged = match there {
             Some(staged) => staged,
+            // Unlinked or replaced since the kernel looked it up: nothing of it is stored any more.
+            None if node.is_detached() => {
+                let (key, path) = (*place.volume.drive.key(), node.place.path.clone());
+                let pool = self.scratch.clone();
+                let staged = Arc::new(StagedFile::new(key, path, entry.stat.clone(), true, pool));
+                staged.remove();
+                node.place.staged = Some(staged.clone());
+                staged
+            }
             None => {
                 let current = version == Some(place.volume.snapshot().version());
-                if place.staged.is_some() || !current || node.is_detached() {
+                if place.staged.is_some() || !current {
                     return None;
                 }
                 let (key, path) = (*place.volume.drive.key(), node.place.path.clone());
@@ -340,6 +377,7 @@ impl Fs {
         let over = inodes.opens(file.ino) == 0;
         if let Some(node) = inodes.get_mut(file.ino).filter(|_| over)
             && let Some(staged) = node.place.staged.take_if(|staged| !staged.is_dirty())
+            && !staged.is_removed()
         {
             let entry = staged.entry();
             let version = node.place.volume.snapshot().version();
@@ -408,5 +446,24 @@ impl Fs {
         let extent = source.whole_extent().filter(|extent| extent.size == size).ok_or(ELSE)?;
         target.remove_set_ids(|stat| caller.writes(stat, false));
         if target.share(extent, now()) { Ok(copied) } else { Err(ELSE) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_looks_again_once_and_a_bounded_number_of_them_does() {
+        let overtaken = Overtaken::default();
+        assert!(overtaken.look_again(1) && !overtaken.look_again(1));
+        assert!(overtaken.look_again(1), "that was another call");
+        overtaken.opened(1);
+        assert!(overtaken.look_again(1), "its last call found the file");
+        assert!(!overtaken.look_again(0), "nobody knows whether it is the same thread");
+        for thread in 2..=MAX_LOOKING_AGAIN as u32 {
+            assert!(overtaken.look_again(thread));
+        }
+        assert!(!overtaken.look_again(5000), "one past the bound opens what was there");
     }
 }

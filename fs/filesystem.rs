@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drive::scratch::Pool;
 use drive::store::Space;
-use drive::{Drive, DrivePath, Entry, Kind, Name, Store, Wait};
+use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store, Wait};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
+use crate::file::Overtaken;
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
@@ -36,7 +37,7 @@ use crate::volume::{Crossing, Volume};
 
 /// Nested drives open at once in one mount.
 pub const MAX_NESTED_DRIVES: usize = 1024;
-/// Entries with more attribute bytes than this are looked up again instead of being kept.
+/// Of entries with more attribute bytes than this, only the rest is kept.
 const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
 /// Attributes of a core shown as a file: it may grow, and nothing tells the kernel.
 const TTL_CORE: Duration = Duration::from_secs(1);
@@ -93,8 +94,16 @@ pub(crate) struct Place {
     pub crossing: Option<Crossing>,
     /// The file being changed, while it is open in a drive that can be written.
     pub staged: Option<Arc<StagedFile>>,
-    /// What the path holds in a version of the volume.
-    known: Option<(u64, Arc<Entry>)>,
+    known: Option<Known>,
+}
+
+/// What the path held when it was last looked at. When the path leads elsewhere, this is what the inode
+/// is to the programs that looked it up before, as on a local disk.
+#[derive(Clone)]
+struct Known {
+    /// The version it was found in, while the path is the same and nothing of the entry is left out.
+    version: Option<u64>,
+    entry: Arc<Entry>,
 }
 
 impl Place {
@@ -102,9 +111,25 @@ impl Place {
         Self { volume, path, crossing: None, staged: None, known: None }
     }
 
-    /// Where it was is not where it is.
-    pub(crate) fn forget_known(&mut self) {
-        self.known = None;
+    /// The path is another one now: what it holds has to be looked up.
+    pub(crate) fn moved(&mut self) {
+        if let Some(known) = &mut self.known {
+            known.version = None;
+        }
+    }
+
+    /// `entry` is what the path last led to. It does not any more.
+    pub(crate) fn replaced(&mut self, entry: &Arc<Entry>) {
+        self.known = Some(Known { version: None, entry: entry.clone() });
+    }
+
+    /// Changes what the inode is to those who still have it.
+    pub(crate) fn change_known(
+        &mut self,
+        change: impl FnOnce(&mut Stat) -> Result<()>,
+    ) -> Result<()> {
+        let known = self.known.as_mut().ok_or(drive::Error::NotFound)?;
+        change(&mut Arc::make_mut(&mut known.entry).stat)
     }
 
     pub(crate) fn know(&mut self, version: u64, entry: &Arc<Entry>) {
@@ -117,7 +142,14 @@ impl Place {
             .iter()
             .map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len))
             .sum();
-        self.known = (bytes <= MAX_KEPT_ATTRIBUTE_BYTES).then(|| (version, entry.clone()));
+        self.known = Some(match bytes <= MAX_KEPT_ATTRIBUTE_BYTES {
+            true => Known { version: Some(version), entry: entry.clone() },
+            false => {
+                let stat = Stat { attributes: Vec::new(), ..entry.stat.clone() };
+                let entry = Arc::new(Entry { stat, ..(**entry).clone() });
+                Known { version: None, entry }
+            }
+        });
     }
 }
 
@@ -187,6 +219,7 @@ pub struct Fs {
     /// Of `told.rs`.
     pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
+    pub(crate) overtaken: Overtaken,
     pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
@@ -224,6 +257,7 @@ impl Fs {
             directories: HandleTable::new(),
             statuses: HandleTable::new(),
             invalidations: Arc::default(),
+            overtaken: Overtaken::default(),
             part,
             nested: Arc::new(()),
             entered: Mutex::default(),
@@ -305,8 +339,8 @@ impl Fs {
         self.inodes().get(ino).map(take).ok_or_else(refusal)
     }
 
-    /// What an inode is: as of the version shown, or, once that no longer has the file that an open
-    /// handle reads, as it was opened.
+    /// What an inode is: as of the version shown, or, once the path leads elsewhere, as it was opened,
+    /// or else as it was last looked up. A program may have found it just before.
     pub(crate) async fn resolve(&self, ino: u64) -> Result<Resolved> {
         let (place, opened, kind, detached) = self.node(ino, |node| {
             (node.place.clone(), node.opened().cloned(), node.kind, node.is_detached())
@@ -316,9 +350,8 @@ impl Fs {
             return Ok(Resolved { place, entry, version });
         }
         let superseded = |place: Place| {
-            // A directory of ours that was removed is shown as it was to who still is in it.
-            let last = place.known.as_ref().filter(|_| place.volume.writable);
-            match opened.clone().or(last.map(|(_, entry)| entry.clone())) {
+            let last = place.known.as_ref().map(|known| known.entry.clone());
+            match opened.clone().or(last) {
                 Some(entry) => Ok(Resolved { place, entry, version: None }),
                 None => Err(Error::Stale),
             }
@@ -328,10 +361,8 @@ impl Fs {
         }
         let snapshot = place.volume.snapshot();
         let version = Some(snapshot.version());
-        if let Some((known, entry)) = &place.known
-            && Some(*known) == version
-        {
-            let entry = entry.clone();
+        if let Some(known) = place.known.as_ref().filter(|known| known.version == version) {
+            let entry = known.entry.clone();
             return Ok(Resolved { place, entry, version });
         }
         let entry = match snapshot.entry(&place.path, self.options.patience.names()).await {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use drive::drive::Changed;
 use drive::{Drive, DrivePath, Snapshot, Wait};
 
+use fuser::FileType;
+
 use crate::attr::file_type;
 use crate::filesystem::{Fs, join};
 use crate::invalidate::Invalidation;
@@ -160,9 +162,22 @@ impl Fs {
         self.inodes().known(split(mount_path).0).map(Invalidation::Inode)
     }
 
-    /// Every inode the kernel knows.
+    /// Every inode the kernel knows, and every name of one that is no directory: it may lead to another
+    /// file by now, and the kernel would go on opening the old one. (Names of directories are left alone.
+    /// The kernel would unmount what is mounted on them.)
     pub(crate) fn everything(&self) -> Vec<Invalidation> {
-        self.inodes().iter().map(|(ino, _)| Invalidation::Inode(ino)).collect()
+        let inodes = self.inodes();
+        let mut notices = Vec::with_capacity(inodes.len());
+        for (ino, node) in inodes.iter() {
+            notices.push(Invalidation::Inode(ino));
+            if node.kind != FileType::Directory && !node.is_detached() {
+                let (parent, name) = split(&node.path);
+                let parent = inodes.known(parent);
+                let name = name.to_owned();
+                notices.extend(parent.map(|parent| Invalidation::Entry { parent, name }));
+            }
+        }
+        notices
     }
 }
 

@@ -118,8 +118,11 @@ impl Fs {
         let result = self.commit(&volume, staged).await;
         let mut inodes = self.inodes_mut();
         let open = inodes.opens(ino) > 0;
-        if let Some(node) = inodes.get_mut(ino).filter(|_| !open) {
-            node.place.staged.take_if(|staged| !staged.is_dirty());
+        if let Some(node) = inodes.get_mut(ino).filter(|_| !open)
+            && let Some(staged) = node.place.staged.take_if(|staged| !staged.is_dirty())
+        {
+            let version = node.place.volume.snapshot().version();
+            node.place.know(version, &staged.entry());
         }
         result
     }
@@ -141,7 +144,10 @@ impl Fs {
                 continue;
             }
             if version.is_none() {
-                return Err(drive::Error::NotFound.into());
+                // Unlinked or replaced: only programs that still have it see the change.
+                let mut inodes = self.inodes_mut();
+                let node = inodes.get_mut(ino).ok_or(Error::Stale)?;
+                return node.place.change_known(change);
             }
             let mut stat = entry.stat.clone();
             if !entry.explicit {

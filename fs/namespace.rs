@@ -211,7 +211,7 @@ impl Fs {
     ) -> Result<(Looked, Opened)> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
-        let _writing = volume.writing.lock().await;
+        let writing = volume.writing.lock().await;
         let spot = self.spot_again(spot).await?;
         let found = |ino, attributes, entry: &Entry| {
             let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, entry));
@@ -223,6 +223,8 @@ impl Fs {
                 return Err(drive::Error::AlreadyExists.into());
             }
             let (ino, attributes) = self.made(&spot, &entry);
+            // To open takes it where it is changed all the time.
+            drop(writing);
             return match self.open(ino, flags, maker).await {
                 Ok(opened) => Ok((found(ino, attributes, &entry), opened)),
                 Err(error) => {
@@ -253,7 +255,7 @@ impl Fs {
         if attr::file_type(&entry) == FileType::Directory {
             return Err(drive::Error::IsADirectory.into());
         }
-        self.remove_at(&spot).await
+        self.remove_at(&spot, &entry).await
     }
 
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
@@ -268,7 +270,7 @@ impl Fs {
             _ => return Err(drive::Error::NotADirectory.into()),
         }
         self.must_be_empty(&volume, &spot.path).await?;
-        self.remove_at(&spot).await
+        self.remove_at(&spot, &entry).await
     }
 
     async fn must_be_empty(&self, volume: &Volume, path: &DrivePath) -> Result<()> {
@@ -282,8 +284,8 @@ impl Fs {
         }
     }
 
-    /// Removes what is at the spot, stored or not.
-    async fn remove_at(&self, spot: &Spot) -> Result<()> {
+    /// Removes `entry`, which is at the spot, stored or not.
+    async fn remove_at(&self, spot: &Spot, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
             let mut edits = Vec::new();
@@ -291,13 +293,13 @@ impl Fs {
             edits.push(Edit::Remove { path: spot.path.clone() });
             self.apply(volume, edits).await?;
         }
-        self.vanish(spot);
+        self.vanish(spot, entry);
         self.touch(volume, &spot.directory.path).await;
         Ok(())
     }
 
-    /// The path leads nowhere now: its inode goes on without one.
-    fn vanish(&self, spot: &Spot) {
+    /// The path leads nowhere now: the inode of `entry`, which it led to, goes on without one.
+    fn vanish(&self, spot: &Spot, entry: &Arc<Entry>) {
         let volume = spot.volume();
         if let Some(staged) = volume.unstored().remove(&spot.path) {
             staged.remove();
@@ -305,8 +307,11 @@ impl Fs {
         volume.touched().remove(&spot.path);
         let mut inodes = self.inodes_mut();
         if let Some(ino) = inodes.known(&spot.mount_path) {
-            if let Some(staged) = inodes.get(ino).and_then(|node| node.place.staged.as_ref()) {
-                staged.remove();
+            if let Some(node) = inodes.get_mut(ino) {
+                node.place.replaced(entry);
+                if let Some(staged) = &node.place.staged {
+                    staged.remove();
+                }
             }
             inodes.detach(ino);
         }
@@ -342,15 +347,17 @@ impl Fs {
         {
             return Err(Error::InvalidArgument);
         }
-        if let Some(there) = there.filter(|_| how != Rename::Exchange) {
-            self.may_replace(&volume, &moved, &there, &to.path).await?;
+        if let Some(there) = there.as_ref().filter(|_| how != Rename::Exchange) {
+            self.may_replace(&volume, &moved, there, &to.path).await?;
         }
         let edits = self.rename_edits(&from, &to, &moved, how).await?;
         self.apply(&volume, edits).await?;
         if how == Rename::Exchange {
             self.exchange_known(&volume, &from, &to);
         } else {
-            self.vanish(&to);
+            if let Some(there) = &there {
+                self.vanish(&to, there);
+            }
             self.move_known(&volume, &from.path, &to.path, &from.mount_path, &to.mount_path);
         }
         self.touch(&volume, &from.directory.path).await;
@@ -493,7 +500,7 @@ impl Fs {
                     child.move_to(mount_path.clone());
                 }
             }
-            place.forget_known();
+            place.moved();
         });
     }
 

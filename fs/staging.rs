@@ -128,6 +128,11 @@ impl StagedFile {
         !state.removed && state.generation != state.committed
     }
 
+    /// Whether the path no longer leads here.
+    pub fn is_removed(&self) -> bool {
+        self.state.lock().removed
+    }
+
     pub fn has_writers(&self) -> bool {
         self.state.lock().writers > 0
     }

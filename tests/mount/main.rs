@@ -5,6 +5,7 @@ mod distant;
 mod everything;
 mod lifecycle;
 mod remote;
+mod replaced;
 mod stuck;
 mod told;
 mod view;
