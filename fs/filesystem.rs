@@ -376,10 +376,15 @@ impl Fs {
 
     /// The directory an inode is, entering the drive that begins there.
     pub(crate) async fn directory(&self, ino: u64) -> Result<Directory> {
-        let Resolved { place, entry, .. } = self.resolve(ino).await?;
+        let Resolved { place, entry, version } = self.resolve(ino).await?;
         let mount_path = self.node(ino, |node| node.path.clone())?;
         if attr::file_type(&entry) != FileType::Directory {
             return Err(drive::Error::NotADirectory.into());
+        }
+        // Removed, and nothing is in it any more, as in a directory of a local disk. (What is removed
+        // here is shown as empty to programs that still have it open.)
+        if version.is_none() && !place.volume.writable {
+            return Err(drive::Error::NotFound.into());
         }
         match &place.crossing {
             None => Ok(Directory { volume: place.volume, path: place.path, mount_path }),
