@@ -491,7 +491,7 @@ mod tests {
         assert!(overtaken.look_again(1), "that was another call");
         overtaken.opened(1);
         assert!(overtaken.look_again(1), "its last call found the file");
-        assert!(!overtaken.look_again(0), "nobody knows whether it is the same thread");
+        assert!(!overtaken.look_again(0), "an unknown thread cannot be told from another");
         for thread in 2..=MAX_LOOKING_AGAIN as u32 {
             assert!(overtaken.look_again(thread));
         }

@@ -5,10 +5,10 @@
 //! printing them; what a path holds and where bytes come from is the `drive` crate's affair.
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `inherited`,
-//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
-//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace`, `told` and `write`;
-//! `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one mount), `shown`,
-//! `adapter`, `mount`.
+//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`,
+//! `handle`, `inode`, `invalidate`, `filesystem` and what is spread over `file`, `follow`, `listing`,
+//! `metadata`, `namespace`, `told` and `write`; `serve`, `mountpoint` (mounts as the system lists them),
+//! `root` (several drives in one mount), `shown`, `adapter`, `mount`.
 #![deny(unsafe_code)]
 
 mod adapter;
