@@ -22,14 +22,31 @@ const MAX_ATTEMPTS: usize = 16;
 pub fn directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
     let found = fs::metadata(path)?;
-    if is_open(&found) { fs::set_permissions(path, closed(&found)) } else { Ok(()) }
+    if is_open(&found) { tolerate(path, fs::set_permissions(path, closed(&found))) } else { Ok(()) }
 }
 
 /// Closes what is at `path` to others if it is a file or directory of this user's; no link is followed.
 pub fn close(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let plain = found.is_file() || found.is_dir();
-    if plain && is_open(&found) { fs::set_permissions(path, closed(&found)) } else { Ok(()) }
+    let open = plain && is_open(&found);
+    if open { tolerate(path, fs::set_permissions(path, closed(&found))) } else { Ok(()) }
+}
+
+/// Accepts that a file system has no permissions, as FAT, after saying so.
+fn tolerate(path: &Path, changed: io::Result<()>) -> io::Result<()> {
+    match changed {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+            ) =>
+        {
+            log::warn!("{}: cannot be closed to other users: {error}", path.display());
+            Ok(())
+        }
+        changed => changed,
+    }
 }
 
 /// Whether others have permissions that this user can remove.
@@ -57,7 +74,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if is_open(&found) {
-        file.set_permissions(closed(&found))?;
+        tolerate(path, file.set_permissions(closed(&found)))?;
     }
     Ok(file)
 }
@@ -81,13 +98,13 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, "it appears again whenever it is removed"))
 }
 
-/// Replaces a file so that it holds `bytes`, or what it held before, and that for good: also after a
-/// power cut. No other process may do so at the same time.
+/// Replaces a file so that it holds `bytes` or what it held before, also after a power cut. No other
+/// process may replace it at the same time.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_through(&temporary(path, "new"), path, bytes)
 }
 
-/// The same where other processes may replace the file at the same time: the last one counts.
+/// As [`replace`], where other processes may replace the file at the same time: the last one counts.
 pub fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_through(&temporary(path, &std::process::id().to_string()), path, bytes)
 }
@@ -96,9 +113,14 @@ pub fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn create_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path, &std::process::id().to_string());
     write(&temporary, bytes)?;
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    linked?;
+    match fs::hard_link(&temporary, path) {
+        // A file system without hard links: the last of several counts there.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(&temporary, path)?,
+        linked => {
+            fs::remove_file(&temporary)?;
+            linked?;
+        }
+    }
     sync_directory(path)
 }
 
@@ -162,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_who_make_a_file_the_second_is_told_and_changes_nothing() {
+    fn the_second_maker_of_a_file_fails_and_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("machine");
         create_shared(&path, b"first").unwrap();

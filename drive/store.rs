@@ -49,6 +49,8 @@ pub const MAX_PENDING_OPENED: usize = 1024;
 /// Named cores looked at to see whether the master key belongs to them.
 const MAX_NAMES_CHECKED: usize = 16;
 const MASTER_KEY: &str = "master_key";
+/// What it is called while it is written.
+const NEW_KEY: &str = "master_key.new";
 const LOCK_FILE: &str = "hypermount.lock";
 /// The names of all files of ours in the root of a store begin so, but for the master key.
 const OWN_PREFIX: &str = "hypermount.";
@@ -117,9 +119,9 @@ impl Store {
             }
             Err(error) => return Err(failed("stat", directory)(error)),
         }
-        let access = owner::access(directory)?;
+        let access = owner::access(directory, create)?;
         if access == Access::Write && create_or_store(directory, create)? {
-            // First of all: until then others can take the lock.
+            // Before anything else: until then other users can take the lock.
             private::directory(directory).map_err(failed("chmod", directory))?;
         }
         let master_key = read_master_key(directory)?;
@@ -614,9 +616,9 @@ fn is_unused(directory: &Path) -> Result<bool> {
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let name = entry.map_err(failed("list", directory))?.file_name();
         // Of a process that makes a store here at this moment, or was killed while it did.
-        let ours = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(OWN_PREFIX) || name.starts_with(MASTER_KEY));
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with(OWN_PREFIX) || name == MASTER_KEY || name == NEW_KEY
+        });
         if !ours && name != "lost+found" {
             return Ok(false);
         }

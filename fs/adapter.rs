@@ -187,8 +187,8 @@ impl Filesystem for Adapter {
             return self.server.serve(asked, operation, |r| reply_entry(r, reply));
         }
         let fs = drive_of!(self, asked, reply);
-        let name = name.to_owned();
-        let operation = async move { fs.lookup(parent.0, &name).await };
+        let (name, thread) = (name.to_owned(), from.pid());
+        let operation = async move { fs.lookup_for(parent.0, &name, thread).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use drive::core::demand::Urgency;
-use drive::{Entry, Extent};
+use drive::{Entry, Extent, Wait};
 use fuser::FileType;
 
 use crate::attr::{self, now};
@@ -18,6 +18,7 @@ use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
 use crate::set_ids::Caller;
 use crate::staging::StagedFile;
+use crate::stalls::Missing;
 use crate::walk_ahead::WalkAhead;
 
 /// How often others may change a file between looking at it and opening it before they have to wait.
@@ -104,6 +105,7 @@ impl Fs {
             content,
             readahead: Default::default(),
             charged: Default::default(),
+            stalled: Default::default(),
             staged: None,
             writes: false,
         });
@@ -132,11 +134,9 @@ impl Fs {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let expected = range.end - range.start;
         let drive = &file.volume.drive;
-        let wait = self.options.patience.data();
         if let Some(staged) = &file.staged {
-            return staged.read(drive, range, wait).await;
+            return staged.read(drive, range, self.options.patience.read()).await;
         }
         let ahead = file
             .readahead
@@ -150,16 +150,30 @@ impl Fs {
                 drive.prefetch(extent, ahead, Urgency::Ahead);
             }
         }
-        let pieces = match &file.content {
-            Content::Extent(extent) => drive.read(extent, range, wait).await?,
-            Content::Core(key) => drive.read_core(key, range, wait).await?,
-        };
-        // The kernel fills a short answer with zeroes, which nobody signed.
-        let got: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        if got != expected {
-            return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
+        self.read_content(&file, range).await
+    }
+
+    /// Reads from the drive. What did not arrive for this handle a moment ago is not waited for again.
+    async fn read_content(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
+        if file.stalled.any() {
+            match read_extent(file, range.clone(), Wait::Local).await {
+                Err(Error::Drive(drive::Error::Unavailable { .. })) => {
+                    let asked =
+                        |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
+                    if let Some(missing) = file.stalled.find(asked) {
+                        return Err(drive::Error::from(missing).into());
+                    }
+                }
+                done => return done,
+            }
         }
-        Ok(pieces)
+        let read = read_extent(file, range.clone(), self.options.patience.read()).await;
+        if let Err(Error::Drive(error)) = &read
+            && let Some(missing) = Missing::of(error)
+        {
+            file.stalled.note(range, missing);
+        }
+        read
     }
 
     /// Charges a process for those of the bytes that are not here, once for each open file.
@@ -229,6 +243,7 @@ impl Fs {
                 size,
                 readahead: Default::default(),
                 charged: Default::default(),
+                stalled: Default::default(),
                 staged: None,
                 writes,
             });
@@ -299,6 +314,7 @@ impl Fs {
             size: entry.stat.extent.size,
             readahead: Default::default(),
             charged: Default::default(),
+            stalled: Default::default(),
             staged: Some(staged),
             writes,
         });
@@ -326,7 +342,7 @@ impl Fs {
     /// Makes room for more stretches of changed bytes.
     pub async fn copy_up(&self, handle: u64) -> Result<()> {
         let file = self.files.get(handle)?;
-        let wait = self.options.patience.data();
+        let wait = self.options.patience.each_block();
         file.writer()?.copy_up(&file.volume.drive, wait).await
     }
 
@@ -449,6 +465,21 @@ impl Fs {
     }
 }
 
+/// Bytes `range` of an open file, which are in it.
+async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    let (drive, expected) = (&file.volume.drive, range.end - range.start);
+    let pieces = match &file.content {
+        Content::Extent(extent) => drive.read(extent, range, wait).await?,
+        Content::Core(key) => drive.read_core(key, range, wait).await?,
+    };
+    // The kernel fills a short answer with zeroes, which nobody signed.
+    let got: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    if got != expected {
+        return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
+    }
+    Ok(pieces)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -460,7 +491,7 @@ mod tests {
         assert!(overtaken.look_again(1), "that was another call");
         overtaken.opened(1);
         assert!(overtaken.look_again(1), "its last call found the file");
-        assert!(!overtaken.look_again(0), "nobody knows whether it is the same thread");
+        assert!(!overtaken.look_again(0), "an unknown thread cannot be told from another");
         for thread in 2..=MAX_LOOKING_AGAIN as u32 {
             assert!(overtaken.look_again(thread));
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drive::scratch::Pool;
 use drive::store::Space;
-use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store, Wait};
+use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
@@ -30,8 +30,10 @@ use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
+use crate::patience::Patience;
 use crate::set_ids;
 use crate::staging::StagedFile;
+use crate::stalls::{Missing, Stalls};
 use crate::symlink;
 use crate::volume::{Crossing, Volume};
 
@@ -41,41 +43,6 @@ pub const MAX_NESTED_DRIVES: usize = 1024;
 const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
 /// Attributes of a core shown as a file: it may grow, and nothing tells the kernel.
 const TTL_CORE: Duration = Duration::from_secs(1);
-
-/// How long operations wait for peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all: what is not on this machine fails at once.
-    Offline,
-    /// A whole operation on names, and each block of data, at most this long.
-    Limited { names: Duration, data: Duration },
-    /// As long as it takes.
-    Forever,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience::Limited { names: Duration::from_secs(10), data: Duration::from_secs(30) }
-    }
-}
-
-impl Patience {
-    pub(crate) fn names(self) -> Wait {
-        match self {
-            Patience::Offline => Wait::Local,
-            Patience::Limited { names, .. } => Wait::within(names),
-            Patience::Forever => Wait::Forever,
-        }
-    }
-
-    pub(crate) fn data(self) -> Wait {
-        match self {
-            Patience::Offline => Wait::Local,
-            Patience::Limited { data, .. } => Wait::Each(data),
-            Patience::Forever => Wait::Forever,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 pub struct FsOptions {
@@ -220,6 +187,8 @@ pub struct Fs {
     pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) overtaken: Overtaken,
+    /// By parent, name and thread.
+    stalled_names: Stalls<(u64, String, u32)>,
     pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
@@ -258,6 +227,7 @@ impl Fs {
             statuses: HandleTable::new(),
             invalidations: Arc::default(),
             overtaken: Overtaken::default(),
+            stalled_names: Stalls::default(),
             part,
             nested: Arc::new(()),
             entered: Mutex::default(),
@@ -406,10 +376,15 @@ impl Fs {
 
     /// The directory an inode is, entering the drive that begins there.
     pub(crate) async fn directory(&self, ino: u64) -> Result<Directory> {
-        let Resolved { place, entry, .. } = self.resolve(ino).await?;
+        let Resolved { place, entry, version } = self.resolve(ino).await?;
         let mount_path = self.node(ino, |node| node.path.clone())?;
         if attr::file_type(&entry) != FileType::Directory {
             return Err(drive::Error::NotADirectory.into());
+        }
+        // Removed, and nothing is in it any more, as in a directory of a local disk. (What is removed
+        // here is shown as empty to programs that still have it open.)
+        if version.is_none() && !place.volume.writable {
+            return Err(drive::Error::NotFound.into());
         }
         match &place.crossing {
             None => Ok(Directory { volume: place.volume, path: place.path, mount_path }),
@@ -576,6 +551,29 @@ impl Fs {
     // Names and attributes.
 
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
+        self.lookup_for(parent, name, 0).await
+    }
+
+    /// As [`Fs::lookup`], for a thread. When the kernel cannot confirm a name it has, it looks it up anew
+    /// for the same call; that call is not to wait twice.
+    pub async fn lookup_for(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
+        let key = || (parent, name.to_string_lossy().into_owned(), thread);
+        let known = thread != 0 && self.stalled_names.any();
+        if let Some(missing) =
+            known.then(|| self.stalled_names.find(|known| *known == key())).flatten()
+        {
+            return Err(drive::Error::from(missing).into());
+        }
+        let looked = self.look_up(parent, name).await;
+        if let Err(Error::Drive(error)) = &looked
+            && let Some(missing) = Missing::of(error).filter(|_| thread != 0)
+        {
+            self.stalled_names.note(key(), missing);
+        }
+        looked
+    }
+
+    async fn look_up(&self, parent: u64, name: &OsStr) -> Result<Looked> {
         if self.told(parent).is_some() {
             let found = self.look_up_told(parent, name);
             return Ok(found.unwrap_or(Looked::Absent { ttl: TTL_FROZEN }));

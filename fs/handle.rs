@@ -14,6 +14,7 @@ use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};
 use crate::journal::Charged;
 use crate::staging::StagedFile;
+use crate::stalls::Stalls;
 use crate::volume::Volume;
 
 /// Smallest and largest stretch asked of peers ahead of a sequential reader, in bytes.
@@ -111,6 +112,8 @@ pub struct FileHandle {
     pub readahead: Mutex<Readahead>,
     /// What its readers were charged for.
     pub charged: Mutex<Charged>,
+    /// Bytes that were asked for at once and did not all arrive in time.
+    pub stalled: Stalls<Range<u64>>,
     /// In a drive that can be written: what all handles of the inode share. Content and size are
     /// then the staged file's.
     pub staged: Option<Arc<StagedFile>>,

@@ -36,8 +36,8 @@ pub fn keep_descriptors_to_ourselves() {
     let descriptors: Vec<i32> = listed.unwrap_or_else(|_| (0..MAX_DESCRIPTOR).collect());
     for descriptor in descriptors.into_iter().filter(|descriptor| *descriptor > 2) {
         // SAFETY: fcntl(F_SETFD) takes two integers and no pointer. It sets a flag that only counts at
-        // execve(2): no descriptor is closed, so whoever owns it goes on using it, and one that is not
-        // open any more is an error that changes nothing.
+        // execve(2): no descriptor is closed, so its owner can still use it, and for one that is not
+        // open any more fcntl fails and changes nothing.
         #[allow(unsafe_code)]
         let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }

@@ -4,11 +4,11 @@
 //! [`Mount`] puts it behind FUSE. This crate knows nothing of sockets, trees, eras or keys beyond
 //! printing them; what a path holds and where bytes come from is the `drive` crate's affair.
 //!
-//! The rooms, in import order: `platform` (the only file with compile-time switches), `errno`,
-//! `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `filesystem`
-//! and what is spread over `file`, `follow`, `listing`, `metadata`, `namespace`, `told` and `write`;
-//! `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one mount), `shown`,
-//! `adapter`, `mount`.
+//! The rooms, in import order: `platform` (the only file with compile-time switches), `inherited`,
+//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`,
+//! `handle`, `inode`, `invalidate`, `filesystem` and what is spread over `file`, `follow`, `listing`,
+//! `metadata`, `namespace`, `told` and `write`; `serve`, `mountpoint` (mounts as the system lists them),
+//! `root` (several drives in one mount), `shown`, `adapter`, `mount`.
 #![deny(unsafe_code)]
 
 mod adapter;
@@ -27,12 +27,14 @@ mod metadata;
 mod mount;
 mod mountpoint;
 mod namespace;
+mod patience;
 mod platform;
 mod root;
 mod serve;
 mod set_ids;
 mod shown;
 mod staging;
+mod stalls;
 mod symlink;
 mod told;
 mod volume;
@@ -43,7 +45,7 @@ mod xattr;
 pub use attr::Owner;
 pub use errno::{Error, Result, errno};
 pub use file::Opened;
-pub use filesystem::{Fs, FsOptions, Looked, Patience, Room};
+pub use filesystem::{Fs, FsOptions, Looked, Room};
 pub use inherited::{keep_descriptors_to_ourselves, settle_signals};
 pub use invalidate::{Invalidation, Invalidations};
 pub use journal::{FailedCall, Fetched, Journal, MAX_COUNTED, MAX_FAILURES, Process};
@@ -52,6 +54,7 @@ pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
 pub use namespace::Rename;
+pub use patience::Patience;
 pub use platform::settle_allocator;
 pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
 pub use set_ids::Caller;

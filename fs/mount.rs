@@ -17,10 +17,11 @@ use tokio::sync::watch;
 
 use crate::adapter::Adapter;
 use crate::attr::Owner;
-use crate::filesystem::{Fs, FsOptions, Patience};
+use crate::filesystem::{Fs, FsOptions};
 use crate::invalidate::{Batch, Invalidation, Invalidations};
 use crate::journal::Journal;
 use crate::mountpoint::{self, Detach, Mounted, UnmountError};
+use crate::patience::Patience;
 use crate::platform::{self, Attachment};
 use crate::root::{Drives, Root, RootLimits};
 use crate::serve::{Server, Witness};

@@ -94,7 +94,7 @@ mod linux {
         if effective & 1 << CAP_FSETID == 0 {
             return false;
         }
-        // Anybody has all capabilities in a user namespace of their own.
+        // A program has all capabilities in a user namespace of its own.
         let theirs = fs::read_link(format!("{directory}/{USER_NAMESPACE}"));
         let ours = fs::read_link(format!("/proc/self/{USER_NAMESPACE}"));
         match (theirs, ours) {

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::errno::{Error, Result, errno};
+use crate::patience::as_request;
 use crate::platform;
 
 /// How often a parked operation's process is looked at. Half of what a person notices.
@@ -64,7 +65,8 @@ impl Server {
             return finish(&self.witness, request, Err(Error::ShuttingDown), reply);
         }
         let _context = self.runtime.enter();
-        let mut operation: Pin<Box<_>> = Box::pin(caught(request, operation));
+        let operation = as_request(caught(request, operation));
+        let mut operation: Pin<Box<_>> = Box::pin(operation);
         match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => finish(&self.witness, request, result, reply),
             Poll::Pending => {

@@ -1,7 +1,7 @@
 //! Set-user-id and set-group-id bits: which calls remove them.
 //!
 //! The kernel leaves this to the filesystem (FUSE_HANDLE_KILLPRIV_V2) and expects what a local disk
-//! does (inode(7)): chown(2) removes the bits whoever calls it; a write, a change of size, fallocate(2)
+//! does (inode(7)): chown(2) removes the bits for every caller; a write, a change of size, fallocate(2)
 //! and copy_file_range(2) remove them unless the caller has CAP_FSETID. A set-group-id bit without
 //! group-execute stays if the caller is in the file's group.
 //!
@@ -100,10 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn chown_removes_the_bits_of_files_whoever_calls_it() {
+    fn chown_removes_the_bits_of_files_for_every_caller() {
         let owned = |mode| after(mode, |stat| Caller::SELF.changes_owner(stat));
         assert_eq!(owned(TYPE_FILE | 0o6755), TYPE_FILE | 0o755);
-        assert_eq!(owned(TYPE_FILE | 0o6745), TYPE_FILE | 0o2745, "root keeps a mark of a lock");
+        assert_eq!(
+            owned(TYPE_FILE | 0o6745),
+            TYPE_FILE | 0o2745,
+            "root keeps the bit where it only marks locking"
+        );
         assert_eq!(owned(TYPE_DIRECTORY | 0o2755), TYPE_DIRECTORY | 0o2755);
     }
 }

@@ -42,7 +42,7 @@ impl Fs {
                     return Err(Error::NoSpace);
                 }
                 let writer = volume.drive.content_writer().await?;
-                pending.append(&volume.drive, writer, self.options.patience.data()).await?
+                pending.append(&volume.drive, writer, self.options.patience.each_block()).await?
             }
         };
         let turn = self.turn(volume).await;

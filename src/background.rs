@@ -33,9 +33,8 @@ const KEPT_VARIABLES: [&str; 8] = [
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
 ];
-/// What a shell limits for a while and a background process would keep for ever: their soft limits are
-/// raised to the hard ones, which only root could raise. (The sizes of core dumps and stacks are not
-/// among them.)
+/// Limits that a background process does not take over from a shell: their soft values are raised to the
+/// hard ones, which only root can raise. (The sizes of core dumps and stacks stay as they are.)
 const LIMITS: [Resource; 5] = [
     Resource::RLIMIT_AS,
     Resource::RLIMIT_CPU,
@@ -126,8 +125,8 @@ fn open_log(path: &Path) -> io::Result<File> {
     Ok(log)
 }
 
-/// In the background process, first of all: leaves the terminal's session, and what else of the
-/// starting process its command line did not settle.
+/// In the background process, before anything else: leaves the terminal's session, sets the umask and
+/// raises limits.
 pub fn detach() -> Result {
     // What is to be read by others gets its mode explicitly.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);

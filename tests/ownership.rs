@@ -1,4 +1,5 @@
-//! Whose a store is: nothing in it is for other users, and root leaves the stores of others alone.
+//! The owner of a store: nothing in it is for other users, and root leaves the stores of other users
+//! alone.
 
 mod common;
 
@@ -263,4 +264,22 @@ fn another_user_cannot_hold_the_lock() {
     chown(&lock, Some(OTHER), None).unwrap();
     let ran = other.home.run(["create", "notes", "--store", "planted"]);
     ran.must_fail(1, "belongs to");
+}
+
+/// A directory of root's that a user may write, such as a volume of a container, can be made a store.
+#[test]
+fn a_directory_of_root_can_become_the_store_of_a_user() {
+    let Some(other) = Other::new() else { return };
+    let volume = other.home.make("volume");
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+    let at = volume.to_str().unwrap();
+    for arguments in [&["create", "notes", "--store", at][..], &["ls", "notes", "--store", at]] {
+        let ran = other.run(arguments);
+        assert!(ran.status.success(), "{ran:?}");
+    }
+    let inside = found(&volume).into_iter().filter(|(path, _)| *path != volume);
+    assert!(inside.into_iter().all(|(_, (uid, mode))| uid == OTHER && mode & 0o077 == 0));
+    // It is theirs from now on.
+    let ran = other.home.command().args(["ls", "notes", "--store", at]).output().unwrap();
+    must_be_refused(&ran);
 }

@@ -23,7 +23,7 @@ impl FileLock {
     pub fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
         let file = match open(path) {
             Ok(file) => file,
-            // A lock that another user made, who could hold it for ever.
+            // Another user could hold such a lock for ever.
             Err(error) if is_anothers(path) => return Err(owner::explain(error, path)),
             Err(error) if cannot_be_written(&error) => return Ok(None),
             Err(source) => {
@@ -60,7 +60,7 @@ impl FileLock {
     }
 }
 
-/// Opens a lock that no other user can open, and so none can hold.
+/// Opens a lock file that other users cannot open, and so cannot lock.
 fn open(path: &Path) -> io::Result<File> {
     private::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
 }

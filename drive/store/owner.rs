@@ -1,4 +1,4 @@
-//! Whose a store is: which user may write it, and that nobody else can read it.
+//! The owner of a store: the one user who may write it and read it.
 //!
 //! A store belongs to the user who owns its `master_key`. Every file of it has mode 0600 and every
 //! directory 0700. Root does not write the store of another user: the files it made would be root's,
@@ -25,11 +25,17 @@ pub enum Access {
 }
 
 /// What the user of this process may do with the store in `directory`, which exists.
-pub fn access(directory: &Path) -> Result<Access> {
+pub fn access(directory: &Path, create: bool) -> Result<Access> {
     let above = fs::metadata(directory).map_err(failed("stat", directory))?.uid();
     let key = fs::symlink_metadata(directory.join(MASTER_KEY)).ok();
-    let owner = key.map_or(above, |key| key.uid());
     let user = geteuid().as_raw();
+    let is_new = create && key.is_none();
+    let owner = match key {
+        Some(key) => key.uid(),
+        // A directory of root's that this user may write, such as a volume, is made their store.
+        None if is_new && is_trusted(above, user) => user,
+        None => above,
+    };
     let medium = statvfs(directory).map_err(|errno| failed("statvfs", directory)(errno.into()))?;
     if medium.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(Access::Read);
@@ -37,7 +43,7 @@ pub fn access(directory: &Path) -> Result<Access> {
     if owner == user && is_trusted(above, user) {
         return Ok(Access::Write);
     }
-    if owner == user || user == 0 {
+    if owner == user || user == 0 || is_new {
         let owner = if owner == user { above } else { owner };
         return Err(not_owner(directory, owner));
     }
@@ -57,7 +63,7 @@ pub fn may_create(directory: &Path) -> Result<()> {
     }
 }
 
-/// Whether this user need not fear what the owner of a directory does in it.
+/// Whether the owner of a directory may replace what this user makes in it: root always can.
 fn is_trusted(owner: u32, user: u32) -> bool {
     owner == user || owner == 0
 }
@@ -67,7 +73,7 @@ fn not_owner(directory: &Path, owner: u32) -> Error {
     Error::NotOwner { path: directory.to_owned(), owner: name.unwrap_or(format!("uid {owner}")) }
 }
 
-/// Says whose a file is that this user cannot use in their own store.
+/// Names the owner of a file that this user cannot open.
 pub fn explain(error: io::Error, path: &Path) -> Error {
     let other = fs::symlink_metadata(path).ok().map(|found| found.uid());
     match other.filter(|other| *other != geteuid().as_raw()) {

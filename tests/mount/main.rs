@@ -4,6 +4,7 @@ mod common;
 mod distant;
 mod everything;
 mod lifecycle;
+mod patience;
 mod remote;
 mod replaced;
 mod stuck;

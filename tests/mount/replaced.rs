@@ -28,7 +28,7 @@ fn note(failures: &Failures, what: &str, error: impl std::fmt::Display) {
     *failures.entry(format!("{what}: {error}")).or_default() += 1;
 }
 
-/// Looks at `file` and `link` in every way there is; how many bytes it saw that were of two files.
+/// Makes every call that looks at `file` and `link`; how many bytes of the file differ from its first.
 fn look(directory: &Path, failures: &Failures) -> usize {
     let (file, link) = (directory.join("file"), directory.join("link"));
     let mut torn = 0;

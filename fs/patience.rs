@@ -1,0 +1,91 @@
+//! How long the operations of a mount wait for peers, and since when one request has been waiting.
+//!
+//! One request of the kernel has one deadline, however many blocks and names it needs. `serve.rs` notes
+//! when it began.
+
+use std::time::Duration;
+
+use drive::Wait;
+use tokio::time::Instant;
+
+tokio::task_local! {
+    static BEGAN: Instant;
+}
+
+/// Runs `request` as one request, which begins now.
+pub(crate) fn as_request<F: Future>(request: F) -> impl Future<Output = F::Output> {
+    BEGAN.scope(Instant::now(), request)
+}
+
+/// When the request that is running began; now, if none is.
+fn began() -> Instant {
+    BEGAN.try_with(|began| *began).unwrap_or_else(|_| Instant::now())
+}
+
+/// How long operations wait for peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all: what is not on this machine fails at once.
+    Offline,
+    /// A request about names, and one that reads data, at most this long.
+    Limited { names: Duration, data: Duration },
+    /// As long as it takes.
+    Forever,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience::Limited { names: Duration::from_secs(10), data: Duration::from_secs(30) }
+    }
+}
+
+impl Patience {
+    pub(crate) fn names(self) -> Wait {
+        match self {
+            Patience::Offline => Wait::Local,
+            Patience::Limited { names, .. } => Wait::Until(began() + names),
+            Patience::Forever => Wait::Forever,
+        }
+    }
+
+    /// For a request that reads: all blocks of it are asked for when it begins.
+    pub(crate) fn read(self) -> Wait {
+        match self {
+            Patience::Offline => Wait::Local,
+            Patience::Limited { data, .. } => Wait::Until(began() + data),
+            Patience::Forever => Wait::Forever,
+        }
+    }
+
+    /// For what goes through a whole file: each block may take as long.
+    pub(crate) fn each_block(self) -> Wait {
+        match self {
+            Patience::Offline => Wait::Local,
+            Patience::Limited { data, .. } => Wait::Each(data),
+            Patience::Forever => Wait::Forever,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_has_one_deadline() {
+        let patience = Patience::default();
+        let until = |wait: Wait| wait.deadline().expect("it is limited");
+        let start = Instant::now();
+        as_request(async {
+            tokio::time::advance(Duration::from_secs(4)).await;
+            assert_eq!(until(patience.names()), start + Duration::from_secs(10));
+            assert_eq!(until(patience.read()), start + Duration::from_secs(30));
+            assert_eq!(until(patience.each_block()), Instant::now() + Duration::from_secs(30));
+        })
+        .await;
+        assert_eq!(until(patience.names()), Instant::now() + Duration::from_secs(10));
+        assert!(
+            Patience::Offline.read().is_local() && Patience::Forever.read().deadline().is_none()
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! What did not arrive in time a moment ago.
+//!
+//! The kernel asks again by itself: for a page whose read-ahead failed, for a name whose cached entry
+//! could not be confirmed. A program that reads on after a short read asks again too. Each such request
+//! would wait as long as the first one. It is answered at once instead, for a moment after the failure;
+//! later requests wait anew.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use drive::{DiscoveryKey, Error};
+use tokio::time::Instant;
+
+/// How long a failure is remembered: long enough for the kernel's next request on a busy machine.
+const MEMORY: Duration = Duration::from_secs(2);
+/// Failures remembered at a time; one more takes the place of the oldest.
+const MAX_STALLS: usize = 64;
+
+/// A block that did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    core: DiscoveryKey,
+    block: u64,
+    waited: Duration,
+    why: String,
+}
+
+impl Missing {
+    /// The block whose absence is `error`.
+    pub fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Unavailable { core, block, waited, why } => {
+                Some(Self { core: *core, block: *block, waited: *waited, why: why.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<Missing> for Error {
+    fn from(missing: Missing) -> Self {
+        let Missing { core, block, waited, why } = missing;
+        Error::Unavailable { core, block, waited, why }
+    }
+}
+
+/// Failures of the last moment by what was asked for.
+#[derive(Debug)]
+pub struct Stalls<K> {
+    known: Mutex<VecDeque<(Instant, K, Missing)>>,
+}
+
+impl<K> Default for Stalls<K> {
+    fn default() -> Self {
+        Self { known: Mutex::default() }
+    }
+}
+
+impl<K> Stalls<K> {
+    /// Forgets what is too old; whether anything is left.
+    pub fn any(&self) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        known.retain(|(at, ..)| now.duration_since(*at) < MEMORY);
+        !known.is_empty()
+    }
+
+    /// What was missing when something was asked for a moment ago that is as `asked` says.
+    pub fn find(&self, asked: impl Fn(&K) -> bool) -> Option<Missing> {
+        if !self.any() {
+            return None;
+        }
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(_, known, _)| asked(known)).map(|(.., missing)| missing.clone())
+    }
+
+    pub fn note(&self, key: K, missing: Missing) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_STALLS {
+            known.pop_front();
+        }
+        known.push_back((Instant::now(), key, missing));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(block: u64) -> Missing {
+        let core = drive::PublicKey::new([1; 32]).discovery_key();
+        Missing { core, block, waited: Duration::from_secs(5), why: "no peer connected".to_owned() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_remembered_for_a_moment() {
+        let stalls = Stalls::default();
+        assert!(!stalls.any());
+        stalls.note("name", missing(1));
+        assert_eq!(stalls.find(|known| *known == "name"), Some(missing(1)));
+        assert_eq!(stalls.find(|known| *known == "other"), None);
+        let error = drive::Error::from(missing(1));
+        assert_eq!(Missing::of(&error), Some(missing(1)));
+        tokio::time::advance(MEMORY).await;
+        assert!(stalls.find(|_| true).is_none() && !stalls.any());
+    }
+
+    #[test]
+    fn failures_are_bounded_and_the_newest_stay() {
+        let stalls = Stalls::default();
+        for block in 0..=MAX_STALLS as u64 {
+            stalls.note(block, missing(block));
+        }
+        let find = |block: u64| stalls.find(|known| *known == block);
+        assert_eq!(find(0), None);
+        assert!((1..=MAX_STALLS as u64).all(|block| find(block) == Some(missing(block))));
+    }
+}
