@@ -7,7 +7,7 @@ use super::*;
 use crate::store::Store;
 use crate::wire::run_length::MAX_UNFOLDED;
 use peer::MAX_UNCONNECTED;
-use upload::{MAX_QUEUED_HINT_BYTES, MAX_QUEUED_HINTS, MAX_WANT_BLOCKS, TooManyRequests};
+use upload::{MAX_WANT_BLOCKS, TooManyRequests};
 
 const PEER: PeerId = PeerId(1);
 
@@ -233,26 +233,6 @@ fn requests_waiting_to_be_answered() {
     assert_eq!(upload.received(&request(0)), Err(TooManyRequests));
     upload.next_answer().unwrap();
     assert_eq!(upload.received(&request(0)), Ok(()));
-}
-
-#[test]
-fn hints_waiting_to_be_answered() {
-    let hint = |bytes: usize| Message::Extension {
-        name: extension::NAME.to_owned(),
-        payload: Bytes::from(vec![0xff; bytes]),
-    };
-    let mut upload = Upload::new(written(1));
-    for _ in 0..MAX_QUEUED_HINTS + 1 {
-        upload.received(&hint(1)).unwrap();
-    }
-    assert_eq!(upload.waiting_hints(), (MAX_QUEUED_HINTS, MAX_QUEUED_HINTS));
-    assert!(upload.next_answer().is_none(), "none of them means anything");
-    assert_eq!(upload.waiting_hints(), (0, 0));
-    upload.received(&hint(MAX_QUEUED_HINT_BYTES + 1)).unwrap();
-    assert_eq!(upload.waiting_hints(), (0, 0));
-    upload.received(&hint(MAX_QUEUED_HINT_BYTES)).unwrap();
-    upload.received(&hint(1)).unwrap();
-    assert_eq!(upload.waiting_hints(), (1, MAX_QUEUED_HINT_BYTES));
 }
 
 #[test]

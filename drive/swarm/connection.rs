@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::hints::Hints;
 use super::replication::Replication;
 use super::transport::Stream;
 use super::{Command, ConnectionHandle, Inner, Share, Traffic};
@@ -81,6 +82,7 @@ struct Connection<'a> {
     handle: &'a ConnectionHandle,
     session: Session,
     channels: HashMap<DiscoveryKey, Channel>,
+    hints: Hints,
     handshaken: bool,
     output: Bytes,
     /// Answers are among the output, which a limit holds up; what we ask for ourselves is not.
@@ -113,6 +115,7 @@ pub(super) async fn run(
         handle,
         session,
         channels: HashMap::new(),
+        hints: Hints::new(Arc::clone(&swarm.hint_turns), now),
         handshaken: false,
         output: Bytes::new(),
         answering: false,
@@ -201,6 +204,11 @@ impl Connection<'_> {
                     }
                     Err(error) => return (format!("connection lost: {error}"), false),
                 },
+                (core, answers) = self.hints.answered(), if !has_output => {
+                    if let Some(channel) = self.channels.get_mut(&core) {
+                        channel.upload.hint_answered(answers);
+                    }
+                }
                 Some(command) = commands.recv() => self.command(command).await,
                 ended = ended(&mut ending) => return ended,
                 () = super::closed(&mut closing) => return ("we are closing".into(), false),
@@ -395,7 +403,13 @@ impl Connection<'_> {
                 value.as_ref().map_or(0, Bytes::len) + size_of_val(nodes.as_slice())
             }
             Message::Have { bitfield, .. } => bitfield.as_ref().map_or(0, Bytes::len),
-            Message::Extension { payload, .. } => payload.len(),
+            Message::Extension { payload, .. } => {
+                // Only registered names arrive here, and we register one.
+                if self.swarm.shares(&key) {
+                    self.hints.received(channel.upload.core(), payload);
+                }
+                payload.len()
+            }
             _ => 0,
         };
         self.deliver(&key, Event::Received { peer: self.id, message }, size).await;

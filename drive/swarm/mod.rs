@@ -13,6 +13,7 @@ mod finding;
 mod finding_tests;
 mod discovery;
 mod moved;
+mod hints;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -151,6 +152,8 @@ pub(crate) struct Inner {
     sent: AtomicU64,
     finding: Arc<Finding>,
     rates: Rates,
+    /// Answers to hints of all peers take turns.
+    hint_turns: Arc<Semaphore>,
 }
 
 /// How fast the blocks of one core may flow.
@@ -218,6 +221,7 @@ impl Swarm {
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
             rates: Rates::default(),
+            hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
         });
         let opened = store.opened();
         for core in store.cores() {

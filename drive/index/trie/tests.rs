@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::buckets::Buckets;
-use super::responder::{self, ExtensionRequest};
+use super::responder::{self, ExtensionRequest, MAX_STEPS};
 use super::testing::{Step, Traffic, Writer, core_of, reader_of, serve};
 use super::*;
 use crate::core::demand::Hint;
@@ -46,6 +47,10 @@ fn batches(scenario: &Value) -> Vec<Vec<Step>> {
         kind => vec![step(kind, &op[1], &op[2], &op[3])],
     };
     scenario["ops"].as_array().unwrap().iter().map(batch).collect()
+}
+
+fn respond(core: &crate::core::Core, request: &ExtensionRequest) -> responder::Answered {
+    responder::respond(core, request, &AtomicBool::new(false))
 }
 
 fn root(hidden: bool) -> TrieKey {
@@ -338,7 +343,8 @@ async fn read_everything(blocks: &[Bytes]) {
     }
     let head = blocks.len() as u64 - 1;
     let all = ExtensionRequest::Iterator { head, key: String::new(), flags: 1, checkpoint: None };
-    let _ = responder::respond(&core, &all);
+    let answered = respond(&core, &all);
+    assert!(answered.steps < MAX_STEPS);
 }
 
 fn node(seq: u64, key: &str, pointers: &[(usize, u32, u64)]) -> Bytes {
@@ -473,7 +479,7 @@ async fn the_answer_to_a_lookup_is_the_way_and_no_more() {
     let head = writer.core().head().length - 1;
     let key = "dir1/file50".to_owned();
     let request = ExtensionRequest::Get { head, key: key.clone() };
-    let answer = responder::respond(writer.core(), &request).concat();
+    let answer = respond(writer.core(), &request).blocks.concat();
     let reader = reader_of(writer.core());
     let traffic = Traffic::default();
     let trie = Trie::at(Arc::new(Nodes::new(reader.clone())), head + 1);
@@ -492,7 +498,7 @@ async fn the_answer_to_a_listing_is_bounded_and_can_be_resumed() {
     let head = writer.core().head().length - 1;
     let list = |key: &str, flags, checkpoint| {
         let request = ExtensionRequest::Iterator { head, key: key.into(), flags, checkpoint };
-        responder::respond(writer.core(), &request)
+        respond(writer.core(), &request).blocks
     };
     let whole = list("", 1, None);
     assert!(whole.iter().all(|message| message.len() <= responder::MAX_ANSWERED_AT_ONCE));
@@ -511,4 +517,58 @@ async fn the_answer_to_a_listing_is_bounded_and_can_be_resumed() {
     for garbage in [&[0xff; 30][..], &[1], &[1, 0], &[0x80, 0x80]] {
         assert!(list("", 1, Some(Bytes::copy_from_slice(garbage))).is_empty());
     }
+}
+
+/// Where a listing is to be resumed, as (position, block) pairs.
+fn checkpoint(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Bytes> {
+    let mut bytes = Vec::new();
+    for (position, seq) in places {
+        prost::encoding::encode_varint(position, &mut bytes);
+        prost::encoding::encode_varint(seq, &mut bytes);
+    }
+    Some(bytes.into())
+}
+
+fn resume(core: &crate::core::Core, checkpoint: Option<Bytes>) -> responder::Answered {
+    let request = ExtensionRequest::Iterator { head: 1, key: String::new(), flags: 1, checkpoint };
+    respond(core, &request)
+}
+
+/// The most positions that a key can have: a component, and 32 positions, for each byte.
+#[tokio::test]
+async fn the_answer_to_a_hint_is_bounded_in_steps_however_many_places_it_names() {
+    let key = "/".repeat(crate::path::MAX_PATH_BYTES);
+    let core = core_of(&[Bytes::from_static(b"\x0a\x09hypertrie"), node(1, &key, &[])]);
+    let one = resume(&core, checkpoint([(0, 1)])).steps;
+    assert!(one > 4000, "every component counts: {one}");
+    let within = MAX_STEPS / one;
+    let full = resume(&core, checkpoint((0..within).map(|_| (0, 1)))).steps;
+    assert!((within * one).abs_diff(full) <= within && full <= MAX_STEPS, "{full}");
+    let beyond = resume(&core, checkpoint((0..4096).map(|_| (0, 1)))).steps;
+    assert!((MAX_STEPS..MAX_STEPS + one).contains(&beyond), "{beyond}");
+}
+
+/// Where a node has no pointers an answer costs nothing: what a deep drive's listing takes does not
+/// grow with the length of its keys.
+#[tokio::test]
+async fn the_answer_to_a_listing_of_a_deep_drive_costs_a_few_steps_per_node() {
+    let writer = Writer::empty();
+    let deep = (0..13).map(|level| format!("level{level}/")).collect::<String>();
+    let steps: Vec<Step> = (0..1000).map(|file| put(&format!("{deep}file{file}"), "v")).collect();
+    writer.apply(&steps).await;
+    let head = writer.core().head().length - 1;
+    let request =
+        ExtensionRequest::Iterator { head, key: String::new(), flags: 1, checkpoint: None };
+    let answered = respond(writer.core(), &request);
+    assert!(answered.blocks.concat().len() >= 1000);
+    assert!(answered.steps < 100 * 1000, "{}", answered.steps);
+}
+
+#[test]
+fn an_answer_to_a_hint_that_was_cancelled_ends() {
+    let core = core_of(&[Bytes::from_static(b"\x0a\x09hypertrie"), node(1, "a", &[])]);
+    let request = ExtensionRequest::Get { head: 1, key: "a".to_owned() };
+    let cancelled = responder::respond(&core, &request, &AtomicBool::new(true));
+    assert_eq!(cancelled.steps, 0);
+    assert!(respond(&core, &request).steps > 0);
 }
