@@ -16,7 +16,7 @@ impl Replicator {
     /// `block`, which the peer sent, is of a version that has not been shown to continue our `from`
     /// blocks: has the peer show it, and asks for the block again afterwards.
     pub(super) fn ask_for_continuity(&mut self, id: PeerId, from: u64, block: u64, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return self.wants.released(block, id) };
         if peer.unconnected.len() >= MAX_UNCONNECTED {
             return self.wants.released(block, id);
         }
