@@ -22,7 +22,9 @@ use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use super::serving::Serving;
 use super::walk::{Goal, Taker, Walk};
 use crate::crypto::{KeyPair, random_bytes};
-use crate::kademlia::{BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window};
+use crate::kademlia::{
+    BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window,
+};
 
 /// Requests answered within a second; the rest is ignored.
 pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;

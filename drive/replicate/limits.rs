@@ -299,7 +299,10 @@ fn offered_blocks_are_asked_for_when_the_peer_has_room_again() {
     receive(&mut full, have(0, MANY));
     assert_eq!(requests(&mut full), MAX_IN_FLIGHT);
     for block in 0..10 {
-        receive(&mut full, Message::Data { index: block, value: None, nodes: vec![], signature: None });
+        receive(
+            &mut full,
+            Message::Data { index: block, value: None, nodes: vec![], signature: None },
+        );
     }
     assert_eq!(requests(&mut full), 10);
 }
@@ -338,10 +341,8 @@ fn the_newest_block_of_a_peer_is_wanted_as_long_as_it_is_the_newest() {
     assert_eq!(replicator.wants.blocks(), [5, 8]);
     let proof = written.prove(8, 0, false, &mut Default::default()).unwrap();
     let head = replicator.core.accept(proof).unwrap();
-    replicator.step(
-        Event::Judged { peer: PEER, block: 8, size: 9, verdict: Ok(head) },
-        Instant::now(),
-    );
+    replicator
+        .step(Event::Judged { peer: PEER, block: 8, size: 9, verdict: Ok(head) }, Instant::now());
     assert_eq!(replicator.wants.blocks(), [5], "a longer head has arrived");
 }
 

@@ -34,8 +34,8 @@ use crate::rate::{Bucket, Limit};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use peer::{
-    BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_REFUSED, MAX_UNSOLICITED,
-    MAX_WANTED_REGIONS, Peer,
+    BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
+    MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer,
 };
 use wants::Wants;
 

@@ -37,7 +37,9 @@ impl Replicator {
             let new = peer.claims(start..start.saturating_add(length));
             let told = peer.blocks.end() != end;
             self.ask_for_queued(id, &new, now);
-            return if told { self.end_changed() };
+            return if told {
+                self.end_changed()
+            };
         };
         let bits = match run_length::decode(&encoded, run_length::MAX_UNFOLDED) {
             Ok(bits) => bits,
@@ -195,9 +197,8 @@ impl Replicator {
         let stalled = self.peers.iter().filter(|(id, peer)| **id != except && peer.is_stalled(now));
         let mut owed = BTreeSet::new();
         for (_, peer) in stalled {
-            let alone = |block: &u64| {
-                self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
-            };
+            let alone =
+                |block: &u64| self.wants.get(*block).is_some_and(|want| want.asked.len() == 1);
             owed.extend(peer.owed(range.clone()).filter(alone).take(most));
         }
         owed.into_iter().take(most).collect()
@@ -216,7 +217,8 @@ impl Replicator {
         if self.upgrade.is_some_and(|wanted| wanted < length) {
             self.upgrade = None;
         }
-        let newest = if self.upgrade.is_some() { self.newest_blocks(length) } else { BTreeSet::new() };
+        let newest =
+            if self.upgrade.is_some() { self.newest_blocks(length) } else { BTreeSet::new() };
         for block in self.newest.difference(&newest).copied().collect::<Vec<u64>>() {
             self.newest.remove(&block);
             for peer in self.wants.forget(block) {

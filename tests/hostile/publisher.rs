@@ -20,16 +20,16 @@ use crate::common::{Home, Running};
 use crate::fixture::{MOST_MEMORY, peak_memory, put, runtime, watch};
 
 /// A drive that is published, and the means to put anything into it.
-struct Publisher {
+pub struct Publisher {
     runtime: Runtime,
     store: Store,
-    drive: Drive,
-    address: String,
+    pub drive: Drive,
+    pub address: String,
     _swarm: Swarm,
 }
 
 impl Publisher {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let runtime = runtime();
         let store = Store::memory();
         let drive = Drive::create(&store, "hostile").expect("is made");
@@ -75,7 +75,7 @@ impl Publisher {
         core.append(&blocks).expect("is appended");
     }
 
-    fn block(&self, block: &[u8]) {
+    pub fn block(&self, block: &[u8]) {
         let core = self.drive.metadata_core();
         core.append(&[Bytes::copy_from_slice(block)]).expect("is appended");
     }
@@ -422,7 +422,7 @@ fn t32_thousands_of_attributes() {
 }
 
 /// A node of the index with a file's stat and any pointers.
-fn node(key: &str, buckets: Vec<u8>) -> Vec<u8> {
+pub fn node(key: &str, buckets: Vec<u8>) -> Vec<u8> {
     #[derive(Clone, PartialEq, prost::Message)]
     struct RawNode {
         #[prost(string, optional, tag = "1")]

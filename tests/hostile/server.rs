@@ -69,7 +69,7 @@ fn key() -> PublicKey {
 }
 
 /// The next frame that `wanted` says yes to; `None` if the server ends the connection.
-fn next(wire: &mut Wire, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
+pub fn next(wire: &mut Wire, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < HANGS, "neither an answer nor an end");

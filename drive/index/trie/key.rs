@@ -238,10 +238,8 @@ mod tests {
             for b in &keys {
                 for start in [0, 1, 2, 15, 31, 32, 33, 34, 64, 65, 66, 97] {
                     for end in [start, start + 1, a.length().saturating_sub(1), a.length()] {
-                        let (found, expected) = (
-                            a.parting(b, start..end),
-                            by_positions(a, b, start..end),
-                        );
+                        let (found, expected) =
+                            (a.parting(b, start..end), by_positions(a, b, start..end));
                         let (a, b) = (a.text(), b.text());
                         assert_eq!(found, expected, "{a:?} {b:?} {start}..{end}");
                     }
