@@ -17,7 +17,7 @@ use prost::Message as _;
 use tokio::runtime::Runtime;
 
 use crate::common::{Home, Running};
-use crate::fixture::{MOST_MEMORY, peak_memory, put, runtime, watch};
+use crate::fixture::{MOST_ABOVE_IDLE, MOST_MEMORY, peak_memory, put, runtime, watch};
 
 /// A drive that is published, and the means to put anything into it.
 pub struct Publisher {
@@ -478,6 +478,34 @@ fn t33_an_index_that_ends_in_garbage() {
         let told = watch(home.command().args(["cat", &url, "--peer", &publisher.address]));
         assert_eq!((told.code, &told.stdout[..]), (Some(0), &b"d/good"[..]), "{what}: {told:?}");
         drop(mounted);
+    }
+}
+
+/// A directory of files with as many attributes as fit: its index has 200 MB.
+#[test]
+fn a_listing_of_a_fat_index_takes_little_memory() {
+    let publisher = Publisher::new();
+    for number in 0..250 {
+        let attributes = vec![("user.fat".to_owned(), Some(vec![number as u8; 800_000]))];
+        let stat = Stat { mode: TYPE_FILE | 0o644, attributes, ..Stat::default() };
+        publisher.stat(&format!("fat/{number}"), stat);
+    }
+    publisher.good("good-too");
+    let Some(mounted) = Mounted::new(&publisher) else { return };
+    let pid = mounted.running.child.id();
+    let idle = peak_memory(pid);
+    for (program, argument) in [("ls", "-f"), ("ls", "-l"), ("find", "-ls")] {
+        let told = match program {
+            "find" => watch(Command::new(program).arg(&mounted.at).arg(argument)),
+            _ => watch(Command::new(program).arg(argument).arg(mounted.path("fat"))),
+        };
+        assert!(told.code.is_some(), "{program} was killed");
+    }
+    let peak = peak_memory(pid);
+    println!("a fat index: {idle} KiB idle, {peak} KiB at most");
+    assert!(peak > 0 && peak < idle + MOST_ABOVE_IDLE, "{idle} KiB, then {peak} KiB");
+    for good in ["good", "good-too"] {
+        assert_eq!(fs::read_to_string(mounted.path(good)).ok().as_deref(), Some(good));
     }
 }
 

@@ -166,6 +166,11 @@ fn components(text: &str) -> impl Iterator<Item = &str> {
     (!text.is_empty()).then(|| inner.split('/')).into_iter().flatten()
 }
 
+/// The branches that a path component takes, as a number that orders as the reference iterates.
+pub fn branches_of(component: &str) -> u64 {
+    first_digit_highest(component_hash(component))
+}
+
 fn component_hash(component: &str) -> u64 {
     let mut hasher = SipHasher24::new_with_keys(0, 0);
     hasher.write(component.as_bytes());

@@ -61,6 +61,10 @@ fn keys(nodes: &[Arc<Node>]) -> Vec<String> {
     nodes.iter().map(|node| node.key.text().to_owned()).collect()
 }
 
+async fn children(trie: &Trie, key: &TrieKey, wait: Wait) -> Result<Vec<Child>> {
+    trie.children(key, &mut Budget::new(trie.nodes().core()), wait).await
+}
+
 async fn all(trie: &Trie) -> Vec<Arc<Node>> {
     trie.iterate(&root(false), usize::MAX, Wait::Local).await.unwrap()
 }
@@ -91,7 +95,14 @@ async fn every_recorded_scenario_is_read_as_the_reference_reads_it() {
         assert_eq!(keys(&all(&trie).await), strings(&scenario["iterator"]), "{name}");
         let hidden = trie.iterate(&root(true), 100, Wait::Local).await.unwrap();
         assert_eq!(keys(&hidden), strings(&scenario["iteratorHidden"]), "{name}");
-        let shallow = trie.representatives(&root(false), 100, Wait::Local).await.unwrap();
+        let mut shallow = Vec::new();
+        let mut budget = Budget::new(nodes.core());
+        let found = |node: &Arc<Node>, _: &mut Budget| {
+            shallow.push(Arc::clone(node));
+            Ok(())
+        };
+        trie.visit(&root(false), false, &mut budget, Wait::Local, found).await.unwrap();
+        shallow.sort_by(|a, b| a.key.iteration_order(&b.key));
         assert_eq!(keys(&shallow), strings(&scenario["iteratorNonRecursive"]), "{name}");
         let pairs = |nodes: &[Arc<Node>]| -> Vec<(u64, String)> {
             nodes.iter().map(|node| (node.seq, node.key.text().to_owned())).collect()
@@ -137,7 +148,7 @@ async fn a_colliding_key_is_found_but_not_removed() {
     }
     assert_eq!(writer.apply(&[remove("idgcmnmna")]).await, [Removed::Colliding]);
     assert_eq!(writer.apply(&[remove("nothing")]).await, [Removed::Absent]);
-    let names: Vec<_> = writer.trie().children(&root(false), Wait::Local).await.unwrap();
+    let names: Vec<_> = children(&writer.trie(), &root(false), Wait::Local).await.unwrap();
     assert_eq!(
         names.iter().map(|child| &child.name[..]).collect::<Vec<_>>(),
         ["idgcmnmna", "mpomeiehc"]
@@ -205,9 +216,12 @@ async fn check_against_model(trie: &Trie, model: &Model) {
             let (name, own) = rest.split_once('/').map_or((rest, true), |(name, _)| (name, false));
             *expected.entry(name.to_owned()).or_insert(false) |= own;
         }
-        let children = trie.children(&key, Wait::Local).await.unwrap();
-        let found: BTreeMap<String, bool> =
-            children.iter().map(|child| (child.name.clone(), child.node.is_some())).collect();
+        let children = children(trie, &key, Wait::Local).await.unwrap();
+        let mut found = BTreeMap::new();
+        for child in &children {
+            let node = trie.child_node(&key, child, Wait::Local).await.unwrap();
+            found.insert(child.name.clone(), matches!(node, Some(ChildNode::Own(_))));
+        }
         assert_eq!(children.len(), found.len());
         assert_eq!(found, expected, "below {prefix:?}");
     }
@@ -330,7 +344,7 @@ async fn read_everything(blocks: &[Bytes]) {
     for key in KEYS.iter().chain(&[""]) {
         let key = TrieKey::new(key, false).unwrap();
         let _ = trie.get(&key, Purpose::Lookup, Wait::Local).await;
-        let _ = trie.children(&key, Wait::Local).await;
+        let _ = children(&trie, &key, Wait::Local).await;
     }
     for hidden in [false, true] {
         let _ = trie.iterate(&root(hidden), usize::MAX, Wait::Local).await;
@@ -439,9 +453,9 @@ async fn a_cold_listing_of_a_small_index_takes_few_round_trips() {
     let trie = Trie::at(Arc::new(Nodes::new(reader.clone())), writer.core().head().length);
     let walk = async {
         let mut count = 0;
-        for directory in trie.children(&root(false), Wait::Forever).await? {
+        for directory in children(&trie, &root(false), Wait::Forever).await? {
             let key = TrieKey::new(&directory.name, false)?;
-            count += trie.children(&key, Wait::Forever).await?.len();
+            count += children(&trie, &key, Wait::Forever).await?.len();
         }
         Ok::<usize, Error>(count)
     };
@@ -571,4 +585,41 @@ fn an_answer_to_a_hint_that_was_cancelled_ends() {
     let cancelled = responder::respond(&core, &request, &AtomicBool::new(true));
     assert_eq!(cancelled.steps, 0);
     assert!(respond(&core, &request).steps > 0);
+}
+
+/// A directory, and a change, of nodes that are large: what is held at once has a bound in bytes.
+#[tokio::test]
+async fn a_listing_and_a_comparison_have_a_byte_budget() {
+    const VALUE: usize = 512 * 1024;
+    let writer = Writer::empty();
+    let value = "v".repeat(VALUE);
+    for file in 0..MAX_LISTING_BYTES / VALUE + 2 {
+        writer.apply(&[put(&format!("file{file}"), &value)]).await;
+    }
+    // As somebody else's: an index of one's own has no bound.
+    let copy = reader_of(writer.core());
+    let mut remote = Default::default();
+    for block in 0..writer.core().head().length {
+        copy.accept(writer.core().prove(block, 0, false, &mut remote).unwrap()).unwrap();
+    }
+    let trie = Trie::at(Arc::new(Nodes::new(copy.clone())), copy.head().length);
+    let names = children(&trie, &root(false), Wait::Local).await.unwrap();
+    assert_eq!(names.len(), MAX_LISTING_BYTES / VALUE + 2, "names alone take little");
+    let refused = trie.iterate(&root(false), usize::MAX, Wait::Local).await;
+    assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    let empty = Trie::at(Arc::clone(trie.nodes()), 1);
+    let refused = trie.differences(&empty, |_| true, usize::MAX, Wait::Local).await;
+    assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    let own = writer.trie().iterate(&root(false), usize::MAX, Wait::Local).await.unwrap();
+    assert_eq!(own.len(), names.len());
+}
+
+/// A value that is a small part of its block does not keep the block in memory.
+#[test]
+fn a_node_keeps_no_more_of_its_block_than_it_needs() {
+    let block = node(1, &"k".repeat(4000), &[]);
+    let at = |bytes: &Bytes| bytes.as_ptr() as usize;
+    let decoded = Node::decode(block.clone(), 1).unwrap();
+    let value = decoded.value.unwrap();
+    assert!(!(at(&block)..at(&block) + block.len()).contains(&at(&value)));
 }
