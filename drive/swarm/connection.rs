@@ -37,12 +37,12 @@ const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 128 * 1024;
 /// The same, of a peer that has shown no key of ours yet.
-const STRANGER_READ_BYTES: usize = 16 * 1024;
+const STRANGER_READ_BYTES: usize = 8 * 1024;
 /// Bytes that the session itself answers with (refusals of cores above all), to a peer that does not
 /// read them: nothing more is received beyond.
 const UNREAD_BYTES: usize = 256 * 1024;
 /// The same, of a peer that has shown no key of ours yet.
-const STRANGER_UNREAD_BYTES: usize = 64 * 1024;
+const STRANGER_UNREAD_BYTES: usize = 8 * 1024;
 /// Events handled before something else may have its turn.
 const EVENTS_AT_ONCE: usize = 256;
 /// With a limit, so much less flows at once that something does several times a second, if it can.
@@ -419,8 +419,10 @@ impl Connection<'_> {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.opened) else {
             return;
         };
+        if !self.swarm.admit(self.id.0) {
+            return self.handle.end("there is no place for another peer".into(), false);
+        }
         channel.opened = true;
-        self.handle.statistics.cores.fetch_add(1, Ordering::Relaxed);
         let event = Event::Opened { peer: self.id, name: self.handle.address.to_string() };
         channel.replication.deliver(event, 0).await;
     }

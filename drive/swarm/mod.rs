@@ -6,6 +6,7 @@
 
 mod topics;
 mod candidates;
+mod places;
 mod transport;
 mod hyperdht;
 mod finding;
@@ -46,16 +47,13 @@ use transport::Stream;
 
 pub use candidates::{Found, Priority, Source, Target};
 pub use dial::Dialling;
+pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 pub use transport::{Transport, Way};
 
-/// Connections open at once, both directions together.
-pub const MAX_CONNECTIONS: usize = 128;
-/// Of these, how many may come from one remote address.
-pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
 /// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
 /// that holds most is ended.
 pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
@@ -193,6 +191,7 @@ pub(crate) struct ConnectionHandle {
     given_up: Arc<OnceLock<GivenUp>>,
     /// Where it goes out from, over TCP.
     local: Arc<OnceLock<IpAddr>>,
+    since: Instant,
 }
 
 pub(crate) enum Command {
@@ -502,17 +501,13 @@ impl Inner {
         }
     }
 
-    /// A place for a connection, or `None` when there is none left.
-    ///
-    /// A host that has all its places, or a world that has all of ours, takes them from those that
-    /// have shown no key of a core of ours, the longest connected first: connections without a
-    /// handshake, however many, must not keep out peers.
+    /// A place for a connection (`places.rs`).
     fn register(
         self: &Arc<Self>,
         address: SocketAddr,
         transport: Transport,
         way: Way,
-    ) -> Option<Registered> {
+    ) -> Registered {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let handle = ConnectionHandle {
             address,
@@ -525,32 +520,15 @@ impl Inner {
             identity: Arc::default(),
             given_up: Arc::default(),
             local: Arc::default(),
+            since: Instant::now(),
         };
         let mut state = self.state();
         if handle.incoming {
-            state.make_room(|_| true, MAX_CONNECTIONS)?;
-            let same_host = |other: &ConnectionHandle| other.address.ip() == address.ip();
-            state.make_room(same_host, MAX_CONNECTIONS_PER_HOST)?;
+            state.make_room_for_stranger(address.ip());
         }
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         state.connections.insert(id, handle.clone());
-        Some(Registered { swarm: Arc::clone(self), id, handle, receiver })
-    }
-}
-
-impl State {
-    /// Sees to it that fewer than `most` of the connections that `count` are there.
-    fn make_room(&mut self, count: impl Fn(&ConnectionHandle) -> bool, most: usize) -> Option<()> {
-        let counted = self.connections.iter().filter(|(_, handle)| count(handle));
-        if counted.clone().count() < most {
-            return Some(());
-        }
-        let stranger = |handle: &ConnectionHandle| handle.incoming && handle.cores() == 0;
-        let (oldest, _) =
-            counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
-        let oldest = self.connections.remove(&{ *oldest })?;
-        oldest.end("made room for another peer".into(), false);
-        Some(())
+        Registered { swarm: Arc::clone(self), id, handle, receiver }
     }
 }
 
@@ -619,15 +597,13 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
-            Ok((stream, address)) => match swarm.register(address, Transport::Tcp, Way::Incoming) {
-                Some(connection) => {
-                    swarm.runtime.spawn(async move {
-                        let (reason, lied) = connection.run(Stream::Tcp(stream)).await;
-                        log::log!(dial::level(lied), "peer {address} left: {reason}");
-                    });
-                }
-                None => log::debug!("peer {address} refused: too many connections"),
-            },
+            Ok((stream, address)) => {
+                let connection = swarm.register(address, Transport::Tcp, Way::Incoming);
+                swarm.runtime.spawn(async move {
+                    let (reason, lied) = connection.run(Stream::Tcp(stream)).await;
+                    log::log!(dial::level(lied), "peer {address} left: {reason}");
+                });
+            }
             Err(error) => {
                 log::warn!("cannot accept peers: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -646,76 +622,13 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 mod tests {
     use super::*;
 
-    fn handle(host: u8, incoming: bool, cores: usize) -> ConnectionHandle {
-        let statistics = connection::Statistics::default();
-        statistics.cores.store(cores, Ordering::Relaxed);
-        ConnectionHandle {
-            address: SocketAddr::from(([192, 0, 2, host], 1)),
-            incoming,
-            transport: Transport::Tcp,
-            way: if incoming { Way::Incoming } else { Way::Given },
-            commands: mpsc::channel(1).0,
-            ending: watch::channel(None).0,
-            statistics: Arc::new(statistics),
-            identity: Arc::default(),
-            given_up: Arc::default(),
-            local: Arc::default(),
-        }
-    }
-
-    #[test]
-    fn a_full_house_takes_the_place_of_the_oldest_stranger() {
-        let mut state = State::default();
-        let dialled = handle(1, false, 0);
-        let known = handle(1, true, 1);
-        let (older, newer) = (handle(1, true, 0), handle(2, true, 0));
-        let all = [dialled, known, older.clone(), newer];
-        state.connections = (0..).zip(all).collect();
-        assert_eq!(state.make_room(|_| true, 5), Some(()));
-        assert!(!older.is_ending(), "there was room");
-        assert_eq!(state.make_room(|_| true, 4), Some(()));
-        assert!(older.is_ending());
-        let host = |host: u8| {
-            move |other: &ConnectionHandle| {
-                other.address.ip() == std::net::IpAddr::from([192, 0, 2, host])
-            }
-        };
-        assert_eq!(state.make_room(host(1), 2), None, "those who dialled or know a key stay");
-        assert_eq!(state.make_room(host(2), 1), Some(()), "a stranger of that host goes");
-        assert_eq!(state.connections.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_host_has_so_many_places_and_the_world_so_many() {
-        let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
-        let mut places = Vec::new();
-        let mut register = |host: u16| {
-            let [high, low] = host.to_be_bytes();
-            let address = SocketAddr::from(([10, 0, high, low], 1));
-            let place = swarm.register(address, Transport::Tcp, Way::Incoming)?;
-            place.handle.statistics.cores.store(1, Ordering::Relaxed);
-            places.push(place);
-            Some(())
-        };
-        for _ in 0..MAX_CONNECTIONS_PER_HOST {
-            assert!(register(0).is_some());
-        }
-        assert!(register(0).is_none());
-        for host in 1..=(MAX_CONNECTIONS - MAX_CONNECTIONS_PER_HOST) as u16 {
-            assert!(register(host).is_some());
-        }
-        assert!(register(9999).is_none());
-        places.pop();
-        assert_eq!(swarm.state().connections.len(), MAX_CONNECTIONS - 1, "given back");
-    }
-
     /// Who moved dials anew, and its old connection is not known to be dead for a while.
     #[tokio::test]
     async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
-            let register = |way| swarm.register(address, Transport::Tcp, way).unwrap();
+            let register = |way| swarm.register(address, Transport::Tcp, way);
             let (old, new) = (register(Way::Incoming), register(Way::Incoming));
             for place in [&old, &new] {
                 assert_eq!(swarm.identified(place.id, remote), Ok(()), "{number}");
@@ -733,7 +646,7 @@ mod tests {
     async fn half_received_frames_have_a_budget() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
-        let register = || swarm.register(address, Transport::Tcp, Way::Incoming).unwrap();
+        let register = || swarm.register(address, Transport::Tcp, Way::Incoming);
         let (small, large) = (register(), register());
         let hold = |place: &Registered, bytes| {
             place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);

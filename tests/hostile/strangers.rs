@@ -1,6 +1,8 @@
 //! Peers that flood a daemon: it answers its user, serves others, keeps little, and ends when told to.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use prost::Message as _;
 use serde_json::Value;
 
 use crate::common::{Home, Ran, eventually};
-use crate::fixture::{MOST_MEMORY, peak_memory};
+use crate::fixture::{MOST_ABOVE_IDLE, MOST_MEMORY, peak_memory};
 use crate::publisher::{Publisher, node};
 use crate::server::next;
 use crate::wire::{Wire, encode, frame, open_payload};
@@ -24,11 +26,11 @@ use crate::wire::{Wire, encode, frame, open_payload};
 /// An answer that takes longer is none.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Memory that strangers, or a publisher, may make a daemon take, in KiB.
-const MOST_ABOVE_IDLE: u64 = 64 * 1024;
-/// Hosts of strangers, and connections of each: all places there are.
+/// Hosts of peers, and connections of each: all places there are for peers.
 const HOSTS: u8 = 4;
 const CONNECTIONS: u8 = 32;
+/// Connections of each host that take all places there are for strangers.
+const STRANGERS: u8 = (drive::swarm::MAX_STRANGERS / HOSTS as usize) as u8;
 
 /// A daemon that gives a drive to peers.
 struct Daemon {
@@ -95,6 +97,15 @@ impl Daemon {
         let options = legacy::Options { extensions, ack: None }.encode_to_vec();
         wire.send(channel, kind::OPTIONS, &options).expect("is sent");
         Some((wire, channel))
+    }
+
+    /// The same of a peer whose packets take their time.
+    fn far_client(&self, host: u8, delay: Duration) -> Option<Wire> {
+        let mut wire = Wire::with_delay(self.connect(host), Role::Initiator, delay).ok()?;
+        thread::sleep(delay);
+        wire.open(&self.key).ok()?;
+        next(&mut wire, |(_, kind, _)| *kind == kind::OPEN)?;
+        Some(wire)
     }
 
     /// What it has in memory now, in KiB.
@@ -179,12 +190,13 @@ fn a_flood_of_hints_keeps_a_daemon_neither_from_its_user_nor_from_its_end() {
 
 /// Has all places taken by peers that do the same, each until it can send no more.
 fn from_everywhere<T: Send + 'static>(
+    connections: u8,
     dial: impl Fn(u8) -> Option<T>,
     flood: impl Fn(T) + Send + Copy + 'static,
 ) {
-    let hosts = (2..2 + HOSTS).flat_map(|host| std::iter::repeat_n(host, CONNECTIONS.into()));
+    let hosts = (2..2 + HOSTS).flat_map(|host| std::iter::repeat_n(host, connections.into()));
     let peers: Vec<T> = hosts.filter_map(dial).collect();
-    assert!(peers.len() > usize::from(CONNECTIONS), "{} are connected", peers.len());
+    assert!(peers.len() > usize::from(connections), "{} are connected", peers.len());
     let floods: Vec<_> = peers.into_iter().map(|peer| thread::spawn(move || flood(peer))).collect();
     for flood in floods {
         flood.join().expect("it only sends");
@@ -197,6 +209,7 @@ fn opens_whose_refusals_are_not_read_take_little_memory() {
     let daemon = Daemon::new(&[]);
     let idle = daemon.memory();
     from_everywhere(
+        STRANGERS,
         |host| daemon.stranger(host).ok(),
         |mut wire| {
             wire.stream.set_write_timeout(Some(Duration::from_secs(3))).expect("a socket");
@@ -216,7 +229,7 @@ fn opens_whose_refusals_are_not_read_take_little_memory() {
         },
     );
     daemon.answers_its_user("after a flood of opens");
-    daemon.kept_little(idle, "128 strangers that do not read");
+    daemon.kept_little(idle, "strangers that do not read");
     daemon.ends_when_told_to("after a flood of opens");
 }
 
@@ -226,6 +239,7 @@ fn a_flood_of_unhave_messages_is_decoded_one_at_a_time() {
     let daemon = Daemon::new(&[]);
     let idle = daemon.memory();
     from_everywhere(
+        CONNECTIONS,
         |host| daemon.client_from(host),
         |(mut wire, channel)| {
             wire.stream.set_write_timeout(Some(Duration::from_secs(3))).expect("a socket");
@@ -240,4 +254,40 @@ fn a_flood_of_unhave_messages_is_decoded_one_at_a_time() {
     daemon.answers_its_user("after a flood of Unhave");
     daemon.kept_little(idle, "128 peers that take back what they never offered");
     daemon.ends_when_told_to("after a flood of Unhave");
+}
+
+/// Those that hold their places, having completed the handshake, and those that come anew all the time.
+#[test]
+fn strangers_without_end_keep_no_peer_out() {
+    let daemon = Daemon::new(&[]);
+    let held: Vec<_> = (0..300).filter_map(|_| daemon.stranger(1).ok()).collect();
+    assert!(held.len() > 200, "{} handshakes are done", held.len());
+    assert!(daemon.client_from(1).is_some(), "a peer at the address of 300 strangers");
+    assert!(daemon.client_from(2).is_some(), "a peer at another address");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for host in 10..18 {
+            let (daemon, stop) = (&daemon, &stop);
+            scope.spawn(move || {
+                let mut open = VecDeque::new();
+                while !stop.load(Ordering::Relaxed) {
+                    open.push_back(daemon.connect(host));
+                    // Descriptors are ours to keep in check.
+                    if open.len() > 50 {
+                        open.pop_front();
+                    }
+                }
+            });
+        }
+        // As far away as that no step of it takes less than 100 ms.
+        let far: Vec<_> = (20..25)
+            .map(|host| {
+                daemon.far_client(host, Duration::from_millis(100)).is_some()
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(far, [true; 5], "peers that are far away");
+    });
+    daemon.answers_its_user("after a flood of connections");
+    daemon.ends_when_told_to("after a flood of connections");
 }
