@@ -79,13 +79,11 @@ pub struct Entry {
 
 impl Entry {
     /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
-    /// times, since whoever looks at a directory may list it several times at once. Usual files have none.
+    /// times, since one directory may be listed several times at once. Usual files have none.
     pub fn weight(&self) -> usize {
         let Stat { linkname, attributes, .. } = &self.stat;
         let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
-            size_of::<(String, Option<Vec<u8>>)>()
-                + name.len()
-                + value.as_ref().map_or(0, Vec::len)
+            size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
         };
         let fat = linkname.as_ref().map_or(0, String::len)
             + attributes.iter().map(attribute).sum::<usize>();

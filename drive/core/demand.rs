@@ -276,7 +276,7 @@ impl Demand {
         drop(state);
         for waiter in want.waiters {
             let bytes = if waiter.takes_bytes { bytes.clone() } else { Bytes::new() };
-            // Who waited may have gone.
+            // The waiter may have gone.
             let _ = waiter.sender.send(bytes);
         }
     }
@@ -295,10 +295,17 @@ impl Demand {
         }
     }
 
+    /// A new replicator begins: what is wanted is to be told from the beginning.
+    pub fn tell_again(&self) {
+        self.state().overflowed = true;
+        self.changed.notify_one();
+    }
+
     /// Everything that changed since the last call, oldest first.
     pub fn take_changes(&self) -> Vec<Change> {
         let mut state = self.state();
         if std::mem::take(&mut state.overflowed) {
+            state.changes.clear();
             return state.everything();
         }
         state.changes.drain(..).collect()

@@ -53,12 +53,12 @@ impl Snapshot {
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
     /// NotADirectory / NotFound as expected; TooLarge for more than
-    /// [`crate::index::trie::MAX_LISTING_BYTES`] of somebody else's.
+    /// [`crate::index::trie::MAX_LISTING_BYTES`], unless the drive is written here.
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         self.list_as(path, wait, |entry| entry).await
     }
 
-    /// The same, for who shares the entries: there is only one copy of them at any time.
+    /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
     pub async fn list_shared(
         &self,
         path: &DrivePath,
@@ -95,7 +95,12 @@ impl Snapshot {
     }
 
     /// A child as a name and an entry; `None` if it is not to be listed.
-    async fn child(&self, key: &TrieKey, child: &Child, wait: Wait) -> Result<Option<(Name, Entry)>> {
+    async fn child(
+        &self,
+        key: &TrieKey,
+        child: &Child,
+        wait: Wait,
+    ) -> Result<Option<(Name, Entry)>> {
         let Ok(name) = Name::new(child.name.as_str()) else { return Ok(None) };
         let entry = match self.trie.child_node(key, child, wait).await? {
             None => return Ok(None),

@@ -320,7 +320,7 @@ impl Replicator {
         for block in peer.owed(0..u64::MAX).chain(peer.unconnected.iter().copied()) {
             self.wants.released(block, id);
         }
-        self.unscheduled |= peer.blocks.len() > 0 || peer.is_owing();
+        self.unscheduled |= !peer.blocks.is_empty() || peer.is_owing();
         self.want_newest();
         for seek in self.seeks.values_mut() {
             seek.failed.remove(&id);

@@ -35,11 +35,12 @@ impl Replicator {
         let end = peer.blocks.end();
         let Some(encoded) = bitfield else {
             let new = peer.claims(start..start.saturating_add(length));
-            let told = peer.blocks.end() != end;
+            let moved = peer.blocks.end() != end;
             self.ask_for_queued(id, &new, now);
-            return if told {
-                self.end_changed()
-            };
+            if moved {
+                self.end_changed();
+            }
+            return;
         };
         let bits = match run_length::decode(&encoded, run_length::MAX_UNFOLDED) {
             Ok(bits) => bits,
@@ -68,13 +69,13 @@ impl Replicator {
         }
         let end = peer.blocks.end();
         peer.disclaims(lost.clone());
-        let told = peer.blocks.end() != end;
+        let moved = peer.blocks.end() != end;
         let refused: Vec<u64> = peer.owed(lost).collect();
         self.unscheduled |= !refused.is_empty();
         for block in refused {
             self.refused(id, block);
         }
-        if told {
+        if moved {
             self.end_changed();
         }
         self.end_if_fickle(id);
@@ -122,7 +123,7 @@ impl Replicator {
             if self.pace.ready_at(now).is_some() {
                 return;
             }
-            self.ask_somebody(block, urgency, now);
+            self.ask_a_peer(block, urgency, now);
         }
     }
 
@@ -136,14 +137,15 @@ impl Replicator {
             self.unscheduled = true;
         }
         let put_off = self.put_off.front().map(|(at, _)| *at);
-        if self.pace.ready_at(now).is_some() {
-            return put_off;
+        if let Some(ready) = self.pace.ready_at(now) {
+            let waiting = self.peers.values().any(|peer| !peer.unexamined.is_empty());
+            return waiting.then_some(ready).into_iter().chain(put_off).min();
         }
         let mut left = MAX_EXAMINED;
         let ids: Vec<PeerId> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.unexamined.len() > 0 && can_be_asked(peer, now))
+            .filter(|(_, peer)| !peer.unexamined.is_empty() && can_be_asked(peer, now))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -210,8 +212,8 @@ impl Replicator {
         self.put_off.push_back((now + PUT_OFF, block));
     }
 
-    /// While somebody waits for a longer head: the newest block a peer tells of proves one. What was
-    /// wanted for that and is not the newest of any peer any more is forgotten.
+    /// While a reader waits for a longer head: the newest block a peer tells of proves one. A block that
+    /// was wanted for that and is no longer the newest of any peer is forgotten.
     pub(super) fn want_newest(&mut self) {
         let length = self.core.head().length;
         if self.upgrade.is_some_and(|wanted| wanted < length) {

@@ -73,6 +73,10 @@ impl RemoteBlocks {
         self.ranges.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     pub fn insert(&mut self, blocks: Range<u64>) {
         let Some(mut range) = clamp(blocks) else { return };
         if let Some((start, end)) = self.ranges.range(..=range.start).next_back()

@@ -67,7 +67,7 @@ impl Replicator {
             {
                 break;
             }
-            if self.ask_somebody(block, urgency, now) {
+            if self.ask_a_peer(block, urgency, now) {
                 skipped += 1;
                 if skipped > MAX_SKIPPED {
                     break;
@@ -77,7 +77,7 @@ impl Replicator {
     }
 
     /// Asks the best peer for a queued block, or parks it; true if peers that offer it are busy.
-    pub(super) fn ask_somebody(&mut self, block: u64, urgency: Urgency, now: Instant) -> bool {
+    pub(super) fn ask_a_peer(&mut self, block: u64, urgency: Urgency, now: Instant) -> bool {
         match self.choose(block, urgency, now) {
             Choice::Ask(id) => self.request(id, block, now),
             Choice::Nobody => self.wants.park(block),

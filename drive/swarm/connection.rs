@@ -15,7 +15,7 @@ use super::hints::Hints;
 use super::replication::Replication;
 use super::transport::Stream;
 use super::{Command, ConnectionHandle, Inner, Share, Traffic};
-use crate::core::Core;
+use crate::core::{Core, Given};
 use crate::crypto::DiscoveryKey;
 use crate::rate::Limit;
 use crate::replicate::{Event, PeerId, Upload};
@@ -41,8 +41,9 @@ const STRANGER_READ_BYTES: usize = 8 * 1024;
 /// Bytes that the session itself answers with (refusals of cores above all), to a peer that does not
 /// read them: nothing more is received beyond.
 const UNREAD_BYTES: usize = 256 * 1024;
-/// The same, of a peer that has shown no key of ours yet.
-const STRANGER_UNREAD_BYTES: usize = 8 * 1024;
+/// The same, of a peer that has shown no key of ours yet: more than the refusals of all cores that may be
+/// open at once, so that two honest peers never wait for each other to read.
+const STRANGER_UNREAD_BYTES: usize = 48 * 1024;
 /// Events handled before something else may have its turn.
 const EVENTS_AT_ONCE: usize = 256;
 /// With a limit, so much less flows at once that something does several times a second, if it can.
@@ -80,6 +81,8 @@ impl Statistics {
 
 /// A core that both sides have opened, or that we have offered to.
 struct Channel {
+    /// The upload's handle of the core; dropped before it.
+    _given: Given,
     upload: Upload,
     replication: Replication,
     opened: bool,
@@ -169,7 +172,7 @@ impl Connection<'_> {
         mut writer: impl AsyncWrite + Unpin,
         commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
-        let mut input = BytesMut::with_capacity(READ_BYTES);
+        let mut input = BytesMut::new();
         let mut ending = self.handle.ending.subscribe();
         let mut closing = self.swarm.closing.subscribe();
         let mut unyielding = 0;
@@ -268,8 +271,8 @@ impl Connection<'_> {
         self.resume.map_or(deadline, |resume| deadline.min(resume))
     }
 
-    /// When the peer has been silent for too long. Without end while we do not listen: then it is too
-    /// slow in reading, for which there is another deadline.
+    /// When the peer has been silent for too long. Later while we do not listen: then it is too slow in
+    /// reading, for which there is another deadline.
     fn idle_at(&self) -> Instant {
         let listening = self.may_receive() && !self.undecoded;
         let patience = if listening { IDLE_AFTER } else { IDLE_AFTER + WRITE_WITHIN };
@@ -403,14 +406,7 @@ impl Connection<'_> {
             SessionEvent::Message { discovery_key, message } => {
                 self.message(discovery_key, message).await?;
             }
-            SessionEvent::Closed { discovery_key } => {
-                if let Some(channel) = self.channels.remove(&discovery_key)
-                    && channel.opened
-                {
-                    self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
-                    channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
-                }
-            }
+            SessionEvent::Closed { discovery_key } => self.channel_closed(&discovery_key).await,
         }
         Ok(())
     }
@@ -425,6 +421,15 @@ impl Connection<'_> {
         channel.opened = true;
         let event = Event::Opened { peer: self.id, name: self.handle.address.to_string() };
         channel.replication.deliver(event, 0).await;
+    }
+
+    async fn channel_closed(&mut self, key: &DiscoveryKey) {
+        if let Some(channel) = self.channels.remove(key)
+            && channel.opened
+        {
+            self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
+            channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
+        }
     }
 
     async fn message(&mut self, key: DiscoveryKey, message: Message) -> Result<(), (String, bool)> {
@@ -466,6 +471,10 @@ impl Connection<'_> {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Open(core) => self.offer(core).await,
+            Command::Close(key) => {
+                self.session.close(&key);
+                self.channel_closed(&key).await;
+            }
             Command::Send(key, message) => {
                 // Nothing is lost if the channel has closed meanwhile: the replicator was told.
                 let _ = self.session.send(&key, message);
@@ -491,10 +500,10 @@ impl Connection<'_> {
         if opening == Opening::Refused {
             return;
         }
-        self.channels.entry(key).or_insert_with(|| Channel {
-            upload: Upload::new(core.clone()),
-            replication: self.swarm.replication(&core),
-            opened: false,
+        self.channels.entry(key).or_insert_with(|| {
+            let upload = Upload::new(core.clone());
+            let replication = self.swarm.replication(&core);
+            Channel { _given: core.given_by(1), upload, replication, opened: false }
         });
         if opening == Opening::Opened {
             self.channel_opened(&key).await;

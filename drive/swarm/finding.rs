@@ -20,9 +20,9 @@ use super::candidates::{
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
 use super::hyperdht::{self, CarryError};
+use super::places::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{Stream, Transport, Way};
-use super::places::MAX_CONNECTIONS;
 use super::{ConnectionHandle, Inner, Registered};
 use crate::crypto::DiscoveryKey;
 

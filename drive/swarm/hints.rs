@@ -110,7 +110,7 @@ impl Hints {
         let answer = tokio::spawn(async move {
             let turn = turns.acquire_owned().await.ok()?;
             let answer = tokio::task::spawn_blocking(move || {
-                // Held to the end of the work, also when nobody waits for it any more.
+                // Held to the end of the work, also when the connection has ended.
                 let _turn = turn;
                 responder::respond(&core, &request, &cancelled)
             });

@@ -47,10 +47,10 @@ use transport::Stream;
 
 pub use candidates::{Found, Priority, Source, Target};
 pub use dial::Dialling;
-pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
+pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 pub use transport::{Transport, Way};
 
@@ -196,6 +196,7 @@ pub(crate) struct ConnectionHandle {
 
 pub(crate) enum Command {
     Open(Core),
+    Close(DiscoveryKey),
     Send(DiscoveryKey, Message),
 }
 
@@ -222,11 +223,11 @@ impl Swarm {
             rates: Rates::default(),
             hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
         });
-        let opened = store.opened();
+        let (opened, closed) = (store.opened(), store.closed());
         for core in store.cores() {
             inner.core_opened(core);
         }
-        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
+        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened, closed));
         inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
         inner.runtime.spawn(moved::run(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -423,6 +424,24 @@ impl Inner {
         }
     }
 
+    /// The store has closed a core: its replicator ends, and so do its channels.
+    fn core_closed(&self, key: &DiscoveryKey) {
+        if self.store.has_open(key) {
+            return; // opened again, of which there is word behind this one
+        }
+        let (replication, connections) = {
+            let mut state = self.state();
+            let connections: Vec<ConnectionHandle> = state.connections.values().cloned().collect();
+            (state.replications.remove(key), connections)
+        };
+        for connection in connections {
+            connection.command(Command::Close(*key));
+        }
+        if let Some(replication) = replication {
+            replication.stop();
+        }
+    }
+
     fn replication(self: &Arc<Self>, core: &Core) -> Replication {
         let mut state = self.state();
         let limit = state.limits.get(core.discovery_key()).and_then(|limits| limits.down);
@@ -569,21 +588,38 @@ impl Drop for Registered {
     }
 }
 
-async fn follow_store(swarm: Weak<Inner>, mut opened: tokio::sync::broadcast::Receiver<Core>) {
+async fn follow_store(
+    swarm: Weak<Inner>,
+    mut opened: tokio::sync::broadcast::Receiver<Core>,
+    mut closed: tokio::sync::broadcast::Receiver<DiscoveryKey>,
+) {
     use tokio::sync::broadcast::error::RecvError;
     loop {
-        match opened.recv().await {
-            Ok(core) => match swarm.upgrade() {
-                Some(swarm) => swarm.core_opened(core),
-                None => return,
-            },
-            Err(RecvError::Lagged(_)) => {
+        tokio::select! {
+            core = opened.recv() => {
                 let Some(swarm) = swarm.upgrade() else { return };
-                for core in swarm.store.cores() {
-                    swarm.core_opened(core);
+                match core {
+                    Ok(core) => swarm.core_opened(core),
+                    Err(RecvError::Lagged(_)) => {
+                        for core in swarm.store.cores() {
+                            swarm.core_opened(core);
+                        }
+                    }
+                    Err(RecvError::Closed) => return,
                 }
             }
-            Err(RecvError::Closed) => return,
+            key = closed.recv() => {
+                let Some(swarm) = swarm.upgrade() else { return };
+                match key {
+                    Ok(key) => swarm.core_closed(&key),
+                    Err(RecvError::Lagged(_)) => {
+                        let known: Vec<DiscoveryKey> =
+                            swarm.state().replications.keys().copied().collect();
+                        known.iter().for_each(|key| swarm.core_closed(key));
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who has a place among the connections, and who loses it for others.
+//! Places among the connections: which peers get one, and which lose theirs to others.
 //!
 //! A peer that dials us is a stranger until it has shown that it knows the key of a core of ours. There
 //! are other places for strangers than for peers, so that no number of them keeps a peer out. When theirs
@@ -34,7 +34,7 @@ impl Inner {
     /// A core was opened on a connection that had none: false if there is no place for another peer.
     pub(super) fn admit(&self, id: u64) -> bool {
         let state = self.state();
-        // Whoever has lost its place is being ended.
+        // A connection that has lost its place is being ended.
         let Some(this) = state.connections.get(&id) else { return false };
         if this.is_stranger() {
             let peers = || state.connections.values().filter(|other| !other.is_stranger());
@@ -77,7 +77,8 @@ impl State {
         let candidates = if late.is_empty() { of_host } else { late };
         let chance = random_bytes().map_or(0, u64::from_le_bytes);
         let chosen = usize::try_from(chance % candidates.len().max(1) as u64).unwrap_or(0);
-        if let Some(evicted) = candidates.get(chosen).and_then(|(id, _)| self.connections.remove(id))
+        if let Some(evicted) =
+            candidates.get(chosen).and_then(|(id, _)| self.connections.remove(id))
         {
             evicted.end("made room for another peer".into(), false);
         }

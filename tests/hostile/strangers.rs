@@ -46,7 +46,7 @@ fn json(ran: Ran) -> Value {
 }
 
 impl Daemon {
-    /// It seeds a drive of somebody else that has these blocks at the end of its index.
+    /// It seeds another publisher's drive, which has these blocks at the end of its index.
     fn new(blocks: &[Vec<u8>]) -> Self {
         let publisher = Publisher::new();
         for block in blocks {
@@ -91,15 +91,14 @@ impl Daemon {
     fn client_from(&self, host: u8) -> Option<(Wire, u32)> {
         let mut wire = self.stranger(host).ok()?;
         let channel = wire.open(&self.key).expect("is sent");
-        let opened = next(&mut wire, |(_, kind, _)| *kind == kind::OPEN);
-        assert!(opened.is_some(), "the daemon opens what it seeds");
+        next(&mut wire, |(_, kind, _)| *kind == kind::OPEN)?;
         let extensions = vec![extension::NAME.to_owned()];
         let options = legacy::Options { extensions, ack: None }.encode_to_vec();
         wire.send(channel, kind::OPTIONS, &options).expect("is sent");
         Some((wire, channel))
     }
 
-    /// The same of a peer whose packets take their time.
+    /// A client each of whose messages takes `delay`.
     fn far_client(&self, host: u8, delay: Duration) -> Option<Wire> {
         let mut wire = Wire::with_delay(self.connect(host), Role::Initiator, delay).ok()?;
         thread::sleep(delay);
@@ -281,9 +280,7 @@ fn strangers_without_end_keep_no_peer_out() {
         }
         // As far away as that no step of it takes less than 100 ms.
         let far: Vec<_> = (20..25)
-            .map(|host| {
-                daemon.far_client(host, Duration::from_millis(100)).is_some()
-            })
+            .map(|host| daemon.far_client(host, Duration::from_millis(100)).is_some())
             .collect();
         stop.store(true, Ordering::Relaxed);
         assert_eq!(far, [true; 5], "peers that are far away");

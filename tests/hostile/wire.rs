@@ -71,7 +71,7 @@ impl Wire {
         Self::with_delay(stream, role, Duration::ZERO)
     }
 
-    /// The same from far away: each message of ours takes so long.
+    /// As [`Wire::new`], from far away: each message of ours takes `delay`.
     pub fn with_delay(mut stream: TcpStream, role: Role, delay: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -19,20 +19,22 @@ impl Budget {
         Self { left: if core.writable() { usize::MAX } else { MAX_LISTING_BYTES } }
     }
 
-    /// So many bytes are held from now on.
+    /// `bytes` are held from now on.
     ///
     /// # Errors
-    /// `TooLarge` when there are not so many left.
+    /// `TooLarge` when fewer are left.
     pub fn take(&mut self, bytes: usize) -> Result<()> {
         let left = self.left.checked_sub(bytes).ok_or_else(|| {
             let most = MAX_LISTING_BYTES / (1024 * 1024);
-            Error::TooLarge(format!("a directory or a change that takes over {most} MiB to look at"))
+            Error::TooLarge(format!(
+                "a directory or a change that takes over {most} MiB to look at"
+            ))
         })?;
         self.left = left;
         Ok(())
     }
 
-    /// So many bytes are not held any more.
+    /// `bytes` are no longer held.
     pub fn give_back(&mut self, bytes: usize) {
         self.left = self.left.saturating_add(bytes);
     }

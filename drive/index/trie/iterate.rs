@@ -73,16 +73,17 @@ impl Trie {
         let mut visited = HashSet::from([place.node.seq]);
         let mut next = Vec::new();
         let mut lacked = false;
-        let mut enter = |node: &Arc<Node>, from: usize, next: &mut Vec<Pointer>, budget: &mut Budget| {
-            found(node, budget)?;
-            for (position, branch, seq) in node.buckets.between(from, end) {
-                if visited.insert(seq) {
-                    budget.take(VISITED_BYTES)?;
-                    next.push(Pointer { parent: node.seq, position, branch, seq });
+        let mut enter =
+            |node: &Arc<Node>, from: usize, next: &mut Vec<Pointer>, budget: &mut Budget| {
+                found(node, budget)?;
+                for (position, branch, seq) in node.buckets.between(from, end) {
+                    if visited.insert(seq) {
+                        budget.take(VISITED_BYTES)?;
+                        next.push(Pointer { parent: node.seq, position, branch, seq });
+                    }
                 }
-            }
-            Ok::<(), Error>(())
-        };
+                Ok::<(), Error>(())
+            };
         enter(&place.node, start, &mut next, budget)?;
         let mut parent = place.node;
         let mut all = 0;

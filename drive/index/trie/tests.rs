@@ -596,7 +596,7 @@ async fn a_listing_and_a_comparison_have_a_byte_budget() {
     for file in 0..MAX_LISTING_BYTES / VALUE + 2 {
         writer.apply(&[put(&format!("file{file}"), &value)]).await;
     }
-    // As somebody else's: an index of one's own has no bound.
+    // A copy, as a reader has it: an index that is written here has no bound.
     let copy = reader_of(writer.core());
     let mut remote = Default::default();
     for block in 0..writer.core().head().length {

@@ -219,8 +219,8 @@ impl Line {
         self.attend(now);
     }
 
-    /// Until a packet comes from the address that it is connected to, at most so many bytes are sent
-    /// there: the address may be forged.
+    /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
+    /// address may be forged.
     pub fn say_at_most(&self, bytes: usize) {
         self.state().unheard_bytes = Some(bytes);
     }

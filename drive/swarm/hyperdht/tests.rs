@@ -217,7 +217,7 @@ impl Relay {
         Self { socket, to: address(endpoint), key: endpoint.keys.public_key() }
     }
 
-    /// Asks in its own name, as a client does, or as somebody who forged the address.
+    /// Sends a handshake from the relay's own address, as a client does.
     async fn ask(&self, noise: Bytes) -> usize {
         let value = HandshakeValue {
             mode: Mode::FromClient,
