@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
-use crate::store::{Store, Turns};
+use crate::store::{Store, Turns, lacks_descriptors};
 use crate::wait::Wait;
 
 /// How often is looked for what peers have told meanwhile.
@@ -99,6 +99,8 @@ pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
             Err(error) => Err(error),
         };
         match header {
+            // There may be more drives than can be told.
+            Err(error) if lacks_descriptors(&error) => return Err(error),
             Ok(Some(block)) if Header::decode(&block).is_ok() => drives.push(key),
             Ok(_) => {}
             // One damaged core must not hide the others.
@@ -118,6 +120,19 @@ impl Drive {
         wait: Wait,
     ) -> Result<Self> {
         let metadata = store.core(key)?;
+        let opened = Self::open_core(store, metadata.clone(), version, wait).await;
+        if opened.is_err() {
+            store.give_up(metadata);
+        }
+        opened
+    }
+
+    async fn open_core(
+        store: &Store,
+        metadata: Core,
+        version: Option<u64>,
+        wait: Wait,
+    ) -> Result<Self> {
         if !wait.is_local() {
             store.want_drive(*metadata.discovery_key());
         }

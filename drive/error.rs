@@ -37,6 +37,11 @@ pub enum Error {
     Unsupported(String),
     #[error("too large: {0}")]
     TooLarge(String),
+    /// No more files may be open: one more core would take what connections and commands need.
+    #[error(
+        "{open} cores are open and in use, more take more open files than are allowed (ulimit -n)"
+    )]
+    TooManyCores { open: usize },
     /// Too many symbolic links or nested drives were crossed.
     #[error("too many levels of links or nested drives")]
     TooManyLevels,

@@ -77,6 +77,20 @@ pub struct Entry {
     pub explicit: bool,
 }
 
+impl Entry {
+    /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
+    /// times, since one directory may be listed several times at once. Usual files have none.
+    pub fn weight(&self) -> usize {
+        let Stat { linkname, attributes, .. } = &self.stat;
+        let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
+            size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
+        };
+        let fat = linkname.as_ref().map_or(0, String::len)
+            + attributes.iter().map(attribute).sum::<usize>();
+        size_of::<Self>() + 4 * fat
+    }
+}
+
 impl Kind {
     /// What the type bits of `mode` say. Signed nonsense (no type, or one that does not exist) is
     /// taken for a file: it can be looked at and does no harm.

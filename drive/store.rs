@@ -10,6 +10,7 @@
 //!
 //! Not here: which cores make a drive (`drive.rs`), and what is in a core's files (`core/`).
 
+mod closing;
 mod lock;
 mod mark;
 mod owner;
@@ -26,13 +27,17 @@ use tokio::sync::broadcast;
 
 use crate::core::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::core::storage::{Disk, Memory, Storage};
-use crate::core::{Core, OnStop, Opening, Stop};
+use crate::core::{Core, OnStop, Opening, Stop, WeakCore};
 use crate::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use crate::error::{Error, Result};
 use crate::private;
 use crate::sync::{Mutex, Rank};
+use closing::Kept;
 use lock::FileLock;
 use mark::Marks;
+
+pub use closing::MAX_OPEN_CORES;
+pub(crate) use closing::lacks_descriptors;
 pub use mark::{Custodian, MARK_FILE};
 use owner::Access;
 
@@ -40,8 +45,6 @@ use owner::Access;
 const NAMESPACE: &str = "corestore";
 /// Name of the core that `hyperdrive("dir")` uses for its metadata.
 const DEFAULT_NAME: &[u8] = b"default";
-/// Cores open at once before those nobody uses are closed: each takes up to five file descriptors.
-pub const MAX_OPEN_CORES: usize = 64;
 /// Bytes of the longest name of a core that is read back.
 pub const MAX_NAME_LENGTH: usize = 1024;
 /// Opened cores a slow subscriber may be behind before it loses the oldest.
@@ -80,6 +83,9 @@ struct Inner {
     cache: Arc<BlockCache>,
     cores: Mutex<HashMap<DiscoveryKey, Core>>,
     opened: broadcast::Sender<Core>,
+    closed: broadcast::Sender<DiscoveryKey>,
+    /// Closed, but still held by those that gave them to peers. Locked with `cores`.
+    closing: Mutex<HashMap<DiscoveryKey, WeakCore>>,
     wanted: broadcast::Sender<DiscoveryKey>,
     /// Of the drives with this metadata core that are open.
     turns: Mutex<HashMap<DiscoveryKey, Weak<Turns>>>,
@@ -179,6 +185,8 @@ impl Store {
                 cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
                 cores: Mutex::new(Rank::STORE, HashMap::new()),
                 opened: broadcast::Sender::new(MAX_PENDING_OPENED),
+                closed: broadcast::Sender::new(MAX_PENDING_OPENED),
+                closing: Mutex::new(Rank::LEAF, HashMap::new()),
                 wanted: broadcast::Sender::new(MAX_PENDING_OPENED),
                 turns: Mutex::new(Rank::LEAF, HashMap::new()),
                 lock,
@@ -403,11 +411,16 @@ impl Store {
             }
             return Ok(core.clone());
         }
-        if cores.len() >= MAX_OPEN_CORES && self.inner.root.is_some() {
-            let unused = cores.extract_if(|_, core| !core.is_shared());
-            let unused: Vec<Core> = unused.map(|(_, core)| core).collect();
-            self.inner.sync_and_mark(&unused);
+        let closing = self.inner.closing.lock().remove(&discovery_key);
+        if let Some(core) = closing.and_then(|core| core.upgrade()) {
+            if let Some(kept) = core.kept::<Kept>() {
+                kept.give_up(false);
+            }
+            cores.insert(discovery_key, core.clone());
+            let _ = self.inner.opened.send(core.clone());
+            return Ok(core);
         }
+        self.inner.make_room(&mut cores)?;
         let core = match &self.inner.root {
             Some(root) => self.open_on_disk(&core_directory(root, &discovery_key), key, pair, name),
             None => self.open_in_memory(key, pair),
@@ -474,7 +487,7 @@ impl Store {
             });
         }
         warn_if_readable(&directory.join("secret_key"));
-        let keep: (Option<FileLock>, Option<Arc<FileLock>>) = (lock, self.inner.lock.clone());
+        let keep = Kept::new(directory, lock, self.inner.lock.clone());
         Core::open(Opening {
             directory,
             open_file: &|file| {

@@ -119,6 +119,7 @@ fn drive_errno(error: &drive::Error) -> i32 {
         Error::ReadOnly(_) => libc::EROFS,
         Error::Unsupported(_) => libc::EOPNOTSUPP,
         Error::TooLarge(_) => libc::EFBIG,
+        Error::TooManyCores { .. } => libc::ENFILE,
         Error::TooManyLevels => libc::ELOOP,
         Error::Unavailable { .. } => libc::ETIMEDOUT,
         Error::Corrupt { .. } | Error::Malformed(_) | Error::Forked { .. } => libc::EIO,
@@ -168,6 +169,7 @@ mod tests {
             (drive::Error::ReadOnly("x"), libc::EROFS),
             (drive::Error::Unsupported(text()), libc::EOPNOTSUPP),
             (drive::Error::TooLarge(text()), libc::EFBIG),
+            (drive::Error::TooManyCores { open: 64 }, libc::ENFILE),
             (drive::Error::TooManyLevels, libc::ELOOP),
             (
                 drive::Error::Unavailable {

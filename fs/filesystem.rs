@@ -35,7 +35,7 @@ use crate::set_ids;
 use crate::staging::StagedFile;
 use crate::stalls::{Missing, Stalls};
 use crate::symlink;
-use crate::volume::{Crossing, Volume};
+use crate::volume::{Crossing, Unreachable, Volume};
 
 /// Nested drives open at once in one mount.
 pub const MAX_NESTED_DRIVES: usize = 1024;
@@ -192,6 +192,8 @@ pub struct Fs {
     pub(crate) part: Part,
     /// Counts the nested drives open now: each holds a clone.
     nested: Arc<()>,
+    /// The last ones that no peer had.
+    unreachable: Unreachable,
     /// Those nested drives.
     entered: Mutex<Vec<Weak<Volume>>>,
     /// Itself, for the tasks that follow its drives.
@@ -230,6 +232,7 @@ impl Fs {
             stalled_names: Stalls::default(),
             part,
             nested: Arc::new(()),
+            unreachable: Unreachable::default(),
             entered: Mutex::default(),
             this: this.clone(),
         });
@@ -404,13 +407,15 @@ impl Fs {
     ) -> Result<Arc<Volume>> {
         from.may_nest(&crossing.target)?;
         let target = &crossing.target;
-        let wait = self.options.patience.names();
+        let wait = self.unreachable.patience(self.options.patience.names());
         let started = Instant::now();
         let open = async || {
             if Arc::strong_count(&self.nested) > MAX_NESTED_DRIVES {
                 return Err(Error::TooManyDrives { limit: MAX_NESTED_DRIVES });
             }
-            let drive = Drive::open(&self.store, &target.key, target.version, wait).await?;
+            let opened = Drive::open(&self.store, &target.key, target.version, wait).await;
+            self.unreachable.tried(&opened);
+            let drive = opened?;
             let (read_only, prefix) = (self.options.read_only, mount_path.clone());
             let volume =
                 Arc::new(Volume::nested(drive, read_only, prefix, from, self.nested.clone()));

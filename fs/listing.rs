@@ -102,10 +102,9 @@ impl Fs {
         let removed = volume.writable && self.node(ino, |node| node.is_detached())?;
         let stored = match removed {
             true => Vec::new(),
-            false => snapshot.list(&path, self.options.patience.names()).await?,
+            false => snapshot.list_shared(&path, self.options.patience.names()).await?,
         };
-        let mut children: handle::Listing =
-            stored.into_iter().map(|(name, entry)| (name, Arc::new(entry))).collect();
+        let mut children: handle::Listing = stored;
         if volume.writable && !removed {
             self.show_staged(&volume, &path, &mount_path, &mut children);
         }

@@ -1,13 +1,15 @@
 //! One drive shown in a mount: the mount's own, or one nested in it. Holds the version the kernel
 //! sees, what is not part of the drive yet, and the drives it is nested in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use drive::stat::MountTarget;
-use drive::{Drive, DrivePath, Error, PublicKey, Snapshot};
+use drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::errno::Result;
 use crate::staging::StagedFile;
@@ -152,9 +154,72 @@ impl Crossing {
     }
 }
 
+/// After this many nested drives within [`REMEMBERED_FOR`] that no peer had, others are waited for only as
+/// long as connected peers take to answer: a walk would wait for each of them.
+pub const MAX_UNREACHABLE: usize = 3;
+const REMEMBERED_FOR: Duration = Duration::from_secs(30);
+const SHORT_WAIT: Duration = Duration::from_millis(200);
+
+/// The nested drives of one mount that could not be opened last.
+#[derive(Default)]
+pub struct Unreachable(Mutex<VecDeque<Instant>>);
+
+impl Unreachable {
+    /// How long the next one is waited for, if `usual` is how long a name is.
+    pub fn patience(&self, usual: Wait) -> Wait {
+        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = failed.iter().filter(|at| at.elapsed() < REMEMBERED_FOR).count();
+        match usual.deadline() {
+            Some(deadline) if recent >= MAX_UNREACHABLE && !usual.is_local() => {
+                Wait::within(deadline.saturating_duration_since(Instant::now()).min(SHORT_WAIT))
+            }
+            _ => usual,
+        }
+    }
+
+    /// What came of one.
+    pub fn tried<T>(&self, opened: &drive::Result<T>) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match opened {
+            Ok(_) => failed.clear(),
+            Err(Error::Unavailable { .. }) => {
+                if failed.len() >= MAX_UNREACHABLE {
+                    failed.pop_front();
+                }
+                failed.push_back(Instant::now());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nested_drives_that_no_peer_has_are_waited_for_a_few_times_only() {
+        let unreachable = Unreachable::default();
+        let usual = Duration::from_secs(5);
+        let patience = || {
+            let deadline = unreachable.patience(Wait::within(usual)).deadline();
+            deadline.expect("it ends").saturating_duration_since(Instant::now())
+        };
+        let core = PublicKey::new([1; 32]).discovery_key();
+        let (waited, why) = (usual, String::new());
+        let failed: drive::Result<()> = Err(Error::Unavailable { core, block: 0, waited, why });
+        for _ in 0..MAX_UNREACHABLE {
+            assert_eq!(patience(), usual);
+            unreachable.tried(&failed);
+        }
+        assert_eq!(patience(), SHORT_WAIT);
+        assert!(unreachable.patience(Wait::Forever).deadline().is_none(), "as was asked for");
+        tokio::time::advance(REMEMBERED_FOR).await;
+        assert_eq!(patience(), usual, "later they are tried again");
+        (0..MAX_UNREACHABLE).for_each(|_| unreachable.tried(&failed));
+        unreachable.tried(&Ok(()));
+        assert_eq!(patience(), usual, "one can be opened");
+    }
 
     fn target(key: u8, version: Option<u64>) -> MountTarget {
         MountTarget { key: PublicKey::new([key; 32]), version, core: false }

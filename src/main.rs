@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod everything;
 mod failure;
+mod limits;
 mod mounted;
 mod mounting;
 mod named;
@@ -29,6 +30,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     drivefs::settle_allocator();
     drivefs::settle_signals();
+    limits::allow_open_files();
     let called: Vec<_> = std::env::args_os().collect();
     let words = match commands::helper::arguments(&called) {
         None => called,

@@ -106,7 +106,13 @@ impl State {
 
 struct Want {
     urgency: Urgency,
-    waiters: Vec<oneshot::Sender<Bytes>>,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
+    sender: oneshot::Sender<Bytes>,
+    /// False if only the arrival counts: what is not needed now is not kept in memory.
+    takes_bytes: bool,
 }
 
 /// What the replicator last knew about its chances; only used to explain a failed wait.
@@ -156,6 +162,15 @@ impl Demand {
 
     /// Waits for `block`. Dropping the ticket gives the wait up.
     pub fn want(self: &Arc<Self>, block: u64) -> Ticket {
+        self.wait_for(block, true)
+    }
+
+    /// The same, but the ticket resolves to no bytes: they are read from the core when they are needed.
+    pub fn want_stored(self: &Arc<Self>, block: u64) -> Ticket {
+        self.wait_for(block, false)
+    }
+
+    fn wait_for(self: &Arc<Self>, block: u64, takes_bytes: bool) -> Ticket {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         let (urgency_before, waiters) = match state.blocks.remove(&block) {
@@ -166,7 +181,7 @@ impl Demand {
             state.ahead -= 1;
         }
         let mut want = Want { urgency: Urgency::Reader, waiters };
-        want.waiters.push(sender);
+        want.waiters.push(Waiter { sender, takes_bytes });
         state.blocks.insert(block, want);
         if urgency_before != Some(Urgency::Reader) {
             self.push(&mut state, Change::Wanted { block, urgency: Urgency::Reader });
@@ -260,7 +275,9 @@ impl Demand {
         }
         drop(state);
         for waiter in want.waiters {
-            let _ = waiter.send(bytes.clone());
+            let bytes = if waiter.takes_bytes { bytes.clone() } else { Bytes::new() };
+            // The waiter may have gone.
+            let _ = waiter.sender.send(bytes);
         }
     }
 
@@ -278,10 +295,17 @@ impl Demand {
         }
     }
 
+    /// A new replicator begins: what is wanted is to be told from the beginning.
+    pub fn tell_again(&self) {
+        self.state().overflowed = true;
+        self.changed.notify_one();
+    }
+
     /// Everything that changed since the last call, oldest first.
     pub fn take_changes(&self) -> Vec<Change> {
         let mut state = self.state();
         if std::mem::take(&mut state.overflowed) {
+            state.changes.clear();
             return state.everything();
         }
         state.changes.drain(..).collect()
@@ -333,7 +357,7 @@ impl Drop for Ticket {
         let Some(want) = state.blocks.get_mut(&self.block) else {
             return;
         };
-        want.waiters.retain(|waiter| !waiter.is_closed());
+        want.waiters.retain(|waiter| !waiter.sender.is_closed());
         if want.waiters.is_empty() && want.urgency == Urgency::Reader {
             state.blocks.remove(&self.block);
             let block = self.block;

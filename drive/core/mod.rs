@@ -35,7 +35,7 @@ use std::any::Any;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use lru::LruCache;
@@ -181,13 +181,47 @@ struct Inner {
     recovered: Range<u64>,
     stop: OnceLock<Stop>,
     on_stop: Option<OnStop>,
-    _keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// Handles of those that only give the core to peers, see [`Core::given_by`].
+    given: AtomicUsize,
+    /// Held by the one replicator of the core.
+    driving: Arc<tokio::sync::Mutex<()>>,
+    keep: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A cheap handle on one shared core.
 #[derive(Clone)]
 pub struct Core {
     inner: Arc<Inner>,
+}
+
+/// Handles of a core that its replicator takes: the task's and the state machine's.
+pub(crate) const HANDLES_OF_REPLICATOR: usize = 2;
+
+/// See [`Core::given_by`].
+pub(crate) struct Given {
+    core: Weak<Inner>,
+    handles: usize,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.given.fetch_sub(self.handles, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A core that may be gone.
+pub(crate) struct WeakCore(Weak<Inner>);
+
+impl WeakCore {
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub fn upgrade(&self) -> Option<Core> {
+        self.0.upgrade().map(|inner| Core { inner })
+    }
 }
 
 impl Core {
@@ -258,7 +292,9 @@ impl Core {
                 recovered: found.settled.length..found.head.length,
                 stop: stop.map_or_else(OnceLock::new, OnceLock::from),
                 on_stop,
-                _keep: keep,
+                given: AtomicUsize::new(0),
+                driving: Arc::default(),
+                keep,
             }),
         })
     }
@@ -323,9 +359,42 @@ impl Core {
         merkle::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
     }
 
-    /// Whether anybody but the store holds this core.
-    pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.inner) > 1
+    /// How many handles there are besides the store's own and those of [`Core::given_by`].
+    pub(crate) fn uses(&self) -> usize {
+        let given = self.inner.given.load(Ordering::Acquire);
+        Arc::strong_count(&self.inner).saturating_sub(1 + given)
+    }
+
+    /// How many handles those of [`Core::given_by`] are.
+    pub(crate) fn given(&self) -> usize {
+        self.inner.given.load(Ordering::Acquire)
+    }
+
+    /// What [`Opening::keep`] was, if it was of this type.
+    pub(crate) fn kept<T: Any>(&self) -> Option<&T> {
+        self.inner.keep.as_ref()?.downcast_ref()
+    }
+
+    /// Whether the secret key is here, whatever keeps it from being used.
+    pub(crate) fn is_own(&self) -> bool {
+        self.inner.pair.is_some()
+    }
+
+    /// `handles` of this core are of one that only gives it to peers and fetches what others want: they
+    /// do not keep it open. To be dropped before they are.
+    pub(crate) fn given_by(&self, handles: usize) -> Given {
+        self.inner.given.fetch_add(handles, Ordering::AcqRel);
+        Given { core: Arc::downgrade(&self.inner), handles }
+    }
+
+    /// The turn to drive the core's replication: a core that is closed and opened again has two
+    /// replicators for a moment.
+    pub(crate) async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.inner.driving).lock_owned().await
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakCore {
+        WeakCore(Arc::downgrade(&self.inner))
     }
 
     fn corrupt(&self, file: &'static str, at: u64, what: impl Into<String>) -> Error {

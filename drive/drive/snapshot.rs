@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use super::Snapshot;
 use crate::error::{Error, Result};
-use crate::index::trie::{Found, Node, Purpose, Trie, TrieKey, stat};
+use crate::index::trie::{Budget, Child, ChildNode, Found, Node, Purpose, Trie, TrieKey, stat};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
 use crate::wait::Wait;
 
 /// Permissions of a mountpoint that stores no stat.
 const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;
+
+/// Nodes of a listing that are asked for together.
+const NODES_AT_ONCE: usize = 4096;
 
 impl Snapshot {
     pub(super) fn new(trie: Trie) -> Self {
@@ -49,33 +52,69 @@ impl Snapshot {
 
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
-    /// NotADirectory / NotFound as expected.
+    /// NotADirectory / NotFound as expected; TooLarge for more than
+    /// [`crate::index::trie::MAX_LISTING_BYTES`], unless the drive is written here.
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
+        self.list_as(path, wait, |entry| entry).await
+    }
+
+    /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
+    pub async fn list_shared(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+    ) -> Result<Vec<(Name, Arc<Entry>)>> {
+        self.list_as(path, wait, Arc::new).await
+    }
+
+    async fn list_as<T>(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+        kept: impl Fn(Entry) -> T,
+    ) -> Result<Vec<(Name, T)>> {
         let listing = Purpose::Listing { recursive: false };
         match self.look_up(path, listing, wait).await?.kind {
             Kind::Directory | Kind::Mount => {}
             _ => return Err(Error::NotADirectory),
         }
         let key = TrieKey::new(path.as_str(), false)?;
+        let mut budget = Budget::new(self.trie.nodes().core());
+        let children = self.trie.children(&key, &mut budget, wait).await?;
         let mut entries = Vec::new();
-        for child in self.trie.children(&key, wait).await? {
-            let Ok(name) = Name::new(child.name) else {
-                continue;
-            };
-            let entry = match &child.node {
-                None => implied_by(&child.representative),
-                Some(node) => match self.stored_entry(node, wait).await {
-                    Ok(entry) => entry,
-                    Err(Error::Malformed(why)) => {
-                        log::warn!("index block {}: entry not listed: {why}", node.seq);
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            entries.push((name, entry));
+        for part in children.chunks(NODES_AT_ONCE) {
+            let _wanted = self.trie.want_children(part, wait);
+            for child in part {
+                if let Some((name, entry)) = self.child(&key, child, wait).await? {
+                    budget.take(name.as_str().len() + entry.weight())?;
+                    entries.push((name, kept(entry)));
+                }
+            }
         }
         Ok(entries)
+    }
+
+    /// A child as a name and an entry; `None` if it is not to be listed.
+    async fn child(
+        &self,
+        key: &TrieKey,
+        child: &Child,
+        wait: Wait,
+    ) -> Result<Option<(Name, Entry)>> {
+        let Ok(name) = Name::new(child.name.as_str()) else { return Ok(None) };
+        let entry = match self.trie.child_node(key, child, wait).await? {
+            None => return Ok(None),
+            Some(ChildNode::Below(node)) => implied_by(&node),
+            Some(ChildNode::Own(node)) => match self.stored_entry(&node, wait).await {
+                Ok(entry) => entry,
+                Err(Error::Malformed(why)) => {
+                    log::warn!("index block {}: entry not listed: {why}", node.seq);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Some((name, entry)))
     }
 
     /// The entry a node stores. Where another drive is mounted its stat usually says which; only

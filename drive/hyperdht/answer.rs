@@ -9,6 +9,7 @@ use super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
 use super::face::{Role, SocketId};
 use super::message::{Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of};
 use super::node::Node;
+use super::sending::{ONCE, PATIENT};
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
@@ -46,10 +47,14 @@ impl Node {
         {
             return self.reply(&asked, INVALID_TOKEN, None, BOTH);
         }
+        // Its address may be forged: it draws one packet besides the answer, and a handshake, whose
+        // answer is long, draws none.
+        let long = matches!(asked.request.command, Command::Handshake | Command::Holepunch);
         if let Some(id) = asked.request.id.filter(|id| *id == id_of(from) && *id != self.id)
             && self.table.get(&id).is_none()
+            && !long
         {
-            self.check(from, now);
+            self.check(from, ONCE, now);
         }
         let stays = matches!(self.role, Role::Staying { .. });
         match (asked.request.command, asked.request.target) {
@@ -110,7 +115,7 @@ impl Node {
         let mut value = asked.request.value.clone().unwrap_or_default();
         let Ok(down) = take_ipv4(&mut value) else { return };
         if self.table.get(&contact(down).id).is_some() {
-            self.check(down, now);
+            self.check(down, PATIENT, now);
         }
         self.reply(asked, 0, None, NOTHING);
     }

@@ -95,6 +95,10 @@ pub struct Outgoing {
     pub bytes: Bytes,
 }
 
+/// Bytes that may be sent because of a datagram whose sender has not shown that it is at its address,
+/// as a multiple of that datagram's bytes.
+pub const AMPLIFICATION: usize = 3;
+
 /// What a peer wants of our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -109,6 +113,8 @@ pub struct Asked {
     pub message: Bytes,
     /// Of a round: our number for the handshake it is about.
     pub id: u64,
+    /// Bytes of the datagram. `from` may be forged: it draws at most [`AMPLIFICATION`] times as many.
+    pub bytes: usize,
     pub(super) mode: Mode,
     pub(super) number: u16,
     pub(super) relay: Option<SocketAddrV4>,

@@ -22,7 +22,9 @@ use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use super::serving::Serving;
 use super::walk::{Goal, Taker, Walk};
 use crate::crypto::{KeyPair, random_bytes};
-use crate::kademlia::{BUCKET, Chosen, Contact, Id, QueryId, RoutingTable, Tokens, Window};
+use crate::kademlia::{
+    BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window,
+};
 
 /// Requests answered within a second; the rest is ignored.
 pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
@@ -239,12 +241,12 @@ impl Node {
     }
 
     /// Asks a node for a sign of life, which gets it a place in the table.
-    pub(super) fn check(&mut self, address: SocketAddrV4, now: Instant) {
+    pub(super) fn check(&mut self, address: SocketAddrV4, patience: Patience, now: Instant) {
         let checks = self.sending.count(|purpose| *purpose == Purpose::Check);
         if checks < MAX_CHECKS {
             let request = Request::new(address, Command::Ping);
             let socket = self.socket();
-            self.ask(Ready { socket, request, purpose: Purpose::Check, patience: PATIENT }, now);
+            self.ask(Ready { socket, request, purpose: Purpose::Check, patience }, now);
         }
     }
 
@@ -267,7 +269,7 @@ impl Node {
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
             for contact in self.table.oldest(CHECKED) {
-                self.check(contact.address, now);
+                self.check(contact.address, PATIENT, now);
             }
         }
         if now >= self.next_rejoin {

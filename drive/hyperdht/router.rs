@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::answer::Incoming;
-use super::face::{Asked, Event, Role, SocketId};
+use super::face::{AMPLIFICATION, Asked, Event, Role, SocketId};
 use super::message::{Command, Request, Response};
 use super::node::Node;
 use super::payload::{Handshake, Holepunch, Mode};
@@ -179,15 +179,16 @@ impl Node {
         self.sending.reply(asked.socket, &response);
     }
 
-    /// Answers [`Event::Handshake`] from `socket`.
-    pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) {
+    /// Answers [`Event::Handshake`] from `socket`. How many bytes may still be sent because of it; no
+    /// answer is sent that has more than that itself.
+    pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
         let (mode, to) = match (asked.mode, asked.relay) {
             (Mode::FromSecondRelay, Some(relay)) => (Mode::FromServer, relay),
             (Mode::FromRelay, _) => (Mode::FromServer, asked.from),
             _ => (Mode::Reply, asked.from),
         };
         let answer = Handshake { mode, noise, peer_address: asked.peer, relay_address: None };
-        self.answer_asked(asked, Command::Handshake, socket, to, mode, answer.encode());
+        self.answer_asked(asked, Command::Handshake, socket, to, mode, answer.encode())
     }
 
     /// Answers [`Event::Holepunch`] from `socket`.
@@ -205,16 +206,18 @@ impl Node {
         to: SocketAddrV4,
         mode: Mode,
         value: Bytes,
-    ) {
-        let Some(serving) = &self.serving else { return };
+    ) -> usize {
+        let Some(serving) = &self.serving else { return 0 };
         let (target, number, value) = (Some(*serving.target()), asked.number, Some(value));
         let id = self.public_id(socket);
-        if mode == Mode::Reply {
-            self.sending.reply(socket, &Response { id, value, ..Response::new(to, number) });
+        let bytes = if mode == Mode::Reply {
+            Response { id, value, ..Response::new(to, number) }.encode()
         } else {
-            let request = Request { number, id, target, value, ..Request::new(to, command) };
-            self.sending.pass_on(socket, &request);
-        }
+            Request { number, id, target, value, ..Request::new(to, command) }.encode()
+        };
+        let Some(left) = (asked.bytes * AMPLIFICATION).checked_sub(bytes.len()) else { return 0 };
+        self.sending.put(socket, to, bytes);
+        left
     }
 }
 
@@ -229,7 +232,8 @@ impl Incoming {
     ) -> Asked {
         let Self { socket, from, ref request } = *self;
         let (to, number) = (request.to, request.number);
-        Asked { from, socket, to, peer, message, id, mode, number, relay }
+        let bytes = request.encode().len();
+        Asked { from, socket, to, peer, message, id, bytes, mode, number, relay }
     }
 }
 

@@ -139,7 +139,8 @@ impl Sending {
         self.put(socket, request.to, request.encode());
     }
 
-    fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
+    /// Sends these bytes.
+    pub fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
         if self.out.len() < MAX_OUT {
             self.out.push_back(Outgoing { socket, to, bytes });
         }

@@ -82,7 +82,7 @@ impl Replicator {
     /// `block`, which the peer sent, is of a version that has not been shown to continue our `from`
     /// blocks: has the peer show it, and asks for the block again afterwards.
     pub(super) fn ask_for_continuity(&mut self, id: PeerId, from: u64, block: u64, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return self.wants.released(block, id) };
         if peer.unconnected.len() >= MAX_UNCONNECTED {
             return self.wants.released(block, id);
         }
@@ -127,17 +127,17 @@ impl Replicator {
         for block in waiting {
             self.wants.released(block, id);
         }
+        self.unscheduled = true;
     }
 
     /// Our head has moved: what could not be shown to continue the old one may continue the new one.
     pub(super) fn grown(&mut self, head: Option<Head>) {
         let Some(head) = head else { return };
-        let mut again = false;
         for peer in self.peers.values_mut() {
-            again |= peer.discontinued.take_if(|length| *length < head.length).is_some();
-        }
-        if again {
-            self.wants.unpark_range(0..u64::MAX);
+            if peer.discontinued.take_if(|length| *length < head.length).is_some() {
+                peer.unexamined = peer.blocks.clone();
+                self.unscheduled = true;
+            }
         }
     }
 
@@ -145,11 +145,12 @@ impl Replicator {
     /// ours: waits for a bridge.
     pub(super) fn ask_for_bridge(&mut self, id: PeerId, length: u64, block: u64) {
         self.wants.failed(block, id);
+        self.unscheduled = true;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.withheld.len() < MAX_UNCONNECTED && self.bridges.wait(length, id, block) {
             peer.withheld.insert(block);
         } else {
-            peer.blocks.remove(block..block.saturating_add(1));
+            peer.disclaims(block..block.saturating_add(1));
         }
         let name = peer.name.clone();
         self.trouble(format!(
@@ -198,14 +199,18 @@ impl Replicator {
             if let Some(peer) = self.peers.get_mut(&waiting) {
                 peer.withheld.remove(&block);
             }
-            self.wants.unpark_range(block..block.saturating_add(1));
+            self.wants.unpark(block);
         }
+        self.unscheduled = true;
     }
 
     /// A peer tells of blocks that may show what could not be shown before.
     pub(super) fn reconsider(&mut self, id: PeerId, told: &Range<u64>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.discontinued.take_if(|length| told.contains(length));
+        if peer.discontinued.take_if(|length| told.contains(length)).is_some() {
+            peer.unexamined = peer.blocks.clone();
+            self.unscheduled = true;
+        }
         for (_, bridge) in self.bridges.0.range_mut(told.clone()) {
             bridge.failed.remove(&id);
         }
@@ -232,6 +237,7 @@ impl Replicator {
             return self.disconnect(id, reason, false);
         }
         let wanted = self.wants.get(block).is_some();
+        self.unscheduled = true;
         if !alone && wanted && self.distrusted.insert(block) {
             return self.wants.released(block, id);
         }

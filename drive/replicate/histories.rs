@@ -95,6 +95,6 @@ impl Replicator {
             let message = Message::Status { uploading: true, downloading: true };
             self.actions.push_back(Action::Send { peer: *id, message });
         }
-        self.wants.unpark();
+        self.wants.unpark_all();
     }
 }

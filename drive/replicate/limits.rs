@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::peer::MAX_WANTED_REGIONS;
 use super::*;
 use crate::store::Store;
-use crate::wire::run_length::MAX_UNFOLDED;
+use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
 use peer::{MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
-use upload::{MAX_QUEUED_HINT_BYTES, MAX_QUEUED_HINTS, MAX_WANT_BLOCKS, TooManyRequests};
+use upload::{MAX_WANT_BLOCKS, TooManyRequests};
 
 const PEER: PeerId = PeerId(1);
 
@@ -312,26 +312,6 @@ fn requests_waiting_to_be_answered() {
 }
 
 #[test]
-fn hints_waiting_to_be_answered() {
-    let hint = |bytes: usize| Message::Extension {
-        name: extension::NAME.to_owned(),
-        payload: Bytes::from(vec![0xff; bytes]),
-    };
-    let mut upload = Upload::new(written(1));
-    for _ in 0..MAX_QUEUED_HINTS + 1 {
-        upload.received(&hint(1)).unwrap();
-    }
-    assert_eq!(upload.waiting_hints(), (MAX_QUEUED_HINTS, MAX_QUEUED_HINTS));
-    assert!(upload.next_answer().is_none(), "none of them means anything");
-    assert_eq!(upload.waiting_hints(), (0, 0));
-    upload.received(&hint(MAX_QUEUED_HINT_BYTES + 1)).unwrap();
-    assert_eq!(upload.waiting_hints(), (0, 0));
-    upload.received(&hint(MAX_QUEUED_HINT_BYTES)).unwrap();
-    upload.received(&hint(1)).unwrap();
-    assert_eq!(upload.waiting_hints(), (1, MAX_QUEUED_HINT_BYTES));
-}
-
-#[test]
 fn regions_told_about() {
     let mut upload = Upload::new(written(3));
     upload.received(&Message::Want { start: 0, length: MAX_WANT_BLOCKS }).unwrap();
@@ -341,4 +321,121 @@ fn regions_told_about() {
         upload.received(&Message::Want { start, length }).unwrap();
         assert_eq!(upload.next_answer(), None, "{start} {length}");
     }
+}
+
+/// Wanted blocks that no peer has, and a peer that has said nothing yet.
+fn wanting(count: u64) -> Replicator {
+    let mut replicator = reading(&written(1));
+    replicator.average_bytes = 1;
+    want(&mut replicator, 0..count);
+    actions(&mut replicator);
+    replicator
+}
+
+const MANY: u64 = 60_000;
+
+#[test]
+fn an_offer_of_everything_queues_no_more_than_the_peer_can_be_asked_for() {
+    let mut replicator = wanting(MANY);
+    receive(&mut replicator, have(0, MANY));
+    assert_eq!(requests(&mut replicator), MAX_IN_FLIGHT);
+    let parked = |replicator: &Replicator| replicator.wants.parked(0..MANY).count();
+    assert_eq!(parked(&replicator), MANY as usize - MAX_IN_FLIGHT);
+    // Taken back, the rest was never moved.
+    receive(&mut replicator, Message::Unhave { start: 0, length: MANY });
+    assert_eq!(parked(&replicator), MANY as usize);
+    assert_eq!(replicator.peers[&PEER].refused, MAX_IN_FLIGHT as u32);
+}
+
+#[test]
+fn an_offer_that_changes_nothing_moves_nothing() {
+    let mut replicator = wanting(MANY);
+    let bitfield = Some(Bytes::new());
+    let nothing = Message::Have { start: 0, length: 1 << 32, bitfield, ack: false };
+    for message in [nothing, have(1 << 40, 10), Message::Unhave { start: 0, length: MANY }] {
+        receive(&mut replicator, message);
+        assert!(!replicator.wants.is_queued());
+        assert_eq!(requests(&mut replicator), 0);
+    }
+}
+
+/// A block that is parked is asked for as soon as a peer that has it has room, uploads, and answers.
+#[test]
+fn offered_blocks_are_asked_for_when_the_peer_has_room_again() {
+    let written = written(3);
+    let mut replicator = reading(&written);
+    replicator.average_bytes = 1;
+    want(&mut replicator, 0..3);
+    receive(&mut replicator, Message::Status { uploading: false, downloading: true });
+    receive(&mut replicator, have(0, 2));
+    assert_eq!(requests(&mut replicator), 0);
+    receive(&mut replicator, Message::Status { uploading: true, downloading: true });
+    assert_eq!(requests(&mut replicator), 2);
+    let mut full = wanting(MANY);
+    receive(&mut full, have(0, MANY));
+    assert_eq!(requests(&mut full), MAX_IN_FLIGHT);
+    for block in 0..10 {
+        receive(
+            &mut full,
+            Message::Data { index: block, value: None, nodes: vec![], signature: None },
+        );
+    }
+    assert_eq!(requests(&mut full), 10);
+}
+
+#[test]
+fn bitfields_beyond_those_asked_for_count_as_refusals() {
+    let mut replicator = reading(&written(1));
+    let allowed = replicator.peers[&PEER].bitfields_allowed;
+    let bitfield = || {
+        let bitfield = Some(Bytes::new());
+        Message::Have { start: 0, length: 1 << 20, bitfield, ack: false }
+    };
+    for _ in 0..allowed + MAX_REFUSED {
+        receive(&mut replicator, bitfield());
+        assert_eq!(ended(&mut replicator), None);
+    }
+    receive(&mut replicator, bitfield());
+    assert_eq!(ended(&mut replicator), Some(true));
+}
+
+#[test]
+fn the_newest_block_of_a_peer_is_wanted_as_long_as_it_is_the_newest() {
+    let written = written(9);
+    let mut replicator = reading(&written);
+    replicator.demand(vec![Change::Upgrade { length: 0 }], Instant::now());
+    for newest in 1..100 {
+        receive(&mut replicator, have(newest, 1));
+        assert_eq!(replicator.wants.blocks(), [newest]);
+    }
+    receive(&mut replicator, Message::Unhave { start: 1, length: 200 });
+    assert_eq!(replicator.wants.blocks(), [] as [u64; 0], "the claim is gone");
+    // One that is wanted anyway stays.
+    want(&mut replicator, 5..6);
+    receive(&mut replicator, have(5, 1));
+    receive(&mut replicator, have(8, 1));
+    assert_eq!(replicator.wants.blocks(), [5, 8]);
+    let proof = written.prove(8, 0, false, &mut Default::default()).unwrap();
+    let head = replicator.core.accept(proof).unwrap();
+    replicator
+        .step(Event::Judged { peer: PEER, block: 8, size: 9, verdict: Ok(head) }, Instant::now());
+    assert_eq!(replicator.wants.blocks(), [5], "a longer head has arrived");
+}
+
+#[test]
+fn peers_that_come_and_go_leave_nothing_behind() {
+    let mut replicator = wanting(10);
+    for number in 2..50 {
+        let peer = PeerId(number);
+        let name = "another".to_owned();
+        replicator.step(Event::Opened { peer, name }, Instant::now());
+        let message = have(0, 10);
+        replicator.step(Event::Received { peer, message }, Instant::now());
+        let message = Message::Unhave { start: 0, length: 10 };
+        replicator.step(Event::Received { peer, message }, Instant::now());
+        assert!(replicator.wants.get(0).unwrap().failed.contains(&peer));
+        replicator.step(Event::Closed { peer }, Instant::now());
+        assert!(replicator.wants.get(0).unwrap().failed.is_empty());
+    }
+    assert_eq!(replicator.wants.parked(0..10).count(), 10);
 }

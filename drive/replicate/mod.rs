@@ -9,6 +9,7 @@ mod continuity;
 mod histories;
 #[cfg(test)]
 mod limits;
+mod offers;
 mod peer;
 mod remote_blocks;
 mod schedule;
@@ -32,11 +33,10 @@ use crate::error::Error;
 use crate::rate::{Bucket, Limit};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
-use crate::wire::run_length;
 use continuity::Bridges;
 use peer::{
-    InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_REFUSED, MAX_UNSOLICITED,
-    MAX_WANTED_REGIONS, Peer, Purpose,
+    BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
+    MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
 };
 use wants::Wants;
 
@@ -130,6 +130,14 @@ pub struct Replicator {
     seeks: BTreeMap<u64, Seek>,
     /// Somebody waits for a head longer than this.
     upgrade: Option<u64>,
+    /// Blocks wanted for that only, because peers tell of no newer ones.
+    newest: std::collections::BTreeSet<u64>,
+    /// Something has changed that may let a queued block be asked for.
+    unscheduled: bool,
+    /// Peers that were not asked about regions yet.
+    new_peers: Vec<PeerId>,
+    /// Blocks that could not be stored, and when to ask for them again.
+    put_off: VecDeque<(Instant, u64)>,
     /// Proofs handed to the core and not yet judged: the request each answers, and the byte it
     /// sought.
     judging: BTreeMap<(PeerId, u64), (InFlight, Option<u64>)>,
@@ -169,6 +177,10 @@ impl Replicator {
             wants: Wants::default(),
             seeks: BTreeMap::new(),
             upgrade: None,
+            newest: Default::default(),
+            unscheduled: true,
+            new_peers: Vec::new(),
+            put_off: VecDeque::new(),
             judging: BTreeMap::new(),
             distrusted: Default::default(),
             average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
@@ -185,6 +197,12 @@ impl Replicator {
 
     /// Handles one event; what is to be done is then in [`Replicator::next_action`].
     pub fn step(&mut self, event: Event, now: Instant) {
+        // What peers say otherwise is looked at for what it changes (`offers.rs`).
+        self.unscheduled |= match &event {
+            Event::Received { message, .. } => matches!(message, Message::Data { .. }),
+            Event::Judged { .. } | Event::Limited { .. } | Event::Tick => true,
+            _ => false,
+        };
         match event {
             Event::Opened { peer, name } => self.opened(peer, name, now),
             Event::Closed { peer } => self.closed(peer),
@@ -211,6 +229,7 @@ impl Replicator {
 
     /// Handles changes of demand, oldest first.
     pub fn demand(&mut self, changes: Vec<Change>, now: Instant) {
+        self.unscheduled = true;
         for change in changes {
             self.demanded(change, now);
         }
@@ -224,7 +243,11 @@ impl Replicator {
         }
         self.compare_histories(now);
         self.build_bridges(now);
-        self.schedule(now);
+        let examined = self.examine(now);
+        if std::mem::take(&mut self.unscheduled) {
+            self.schedule(now);
+        }
+        self.ask_about_regions();
         if std::mem::take(&mut self.outlook_stale) {
             self.publish_outlook();
         }
@@ -236,6 +259,7 @@ impl Replicator {
             .filter_map(|peer| peer.next_check(now))
             .chain(comparison)
             .chain(paced)
+            .chain(examined)
             .min();
     }
 
@@ -271,6 +295,11 @@ impl Replicator {
     }
 
     fn send(&mut self, peer: PeerId, message: Message) {
+        if matches!(message, Message::Want { .. })
+            && let Some(peer) = self.peers.get_mut(&peer)
+        {
+            peer.bitfields_allowed += BITFIELDS_PER_WANT;
+        }
         self.actions.push_back(Action::Send { peer, message });
     }
 
@@ -284,16 +313,18 @@ impl Replicator {
         peer.regions.insert(0);
         self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
         self.peers.insert(id, peer);
-        self.wants.unpark();
+        self.new_peers.push(id);
         self.outlook_stale = true;
     }
 
     fn closed(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.wants.forgive(id);
-        for block in peer.owed(0..u64::MAX) {
+        for block in peer.owed(0..u64::MAX).chain(peer.unconnected.iter().copied()) {
             self.wants.released(block, id);
         }
+        self.unscheduled |= !peer.blocks.is_empty() || peer.is_owing();
+        self.want_newest();
         for seek in self.seeks.values_mut() {
             seek.failed.remove(&id);
             if seek.asked == Some(id) {
@@ -312,23 +343,10 @@ impl Replicator {
     fn received(&mut self, id: PeerId, message: Message, now: Instant) {
         match message {
             Message::Have { start, length, bitfield, .. } => {
-                self.have(id, start, length, bitfield);
-                self.check_stalls(now);
+                self.have(id, start, length, bitfield, now);
             }
             Message::Unhave { start, length } => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    let lost = start..start.saturating_add(length);
-                    peer.blocks.remove(lost.clone());
-                    let refused: Vec<u64> = match lost.is_empty() {
-                        true => Vec::new(),
-                        false => peer.owed(lost).collect(),
-                    };
-                    for block in refused {
-                        self.refused(id, block);
-                    }
-                    self.outlook_stale = true;
-                    self.end_if_fickle(id);
-                }
+                self.unhave(id, start..start.saturating_add(length));
             }
             Message::Status { uploading, .. } => self.status(id, uploading),
             Message::Data { index, value, nodes, signature } => {
@@ -340,52 +358,6 @@ impl Replicator {
             // The rest is answered by the connection (`upload.rs`) or means nothing to us.
             _ => {}
         }
-    }
-
-    fn have(&mut self, id: PeerId, start: u64, length: u64, bitfield: Option<Bytes>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let claimed = match bitfield {
-            Some(encoded) => match run_length::decode(&encoded, run_length::MAX_UNFOLDED) {
-                Ok(bits) => {
-                    // A length of 0 or 1 with a bitfield is the older "everything from start".
-                    let length = if length <= 1 { bits.len() as u64 * 8 } else { length };
-                    let claimed = start..start.saturating_add(length);
-                    peer.blocks.replace(claimed.clone(), &bits);
-                    claimed
-                }
-                Err(error) => {
-                    return self.disconnect(id, format!("sent a bad bitfield: {error}"), true);
-                }
-            },
-            None => {
-                let claimed = start..start.saturating_add(length);
-                if peer.blocks.covers(claimed.clone()) {
-                    return; // told before
-                }
-                peer.blocks.insert(claimed.clone());
-                claimed
-            }
-        };
-        self.reconsider(id, &claimed);
-        self.wants.unpark_range(claimed);
-        self.outlook_stale = true;
-        self.want_newest();
-    }
-
-    fn status(&mut self, id: PeerId, uploading: bool) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if std::mem::replace(&mut peer.uploading, uploading) == uploading {
-            return;
-        }
-        if uploading {
-            return self.wants.unpark();
-        }
-        peer.refused += 1;
-        let open: Vec<u64> = peer.owed(0..u64::MAX).collect();
-        for block in open {
-            self.refused(id, block);
-        }
-        self.end_if_fickle(id);
     }
 
     /// The peer will not answer this request.
@@ -444,7 +416,7 @@ impl Replicator {
         match verdict {
             Ok(_) | Err(Rejected::Storage(_)) if purpose == Purpose::Comparison => {
                 // What waited for a longer head may go on.
-                self.wants.unpark();
+                self.wants.unpark_all();
             }
             Ok(accepted) if purpose == Purpose::Continuity => {
                 self.distrusted.remove(&block);
@@ -486,7 +458,7 @@ impl Replicator {
                 self.trouble(format!("cannot store block {block}: {error}"));
                 // Not put back at once: the disk will not be better in a microsecond.
                 self.wants.failed(block, id);
-                self.wants.park(block);
+                self.put_off(block, now);
             }
         }
     }
@@ -507,7 +479,7 @@ impl Replicator {
         } else {
             // It proved the block and kept its bytes to itself.
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.blocks.remove(block..block.saturating_add(1));
+                peer.disclaims(block..block.saturating_add(1));
             }
             self.wants.failed(block, id);
         }
@@ -576,11 +548,15 @@ impl Replicator {
                         self.cancel(peer, block);
                     }
                 }
+                self.newest.clear();
                 self.seeks.clear();
                 self.distrusted.clear();
                 self.upgrade = None;
             }
-            Change::Wanted { block, urgency } => self.wants.want(block, urgency),
+            Change::Wanted { block, urgency } => {
+                self.newest.remove(&block);
+                self.wants.want(block, urgency);
+            }
             Change::Unwanted { block } => {
                 self.distrusted.remove(&block);
                 for peer in self.wants.forget(block) {
@@ -607,34 +583,6 @@ impl Replicator {
             && peer.cancel(block)
         {
             self.send(id, Message::Cancel { index: block, bytes: 0, hash: false });
-        }
-    }
-
-    /// While somebody waits for a longer head: the newest block a peer tells of proves one.
-    fn want_newest(&mut self) {
-        let length = self.core.head().length;
-        if self.upgrade.is_some_and(|wanted| wanted < length) {
-            self.upgrade = None;
-        }
-        if self.upgrade.is_none() {
-            return;
-        }
-        // Of every peer its own newest: one that claims too much must not hide the others.
-        let newest: std::collections::BTreeSet<u64> = self
-            .peers
-            .values()
-            .filter(|peer| peer.uploading && peer.blocks.end() > length)
-            .filter(|peer| peer.discontinued.is_none())
-            .map(|peer| peer.blocks.end() - 1)
-            .collect();
-        if newest.iter().any(|block| *block > length)
-            && self.peers.values().any(|peer| peer.offers(length))
-        {
-            // Asked for first, its proof shows that the newer version continues ours.
-            self.wants.want(length, Urgency::Reader);
-        }
-        for block in newest {
-            self.wants.want(block, Urgency::Reader);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::remote_blocks::RemoteBlocks;
+use super::remote_blocks::{MAX_RANGES, RemoteBlocks};
 
 /// Requests one peer may have open for one core, whatever their size.
 pub const MAX_IN_FLIGHT: usize = 1024;
@@ -46,6 +46,11 @@ pub const LISTING_WITHIN: Duration = Duration::from_secs(10);
 /// Regions of 2^20 blocks a peer is asked about.
 pub const MAX_WANTED_REGIONS: usize = 4096;
 
+/// Bitfields that a peer may send when it appears, and for each question of what it holds. Each beyond
+/// them counts as a refused request: a few bytes can unfold to a million blocks.
+pub const FIRST_BITFIELDS: u32 = 16;
+pub const BITFIELDS_PER_WANT: u32 = 4;
+
 /// Names one peer of one core for the life of its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u64);
@@ -80,6 +85,10 @@ pub struct Peer {
     /// How logs call it: its address.
     pub name: String,
     pub blocks: RemoteBlocks,
+    /// The part of `blocks` in which wants may be parked that it could be asked for.
+    pub unexamined: RemoteBlocks,
+    /// Bitfields that it may still send.
+    pub bitfields_allowed: u32,
     pub uploading: bool,
     /// It sent a Want: it is told of new blocks.
     pub subscribed: bool,
@@ -134,6 +143,8 @@ impl Peer {
         Self {
             name,
             blocks: RemoteBlocks::default(),
+            unexamined: RemoteBlocks::default(),
+            bitfields_allowed: FIRST_BITFIELDS,
             uploading: true,
             subscribed: false,
             speaks_hypertrie: false,
@@ -165,6 +176,40 @@ impl Peer {
         }
     }
 
+    /// It claims these blocks; those that are new.
+    pub fn claims(&mut self, blocks: Range<u64>) -> Vec<Range<u64>> {
+        let new = self.blocks.gaps(blocks.clone());
+        self.blocks.insert(blocks);
+        for range in &new {
+            self.unexamined.insert(range.clone());
+        }
+        self.bound_unexamined();
+        new
+    }
+
+    /// Of this region it claims these blocks and no others.
+    pub fn claims_bits(&mut self, region: Range<u64>, bits: &[u8]) {
+        self.blocks.replace(region.clone(), bits);
+        self.unexamined.remove(region.clone());
+        for range in self.blocks.within(region) {
+            self.unexamined.insert(range);
+        }
+        self.bound_unexamined();
+    }
+
+    /// It claims these blocks no more.
+    pub fn disclaims(&mut self, blocks: Range<u64>) {
+        self.blocks.remove(blocks.clone());
+        self.unexamined.remove(blocks);
+    }
+
+    /// Examining too much is only slow; what is left out would never be asked for.
+    fn bound_unexamined(&mut self) {
+        if self.unexamined.len() >= MAX_RANGES / 2 {
+            self.unexamined = self.blocks.clone();
+        }
+    }
+
     /// Whether it would give us `block` if asked, and we could use it.
     pub fn offers(&self, block: u64) -> bool {
         self.uploading
@@ -190,6 +235,11 @@ impl Peer {
         self.in_flight.range(range).map(|(block, _)| *block)
     }
 
+    /// Whether any request has not been answered.
+    pub fn is_owing(&self) -> bool {
+        !self.in_flight.is_empty() || !self.seeks.is_empty()
+    }
+
     pub fn is_comparing(&self) -> bool {
         self.comparing > 0
     }
@@ -212,7 +262,7 @@ impl Peer {
             None => *self.bad_proofs.entry(block).or_insert(1),
         };
         if times >= MAX_BAD_PROOFS {
-            self.blocks.remove(block..block.saturating_add(1));
+            self.disclaims(block..block.saturating_add(1));
         }
         if self.strikes == 0 {
             (self.strikes, self.struck) = (1, now);
@@ -239,6 +289,19 @@ impl Peer {
             (MAX_IN_FLIGHT * 3 / 4, self.window)
         };
         self.in_flight.len() + self.seeks.len() < count && self.in_flight_bytes < bytes
+    }
+
+    /// About how many more requests fit, if answers have `average` bytes.
+    pub fn room(&self, average: u64) -> usize {
+        if !self.has_room(true) {
+            return 0;
+        }
+        if self.strikes > 0 {
+            return 1;
+        }
+        let count = MAX_IN_FLIGHT - self.in_flight.len() - self.seeks.len();
+        let bytes = self.window.saturating_mul(2).saturating_sub(self.in_flight_bytes);
+        count.min(usize::try_from(bytes / average.max(1)).unwrap_or(usize::MAX).saturating_add(1))
     }
 
     /// How full its window is, for choosing between peers; lower is better.

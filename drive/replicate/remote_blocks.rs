@@ -12,7 +12,7 @@ pub const MAX_RANGES: usize = 16_384;
 /// A set of block numbers below [`MAX_CORE_LENGTH`].
 ///
 /// INVARIANT: ranges are not empty, do not touch each other, and there are at most [`MAX_RANGES`].
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RemoteBlocks {
     ranges: BTreeMap<u64, u64>,
 }
@@ -41,6 +41,49 @@ impl RemoteBlocks {
         let Some(range) = clamp(blocks) else { return true };
         let around = self.ranges.range(..=range.start).next_back();
         around.is_some_and(|(_, end)| *end >= range.end)
+    }
+
+    /// The parts of `blocks` that are not claimed, ascending.
+    pub fn gaps(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+        let Some(range) = clamp(blocks) else { return Vec::new() };
+        let before = self.ranges.range(..=range.start).next_back();
+        let mut at = before.map_or(range.start, |(_, end)| range.start.max(*end));
+        let mut gaps = Vec::new();
+        for (start, end) in self.ranges.range(range.start..range.end) {
+            if *start > at {
+                gaps.push(at..*start);
+            }
+            at = at.max(*end);
+        }
+        if at < range.end {
+            gaps.push(at..range.end);
+        }
+        gaps
+    }
+
+    /// The parts of `blocks` that are claimed, ascending.
+    pub fn within(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+        let Some(range) = clamp(blocks) else { return Vec::new() };
+        let before = self.ranges.range(..range.start).next_back();
+        let ranges = before.into_iter().chain(self.ranges.range(range.clone()));
+        ranges
+            .map(|(start, end)| (*start).max(range.start)..(*end).min(range.end))
+            .filter(|part| !part.is_empty())
+            .collect()
+    }
+
+    /// The lowest range claimed.
+    pub fn first(&self) -> Option<Range<u64>> {
+        self.ranges.first_key_value().map(|(start, end)| *start..*end)
+    }
+
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
     }
 
     pub fn insert(&mut self, blocks: Range<u64>) {
@@ -89,8 +132,14 @@ impl RemoteBlocks {
         let Some(region) = clamp(region) else { return };
         let mut run: Option<u64> = None;
         let claimed = (bits.len() as u64).saturating_mul(8).min(region.end - region.start);
-        for offset in 0..claimed {
+        let mut offset = 0;
+        while offset < claimed {
             let byte = bits.get((offset / 8) as usize).copied().unwrap_or(0);
+            // Eight alike need no look at each: most bytes are all ones or all zeros.
+            if offset % 8 == 0 && byte == if run.is_some() { 0xff } else { 0 } {
+                offset += 8;
+                continue;
+            }
             let set = byte & (0x80 >> (offset % 8)) != 0;
             match (set, run) {
                 (true, None) => run = Some(region.start + offset),
@@ -100,6 +149,7 @@ impl RemoteBlocks {
                 }
                 _ => {}
             }
+            offset += 1;
         }
         if let Some(start) = run {
             self.insert(start..region.start + claimed);
@@ -173,6 +223,14 @@ mod tests {
                 for start in [0, 7, 100] {
                     let claimed = (start..start + 20).all(|block| model.contains(&block));
                     prop_assert_eq!(ours.covers(start..start + 20), claimed);
+                    let all = |ranges: Vec<Range<u64>>| ranges.into_iter().flatten().collect();
+                    let (gaps, within): (BTreeSet<u64>, BTreeSet<u64>) =
+                        (all(ours.gaps(start..start + 50)), all(ours.within(start..start + 50)));
+                    let expected: BTreeSet<u64> =
+                        model.range(start..start + 50).copied().collect();
+                    prop_assert_eq!(&within, &expected);
+                    prop_assert!(gaps.is_disjoint(&within));
+                    prop_assert_eq!(gaps.len() + within.len(), 50);
                 }
                 prop_assert_eq!(ours.end(), model.last().map_or(0, |block| block + 1));
                 prop_assert_eq!(ours.count_below(100), model.range(..100).count() as u64);

@@ -49,7 +49,7 @@ impl Replicator {
             .collect();
         for (id, block) in overdue {
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.blocks.remove(block..block.saturating_add(1));
+                peer.disclaims(block..block.saturating_add(1));
             }
             self.refused(id, block);
         }
@@ -67,18 +67,23 @@ impl Replicator {
             {
                 break;
             }
-            match self.choose(block, urgency, now) {
-                Choice::Ask(id) => self.request(id, block, now),
-                Choice::Nobody => self.wants.park(block),
-                Choice::Busy => {
-                    skipped += 1;
-                    if skipped > MAX_SKIPPED {
-                        break;
-                    }
+            if self.ask_a_peer(block, urgency, now) {
+                skipped += 1;
+                if skipped > MAX_SKIPPED {
+                    break;
                 }
             }
         }
-        self.ask_about_regions();
+    }
+
+    /// Asks the best peer for a queued block, or parks it; true if peers that offer it are busy.
+    pub(super) fn ask_a_peer(&mut self, block: u64, urgency: Urgency, now: Instant) -> bool {
+        match self.choose(block, urgency, now) {
+            Choice::Ask(id) => self.request(id, block, now),
+            Choice::Nobody => self.wants.park(block),
+            Choice::Busy => return true,
+        }
+        false
     }
 
     fn nobody_has_room(&self, reader: bool, now: Instant) -> bool {
@@ -171,19 +176,23 @@ impl Replicator {
         }
     }
 
-    /// Peers tell what they hold region by region, and only when asked.
-    fn ask_about_regions(&mut self) {
-        let regions = self.wants.parked_regions(REGION_BLOCKS);
+    /// Peers tell what they hold region by region, and only when asked: all peers about regions in
+    /// which something is parked since, new peers about all such regions.
+    pub(super) fn ask_about_regions(&mut self) {
         let mut questions = Vec::new();
-        for region in regions {
-            for (id, peer) in &mut self.peers {
-                if peer.regions.len() < MAX_WANTED_REGIONS && peer.regions.insert(region) {
-                    questions.push((*id, region * REGION_BLOCKS));
-                }
-            }
+        for id in std::mem::take(&mut self.new_peers) {
+            let regions = self.wants.parked_regions().take(MAX_WANTED_REGIONS);
+            questions.extend(regions.map(|region| (id, region)));
         }
-        for (id, start) in questions {
-            self.send(id, Message::Want { start, length: REGION_BLOCKS });
+        for region in self.wants.take_new_regions() {
+            questions.extend(self.peers.keys().map(|id| (*id, region)));
+        }
+        for (id, region) in questions {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            if peer.regions.len() < MAX_WANTED_REGIONS && peer.regions.insert(region) {
+                let start = region * REGION_BLOCKS;
+                self.send(id, Message::Want { start, length: REGION_BLOCKS });
+            }
         }
     }
 }

@@ -5,20 +5,14 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::core::{Core, Located, RemoteTree};
-use crate::index::trie::responder::{self, ExtensionRequest};
-use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use crate::wire::run_length;
 
-/// Requests, Wants and hints one peer may have waiting per core; one more ends the connection.
+/// Requests and Wants one peer may have waiting per core; one more ends the connection.
 pub const MAX_QUEUED_REQUESTS: usize = 4096;
-/// Hints (each may walk a few thousand local blocks) among them; more are ignored.
-pub const MAX_QUEUED_HINTS: usize = 32;
-/// Bytes of these hints together: room for one of the longest and many usual ones.
-pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
+/// Answers to hints (`swarm/hints.rs`) that may wait beside them; more are dropped.
+const MAX_HINT_ANSWERS: usize = 64;
 /// Longest region one Want may name, and the alignment the reference insists on.
 pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
@@ -29,7 +23,6 @@ const READ_TOGETHER: usize = 4;
 enum Job {
     Want { start: u64, length: u64 },
     Request { index: u64, bytes: u64, hash: bool, nodes: u64 },
-    Hint(Bytes),
 }
 
 /// The peer asked for more than [`MAX_QUEUED_REQUESTS`] at once.
@@ -40,8 +33,6 @@ pub struct TooManyRequests;
 pub struct Upload {
     core: Core,
     jobs: VecDeque<Job>,
-    hints: usize,
-    hint_bytes: usize,
     remote: RemoteTree,
     told_newest: bool,
     last_sought: Option<u64>,
@@ -56,8 +47,6 @@ impl Upload {
         Self {
             core,
             jobs: VecDeque::new(),
-            hints: 0,
-            hint_bytes: 0,
             remote: RemoteTree::default(),
             told_newest: false,
             last_sought: None,
@@ -77,15 +66,6 @@ impl Upload {
                 self.cancel(index, bytes, hash);
                 return Ok(());
             }
-            Message::Extension { ref name, ref payload } if name == extension::NAME => {
-                let bytes = self.hint_bytes + payload.len();
-                if self.hints >= MAX_QUEUED_HINTS || bytes > MAX_QUEUED_HINT_BYTES {
-                    return Ok(());
-                }
-                self.hints += 1;
-                self.hint_bytes = bytes;
-                Job::Hint(payload.clone())
-            }
             _ => return Ok(()),
         };
         if self.jobs.len() >= MAX_QUEUED_REQUESTS {
@@ -104,10 +84,14 @@ impl Upload {
         });
     }
 
-    /// How many hints wait, and their bytes.
-    #[cfg(test)]
-    pub(super) fn waiting_hints(&self) -> (usize, usize) {
-        (self.hints, self.hint_bytes)
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Messages that answer a hint of the peer: to be sent like other answers.
+    pub fn hint_answered(&mut self, messages: Vec<Message>) {
+        let room = MAX_HINT_ANSWERS.saturating_sub(self.answers.len());
+        self.answers.extend(messages.into_iter().take(room));
     }
 
     pub fn is_idle(&self) -> bool {
@@ -125,11 +109,6 @@ impl Upload {
                 Job::Request { index, bytes, hash, nodes } => {
                     self.warm(index, bytes, hash);
                     self.answer_request(index, bytes, hash, nodes);
-                }
-                Job::Hint(payload) => {
-                    self.hints -= 1;
-                    self.hint_bytes -= payload.len();
-                    self.answer_hint(payload);
                 }
             }
         }
@@ -204,23 +183,6 @@ impl Upload {
                 );
                 self.answers.push_back(Message::Unhave { start: index, length: 1 });
             }
-        }
-    }
-
-    fn answer_hint(&mut self, payload: Bytes) {
-        let request = match TrieMessage::decode(payload) {
-            Ok(Some(TrieMessage::Get { head, key })) => ExtensionRequest::Get { head, key },
-            Ok(Some(TrieMessage::Iterator { head, key, flags, checkpoint })) => {
-                ExtensionRequest::Iterator { head, key, flags, checkpoint }
-            }
-            _ => return,
-        };
-        for blocks in responder::respond(&self.core, &request) {
-            let (Some(start), Some(end)) = (blocks.iter().min(), blocks.iter().max()) else {
-                continue;
-            };
-            let payload = TrieMessage::Cache { start: *start, end: end + 1, blocks }.encode();
-            self.answers.push_back(Message::Extension { name: extension::NAME.into(), payload });
         }
     }
 }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 
+use super::REGION_BLOCKS;
 use super::peer::PeerId;
 use crate::core::demand::Urgency;
 
@@ -29,6 +30,12 @@ pub struct Wants {
     queue: BTreeSet<(Reverse<Urgency>, u64)>,
     /// Wanted, but no peer that could be asked holds it.
     unheld: BTreeSet<u64>,
+    /// How many of `unheld` are in each region that has any.
+    unheld_regions: BTreeMap<u64, usize>,
+    /// Those that had none when peers were asked about regions last.
+    new_regions: BTreeSet<u64>,
+    /// For each peer the blocks that have it among their `failed`.
+    failed_at: BTreeMap<PeerId, BTreeSet<u64>>,
 }
 
 impl Wants {
@@ -60,7 +67,10 @@ impl Wants {
     pub fn forget(&mut self, block: u64) -> BTreeSet<PeerId> {
         let Some(want) = self.blocks.remove(&block) else { return BTreeSet::new() };
         self.queue.remove(&(Reverse(want.urgency), block));
-        self.unheld.remove(&block);
+        self.take_unheld(block);
+        for peer in &want.failed {
+            self.forgive_one(block, *peer);
+        }
         want.asked
     }
 
@@ -86,22 +96,24 @@ impl Wants {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.insert(peer);
             self.queue.remove(&(Reverse(want.urgency), block));
-            self.unheld.remove(&block);
         }
+        self.take_unheld(block);
     }
 
     /// `peer` will not deliver the block (it said so, lied, left, or dropped it).
     pub fn failed(&mut self, block: u64, peer: PeerId) {
-        if let Some(want) = self.blocks.get_mut(&block) {
-            want.asked.remove(&peer);
-            if want.failed.len() >= MAX_ASKED {
-                want.failed.clear();
-            }
-            want.failed.insert(peer);
-            if want.asked.is_empty() {
-                self.queue.insert((Reverse(want.urgency), block));
-            }
+        let Some(want) = self.blocks.get_mut(&block) else { return };
+        want.asked.remove(&peer);
+        let all = want.failed.len() >= MAX_ASKED;
+        let forgiven = if all { std::mem::take(&mut want.failed) } else { BTreeSet::new() };
+        want.failed.insert(peer);
+        if want.asked.is_empty() {
+            self.queue.insert((Reverse(want.urgency), block));
         }
+        for peer in forgiven {
+            self.forgive_one(block, peer);
+        }
+        self.failed_at.entry(peer).or_default().insert(block);
     }
 
     /// The request is open no more, through no fault of the peer: it may be asked again.
@@ -121,44 +133,89 @@ impl Wants {
         }
     }
 
+    /// The peer is gone: what it did not deliver is held against it no more.
     pub fn forgive(&mut self, peer: PeerId) {
-        for want in self.blocks.values_mut() {
-            want.failed.remove(&peer);
-            want.asked.remove(&peer);
+        for block in self.failed_at.remove(&peer).unwrap_or_default() {
+            if let Some(want) = self.blocks.get_mut(&block) {
+                want.failed.remove(&peer);
+            }
+        }
+    }
+
+    fn forgive_one(&mut self, block: u64, peer: PeerId) {
+        if let Some(blocks) = self.failed_at.get_mut(&peer) {
+            blocks.remove(&block);
+            if blocks.is_empty() {
+                self.failed_at.remove(&peer);
+            }
         }
     }
 
     /// Nobody holds the block: out of the queue until somebody says otherwise.
     pub fn park(&mut self, block: u64) {
-        if let Some(want) = self.blocks.get(&block) {
-            self.queue.remove(&(Reverse(want.urgency), block));
-            if want.asked.is_empty() {
-                self.unheld.insert(block);
+        let Some(want) = self.blocks.get(&block) else { return };
+        self.queue.remove(&(Reverse(want.urgency), block));
+        if want.asked.is_empty() && self.unheld.insert(block) {
+            let region = block / REGION_BLOCKS;
+            let count = self.unheld_regions.entry(region).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.new_regions.insert(region);
             }
         }
     }
 
-    /// A peer came: everything parked may be asked for again.
-    pub fn unpark(&mut self) {
-        self.unpark_range(0..u64::MAX);
+    fn take_unheld(&mut self, block: u64) -> bool {
+        let parked = self.unheld.remove(&block);
+        let region = block / REGION_BLOCKS;
+        if parked && let Some(count) = self.unheld_regions.get_mut(&region) {
+            *count -= 1;
+            if *count == 0 {
+                self.unheld_regions.remove(&region);
+                self.new_regions.remove(&region);
+            }
+        }
+        parked
     }
 
-    /// A peer told of these blocks: what is parked of them may be asked for again.
-    pub fn unpark_range(&mut self, blocks: Range<u64>) {
-        let parked: Vec<u64> = match blocks.is_empty() {
-            true => Vec::new(),
-            false => self.unheld.range(blocks).copied().collect(),
-        };
-        for block in parked {
-            self.unheld.remove(&block);
-            if let Some(want) = self.blocks.get(&block) {
-                self.queue.insert((Reverse(want.urgency), block));
-            }
+    /// All that is parked may be asked for again.
+    pub fn unpark_all(&mut self) {
+        while let Some(block) = self.unheld.first().copied() {
+            self.unpark(block);
         }
     }
 
-    /// Regions of `region_length` blocks that hold something parked.
-    pub fn parked_regions(&self, region_length: u64) -> BTreeSet<u64> {
-        self.unheld.iter().map(|block| block / region_length).collect()
+    /// The block may be asked for again, if it is parked.
+    pub fn unpark(&mut self, block: u64) {
+        if self.take_unheld(block)
+            && let Some(want) = self.blocks.get(&block)
+        {
+            self.queue.insert((Reverse(want.urgency), block));
+        }
+    }
+
+    /// What is parked of these blocks, ascending.
+    pub fn parked(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        self.unheld.range(blocks.start..blocks.end.max(blocks.start)).copied()
+    }
+
+    /// What is queued of these blocks, the most urgent first.
+    pub fn queued(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let (start, end) = (blocks.start, blocks.end.max(blocks.start));
+        let urgencies = [Urgency::Reader, Urgency::Ahead, Urgency::Background];
+        urgencies.into_iter().flat_map(move |urgency| {
+            let queued = self.queue.range((Reverse(urgency), start)..(Reverse(urgency), end));
+            queued.map(|(_, block)| *block)
+        })
+    }
+
+    /// Regions that hold something parked.
+    pub fn parked_regions(&self) -> impl Iterator<Item = u64> + '_ {
+        self.unheld_regions.keys().copied()
+    }
+
+    /// Those of them that did not when this was asked last.
+    pub fn take_new_regions(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.new_regions)
     }
 }

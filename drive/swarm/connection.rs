@@ -11,10 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::hints::Hints;
 use super::replication::Replication;
 use super::transport::Stream;
 use super::{Command, ConnectionHandle, Inner, Share, Traffic};
-use crate::core::Core;
+use crate::core::{Core, Given};
 use crate::crypto::DiscoveryKey;
 use crate::rate::Limit;
 use crate::replicate::{Event, PeerId, Upload};
@@ -35,6 +36,16 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 128 * 1024;
+/// The same, of a peer that has shown no key of ours yet.
+const STRANGER_READ_BYTES: usize = 8 * 1024;
+/// Bytes that the session itself answers with (refusals of cores above all), to a peer that does not
+/// read them: nothing more is received beyond.
+const UNREAD_BYTES: usize = 256 * 1024;
+/// The same, of a peer that has shown no key of ours yet: more than the refusals of all cores that may be
+/// open at once, so that two honest peers never wait for each other to read.
+const STRANGER_UNREAD_BYTES: usize = 48 * 1024;
+/// Events handled before something else may have its turn.
+const EVENTS_AT_ONCE: usize = 256;
 /// With a limit, so much less flows at once that something does several times a second, if it can.
 const HELPINGS_PER_SECOND: u64 = 4;
 const SMALLEST_HELPING_BYTES: usize = 4096;
@@ -70,6 +81,8 @@ impl Statistics {
 
 /// A core that both sides have opened, or that we have offered to.
 struct Channel {
+    /// The upload's handle of the core; dropped before it.
+    _given: Given,
     upload: Upload,
     replication: Replication,
     opened: bool,
@@ -81,8 +94,13 @@ struct Connection<'a> {
     handle: &'a ConnectionHandle,
     session: Session,
     channels: HashMap<DiscoveryKey, Channel>,
+    hints: Hints,
     handshaken: bool,
     output: Bytes,
+    /// Bytes of the output that what was received has caused and that the peer has not read.
+    unread: usize,
+    /// There may be whole messages among what was received and is not decoded.
+    undecoded: bool,
     /// Answers are among the output, which a limit holds up; what we ask for ourselves is not.
     answering: bool,
     started: Instant,
@@ -113,8 +131,11 @@ pub(super) async fn run(
         handle,
         session,
         channels: HashMap::new(),
+        hints: Hints::new(Arc::clone(&swarm.hint_turns), now),
         handshaken: false,
         output: Bytes::new(),
+        unread: 0,
+        undecoded: false,
         answering: false,
         started: now,
         last_received: now,
@@ -151,25 +172,28 @@ impl Connection<'_> {
         mut writer: impl AsyncWrite + Unpin,
         commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
-        let mut input = BytesMut::with_capacity(READ_BYTES);
+        let mut input = BytesMut::new();
         let mut ending = self.handle.ending.subscribe();
         let mut closing = self.swarm.closing.subscribe();
         let mut unyielding = 0;
         loop {
+            if let Err(ending) = self.decode().await {
+                return ending;
+            }
             self.fill_output();
-            input.reserve(READ_BYTES);
+            let may_receive = self.may_receive();
+            let may_read = may_receive && !self.undecoded;
+            let most = if self.opened() > 0 { READ_BYTES } else { STRANGER_READ_BYTES };
+            if may_read {
+                input.reserve(most);
+            }
             let deadline = self.deadline();
             let has_output = !self.output.is_empty();
             let rates = &self.swarm.rates;
             let read = async {
                 rates.down.ready().await;
-                match rates.down.limit() {
-                    None => reader.read_buf(&mut input).await,
-                    limit => {
-                        let most = helping(limit).min(READ_BYTES);
-                        (&mut reader).take(most as u64).read_buf(&mut input).await
-                    }
-                }
+                let most = helping(rates.down.limit()).min(most);
+                (&mut reader).take(most as u64).read_buf(&mut input).await
             };
             let write = async {
                 if self.answering {
@@ -179,13 +203,12 @@ impl Connection<'_> {
                 writer.write(self.output.get(..most).unwrap_or_default()).await
             };
             tokio::select! {
-                read = read => match read {
+                read = read, if may_read => match read {
                     Ok(0) => return ("closed the connection".into(), false),
                     Ok(count) => {
                         self.count_received(count);
-                        if let Err(ending) = self.receive(&mut input).await {
-                            return ending;
-                        }
+                        self.session.take(&mut input);
+                        self.undecoded = true;
                         unyielding += count;
                         if unyielding >= YIELD_AFTER {
                             unyielding = 0;
@@ -201,7 +224,13 @@ impl Connection<'_> {
                     }
                     Err(error) => return (format!("connection lost: {error}"), false),
                 },
+                (core, answers) = self.hints.answered(), if !has_output => {
+                    if let Some(channel) = self.channels.get_mut(&core) {
+                        channel.upload.hint_answered(answers);
+                    }
+                }
                 Some(command) = commands.recv() => self.command(command).await,
+                () = tokio::task::yield_now(), if may_receive && self.undecoded => {}
                 ended = ended(&mut ending) => return ended,
                 () = super::closed(&mut closing) => return ("we are closing".into(), false),
                 () = tokio::time::sleep_until(deadline) => if let Err(reason) = self.expired() {
@@ -220,6 +249,7 @@ impl Connection<'_> {
 
     fn count_sent(&mut self, count: usize) {
         self.last_sent = Instant::now();
+        self.unread = self.unread.saturating_sub(count);
         self.swarm.rates.up.spend(count);
         self.handle.statistics.sent.fetch_add(count as u64, Ordering::Relaxed);
         self.swarm.sent.fetch_add(count as u64, Ordering::Relaxed);
@@ -227,7 +257,7 @@ impl Connection<'_> {
 
     /// The earliest instant at which [`Connection::expired`] has something to do.
     fn deadline(&self) -> Instant {
-        let mut deadline = self.last_received + self.patience(IDLE_AFTER);
+        let mut deadline = self.idle_at();
         if !self.handshaken {
             deadline = deadline.min(self.started + HANDSHAKE_WITHIN);
         } else if self.output.is_empty() {
@@ -239,6 +269,14 @@ impl Connection<'_> {
             deadline = deadline.min(self.started + CORE_WITHIN);
         }
         self.resume.map_or(deadline, |resume| deadline.min(resume))
+    }
+
+    /// When the peer has been silent for too long. Later while we do not listen: then it is too slow in
+    /// reading, for which there is another deadline.
+    fn idle_at(&self) -> Instant {
+        let listening = self.may_receive() && !self.undecoded;
+        let patience = if listening { IDLE_AFTER } else { IDLE_AFTER + WRITE_WITHIN };
+        self.last_received + self.patience(patience)
     }
 
     /// How long to put up with nothing, which may be our own doing when there are limits.
@@ -253,7 +291,7 @@ impl Connection<'_> {
         if !self.handshaken && now >= self.started + HANDSHAKE_WITHIN {
             return Err(format!("no handshake within {HANDSHAKE_WITHIN:?}"));
         }
-        if now >= self.last_received + self.patience(IDLE_AFTER) {
+        if now >= self.idle_at() {
             return Err(format!("silent for {IDLE_AFTER:?}"));
         }
         if self.opened() == 0 && now >= self.started + CORE_WITHIN {
@@ -314,18 +352,30 @@ impl Connection<'_> {
         }
     }
 
-    async fn receive(&mut self, input: &mut BytesMut) -> Result<(), (String, bool)> {
-        let events = self
-            .session
-            .receive(input)
-            .map_err(|error| (format!("broke the protocol: {error}"), false))?;
+    /// Whether what a peer sends may be looked at: not while it does not read what that has caused.
+    fn may_receive(&self) -> bool {
+        let most = if self.opened() > 0 { UNREAD_BYTES } else { STRANGER_UNREAD_BYTES };
+        self.unread < most
+    }
+
+    /// Handles what was received, message by message.
+    async fn decode(&mut self) -> Result<(), (String, bool)> {
+        let broken = |error| (format!("broke the protocol: {error}"), false);
+        for _ in 0..EVENTS_AT_ONCE {
+            if !self.undecoded || !self.may_receive() {
+                break;
+            }
+            let before = self.session.pending_output();
+            match self.session.next_event().map_err(broken)? {
+                Some(event) => self.handle_event(event).await?,
+                None => self.undecoded = false,
+            }
+            self.unread += self.session.pending_output().saturating_sub(before);
+        }
         let half_received = self.session.pending_input();
         self.handle.statistics.half_received.store(half_received, Ordering::Relaxed);
         if half_received > READ_BYTES {
             self.swarm.bound_half_received();
-        }
-        for event in events {
-            self.handle_event(event).await?;
         }
         Ok(())
     }
@@ -356,14 +406,7 @@ impl Connection<'_> {
             SessionEvent::Message { discovery_key, message } => {
                 self.message(discovery_key, message).await?;
             }
-            SessionEvent::Closed { discovery_key } => {
-                if let Some(channel) = self.channels.remove(&discovery_key)
-                    && channel.opened
-                {
-                    self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
-                    channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
-                }
-            }
+            SessionEvent::Closed { discovery_key } => self.channel_closed(&discovery_key).await,
         }
         Ok(())
     }
@@ -372,10 +415,21 @@ impl Connection<'_> {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.opened) else {
             return;
         };
+        if !self.swarm.admit(self.id.0) {
+            return self.handle.end("there is no place for another peer".into(), false);
+        }
         channel.opened = true;
-        self.handle.statistics.cores.fetch_add(1, Ordering::Relaxed);
         let event = Event::Opened { peer: self.id, name: self.handle.address.to_string() };
         channel.replication.deliver(event, 0).await;
+    }
+
+    async fn channel_closed(&mut self, key: &DiscoveryKey) {
+        if let Some(channel) = self.channels.remove(key)
+            && channel.opened
+        {
+            self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
+            channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
+        }
     }
 
     async fn message(&mut self, key: DiscoveryKey, message: Message) -> Result<(), (String, bool)> {
@@ -395,7 +449,13 @@ impl Connection<'_> {
                 value.as_ref().map_or(0, Bytes::len) + size_of_val(nodes.as_slice())
             }
             Message::Have { bitfield, .. } => bitfield.as_ref().map_or(0, Bytes::len),
-            Message::Extension { payload, .. } => payload.len(),
+            Message::Extension { payload, .. } => {
+                // Only registered names arrive here, and we register one.
+                if self.swarm.shares(&key) {
+                    self.hints.received(channel.upload.core(), payload);
+                }
+                payload.len()
+            }
             _ => 0,
         };
         self.deliver(&key, Event::Received { peer: self.id, message }, size).await;
@@ -411,6 +471,10 @@ impl Connection<'_> {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Open(core) => self.offer(core).await,
+            Command::Close(key) => {
+                self.session.close(&key);
+                self.channel_closed(&key).await;
+            }
             Command::Send(key, message) => {
                 // Nothing is lost if the channel has closed meanwhile: the replicator was told.
                 let _ = self.session.send(&key, message);
@@ -436,10 +500,10 @@ impl Connection<'_> {
         if opening == Opening::Refused {
             return;
         }
-        self.channels.entry(key).or_insert_with(|| Channel {
-            upload: Upload::new(core.clone()),
-            replication: self.swarm.replication(&core),
-            opened: false,
+        self.channels.entry(key).or_insert_with(|| {
+            let upload = Upload::new(core.clone());
+            let replication = self.swarm.replication(&core);
+            Channel { _given: core.given_by(1), upload, replication, opened: false }
         });
         if opening == Opening::Opened {
             self.channel_opened(&key).await;

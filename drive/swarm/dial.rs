@@ -96,9 +96,7 @@ async fn attempt(
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
             Ok(Ok(stream)) => {
                 swarm.state().troubles.remove(address);
-                let Some(connection) = swarm.register(candidate, Transport::Tcp, Way::Given) else {
-                    return ("there are too many connections".into(), false);
-                };
+                let connection = swarm.register(candidate, Transport::Tcp, Way::Given);
                 let handle = connection.handle.clone();
                 let running = connection.run(Stream::Tcp(stream));
                 tokio::pin!(running);

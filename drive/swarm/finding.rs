@@ -20,9 +20,10 @@ use super::candidates::{
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
 use super::hyperdht::{self, CarryError};
+use super::places::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{Stream, Transport, Way};
-use super::{ConnectionHandle, Inner, MAX_CONNECTIONS, Registered};
+use super::{ConnectionHandle, Inner, Registered};
 use crate::crypto::DiscoveryKey;
 
 /// Connections to peers that were found, those being dialled included: places stay for peers that
@@ -191,7 +192,7 @@ impl Inner {
 
     /// The address to dial now, if there is one and a place for it.
     fn next_candidate(&self) -> Option<Target> {
-        let connected = self.state().connections.len();
+        let connected = self.peer_count();
         let mut candidates = self.finding.candidates();
         if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
             return None;
@@ -283,7 +284,7 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
 type Connected = Result<(Registered, Stream), (String, Outcome)>;
 
 /// The attempt has come through: its place among those being dialled is free.
-fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Option<Registered> {
+fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Registered {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
     let transport = match target {
@@ -291,10 +292,6 @@ fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> O
         Target::HyperDht(_) => Transport::HyperDht,
     };
     swarm.register(at, transport, way)
-}
-
-fn no_place() -> (String, Outcome) {
-    ("there are too many connections".into(), Outcome::Failed)
 }
 
 async fn connect_tcp(
@@ -308,7 +305,7 @@ async fn connect_tcp(
     let stream = stream
         .map_err(|_| failed(format!("did not answer within {CONNECT_WITHIN:?}")))?
         .map_err(|error| failed(format!("cannot connect: {error}")))?;
-    let connection = registered(swarm, target, address, way).ok_or_else(no_place)?;
+    let connection = registered(swarm, target, address, way);
     Ok((connection, Stream::Tcp(stream)))
 }
 
@@ -324,7 +321,7 @@ async fn connect_by_key(
     let link = link.ok_or_else(|| failed("the HyperDHT is not used".into()))?;
     let connection = link.connect(key).await.map_err(failed)?;
     let address = SocketAddr::V4(connection.address);
-    let place = registered(swarm, target, address, way).ok_or_else(no_place)?;
+    let place = registered(swarm, target, address, way);
     let stream = swarm.carried(&place, connection, topics).await.map_err(|error| match error {
         CarryError::Foreign => (error.to_string(), Outcome::Foreign),
         error => failed(error.to_string()),
@@ -365,10 +362,7 @@ impl Inner {
     /// A peer has connected by HyperDHT.
     pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
         let address = SocketAddr::V4(connection.address);
-        let Some(place) = self.register(address, Transport::HyperDht, Way::Incoming) else {
-            log::debug!("HyperDHT peer {address} refused: too many connections");
-            return;
-        };
+        let place = self.register(address, Transport::HyperDht, Way::Incoming);
         // It does not say which drive it comes for.
         let topics = self.finding.some_topics();
         match self.carried(&place, connection, topics).await {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::crypto::PublicKey;
 use crate::wait::Wait;
 
 /// Bytes per second.
@@ -110,4 +111,86 @@ async fn drives_that_are_not_looked_for_are_limited() {
     assert!(swarm.hush(topic(MAX_HUSHED), true).is_err());
     swarm.hush(topic(0), false).unwrap();
     swarm.hush(topic(MAX_HUSHED), true).unwrap();
+}
+
+/// Cores not in use are closed with their replicators, and one that is opened again is fetched.
+#[tokio::test]
+async fn unused_cores_are_closed_with_their_replicators_and_can_be_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (Store::memory(), Store::open(directory.path(), true).unwrap());
+    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let address = serving.listen("127.0.0.1:0").await.unwrap();
+    let reading = Swarm::new(&to, SwarmOptions::default()).unwrap();
+    let _dialled = reading.dial_while(&address.to_string());
+    let wait = Wait::within(Duration::from_secs(60));
+    let mut keys = Vec::new();
+    for number in 0..2 * crate::store::MAX_OPEN_CORES {
+        let core = from.core_named(format!("core {number}").as_bytes()).unwrap();
+        core.append(&[bytes::Bytes::from(vec![number as u8; 9]), bytes::Bytes::new()]).unwrap();
+        let copy = to.core(core.key()).unwrap();
+        assert_eq!(copy.get(0, wait).await.unwrap()[..], [number as u8; 9]);
+        keys.push(*core.key());
+    }
+    // The peer holds channels of all of them: those are what the second limit is for.
+    serving.close();
+    let emptied = async {
+        while reading.inner.state().connections.values().any(|handle| handle.cores() > 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), emptied).await.unwrap();
+    let used = to.core(&keys[0]).unwrap();
+    let _another = to.core(&PublicKey::new([9; 32])).unwrap();
+    let closed = async {
+        while reading.inner.state().replications.len() > crate::store::MAX_OPEN_CORES {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), closed).await.unwrap();
+    assert!(to.cores().len() <= crate::store::MAX_OPEN_CORES, "{}", to.cores().len());
+    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let address = serving.listen("127.0.0.1:0").await.unwrap();
+    let _dialled = reading.dial_while(&address.to_string());
+    for core in [used, to.core(&keys[1]).unwrap()] {
+        assert_eq!(core.get(1, wait).await.unwrap().len(), 0, "fetched after it was opened again");
+    }
+}
+
+/// A key that no peer has leaves no directory in the store.
+#[tokio::test]
+async fn a_drive_that_no_peer_has_leaves_no_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), true).unwrap();
+    let swarm = Swarm::new(&store, SwarmOptions::default()).unwrap();
+    let key = PublicKey::new([0x42; 32]);
+    let id = key.discovery_key().to_string();
+    let at = || {
+        let all = walk(directory.path());
+        all.into_iter().any(|path| path.to_string_lossy().contains(&id))
+    };
+    let wait = Wait::within(Duration::from_millis(50));
+    assert!(crate::Drive::open(&store, &key, None, wait).await.is_err());
+    let gone = async {
+        while at() || !swarm.inner.state().replications.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
+    // A core with blocks stays open and on disk.
+    let other = Store::memory().core_named(b"there").unwrap();
+    other.append(&[bytes::Bytes::from_static(b"block")]).unwrap();
+    let copy = store.core(other.key()).unwrap();
+    copy.accept(other.prove(0, 0, false, &mut Default::default()).unwrap()).unwrap();
+    store.give_up(copy);
+    assert!(store.has_open(other.discovery_key()));
+}
+
+fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() { [vec![path.clone()], walk(&path)].concat() } else { vec![path] }
+        })
+        .collect()
 }

@@ -6,6 +6,7 @@
 
 mod topics;
 mod candidates;
+mod places;
 mod transport;
 mod hyperdht;
 mod finding;
@@ -13,6 +14,7 @@ mod finding;
 mod finding_tests;
 mod discovery;
 mod moved;
+mod hints;
 mod connection;
 mod dial;
 #[cfg(test)]
@@ -27,7 +29,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -48,13 +50,10 @@ pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
+pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 pub use transport::{Transport, Way};
 
-/// Connections open at once, both directions together.
-pub const MAX_CONNECTIONS: usize = 128;
-/// Of these, how many may come from one remote address.
-pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
 /// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
 /// that holds most is ended.
 pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
@@ -151,6 +150,8 @@ pub(crate) struct Inner {
     sent: AtomicU64,
     finding: Arc<Finding>,
     rates: Rates,
+    /// Answers to hints of all peers take turns.
+    hint_turns: Arc<Semaphore>,
 }
 
 /// How fast the blocks of one core may flow.
@@ -190,10 +191,12 @@ pub(crate) struct ConnectionHandle {
     given_up: Arc<OnceLock<GivenUp>>,
     /// Where it goes out from, over TCP.
     local: Arc<OnceLock<IpAddr>>,
+    since: Instant,
 }
 
 pub(crate) enum Command {
     Open(Core),
+    Close(DiscoveryKey),
     Send(DiscoveryKey, Message),
 }
 
@@ -218,12 +221,13 @@ impl Swarm {
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
             rates: Rates::default(),
+            hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
         });
-        let opened = store.opened();
+        let (opened, closed) = (store.opened(), store.closed());
         for core in store.cores() {
             inner.core_opened(core);
         }
-        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened));
+        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened, closed));
         inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
         inner.runtime.spawn(moved::run(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -420,6 +424,24 @@ impl Inner {
         }
     }
 
+    /// The store has closed a core: its replicator ends, and so do its channels.
+    fn core_closed(&self, key: &DiscoveryKey) {
+        if self.store.has_open(key) {
+            return; // opened again, of which there is word behind this one
+        }
+        let (replication, connections) = {
+            let mut state = self.state();
+            let connections: Vec<ConnectionHandle> = state.connections.values().cloned().collect();
+            (state.replications.remove(key), connections)
+        };
+        for connection in connections {
+            connection.command(Command::Close(*key));
+        }
+        if let Some(replication) = replication {
+            replication.stop();
+        }
+    }
+
     fn replication(self: &Arc<Self>, core: &Core) -> Replication {
         let mut state = self.state();
         let limit = state.limits.get(core.discovery_key()).and_then(|limits| limits.down);
@@ -498,17 +520,13 @@ impl Inner {
         }
     }
 
-    /// A place for a connection, or `None` when there is none left.
-    ///
-    /// A host that has all its places, or a world that has all of ours, takes them from those that
-    /// have shown no key of a core of ours, the longest connected first: connections without a
-    /// handshake, however many, must not keep out peers.
+    /// A place for a connection (`places.rs`).
     fn register(
         self: &Arc<Self>,
         address: SocketAddr,
         transport: Transport,
         way: Way,
-    ) -> Option<Registered> {
+    ) -> Registered {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let handle = ConnectionHandle {
             address,
@@ -521,32 +539,15 @@ impl Inner {
             identity: Arc::default(),
             given_up: Arc::default(),
             local: Arc::default(),
+            since: Instant::now(),
         };
         let mut state = self.state();
         if handle.incoming {
-            state.make_room(|_| true, MAX_CONNECTIONS)?;
-            let same_host = |other: &ConnectionHandle| other.address.ip() == address.ip();
-            state.make_room(same_host, MAX_CONNECTIONS_PER_HOST)?;
+            state.make_room_for_stranger(address.ip());
         }
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         state.connections.insert(id, handle.clone());
-        Some(Registered { swarm: Arc::clone(self), id, handle, receiver })
-    }
-}
-
-impl State {
-    /// Sees to it that fewer than `most` of the connections that `count` are there.
-    fn make_room(&mut self, count: impl Fn(&ConnectionHandle) -> bool, most: usize) -> Option<()> {
-        let counted = self.connections.iter().filter(|(_, handle)| count(handle));
-        if counted.clone().count() < most {
-            return Some(());
-        }
-        let stranger = |handle: &ConnectionHandle| handle.incoming && handle.cores() == 0;
-        let (oldest, _) =
-            counted.filter(|(_, handle)| stranger(handle)).min_by_key(|(id, _)| *id)?;
-        let oldest = self.connections.remove(&{ *oldest })?;
-        oldest.end("made room for another peer".into(), false);
-        Some(())
+        Registered { swarm: Arc::clone(self), id, handle, receiver }
     }
 }
 
@@ -587,21 +588,38 @@ impl Drop for Registered {
     }
 }
 
-async fn follow_store(swarm: Weak<Inner>, mut opened: tokio::sync::broadcast::Receiver<Core>) {
+async fn follow_store(
+    swarm: Weak<Inner>,
+    mut opened: tokio::sync::broadcast::Receiver<Core>,
+    mut closed: tokio::sync::broadcast::Receiver<DiscoveryKey>,
+) {
     use tokio::sync::broadcast::error::RecvError;
     loop {
-        match opened.recv().await {
-            Ok(core) => match swarm.upgrade() {
-                Some(swarm) => swarm.core_opened(core),
-                None => return,
-            },
-            Err(RecvError::Lagged(_)) => {
+        tokio::select! {
+            core = opened.recv() => {
                 let Some(swarm) = swarm.upgrade() else { return };
-                for core in swarm.store.cores() {
-                    swarm.core_opened(core);
+                match core {
+                    Ok(core) => swarm.core_opened(core),
+                    Err(RecvError::Lagged(_)) => {
+                        for core in swarm.store.cores() {
+                            swarm.core_opened(core);
+                        }
+                    }
+                    Err(RecvError::Closed) => return,
                 }
             }
-            Err(RecvError::Closed) => return,
+            key = closed.recv() => {
+                let Some(swarm) = swarm.upgrade() else { return };
+                match key {
+                    Ok(key) => swarm.core_closed(&key),
+                    Err(RecvError::Lagged(_)) => {
+                        let known: Vec<DiscoveryKey> =
+                            swarm.state().replications.keys().copied().collect();
+                        known.iter().for_each(|key| swarm.core_closed(key));
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
         }
     }
 }
@@ -615,15 +633,13 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
-            Ok((stream, address)) => match swarm.register(address, Transport::Tcp, Way::Incoming) {
-                Some(connection) => {
-                    swarm.runtime.spawn(async move {
-                        let (reason, lied) = connection.run(Stream::Tcp(stream)).await;
-                        log::log!(dial::level(lied), "peer {address} left: {reason}");
-                    });
-                }
-                None => log::debug!("peer {address} refused: too many connections"),
-            },
+            Ok((stream, address)) => {
+                let connection = swarm.register(address, Transport::Tcp, Way::Incoming);
+                swarm.runtime.spawn(async move {
+                    let (reason, lied) = connection.run(Stream::Tcp(stream)).await;
+                    log::log!(dial::level(lied), "peer {address} left: {reason}");
+                });
+            }
             Err(error) => {
                 log::warn!("cannot accept peers: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -642,76 +658,13 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 mod tests {
     use super::*;
 
-    fn handle(host: u8, incoming: bool, cores: usize) -> ConnectionHandle {
-        let statistics = connection::Statistics::default();
-        statistics.cores.store(cores, Ordering::Relaxed);
-        ConnectionHandle {
-            address: SocketAddr::from(([192, 0, 2, host], 1)),
-            incoming,
-            transport: Transport::Tcp,
-            way: if incoming { Way::Incoming } else { Way::Given },
-            commands: mpsc::channel(1).0,
-            ending: watch::channel(None).0,
-            statistics: Arc::new(statistics),
-            identity: Arc::default(),
-            given_up: Arc::default(),
-            local: Arc::default(),
-        }
-    }
-
-    #[test]
-    fn a_full_house_takes_the_place_of_the_oldest_stranger() {
-        let mut state = State::default();
-        let dialled = handle(1, false, 0);
-        let known = handle(1, true, 1);
-        let (older, newer) = (handle(1, true, 0), handle(2, true, 0));
-        let all = [dialled, known, older.clone(), newer];
-        state.connections = (0..).zip(all).collect();
-        assert_eq!(state.make_room(|_| true, 5), Some(()));
-        assert!(!older.is_ending(), "there was room");
-        assert_eq!(state.make_room(|_| true, 4), Some(()));
-        assert!(older.is_ending());
-        let host = |host: u8| {
-            move |other: &ConnectionHandle| {
-                other.address.ip() == std::net::IpAddr::from([192, 0, 2, host])
-            }
-        };
-        assert_eq!(state.make_room(host(1), 2), None, "those who dialled or know a key stay");
-        assert_eq!(state.make_room(host(2), 1), Some(()), "a stranger of that host goes");
-        assert_eq!(state.connections.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_host_has_so_many_places_and_the_world_so_many() {
-        let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
-        let mut places = Vec::new();
-        let mut register = |host: u16| {
-            let [high, low] = host.to_be_bytes();
-            let address = SocketAddr::from(([10, 0, high, low], 1));
-            let place = swarm.register(address, Transport::Tcp, Way::Incoming)?;
-            place.handle.statistics.cores.store(1, Ordering::Relaxed);
-            places.push(place);
-            Some(())
-        };
-        for _ in 0..MAX_CONNECTIONS_PER_HOST {
-            assert!(register(0).is_some());
-        }
-        assert!(register(0).is_none());
-        for host in 1..=(MAX_CONNECTIONS - MAX_CONNECTIONS_PER_HOST) as u16 {
-            assert!(register(host).is_some());
-        }
-        assert!(register(9999).is_none());
-        places.pop();
-        assert_eq!(swarm.state().connections.len(), MAX_CONNECTIONS - 1, "given back");
-    }
-
     /// Who moved dials anew, and its old connection is not known to be dead for a while.
     #[tokio::test]
     async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
-            let register = |way| swarm.register(address, Transport::Tcp, way).unwrap();
+            let register = |way| swarm.register(address, Transport::Tcp, way);
             let (old, new) = (register(Way::Incoming), register(Way::Incoming));
             for place in [&old, &new] {
                 assert_eq!(swarm.identified(place.id, remote), Ok(()), "{number}");
@@ -729,7 +682,7 @@ mod tests {
     async fn half_received_frames_have_a_budget() {
         let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
-        let register = || swarm.register(address, Transport::Tcp, Way::Incoming).unwrap();
+        let register = || swarm.register(address, Transport::Tcp, Way::Incoming);
         let (small, large) = (register(), register());
         let hold = |place: &Registered, bytes| {
             place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Command, Holding, Inner};
-use crate::core::{Core, CoreEvent};
+use crate::core::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::rate::Limit;
 use crate::replicate::{Action, Event, Replicator};
 
@@ -37,6 +37,7 @@ pub(super) struct Replication {
     inbox: mpsc::Sender<Delivery>,
     memory: Arc<Semaphore>,
     questions: mpsc::Sender<oneshot::Sender<Vec<Holding>>>,
+    stop: Arc<Notify>,
 }
 
 impl Replication {
@@ -47,6 +48,11 @@ impl Replication {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// Ends the task: the core is closed.
+    pub fn stop(&self) {
+        self.stop.notify_one();
     }
 
     /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
@@ -76,8 +82,17 @@ pub(super) fn spawn(
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    runtime.spawn(run(swarm, core, inbox, asked, closing, limit));
-    Replication { inbox: sender, questions, memory: Arc::new(Semaphore::new(INBOX_KIBIBYTES)) }
+    let stop = Arc::new(Notify::new());
+    let task = run(swarm, core, inbox, asked, closing, limit);
+    let stopped = Arc::clone(&stop);
+    runtime.spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = stopped.notified() => {}
+        }
+    });
+    let memory = Arc::new(Semaphore::new(INBOX_KIBIBYTES));
+    Replication { inbox: sender, questions, memory, stop }
 }
 
 async fn run(
@@ -88,7 +103,10 @@ async fn run(
     mut closing: watch::Receiver<bool>,
     limit: Limit,
 ) {
+    let _turn = core.drive().await;
+    core.demand().tell_again();
     let mut replicator = Replicator::new(core.clone());
+    let _given = core.given_by(HANDLES_OF_REPLICATOR);
     replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
     core.settle_later();

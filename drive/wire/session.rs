@@ -225,25 +225,36 @@ impl Session {
         })
     }
 
-    /// Takes all of `input` and tells what it meant. Large values in the events share the memory
-    /// of `input`; incomplete messages are kept here, never more than one frame of them (see
-    /// [`Session::pending_input`]).
+    /// Takes all of `input`; what it means is in [`Session::next_event`], which is to be asked until
+    /// there is nothing before more is given: what is not decoded is kept here.
+    pub fn take(&mut self, input: &mut BytesMut) {
+        if !matches!(self.stage, Stage::Ended) {
+            self.inbound.append(input);
+        }
+    }
+
+    /// The next thing that the bytes taken so far mean. Decoded one at a time, since a few bytes can
+    /// make an event of many. Large values in events share the memory of the bytes; incomplete messages
+    /// are kept here, never more than one frame of them (see [`Session::pending_input`]).
     ///
     /// # Errors
-    /// The remote broke the protocol: drop the connection. Events of the same call are lost and
-    /// every later call fails.
-    pub fn receive(&mut self, input: &mut BytesMut) -> Result<Vec<SessionEvent>, ProtocolError> {
-        let mut events = Vec::new();
-        match self.take_in(input, &mut events) {
-            Ok(()) => Ok(events),
-            Err(error) => {
-                self.stage = Stage::Ended;
-                self.inbound = Inbound::default();
-                self.channels = Channels::new();
-                self.queued.clear();
-                Err(error)
-            }
+    /// The remote broke the protocol: drop the connection. Every later call fails.
+    pub fn next_event(&mut self) -> Result<Option<SessionEvent>, ProtocolError> {
+        let event = self.decode();
+        if event.is_err() {
+            self.stage = Stage::Ended;
+            self.inbound = Inbound::default();
+            self.channels = Channels::new();
+            self.queued.clear();
         }
+        event
+    }
+
+    /// Takes all of `input` and tells everything that it means.
+    #[cfg(any(test, fuzzing))]
+    pub fn receive(&mut self, input: &mut BytesMut) -> Result<Vec<SessionEvent>, ProtocolError> {
+        self.take(input);
+        std::iter::from_fn(|| self.next_event().transpose()).collect()
     }
 
     /// Opens the core, on our account or in answer to [`SessionEvent::RemoteOpen`]; in that case
@@ -359,12 +370,12 @@ impl Session {
     }
 
     /// How many bytes [`Session::take_output`] would give. While this is large, do not call
-    /// [`Session::receive`]: the remote causes answers but does not read them.
+    /// [`Session::next_event`]: the remote causes answers but does not read them.
     pub fn pending_output(&self) -> usize {
         self.outbound.bytes.len()
     }
 
-    /// How many bytes of an incomplete frame are kept.
+    /// How many bytes are kept that are not decoded: once there is no event, of an incomplete frame.
     pub fn pending_input(&self) -> usize {
         self.inbound.bytes.len()
     }
@@ -404,41 +415,39 @@ impl Session {
 
 /// The receiving half.
 impl Session {
-    fn take_in(
-        &mut self,
-        input: &mut BytesMut,
-        events: &mut Vec<SessionEvent>,
-    ) -> Result<(), ProtocolError> {
+    fn decode(&mut self) -> Result<Option<SessionEvent>, ProtocolError> {
         if matches!(self.stage, Stage::Ended) {
             return Err(ProtocolError::Ended);
         }
-        self.inbound.append(input);
+        let mut event = None;
         while let Stage::Handshaking(handshake) = &mut self.stage {
             if !handshake.read(&mut self.inbound.bytes)? {
-                return Ok(());
+                return Ok(None);
             }
             handshake.write(&mut self.outbound.bytes)?;
             if handshake.is_finished() {
-                self.finish_handshake(events)?;
+                self.finish_handshake(&mut event)?;
             }
         }
-        while let Some((header, payload)) = self.inbound.next_frame(self.max_payload())? {
-            self.on_frame(header, payload, events)?;
+        while event.is_none()
+            && let Some((header, payload)) = self.inbound.next_frame(self.max_payload())?
+        {
+            self.on_frame(header, payload, &mut event)?;
         }
-        Ok(())
+        Ok(event)
     }
 
     fn max_payload(&self) -> usize {
         if self.acquainted { MAX_PAYLOAD } else { MAX_STRANGER_PAYLOAD }
     }
 
-    fn finish_handshake(&mut self, events: &mut Vec<SessionEvent>) -> Result<(), ProtocolError> {
+    fn finish_handshake(&mut self, event: &mut Option<SessionEvent>) -> Result<(), ProtocolError> {
         let Stage::Handshaking(handshake) = &mut self.stage else { return Ok(()) };
         let nonce = *handshake.nonce();
         let secrets = handshake.finish()?;
         self.outbound.cipher = Some(StreamCipher::new(&secrets.transmit, &nonce));
         self.inbound.encrypt_from_here(StreamCipher::new(&secrets.receive, &secrets.remote_nonce));
-        events.push(SessionEvent::Handshaken { remote: secrets.remote_static });
+        *event = Some(SessionEvent::Handshaken { remote: secrets.remote_static });
         self.stage = Stage::Established(Box::new(Established {
             transmit: secrets.transmit,
             receive: secrets.receive,
@@ -455,14 +464,14 @@ impl Session {
         &mut self,
         Header { channel, kind, .. }: Header,
         payload: Bytes,
-        events: &mut Vec<SessionEvent>,
+        event: &mut Option<SessionEvent>,
     ) -> Result<(), ProtocolError> {
         match kind {
             11..=14 => return Ok(()),
             // About the whole stream; we have no extension there.
             kind::OPTIONS | kind::EXTENSION if channel == 0 => return Ok(()),
-            kind::OPEN => return self.on_open(channel, payload, events),
-            kind::CLOSE => return self.on_close(channel, payload, events),
+            kind::OPEN => return self.on_open(channel, payload, event),
+            kind::CLOSE => return self.on_close(channel, payload, event),
             _ => {}
         }
         let Some(core) = self.channels.core_of(channel) else {
@@ -473,13 +482,13 @@ impl Session {
             return Err(ProtocolError::ChannelNeverOpened { channel, kind });
         };
         match kind {
-            kind::OPTIONS => self.on_options(core, payload, events),
-            kind::EXTENSION => self.on_extension(core, payload, events),
+            kind::OPTIONS => self.on_options(core, payload, event),
+            kind::EXTENSION => self.on_extension(core, payload, event),
             _ => {
                 let message = legacy::decode_message(kind, payload)?;
                 if let Some(message) = message.filter(|_| self.is_open(&core)) {
                     let message = unpinned(message);
-                    events.push(SessionEvent::Message { discovery_key: core, message });
+                    *event = Some(SessionEvent::Message { discovery_key: core, message });
                 }
                 Ok(())
             }
@@ -490,7 +499,7 @@ impl Session {
         &mut self,
         channel: u32,
         payload: Bytes,
-        events: &mut Vec<SessionEvent>,
+        event: &mut Option<SessionEvent>,
     ) -> Result<(), ProtocolError> {
         let (core, capability) = legacy::decode_open(payload)?;
         self.channels.admit_remote(&core, channel)?;
@@ -501,7 +510,7 @@ impl Session {
                 self.send_refusal(&core);
             } else {
                 self.channels.insert_remote(core, remote);
-                events.push(SessionEvent::RemoteOpen { discovery_key: core });
+                *event = Some(SessionEvent::RemoteOpen { discovery_key: core });
             }
             return Ok(());
         };
@@ -512,7 +521,7 @@ impl Session {
         self.acquainted = true;
         self.channels.insert_remote(core, remote);
         self.send_options(&core, false);
-        events.push(SessionEvent::Opened { discovery_key: core });
+        *event = Some(SessionEvent::Opened { discovery_key: core });
         Ok(())
     }
 
@@ -520,7 +529,7 @@ impl Session {
         &mut self,
         channel: u32,
         payload: Bytes,
-        events: &mut Vec<SessionEvent>,
+        event: &mut Option<SessionEvent>,
     ) -> Result<(), ProtocolError> {
         let named = legacy::decode_close(payload)?;
         let core = self.channels.core_of(channel).or(named);
@@ -535,7 +544,7 @@ impl Session {
         if let Some(id) = closed.local.and_then(|local| local.id) {
             self.outbound.put(id, kind::CLOSE, &legacy::Close::default());
         }
-        events.push(SessionEvent::Closed { discovery_key: core });
+        *event = Some(SessionEvent::Closed { discovery_key: core });
         Ok(())
     }
 
@@ -543,7 +552,7 @@ impl Session {
         &mut self,
         core: DiscoveryKey,
         payload: Bytes,
-        events: &mut Vec<SessionEvent>,
+        event: &mut Option<SessionEvent>,
     ) -> Result<(), ProtocolError> {
         let (ack, extensions) = legacy::decode_options(payload)?;
         let Some(Channel { local: Some(_), remote: Some(remote) }) = self.channels.get_mut(&core)
@@ -551,7 +560,7 @@ impl Session {
             return Ok(());
         };
         remote.extensions.clone_from(&extensions);
-        events.push(SessionEvent::Options { discovery_key: core, ack, extensions });
+        *event = Some(SessionEvent::Options { discovery_key: core, ack, extensions });
         Ok(())
     }
 
@@ -559,7 +568,7 @@ impl Session {
         &mut self,
         core: DiscoveryKey,
         payload: Bytes,
-        events: &mut Vec<SessionEvent>,
+        event: &mut Option<SessionEvent>,
     ) -> Result<(), ProtocolError> {
         let (id, taken) = varint::read_whole(&payload, "extension message")?;
         let Some(Channel { local: Some(local), remote: Some(remote) }) = self.channels.get(&core)
@@ -570,7 +579,7 @@ impl Session {
         if let Some(name) = name.filter(|name| local.extensions.contains(name)) {
             let name = name.clone();
             let message = unpinned(Message::Extension { name, payload: payload.slice(taken..) });
-            events.push(SessionEvent::Message { discovery_key: core, message });
+            *event = Some(SessionEvent::Message { discovery_key: core, message });
         }
         Ok(())
     }

@@ -225,3 +225,34 @@ fn what_was_looked_up_is_not_for_everybody() {
     assert!(!nobody(&known));
     home.run(["unmount", "all"]).must_succeed();
 }
+
+/// More drives than the usual soft limit of open files has room for: it is raised.
+#[test]
+fn all_of_120_drives_are_listed_and_written_under_the_usual_limit_of_open_files() {
+    const DRIVES: usize = 120;
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    for number in 0..DRIVES {
+        create(&home, &format!("drive{number}"));
+    }
+    let all = home.make("all");
+    let plain = home.command();
+    let mut mount = std::process::Command::new("sh");
+    mount.args(["-c", "ulimit -S -n 256 && exec \"$0\" mount --all all"]).arg(plain.get_program());
+    mount.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    mount.current_dir(home.directory.path());
+    let mounted = mount.output().expect("sh runs");
+    assert!(mounted.status.success(), "{mounted:?}");
+    let names = fs::read_dir(&all).expect("lists").flatten().map(|entry| entry.file_name());
+    let listed = names.filter(|name| name.to_string_lossy().starts_with("drive")).count();
+    assert_eq!(listed, DRIVES);
+    for number in 0..DRIVES {
+        let file = all.join(format!("drive{number}/file"));
+        fs::write(&file, number.to_string()).unwrap();
+        assert_eq!(read(&file), number.to_string());
+    }
+    home.run(["status"]).must_succeed();
+    home.run(["unmount", "all"]).must_succeed();
+}

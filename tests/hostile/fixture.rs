@@ -17,6 +17,8 @@ use crate::common::Home;
 
 /// Most memory a process of ours may ever have had, in KiB.
 pub const MOST_MEMORY: u64 = 128 * 1024;
+/// Memory that strangers, or a publisher, may make a process of ours take above what it has idle, in KiB.
+pub const MOST_ABOVE_IDLE: u64 = 64 * 1024;
 /// After this long a command hangs.
 pub const HANGS: Duration = Duration::from_secs(60);
 

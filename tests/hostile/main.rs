@@ -12,4 +12,5 @@ mod liar;
 mod publisher;
 mod reader;
 mod server;
+mod strangers;
 mod wire;

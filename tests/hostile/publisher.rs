@@ -4,8 +4,9 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use drive::drive::Edit;
@@ -16,20 +17,20 @@ use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Swarm, Wait};
 use prost::Message as _;
 use tokio::runtime::Runtime;
 
-use crate::common::{Home, Running};
-use crate::fixture::{MOST_MEMORY, peak_memory, put, runtime, watch};
+use crate::common::{Home, Running, eventually};
+use crate::fixture::{MOST_ABOVE_IDLE, MOST_MEMORY, peak_memory, put, runtime, watch};
 
 /// A drive that is published, and the means to put anything into it.
-struct Publisher {
+pub struct Publisher {
     runtime: Runtime,
     store: Store,
-    drive: Drive,
-    address: String,
+    pub drive: Drive,
+    pub address: String,
     _swarm: Swarm,
 }
 
 impl Publisher {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let runtime = runtime();
         let store = Store::memory();
         let drive = Drive::create(&store, "hostile").expect("is made");
@@ -75,7 +76,7 @@ impl Publisher {
         core.append(&blocks).expect("is appended");
     }
 
-    fn block(&self, block: &[u8]) {
+    pub fn block(&self, block: &[u8]) {
         let core = self.drive.metadata_core();
         core.append(&[Bytes::copy_from_slice(block)]).expect("is appended");
     }
@@ -91,6 +92,11 @@ struct Mounted {
 impl Mounted {
     /// `None`, aloud, where there is no FUSE.
     fn new(publisher: &Publisher) -> Option<Self> {
+        Self::after(publisher, "true")
+    }
+
+    /// The same by a shell that has run `first`.
+    fn after(publisher: &Publisher, first: &str) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: there is no /dev/fuse here");
             return None;
@@ -99,7 +105,16 @@ impl Mounted {
         let at = home.make("mnt");
         let url = format!("hyper://{}", publisher.drive.key().to_hex());
         let arguments = ["mount", "--foreground", "--wait", "10s", &url, "mnt", "--peer"];
-        let mut command = home.command();
+        let plain = home.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]).arg(plain.get_program());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(home.directory.path()).stdin(Stdio::null());
         // Only the newest version has it all.
         let running = Running::start(command.args(arguments).arg(&publisher.address));
         running.line();
@@ -422,7 +437,7 @@ fn t32_thousands_of_attributes() {
 }
 
 /// A node of the index with a file's stat and any pointers.
-fn node(key: &str, buckets: Vec<u8>) -> Vec<u8> {
+pub fn node(key: &str, buckets: Vec<u8>) -> Vec<u8> {
     #[derive(Clone, PartialEq, prost::Message)]
     struct RawNode {
         #[prost(string, optional, tag = "1")]
@@ -479,6 +494,97 @@ fn t33_an_index_that_ends_in_garbage() {
         assert_eq!((told.code, &told.stdout[..]), (Some(0), &b"d/good"[..]), "{what}: {told:?}");
         drop(mounted);
     }
+}
+
+/// A directory of files with as many attributes as fit: its index has 200 MB.
+#[test]
+fn a_listing_of_a_fat_index_takes_little_memory() {
+    let publisher = Publisher::new();
+    for number in 0..250 {
+        let attributes = vec![("user.fat".to_owned(), Some(vec![number as u8; 800_000]))];
+        let stat = Stat { mode: TYPE_FILE | 0o644, attributes, ..Stat::default() };
+        publisher.stat(&format!("fat/{number}"), stat);
+    }
+    publisher.good("good-too");
+    let Some(mounted) = Mounted::new(&publisher) else { return };
+    let pid = mounted.running.child.id();
+    let idle = peak_memory(pid);
+    for (program, argument) in [("ls", "-f"), ("ls", "-l"), ("find", "-ls")] {
+        let told = match program {
+            "find" => watch(Command::new(program).arg(&mounted.at).arg(argument)),
+            _ => watch(Command::new(program).arg(argument).arg(mounted.path("fat"))),
+        };
+        assert!(told.code.is_some(), "{program} was killed");
+    }
+    let peak = peak_memory(pid);
+    println!("a fat index: {idle} KiB idle, {peak} KiB at most");
+    assert!(peak > 0 && peak < idle + MOST_ABOVE_IDLE, "{idle} KiB, then {peak} KiB");
+    for good in ["good", "good-too"] {
+        assert_eq!(fs::read_to_string(mounted.path(good)).ok().as_deref(), Some(good));
+    }
+}
+
+/// Descriptors that a process has open.
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
+}
+
+/// More nested drives than a process may have files open: each fails by itself, and what connections and
+/// commands need is left.
+#[test]
+fn nested_drives_leave_descriptors_to_others() {
+    const ALLOWED: usize = 1024;
+    let publisher = Publisher::new();
+    for number in 0..220 {
+        let nested = Drive::create(&publisher.store, &format!("nested {number}")).expect("is made");
+        put(&publisher.runtime, &nested, "inside", &[Bytes::from_static(b"inside")]);
+        publisher.stat(&format!("d/{number}"), mounting(*nested.key(), None));
+    }
+    publisher.good("d/good");
+    let limit = format!("ulimit -n {ALLOWED}");
+    let Some(mounted) = Mounted::after(&publisher, &limit) else { return };
+    let before = descriptors(mounted.running.child.id());
+    let told = watch(Command::new("find").arg(&mounted.at));
+    let inside = String::from_utf8_lossy(&told.stdout).matches("/inside").count();
+    let refused = told.stderr.matches("Too many open files").count();
+    assert_eq!(inside + refused, 220, "each is shown or is an error: {}", told.stderr);
+    assert!(inside >= 32 && refused > 0, "{inside} shown, {refused} refused");
+    let after = descriptors(mounted.running.child.id());
+    println!("220 nested drives: {before} descriptors, then {after} of {ALLOWED}");
+    assert!(after < ALLOWED * 3 / 4, "{after} descriptors are open");
+    assert_eq!(fs::read_to_string(mounted.path("d/good")).ok().as_deref(), Some("d/good"));
+    drop(mounted);
+    // With the usual soft limit, all of them: it is raised.
+    let Some(mounted) = Mounted::after(&publisher, "ulimit -S -n 256") else { return };
+    let told = watch(Command::new("find").arg(&mounted.at));
+    let inside = String::from_utf8_lossy(&told.stdout).matches("/inside").count();
+    assert_eq!(inside, 220, "{}", told.stderr);
+}
+
+/// Nested drives that no peer has: a walk does not wait for each, and the publisher's keys leave no
+/// directories.
+#[test]
+fn nested_drives_that_do_not_exist_cost_little_time_and_no_directories() {
+    let publisher = Publisher::new();
+    for number in 1..=30 {
+        publisher.stat(&format!("d/{number}"), mounting(PublicKey::new([number; 32]), None));
+    }
+    publisher.good("d/good");
+    let Some(mounted) = Mounted::new(&publisher) else { return };
+    let told = watch(Command::new("find").arg(&mounted.at));
+    let failed = told.stderr.matches("Connection timed out").count();
+    assert_eq!(failed, 30, "{}", told.stderr);
+    // Three times the usual wait for a name, and a moment for each of the others.
+    assert!(told.took < Duration::from_secs(40), "{:?}", told.took);
+    assert_eq!(fs::read_to_string(mounted.path("d/good")).ok().as_deref(), Some("d/good"));
+    let unknown: Vec<String> =
+        (1..=30).map(|number| PublicKey::new([number; 32]).discovery_key().to_string()).collect();
+    let cores = mounted.home.path("data/hypermount");
+    eventually("no directory is left of them", || {
+        let listed = Command::new("find").arg(&cores).output().expect("find runs");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        !unknown.iter().any(|id| listed.contains(id.as_str()))
+    });
 }
 
 /// The same through the library: a read of what cannot be ends with an error, not with a wait.

@@ -67,7 +67,12 @@ fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 impl Wire {
     /// Shakes hands; the remote has a few seconds for its part.
-    pub fn new(mut stream: TcpStream, role: Role) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, role: Role) -> io::Result<Self> {
+        Self::with_delay(stream, role, Duration::ZERO)
+    }
+
+    /// As [`Wire::new`], from far away: each message of ours takes `delay`.
+    pub fn with_delay(mut stream: TcpStream, role: Role, delay: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let secret: [u8; 32] = random_bytes()?;
@@ -85,6 +90,7 @@ impl Wire {
         let mut room = vec![0; LONGEST];
         while !state.is_handshake_finished() {
             if state.is_my_turn() {
+                std::thread::sleep(delay);
                 let length = state.write_message(&payload, &mut room).map_err(broken)?;
                 stream.write_all(&handshake_message(&room[..length]))?;
             } else {

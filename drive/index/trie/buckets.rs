@@ -87,6 +87,11 @@ impl Buckets {
         here.iter().map(|pointer| (pointer.slot, pointer.target))
     }
 
+    /// The first position from `position` on that has a pointer.
+    pub fn next_position(&self, position: usize) -> Option<usize> {
+        self.0.get(self.start_of(position)).map(|pointer| pointer.position as usize)
+    }
+
     /// The block in exactly this slot.
     pub fn slot(&self, position: usize, slot: u32) -> Option<u64> {
         self.at(position).find(|(used, _)| *used == slot).map(|(_, target)| target)

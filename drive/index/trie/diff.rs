@@ -9,7 +9,8 @@ use super::get::Purpose;
 use super::iterate::MAX_ITERATED;
 use super::key::{END, TrieKey, is_terminator};
 use super::node::Node;
-use super::{Trie, check_branch};
+use super::nodes::MAX_WANTED_AT_ONCE;
+use super::{Budget, Trie, check_branch};
 use crate::error::{Error, Result};
 use crate::wait::Wait;
 
@@ -80,12 +81,16 @@ impl Trie {
         let first = Pair { old: side(old).await?, new: side(self).await?, position: start };
         let mut pairs = vec![first];
         let mut visited = [HashSet::new(), HashSet::new()];
+        let mut budget = Budget::new(self.nodes().core());
         let mut differences: Vec<Difference> = Vec::new();
         while !pairs.is_empty() {
             let mut steps = Vec::new();
             for pair in pairs.drain(..) {
-                let found = compare(pair, &mut steps);
-                differences.extend(found.filter(&counts));
+                for found in compare(pair, &mut steps).filter(&counts) {
+                    let sides = found.old.iter().chain(&found.new);
+                    budget.take(sides.map(|node| node.weight()).sum())?;
+                    differences.push(found);
+                }
                 if differences.len() > limit {
                     return Err(Error::TooLarge(format!("more than {limit} differences")));
                 }
@@ -112,14 +117,22 @@ impl Trie {
         if seqs.len() + visited.iter().map(HashSet::len).sum::<usize>() > MAX_ITERATED {
             return Err(Error::TooLarge(format!("more than {MAX_ITERATED} index blocks differ")));
         }
-        // Loaded once together; taken again below from the cache, or one by one if it is full.
-        self.nodes().get_all(&seqs, wait).await?;
+        // Fetched together; taken below from the cache, or one by one if it is full.
+        for part in seqs.chunks(MAX_WANTED_AT_ONCE) {
+            let _wanted = self.nodes().want(part.iter().copied(), wait);
+            for seq in part {
+                self.nodes().get(*seq, wait).await?;
+            }
+        }
         let mut pairs = Vec::new();
+        // What the last level held is forgotten with it.
+        let mut budget = Budget::new(self.nodes().core());
         for step in steps {
             let Step { old, new, position, branch } = step;
             let [visited_old, visited_new] = &mut *visited;
             let old = self.load_side(old, position, branch, visited_old, wait).await?;
             let new = self.load_side(new, position, branch, visited_new, wait).await?;
+            budget.take(old.iter().chain(&new).map(|node| node.weight()).sum())?;
             pair_up(old, new, position, &mut pairs);
         }
         Ok(pairs)

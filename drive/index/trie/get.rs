@@ -102,14 +102,11 @@ impl Trie {
         let Some(mut node) = self.nodes.get(self.head(), wait).await? else {
             return Ok(None);
         };
-        for position in 0..end {
+        let mut from = 0;
+        while let Some(position) = key.parting(&node.key, from..end) {
+            from = position + 1;
             let branch = key.digit(position);
             let terminator = is_terminator(position);
-            if node.key.digit(position) == branch
-                && !(terminator && key.collides(&node.key, position))
-            {
-                continue;
-            }
             let mut next = None;
             let slots: Vec<u64> = match terminator {
                 true => node.buckets.branch(position, branch).collect(),

@@ -6,18 +6,21 @@
 
 use std::cmp::Ordering;
 use std::hash::Hasher;
+use std::iter::repeat;
+use std::ops::Range;
 
 use siphasher::sip::SipHasher24;
 
 use crate::error::{Error, Result};
+use crate::path::MAX_PATH_BYTES;
 
 /// Positions that one path component takes.
 pub const DIGITS_PER_COMPONENT: usize = 32;
 /// The branch a key takes at its last position.
 pub const END: u8 = 4;
-/// Longest key in bytes that is looked at. Sixteen times the longest path: the reference has no
-/// limit, but hashing and comparing must have one.
-pub const MAX_KEY_BYTES: usize = 64 * 1024;
+/// Longest key in bytes: the longest path. The reference has no limit, but no filesystem can show a
+/// longer one, and hashing and comparing keys must cost little.
+pub const MAX_KEY_BYTES: usize = MAX_PATH_BYTES;
 
 /// A normalised key with its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,39 @@ impl TrieKey {
         components(&self.text).nth(component) != components(&other.text).nth(component)
     }
 
+    /// The first position of `positions` at which a lookup of this key has to leave a node of key
+    /// `other`: another branch is taken there, or a component ends that only has the same hash.
+    /// Compares components, not positions, so that its cost is the length of the text.
+    pub fn parting(&self, other: &TrieKey, positions: Range<usize>) -> Option<usize> {
+        if positions.start == 0 && positions.end > 0 && self.hidden != other.hidden {
+            return Some(0);
+        }
+        let start = positions.start.max(1);
+        let first = (start - 1) / DIGITS_PER_COMPONENT;
+        let ours = components(&self.text).zip(&self.hashes).map(Some);
+        let theirs = components(&other.text).zip(&other.hashes).map(Some);
+        let longest = self.hashes.len().max(other.hashes.len());
+        let both = ours.chain(repeat(None)).zip(theirs.chain(repeat(None)));
+        for (component, (ours, theirs)) in both.enumerate().take(longest).skip(first) {
+            let begin = component * DIGITS_PER_COMPONENT + 1;
+            let at = match (ours, theirs) {
+                // One key has ended; the other still takes branches.
+                (None, _) | (_, None) => begin.max(start),
+                (Some((our_name, ours)), Some((their_name, theirs))) => {
+                    let before = 2 * start.saturating_sub(begin) as u32;
+                    let differing = (ours ^ theirs).checked_shr(before).unwrap_or(0) << before;
+                    match differing {
+                        0 if our_name == their_name => continue,
+                        0 => begin + DIGITS_PER_COMPONENT - 1,
+                        bits => begin + bits.trailing_zeros() as usize / 2,
+                    }
+                }
+            };
+            return positions.contains(&at).then_some(at);
+        }
+        None
+    }
+
     /// The order in which the reference iterates: by branches, a key before what lies below it,
     /// keys of equal hash by name.
     pub fn iteration_order(&self, other: &TrieKey) -> Ordering {
@@ -128,6 +164,11 @@ fn components(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix('/').unwrap_or(text);
     let inner = text.strip_suffix('/').unwrap_or(text);
     (!text.is_empty()).then(|| inner.split('/')).into_iter().flatten()
+}
+
+/// The branches that a path component takes, as a number that orders as the reference iterates.
+pub fn branches_of(component: &str) -> u64 {
+    first_digit_highest(component_hash(component))
 }
 
 fn component_hash(component: &str) -> u64 {
@@ -179,6 +220,35 @@ mod tests {
         for a in &keys {
             for b in &keys {
                 assert_eq!(a.iteration_order(b), digits(a).cmp(&digits(b)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_parting_of_two_keys_is_what_a_walk_by_positions_finds() {
+        let by_positions = |a: &TrieKey, b: &TrieKey, positions: Range<usize>| {
+            positions.into_iter().find(|at| {
+                a.digit(*at) != b.digit(*at) || (is_terminator(*at) && a.collides(b, *at))
+            })
+        };
+        let texts = ["", "a", "b", "a/b", "a/b/c", "a/c", "a//b", "/", "//", "a/", "idgcmnmna"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["mpomeiehc", "mpomeiehc/x", "idgcmnmna/x", "x/idgcmnmna"].map(str::to_owned))
+            .chain((0..20).map(|i| format!("d{}/f{i}", i % 3)));
+        let keys: Vec<TrieKey> = texts
+            .flat_map(|text| [false, true].map(|hidden| TrieKey::new(&text, hidden).unwrap()))
+            .collect();
+        for a in &keys {
+            for b in &keys {
+                for start in [0, 1, 2, 15, 31, 32, 33, 34, 64, 65, 66, 97] {
+                    for end in [start, start + 1, a.length().saturating_sub(1), a.length()] {
+                        let (found, expected) =
+                            (a.parting(b, start..end), by_positions(a, b, start..end));
+                        let (a, b) = (a.text(), b.text());
+                        assert_eq!(found, expected, "{a:?} {b:?} {start}..{end}");
+                    }
+                }
             }
         }
     }

@@ -10,6 +10,7 @@
 
 mod batch;
 mod buckets;
+mod budget;
 mod diff;
 mod get;
 mod iterate;
@@ -30,11 +31,12 @@ pub mod vectors;
 use std::sync::Arc;
 
 pub use batch::{Batch, Removed};
+pub use budget::{Budget, MAX_LISTING_BYTES};
 pub use diff::Difference;
 pub use get::{Found, Purpose};
 pub use iterate::MAX_ITERATED;
 pub use key::TrieKey;
-pub use list::Child;
+pub use list::{Child, ChildNode};
 pub use node::{Header, MOUNT, Node};
 pub use nodes::{LISTINGS_OF_A_WALK, MAX_EAGER_BLOCKS, MAX_EAGER_BYTES, Nodes};
 

@@ -104,13 +104,19 @@ struct NodeMessage {
 impl Node {
     pub fn decode(block: Bytes, seq: u64) -> Result<Self> {
         let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
+        let length = block.len();
         let message = NodeMessage::decode(block).map_err(|_| bad("not a node"))?;
         let key = message.key.ok_or_else(|| bad("a node without a key"))?;
         let flags = message.flags.unwrap_or(0);
         let key = TrieKey::new(&String::from_utf8_lossy(&key), flags & HIDDEN != 0)?;
         let encoded = message.buckets.unwrap_or_default();
         let buckets = Buckets::decode(&encoded, seq, key.length())?;
-        Ok(Self { seq, key, value: message.value, flags: flags >> USER_FLAGS_SHIFT, buckets })
+        // A value that is kept must not keep a block that is much larger.
+        let value = message.value.map(|value| match value.len() < length / 2 {
+            true => Bytes::copy_from_slice(&value),
+            false => value,
+        });
+        Ok(Self { seq, key, value, flags: flags >> USER_FLAGS_SHIFT, buckets })
     }
 
     pub fn encode(&self) -> Bytes {

@@ -17,11 +17,11 @@ use crate::error::Result;
 use crate::wait::Wait;
 
 /// Bytes of decoded nodes kept per drive, roughly.
-pub const MAX_CACHED_BYTES: usize = 32 * 1024 * 1024;
+pub const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 /// Nodes kept per drive.
 pub const MAX_CACHED_NODES: usize = 32_768;
 /// Nodes of one step asked for at once.
-const MAX_WANTED_AT_ONCE: usize = 4096;
+pub const MAX_WANTED_AT_ONCE: usize = 4096;
 /// An index of at most this many bytes is fetched whole as soon as a listing lacks a block.
 pub const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
 /// An index of at most this many bytes is fetched whole as soon as a drive is opened: it costs less
@@ -106,24 +106,15 @@ impl Nodes {
         seq > 0 && !self.cache().nodes.contains(&seq) && !self.core.has(seq)
     }
 
-    /// All these nodes, those that are missing asked for together.
-    pub async fn get_all(&self, seqs: &[u64], wait: Wait) -> Result<Vec<Option<Arc<Node>>>> {
-        let mut nodes = Vec::with_capacity(seqs.len());
-        for part in seqs.chunks(MAX_WANTED_AT_ONCE) {
-            let _tickets = self.want(part, wait);
-            for seq in part {
-                nodes.push(self.get(*seq, wait).await?);
-            }
-        }
-        Ok(nodes)
-    }
-
-    fn want(&self, seqs: &[u64], wait: Wait) -> Vec<Ticket> {
+    /// Asks for those of these nodes that are missing, together: at most [`MAX_WANTED_AT_ONCE`] at a
+    /// time. They are wanted until what is returned is dropped; none of them is kept by it.
+    pub fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
         if wait.is_local() {
             return Vec::new();
         }
         let demand = self.core.demand();
-        seqs.iter().filter(|seq| self.lacks(**seq)).map(|seq| demand.want(*seq)).collect()
+        let missing = seqs.into_iter().filter(|seq| self.lacks(*seq));
+        missing.map(|seq| demand.want_stored(seq)).collect()
     }
 
     /// Tells peers what is about to be looked up, so that one answer brings the whole way.

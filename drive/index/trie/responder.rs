@@ -1,9 +1,13 @@
 //! Answers a peer that asks which index blocks a lookup or a listing needs (hypertrie5.md §11),
 //! from blocks that are here. The bytes of these messages are in `wire/`.
+//!
+//! The peer chooses the question and the publisher the index, so the work is counted in steps and
+//! ends at [`MAX_STEPS`]: positions without a pointer cost nothing, they are jumped over.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use prost::encoding::decode_varint;
@@ -19,6 +23,13 @@ pub const MAX_ANSWERED: usize = 2176;
 pub const MAX_ANSWERED_AT_ONCE: usize = 128;
 /// Places where a listing goes on that a question may name.
 const MAX_CHECKPOINTS: usize = 4096;
+/// Steps that one answer may take; what was found by then is the answer. The largest answer to a
+/// listing of usual files (2176 nodes of about 300 bytes) takes a quarter of it.
+pub const MAX_STEPS: u64 = 1 << 18;
+/// Steps that a node costs: it is looked up, read and decoded.
+const STEPS_PER_NODE: u64 = 16;
+/// Bytes of a node's block that cost one more step; so does each component of its key.
+const BYTES_PER_STEP: u64 = 64;
 
 /// `flags` of a listing.
 const RECURSIVE: u64 = 1;
@@ -36,9 +47,18 @@ pub enum ExtensionRequest {
     Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
 }
 
-/// The blocks to name, one list per message, in the order the peer will need them.
-pub fn respond(core: &Core, request: &ExtensionRequest) -> Vec<Vec<u64>> {
-    let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new() };
+/// What came of a question.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The blocks to name, one list per message, in the order the peer will need them.
+    pub blocks: Vec<Vec<u64>>,
+    /// What it cost: at most [`MAX_STEPS`], and the block that was being read when they ran out.
+    pub steps: u64,
+}
+
+/// Answers `request`; stops early once `cancelled` is set.
+pub fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
+    let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new(), steps: 0, cancelled };
     match request {
         ExtensionRequest::Get { key, .. } if key.is_empty() => {}
         ExtensionRequest::Get { head, key } => {
@@ -54,13 +74,18 @@ pub fn respond(core: &Core, request: &ExtensionRequest) -> Vec<Vec<u64>> {
         }
         ExtensionRequest::Iterator { head, key, flags, .. } => answer.list(*head, key, *flags),
     }
-    answer.seqs.chunks(MAX_ANSWERED_AT_ONCE).map(<[u64]>::to_vec).collect()
+    Answered {
+        blocks: answer.seqs.chunks(MAX_ANSWERED_AT_ONCE).map(<[u64]>::to_vec).collect(),
+        steps: answer.steps,
+    }
 }
 
 struct Answer<'a> {
     core: &'a Core,
     seqs: Vec<u64>,
     seen: HashSet<u64>,
+    steps: u64,
+    cancelled: &'a AtomicBool,
 }
 
 struct Frame {
@@ -73,13 +98,22 @@ impl Answer<'_> {
         self.seqs.len() >= MAX_ANSWERED
     }
 
-    /// The node, if its block is here and makes sense.
-    fn local(&self, seq: u64) -> Option<Arc<Node>> {
-        if seq == 0 || seq >= self.core.head().length {
+    /// Whether there are steps left for more work.
+    fn may_continue(&self) -> bool {
+        self.steps < MAX_STEPS && !self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The node, if its block is here and makes sense, and if it may still be looked at.
+    fn local(&mut self, seq: u64) -> Option<Arc<Node>> {
+        if seq == 0 || seq >= self.core.head().length || !self.may_continue() {
             return None;
         }
+        self.steps += STEPS_PER_NODE;
         let block = self.core.get_local(seq).ok().flatten()?;
+        self.steps += block.len() as u64 / BYTES_PER_STEP;
         let node = Node::decode(block, seq).ok()?;
+        // Each component was hashed, however short.
+        self.steps += (node.key.length() / DIGITS_PER_COMPONENT) as u64;
         (!node.is_reset()).then(|| Arc::new(node))
     }
 
@@ -95,14 +129,11 @@ impl Answer<'_> {
     fn walk(&mut self, head: u64, key: &TrieKey, end: usize) -> Option<Frame> {
         self.name(head);
         let mut node = self.local(head)?;
-        for position in 0..end {
+        let mut from = 0;
+        while let Some(position) = key.parting(&node.key, from..end) {
+            from = position + 1;
             let branch = key.digit(position);
             let terminator = is_terminator(position);
-            if node.key.digit(position) == branch
-                && !(terminator && key.collides(&node.key, position))
-            {
-                continue;
-            }
             let slots: Vec<u64> = match terminator {
                 true => node.buckets.branch(position, branch).collect(),
                 false => node.buckets.slot(position, u32::from(branch)).into_iter().collect(),
@@ -154,6 +185,17 @@ impl Answer<'_> {
     fn descend(&mut self, mut stack: Vec<Frame>, flags: u64, positions: Range<usize>) {
         let order = if flags & REVERSE != 0 { [END, 0, 1, 2, 3] } else { [3, 2, 1, 0, END] };
         while let Some(Frame { node, position }) = stack.pop() {
+            if !self.may_continue() {
+                return;
+            }
+            self.steps += 1;
+            // At positions without a pointer there is nothing but the node itself.
+            let position = if position == positions.start && flags & WITHOUT_PREFIX != 0 {
+                position
+            } else {
+                let next = node.buckets.next_position(position).unwrap_or(usize::MAX);
+                next.min(positions.end.max(position)).min(node.key.length().max(position))
+            };
             if position >= positions.end {
                 if let Some(own) = node.buckets.slot(position, u32::from(END)) {
                     self.name(own);
@@ -172,6 +214,7 @@ impl Answer<'_> {
                     stack.push(Frame { node: Arc::clone(&node), position: position + 1 });
                 }
                 for (_, taken, seq) in node.buckets.between(position, position + 1) {
+                    self.steps += 1;
                     if taken != branch || !self.name(seq) {
                         continue;
                     }
@@ -183,7 +226,7 @@ impl Answer<'_> {
                     }
                 }
             }
-            // The peer learns the rest from somebody who has it: the reference stops here too.
+            // The peer learns the rest from one that has it: the reference stops here too.
             if missing || self.full() {
                 return;
             }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::buckets::Buckets;
-use super::responder::{self, ExtensionRequest};
+use super::responder::{self, ExtensionRequest, MAX_STEPS};
 use super::testing::{Step, Traffic, Writer, core_of, reader_of, serve};
 use super::*;
 use crate::core::demand::Hint;
@@ -48,12 +49,20 @@ fn batches(scenario: &Value) -> Vec<Vec<Step>> {
     scenario["ops"].as_array().unwrap().iter().map(batch).collect()
 }
 
+fn respond(core: &crate::core::Core, request: &ExtensionRequest) -> responder::Answered {
+    responder::respond(core, request, &AtomicBool::new(false))
+}
+
 fn root(hidden: bool) -> TrieKey {
     TrieKey::new("", hidden).unwrap()
 }
 
 fn keys(nodes: &[Arc<Node>]) -> Vec<String> {
     nodes.iter().map(|node| node.key.text().to_owned()).collect()
+}
+
+async fn children(trie: &Trie, key: &TrieKey, wait: Wait) -> Result<Vec<Child>> {
+    trie.children(key, &mut Budget::new(trie.nodes().core()), wait).await
 }
 
 async fn all(trie: &Trie) -> Vec<Arc<Node>> {
@@ -86,7 +95,14 @@ async fn every_recorded_scenario_is_read_as_the_reference_reads_it() {
         assert_eq!(keys(&all(&trie).await), strings(&scenario["iterator"]), "{name}");
         let hidden = trie.iterate(&root(true), 100, Wait::Local).await.unwrap();
         assert_eq!(keys(&hidden), strings(&scenario["iteratorHidden"]), "{name}");
-        let shallow = trie.representatives(&root(false), 100, Wait::Local).await.unwrap();
+        let mut shallow = Vec::new();
+        let mut budget = Budget::new(nodes.core());
+        let found = |node: &Arc<Node>, _: &mut Budget| {
+            shallow.push(Arc::clone(node));
+            Ok(())
+        };
+        trie.visit(&root(false), false, &mut budget, Wait::Local, found).await.unwrap();
+        shallow.sort_by(|a, b| a.key.iteration_order(&b.key));
         assert_eq!(keys(&shallow), strings(&scenario["iteratorNonRecursive"]), "{name}");
         let pairs = |nodes: &[Arc<Node>]| -> Vec<(u64, String)> {
             nodes.iter().map(|node| (node.seq, node.key.text().to_owned())).collect()
@@ -132,7 +148,7 @@ async fn a_colliding_key_is_found_but_not_removed() {
     }
     assert_eq!(writer.apply(&[remove("idgcmnmna")]).await, [Removed::Colliding]);
     assert_eq!(writer.apply(&[remove("nothing")]).await, [Removed::Absent]);
-    let names: Vec<_> = writer.trie().children(&root(false), Wait::Local).await.unwrap();
+    let names: Vec<_> = children(&writer.trie(), &root(false), Wait::Local).await.unwrap();
     assert_eq!(
         names.iter().map(|child| &child.name[..]).collect::<Vec<_>>(),
         ["idgcmnmna", "mpomeiehc"]
@@ -200,9 +216,12 @@ async fn check_against_model(trie: &Trie, model: &Model) {
             let (name, own) = rest.split_once('/').map_or((rest, true), |(name, _)| (name, false));
             *expected.entry(name.to_owned()).or_insert(false) |= own;
         }
-        let children = trie.children(&key, Wait::Local).await.unwrap();
-        let found: BTreeMap<String, bool> =
-            children.iter().map(|child| (child.name.clone(), child.node.is_some())).collect();
+        let children = children(trie, &key, Wait::Local).await.unwrap();
+        let mut found = BTreeMap::new();
+        for child in &children {
+            let node = trie.child_node(&key, child, Wait::Local).await.unwrap();
+            found.insert(child.name.clone(), matches!(node, Some(ChildNode::Own(_))));
+        }
         assert_eq!(children.len(), found.len());
         assert_eq!(found, expected, "below {prefix:?}");
     }
@@ -325,7 +344,7 @@ async fn read_everything(blocks: &[Bytes]) {
     for key in KEYS.iter().chain(&[""]) {
         let key = TrieKey::new(key, false).unwrap();
         let _ = trie.get(&key, Purpose::Lookup, Wait::Local).await;
-        let _ = trie.children(&key, Wait::Local).await;
+        let _ = children(&trie, &key, Wait::Local).await;
     }
     for hidden in [false, true] {
         let _ = trie.iterate(&root(hidden), usize::MAX, Wait::Local).await;
@@ -338,7 +357,8 @@ async fn read_everything(blocks: &[Bytes]) {
     }
     let head = blocks.len() as u64 - 1;
     let all = ExtensionRequest::Iterator { head, key: String::new(), flags: 1, checkpoint: None };
-    let _ = responder::respond(&core, &all);
+    let answered = respond(&core, &all);
+    assert!(answered.steps < MAX_STEPS);
 }
 
 fn node(seq: u64, key: &str, pointers: &[(usize, u32, u64)]) -> Bytes {
@@ -433,9 +453,9 @@ async fn a_cold_listing_of_a_small_index_takes_few_round_trips() {
     let trie = Trie::at(Arc::new(Nodes::new(reader.clone())), writer.core().head().length);
     let walk = async {
         let mut count = 0;
-        for directory in trie.children(&root(false), Wait::Forever).await? {
+        for directory in children(&trie, &root(false), Wait::Forever).await? {
             let key = TrieKey::new(&directory.name, false)?;
-            count += trie.children(&key, Wait::Forever).await?.len();
+            count += children(&trie, &key, Wait::Forever).await?.len();
         }
         Ok::<usize, Error>(count)
     };
@@ -473,7 +493,7 @@ async fn the_answer_to_a_lookup_is_the_way_and_no_more() {
     let head = writer.core().head().length - 1;
     let key = "dir1/file50".to_owned();
     let request = ExtensionRequest::Get { head, key: key.clone() };
-    let answer = responder::respond(writer.core(), &request).concat();
+    let answer = respond(writer.core(), &request).blocks.concat();
     let reader = reader_of(writer.core());
     let traffic = Traffic::default();
     let trie = Trie::at(Arc::new(Nodes::new(reader.clone())), head + 1);
@@ -492,7 +512,7 @@ async fn the_answer_to_a_listing_is_bounded_and_can_be_resumed() {
     let head = writer.core().head().length - 1;
     let list = |key: &str, flags, checkpoint| {
         let request = ExtensionRequest::Iterator { head, key: key.into(), flags, checkpoint };
-        responder::respond(writer.core(), &request)
+        respond(writer.core(), &request).blocks
     };
     let whole = list("", 1, None);
     assert!(whole.iter().all(|message| message.len() <= responder::MAX_ANSWERED_AT_ONCE));
@@ -511,4 +531,95 @@ async fn the_answer_to_a_listing_is_bounded_and_can_be_resumed() {
     for garbage in [&[0xff; 30][..], &[1], &[1, 0], &[0x80, 0x80]] {
         assert!(list("", 1, Some(Bytes::copy_from_slice(garbage))).is_empty());
     }
+}
+
+/// Where a listing is to be resumed, as (position, block) pairs.
+fn checkpoint(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Bytes> {
+    let mut bytes = Vec::new();
+    for (position, seq) in places {
+        prost::encoding::encode_varint(position, &mut bytes);
+        prost::encoding::encode_varint(seq, &mut bytes);
+    }
+    Some(bytes.into())
+}
+
+fn resume(core: &crate::core::Core, checkpoint: Option<Bytes>) -> responder::Answered {
+    let request = ExtensionRequest::Iterator { head: 1, key: String::new(), flags: 1, checkpoint };
+    respond(core, &request)
+}
+
+/// The most positions that a key can have: a component, and 32 positions, for each byte.
+#[tokio::test]
+async fn the_answer_to_a_hint_is_bounded_in_steps_however_many_places_it_names() {
+    let key = "/".repeat(crate::path::MAX_PATH_BYTES);
+    let core = core_of(&[Bytes::from_static(b"\x0a\x09hypertrie"), node(1, &key, &[])]);
+    let one = resume(&core, checkpoint([(0, 1)])).steps;
+    assert!(one > 4000, "every component counts: {one}");
+    let within = MAX_STEPS / one;
+    let full = resume(&core, checkpoint((0..within).map(|_| (0, 1)))).steps;
+    assert!((within * one).abs_diff(full) <= within && full <= MAX_STEPS, "{full}");
+    let beyond = resume(&core, checkpoint((0..4096).map(|_| (0, 1)))).steps;
+    assert!((MAX_STEPS..MAX_STEPS + one).contains(&beyond), "{beyond}");
+}
+
+/// Where a node has no pointers an answer costs nothing: what a deep drive's listing takes does not
+/// grow with the length of its keys.
+#[tokio::test]
+async fn the_answer_to_a_listing_of_a_deep_drive_costs_a_few_steps_per_node() {
+    let writer = Writer::empty();
+    let deep = (0..13).map(|level| format!("level{level}/")).collect::<String>();
+    let steps: Vec<Step> = (0..1000).map(|file| put(&format!("{deep}file{file}"), "v")).collect();
+    writer.apply(&steps).await;
+    let head = writer.core().head().length - 1;
+    let request =
+        ExtensionRequest::Iterator { head, key: String::new(), flags: 1, checkpoint: None };
+    let answered = respond(writer.core(), &request);
+    assert!(answered.blocks.concat().len() >= 1000);
+    assert!(answered.steps < 100 * 1000, "{}", answered.steps);
+}
+
+#[test]
+fn an_answer_to_a_hint_that_was_cancelled_ends() {
+    let core = core_of(&[Bytes::from_static(b"\x0a\x09hypertrie"), node(1, "a", &[])]);
+    let request = ExtensionRequest::Get { head: 1, key: "a".to_owned() };
+    let cancelled = responder::respond(&core, &request, &AtomicBool::new(true));
+    assert_eq!(cancelled.steps, 0);
+    assert!(respond(&core, &request).steps > 0);
+}
+
+/// A directory, and a change, of nodes that are large: what is held at once has a bound in bytes.
+#[tokio::test]
+async fn a_listing_and_a_comparison_have_a_byte_budget() {
+    const VALUE: usize = 512 * 1024;
+    let writer = Writer::empty();
+    let value = "v".repeat(VALUE);
+    for file in 0..MAX_LISTING_BYTES / VALUE + 2 {
+        writer.apply(&[put(&format!("file{file}"), &value)]).await;
+    }
+    // A copy, as a reader has it: an index that is written here has no bound.
+    let copy = reader_of(writer.core());
+    let mut remote = Default::default();
+    for block in 0..writer.core().head().length {
+        copy.accept(writer.core().prove(block, 0, false, &mut remote).unwrap()).unwrap();
+    }
+    let trie = Trie::at(Arc::new(Nodes::new(copy.clone())), copy.head().length);
+    let names = children(&trie, &root(false), Wait::Local).await.unwrap();
+    assert_eq!(names.len(), MAX_LISTING_BYTES / VALUE + 2, "names alone take little");
+    let refused = trie.iterate(&root(false), usize::MAX, Wait::Local).await;
+    assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    let empty = Trie::at(Arc::clone(trie.nodes()), 1);
+    let refused = trie.differences(&empty, |_| true, usize::MAX, Wait::Local).await;
+    assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+    let own = writer.trie().iterate(&root(false), usize::MAX, Wait::Local).await.unwrap();
+    assert_eq!(own.len(), names.len());
+}
+
+/// A value that is a small part of its block does not keep the block in memory.
+#[test]
+fn a_node_keeps_no_more_of_its_block_than_it_needs() {
+    let block = node(1, &"k".repeat(4000), &[]);
+    let at = |bytes: &Bytes| bytes.as_ptr() as usize;
+    let decoded = Node::decode(block.clone(), 1).unwrap();
+    let value = decoded.value.unwrap();
+    assert!(!(at(&block)..at(&block) + block.len()).contains(&at(&value)));
 }

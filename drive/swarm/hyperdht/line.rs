@@ -46,6 +46,8 @@ struct State {
     place: Option<(Arc<Socket>, SocketAddrV4)>,
     /// A packet has come from there.
     heard: bool,
+    /// Bytes that may be sent there until then; `None` for as many as there are.
+    unheard_bytes: Option<usize>,
     /// Where the first packet came from.
     first: Option<(Arc<Socket>, SocketAddrV4)>,
     early: Vec<Bytes>,
@@ -79,6 +81,11 @@ impl State {
             while stream.read().is_some() {}
         }
         while let Some(packet) = self.unsent.take().or_else(|| stream.next_packet(now)) {
+            if let Some(left) = self.unheard_bytes.filter(|_| !self.heard) {
+                // As if it were lost on the way: the stream sends it again, or is given up.
+                let Some(left) = left.checked_sub(packet.len()) else { continue };
+                self.unheard_bytes = Some(left);
+            }
             match socket.try_send(&packet, *to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.unsent = Some(packet);
@@ -210,6 +217,12 @@ impl Line {
         state.take_early(now);
         drop(state);
         self.attend(now);
+    }
+
+    /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
+    /// address may be forged.
+    pub fn say_at_most(&self, bytes: usize) {
+        self.state().unheard_bytes = Some(bytes);
     }
 
     /// The socket is closed when the stream is over.

@@ -83,8 +83,9 @@ impl Server {
         self.holes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reply(&self, asked: &Asked, socket: SocketId, noise: Bytes) {
-        self.endpoint.with(|node, _| node.answer_handshake(asked, socket, noise));
+    /// Answers; how many bytes may still be sent until the peer is heard.
+    fn reply(&self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
+        self.endpoint.with(|node, _| node.answer_handshake(asked, socket, noise))
     }
 
     /// Whether this handshake is new; one that is not gets the answer it had.
@@ -239,9 +240,13 @@ async fn answer(
     if let Some(answered) = server.answered().get_mut(&hash) {
         answered.reply = Some((from, hello.clone()));
     }
-    server.reply(&asked, from, hello);
+    let left = server.reply(&asked, from, hello);
     match meeting {
-        Meeting::There(socket, to) => Ok(connected(server, line, &socket, to, &secrets, None)),
+        Meeting::There(socket, to) => {
+            // Nothing shows yet that the peer is there.
+            line.say_at_most(left);
+            Ok(connected(server, line, &socket, to, &secrets, None))
+        }
         Meeting::Here => {
             let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, line.arrived()).await;
             let (socket, from) = arrived.map_err(|_| Unanswered::NotArrived)?;

@@ -217,6 +217,20 @@ impl Relay {
         Self { socket, to: address(endpoint), key: endpoint.keys.public_key() }
     }
 
+    /// Sends a handshake from the relay's own address, as a client does.
+    async fn ask(&self, noise: Bytes) -> usize {
+        let value = HandshakeValue {
+            mode: Mode::FromClient,
+            noise,
+            peer_address: None,
+            relay_address: None,
+        };
+        let mut request = Request::new(self.to, Command::Handshake);
+        request.target = Some(target_of(&self.key));
+        request.value = Some(value.encode());
+        self.socket.send_to(&request.encode(), self.to).await.unwrap()
+    }
+
     /// The handshake of a peer that will not come.
     fn handshake(&self) -> Bytes {
         let keys = KeyPair::from_seed(&random_bytes().unwrap());
@@ -280,5 +294,30 @@ async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
         let answered = relay.pass_on(relay.handshake()).await.is_some();
         assert_eq!(answered, n < MAX_HANDSHAKES, "{n}");
     }
+    serving.abort();
+}
+
+/// The connection is used as the swarm uses it: both sides have something to say at once.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
+    let settings = Settings { ip: HERE, port: 0, stays_at: None };
+    let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
+    let (arrivals, mut arrived) = tokio::sync::mpsc::channel(1);
+    let serving = tokio::spawn(serve(Arc::clone(&endpoint), events, arrivals));
+    let relay = Relay::before(&endpoint).await;
+    let came = relay.ask(relay.handshake()).await;
+    let mut connection = arrived.recv().await.unwrap();
+    connection.writer.queue(&[5; 1000]).unwrap();
+    let _ = connection.writer.flush().await;
+    let error = connection.reader.next().await.unwrap_err();
+    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    drop(connection);
+    tokio::time::sleep(SILENCE * 2).await;
+    let (mut bytes, mut packets) = (0, 0);
+    let mut buffer = [0; 2048];
+    while let Ok(length) = relay.socket.try_recv(&mut buffer) {
+        (bytes, packets) = (bytes + length, packets + 1);
+    }
+    assert!(packets > 1 && bytes <= came * crate::hyperdht::AMPLIFICATION, "{bytes} for {came}");
     serving.abort();
 }
