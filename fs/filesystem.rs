@@ -358,7 +358,7 @@ impl Fs {
     }
 
     /// The path no longer leads to this inode, which the kernel is told once.
-    fn supersede(&self, ino: u64) {
+    pub(crate) fn supersede(&self, ino: u64) {
         let mut inodes = self.inodes_mut();
         let Some(path) = inodes.get(ino).map(|node| node.path.clone()) else { return };
         if inodes.detach(ino) {
