@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey};
+use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey, Snapshot};
 
 use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};
@@ -155,17 +155,28 @@ pub struct Listed {
     pub children: Listing,
 }
 
+/// Where a directory was when it was opened, and in which version.
+pub struct OpenedDirectory {
+    pub volume: Arc<Volume>,
+    pub path: DrivePath,
+    pub mount_path: Arc<str>,
+    pub snapshot: Arc<Snapshot>,
+}
+
 pub struct DirHandle {
     pub ino: u64,
     /// `.` and `..`
     pub shown: u64,
     pub shown_parent: u64,
+    /// In a drive that is changed elsewhere: what was opened. When a newer version has removed the
+    /// directory, its files are listed as they were, as after rename(2) on a local disk.
+    pub opened: Option<OpenedDirectory>,
     listing: Mutex<Option<Arc<Listed>>>,
 }
 
 impl DirHandle {
-    pub fn new(ino: u64, shown: u64, shown_parent: u64) -> Self {
-        Self { ino, shown, shown_parent, listing: Mutex::new(None) }
+    pub fn new(ino: u64, shown: u64, shown_parent: u64, opened: Option<OpenedDirectory>) -> Self {
+        Self { ino, shown, shown_parent, opened, listing: Mutex::new(None) }
     }
 
     /// The listing in use.

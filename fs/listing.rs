@@ -9,7 +9,7 @@ use fuser::{FileAttr, FileType};
 use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Directory, Fs, join, ttl, usize_of};
-use crate::handle::{self, DirHandle};
+use crate::handle::{self, DirHandle, OpenedDirectory};
 use crate::told::{self, Told};
 
 /// Attempts to list a directory in a version that is still the newest when it is done.
@@ -43,15 +43,20 @@ pub struct Page {
 impl Fs {
     pub async fn opendir(&self, ino: u64) -> Result<u64> {
         if self.told(ino).is_some() {
-            return Ok(self.directories.insert(DirHandle::new(ino, ino, self.root_number())));
+            return Ok(self.directories.insert(DirHandle::new(ino, ino, self.root_number(), None)));
         }
         let directory = self.directory(ino).await?;
+        let followed = !directory.volume.writable && !directory.volume.is_frozen();
         let inodes = self.inodes();
         let shown = inodes.get(ino).ok_or(Error::Stale)?.shown;
         let parent = directory.mount_path.rsplit_once('/').map_or("", |(parent, _)| parent);
         let shown_parent = inodes.shown(parent);
         drop(inodes);
-        Ok(self.directories.insert(DirHandle::new(ino, shown, shown_parent)))
+        let Directory { volume, path, mount_path } = directory;
+        let snapshot = volume.snapshot();
+        let opened = OpenedDirectory { volume, path, mount_path, snapshot };
+        let opened = followed.then_some(opened);
+        Ok(self.directories.insert(DirHandle::new(ino, shown, shown_parent, opened)))
     }
 
     /// The listing of an open directory, to go on from `offset`: 0, or a `next` it gave before.
@@ -76,7 +81,13 @@ impl Fs {
         // The kernel keeps a listing that starts at the beginning; one that a new version overtook
         // while it was made must not be what it keeps.
         for _ in 0..MAX_RELISTINGS {
-            let listed = self.list(directory.ino).await?;
+            let listed = match self.list(directory.ino).await {
+                Err(Error::Drive(drive::Error::NotFound)) => {
+                    directory.pin(Arc::new(self.list_removed(&directory).await?));
+                    break;
+                }
+                listed => listed?,
+            };
             let current = listed.volume.snapshot().version() == listed.version;
             directory.pin(Arc::new(listed));
             if current {
@@ -109,6 +120,22 @@ impl Fs {
             self.show_staged(&volume, &path, &mount_path, &mut children);
         }
         Ok(handle::Listed { version: snapshot.version(), volume, path, mount_path, children })
+    }
+
+    /// The names in a directory that a newer version has removed, as they were when it was opened.
+    async fn list_removed(&self, directory: &DirHandle) -> Result<handle::Listed> {
+        let opened = directory.opened.as_ref().ok_or(drive::Error::NotFound)?;
+        let OpenedDirectory { volume, path, mount_path, snapshot } = opened;
+        // What the kernel keeps of this listing must not be found under the path again.
+        self.supersede(directory.ino);
+        let listed = snapshot.list(path, self.options.patience.names()).await?;
+        Ok(handle::Listed {
+            version: snapshot.version(),
+            volume: volume.clone(),
+            path: path.clone(),
+            mount_path: mount_path.clone(),
+            children: listed.into_iter().map(|(name, entry)| (name, Arc::new(entry))).collect(),
+        })
     }
 
     /// Puts what is being changed here in the place of what is stored.
