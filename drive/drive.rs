@@ -6,9 +6,9 @@
 
 mod commit;
 #[cfg(test)]
-mod crash_tests;
+pub(crate) mod crash_tests;
 #[cfg(test)]
-mod settled_tests;
+pub(crate) mod settled_tests;
 mod mend;
 mod read;
 mod snapshot;

@@ -22,7 +22,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-pub(super) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
+pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
     let pair = KeyPair::from_seed(&[seed; 32]);
     Core::open(Opening {
         directory: Path::new(name),
@@ -38,7 +38,7 @@ pub(super) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
     })
 }
 
-pub(super) async fn open(world: &World) -> Result<Drive> {
+pub(crate) async fn open(world: &World) -> Result<Drive> {
     let (metadata, content) = (core(world, "metadata", 1)?, core(world, "content", 2)?);
     if metadata.head().length == 0 {
         metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
@@ -48,16 +48,16 @@ pub(super) async fn open(world: &World) -> Result<Drive> {
     Ok(drive)
 }
 
-pub(super) fn path(text: &str) -> DrivePath {
+pub(crate) fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
 }
 
-pub(super) fn bytes(fill: u8) -> Vec<u8> {
+pub(crate) fn bytes(fill: u8) -> Vec<u8> {
     vec![fill; 3000 + usize::from(fill) * 100]
 }
 
 /// As a mount does: blocks in batches, then the entry.
-pub(super) async fn write(drive: &Drive, name: &str, fill: u8) -> Result<()> {
+pub(crate) async fn write(drive: &Drive, name: &str, fill: u8) -> Result<()> {
     let mut writer = drive.content_writer().await?;
     for batch in bytes(fill).chunks(2500) {
         writer.append(&[Bytes::copy_from_slice(batch)])?;
@@ -65,18 +65,18 @@ pub(super) async fn write(drive: &Drive, name: &str, fill: u8) -> Result<()> {
     put(drive, name, writer.finish()).await
 }
 
-pub(super) async fn put(drive: &Drive, name: &str, extent: Extent) -> Result<()> {
+pub(crate) async fn put(drive: &Drive, name: &str, extent: Extent) -> Result<()> {
     let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
     drive.apply(vec![Edit::Put { path: path(name), stat }]).await.map(drop)
 }
 
-pub(super) async fn rename(drive: &Drive, from: &str, to: &str) -> Result<()> {
+pub(crate) async fn rename(drive: &Drive, from: &str, to: &str) -> Result<()> {
     let stat = drive.snapshot().entry(&path(from), Wait::Local).await?.stat;
     let put = Edit::Put { path: path(to), stat };
     drive.apply(vec![put, Edit::Remove { path: path(from) }]).await.map(drop)
 }
 
-pub(super) async fn content(drive: &Drive, name: &str) -> Option<Vec<u8>> {
+pub(crate) async fn content(drive: &Drive, name: &str) -> Option<Vec<u8>> {
     match drive.snapshot().entry(&path(name), Wait::Local).await {
         Ok(entry) => {
             let read = drive.read(&entry.stat.extent, 0..u64::MAX, Wait::Local).await;

@@ -8,7 +8,6 @@ use super::crash_tests::{bytes, content, open, path, put, rename, write};
 use super::*;
 use crate::core::RemoteTree;
 use crate::core::storage::faulty::World;
-use crate::transfer::{ImportOptions, import};
 
 /// No time passes in it: nothing settles by itself.
 fn still() -> Runtime {
@@ -117,7 +116,7 @@ fn a_reader_and_a_writer_agree_after_every_power_cut() {
 
 /// One call fails, at every call in turn; a failed sync keeps nothing of what it covered. When a later
 /// sync of the drive succeeds, no power cut can lose what was written.
-fn with_one_failure(
+pub(crate) fn with_one_failure(
     work: impl AsyncFn(&Drive) -> Result<()>,
     expected: &[(&str, Option<Vec<u8>>)],
 ) {
@@ -183,20 +182,4 @@ fn renaming_with_a_failed_sync() {
         drive.sync()
     };
     with_one_failure(work, &[("a", None), ("b", Some(bytes(1)))]);
-}
-
-#[test]
-fn importing_with_a_failed_sync() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("c"), bytes(3)).unwrap();
-    std::fs::write(directory.path().join("d"), bytes(40)).unwrap();
-    let work = async |drive: &Drive| {
-        let options = ImportOptions::default();
-        let report = import(directory.path(), drive, &path(""), &options, &mut ()).await?;
-        match report.trouble_count {
-            0 => drive.sync(),
-            _ => Err(Error::NotFound),
-        }
-    };
-    with_one_failure(work, &[("b", Some(bytes(2))), ("c", Some(bytes(3))), ("d", Some(bytes(40)))]);
 }

@@ -9,7 +9,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::core::CoreEvent;
+use crate::drive::crash_tests::bytes;
+use crate::drive::settled_tests::with_one_failure;
 use crate::drive::{Drive, Edit};
+use crate::error::Error;
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use crate::store::Store;
@@ -461,4 +464,21 @@ async fn a_file_in_the_way_of_a_directory_stays() {
     assert_eq!((run.trouble_count, run.deleted), (0, 1), "{run:?}");
     let (notes, _, below) = kinds().await;
     assert_eq!((notes, below), (Some(Kind::Directory), Some(Kind::File)));
+}
+
+/// A failed sync keeps nothing of what it covered: an import that reports success has made up for it.
+#[test]
+fn importing_with_a_failed_sync() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("c"), bytes(3)).unwrap();
+    std::fs::write(directory.path().join("d"), bytes(40)).unwrap();
+    let work = async |drive: &Drive| {
+        let options = ImportOptions::default();
+        let report = import(directory.path(), drive, &path(""), &options, &mut ()).await?;
+        match report.trouble_count {
+            0 => drive.sync(),
+            _ => Err(Error::NotFound),
+        }
+    };
+    with_one_failure(work, &[("b", Some(bytes(2))), ("c", Some(bytes(3))), ("d", Some(bytes(40)))]);
 }
