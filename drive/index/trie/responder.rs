@@ -105,7 +105,7 @@ impl Answer<'_> {
 
     /// The node, if its block is here and makes sense, and if it may still be looked at.
     fn local(&mut self, seq: u64) -> Option<Arc<Node>> {
-        if seq == 0 || seq >= self.core.head().length || !self.may_continue() {
+        if seq == 0 || seq >= self.core.shown().length || !self.may_continue() {
             return None;
         }
         self.steps += STEPS_PER_NODE;
