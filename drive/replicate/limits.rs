@@ -270,6 +270,7 @@ fn bad_proofs_of_one_peer() {
     let written = written(200);
     let mut replicator = reading(&written);
     receive(&mut replicator, have(0, 200));
+    replicator.peers.get_mut(&PEER).unwrap().proved();
     let mut bad = |block: u64| {
         want(&mut replicator, block..block + 1);
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));
@@ -294,6 +295,19 @@ fn bad_proofs_of_one_peer() {
         peer.strike(7, now, now);
     }
     assert!(!peer.blocks.contains(7));
+}
+
+#[test]
+fn a_peer_that_has_proved_nothing_is_dropped_after_the_tries_for_one_block() {
+    let written = written(9);
+    let mut replicator = reading(&written);
+    receive(&mut replicator, have(0, 9));
+    for times in 1..=MAX_BAD_PROOFS {
+        want(&mut replicator, 7..8);
+        let verdict = Err(Rejected::Invalid("a lie".to_owned()));
+        replicator.step(Event::Judged { peer: PEER, block: 7, size: 9, verdict }, Instant::now());
+        assert_eq!(ended(&mut replicator), (times == MAX_BAD_PROOFS).then_some(true), "{times}");
+    }
 }
 
 fn request(index: u64) -> Message {

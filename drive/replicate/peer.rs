@@ -114,6 +114,8 @@ pub struct Peer {
     strikes: u32,
     /// When the first of these strikes came: answers to earlier requests bring no further ones.
     struck: Instant,
+    /// Some proof of it verified. One that proves nothing is a liar after the last try for one block.
+    has_proved: bool,
     /// How often the proof of a block was bad.
     bad_proofs: BTreeMap<u64, u8>,
     /// The newest block it was asked to prove, and when, to compare histories.
@@ -160,6 +162,7 @@ impl Peer {
             refused: 0,
             strikes: 0,
             struck: now,
+            has_proved: false,
             bad_proofs: BTreeMap::new(),
             compared: None,
             since: now,
@@ -269,13 +272,14 @@ impl Peer {
         } else if times == 1 && sent >= self.struck {
             self.strikes += 1;
         }
-        self.strikes > MAX_STRIKES
+        self.strikes > MAX_STRIKES || (times >= MAX_BAD_PROOFS && !self.has_proved)
     }
 
     /// Notes that a proof verified.
     pub fn proved(&mut self) {
         self.refused = self.refused.saturating_sub(1);
         self.strikes = self.strikes.saturating_sub(1);
+        self.has_proved = true;
     }
 
     /// Whether one more request fits; readers may use what readahead leaves free.

@@ -208,6 +208,8 @@ fn looking_again_shows_what_is_new() {
         let text = format!("text of {turn}");
         fs::write(mnt.join("file"), &text).unwrap();
         fs::write(mnt.join(format!("file {turn}")), "").unwrap();
+        // Peers are told of what is on the device.
+        fs::File::open(mnt.join("file")).unwrap().sync_all().unwrap();
         for home in [&reader, &served] {
             let cat = home.run(["cat", &url, "file", "--peer", &peer]).must_succeed();
             assert_eq!(cat.stdout, text);
