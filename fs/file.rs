@@ -472,7 +472,7 @@ async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result
         Content::Extent(extent) => drive.read(extent, range, wait).await?,
         Content::Core(key) => drive.read_core(key, range, wait).await?,
     };
-    // The kernel fills a short answer with zeroes, which nobody signed.
+    // The kernel fills a short answer with zeros, which the author did not sign.
     let got: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
     if got != expected {
         return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));

@@ -129,7 +129,7 @@ impl Core {
         self.inner.head.send_replace(batch.after);
     }
 
-    /// Tells who waits for it in this process, and has it settled.
+    /// Wakes the readers of this process that wait for these blocks, and has the batch settled.
     fn announce(&self, batch: &Batch) {
         for (block, bytes) in (batch.before.length..).zip(batch.blocks) {
             if bytes.len() <= MAX_CACHED_APPEND {

@@ -198,18 +198,14 @@ impl Core {
         let mut created = Vec::new();
         let mut offset = settled.byte_length;
         for block in settled.length..target.length {
-            let size = files.read_node(block * 2)?.ok_or_else(|| lost(block))?.size;
-            if size > merkle::MAX_BLOCK_SIZE as u64 {
-                return Err(lost(block));
-            }
-            let mut bytes = vec![0; size as usize];
-            if !files.read_data(offset, &mut bytes)? {
-                return Err(lost(block));
-            }
-            let leaf = Node::leaf(block, &bytes);
+            let stored = files.read_node(block * 2)?.ok_or_else(|| lost(block))?;
+            let leaf = match self.has(block) {
+                true => self.write_block_again(offset, stored)?.ok_or_else(|| lost(block))?,
+                // Cleared: only its node counts.
+                false => stored,
+            };
             created.extend(merkle::push_leaf(&mut found, leaf).ok_or_else(|| lost(block))?);
-            files.write_data(offset, &bytes)?;
-            offset += size;
+            offset += leaf.size;
             // That of the last block is at hand; the others matter only to peers that ask about them.
             if let Some(stored) = files.read_signature(block + 1)?
                 && merkle::signed_by(&self.inner.key, &found, block + 1, &stored)
@@ -226,6 +222,19 @@ impl Core {
             Some(signature) => files.write_signature(target.length, signature),
             None => Ok(()),
         }
+    }
+
+    /// Writes the bytes of a block again as they read now; the leaf they have. `None` if they are gone.
+    fn write_block_again(&self, offset: u64, stored: Node) -> Result<Option<Node>> {
+        if stored.size > merkle::MAX_BLOCK_SIZE as u64 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; stored.size as usize];
+        if !self.inner.files.read_data(offset, &mut bytes)? {
+            return Ok(None);
+        }
+        self.inner.files.write_data(offset, &bytes)?;
+        Ok(Some(Node::leaf(stored.index / 2, &bytes)))
     }
 }
 

@@ -160,7 +160,7 @@ impl Replicator {
         ));
     }
 
-    /// Asks peers for the bridges that nobody was asked for yet.
+    /// Asks a peer for each bridge that no peer has been asked for.
     pub(super) fn build_bridges(&mut self, now: Instant) {
         let mut requests = Vec::new();
         for (length, bridge) in
@@ -217,8 +217,8 @@ impl Replicator {
     }
 
     /// A proof does not verify. If it built on nodes we hold, it may be of another history, and the peer
-    /// innocent: it is asked once more, for a proof that stands alone. Else the bad proof costs this
-    /// block at this peer, and a strike.
+    /// innocent: it is asked once more, for a proof that stands alone. Otherwise the bad proof
+    /// costs this block at this peer, and a strike.
     pub(super) fn misproved(
         &mut self,
         id: PeerId,

@@ -149,7 +149,7 @@ fn a_sync_that_failed_is_made_up_for_before_one_succeeds() {
     }
 }
 
-/// The same of a core that others write: what the failed sync covered is fetched again.
+/// On a core that others write, what a failed sync covered is fetched again.
 #[test]
 fn fetched_blocks_of_a_failed_sync_are_not_claimed() {
     let blocks = uneven(9);
@@ -182,4 +182,26 @@ fn fetched_blocks_of_a_failed_sync_are_not_claimed() {
             return;
         }
     }
+}
+
+/// A block that was cleared before it was settled has no bytes to write again, only a node.
+#[test]
+fn a_cleared_block_does_not_keep_a_failed_sync_from_being_made_up_for() {
+    let runtime = still();
+    let _entered = runtime.enter();
+    let world = World::default();
+    let core = writer(&world);
+    core.append(&[block("first")]).unwrap();
+    core.append(&[Bytes::from(vec![7; 9000]), block("third")]).unwrap();
+    world.fail_once_at(0);
+    assert!(core.sync().is_err());
+    core.clear(1..2).unwrap();
+    core.append(&[block("fourth")]).unwrap();
+    core.sync().unwrap();
+    drop(core);
+    world.cut_power(0);
+    let core = writer(&world);
+    assert_eq!(core.head().length, 4);
+    assert_eq!(core.get_local(1).unwrap(), None);
+    assert_eq!(core.get_local(3).unwrap(), Some(block("fourth")));
 }
