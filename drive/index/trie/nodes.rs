@@ -106,7 +106,7 @@ impl Nodes {
         seq > 0 && !self.cache().nodes.contains(&seq) && !self.core.has(seq)
     }
 
-    /// Asks for those of these nodes that are missing, together: at most [`MAX_WANTED_AT_ONCE`] at a
+    /// Asks for those of these nodes that are missing, together: at most `MAX_WANTED_AT_ONCE` at a
     /// time. They are wanted until what is returned is dropped; none of them is kept by it.
     pub fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
         if wait.is_local() {
