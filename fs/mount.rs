@@ -216,8 +216,8 @@ impl Mount {
         self.shown.journal()
     }
 
-    /// Requests that wait for the network now.
-    pub fn waiting(&self) -> usize {
+    /// The threads whose requests wait for the network now, one entry for each request.
+    pub fn waiting(&self) -> Vec<u32> {
         self.server.parked()
     }
 

@@ -384,7 +384,7 @@ impl Host {
             pid: record.pid,
             log: record.log.clone(),
             saved,
-            waiting: mount.waiting(),
+            waiting: mount.waiting().len(),
             open,
             failures: mount.journal().failures().len(),
         }
