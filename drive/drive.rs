@@ -19,7 +19,7 @@ pub use crate::core::merkle::HashedBlocks;
 pub use commit::{ContentWriter, Turn};
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
 use crate::store::{Store, Turns, lacks_descriptors};
+use crate::sync::{Mutex, Rank};
 use crate::wait::Wait;
 
 /// How often is looked for what peers have told meanwhile.
@@ -186,7 +187,7 @@ impl Drive {
             nodes,
             content,
             frozen,
-            current: Mutex::new(Arc::new(current)),
+            current: Mutex::new(Rank::DRIVE, Arc::new(current)),
             stillness,
             turns,
         };
@@ -231,7 +232,7 @@ impl Drive {
 
     /// The newest version known here (or the frozen one).
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.inner.current.lock();
         let version = self.inner.frozen.unwrap_or(self.metadata().head().length);
         if current.version() != version {
             *current = Arc::new(Snapshot::new(Trie::at(Arc::clone(&self.inner.nodes), version)));

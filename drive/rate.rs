@@ -3,9 +3,9 @@
 //! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
 //! fit, and its rate can be changed while somebody waits. Who waits for whom is not decided here.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::sync::{Mutex, MutexGuard, Rank};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -72,12 +72,15 @@ pub struct Rate {
 
 impl Rate {
     pub fn new(limit: Limit) -> Self {
-        Self { bucket: Mutex::new(Bucket::new(limit, Instant::now())), changed: Notify::new() }
+        Self {
+            bucket: Mutex::new(Rank::LEAF, Bucket::new(limit, Instant::now())),
+            changed: Notify::new(),
+        }
     }
 
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         // Nothing panics while holding it.
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bucket.lock()
     }
 
     pub fn limit(&self) -> Limit {

@@ -6,8 +6,10 @@
 //! else: an operation that panicked under a lock is answered with an error by its caller, and the
 //! data behind every lock of this crate is published in one step, so the lock goes on.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 /// A place in the order of locks. The constants are the whole order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +21,27 @@ pub struct Rank {
 }
 
 impl Rank {
+    pub const DAEMON_LIFE: Self = Self::new(4, "daemon life");
+    pub const DAEMON_DIALLED: Self = Self::new(7, "daemon dialled");
+    pub const DAEMON_LIMITS: Self = Self::new(8, "daemon limits");
+    pub const DAEMON_RATES: Self = Self::new(9, "daemon rates");
+    pub const DAEMON_MOUNTS: Self = Self::new(10, "daemon mounts");
+    pub const DAEMON_SEEDS: Self = Self::new(12, "daemon seeds");
+    pub const ROOT_TELL: Self = Self::new(18, "root notifier");
+    pub const ROOT: Self = Self::new(20, "root of drives");
     pub const INODES: Self = Self::new(30, "inode table");
+    pub const UNSTORED: Self = Self::new(32, "unstored files");
+    pub const TOUCHED: Self = Self::new(34, "touched directories");
     pub const HANDLES: Self = Self::new(40, "handle table");
     pub const STAGED: Self = Self::new(50, "staged file");
+    pub const SWARM: Self = Self::new(52, "swarm");
+    pub const CANDIDATES: Self = Self::new(53, "candidates");
+    pub const ENDPOINT: Self = Self::new(54, "endpoint");
+    pub const PUNCH: Self = Self::new(55, "punch sockets");
+    pub const LINES: Self = Self::new(56, "lines");
+    pub const LINE: Self = Self::new(57, "line");
+    pub const NODE: Self = Self::new(58, "hash table node");
+    pub const SOCKETS: Self = Self::new(59, "sockets");
     pub const DRIVE: Self = Self::new(60, "drive");
     pub const STORE: Self = Self::new(62, "store");
     pub const CORE_CLAIMS: Self = Self::new(66, "core claims");
@@ -119,6 +139,59 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let held = order::acquire(self.rank);
         Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), _held: held }
+    }
+}
+
+/// A leaf.
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(Rank::LEAF, T::default())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// Waits for a change of what a [`Mutex`] holds. The waiting thread keeps its place in the order: it may
+/// hold nothing else that others need to make the change.
+#[derive(Debug, Default)]
+pub struct Condvar(std::sync::Condvar);
+
+impl Condvar {
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    /// Waits while `condition` holds.
+    pub fn wait_while<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        let Guard { inner, _held } = guard;
+        let inner = self.0.wait_while(inner, condition).unwrap_or_else(PoisonError::into_inner);
+        Guard { inner, _held }
+    }
+
+    /// As [`Condvar::wait_while`], at most for `limit`; false if `condition` still holds then.
+    pub fn wait_timeout_while<T>(
+        &self,
+        guard: MutexGuard<'_, T>,
+        limit: Duration,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> bool {
+        let Guard { inner, _held } = guard;
+        let waited = self.0.wait_timeout_while(inner, limit, condition);
+        let (inner, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(inner);
+        !result.timed_out()
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use drive::core::demand::Urgency;
+use drive::sync::Mutex;
 use drive::{Entry, Extent, Wait};
 use fuser::FileType;
 
@@ -37,14 +38,14 @@ pub(crate) struct Overtaken(Mutex<HashSet<u32>>);
 impl Overtaken {
     /// Whether the kernel is to look the name up again.
     fn look_again(&self, thread: u32) -> bool {
-        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.0.lock();
         let known = thread != 0 && (threads.remove(&thread) || threads.len() >= MAX_LOOKING_AGAIN);
         thread != 0 && !known && threads.insert(thread)
     }
 
     /// The thread's call found what the name leads to.
     fn opened(&self, thread: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&thread);
+        self.0.lock().remove(&thread);
     }
 }
 
@@ -138,11 +139,7 @@ impl Fs {
         if let Some(staged) = &file.staged {
             return staged.read(drive, range, self.options.patience.read()).await;
         }
-        let ahead = file
-            .readahead
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(range.clone(), file.size);
+        let ahead = file.readahead.lock().read(range.clone(), file.size);
         if let Content::Extent(extent) = &file.content {
             self.charge(&file, extent, range.clone(), thread);
             if let Some(ahead) = ahead {
@@ -182,7 +179,7 @@ impl Fs {
         if drive.lacking(extent, range.clone()) == 0 {
             return;
         }
-        let new = file.charged.lock().unwrap_or_else(PoisonError::into_inner).add(range);
+        let new = file.charged.lock().add(range);
         let bytes: u64 = new.into_iter().map(|range| drive.lacking(extent, range)).sum();
         if bytes > 0
             && let Ok(path) = self.node(file.ino, |node| node.path.clone())

@@ -12,12 +12,13 @@
 //! arrival of new versions (`follow.rs`).
 
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drive::scratch::Pool;
 use drive::store::Space;
+use drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
 use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
 use fuser::{FileAttr, FileType};
 use tokio::runtime::Handle;
@@ -223,7 +224,7 @@ impl Fs {
             options,
             runtime,
             root: root.clone(),
-            inodes: RwLock::new(InodeTable::new(place, part.numbers)),
+            inodes: RwLock::new(Rank::INODES, InodeTable::new(place, part.numbers)),
             files: HandleTable::new(),
             directories: HandleTable::new(),
             statuses: HandleTable::new(),
@@ -283,7 +284,7 @@ impl Fs {
 
     /// The drives shown now: the mount's own, and the nested ones that were entered.
     pub fn drives(&self) -> Vec<Drive> {
-        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entered = self.entered.lock();
         entered.retain(|volume| volume.strong_count() > 0);
         let nested: Vec<_> = entered.iter().filter_map(Weak::upgrade).collect();
         drop(entered);
@@ -291,12 +292,12 @@ impl Fs {
         root.chain(&nested).map(|volume| volume.drive.clone()).collect()
     }
 
-    pub(crate) fn inodes(&self) -> RwLockReadGuard<'_, InodeTable<Place>> {
-        self.inodes.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn inodes(&self) -> ReadGuard<'_, InodeTable<Place>> {
+        self.inodes.read()
     }
 
-    pub(crate) fn inodes_mut(&self) -> RwLockWriteGuard<'_, InodeTable<Place>> {
-        self.inodes.write().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn inodes_mut(&self) -> WriteGuard<'_, InodeTable<Place>> {
+        self.inodes.write()
     }
 
     /// Panics if an inode table invariant does not hold.
@@ -420,7 +421,7 @@ impl Fs {
             let volume =
                 Arc::new(Volume::nested(drive, read_only, prefix, from, self.nested.clone()));
             self.follow(&volume);
-            let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entered = self.entered.lock();
             entered.retain(|volume| volume.strong_count() > 0);
             entered.push(Arc::downgrade(&volume));
             Ok(volume)

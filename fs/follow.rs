@@ -7,13 +7,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use drive::drive::{Changed, Turn};
-use drive::{Drive, DrivePath, PublicKey, Snapshot, Wait};
+use drive::{Drive, DrivePath, Extent, PublicKey, Snapshot, Wait};
 
 use fuser::FileType;
 
 use crate::attr::file_type;
 use crate::filesystem::{Fs, join};
 use crate::invalidate::Invalidation;
+use crate::staging::StagedFile;
 use crate::volume::Volume;
 
 /// New versions arriving within this time are taken together.
@@ -84,6 +85,9 @@ impl Fs {
             }
             Err(error) => {
                 log::info!("{}: what changed is not known: {error}", volume.drive.key());
+                if volume.writable {
+                    self.overtake_all(volume, &new).await;
+                }
                 self.invalidations.push_everything();
             }
         }
@@ -132,13 +136,46 @@ impl Fs {
         let open = known.and_then(|ino| self.node(ino, |node| node.place.staged.clone()).ok()?);
         let Some(staged) = new.or(open) else { return };
         let after = change.after.as_ref().filter(|entry| entry.explicit);
-        if staged.is_stored_as(after.map(|entry| entry.stat.extent)) {
+        self.overtake_staged(volume, &change.path, &staged, after.map(|entry| entry.stat.extent));
+    }
+
+    fn overtake_staged(
+        &self,
+        volume: &Volume,
+        path: &DrivePath,
+        staged: &StagedFile,
+        after: Option<Extent>,
+    ) {
+        if staged.is_stored_as(after) {
             return;
         }
         staged.overtake();
-        volume.unstored().remove(&change.path);
+        volume.unstored().remove(path);
+        let known = self.inodes().known(&mount_path(volume, path));
         if let Some(ino) = known {
             self.supersede(ino);
+        }
+    }
+
+    /// The same where too much changed to name it: everything open for writing is compared with the new
+    /// version.
+    async fn overtake_all(&self, volume: &Volume, new: &Snapshot) {
+        let mut open: Vec<_> = volume.unstored().values().cloned().collect();
+        open.extend(self.inodes().iter().filter_map(|(_, node)| {
+            let place = &node.place;
+            place.staged.clone().filter(|_| std::ptr::eq(&*place.volume, volume))
+        }));
+        for staged in open.iter().filter(|staged| !staged.is_removed() && !staged.is_overtaken()) {
+            let path = staged.path();
+            let after = match new.entry(&path, self.options.patience.names()).await {
+                Ok(entry) => Some(entry).filter(|entry| entry.explicit),
+                Err(drive::Error::NotFound) => None,
+                Err(error) => {
+                    log::warn!("{path}: whether another writer changed it is not known: {error}");
+                    continue;
+                }
+            };
+            self.overtake_staged(volume, &path, staged, after.map(|entry| entry.stat.extent));
         }
     }
 

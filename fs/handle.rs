@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use drive::sync::{Mutex, Rank, RwLock};
 use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey, Snapshot};
 
 use crate::attr::{MAX_FILE_BYTES, core_of};
@@ -176,16 +177,16 @@ pub struct DirHandle {
 
 impl DirHandle {
     pub fn new(ino: u64, shown: u64, shown_parent: u64, opened: Option<OpenedDirectory>) -> Self {
-        Self { ino, shown, shown_parent, opened, listing: Mutex::new(None) }
+        Self { ino, shown, shown_parent, opened, listing: Mutex::new(Rank::LEAF, None) }
     }
 
     /// The listing in use.
     pub fn listing(&self) -> Option<Arc<Listed>> {
-        self.listing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.listing.lock().clone()
     }
 
     pub fn pin(&self, listed: Arc<Listed>) {
-        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
+        *self.listing.lock() = Some(listed);
     }
 }
 
@@ -197,28 +198,28 @@ pub struct HandleTable<H> {
 
 impl<H> HandleTable<H> {
     pub fn new() -> Self {
-        Self { next: AtomicU64::new(1), open: RwLock::new(HashMap::new()) }
+        Self { next: AtomicU64::new(1), open: RwLock::new(Rank::HANDLES, HashMap::new()) }
     }
 
     pub fn insert(&self, handle: H) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.write();
         open.insert(number, Arc::new(handle));
         number
     }
 
     pub fn get(&self, number: u64) -> Result<Arc<H>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.read();
         open.get(&number).cloned().ok_or(Error::BadHandle)
     }
 
     pub fn remove(&self, number: u64) -> Result<Arc<H>> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.write();
         open.remove(&number).ok_or(Error::BadHandle)
     }
 
     pub fn len(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.open.read().len()
     }
 }
 

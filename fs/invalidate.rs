@@ -5,8 +5,8 @@
 //! find changes and that thread is a set: an inode that changes ten times while the kernel is busy
 //! is told about once.
 
+use drive::sync::{Condvar, Mutex};
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Most notices kept. Past this they are dropped for one that says "everything you know".
@@ -49,7 +49,7 @@ pub struct Invalidations {
 
 impl Invalidations {
     pub fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         for notice in notices {
             if pending.everything || pending.closed {
                 break;
@@ -65,7 +65,7 @@ impl Invalidations {
     }
 
     pub fn push_everything(&self) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         pending.set.clear();
         pending.everything = !pending.closed;
         drop(pending);
@@ -74,7 +74,7 @@ impl Invalidations {
 
     /// Ends the thread: nothing more is told.
     pub fn close(&self) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         *pending = Pending { closed: true, ..Pending::default() };
         drop(pending);
         self.changed.notify_one();
@@ -83,30 +83,27 @@ impl Invalidations {
 
     /// Waits until all that was pushed has been told, at most this long; whether it has.
     pub fn wait_told(&self, limit: Duration) -> bool {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let pending = self.pending.lock();
         let untold =
             |p: &mut Pending| !p.closed && (p.telling || p.everything || !p.set.is_empty());
-        let waited = self.told.wait_timeout_while(pending, limit, untold);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        self.told.wait_timeout_while(pending, limit, untold)
     }
 
     /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:
     /// it is the thread whose whole purpose is this wait, and `close` ends it.
     pub fn next(&self) -> Option<Batch> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         pending.telling = false;
         self.told.notify_all();
-        let mut pending = self
-            .changed
-            .wait_while(pending, |p| !p.closed && !p.everything && p.set.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pending =
+            self.changed.wait_while(pending, |p| !p.closed && !p.everything && p.set.is_empty());
         pending.telling = true;
         Self::take(&mut pending)
     }
 
     /// What is pending now, without waiting.
     pub fn drain(&self) -> Vec<Invalidation> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         match Self::take(&mut pending) {
             Some(Batch::These(notices)) => notices,
             Some(Batch::Everything) | None => Vec::new(),

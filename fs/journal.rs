@@ -5,11 +5,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::errno::{Error, errno};
 use crate::platform;
+use drive::sync::{Mutex, MutexGuard};
 
 /// Failures that are remembered.
 pub const MAX_FAILURES: usize = 256;
@@ -69,7 +69,7 @@ pub struct Journal {
 
 impl Journal {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Notes a failure, unless it is an ordinary answer: that a file is not there is no trouble.

@@ -6,10 +6,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use drive::sync::Mutex;
 use drive::{Drive, Store};
 use fuser::{Config, INodeNo, Notifier, SessionACL};
 use tokio::runtime::Handle;
@@ -181,7 +182,7 @@ impl Mount {
     }
 
     fn keep(&self, thread: JoinHandle<()>) {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads.lock().push(thread);
     }
 
     /// Where it is mounted, absolute.
@@ -215,8 +216,8 @@ impl Mount {
         self.shown.journal()
     }
 
-    /// Requests that wait for the network now.
-    pub fn waiting(&self) -> usize {
+    /// The threads whose requests wait for the network now, one entry for each request.
+    pub fn waiting(&self) -> Vec<u32> {
         self.server.parked()
     }
 
@@ -270,8 +271,7 @@ impl Mount {
     fn end(&self) {
         self.server.stop();
         self.shown.stop();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         let (done, all_done) = std::sync::mpsc::channel();
         let joining = spawn("hypermount-join", move || {
             for thread in threads {
@@ -308,7 +308,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let over = self.threads.lock().is_ok_and(|threads| threads.is_empty());
+        let over = self.threads.lock().is_empty();
         if !over {
             self.shutdown();
         }
@@ -344,7 +344,7 @@ fn config(options: &MountOptions) -> Config {
 /// One for all would have every drive wait for the slowest.
 fn tell_of(shown: &Shown, notifier: Notifier, threads: &Threads) -> io::Result<()> {
     let keep = |threads: &Threads, thread| {
-        threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        threads.lock().push(thread);
     };
     let start = move |fs: &Arc<Fs>, notifier: Notifier| {
         let fs = fs.clone();
@@ -359,10 +359,7 @@ fn tell_of(shown: &Shown, notifier: Notifier, threads: &Threads) -> io::Result<(
             let threads = Arc::downgrade(threads);
             root.tell_by(Box::new(move |fs| {
                 let Some(threads) = threads.upgrade() else { return };
-                threads
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .retain(|thread| !thread.is_finished());
+                threads.lock().retain(|thread| !thread.is_finished());
                 match start(fs, notifier.clone()) {
                     Ok(thread) => keep(&threads, thread),
                     Err(error) => log::error!("{}: changes are not told: {error}", fs.prefix()),

@@ -16,9 +16,10 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
 use drive::{Drive, DriveUrl, Name, PublicKey, Store, Wait};
 use fuser::{FileAttr, FileType, INodeNo};
 use tokio::runtime::Handle;
@@ -163,11 +164,11 @@ impl Root {
             options,
             limits,
             mountpoint: mountpoint.to_owned(),
-            state: RwLock::default(),
+            state: RwLock::new(Rank::ROOT, State::default()),
             listings: HandleTable::new(),
             journal: Arc::default(),
             invalidations: Arc::default(),
-            tell: Mutex::default(),
+            tell: Mutex::new(Rank::ROOT_TELL, None),
             untidy: untidy.clone(),
             tidying: Mutex::default(),
             started: Instant::now(),
@@ -175,21 +176,21 @@ impl Root {
             runtime,
         });
         let tidying = root.runtime.spawn(tidy(Arc::downgrade(&root), untidy, limits.idle / 4));
-        *root.tidying.lock().unwrap_or_else(PoisonError::into_inner) = Some(tidying.abort_handle());
+        *root.tidying.lock() = Some(tidying.abort_handle());
         root
     }
 
     /// To be called before the first request: how the kernel is told of changes.
     pub fn tell_by(&self, tell: Tell) {
-        *self.tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+        *self.tell.lock() = Some(tell);
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> ReadGuard<'_, State> {
+        self.state.read()
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn state_mut(&self) -> WriteGuard<'_, State> {
+        self.state.write()
     }
 
     fn now(&self) -> u64 {
@@ -246,12 +247,12 @@ impl Root {
 
     /// Ends what goes on by itself.
     pub fn stop(&self) {
-        let mut tidying = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = tidying.take() {
+        let tidying = self.tidying.lock().take();
+        if let Some(task) = tidying {
             task.abort();
         }
         // It holds the connection to the kernel.
-        drop(self.tell.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.tell.lock().take());
         self.invalidations.close();
         for fs in self.open() {
             fs.invalidations().close();
@@ -373,7 +374,7 @@ impl Root {
         let (numbers, journal) = (spot.numbers, self.journal.clone());
         let part = Part { prefix: path.clone(), numbers, journal };
         let fs = Fs::within(drive, self.store.clone(), options, self.runtime.clone(), part);
-        if let Some(tell) = &*self.tell.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(tell) = &*self.tell.lock() {
             tell(&fs);
         }
         let member = Arc::new(Member {

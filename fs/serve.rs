@@ -14,10 +14,10 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use drive::sync::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -42,7 +42,7 @@ pub struct Request {
 pub struct Server {
     runtime: Handle,
     stopping: watch::Sender<bool>,
-    parked: Arc<AtomicUsize>,
+    parked: Arc<Mutex<Vec<u32>>>,
     witness: Witness,
 }
 
@@ -71,7 +71,7 @@ impl Server {
             Poll::Ready(result) => finish(&self.witness, request, result, reply),
             Poll::Pending => {
                 let stopping = self.stopping.subscribe();
-                let parked = Parked::new(self.parked.clone());
+                let parked = Parked::new(self.parked.clone(), request.thread);
                 let witness = self.witness.clone();
                 self.runtime.spawn(async move {
                     let result = wait(request, operation, stopping).await;
@@ -113,24 +113,30 @@ impl Server {
         self.stopping.send_replace(true);
     }
 
-    /// Requests waiting for the network now.
-    pub fn parked(&self) -> usize {
-        self.parked.load(Ordering::Relaxed)
+    /// The threads whose requests wait for the network now, one entry for each request.
+    pub fn parked(&self) -> Vec<u32> {
+        self.parked.lock().clone()
     }
 }
 
-struct Parked(Arc<AtomicUsize>);
+struct Parked {
+    all: Arc<Mutex<Vec<u32>>>,
+    thread: u32,
+}
 
 impl Parked {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn new(all: Arc<Mutex<Vec<u32>>>, thread: u32) -> Self {
+        all.lock().push(thread);
+        Self { all, thread }
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.all.lock();
+        if let Some(at) = all.iter().position(|thread| *thread == self.thread) {
+            all.swap_remove(at);
+        }
     }
 }
 
@@ -238,11 +244,11 @@ mod tests {
         server.serve(REQUEST, async move { Ok(waits.await.ok()) }, move |result| {
             sender.send(result.ok().flatten()).expect("received");
         });
-        assert_eq!(server.parked(), 1);
+        assert_eq!(server.parked(), [REQUEST.thread]);
         assert!(receiver.try_recv().is_err());
         done.send(8).expect("the operation waits");
         assert_eq!(receiver.recv(), Ok(Some(8)));
-        assert_eq!(server.parked(), 0);
+        assert!(server.parked().is_empty());
     }
 
     #[test]

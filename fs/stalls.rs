@@ -6,9 +6,9 @@
 //! later requests wait anew.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use drive::sync::Mutex;
 use drive::{DiscoveryKey, Error};
 use tokio::time::Instant;
 
@@ -60,7 +60,7 @@ impl<K> Default for Stalls<K> {
 impl<K> Stalls<K> {
     /// Forgets what is too old; whether anything is left.
     pub fn any(&self) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let now = Instant::now();
         known.retain(|(at, ..)| now.duration_since(*at) < MEMORY);
         !known.is_empty()
@@ -71,12 +71,12 @@ impl<K> Stalls<K> {
         if !self.any() {
             return None;
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         known.iter().find(|(_, known, _)| asked(known)).map(|(.., missing)| missing.clone())
     }
 
     pub fn note(&self, key: K, missing: Missing) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if known.len() >= MAX_STALLS {
             known.pop_front();
         }

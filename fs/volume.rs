@@ -2,10 +2,11 @@
 //! sees, what is not part of the drive yet, and the drives it is nested in.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drive::stat::MountTarget;
+use drive::sync::{Mutex, MutexGuard, Rank, RwLock};
 use drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
@@ -43,13 +44,13 @@ impl Volume {
     pub fn new(drive: Drive, read_only: bool) -> Self {
         Self {
             writable: !read_only && drive.writable(),
-            current: RwLock::new(drive.snapshot()),
+            current: RwLock::new(Rank::LEAF, drive.snapshot()),
             drive,
-            prefix: RwLock::new("".into()),
-            unstored: Mutex::default(),
-            touched: Mutex::default(),
+            prefix: RwLock::new(Rank::LEAF, "".into()),
+            unstored: Mutex::new(Rank::UNSTORED, BTreeMap::new()),
+            touched: Mutex::new(Rank::TOUCHED, HashMap::new()),
             parent: None,
-            follower: Mutex::new(None),
+            follower: Mutex::new(Rank::LEAF, None),
             walk_ahead: WalkAhead::default(),
             _counted: None,
         }
@@ -64,7 +65,7 @@ impl Volume {
         counted: Arc<()>,
     ) -> Self {
         let mut volume = Self::new(drive, read_only);
-        volume.prefix = RwLock::new(prefix);
+        volume.prefix = RwLock::new(Rank::LEAF, prefix);
         volume.parent = Some(parent.clone());
         volume._counted = Some(counted);
         volume
@@ -72,31 +73,31 @@ impl Volume {
 
     /// The version the kernel sees.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     pub fn advance(&self, snapshot: Arc<Snapshot>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        *self.current.write() = snapshot;
     }
 
     /// Mount path of its root, without slashes at the ends; empty for the mount's own drive.
     pub fn prefix(&self) -> Arc<str> {
-        self.prefix.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.prefix.read().clone()
     }
 
     /// The directory it is mounted on, or one above, was renamed.
     pub fn move_to(&self, prefix: Arc<str>) {
-        *self.prefix.write().unwrap_or_else(PoisonError::into_inner) = prefix;
+        *self.prefix.write() = prefix;
     }
 
     /// The new files that the drive does not have yet.
     pub fn unstored(&self) -> MutexGuard<'_, BTreeMap<DrivePath, Arc<StagedFile>>> {
-        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unstored.lock()
     }
 
     /// Directories whose modification times are not stored yet.
     pub fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, u64>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.touched.lock()
     }
 
     pub fn is_frozen(&self) -> bool {
@@ -105,7 +106,7 @@ impl Volume {
 
     /// The task that follows the drive ends with the volume.
     pub fn followed_by(&self, task: AbortHandle) {
-        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        *self.follower.lock() = Some(task);
     }
 
     /// Whether `target` may be opened inside this volume: not if it is one of the drives we are
@@ -133,8 +134,7 @@ fn may_nest(
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let follower = self.follower.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = follower.take() {
+        if let Some(task) = self.follower.lock().take() {
             task.abort();
         }
     }
@@ -167,7 +167,7 @@ pub struct Unreachable(Mutex<VecDeque<Instant>>);
 impl Unreachable {
     /// How long the next one is waited for, if `usual` is how long a name is.
     pub fn patience(&self, usual: Wait) -> Wait {
-        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = self.0.lock();
         let recent = failed.iter().filter(|at| at.elapsed() < REMEMBERED_FOR).count();
         match usual.deadline() {
             Some(deadline) if recent >= MAX_UNREACHABLE && !usual.is_local() => {
@@ -179,7 +179,7 @@ impl Unreachable {
 
     /// What came of one.
     pub fn tried<T>(&self, opened: &drive::Result<T>) {
-        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.0.lock();
         match opened {
             Ok(_) => failed.clear(),
             Err(Error::Unavailable { .. }) => {

@@ -7,10 +7,11 @@
 //! that serves well.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drive::core::demand::Urgency;
+use drive::sync::{Mutex, MutexGuard};
 use drive::{DrivePath, Entry, Kind, Name, Snapshot, Wait};
 use tokio::runtime::Handle;
 
@@ -147,7 +148,7 @@ impl State {
 impl WalkAhead {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it, and a wrong guess costs no more than time.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// A file of `volume` was opened for reading.

@@ -95,6 +95,16 @@ for my $file (files('fs')) {
         if code_of($file) =~ /\b(blake2\w*|ed25519\w*|snow|TcpStream|UdpSocket|std::net|tokio::net)\b/;
 }
 
+# Poisoning and the order of locks are dealt with in one place. Tests may use any lock.
+for my $file (files(qw(src drive fs))) {
+    next if $file eq 'drive/sync.rs' || $file =~ m{/tests/|_tests\.rs$};
+    my $code = code_of($file);
+    breach("$file: PoisonError outside drive/sync.rs; take its locks") if $code =~ /\bPoisonError\b/;
+    my $std = join ' ', $code =~ /\bstd::sync::(\{(?:[^{}]|\{[^{}]*\})*\}|\w+)/g;
+    breach("$file: std's $1 outside drive/sync.rs; take its locks, they are checked")
+        if $std =~ /\b(Mutex|RwLock|Condvar)\b/;
+}
+
 for my $file (files(qw(src drive fs tests))) {
     my $lines = () = slurp($file) =~ /\n/g;
     breach("$file: $lines lines, more than $MAX_FILE_LINES; split it") if $lines > $MAX_FILE_LINES;

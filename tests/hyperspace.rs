@@ -18,8 +18,9 @@ const NODE: &str = "10.77.0.1:49737";
 fn theirs(machines: &Machines, arguments: &[&str]) -> Running {
     let all = [arguments, &["--bootstrap", NODE]].concat();
     let mut command = reference_command("find-hyperspace.js", &all);
-    // What it keeps in its home would be that of the person who runs the tests.
-    command.env("HOME", arguments[2]);
+    // What it keeps in its home would be that of the person who runs the tests. The daemon mounts its
+    // root drive there unless it is under test, and a mount outlives the process.
+    command.env("HOME", arguments[2]).env("NODE_ENV", "test");
     Running::start(&mut machines.on(1, &mut command))
 }
 

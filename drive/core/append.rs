@@ -144,7 +144,8 @@ impl Core {
             // So that a core that claims nothing and has several signatures is known to be
             // damaged, and never taken for a new one (`recover.rs`).
             if let Err(error) = self.sync() {
-                log::warn!("{}: {error}", self.inner.directory.display());
+                log::warn!("{}: {error}; tried again later", self.inner.directory.display());
+                self.settle_again();
             }
         } else {
             self.claim_later();

@@ -33,6 +33,9 @@ pub const CLAIM_DELAY: Duration = Duration::from_millis(500);
 /// How long appended blocks wait for others, to be synced and shown to peers together.
 pub const SETTLE_DELAY: Duration = Duration::from_millis(150);
 
+/// How long after a failure what was appended is settled again, while nothing else is appended.
+pub const RETRY_DELAY: Duration = Duration::from_secs(5);
+
 /// What was stored since the bitfield was last written.
 #[derive(Default)]
 pub(super) struct Unclaimed {
@@ -109,15 +112,29 @@ impl Core {
         if self.inner.flush_scheduled.swap(true, Ordering::AcqRel) && !urgent {
             return;
         }
-        let weak = Arc::downgrade(&self.inner);
-        let flush = move || flush_scheduled(&weak);
         if urgent {
-            runtime.spawn_blocking(flush);
+            let weak = Arc::downgrade(&self.inner);
+            runtime.spawn_blocking(move || flush_scheduled(&weak));
         } else {
-            runtime.spawn(async move {
-                tokio::time::sleep(delay).await;
-                let _ = tokio::task::spawn_blocking(flush).await;
-            });
+            self.flush_after(&runtime, delay);
+        }
+    }
+
+    fn flush_after(&self, runtime: &tokio::runtime::Handle, delay: Duration) {
+        let weak = Arc::downgrade(&self.inner);
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = tokio::task::spawn_blocking(move || flush_scheduled(&weak)).await;
+        });
+    }
+
+    /// Settling has failed: it is tried again, whether or not anything is appended.
+    pub(super) fn settle_again(&self) {
+        if self.inner.pair.is_some()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !self.inner.flush_scheduled.swap(true, Ordering::AcqRel)
+        {
+            self.flush_after(&runtime, RETRY_DELAY);
         }
     }
 
@@ -135,7 +152,8 @@ impl Core {
     fn flush_or_log(&self) {
         if let Err(error) = self.flush() {
             let directory = self.inner.directory.display();
-            log::warn!("{directory}: {error}; tried again with the next change");
+            log::warn!("{directory}: {error}; tried again later");
+            self.settle_again();
         }
     }
 
@@ -152,13 +170,26 @@ impl Core {
         }
         let shown = {
             let _claims = inner.claims.lock();
+            if inner.state.lock().suspect {
+                // The failed sync may have covered bytes of an append that is not published yet: that
+                // one has to end before what is suspect is known.
+                drop(inner.writer.lock());
+            }
             self.claim_locked()?;
             let mut state = inner.state.lock();
             let before = state.settled.length;
             if target.length > before {
                 state.settled = target;
             }
-            before..target.length
+            // A stopped core takes over a longer history, of which it has only what peers sent, and
+            // has announced that.
+            let end = match inner.stop.get() {
+                Some(_) if target.length > before => {
+                    state.bits.first_missing(before..target.length).unwrap_or(target.length)
+                }
+                _ => target.length,
+            };
+            before..end
         };
         if !shown.is_empty() {
             let (start, length) = (shown.start, shown.end - shown.start);

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use crate::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -146,7 +147,7 @@ impl Demand {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics while holding this lock; a poisoned one still holds a usable queue.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn push(&self, state: &mut State, change: Change) {

@@ -410,7 +410,12 @@ impl Replicator {
                 let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
                 self.continuity_answered(id, longer);
             }
-            Purpose::Bridge => self.bridge_answered(id, block, verdict.is_ok()),
+            Purpose::Bridge => {
+                // A proof that ends at a node known before may leave out what was to be learnt.
+                let roots = self.core.root_hash_at(block);
+                let built = verdict.is_ok() && roots.is_ok_and(|roots| roots.is_some());
+                self.bridge_answered(id, block, built);
+            }
             Purpose::Block | Purpose::Comparison => {}
         }
         match verdict {

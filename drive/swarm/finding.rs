@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::error::RecvError;
@@ -25,6 +25,7 @@ use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{Stream, Transport, Way};
 use super::{ConnectionHandle, Inner, Registered};
 use crate::crypto::DiscoveryKey;
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Connections to peers that were found, those being dialled included: places stay for peers that
 /// dial us.
@@ -59,7 +60,7 @@ impl Finding {
             listening: watch::channel(None).0,
             dht: OnceLock::new(),
             hyperdht: OnceLock::new(),
-            candidates: Mutex::default(),
+            candidates: Mutex::new(Rank::CANDIDATES, Candidates::default()),
             changed: Notify::new(),
             gone: Notify::new(),
         };
@@ -68,7 +69,7 @@ impl Finding {
 
     fn candidates(&self) -> MutexGuard<'_, Candidates> {
         // Nothing panics while holding it.
-        self.candidates.lock().unwrap_or_else(PoisonError::into_inner)
+        self.candidates.lock()
     }
 
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {

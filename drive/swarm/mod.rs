@@ -24,7 +24,7 @@ mod replication;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -38,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::rate::{Limit, Rate};
 use crate::replicate::Event;
 use crate::store::Store;
+use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
 
@@ -216,7 +217,7 @@ impl Swarm {
             runtime: Handle::current(),
             closing: watch::channel(false).0,
             next_connection: AtomicU64::new(1),
-            state: Mutex::default(),
+            state: Mutex::new(Rank::SWARM, State::default()),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
@@ -411,7 +412,7 @@ impl ConnectionHandle {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// A core was opened in this process: it gets a replicator, and peers are asked for it.

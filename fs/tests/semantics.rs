@@ -632,3 +632,30 @@ async fn a_commit_is_never_based_on_an_older_version() {
     };
     assert_eq!((entry("file").await, entry("other").await), (Some(8), None));
 }
+
+/// The same where so much has changed that the changes are not named one by one.
+#[tokio::test]
+async fn a_commit_after_ten_thousand_changes_is_not_based_on_an_older_version() {
+    let made = Made::new();
+    made.write("file", "old").await;
+    let options = FsOptions { read_only: false, ..OFFLINE };
+    let fs = Fs::new(made.drive.clone(), made.store.clone(), options, Handle::current());
+    let (ino, _) = walk(&fs, "file").await.expect("a file");
+    let opened = fs.open(ino, libc::O_RDWR, Caller::SELF).await.expect("opens");
+    assert!(fs.write(opened.handle, 3, b" and mine", None).expect("written"));
+    let extent = made.drive.append_content(&[Bytes::from_static(b"imported")]).expect("appended");
+    let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
+    let name = |number: usize| match number {
+        0 => "file".to_owned(),
+        _ => format!("imported/{number}"),
+    };
+    let put = |number| {
+        let path = DrivePath::parse(&name(number)).expect("a path");
+        Edit::Put { path, stat: stat.clone() }
+    };
+    made.drive.apply((0..=10_000).map(put).collect()).await.expect("applied");
+    assert_eq!(number(fs.flush(opened.handle).await), libc::ESTALE);
+    let path = DrivePath::parse("file").expect("a path");
+    let newest = made.drive.snapshot().entry(&path, Wait::Local).await.expect("it is there");
+    assert_eq!(newest.stat.extent, extent);
+}

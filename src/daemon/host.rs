@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use drive::swarm::Dialling;
+use drive::sync::{Mutex, MutexGuard, Rank};
 use drive::{Drive, PublicKey, Store, Wait};
 
 use super::events::Events;
@@ -72,7 +73,7 @@ pub type Dialled = Vec<Arc<Dialling>>;
 
 /// The content of a lock; nothing here panics while holding one.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// What a [`Host`] is made of.
@@ -101,13 +102,13 @@ impl Host {
             life,
             events: Events::default(),
             started: Instant::now(),
-            rates: Mutex::default(),
-            mounts: Mutex::default(),
-            seeds: Mutex::default(),
-            state: Mutex::new(parts.state),
+            rates: Mutex::new(Rank::DAEMON_RATES, Rates::default()),
+            mounts: Mutex::new(Rank::DAEMON_MOUNTS, BTreeMap::new()),
+            seeds: Mutex::new(Rank::DAEMON_SEEDS, BTreeMap::new()),
+            state: Mutex::new(Rank::LEAF, parts.state),
             pending: Mutex::default(),
-            dialled: Mutex::default(),
-            limits: Mutex::default(),
+            dialled: Mutex::new(Rank::DAEMON_DIALLED, HashMap::new()),
+            limits: Mutex::new(Rank::DAEMON_LIMITS, BTreeMap::new()),
             finding: tokio::sync::Mutex::default(),
             finds: AtomicBool::new(false),
             listening: Mutex::default(),

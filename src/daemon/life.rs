@@ -1,8 +1,9 @@
 //! How long a daemon lives: as long as it has something to do, or until it is told to end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use drive::sync::{Mutex, MutexGuard, Rank};
 use tokio::sync::{Notify, watch};
 
 /// See the module documentation.
@@ -36,14 +37,14 @@ impl Life {
     pub fn new(kept: bool) -> Arc<Self> {
         Arc::new(Self {
             kept: AtomicBool::new(kept),
-            requests: Mutex::default(),
+            requests: Mutex::new(Rank::DAEMON_LIFE, Requests::default()),
             changed: Notify::new(),
             ending: watch::Sender::new(false),
         })
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        self.requests.lock()
     }
 
     /// Begins something; `None` if nothing more is taken.

@@ -20,7 +20,7 @@ pub mod state;
 
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -35,6 +35,7 @@ use crate::failure::{Failure, Result};
 use crate::network::Network;
 use crate::record::Held;
 use crate::session::open_at;
+use drive::sync::Mutex;
 use host::{Host, Parts};
 use life::Life;
 use presence::{Presence, Present};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drive::PublicKey;
+use drive::sync::{Mutex, Rank};
 use drivefs::{Detach, Fs, Mount, MountOptions, RootLimits};
 use tokio::runtime::Handle;
 
@@ -33,7 +34,7 @@ pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
 pub struct Mounted {
     pub mount: Mount,
     pub record: Record,
-    held: std::sync::Mutex<Option<Held>>,
+    held: Mutex<Option<Held>>,
     /// Peers that were named for it, or for whoever else is mounted.
     _peers: Dialled,
 }
@@ -175,7 +176,7 @@ impl Host {
         asked: &MountRequest,
     ) -> Result<MountInfo> {
         let mountpoint = record.mountpoint.clone();
-        let held = Some(held).into();
+        let held = Mutex::new(Rank::LEAF, Some(held));
         let mounted = Arc::new(Mounted { mount, record, held, _peers: peers });
         lock(&self.mounts).insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
@@ -241,7 +242,8 @@ impl Host {
         self.choose_shared();
         log::info!("{} is not mounted on {} any more", mounted.shown(), mountpoint.display());
         self.events.tell(Happening::Unmounted { url: mounted.url(), mountpoint });
-        lock(&self.last_records).extend(lock(&mounted.held).take());
+        let held = lock(&mounted.held).take();
+        lock(&self.last_records).extend(held);
         drop(busy);
     }
 
@@ -346,7 +348,8 @@ impl Host {
         let mounts: Vec<_> = std::mem::take(&mut *lock(&self.mounts)).into_values().collect();
         for mounted in mounts {
             mounted.mount.shutdown();
-            lock(&self.last_records).extend(lock(&mounted.held).take());
+            let held = lock(&mounted.held).take();
+            lock(&self.last_records).extend(held);
         }
     }
 
@@ -381,7 +384,7 @@ impl Host {
             pid: record.pid,
             log: record.log.clone(),
             saved,
-            waiting: mount.waiting(),
+            waiting: mount.waiting().len(),
             open,
             failures: mount.journal().failures().len(),
         }

@@ -1,10 +1,11 @@
 //! Drives that are given to others for good. One's own only has to be there; of somebody else's every
 //! block is fetched, and of every version that comes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use drive::core::demand::Urgency;
+use drive::sync::Mutex;
 use drive::{Core, Drive, PublicKey, Store, Wait};
 use tokio::task::AbortHandle;
 

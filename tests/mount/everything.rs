@@ -225,14 +225,14 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
 
     let unknown = bench.at(NETWORK).join("00".repeat(32));
     let mut reader = Command::new("cat").arg(unknown.join("file")).spawn().unwrap();
-    until("it waits", || bench.mount.waiting() == 1);
+    until("it waits", || bench.mount.waiting().len() == 1);
     assert_eq!(read(&bench.by_key(&drive, "file")), "text");
     assert_eq!(bench.names(NETWORK), [key]);
-    assert_eq!(bench.mount.waiting(), 1);
+    assert_eq!(bench.mount.waiting().len(), 1);
     // And whoever waits can be ended, which leaves nothing.
     reader.kill().unwrap();
     until("it is gone", || reader.try_wait().unwrap().is_some());
-    until("nothing is parked for it any more", || bench.mount.waiting() == 0);
+    until("nothing is parked for it any more", || bench.mount.waiting().is_empty());
     drop(bench);
 
     let bench = Bench::mounted(RootLimits { by_key: 1, ..RootLimits::default() }, QUICK);
@@ -333,7 +333,7 @@ fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
     let mut reader = Command::new("tail");
     reader.args(["-c", &BLOCK.to_string()]).arg(bench.by_key(&far, "large"));
     let mut reader = reader.stdout(Stdio::null()).spawn().unwrap();
-    until("it waits", || bench.mount.waiting() > 0);
+    until("it waits", || !bench.mount.waiting().is_empty());
     assert_eq!(read(&bench.by_key(&near, "file")), "text");
     bench.put(&near, "file", "newer");
     until("the other is followed meanwhile", || read(&bench.by_key(&near, "file")) == "newer");
@@ -345,7 +345,7 @@ fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
         "gone {:?} after the signal",
         killed.elapsed()
     );
-    until("nothing is parked for it any more", || bench.mount.waiting() == 0);
+    until("nothing is parked for it any more", || bench.mount.waiting().is_empty());
     bench.mount.unmount(drivefs::Detach::Normal).unwrap();
     drop(swarm);
 }

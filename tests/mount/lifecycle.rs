@@ -119,7 +119,7 @@ fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
             .stderr(Stdio::null())
             .spawn()
             .expect("`ls` runs");
-        until("it waits", || mount.waiting() > 0);
+        until("it waits", || !mount.waiting().is_empty());
         let text = fs::read_to_string(mount.mountpoint().join("file"));
         assert_eq!(text.expect("others read on"), "here");
         let start = Instant::now();
@@ -128,7 +128,7 @@ fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
         assert!(sent.expect("`kill` runs").success());
         waiting.wait().expect("ends");
         assert!(start.elapsed() < Duration::from_millis(1500), "{signal}: {:?}", start.elapsed());
-        until("nothing waits", || mount.waiting() == 0);
+        until("nothing waits", || mount.waiting().is_empty());
     }
 }
 
@@ -142,7 +142,7 @@ fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
     let absent = mount.mountpoint().join("absent");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| fs::read_dir(&absent).map(drop));
-        until("it waits", || mount.waiting() > 0);
+        until("it waits", || !mount.waiting().is_empty());
         mount.shutdown();
         let error = waiting.join().expect("no panic").expect_err("ended");
         assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));

@@ -1,9 +1,13 @@
 //! What peers are shown of a core we write is on the device, whatever fails and whenever the power
 //! goes; and what a failed sync covered counts for nothing until it was written again.
 
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
+use crate::core::storage::faulty::Disk;
 
 /// A runtime in which no time passes: nothing settles by itself.
 fn still() -> Runtime {
@@ -204,4 +208,151 @@ fn a_cleared_block_does_not_keep_a_failed_sync_from_being_made_up_for() {
     assert_eq!(core.head().length, 4);
     assert_eq!(core.get_local(1).unwrap(), None);
     assert_eq!(core.get_local(3).unwrap(), Some(block("fourth")));
+}
+
+/// A disk on which the next write of a signature waits until it is let through.
+struct Gated {
+    disk: Disk,
+    gate: Arc<std::sync::Mutex<Option<(Sender<()>, Receiver<()>)>>>,
+}
+
+impl Storage for Gated {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.disk.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let gate = self.gate.lock().unwrap().take();
+        if let Some((reached, passed)) = gate {
+            reached.send(()).unwrap();
+            passed.recv().unwrap();
+        }
+        self.disk.write_at(offset, bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.disk.truncate(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.punch(offset, length)
+    }
+}
+
+/// An append has written its block and not its signature when a sync fails, which takes the block with
+/// it, and a second sync begins before the append ends.
+#[test]
+fn a_failed_sync_during_an_append_is_made_up_for() {
+    let (world, gate) = (World::default(), Arc::new(std::sync::Mutex::new(None)));
+    let core = Core::open(Opening {
+        directory: std::path::Path::new("world"),
+        open_file: &|name| {
+            let disk = world.file(name);
+            Ok(match name {
+                "signatures" => Box::new(Gated { disk, gate: gate.clone() }) as Box<dyn Storage>,
+                _ => Box::new(disk),
+            })
+        },
+        key: pair().public_key(),
+        pair: Some(pair()),
+        store_pair: true,
+        writable: true,
+        cache: Arc::new(BlockCache::new(0)),
+        keep: None,
+        stop: None,
+        on_stop: None,
+    })
+    .unwrap();
+    let runtime = still();
+    let entered = runtime.enter();
+    core.append(&[block("first")]).unwrap();
+    core.append(&[block("second")]).unwrap();
+    let (reached, at_gate) = channel();
+    let (pass, passed) = channel();
+    *gate.lock().unwrap() = Some((reached, passed));
+    let appending = std::thread::spawn({
+        let core = core.clone();
+        move || core.append(&[block("third")])
+    });
+    at_gate.recv().unwrap();
+    world.fail_once_at(0);
+    assert!(core.sync().is_err());
+    let (done, synced) = channel();
+    let syncing = std::thread::spawn({
+        let core = core.clone();
+        move || done.send(core.sync())
+    });
+    // Whether it waits for the append is its own affair: the limit is for one that does.
+    let _ = synced.recv_timeout(std::time::Duration::from_millis(300));
+    pass.send(()).unwrap();
+    appending.join().unwrap().unwrap();
+    syncing.join().unwrap().ok();
+    core.sync().unwrap();
+    drop(entered);
+    drop(core);
+    world.cut_power(0);
+    let core = writer(&world);
+    assert_eq!(core.head().length, 3);
+    assert_eq!(core.get_local(2).unwrap(), Some(block("third")), "synced, and gone");
+}
+
+/// A core that was stopped since a peer has more takes over what is longer, and has only some of it.
+#[test]
+fn a_stopped_core_announces_only_what_it_has() {
+    let world = World::default();
+    let core = writer(&world);
+    core.append(&uneven(3)).unwrap();
+    core.sync().unwrap();
+    let other = writer(&world.fork());
+    other.append(&uneven(4)).unwrap();
+    other.sync().unwrap();
+    let mut events = core.events();
+    let runtime = still();
+    let _entered = runtime.enter();
+    core.accept(other.prove(3, 0, false, &mut RemoteTree::default()).unwrap()).unwrap();
+    assert_eq!((core.head().length, core.has(4)), (7, false));
+    core.flush().unwrap();
+    let told = events.try_recv().unwrap();
+    assert_eq!(told, super::super::CoreEvent::Appended { start: 3, length: 1 });
+    assert_eq!(core.shown(), core.head());
+}
+
+/// One sync fails and nothing is appended afterwards. What was appended is shown to peers all the same.
+#[test]
+fn settling_that_failed_is_tried_again() {
+    for first in [true, false] {
+        for call in 0.. {
+            let runtime =
+                Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            let world = World::default();
+            let core = writer(&world);
+            if !first {
+                core.append(&[block("before")]).unwrap();
+                core.sync().unwrap();
+            }
+            let reached = runtime.block_on(async {
+                let mut events = core.events();
+                world.fail_once_at(call);
+                if core.append(&[block("after")]).is_ok() {
+                    let limit = std::time::Duration::from_secs(60);
+                    let told = tokio::time::timeout(limit, events.recv()).await;
+                    assert!(told.is_ok(), "first {first}, call {call}: never settled");
+                    assert_eq!(core.shown(), core.head());
+                }
+                world.stopped()
+            });
+            if !reached {
+                assert!(call > 5);
+                break;
+            }
+        }
+    }
 }

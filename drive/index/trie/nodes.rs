@@ -4,8 +4,8 @@
 //! once, all missing nodes of one step wanted together, and the decision to fetch the whole index
 //! ahead. Not here: which nodes a key or a listing needs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -14,6 +14,7 @@ use super::node::Node;
 use crate::core::Core;
 use crate::core::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
 use crate::error::Result;
+use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::wait::Wait;
 
 /// Bytes of decoded nodes kept per drive, roughly.
@@ -51,7 +52,7 @@ pub struct Nodes {
 
 impl Nodes {
     pub fn new(core: Core) -> Self {
-        let cache = Mutex::new(Cache { nodes: LruCache::unbounded(), bytes: 0 });
+        let cache = Mutex::new(Rank::LEAF, Cache { nodes: LruCache::unbounded(), bytes: 0 });
         Self { core, cache, cold_listings: AtomicU64::new(0), ahead: AtomicU64::new(1) }
     }
 
@@ -61,7 +62,7 @@ impl Nodes {
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // Nothing panics while holding this lock, and a cache is right whatever it holds.
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock()
     }
 
     fn keep(&self, seq: u64, block: Bytes) -> Result<Option<Arc<Node>>> {

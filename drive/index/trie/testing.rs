@@ -78,7 +78,7 @@ pub struct Traffic {
     pub rounds: AtomicU64,
     pub blocks: AtomicU64,
     pub bytes: AtomicU64,
-    pub hints: std::sync::Mutex<Vec<Hint>>,
+    pub hints: crate::sync::Mutex<Vec<Hint>>,
 }
 
 impl Traffic {
@@ -113,7 +113,7 @@ pub async fn serve(origin: &Core, reader: &Core, traffic: &Traffic) {
                 }
                 Change::Upgrade { .. } => (origin.head().length - 1, true),
                 Change::Hint(hint) => {
-                    traffic.hints.lock().unwrap().push(hint);
+                    traffic.hints.lock().push(hint);
                     continue;
                 }
                 _ => continue,

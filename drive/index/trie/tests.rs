@@ -442,7 +442,7 @@ async fn a_remote_lookup_brings_little_and_hints_once() {
     assert!(traffic.blocks() < 30, "{} blocks", traffic.blocks());
     let head = writer.core().head().length - 1;
     let hint = Hint::Key { head, key: "dir3/file77".into() };
-    assert_eq!(*traffic.hints.lock().unwrap(), [hint]);
+    assert_eq!(*traffic.hints.lock(), [hint]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -22,6 +22,7 @@ use crate::dht::{Event, Goal, MAX_PACKET, Node};
 use crate::kademlia::{Chosen, QueryId};
 use crate::swarm::candidates::{Found, Priority, Source, Target};
 use crate::swarm::topics::Interest;
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
@@ -43,20 +44,23 @@ pub(in crate::swarm) struct Link {
 
 impl Link {
     fn new(node: Node, socket: UdpSocket) -> Self {
-        Self { node: Mutex::new(node), socket: Mutex::new(Arc::new(socket)) }
+        Self {
+            node: Mutex::new(Rank::NODE, node),
+            socket: Mutex::new(Rank::LEAF, Arc::new(socket)),
+        }
     }
 
     fn node(&self) -> MutexGuard<'_, Node> {
         // Nothing panics while holding it.
-        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+        self.node.lock()
     }
 
     fn socket(&self) -> Arc<UdpSocket> {
-        Arc::clone(&self.socket.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.socket.lock())
     }
 
     fn set_socket(&self, socket: UdpSocket) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
+        *self.socket.lock() = Arc::new(socket);
     }
 
     /// Sends what waits; what the system does not take now is lost, as on any network.

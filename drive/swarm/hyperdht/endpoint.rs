@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -20,6 +20,7 @@ use super::socket::{Knock, Socket};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
 use crate::kademlia::{Chosen, QueryId};
+use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::stream_of;
 
 /// Streams at once, those that are being made or ended included; one more is refused.
@@ -153,10 +154,10 @@ impl Endpoint {
             own: own.clone(),
             keys,
             ip: settings.ip,
-            node: Mutex::new(node),
-            sockets: Mutex::default(),
+            node: Mutex::new(Rank::NODE, node),
+            sockets: Mutex::new(Rank::SOCKETS, HashMap::new()),
             next_socket: AtomicU32::new(SocketId::SERVER.0 + 1),
-            lines: Mutex::default(),
+            lines: Mutex::new(Rank::LINES, HashMap::new()),
             line_count: Arc::default(),
             waiting: Mutex::default(),
             asked: sender,
@@ -173,19 +174,19 @@ impl Endpoint {
     /// The node, for what it does at once; [`Endpoint::flush`] has to follow.
     fn node(&self) -> MutexGuard<'_, Node> {
         // Nothing panics while holding it.
-        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+        self.node.lock()
     }
 
     fn sockets(&self) -> MutexGuard<'_, HashMap<SocketId, (Arc<Socket>, AbortHandle)>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock()
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<u32, Arc<Line>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// Has the node do something, and what follows from it.

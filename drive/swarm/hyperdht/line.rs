@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::endpoint::{Closing, Endpoint};
 use super::socket::Socket;
+use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::{SEND_BUFFER, Stream};
 
 /// Packets kept of a stream that is not known well enough yet to take them.
@@ -133,7 +134,7 @@ impl Line {
         Self {
             local_id,
             all,
-            state: Mutex::default(),
+            state: Mutex::new(Rank::LINE, State::default()),
             readable: Notify::new(),
             writable: Notify::new(),
             arrived: Notify::new(),
@@ -143,7 +144,7 @@ impl Line {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Bytes that may wait to be sent or acknowledged.

@@ -20,7 +20,7 @@ mod tests;
 
 use std::net::SocketAddrV4;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
@@ -34,6 +34,7 @@ pub use server::serve;
 use crate::crypto::{KeyPair, PublicKey, random_bytes};
 use crate::hyperdht::payload::{Firewall, NoisePayload, UdxInfo};
 use crate::protomux::MAX_FRAME;
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// How long finding a peer's node, its handshake and the hole punching may take together.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(60);
@@ -60,14 +61,14 @@ impl Link {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             keys: KeyPair::from_seed(&random_bytes()?),
-            endpoint: Mutex::default(),
-            known: Mutex::new(LruCache::new(MAX_KNOWN)),
+            endpoint: Mutex::new(Rank::ENDPOINT, None),
+            known: Mutex::new(Rank::LEAF, LruCache::new(MAX_KNOWN)),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Endpoint>>> {
         // Nothing panics while holding it.
-        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoint.lock()
     }
 
     pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
@@ -80,7 +81,7 @@ impl Link {
 
     /// Somebody says that these nodes know a peer.
     pub fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let all = known.get_or_insert_mut(*key, Vec::new);
         for relay in relays {
             all.retain(|other| *other != relay);
@@ -93,7 +94,7 @@ impl Link {
     pub async fn connect(&self, key: [u8; 32]) -> Result<Connection, String> {
         let endpoint = self.endpoint().ok_or("there is no HyperDHT node")?;
         let relays = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock();
             known.get(&key).cloned().unwrap_or_default()
         };
         let key = PublicKey::new(key);

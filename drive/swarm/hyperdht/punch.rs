@@ -9,7 +9,7 @@
 //! Not here: what the two sides tell each other before (`connect.rs`, `server.rs`).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -20,6 +20,7 @@ use super::socket::{Knock, Socket};
 use crate::hyperdht::message::Command;
 use crate::hyperdht::payload::Firewall;
 use crate::hyperdht::{Ask, Reach, Samples, SocketId};
+use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Nodes asked how they see a socket.
 const SAMPLES: usize = 4;
@@ -118,7 +119,7 @@ impl Puncher {
         Ok(Self {
             endpoint,
             socket,
-            sockets: Arc::new(Mutex::new(vec![open])),
+            sockets: Arc::new(Mutex::new(Rank::PUNCH, vec![open])),
             samples: Samples::default(),
             seen_as: None,
             remote: Remote::default(),
@@ -219,7 +220,7 @@ impl Puncher {
 
 fn lock(sockets: &Sockets) -> MutexGuard<'_, Vec<OpenSocket>> {
     // Nothing panics while holding it.
-    sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    sockets.lock()
 }
 
 /// How a node sees a socket of ours.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::hyperdht::payload::{
 use crate::hyperdht::{Asked, SocketId};
 use crate::kademlia::may_name;
 use crate::secret_stream::{Handshake, Secrets};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Handshakes under way at once; others are not answered.
 pub const MAX_HANDSHAKES: usize = 64;
@@ -76,11 +77,11 @@ struct Server {
 impl Server {
     fn answered(&self) -> MutexGuard<'_, HashMap<Hash, Answered>> {
         // Nothing panics while holding it.
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answered.lock()
     }
 
     fn holes(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Asked>>> {
-        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.holes.lock()
     }
 
     /// Answers; how many bytes may still be sent until the peer is heard.

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Mutex, PoisonError};
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use crate::hyperdht::SocketId;
+use crate::sync::{Mutex, Rank};
 
 /// What means nothing to who gets it, but lets its packets through our own router.
 pub const KNOCK: [u8; 1] = [0];
@@ -47,7 +47,7 @@ impl Socket {
         let _ = socket2::SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER);
         // Until tokio has seen that it is writable, it takes nothing: the first packet would be lost.
         udp.writable().await?;
-        Ok(Self { id, udp, knocks, knocking: Mutex::new(()) })
+        Ok(Self { id, udp, knocks, knocking: Mutex::new(Rank::LEAF, ()) })
     }
 
     pub fn port(&self) -> u16 {
@@ -90,7 +90,7 @@ impl Socket {
 
     /// Opens our own router for who is there, who is to hear nothing of it yet.
     pub fn open_for(&self, to: SocketAddrV4) {
-        let _alone = self.knocking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.knocking.lock();
         let _ = self.udp.set_ttl(SHORT_TTL);
         self.knock(to);
         let _ = self.udp.set_ttl(USUAL_TTL);
