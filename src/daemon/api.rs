@@ -418,10 +418,10 @@ async fn drives(State(host): App) -> Answer<Vec<Listed>> {
     let mut listed = answers::list(&host.store).await?;
     let (mounts, seeds) = (host.mounts(), host.seeds());
     for drive in &mut listed {
-        drive.seeded = seeds.iter().any(|seed| seed.url == drive.url);
+        drive.seeded = seeds.iter().any(|seed| Some(&seed.url) == drive.url.as_ref());
         let at = |mount: &MountInfo| {
-            let whole = mount.url.as_ref() == Some(&drive.url);
-            let parts = mount.drives.iter().filter(|part| part.url == drive.url);
+            let whole = mount.url.is_some() && mount.url == drive.url;
+            let parts = mount.drives.iter().filter(|part| Some(&part.url) == drive.url.as_ref());
             let parts = parts.map(|part| mount.mountpoint.join(&part.path));
             whole.then(|| mount.mountpoint.clone()).into_iter().chain(parts).collect::<Vec<_>>()
         };
