@@ -234,7 +234,8 @@ impl Store {
         self.named_key(DEFAULT_NAME)
     }
 
-    /// Key of the core derived from `name`, if it is on disk.
+    /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
+    /// damaged: without it the secret key cannot be derived when the core is opened by its key.
     pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
         let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
@@ -245,6 +246,9 @@ impl Store {
             let directory = core_directory(root, &discovery_key);
             fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
         });
+        if stored && !open {
+            self.restore_name(&key, name)?;
+        }
         Ok((open || stored).then_some(key))
     }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 
-use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey};
+use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey, write_name};
 use crate::core::Core;
 use crate::crypto::{DiscoveryKey, PublicKey};
 use crate::error::Result;
@@ -104,6 +104,20 @@ impl Store {
         }
         let mut names = self.names_of_known_drives()?.into_iter();
         Ok(names.find(|name| self.key_named(name) == *key))
+    }
+
+    /// Writes the `name` file of a core on disk again if that is damaged; `name` is the one from which the
+    /// key derives.
+    pub(super) fn restore_name(&self, key: &PublicKey, name: &[u8]) -> Result<()> {
+        let Some(root) = self.inner.root.as_ref().filter(|_| self.inner.writable) else {
+            return Ok(());
+        };
+        let directory = core_directory(root, &key.discovery_key());
+        if read_name(&directory)?.as_deref() != Some(name) {
+            log::warn!("{}: name damaged or missing, written anew", directory.display());
+            write_name(&directory, name)?;
+        }
+        Ok(())
     }
 
     /// The cores on disk of which not even the key is known any more.
