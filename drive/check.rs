@@ -84,7 +84,8 @@ pub async fn check(
         found.missing.extend(store.ails(core));
     }
     let snapshot = drive.snapshot();
-    for seq in 0..index.head().length {
+    // What was marked and is beyond the head is missing.
+    for seq in 0..index.head().length.max(store.marked_length(index)) {
         let damaged = covers(&of_index.damaged, &(seq..seq + 1));
         if damaged || index.is_own() && !index.has(seq) {
             found.version_count += 1;

@@ -136,6 +136,12 @@ fn missing_blocks_of_ones_own_drive_are_said() {
             let said = format!("{}{}", ran.stdout, ran.stderr);
             assert!(said.contains("blocks are missing"), "core {which}: {ran:?}");
         }
+        let whole = checked(&home.run(["check", "--store", "store", "--json"]).stdout);
+        let named = match which {
+            0 => &whole["versions"],
+            _ => &whole["files"],
+        };
+        assert!(named.as_array().is_some_and(|named| named.len() >= 2), "core {which}: {whole}");
         let refused = home.run(["import", "tree", "notes", "--store", "store"]);
         assert_ne!(refused.code, Some(0), "core {which}: {refused:?}");
         home.run(["daemon", "start", "--store", "store"]).must_succeed();

@@ -135,8 +135,8 @@ impl Walk<'_> {
         offset: u64,
     ) -> Result<Option<(Node, Node)>> {
         let stored = [self.stored(left)?, self.stored(right)?];
-        let lefts = [stored[0], self.from_children(left)?];
-        let rights = [stored[1], self.from_children(right)?];
+        let lefts = [stored[0], self.parent_of_stored(left)?];
+        let rights = [stored[1], self.parent_of_stored(right)?];
         let mut proven = pair(node, &lefts, &rights);
         if proven.is_none() {
             let rest =
@@ -165,7 +165,7 @@ impl Walk<'_> {
         self.core.inner.files.read_node(index)
     }
 
-    fn from_children(&self, index: u64) -> Result<Option<Node>> {
+    fn parent_of_stored(&self, index: u64) -> Result<Option<Node>> {
         let Some((left, right)) = flat_tree::children(index) else { return Ok(None) };
         let pair = self.stored(left)?.zip(self.stored(right)?);
         Ok(pair.and_then(|(left, right)| Node::parent(&left, &right)))

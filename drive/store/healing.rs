@@ -137,6 +137,12 @@ impl Store {
         Ok(hurt)
     }
 
+    /// How many blocks of a core of ours were marked as safely stored; none of any other core.
+    pub fn marked_length(&self, core: &Core) -> u64 {
+        let marks = self.inner.marks.as_ref();
+        marks.and_then(|marks| marks.length(core.discovery_key())).unwrap_or(0)
+    }
+
     /// What is known to be wrong with an open core that is ours: what was marked as safely stored is
     /// missing, or the name is lost from which its secret key derives.
     pub fn ails(&self, core: &Core) -> Option<String> {
