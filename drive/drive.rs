@@ -12,11 +12,15 @@ pub(crate) mod settled_tests;
 mod mend;
 mod read;
 mod snapshot;
+mod stored;
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 mod tests;
 
 pub use crate::core::merkle::HashedBlocks;
 pub use commit::{ContentWriter, Turn};
+pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
-use crate::store::{Store, Turns, lacks_descriptors};
+use crate::store::{Store, Turns, content_name};
 use crate::sync::{Mutex, Rank};
 use crate::wait::Wait;
 
@@ -88,27 +92,6 @@ pub struct Standing {
     pub blocks_wanted: u64,
     /// Connected, and knowing the drive's key.
     pub peers: usize,
-}
-
-/// Keys of the drives in a store: of every core whose first block is here and says that it is a
-/// drive's index.
-pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
-    let mut drives = Vec::new();
-    for key in store.keys()? {
-        let header = match store.core(&key) {
-            Ok(core) => core.get_local(0),
-            Err(error) => Err(error),
-        };
-        match header {
-            // There may be more drives than can be told.
-            Err(error) if lacks_descriptors(&error) => return Err(error),
-            Ok(Some(block)) if Header::decode(&block).is_ok() => drives.push(key),
-            Ok(_) => {}
-            // One damaged core must not hide the others.
-            Err(error) => log::warn!("core {}: not looked at: {error}", key.discovery_key()),
-        }
-    }
-    Ok(drives)
 }
 
 impl Drive {
@@ -385,11 +368,6 @@ impl Drive {
         }
         Ok(changes)
     }
-}
-
-/// Name of the content core of the drive with this key, from which its own key derives.
-fn content_name(metadata: &PublicKey) -> String {
-    format!("{}-content", metadata.to_hex())
 }
 
 fn is_change(difference: &Difference) -> bool {

@@ -22,6 +22,7 @@ pub mod scratch;
 pub mod index;
 pub mod drive;
 pub mod compact;
+pub mod check;
 pub mod wire;
 pub mod replicate;
 pub mod kademlia;

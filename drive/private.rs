@@ -17,10 +17,13 @@ const OTHERS: u32 = 0o077;
 /// How often a temporary file that appears again under its name is removed.
 const MAX_ATTEMPTS: usize = 16;
 
-/// Makes the directory, and its parents where they are absent. One that exists and is this user's is
-/// closed to others.
+/// Makes the directory, and its parents where they are absent; what is made survives a power cut. One
+/// that exists and is this user's is closed to others.
 pub fn directory(path: &Path) -> io::Result<()> {
+    let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made: Vec<&Path> = path.ancestors().take_while(absent).collect();
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
+    made.into_iter().rev().try_for_each(sync_parent)?;
     let found = fs::metadata(path)?;
     if is_open(&found) { tolerate(path, fs::set_permissions(path, closed(&found))) } else { Ok(()) }
 }
@@ -121,13 +124,13 @@ pub fn create_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
             linked?;
         }
     }
-    sync_directory(path)
+    sync_parent(path)
 }
 
 fn replace_through(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(temporary, bytes)?;
     fs::rename(temporary, path)?;
-    sync_directory(path)
+    sync_parent(path)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -136,9 +139,15 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes the name of `path` survive a power cut.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => match File::open(parent) {
+            // Entries can be made in a directory that cannot be read; only the system syncs it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            opened => opened?.sync_all(),
+        },
         None => Ok(()),
     }
 }

@@ -11,6 +11,7 @@
 //! Not here: which cores make a drive (`drive.rs`), and what is in a core's files (`core/`).
 
 mod closing;
+mod healing;
 mod lock;
 mod mark;
 mod owner;
@@ -38,6 +39,8 @@ use mark::Marks;
 
 pub use closing::MAX_OPEN_CORES;
 pub(crate) use closing::lacks_descriptors;
+pub use healing::Hurt;
+pub(crate) use healing::content_name;
 pub use mark::{Custodian, MARK_FILE};
 use owner::Access;
 
@@ -231,7 +234,8 @@ impl Store {
         self.named_key(DEFAULT_NAME)
     }
 
-    /// Key of the core derived from `name`, if it is on disk.
+    /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
+    /// damaged: without it the secret key cannot be derived when the core is opened by its key.
     pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
         let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
@@ -242,6 +246,9 @@ impl Store {
             let directory = core_directory(root, &discovery_key);
             fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
         });
+        if stored && !open {
+            self.restore_name(&key, name)?;
+        }
         Ok((open || stored).then_some(key))
     }
 
@@ -428,7 +435,8 @@ impl Store {
         if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
             && !marks.holds(&core)?
         {
-            log::error!("core {discovery_key}: read-only: {}", Stop::Restored.reason());
+            let missing = self.ails(&core).map_or(String::new(), |what| format!(" ({what})"));
+            log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
             core.stop(Stop::Restored);
         }
         cores.insert(discovery_key, core.clone());
@@ -470,11 +478,24 @@ impl Store {
             true => Some(FileLock::take_core(&directory.join("bitfield"))?),
             false => None,
         };
+        if writable && !has_whole_key(directory, key) {
+            sync_ancestors(directory)?;
+        }
         let stored_name = read_name(directory)?;
-        if let (true, Some(name), None) = (writable, name, &stored_name) {
+        let found = match name {
+            Some(name) => Some(name.to_vec()),
+            None if pair.is_none() => self.derived_name(key, stored_name.as_deref())?,
+            None => None,
+        };
+        if let Some(name) = found.as_deref().filter(|_| writable)
+            && stored_name.as_deref() != Some(name)
+        {
+            if directory.join("name").exists() {
+                log::warn!("{}: name damaged, written anew", directory.display());
+            }
             write_name(directory, name)?;
         }
-        let pair = match (pair, stored_name) {
+        let pair = match (pair, found.or(stored_name)) {
             (None, Some(name)) => Some(self.derive(&name)),
             (pair, _) => pair,
         };
@@ -502,27 +523,6 @@ impl Store {
             stop: self.inner.marks.as_ref().and_then(|marks| marks.known_stop(&discovery_key)),
             on_stop: self.inner.marks.clone().map(remember),
         })
-    }
-
-    /// The public key of a core on disk.
-    fn stored_key(&self, discovery_key: &DiscoveryKey) -> Result<Option<PublicKey>> {
-        let Some(root) = &self.inner.root else {
-            return Ok(None);
-        };
-        let path = core_directory(root, discovery_key).join("key");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        let key = bytes.get(..32).and_then(PublicKey::from_slice);
-        match key.filter(|key| key.discovery_key() == *discovery_key) {
-            Some(key) => Ok(Some(key)),
-            None => {
-                log::warn!("{}: not the key of the core it lies with", path.display());
-                Ok(None)
-            }
-        }
     }
 }
 
@@ -744,15 +744,27 @@ fn read_name(directory: &Path) -> Result<Option<Vec<u8>>> {
     Ok(decode_name(&bytes).map(<[u8]>::to_vec))
 }
 
+/// Whether the core's `key` file is as it is left when the core was made: its directories were synced
+/// before.
+fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
+    fs::read(directory.join("key")).is_ok_and(|bytes| bytes == key.as_bytes())
+}
+
+/// Makes the directories of a core survive a power cut, up to the root of the store.
+fn sync_ancestors(directory: &Path) -> Result<()> {
+    for made in directory.ancestors().take(3) {
+        private::sync_parent(made).map_err(failed("sync the directory of", made))?;
+    }
+    Ok(())
+}
+
 fn has_name(directory: &Path) -> bool {
     matches!(read_name(directory), Ok(Some(_)))
 }
 
 fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
     let path = directory.join("name");
-    let disk = Disk::new(path.clone(), 0o600);
-    disk.write_at(0, &encode_name(name)).map_err(failed("write", &path))?;
-    disk.sync().map_err(failed("sync", &path))
+    private::replace(&path, &encode_name(name)).map_err(failed("write", &path))
 }
 
 fn warn_if_readable(path: &Path) {

@@ -61,6 +61,7 @@ pub enum Command {
     Import(Import),
     Export(Export),
     Adopt(Adopt),
+    Check(Check),
     Recover(Recover),
     Share(Share),
     Seed(Seed),
@@ -405,6 +406,31 @@ pub struct Adopt {
     /// Even where a peer is known to hold more than is here: forks those drives
     #[arg(long)]
     pub force: bool,
+}
+
+/// Verify what is on this disk, and name what is damaged
+///
+/// Reads and hashes every block that is here, of one drive or of all drives of the store, and names each
+/// damaged file and version. Key files, names, tree nodes and signatures that follow from what is sound
+/// are repaired. Exit code 5 if something stays damaged.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount check                              All drives of the store
+  hypermount check notes
+  hypermount check --store /backup/hypermount --json")]
+pub struct Check {
+    /// NAME, hyper://KEY or the directory of a store [default: all drives of the store]
+    #[arg(value_name = "DRIVE")]
+    pub drive: Option<NamedDrive>,
+
+    /// Directory of the store [default: the XDG data directory]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// What was found in each drive, as a JSON array
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Show, save or forget changes that a killed mount left uncommitted

@@ -125,7 +125,10 @@ fn judge(error: &drive::Error) -> (Code, Option<String>) {
         NoSuchDrive(_) => (Code::Failed, Some("`hypermount info DIR` lists the drives of a store")),
         Corrupt { .. } => (
             Code::Verification,
-            Some("the file on this disk is damaged; a fresh --store fetches a sound copy"),
+            Some(
+                "`hypermount check` names what is damaged on this disk and repairs what it can; a drive of \
+                 somebody else's can also be fetched anew, with a fresh --store",
+            ),
         ),
         Forked { .. } => (
             Code::Verification,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use drive::drive::StoredDrives;
 use drive::store::Custodian;
 use drive::swarm::DiscoveryOptions;
 use drive::url::DriveUrl;
@@ -257,18 +258,23 @@ pub fn drive_url(key: &PublicKey, version: Option<u64>) -> String {
     }
 }
 
-/// Keys of the drives a store holds, the one it was made for first.
-pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
+/// The drives a store holds, the one it was made for first, and what is wrong with them.
+pub async fn survey(store: &Store) -> drive::Result<StoredDrives> {
     let first = store.default_key()?;
-    let mut found = Vec::new();
-    for key in store.keys()? {
-        // A content core, or another program's: no drive begins there.
-        if Drive::open(store, &key, None, Wait::Local).await.is_ok() {
-            found.push(key);
-        }
-    }
-    found.sort_by_key(|key| Some(*key) != first);
+    let mut found = drive::drive::survey(store).await?;
+    found.drives.sort_by_key(|key| Some(*key) != first);
     Ok(found)
+}
+
+/// Keys of the drives a store holds that can be opened, the one it was made for first. Says which
+/// others are damaged.
+pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
+    let found = survey(store).await?;
+    for hurt in found.hurt {
+        let name = hurt.key.map_or(hurt.discovery_key.to_hex(), |key| drive_url(&key, None));
+        log::error!("{name}: damaged: {}; see `hypermount check`", hurt.why);
+    }
+    Ok(found.drives)
 }
 
 /// Whether anybody is asked for what is not here.

@@ -89,11 +89,15 @@ pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
 }
 
 pub fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
-    open_file(directory, open, "key")?.write(0, key.as_bytes())
+    let file = open_file(directory, open, "key")?;
+    file.write(0, key.as_bytes())?;
+    file.sync()
 }
 
 pub fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
-    open_file(directory, open, "secret_key")?.write(0, &pair.secret_key())
+    let file = open_file(directory, open, "secret_key")?;
+    file.write(0, &pair.secret_key())?;
+    file.sync()
 }
 
 fn header(kind: u8, entry: usize, algorithm: &str) -> [u8; HEADER as usize] {

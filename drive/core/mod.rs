@@ -21,6 +21,7 @@ pub mod demand;
 // Methods of Core, one file per operation; they may use all of the above and each other.
 mod accept;
 mod append;
+pub mod check;
 mod claims;
 mod clear;
 mod nodes;

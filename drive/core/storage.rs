@@ -11,8 +11,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::private;
 use crate::sync::{Mutex, Rank};
 
 /// One random-access file. Positions and lengths are in bytes; nothing below the length that was
@@ -67,11 +69,14 @@ pub struct Disk {
     /// Permission bits of a file this creates, before the umask.
     mode: u32,
     file: OnceLock<File>,
+    /// Whether the directory was synced too: without that a power cut takes the file's name away. Also
+    /// of a file that was there: the process that made it may have been killed before its first sync.
+    named: AtomicBool,
 }
 
 impl Disk {
     pub fn new(path: PathBuf, mode: u32) -> Self {
-        Self { path, mode, file: OnceLock::new() }
+        Self { path, mode, file: OnceLock::new(), named: AtomicBool::new(false) }
     }
 
     /// The open file. Opens read-only where writing is not permitted.
@@ -133,7 +138,14 @@ impl Storage for Disk {
 
     fn sync(&self) -> io::Result<()> {
         match self.existing()? {
-            Some(file) => file.sync_data(),
+            Some(file) => {
+                file.sync_data()?;
+                if !self.named.load(Ordering::Acquire) {
+                    private::sync_parent(&self.path)?;
+                    self.named.store(true, Ordering::Release);
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -282,6 +282,11 @@ impl Marks {
         self.state.lock().mark.cores.keys().copied().collect()
     }
 
+    /// How many blocks of the core were marked.
+    pub fn length(&self, core: &DiscoveryKey) -> Option<u64> {
+        self.state.lock().mark.cores.get(core).map(|(length, _)| *length)
+    }
+
     /// Whether the core holds at least what was marked.
     pub fn holds(&self, core: &Core) -> Result<bool> {
         let marked = self.state.lock().mark.cores.get(core.discovery_key()).copied();

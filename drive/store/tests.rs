@@ -221,10 +221,19 @@ fn other_directories_are_not_stores() {
 }
 
 #[test]
-fn a_name_that_leads_elsewhere_is_refused() {
+fn a_name_that_leads_elsewhere_is_written_anew_or_refused() {
     let (_guard, path) = golden();
     let store = Store::open(&path, false).unwrap();
     let key = store.default_key().unwrap().unwrap();
+    let name = core_directory(&path, &key.discovery_key()).join("name");
+    fs::write(&name, encode_name(b"other")).unwrap();
+    // The drive that the store was made for has a known name.
+    assert!(store.core(&key).unwrap().writable());
+    assert_eq!(fs::read(name).unwrap(), encode_name(DEFAULT_NAME));
+    drop(store.core_named(b"mine").unwrap());
+    drop(store);
+    let store = Store::open(&path, false).unwrap();
+    let key = store.key_named(b"mine");
     let name = core_directory(&path, &key.discovery_key()).join("name");
     fs::write(name, encode_name(b"other")).unwrap();
     match store.core(&key) {

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use drive::drive::StoredDrives;
+use drive::store::Hurt;
 use drive::{Core, Drive, DrivePath, PublicKey, Store, Wait, transfer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
 use crate::path_text;
-use crate::session::{Session, drive_url, drives};
+use crate::session::{Session, drive_url, drives, survey};
 
 /// One drive in full: what `info --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -75,8 +77,10 @@ fn about_core(core: &Core) -> AboutCore {
 /// A line of `list`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Listed {
-    pub key: String,
-    pub url: String,
+    /// `null` where it is lost: then there is only its hash, the discovery key.
+    pub key: Option<String>,
+    pub discovery_key: String,
+    pub url: Option<String>,
     /// The name it was created with, where this store has it.
     pub name: Option<String>,
     /// Bytes of all files of the newest version; `null` while part of its index is not here.
@@ -85,6 +89,8 @@ pub struct Listed {
     pub writable: bool,
     /// Why it is not writable although its keys are here.
     pub read_only_because: Option<String>,
+    /// What is known to be damaged or missing; `check` tells all of it.
+    pub damaged: Option<String>,
     /// Blocks of content, and those of them on this disk.
     pub blocks: u64,
     pub blocks_here: u64,
@@ -96,13 +102,45 @@ pub struct Listed {
     pub mountpoints: Vec<String>,
 }
 
-/// The drives of a store, the one it was made for first.
+/// The drives of a store, the one it was made for first, and last those that cannot be opened.
 pub async fn list(store: &Store) -> Result<Vec<Listed>> {
+    let what = || "read the store";
+    let StoredDrives { drives, mut hurt } = survey(store).await.context(what)?;
     let mut listed = Vec::new();
-    for key in drives(store).await.context(|| "read the store")? {
-        listed.push(describe(store, &key).await.context(|| drive_url(&key, None))?);
+    for key in drives {
+        match describe(store, &key).await {
+            Ok(mut drive) => {
+                let found = hurt.extract_if(.., |hurt| hurt.key == Some(key));
+                let whys: Vec<String> = found.map(|hurt| hurt.why).collect();
+                drive.damaged = (!whys.is_empty()).then(|| whys.join("; "));
+                listed.push(drive);
+            }
+            Err(error) => {
+                let discovery_key = key.discovery_key();
+                hurt.push(Hurt { discovery_key, key: Some(key), why: error.to_string() });
+            }
+        }
     }
+    listed.extend(hurt.into_iter().map(|hurt| damaged(store, hurt)));
     Ok(listed)
+}
+
+fn damaged(store: &Store, hurt: Hurt) -> Listed {
+    Listed {
+        key: hurt.key.map(|key| key.to_hex()),
+        discovery_key: hurt.discovery_key.to_hex(),
+        url: hurt.key.map(|key| drive_url(&key, None)),
+        name: hurt.key.and_then(|key| name_of(store, &key).ok().flatten()),
+        size: None,
+        version: 0,
+        writable: false,
+        read_only_because: None,
+        damaged: Some(hurt.why),
+        blocks: 0,
+        blocks_here: 0,
+        seeded: false,
+        mountpoints: Vec::new(),
+    }
 }
 
 async fn describe(store: &Store, key: &PublicKey) -> drive::Result<Listed> {
@@ -111,14 +149,19 @@ async fn describe(store: &Store, key: &PublicKey) -> drive::Result<Listed> {
     let content = drive.content().ok();
     let blocks = content.map_or(0, |core| core.head().length);
     let stop = drive.metadata_core().stopped().or(content.and_then(|core| core.stopped()));
+    if let Err(error @ drive::Error::Corrupt { .. }) = measured {
+        return Err(error);
+    }
     Ok(Listed {
-        key: key.to_hex(),
-        url: drive_url(key, None),
+        key: Some(key.to_hex()),
+        discovery_key: key.discovery_key().to_hex(),
+        url: Some(drive_url(key, None)),
         name: name_of(store, key)?,
         size: measured.ok().filter(|measured| measured.complete).map(|measured| measured.bytes),
         version: drive.snapshot().version(),
         writable: drive.writable(),
         read_only_because: stop.map(|stop| stop.reason().to_owned()),
+        damaged: None,
         blocks,
         blocks_here: content.map_or(0, |core| core.held(0..blocks)),
         seeded: false,

@@ -3,10 +3,12 @@
 //!
 //! Not here: words for people (`commands/`), and requests (`daemon/model.rs`).
 
+mod check;
 mod drives;
 mod entries;
 mod transfer;
 
+pub use check::{Check, CheckedDrive, Checking, check};
 pub use drives::{About, Created, Listed, about, create, list, name_of};
 pub use entries::{Described, EntryKind, Found, entries, entry};
 pub use transfer::{Export, Import, Progress, StepKind, Summary, Tell, export, import};

@@ -1,10 +1,12 @@
 //! `hypermount list`.
 
+use std::path::Path;
+
 use super::print_json;
 use crate::answers::{self, Listed};
 use crate::cli::List;
 use crate::client;
-use crate::failure::{Context, Result};
+use crate::failure::{Code, Context, Failure, Result};
 use crate::session::{open_at, store_or_default};
 use crate::terminal::{self, escaped, size, stdout_is_terminal, table};
 
@@ -18,30 +20,62 @@ pub async fn run(args: &List) -> Result {
         None => answers::list(&open_at(&directory, false)?).await?,
     };
     if args.json {
-        return print_json(&listed);
+        print_json(&listed)?;
+        return conclude(&directory, &listed);
     }
     let short = stdout_is_terminal();
     let mut rows = vec![["KEY", "NAME", "SIZE", "VERSION", "ACCESS", "HERE"].map(str::to_owned)];
     rows.extend(listed.iter().map(|drive| row(drive, short)));
     terminal::print(table(&rows).as_bytes()).context(|| "print")?;
     for drive in &listed {
-        if let Some(why) = &drive.read_only_because {
-            let name = drive.name.as_deref().unwrap_or(&drive.url);
-            eprintln!("{}: read-only: {why}; see `hypermount adopt`", escaped(name));
+        let name = escaped(drive.name.as_deref().unwrap_or(identity(drive)));
+        match (&drive.damaged, &drive.read_only_because) {
+            (Some(why), _) => eprintln!("{name}: damaged: {}", escaped(why)),
+            (None, Some(why)) => eprintln!("{name}: read-only: {why}; see `hypermount adopt`"),
+            (None, None) => {}
         }
     }
-    Ok(())
+    conclude(&directory, &listed)
+}
+
+/// Fails if a drive is damaged, after all of them were shown.
+fn conclude(directory: &Path, listed: &[Listed]) -> Result {
+    match listed.iter().filter(|drive| drive.damaged.is_some()).count() {
+        0 => Ok(()),
+        count => {
+            let what = format!("list {}", directory.display());
+            Err(Failure::new(Code::Verification, what, format!("{count} damaged"))
+                .hint("`hypermount check` names what is hurt and repairs what it can"))
+        }
+    }
+}
+
+/// The URL or, where the key is lost, its hash.
+fn identity(drive: &Listed) -> &str {
+    drive.url.as_deref().unwrap_or(&drive.discovery_key)
 }
 
 fn row(drive: &Listed, short: bool) -> [String; 6] {
-    let key = if short { drive.key.get(..SHORT_KEY).unwrap_or_default() } else { &drive.key };
+    let key = drive.key.as_deref().map_or("?", |key| match short {
+        true => key.get(..SHORT_KEY).unwrap_or_default(),
+        false => key,
+    });
     [
         key.to_owned(),
         drive.name.as_deref().map_or("-".into(), |name| escaped(name).into_owned()),
         drive.size.map_or("?".into(), size),
         drive.version.to_string(),
-        if drive.writable { "writable" } else { "read-only" }.to_owned(),
-        here(drive.blocks_here, drive.blocks),
+        match (&drive.damaged, drive.writable) {
+            (Some(_), _) => "damaged",
+            (None, true) => "writable",
+            (None, false) => "read-only",
+        }
+        .to_owned(),
+        // What is missing of a damaged one is not known from the blocks it has.
+        match drive.damaged {
+            Some(_) => "?".to_owned(),
+            None => here(drive.blocks_here, drive.blocks),
+        },
     ]
 }
 

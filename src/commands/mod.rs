@@ -3,6 +3,7 @@
 mod adopt;
 mod bootstrap;
 mod cat;
+mod check;
 mod completions;
 mod create;
 mod daemon;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result {
         Command::Import(args) => runtime()?.block_on(transfer::run_import(&args)),
         Command::Export(args) => runtime()?.block_on(transfer::run_export(&args)),
         Command::Adopt(args) => adopt::run(&args),
+        Command::Check(args) => runtime()?.block_on(check::run(&args)),
         Command::Recover(args) => runtime()?.block_on(recover::run(&args)),
         Command::Info(args) => runtime()?.block_on(info::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),

@@ -23,7 +23,9 @@ use super::host::Host;
 use super::metrics;
 use super::model::*;
 use super::openapi::{self, Shape};
-use crate::answers::{self, About, Created, Described, Export, Found, Import, Listed, Progress};
+use crate::answers::{
+    self, About, Check, Checking, Created, Described, Export, Found, Import, Listed, Progress,
+};
 use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::path_text;
@@ -224,6 +226,14 @@ pub fn routes() -> Vec<Route> {
         )
         .body(shape::<Export>("Export")),
         route(
+            "post",
+            "/check",
+            "Verify what is on this disk of one drive or of all",
+            Lines(shape::<Checking>("Checking")),
+            post(check),
+        )
+        .body(shape::<Check>("Check")),
+        route(
             "get",
             "/seeds",
             "The drives that are seeded",
@@ -418,10 +428,10 @@ async fn drives(State(host): App) -> Answer<Vec<Listed>> {
     let mut listed = answers::list(&host.store).await?;
     let (mounts, seeds) = (host.mounts(), host.seeds());
     for drive in &mut listed {
-        drive.seeded = seeds.iter().any(|seed| seed.url == drive.url);
+        drive.seeded = seeds.iter().any(|seed| Some(&seed.url) == drive.url.as_ref());
         let at = |mount: &MountInfo| {
-            let whole = mount.url.as_ref() == Some(&drive.url);
-            let parts = mount.drives.iter().filter(|part| part.url == drive.url);
+            let whole = mount.url.is_some() && mount.url == drive.url;
+            let parts = mount.drives.iter().filter(|part| Some(&part.url) == drive.url.as_ref());
             let parts = parts.map(|part| mount.mountpoint.join(&part.path));
             whole.then(|| mount.mountpoint.clone()).into_iter().chain(parts).collect::<Vec<_>>()
         };
@@ -558,11 +568,38 @@ fn must_be_absolute(path: &std::path::Path) -> Result {
     Err(Failure::usage(path.display(), "the path is not absolute"))
 }
 
-/// Runs a copy on a thread of its own, since file access blocks, and tells how it goes on. It ends
-/// when the client goes away.
+async fn check(State(host): App, body: Result<Json<Check>, JsonRejection>) -> Result<Response> {
+    let Json(asked) = sound(body)?;
+    let store = host.store.clone();
+    Ok(working(&host, async move |tell| {
+        let last = match answers::check(&store, &asked, tell).await {
+            Ok(hurt) => Checking::Done { hurt },
+            Err(failure) => Checking::Failed { failure },
+        };
+        tell(last);
+    }))
+}
+
+/// Runs a copy and tells how it goes on.
 fn copying<F>(host: &Host, copy: F) -> Response
 where
     F: AsyncFnOnce(answers::Tell<'_>) -> Result<answers::Summary> + Send + 'static,
+{
+    working(host, async move |tell| {
+        let last = match copy(tell).await {
+            Ok(summary) => Progress::Done { summary },
+            Err(failure) => Progress::Failed { failure },
+        };
+        tell(last);
+    })
+}
+
+/// Runs work on a thread of its own, since file access blocks, and sends what it tells as lines. It ends
+/// when the client goes away.
+fn working<T, F>(host: &Host, work: F) -> Response
+where
+    T: Serialize + 'static,
+    F: AsyncFnOnce(&mut (dyn FnMut(T) + Send)) + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(PIECES);
     let busy = host.life.busy();
@@ -570,31 +607,20 @@ where
     tokio::task::spawn_blocking(move || {
         let _busy = busy;
         let left = sender.clone();
+        let mut tell = move |told: T| {
+            let line = line(&told);
+            // This thread is the work's own, so it may wait for a slow client. One that is gone ends
+            // the work at its next pause.
+            let _ = tokio::task::block_in_place(|| sender.blocking_send(Ok(line)));
+        };
         runtime.block_on(async {
             tokio::select! {
-                () = left.closed() => log::info!("a copy was given up by who asked for it"),
-                () = copy_and_tell(copy, sender) => {}
+                () = left.closed() => log::info!("work was given up: its client has gone"),
+                () = work(&mut tell) => {}
             }
         });
     });
     ndjson(ReceiverStream::new(receiver))
-}
-
-async fn copy_and_tell<F>(copy: F, sender: mpsc::Sender<Result<Bytes, Infallible>>)
-where
-    F: AsyncFnOnce(answers::Tell<'_>) -> Result<answers::Summary>,
-{
-    let mut tell = |progress: Progress| {
-        let line = line(&progress);
-        // This thread is the copy's own, so it may wait for a slow client. One that is gone ends
-        // the copy at its next pause.
-        let _ = tokio::task::block_in_place(|| sender.blocking_send(Ok(line)));
-    };
-    let last = match copy(&mut tell).await {
-        Ok(summary) => Progress::Done { summary },
-        Err(failure) => Progress::Failed { failure },
-    };
-    tell(last);
 }
 
 async fn seeds(State(host): App) -> Json<Vec<SeedInfo>> {

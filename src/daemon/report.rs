@@ -91,6 +91,12 @@ impl Host {
             let name = seed.name.as_deref().unwrap_or(&seed.url);
             troubles.extend(seed.trouble.map(|why| format!("seeding {name}: {why}")));
         }
+        for core in self.store.cores() {
+            if let Some(why) = self.store.ails(&core) {
+                let name = core.discovery_key();
+                troubles.push(format!("core {name}: damaged: {why}; see hypermount check"));
+            }
+        }
         troubles.extend(self.network.troubles().into_iter().map(|why| format!("peer {why}")));
         troubles.truncate(MAX_TROUBLES);
         troubles
