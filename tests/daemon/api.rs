@@ -131,6 +131,7 @@ fn every_route_answers_as_the_document_says() {
     let body = value!({ "directory": output, "measure": true });
     ask("post", "/drives/{drive}/export", "/drives/mine/export", body);
     assert_eq!(fs::read_to_string(output.join("file")).unwrap(), "text");
+    ask("post", "/check", "/check", value!({}));
     ask("put", "/seeds/{drive}", "/seeds/mine", value!({}));
     ask("get", "/seeds", "/seeds", none.clone());
     ask("delete", "/seeds/{drive}", "/seeds/mine", none.clone());

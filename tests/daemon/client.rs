@@ -25,9 +25,9 @@ fn a_generated_client_can_do_what_the_document_says() {
     let told = String::from_utf8_lossy(&told);
     let left_out: Vec<_> = told.lines().filter(|line| line.starts_with("WARNING")).collect();
     // It knows no answers of several lines.
-    let lines = ["/export", "/import", "/events"];
+    let lines = ["/export", "/import", "/events", "/check"];
     let expected = |line: &&str| lines.iter().any(|path| line.contains(path));
-    assert!(left_out.len() == 3 && left_out.iter().all(expected), "{told}");
+    assert!(left_out.len() == lines.len() && left_out.iter().all(expected), "{told}");
 
     let store = home.golden_store("store");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();
