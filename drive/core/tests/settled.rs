@@ -210,10 +210,13 @@ fn a_cleared_block_does_not_keep_a_failed_sync_from_being_made_up_for() {
     assert_eq!(core.get_local(3).unwrap(), Some(block("fourth")));
 }
 
+/// Says that the gate is reached, and waits until it is passed.
+type Gate = (Sender<()>, Receiver<()>);
+
 /// A disk on which the next write of a signature waits until it is let through.
 struct Gated {
     disk: Disk,
-    gate: Arc<std::sync::Mutex<Option<(Sender<()>, Receiver<()>)>>>,
+    gate: Arc<std::sync::Mutex<Option<Gate>>>,
 }
 
 impl Storage for Gated {
