@@ -222,7 +222,7 @@ impl Replicator {
     pub(super) fn misproved(
         &mut self,
         id: PeerId,
-        block: u64,
+        (block, size): (u64, u64),
         request: Option<InFlight>,
         reason: &str,
         now: Instant,
@@ -245,7 +245,7 @@ impl Replicator {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let name = peer.name.clone();
         let sent = request.map_or(now, |request| request.sent);
-        if peer.strike(block, sent, now) {
+        if peer.strike(block, size, sent, now) {
             let reason = format!("sent too many bad proofs, the last for block {block}: {reason}");
             self.disconnect(id, reason, alone);
         } else {

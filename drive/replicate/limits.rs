@@ -7,7 +7,7 @@ use super::*;
 use crate::store::Store;
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
-use peer::{MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
+use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
 use upload::{MAX_WANT_BLOCKS, TooManyRequests};
 
 const PEER: PeerId = PeerId(1);
@@ -277,7 +277,7 @@ fn bad_proofs_of_one_peer() {
     let written = written(200);
     let mut replicator = reading(&written);
     receive(&mut replicator, have(0, 200));
-    replicator.peers.get_mut(&PEER).unwrap().proved();
+    replicator.peers.get_mut(&PEER).unwrap().proved(0);
     let mut bad = |block: u64| {
         want(&mut replicator, block..block + 1);
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));
@@ -299,9 +299,20 @@ fn bad_proofs_of_one_peer() {
     let peer = replicator.peers.get_mut(&PEER).unwrap();
     for times in 1..=MAX_BAD_PROOFS {
         assert!(peer.blocks.contains(7), "{times}");
-        peer.strike(7, now, now);
+        peer.strike(7, 9, now, now);
     }
     assert!(!peer.blocks.contains(7));
+}
+
+#[test]
+fn bytes_of_bad_proofs() {
+    let now = Instant::now();
+    let mut peer = Peer::new("the peer".to_owned(), now);
+    peer.proved(9);
+    assert!(!peer.strike(1, MAX_BAD_BYTES, now, now));
+    assert!(peer.strike(2, 1, now, now));
+    peer.proved(2);
+    assert!(!peer.strike(3, 1, now, now), "a good proof makes up for as many bytes");
 }
 
 #[test]

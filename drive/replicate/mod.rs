@@ -439,7 +439,7 @@ impl Replicator {
                 self.ask_for_continuity(id, ours, block, now)
             }
             Err(Rejected::Invalid(reason)) => {
-                self.misproved(id, block, request, &reason, now);
+                self.misproved(id, (block, size), request, &reason, now);
             }
             Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
                 // The core has forgotten the damaged nodes, so each time there are fewer; a proof
@@ -472,7 +472,7 @@ impl Replicator {
         self.distrusted.remove(&block);
         self.outlook_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.proved();
+            peer.proved(size);
         }
         self.average_bytes = ((self.average_bytes * 15 + size) / 16).max(1);
         if self.core.has(block) {

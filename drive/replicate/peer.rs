@@ -32,6 +32,9 @@ pub const MAX_REFUSED: u32 = 4096;
 pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Blocks whose proofs did not verify, beyond as many that did, after which a peer is dropped as a liar.
 pub const MAX_STRIKES: u32 = 32;
+/// Bytes of bad proofs, less those of good ones since, after which a peer is dropped as a liar: two of the
+/// largest blocks.
+pub const MAX_BAD_BYTES: u64 = 16 * 1024 * 1024;
 /// Bad proofs of one block after which the peer counts as not having it.
 pub const MAX_BAD_PROOFS: u8 = 3;
 /// Blocks of one peer whose bad proofs are counted; of further ones the first is enough.
@@ -112,6 +115,8 @@ pub struct Peer {
     /// Blocks with a bad proof, less those with a good one since. With any, it is asked for one block at
     /// a time.
     strikes: u32,
+    /// Bytes of bad proofs, less those of good ones since.
+    bad_bytes: u64,
     /// When the first of these strikes came: answers to earlier requests bring no further ones.
     struck: Instant,
     /// Some proof of it verified. One that proves nothing is a liar after the last try for one block.
@@ -161,6 +166,7 @@ impl Peer {
             unsolicited: 0,
             refused: 0,
             strikes: 0,
+            bad_bytes: 0,
             struck: now,
             has_proved: false,
             bad_proofs: BTreeMap::new(),
@@ -252,9 +258,10 @@ impl Peer {
         self.in_flight.get(&block).is_some_and(|request| request.purpose != Purpose::Block)
     }
 
-    /// Notes that a proof of `block`, asked for at `sent`, did not verify. The peer is asked for the block
-    /// again at most [`MAX_BAD_PROOFS`] times. True if it is a liar.
-    pub fn strike(&mut self, block: u64, sent: Instant, now: Instant) -> bool {
+    /// Notes that a proof of `block` with `size` bytes, asked for at `sent`, did not verify. The peer is
+    /// asked for the block again at most [`MAX_BAD_PROOFS`] times. True if it is a liar.
+    pub fn strike(&mut self, block: u64, size: u64, sent: Instant, now: Instant) -> bool {
+        self.bad_bytes = self.bad_bytes.saturating_add(size);
         let full = self.bad_proofs.len() >= MAX_BAD_BLOCKS;
         let times = match self.bad_proofs.get_mut(&block) {
             Some(times) => {
@@ -272,11 +279,14 @@ impl Peer {
         } else if times == 1 && sent >= self.struck {
             self.strikes += 1;
         }
-        self.strikes > MAX_STRIKES || (times >= MAX_BAD_PROOFS && !self.has_proved)
+        self.strikes > MAX_STRIKES
+            || self.bad_bytes > MAX_BAD_BYTES
+            || (times >= MAX_BAD_PROOFS && !self.has_proved)
     }
 
-    /// Notes that a proof verified.
-    pub fn proved(&mut self) {
+    /// Notes that a proof with `size` bytes verified.
+    pub fn proved(&mut self, size: u64) {
+        self.bad_bytes = self.bad_bytes.saturating_sub(size);
         self.refused = self.refused.saturating_sub(1);
         self.strikes = self.strikes.saturating_sub(1);
         self.has_proved = true;
