@@ -69,7 +69,7 @@ fn a_power_cut_takes_back_nothing_that_a_peer_has_seen() {
             world.cut_power(seed);
             let core = writer(&world);
             assert!(core.head().length >= seen.length, "{case}: {:?} of {seen:?}", core.head());
-            // The writer goes on with other blocks than before.
+            // The writer appends other blocks than before.
             core.append(&[block("other"), block("history")]).unwrap();
             core.sync().unwrap();
             fetch_all(&core, &to);
