@@ -15,6 +15,7 @@ mod healing;
 mod lock;
 mod mark;
 mod owner;
+mod turns;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ pub use healing::Hurt;
 pub(crate) use healing::content_name;
 pub use mark::{Custodian, MARK_FILE};
 use owner::Access;
+pub use turns::{Turns, View};
 
 /// Namespace of all derived core keys.
 const NAMESPACE: &str = "corestore";
@@ -67,15 +69,6 @@ const SCRATCH: &str = "scratch";
 pub struct Space {
     pub total: u64,
     pub available: u64,
-}
-
-/// Who may change a drive now. Every handle on it in this process takes turns by the same two locks.
-#[derive(Default)]
-pub struct Turns {
-    /// One batch of index changes at a time.
-    pub index: Arc<tokio::sync::Mutex<()>>,
-    /// One file's blocks at a time.
-    pub content: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Inner {
@@ -364,18 +357,6 @@ impl Store {
             u64::from(found.blocks_available()),
         );
         Ok(Space { total: total.saturating_mul(unit), available: available.saturating_mul(unit) })
-    }
-
-    /// The turns at changing the drive with this metadata core.
-    pub fn turns(&self, metadata: &DiscoveryKey) -> Arc<Turns> {
-        let mut turns = self.inner.turns.lock();
-        if let Some(known) = turns.get(metadata).and_then(Weak::upgrade) {
-            return known;
-        }
-        turns.retain(|_, turns| turns.strong_count() > 0);
-        let new = Arc::new(Turns::default());
-        turns.insert(*metadata, Arc::downgrade(&new));
-        new
     }
 
     /// Where changes wait that are not part of a drive yet. It may not exist. A store without a

@@ -27,6 +27,7 @@ use tokio::time::timeout_at;
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::file::Overtaken;
+use crate::follow::Showing;
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
@@ -188,6 +189,7 @@ pub struct Fs {
     pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) overtaken: Overtaken,
+    pub(crate) showing: Showing,
     /// By parent, name and thread.
     stalled_names: Stalls<(u64, String, u32)>,
     pub(crate) part: Part,
@@ -230,6 +232,7 @@ impl Fs {
             statuses: HandleTable::new(),
             invalidations: Arc::default(),
             overtaken: Overtaken::default(),
+            showing: Showing::default(),
             stalled_names: Stalls::default(),
             part,
             nested: Arc::new(()),

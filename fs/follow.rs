@@ -3,11 +3,14 @@
 //!
 //! Open files are not touched: they keep their content (see `inode.rs`).
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use drive::drive::{Changed, Turn};
-use drive::{Drive, DrivePath, Extent, PublicKey, Snapshot, Wait};
+use drive::store::View;
+use drive::{Drive, DrivePath, Snapshot, Stat, Wait};
 
 use fuser::FileType;
 
@@ -19,10 +22,52 @@ use crate::volume::Volume;
 
 /// New versions arriving within this time are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long a command waits until the kernel has been told what it changed.
+/// How long a change waits until the kernel has been told of it, per mount.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// More changes than this are not told one by one.
 pub const MAX_CHANGES: usize = 10_000;
+
+/// A volume as a view of its drive: what another mount or a command changes in the drive is shown here
+/// before the change is reported.
+struct Shown {
+    fs: Weak<Fs>,
+    volume: Weak<Volume>,
+}
+
+impl View for Shown {
+    fn show_newest(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if let (Some(fs), Some(volume)) = (self.fs.upgrade(), self.volume.upgrade()) {
+                fs.show_newest(&volume).await;
+            }
+        })
+    }
+}
+
+/// Counts the requests of a mount that wait until other mounts show what they changed. The kernel may
+/// hold locks for each of them, on which this mount's notices wait.
+#[derive(Default)]
+pub(crate) struct Showing(AtomicUsize);
+
+/// Ends with its request, also with one that is interrupted.
+pub(crate) struct ShowingGuard<'a>(&'a AtomicUsize);
+
+impl Showing {
+    pub(crate) fn begin(&self) -> ShowingGuard<'_> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        ShowingGuard(&self.0)
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for ShowingGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl Fs {
     /// Starts following the volume's drive, unless it is frozen.
@@ -30,27 +75,28 @@ impl Fs {
         if volume.is_frozen() {
             return;
         }
+        let view: Arc<dyn View> =
+            Arc::new(Shown { fs: self.this.clone(), volume: Arc::downgrade(volume) });
+        volume.drive.add_view(&view);
         let task = follow(self.this.clone(), Arc::downgrade(volume), volume.drive.clone());
-        volume.followed_by(self.runtime.spawn(task).abort_handle());
+        volume.followed_by(self.runtime.spawn(task).abort_handle(), view);
     }
 
-    /// Shows the newest version of the drive wherever it is in this mount, and returns when the kernel
-    /// has been told, or after a few seconds: then a request that is under way keeps it from listening.
-    pub async fn catch_up(&self, key: &PublicKey) {
-        let mut volumes = vec![self.root.clone()];
-        for (_, node) in self.inodes().iter() {
-            let volume = &node.place.volume;
-            if !volumes.iter().any(|known| Arc::ptr_eq(known, volume)) {
-                volumes.push(volume.clone());
-            }
-        }
-        for volume in volumes.iter().filter(|volume| volume.drive.key() == key) {
+    /// Shows the newest version of the volume's drive, and returns when the kernel has been told, or
+    /// after a few seconds: then a request that is under way keeps it from listening.
+    async fn show_newest(&self, volume: &Arc<Volume>) {
+        if volume.snapshot().version() != volume.drive.snapshot().version() {
             self.advance(volume).await;
+        }
+        // Two mounts that wait for each other's notices would wait until the limit. A mount that waits
+        // is not waited for, so no circle comes about.
+        if self.showing.is_under_way() || self.invalidations.all_told() {
+            return;
         }
         let invalidations = self.invalidations.clone();
         let told = tokio::task::spawn_blocking(move || invalidations.wait_told(TOLD_WITHIN)).await;
         if !told.unwrap_or(false) {
-            log::info!("{key}: the kernel has not taken in what changed yet");
+            log::info!("{}: the kernel has not taken in what changed yet", volume.drive.key());
         }
     }
 
@@ -136,7 +182,7 @@ impl Fs {
         let open = known.and_then(|ino| self.node(ino, |node| node.place.staged.clone()).ok()?);
         let Some(staged) = new.or(open) else { return };
         let after = change.after.as_ref().filter(|entry| entry.explicit);
-        self.overtake_staged(volume, &change.path, &staged, after.map(|entry| entry.stat.extent));
+        self.overtake_staged(volume, &change.path, &staged, after.map(|entry| &entry.stat));
     }
 
     fn overtake_staged(
@@ -144,9 +190,12 @@ impl Fs {
         volume: &Volume,
         path: &DrivePath,
         staged: &StagedFile,
-        after: Option<Extent>,
+        after: Option<&Stat>,
     ) {
-        if staged.is_stored_as(after) {
+        if staged.is_stored_as(after.map(|stat| stat.extent)) {
+            if let Some(after) = after {
+                staged.take_over(after);
+            }
             return;
         }
         staged.overtake();
@@ -175,7 +224,7 @@ impl Fs {
                     continue;
                 }
             };
-            self.overtake_staged(volume, &path, staged, after.map(|entry| entry.stat.extent));
+            self.overtake_staged(volume, &path, staged, after.as_ref().map(|entry| &entry.stat));
         }
     }
 

@@ -37,6 +37,12 @@ struct Pending {
     telling: bool,
 }
 
+impl Pending {
+    fn is_untold(&self) -> bool {
+        !self.closed && (self.telling || self.everything || !self.set.is_empty())
+    }
+}
+
 /// The notices not yet told.
 ///
 /// INVARIANT: `set` holds at most `MAX_PENDING`, and is empty while `everything` is set.
@@ -84,9 +90,12 @@ impl Invalidations {
     /// Waits until all that was pushed has been told, at most this long; whether it has.
     pub fn wait_told(&self, limit: Duration) -> bool {
         let pending = self.pending.lock();
-        let untold =
-            |p: &mut Pending| !p.closed && (p.telling || p.everything || !p.set.is_empty());
-        self.told.wait_timeout_while(pending, limit, untold)
+        self.told.wait_timeout_while(pending, limit, |pending| pending.is_untold())
+    }
+
+    /// Whether all that was pushed has been told.
+    pub fn all_told(&self) -> bool {
+        !self.pending.lock().is_untold()
     }
 
     /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:

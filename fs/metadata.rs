@@ -158,8 +158,10 @@ impl Fs {
             }
             change(&mut stat)?;
             self.apply(&volume, &turn, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
-            // Who opened it meanwhile has it as it was before.
-            return self.change_staged(ino, &change).map(drop);
+            // A handle that was opened meanwhile has it as it was before.
+            let changed = self.change_staged(ino, &change).map(drop);
+            self.end(&volume, turn).await;
+            return changed;
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use drive::drive::{Edit, Turn};
+use drive::drive::Edit;
 use drive::stat::{TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK};
 use drive::{DrivePath, Entry, Kind, Stat};
 use fuser::{FileAttr, FileType};
@@ -20,6 +20,7 @@ use crate::set_ids::Caller;
 use crate::staging::StagedFile;
 use crate::symlink::MAX_TARGET_BYTES;
 use crate::volume::Volume;
+use crate::write::Turn;
 
 /// Entries one rename may move: all of them are one batch, which is made in memory.
 pub const MAX_RENAMED: usize = 1_000_000;
@@ -145,6 +146,7 @@ impl Fs {
         self.touch(&volume, &turn, &spot.directory.path).await;
         volume.touched().remove(&spot.path);
         let (ino, attributes) = self.made(&spot, &entry);
+        self.end(&volume, turn).await;
         let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, &entry));
         Ok(Looked::Found { ino, attributes, entry_ttl, attributes_ttl })
     }
@@ -255,7 +257,7 @@ impl Fs {
         if attr::file_type(&entry) == FileType::Directory {
             return Err(drive::Error::IsADirectory.into());
         }
-        self.remove_at(&spot, &turn, &entry).await
+        self.remove_at(&spot, turn, &entry).await
     }
 
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
@@ -270,7 +272,7 @@ impl Fs {
             _ => return Err(drive::Error::NotADirectory.into()),
         }
         self.must_be_empty(&volume, &spot.path).await?;
-        self.remove_at(&spot, &turn, &entry).await
+        self.remove_at(&spot, turn, &entry).await
     }
 
     async fn must_be_empty(&self, volume: &Volume, path: &DrivePath) -> Result<()> {
@@ -284,17 +286,18 @@ impl Fs {
         }
     }
 
-    /// Removes `entry`, which is at the spot, stored or not.
-    async fn remove_at(&self, spot: &Spot, turn: &Turn, entry: &Arc<Entry>) -> Result<()> {
+    /// Removes `entry`, which is at the spot, stored or not, and ends the turn.
+    async fn remove_at(&self, spot: &Spot, turn: Turn, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
             let mut edits = Vec::new();
             spot.keep_parent(self, &mut edits);
             edits.push(Edit::Remove { path: spot.path.clone() });
-            self.apply(volume, turn, edits).await?;
+            self.apply(volume, &turn, edits).await?;
         }
         self.vanish(spot, entry);
-        self.touch(volume, turn, &spot.directory.path).await;
+        self.touch(volume, &turn, &spot.directory.path).await;
+        self.end(volume, turn).await;
         Ok(())
     }
 
@@ -362,6 +365,7 @@ impl Fs {
         }
         self.touch(&volume, &turn, &from.directory.path).await;
         self.touch(&volume, &turn, &to.directory.path).await;
+        self.end(&volume, turn).await;
         Ok(())
     }
 

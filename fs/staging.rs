@@ -53,6 +53,8 @@ struct State {
     scratch: Option<Arc<Scratch>>,
     /// Whether the drive has it.
     stored: bool,
+    /// As the drive has it, if it does.
+    known: Stat,
     /// Whether it was unlinked: nothing is committed any more.
     removed: bool,
     /// See [`StagedFile::overtake`].
@@ -96,6 +98,7 @@ impl StagedFile {
             base: stat.extent,
             base_limit: stat.extent.size,
             size: stat.extent.size,
+            known: stat.clone(),
             stat,
             written: Ranges::default(),
             scratch: None,
@@ -131,6 +134,25 @@ impl StagedFile {
         let state = self.state.lock();
         let content = |extent: Extent| if extent.size == 0 { Extent::default() } else { extent };
         state.stored.then_some(state.stat.extent).map(content) == extent.map(content)
+    }
+
+    /// Another writer has changed what is stored beside the content: what was not changed here as well
+    /// is taken over.
+    pub fn take_over(&self, after: &Stat) {
+        let mut state = self.state.lock();
+        let State { stat, known, .. } = &mut *state;
+        fn take<T: Clone + PartialEq>(ours: &mut T, known: &mut T, theirs: &T) {
+            if ours == known {
+                ours.clone_from(theirs);
+            }
+            known.clone_from(theirs);
+        }
+        take(&mut stat.mode, &mut known.mode, &after.mode);
+        take(&mut stat.uid, &mut known.uid, &after.uid);
+        take(&mut stat.gid, &mut known.gid, &after.gid);
+        take(&mut stat.mtime, &mut known.mtime, &after.mtime);
+        take(&mut stat.ctime, &mut known.ctime, &after.ctime);
+        take(&mut stat.attributes, &mut known.attributes, &after.attributes);
     }
 
     /// Another writer has put something else under the path: changes of this file are not committed any
@@ -391,11 +413,13 @@ impl StagedFile {
         (!state.removed).then(|| (state.path.clone(), stat))
     }
 
-    /// `extent` is stored now, with the changes up to `generation`. Whether that is all of them.
-    pub fn stored(&self, extent: Extent, generation: u64) -> bool {
+    /// `stat` is stored now, with the changes up to `generation`. Whether that is all of them.
+    pub fn stored(&self, stat: &Stat, generation: u64) -> bool {
+        let extent = stat.extent;
         let mut state = self.state.lock();
         state.stored = true;
         state.stat.extent = extent;
+        state.known = stat.clone();
         if state.generation != generation {
             return false;
         }

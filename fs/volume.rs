@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drive::stat::MountTarget;
+use drive::store::View;
 use drive::sync::{Mutex, MutexGuard, Rank, RwLock};
 use drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
 use tokio::sync::OnceCell;
@@ -33,7 +34,7 @@ pub struct Volume {
     /// The volume it is nested in.
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
-    follower: Mutex<Option<AbortHandle>>,
+    follower: Mutex<Option<(AbortHandle, Arc<dyn View>)>>,
     pub(crate) walk_ahead: WalkAhead,
     /// Counts the nested volumes of a mount by being cloned.
     _counted: Option<Arc<()>>,
@@ -104,9 +105,9 @@ impl Volume {
         self.drive.frozen_version().is_some()
     }
 
-    /// The task that follows the drive ends with the volume.
-    pub fn followed_by(&self, task: AbortHandle) {
-        *self.follower.lock() = Some(task);
+    /// The task that follows the drive ends with the volume, and so does the view.
+    pub fn followed_by(&self, task: AbortHandle, view: Arc<dyn View>) {
+        *self.follower.lock() = Some((task, view));
     }
 
     /// Whether `target` may be opened inside this volume: not if it is one of the drives we are
@@ -135,7 +136,7 @@ fn may_nest(
 impl Drop for Volume {
     fn drop(&mut self) {
         if let Some(task) = self.follower.lock().take() {
-            task.abort();
+            task.0.abort();
         }
     }
 }

@@ -7,8 +7,9 @@
 //! import or another mount made that one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use drive::drive::{Edit, Turn};
+use drive::drive::Edit;
 use drive::{DrivePath, Entry, Stat};
 
 use crate::errno::{Error, Result};
@@ -21,6 +22,13 @@ use crate::volume::Volume;
 const CHECKED_BYTES: u64 = 1024 * 1024;
 /// Directories whose modification times wait to be stored.
 const MAX_TOUCHED: usize = 16_384;
+
+/// A turn at changing a drive; see [`Fs::turn`].
+pub(crate) struct Turn {
+    turn: drive::drive::Turn,
+    /// Whether a version was made in it.
+    changed: AtomicBool,
+}
 
 impl Fs {
     /// Makes what was changed part of the drive. Costs nothing if nothing was.
@@ -53,26 +61,49 @@ impl Fs {
         }
         let entry = Arc::new(Entry::stored(stat.clone()));
         self.apply(volume, &turn, vec![Edit::Put { path: path.clone(), stat }]).await?;
-        let all = staged.stored(extent, pending.generation);
+        let all = staged.stored(&entry.stat, pending.generation);
+        self.committed(volume, staged, &path, all.then_some(&entry));
+        self.end(volume, turn).await;
+        Ok(())
+    }
+
+    /// The drive has the staged file under `path`; `entry` if with all that was changed in it.
+    fn committed(
+        &self,
+        volume: &Volume,
+        staged: &Arc<StagedFile>,
+        path: &DrivePath,
+        entry: Option<&Arc<Entry>>,
+    ) {
         let mut unstored = volume.unstored();
-        if unstored.get(&path).is_some_and(|there| Arc::ptr_eq(there, staged)) {
-            unstored.remove(&path);
+        if unstored.get(path).is_some_and(|there| Arc::ptr_eq(there, staged)) {
+            unstored.remove(path);
         }
         drop(unstored);
-        if all {
+        if let Some(entry) = entry {
             let mut inodes = self.inodes_mut();
-            if let Some(ino) = inodes.known(&mount_path(volume, &path)) {
-                inodes.stored(ino, &entry);
+            if let Some(ino) = inodes.known(&mount_path(volume, path)) {
+                inodes.stored(ino, entry);
             }
         }
-        Ok(())
     }
 
     /// Takes a turn at changing the volume's drive, and shows its newest version first.
     pub(crate) async fn turn(&self, volume: &Volume) -> Turn {
         let turn = volume.drive.turn().await;
         self.advance_alone(volume, &turn).await;
-        turn
+        Turn { turn, changed: AtomicBool::new(false) }
+    }
+
+    /// Ends the turn. If the drive was changed in it, returns when every mount of the drive shows the
+    /// change.
+    pub(crate) async fn end(&self, volume: &Volume, turn: Turn) {
+        let changed = turn.changed.load(Ordering::Relaxed);
+        drop(turn);
+        if changed {
+            let _showing = self.showing.begin();
+            volume.drive.show_newest().await;
+        }
     }
 
     /// Applies the edits as one batch and shows the version they make. What they change the kernel
@@ -81,7 +112,8 @@ impl Fs {
         if edits.is_empty() {
             return Ok(());
         }
-        volume.drive.advance_in(turn, edits).await?;
+        volume.drive.advance_in(&turn.turn, edits).await?;
+        turn.changed.store(true, Ordering::Relaxed);
         volume.advance(volume.drive.snapshot());
         Ok(())
     }
@@ -130,7 +162,9 @@ impl Fs {
 
     async fn store_touched(&self, volume: &Arc<Volume>) -> Result<()> {
         let turn = self.turn(volume).await;
-        self.store_touched_alone(volume, &turn).await
+        self.store_touched_alone(volume, &turn).await?;
+        self.end(volume, turn).await;
+        Ok(())
     }
 
     /// Stores when the children of directories changed, in one batch. A directory that nobody made

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::index::trie::{Batch, Removed, Trie, stat};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
+use crate::store::View;
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 const NESTED: &str = "the path lies in a nested drive";
@@ -73,6 +74,19 @@ impl Drive {
     /// Takes a turn at changing the index. Waits for those who have theirs, on whatever handle.
     pub async fn turn(&self) -> Turn {
         Turn(Arc::clone(&self.inner.turns.index).lock_owned().await)
+    }
+
+    /// Registers a view of the drive, until it is dropped.
+    pub fn add_view(&self, view: &Arc<dyn View>) {
+        self.inner.turns.add_view(view);
+    }
+
+    /// Has every view of the drive show its newest version, one after the other. To be called without a
+    /// turn: a view may take one. Takes as long as the limits of the views together.
+    pub async fn show_newest(&self) {
+        for view in self.inner.turns.views() {
+            view.show_newest().await;
+        }
     }
 
     /// Takes a turn at appending file bytes. Waits for those who have theirs.

@@ -537,12 +537,10 @@ async fn import(
     let mut session = host.session(&drive, &[], Some("0"), &Find::default()).await?;
     session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
-    let key = *session.drive.key();
-    let mounts = host.clone();
     Ok(copying(&host, async move |tell| {
         let imported = answers::import(&session, &asked, tell).await;
         // Also after a failure: what was done before it is in the drive.
-        mounts.catch_up(&key).await;
+        session.drive.show_newest().await;
         imported
     }))
 }

@@ -209,14 +209,6 @@ impl Host {
         })
     }
 
-    /// Shows in every mount what was changed in a drive by other means; returns when programs see it.
-    pub async fn catch_up(&self, key: &PublicKey) {
-        let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
-        for fs in mounts.iter().flat_map(|mounted| mounted.mount.open()) {
-            fs.catch_up(key).await;
-        }
-    }
-
     /// Two mounts of a drive would not show each other's unfinished writes.
     fn must_be_only_writer(&self, key: &PublicKey) -> Result {
         let Some(other) = self.written_at(key) else { return Ok(()) };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::Value;
 
@@ -273,4 +274,64 @@ fn an_import_is_in_every_mount_before_it_returns() {
     eventually("the daemon has ended", || !has_daemon(&default_store(&home)));
     let kept = home.run(["recover"]).must_succeed();
     assert!(kept.stdout.contains('a'), "{kept:?}");
+}
+
+/// What is changed through one mount of a drive, its other mount shows when the call returns.
+#[test]
+fn a_change_through_one_mount_is_in_the_other_before_the_call_returns() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    create(&home, "notes");
+    let (written, shown) = (home.make("rw"), home.make("ro"));
+    home.run(["mount", "notes", "rw"]).must_succeed();
+    home.run(["mount", "notes", "ro", "--read-only"]).must_succeed();
+    for round in 0..20 {
+        let text = format!("text of round {round}\n");
+        fs::write(written.join("file"), &text).unwrap();
+        assert_eq!(fs::read_to_string(shown.join("file")).unwrap(), text);
+        let mode = 0o600 + (round & 7);
+        fs::set_permissions(written.join("file"), fs::Permissions::from_mode(mode)).unwrap();
+        let there = fs::metadata(shown.join("file")).unwrap().permissions().mode();
+        assert_eq!(there & 0o777, mode);
+        fs::create_dir(written.join("directory")).unwrap();
+        assert!(shown.join("directory").is_dir(), "round {round}");
+        fs::rename(written.join("file"), written.join("directory/moved")).unwrap();
+        assert!(!shown.join("file").exists(), "round {round}");
+        assert_eq!(fs::read_to_string(shown.join("directory/moved")).unwrap(), text);
+        symlink("moved", written.join("directory/link")).unwrap();
+        assert_eq!(fs::read_to_string(shown.join("directory/link")).unwrap(), text);
+        fs::remove_dir_all(written.join("directory")).unwrap();
+        assert_eq!(fs::read_dir(&shown).unwrap().count(), 0, "round {round}");
+    }
+    home.run(["unmount", "ro"]).must_succeed();
+    home.run(["unmount", "rw"]).must_succeed();
+}
+
+/// An import that changes only the mode of a file that a program has open for writing: the file keeps
+/// that mode, and what the program writes.
+#[test]
+fn an_imported_mode_outlives_a_program_that_has_the_file_open() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    create(&home, "notes");
+    let (mount, source) = (home.make("mnt"), home.make("in"));
+    home.run(["mount", "notes", "mnt"]).must_succeed();
+    fs::write(source.join("a"), "text\n").unwrap();
+    home.run(["import", "in", "notes"]).must_succeed();
+    let mut open = fs::OpenOptions::new().append(true).open(mount.join("a")).unwrap();
+    // Nothing is written before the import: to start a program flushes what is.
+    fs::set_permissions(source.join("a"), fs::Permissions::from_mode(0o751)).unwrap();
+    home.run(["import", "in", "notes"]).must_succeed();
+    let mode = || fs::metadata(mount.join("a")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o751);
+    open.write_all(b"after\n").unwrap();
+    open.sync_all().unwrap();
+    drop(open);
+    assert_eq!(mode(), 0o751);
+    assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "text\nafter\n");
+    home.run(["unmount", "mnt"]).must_succeed();
 }
