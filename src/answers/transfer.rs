@@ -142,7 +142,7 @@ pub struct Summary {
     pub symlinks: u64,
     pub deleted: u64,
     pub unchanged: u64,
-    /// The first of the entries that were not copied.
+    /// The first of the entries that were not copied, or not wholly.
     pub troubles: Vec<TroubleFound>,
     pub trouble_count: u64,
     pub missing_count: u64,

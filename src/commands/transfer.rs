@@ -109,7 +109,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
         print_json(summary)?;
     } else {
         for trouble in &summary.troubles {
-            let sign = if trouble.missing { "missing" } else { "not copied" };
+            let sign = if trouble.missing { "missing" } else { "not wholly copied" };
             eprintln!("{sign}: {}: {}", escaped(&trouble.path), escaped(&trouble.why));
         }
         eprintln!(
@@ -131,7 +131,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
             .hint("name a peer that has them with --peer HOST:PORT, and run this again"));
     }
     if summary.trouble_count > 0 {
-        let why = format!("{} entries were not copied", summary.trouble_count);
+        let why = format!("{} entries were not copied, or not wholly", summary.trouble_count);
         return Err(Failure::failed(what, why));
     }
     Ok(())
