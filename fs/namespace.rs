@@ -333,6 +333,14 @@ impl Fs {
             return Err(Error::OtherDrive);
         }
         let volume = from.volume().clone();
+        // Stored before it replaces a file: a kill must leave the one or the other.
+        if how == Rename::Replace
+            && from.path != to.path
+            && let Some(staged) = self.staged_at(&volume, &from.path, &from.mount_path)
+            && self.occupant(&to).await?.is_some()
+        {
+            self.commit(&volume, &staged).await?;
+        }
         let turn = self.turn(&volume).await;
         let (from, to) = (self.spot_again(from).await?, self.spot_again(to).await?);
         let moved = self.occupant(&from).await?.ok_or(drive::Error::NotFound)?;
