@@ -337,7 +337,8 @@ impl Fs {
         if how == Rename::Replace
             && from.path != to.path
             && let Some(staged) = self.staged_at(&volume, &from.path, &from.mount_path)
-            && self.occupant(&to).await?.is_some()
+            && let Some(there) = self.occupant(&to).await?
+            && attr::file_type(&there) != FileType::Directory
         {
             self.commit(&volume, &staged).await?;
         }
