@@ -22,7 +22,7 @@ use crate::namespace::Rename;
 use crate::serve::{Request, Server};
 use crate::set_ids::Caller;
 use crate::shown::Shown;
-use crate::xattr::{self, Answer};
+use crate::xattr::Answer;
 
 /// Largest request in bytes; the kernel sends reads of at most this too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
@@ -60,23 +60,6 @@ impl Adapter {
     pub fn new(shown: Shown, server: Arc<Server>) -> Self {
         Self { shown, server }
     }
-}
-
-/// The drive that a request concerns. A change of what is in no drive is refused.
-macro_rules! drive_of {
-    ($adapter:expr, $request:expr, $reply:ident) => {
-        drive_of!($adapter, $request, $reply, $request.ino)
-    };
-    ($adapter:expr, $request:expr, $reply:ident, $other:expr) => {{
-        let request: Request = $request;
-        match $adapter.shown.drive_of_both(request.ino, $other) {
-            Ok(fs) => fs,
-            Err(error) => {
-                $adapter.server.refused(request, &error);
-                return $reply.error(errno(&error));
-            }
-        }
-    }};
 }
 
 /// A file that cannot be written needs no flush at close.
@@ -151,13 +134,7 @@ fn absent() -> FileAttr {
 
 fn reply_entry(result: Result<Looked>, reply: ReplyEntry) {
     match result {
-        Ok(Looked::Found { ino, mut attributes, entry_ttl, mut attributes_ttl }) => {
-            // fuser names the inode by its attributes. Beside a detached inode the number shown is
-            // another one; the kernel then asks for the attributes by themselves.
-            if attributes.ino.0 != ino {
-                attributes.ino = INodeNo(ino);
-                attributes_ttl = Duration::ZERO;
-            }
+        Ok(Looked::Found { attributes, entry_ttl, attributes_ttl, .. }) => {
             reply.entry_with_ttls(&attributes_ttl, &entry_ttl, &attributes, GENERATION);
         }
         Ok(Looked::Absent { ttl }) => reply.entry(&ttl, &absent(), GENERATION),
@@ -180,15 +157,9 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (asked, own) = (request("lookup", from, parent), self.shown.root_of(parent.0));
-        if let Some(root) = own.cloned() {
-            let name = name.to_owned();
-            let operation = async move { root.lookup(parent.0, &name).await };
-            return self.server.serve(asked, operation, |r| reply_entry(r, reply));
-        }
-        let fs = drive_of!(self, asked, reply);
-        let (name, thread) = (name.to_owned(), from.pid());
-        let operation = async move { fs.lookup_for(parent.0, &name, thread).await };
+        let asked = request("lookup", from, parent);
+        let (shown, name, thread) = (self.shown.clone(), name.to_owned(), from.pid());
+        let operation = async move { shown.lookup(parent.0, &name, thread).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
@@ -204,14 +175,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let asked = request("getattr", from, ino);
-        if let Some(root) = self.shown.root_of(ino.0) {
-            return match root.getattr(ino.0) {
-                Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
-                Err(error) => reply.error(errno(&error)),
-            };
-        }
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.getattr(ino.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.getattr(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(errno(&error)),
@@ -220,8 +185,8 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, from: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         let asked = request("readlink", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.readlink(ino.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.drive_of(ino.0)?.readlink(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(errno(&error)),
@@ -229,20 +194,18 @@ impl Filesystem for Adapter {
     }
 
     fn access(&self, from: &fuser::Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        if self.shown.root_of(ino.0).is_some() && !mask.contains(AccessFlags::W_OK) {
-            return reply.ok();
-        }
         let asked = request("access", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.access(ino.0, mask.bits()).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.access(ino.0, mask.bits()).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn open(&self, from: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let asked = request("open", from, ino);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (flags_asked, caller) = (flags.0, caller(from));
-        let operation = async move { fs.open(ino.0, flags_asked, caller).await };
+        let operation =
+            async move { shown.drive_of(ino.0)?.open(ino.0, flags_asked, caller).await };
         self.server.serve(asked, operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
@@ -266,9 +229,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let asked = request("read", from, ino);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let thread = from.pid();
-        let operation = async move { fs.read_for(handle.0, offset, size, thread).await };
+        let operation =
+            async move { shown.drive_of(ino.0)?.read_for(handle.0, offset, size, thread).await };
         self.server.serve(asked, operation, |result| match result {
             Ok(pieces) => reply_data(&pieces, reply),
             Err(error) => reply.error(errno(&error)),
@@ -284,8 +248,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let asked = request("flush", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.flush(handle.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.drive_of(ino.0)?.flush(handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -301,8 +265,8 @@ impl Filesystem for Adapter {
     ) {
         // Nobody waits for it, so nobody can give it up.
         let asked = Request { thread: 0, ..request("release", from, ino) };
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.release(handle.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.drive_of(ino.0)?.release(handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -315,8 +279,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let asked = request("fsync", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.fsync(handle.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.drive_of(ino.0)?.fsync(handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -329,8 +293,9 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let fs = drive_of!(self, request("lseek", from, ino), reply);
-        match fs.lseek(handle.0, offset, whence) {
+        let asked = request("lseek", from, ino);
+        let found = || self.shown.drive_of(ino.0)?.lseek(handle.0, offset, whence);
+        match self.server.serve_now(asked, found) {
             Ok(position) => reply.offset(position),
             Err(error) => reply.error(errno(&error)),
         }
@@ -338,21 +303,14 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, from: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let asked = request("opendir", from, ino);
-        if let Some(root) = self.shown.root_of(ino.0).cloned() {
-            let operation = async move { root.opendir(ino.0).await };
-            return self.server.serve(asked, operation, |result| match result {
-                // Nobody tells us what comes and goes there, so nothing is kept.
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-                Err(error) => reply.error(errno(&error)),
-            });
-        }
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.opendir(ino.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.opendir(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
-            Ok(handle) => {
+            Ok(opened) => {
                 // Listings are kept by the kernel until it is told that the directory changed.
-                let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                reply.opened(FileHandle(handle), flags);
+                let keep = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                let flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
+                reply.opened(FileHandle(opened.handle), flags);
             }
             Err(error) => reply.error(errno(&error)),
         });
@@ -367,21 +325,11 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let asked = request("readdir", from, ino);
-        if let Some(root) = self.shown.root_of(ino.0) {
-            let add = |name: &str, shown, next| {
-                reply.add(INodeNo(shown), next, FileType::Directory, name)
-            };
-            return match root.readdir(handle.0, offset, add) {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            };
-        }
-        let fs = drive_of!(self, asked, reply);
-        let shown_by = fs.clone();
-        let operation = async move { fs.readdir(handle.0, offset).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.readdir(ino.0, handle.0, offset).await };
         self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
-                page.fill(&shown_by, false, |listed| {
+                page.fill(false, |listed| {
                     reply.add(INodeNo(listed.shown), listed.next, listed.kind, listed.name)
                 });
                 reply.ok();
@@ -399,37 +347,19 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let asked = request("readdirplus", from, ino);
-        if let Some(root) = self.shown.root_of(ino.0) {
-            // Only names: with more, each drive would be opened.
-            let add = |name: &str, shown, next| {
-                let (ino, kind) = (INodeNo(shown), FileType::Directory);
-                let attributes = FileAttr { ino, kind, ..absent() };
-                reply.add(INodeNo(0), next, name, &Duration::ZERO, &attributes, GENERATION)
-            };
-            return match root.readdir(handle.0, offset, add) {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            };
-        }
-        let fs = drive_of!(self, asked, reply);
-        let counted_by = fs.clone();
-        let operation = async move { fs.readdir(handle.0, offset).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.readdir(ino.0, handle.0, offset).await };
         self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
-                page.fill(&counted_by, true, |listed| {
-                    let unnamed =
-                        || FileAttr { ino: INodeNo(listed.shown), kind: listed.kind, ..absent() };
-                    let (mut attributes, mut ttl) =
-                        (listed.attributes.unwrap_or_else(unnamed), listed.ttl);
-                    // fuser names the inode by its attributes, here too (`reply_entry`). With the
-                    // number that is shown the kernel would take the new file for the old one, which
-                    // somebody has open.
-                    if listed.ino != 0 && attributes.ino.0 != listed.ino {
-                        attributes.ino = INodeNo(listed.ino);
-                        ttl = Duration::ZERO;
-                    }
+                page.fill(true, |listed| {
                     let (ino, name) = (INodeNo(listed.ino), listed.name);
-                    reply.add(ino, listed.next, name, &ttl, &attributes, GENERATION)
+                    let (kind, shown) = (listed.kind, INodeNo(listed.shown));
+                    let attributes = listed.attributes.unwrap_or_else(|| FileAttr {
+                        ino: shown,
+                        kind,
+                        ..absent()
+                    });
+                    reply.add(ino, listed.next, name, &listed.ttl, &attributes, GENERATION)
                 });
                 reply.ok();
             }
@@ -445,12 +375,9 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        if let Some(root) = self.shown.root_of(ino.0) {
-            return reply_empty(root.releasedir(handle.0), reply);
-        }
         let asked = Request { thread: 0, ..request("releasedir", from, ino) };
-        let fs = drive_of!(self, asked, reply);
-        reply_empty(fs.releasedir(handle.0), reply);
+        let released = self.server.serve_now(asked, || self.shown.releasedir(ino.0, handle.0));
+        reply_empty(released, reply);
     }
 
     fn fsyncdir(
@@ -461,12 +388,9 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        if self.shown.root_of(ino.0).is_some() {
-            return reply.ok();
-        }
         let asked = request("fsyncdir", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.fsyncdir(handle.0).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.fsyncdir(ino.0, handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -490,23 +414,16 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        if self.shown.root_of(ino.0).is_some() {
-            return reply_xattr(xattr::of_nothing(name), reply);
-        }
         let asked = request("getxattr", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let name = name.to_owned();
-        let operation = async move { fs.getxattr(ino.0, &name, size).await };
+        let (shown, name) = (self.shown.clone(), name.to_owned());
+        let operation = async move { shown.getxattr(ino.0, &name, size).await };
         self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
 
     fn listxattr(&self, from: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if self.shown.root_of(ino.0).is_some() {
-            return reply_xattr(xattr::answer(Vec::new(), size), reply);
-        }
         let asked = request("listxattr", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let operation = async move { fs.listxattr(ino.0, size).await };
+        let shown = self.shown.clone();
+        let operation = async move { shown.listxattr(ino.0, size).await };
         self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
 
@@ -546,18 +463,15 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let asked = request("setattr", from, ino);
-        let fs = drive_of!(self, asked, reply);
-        let mtime = match mtime.map(in_milliseconds).transpose() {
-            Ok(mtime) => mtime,
-            Err(error) => {
-                self.server.refused(asked, &error);
-                return reply.error(errno(&error));
-            }
-        };
-        let mut changes = Changes { mode, uid, gid, size, mtime, set_ids_only: false };
-        changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
+        let shown = self.shown.clone();
         let (handle, caller) = (handle.map(|handle| handle.0), caller(from));
-        let operation = async move { fs.setattr(ino.0, handle, changes, caller).await };
+        let operation = async move {
+            let fs = shown.drive_of(ino.0)?;
+            let mtime = mtime.map(in_milliseconds).transpose()?;
+            let mut changes = Changes { mode, uid, gid, size, mtime, set_ids_only: false };
+            changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
+            fs.setattr(ino.0, handle, changes, caller).await
+        };
         self.server.serve(asked, operation, |result| match result {
             Ok((attributes, ttl)) => reply.attr(&ttl, &attributes),
             Err(error) => reply.error(errno(&error)),
@@ -575,9 +489,10 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asked = request("mknod", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (name, maker) = (name.to_owned(), caller(from));
-        let operation = async move { fs.mknod(parent.0, &name, mode, maker).await };
+        let operation =
+            async move { shown.drive_of(parent.0)?.mknod(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
@@ -591,25 +506,26 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asked = request("mkdir", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (name, maker) = (name.to_owned(), caller(from));
-        let operation = async move { fs.mkdir(parent.0, &name, mode, maker).await };
+        let operation =
+            async move { shown.drive_of(parent.0)?.mkdir(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn unlink(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("unlink", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let name = name.to_owned();
-        let operation = async move { fs.unlink(parent.0, &name).await };
+        let operation = async move { shown.drive_of(parent.0)?.unlink(parent.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn rmdir(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("rmdir", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let name = name.to_owned();
-        let operation = async move { fs.rmdir(parent.0, &name).await };
+        let operation = async move { shown.drive_of(parent.0)?.rmdir(parent.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -622,10 +538,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let asked = request("symlink", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (name, maker) = (name.to_owned(), caller(from));
         let target = target.as_os_str().to_owned();
-        let operation = async move { fs.symlink(parent.0, &name, &target, maker).await };
+        let operation =
+            async move { shown.drive_of(parent.0)?.symlink(parent.0, &name, &target, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
@@ -648,10 +565,12 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let asked = request("rename", from, parent);
-        let fs = drive_of!(self, asked, reply, new_parent.0);
+        let shown = self.shown.clone();
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
-        let operation =
-            async move { fs.rename(parent.0, &name, new_parent.0, &new_name, how).await };
+        let operation = async move {
+            let fs = shown.drive_of_both(parent.0, new_parent.0)?;
+            fs.rename(parent.0, &name, new_parent.0, &new_name, how).await
+        };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -663,8 +582,11 @@ impl Filesystem for Adapter {
         _new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let fs = drive_of!(self, request("link", from, ino), reply);
-        reply.error(errno(&fs.link()));
+        let asked = request("link", from, ino);
+        let refused = || Err::<(), _>(self.shown.drive_of(ino.0)?.link());
+        if let Err(error) = self.server.serve_now(asked, refused) {
+            reply.error(errno(&error));
+        }
     }
 
     fn create(
@@ -678,12 +600,13 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let asked = request("create", from, parent);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (name, maker) = (name.to_owned(), caller(from));
-        let operation = async move { fs.create(parent.0, &name, mode, flags, maker).await };
+        let operation = async move {
+            shown.drive_of(parent.0)?.create(parent.0, &name, mode, flags, maker).await
+        };
         self.server.serve(asked, operation, move |result| match result {
-            Ok((Looked::Found { ino, mut attributes, attributes_ttl, .. }, opened)) => {
-                attributes.ino = INodeNo(ino);
+            Ok((Looked::Found { attributes, attributes_ttl, .. }, opened)) => {
                 let (handle, flags) = (FileHandle(opened.handle), unwritten(flags));
                 reply.created(&attributes_ttl, &attributes, GENERATION, handle, flags);
             }
@@ -709,20 +632,19 @@ impl Filesystem for Adapter {
         let flagged = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let unprivileged = flagged.then(|| caller(from));
         let request = request("write", from, ino);
-        let fs = drive_of!(self, request, reply);
-        let write = || fs.write(handle.0, offset, data, unprivileged);
+        let write = || {
+            let fs = self.shown.drive_of(ino.0)?;
+            Ok((fs.write(handle.0, offset, data, unprivileged)?, fs))
+        };
         match self.server.serve_now(request, write) {
-            Ok(true) => reply.written(length),
+            Ok((true, _)) => reply.written(length),
             Err(error) => reply.error(errno(&error)),
-            Ok(false) => {
+            Ok((false, fs)) => {
                 let data = data.to_vec();
-                let operation = async move {
-                    fs.copy_up(handle.0).await?;
-                    fs.write(handle.0, offset, &data, unprivileged)
-                };
+                let operation =
+                    async move { fs.write_copied_up(handle.0, offset, &data, unprivileged).await };
                 self.server.serve(request, operation, move |result| match result {
-                    Ok(true) => reply.written(length),
-                    Ok(false) => reply.error(Errno::EIO),
+                    Ok(()) => reply.written(length),
                     Err(error) => reply.error(errno(&error)),
                 });
             }
@@ -740,9 +662,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let asked = request("fallocate", from, ino);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let caller = caller(from);
-        let operation = async move { fs.fallocate(handle.0, offset, length, mode, caller).await };
+        let operation = async move {
+            shown.drive_of(ino.0)?.fallocate(handle.0, offset, length, mode, caller).await
+        };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -760,9 +684,10 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let request = request("copy_file_range", from, from_ino);
-        let fs = drive_of!(self, request, reply, to_ino.0);
+        let shown = self.shown.clone();
         let (source, target, by) = (from_handle.0, to_handle.0, caller(from));
         let operation = async move {
+            let fs = shown.drive_of_both(from_ino.0, to_ino.0)?;
             fs.copy_file_range(source, from_offset, target, to_offset, length, by).await
         };
         self.server.serve(request, operation, |result| match result {
@@ -782,17 +707,18 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let asked = request("setxattr", from, ino);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let (name, value) = (name.to_owned(), value.to_vec());
-        let operation = async move { fs.setxattr(ino.0, &name, &value, flags).await };
+        let operation =
+            async move { shown.drive_of(ino.0)?.setxattr(ino.0, &name, &value, flags).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
     fn removexattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("removexattr", from, ino);
-        let fs = drive_of!(self, asked, reply);
+        let shown = self.shown.clone();
         let name = name.to_owned();
-        let operation = async move { fs.removexattr(ino.0, &name).await };
+        let operation = async move { shown.drive_of(ino.0)?.removexattr(ino.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 }

@@ -336,6 +336,20 @@ impl Fs {
         staged.write(offset, bytes, now())
     }
 
+    /// As [`Fs::write`], after it has asked for a copy.
+    pub(crate) async fn write_copied_up(
+        &self,
+        handle: u64,
+        offset: u64,
+        bytes: &[u8],
+        unprivileged: Option<Caller>,
+    ) -> Result<()> {
+        while !self.write(handle, offset, bytes, unprivileged)? {
+            self.copy_up(handle).await?;
+        }
+        Ok(())
+    }
+
     /// Makes room for more stretches of changed bytes.
     pub async fn copy_up(&self, handle: u64) -> Result<()> {
         let file = self.files.get(handle)?;

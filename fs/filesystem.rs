@@ -20,7 +20,7 @@ use drive::scratch::Pool;
 use drive::store::Space;
 use drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
 use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
-use fuser::{FileAttr, FileType};
+use fuser::{FileAttr, FileType, INodeNo};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
@@ -150,6 +150,23 @@ pub enum Looked {
     },
     /// Proven not to exist, and how long that may be believed.
     Absent { ttl: Duration },
+}
+
+impl Looked {
+    /// What was found. The kernel takes the inode's number from its attributes. Beside a detached inode
+    /// the number shown is another one: the kernel is to ask for the attributes by themselves.
+    pub(crate) fn found(
+        ino: u64,
+        mut attributes: FileAttr,
+        entry_ttl: Duration,
+        mut attributes_ttl: Duration,
+    ) -> Self {
+        if attributes.ino.0 != ino {
+            attributes.ino = INodeNo(ino);
+            attributes_ttl = Duration::ZERO;
+        }
+        Self::Found { ino, attributes, entry_ttl, attributes_ttl }
+    }
 }
 
 /// Room for files, in bytes.
@@ -616,12 +633,8 @@ impl Fs {
         let (ino, shown) = self.remember(volume, &path, &mount_path, snapshot.version(), &entry);
         let entry_ttl = if frozen { TTL_FROZEN } else { TTL_FOLLOWED };
         let current = |ttl| self.while_current(volume, snapshot.version(), ttl);
-        Ok(Looked::Found {
-            ino,
-            attributes: self.attributes(shown, volume, &path, &entry),
-            entry_ttl: current(entry_ttl),
-            attributes_ttl: current(ttl(volume, &entry)),
-        })
+        let attributes = self.attributes(shown, volume, &path, &entry);
+        Ok(Looked::found(ino, attributes, current(entry_ttl), current(ttl(volume, &entry))))
     }
 
     /// The kernel drops `count` look-ups of `ino`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drive::{DrivePath, Entry, Name};
-use fuser::{FileAttr, FileType};
+use fuser::{FileAttr, FileType, INodeNo};
 
 use crate::attr;
 use crate::errno::{Error, Result};
@@ -224,15 +224,15 @@ impl Page {
         };
         let mount_path = join(&directory.mount_path, name.as_str());
         let (ino, shown) = fs.remember(volume, &path, &mount_path, directory.version, entry);
-        let full = add(&Listed {
-            ino,
-            shown,
-            next,
-            name: name.as_str(),
-            kind: attr::file_type(entry),
-            attributes: Some(fs.attributes(shown, volume, &path, entry)),
-            ttl: fs.while_current(volume, directory.version, ttl(volume, entry)),
-        });
+        let mut attributes = fs.attributes(shown, volume, &path, entry);
+        let mut ttl = fs.while_current(volume, directory.version, ttl(volume, entry));
+        // As `Looked::found`. With the number that is shown the kernel would take the new file for the old
+        // one, which is still open.
+        if shown != ino {
+            (attributes.ino, ttl) = (INodeNo(ino), Duration::ZERO);
+        }
+        let (name, kind, attributes) = (name.as_str(), attr::file_type(entry), Some(attributes));
+        let full = add(&Listed { ino, shown, next, name, kind, attributes, ttl });
         if full {
             fs.forget(ino, 1);
         }

@@ -148,7 +148,7 @@ impl Fs {
         let (ino, attributes) = self.made(&spot, &entry);
         self.end(&volume, turn).await;
         let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, &entry));
-        Ok(Looked::Found { ino, attributes, entry_ttl, attributes_ttl })
+        Ok(Looked::found(ino, attributes, entry_ttl, attributes_ttl))
     }
 
     pub async fn mkdir(
@@ -217,7 +217,7 @@ impl Fs {
         let spot = self.spot_again(spot).await?;
         let found = |ino, attributes, entry: &Entry| {
             let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, entry));
-            Looked::Found { ino, attributes, entry_ttl, attributes_ttl }
+            Looked::found(ino, attributes, entry_ttl, attributes_ttl)
         };
         // Made by somebody else since the kernel looked.
         if let Some(entry) = self.occupant(&spot).await? {

@@ -34,6 +34,7 @@ use crate::handle::HandleTable;
 use crate::inode::{MAX_SLOTS, Numbers, ROOT};
 use crate::invalidate::{Invalidation, Invalidations};
 use crate::journal::Journal;
+use crate::listing::Listed;
 use crate::mountpoint;
 
 /// Drives open by their key at once in one mount. One past it is refused with ENFILE, unless one of
@@ -125,8 +126,20 @@ struct State {
 }
 
 /// One of the mount's own directories as it was when it was opened.
-struct Listing {
+pub struct Listing {
     names: Vec<(String, u64)>,
+}
+
+impl Listing {
+    /// Offers the names from `offset` on to `add` until it says that it is full.
+    pub(crate) fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
+        for (next, (name, shown)) in (1..).zip(&self.names).skip(usize_of(offset)) {
+            let (shown, kind, ttl) = (*shown, FileType::Directory, Duration::ZERO);
+            if add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl }) {
+                return;
+            }
+        }
+    }
 }
 
 pub struct Root {
@@ -440,20 +453,9 @@ impl Root {
         open.unwrap_or_else(|| Numbers::in_slot(Numbers::preferred_slot(path))).root()
     }
 
-    /// Offers names, numbers and where to go on to `add` until it says that it is full.
-    pub fn readdir(
-        &self,
-        handle: u64,
-        offset: u64,
-        mut add: impl FnMut(&str, u64, u64) -> bool,
-    ) -> Result<()> {
-        let listing = self.listings.get(handle)?;
-        for (position, (name, number)) in (1..).zip(&listing.names).skip(usize_of(offset)) {
-            if add(name, *number, position) {
-                break;
-            }
-        }
-        Ok(())
+    /// The listing that a handle has open.
+    pub fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
+        self.listings.get(handle)
     }
 
     pub fn releasedir(&self, handle: u64) -> Result<()> {

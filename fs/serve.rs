@@ -102,12 +102,6 @@ impl Server {
         result
     }
 
-    /// Notes that a request was answered with an error without being run.
-    pub fn refused(&self, request: Request, error: &Error) {
-        log_failure(request, error);
-        (self.witness)(request, error);
-    }
-
     /// Refuses new requests and ends the parked ones.
     pub fn stop(&self) {
         self.stopping.send_replace(true);

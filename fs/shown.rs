@@ -1,15 +1,21 @@
 //! What a mount shows: one drive, or all of them in a [`Root`]. Where the two differ for those who
 //! serve it.
 
+use std::ffi::OsStr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use drive::Drive;
+use fuser::FileAttr;
 
 use crate::errno::{Error, Result};
-use crate::filesystem::{Fs, Room};
+use crate::file::Opened;
+use crate::filesystem::{Fs, Looked, Room};
 use crate::journal::Journal;
-use crate::root::Root;
+use crate::listing::{Listed, Page};
+use crate::root::{self, Root};
 use crate::serve::Request;
+use crate::xattr::{self, Answer};
 
 #[derive(Clone)]
 pub enum Shown {
@@ -21,6 +27,25 @@ pub enum Shown {
 pub enum WeakShown {
     Drive(Weak<Fs>),
     Root(Weak<Root>),
+}
+
+/// Names of a directory, to page through.
+pub enum Names {
+    OfDrive(Page, Arc<Fs>),
+    /// From an offset on.
+    OfRoot(Arc<root::Listing>, u64),
+}
+
+impl Names {
+    /// Offers the names to `add` until it says that it is full. With `plus`, each name of a drive but
+    /// `.` and `..` is counted as looked up, once it was taken. Names of a root are not: to look one up
+    /// opens its drive.
+    pub fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
+        match self {
+            Names::OfDrive(page, fs) => page.fill(fs, plus, add),
+            Names::OfRoot(listing, offset) => listing.fill(*offset, add),
+        }
+    }
 }
 
 impl WeakShown {
@@ -49,7 +74,7 @@ impl Shown {
     }
 
     /// Whose directory an inode is, if it belongs to no drive.
-    pub fn root_of(&self, ino: u64) -> Option<&Arc<Root>> {
+    fn root_of(&self, ino: u64) -> Option<&Arc<Root>> {
         match self {
             Shown::Root(root) if Root::owns(ino) => Some(root),
             Shown::Drive(_) | Shown::Root(_) => None,
@@ -69,6 +94,77 @@ impl Shown {
         match self {
             Shown::Drive(fs) => fs.forget(ino, count),
             Shown::Root(root) => root.forget(ino, count),
+        }
+    }
+
+    pub async fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
+        match self.root_of(parent) {
+            Some(root) => root.lookup(parent, name).await,
+            None => self.drive_of(parent)?.lookup_for(parent, name, thread).await,
+        }
+    }
+
+    pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+        match self.root_of(ino) {
+            Some(root) => root.getattr(ino),
+            None => self.drive_of(ino)?.getattr(ino).await,
+        }
+    }
+
+    /// access(2). The kernel has checked the mode bits.
+    pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
+        match self.root_of(ino) {
+            Some(_) if mask & libc::W_OK == 0 => Ok(()),
+            _ => self.drive_of(ino)?.access(ino, mask).await,
+        }
+    }
+
+    pub async fn opendir(&self, ino: u64) -> Result<Opened> {
+        let (handle, keep_cache) = match self.root_of(ino) {
+            // The kernel is not told what comes and goes there, so it must keep nothing.
+            Some(root) => (root.opendir(ino).await?, false),
+            None => (self.drive_of(ino)?.opendir(ino).await?, true),
+        };
+        Ok(Opened { handle, keep_cache, direct: false })
+    }
+
+    pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<Names> {
+        match self.root_of(ino) {
+            Some(root) => Ok(Names::OfRoot(root.readdir(handle)?, offset)),
+            None => {
+                let fs = self.drive_of(ino)?;
+                let page = fs.readdir(handle, offset).await?;
+                Ok(Names::OfDrive(page, fs))
+            }
+        }
+    }
+
+    pub fn releasedir(&self, ino: u64, handle: u64) -> Result<()> {
+        match self.root_of(ino) {
+            Some(root) => root.releasedir(handle),
+            None => self.drive_of(ino)?.releasedir(handle),
+        }
+    }
+
+    pub async fn fsyncdir(&self, ino: u64, handle: u64) -> Result<()> {
+        match self.root_of(ino) {
+            Some(_) => Ok(()),
+            None => self.drive_of(ino)?.fsyncdir(handle).await,
+        }
+    }
+
+    /// See [`Fs::getxattr`].
+    pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
+        match self.root_of(ino) {
+            Some(_) => xattr::of_nothing(name),
+            None => self.drive_of(ino)?.getxattr(ino, name, room).await,
+        }
+    }
+
+    pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
+        match self.root_of(ino) {
+            Some(_) => xattr::answer(Vec::new(), room),
+            None => self.drive_of(ino)?.listxattr(ino, room).await,
         }
     }
 
