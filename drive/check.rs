@@ -4,10 +4,12 @@
 //! Not here: the hashes (`core/check.rs`), and what keeps a drive from being opened at all
 //! (`drive/stored.rs`).
 
+mod repair;
+
 use std::ops::Range;
 
 use crate::core::Core;
-use crate::core::check::CoreCheck;
+use crate::core::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
 use crate::crypto::PublicKey;
 use crate::drive::{Drive, Snapshot};
 use crate::error::{Error, Result};
@@ -16,6 +18,17 @@ use crate::path::DrivePath;
 use crate::stat::Extent;
 use crate::store::Store;
 use crate::wait::Wait;
+
+pub use repair::{DriveRepair, content_of_drive, repair};
+
+/// What is told while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Bytes that were read and verified.
+    Read(u64),
+    /// So many of the blocks that peers are asked for have come.
+    Fetched { fetched: u64, of: u64 },
+}
 
 /// Files, and versions, that are named; more are only counted.
 pub const MAX_NAMED: usize = 1000;
@@ -43,8 +56,14 @@ pub struct DriveCheck {
     /// Versions of which the index block is damaged or, in a drive of one's own, missing.
     pub versions: Vec<u64>,
     pub version_count: u64,
+    /// Versions of which the signature of the index does not verify and was not repaired, the first ones.
+    pub unsigned: Vec<u64>,
     /// What is missing of a core that was marked to be here.
     pub missing: Vec<String>,
+    /// Blocks of a drive of one's own that are needed and not here: of the index and of the content. The
+    /// first ranges.
+    pub lost_index: Vec<Range<u64>>,
+    pub lost_content: Vec<Range<u64>>,
 }
 
 impl DriveCheck {
@@ -66,20 +85,33 @@ impl DriveCheck {
     }
 }
 
-/// Reads and verifies what is here of the drive. `tell` gets the bytes of each block that was read.
+/// Reads and verifies what is here of the drive.
 pub async fn check(
     store: &Store,
     key: &PublicKey,
-    tell: &mut (dyn FnMut(u64) + Send),
+    tell: &mut (dyn FnMut(Step) + Send),
+) -> Result<DriveCheck> {
+    check_and_blank(store, key, false, tell).await
+}
+
+/// The same; with `blank`, signatures that are damaged and that no reader here needs are removed.
+async fn check_and_blank(
+    store: &Store,
+    key: &PublicKey,
+    blank: bool,
+    tell: &mut (dyn FnMut(Step) + Send),
 ) -> Result<DriveCheck> {
     let drive = Drive::open(store, key, None, Wait::Local).await?;
     let index = drive.metadata_core();
     let mut found = DriveCheck::default();
-    let of_index = index.check(tell)?;
-    let of_content = drive.content().ok().map(|content| content.check(tell)).transpose()?;
-    let of_content = of_content.unwrap_or_default();
+    let of_index = check_core(index, blank, tell).await?;
+    let of_content = match drive.content() {
+        Ok(content) => check_core(content, blank, tell).await?,
+        Err(_) => CoreCheck::default(),
+    };
     found.count(&of_index);
     found.count(&of_content);
+    found.unsigned.clone_from(&of_index.unsigned);
     for core in std::iter::once(index).chain(drive.content().ok()) {
         found.missing.extend(store.ails(core));
     }
@@ -88,6 +120,7 @@ pub async fn check(
     for seq in 0..index.head().length.max(store.marked_length(index)) {
         let damaged = covers(&of_index.damaged, &(seq..seq + 1));
         if damaged || index.is_own() && !index.has(seq) {
+            note(&mut found.lost_index, seq..seq + 1);
             found.version_count += 1;
             if found.versions.len() < MAX_NAMED {
                 found.versions.push(seq + 1);
@@ -103,6 +136,9 @@ pub async fn check(
             let newest = is_newest(&snapshot, &path, &extent).await?;
             // Blocks that no newest version has may have been given up on purpose.
             if damaged || newest {
+                if let (true, Ok(content)) = (index.is_own(), drive.content()) {
+                    lost_of(content, &extent, &mut found.lost_content);
+                }
                 found.file_count += 1;
                 if found.files.len() < MAX_NAMED {
                     found.files.push(HurtFile { path, version: seq + 1, newest });
@@ -115,6 +151,46 @@ pub async fn check(
         content.forget_damaged(&of_content)?;
     }
     Ok(found)
+}
+
+/// Verifies a core: its blocks, then the signatures of all its lengths, a few in each step.
+async fn check_core(
+    core: &Core,
+    blank: bool,
+    tell: &mut (dyn FnMut(Step) + Send),
+) -> Result<CoreCheck> {
+    let mut read = |bytes| tell(Step::Read(bytes));
+    let mut found = core.check(&mut read)?;
+    let lengths = core.signed_lengths()?;
+    for start in lengths.clone().step_by(SIGNATURES_A_STEP as usize) {
+        let end = lengths.end.min(start + SIGNATURES_A_STEP);
+        core.check_signatures(start..end, blank, &mut found, &mut read)?;
+        // A caller that has gone is noticed here.
+        tokio::task::yield_now().await;
+    }
+    Ok(found)
+}
+
+/// Notes the blocks of the extent that are not here.
+fn lost_of(content: &Core, extent: &Extent, lost: &mut Vec<Range<u64>>) {
+    let mut rest =
+        extent.block..extent.block.saturating_add(extent.blocks).min(content.head().length);
+    while lost.len() < MAX_DAMAGED_RANGES
+        && let Some(first) = content.first_missing(rest.clone())
+    {
+        note(lost, first..first + 1);
+        rest.start = first + 1;
+    }
+}
+
+/// Adds a range, as long as there is room.
+fn note(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
+    let full = ranges.len() >= MAX_DAMAGED_RANGES;
+    match ranges.last_mut() {
+        Some(last) if last.end == new.start => last.end = new.end,
+        _ if !full => ranges.push(new),
+        _ => {}
+    }
 }
 
 /// Whether one of the ascending ranges has a block of `blocks`.

@@ -10,6 +10,8 @@ pub(crate) mod crash_tests;
 #[cfg(test)]
 pub(crate) mod settled_tests;
 mod mend;
+#[cfg(test)]
+mod power_tests;
 mod read;
 mod snapshot;
 mod stored;

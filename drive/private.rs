@@ -141,7 +141,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Makes the name of `path` survive a power cut.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
+    let synced = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => match File::open(parent) {
             // Entries can be made in a directory that cannot be read; only the system syncs it.
@@ -149,7 +149,12 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
             opened => opened?.sync_all(),
         },
         None => Ok(()),
+    };
+    #[cfg(test)]
+    if let (Ok(()), Some(parent)) = (&synced, path.parent()) {
+        power_tests::synced(parent);
     }
+    synced
 }
 
 /// Beside `path`, and never the temporary file of another name.
@@ -159,6 +164,9 @@ fn temporary(path: &Path, mark: &str) -> PathBuf {
     name.push(mark);
     path.with_file_name(name)
 }
+
+#[cfg(test)]
+pub(crate) mod power_tests;
 
 #[cfg(test)]
 mod tests {

@@ -194,7 +194,7 @@ impl Store {
     /// The core with this key, opened once and shared; made (read-only, empty) if absent.
     /// Writable if the store has its name or its secret key.
     pub fn core(&self, key: &PublicKey) -> Result<Core> {
-        self.open_core(key, None, None)
+        self.open_core(key, None, None, None)
     }
 
     /// The core derived from the master key and `name`; writable.
@@ -203,12 +203,12 @@ impl Store {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
         }
         let pair = self.derive(name);
-        self.open_core(&pair.public_key(), Some(pair.clone()), Some(name))
+        self.open_core(&pair.public_key(), Some(pair.clone()), Some(name), None)
     }
 
     /// The core of a key pair that is not derived from the master key; its secret key is stored.
     pub fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
-        self.open_core(&pair.public_key(), Some(pair.clone()), None)
+        self.open_core(&pair.public_key(), Some(pair.clone()), None, None)
     }
 
     /// The core, if it is open or on disk; opens it in the latter case.
@@ -387,6 +387,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
+        stop: Option<Stop>,
     ) -> Result<Core> {
         let discovery_key = key.discovery_key();
         let mut cores = self.inner.cores.lock();
@@ -410,7 +411,10 @@ impl Store {
         }
         self.inner.make_room(&mut cores)?;
         let core = match &self.inner.root {
-            Some(root) => self.open_on_disk(&core_directory(root, &discovery_key), key, pair, name),
+            Some(root) => {
+                let directory = core_directory(root, &discovery_key);
+                self.open_on_disk(&directory, key, pair, name, stop)
+            }
             None => self.open_in_memory(key, pair),
         }?;
         if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
@@ -446,6 +450,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
+        stop: Option<Stop>,
     ) -> Result<Core> {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
@@ -501,7 +506,10 @@ impl Store {
             writable,
             cache: Arc::clone(&self.inner.cache),
             keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
-            stop: self.inner.marks.as_ref().and_then(|marks| marks.known_stop(&discovery_key)),
+            stop: {
+                let marks = self.inner.marks.as_ref();
+                stop.or_else(|| marks.and_then(|marks| marks.known_stop(&discovery_key)))
+            },
             on_stop: self.inner.marks.clone().map(remember),
         })
     }

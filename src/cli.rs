@@ -410,23 +410,29 @@ pub struct Adopt {
 
 /// Verify what is on this disk, and name what is damaged
 ///
-/// Reads and hashes every block that is here, of one drive or of all drives of the store, and names each
-/// damaged file and version. Key files, names, tree nodes and signatures that follow from what is sound
-/// are repaired. Exit code 5 if something stays damaged.
+/// Reads and hashes every block that is here, of one drive or of all drives of the store, verifies the
+/// signature of every version, and names each damaged file and version. Key files, names, tree nodes and
+/// signatures that follow from what is sound are repaired; with --repair, blocks are fetched again from
+/// peers, and --peer, --wait, --network and --bootstrap say from which and how long one may take. Exit
+/// code 5 if something stays damaged.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
   hypermount check                              All drives of the store
   hypermount check notes
+  hypermount check notes --repair --peer backup.example:4977
   hypermount check --store /backup/hypermount --json")]
 pub struct Check {
     /// NAME, hyper://KEY or the directory of a store [default: all drives of the store]
     #[arg(value_name = "DRIVE")]
     pub drive: Option<NamedDrive>,
 
-    /// Directory of the store [default: the XDG data directory]
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
+    /// Fetch what is damaged, and of a drive of one's own what is lost, from peers
+    #[arg(long)]
+    pub repair: bool,
+
+    #[command(flatten)]
+    pub source: Source,
 
     /// What was found in each drive, as a JSON array
     #[arg(long)]

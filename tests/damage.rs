@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::Home;
+use common::{Home, Running, copy_tree};
 use serde_json::Value;
 
 /// A store with the drive `notes`, which has three files; the directories of its index and of its
@@ -20,19 +20,19 @@ fn store_in(home: &Home) -> [PathBuf; 2] {
     }
     home.run(["create", "notes", "--store", "store"]).must_succeed();
     home.run(["import", "tree", "notes", "--store", "store"]).must_succeed();
-    let mut cores = Vec::new();
-    let mut open = vec![home.path("store")];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).expect("list").flatten() {
-            match entry.path() {
-                path if path.is_dir() => open.push(path),
-                path if path.ends_with("data") => {
-                    cores.push((entry.metadata().unwrap().len(), directory.clone()))
-                }
-                _ => {}
-            }
-        }
-    }
+    cores_of(&home.path("store"))
+}
+
+/// The directories of the index and of the content core of a store with one drive.
+fn cores_of(store: &Path) -> [PathBuf; 2] {
+    let mut cores: Vec<(u64, PathBuf)> = files_below(store)
+        .into_iter()
+        .filter(|file| file.ends_with("data"))
+        .map(|file| store.join(file))
+        .map(|file| {
+            (fs::metadata(&file).expect("stat").len(), file.parent().expect("a core").to_owned())
+        })
+        .collect();
     cores.sort();
     let cores: Vec<PathBuf> = cores.into_iter().map(|(_, directory)| directory).collect();
     cores.try_into().expect("two cores")
@@ -49,7 +49,8 @@ fn checked(stdout: &str) -> Value {
 }
 
 /// 118. `check` reads and verifies every block that is here, of one drive or of all drives of a store,
-///      and names the files and versions that are damaged. What stays damaged ends it with exit code 5.
+///      and names the files and versions that are damaged, and versions of which the signature is. What
+///      stays damaged ends it with exit code 5.
 #[test]
 fn check_names_each_damaged_file_and_version() {
     let home = Home::new();
@@ -144,10 +145,173 @@ fn missing_blocks_of_ones_own_drive_are_said() {
         assert!(named.as_array().is_some_and(|named| named.len() >= 2), "core {which}: {whole}");
         let refused = home.run(["import", "tree", "notes", "--store", "store"]);
         assert_ne!(refused.code, Some(0), "core {which}: {refused:?}");
+        refused.hints("blocks are missing").hints("hypermount check notes --repair --peer");
         home.run(["daemon", "start", "--store", "store"]).must_succeed();
         let _ = home.run(["list", "--store", "store"]);
         let status = home.run(["status", "--store", "store"]).must_succeed();
         home.run(["daemon", "stop", "--store", "store"]).must_succeed();
         assert!(status.stdout.contains("blocks are missing"), "core {which}: {status:?}");
     }
+}
+
+/// A server of a store, and its address.
+fn serve(home: &Home, store: &str) -> (Running, String) {
+    let mut command = home.command();
+    command.args(["serve", "--json", "--listen", "127.0.0.1:0", "--store", store]);
+    let running = Running::start(&mut command);
+    let told: Value = serde_json::from_str(&running.line()).expect("JSON");
+    let address = told["address"].as_str().expect("an address").to_owned();
+    (running, address)
+}
+
+/// Ways to damage a core.
+const DAMAGES: [&str; 5] = ["block", "first block", "signatures", "hole", "tree"];
+
+fn damage(core: &Path, how: &str) {
+    let cut = |file: &str, part: usize| {
+        let bytes = fs::read(core.join(file)).expect("read");
+        let kept = if part == 0 { 32 } else { (32 + bytes.len()) / part };
+        fs::write(core.join(file), &bytes[..kept]).expect("write");
+    };
+    match how {
+        "block" => {
+            let length = fs::metadata(core.join("data")).expect("stat").len() as usize;
+            flip(&core.join("data"), length - 3);
+        }
+        "first block" => flip(&core.join("data"), 10),
+        "signatures" => {
+            cut("signatures", 2);
+            cut("bitfield", 0);
+        }
+        "hole" => {
+            let mut bytes = fs::read(core.join("tree")).expect("read");
+            bytes[32..32 + 3 * 40].fill(0);
+            fs::write(core.join("tree"), bytes).expect("write");
+        }
+        _ => cut("tree", 0),
+    }
+}
+
+/// 121. With `--repair`, `check` fetches what is damaged, and of a drive of one's own what is lost, from
+///      peers. What is whole again ends it with 0; what no peer has, with 5.
+#[test]
+fn check_repairs_a_drive_of_ones_own_from_a_peer() {
+    let home = Home::new();
+    store_in(&home);
+    copy_tree(&home.path("store"), &home.path("sound"));
+    // A copy in another place is read-only, and serves.
+    copy_tree(&home.path("store"), &home.path("copy"));
+    let (_server, address) = serve(&home, "copy");
+    for (at, how) in DAMAGES.into_iter().enumerate() {
+        for which in [0, 1] {
+            let case = format!("{how} of core {which}");
+            // In the same place, by the same inode: no copy.
+            for file in files_below(&home.path("sound")) {
+                let bytes = fs::read(home.path("sound").join(&file)).expect("read");
+                fs::write(home.path("store").join(&file), bytes).expect("write");
+            }
+            let _ = fs::remove_dir_all(home.path("state/hypermount/marks"));
+            let cores = cores_of(&home.path("store"));
+            damage(&cores[which], how);
+            let alone = home.run(["check", "notes", "--repair", "--store", "store", "--json"]);
+            assert_eq!(alone.code, Some(5), "{case}, without a peer: {alone:?}");
+            let through_daemon = at % 2 == 0;
+            if through_daemon {
+                home.run(["daemon", "start", "--store", "store"]).must_succeed();
+            }
+            let peer =
+                ["check", "notes", "--repair", "--peer", &address, "--wait", "20s", "--json"];
+            let [a, b, c, d, e, f, g, h] = peer;
+            let whole = home.run([a, b, c, d, e, f, g, h, "--store", "store"]);
+            if through_daemon {
+                home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+            }
+            assert_eq!(whole.code, Some(0), "{case}: {whole:?}");
+            let drive = checked(&whole.stdout);
+            let repaired = drive["blocks_repaired"].as_u64().is_some_and(|count| count > 0);
+            assert!(repaired && drive["hurt"] == false, "{case}: {drive}");
+            home.run(["check", "notes", "--store", "store"]).must_succeed();
+            let _ = fs::remove_dir_all(home.path("out"));
+            home.run(["export", "notes", "out", "--store", "store"]).must_succeed();
+            for name in ["a", "b", "c"] {
+                let read = fs::read(home.path("out").join(name)).expect("read");
+                assert!(
+                    read == fs::read(home.path("tree").join(name)).expect("read"),
+                    "{case}: {name}"
+                );
+            }
+            // It can be written again, and is no longer than it was.
+            let listed = home.run(["list", "--store", "store", "--json"]).must_succeed();
+            let listed = checked(&listed.stdout);
+            assert_eq!(listed["writable"], true, "{case}: {listed}");
+        }
+    }
+}
+
+/// Of a drive of others, damaged blocks are fetched again as well; signatures of older versions that are
+/// damaged are made again by the key, or given up.
+#[test]
+fn check_repairs_a_copy_and_signatures() {
+    let home = Home::new();
+    let [index, _] = store_in(&home);
+    let listed = home.run(["list", "--store", "store", "--json"]).must_succeed();
+    let key = checked(&listed.stdout)["key"].as_str().expect("a key").to_owned();
+    let url = format!("hyper://{}", key.trim_start_matches("hyper://"));
+    let signatures = fs::read(index.join("signatures")).expect("read");
+    // The import brought versions 2 to 4 under one signature.
+    let first = 32;
+    flip(&index.join("signatures"), first + 5);
+    let own = home.run(["check", "notes", "--store", "store"]).must_succeed();
+    assert!(own.stdout.contains("1 of them repaired"), "{own:?}");
+    assert_eq!(fs::read(index.join("signatures")).expect("read"), signatures);
+    let (_server, address) = serve(&home, "store");
+    home.run(["export", &url, "out", "--store", "there", "--peer", &address]).must_succeed();
+    let [_, content] = cores_of(&home.path("there"));
+    flip(&content.join("data"), 70_000 + 66_000);
+    let whole =
+        home.run(["check", &url, "--repair", "--peer", &address, "--store", "there", "--json"]);
+    assert_eq!(
+        (whole.code, checked(&whole.stdout)["blocks_repaired"].as_u64()),
+        (Some(0), Some(1))
+    );
+    let misplaced = home.run(["check", &url, "--peer", &address, "--store", "there"]);
+    misplaced.must_fail(2, "asks no peer").hints("--repair");
+    copy_tree(&home.path("store"), &home.path("copy"));
+    let [index, _] = cores_of(&home.path("copy"));
+    flip(&index.join("signatures"), first + 5);
+    let hurt = home.run(["check", "notes", "--store", "copy", "--json"]);
+    assert_eq!(
+        (hurt.code, &checked(&hurt.stdout)["signatures"]),
+        (Some(5), &serde_json::json!([1]))
+    );
+    home.run(["check", "notes", "--repair", "--store", "copy"]).must_succeed();
+    let left = fs::read(index.join("signatures")).expect("read");
+    assert_eq!(left[first..first + 64], [0; 64]);
+}
+
+/// Key files that are damaged are written again from the master key, and that is said.
+#[test]
+fn check_says_which_key_files_it_repaired() {
+    let home = Home::new();
+    let [index, content] = store_in(&home);
+    for (core, of) in [(index, "index"), (content, "content")] {
+        for file in ["key", "name"] {
+            fs::write(core.join(file), "").expect("write");
+            let ran = home.run(["check", "notes", "--store", "store"]).must_succeed();
+            assert!(ran.stdout.contains(&format!("{file} of the {of}: repaired")), "{ran:?}");
+        }
+    }
+}
+
+fn files_below(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).expect("list").flatten() {
+            match entry.path() {
+                path if path.is_dir() => open.push(path),
+                path => found.push(path.strip_prefix(root).expect("below").to_owned()),
+            }
+        }
+    }
+    found
 }

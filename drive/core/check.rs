@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use super::Core;
 use super::flat_tree;
-use super::merkle::{MAX_BLOCK_SIZE, Node};
+use super::merkle::{self, MAX_BLOCK_SIZE, Node};
+use super::nodes::Lookup;
+use crate::crypto::{SIGNATURE_LENGTH, SignatureBytes};
 use crate::error::Result;
 
 /// Ranges of damaged blocks that are told apart; the last one covers what is beyond.
@@ -25,7 +27,18 @@ pub struct CoreCheck {
     pub records_damaged: u64,
     /// How many of these were written anew.
     pub records_repaired: u64,
+    /// Proven nodes of which the nodes below do not lead there, the first ones.
+    pub unproven: Vec<u64>,
+    /// Lengths of which the signature does not verify and was not repaired, the first ones.
+    pub unsigned: Vec<u64>,
 }
+
+/// Lengths with a damaged signature that are told.
+pub const MAX_UNSIGNED: usize = 1000;
+/// Signatures that are verified in one step: some 30 ms.
+pub const SIGNATURES_A_STEP: u64 = 256;
+
+const NO_SIGNATURE: SignatureBytes = [0; SIGNATURE_LENGTH];
 
 struct Walk<'a> {
     core: &'a Core,
@@ -67,6 +80,59 @@ impl Core {
         Ok(found)
     }
 
+    /// How many lengths may have a signature in the file that is not the head's: those below it.
+    pub fn signed_lengths(&self) -> Result<Range<u64>> {
+        Ok(1..self.head().length.min(self.inner.files.signature_slots()? + 1).max(1))
+    }
+
+    /// Verifies the signatures of these lengths, as far as the roots of that length are here; `tell` gets
+    /// the bytes of each. A damaged one is written again where the secret key is here and in use: the roots
+    /// lead to those of the head, so it signs nothing that is not signed already. With `blank`, others are
+    /// removed: no reader here needs them, and peers get no bad proof.
+    pub fn check_signatures(
+        &self,
+        lengths: Range<u64>,
+        blank: bool,
+        found: &mut CoreCheck,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let files = &self.inner.files;
+        let repaired = found.records_repaired;
+        for length in lengths {
+            let Some(stored) = files.read_signature(length)? else { continue };
+            tell(stored.len() as u64);
+            let Some(roots) = self.roots_at(length)? else { continue };
+            if merkle::signed_by(&self.inner.key, &roots, length, &stored) {
+                continue;
+            }
+            found.records_damaged += 1;
+            let again = match &self.inner.pair {
+                Some(pair) if self.writable() => Some(merkle::sign(pair, &roots, length)),
+                _ => (blank && self.inner.writable).then_some(NO_SIGNATURE),
+            };
+            if let Some(again) = again {
+                files.write_signature(length, &again)?;
+                found.records_repaired += 1;
+            } else if found.unsigned.len() < MAX_UNSIGNED {
+                found.unsigned.push(length);
+            }
+        }
+        if found.records_repaired > repaired { files.sync_facts() } else { Ok(()) }
+    }
+
+    /// The roots of that length, if all are here and lead to the head.
+    fn roots_at(&self, length: u64) -> Result<Option<Vec<Node>>> {
+        let mut roots = Vec::new();
+        for index in flat_tree::full_roots(length) {
+            match self.lookup(index)? {
+                Lookup::Known(node) => roots.push(node),
+                // Of a damaged node the check of the tree tells.
+                Lookup::Absent | Lookup::Damaged(_) => return Ok(None),
+            }
+        }
+        Ok(Some(roots))
+    }
+
     /// Gives up blocks that are damaged, so that peers are asked for them again. Of a core written here
     /// nothing is given up.
     pub fn forget_damaged(&self, found: &CoreCheck) -> Result<()> {
@@ -97,6 +163,9 @@ impl Walk<'_> {
                 self.subtree(&right, offset + left.size)
             }
             None => {
+                if self.found.unproven.len() < MAX_DAMAGED_RANGES {
+                    self.found.unproven.push(node.index);
+                }
                 self.damaged(blocks);
                 Ok(())
             }

@@ -2,8 +2,8 @@
 //! who waits for the rest.
 //!
 //! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
-//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written)
-//! and `recover.rs` (open). Deliberately not here: the network; a core meets its replicator only
+//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written),
+//! `recover.rs` (open), `check.rs` and `repair.rs` (damage on this disk). Deliberately not here: the network; a core meets its replicator only
 //! at [`Demand`] and at [`Core::accept`].
 //!
 //! INVARIANTS: `head`, `roots` and `signature` agree, and the signature has been verified;
@@ -28,6 +28,7 @@ mod nodes;
 mod prove;
 mod read;
 mod recover;
+pub mod repair;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -182,6 +183,7 @@ struct Inner {
     recovered: Range<u64>,
     stop: OnceLock<Stop>,
     on_stop: Option<OnStop>,
+    repairing: repair::Repairs,
     /// Handles of those that only give the core to peers, see [`Core::given_by`].
     given: AtomicUsize,
     /// Held by the one replicator of the core.
@@ -293,6 +295,7 @@ impl Core {
                 recovered: found.settled.length..found.head.length,
                 stop: stop.map_or_else(OnceLock::new, OnceLock::from),
                 on_stop,
+                repairing: repair::Repairs::default(),
                 given: AtomicUsize::new(0),
                 driving: Arc::default(),
                 keep,

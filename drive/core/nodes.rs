@@ -117,7 +117,7 @@ impl Core {
         }
         let what = format!("node {index} does not lead to the signed roots");
         let error = self.corrupt("tree", index, what);
-        if !self.owned() {
+        if self.forgets_nodes() {
             log::warn!("{error}; forgotten");
             let mut state = self.inner.state.lock();
             match &path {
@@ -132,7 +132,7 @@ impl Core {
     pub(super) fn node(&self, index: u64) -> Result<Option<Node>> {
         match self.lookup(index)? {
             Lookup::Known(node) => Ok(Some(node)),
-            Lookup::Damaged(error) if self.owned() => Err(error),
+            Lookup::Damaged(error) if !self.forgets_nodes() => Err(error),
             Lookup::Absent | Lookup::Damaged(_) => Ok(None),
         }
     }

@@ -31,7 +31,8 @@ impl Core {
             }
             // Cleared while it was read.
             None if !self.has(block) => Ok(None),
-            None if self.owned() => {
+            // What is repaired is given up by the repair alone.
+            None if self.owned() || self.is_own() && self.is_repaired() => {
                 Err(self.corrupt("data", block, format!("block {block} does not verify")))
             }
             None => {
@@ -261,7 +262,7 @@ impl Core {
         }
     }
 
-    fn unavailable(&self, block: u64, started: Instant) -> Error {
+    pub(super) fn unavailable(&self, block: u64, started: Instant) -> Error {
         let outlook = self.inner.demand.outlook();
         if let Some(what) = outlook.fork {
             return Error::Forked { core: self.inner.discovery_key, what };

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 const UNPROVEN: &str = "a peer's longer history is not proven to begin with what is here";
 
+const REPAIRED: &str = "a peer's history is longer than the one that is being repaired";
+
 /// Why a core takes no appends although its secret key is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -77,6 +79,11 @@ impl Core {
         self.inner.pair.is_some() && self.inner.stop.get().is_none()
     }
 
+    /// Whether nodes that are damaged are forgotten, and fetched again with the blocks that need them.
+    pub(crate) fn forgets_nodes(&self) -> bool {
+        !self.owned() || self.is_repaired()
+    }
+
     /// Of a core we write nobody can have more than we do, nor anything else. The writer lock is
     /// held, so what is being appended is either not sent to anybody yet or counted here.
     pub(super) fn judge_history(
@@ -91,6 +98,9 @@ impl Core {
             Err(Rejected::Forked { .. }) => drop(self.inner.stop.set(Stop::Forked)),
             Ok(Verified { signed: Some(signed), nodes, .. }) if signed.length > length => {
                 let _ = self.inner.stop.set(Stop::Behind { length: signed.length });
+                if self.is_repaired() && signed.length > self.inner.repairing.known() {
+                    return Err(Rejected::Storage(Error::ReadOnly(REPAIRED)));
+                }
                 // A longer history is taken over only if it is proven to begin with ours: the way
                 // from our last block up to its roots passes everything before that block.
                 let last = length.checked_sub(1).map(|last| last * 2);

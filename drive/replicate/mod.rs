@@ -441,7 +441,9 @@ impl Replicator {
             Err(Rejected::Invalid(reason)) => {
                 self.misproved(id, (block, size), request, &reason, now);
             }
-            Err(Rejected::Storage(Error::Corrupt { file, at, .. })) if !self.core.writable() => {
+            Err(Rejected::Storage(Error::Corrupt { file, at, .. }))
+                if self.core.forgets_nodes() =>
+            {
                 // The core has forgotten the damaged nodes, so each time there are fewer; a proof
                 // that stands alone heals them.
                 let core = self.core.discovery_key();

@@ -3,13 +3,14 @@
 //!
 //! Not here: what is in a core (`core/recover.rs` at open, `check.rs` all of it).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
 use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey, write_name};
-use crate::core::Core;
+use crate::core::{Core, Stop};
 use crate::crypto::{DiscoveryKey, PublicKey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +138,40 @@ impl Store {
         Ok(hurt)
     }
 
+    /// The core with this key, to be repaired. One of ours that is too damaged to be written opens read-only,
+    /// with what can be proven of it.
+    pub(crate) fn core_to_repair(&self, key: &PublicKey) -> Result<Core> {
+        match self.core(key) {
+            Err(Error::Corrupt { .. }) => self.open_core(key, None, None, Some(Stop::Restored)),
+            opened => opened,
+        }
+    }
+
+    /// Whether what was marked of the core is here, with the history that was marked.
+    pub(crate) fn holds_what_was_marked(&self, core: &Core) -> Result<bool> {
+        self.inner.marks.as_ref().map_or(Ok(true), |marks| marks.holds(core))
+    }
+
+    /// The small files of cores, `key` and `name`, that are damaged or missing. A core that is opened, or
+    /// found by its name, has them written again from the master key.
+    pub fn damaged_small_files(&self) -> Result<BTreeSet<(DiscoveryKey, &'static str)>> {
+        let mut damaged = BTreeSet::new();
+        let Some(root) = &self.inner.root else { return Ok(damaged) };
+        let ours = self.inner.marks.as_ref().map(|marks| marks.cores()).unwrap_or_default();
+        for discovery_key in survey(root)? {
+            let directory = core_directory(root, &discovery_key);
+            if self.key_in_file(&discovery_key)?.is_none() {
+                damaged.insert((discovery_key, "key"));
+            }
+            let named = read_name(&directory)?.map(|name| self.key_named(&name));
+            let sound = named.is_some_and(|key| key.discovery_key() == discovery_key);
+            if !sound && ours.contains(&discovery_key) && !directory.join("secret_key").exists() {
+                damaged.insert((discovery_key, "name"));
+            }
+        }
+        Ok(damaged)
+    }
+
     /// How many blocks of a core of ours were marked as safely stored; none of any other core.
     pub fn marked_length(&self, core: &Core) -> u64 {
         let marks = self.inner.marks.as_ref();
@@ -151,6 +186,12 @@ impl Store {
         let here = core.head().length;
         if here < marked {
             return Some(format!("{} of its {marked} blocks are missing", marked - here));
+        }
+        let restored = core.stopped() == Some(Stop::Restored) && marks.stop().is_none();
+        if restored && !marks.holds(core).unwrap_or(false) {
+            return Some(
+                "what was marked as safely stored is damaged, or not its history".to_owned(),
+            );
         }
         let lost = !core.is_own();
         lost.then(|| "its name file is damaged or missing: it can only be read".to_owned())

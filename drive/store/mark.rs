@@ -27,7 +27,7 @@ use std::str::SplitWhitespace;
 use super::failed;
 use crate::core::{Core, Stop};
 use crate::crypto::{self, DiscoveryKey, Hash};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::private;
 use crate::sync::{Mutex, Rank};
 
@@ -287,12 +287,14 @@ impl Marks {
         self.state.lock().mark.cores.get(core).map(|(length, _)| *length)
     }
 
-    /// Whether the core holds at least what was marked.
+    /// Whether the core holds at least what was marked. It does not where damage keeps that from being
+    /// told.
     pub fn holds(&self, core: &Core) -> Result<bool> {
         let marked = self.state.lock().mark.cores.get(core.discovery_key()).copied();
-        match marked {
-            Some((length, root)) => Ok(core.root_hash_at(length)? == Some(root)),
-            None => Ok(true),
+        let Some((length, root)) = marked else { return Ok(true) };
+        match core.root_hash_at(length) {
+            Err(Error::Corrupt { .. }) => Ok(false),
+            found => Ok(found? == Some(root)),
         }
     }
 

@@ -889,7 +889,7 @@ impl Pair {
     }
 }
 
-/// Sentence 122. "A file that is renamed over another file before it is closed is stored first: a kill
+/// Sentence 123. "A file that is renamed over another file before it is closed is stored first: a kill
 /// leaves the old file or the new one."
 #[test]
 fn a_filesystem_is_like_a_plain_tree() {

@@ -1,13 +1,18 @@
-//! `check`: what of a store, or of one drive in it, was verified, and what is hurt. The reading and
-//! hashing is `drive::check`.
+//! `check`: what of a store, or of one drive in it, was verified, what is hurt, and what was repaired. The
+//! reading, hashing and fetching is `drive::check`.
 
-use drive::check::{HurtFile, check as check_drive};
+use std::collections::BTreeSet;
+
+use drive::check::{
+    DriveCheck, HurtFile, Step, check as check_drive, content_of_drive, repair as repair_drive,
+};
 use drive::store::Hurt;
-use drive::{PublicKey, Store};
+use drive::{DiscoveryKey, PublicKey, Store, Wait};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::name_of;
+use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
 use crate::session::{drive_url, survey};
 use crate::target::Target;
@@ -21,6 +26,18 @@ const BETWEEN: u64 = 8 * 1024 * 1024;
 pub struct Check {
     /// A drive's URL or name; all drives of the store without it.
     pub drive: Option<String>,
+    /// Fetch what is damaged from peers.
+    #[serde(default)]
+    pub repair: bool,
+    /// Peers to fetch from, `HOST:PORT` each.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// How long a block may take: `10s`, `0`, `forever`.
+    #[serde(default)]
+    pub wait: Option<String>,
+    /// Where others are looked for.
+    #[serde(default)]
+    pub find: Find,
 }
 
 /// What is told while it goes on, in order. The last one is `done` or `failed`.
@@ -30,6 +47,11 @@ pub enum Checking {
     /// Bytes that were read and hashed since the last time.
     Bytes {
         count: u64,
+    },
+    /// So many of the blocks that peers are asked for have come.
+    Fetched {
+        fetched: u64,
+        of: u64,
     },
     Drive {
         drive: Box<CheckedDrive>,
@@ -64,6 +86,16 @@ pub struct CheckedDrive {
     /// Versions of which the index is damaged; the first ones of `version_count`.
     pub versions: Vec<u64>,
     pub version_count: u64,
+    /// Versions of which the signature is damaged; the first ones.
+    pub signatures: Vec<u64>,
+    /// Small files that were written again from the master key: `key` and `name`, of the index or of the
+    /// content.
+    pub files_repaired: Vec<String>,
+    /// Blocks that were fetched from peers, and blocks that none sent.
+    pub blocks_repaired: u64,
+    pub blocks_lacking: u64,
+    /// Why the first of these did not come.
+    pub lacking_because: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -75,17 +107,21 @@ pub struct HurtPath {
     pub newest: bool,
 }
 
-/// Verifies one drive of the store, or all; how many are hurt.
+/// Verifies one drive of the store, or all, and with `repair` fetches what is damaged, each block within
+/// that time; how many are hurt then.
 pub async fn check(
     store: &Store,
     asked: &Check,
+    repair: Option<Wait>,
     tell: &mut (dyn FnMut(Checking) + Send),
 ) -> Result<u64> {
+    let damaged = store.damaged_small_files().context(|| "read the store")?;
     let wanted = asked.drive.as_deref().map(|drive| key_of(store, drive)).transpose()?;
     let found = survey(store).await.context(|| "read the store")?;
+    let small = SmallFiles { store, damaged };
     let (mut hurt, mut checked) = (0, 0);
     for key in found.drives.iter().filter(|key| wanted.is_none_or(|wanted| wanted == **key)) {
-        let drive = check_one(store, key, tell).await?;
+        let drive = check_one(&small, key, repair, tell).await?;
         checked += 1;
         hurt += u64::from(drive.hurt);
         tell(Checking::Drive { drive: Box::new(drive) });
@@ -96,9 +132,13 @@ pub async fn check(
         !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == hurt.discovery_key)
     });
     for damaged in closed {
+        let drive = match (damaged.key, repair) {
+            (Some(key), Some(_)) => check_one(&small, &key, repair, tell).await?,
+            _ => unopened(store, damaged),
+        };
         checked += 1;
-        hurt += 1;
-        tell(Checking::Drive { drive: Box::new(unopened(store, damaged)) });
+        hurt += u64::from(drive.hurt);
+        tell(Checking::Drive { drive: Box::new(drive) });
     }
     if let Some(drive) = asked.drive.as_deref().filter(|_| checked == 0) {
         return Err(Failure::failed(format!("check {drive}"), "it is not in the store"));
@@ -110,7 +150,11 @@ pub async fn check(
 fn key_of(store: &Store, drive: &str) -> Result<PublicKey> {
     match drive.parse::<Target>().context(|| format!("find the drive {drive}"))? {
         Target::Url(url) => Ok(url.key),
-        Target::Name(name) => Ok(store.key_named(name.as_bytes())),
+        // Found by its name, its name file is written again if that is damaged.
+        Target::Name(name) => {
+            let found = store.named_key(name.as_bytes()).context(|| format!("find {drive}"))?;
+            Ok(found.unwrap_or_else(|| store.key_named(name.as_bytes())))
+        }
         Target::Directory(_) => {
             Err(Failure::usage(format!("find the drive {drive}"), "that is no drive")
                 .hint("name it by its URL or by the name it was created with"))
@@ -118,17 +162,46 @@ fn key_of(store: &Store, drive: &str) -> Result<PublicKey> {
     }
 }
 
+/// The small files of cores that were damaged before anything was opened.
+struct SmallFiles<'a> {
+    store: &'a Store,
+    damaged: BTreeSet<(DiscoveryKey, &'static str)>,
+}
+
+impl SmallFiles<'_> {
+    /// Those of the drive that are sound by now.
+    fn repaired(&self, drive: &PublicKey) -> Result<Vec<String>> {
+        if self.damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let content = content_of_drive(self.store, drive).map(|key| key.discovery_key());
+        let left = self.store.damaged_small_files().context(|| "read the store")?;
+        let repaired = self.damaged.difference(&left);
+        let named = repaired.filter_map(|(core, file)| match core {
+            core if *core == drive.discovery_key() => Some(format!("{file} of the index")),
+            core if Some(*core) == content => Some(format!("{file} of the content")),
+            _ => None,
+        });
+        Ok(named.collect())
+    }
+}
+
 async fn check_one(
-    store: &Store,
+    small: &SmallFiles<'_>,
     key: &PublicKey,
+    repair: Option<Wait>,
     tell: &mut (dyn FnMut(Checking) + Send),
 ) -> Result<CheckedDrive> {
+    let store = small.store;
     let mut pending = 0;
-    let mut bytes = |count| {
-        pending += count;
-        if pending >= BETWEEN {
-            tell(Checking::Bytes { count: std::mem::take(&mut pending) });
+    let mut step = |step| match step {
+        Step::Read(count) => {
+            pending += count;
+            if pending >= BETWEEN {
+                tell(Checking::Bytes { count: std::mem::take(&mut pending) });
+            }
         }
+        Step::Fetched { fetched, of } => tell(Checking::Fetched { fetched, of }),
     };
     let mut drive = CheckedDrive {
         url: Some(drive_url(key, None)),
@@ -136,29 +209,49 @@ async fn check_one(
         name: name_of(store, key).context(|| "read the store")?,
         ..CheckedDrive::default()
     };
-    match check_drive(store, key, &mut bytes).await {
-        Ok(found) => {
-            drive.hurt = found.is_hurt();
-            drive.why = found.missing;
-            drive.blocks_sound = found.sound;
-            drive.blocks_damaged = found.damaged_blocks;
-            drive.records_damaged = found.records_damaged;
-            drive.records_repaired = found.records_repaired;
-            drive.files = found.files.into_iter().map(HurtPath::from).collect();
-            drive.file_count = found.file_count;
-            drive.versions = found.versions;
-            drive.version_count = found.version_count;
-        }
-        Err(error @ (drive::Error::Corrupt { .. } | drive::Error::Storage { .. })) => {
+    let found = match repair {
+        None => check_drive(store, key, &mut step).await,
+        Some(wait) => repair_drive(store, key, wait, &mut step).await.map(|repaired| {
+            drive.hurt = repaired.is_hurt();
+            drive.blocks_repaired = repaired.fetched.fetched;
+            drive.blocks_lacking = repaired.fetched.lacking;
+            drive.lacking_because = repaired.fetched.why;
+            repaired.check
+        }),
+    };
+    match found {
+        Ok(found) => drive.found(found),
+        Err(
+            error @ (drive::Error::Corrupt { .. }
+            | drive::Error::Storage { .. }
+            | drive::Error::Unavailable { .. }),
+        ) => {
             drive.hurt = true;
             drive.why.push(error.to_string());
         }
         Err(error) => return Err(error).context(|| drive_url(key, None)),
     }
+    drive.files_repaired = small.repaired(key)?;
     if pending > 0 {
         tell(Checking::Bytes { count: pending });
     }
     Ok(drive)
+}
+
+impl CheckedDrive {
+    fn found(&mut self, found: DriveCheck) {
+        self.hurt |= found.is_hurt();
+        self.why = found.missing;
+        self.blocks_sound = found.sound;
+        self.blocks_damaged = found.damaged_blocks;
+        self.records_damaged = found.records_damaged;
+        self.records_repaired = found.records_repaired;
+        self.files = found.files.into_iter().map(HurtPath::from).collect();
+        self.file_count = found.file_count;
+        self.versions = found.versions;
+        self.version_count = found.version_count;
+        self.signatures = found.unsigned;
+    }
 }
 
 fn unopened(store: &Store, damaged: Hurt) -> CheckedDrive {

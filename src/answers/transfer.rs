@@ -10,6 +10,7 @@ use drive::transfer::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::name_of;
 use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
 use crate::session::Session;
@@ -185,6 +186,35 @@ pub type Tell<'a> = &'a mut (dyn FnMut(Progress) + Send);
 /// Copies a directory into the session's drive. Says how much the store will grow, and refuses what
 /// cannot fit.
 pub async fn import(session: &Session, asked: &Import, tell: Tell<'_>) -> Result<Summary> {
+    let imported = import_into(session, asked, tell).await;
+    imported.map_err(|failure| match damage(session) {
+        Some(damage) => failure.hint(damage),
+        None => failure,
+    })
+}
+
+/// What is damaged in a drive of one's own that therefore takes no changes, and what helps.
+fn damage(session: &Session) -> Option<String> {
+    let (drive, store) = (&session.drive, &session.store);
+    if drive.writable() || drive.frozen_version().is_some() {
+        return None;
+    }
+    let ails = |what, core: &drive::Core| Some(format!("{what}: {}", store.ails(core)?));
+    let content = drive.content().ok().and_then(|core| ails("its content", core));
+    let hurt: Vec<String> =
+        ails("its index", drive.metadata_core()).into_iter().chain(content).collect();
+    if hurt.is_empty() {
+        return None;
+    }
+    let name = name_of(store, drive.key()).ok().flatten();
+    let name = name.unwrap_or_else(|| session.url());
+    Some(format!(
+        "{}; fetch it from a peer that has it: hypermount check {name} --repair --peer HOST:PORT",
+        hurt.join("; ")
+    ))
+}
+
+async fn import_into(session: &Session, asked: &Import, tell: Tell<'_>) -> Result<Summary> {
     let what = || format!("import {} into {}", asked.directory.display(), session.url());
     let options = ImportOptions {
         checksum: asked.checksum,

@@ -2,49 +2,44 @@
 //! is open.
 
 use std::io::{IsTerminal, stderr};
+use std::path::Path;
 
+use drive::Wait;
 use hyper::Method;
 use indicatif::ProgressBar;
 
 use super::print_json;
 use crate::answers::{self, CheckedDrive, Checking};
-use crate::cli::{Check, of_store};
-use crate::client;
+use crate::cli::{Check, Source, of_store};
+use crate::client::{self, Client};
 use crate::daemon::ONLY;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::reach::Wanted;
-use crate::session::{open_at, store_or_default};
+use crate::session::{find_by_key, network, open_at, store_or_default};
 use crate::terminal::{self, escaped, is_dumb, size};
 
 pub async fn run(args: &Check) -> Result {
+    let source = &args.source;
+    must_go_with_repair(args)?;
     let (directory, drive) = match &args.drive {
         Some(named) => {
-            let wanted = Wanted::of_named(named, &of_store(args.store.clone()))?;
+            let wanted = Wanted::of_named(named, &of_store(source.store.clone()))?;
             (wanted.store, Some(wanted.drive).filter(|drive| drive != ONLY))
         }
-        None => (store_or_default(args.store.as_deref())?, None),
+        None => (store_or_default(source.store.as_deref())?, None),
     };
-    let asked = answers::Check { drive };
+    let by_key = drive.as_deref().is_some_and(|drive| drive.starts_with("hyper://"));
+    let asked = answers::Check {
+        drive,
+        repair: args.repair,
+        peers: source.peers.clone(),
+        wait: source.wait.map(|wait| wait.to_string()),
+        find: if args.repair { find_by_key(by_key, source)? } else { Default::default() },
+    };
     let mut shown = Shown::new();
     let ended = match client::find(&directory).await? {
-        Some(client) => {
-            let mut ended = None;
-            let take = |checking: Checking| {
-                match checking {
-                    Checking::Done { hurt } => ended = Some(Ok(hurt)),
-                    Checking::Failed { failure } => ended = Some(Err(failure)),
-                    checking => shown.tell(checking),
-                }
-                Ok(true)
-            };
-            client.lines(Method::POST, "/check", &asked, take).await?;
-            let cut = || Err(Failure::failed("check", "the daemon ended before it was done"));
-            ended.unwrap_or_else(cut)
-        }
-        None => {
-            let store = open_at(&directory, false)?;
-            answers::check(&store, &asked, &mut |checking| shown.tell(checking)).await
-        }
+        Some(client) => there(&client, &asked, &mut shown).await,
+        None => here(&directory, &asked, source, by_key, &mut shown).await,
     };
     shown.bar.finish_and_clear();
     let hurt = ended?;
@@ -57,12 +52,67 @@ pub async fn run(args: &Check) -> Result {
         0 => Ok(()),
         count => {
             let what = format!("check {}", directory.display());
-            Err(Failure::new(Code::Verification, what, format!("{count} damaged")).hint(
-                "damaged blocks of a drive of somebody else's are fetched again when they are read; of a \
-                 drive of your own, take what is named here from a backup",
-            ))
+            let hint = match args.repair {
+                true => {
+                    "name a peer that has what is lacking with --peer HOST:PORT; what no peer has, take \
+                     from a backup"
+                }
+                false => {
+                    "fetch what is damaged from a peer that has it: hypermount check DRIVE --repair --peer \
+                     HOST:PORT"
+                }
+            };
+            Err(Failure::new(Code::Verification, what, format!("{count} damaged")).hint(hint))
         }
     }
+}
+
+/// Refuses what says how to fetch where nothing is fetched.
+fn must_go_with_repair(args: &Check) -> Result {
+    let Source { peers, wait, finding, .. } = &args.source;
+    let named = [
+        ("--peer", !peers.is_empty()),
+        ("--wait", wait.is_some()),
+        ("--network", finding.network.is_some()),
+        ("--bootstrap", !finding.bootstrap.is_empty()),
+    ];
+    match named.into_iter().find(|(_, given)| *given && !args.repair) {
+        Some((option, _)) => Err(Failure::usage(option, "a check alone asks no peer")
+            .hint("say --repair to fetch what is damaged")),
+        None => Ok(()),
+    }
+}
+
+async fn there(client: &Client, asked: &answers::Check, shown: &mut Shown) -> Result<u64> {
+    let mut ended = None;
+    let take = |checking: Checking| {
+        match checking {
+            Checking::Done { hurt } => ended = Some(Ok(hurt)),
+            Checking::Failed { failure } => ended = Some(Err(failure)),
+            checking => shown.tell(checking),
+        }
+        Ok(true)
+    };
+    client.lines(Method::POST, "/check", asked, take).await?;
+    let cut = || Err(Failure::failed("check", "the daemon ended before it was done"));
+    ended.unwrap_or_else(cut)
+}
+
+async fn here(
+    directory: &Path,
+    asked: &answers::Check,
+    source: &Source,
+    by_key: bool,
+    shown: &mut Shown,
+) -> Result<u64> {
+    let store = open_at(directory, false)?;
+    let reached = match asked.repair {
+        true => network(&store, source, by_key).await?,
+        false => None,
+    };
+    let wait = if reached.is_some() { source.limit().wait() } else { Wait::Local };
+    let repair = asked.repair.then_some(wait);
+    answers::check(&store, asked, repair, &mut |checking| shown.tell(checking)).await
 }
 
 /// How much was read, on a terminal; and what was found.
@@ -88,6 +138,10 @@ impl Shown {
                 self.bar.set_message(format!("{} verified", size(self.bytes)));
                 self.bar.tick();
             }
+            Checking::Fetched { fetched, of } => {
+                self.bar.set_message(format!("{fetched} of {of} blocks fetched"));
+                self.bar.tick();
+            }
             Checking::Drive { drive } => self.drives.push(*drive),
             Checking::Done { .. } | Checking::Failed { .. } => {}
         }
@@ -109,12 +163,22 @@ fn print(drive: &CheckedDrive) -> Result {
             drive.records_damaged, drive.records_repaired
         ));
     }
+    lines.extend(drive.files_repaired.iter().map(|file| format!("  {file}: repaired")));
+    if drive.blocks_repaired > 0 {
+        lines.push(format!("  {} blocks repaired from peers", drive.blocks_repaired));
+    }
+    if drive.blocks_lacking > 0 {
+        let why = drive.lacking_because.as_deref().map_or(String::new(), |why| format!(": {why}"));
+        lines.push(format!("  {} blocks no peer sent{}", drive.blocks_lacking, escaped(&why)));
+    }
     for file in &drive.files {
         let newest = if file.newest { "" } else { ", since replaced or removed" };
         lines.push(format!("  {} (version {}{newest})", escaped(&file.path), file.version));
     }
     lines.extend(more("files", drive.file_count, drive.files.len()));
     lines.extend(drive.versions.iter().map(|version| format!("  the index of version {version}")));
+    let unsigned = drive.signatures.iter();
+    lines.extend(unsigned.map(|version| format!("  the signature of version {version}")));
     lines.extend(more("versions", drive.version_count, drive.versions.len()));
     lines.iter().try_for_each(|line| terminal::print_line(line)).context(|| "print")
 }

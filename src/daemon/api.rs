@@ -568,9 +568,19 @@ fn must_be_absolute(path: &std::path::Path) -> Result {
 
 async fn check(State(host): App, body: Result<Json<Check>, JsonRejection>) -> Result<Response> {
     let Json(asked) = sound(body)?;
+    let (repair, dialled) = match asked.repair {
+        true => {
+            let dialled = host.dial(&asked.peers)?;
+            host.find(&asked.find).await?;
+            let wait = host.wait_for(&asked.find, asked.wait.as_deref())?;
+            (Some(wait), dialled)
+        }
+        false => (None, Vec::new()),
+    };
     let store = host.store.clone();
     Ok(working(&host, async move |tell| {
-        let last = match answers::check(&store, &asked, tell).await {
+        let _dialled = dialled;
+        let last = match answers::check(&store, &asked, repair, tell).await {
             Ok(hurt) => Checking::Done { hurt },
             Err(failure) => Checking::Failed { failure },
         };

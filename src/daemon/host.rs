@@ -145,13 +145,18 @@ impl Host {
         if let Target::Url(url) = &target {
             self.network.look_for(&url.key, looks)?;
         }
+        let wait = self.wait_for(find, wait)?;
+        Session::attach(&self.store, &self.directory, &target, &self.network, wait).await
+    }
+
+    /// How long a block may take, where there is a peer to wait for.
+    pub fn wait_for(&self, find: &Find, wait: Option<&str>) -> Result<Wait> {
         let named = self.dials_somebody() || !self.network.peers().is_empty();
-        let wait = match (looks || named, wait) {
+        Ok(match (*find != Find::default() || named, wait) {
             (false, _) => Wait::Local,
             (true, None) => WaitLimit::default().wait(),
             (true, Some(text)) => wait_limit(text)?.wait(),
-        };
-        Session::attach(&self.store, &self.directory, &target, &self.network, wait).await
+        })
     }
 
     /// Whether there is anybody to wait for.

@@ -276,7 +276,7 @@ fn an_import_is_in_every_mount_before_it_returns() {
     assert!(kept.stdout.contains('a'), "{kept:?}");
 }
 
-/// Sentence 121. "A change through one mount of a drive, or by `import`, is shown by every other mount of
+/// Sentence 122. "A change through one mount of a drive, or by `import`, is shown by every other mount of
 /// that drive on this machine before the call or the command returns."
 #[test]
 fn a_change_through_one_mount_is_in_the_other_before_the_call_returns() {
