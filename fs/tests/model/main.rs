@@ -1,30 +1,31 @@
 //! Random operations on a filesystem without a kernel, against a plain tree in memory: what programs
 //! see, what another mount of the drive shows, what a kill leaves, and what each call answers.
 //!
-//! The kernel's own part (it looks names up and refuses what cannot be) is played by [`Kernel`].
+//! The kernel's own part (it looks names up and refuses what cannot be) is played by `kernel.rs`.
 //! Reads through its caches, mappings and signals are in `tests/write`.
+
+mod kernel;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use drive::drive::Edit;
 use drive::stat::TYPE_FILE;
 use drive::{Drive, DrivePath, Stat, Store};
-use drivefs::{Caller, Changes, Error, Fs, FsOptions, Looked, Owner, Patience, Rename, errno};
-use fuser::FileType;
+use drivefs::{Caller, Changes, Rename};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Builder;
 
-const ROOT: u64 = 1;
+use kernel::{Kernel, ROOT, number};
+use tree::{Content, Is, Model, is_below, parent};
+
 const CASES: u32 = 400;
 const STEPS: std::ops::Range<usize> = 1..60;
 /// Longest file in bytes: a little more than two blocks of a drive.
 const MAX_BYTES: u64 = 150_000;
-const OPTIONS: FsOptions =
-    FsOptions { owner: Owner { uid: 1, gid: 2 }, patience: Patience::Offline, read_only: false };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -157,309 +158,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Remount),
         1 => Just(Step::Kill),
     ]
-}
-
-// The model.
-
-#[derive(Clone, Debug, PartialEq)]
-enum Content {
-    Directory,
-    File(Vec<u8>),
-    Link(String),
-}
-
-/// What an inode is, but for times and owners.
-#[derive(Clone, Debug, PartialEq)]
-struct Is {
-    content: Content,
-    mode: u32,
-    attribute: Option<u8>,
-}
-
-#[derive(Debug)]
-struct Inode {
-    now: Is,
-    /// As the drive has it; `None` while a new file was not closed.
-    stored: Option<Is>,
-    dirty: bool,
-    /// Unlinked or replaced here.
-    removed: bool,
-    /// Replaced or removed by another program.
-    overtaken: bool,
-}
-
-struct Model {
-    inodes: Vec<Inode>,
-    /// By path. The root is not in it.
-    tree: BTreeMap<String, usize>,
-}
-
-type Answer<T> = Result<T, i32>;
-
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
-fn is_below(path: &str, directory: &str) -> bool {
-    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
-}
-
-impl Model {
-    fn new() -> Self {
-        Self { inodes: Vec::new(), tree: BTreeMap::new() }
-    }
-
-    fn at(&self, path: &str) -> Option<usize> {
-        self.tree.get(path).copied()
-    }
-
-    fn is_directory(&self, path: &str) -> bool {
-        path.is_empty()
-            || self.at(path).is_some_and(|it| self.inodes[it].now.content == Content::Directory)
-    }
-
-    /// What a look-up of everything above the last name says.
-    fn walk(&self, path: &str) -> Answer<()> {
-        let mut above = Vec::new();
-        let mut next = parent(path);
-        while !next.is_empty() {
-            above.push(next);
-            next = parent(next);
-        }
-        for directory in above.into_iter().rev() {
-            match self.at(directory) {
-                None => return Err(libc::ENOENT),
-                Some(_) if !self.is_directory(directory) => return Err(libc::ENOTDIR),
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn find(&self, path: &str) -> Answer<usize> {
-        self.walk(path)?;
-        self.at(path).ok_or(libc::ENOENT)
-    }
-
-    fn add(&mut self, path: &str, content: Content, mode: u32, stored: bool) -> usize {
-        let now = Is { content, mode, attribute: None };
-        let stored = stored.then(|| now.clone());
-        let dirty = stored.is_none();
-        self.inodes.push(Inode { now, stored, dirty, removed: false, overtaken: false });
-        self.tree.insert(path.to_owned(), self.inodes.len() - 1);
-        self.inodes.len() - 1
-    }
-
-    fn bytes(&mut self, inode: usize) -> &mut Vec<u8> {
-        match &mut self.inodes[inode].now.content {
-            Content::File(bytes) => bytes,
-            other => panic!("{other:?} was opened"),
-        }
-    }
-
-    fn commit(&mut self, inode: usize) -> Answer<()> {
-        let inode = &mut self.inodes[inode];
-        if inode.removed || !inode.dirty {
-            return Ok(());
-        }
-        if inode.overtaken {
-            return Err(libc::ESTALE);
-        }
-        (inode.stored, inode.dirty) = (Some(inode.now.clone()), false);
-        Ok(())
-    }
-
-    /// The whole tree, as programs see it or as the drive has it.
-    fn shown(&self, stored: bool) -> BTreeMap<String, Is> {
-        let entries = self.tree.iter().filter_map(|(path, inode)| {
-            let inode = &self.inodes[*inode];
-            let is = if stored { inode.stored.clone()? } else { inode.now.clone() };
-            Some((path.clone(), is))
-        });
-        entries.collect()
-    }
-
-    fn move_below(&mut self, from: &str, to: &str) {
-        let moved: Vec<_> = self
-            .tree
-            .keys()
-            .filter(|path| *path == from || is_below(path, from))
-            .cloned()
-            .collect();
-        let moved: Vec<_> =
-            moved.into_iter().filter_map(|path| self.tree.remove_entry(&path)).collect();
-        for (path, inode) in moved {
-            self.tree.insert(format!("{to}{}", &path[from.len()..]), inode);
-        }
-    }
-
-    fn rename(&mut self, from: &str, to: &str, how: Rename) -> Answer<()> {
-        let moved = self.find(from)?;
-        self.walk(to)?;
-        let there = self.at(to);
-        match (how, there) {
-            (Rename::NoReplace, Some(_)) => return Err(libc::EEXIST),
-            (Rename::Exchange, None) => return Err(libc::ENOENT),
-            _ => {}
-        }
-        if is_below(to, from) || how == Rename::Exchange && is_below(from, to) {
-            return Err(libc::EINVAL);
-        }
-        if is_below(from, to) {
-            return Err(libc::ENOTEMPTY);
-        }
-        if from == to {
-            return Ok(());
-        }
-        if how == Rename::Exchange {
-            self.move_below(from, "\u{1}");
-            self.move_below(to, from);
-            self.move_below("\u{1}", to);
-            return Ok(());
-        }
-        if let Some(there) = there {
-            match (self.is_directory(from), self.is_directory(to)) {
-                (true, false) => return Err(libc::ENOTDIR),
-                (false, true) => return Err(libc::EISDIR),
-                (true, true) if self.tree.keys().any(|path| is_below(path, to)) => {
-                    return Err(libc::ENOTEMPTY);
-                }
-                _ => {}
-            }
-            // A kill leaves the old file or the new one, so the new one is stored first.
-            self.commit(moved)?;
-            self.inodes[there].removed = true;
-        }
-        self.tree.remove(to);
-        self.move_below(from, to);
-        Ok(())
-    }
-
-    /// What is left when the filesystem ends without a word.
-    fn kill(&mut self) {
-        let inodes = &self.inodes;
-        self.tree.retain(|_, inode| inodes[*inode].stored.is_some());
-        for inode in &mut self.inodes {
-            if let Some(stored) = &inode.stored {
-                (inode.now, inode.dirty) = (stored.clone(), false);
-            }
-        }
-    }
-}
-
-// The filesystem, as a kernel uses it.
-
-fn number<T>(result: Result<T, Error>) -> Answer<T> {
-    result.map_err(|error| errno(&error).code())
-}
-
-struct Kernel {
-    fs: Arc<Fs>,
-}
-
-impl Kernel {
-    fn new(drive: &Drive, store: &Store, read_only: bool) -> Self {
-        let options = FsOptions { read_only, ..OPTIONS };
-        let fs = Fs::new(drive.clone(), store.clone(), options, Handle::current());
-        // No kernel has to be told anything.
-        fs.invalidations().close();
-        Self { fs }
-    }
-
-    async fn look(&self, directory: u64, name: &str) -> Answer<Option<(u64, FileType)>> {
-        match number(self.fs.lookup(directory, OsStr::new(name)).await)? {
-            Looked::Found { ino, attributes, .. } => Ok(Some((ino, attributes.kind))),
-            Looked::Absent { .. } => Ok(None),
-        }
-    }
-
-    /// The directory of the last name, and that name.
-    async fn walk<'a>(&self, path: &'a str) -> Answer<(u64, &'a str)> {
-        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let mut at = ROOT;
-        for step in above.split('/').filter(|step| !step.is_empty()) {
-            match self.look(at, step).await? {
-                None => return Err(libc::ENOENT),
-                Some((_, kind)) if kind != FileType::Directory => return Err(libc::ENOTDIR),
-                Some((ino, _)) => at = ino,
-            }
-        }
-        Ok((at, name))
-    }
-
-    async fn find(&self, path: &str) -> Answer<(u64, FileType)> {
-        let (directory, name) = self.walk(path).await?;
-        self.look(directory, name).await?.ok_or(libc::ENOENT)
-    }
-
-    async fn write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Answer<()> {
-        while !number(self.fs.write(handle, offset, bytes, None))? {
-            number(self.fs.copy_up(handle).await)?;
-        }
-        Ok(())
-    }
-
-    async fn read(&self, handle: u64, offset: u64, length: u64) -> Answer<Vec<u8>> {
-        let length = u32::try_from(length).expect("a short read");
-        Ok(number(self.fs.read(handle, offset, length).await)?.concat())
-    }
-
-    /// close(2) of the only descriptor.
-    async fn close(&self, handle: u64) -> Answer<()> {
-        let flushed = number(self.fs.flush(handle).await);
-        let _ = self.fs.release(handle).await;
-        flushed
-    }
-
-    async fn is(&self, ino: u64, kind: FileType, open: Option<u64>) -> Answer<Is> {
-        let mode = number(self.fs.getattr(ino).await)?.0;
-        let content = match (kind, open) {
-            (FileType::Directory, _) => Content::Directory,
-            (FileType::Symlink, _) => Content::Link(number(self.fs.readlink(ino).await)?),
-            (_, Some(handle)) => Content::File(self.read(handle, 0, u32::MAX.into()).await?),
-            (_, None) => {
-                let opened = number(self.fs.open(ino, libc::O_RDONLY, Caller::SELF).await)?;
-                let bytes = self.read(opened.handle, 0, u32::MAX.into()).await;
-                number(self.fs.release(opened.handle).await)?;
-                Content::File(bytes?)
-            }
-        };
-        if let Content::File(bytes) = &content {
-            assert_eq!(mode.size, bytes.len() as u64);
-        }
-        let attribute = match self.fs.getxattr(ino, OsStr::new("user.a"), 100).await {
-            Ok(drivefs::Answer::Data(data)) => data.first().copied(),
-            Ok(other) => panic!("{other:?}"),
-            Err(_) => None,
-        };
-        Ok(Is { content, mode: mode.perm.into(), attribute })
-    }
-
-    /// Everything there is. `open` has handles of files that are open by path.
-    async fn shown(&self, open: &BTreeMap<&str, u64>) -> Answer<BTreeMap<String, Is>> {
-        let mut all = BTreeMap::new();
-        let mut directories = vec![(String::new(), ROOT)];
-        while let Some((path, directory)) = directories.pop() {
-            let handle = number(self.fs.opendir(directory).await)?;
-            let page = number(self.fs.readdir(handle, 0).await)?;
-            let mut names = Vec::new();
-            page.fill(&self.fs, false, |listed| {
-                names.push(listed.name.to_owned());
-                false
-            });
-            number(self.fs.releasedir(handle))?;
-            for name in names.into_iter().filter(|name| name != "." && name != "..") {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-                let (ino, kind) = self.look(directory, &name).await?.ok_or(libc::ENOENT)?;
-                let is = self.is(ino, kind, open.get(path.as_str()).copied()).await?;
-                if is.content == Content::Directory {
-                    directories.push((path.clone(), ino));
-                }
-                assert!(all.insert(path.clone(), is).is_none(), "{path} is listed twice");
-            }
-        }
-        Ok(all)
-    }
 }
 
 /// One open file, in both.
