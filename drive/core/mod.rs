@@ -29,6 +29,7 @@ mod prove;
 mod read;
 mod recover;
 mod stop;
+mod suspect;
 #[cfg(test)]
 mod tests;
 
