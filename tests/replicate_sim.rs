@@ -55,6 +55,11 @@ enum Temper {
     LeavesAfter(u64),
     /// Loses this percentage of what it sends.
     Loses(u64),
+    /// Answers for one block only after this time, and for others at once.
+    Holds {
+        block: u64,
+        time: Duration,
+    },
 }
 
 struct Remote {
@@ -68,6 +73,8 @@ struct Remote {
     /// How often the reader ended the connection.
     ended: u32,
     answered: std::collections::BTreeSet<u64>,
+    /// How often each block was requested.
+    requested: BTreeMap<u64, u32>,
 }
 
 enum Delivery {
@@ -135,6 +142,7 @@ impl World {
                 banned: false,
                 ended: 0,
                 answered: Default::default(),
+                requested: Default::default(),
             });
         }
         let reader = Store::memory().core(writer.key()).expect("memory core");
@@ -217,6 +225,9 @@ impl World {
                 self.replicator.step(event, self.now);
             }
             Delivery::ToRemote(number, message) if self.remotes[number].connected => {
+                if let Message::Request { index, .. } = message {
+                    *self.remotes[number].requested.entry(index).or_default() += 1;
+                }
                 self.remotes[number].upload.received(&message).expect("bounded requests");
                 while let Some(answer) = self.remotes[number].upload.next_answer() {
                     self.answer(number, answer);
@@ -227,7 +238,7 @@ impl World {
     }
 
     fn answer(&mut self, number: usize, mut answer: Message) {
-        let delay = self.travel(number);
+        let mut delay = self.travel(number);
         let is_data = matches!(answer, Message::Data { .. });
         let remote = &mut self.remotes[number];
         remote.answers += u64::from(is_data);
@@ -250,6 +261,11 @@ impl World {
                     && (from..until).contains(index)
                 {
                     *value = Some(Bytes::from_static(b"what a damaged disk says"));
+                }
+            }
+            Temper::Holds { block, time } => {
+                if matches!(answer, Message::Data { index, .. } if index == block) {
+                    delay += time;
                 }
             }
             Temper::LeavesAfter(limit) if is_data && answers.is_multiple_of(limit) => {
@@ -405,6 +421,48 @@ mod alone {
     }
 }
 
+/// A version of two blocks is here, and a peer has a longer one.
+mod continuity {
+    use super::*;
+
+    const LENGTH: u64 = 40;
+
+    /// The block that would show that the longer version continues ours is asked for, and its answer
+    /// takes 5 s. Blocks beyond it are not asked for again and again meanwhile.
+    #[test]
+    fn blocks_that_wait_for_an_answer_under_way_are_not_asked_for_again() {
+        for seed in 0..20 {
+            let (mut world, _) = World::new(seed);
+            world.queue.clear();
+            world.parcels.clear();
+            let writer = Store::memory().core_named(b"longer").expect("memory core");
+            let blocks: Vec<Bytes> = (0..LENGTH).map(block_of).collect();
+            writer.append(&blocks[..2]).expect("append");
+            let reader = Store::memory().core(writer.key()).expect("memory core");
+            copy_blocks(&writer, &reader, 0..2);
+            writer.append(&blocks[2..]).expect("append");
+            world.reader = reader.clone();
+            world.replicator = Replicator::new(reader.clone());
+            world.remotes.truncate(1);
+            let temper = Temper::Holds { block: 2, time: Duration::from_secs(5) };
+            let remote = &mut world.remotes[0];
+            (remote.core, remote.temper) = (writer, temper);
+            remote.latency = Duration::from_millis(50);
+            world.post(Duration::ZERO, Delivery::Connect(0));
+            let demand = reader.demand().clone();
+            let _tickets = [2, 10, 11, 30].map(|block| demand.want(block));
+            let end = world.now + Duration::from_secs(9);
+            while world.now < end && world.step() {}
+            let requested = world.remotes[0].requested.clone();
+            for block in [2, 10, 11, 30] {
+                assert!(reader.has(block), "seed {seed}: block {block}, {requested:?}");
+                let times = requested[&block];
+                assert!(times <= 2, "seed {seed}: block {block} was requested {times} times");
+            }
+        }
+    }
+}
+
 /// A core we write, and a peer with another or a longer history of it, on the same bad network.
 mod histories {
     use drive::core::Stop;
@@ -444,6 +502,7 @@ mod histories {
                     banned: false,
                     ended: 0,
                     answered: Default::default(),
+                    requested: Default::default(),
                 })
                 .collect();
             world.reader = writer.clone();

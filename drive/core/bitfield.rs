@@ -210,14 +210,18 @@ impl Bitfield {
     /// Every page that changed since it was last taken, as it shall stand in the file. Hand
     /// back what could not be written with [`Bitfield::mark_dirty`].
     pub fn take_dirty(&mut self) -> Vec<(usize, Box<[u8]>)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty
-            .into_iter()
-            .map(|page| {
-                let bytes = self.pages.get(page).cloned().flatten();
-                (page, bytes.unwrap_or_else(|| vec![0; self.page_size].into_boxed_slice()))
-            })
-            .collect()
+        let pages = self.dirty_pages();
+        self.dirty.clear();
+        pages
+    }
+
+    /// The same pages, which stay dirty.
+    pub fn dirty_pages(&self) -> Vec<(usize, Box<[u8]>)> {
+        let page = |page: &usize| {
+            let bytes = self.pages.get(*page).cloned().flatten();
+            (*page, bytes.unwrap_or_else(|| vec![0; self.page_size].into_boxed_slice()))
+        };
+        self.dirty.iter().map(page).collect()
     }
 
     pub fn mark_dirty(&mut self, page: usize) {

@@ -9,10 +9,7 @@
 //! device. A longer head that a peer had seen and a power cut took back would be signed a second
 //! time with other blocks, which is a fork.
 //!
-//! A sync that failed says so once; the kernel then counts the pages as clean, and the next sync
-//! succeeds although they never reached the device. What such a sync covered is *suspect*: it is not
-//! claimed, and no sync succeeds, until it has been written again. On a core others write it is
-//! forgotten instead, and fetched again.
+//! Not here: what a failed sync covered (`suspect.rs`).
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -20,8 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::bitfield::TREE_AREA;
-use super::merkle::{self, Node};
-use super::{Core, CoreEvent, Head, Inner, flat_tree};
+use super::{Core, CoreEvent, Head, Inner};
 use crate::error::Result;
 
 /// Blocks stored before their claims are written without waiting for a delay.
@@ -61,7 +57,7 @@ impl Unclaimed {
 }
 
 /// Bitfield pages as they shall stand in the file.
-type Pages = Vec<(usize, Box<[u8]>)>;
+pub(super) type Pages = Vec<(usize, Box<[u8]>)>;
 
 impl Core {
     /// Writes the claims on everything stored so far. Costs up to five `fdatasync`.
@@ -202,70 +198,13 @@ impl Core {
     pub(super) fn claim_locked(&self) -> Result<()> {
         let suspect = self.inner.state.lock().suspect;
         if suspect {
-            self.write_unsettled_again()?;
+            self.write_suspect_again()?;
         }
         self.inner.write_claims_locked()?;
         if suspect {
             self.inner.state.lock().suspect = false;
         }
         Ok(())
-    }
-
-    /// Writes the facts of all blocks that are not settled a second time, so that the next sync covers
-    /// them. What is read back is proven by the roots, which never left the memory.
-    fn write_unsettled_again(&self) -> Result<()> {
-        let files = &self.inner.files;
-        let (settled, target, roots, signature) = {
-            let state = self.inner.state.lock();
-            (state.settled, state.head, state.roots.clone(), state.signature)
-        };
-        let lost = |block| {
-            self.corrupt("data", block, "a sync failed, and what it covered cannot be read back")
-        };
-        let mut found = Vec::new();
-        for index in flat_tree::full_roots(settled.length) {
-            found.push(self.node(index)?.ok_or_else(|| lost(settled.length))?);
-        }
-        let mut created = Vec::new();
-        let mut offset = settled.byte_length;
-        for block in settled.length..target.length {
-            let stored = files.read_node(block * 2)?.ok_or_else(|| lost(block))?;
-            let leaf = match self.has(block) {
-                true => self.write_block_again(offset, stored)?.ok_or_else(|| lost(block))?,
-                // Cleared: only its node counts.
-                false => stored,
-            };
-            created.extend(merkle::push_leaf(&mut found, leaf).ok_or_else(|| lost(block))?);
-            offset += leaf.size;
-            // That of the last block is at hand; the others matter only to peers that ask about them.
-            if let Some(stored) = files.read_signature(block + 1)?
-                && merkle::signed_by(&self.inner.key, &found, block + 1, &stored)
-            {
-                files.write_signature(block + 1, &stored)?;
-            }
-        }
-        if found != roots {
-            return Err(lost(settled.length));
-        }
-        created.sort_unstable_by_key(|node| node.index);
-        files.write_nodes(&created)?;
-        match &signature {
-            Some(signature) => files.write_signature(target.length, signature),
-            None => Ok(()),
-        }
-    }
-
-    /// Writes the bytes of a block again as they read now; the leaf they have. `None` if they are gone.
-    fn write_block_again(&self, offset: u64, stored: Node) -> Result<Option<Node>> {
-        if stored.size > merkle::MAX_BLOCK_SIZE as u64 {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; stored.size as usize];
-        if !self.inner.files.read_data(offset, &mut bytes)? {
-            return Ok(None);
-        }
-        self.inner.files.write_data(offset, &bytes)?;
-        Ok(Some(Node::leaf(stored.index / 2, &bytes)))
     }
 }
 
@@ -306,39 +245,10 @@ impl Inner {
         written
     }
 
-    fn mark_dirty(&self, pages: &Pages) {
+    pub(super) fn mark_dirty(&self, pages: &Pages) {
         let mut state = self.state.lock();
         for (page, _) in pages {
             state.bits.mark_dirty(*page);
-        }
-    }
-
-    /// A sync of the facts that these pages claim has failed.
-    fn distrust(&self, pages: Pages) {
-        if self.pair.is_some() {
-            self.mark_dirty(&pages);
-            self.state.lock().suspect = true;
-            return;
-        }
-        for (page, _) in &pages {
-            // What the file claims was synced before. If it cannot be read, nothing is claimed.
-            let claimed = self.files.read_page(*page).unwrap_or_default();
-            self.state.lock().bits.replace(*page, &claimed);
-        }
-        // The head stays what it is, and needs its roots.
-        let mut state = self.state.lock();
-        let roots = state.roots.clone();
-        for root in &roots {
-            state.bits.set_node(root.index);
-        }
-        let (length, signature) = (state.head.length, state.signature);
-        drop(state);
-        let again = self.files.write_nodes(&roots).and_then(|()| match &signature {
-            Some(signature) => self.files.write_signature(length, signature),
-            None => Ok(()),
-        });
-        if let Err(error) = again {
-            log::warn!("{}: {error}", self.directory.display());
         }
     }
 

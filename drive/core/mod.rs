@@ -30,6 +30,7 @@ mod read;
 mod recover;
 pub mod repair;
 mod stop;
+mod suspect;
 #[cfg(test)]
 mod tests;
 

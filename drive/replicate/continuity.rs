@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Replicator;
 use super::peer::{InFlight, MAX_UNCONNECTED, PeerId, Purpose};
-use crate::core::{Head, flat_tree};
+use crate::core::{Accepted, Head, Rejected, flat_tree};
 use crate::wire::message::Message;
 
 /// Shorter versions waiting to be connected with ours at once. A drive's peers are rarely of more than
@@ -84,24 +84,25 @@ impl Replicator {
     pub(super) fn ask_for_continuity(&mut self, id: PeerId, from: u64, block: u64, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return self.wants.released(block, id) };
         if peer.unconnected.len() >= MAX_UNCONNECTED {
-            return self.wants.released(block, id);
+            self.wants.released(block, id);
+        } else {
+            peer.unconnected.insert(block);
         }
-        let asked_already = !peer.unconnected.is_empty();
-        peer.unconnected.insert(block);
-        if asked_already {
+        if peer.showing.is_some() {
             return;
         }
         // The proof of any block beside our last root passes by all our roots.
         let beside = flat_tree::full_roots(from).last().map(flat_tree::sibling);
         let offered = beside.map(flat_tree::blocks).and_then(|blocks| peer.blocks.first_in(blocks));
         let asked = offered.unwrap_or(from);
-        if peer.owes(asked) {
+        peer.showing = Some(asked);
+        if peer.still_owes(asked) || self.judging.contains_key(&(id, asked)) {
             // That block itself is under way, and shows it as well.
-            peer.unconnected.remove(&block);
-            return self.wants.released(block, id);
+            return;
         }
         let request = InFlight {
             sent: now,
+            order: 0,
             expected: 0,
             cancelled: false,
             full_proof: peer.stands_alone(0),
@@ -115,6 +116,7 @@ impl Replicator {
     pub(super) fn continuity_answered(&mut self, id: PeerId, shown: bool) {
         let length = self.core.head().length;
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.showing = None;
         let waiting = std::mem::take(&mut peer.unconnected);
         if !shown && waiting.last().is_some_and(|block| *block >= length) {
             peer.discontinued = Some(length);
@@ -128,6 +130,33 @@ impl Replicator {
             self.wants.released(block, id);
         }
         self.unscheduled = true;
+    }
+
+    /// What came of the request that was to show continuity, if this was it. Of the block itself, which was
+    /// under way already, a bad answer shows nothing: what waits is asked for again, and the next time the
+    /// peer is asked to show it.
+    pub(super) fn continuity_judged(
+        &mut self,
+        id: PeerId,
+        block: u64,
+        purpose: Purpose,
+        verdict: &Result<Accepted, Rejected>,
+    ) {
+        let showing = self.peers.get_mut(&id).filter(|peer| peer.showing == Some(block));
+        match (showing, verdict) {
+            (_, verdict) if purpose == Purpose::Continuity => {
+                let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
+                self.continuity_answered(id, longer);
+            }
+            // It waits with the others, see `ask_for_continuity`.
+            (Some(peer), Err(Rejected::Unconnected { ours, signed }))
+                if purpose == Purpose::Block && signed > ours =>
+            {
+                peer.showing = None;
+            }
+            (Some(_), _) => self.continuity_answered(id, true),
+            (None, _) => {}
+        }
     }
 
     /// Our head has moved: what could not be shown to continue the old one may continue the new one.
@@ -175,6 +204,7 @@ impl Replicator {
             let Some((id, peer)) = fit else { continue };
             let request = InFlight {
                 sent: now,
+                order: 0,
                 expected: 0,
                 cancelled: false,
                 full_proof: peer.stands_alone(0),
@@ -232,13 +262,13 @@ impl Replicator {
         if purpose != Purpose::Block && !alone {
             // What was told to the peer on this connection it leaves out of all proofs. The next
             // connection brings one that stands alone.
-            self.distrusted.insert(block);
+            self.distrusted.insert(block, now);
             let reason = format!("its proof of block {block} does not fit what is here: {reason}");
             return self.disconnect(id, reason, false);
         }
         let wanted = self.wants.get(block).is_some();
         self.unscheduled = true;
-        if !alone && wanted && self.distrusted.insert(block) {
+        if !alone && wanted && self.distrusted.insert(block, now) {
             return self.wants.released(block, id);
         }
         self.wants.failed(block, id);

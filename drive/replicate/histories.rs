@@ -61,6 +61,7 @@ impl Replicator {
             peer.compared = Some((newest, now));
             let request = InFlight {
                 sent: now,
+                order: 0,
                 expected: 0,
                 cancelled: false,
                 full_proof: true,

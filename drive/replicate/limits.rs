@@ -7,13 +7,14 @@ use super::*;
 use crate::store::Store;
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
+use distrust::{DISTRUST_FOR, MAX_DISTRUSTED};
 use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
 use upload::{MAX_WANT_BLOCKS, TooManyRequests};
 
-const PEER: PeerId = PeerId(1);
+pub(super) const PEER: PeerId = PeerId(1);
 
 /// A core with this many blocks, and its writer's view of it.
-fn written(blocks: usize) -> Core {
+pub(super) fn written(blocks: usize) -> Core {
     let core = Store::memory().core_named(b"written").unwrap();
     let blocks: Vec<Bytes> = (0..blocks).map(|block| Bytes::from(vec![block as u8; 9])).collect();
     core.append(&blocks).unwrap();
@@ -33,7 +34,7 @@ fn receive(replicator: &mut Replicator, message: Message) {
     replicator.step(Event::Received { peer: PEER, message }, Instant::now());
 }
 
-fn have(start: u64, length: u64) -> Message {
+pub(super) fn have(start: u64, length: u64) -> Message {
     Message::Have { start, length, bitfield: None, ack: false }
 }
 
@@ -326,6 +327,22 @@ fn a_peer_that_has_proved_nothing_is_dropped_after_the_tries_for_one_block() {
         replicator.step(Event::Judged { peer: PEER, block: 7, size: 9, verdict }, Instant::now());
         assert_eq!(ended(&mut replicator), (times == MAX_BAD_PROOFS).then_some(true), "{times}");
     }
+}
+
+#[test]
+fn blocks_that_are_distrusted() {
+    let mut distrusted = Distrusted::default();
+    let now = Instant::now();
+    for block in 0..MAX_DISTRUSTED as u64 {
+        assert!(distrusted.insert(block, now) && !distrusted.insert(block, now));
+    }
+    assert!(!distrusted.insert(MAX_DISTRUSTED as u64, now), "one past the bound");
+    distrusted.remove(0);
+    assert!(distrusted.insert(MAX_DISTRUSTED as u64, now));
+    distrusted.expire(now + DISTRUST_FOR, |block| block < 10);
+    assert_eq!(distrusted.len(), 9, "what is wanted stays");
+    distrusted.expire(now + DISTRUST_FOR * 2, |_| false);
+    assert!(distrusted.is_empty());
 }
 
 fn request(index: u64) -> Message {

@@ -6,7 +6,10 @@
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
 mod continuity;
+mod distrust;
 mod histories;
+#[cfg(test)]
+mod late_tests;
 #[cfg(test)]
 mod limits;
 mod offers;
@@ -34,6 +37,7 @@ use crate::rate::{Bucket, Limit};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
+use distrust::Distrusted;
 use peer::{
     BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
     MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
@@ -141,9 +145,8 @@ pub struct Replicator {
     /// Proofs handed to the core and not yet judged: the request each answers, and the byte it
     /// sought.
     judging: BTreeMap<(PeerId, u64), (InFlight, Option<u64>)>,
-    /// Blocks of which a proof that built on our own nodes did not verify: while there are any, only
-    /// full proofs are asked for.
-    distrusted: std::collections::BTreeSet<u64>,
+    /// Blocks of which a proof that built on our own nodes did not verify.
+    distrusted: Distrusted,
     average_bytes: u64,
     last_trouble: Option<String>,
     /// Somebody holds another history, and nothing has come from others since.
@@ -364,10 +367,14 @@ impl Replicator {
     fn refused(&mut self, id: PeerId, block: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.refused += 1;
+        let showing = peer.showing == Some(block);
         match peer.withdraw(block).map(|request| request.purpose) {
-            Some(Purpose::Continuity) => self.continuity_answered(id, false),
+            Some(Purpose::Continuity) => {}
             Some(Purpose::Bridge) => self.bridges.refused(block, id),
             _ => self.wants.failed(block, id),
+        }
+        if showing {
+            self.continuity_answered(id, false);
         }
     }
 
@@ -388,6 +395,9 @@ impl Replicator {
             }
             return;
         };
+        if std::mem::take(&mut peer.newly_late) {
+            self.due = Some(now);
+        }
         self.judging.insert((id, proof.block), (request, sought));
         self.actions.push_back(Action::Accept { peer: id, proof });
     }
@@ -405,18 +415,15 @@ impl Replicator {
             self.sought(id, byte);
         }
         let purpose = request.map_or(Purpose::Block, |request| request.purpose);
-        match purpose {
-            Purpose::Continuity => {
-                let longer = verdict.as_ref().is_ok_and(|accepted| accepted.head.is_some());
-                self.continuity_answered(id, longer);
-            }
-            Purpose::Bridge => {
-                // A proof that ends at a node known before may leave out what was to be learnt.
-                let roots = self.core.root_hash_at(block);
-                let built = verdict.is_ok() && roots.is_ok_and(|roots| roots.is_some());
-                self.bridge_answered(id, block, built);
-            }
-            Purpose::Block | Purpose::Comparison => {}
+        self.continuity_judged(id, block, purpose, &verdict);
+        if purpose == Purpose::Bridge {
+            // A proof that ends at a node known before may leave out what was to be learnt.
+            let roots = self.core.root_hash_at(block);
+            let built = verdict.is_ok() && roots.is_ok_and(|roots| roots.is_some());
+            self.bridge_answered(id, block, built);
+        }
+        if verdict.is_ok() {
+            self.distrusted.remove(block);
         }
         match verdict {
             Ok(_) | Err(Rejected::Storage(_)) if purpose == Purpose::Comparison => {
@@ -424,11 +431,10 @@ impl Replicator {
                 self.wants.unpark_all();
             }
             Ok(accepted) if purpose == Purpose::Continuity => {
-                self.distrusted.remove(&block);
                 self.grown(accepted.head);
                 self.want_newest();
             }
-            Ok(_) if purpose == Purpose::Bridge => drop(self.distrusted.remove(&block)),
+            Ok(_) if purpose == Purpose::Bridge => {}
             Ok(accepted) => self.accepted(id, block, size, accepted),
             // What cannot connect itself cannot connect others.
             Err(Rejected::Unconnected { .. }) if purpose != Purpose::Block => {}
@@ -448,7 +454,7 @@ impl Replicator {
                 // that stands alone heals them.
                 let core = self.core.discovery_key();
                 log::warn!("core {core}: {file} is damaged at {at}, fetching it again");
-                self.distrusted.insert(block);
+                self.distrusted.insert(block, now);
                 self.wants.released(block, id);
             }
             Err(fork @ Rejected::Forked { .. }) => {
@@ -471,7 +477,6 @@ impl Replicator {
     }
 
     fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
-        self.distrusted.remove(&block);
         self.outlook_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.proved(size);
@@ -565,7 +570,7 @@ impl Replicator {
                 self.wants.want(block, urgency);
             }
             Change::Unwanted { block } => {
-                self.distrusted.remove(&block);
+                self.distrusted.remove(block);
                 for peer in self.wants.forget(block) {
                     self.cancel(peer, block);
                 }
@@ -586,7 +591,9 @@ impl Replicator {
     }
 
     fn cancel(&mut self, id: PeerId, block: u64) {
+        // What shows continuity is still needed.
         if let Some(peer) = self.peers.get_mut(&id)
+            && peer.showing != Some(block)
             && peer.cancel(block)
         {
             self.send(id, Message::Cancel { index: block, bytes: 0, hash: false });

@@ -38,6 +38,9 @@ impl Replicator {
             let new = peer.claims(claimed.clone());
             let moved = peer.blocks.end() != end;
             self.reconsider(id, &claimed);
+            if !self.seeks.is_empty() && !new.is_empty() {
+                self.pass_over_late(now);
+            }
             self.ask_for_queued(id, &new, now);
             if moved {
                 self.end_changed();
@@ -63,6 +66,7 @@ impl Replicator {
         if moved {
             self.end_changed();
         }
+        self.pass_over_late(now);
         self.unscheduled = true;
         self.end_if_fickle(id);
     }
@@ -170,7 +174,7 @@ impl Replicator {
             let Some(range) = first else { return };
             *left -= 1;
             let parked: Vec<u64> = self.wants.parked(range.clone()).take(room).collect();
-            let stalled = self.owed_by_stalled(id, range.clone(), room, now);
+            let stalled = self.held_up_elsewhere(id, range.clone(), room, now);
             let full = parked.len() == room || stalled.len() == room;
             let last = [parked.last(), stalled.last()].into_iter().flatten().min().copied();
             let done = match last {
@@ -193,20 +197,17 @@ impl Replicator {
         }
     }
 
-    /// Blocks of `range` that only a stalled peer was asked for, at most `most`, ascending.
-    fn owed_by_stalled(
+    /// Blocks of `range` whose answers are held up at other peers, at most `most`, ascending.
+    fn held_up_elsewhere(
         &self,
         except: PeerId,
         range: Range<u64>,
         most: usize,
         now: Instant,
     ) -> Vec<u64> {
-        let stalled = self.peers.iter().filter(|(id, peer)| **id != except && peer.is_stalled(now));
         let mut owed = BTreeSet::new();
-        for (_, peer) in stalled {
-            let alone =
-                |block: &u64| self.wants.get(*block).is_some_and(|want| want.asked.len() == 1);
-            owed.extend(peer.owed(range.clone()).filter(alone).take(most));
+        for (_, peer) in self.peers.iter().filter(|(id, _)| **id != except) {
+            owed.extend(self.held_up_at(peer, range.clone(), now).take(most));
         }
         owed.into_iter().take(most).collect()
     }

@@ -20,6 +20,9 @@ pub const STALL_AFTER: Duration = Duration::from_millis(500);
 const STALL_DEVIATIONS: u32 = 4;
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
 pub const SILENT_AFTER: Duration = Duration::from_secs(20);
+/// A request is late when it is this old and the peer has answered one that was made after it (or, on slow
+/// links, when it is older than an answer usually is, as above).
+pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A single request this old, at a peer that answers others, will not be answered any more.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 /// Data nobody asked for (any more) that a peer may send before it counts as misbehaving.
@@ -62,6 +65,8 @@ pub struct PeerId(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
     pub sent: Instant,
+    /// Its place among the peer's requests; given by [`Peer::asked`] and [`Peer::asked_seek`].
+    pub order: u64,
     /// Bytes the answer is expected to have; counts against the window.
     pub expected: u64,
     /// Nobody wants it any more; the answer is still welcome, and no longer counts.
@@ -101,8 +106,14 @@ pub struct Peer {
     pub listing_until: Option<Instant>,
     pub regions: BTreeSet<u64>,
     in_flight: BTreeMap<u64, InFlight>,
-    /// The requests of `in_flight`, oldest first.
-    by_age: BTreeSet<(Instant, u64)>,
+    /// The requests of `in_flight`, oldest first: when they were made, their order and their blocks.
+    by_age: BTreeSet<(Instant, u64, u64)>,
+    /// Requests made so far.
+    made: u64,
+    /// The newest request that was answered, when it was made and its order: older ones were passed over.
+    answered_up_to: (Instant, u64),
+    /// A request has become late with an answer, not by the time.
+    pub newly_late: bool,
     /// How many requests, seeks included, somebody still wants answered.
     owed: usize,
     /// How many of `in_flight` compare histories.
@@ -132,8 +143,10 @@ pub struct Peer {
     /// It could not show that its version continues ours, which had this many blocks: what it has beyond
     /// them is not asked for.
     pub discontinued: Option<u64>,
-    /// Blocks that wait for the answer to a request for [`Purpose::Continuity`].
+    /// Blocks that wait for the answer to a request that shows continuity.
     pub unconnected: BTreeSet<u64>,
+    /// The block that this request is for, whatever its purpose.
+    pub showing: Option<u64>,
     /// Blocks it sent under a shorter version that is not shown to be part of ours.
     pub withheld: BTreeSet<u64>,
     in_flight_bytes: u64,
@@ -160,6 +173,9 @@ impl Peer {
             regions: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             by_age: BTreeSet::new(),
+            made: 0,
+            answered_up_to: (now, 0),
+            newly_late: false,
             owed: 0,
             comparing: 0,
             seeks: VecDeque::new(),
@@ -175,6 +191,7 @@ impl Peer {
             told_nodes: false,
             discontinued: None,
             unconnected: BTreeSet::new(),
+            showing: None,
             withheld: BTreeSet::new(),
             in_flight_bytes: 0,
             window: INITIAL_WINDOW_BYTES,
@@ -237,6 +254,11 @@ impl Peer {
     /// Whether a request for `block` has not been answered.
     pub fn owes(&self, block: u64) -> bool {
         self.in_flight.contains_key(&block)
+    }
+
+    /// The same, and the request has not been cancelled.
+    pub fn still_owes(&self, block: u64) -> bool {
+        self.in_flight.get(&block).is_some_and(|request| !request.cancelled)
     }
 
     /// The blocks of `range` that were asked for and have not come, ascending.
@@ -302,7 +324,13 @@ impl Peer {
         } else {
             (MAX_IN_FLIGHT * 3 / 4, self.window)
         };
-        self.in_flight.len() + self.seeks.len() < count && self.in_flight_bytes < bytes
+        self.open() < count && self.in_flight_bytes < bytes
+    }
+
+    /// Requests without an answer that can be used yet. Blocks that wait for continuity count: they are asked
+    /// for again.
+    fn open(&self) -> usize {
+        self.in_flight.len() + self.seeks.len() + self.unconnected.len()
     }
 
     /// About how many more requests fit, if answers have `average` bytes.
@@ -313,7 +341,7 @@ impl Peer {
         if self.strikes > 0 {
             return 1;
         }
-        let count = MAX_IN_FLIGHT - self.in_flight.len() - self.seeks.len();
+        let count = MAX_IN_FLIGHT.saturating_sub(self.open());
         let bytes = self.window.saturating_mul(2).saturating_sub(self.in_flight_bytes);
         count.min(usize::try_from(bytes / average.max(1)).unwrap_or(usize::MAX).saturating_add(1))
     }
@@ -323,7 +351,7 @@ impl Peer {
         self.in_flight_bytes.saturating_mul(1024) / self.window.max(1)
     }
 
-    pub fn asked(&mut self, block: u64, request: InFlight) {
+    pub fn asked(&mut self, block: u64, mut request: InFlight) {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
@@ -331,23 +359,27 @@ impl Peer {
         self.in_flight_bytes += request.expected;
         self.owed += 1;
         self.comparing += usize::from(request.purpose == Purpose::Comparison);
-        self.by_age.insert((request.sent, block));
+        self.made += 1;
+        request.order = self.made;
+        self.by_age.insert((request.sent, request.order, block));
         self.in_flight.insert(block, request);
     }
 
-    pub fn asked_seek(&mut self, byte: u64, request: InFlight) {
+    pub fn asked_seek(&mut self, byte: u64, mut request: InFlight) {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
         self.in_flight_bytes += request.expected;
         self.owed += 1;
+        self.made += 1;
+        request.order = self.made;
         self.seeks.push_back((byte, request));
     }
 
     /// Forgets the request for `block`: it was answered, or never will be.
     pub fn withdraw(&mut self, block: u64) -> Option<InFlight> {
         let request = self.in_flight.remove(&block)?;
-        self.by_age.remove(&(request.sent, block));
+        self.by_age.remove(&(request.sent, request.order, block));
         self.comparing -= usize::from(request.purpose == Purpose::Comparison);
         self.release(&request);
         Some(request)
@@ -375,6 +407,7 @@ impl Peer {
             (request, Some(byte))
         };
         self.measure(now.saturating_duration_since(request.sent), size);
+        self.passes_over(&request, now);
         self.last_answer = now;
         Some((request, byte))
     }
@@ -422,23 +455,106 @@ impl Peer {
         self.owed > 0 && now.saturating_duration_since(self.last_answer) >= SILENT_AFTER
     }
 
+    fn late_limit(&self) -> Duration {
+        LATE_AFTER.max(self.stall_limit())
+    }
+
+    /// Notes that all requests before this one were passed over.
+    fn passes_over(&mut self, answered: &InFlight, now: Instant) {
+        let (before, newest) = (self.answered_up_to, (answered.sent, answered.order));
+        if newest.1 <= before.1 {
+            return;
+        }
+        self.answered_up_to = newest;
+        let passed = self.by_age.range((before.0, before.1, 0)..(newest.0, newest.1, 0)).next();
+        let block = passed.and_then(|(.., block)| self.in_flight.get(block));
+        let seek = self.seeks.iter().find(|(_, request)| request.order > before.1);
+        let seek = seek.map(|(_, request)| request);
+        self.newly_late |= block.into_iter().chain(seek).any(|request| self.is_late(request, now));
+    }
+
+    /// A peer that works through its requests in order is slow, and none of them is late.
+    fn is_late(&self, request: &InFlight, now: Instant) -> bool {
+        request.order < self.answered_up_to.1
+            && now.saturating_duration_since(request.sent) >= self.late_limit()
+    }
+
+    /// Whether the request for `block`, or the one that `block` waits for, is late.
+    pub fn is_late_with(&self, block: u64, now: Instant) -> bool {
+        let waits = self.unconnected.contains(&block);
+        let request = if waits { self.showing } else { Some(block) };
+        request
+            .and_then(|block| self.in_flight.get(&block))
+            .is_some_and(|request| self.is_late(request, now))
+    }
+
+    /// The blocks whose requests are late, and what each request is for.
+    pub fn late(&self, now: Instant) -> impl Iterator<Item = (u64, Purpose)> {
+        self.by_age
+            .iter()
+            .filter_map(|(.., block)| Some((*block, self.in_flight.get(block)?)))
+            .take_while(move |(_, request)| self.is_late(request, now))
+            .map(|(block, request)| (block, request.purpose))
+    }
+
+    /// The bytes of seeks that are late.
+    pub fn late_seeks(&self, now: Instant) -> impl Iterator<Item = u64> {
+        let late = self.seeks.iter().take_while(move |(_, request)| self.is_late(request, now));
+        late.map(|(byte, _)| *byte)
+    }
+
+    /// Forgets the seeks that are overdue, as [`Peer::overdue`]; their bytes.
+    pub fn give_up_seeks(&mut self, now: Instant) -> Vec<u64> {
+        let mut given_up = Vec::new();
+        while let Some((byte, request)) = self.seeks.front().copied()
+            && now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
+        {
+            self.seeks.pop_front();
+            self.release(&request);
+            given_up.push(byte);
+        }
+        given_up
+    }
+
+    /// When a request that was passed over becomes late next.
+    fn next_late(&self, now: Instant) -> Option<Instant> {
+        let limit = self.late_limit();
+        let from = now.checked_sub(limit).map(|sent| (sent, u64::MAX, u64::MAX));
+        let block = match from {
+            Some(from) => self.by_age.range(from..).next(),
+            None => self.by_age.first(),
+        };
+        let block = block.map(|(sent, order, _)| (*sent, *order));
+        let seek = self.seeks.iter().map(|(_, request)| (request.sent, request.order));
+        block
+            .into_iter()
+            .chain(seek)
+            .filter(|(_, order)| *order < self.answered_up_to.1)
+            .map(|(sent, _)| sent + limit)
+            .filter(|at| *at > now)
+            .min()
+    }
+
     /// Blocks asked for so long ago that the peer must have passed over them.
     pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.by_age
             .iter()
-            .take_while(move |(sent, _)| now.saturating_duration_since(*sent) >= OVERDUE_AFTER)
-            .map(|(_, block)| *block)
+            .take_while(move |(sent, ..)| now.saturating_duration_since(*sent) >= OVERDUE_AFTER)
+            .map(|(.., block)| *block)
     }
 
-    /// When [`Peer::is_stalled`] or [`Peer::is_silent`] may next become true.
+    /// When the peer may next be stalled or silent, or a request of it late or overdue.
     pub fn next_check(&self, now: Instant) -> Option<Instant> {
         if self.owed == 0 {
             return None;
         }
-        let oldest = self.by_age.first().map(|(sent, _)| *sent);
+        let oldest = self.by_age.first().map(|(sent, ..)| *sent);
+        let seek = self.seeks.front().map(|(_, request)| request.sent);
         [
             Some(self.last_answer + self.stall_limit()),
             oldest.map(|sent| sent + OVERDUE_AFTER),
+            seek.map(|sent| sent + OVERDUE_AFTER),
+            self.next_late(now),
             Some(self.last_answer + SILENT_AFTER),
         ]
         .into_iter()

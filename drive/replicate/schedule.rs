@@ -1,8 +1,10 @@
 //! Which peer is asked for which block, and what happens when it does not answer.
 
+use std::ops::Range;
+
 use tokio::time::Instant;
 
-use super::peer::{InFlight, MAX_WANTED_REGIONS, PeerId, Purpose, SILENT_AFTER};
+use super::peer::{InFlight, MAX_WANTED_REGIONS, Peer, PeerId, Purpose, SILENT_AFTER};
 use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator};
 use crate::core::demand::Urgency;
 use crate::wire::message::Message;
@@ -24,11 +26,8 @@ impl Replicator {
         self.give_up_overdue(now);
         let mut retry = Vec::new();
         for (id, peer) in &self.peers {
+            retry.extend(self.held_up_at(peer, 0..u64::MAX, now));
             if peer.is_stalled(now) {
-                let owed = peer.owed(0..u64::MAX).chain(peer.unconnected.iter().copied());
-                retry.extend(owed.filter(|block| {
-                    self.wants.get(*block).is_some_and(|want| want.asked.len() == 1)
-                }));
                 for seek in self.seeks.values_mut().filter(|seek| seek.asked == Some(*id)) {
                     seek.failed.insert(*id);
                     seek.asked = None;
@@ -37,6 +36,63 @@ impl Replicator {
         }
         for block in retry {
             self.wants.ask_again(block);
+        }
+        self.pass_over_late(now);
+    }
+
+    /// Blocks of `range` that were asked of this peer, and whose answers are held up at all peers that were
+    /// asked for them: so each period of waiting brings one more peer at most.
+    pub(super) fn held_up_at<'a>(
+        &'a self,
+        peer: &'a Peer,
+        range: Range<u64>,
+        now: Instant,
+    ) -> impl Iterator<Item = u64> + 'a {
+        let any = peer.is_stalled(now) || peer.late(now).next().is_some();
+        let owed =
+            any.then(|| peer.owed(range.clone()).chain(peer.unconnected.range(range).copied()));
+        owed.into_iter().flatten().filter(move |block| self.is_held_up(*block, now))
+    }
+
+    /// Whether all peers that were asked for a block are stalled or, if a reader waits for it, late with it.
+    fn is_held_up(&self, block: u64, now: Instant) -> bool {
+        let Some(want) = self.wants.get(block) else { return false };
+        let reader = want.urgency == Urgency::Reader;
+        !want.asked.is_empty()
+            && want
+                .asked
+                .iter()
+                .filter_map(|id| self.peers.get(id))
+                .all(|peer| peer.is_stalled(now) || (reader && peer.is_late_with(block, now)))
+    }
+
+    /// Bridges and seeks that a peer is late with are asked of another, if there is one.
+    pub(super) fn pass_over_late(&mut self, now: Instant) {
+        let (mut bridges, mut seeks) = (Vec::new(), Vec::new());
+        for (id, peer) in &self.peers {
+            let late = peer.late(now).filter(|(_, purpose)| *purpose == Purpose::Bridge);
+            bridges.extend(late.map(|(length, _)| (length, *id)));
+            seeks.extend(peer.late_seeks(now).map(|byte| (byte, *id)));
+        }
+        for (length, id) in bridges {
+            self.bridges.refused(length, id);
+        }
+        for (byte, id) in seeks {
+            let Some(seek) = self.seeks.get(&byte).filter(|seek| seek.asked == Some(id)) else {
+                continue;
+            };
+            let another = self.peers.iter().any(|(other, peer)| {
+                *other != id
+                    && !seek.failed.contains(other)
+                    && peer.offers(seek.guess)
+                    && peer.has_room(true)
+                    && !peer.is_stalled(now)
+            });
+            if another && let Some(seek) = self.seeks.get_mut(&byte) {
+                self.unscheduled = true;
+                seek.failed.insert(id);
+                seek.asked = None;
+            }
         }
     }
 
@@ -47,6 +103,16 @@ impl Replicator {
             .iter()
             .flat_map(|(id, peer)| peer.overdue(now).map(|block| (*id, block)))
             .collect();
+        for (id, peer) in &mut self.peers {
+            for byte in peer.give_up_seeks(now) {
+                peer.refused += 1;
+                if let Some(seek) = self.seeks.get_mut(&byte).filter(|seek| seek.asked == Some(*id))
+                {
+                    seek.failed.insert(*id);
+                    seek.asked = None;
+                }
+            }
+        }
         for (id, block) in overdue {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.disclaims(block..block.saturating_add(1));
@@ -124,10 +190,12 @@ impl Replicator {
     }
 
     fn request(&mut self, id: PeerId, block: u64, now: Instant) {
+        self.distrusted.expire(now, |block| self.wants.get(block).is_some());
         let digest = if self.distrusted.is_empty() { self.core.digest(block) } else { 0 };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let request = InFlight {
             sent: now,
+            order: 0,
             expected: self.average_bytes,
             cancelled: false,
             full_proof: peer.stands_alone(digest),
@@ -164,6 +232,7 @@ impl Replicator {
             if let Some(peer) = self.peers.get_mut(&id) {
                 let request = InFlight {
                     sent: now,
+                    order: 0,
                     expected,
                     cancelled: false,
                     full_proof: peer.stands_alone(0),

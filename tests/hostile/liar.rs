@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use drive::core::merkle::Node;
@@ -54,6 +54,8 @@ pub enum Lie {
     BitfieldGarbage,
     HaveFlood,
     OffersAndTakesBack,
+    /// Have and Unhave of everything, this many bytes a second, and no answers.
+    AnnouncesAtRate(u64),
     StatusFlaps,
     Silence,
     OneByteAtATime,
@@ -378,6 +380,32 @@ impl Talk<'_> {
         self.idle()
     }
 
+    fn announce_at_rate(&mut self, channel: u32, core: &Core, rate: u64) -> io::Result<()> {
+        let length = core.head().length;
+        // Of the index it is a peer like others.
+        if length < 100 {
+            return Ok(());
+        }
+        let have = Message::Have { start: 0, length, bitfield: None, ack: false };
+        let pair: Vec<u8> = [have, Message::Unhave { start: 0, length }]
+            .into_iter()
+            .flat_map(|message| {
+                let (kind, payload) = encode(message);
+                frame(channel, kind, &payload)
+            })
+            .collect();
+        let started = Instant::now();
+        let mut sent = 0;
+        while !self.shared.over() {
+            let due = rate.saturating_mul(started.elapsed().as_millis() as u64) / 1000;
+            let count = due.saturating_sub(sent) / pair.len() as u64;
+            self.wire.plain(&pair.repeat(count as usize))?;
+            sent += count * pair.len() as u64;
+            thread::sleep(Duration::from_millis(5));
+        }
+        leave()
+    }
+
     /// Lies told when a core has been opened.
     fn opened(&mut self, remote: u32, channel: u32, core: &Core) -> io::Result<()> {
         let have = |start, length, bitfield| Message::Have { start, length, bitfield, ack: false };
@@ -391,6 +419,7 @@ impl Talk<'_> {
                 varint::write((1 << 42) | 3, &mut bomb);
                 self.wire.message(channel, have(0, 1 << 20, Some(bomb.freeze())))
             }
+            Lie::AnnouncesAtRate(rate) => self.announce_at_rate(channel, core, rate),
             Lie::BitfieldGarbage => {
                 let garbage = Some(Bytes::from_static(&[0xfe, 0xff, 0x7f, 1, 2, 3]));
                 self.wire.message(channel, have(0, 1 << 20, garbage))

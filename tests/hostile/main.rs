@@ -8,6 +8,7 @@
 mod common;
 mod damage;
 mod fixture;
+mod flood;
 mod liar;
 mod publisher;
 mod reader;

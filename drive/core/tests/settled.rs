@@ -359,3 +359,113 @@ fn settling_that_failed_is_tried_again() {
         }
     }
 }
+
+/// A stopped core has only some of a longer history when a sync fails. What is here is written again,
+/// the rest is forgotten and fetched again, and claims go on.
+#[test]
+fn a_failed_sync_does_not_keep_a_stopped_core_from_claiming() {
+    for evict in [false, true] {
+        for call in 0.. {
+            let case = format!("evict {evict}, call {call}");
+            let world = World::default();
+            let core = writer(&world);
+            core.append(&uneven(3)).unwrap();
+            core.sync().unwrap();
+            let other = writer(&world.fork());
+            other.append(&uneven(6)).unwrap();
+            other.sync().unwrap();
+            if evict {
+                world.evict_what_failed();
+            }
+            let runtime = still();
+            let entered = runtime.enter();
+            core.accept(other.prove(3, 0, false, &mut RemoteTree::default()).unwrap()).unwrap();
+            send(&other, &core, 7, &mut RemoteTree::default()).unwrap();
+            assert!(core.stopped().is_some());
+            world.fail_once_at(call);
+            let _ = core.sync();
+            let reached = world.stopped();
+            let _ = core.sync();
+            core.sync().unwrap_or_else(|error| panic!("{case}: {error}"));
+            core.check_invariants();
+            if !evict {
+                assert!(core.has(3) && core.has(7), "{case}: forgotten, and was readable");
+            }
+            let held: Vec<u64> = (0..9).filter(|at| core.has(*at)).collect();
+            drop(entered);
+            drop(core);
+            world.cut_power(0);
+            let core = open_stopped(&world);
+            assert_eq!(core.head().length, 9, "{case}");
+            assert_eq!(core.audit().unwrap().invalid, 0, "{case}: claimed, and not there");
+            for at in held {
+                let found = core.get_local(at).unwrap();
+                assert_eq!(found, other.get_local(at).unwrap(), "{case}: block {at}");
+            }
+            fetch_all(&other, &core);
+            if !reached {
+                assert!(call > 5);
+                break;
+            }
+        }
+    }
+}
+
+fn open_stopped(world: &World) -> Core {
+    Core::open(Opening {
+        directory: std::path::Path::new("world"),
+        open_file: &|name| Ok(Box::new(world.file(name)) as Box<dyn Storage>),
+        key: pair().public_key(),
+        pair: Some(pair()),
+        store_pair: true,
+        writable: true,
+        cache: Arc::new(BlockCache::new(0)),
+        keep: None,
+        stop: Some(super::super::Stop::Behind { length: 9 }),
+        on_stop: None,
+    })
+    .unwrap()
+}
+
+/// A block that was cleared is fetched again, below the settled length, and a sync of it fails.
+#[test]
+fn a_fetched_block_below_the_settled_length_is_claimed_only_when_it_is_there() {
+    for evict in [false, true] {
+        for call in 0.. {
+            let case = format!("evict {evict}, call {call}");
+            let world = World::default();
+            if evict {
+                world.evict_what_failed();
+            }
+            let blocks: Vec<Bytes> = (1..5).map(|at| Bytes::from(vec![at; 9000])).collect();
+            let core = writer(&world);
+            core.append(&blocks[..3]).unwrap();
+            core.sync().unwrap();
+            let other = writer(&world.fork());
+            core.clear(1..2).unwrap();
+            core.append(&blocks[3..]).unwrap();
+            core.sync().unwrap();
+            let runtime = still();
+            let entered = runtime.enter();
+            let proof = other.prove(1, 0, false, &mut RemoteTree::default()).unwrap();
+            world.fail_once_at(call);
+            let _ = core.accept(proof);
+            let _ = core.sync();
+            let reached = world.stopped();
+            let _ = core.sync();
+            core.sync().unwrap_or_else(|error| panic!("{case}: {error}"));
+            let held = core.has(1);
+            drop(entered);
+            drop(core);
+            world.cut_power(0);
+            let core = writer(&world);
+            assert_eq!(core.audit().unwrap().invalid, 0, "{case}: claimed, and not there");
+            assert_eq!(core.get_local(1).unwrap(), held.then(|| blocks[1].clone()), "{case}");
+            assert_eq!(core.get_local(3).unwrap().as_ref(), Some(&blocks[3]), "{case}");
+            if !reached {
+                assert!(call > 4 && held);
+                break;
+            }
+        }
+    }
+}
