@@ -170,7 +170,7 @@ const DAMAGES: [&str; 5] = ["block", "first block", "signatures", "hole", "tree"
 fn damage(core: &Path, how: &str) {
     let cut = |file: &str, part: usize| {
         let bytes = fs::read(core.join(file)).expect("read");
-        let kept = if part == 0 { 32 } else { (32 + bytes.len()) / part };
+        let kept = (32 + bytes.len()).checked_div(part).unwrap_or(32);
         fs::write(core.join(file), &bytes[..kept]).expect("write");
     };
     match how {

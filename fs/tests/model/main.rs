@@ -545,8 +545,7 @@ impl Pair {
         if !self.model.is_directory(parent(path)) || self.model.is_directory(path) {
             return;
         }
-        let blocks: Vec<_> =
-            bytes.chunks(65_536).map(|block| Bytes::copy_from_slice(block)).collect();
+        let blocks: Vec<_> = bytes.chunks(65_536).map(Bytes::copy_from_slice).collect();
         let extent = self.drive.append_content(&blocks).expect("appended");
         let stat = Stat { mode: TYPE_FILE | 0o604, extent, ..Stat::default() };
         let path_there = DrivePath::parse(path).expect("a path");
