@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use drive::Drive;
+use hypermount_drive::Drive;
 
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Room};

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::crypto::{DiscoveryKey, PublicKey};
+use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -27,14 +27,14 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::broadcast;
 
-use crate::core::cache::{BlockCache, DEFAULT_CACHE_BYTES};
-use crate::core::storage::{Disk, Memory, Storage};
-use crate::core::{Core, OnStop, Opening, Stop, WeakCore};
-use crate::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use crate::error::{Error, Result};
+use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
+use crate::hypercore::storage::{Disk, Memory, Storage};
+use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
 use crate::private;
-use crate::sync::{Mutex, Rank};
 use closing::Kept;
+use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
+use hypermount_swarm::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
 

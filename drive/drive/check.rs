@@ -6,16 +6,16 @@
 
 use std::ops::Range;
 
-use crate::core::Core;
-use crate::core::check::CoreCheck;
-use crate::crypto::PublicKey;
-use crate::drive::{Drive, Snapshot};
-use crate::error::{Error, Result};
+use crate::hyperdrive::{Drive, Snapshot};
 use crate::index::trie::{Node, stat};
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use crate::store::Store;
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::Core;
+use hypermount_core::hypercore::check::CoreCheck;
+use hypermount_core::store::Store;
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
 
 /// Files, and versions, that are named; more are only counted.
 pub const MAX_NAMED: usize = 1000;

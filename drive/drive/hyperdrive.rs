@@ -18,8 +18,8 @@ mod stored_tests;
 #[cfg(test)]
 mod tests;
 
-pub use crate::core::merkle::HashedBlocks;
 pub use commit::{ContentWriter, Turn};
+pub use hypermount_core::hypercore::merkle::HashedBlocks;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
@@ -30,16 +30,16 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::core::demand::Urgency;
-use crate::core::{Core, Head};
-use crate::crypto::PublicKey;
-use crate::error::{Error, Result};
 use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Stat};
-use crate::store::{Store, Turns, content_name};
-use crate::sync::{Mutex, Rank};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::hypercore::{Core, Head};
+use hypermount_core::store::{Store, Turns, content_name};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// How often is looked for what peers have told meanwhile.
 const LOOK: Duration = Duration::from_millis(20);

@@ -27,11 +27,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::crypto::PublicKey;
-use crate::error::{Error, Result};
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use crate::sync::{Mutex, Rank};
+use hypermount_core::error::{Error, Result};
+use hypermount_swarm::crypto::PublicKey;
+use hypermount_swarm::sync::{Mutex, Rank};
 
 pub use ranges::Ranges;
 

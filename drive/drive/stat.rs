@@ -2,7 +2,7 @@
 //!
 //! The legacy protobuf encoding of a `Stat` is in `index/trie/stat.rs`.
 
-use crate::crypto::PublicKey;
+use hypermount_swarm::crypto::PublicKey;
 
 /// Mask and values of the file type bits in [`Stat::mode`] (stat(2) numbers, part of the format).
 pub const TYPE_MASK: u32 = 0o170000;

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::crypto::PublicKey;
-use crate::error::{Error, Result};
 use crate::path::DrivePath;
+use hypermount_core::error::{Error, Result};
+use hypermount_swarm::crypto::PublicKey;
 
 const SCHEME: &str = "hyper://";
 const KEY_DIGITS: usize = 64;

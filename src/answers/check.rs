@@ -1,9 +1,10 @@
 //! `check`: what of a store, or of one drive in it, was verified, and what is hurt. The reading and
-//! hashing is `drive::check`.
+//! hashing is `hypermount_drive::check`.
 
-use drive::check::{HurtFile, check as check_drive};
-use drive::store::Hurt;
-use drive::{PublicKey, Store};
+use hypermount_core::Store;
+use hypermount_core::store::Hurt;
+use hypermount_drive::check::{HurtFile, check as check_drive};
+use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -149,7 +150,10 @@ async fn check_one(
             drive.versions = found.versions;
             drive.version_count = found.version_count;
         }
-        Err(error @ (drive::Error::Corrupt { .. } | drive::Error::Storage { .. })) => {
+        Err(
+            error @ (hypermount_core::Error::Corrupt { .. }
+            | hypermount_core::Error::Storage { .. }),
+        ) => {
             drive.hurt = true;
             drive.why.push(error.to_string());
         }

@@ -228,7 +228,7 @@ fn full_once_at_every_call() {
             let mut mounted = mounted;
             mounted.process.wait();
             assert_eq!(Some(&stage.stored()), states.last(), "{when}");
-            let left = drive::scratch::leftovers(&stage.path("now/store/scratch"));
+            let left = hypermount_drive::scratch::leftovers(&stage.path("now/store/scratch"));
             assert!(left.expect("lists").is_empty(), "{when}");
         } else {
             process.wait();

@@ -199,7 +199,7 @@ fn synced_while_open() {
     own.mount();
     assert!(fs::read(own.path("synced")).expect("is there") == [1; 200_000]);
     assert!(!own.path("unsynced").exists());
-    let left = drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
+    let left = hypermount_drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
     let paths: Vec<&str> = left.iter().map(|left| left.origin.path.as_str()).collect();
     assert_eq!(paths, ["unsynced"]);
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::merkle::{self, HashedBlocks, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
 use super::{Core, Head};
-use crate::crypto::{KeyPair, SignatureBytes};
 use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{KeyPair, SignatureBytes};
 
 /// Bytes of the largest appended block kept in the cache: index blocks are read again at once,
 /// file contents rarely.

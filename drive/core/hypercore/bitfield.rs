@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn golden_pages() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/bitfield.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/bitfield.json");
         let vectors: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let mut checked = 0;

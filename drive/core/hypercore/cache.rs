@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use lru::LruCache;
 
-use crate::sync::{Mutex, Rank};
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes of blocks a store keeps in memory unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;

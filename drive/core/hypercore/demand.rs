@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
+use hypermount_swarm::sync::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.

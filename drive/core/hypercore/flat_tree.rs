@@ -76,7 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn vectors() -> serde_json::Value {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/flat-tree.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/flat-tree.json");
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 

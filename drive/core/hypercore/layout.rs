@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
 use super::merkle::{MAX_CORE_LENGTH, Node};
 use super::storage::Storage;
-use crate::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
 use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
 
 const HEADER: u64 = 32;
 const NODE: u64 = 40;

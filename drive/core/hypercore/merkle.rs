@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::flat_tree;
-use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
+use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
 
 /// Bytes of the largest block, as in the reference.
 pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;

@@ -42,12 +42,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use lru::LruCache;
 use tokio::sync::{broadcast, watch};
 
-use crate::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
 use crate::error::{Error, Result};
-use crate::sync::{Mutex, Rank};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
+use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
+use hypermount_swarm::sync::{Mutex, Rank};
 use layout::Files;
 pub use layout::OpenFile;
 use merkle::Node;

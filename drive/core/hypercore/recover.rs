@@ -10,8 +10,8 @@ use super::bitfield::Bitfield;
 use super::flat_tree;
 use super::layout::Files;
 use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
-use crate::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
 use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
 
 /// Signature slots looked at in one direction; an intact core needs one.
 pub const MAX_SLOTS_SCANNED: u64 = 65_536;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::flat_tree;
 use super::merkle::{self, Verified};
 use super::{Core, Rejected};
-use crate::crypto::Hash;
 use crate::error::{Error, Result};
+use hypermount_swarm::crypto::Hash;
 
 const UNPROVEN: &str = "a peer's longer history is not proven to begin with what is here";
 

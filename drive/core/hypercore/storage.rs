@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::private;
-use crate::sync::{Mutex, Rank};
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// One random-access file. Positions and lengths are in bytes; nothing below the length that was
 /// never written reads as anything but zeros.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Replicator;
 use super::peer::{InFlight, MAX_UNCONNECTED, PeerId, Purpose};
-use crate::core::{Head, flat_tree};
+use crate::hypercore::{Head, flat_tree};
 use crate::wire::message::Message;
 
 /// Shorter versions waiting to be connected with ours at once. A drive's peers are rarely of more than

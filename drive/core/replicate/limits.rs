@@ -264,7 +264,7 @@ fn shorter_versions_waiting_for_a_bridge() {
     // Its proof verifies, and does not lead to the roots of that version.
     let answer = Message::Data { index: 1000, value: None, nodes: Vec::new(), signature: None };
     replicator.step(Event::Received { peer: bridging, message: answer }, Instant::now());
-    let verdict = Ok(crate::core::Accepted { stored: false, head: None });
+    let verdict = Ok(crate::hypercore::Accepted { stored: false, head: None });
     let judged = Event::Judged { peer: bridging, block: 1000, size: 0, verdict };
     replicator.step(judged, Instant::now());
     assert_eq!(replicator.bridges.count(), MAX_BRIDGES, "what waits for it is not asked for again");

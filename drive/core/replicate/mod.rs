@@ -26,14 +26,14 @@ pub use peer::{MAX_IN_FLIGHT, MAX_WINDOW_BYTES, PeerId, SILENT_AFTER, STALL_AFTE
 pub use remote_blocks::{MAX_RANGES, RemoteBlocks};
 pub use upload::{MAX_QUEUED_REQUESTS, Upload};
 
-use crate::core::demand::{Change, Hint, Outlook, Urgency};
-use crate::core::merkle::Proof;
-use crate::core::{Accepted, Core, Located, Rejected};
 use crate::error::Error;
-use crate::rate::{Bucket, Limit};
+use crate::hypercore::demand::{Change, Hint, Outlook, Urgency};
+use crate::hypercore::merkle::Proof;
+use crate::hypercore::{Accepted, Core, Located, Rejected};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
+use hypermount_swarm::rate::{Bucket, Limit};
 use peer::{
     BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
     MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 
 use super::Replicator;
 use super::peer::{Peer, PeerId};
-use crate::core::demand::Urgency;
+use crate::hypercore::demand::Urgency;
 use crate::wire::run_length;
 
 /// Queued blocks that a peer is asked for because it has just told of them, before the others of the

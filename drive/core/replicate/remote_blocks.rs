@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::core::merkle::MAX_CORE_LENGTH;
+use crate::hypercore::merkle::MAX_CORE_LENGTH;
 
 /// Ranges kept per peer and core (about half a MiB). Beyond it the highest are forgotten, which costs
 /// speed with very scattered peers and nothing else.

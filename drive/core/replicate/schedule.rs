@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::peer::{InFlight, MAX_WANTED_REGIONS, PeerId, Purpose, SILENT_AFTER};
 use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator};
-use crate::core::demand::Urgency;
+use crate::hypercore::demand::Urgency;
 use crate::wire::message::Message;
 
 enum Choice {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::{Core, Located, RemoteTree};
+use crate::hypercore::{Core, Located, RemoteTree};
 use crate::wire::message::Message;
 use crate::wire::run_length;
 

@@ -6,7 +6,7 @@ use std::ops::{Bound, Range};
 
 use super::REGION_BLOCKS;
 use super::peer::PeerId;
-use crate::core::demand::Urgency;
+use crate::hypercore::demand::Urgency;
 
 /// Peers remembered per block that were asked or failed; a block asked of more starts over.
 const MAX_ASKED: usize = 32;

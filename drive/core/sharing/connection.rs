@@ -13,16 +13,17 @@ use tokio::time::Instant;
 
 use super::hints::Hints;
 use super::replication::Replication;
-use super::transport::Stream;
-use super::{Command, ConnectionHandle, Inner, Share, Traffic};
-use crate::core::{Core, Given};
-use crate::crypto::DiscoveryKey;
-use crate::rate::Limit;
+use super::{Command, Share};
+use crate::hypercore::{Core, Given};
 use crate::replicate::{Event, PeerId, Upload};
 use crate::wire::extension;
 use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
+use hypermount_swarm::crypto::DiscoveryKey;
+use hypermount_swarm::network::transport::Stream;
+use hypermount_swarm::network::{ConnectionHandle, Inner, Traffic};
+use hypermount_swarm::rate::Limit;
 
 /// The handshake must be done by then.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -232,7 +233,7 @@ impl Connection<'_> {
                 Some(command) = commands.recv() => self.command(command).await,
                 () = tokio::task::yield_now(), if may_receive && self.undecoded => {}
                 ended = ended(&mut ending) => return ended,
-                () = super::closed(&mut closing) => return ("we are closing".into(), false),
+                () = hypermount_swarm::network::closed(&mut closing) => return ("we are closing".into(), false),
                 () = tokio::time::sleep_until(deadline) => if let Err(reason) = self.expired() {
                     return (reason, false);
                 },

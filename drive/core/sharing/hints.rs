@@ -11,12 +11,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::core::Core;
-use crate::crypto::DiscoveryKey;
-use crate::index::trie::responder::{self, Answered, ExtensionRequest};
-use crate::rate::Bucket;
+use crate::hypercore::Core;
+use crate::sharing::{Answered, ExtensionRequest};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
+use hypermount_drive::index::trie::responder;
+use hypermount_swarm::crypto::DiscoveryKey;
+use hypermount_swarm::rate::Bucket;
 
 /// Hints of one peer that may wait; more are ignored.
 pub const MAX_QUEUED_HINTS: usize = 32;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::crypto::PublicKey;
 use crate::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
 
 /// Bytes per second.
 const LIMIT: u64 = 400_000;
@@ -12,8 +12,8 @@ const BLOCK: usize = 50_000;
 const BLOCKS: u64 = 20;
 
 struct Pair {
-    serving: Swarm,
-    reading: Swarm,
+    serving: Sharing,
+    reading: Sharing,
     copy: Core,
 }
 
@@ -22,9 +22,9 @@ async fn pair() -> Pair {
     let core = from.core_named(b"limited").unwrap();
     let blocks: Vec<_> = (0..BLOCKS).map(|n| bytes::Bytes::from(vec![n as u8; BLOCK])).collect();
     core.append(&blocks).unwrap();
-    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let serving = Sharing::new(&from, SharingOptions::default()).unwrap();
     let address = serving.listen("127.0.0.1:0").await.unwrap();
-    let reading = Swarm::new(&to, SwarmOptions::default()).unwrap();
+    let reading = Sharing::new(&to, SharingOptions::default()).unwrap();
     let copy = to.core(core.key()).unwrap();
     reading.dial(&address.to_string());
     // One block first: the connection stands.
@@ -98,7 +98,7 @@ async fn what_we_ask_for_ourselves_does_not_wait_until_we_may_give_again() {
 
 #[tokio::test]
 async fn drives_that_are_not_looked_for_are_limited() {
-    let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap();
+    let swarm = Sharing::new(&Store::memory(), SharingOptions::default()).unwrap();
     let topic = |number: usize| {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.to_be_bytes());
@@ -118,9 +118,9 @@ async fn drives_that_are_not_looked_for_are_limited() {
 async fn unused_cores_are_closed_with_their_replicators_and_can_be_opened_again() {
     let directory = tempfile::tempdir().unwrap();
     let (from, to) = (Store::memory(), Store::open(directory.path(), true).unwrap());
-    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let serving = Sharing::new(&from, SharingOptions::default()).unwrap();
     let address = serving.listen("127.0.0.1:0").await.unwrap();
-    let reading = Swarm::new(&to, SwarmOptions::default()).unwrap();
+    let reading = Sharing::new(&to, SharingOptions::default()).unwrap();
     let _dialled = reading.dial_while(&address.to_string());
     let wait = Wait::within(Duration::from_secs(60));
     let mut keys = Vec::new();
@@ -148,7 +148,7 @@ async fn unused_cores_are_closed_with_their_replicators_and_can_be_opened_again(
     };
     tokio::time::timeout(Duration::from_secs(60), closed).await.unwrap();
     assert!(to.cores().len() <= crate::store::MAX_OPEN_CORES, "{}", to.cores().len());
-    let serving = Swarm::new(&from, SwarmOptions::default()).unwrap();
+    let serving = Sharing::new(&from, SharingOptions::default()).unwrap();
     let address = serving.listen("127.0.0.1:0").await.unwrap();
     let _dialled = reading.dial_while(&address.to_string());
     for core in [used, to.core(&keys[1]).unwrap()] {
@@ -161,7 +161,7 @@ async fn unused_cores_are_closed_with_their_replicators_and_can_be_opened_again(
 async fn a_drive_that_no_peer_has_leaves_no_directory() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), true).unwrap();
-    let swarm = Swarm::new(&store, SwarmOptions::default()).unwrap();
+    let swarm = Sharing::new(&store, SharingOptions::default()).unwrap();
     let key = PublicKey::new([0x42; 32]);
     let id = key.discovery_key().to_string();
     let at = || {
@@ -169,7 +169,7 @@ async fn a_drive_that_no_peer_has_leaves_no_directory() {
         all.into_iter().any(|path| path.to_string_lossy().contains(&id))
     };
     let wait = Wait::within(Duration::from_millis(50));
-    assert!(crate::Drive::open(&store, &key, None, wait).await.is_err());
+    assert!(hypermount_drive::Drive::open(&store, &key, None, wait).await.is_err());
     let gone = async {
         while at() || !swarm.inner.state().replications.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;

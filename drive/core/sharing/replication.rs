@@ -9,10 +9,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Holding, Inner};
-use crate::core::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
-use crate::rate::Limit;
+use super::{Command, Holding};
+use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, Replicator};
+use hypermount_swarm::network::Inner;
+use hypermount_swarm::rate::Limit;
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
 const INBOX: usize = 256;
@@ -143,7 +144,7 @@ async fn run(
                 Err(RecvError::Closed) => return,
             },
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
-            () = super::closed(&mut closing) => return,
+            () = hypermount_swarm::network::closed(&mut closing) => return,
         }
         // The shares of the inbox's memory are held until the blocks are stored.
         let shares: Vec<_> = batch

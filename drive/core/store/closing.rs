@@ -13,9 +13,9 @@ use tokio::sync::broadcast;
 
 use super::lock::FileLock;
 use super::{Inner, Store};
-use crate::core::{Core, HANDLES_OF_REPLICATOR};
-use crate::crypto::DiscoveryKey;
 use crate::error::{Error, Result};
+use crate::hypercore::{Core, HANDLES_OF_REPLICATOR};
+use hypermount_swarm::crypto::DiscoveryKey;
 
 /// Cores open at once before those are closed that are not in use and that no peer has opened.
 pub const MAX_OPEN_CORES: usize = 64;

@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 
 use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey, write_name};
-use crate::core::Core;
-use crate::crypto::{DiscoveryKey, PublicKey};
 use crate::error::Result;
+use crate::hypercore::Core;
+use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]

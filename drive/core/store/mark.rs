@@ -25,11 +25,11 @@ use std::path::{Path, PathBuf};
 use std::str::SplitWhitespace;
 
 use super::failed;
-use crate::core::{Core, Stop};
-use crate::crypto::{self, DiscoveryKey, Hash};
 use crate::error::Result;
+use crate::hypercore::{Core, Stop};
 use crate::private;
-use crate::sync::{Mutex, Rank};
+use hypermount_swarm::crypto::{self, DiscoveryKey, Hash};
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// The file in the store.
 pub const MARK_FILE: &str = "hypermount.mark";

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 
 fn vectors(name: &str) -> serde_json::Value {
-    let path = format!("{}/../tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -25,7 +25,7 @@ fn copy(from: &Path, to: &Path) {
 fn golden() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
-    copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/drive-small")), &path);
+    copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/drive-small")), &path);
     (directory, path)
 }
 
@@ -90,7 +90,8 @@ fn opens_the_references_directory_and_leaves_it_alone() {
             assert_eq!(found.len(), expected["size"].as_u64().unwrap(), "{name}");
         }
     }
-    let original = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/drive-small"));
+    let original =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/drive-small"));
     for discovery_key in survey(original).unwrap() {
         for name in ["bitfield", "data", "key", "name", "signatures", "tree"] {
             let file = |root| fs::read(core_directory(root, &discovery_key).join(name)).unwrap();
@@ -418,7 +419,7 @@ fn twins() -> (Core, Core) {
 fn prove_newest(
     from: &Core,
     to: &Core,
-) -> std::result::Result<crate::core::Accepted, crate::core::Rejected> {
+) -> std::result::Result<crate::hypercore::Accepted, crate::hypercore::Rejected> {
     let newest = from.head().length - 1;
     to.accept(from.prove(newest, 0, true, &mut Default::default()).unwrap())
 }
@@ -449,7 +450,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
         }
         let head = one.head();
         let verdict = prove_newest(&other, &one);
-        assert!(matches!(verdict, Err(crate::core::Rejected::Forked { .. })), "{verdict:?}");
+        assert!(matches!(verdict, Err(crate::hypercore::Rejected::Forked { .. })), "{verdict:?}");
         assert_eq!((one.stopped(), one.head()), (Some(Stop::Forked), head));
     }
 }

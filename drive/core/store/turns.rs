@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use super::Store;
-use crate::crypto::DiscoveryKey;
-use crate::sync::Mutex;
+use hypermount_swarm::crypto::DiscoveryKey;
+use hypermount_swarm::sync::Mutex;
 
 /// Shows a drive to programs: one drive in one mount.
 pub trait View: Send + Sync {

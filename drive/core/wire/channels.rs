@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::error::ProtocolError;
 use super::framing::MAX_CHANNEL;
-use crate::crypto::{DiscoveryKey, PublicKey};
+use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// Most cores that can be open on one session at a time, counting those only one side has opened.
 pub const MAX_CHANNELS: usize = 1024;

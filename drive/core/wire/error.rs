@@ -2,7 +2,7 @@
 //!
 //! Not here: what a remote can prove wrong about a block; that is the replicator's to judge.
 
-use crate::crypto::DiscoveryKey;
+use hypermount_swarm::crypto::DiscoveryKey;
 
 /// The remote broke the protocol. The session is over; the reason is for the log.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,8 @@ use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::error::ProtocolError;
 use super::message::Message;
-use crate::core::merkle::Node;
-use crate::crypto::{DiscoveryKey, Hash};
+use crate::hypercore::merkle::Node;
+use hypermount_swarm::crypto::{DiscoveryKey, Hash};
 
 /// Most tree nodes in one Data. A proof needs a sibling per level and the roots: two times 53 at
 /// the greatest length a core can have, and as many again for the bytes of a seek.

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::core::merkle::Node;
-use crate::crypto::{DiscoveryKey, SignatureBytes};
+use crate::hypercore::merkle::Node;
+use hypermount_swarm::crypto::{DiscoveryKey, SignatureBytes};
 
 /// A message on the channel of one core (wire8.md §5). Open, Close and Options are handled by the
 /// session below and never reach a replicator.

@@ -29,7 +29,7 @@ pub use session::{Opening, Session};
 #[cfg(test)]
 mod vectors {
     pub fn load(file: &str) -> serde_json::Value {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/");
         let text = std::fs::read_to_string(format!("{folder}{file}")).unwrap();
         serde_json::from_str(&text).unwrap()
     }

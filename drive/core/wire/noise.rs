@@ -12,7 +12,7 @@ use snow::resolvers::{CryptoResolver as _, DefaultResolver};
 use super::cipher::NONCE_LENGTH;
 use super::error::ProtocolError;
 use super::varint;
-use crate::crypto::{blake2b, random_bytes};
+use hypermount_swarm::crypto::{blake2b, random_bytes};
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2b";
 

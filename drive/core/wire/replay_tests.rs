@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::super::vectors;
 use super::*;
-use crate::core::merkle::Node;
-use crate::crypto::{KeyPair, derive_seed};
+use crate::hypercore::merkle::Node;
+use hypermount_swarm::crypto::{KeyPair, derive_seed};
 
 const TRANSCRIPTS: [&str; 6] = [
     "ack-extensions",

@@ -18,7 +18,7 @@ use super::legacy::{self, kind};
 use super::message::{Message, SessionEvent};
 use super::noise::{HANDSHAKE_HASH_LENGTH, Handshake, Role, StaticKeyPair};
 use super::varint;
-use crate::crypto::{DiscoveryKey, PublicKey, blake2b_keyed};
+use hypermount_swarm::crypto::{DiscoveryKey, PublicKey, blake2b_keyed};
 
 /// Payloads below this many bytes are copied out of the read buffer, so that a small one that is
 /// kept does not keep the whole buffer. Larger ones are slices of it.

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::*;
-use crate::drive::Edit;
+use crate::hyperdrive::Edit;
 use crate::stat::Stat;
-use crate::store::Custodian;
+use hypermount_core::store::Custodian;
 
 fn open(root: &Path) -> Store {
     Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
-use crate::core::merkle::HashedBlocks;
-use crate::core::{Core, Head};
-use crate::error::{Error, Result};
 use crate::index::trie::{Batch, Removed, Trie, stat};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
-use crate::store::View;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::merkle::HashedBlocks;
+use hypermount_core::hypercore::{Core, Head};
+use hypermount_core::store::View;
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 const NESTED: &str = "the path lies in a nested drive";

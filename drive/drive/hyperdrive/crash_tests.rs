@@ -9,12 +9,12 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::core::Opening;
-use crate::core::cache::BlockCache;
-use crate::core::storage::Storage;
-use crate::core::storage::faulty::World;
-use crate::crypto::KeyPair;
 use crate::stat::TYPE_FILE;
+use hypermount_core::hypercore::Opening;
+use hypermount_core::hypercore::cache::BlockCache;
+use hypermount_core::hypercore::storage::Storage;
+use hypermount_core::hypercore::storage::faulty::World;
+use hypermount_swarm::crypto::KeyPair;
 
 const POWER_CUTS: u64 = 8;
 

@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Drive, Edit, Snapshot};
-use crate::core::Core;
-use crate::error::{Error, Result};
 use crate::index::trie::{Node, Trie, stat};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::Core;
+use hypermount_core::wait::Wait;
 
 impl Drive {
     /// Puts entries whose bytes were lost back to what was there before; how many there were.

@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::core::demand::{MAX_WANTED_BLOCKS, Ticket, Urgency};
-use crate::core::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-use crate::core::{Core, Located};
-use crate::error::{Error, Result};
 use crate::stat::Extent;
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::demand::{MAX_WANTED_BLOCKS, Ticket, Urgency};
+use hypermount_core::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
+use hypermount_core::hypercore::{Core, Located};
+use hypermount_core::wait::Wait;
 
 /// Blocks of one read that are asked for at once.
 const MAX_BLOCKS_AT_ONCE: u64 = 512;

@@ -6,8 +6,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::crash_tests::{bytes, content, open, path, put, rename, write};
 use super::*;
-use crate::core::RemoteTree;
-use crate::core::storage::faulty::World;
+use hypermount_core::hypercore::RemoteTree;
+use hypermount_core::hypercore::storage::faulty::World;
 
 /// No time passes in it: nothing settles by itself.
 fn still() -> Runtime {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::error::{Error, Result};
 use crate::index::trie::{Budget, Child, ChildNode, Found, Node, Purpose, Trie, TrieKey, stat};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// Permissions of a mountpoint that stores no stat.
 const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::Drive;
-use crate::crypto::{DiscoveryKey, PublicKey};
-use crate::error::{Error, Result};
 use crate::index::trie::Header;
-use crate::store::{Hurt, Store, content_name, lacks_descriptors};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::store::{Hurt, Store, content_name, lacks_descriptors};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// The drives of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

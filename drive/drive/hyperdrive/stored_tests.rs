@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::stored::survey;
 use super::*;
-use crate::crypto::DiscoveryKey;
-use crate::store::Custodian;
+use hypermount_core::store::Custodian;
+use hypermount_swarm::crypto::DiscoveryKey;
 
 fn open(root: &Path) -> Store {
     Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::core::demand::Change;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::index::trie::{TrieKey, stat, vectors};
 use crate::path::Name;
 use crate::stat::{Kind, MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use hypermount_core::hypercore::demand::Change;
 
 fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
@@ -59,7 +59,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// A store with a copy of the drive that the reference wrote.
 fn recorded_store() -> (tempfile::TempDir, Store) {
-    let from = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/drive-small");
+    let from = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/drive-small");
     let directory = tempfile::tempdir().unwrap();
     copy(Path::new(from), directory.path());
     let store = Store::open(directory.path(), false).unwrap();

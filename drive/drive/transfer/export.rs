@@ -13,12 +13,12 @@ use bytes::Bytes;
 
 use super::target::{self, Target};
 use super::{Observer, Report, Step, attributes, failed, local};
-use crate::core::demand::Urgency;
-use crate::drive::{Drive, Snapshot};
-use crate::error::{Error, Result};
+use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::wait::Wait;
 
 /// Bytes read at once, and asked for ahead of that.
 const CHUNK: u64 = 1024 * 1024;

@@ -17,11 +17,11 @@ use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, Step, failed};
-use crate::drive::{Drive, Edit, Snapshot};
-use crate::error::{Error, Result};
+use crate::hyperdrive::{Drive, Edit, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// Content bytes appended under one signature, and held in memory.
 const MAX_APPEND_BYTES: usize = 4 * 1024 * 1024;

@@ -4,11 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::drive::Drive;
-use crate::error::{Error, Result};
+use crate::hyperdrive::Drive;
 use crate::scratch::Leftover;
-use crate::store::Store;
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::store::Store;
+use hypermount_core::wait::Wait;
 
 /// Bytes copied at once.
 const PIECE_BYTES: u64 = 1024 * 1024;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
-use crate::error::Result;
 use crate::stat::{Kind, Stat};
+use hypermount_core::error::Result;
 
 /// Longest step of the clock that file systems take times from: two changes within one step look like
 /// one. Linux steps each 10 ms at most.

@@ -6,11 +6,11 @@ use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{BLOCK_BYTES, failed, local};
-use crate::core::Core;
-use crate::drive::Drive;
-use crate::error::Result;
-use crate::private;
+use crate::hyperdrive::Drive;
 use crate::stat::Extent;
+use hypermount_core::error::Result;
+use hypermount_core::hypercore::Core;
+use hypermount_core::private;
 
 /// The note, in the store's directory.
 const NOTE: &str = "hypermount.import";

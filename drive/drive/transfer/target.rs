@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::local::milliseconds;
-use crate::crypto;
+use hypermount_swarm::crypto;
 
 const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

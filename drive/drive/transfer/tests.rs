@@ -8,15 +8,15 @@ use rustix::fs::{XattrFlags, setxattr};
 use tempfile::TempDir;
 
 use super::*;
-use crate::core::CoreEvent;
-use crate::drive::crash_tests::bytes;
-use crate::drive::settled_tests::with_one_failure;
-use crate::drive::{Drive, Edit};
-use crate::error::Error;
+use crate::hyperdrive::crash_tests::bytes;
+use crate::hyperdrive::settled_tests::with_one_failure;
+use crate::hyperdrive::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use crate::store::Store;
-use crate::wait::Wait;
+use hypermount_core::error::Error;
+use hypermount_core::hypercore::CoreEvent;
+use hypermount_core::store::Store;
+use hypermount_core::wait::Wait;
 
 struct Bench {
     directory: TempDir,
@@ -79,7 +79,9 @@ fn picture(root: &Path) -> Vec<String> {
                     String::new()
                 }
                 () if found.is_symlink() => fs::read_link(&at).unwrap().display().to_string(),
-                () => format!("{:?}", crate::crypto::blake2b(&[&fs::read(&at).unwrap()])),
+                () => {
+                    format!("{:?}", hypermount_swarm::crypto::blake2b(&[&fs::read(&at).unwrap()]))
+                }
             };
             let attributes = match found.is_symlink() {
                 true => Default::default(),

@@ -255,7 +255,7 @@ mod tests {
     const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 49737);
 
     fn packets() -> impl Iterator<Item = (String, Bytes)> {
-        let all = include_str!("../../tests/vectors/swarm.json");
+        let all = include_str!("../../../tests/vectors/swarm.json");
         let all: serde_json::Value = serde_json::from_str(all).unwrap();
         all["dhtRpc"].as_array().unwrap().clone().into_iter().map(|packet| {
             let bytes = hex::decode(packet["encoded"].as_str().unwrap()).unwrap();

@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn an_id_is_made_of_the_address() {
-        let all = include_str!("../../tests/vectors/hyperdht.json");
+        let all = include_str!("../../../tests/vectors/hyperdht.json");
         let all: serde_json::Value = serde_json::from_str(all).unwrap();
         for one in all["ids"].as_array().unwrap() {
             let address = one["address"].as_str().unwrap().parse().unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 pub fn all() -> serde_json::Value {
-    serde_json::from_str(include_str!("../../tests/vectors/hyperdht.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/vectors/hyperdht.json")).unwrap()
 }
 
 pub fn hex(value: &serde_json::Value) -> Bytes {

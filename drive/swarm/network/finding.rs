@@ -232,7 +232,7 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
                 swarm.take_found(batch.drain(..));
             }
             () = finding.changed.notified() => {}
-            () = super::replication::wait_until(due) => {}
+            () = crate::network::wait_until(due) => {}
             () = super::closed(&mut closing) => return,
         }
     }

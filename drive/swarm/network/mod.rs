@@ -32,15 +32,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::core::Core;
+use hypermount_core::hypercore::Core;
 use crate::crypto::{DiscoveryKey, random_bytes};
-use crate::error::{Error, Result};
+use hypermount_core::error::{Error, Result};
 use crate::rate::{Limit, Rate};
-use crate::replicate::Event;
-use crate::store::Store;
+use hypermount_core::replicate::Event;
+use hypermount_core::store::Store;
 use crate::sync::{Mutex, MutexGuard, Rank};
-use crate::wire::message::Message;
-use crate::wire::noise::{Role, StaticKeyPair};
+use hypermount_core::wire::message::Message;
+use hypermount_core::wire::noise::{Role, StaticKeyPair};
 
 use finding::{Finding, GivenUp};
 use replication::Replication;

@@ -89,9 +89,10 @@ impl State {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::{Registered, Swarm, SwarmOptions, Transport, Way};
+    use super::super::{Registered, Swarm, Transport, Way};
+    use hypermount_core::sharing::SharingOptions;
     use super::*;
-    use crate::store::Store;
+    use hypermount_core::store::Store;
 
     struct Places {
         _swarm: Swarm,

@@ -64,7 +64,7 @@ fn what_is_sent_on_a_channel_arrives_and_a_closed_one_is_closed_for_both() {
 /// The recorded frames of npm protomux, `tests/vectors/protomux.json`.
 fn recorded(name: &str) -> Vec<Bytes> {
     let all: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/vectors/protomux.json")).unwrap();
+        serde_json::from_str(include_str!("../../../tests/vectors/protomux.json")).unwrap();
     let sent = all["sent"].as_array().unwrap().iter();
     let frames = sent.filter(|one| one["name"] == name).flat_map(|one| one["frames"].as_array());
     let frames = frames.flatten().map(|frame| hex::decode(frame.as_str().unwrap()).unwrap());

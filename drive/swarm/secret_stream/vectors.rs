@@ -7,7 +7,7 @@ use super::*;
 use crate::crypto::KeyPair;
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../tests/vectors/secret-stream.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/vectors/secret-stream.json")).unwrap()
 }
 
 fn bytes(vectors: &Value, name: &str) -> Vec<u8> {

@@ -2,10 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use super::*;
-use crate::core::bitfield::{Bitfield, PAGE_SIZE};
+use crate::hypercore::bitfield::{Bitfield, PAGE_SIZE};
 
 fn vectors(name: &str) -> serde_json::Value {
-    let path = format!("{}/../tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Pages, Storage};
-use crate::sync::{Mutex, Rank};
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes a disk writes whole or not at all.
 pub const SECTOR: usize = 512;

@@ -18,8 +18,8 @@ use super::cache::BlockCache;
 use super::storage::Storage;
 use super::storage::faulty::World;
 use super::{Accepted, Core, Opening, Rejected, RemoteTree};
-use crate::crypto::{KeyPair, PublicKey};
 use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
 fn pair() -> KeyPair {
     KeyPair::from_seed(&[1; 32])

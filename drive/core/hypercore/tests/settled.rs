@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::core::storage::faulty::Disk;
+use crate::hypercore::storage::faulty::Disk;
 
 /// A runtime in which no time passes: nothing settles by itself.
 fn still() -> Runtime {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn vectors() -> serde_json::Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/core-storage.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/core-storage.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

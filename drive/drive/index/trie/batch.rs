@@ -13,8 +13,8 @@ use super::Trie;
 use super::buckets::Buckets;
 use super::key::{TrieKey, is_terminator};
 use super::node::Node;
-use crate::error::Result;
-use crate::wait::Wait;
+use hypermount_core::error::Result;
+use hypermount_core::wait::Wait;
 
 /// Changes to one version of an index, not yet appended.
 pub struct Batch {

@@ -11,8 +11,8 @@ use super::key::{END, TrieKey, is_terminator};
 use super::node::Node;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use crate::error::{Error, Result};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// One key whose node is not the same block in both versions. A delete writes an unrelated key
 /// again, so a difference need not be a change of value.

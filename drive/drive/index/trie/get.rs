@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::key::{TrieKey, is_terminator};
 use super::node::Node;
 use super::{Trie, check_branch};
-use crate::core::demand::Hint;
-use crate::error::Result;
-use crate::wait::Wait;
+use hypermount_core::error::Result;
+use hypermount_core::hypercore::demand::Hint;
+use hypermount_core::wait::Wait;
 
 /// Where the way of a key ends.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use super::key::{DIGITS_PER_COMPONENT, TrieKey};
 use super::node::Node;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use crate::error::{Error, Result};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// Most nodes that one listing or iteration gives; more are `TooLarge`.
 pub const MAX_ITERATED: usize = 1_000_000;

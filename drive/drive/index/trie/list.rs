@@ -6,8 +6,8 @@ use super::iterate::MAX_ITERATED;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, branches_of};
 use super::node::Node;
 use super::{Budget, Trie};
-use crate::error::{Error, Result};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// What follows a prefix by one component. Blocks, not nodes: there may be many children, and their
 /// nodes may be large.
@@ -84,7 +84,7 @@ impl Trie {
         &self,
         children: &[Child],
         wait: Wait,
-    ) -> Vec<crate::core::demand::Ticket> {
+    ) -> Vec<hypermount_core::hypercore::demand::Ticket> {
         self.nodes().want(children.iter().map(|child| child.own), wait)
     }
 

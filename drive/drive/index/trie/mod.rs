@@ -40,8 +40,8 @@ pub use list::{Child, ChildNode};
 pub use node::{Header, MOUNT, Node};
 pub use nodes::{LISTINGS_OF_A_WALK, MAX_EAGER_BLOCKS, MAX_EAGER_BYTES, Nodes};
 
-use crate::error::{Error, Result};
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
 
 /// One version of an index.
 #[derive(Clone)]

@@ -7,10 +7,10 @@ use super::Trie;
 use super::batch::{Batch, Removed};
 use super::key::TrieKey;
 use super::node::MOUNT;
-use crate::crypto::PublicKey;
-use crate::error::{Error, Result};
 use crate::stat::MountTarget;
-use crate::wait::Wait;
+use hypermount_core::error::{Error, Result};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
 
 /// Hidden directory of the records.
 const RECORDS: &str = "mounts";

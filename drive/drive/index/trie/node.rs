@@ -5,8 +5,8 @@ use prost::Message;
 
 use super::buckets::Buckets;
 use super::key::TrieKey;
-use crate::crypto::PublicKey;
-use crate::error::{Error, Result};
+use hypermount_core::error::{Error, Result};
+use hypermount_swarm::crypto::PublicKey;
 
 /// `type` of a hypertrie's header.
 const HEADER_TYPE: &str = "hypertrie";

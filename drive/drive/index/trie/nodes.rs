@@ -11,11 +11,11 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::node::Node;
-use crate::core::Core;
-use crate::core::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
-use crate::error::Result;
-use crate::sync::{Mutex, MutexGuard, Rank};
-use crate::wait::Wait;
+use hypermount_core::error::Result;
+use hypermount_core::hypercore::Core;
+use hypermount_core::hypercore::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 /// Bytes of decoded nodes kept per drive, roughly.
 pub const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;

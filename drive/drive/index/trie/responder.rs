@@ -15,7 +15,7 @@ use prost::encoding::decode_varint;
 use super::check_branch;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
 use super::node::Node;
-use crate::core::Core;
+use hypermount_core::hypercore::Core;
 
 /// Blocks named in answer to one question.
 pub const MAX_ANSWERED: usize = 2176;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::{Batch, Nodes, Removed, Trie, TrieKey};
-use crate::core::demand::{Change, Hint};
-use crate::core::{Core, Located, RemoteTree};
-use crate::store::Store;
+use hypermount_core::hypercore::demand::{Change, Hint};
+use hypermount_core::hypercore::{Core, Located, RemoteTree};
+use hypermount_core::store::Store;
 
 /// A writable core in memory with these blocks.
 pub fn core_of(blocks: &[Bytes]) -> Core {
@@ -78,7 +78,7 @@ pub struct Traffic {
     pub rounds: AtomicU64,
     pub blocks: AtomicU64,
     pub bytes: AtomicU64,
-    pub hints: crate::sync::Mutex<Vec<Hint>>,
+    pub hints: hypermount_swarm::sync::Mutex<Vec<Hint>>,
 }
 
 impl Traffic {

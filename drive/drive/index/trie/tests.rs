@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::buckets::Buckets;
-use super::responder::{self, ExtensionRequest, MAX_STEPS};
+use super::responder::{self, MAX_STEPS};
 use super::testing::{Step, Traffic, Writer, core_of, reader_of, serve};
 use super::*;
-use crate::core::demand::Hint;
+use hypermount_core::hypercore::demand::Hint;
+use hypermount_core::sharing::ExtensionRequest;
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
@@ -49,7 +50,10 @@ fn batches(scenario: &Value) -> Vec<Vec<Step>> {
     scenario["ops"].as_array().unwrap().iter().map(batch).collect()
 }
 
-fn respond(core: &crate::core::Core, request: &ExtensionRequest) -> responder::Answered {
+fn respond(
+    core: &hypermount_core::hypercore::Core,
+    request: &ExtensionRequest,
+) -> responder::Answered {
     responder::respond(core, request, &AtomicBool::new(false))
 }
 
@@ -543,7 +547,10 @@ fn checkpoint(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-fn resume(core: &crate::core::Core, checkpoint: Option<Bytes>) -> responder::Answered {
+fn resume(
+    core: &hypermount_core::hypercore::Core,
+    checkpoint: Option<Bytes>,
+) -> responder::Answered {
     let request = ExtensionRequest::Iterator { head: 1, key: String::new(), flags: 1, checkpoint };
     respond(core, &request)
 }

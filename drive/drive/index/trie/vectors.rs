@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub fn load(file: &str) -> Value {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/");
     let text = std::fs::read_to_string(format!("{folder}{file}")).expect("the vectors are here");
     serde_json::from_str(&text).expect("the vectors are JSON")
 }

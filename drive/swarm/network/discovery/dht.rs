@@ -20,8 +20,8 @@ use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::dht::{Event, Goal, MAX_PACKET, Node};
 use crate::kademlia::{Chosen, QueryId};
-use crate::swarm::candidates::{Found, Priority, Source, Target};
-use crate::swarm::topics::Interest;
+use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::topics::Interest;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
@@ -37,7 +37,7 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A node on a socket.
-pub(in crate::swarm) struct Link {
+pub(in crate::network) struct Link {
     node: Mutex<Node>,
     socket: Mutex<Arc<UdpSocket>>,
 }
@@ -241,7 +241,7 @@ pub(super) async fn run(mut around: Surroundings, link: Arc<Link>, bootstrap: Ve
     let mut closing = around.closing.clone();
     tokio::select! {
         () = find(&mut around, &link, bootstrap) => {}
-        () = crate::swarm::closed(&mut closing) => {}
+        () = crate::network::closed(&mut closing) => {}
     }
 }
 

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn vectors() -> serde_json::Value {
-        let all = include_str!("../../../tests/vectors/swarm.json");
+        let all = include_str!("../../../../tests/vectors/swarm.json");
         serde_json::from_str::<serde_json::Value>(all).unwrap()["mdns"].clone()
     }
 

@@ -19,10 +19,10 @@ use super::names::{joined, resolve};
 use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
-use crate::swarm::Inner;
-use crate::swarm::candidates::{Found, Priority, Source, Target};
-use crate::swarm::hyperdht::{self, Connection, Endpoint, Link, Settings};
-use crate::swarm::topics::Interest;
+use crate::network::Inner;
+use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
+use crate::network::topics::Interest;
 
 /// Where the public network is entered: the nodes the reference has built in, with the address that
 /// each had for long and the name by which it is found if it moved.
@@ -63,7 +63,7 @@ pub(super) async fn run(
     let mut closing = around.closing.clone();
     tokio::select! {
         () = find(&swarm, &mut around, &link, &bootstrap) => {}
-        () = crate::swarm::closed(&mut closing) => {}
+        () = crate::network::closed(&mut closing) => {}
     }
     link.set(None);
 }

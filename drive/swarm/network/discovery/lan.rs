@@ -17,8 +17,8 @@ use super::Surroundings;
 use super::dns::{self, Answer, Heard, MAX_MESSAGE, Short, Token, short};
 use super::interfaces::{self, Interface};
 use crate::crypto::{DiscoveryKey, random_bytes};
-use crate::swarm::candidates::{Found, Priority, Source, Target};
-use crate::swarm::topics::Topics;
+use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::topics::Topics;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
@@ -145,12 +145,12 @@ pub(super) async fn run(mut surroundings: Surroundings) {
                 Ok(()) => return,
                 Err(error) => error,
             },
-            () = crate::swarm::closed(&mut closing) => return,
+            () = crate::network::closed(&mut closing) => return,
         };
         log::warn!("no discovery on the local network: {error}; next attempt in {REFRESH_EVERY:?}");
         tokio::select! {
             () = tokio::time::sleep(REFRESH_EVERY) => {}
-            () = crate::swarm::closed(&mut closing) => return,
+            () = crate::network::closed(&mut closing) => return,
         }
     }
 }
@@ -290,7 +290,7 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::topics::Interest;
+    use crate::network::topics::Interest;
 
     const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 9);
 

@@ -53,7 +53,7 @@ pub async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<Soc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::PUBLIC_HYPERDHT;
+    use crate::network::PUBLIC_HYPERDHT;
 
     #[tokio::test]
     async fn a_name_is_looked_up_where_the_known_address_led_nowhere() {

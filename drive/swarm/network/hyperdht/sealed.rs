@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_the_reference_sealed_is_opened() {
         let vectors: serde_json::Value =
-            serde_json::from_str(include_str!("../../../tests/vectors/secret-stream.json"))
+            serde_json::from_str(include_str!("../../../../tests/vectors/secret-stream.json"))
                 .unwrap();
         let bytes = |name: &str| hex::decode(vectors[name].as_str().unwrap()).unwrap();
         let sealed = Sealed::new(&bytes("hash").try_into().unwrap()).unwrap();
