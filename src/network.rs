@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use hypermount_core::sharing::{Holding, Share, SharingOptions};
+use hypermount_core::sharing::{Holding, Share};
 use hypermount_core::{Sharing, Store};
-use hypermount_drive::Drive;
+use hypermount_drive::{Drive, sharing_options};
 use hypermount_swarm::network::{
     BootstrapNode, Dialling, DiscoveryOptions, HyperDhtBootstrapNode, Interest, PeerInfo,
 };
@@ -35,21 +35,21 @@ impl std::fmt::Display for Traffic {
 impl Network {
     /// For a reader: shares the cores this process opens, and no other of the store.
     pub fn for_reading(store: &Store) -> Result<Self> {
-        Self::new(store, SharingOptions::default())
+        Self::new(store, Share::Opened)
     }
 
     /// For a server: shares every core of the store with peers that know its key.
     pub fn for_serving(store: &Store) -> Result<Self> {
-        Self::new(store, SharingOptions { share: Share::Store })
+        Self::new(store, Share::Store)
     }
 
     /// For a daemon: shares the cores it is told to.
     pub fn for_choosing(store: &Store) -> Result<Self> {
-        Self::new(store, SharingOptions { share: Share::Chosen })
+        Self::new(store, Share::Chosen)
     }
 
-    fn new(store: &Store, options: SharingOptions) -> Result<Self> {
-        Sharing::new(store, options).map(Self).context(|| "start the network")
+    fn new(store: &Store, share: Share) -> Result<Self> {
+        Sharing::new(store, sharing_options(share)).map(Self).context(|| "start the network")
     }
 
     /// Dials and keeps dialling; that a peer is not there is not an error yet.

@@ -39,9 +39,9 @@ use lock::FileLock;
 use mark::Marks;
 
 pub use closing::MAX_OPEN_CORES;
-pub(crate) use closing::lacks_descriptors;
+pub use closing::lacks_descriptors;
 pub use healing::Hurt;
-pub(crate) use healing::content_name;
+pub use healing::content_name;
 pub use mark::{Custodian, MARK_FILE};
 use owner::Access;
 pub use turns::{Turns, View};
@@ -277,7 +277,7 @@ impl Store {
     }
 
     /// Somebody opens the drive with this metadata core and would wait for peers.
-    pub(crate) fn want_drive(&self, topic: DiscoveryKey) {
+    pub fn want_drive(&self, topic: DiscoveryKey) {
         // Nobody listens where there is no discovery.
         let _ = self.inner.wanted.send(topic);
     }

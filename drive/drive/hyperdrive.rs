@@ -8,6 +8,8 @@ mod commit;
 #[cfg(test)]
 pub(crate) mod crash_tests;
 #[cfg(test)]
+mod given_up_tests;
+#[cfg(test)]
 pub(crate) mod settled_tests;
 mod mend;
 mod read;

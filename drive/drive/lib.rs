@@ -15,12 +15,13 @@ pub mod check;
 pub mod transfer;
 
 pub use crate::hyperdrive::{Drive, Snapshot};
+pub use crate::index::sharing_options;
 pub use crate::path::{DrivePath, Name};
 pub use crate::stat::{Entry, Extent, Kind, Stat};
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.
 pub use hypermount_core::hypercore::demand::Urgency;
-pub use hypermount_core::store::Space;
+pub use hypermount_core::store::{Space, View};
 pub use hypermount_core::{Core, Error, Head, Result, Store, Wait};
 pub use hypermount_swarm::{DiscoveryKey, Limit, PublicKey, sync};

@@ -34,6 +34,7 @@ impl Rank {
     pub const TOUCHED: Self = Self::new(34, "touched directories");
     pub const HANDLES: Self = Self::new(40, "handle table");
     pub const STAGED: Self = Self::new(50, "staged file");
+    pub const SHARING: Self = Self::new(51, "sharing");
     pub const SWARM: Self = Self::new(52, "swarm");
     pub const CANDIDATES: Self = Self::new(53, "candidates");
     pub const ENDPOINT: Self = Self::new(54, "endpoint");

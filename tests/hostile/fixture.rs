@@ -7,9 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hypermount_core::sharing::SharingOptions;
+use hypermount_core::sharing::Share;
 use hypermount_core::{Sharing, Store};
 use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::sharing_options;
 use hypermount_drive::stat::TYPE_FILE;
 use hypermount_drive::{Drive, DrivePath, Stat};
 use tokio::runtime::Runtime;
@@ -80,7 +81,7 @@ impl Published {
         put(&runtime, &drive, "big", &blocks);
         let (swarm, honest) = runtime.block_on(async {
             let swarm =
-                Sharing::new(&store, SharingOptions::default()).expect("the network starts");
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });

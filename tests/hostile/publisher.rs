@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hypermount_core::sharing::SharingOptions;
+use hypermount_core::sharing::Share;
 use hypermount_core::{Sharing, Store, Wait};
 use hypermount_drive::hyperdrive::Edit;
 use hypermount_drive::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
+use hypermount_drive::sharing_options;
 use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use hypermount_drive::{Drive, DrivePath, Extent, Stat};
 use hypermount_swarm::PublicKey;
@@ -38,7 +39,7 @@ impl Publisher {
         let drive = Drive::create(&store, "hostile").expect("is made");
         let (swarm, address) = runtime.block_on(async {
             let swarm =
-                Sharing::new(&store, SharingOptions::default()).expect("the network starts");
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drivefs::{Mount, MountOptions, Patience};
-use hypermount_core::sharing::SharingOptions;
+use hypermount_core::sharing::Share;
 use hypermount_core::{Sharing, Store, Wait};
 use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::sharing_options;
 use hypermount_drive::stat::{TYPE_FILE, TYPE_SYMLINK};
 use hypermount_drive::{Drive, DrivePath, Stat};
 use hypermount_swarm::PublicKey;
@@ -43,7 +44,7 @@ impl Origin {
         let drive = Drive::create(&store, "distant").expect("is made");
         let (swarm, address) = runtime.block_on(async {
             let swarm =
-                Sharing::new(&store, SharingOptions::default()).expect("the network starts");
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });
@@ -181,7 +182,7 @@ impl Distant {
         let mut swarm = None;
         let bench = Bench::opened(store.clone(), |runtime| {
             runtime.block_on(async {
-                let here = Sharing::new(&store, SharingOptions::default()).expect("starts");
+                let here = Sharing::new(&store, sharing_options(Share::Opened)).expect("starts");
                 here.dial(&line.address);
                 swarm = Some(here);
                 Drive::open(&store, &key, None, Wait::within(LIMIT)).await.expect("opens")

@@ -86,13 +86,13 @@ impl Core {
 
     /// Has `first` settled whenever this core is: its entries name blocks of that one, and are not to
     /// outlive them.
-    pub(crate) fn settle_after(&self, first: &Core) {
+    pub fn settle_after(&self, first: &Core) {
         let _ = self.inner.settled_after.set(Arc::downgrade(&first.inner));
     }
 
     /// The blocks that were found at open beyond the claimed length. Blocks of other cores that they name
     /// may have been lost.
-    pub(crate) fn recovered(&self) -> Range<u64> {
+    pub fn recovered(&self) -> Range<u64> {
         self.inner.recovered.clone()
     }
 

@@ -377,7 +377,7 @@ impl Core {
     }
 
     /// Whether the secret key is here, whatever keeps it from being used.
-    pub(crate) fn is_own(&self) -> bool {
+    pub fn is_own(&self) -> bool {
         self.inner.pair.is_some()
     }
 
@@ -390,7 +390,7 @@ impl Core {
 
     /// The turn to drive the core's replication: a core that is closed and opened again has two
     /// replicators for a moment.
-    pub(crate) async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
+    pub async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.inner.driving).lock_owned().await
     }
 

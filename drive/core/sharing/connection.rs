@@ -3,17 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::hints::Hints;
 use super::replication::Replication;
-use super::{Command, Share};
+use super::{Command, Inner, Share};
 use crate::hypercore::{Core, Given};
 use crate::replicate::{Event, PeerId, Upload};
 use crate::wire::extension;
@@ -21,8 +20,7 @@ use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
 use hypermount_swarm::crypto::DiscoveryKey;
-use hypermount_swarm::network::transport::Stream;
-use hypermount_swarm::network::{ConnectionHandle, Inner, Traffic};
+use hypermount_swarm::network::{Place, Stream};
 use hypermount_swarm::rate::Limit;
 
 /// The handshake must be done by then.
@@ -62,24 +60,6 @@ const OUTPUT_BYTES: usize = 64 * 1024;
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 32 * 1024;
 
-#[derive(Default)]
-pub struct Statistics {
-    received: AtomicU64,
-    sent: AtomicU64,
-    pub cores: AtomicUsize,
-    /// Bytes of a frame that has not arrived whole.
-    pub half_received: AtomicUsize,
-}
-
-impl Statistics {
-    pub fn traffic(&self) -> Traffic {
-        Traffic {
-            received: self.received.load(Ordering::Relaxed),
-            sent: self.sent.load(Ordering::Relaxed),
-        }
-    }
-}
-
 /// A core that both sides have opened, or that we have offered to.
 struct Channel {
     /// The upload's handle of the core; dropped before it.
@@ -90,9 +70,9 @@ struct Channel {
 }
 
 struct Connection<'a> {
-    swarm: &'a Arc<Inner>,
+    sharing: &'a Arc<Inner>,
     id: PeerId,
-    handle: &'a ConnectionHandle,
+    place: &'a Place,
     session: Session,
     channels: HashMap<DiscoveryKey, Channel>,
     hints: Hints,
@@ -113,26 +93,25 @@ struct Connection<'a> {
 
 /// Runs the connection to its end: why it ended, and whether the peer lied.
 pub(super) async fn run(
-    swarm: &Arc<Inner>,
-    id: u64,
+    sharing: &Arc<Inner>,
+    place: &Place,
     stream: Stream,
     role: Role,
     nonce: [u8; 24],
-    handle: &ConnectionHandle,
     commands: &mut mpsc::Receiver<Command>,
 ) -> (String, bool) {
-    let session = match Session::new(role, swarm.keys.clone(), nonce) {
+    let session = match Session::new(role, sharing.keys.clone(), nonce) {
         Ok(session) => session,
         Err(error) => return (error.to_string(), false),
     };
-    let now = Instant::now();
+    let (id, now) = (place.id(), Instant::now());
     let mut connection = Connection {
-        swarm,
+        sharing,
         id: PeerId(id),
-        handle,
+        place,
         session,
         channels: HashMap::new(),
-        hints: Hints::new(Arc::clone(&swarm.hint_turns), now),
+        hints: Hints::new(Arc::clone(&sharing.hint_turns), sharing.options.answer, now),
         handshaken: false,
         output: Bytes::new(),
         unread: 0,
@@ -144,13 +123,13 @@ pub(super) async fn run(
         resume: None,
     };
     // Our own too: another copy of them may be written elsewhere, which only its peers can tell.
-    for core in swarm.store.cores() {
+    for core in sharing.store.cores() {
         connection.offer(core).await;
     }
     let ending = match stream {
         Stream::Tcp(mut stream) => {
             if let Err(error) = set_options(&stream) {
-                log::debug!("peer {}: {error}", handle.address);
+                log::debug!("peer {}: {error}", place.address());
             }
             let (reader, writer) = stream.split();
             connection.talk(reader, writer, commands).await
@@ -174,8 +153,7 @@ impl Connection<'_> {
         commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
         let mut input = BytesMut::new();
-        let mut ending = self.handle.ending.subscribe();
-        let mut closing = self.swarm.closing.subscribe();
+        let mut ending = self.place.ending();
         let mut unyielding = 0;
         loop {
             if let Err(ending) = self.decode().await {
@@ -190,7 +168,7 @@ impl Connection<'_> {
             }
             let deadline = self.deadline();
             let has_output = !self.output.is_empty();
-            let rates = &self.swarm.rates;
+            let rates = self.place.rates();
             let read = async {
                 rates.down.ready().await;
                 let most = helping(rates.down.limit()).min(most);
@@ -232,8 +210,7 @@ impl Connection<'_> {
                 }
                 Some(command) = commands.recv() => self.command(command).await,
                 () = tokio::task::yield_now(), if may_receive && self.undecoded => {}
-                ended = ended(&mut ending) => return ended,
-                () = hypermount_swarm::network::closed(&mut closing) => return ("we are closing".into(), false),
+                ended = ending.ended() => return (ended.reason, ended.lied),
                 () = tokio::time::sleep_until(deadline) => if let Err(reason) = self.expired() {
                     return (reason, false);
                 },
@@ -243,17 +220,13 @@ impl Connection<'_> {
 
     fn count_received(&mut self, count: usize) {
         self.last_received = Instant::now();
-        self.swarm.rates.down.spend(count);
-        self.handle.statistics.received.fetch_add(count as u64, Ordering::Relaxed);
-        self.swarm.received.fetch_add(count as u64, Ordering::Relaxed);
+        self.place.received(count);
     }
 
     fn count_sent(&mut self, count: usize) {
         self.last_sent = Instant::now();
         self.unread = self.unread.saturating_sub(count);
-        self.swarm.rates.up.spend(count);
-        self.handle.statistics.sent.fetch_add(count as u64, Ordering::Relaxed);
-        self.swarm.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.place.sent(count);
     }
 
     /// The earliest instant at which [`Connection::expired`] has something to do.
@@ -282,7 +255,7 @@ impl Connection<'_> {
 
     /// How long to put up with nothing, which may be our own doing when there are limits.
     fn patience(&self, usual: Duration) -> Duration {
-        let rates = &self.swarm.rates;
+        let rates = self.place.rates();
         let limited = rates.up.limit().is_some() || rates.down.limit().is_some();
         if limited { usual * LIMITED_PATIENCE } else { usual }
     }
@@ -309,7 +282,7 @@ impl Connection<'_> {
     }
 
     fn opened(&self) -> usize {
-        self.handle.statistics.cores.load(Ordering::Relaxed)
+        self.place.channels()
     }
 
     /// Moves encoded bytes to the socket's buffer, answering requests while there is room: what is
@@ -327,17 +300,17 @@ impl Connection<'_> {
                     break;
                 }
                 // What we only read ourselves is asked for and not given.
-                if channel.upload.is_idle() || !self.swarm.shares(key) {
+                if channel.upload.is_idle() || !self.sharing.shares(key) {
                     continue;
                 }
-                if let Some(at) = self.swarm.may_give(key) {
+                if let Some(at) = self.sharing.may_give(key) {
                     self.resume = Some(self.resume.map_or(at, |resume| resume.min(at)));
                     continue;
                 }
                 if let Some(answer) = channel.upload.next_answer() {
                     let before = self.session.pending_output();
                     answered |= self.session.send(key, answer);
-                    self.swarm.given(key, self.session.pending_output().saturating_sub(before));
+                    self.sharing.given(key, self.session.pending_output().saturating_sub(before));
                 }
             }
             self.answering |= answered;
@@ -373,11 +346,7 @@ impl Connection<'_> {
             }
             self.unread += self.session.pending_output().saturating_sub(before);
         }
-        let half_received = self.session.pending_input();
-        self.handle.statistics.half_received.store(half_received, Ordering::Relaxed);
-        if half_received > READ_BYTES {
-            self.swarm.bound_half_received();
-        }
+        self.place.half_received(self.session.pending_input());
         Ok(())
     }
 
@@ -385,7 +354,7 @@ impl Connection<'_> {
         match event {
             SessionEvent::Handshaken { remote } => {
                 self.handshaken = true;
-                self.swarm.identified(self.id.0, remote).map_err(|reason| (reason, false))?;
+                self.place.identified(remote).map_err(|reason| (reason, false))?;
             }
             // Answered only while it stands: else the answer would tell, unasked, what we have. It
             // is open already if the remote opened, closed and opened it again in one breath.
@@ -393,7 +362,7 @@ impl Connection<'_> {
                 let stands = self.session.is_asked_for(&discovery_key)
                     || self.session.is_open(&discovery_key);
                 if stands {
-                    match self.swarm.shared(&discovery_key) {
+                    match self.sharing.shared(&discovery_key) {
                         Some(core) => self.open(core).await,
                         None => self.session.refuse(&discovery_key),
                     }
@@ -416,11 +385,11 @@ impl Connection<'_> {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.opened) else {
             return;
         };
-        if !self.swarm.admit(self.id.0) {
-            return self.handle.end("there is no place for another peer".into(), false);
+        if !self.place.admit() {
+            return self.place.handle().end("there is no place for another peer".into(), false);
         }
         channel.opened = true;
-        let event = Event::Opened { peer: self.id, name: self.handle.address.to_string() };
+        let event = Event::Opened { peer: self.id, name: self.place.address().to_string() };
         channel.replication.deliver(event, 0).await;
     }
 
@@ -428,7 +397,7 @@ impl Connection<'_> {
         if let Some(channel) = self.channels.remove(key)
             && channel.opened
         {
-            self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
+            self.place.channel_closed();
             channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
         }
     }
@@ -452,7 +421,7 @@ impl Connection<'_> {
             Message::Have { bitfield, .. } => bitfield.as_ref().map_or(0, Bytes::len),
             Message::Extension { payload, .. } => {
                 // Only registered names arrive here, and we register one.
-                if self.swarm.shares(&key) {
+                if self.sharing.shares(&key) {
                     self.hints.received(channel.upload.core(), payload);
                 }
                 payload.len()
@@ -485,12 +454,12 @@ impl Connection<'_> {
 
     /// Asks the peer for a core. Whoever dials a server learns of no core by that.
     async fn offer(&mut self, core: Core) {
-        let asked = match self.swarm.options.share {
+        let asked = match self.sharing.options.share {
             Share::Opened => true,
-            Share::Chosen => self.swarm.shares(core.discovery_key()),
+            Share::Chosen => self.sharing.shares(core.discovery_key()),
             Share::Store => false,
         };
-        if !self.handle.incoming || asked {
+        if !self.place.is_incoming() || asked {
             self.open(core).await;
         }
     }
@@ -503,7 +472,7 @@ impl Connection<'_> {
         }
         self.channels.entry(key).or_insert_with(|| {
             let upload = Upload::new(core.clone());
-            let replication = self.swarm.replication(&core);
+            let replication = self.sharing.replication(&core);
             Channel { _given: core.given_by(1), upload, replication, opened: false }
         });
         if opening == Opening::Opened {
@@ -525,12 +494,4 @@ fn helping(limit: Limit) -> usize {
     let Some(limit) = limit else { return usize::MAX };
     let share = usize::try_from(limit / HELPINGS_PER_SECOND).unwrap_or(usize::MAX);
     share.max(SMALLEST_HELPING_BYTES)
-}
-
-/// Resolves when the swarm wants the connection to end.
-async fn ended(ending: &mut watch::Receiver<Option<(String, bool)>>) -> (String, bool) {
-    match ending.wait_for(Option::is_some).await {
-        Ok(ending) => ending.clone().unwrap_or_default(),
-        Err(_) => ("we are closing".into(), false),
-    }
 }

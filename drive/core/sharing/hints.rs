@@ -12,10 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::hypercore::Core;
-use crate::sharing::{Answered, ExtensionRequest};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
-use hypermount_drive::index::trie::responder;
 use hypermount_swarm::crypto::DiscoveryKey;
 use hypermount_swarm::rate::Bucket;
 
@@ -23,10 +21,33 @@ use hypermount_swarm::rate::Bucket;
 pub const MAX_QUEUED_HINTS: usize = 32;
 /// Bytes of these hints together: room for one of the longest and many usual ones.
 pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
-/// Steps ([`responder::MAX_STEPS`]) per second that the answers to one peer may take.
+/// Steps ([`Answered::steps`]) per second that the answers to one peer may take.
 pub const STEPS_PER_SECOND: u64 = 1 << 20;
 /// Answers that are computed at once, for all peers together.
 pub const ANSWERED_AT_ONCE: usize = 1;
+
+/// What a peer asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtensionRequest {
+    /// The way to one key.
+    Get { head: u64, key: String },
+    /// What is below a prefix, or what follows the places of `checkpoint`: pairs of position and
+    /// block as varints, the last one to be taken first.
+    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
+}
+
+/// What came of a question.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The blocks to name, one list per message, in the order the peer will need them.
+    pub blocks: Vec<Vec<u64>>,
+    /// What it cost, in steps that the answerer bounds.
+    pub steps: u64,
+}
+
+/// Answers a peer's question about a core from blocks that are here; stops early once the flag is
+/// set. Runs outside the runtime's threads.
+pub type Answerer = fn(&Core, &ExtensionRequest, &AtomicBool) -> Answered;
 
 struct Hint {
     core: Core,
@@ -49,10 +70,12 @@ pub struct Hints {
     cancelled: Arc<AtomicBool>,
     /// The turns of all peers.
     turns: Arc<Semaphore>,
+    /// Without it hints are ignored.
+    answer: Option<Answerer>,
 }
 
 impl Hints {
-    pub fn new(turns: Arc<Semaphore>, now: Instant) -> Self {
+    pub fn new(turns: Arc<Semaphore>, answer: Option<Answerer>, now: Instant) -> Self {
         Self {
             queue: VecDeque::new(),
             bytes: 0,
@@ -60,13 +83,17 @@ impl Hints {
             running: None,
             cancelled: Arc::default(),
             turns,
+            answer,
         }
     }
 
     /// Queues a hint of the peer about `core`. What is no hint, or is one too many, is ignored.
     pub fn received(&mut self, core: &Core, payload: &Bytes) {
         let bytes = payload.len();
-        if self.queue.len() >= MAX_QUEUED_HINTS || self.bytes + bytes > MAX_QUEUED_HINT_BYTES {
+        if self.answer.is_none()
+            || self.queue.len() >= MAX_QUEUED_HINTS
+            || self.bytes + bytes > MAX_QUEUED_HINT_BYTES
+        {
             return;
         }
         let request = match TrieMessage::decode(payload.clone()) {
@@ -106,6 +133,7 @@ impl Hints {
     fn start(&mut self) {
         let Some(Hint { core, request, bytes }) = self.queue.pop_front() else { return };
         self.bytes -= bytes;
+        let Some(respond) = self.answer else { return };
         let (turns, cancelled) = (Arc::clone(&self.turns), Arc::clone(&self.cancelled));
         let key = *core.discovery_key();
         let answer = tokio::spawn(async move {
@@ -113,7 +141,7 @@ impl Hints {
             let answer = tokio::task::spawn_blocking(move || {
                 // Held to the end of the work, also when the connection has ended.
                 let _turn = turn;
-                responder::respond(&core, &request, &cancelled)
+                respond(&core, &request, &cancelled)
             });
             answer.await.ok()
         });
@@ -146,7 +174,12 @@ mod tests {
 
     fn hints() -> (Hints, Core) {
         let core = Store::memory().core_named(b"hinted").expect("memory cannot fail");
-        (Hints::new(Arc::new(Semaphore::new(ANSWERED_AT_ONCE)), Instant::now()), core)
+        let turns = Arc::new(Semaphore::new(ANSWERED_AT_ONCE));
+        (Hints::new(turns, Some(answer), Instant::now()), core)
+    }
+
+    fn answer(_: &Core, _: &ExtensionRequest, _: &AtomicBool) -> Answered {
+        Answered { blocks: vec![vec![0]], steps: 1 }
     }
 
     fn get(key: usize) -> Bytes {

@@ -9,10 +9,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Holding};
+use super::{Command, Holding, Inner};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, Replicator};
-use hypermount_swarm::network::Inner;
+use hypermount_swarm::network::{closed, wait_until};
 use hypermount_swarm::rate::Limit;
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
@@ -76,7 +76,7 @@ impl Replication {
 
 pub(super) fn spawn(
     runtime: &Handle,
-    swarm: Weak<Inner>,
+    sharing: Weak<Inner>,
     core: Core,
     closing: watch::Receiver<bool>,
     limit: Limit,
@@ -84,7 +84,7 @@ pub(super) fn spawn(
     let (sender, inbox) = mpsc::channel(INBOX);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let stop = Arc::new(Notify::new());
-    let task = run(swarm, core, inbox, asked, closing, limit);
+    let task = run(sharing, core, inbox, asked, closing, limit);
     let stopped = Arc::clone(&stop);
     runtime.spawn(async move {
         tokio::select! {
@@ -97,7 +97,7 @@ pub(super) fn spawn(
 }
 
 async fn run(
-    swarm: Weak<Inner>,
+    sharing: Weak<Inner>,
     core: Core,
     mut inbox: mpsc::Receiver<Delivery>,
     mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
@@ -144,7 +144,7 @@ async fn run(
                 Err(RecvError::Closed) => return,
             },
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
-            () = hypermount_swarm::network::closed(&mut closing) => return,
+            () = closed(&mut closing) => return,
         }
         // The shares of the inbox's memory are held until the blocks are stored.
         let shares: Vec<_> = batch
@@ -158,22 +158,15 @@ async fn run(
         if !changes.is_empty() {
             replicator.demand(changes, Instant::now());
         }
-        if !carry_out(&swarm, &core, &mut replicator) {
+        if !carry_out(&sharing, &core, &mut replicator) {
             return;
         }
         drop(shares);
     }
 }
 
-pub(super) async fn wait_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Performs all pending actions; false once the swarm is gone.
-fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
+fn carry_out(sharing: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
     loop {
         let mut proofs = Vec::new();
         let mut senders = Vec::new();
@@ -185,15 +178,17 @@ fn carry_out(swarm: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> b
                     proofs.push(proof);
                 }
                 Action::Send { peer, message } => {
-                    let Some(swarm) = swarm.upgrade() else { return false };
-                    if let Some(connection) = swarm.connection(peer.0) {
+                    let Some(sharing) = sharing.upgrade() else { return false };
+                    if let Some(connection) = sharing.connection(peer.0) {
                         connection.command(Command::Send(*core.discovery_key(), message));
                     }
                 }
                 Action::Disconnect { peer, reason, lied } => {
-                    let Some(swarm) = swarm.upgrade() else { return false };
-                    if let Some(connection) = swarm.connection(peer.0) {
-                        connection.end(format!("core {}: {reason}", core.discovery_key()), lied);
+                    let Some(sharing) = sharing.upgrade() else { return false };
+                    if let Some(connection) = sharing.connection(peer.0) {
+                        connection
+                            .handle
+                            .end(format!("core {}: {reason}", core.discovery_key()), lied);
                     }
                 }
             }

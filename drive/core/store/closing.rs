@@ -36,7 +36,7 @@ impl Store {
     }
 
     /// Closes a core that could not be fetched, unless it is in use or a part of it is here.
-    pub(crate) fn give_up(&self, core: Core) {
+    pub fn give_up(&self, core: Core) {
         let mut cores = self.inner.cores.lock();
         let empty = core.head().length == 0 && !core.is_own();
         if empty && self.inner.root.is_some() && core.uses() <= 1 {
@@ -96,7 +96,7 @@ impl Inner {
 }
 
 /// Whether it was a lack of file descriptors: that says nothing about the core that was to be opened.
-pub(crate) fn lacks_descriptors(error: &Error) -> bool {
+pub fn lacks_descriptors(error: &Error) -> bool {
     match error {
         Error::TooManyCores { .. } => true,
         Error::Storage { source, .. } => {

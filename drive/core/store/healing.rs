@@ -21,7 +21,7 @@ pub struct Hurt {
 }
 
 /// Name of the content core of the drive with this key, from which its own key derives.
-pub(crate) fn content_name(metadata: &PublicKey) -> String {
+pub fn content_name(metadata: &PublicKey) -> String {
     format!("{}-content", metadata.to_hex())
 }
 

@@ -4,3 +4,10 @@
 //! path means to a reader (implied directories, mounts) is decided in `drive.rs`.
 
 pub mod trie;
+
+use hypermount_core::sharing::{Share, SharingOptions};
+
+/// Options with which the hints of peers are answered from the index.
+pub fn sharing_options(share: Share) -> SharingOptions {
+    SharingOptions { share, answer: Some(trie::responder::respond) }
+}

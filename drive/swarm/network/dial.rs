@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Inner;
 use super::finding::GivenUp;
 use super::transport::{Stream, Transport, Way};
+use super::{Ended, Inner};
 
 /// How long resolving a name and connecting may take, each.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub(super) async fn keep_dialling(
     loop {
         let started = Instant::now();
         let Some(inner) = swarm.upgrade() else { return };
-        let (reason, lied) = tokio::select! {
+        let Ended { reason, lied } = tokio::select! {
             ending = attempt(inner, &address, needed.clone()) => ending,
             () = super::closed(&mut closing) => return,
         };
@@ -79,17 +79,18 @@ pub(super) async fn keep_dialling(
     }
 }
 
-/// One connection from start to end: why it ended, and whether the peer lied.
+/// One connection from start to end: why it ended.
 async fn attempt(
     swarm: std::sync::Arc<Inner>,
     address: &str,
     mut needed: watch::Receiver<()>,
-) -> (String, bool) {
+) -> Ended {
+    let failed = |reason| Ended { reason, lied: false };
     let resolved = tokio::time::timeout(CONNECT_WITHIN, tokio::net::lookup_host(address)).await;
     let candidates: Vec<_> = match resolved {
         Ok(Ok(candidates)) => candidates.collect(),
-        Ok(Err(error)) => return (format!("cannot be resolved: {error}"), false),
-        Err(_) => return (format!("not resolved within {CONNECT_WITHIN:?}"), false),
+        Ok(Err(error)) => return failed(format!("cannot be resolved: {error}")),
+        Err(_) => return failed(format!("not resolved within {CONNECT_WITHIN:?}")),
     };
     let mut failure = "has no address".to_owned();
     for candidate in candidates {
@@ -118,5 +119,5 @@ async fn attempt(
             Err(_) => failure = format!("did not answer within {CONNECT_WITHIN:?}"),
         }
     }
-    (failure, false)
+    failed(failure)
 }

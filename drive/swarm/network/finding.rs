@@ -8,8 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::net::TcpStream;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 #[cfg(test)]
@@ -23,7 +22,7 @@ use super::hyperdht::{self, CarryError};
 use super::places::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{Stream, Transport, Way};
-use super::{ConnectionHandle, Inner, Registered};
+use super::{ConnectionHandle, Ended, Inner, Place};
 use crate::crypto::DiscoveryKey;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
@@ -137,7 +136,7 @@ impl Inner {
     /// asked. Of two that the remote dialled it knows best: it may have moved, and one of them lead
     /// nowhere.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
-        let local = *self.keys.public();
+        let local = self.identity;
         let state = self.state();
         let Some(this) = state.connections.get(&id) else { return Ok(()) };
         let _ = this.identity.set(remote);
@@ -268,7 +267,7 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
         Err(failure) => return failure,
     };
     let handle = connection.handle.clone();
-    let (reason, lied) = connection.run(stream).await;
+    let Ended { reason, lied } = connection.run(stream).await;
     let outcome = match (handle.given_up.get(), handle.identity.get()) {
         (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
         (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
@@ -282,10 +281,10 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
 }
 
 /// A connection with its place and its bytes, or why there is none.
-type Connected = Result<(Registered, Stream), (String, Outcome)>;
+type Connected = Result<(Place, Stream), (String, Outcome)>;
 
 /// The attempt has come through: its place among those being dialled is free.
-fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Registered {
+fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Place {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
     let transport = match target {
@@ -335,7 +334,7 @@ impl Inner {
     /// reached by TCP too, that is tried, for these topics.
     async fn carried(
         &self,
-        place: &Registered,
+        place: &Place,
         connection: hyperdht::Connection,
         topics: Vec<DiscoveryKey>,
     ) -> Result<Stream, CarryError> {
@@ -368,33 +367,10 @@ impl Inner {
         let topics = self.finding.some_topics();
         match self.carried(&place, connection, topics).await {
             Ok(stream) => {
-                let (reason, lied) = place.run(stream).await;
+                let Ended { reason, lied } = place.run(stream).await;
                 log::log!(dial::level(lied), "peer {address} left: {reason}");
             }
             Err(error) => log::debug!("HyperDHT peer {address}: {error}"),
-        }
-    }
-}
-
-/// Looks for peers of every drive that wants any.
-pub(super) async fn follow_drives(
-    swarm: Weak<Inner>,
-    mut wanted: broadcast::Receiver<DiscoveryKey>,
-) {
-    loop {
-        let topic = match wanted.recv().await {
-            Ok(topic) => topic,
-            // More drives at once than anybody can read: the rest is looked up when opened again.
-            Err(RecvError::Lagged(_)) => continue,
-            Err(RecvError::Closed) => return,
-        };
-        let Some(swarm) = swarm.upgrade() else { return };
-        if swarm.state().hushed.contains(&topic) {
-            continue;
-        }
-        let joined = swarm.finding.topics.borrow().contains_key(&topic);
-        if !joined && let Err(error) = swarm.finding.join(topic, Interest::LOOKUP) {
-            log::warn!("peers of {topic} are not looked for: {error}");
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Swarms on this machine that find each other, twice, and themselves. What a body of discovery
-//! would find is handed in.
+//! would find is handed in. On their connections both sides tell their keys, no more.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::testing::{idle, introducing};
 use super::*;
-use crate::crypto::KeyPair;
 
-/// A drive's topic and the core that two swarms share.
+/// Two swarms that look for the same topic.
 struct Pair {
     topic: DiscoveryKey,
     swarms: [(Swarm, SocketAddr); 2],
@@ -17,17 +17,15 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
-        let key = KeyPair::from_seed(&[3; 32]).public_key();
+        let topic = DiscoveryKey::new([3; 32]);
         let mut swarms = Vec::new();
         for _ in 0..2 {
-            let store = Store::memory();
-            store.core(&key).unwrap();
-            let swarm = Swarm::new(&store, SwarmOptions::default()).unwrap();
+            let swarm = introducing();
             let address = swarm.listen((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            swarm.join(key.discovery_key(), Interest::LOOKUP).unwrap();
+            swarm.join(topic, Interest::LOOKUP).unwrap();
             swarms.push((swarm, address));
         }
-        Self { topic: key.discovery_key(), swarms: swarms.try_into().ok().unwrap() }
+        Self { topic, swarms: swarms.try_into().ok().unwrap() }
     }
 
     async fn find(&self, who: usize, address: SocketAddr) {
@@ -41,7 +39,7 @@ impl Pair {
         self.swarms[who].0.inner.finding.found.send(found).await.unwrap();
     }
 
-    /// Whether each has one connection, the same, with the core open.
+    /// Whether each has one connection, the same, with a channel.
     fn settled(&self) -> bool {
         let peers = self.swarms.each_ref().map(|(swarm, _)| swarm.peers());
         let one = peers.iter().all(|peers| peers.len() == 1 && peers[0].cores == 1);
@@ -58,7 +56,7 @@ impl Pair {
 
     /// Which of the two may keep what it dialled.
     fn smaller(&self) -> usize {
-        let [first, second] = self.swarms.each_ref().map(|(swarm, _)| *swarm.inner.keys.public());
+        let [first, second] = self.swarms.each_ref().map(|(swarm, _)| swarm.inner.identity);
         usize::from(second < first)
     }
 }
@@ -139,7 +137,7 @@ async fn only_topics_that_are_looked_for_lead_to_anybody() {
 
 #[tokio::test]
 async fn so_many_topics() {
-    let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap();
+    let swarm = idle();
     let topic = |n: usize| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&n.to_be_bytes());

@@ -89,20 +89,19 @@ impl State {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::{Registered, Swarm, Transport, Way};
-    use hypermount_core::sharing::SharingOptions;
+    use super::super::testing::idle;
+    use super::super::{Place, Swarm, Transport, Way};
     use super::*;
-    use hypermount_core::store::Store;
 
     struct Places {
         _swarm: Swarm,
         inner: std::sync::Arc<Inner>,
-        taken: Vec<Registered>,
+        taken: Vec<Place>,
     }
 
     impl Places {
         fn new() -> Self {
-            let swarm = Swarm::new(&Store::memory(), SwarmOptions::default()).unwrap();
+            let swarm = idle();
             Self { inner: std::sync::Arc::clone(&swarm.inner), _swarm: swarm, taken: Vec::new() }
         }
 
@@ -116,7 +115,7 @@ mod tests {
         }
 
         fn is_connected(&self, id: u64) -> bool {
-            self.inner.connection(id).is_some()
+            self.inner.state().connections.contains_key(&id)
         }
 
         fn strangers(&self) -> usize {

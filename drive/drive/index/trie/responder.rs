@@ -9,13 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use prost::encoding::decode_varint;
 
 use super::check_branch;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
 use super::node::Node;
 use hypermount_core::hypercore::Core;
+use hypermount_core::sharing::{Answered, ExtensionRequest};
 
 /// Blocks named in answer to one question.
 pub const MAX_ANSWERED: usize = 2176;
@@ -37,26 +37,8 @@ const REVERSE: u64 = 2;
 const WITHOUT_PREFIX: u64 = 4;
 const HIDDEN: u64 = 8;
 
-/// What a peer asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExtensionRequest {
-    /// The way to one key.
-    Get { head: u64, key: String },
-    /// What is below a prefix, or what follows the places of `checkpoint`: pairs of position and
-    /// block as varints, the last one to be taken first.
-    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
-}
-
-/// What came of a question.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answered {
-    /// The blocks to name, one list per message, in the order the peer will need them.
-    pub blocks: Vec<Vec<u64>>,
-    /// What it cost: at most [`MAX_STEPS`], and the block that was being read when they ran out.
-    pub steps: u64,
-}
-
-/// Answers `request`; stops early once `cancelled` is set.
+/// Answers `request`; stops early once `cancelled` is set. It costs at most [`MAX_STEPS`], and the
+/// block that was being read when they ran out.
 pub fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
     let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new(), steps: 0, cancelled };
     match request {

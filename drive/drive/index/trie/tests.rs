@@ -13,7 +13,7 @@ use super::responder::{self, MAX_STEPS};
 use super::testing::{Step, Traffic, Writer, core_of, reader_of, serve};
 use super::*;
 use hypermount_core::hypercore::demand::Hint;
-use hypermount_core::sharing::ExtensionRequest;
+use hypermount_core::sharing::{Answered, ExtensionRequest};
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
@@ -50,10 +50,7 @@ fn batches(scenario: &Value) -> Vec<Vec<Step>> {
     scenario["ops"].as_array().unwrap().iter().map(batch).collect()
 }
 
-fn respond(
-    core: &hypermount_core::hypercore::Core,
-    request: &ExtensionRequest,
-) -> responder::Answered {
+fn respond(core: &hypermount_core::hypercore::Core, request: &ExtensionRequest) -> Answered {
     responder::respond(core, request, &AtomicBool::new(false))
 }
 
@@ -547,10 +544,7 @@ fn checkpoint(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-fn resume(
-    core: &hypermount_core::hypercore::Core,
-    checkpoint: Option<Bytes>,
-) -> responder::Answered {
+fn resume(core: &hypermount_core::hypercore::Core, checkpoint: Option<Bytes>) -> Answered {
     let request = ExtensionRequest::Iterator { head: 1, key: String::new(), flags: 1, checkpoint };
     respond(core, &request)
 }

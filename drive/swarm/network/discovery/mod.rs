@@ -17,7 +17,6 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::candidates::Found;
-use super::finding::follow_drives;
 use super::topics::Topics;
 use super::{Inner, Swarm};
 
@@ -70,15 +69,12 @@ impl Inner {
 }
 
 impl Swarm {
-    /// Starts finding peers, to be called once: of the topics that are joined, now and later, and of
-    /// every drive that is, from now on, opened to be read from peers, nested drives included.
+    /// Starts finding peers of the topics that are joined, now and later. To be called once.
     ///
     /// # Errors
     /// When there is no socket for it.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
-        let wanted = inner.store.drives_wanted();
-        inner.runtime.spawn(follow_drives(Arc::downgrade(inner), wanted));
         if options.lan {
             inner.runtime.spawn(lan::run(inner.surroundings()));
         }
