@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::finding::GivenUp;
+use super::Inner;
+use super::place::{Ended, GivenUp};
 use super::transport::{Stream, Transport, Way};
-use super::{Ended, Inner};
 
 /// How long resolving a name and connecting may take, each.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);

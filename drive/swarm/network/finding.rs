@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::Inner;
 #[cfg(test)]
 use super::candidates::State;
 use super::candidates::{
@@ -19,10 +20,10 @@ use super::candidates::{
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
 use super::hyperdht::{self, CarryError};
+use super::place::{ConnectionHandle, Ended, GivenUp, Place};
 use super::places::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{Stream, Transport, Way};
-use super::{ConnectionHandle, Ended, Inner, Place};
 use crate::crypto::DiscoveryKey;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
@@ -119,13 +120,6 @@ impl Finding {
         self.changed.notify_one();
         self.gone.notify_waiters();
     }
-}
-
-/// Why a connection was given up although nobody did anything wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GivenUp {
-    Duplicate,
-    Ourselves,
 }
 
 impl Inner {

@@ -5,17 +5,17 @@
 
 mod topics;
 mod candidates;
-mod places;
 mod transport;
-mod protocol;
 mod place;
+mod protocol;
+mod places;
 mod hyperdht;
+mod dial;
+mod discovery;
 mod finding;
 #[cfg(test)]
 mod finding_tests;
-mod discovery;
 mod moved;
-mod dial;
 #[cfg(test)]
 mod testing;
 
@@ -41,9 +41,9 @@ pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub use discovery::hear_on_the_lan;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub use place::{ConnectionHandle, Ending, Place};
+pub use place::{ConnectionHandle, Ended, Ending, Place};
 pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
-pub use protocol::{Ended, Protocol};
+pub use protocol::Protocol;
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 pub use transport::{Stream, Transport, Way};
 
@@ -147,7 +147,8 @@ impl Swarm {
         Ok(address)
     }
 
-    /// Takes interest in a topic. What is announced is the address that [`Swarm::listen`] returned last; what is found is dialled.
+    /// Takes interest in a topic. What is announced is the address that [`Swarm::listen`] returned last;
+    /// what is found is dialled.
     ///
     /// # Errors
     /// When [`MAX_TOPICS`] are joined.

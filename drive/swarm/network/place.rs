@@ -9,14 +9,33 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::finding::GivenUp;
-use super::protocol::Ended;
 use super::transport::{Stream, Transport, Way};
 use super::{Inner, PeerInfo, Rates, Traffic, closed};
 
 /// A connection that holds no more than this of a frame that is not whole is not looked at when
 /// there is too much of that: 128 KiB, what is read from a socket at once.
 const SMALLEST_HALF_RECEIVED: usize = 128 * 1024;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    pub reason: String,
+    /// Whether the peer sent something that did not verify.
+    pub lied: bool,
+}
+
+impl Ended {
+    fn closing() -> Self {
+        Self { reason: "we are closing".into(), lied: false }
+    }
+}
+
+/// Why a connection was given up although nobody did anything wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    Duplicate,
+    Ourselves,
+}
 
 #[derive(Default)]
 pub(super) struct Statistics {

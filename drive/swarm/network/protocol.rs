@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::place::Place;
+use super::place::{Ended, Place};
 use super::transport::Stream;
 
 /// What runs on every connection that has its place. The layer above hands it to
@@ -17,18 +17,4 @@ pub trait Protocol: Send + Sync + 'static {
     /// A peer whose address was given to [`Swarm::dial`](super::Swarm::dial) could not be reached or
     /// has left; `trouble` names the address and the reason.
     fn unreachable(&self, trouble: &str);
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
-    pub reason: String,
-    /// Whether the peer sent something that did not verify.
-    pub lied: bool,
-}
-
-impl Ended {
-    pub(super) fn closing() -> Self {
-        Self { reason: "we are closing".into(), lied: false }
-    }
 }
