@@ -13,10 +13,6 @@ mod face;
 mod records;
 mod reach;
 mod sending;
-mod walk;
-mod serving;
-mod router;
-mod answer;
 mod node;
 #[cfg(test)]
 mod network_tests;

@@ -7,6 +7,11 @@
 //! Not here: what a walk does (`walk`), how we are found (`serving`), what others are answered
 //! (`answer`) and what is passed on for them (`router`).
 
+pub(super) mod walk;
+mod serving;
+pub(super) mod router;
+mod answer;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -17,14 +22,15 @@ use super::face::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId
 use super::message::{Command, Packet, Request, Response, contact, id_of};
 use super::reach::{PROBED, Probe, Samples};
 use super::records::Records;
-use super::router::Passed;
 use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
-use super::serving::Serving;
-use super::walk::{Goal, Taker, Walk};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::kademlia::{
     BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window,
 };
+
+use router::Passed;
+use serving::Serving;
+use walk::{Goal, Taker, Walk};
 
 /// Requests answered within a second; the rest is ignored.
 pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;

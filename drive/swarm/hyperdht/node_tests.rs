@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::announcement::*;
 use super::face::*;
 use super::message::*;
+use super::node::walk::{MAX_QUERIES, MAX_TAKEN_BACK};
 use super::node::*;
 use super::payload::{Handshake, Holepunch, Mode};
 use super::sending::{MAX_REQUESTS_PER_SECOND, MAX_WAITING};
-use super::walk::{MAX_QUERIES, MAX_TAKEN_BACK};
 use crate::crypto::KeyPair;
 use crate::kademlia::{Chosen, Id};
 

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::announcement::{Meaning, target_of};
 use super::face::{Asked, Event, SocketId};
 use super::message::{Command, Packet, Request, Response};
+use super::node::router::{MAX_PASSED, Passed};
 use super::node::{MAX_EVENTS, Node};
 use super::node_tests::*;
 use super::payload::{Handshake, Holepunch, Mode};
-use super::router::{MAX_PASSED, Passed};
 use crate::crypto::KeyPair;
 use crate::kademlia::Id;
 

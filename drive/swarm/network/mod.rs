@@ -5,6 +5,7 @@
 
 mod topics;
 mod candidates;
+mod interfaces;
 mod transport;
 mod place;
 mod protocol;

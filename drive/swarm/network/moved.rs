@@ -6,7 +6,8 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::discovery::{Whereabouts, addresses};
+use super::discovery::Whereabouts;
+use super::interfaces::addresses;
 use super::{ConnectionHandle, Inner, closed};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);

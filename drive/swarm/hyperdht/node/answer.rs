@@ -5,11 +5,13 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
-use super::face::{Role, SocketId};
-use super::message::{Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of};
-use super::node::Node;
-use super::sending::{ONCE, PATIENT};
+use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
+use super::super::face::{Role, SocketId};
+use super::super::message::{
+    Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
+};
+use super::super::sending::{ONCE, PATIENT};
+use super::Node;
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 

@@ -13,11 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::super::face::{AMPLIFICATION, Asked, Event, Role, SocketId};
+use super::super::message::{Command, Request, Response};
+use super::super::payload::{Handshake, Holepunch, Mode};
+use super::Node;
 use super::answer::Incoming;
-use super::face::{AMPLIFICATION, Asked, Event, Role, SocketId};
-use super::message::{Command, Request, Response};
-use super::node::Node;
-use super::payload::{Handshake, Holepunch, Mode};
 use crate::kademlia::{Id, may_name};
 
 /// Clients near to us, whose answers may come from far away, that are remembered.

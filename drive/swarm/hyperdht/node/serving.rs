@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::announcement::target_of;
-use super::face::Event;
-use super::message::{Command, Request};
-use super::node::Node;
-use super::payload::Relay;
-use super::sending::{Purpose, Ready, THRICE};
+use super::super::announcement::target_of;
+use super::super::face::Event;
+use super::super::message::{Command, Request};
+use super::super::payload::Relay;
+use super::super::sending::{Purpose, Ready, THRICE};
+use super::Node;
 use super::walk::{Goal, RELAYS};
 use crate::kademlia::{Id, QueryId};
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::announcement::{Announcement, LookupReply, Meaning, Peer, Place, target_of};
-use super::face::Event;
-use super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
-use super::node::Node;
-use super::payload::Relay;
-use super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};
+use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place, target_of};
+use super::super::face::Event;
+use super::super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
+use super::super::payload::Relay;
+use super::super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};
+use super::Node;
 use crate::compact::put_ipv4;
 use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, Step, may_name};
 

@@ -15,9 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Surroundings;
 use super::dns::{self, Answer, Heard, MAX_MESSAGE, Short, Token, short};
-use super::interfaces::{self, Interface};
 use crate::crypto::{DiscoveryKey, random_bytes};
 use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::interfaces::{self, Interface};
 use crate::network::topics::Topics;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);

@@ -4,7 +4,6 @@
 //! Not here: who of those that were found is dialled (`candidates`).
 
 mod dns;
-mod interfaces;
 mod lan;
 mod whereabouts;
 mod names;
@@ -23,7 +22,6 @@ use super::{Inner, Swarm};
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub(super) use interfaces::{addresses, usable};
 pub(super) use whereabouts::Whereabouts;
 
 /// Which ways of finding peers are used.

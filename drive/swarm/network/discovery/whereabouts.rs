@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::interfaces::{self, Interface};
+use crate::network::interfaces::{self, Interface};
 
 /// A clock that moved so much farther than time did: the machine slept.
 const SLEPT: Duration = Duration::from_secs(30);

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::line::{Line, now};
-use super::socket::{Knock, Socket};
+use super::line::{Forget, Line};
+use super::socket::{Knock, Socket, now};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
 use crate::kademlia::{Chosen, QueryId};
@@ -103,7 +103,8 @@ impl NewLine {
     pub fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
         self.connected = true;
         self.line.connect(socket, to);
-        tokio::spawn(Arc::clone(&self.line).drive(Arc::downgrade(&self.endpoint)));
+        let endpoint: Weak<Endpoint> = Arc::downgrade(&self.endpoint);
+        tokio::spawn(Arc::clone(&self.line).drive(endpoint));
         Arc::clone(&self.line)
     }
 }
@@ -324,11 +325,6 @@ impl Endpoint {
         Some(NewLine { line, endpoint: Arc::clone(self), connected: false })
     }
 
-    /// A stream is over.
-    pub fn forget(&self, id: u32) {
-        self.lines().remove(&id);
-    }
-
     /// The node says nothing any more: another endpoint with the same keys takes its place, and what
     /// this one announced, too. Streams go on.
     pub fn retire(&self) {
@@ -388,6 +384,12 @@ impl Drop for Endpoint {
         for (_, task) in self.sockets().values() {
             task.abort();
         }
+    }
+}
+
+impl Forget for Endpoint {
+    fn forget(&self, id: u32) {
+        self.lines().remove(&id);
     }
 }
 

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::endpoint::{Closing, Endpoint};
-use super::socket::Socket;
+use super::socket::{Socket, now};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::{SEND_BUFFER, Stream};
 
@@ -53,7 +52,7 @@ struct State {
     first: Option<(Arc<Socket>, SocketAddrV4)>,
     early: Vec<Bytes>,
     /// Keeps the socket open, where it is there for this stream only.
-    closing: Option<Closing>,
+    closing: Option<Box<dyn Send>>,
     /// A packet that the system did not take.
     unsent: Option<Bytes>,
     /// When the driver looks again.
@@ -117,9 +116,9 @@ pub enum Lost {
     Failed(#[from] crate::udx::Failure),
 }
 
-/// The time as tokio has it.
-pub fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+/// Keeps streams, and forgets those that are over.
+pub trait Forget: Send + Sync {
+    fn forget(&self, id: u32);
 }
 
 impl Drop for Line {
@@ -227,8 +226,8 @@ impl Line {
     }
 
     /// The socket is closed when the stream is over.
-    pub fn keep(&self, closing: Closing) {
-        self.state().closing = Some(closing);
+    pub fn keep(&self, closing: impl Send + 'static) {
+        self.state().closing = Some(Box::new(closing));
     }
 
     /// Bytes in order, as many packets as are there; none at all once the remote has ended.
@@ -321,7 +320,7 @@ impl Line {
     }
 
     /// Does in time what is due, until the stream is over or its endpoint gone.
-    pub async fn drive(self: Arc<Self>, endpoint: Weak<Endpoint>) {
+    pub async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
         loop {
             let (due, blocked) = {
                 let mut state = self.state();

@@ -116,7 +116,7 @@ impl Link {
 /// `stream` is our number of the stream.
 fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
     let port = endpoint.server_socket().map_or(0, |socket| socket.port());
-    let near = super::discovery::usable().into_iter();
+    let near = super::interfaces::usable().into_iter();
     let near = near.map(|interface| SocketAddrV4::new(interface.address, port));
     NoisePayload {
         firewall: open.map_or(Firewall::Unknown, |_| Firewall::Open),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Instant;
 
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -16,6 +17,11 @@ const SHORT_TTL: u32 = 5;
 const USUAL_TTL: u32 = 64;
 /// Bytes that the system may keep of what has arrived and was not read: a burst of a fast stream.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+
+/// The time as tokio has it.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// Somebody knocked at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
