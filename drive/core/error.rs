@@ -1,4 +1,5 @@
-//! The crate's one error type: situations a caller can act on, not the sources they came from.
+//! The one error type of core and drive: situations a caller can act on, not the sources they came
+//! from. One type for both packages, because most situations of a core are those of a drive.
 //!
 //! A peer's lie is deliberately not here: a bad proof costs the peer, never the call that waited.
 //! The mapping to errno lives in `fs/errno.rs`, the mapping to exit codes in `src/`.

@@ -8,7 +8,8 @@
 //! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
 //! ```
 //!
-//! Not here: which cores make a drive (`drive.rs`), and what is in a core's files (`core/`).
+//! Not here: which cores make a drive (`drive/drive/hyperdrive.rs`), and what is in a core's files
+//! (`hypercore/`).
 
 mod closing;
 mod healing;

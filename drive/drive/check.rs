@@ -1,8 +1,8 @@
 //! Verifying a drive: everything of its two cores that is on this disk, and which files and versions
 //! the damage is in.
 //!
-//! Not here: the hashes (`core/check.rs`), and what keeps a drive from being opened at all
-//! (`drive/stored.rs`).
+//! Not here: the hashes (`core/hypercore/check.rs`), and what keeps a drive from being opened at all
+//! (`hyperdrive/stored.rs`).
 
 use std::ops::Range;
 

@@ -1,10 +1,10 @@
-//! The crate's locks: `std`'s, with an order. In debug builds every acquisition is checked against
+//! The locks of all packages: `std`'s, with an order. In debug builds every acquisition is checked against
 //! what the thread already holds; in release builds they cost what `std`'s cost.
 //!
 //! Locks are taken in ascending [`Rank`]; never two of one rank, never one of a lower rank. Locks
 //! that cross an `await` are tokio's and are not here. Poisoning is dealt with here and nowhere
 //! else: an operation that panicked under a lock is answered with an error by its caller, and the
-//! data behind every lock of this crate is published in one step, so the lock goes on.
+//! data behind every lock of these packages is published in one step, so the lock goes on.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

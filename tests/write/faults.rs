@@ -1,5 +1,5 @@
 //! The mounting process is killed, or its disk full, at every call that changes its store: cores,
-//! scratch files, their records, the store's marks. (Power cuts: `drive/drive/crash_tests.rs`.)
+//! scratch files, their records, the store's marks. (Power cuts: `drive/drive/hyperdrive/crash_tests.rs`.)
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

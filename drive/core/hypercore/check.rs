@@ -1,7 +1,7 @@
 //! Reading and verifying all of a core that is on this disk, past every cache: tree nodes from the
 //! signed roots down, then each block that is held.
 //!
-//! Not here: which files that concerns (`drive/check.rs`), and damage that keeps a core from being opened
+//! Not here: which files that concerns (`drive/drive/check.rs`), and damage that keeps a core from being opened
 //! (`recover.rs`).
 
 use std::ops::Range;

@@ -2,7 +2,7 @@
 //!
 //! A pure state machine: events and the time go in, actions come out. It does no I/O, has no
 //! clock, takes no lock but the core's own for looking up digests, and is driven by
-//! `swarm/replication.rs` or by a simulation. Answering the peers' requests is not here
+//! `sharing/replication.rs` or by a simulation. Answering the peers' requests is not here
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
 mod continuity;

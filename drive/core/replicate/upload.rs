@@ -11,7 +11,7 @@ use crate::wire::run_length;
 
 /// Requests and Wants one peer may have waiting per core; one more ends the connection.
 pub const MAX_QUEUED_REQUESTS: usize = 4096;
-/// Answers to hints (`swarm/hints.rs`) that may wait beside them; more are dropped.
+/// Answers to hints (`sharing/hints.rs`) that may wait beside them; more are dropped.
 const MAX_HINT_ANSWERS: usize = 64;
 /// Longest region one Want may name, and the alignment the reference insists on.
 pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;

@@ -1,7 +1,7 @@
 //! What the small files of a core, `key` and `name`, are put right from: the master key, from which both
 //! derive; and what is hurt in a store of one's own.
 //!
-//! Not here: what is in a core (`core/recover.rs` at open, `check.rs` all of it).
+//! Not here: what is in a core (`hypercore/recover.rs` at open, `check.rs` all of it).
 
 use std::fs;
 use std::io;

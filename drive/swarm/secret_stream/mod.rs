@@ -2,7 +2,7 @@
 //! Ed25519 keys, and messages sealed one after the other.
 //!
 //! Bytes go in, bytes come out. Not here: how the handshake's messages travel, which is the
-//! hash table's affair (`hyperdht/`, `swarm/hyperdht/`), and what the messages of a stream say
+//! hash table's affair (`hyperdht/`, `network/hyperdht/`), and what the messages of a stream say
 //! (`protomux/`).
 
 mod curve;

@@ -1,5 +1,5 @@
 //! Answers a peer that asks which index blocks a lookup or a listing needs (hypertrie5.md §11),
-//! from blocks that are here. The bytes of these messages are in `wire/`.
+//! from blocks that are here. The bytes of these messages are in `core/wire`.
 //!
 //! The peer chooses the question and the publisher the index, so the work is counted in steps and
 //! ends at [`MAX_STEPS`]: positions without a pointer cost nothing, they are jumped over.
