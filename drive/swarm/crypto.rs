@@ -1,6 +1,7 @@
 //! Hashes, keys and signatures of the legacy era (hypercore-crypto 2, derive-key 1).
 //!
-//! Not here: what is hashed into a tree (`core/hypercore/merkle.rs`) and the Noise handshake (`core/wire/noise.rs`).
+//! Not here: what is hashed into a tree (`core/hypercore/merkle.rs`) and the Noise handshake
+//! (`core/wire/noise.rs`).
 
 use std::fmt;
 

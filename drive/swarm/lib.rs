@@ -1,8 +1,9 @@
 //! Connections to peers by topic: two hash tables, multicast DNS, dialling, holes through routers,
 //! authenticated streams, and the limits on all of it.
 //!
-//! This package knows no cores and no drives. What runs on a connection is a [`Protocol`] that the
-//! layer above hands in. The modules are listed in import order; `scripts/layers.sh` checks it.
+//! This package knows no cores and no drives. What runs on a connection is a
+//! [`Protocol`](network::Protocol) that the layer above hands in. The modules are listed in import
+//! order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
 
 pub mod sync;

@@ -159,9 +159,9 @@ impl Inner {
         Err(reason.into())
     }
 
-    /// Whether any peer has a core open with us.
+    /// Whether any peer has a channel open with us.
     pub(super) fn has_useful_peer(&self) -> bool {
-        self.state().connections.values().any(|handle| handle.cores() > 0 && !handle.is_ending())
+        self.state().connections.values().any(|handle| handle.channels() > 0 && !handle.is_ending())
     }
 
     fn is_connected_to(&self, key: &[u8; 32]) -> bool {
@@ -265,7 +265,7 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
     let outcome = match (handle.given_up.get(), handle.identity.get()) {
         (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
         (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
-        _ if !lied && handle.cores() > 0 => Outcome::Left,
+        _ if !lied && handle.channels() > 0 => Outcome::Left,
         _ => Outcome::Failed,
     };
     if lied {
@@ -357,7 +357,7 @@ impl Inner {
     pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
         let address = SocketAddr::V4(connection.address);
         let place = self.register(address, Transport::HyperDht, Way::Incoming);
-        // It does not say which drive it comes for.
+        // It does not say which topic it comes for.
         let topics = self.finding.some_topics();
         match self.carried(&place, connection, topics).await {
             Ok(stream) => {

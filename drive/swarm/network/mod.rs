@@ -85,7 +85,7 @@ pub struct PeerInfo {
     pub incoming: bool,
     pub transport: Transport,
     pub way: Way,
-    /// Cores open on both sides.
+    /// Channels open on both sides: one per core.
     pub cores: usize,
     pub traffic: Traffic,
 }

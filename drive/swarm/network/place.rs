@@ -41,7 +41,8 @@ pub(super) enum GivenUp {
 pub(super) struct Statistics {
     received: AtomicU64,
     sent: AtomicU64,
-    pub cores: AtomicUsize,
+    /// Channels open on both sides.
+    pub channels: AtomicUsize,
     /// Bytes of a frame that has not arrived whole.
     pub half_received: AtomicUsize,
 }
@@ -89,8 +90,8 @@ impl ConnectionHandle {
         }
     }
 
-    pub(super) fn cores(&self) -> usize {
-        self.statistics.cores.load(Ordering::Relaxed)
+    pub(super) fn channels(&self) -> usize {
+        self.statistics.channels.load(Ordering::Relaxed)
     }
 
     pub(super) fn info(&self, id: u64) -> PeerInfo {
@@ -100,7 +101,7 @@ impl ConnectionHandle {
             incoming: self.incoming,
             transport: self.transport,
             way: self.way,
-            cores: self.cores(),
+            cores: self.channels(),
             traffic: self.statistics.traffic(),
         }
     }
@@ -201,7 +202,7 @@ impl Place {
 
     /// Channels that are open on both sides.
     pub fn channels(&self) -> usize {
-        self.handle.cores()
+        self.handle.channels()
     }
 
     /// A channel was opened on both sides: false if there is no place for another peer.
@@ -211,7 +212,7 @@ impl Place {
 
     /// A channel that was admitted is closed.
     pub fn channel_closed(&self) {
-        self.handle.statistics.cores.fetch_sub(1, Ordering::Relaxed);
+        self.handle.statistics.channels.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

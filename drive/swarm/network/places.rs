@@ -1,6 +1,6 @@
 //! Places among the connections: which peers get one, and which lose theirs to others.
 //!
-//! A peer that dials us is a stranger until it has shown that it knows the key of a core of ours. There
+//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted. There
 //! are other places for strangers than for peers, so that no number of them keeps a peer out. When theirs
 //! are taken, the host that has most of them gives one up, at random: a host that floods us displaces
 //! itself. Those that had no time yet to show a key are spared as long as there are others.
@@ -21,17 +21,17 @@ pub const MAX_CONNECTIONS: usize = 128;
 pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
 /// Strangers connected at once.
 pub const MAX_STRANGERS: usize = 384;
-/// A handshake and the opening of a core take three round trips; a stranger has this time for them.
+/// A handshake and the opening of a channel take three round trips; a stranger has this time for them.
 const TIME_TO_SHOW: Duration = Duration::from_secs(3);
 
 impl ConnectionHandle {
     fn is_stranger(&self) -> bool {
-        self.incoming && self.cores() == 0
+        self.incoming && self.channels() == 0
     }
 }
 
 impl Inner {
-    /// A core was opened on a connection that had none: false if there is no place for another peer.
+    /// A channel was opened on a connection: false if there is no place for another peer.
     pub(super) fn admit(&self, id: u64) -> bool {
         let state = self.state();
         // A connection that has lost its place is being ended.
@@ -47,7 +47,7 @@ impl Inner {
                 return false;
             }
         }
-        this.statistics.cores.fetch_add(1, Ordering::Relaxed);
+        this.statistics.channels.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let mut admitted = |host| {
             let id = places.connect(host, Way::Incoming);
             let admitted = places.inner.admit(id);
-            assert!(!admitted || places.inner.admit(id), "a second core needs no second place");
+            assert!(!admitted || places.inner.admit(id), "a second channel needs no second place");
             admitted
         };
         for _ in 0..MAX_CONNECTIONS_PER_HOST {

@@ -1,4 +1,4 @@
-//! How peers are found by the topic of a drive. Each way is a task that follows the topics that are
+//! How peers are found by a topic. Each way is a task that follows the topics that are
 //! joined and hands over what it finds; that is all they have in common.
 //!
 //! Not here: who of those that were found is dialled (`candidates`).
