@@ -122,7 +122,8 @@ sub paths {
     my ($code) = @_;
     my @found;
     while ($code =~ /\b((?:crate|super)(?:\s*::\s*\w+)*)(?:\s*::\s*(\{(?:[^{}]++|(?-1))*\}))?/g) {
-        push @found, $2 ? map({ "$1\::$_" } opened($2)) : $1;
+        my ($path, $tree) = ($1, $2);
+        push @found, $tree ? map({ $path . '::' . $_ } opened($tree)) : $path;
     }
     return map { [split /\s*::\s*/] } @found;
 }
@@ -133,7 +134,8 @@ sub opened {
     $group =~ s/^\s*\{(.*)\}\s*$/$1/s;
     my @found;
     while ($group =~ /\G\s*,?\s*(\w+(?:\s*::\s*\w+)*)(?:\s*::\s*(\{(?:[^{}]++|(?-1))*\}))?[^,]*/g) {
-        push @found, $2 ? map({ "$1\::$_" } opened($2)) : $1;
+        my ($path, $tree) = ($1, $2);
+        push @found, $tree ? map({ $path . '::' . $_ } opened($tree)) : $path;
     }
     return @found;
 }
