@@ -6,8 +6,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use drive::{Entry, Kind, PublicKey};
 use fuser::{FileAttr, FileType, INodeNo};
+use hypermount_drive::{Entry, Kind, PublicKey};
 
 /// `st_blksize` in bytes: what programs should read at a time, which is the block size drives are
 /// written with.
@@ -142,8 +142,8 @@ pub fn time(milliseconds: u64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drive::stat::MountTarget;
-    use drive::{Extent, Stat};
+    use hypermount_drive::stat::MountTarget;
+    use hypermount_drive::{Extent, Stat};
 
     const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
 

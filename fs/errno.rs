@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Drive(#[from] drive::Error),
+    Drive(#[from] hypermount_drive::Error),
     /// The mount takes no changes at all.
     #[error("the mount is read-only")]
     ReadOnly,
@@ -106,8 +106,8 @@ pub fn errno(error: &Error) -> Errno {
     Errno::from_i32(number)
 }
 
-fn drive_errno(error: &drive::Error) -> i32 {
-    use drive::Error;
+fn drive_errno(error: &hypermount_drive::Error) -> i32 {
+    use hypermount_drive::Error;
     match error {
         Error::NotFound => libc::ENOENT,
         Error::NotADirectory => libc::ENOTDIR,
@@ -142,7 +142,7 @@ fn storage_errno(source: &io::Error) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drive::{DiscoveryKey, PublicKey};
+    use hypermount_drive::{DiscoveryKey, PublicKey};
 
     fn number(error: Error) -> i32 {
         errno(&error).code()
@@ -152,27 +152,27 @@ mod tests {
     fn every_situation_of_a_drive_has_its_errno() {
         let core = DiscoveryKey::new([1; 32]);
         let text = || String::from("x");
-        let storage = |code: i32| drive::Error::Storage {
+        let storage = |code: i32| hypermount_drive::Error::Storage {
             op: "write",
             path: "/s".into(),
             source: io::Error::from_raw_os_error(code),
         };
         let table = [
-            (drive::Error::NotFound, libc::ENOENT),
-            (drive::Error::NotADirectory, libc::ENOTDIR),
-            (drive::Error::IsADirectory, libc::EISDIR),
-            (drive::Error::AlreadyExists, libc::EEXIST),
-            (drive::Error::NotEmpty, libc::ENOTEMPTY),
-            (drive::Error::InvalidPath(text()), libc::EINVAL),
-            (drive::Error::InvalidUrl(text()), libc::EINVAL),
-            (drive::Error::NameTooLong { max: 255 }, libc::ENAMETOOLONG),
-            (drive::Error::ReadOnly("x"), libc::EROFS),
-            (drive::Error::Unsupported(text()), libc::EOPNOTSUPP),
-            (drive::Error::TooLarge(text()), libc::EFBIG),
-            (drive::Error::TooManyCores { open: 64 }, libc::ENFILE),
-            (drive::Error::TooManyLevels, libc::ELOOP),
+            (hypermount_drive::Error::NotFound, libc::ENOENT),
+            (hypermount_drive::Error::NotADirectory, libc::ENOTDIR),
+            (hypermount_drive::Error::IsADirectory, libc::EISDIR),
+            (hypermount_drive::Error::AlreadyExists, libc::EEXIST),
+            (hypermount_drive::Error::NotEmpty, libc::ENOTEMPTY),
+            (hypermount_drive::Error::InvalidPath(text()), libc::EINVAL),
+            (hypermount_drive::Error::InvalidUrl(text()), libc::EINVAL),
+            (hypermount_drive::Error::NameTooLong { max: 255 }, libc::ENAMETOOLONG),
+            (hypermount_drive::Error::ReadOnly("x"), libc::EROFS),
+            (hypermount_drive::Error::Unsupported(text()), libc::EOPNOTSUPP),
+            (hypermount_drive::Error::TooLarge(text()), libc::EFBIG),
+            (hypermount_drive::Error::TooManyCores { open: 64 }, libc::ENFILE),
+            (hypermount_drive::Error::TooManyLevels, libc::ELOOP),
             (
-                drive::Error::Unavailable {
+                hypermount_drive::Error::Unavailable {
                     core,
                     block: 1,
                     waited: std::time::Duration::from_secs(1),
@@ -180,13 +180,16 @@ mod tests {
                 },
                 libc::ETIMEDOUT,
             ),
-            (drive::Error::Corrupt { core, file: "data", at: 0, what: text() }, libc::EIO),
-            (drive::Error::Malformed(text()), libc::EIO),
-            (drive::Error::Forked { core, what: text() }, libc::EIO),
-            (drive::Error::Locked { path: "/s".into(), holder: text() }, libc::EBUSY),
-            (drive::Error::NotAStore { path: "/s".into(), why: text() }, libc::EIO),
-            (drive::Error::NoSuchDrive(PublicKey::new([1; 32])), libc::EIO),
-            (drive::Error::Closed, libc::ENOTCONN),
+            (
+                hypermount_drive::Error::Corrupt { core, file: "data", at: 0, what: text() },
+                libc::EIO,
+            ),
+            (hypermount_drive::Error::Malformed(text()), libc::EIO),
+            (hypermount_drive::Error::Forked { core, what: text() }, libc::EIO),
+            (hypermount_drive::Error::Locked { path: "/s".into(), holder: text() }, libc::EBUSY),
+            (hypermount_drive::Error::NotAStore { path: "/s".into(), why: text() }, libc::EIO),
+            (hypermount_drive::Error::NoSuchDrive(PublicKey::new([1; 32])), libc::EIO),
+            (hypermount_drive::Error::Closed, libc::ENOTCONN),
             (storage(libc::ENOSPC), libc::ENOSPC),
             (storage(libc::EDQUOT), libc::EDQUOT),
             (storage(libc::EROFS), libc::EROFS),

@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drive::core::demand::Urgency;
-use drive::sync::Mutex;
-use drive::{Entry, Extent, Wait};
 use fuser::FileType;
+use hypermount_drive::Urgency;
+use hypermount_drive::sync::Mutex;
+use hypermount_drive::{Entry, Extent, Wait};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
@@ -89,12 +89,12 @@ impl Fs {
         }
         let Some(content) = Content::of(&entry) else {
             return Err(match attr::file_type(&entry) {
-                FileType::Directory => drive::Error::IsADirectory.into(),
+                FileType::Directory => hypermount_drive::Error::IsADirectory.into(),
                 _ => Error::WrongKind,
             });
         };
         if let Content::Extent(extent) = &content {
-            drive::Drive::check_extent(extent)?;
+            hypermount_drive::Drive::check_extent(extent)?;
             WalkAhead::opened(&place.volume, &place.path, extent.size, &self.runtime);
         }
         let keep_cache = self.inodes_mut().open(ino, &entry, &content);
@@ -154,11 +154,11 @@ impl Fs {
     async fn read_content(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
         if file.stalled.any() {
             match read_extent(file, range.clone(), Wait::Local).await {
-                Err(Error::Drive(drive::Error::Unavailable { .. })) => {
+                Err(Error::Drive(hypermount_drive::Error::Unavailable { .. })) => {
                     let asked =
                         |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
                     if let Some(missing) = file.stalled.find(asked) {
-                        return Err(drive::Error::from(missing).into());
+                        return Err(hypermount_drive::Error::from(missing).into());
                     }
                 }
                 done => return done,
@@ -221,7 +221,7 @@ impl Fs {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let Some(content) = Content::of(&entry) else {
             return Err(match attr::file_type(&entry) {
-                FileType::Directory => drive::Error::IsADirectory.into(),
+                FileType::Directory => hypermount_drive::Error::IsADirectory.into(),
                 _ => Error::WrongKind,
             });
         };

@@ -16,11 +16,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drive::scratch::Pool;
-use drive::store::Space;
-use drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
-use drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
 use fuser::{FileAttr, FileType, INodeNo};
+use hypermount_drive::Space;
+use hypermount_drive::scratch::Pool;
+use hypermount_drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
@@ -97,7 +97,7 @@ impl Place {
         &mut self,
         change: impl FnOnce(&mut Stat) -> Result<()>,
     ) -> Result<()> {
-        let known = self.known.as_mut().ok_or(drive::Error::NotFound)?;
+        let known = self.known.as_mut().ok_or(hypermount_drive::Error::NotFound)?;
         change(&mut Arc::make_mut(&mut known.entry).stat)
     }
 
@@ -360,7 +360,7 @@ impl Fs {
             return Ok(Resolved { place, entry, version });
         }
         let entry = match snapshot.entry(&place.path, self.options.patience.names()).await {
-            Err(drive::Error::NotFound) => {
+            Err(hypermount_drive::Error::NotFound) => {
                 self.supersede(ino);
                 return superseded(place);
             }
@@ -403,12 +403,12 @@ impl Fs {
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let mount_path = self.node(ino, |node| node.path.clone())?;
         if attr::file_type(&entry) != FileType::Directory {
-            return Err(drive::Error::NotADirectory.into());
+            return Err(hypermount_drive::Error::NotADirectory.into());
         }
         // Removed, and nothing is in it any more, as in a directory of a local disk. (What is removed
         // here is shown as empty to programs that still have it open.)
         if version.is_none() && !place.volume.writable {
-            return Err(drive::Error::NotFound.into());
+            return Err(hypermount_drive::Error::NotFound.into());
         }
         match &place.crossing {
             None => Ok(Directory { volume: place.volume, path: place.path, mount_path }),
@@ -452,7 +452,7 @@ impl Fs {
         // wait for more than his own time.
         match timeout_at(deadline, child).await {
             Ok(opened) => opened.cloned(),
-            Err(_) => Err(Error::Drive(drive::Error::Unavailable {
+            Err(_) => Err(Error::Drive(hypermount_drive::Error::Unavailable {
                 core: target.key.discovery_key(),
                 block: 0,
                 waited: started.elapsed(),
@@ -588,7 +588,7 @@ impl Fs {
         if let Some(missing) =
             known.then(|| self.stalled_names.find(|known| *known == key())).flatten()
         {
-            return Err(drive::Error::from(missing).into());
+            return Err(hypermount_drive::Error::from(missing).into());
         }
         let looked = self.look_up(parent, name).await;
         if let Err(Error::Drive(error)) = &looked
@@ -619,7 +619,7 @@ impl Fs {
         };
         let entry = match found {
             Ok(entry) => entry,
-            Err(drive::Error::NotFound) => {
+            Err(hypermount_drive::Error::NotFound) => {
                 let ttl = if frozen { TTL_FROZEN } else { TTL_ABSENT_FOLLOWED };
                 let ttl = self.while_current(volume, snapshot.version(), ttl);
                 if let Some(told) = self.look_up_told(parent, name.as_str().as_ref()) {
@@ -706,9 +706,12 @@ pub(crate) fn ttl(volume: &Volume, entry: &Entry) -> Duration {
 fn parse_name(name: &OsStr) -> Result<Option<Name>> {
     match name.to_str().map(Name::new) {
         Some(Ok(name)) => Ok(Some(name)),
-        Some(Err(error @ drive::Error::NameTooLong { .. })) => Err(error.into()),
-        None if name.len() > drive::path::MAX_NAME_BYTES => {
-            Err(drive::Error::NameTooLong { max: drive::path::MAX_NAME_BYTES }.into())
+        Some(Err(error @ hypermount_drive::Error::NameTooLong { .. })) => Err(error.into()),
+        None if name.len() > hypermount_drive::path::MAX_NAME_BYTES => {
+            Err(hypermount_drive::Error::NameTooLong {
+                max: hypermount_drive::path::MAX_NAME_BYTES,
+            }
+            .into())
         }
         Some(Err(_)) | None => Ok(None),
     }

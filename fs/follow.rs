@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use drive::drive::{Changed, Turn};
-use drive::store::View;
-use drive::{Drive, DrivePath, Snapshot, Stat, Wait};
+use hypermount_drive::View;
+use hypermount_drive::hyperdrive::{Changed, Turn};
+use hypermount_drive::{Drive, DrivePath, Snapshot, Stat, Wait};
 
 use fuser::FileType;
 
@@ -218,7 +218,7 @@ impl Fs {
             let path = staged.path();
             let after = match new.entry(&path, self.options.patience.names()).await {
                 Ok(entry) => Some(entry).filter(|entry| entry.explicit),
-                Err(drive::Error::NotFound) => None,
+                Err(hypermount_drive::Error::NotFound) => None,
                 Err(error) => {
                     log::warn!("{path}: whether another writer changed it is not known: {error}");
                     continue;
@@ -250,7 +250,7 @@ impl Fs {
             let mount_path = mount_path(volume, &path);
             if self.inodes().known(&mount_path).is_some() {
                 let gone = new.entry(&path, self.options.patience.names()).await;
-                if !matches!(gone, Err(drive::Error::NotFound)) {
+                if !matches!(gone, Err(hypermount_drive::Error::NotFound)) {
                     return;
                 }
                 notices.extend(self.entry_notice(&mount_path));

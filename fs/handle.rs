@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drive::sync::{Mutex, Rank, RwLock};
-use drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey, Snapshot};
+use hypermount_drive::sync::{Mutex, Rank, RwLock};
+use hypermount_drive::{DrivePath, Entry, Extent, Kind, Name, PublicKey, Snapshot};
 
 use crate::attr::{MAX_FILE_BYTES, core_of};
 use crate::errno::{Error, Result};

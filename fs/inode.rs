@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use drive::Entry;
 use fuser::FileType;
+use hypermount_drive::Entry;
 use siphasher::sip::SipHasher13;
 
 use crate::attr::file_type;
@@ -373,7 +373,7 @@ impl<P> InodeTable<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drive::{Extent, Kind, Stat};
+    use hypermount_drive::{Extent, Kind, Stat};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

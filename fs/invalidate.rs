@@ -5,7 +5,7 @@
 //! find changes and that thread is a set: an inode that changes ten times while the kernel is busy
 //! is told about once.
 
-use drive::sync::{Condvar, Mutex};
+use hypermount_drive::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::errno::{Error, errno};
 use crate::platform;
-use drive::sync::{Mutex, MutexGuard};
+use hypermount_drive::sync::{Mutex, MutexGuard};
 
 /// Failures that are remembered.
 pub const MAX_FAILURES: usize = 256;
@@ -167,7 +167,7 @@ where
 
 /// Whether an error only answers the question that was asked.
 fn is_ordinary(error: &Error) -> bool {
-    use drive::Error as D;
+    use hypermount_drive::Error as D;
     match error {
         Error::Drive(error) => matches!(
             error,
@@ -256,9 +256,15 @@ mod tests {
     use super::*;
 
     fn unavailable() -> Error {
-        let core = drive::PublicKey::new([1; 32]).discovery_key();
+        let core = hypermount_drive::PublicKey::new([1; 32]).discovery_key();
         let waited = std::time::Duration::ZERO;
-        drive::Error::Unavailable { core, block: 3, waited, why: "no peer connected".into() }.into()
+        hypermount_drive::Error::Unavailable {
+            core,
+            block: 3,
+            waited,
+            why: "no peer connected".into(),
+        }
+        .into()
     }
 
     #[test]
@@ -278,9 +284,14 @@ mod tests {
     #[test]
     fn that_something_is_not_there_is_no_failure() {
         let journal = Journal::default();
-        journal.failed("x", "lookup", 0, &drive::Error::NotFound.into());
+        journal.failed("x", "lookup", 0, &hypermount_drive::Error::NotFound.into());
         journal.failed("x", "getxattr", 0, &Error::NoAttribute);
-        journal.failed("x", "getxattr", 0, &drive::Error::Unsupported("security.x".into()).into());
+        journal.failed(
+            "x",
+            "getxattr",
+            0,
+            &hypermount_drive::Error::Unsupported("security.x".into()).into(),
+        );
         assert!(journal.failures().is_empty());
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::{DrivePath, Entry, Name};
 use fuser::{FileAttr, FileType, INodeNo};
+use hypermount_drive::{DrivePath, Entry, Name};
 
 use crate::attr;
 use crate::errno::{Error, Result};
@@ -82,7 +82,7 @@ impl Fs {
         // while it was made must not be what it keeps.
         for _ in 0..MAX_RELISTINGS {
             let listed = match self.list(directory.ino).await {
-                Err(Error::Drive(drive::Error::NotFound)) => {
+                Err(Error::Drive(hypermount_drive::Error::NotFound)) => {
                     directory.pin(Arc::new(self.list_removed(&directory).await?));
                     break;
                 }
@@ -124,7 +124,7 @@ impl Fs {
 
     /// The names in a directory that a newer version has removed, as they were when it was opened.
     async fn list_removed(&self, directory: &DirHandle) -> Result<handle::Listed> {
-        let opened = directory.opened.as_ref().ok_or(drive::Error::NotFound)?;
+        let opened = directory.opened.as_ref().ok_or(hypermount_drive::Error::NotFound)?;
         let OpenedDirectory { volume, path, mount_path, snapshot } = opened;
         // What the kernel keeps of this listing must not be found under the path again.
         self.supersede(directory.ino);

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::drive::Edit;
-use drive::stat::TYPE_MASK;
-use drive::{DrivePath, DriveUrl, Entry, Kind, Stat};
 use fuser::FileAttr;
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::TYPE_MASK;
+use hypermount_drive::{DrivePath, DriveUrl, Entry, Kind, Stat};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use drive::sync::Mutex;
-use drive::{Drive, Store};
 use fuser::{Config, INodeNo, Notifier, SessionACL};
+use hypermount_drive::sync::Mutex;
+use hypermount_drive::{Drive, Store};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 

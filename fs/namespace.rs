@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use drive::drive::Edit;
-use drive::stat::{TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK};
-use drive::{DrivePath, Entry, Kind, Stat};
 use fuser::{FileAttr, FileType};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::{
+    TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK,
+};
+use hypermount_drive::{DrivePath, Entry, Kind, Stat};
 
 use crate::attr::{self, TTL_FOLLOWED, now};
 use crate::errno::{Error, Result};
@@ -68,7 +70,7 @@ impl Fs {
             return Err(Error::ReadOnly);
         }
         if self.node(ino, |node| node.is_detached())? {
-            return Err(drive::Error::NotFound.into());
+            return Err(hypermount_drive::Error::NotFound.into());
         }
         let entry = match directory.path.is_root() {
             true => {
@@ -109,14 +111,14 @@ impl Fs {
     async fn stored(&self, volume: &Volume, path: &DrivePath) -> Result<Option<Arc<Entry>>> {
         match volume.snapshot().entry(path, self.options.patience.names()).await {
             Ok(entry) => Ok(Some(Arc::new(entry))),
-            Err(drive::Error::NotFound) => Ok(None),
+            Err(hypermount_drive::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     async fn vacant(&self, spot: &Spot) -> Result<()> {
         match self.occupant(spot).await? {
-            Some(_) => Err(drive::Error::AlreadyExists.into()),
+            Some(_) => Err(hypermount_drive::Error::AlreadyExists.into()),
             None => Ok(()),
         }
     }
@@ -174,10 +176,10 @@ impl Fs {
     ) -> Result<Looked> {
         let target = target.to_str().ok_or(Error::NotUtf8)?;
         if target.len() > MAX_TARGET_BYTES {
-            return Err(drive::Error::NameTooLong { max: MAX_TARGET_BYTES }.into());
+            return Err(hypermount_drive::Error::NameTooLong { max: MAX_TARGET_BYTES }.into());
         }
         if target.is_empty() {
-            return Err(drive::Error::NotFound.into());
+            return Err(hypermount_drive::Error::NotFound.into());
         }
         self.make(parent, name, |parent| {
             let linkname = Some(target.to_owned());
@@ -222,7 +224,7 @@ impl Fs {
         // Made by somebody else since the kernel looked.
         if let Some(entry) = self.occupant(&spot).await? {
             if flags & libc::O_EXCL != 0 {
-                return Err(drive::Error::AlreadyExists.into());
+                return Err(hypermount_drive::Error::AlreadyExists.into());
             }
             let (ino, attributes) = self.made(&spot, &entry);
             // To open takes it where it is changed all the time.
@@ -253,9 +255,9 @@ impl Fs {
         let volume = spot.volume().clone();
         let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
-        let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
+        let entry = self.occupant(&spot).await?.ok_or(hypermount_drive::Error::NotFound)?;
         if attr::file_type(&entry) == FileType::Directory {
-            return Err(drive::Error::IsADirectory.into());
+            return Err(hypermount_drive::Error::IsADirectory.into());
         }
         self.remove_at(&spot, turn, &entry).await
     }
@@ -265,11 +267,11 @@ impl Fs {
         let volume = spot.volume().clone();
         let turn = self.turn(&volume).await;
         let spot = self.spot_again(spot).await?;
-        let entry = self.occupant(&spot).await?.ok_or(drive::Error::NotFound)?;
+        let entry = self.occupant(&spot).await?.ok_or(hypermount_drive::Error::NotFound)?;
         match entry.kind {
             Kind::Directory => {}
             Kind::Mount => return Err(Error::Busy),
-            _ => return Err(drive::Error::NotADirectory.into()),
+            _ => return Err(hypermount_drive::Error::NotADirectory.into()),
         }
         self.must_be_empty(&volume, &spot.path).await?;
         self.remove_at(&spot, turn, &entry).await
@@ -280,8 +282,10 @@ impl Fs {
         let children = volume.snapshot().list(path, self.options.patience.names()).await;
         match children {
             Ok(children) if children.is_empty() && !new => Ok(()),
-            Err(drive::Error::NotFound) if !new => Ok(()),
-            Ok(_) | Err(drive::Error::NotFound) => Err(drive::Error::NotEmpty.into()),
+            Err(hypermount_drive::Error::NotFound) if !new => Ok(()),
+            Ok(_) | Err(hypermount_drive::Error::NotFound) => {
+                Err(hypermount_drive::Error::NotEmpty.into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -344,11 +348,13 @@ impl Fs {
         }
         let turn = self.turn(&volume).await;
         let (from, to) = (self.spot_again(from).await?, self.spot_again(to).await?);
-        let moved = self.occupant(&from).await?.ok_or(drive::Error::NotFound)?;
+        let moved = self.occupant(&from).await?.ok_or(hypermount_drive::Error::NotFound)?;
         let there = self.occupant(&to).await?;
         match (how, &there) {
-            (Rename::NoReplace, Some(_)) => return Err(drive::Error::AlreadyExists.into()),
-            (Rename::Exchange, None) => return Err(drive::Error::NotFound.into()),
+            (Rename::NoReplace, Some(_)) => {
+                return Err(hypermount_drive::Error::AlreadyExists.into());
+            }
+            (Rename::Exchange, None) => return Err(hypermount_drive::Error::NotFound.into()),
             _ => {}
         }
         if from.path == to.path {
@@ -387,8 +393,8 @@ impl Fs {
     ) -> Result<()> {
         let is_directory = |entry: &Entry| attr::file_type(entry) == FileType::Directory;
         match (is_directory(moved), is_directory(there)) {
-            (true, false) => Err(drive::Error::NotADirectory.into()),
-            (false, true) => Err(drive::Error::IsADirectory.into()),
+            (true, false) => Err(hypermount_drive::Error::NotADirectory.into()),
+            (false, true) => Err(hypermount_drive::Error::IsADirectory.into()),
             (false, false) => Ok(()),
             (true, true) if there.kind == Kind::Mount => Err(Error::Busy),
             (true, true) => self.must_be_empty(volume, path).await,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use drive::Wait;
+use hypermount_drive::Wait;
 use tokio::time::Instant;
 
 tokio::task_local! {

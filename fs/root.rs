@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
-use drive::{Drive, DriveUrl, Name, PublicKey, Store, Wait};
 use fuser::{FileAttr, FileType, INodeNo};
+use hypermount_drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
+use hypermount_drive::{Drive, DriveUrl, Name, PublicKey, Store, Wait};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::AbortHandle;
@@ -53,7 +53,7 @@ const TOP_MODE: u16 = 0o755;
 const NETWORK_MODE: u16 = 0o700;
 
 /// What comes later.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = drive::Result<T>> + Send + 'a>>;
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
 
 /// Who knows about drives.
 pub trait Drives: Send + Sync + 'static {
@@ -570,7 +570,7 @@ impl Waiting<'_> {
             }
             Wanted::Named(name) => match root.drives.named(name).await? {
                 Some((drive, read_only)) => Ok(root.admit(path, spot, drive, read_only)),
-                None => Err(drive::Error::NotFound.into()),
+                None => Err(hypermount_drive::Error::NotFound.into()),
             },
             Wanted::Network => Err(Error::WrongKind),
         };
@@ -584,12 +584,14 @@ impl Waiting<'_> {
                     _ => return Err(Error::Stale),
                 };
                 let (waited, why) = (started.elapsed(), "no peer has told of it".to_owned());
-                Err(drive::Error::Unavailable { core, block: 0, waited, why }.into())
+                Err(hypermount_drive::Error::Unavailable { core, block: 0, waited, why }.into())
             }),
         };
         match opened {
             Ok(member) => Ok(Some(member.clone())),
-            Err(Error::Drive(drive::Error::NotFound)) if matches!(wanted, Wanted::Named(_)) => {
+            Err(Error::Drive(hypermount_drive::Error::NotFound))
+                if matches!(wanted, Wanted::Named(_)) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(error),

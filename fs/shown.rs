@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use drive::Drive;
 use fuser::FileAttr;
+use hypermount_drive::Drive;
 
 use crate::errno::{Error, Result};
 use crate::file::Opened;

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use drive::sync::Mutex;
-use drive::{DiscoveryKey, Error};
+use hypermount_drive::sync::Mutex;
+use hypermount_drive::{DiscoveryKey, Error};
 use tokio::time::Instant;
 
 /// How long a failure is remembered: long enough for the kernel's next request on a busy machine.
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn missing(block: u64) -> Missing {
-        let core = drive::PublicKey::new([1; 32]).discovery_key();
+        let core = hypermount_drive::PublicKey::new([1; 32]).discovery_key();
         Missing { core, block, waited: Duration::from_secs(5), why: "no peer connected".to_owned() }
     }
 
@@ -100,7 +100,7 @@ mod tests {
         stalls.note("name", missing(1));
         assert_eq!(stalls.find(|known| *known == "name"), Some(missing(1)));
         assert_eq!(stalls.find(|known| *known == "other"), None);
-        let error = drive::Error::from(missing(1));
+        let error = hypermount_drive::Error::from(missing(1));
         assert_eq!(Missing::of(&error), Some(missing(1)));
         tokio::time::advance(MEMORY).await;
         assert!(stalls.find(|_| true).is_none() && !stalls.any());

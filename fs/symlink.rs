@@ -15,7 +15,7 @@
 
 use std::borrow::Cow;
 
-use drive::DrivePath;
+use hypermount_drive::DrivePath;
 
 use crate::errno::{Error, Result};
 

@@ -8,8 +8,8 @@ use std::ffi::OsStr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use drive::DriveUrl;
 use fuser::{FileAttr, FileType, INodeNo};
+use hypermount_drive::DriveUrl;
 use serde_json::{Value, json};
 
 use crate::attr::TTL_FOLLOWED;
@@ -94,7 +94,7 @@ impl Fs {
     /// Opens the status, as it is now.
     pub(crate) fn open_told(&self, told: Told, flags: i32) -> Result<Opened> {
         match told {
-            Told::Directory => Err(drive::Error::IsADirectory.into()),
+            Told::Directory => Err(hypermount_drive::Error::IsADirectory.into()),
             Told::File if flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY => {
                 Err(Error::ReadOnly)
             }
@@ -125,7 +125,7 @@ impl Fs {
     fn tell(&self) -> Bytes {
         let (drive, standing) = (self.drive(), self.drive().standing());
         let (key, version) = (*drive.key(), drive.frozen_version());
-        let url = DriveUrl { key, version, path: drive::DrivePath::root() }.to_string();
+        let url = DriveUrl { key, version, path: hypermount_drive::DrivePath::root() }.to_string();
         let name = self.store.name_of(&key).ok().flatten();
         let status = json!({
             "url": url,

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::stat::MountTarget;
-use drive::store::View;
-use drive::sync::{Mutex, MutexGuard, Rank, RwLock};
-use drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
+use hypermount_drive::View;
+use hypermount_drive::stat::MountTarget;
+use hypermount_drive::sync::{Mutex, MutexGuard, Rank, RwLock};
+use hypermount_drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -122,7 +122,7 @@ impl Volume {
 fn may_nest(
     ancestors: impl Iterator<Item = (PublicKey, Option<u64>)>,
     target: &MountTarget,
-) -> drive::Result<()> {
+) -> hypermount_drive::Result<()> {
     let mut levels = 0;
     for identity in ancestors {
         levels += 1;
@@ -179,7 +179,7 @@ impl Unreachable {
     }
 
     /// What came of one.
-    pub fn tried<T>(&self, opened: &drive::Result<T>) {
+    pub fn tried<T>(&self, opened: &hypermount_drive::Result<T>) {
         let mut failed = self.0.lock();
         match opened {
             Ok(_) => failed.clear(),
@@ -208,7 +208,8 @@ mod tests {
         };
         let core = PublicKey::new([1; 32]).discovery_key();
         let (waited, why) = (usual, String::new());
-        let failed: drive::Result<()> = Err(Error::Unavailable { core, block: 0, waited, why });
+        let failed: hypermount_drive::Result<()> =
+            Err(Error::Unavailable { core, block: 0, waited, why });
         for _ in 0..MAX_UNREACHABLE {
             assert_eq!(patience(), usual);
             unreachable.tried(&failed);

@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::core::demand::Urgency;
-use drive::sync::{Mutex, MutexGuard};
-use drive::{DrivePath, Entry, Kind, Name, Snapshot, Wait};
+use hypermount_drive::Urgency;
+use hypermount_drive::sync::{Mutex, MutexGuard};
+use hypermount_drive::{DrivePath, Entry, Kind, Name, Snapshot, Wait};
 use tokio::runtime::Handle;
 
 use crate::volume::Volume;

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use drive::drive::Edit;
-use drive::{DrivePath, Entry, Stat};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::{DrivePath, Entry, Stat};
 
 use crate::errno::{Error, Result};
 use crate::filesystem::Fs;
@@ -25,7 +25,7 @@ const MAX_TOUCHED: usize = 16_384;
 
 /// A turn at changing a drive; see [`Fs::turn`].
 pub(crate) struct Turn {
-    turn: drive::drive::Turn,
+    turn: hypermount_drive::hyperdrive::Turn,
     /// Whether a version was made in it.
     changed: AtomicBool,
 }
@@ -179,7 +179,7 @@ impl Fs {
                     let stat = Stat { mtime: at, ctime: at, ..entry.stat };
                     edits.push(Edit::Put { path, stat });
                 }
-                Ok(_) | Err(drive::Error::NotFound) => {}
+                Ok(_) | Err(hypermount_drive::Error::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 
-use drive::Stat;
+use hypermount_drive::Stat;
 
 use crate::errno::{Error, Result};
 
@@ -63,7 +63,7 @@ pub fn check_namespace(name: &str) -> Result<()> {
     } else if name.starts_with(ACL) {
         Err(Error::NoAttribute)
     } else {
-        Err(drive::Error::Unsupported(format!("extended attribute {name}")).into())
+        Err(hypermount_drive::Error::Unsupported(format!("extended attribute {name}")).into())
     }
 }
 
@@ -99,7 +99,7 @@ pub fn settable(name: &OsStr) -> Result<&str> {
 pub fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> {
     let exists = self::value(stat, name).is_ok();
     if exists && flags & libc::XATTR_CREATE != 0 {
-        return Err(drive::Error::AlreadyExists.into());
+        return Err(hypermount_drive::Error::AlreadyExists.into());
     }
     if !exists && flags & libc::XATTR_REPLACE != 0 {
         return Err(Error::NoAttribute);

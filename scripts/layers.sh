@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Checks that the code keeps to its rooms (docs/architecture.md): imports inside `drive` and its
-# `core` only go down the order of their `mod` lines, `drive` knows nothing of the kernel, `fs`
-# nothing of networks and formats, main stays thin and files stay readable.
+# Checks that the code keeps to its rooms (docs/architecture.md): imports only go down the order of
+# the packages (swarm, core, drive, fs, src) and, inside the first three and some of their rooms, the
+# order of the `mod` lines; no circles between the files of one folder; the three packages below
+# `drive/` know nothing of the kernel, `fs` nothing of networks and formats; main stays thin and
+# files stay readable.
 #
 # usage: scripts/layers.sh [ROOT]     exits 1 and names every breach
 set -euo pipefail
@@ -26,7 +28,12 @@ sub code_of {
     return $text;
 }
 
-sub files { return sort map { glob("$_/*.rs"), glob("$_/*/*.rs"), glob("$_/*/*/*.rs") } @_ }
+sub files {
+    return sort map { my $root = $_; map { glob($root . '/*' x $_ . '.rs') } 1 .. 5 } @_;
+}
+
+# Tests may reach anywhere.
+sub is_test { return shift =~ m{/tests?/|/(tests|testing|vectors|simulation|\w+_tests)\.rs$} }
 
 # name => position, from the `mod` lines of a file, up to a line that matches `end`.
 sub order_in {
@@ -60,48 +67,164 @@ sub check_order {
     }
 }
 
-my $drive = order_in('drive/lib.rs');
-for my $file (files('drive')) {
-    next if $file eq 'drive/lib.rs';
-    my ($own) = $file =~ m{^drive/(\w+)};
-    my $code = code_of($file);
-    check_order($file, $own, $drive, targets($code, 'crate'));
-    breach("$file: drive may not name $1, it knows nothing of mounts")
-        if $code =~ /\b(fuser|drivefs|libc::E[A-Z]+)\b/;
-    # Only where a disk is spoken to may an error number of the system's be looked at.
-    breach("$file: drive may not name $1, it knows nothing of mounts")
-        if $file !~ m{^drive/(core/storage|store|transfer)\b} && $code =~ /\b([Ee]rrno)\b/;
+# The packages in import order, as crates; what fs may use is drive alone.
+my @packages = qw(swarm core drive);
+for my $n (0 .. $#packages) {
+    my $package = "drive/$packages[$n]";
+    my $rank = order_in("$package/lib.rs");
+    my $above = join '|', map("hypermount_$_", @packages[$n + 1 .. $#packages]), 'drivefs', 'fuser';
+    for my $file (files($package)) {
+        next if $file eq "$package/lib.rs";
+        my ($own) = $file =~ m{^$package/(\w+)};
+        my $code = code_of($file);
+        check_order($file, $own, $rank, targets($code, 'crate'));
+        breach("$file: $packages[$n] may not name $1, which comes after it")
+            if $code =~ /\b($above)\b/;
+        breach("$file: $packages[$n] may not name $1, it knows nothing of mounts")
+            if $code =~ /\b(libc::E[A-Z]+)\b/;
+        # Only where a disk is spoken to may an error number of the system's be looked at.
+        breach("$file: $packages[$n] may not name $1, it knows nothing of mounts")
+            if $file !~ m{^drive/(core/hypercore/storage|core/store|drive/transfer)\b}
+            && $code =~ /\b([Ee]rrno)\b/;
+    }
 }
 
-# Inside core, the parts come first and know nothing of Core itself (a capital: an item of mod.rs).
-# What Core's methods are spread over comes after a comment that says so, and may use all of it.
-my $core = order_in('drive/core/mod.rs', '^// Methods of Core');
-my $whole_core = order_in('drive/core/mod.rs');
-for my $file (glob('drive/core/*.rs')) {
+# Inside hypercore, the parts come first and know nothing of Core itself (a capital: an item of
+# mod.rs). What Core's methods are spread over comes after a comment that says so, and may use all.
+my $core = order_in('drive/core/hypercore/mod.rs', '^// Methods of Core');
+my $whole_core = order_in('drive/core/hypercore/mod.rs');
+for my $file (glob('drive/core/hypercore/*.rs')) {
     my ($own) = $file =~ m{(\w+)\.rs$};
     next if $own eq 'mod' || $own =~ /_tests$/;
     next if exists $whole_core->{$own} && !exists $core->{$own};
     my $code = code_of($file);
-    my @targets = (targets($code, 'crate::core'), targets($code, 'super'));
+    my @targets = (targets($code, 'crate::hypercore'), targets($code, 'super'));
     check_order($file, $own, $core, @targets);
-    breach("$file: $own may not use $_ of core/mod.rs") for grep { /^[A-Z]/ } @targets;
+    breach("$file: $own may not use $_ of hypercore/mod.rs") for grep { /^[A-Z]/ } @targets;
+}
+
+# Inside these rooms the order counts as well; all may use what mod.rs holds itself.
+for my $room (qw(swarm/network core/sharing)) {
+    my ($name) = $room =~ m{(\w+)$};
+    my $rank = order_in("drive/$room/mod.rs");
+    for my $file (files("drive/$room")) {
+        next if $file eq "drive/$room/mod.rs" || is_test($file);
+        my ($own, $deeper) = $file =~ m{^drive/$room/(\w+)(/?)};
+        my $code = code_of($file);
+        my @targets = targets($code, "crate::$name");
+        push @targets, targets($code, 'super') unless $deeper;
+        check_order($file, $own, $rank, @targets);
+    }
+}
+
+# Every path below `crate` or `super` in the code, braces opened.
+sub paths {
+    my ($code) = @_;
+    my @found;
+    while ($code =~ /\b((?:crate|super)(?:\s*::\s*\w+)*)(?:\s*::\s*(\{(?:[^{}]++|(?-1))*\}))?/g) {
+        my ($path, $tree) = ($1, $2);
+        push @found, $tree ? map({ $path . '::' . $_ } opened($tree)) : $path;
+    }
+    return map { [split /\s*::\s*/] } @found;
+}
+
+# The paths in `{a::{b, c}, d}`.
+sub opened {
+    my ($group) = @_;
+    $group =~ s/^\s*\{(.*)\}\s*$/$1/s;
+    my @found;
+    while ($group =~ /\G\s*,?\s*(\w+(?:\s*::\s*\w+)*)(?:\s*::\s*(\{(?:[^{}]++|(?-1))*\}))?[^,]*/g) {
+        my ($path, $tree) = ($1, $2);
+        push @found, $tree ? map({ $path . '::' . $_ } opened($tree)) : $path;
+    }
+    return @found;
+}
+
+# Circles that there are, each with its folder and the modules in it. They are to go, and none may
+# be added.
+my @known = map { my ($at, @in) = split; { at => $at, in => { map { $_ => 1 } @in } } } (
+    'fs file filesystem follow',
+    'fs platform set_ids',
+    'fs volume walk_ahead',
+    'src answers cli client commands config daemon everything mounted mounting reach record session',
+    'src/daemon api openapi',
+    'src/daemon host mounts seeds',
+);
+
+# Circles between the modules of one folder: a module names another by its path, which (or another
+# on the way) names it. What lies deeper counts for the module that it is in.
+for my $package ((map { "drive/$_" } @packages), 'fs', 'src') {
+    my (%module, %uses);
+    my @files = grep { !is_test($_) } files($package);
+    for my $file (@files) {
+        my @path = split m{/}, substr($file, length($package) + 1) =~ s/\.rs$//r;
+        pop @path if $path[-1] =~ /^(mod|lib|main)$/;
+        $module{$file} = \@path;
+    }
+    my %is_module = map { join('::', @$_) => 1 } values %module;
+    for my $file (@files) {
+        my @from = @{ $module{$file} };
+        for my $path (paths(code_of($file))) {
+            my @at = $path->[0] eq 'crate' ? () : @from;
+            for my $segment (@$path) {
+                next if $segment eq 'crate';
+                if ($segment eq 'super') { pop @at; next }
+                last unless $is_module{ join '::', @at, $segment };
+                push @at, $segment;
+            }
+            my $n = 0;
+            $n++ while $n < @from && $n < @at && $from[$n] eq $at[$n];
+            next if $n == @from || $n == @at;
+            $uses{ join '/', $package, @from[0 .. $n - 1] }{ $from[$n] }{ $at[$n] } = 1;
+        }
+    }
+    for my $folder (sort keys %uses) {
+        my $uses = $uses{$folder};
+        my %done;
+        for my $start (sort keys %$uses) {
+            next if $done{$start};
+            my @circle = grep { $_ eq $start || reaches($uses, $start, $_) && reaches($uses, $_, $start) }
+                sort keys %$uses;
+            $done{$_} = 1 for @circle;
+            next if @circle == 1;
+            next if grep {
+                my $known = $_;
+                $known->{at} eq $folder && !grep { !$known->{in}{$_} } @circle
+            } @known;
+            breach("$folder: " . join(', ', @circle) . ' use each other in a circle');
+        }
+    }
+}
+
+sub reaches {
+    my ($uses, $from, $to) = @_;
+    my (%seen, @left) = ();
+    @left = keys %{ $uses->{$from} // {} };
+    while (defined(my $next = shift @left)) {
+        return 1 if $next eq $to;
+        next if $seen{$next}++;
+        push @left, keys %{ $uses->{$next} // {} };
+    }
+    return 0;
 }
 
 for my $file (files('fs')) {
     my $text = slurp($file);
     breach("$file: fs may not say \"$1\", formats are drive's affair")
         if $text =~ /\b(trie|hypertrie|bee|hyperbee|legacy|modern)\b/i;
+    breach("$file: fs may not name $1, it sees hypermount_drive alone")
+        if code_of($file) =~ /\b(hypermount_swarm|hypermount_core)\b/;
     breach("$file: fs may not use $1")
         if code_of($file) =~ /\b(blake2\w*|ed25519\w*|snow|TcpStream|UdpSocket|std::net|tokio::net)\b/;
 }
 
 # Poisoning and the order of locks are dealt with in one place. Tests may use any lock.
 for my $file (files(qw(src drive fs))) {
-    next if $file eq 'drive/sync.rs' || $file =~ m{/tests/|_tests\.rs$};
+    next if $file eq 'drive/swarm/sync.rs' || $file =~ m{/tests/|_tests\.rs$};
     my $code = code_of($file);
-    breach("$file: PoisonError outside drive/sync.rs; take its locks") if $code =~ /\bPoisonError\b/;
+    breach("$file: PoisonError outside swarm/sync.rs; take its locks") if $code =~ /\bPoisonError\b/;
     my $std = join ' ', $code =~ /\bstd::sync::(\{(?:[^{}]|\{[^{}]*\})*\}|\w+)/g;
-    breach("$file: std's $1 outside drive/sync.rs; take its locks, they are checked")
+    breach("$file: std's $1 outside swarm/sync.rs; take its locks, they are checked")
         if $std =~ /\b(Mutex|RwLock|Condvar)\b/;
 }
 

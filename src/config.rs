@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use drive::Wait;
-use drive::swarm::{DiscoveryOptions, PUBLIC_HYPERDHT};
+use hypermount_core::Wait;
+use hypermount_swarm::network::{DiscoveryOptions, PUBLIC_HYPERDHT};
 
 use crate::cli::Finding;
 use crate::daemon::presence;
@@ -261,7 +261,9 @@ pub fn state_directory() -> Result<PathBuf> {
         let why = format!("it belongs to another user (uid {owner}), and this is root");
         return Err(Failure::failed(what(), why).hint(hint));
     }
-    drive::private::directory(&directory).context(what).map_err(|failure| failure.hint(hint))?;
+    hypermount_core::private::directory(&directory)
+        .context(what)
+        .map_err(|failure| failure.hint(hint))?;
     Ok(directory)
 }
 

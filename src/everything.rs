@@ -1,8 +1,10 @@
 //! What a mount of all drives shows: those of the store by their names, and any other by its key.
 //! Looking one up opens it, and looks for its peers; it is never announced.
 
-use drive::{Drive, DriveUrl, PublicKey, Store, Wait};
 use drivefs::{Drives, Later};
+use hypermount_core::{Store, Wait};
+use hypermount_drive::{Drive, DriveUrl};
+use hypermount_swarm::PublicKey;
 
 use crate::answers::name_of;
 use crate::network::Network;
@@ -28,12 +30,12 @@ impl Drives for Everything {
         Box::pin(async move {
             // Reads a block of every core there is.
             let names = tokio::task::spawn_blocking(move || {
-                let keys = drive::drive::stored_drives(&store)?;
-                let named: drive::Result<Vec<_>> =
+                let keys = hypermount_drive::hyperdrive::stored_drives(&store)?;
+                let named: hypermount_core::Result<Vec<_>> =
                     keys.iter().map(|key| name_of(&store, key)).collect();
                 Ok(named?.into_iter().flatten().collect())
             });
-            names.await.unwrap_or(Err(drive::Error::Closed))
+            names.await.unwrap_or(Err(hypermount_core::Error::Closed))
         })
     }
 

@@ -88,7 +88,7 @@ impl<T> Context<T> for io::Result<T> {
     }
 }
 
-impl<T> Context<T> for drive::Result<T> {
+impl<T> Context<T> for hypermount_core::Result<T> {
     fn context<W: Display>(self, what: impl FnOnce() -> W) -> Result<T> {
         self.map_err(|error| {
             let (code, hint) = judge(&error);
@@ -97,8 +97,8 @@ impl<T> Context<T> for drive::Result<T> {
     }
 }
 
-fn judge(error: &drive::Error) -> (Code, Option<String>) {
-    use drive::Error::*;
+fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
+    use hypermount_core::Error::*;
     if let NotOwner { owner, .. } = error {
         let hint = format!(
             "run the command as that user (for example: sudo -u {owner} hypermount …), or name a store \
@@ -146,7 +146,7 @@ fn judge(error: &drive::Error) -> (Code, Option<String>) {
 
 /// Whether a core is read-only because there may be another history of it.
 fn is_stop(why: &str) -> bool {
-    use drive::core::Stop::*;
+    use hypermount_core::hypercore::Stop::*;
     [Moved, Restored, Behind { length: 0 }, Forked].iter().any(|stop| stop.reason() == why)
 }
 
@@ -156,18 +156,20 @@ mod tests {
 
     #[test]
     fn the_exit_code_tells_the_situation() {
-        let locked = drive::Error::Locked { path: "/s".into(), holder: "process 7".into() };
+        let locked =
+            hypermount_core::Error::Locked { path: "/s".into(), holder: "process 7".into() };
         let failure = Err::<(), _>(locked).context(|| "open the store").unwrap_err();
         assert_eq!(failure.code, Code::Locked);
         assert_eq!(failure.why, "store /s is in use by process 7");
         assert!(failure.hint.is_some());
-        let plain = Err::<(), _>(drive::Error::NotFound).context(|| "/x").unwrap_err();
+        let plain = Err::<(), _>(hypermount_core::Error::NotFound).context(|| "/x").unwrap_err();
         assert_eq!((plain.code, plain.hint), (Code::Failed, None));
     }
 
     #[test]
     fn a_hint_of_ones_own_replaces_the_general_one() {
-        let unavailable = drive::Error::NoSuchDrive(drive::PublicKey::new([0; 32]));
+        let unavailable =
+            hypermount_core::Error::NoSuchDrive(hypermount_swarm::PublicKey::new([0; 32]));
         let failure = Err::<(), _>(unavailable).context(|| "open").unwrap_err().hint("mine");
         assert_eq!(failure.hint.as_deref(), Some("mine"));
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
-use drive::url::DriveUrl;
-use drive::{DrivePath, Name};
+use hypermount_drive::url::DriveUrl;
+use hypermount_drive::{DrivePath, Name};
 
 use crate::target::Target;
 
@@ -24,11 +24,11 @@ pub enum NamedDrive {
 }
 
 impl FromStr for NamedDrive {
-    type Err = drive::Error;
+    type Err = hypermount_core::Error;
 
     /// What leads into the directory of a store is one, and so is what begins with `/`, `./` or
     /// `../`; any other text that is no URL begins with a name.
-    fn from_str(text: &str) -> drive::Result<Self> {
+    fn from_str(text: &str) -> hypermount_core::Result<Self> {
         if let Target::Url(url) = text.parse()? {
             return Ok(NamedDrive::Url(url));
         }
@@ -44,7 +44,7 @@ impl FromStr for NamedDrive {
 
 impl NamedDrive {
     /// As [`NamedDrive::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
-    fn of_argument(argument: OsString) -> drive::Result<Self> {
+    fn of_argument(argument: OsString) -> hypermount_core::Result<Self> {
         match argument.to_str() {
             Some(text) => text.parse(),
             None => Ok(NamedDrive::Directory(argument.into())),
@@ -53,7 +53,8 @@ impl NamedDrive {
 }
 
 impl ValueParserFactory for NamedDrive {
-    type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> drive::Result<Self>>;
+    type Parser =
+        TryMapValueParser<OsStringValueParser, fn(OsString) -> hypermount_core::Result<Self>>;
 
     fn value_parser() -> Self::Parser {
         OsStringValueParser::new().try_map(Self::of_argument)

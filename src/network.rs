@@ -4,18 +4,20 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use drive::swarm::{
-    BootstrapNode, Dialling, DiscoveryOptions, Holding, HyperDhtBootstrapNode, Interest, PeerInfo,
-    Share, SwarmOptions,
+use hypermount_core::sharing::{Holding, Share};
+use hypermount_core::{Sharing, Store};
+use hypermount_drive::{Drive, sharing_options};
+use hypermount_swarm::network::{
+    BootstrapNode, Dialling, DiscoveryOptions, HyperDhtBootstrapNode, Interest, PeerInfo,
 };
-use drive::{DiscoveryKey, Drive, Limit, PublicKey, Store, Swarm};
+use hypermount_swarm::{DiscoveryKey, Limit, PublicKey};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};
 use crate::terminal::size;
 
 #[derive(Clone)]
-pub struct Network(Swarm);
+pub struct Network(Sharing);
 
 /// Bytes on the wire since the start, all peers together, encryption included.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -33,21 +35,21 @@ impl std::fmt::Display for Traffic {
 impl Network {
     /// For a reader: shares the cores this process opens, and no other of the store.
     pub fn for_reading(store: &Store) -> Result<Self> {
-        Self::new(store, SwarmOptions::default())
+        Self::new(store, Share::Opened)
     }
 
     /// For a server: shares every core of the store with peers that know its key.
     pub fn for_serving(store: &Store) -> Result<Self> {
-        Self::new(store, SwarmOptions { share: Share::Store })
+        Self::new(store, Share::Store)
     }
 
     /// For a daemon: shares the cores it is told to.
     pub fn for_choosing(store: &Store) -> Result<Self> {
-        Self::new(store, SwarmOptions { share: Share::Chosen })
+        Self::new(store, Share::Chosen)
     }
 
-    fn new(store: &Store, options: SwarmOptions) -> Result<Self> {
-        Swarm::new(store, options).map(Self).context(|| "start the network")
+    fn new(store: &Store, share: Share) -> Result<Self> {
+        Sharing::new(store, sharing_options(share)).map(Self).context(|| "start the network")
     }
 
     /// Dials and keeps dialling; that a peer is not there is not an error yet.

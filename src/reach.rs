@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use drive::DrivePath;
+use hypermount_drive::DrivePath;
 
 use crate::cli::Source;
 use crate::client::{self, Client};

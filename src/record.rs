@@ -62,7 +62,7 @@ impl Record {
         let what = || format!("record the mount in {}", path.display());
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        let file = drive::private::open(&path, &options).context(what)?;
+        let file = hypermount_core::private::open(&path, &options).context(what)?;
         let mut lock =
             Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
                 Failure::failed(
@@ -127,7 +127,7 @@ fn held(path: &Path) -> bool {
 fn record_path(state: &Path, mountpoint: &Path) -> Result<PathBuf> {
     let directory = state.join("mounts");
     config::private_directory(&directory)?;
-    let hash = drive::crypto::blake2b(&[mountpoint.as_os_str().as_bytes()]);
+    let hash = hypermount_swarm::crypto::blake2b(&[mountpoint.as_os_str().as_bytes()]);
     let name: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(directory.join(format!("{name}.json")))
 }

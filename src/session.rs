@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use drive::drive::StoredDrives;
-use drive::store::Custodian;
-use drive::swarm::DiscoveryOptions;
-use drive::url::DriveUrl;
-use drive::{Drive, DrivePath, Entry, Error, Kind, PublicKey, Snapshot, Store, Wait};
+use hypermount_core::store::Custodian;
+use hypermount_core::{Error, Store, Wait};
+use hypermount_drive::hyperdrive::StoredDrives;
+use hypermount_drive::url::DriveUrl;
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Snapshot};
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::network::DiscoveryOptions;
 
 use crate::cli::Source;
 use crate::config::{self, BootstrapAddress};
@@ -187,14 +189,14 @@ impl Session {
         self.resolve(&whole).await.context(|| whole.to_string())
     }
 
-    async fn resolve(&self, whole: &DrivePath) -> drive::Result<Place> {
+    async fn resolve(&self, whole: &DrivePath) -> hypermount_core::Result<Place> {
         let mut drive = self.drive.clone();
         let mut snapshot = drive.snapshot();
         let mut path = DrivePath::root();
         let mut entry = snapshot.entry(&path, self.wait).await?;
         let mut crossed = 0;
         for component in whole.components() {
-            path = path.join(&drive::Name::new(component)?)?;
+            path = path.join(&hypermount_drive::Name::new(component)?)?;
             entry = snapshot.entry(&path, self.wait).await?;
             let Some(mount) = entry.stat.mount.as_ref().filter(|mount| !mount.core) else {
                 continue;
@@ -259,16 +261,16 @@ pub fn drive_url(key: &PublicKey, version: Option<u64>) -> String {
 }
 
 /// The drives a store holds, the one it was made for first, and what is wrong with them.
-pub async fn survey(store: &Store) -> drive::Result<StoredDrives> {
+pub async fn survey(store: &Store) -> hypermount_core::Result<StoredDrives> {
     let first = store.default_key()?;
-    let mut found = drive::drive::survey(store).await?;
+    let mut found = hypermount_drive::hyperdrive::survey(store).await?;
     found.drives.sort_by_key(|key| Some(*key) != first);
     Ok(found)
 }
 
 /// Keys of the drives a store holds that can be opened, the one it was made for first. Says which
 /// others are damaged.
-pub async fn drives(store: &Store) -> drive::Result<Vec<PublicKey>> {
+pub async fn drives(store: &Store) -> hypermount_core::Result<Vec<PublicKey>> {
     let found = survey(store).await?;
     for hurt in found.hurt {
         let name = hurt.key.map_or(hurt.discovery_key.to_hex(), |key| drive_url(&key, None));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
-use drive::DriveUrl;
+use hypermount_drive::DriveUrl;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -19,18 +19,18 @@ pub enum Target {
 }
 
 impl FromStr for Target {
-    type Err = drive::Error;
+    type Err = hypermount_core::Error;
 
     /// Text with a scheme, or that is a bare key, is a URL; what has a slash or is a store here is a
     /// path; any other word is a name, even where a directory has it: `mount notes notes` is what people
     /// type. Every directory is still reachable as `./…`.
-    fn from_str(text: &str) -> drive::Result<Self> {
+    fn from_str(text: &str) -> hypermount_core::Result<Self> {
         if text.contains("://") || looks_like_key(text) {
             return text.parse().map(Target::Url);
         }
         if text.is_empty() {
             let expected = "expected hyper://KEY, a name or a directory";
-            return Err(drive::Error::InvalidUrl(expected.into()));
+            return Err(hypermount_core::Error::InvalidUrl(expected.into()));
         }
         let here = Path::new(text);
         let is_store = matches!(text, "." | "..") || here.join("master_key").is_file();
@@ -43,7 +43,7 @@ impl FromStr for Target {
 
 impl Target {
     /// As [`Target::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
-    pub fn of_argument(argument: OsString) -> drive::Result<Self> {
+    pub fn of_argument(argument: OsString) -> hypermount_core::Result<Self> {
         match argument.to_str() {
             Some(text) => text.parse(),
             None => Ok(Target::Directory(argument.into())),
@@ -52,7 +52,8 @@ impl Target {
 }
 
 impl ValueParserFactory for Target {
-    type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> drive::Result<Self>>;
+    type Parser =
+        TryMapValueParser<OsStringValueParser, fn(OsString) -> hypermount_core::Result<Self>>;
 
     fn value_parser() -> Self::Parser {
         OsStringValueParser::new().try_map(Self::of_argument)

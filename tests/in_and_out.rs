@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 
 use common::living::{Server, reference, serve};
 use common::{Home, copy_tree};
-use drive::{Drive, Store};
+use hypermount_core::Store;
+use hypermount_drive::Drive;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drive::Store;
-use drive::core::demand::Urgency;
-use drive::core::{Core, RemoteTree};
-use drive::replicate::{Action, Event, PeerId, Replicator, Upload};
-use drive::wire::message::Message;
+use hypermount_core::Store;
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::hypercore::{Core, RemoteTree};
+use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload};
+use hypermount_core::wire::message::Message;
 use tokio::time::Instant;
 
 /// A small deterministic generator (splitmix64); the seed is the whole story of a run.
@@ -465,8 +465,8 @@ mod continuity {
 
 /// A core we write, and a peer with another or a longer history of it, on the same bad network.
 mod histories {
-    use drive::core::Stop;
-    use drive::crypto::KeyPair;
+    use hypermount_core::hypercore::Stop;
+    use hypermount_swarm::crypto::KeyPair;
 
     use super::*;
 

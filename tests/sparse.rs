@@ -4,9 +4,10 @@ mod common;
 
 use bytes::Bytes;
 use common::living::{self, Mounted};
-use drive::drive::Edit;
-use drive::stat::{Extent, Stat, TYPE_FILE};
-use drive::{Drive, DrivePath, Store};
+use hypermount_core::Store;
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::{Extent, Stat, TYPE_FILE};
+use hypermount_drive::{Drive, DrivePath};
 
 const MIB: u64 = 1 << 20;
 

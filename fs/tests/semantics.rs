@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
 use drivefs::{
     Answer, Caller, Changes, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, Rename,
     errno,
 };
 use fuser::{FileAttr, FileType};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use hypermount_drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -73,7 +73,7 @@ impl Recorded {
 async fn step(fs: &Fs, parent: u64, name: &str) -> Result<(u64, FileAttr), Error> {
     match fs.lookup(parent, OsStr::new(name)).await? {
         Looked::Found { ino, attributes, .. } => Ok((ino, attributes)),
-        Looked::Absent { .. } => Err(drive::Error::NotFound.into()),
+        Looked::Absent { .. } => Err(hypermount_drive::Error::NotFound.into()),
     }
 }
 

@@ -1,13 +1,14 @@
 //! `check`: what of a store, or of one drive in it, was verified, what is hurt, and what was repaired. The
-//! reading, hashing and fetching is `drive::check`.
+//! reading, hashing and fetching is `hypermount_drive::check`.
 
 use std::collections::BTreeSet;
 
-use drive::check::{
+use hypermount_core::store::Hurt;
+use hypermount_core::{Store, Wait};
+use hypermount_drive::check::{
     DriveCheck, HurtFile, Step, check as check_drive, content_of_drive, repair as repair_drive,
 };
-use drive::store::Hurt;
-use drive::{DiscoveryKey, PublicKey, Store, Wait};
+use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -222,9 +223,9 @@ async fn check_one(
     match found {
         Ok(found) => drive.found(found),
         Err(
-            error @ (drive::Error::Corrupt { .. }
-            | drive::Error::Storage { .. }
-            | drive::Error::Unavailable { .. }),
+            error @ (hypermount_core::Error::Corrupt { .. }
+            | hypermount_core::Error::Storage { .. }
+            | hypermount_core::Error::Unavailable { .. }),
         ) => {
             drive.hurt = true;
             drive.why.push(error.to_string());

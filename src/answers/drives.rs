@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use drive::drive::StoredDrives;
-use drive::store::Hurt;
-use drive::{Core, Drive, DrivePath, PublicKey, Store, Wait, transfer};
+use hypermount_core::store::Hurt;
+use hypermount_core::{Core, Store, Wait};
+use hypermount_drive::hyperdrive::StoredDrives;
+use hypermount_drive::{Drive, DrivePath, transfer};
+use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +52,7 @@ pub async fn about(session: &Session, whole_store: bool) -> Result<About> {
         let found = drives(&session.store).await.context(what)?;
         others = found.iter().filter(|other| **other != key).map(|k| drive_url(k, None)).collect();
     }
-    let cores: drive::Result<Vec<_>> =
+    let cores: hypermount_core::Result<Vec<_>> =
         keys.iter().map(|key| session.store.core(key).map(|core| about_core(&core))).collect();
     Ok(About {
         url: session.url(),
@@ -143,13 +145,13 @@ fn damaged(store: &Store, hurt: Hurt) -> Listed {
     }
 }
 
-async fn describe(store: &Store, key: &PublicKey) -> drive::Result<Listed> {
+async fn describe(store: &Store, key: &PublicKey) -> hypermount_core::Result<Listed> {
     let drive = Drive::open(store, key, None, Wait::Local).await?;
     let measured = transfer::measure(&drive, &DrivePath::root(), Wait::Local).await;
     let content = drive.content().ok();
     let blocks = content.map_or(0, |core| core.head().length);
     let stop = drive.metadata_core().stopped().or(content.and_then(|core| core.stopped()));
-    if let Err(error @ drive::Error::Corrupt { .. }) = measured {
+    if let Err(error @ hypermount_core::Error::Corrupt { .. }) = measured {
         return Err(error);
     }
     Ok(Listed {
@@ -170,7 +172,7 @@ async fn describe(store: &Store, key: &PublicKey) -> drive::Result<Listed> {
 }
 
 /// The name a drive was created with, where this store has it.
-pub fn name_of(store: &Store, key: &PublicKey) -> drive::Result<Option<String>> {
+pub fn name_of(store: &Store, key: &PublicKey) -> hypermount_core::Result<Option<String>> {
     Ok(store.name_of(key)?.and_then(|name| String::from_utf8(name).ok()))
 }
 

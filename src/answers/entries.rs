@@ -1,6 +1,6 @@
 //! Entries of a drive.
 
-use drive::{Entry, Kind, Name};
+use hypermount_drive::{Entry, Kind, Name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 //! `import` and `export`: what is asked for, what is told while it goes on, and what was done. The
-//! copying itself is `drive::transfer`.
+//! copying itself is `hypermount_drive::transfer`.
 
 use std::path::PathBuf;
 
-use drive::transfer::{
+use hypermount_drive::transfer::{
     ExportOptions, ImportOptions, Observer, Report, Step, export as copy_out, import as copy_in,
     measure,
 };
@@ -159,7 +159,7 @@ pub struct TroubleFound {
 
 impl Summary {
     fn new(report: Report, dry_run: bool) -> Self {
-        let trouble = |found: drive::transfer::Trouble| TroubleFound {
+        let trouble = |found: hypermount_drive::transfer::Trouble| TroubleFound {
             path: found.path,
             why: found.why,
             missing: found.missing,
@@ -199,7 +199,7 @@ fn damage(session: &Session) -> Option<String> {
     if drive.writable() || drive.frozen_version().is_some() {
         return None;
     }
-    let ails = |what, core: &drive::Core| Some(format!("{what}: {}", store.ails(core)?));
+    let ails = |what, core: &hypermount_core::Core| Some(format!("{what}: {}", store.ails(core)?));
     let content = drive.content().ok().and_then(|core| ails("its content", core));
     let hurt: Vec<String> =
         ails("its index", drive.metadata_core()).into_iter().chain(content).collect();

@@ -1,6 +1,6 @@
 //! `hypermount adopt`.
 
-use drive::core::Stop;
+use hypermount_core::hypercore::Stop;
 
 use crate::cli::Adopt;
 use crate::failure::{Context, Result};

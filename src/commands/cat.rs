@@ -1,6 +1,6 @@
 //! `hypermount cat`.
 
-use drive::core::demand::Urgency;
+use hypermount_core::hypercore::demand::Urgency;
 
 use crate::cli::Cat;
 use crate::failure::{Context, Failure, Result};

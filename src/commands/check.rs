@@ -4,8 +4,8 @@
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
-use drive::Wait;
 use hyper::Method;
+use hypermount_core::Wait;
 use indicatif::ProgressBar;
 
 use super::print_json;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use drive::stat::TYPE_MASK;
+use hypermount_drive::stat::TYPE_MASK;
 
 use super::print_json;
 use crate::answers::{self, Described, EntryKind};
@@ -89,7 +89,7 @@ pub fn mode_text(kind: EntryKind, mode: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drive::{Entry, Kind, Stat};
+    use hypermount_drive::{Entry, Kind, Stat};
 
     #[test]
     fn modes_look_as_ls_shows_them() {

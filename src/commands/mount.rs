@@ -7,9 +7,9 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::{DrivePath, DriveUrl};
 use drivefs::{MountOptions, RootLimits};
 use hyper::Method;
+use hypermount_drive::{DrivePath, DriveUrl};
 use serde_json::json;
 use tokio::runtime::Handle;
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use drive::Store;
-use drive::scratch::{Leftover, leftovers};
-use drive::transfer::restore;
+use hypermount_core::Store;
+use hypermount_drive::scratch::{Leftover, leftovers};
+use hypermount_drive::transfer::restore;
 use serde_json::json;
 
 use super::print_json;

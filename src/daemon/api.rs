@@ -14,7 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
-use drive::core::demand::Urgency;
+use hypermount_core::hypercore::demand::Urgency;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -535,7 +535,8 @@ async fn import(
 ) -> Result<Response> {
     let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
     let mut session = host.session(&drive, &[], Some("0"), &Find::default()).await?;
-    session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
+    session.path =
+        hypermount_drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| {
         let imported = answers::import(&session, &asked, tell).await;
@@ -554,7 +555,8 @@ async fn export(
     let wait = asked.wait.as_deref();
     let mut session = host.session(&drive, &asked.peers, wait, &asked.find).await?;
     session.freshen().await;
-    session.path = drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
+    session.path =
+        hypermount_drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::export(&session, &asked, tell).await))
 }

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use drive::swarm::Dialling;
-use drive::sync::{Mutex, MutexGuard, Rank};
-use drive::{Drive, PublicKey, Store, Wait};
+use hypermount_core::{Store, Wait};
+use hypermount_drive::Drive;
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::network::Dialling;
+use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 use super::events::Events;
 use super::life::Life;

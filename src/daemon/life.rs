@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use drive::sync::{Mutex, MutexGuard, Rank};
+use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use tokio::sync::{Notify, watch};
 
 /// See the module documentation.

@@ -5,9 +5,9 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::PublicKey;
-use drive::sync::{Mutex, Rank};
 use drivefs::{Detach, Fs, Mount, MountOptions, RootLimits};
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::runtime::Handle;
 
 use super::host::{Dialled, Host, lock, short, wait_limit};

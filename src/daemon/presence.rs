@@ -67,7 +67,7 @@ impl Presence {
         let mut last = None;
         for path in places(store)? {
             let new = path.with_extension("daemon.new");
-            match drive::private::create_anew(&new) {
+            match hypermount_core::private::create_anew(&new) {
                 Ok(file) => return self.write(file, &new, path),
                 Err(error) => last = Some((path, error)),
             }
@@ -111,7 +111,7 @@ fn places(store: &Path) -> Result<[PathBuf; 2]> {
 
 /// A name for a store that is as long for every one of them.
 pub fn name_of(store: &Path) -> String {
-    let hash = drive::crypto::blake2b(&[real(store).as_os_str().as_bytes()]);
+    let hash = hypermount_swarm::crypto::blake2b(&[real(store).as_os_str().as_bytes()]);
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use drive::Drive;
-use drive::swarm::PeerInfo;
+use hypermount_drive::Drive;
+use hypermount_swarm::network::PeerInfo;
 
 use super::host::{Host, lock};
 use super::model::{

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drive::core::demand::Urgency;
-use drive::sync::Mutex;
-use drive::{Core, Drive, PublicKey, Store, Wait};
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::{Core, Store, Wait};
+use hypermount_drive::Drive;
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use super::host::{Dialled, Host, lock, short};
@@ -227,7 +229,7 @@ impl Opening {
                     *lock(&self.shared.trouble) = None;
                     return Some(drive);
                 }
-                Err(error @ drive::Error::Malformed(_)) => {
+                Err(error @ hypermount_core::Error::Malformed(_)) => {
                     *lock(&self.shared.trouble) = Some(error.to_string());
                     return None;
                 }

@@ -7,10 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::TYPE_FILE;
-use drive::swarm::SwarmOptions;
-use drive::{Drive, DrivePath, Stat, Store, Swarm};
+use hypermount_core::sharing::Share;
+use hypermount_core::{Sharing, Store};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::sharing_options;
+use hypermount_drive::stat::TYPE_FILE;
+use hypermount_drive::{Drive, DrivePath, Stat};
 use tokio::runtime::Runtime;
 
 use crate::common::Home;
@@ -31,7 +33,7 @@ pub struct Published {
     pub drive: Drive,
     pub honest: String,
     pub big: Vec<u8>,
-    _swarm: Swarm,
+    _swarm: Sharing,
     _runtime: Runtime,
 }
 
@@ -78,7 +80,8 @@ impl Published {
         }
         put(&runtime, &drive, "big", &blocks);
         let (swarm, honest) = runtime.block_on(async {
-            let swarm = Swarm::new(&store, SwarmOptions::default()).expect("the network starts");
+            let swarm =
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });

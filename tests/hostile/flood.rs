@@ -3,8 +3,9 @@
 use std::fs;
 
 use bytes::Bytes;
-use drive::swarm::SwarmOptions;
-use drive::{Drive, Store, Swarm};
+use hypermount_core::sharing::SharingOptions;
+use hypermount_core::{Sharing, Store};
+use hypermount_drive::Drive;
 
 use crate::common::Home;
 use crate::fixture::{Watched, cat, noise, put, runtime};
@@ -42,7 +43,7 @@ fn a_flood_of_have_and_unhave_beside_an_honest_peer() {
     let blocks: Vec<Bytes> = bytes.chunks(BLOCK).map(Bytes::copy_from_slice).collect();
     put(&runtime, &drive, "big", &blocks);
     let (_swarm, honest) = runtime.block_on(async {
-        let swarm = Swarm::new(&store, SwarmOptions::default()).expect("the network starts");
+        let swarm = Sharing::new(&store, SharingOptions::default()).expect("the network starts");
         let address = swarm.listen("127.0.0.1:0").await.expect("listens");
         (swarm, address.to_string())
     });

@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use drive::core::merkle::Node;
-use drive::crypto::KeyPair;
-use drive::replicate::Upload;
-use drive::wire::Role;
-use drive::wire::legacy::{self, kind};
-use drive::wire::message::Message;
-use drive::wire::varint;
-use drive::{Core, Store};
+use hypermount_core::hypercore::merkle::Node;
+use hypermount_core::replicate::Upload;
+use hypermount_core::wire::Role;
+use hypermount_core::wire::legacy::{self, kind};
+use hypermount_core::wire::message::Message;
+use hypermount_core::wire::varint;
+use hypermount_core::{Core, Store};
+use hypermount_swarm::crypto::KeyPair;
 use prost::Message as _;
 
 use crate::wire::{Frame, Wire, encode, frame, handshake_message, open_payload};
@@ -468,7 +468,7 @@ impl Talk<'_> {
                 self.wire.send(channel, kind::OPTIONS, &options.encode_to_vec())?;
                 for _ in 0..200 {
                     let blocks: Vec<u64> = (0..2176).map(|block| block << 20).collect();
-                    let cache = drive::wire::extension::TrieMessage::Cache {
+                    let cache = hypermount_core::wire::extension::TrieMessage::Cache {
                         start: 0,
                         end: 1 << 40,
                         blocks,

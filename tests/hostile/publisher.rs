@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
-use drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use drive::swarm::SwarmOptions;
-use drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Swarm, Wait};
+use hypermount_core::sharing::Share;
+use hypermount_core::{Sharing, Store, Wait};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
+use hypermount_drive::sharing_options;
+use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use hypermount_drive::{Drive, DrivePath, Extent, Stat};
+use hypermount_swarm::PublicKey;
 use prost::Message as _;
 use tokio::runtime::Runtime;
 
@@ -26,7 +29,7 @@ pub struct Publisher {
     store: Store,
     pub drive: Drive,
     pub address: String,
-    _swarm: Swarm,
+    _swarm: Sharing,
 }
 
 impl Publisher {
@@ -35,7 +38,8 @@ impl Publisher {
         let store = Store::memory();
         let drive = Drive::create(&store, "hostile").expect("is made");
         let (swarm, address) = runtime.block_on(async {
-            let swarm = Swarm::new(&store, SwarmOptions::default()).expect("the network starts");
+            let swarm =
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drive::{Drive, Store};
+use hypermount_core::Store;
+use hypermount_drive::Drive;
 
 use crate::common::{Home, Running, copy_tree};
 use crate::fixture::{HANGS, MOST_MEMORY, Published, Watched, cat, noise, put, runtime};

@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use drive::PublicKey;
-use drive::wire::legacy::{self, kind};
-use drive::wire::message::Message;
-use drive::wire::varint;
+use hypermount_core::wire::legacy::{self, kind};
+use hypermount_core::wire::message::Message;
+use hypermount_core::wire::varint;
+use hypermount_swarm::PublicKey;
 use prost::Message as _;
 
 use crate::common::{Home, KEY, Running};
@@ -373,7 +373,8 @@ fn t24_thousands_of_connections() {
         if number % 100 == 0 {
             // One in a hundred shakes hands.
             drop(
-                Wire::new(stream, drive::wire::Role::Initiator).map(|wire| held.push(wire.stream)),
+                Wire::new(stream, hypermount_core::wire::Role::Initiator)
+                    .map(|wire| held.push(wire.stream)),
             );
         } else {
             held.push(stream);
@@ -385,7 +386,7 @@ fn t24_thousands_of_connections() {
     server.serves_the_honest("with thousands connected");
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.running.child.id()));
     let open = open.expect("it runs").count();
-    assert!(open < drive::swarm::MAX_STRANGERS + 64, "{open} descriptors");
+    assert!(open < hypermount_swarm::network::MAX_STRANGERS + 64, "{open} descriptors");
     server.must_be_sound("thousands of connections");
 }
 

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use drive::PublicKey;
-use drive::wire::extension::{self, TrieMessage};
-use drive::wire::legacy::{self, kind};
-use drive::wire::message::Message;
-use drive::wire::{Role, varint};
+use hypermount_core::wire::extension::{self, TrieMessage};
+use hypermount_core::wire::legacy::{self, kind};
+use hypermount_core::wire::message::Message;
+use hypermount_core::wire::{Role, varint};
+use hypermount_swarm::PublicKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(5);
 const HOSTS: u8 = 4;
 const CONNECTIONS: u8 = 32;
 /// Connections of each host that take all places there are for strangers.
-const STRANGERS: u8 = (drive::swarm::MAX_STRANGERS / HOSTS as usize) as u8;
+const STRANGERS: u8 = (hypermount_swarm::network::MAX_STRANGERS / HOSTS as usize) as u8;
 
 /// A daemon that gives a drive to peers.
 struct Daemon {

@@ -6,14 +6,14 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use drive::PublicKey;
-use drive::crypto::{blake2b_keyed, random_bytes};
-use drive::wire::Role;
-use drive::wire::cipher::{NONCE_LENGTH, StreamCipher};
-use drive::wire::framing::{self, Front};
-use drive::wire::legacy::{self, kind};
-use drive::wire::message::Message;
-use drive::wire::varint;
+use hypermount_core::wire::Role;
+use hypermount_core::wire::cipher::{NONCE_LENGTH, StreamCipher};
+use hypermount_core::wire::framing::{self, Front};
+use hypermount_core::wire::legacy::{self, kind};
+use hypermount_core::wire::message::Message;
+use hypermount_core::wire::varint;
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::crypto::{blake2b_keyed, random_bytes};
 use prost::Message as _;
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2b";

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::TYPE_FILE;
-use drive::{Drive, DrivePath, PublicKey, Stat, Store, Wait};
 use drivefs::{Mount, MountOptions, Patience};
+use hypermount_core::{Store, Wait};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::TYPE_FILE;
+use hypermount_drive::{Drive, DrivePath, Stat};
+use hypermount_swarm::PublicKey;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 

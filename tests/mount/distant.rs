@@ -7,11 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::{TYPE_FILE, TYPE_SYMLINK};
-use drive::swarm::SwarmOptions;
-use drive::{Drive, DrivePath, PublicKey, Stat, Store, Swarm, Wait};
 use drivefs::{Mount, MountOptions, Patience};
+use hypermount_core::sharing::Share;
+use hypermount_core::{Sharing, Store, Wait};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::sharing_options;
+use hypermount_drive::stat::{TYPE_FILE, TYPE_SYMLINK};
+use hypermount_drive::{Drive, DrivePath, Stat};
+use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 
 use crate::common::{Bench, LIMIT, OPTIONS};
@@ -30,7 +33,7 @@ pub struct Origin {
     pub drive: Drive,
     runtime: Runtime,
     address: String,
-    _swarm: Swarm,
+    _swarm: Sharing,
 }
 
 impl Origin {
@@ -40,7 +43,8 @@ impl Origin {
         let store = Store::memory();
         let drive = Drive::create(&store, "distant").expect("is made");
         let (swarm, address) = runtime.block_on(async {
-            let swarm = Swarm::new(&store, SwarmOptions::default()).expect("the network starts");
+            let swarm =
+                Sharing::new(&store, sharing_options(Share::Opened)).expect("the network starts");
             let address = swarm.listen("127.0.0.1:0").await.expect("listens");
             (swarm, address.to_string())
         });
@@ -167,7 +171,7 @@ pub struct Distant {
     pub mount: Mount,
     pub line: Line,
     pub bench: Bench,
-    _swarm: Swarm,
+    _swarm: Sharing,
 }
 
 impl Distant {
@@ -178,7 +182,7 @@ impl Distant {
         let mut swarm = None;
         let bench = Bench::opened(store.clone(), |runtime| {
             runtime.block_on(async {
-                let here = Swarm::new(&store, SwarmOptions::default()).expect("starts");
+                let here = Sharing::new(&store, sharing_options(Share::Opened)).expect("starts");
                 here.dial(&line.address);
                 swarm = Some(here);
                 Drive::open(&store, &key, None, Wait::within(LIMIT)).await.expect("opens")

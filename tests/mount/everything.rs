@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::TYPE_FILE;
-use drive::swarm::SwarmOptions;
-use drive::{Drive, DrivePath, DriveUrl, Error, PublicKey, Stat, Store, Swarm, Wait};
 use drivefs::{Drives, Later, Mount, MountOptions, NETWORK, Patience, RootLimits};
+use hypermount_core::sharing::Share;
+use hypermount_core::{Error, Sharing, Store, Wait};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::sharing_options;
+use hypermount_drive::stat::TYPE_FILE;
+use hypermount_drive::{Drive, DrivePath, DriveUrl, Stat};
+use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 
 use crate::common::{LIMIT, OPTIONS, can_mount, until};
@@ -322,7 +325,7 @@ fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
     origin.put(vec![("large".to_owned(), origin.large(200))]);
     let (line, key) = (Line::to(&origin), *origin.drive.key());
     let (swarm, far) = bench.runtime.block_on(async {
-        let swarm = Swarm::new(&bench.store, SwarmOptions::default()).expect("starts");
+        let swarm = Sharing::new(&bench.store, sharing_options(Share::Opened)).expect("starts");
         swarm.dial(line.address());
         let far = Drive::open(&bench.store, &key, None, Wait::within(LIMIT)).await;
         (swarm, far.expect("it opens"))

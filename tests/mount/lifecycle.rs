@@ -4,9 +4,10 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drive::stat::{MountTarget, TYPE_DIRECTORY};
-use drive::{PublicKey, Stat};
 use drivefs::{Detach, Mount, MountError, MountOptions, Patience, UnmountError};
+use hypermount_drive::Stat;
+use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY};
+use hypermount_swarm::PublicKey;
 
 use crate::common::{Bench, OPTIONS, can_mount, until};
 

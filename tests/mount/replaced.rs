@@ -9,9 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use drive::Stat;
-use drive::stat::TYPE_SYMLINK;
 use drivefs::MountOptions;
+use hypermount_drive::Stat;
+use hypermount_drive::stat::TYPE_SYMLINK;
 
 use crate::common::{Bench, OPTIONS, can_mount};
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
-use drive::stat::{TYPE_DIRECTORY, TYPE_FILE};
-use drive::{Stat, Wait};
 use drivefs::MountOptions;
+use hypermount_core::Wait;
+use hypermount_drive::Stat;
+use hypermount_drive::stat::{TYPE_DIRECTORY, TYPE_FILE};
 use serde_json::Value;
 
 use crate::common::{Bench, OPTIONS, can_mount, until};
@@ -114,8 +115,10 @@ fn a_status_is_in_nobodys_way() {
     fs::copy(at.join(STATUS), at.join("copy")).unwrap();
     assert!(fs::read_to_string(at.join("copy")).unwrap().starts_with('{'));
     let listed = bench.drive.snapshot();
-    let names =
-        bench.runtime.block_on(listed.list(&drive::DrivePath::root(), Wait::Local)).unwrap();
+    let names = bench
+        .runtime
+        .block_on(listed.list(&hypermount_drive::DrivePath::root(), Wait::Local))
+        .unwrap();
     assert!(names.iter().all(|(name, _)| name.as_str() != ".hypermount"));
 
     // The drive's own comes first, as soon as there is one.

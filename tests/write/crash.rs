@@ -74,7 +74,8 @@ fn killed_again_and_again() {
         if let Ok(busy) = fs::read(own.path("dir/busy")) {
             assert!(busy.len() == 200_000 && busy.iter().all(|byte| *byte == busy[0]), "torn");
         }
-        let left = drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
+        let left =
+            hypermount_drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
         let zero = left.iter().find(|left| left.origin.path.as_str() == "dir/0");
         let zero = zero.expect("what was written and not closed is kept in scratch");
         assert_eq!(fs::read(&zero.data).expect("reads")[..1000], [0xff; 1000]);

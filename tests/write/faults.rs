@@ -1,5 +1,5 @@
 //! The mounting process is killed, or its disk full, at every call that changes its store: cores,
-//! scratch files, their records, the store's marks. (Power cuts: `drive/drive/crash_tests.rs`.)
+//! scratch files, their records, the store's marks. (Power cuts: `drive/drive/hyperdrive/crash_tests.rs`.)
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -228,7 +228,7 @@ fn full_once_at_every_call() {
             let mut mounted = mounted;
             mounted.process.wait();
             assert_eq!(Some(&stage.stored()), states.last(), "{when}");
-            let left = drive::scratch::leftovers(&stage.path("now/store/scratch"));
+            let left = hypermount_drive::scratch::leftovers(&stage.path("now/store/scratch"));
             assert!(left.expect("lists").is_empty(), "{when}");
         } else {
             process.wait();

@@ -124,7 +124,7 @@ fn a_full_disk_is_told_and_costs_nothing_else() {
     own.remount();
     assert_eq!(tree(&own.root(), false), ours);
     own.unmount();
-    let left = drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
+    let left = hypermount_drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
     assert!(left.is_empty(), "what was stored or unlinked in the end is not lost: {left:?}");
     if has_reference() {
         assert_eq!(own.read_by_reference(), ours);
@@ -149,11 +149,11 @@ fn a_mapping_that_cannot_be_stored_is_kept() {
     // The kernel tells of the end of the mapping some time after it.
     let scratch = own.store().join("scratch");
     crate::common::living::eventually("the changed page is in scratch", || {
-        let left = drive::scratch::leftovers(&scratch).expect("lists");
+        let left = hypermount_drive::scratch::leftovers(&scratch).expect("lists");
         left.iter().any(|left| left.written.next(0).is_some()).then_some(())
     });
     own.unmount();
-    let left = drive::scratch::leftovers(&scratch).expect("lists");
+    let left = hypermount_drive::scratch::leftovers(&scratch).expect("lists");
     let [left] = left.as_slice() else { panic!("{left:?}") };
     assert_eq!(left.origin.path.as_str(), "file");
     assert_eq!(fs::read(&left.data).expect("reads")[..4], *b"kept");

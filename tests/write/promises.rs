@@ -179,7 +179,7 @@ fn a_version_for_each_close() {
 /// in the `scratch` directory of the store, with a record of what it is." Of a synced file nothing
 /// is.
 /// Sentence 47. "When fsync(2) returns 0, no power cut can lose what was written. It does not say
-/// that anybody else has it." (Here, a kill; power cuts are in drive/drive/crash_tests.rs.)
+/// that anybody else has it." (Here, a kill; power cuts are in drive/drive/hyperdrive/crash_tests.rs.)
 #[test]
 fn synced_while_open() {
     if !alone("promises::synced_while_open") {
@@ -199,7 +199,7 @@ fn synced_while_open() {
     own.mount();
     assert!(fs::read(own.path("synced")).expect("is there") == [1; 200_000]);
     assert!(!own.path("unsynced").exists());
-    let left = drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
+    let left = hypermount_drive::scratch::leftovers(&own.store().join("scratch")).expect("lists");
     let paths: Vec<&str> = left.iter().map(|left| left.origin.path.as_str()).collect();
     assert_eq!(paths, ["unsynced"]);
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use drive::{Drive, Store};
 use drivefs::{Caller, Error, Fs, FsOptions, Looked, Owner, Patience, errno};
 use fuser::FileType;
+use hypermount_drive::{Drive, Store};
 use tokio::runtime::Handle;
 
 use crate::tree::{Answer, Content, Is};

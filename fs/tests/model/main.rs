@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use bytes::Bytes;
-use drive::drive::Edit;
-use drive::stat::TYPE_FILE;
-use drive::{Drive, DrivePath, Stat, Store};
 use drivefs::{Caller, Changes, Rename};
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::TYPE_FILE;
+use hypermount_drive::{Drive, DrivePath, Stat, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;

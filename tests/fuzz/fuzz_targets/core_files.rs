@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use drive::Core;
-use drive::core::cache::BlockCache;
-use drive::core::storage::{Memory, Storage};
-use drive::core::{Opening, RemoteTree};
-use drive::crypto::KeyPair;
+use hypermount_core::Core;
+use hypermount_core::hypercore::cache::BlockCache;
+use hypermount_core::hypercore::storage::{Memory, Storage};
+use hypermount_core::hypercore::{Opening, RemoteTree};
+use hypermount_swarm::crypto::KeyPair;
 use libfuzzer_sys::fuzz_target;
 
 const NAMES: [&str; 6] = ["bitfield", "tree", "signatures", "data", "key", "secret_key"];
@@ -28,7 +28,7 @@ fn empty() -> Files {
     NAMES.iter().map(|name| (*name, Arc::new(Memory::default()))).collect()
 }
 
-fn open(files: &Files, writer: bool) -> drive::Result<Core> {
+fn open(files: &Files, writer: bool) -> hypermount_core::Result<Core> {
     let pair = KeyPair::from_seed(&[1; 32]);
     Core::open(Opening {
         directory: Path::new("fuzzed"),

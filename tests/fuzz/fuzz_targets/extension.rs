@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use drive::wire::extension::TrieMessage;
+use hypermount_core::wire::extension::TrieMessage;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::BytesMut;
-use drive::wire::{Role, Session, StaticKeyPair};
+use hypermount_core::wire::{Role, Session, StaticKeyPair};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drive::crypto::KeyPair;
-use drive::hyperdht::announcement::{Announcement, LookupReply, Peer};
-use drive::hyperdht::message::Packet;
-use drive::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
-use drive::hyperdht::{Event, Node, Role, SocketId};
-use drive::kademlia::Chosen;
+use hypermount_swarm::crypto::KeyPair;
+use hypermount_swarm::hyperdht::announcement::{Announcement, LookupReply, Peer};
+use hypermount_swarm::hyperdht::message::Packet;
+use hypermount_swarm::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
+use hypermount_swarm::hyperdht::{Event, Node, Role, SocketId};
+use hypermount_swarm::kademlia::Chosen;
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
-use drive::wire::legacy::{decode_message, encode_message};
+use hypermount_core::wire::legacy::{decode_message, encode_message};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

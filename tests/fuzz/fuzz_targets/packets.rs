@@ -3,13 +3,13 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use drive::dht::{Goal, Node};
-use drive::kademlia::Chosen;
+use hypermount_swarm::dht::{Goal, Node};
+use hypermount_swarm::kademlia::Chosen;
 use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 
 fuzz_target!(|input: &[u8]| {
-    drive::swarm::hear_on_the_lan(input);
+    hypermount_swarm::network::hear_on_the_lan(input);
     let now = Instant::now();
     let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
     // The number of the first request is known, so that answers to it can be made up.

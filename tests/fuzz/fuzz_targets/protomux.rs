@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use drive::protomux::{Event, Mux};
+use hypermount_swarm::protomux::{Event, Mux};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

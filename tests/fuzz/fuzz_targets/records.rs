@@ -6,8 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use drive::store::Custodian;
-use drive::{Store, crypto, scratch};
+use hypermount_core::store::Custodian;
+use hypermount_core::Store;
+use hypermount_swarm::crypto;
+use hypermount_drive::scratch;
 use libfuzzer_sys::fuzz_target;
 
 /// A directory of this process, in memory where there is such a place. It stays: a fuzzer does not
@@ -37,7 +39,7 @@ fn mark(text: &[u8]) {
     fs::write(root.join("master_key"), [7; 32]).expect("a key is written");
     let text = String::from_utf8_lossy(text);
     let content = format!("{}\n", text.trim_end());
-    let sum = drive::DiscoveryKey::new(crypto::blake2b(&[content.as_bytes()])).to_hex();
+    let sum = hypermount_swarm::DiscoveryKey::new(crypto::blake2b(&[content.as_bytes()])).to_hex();
     fs::write(root.join("hypermount.mark"), format!("{content}sum {sum}\n")).expect("is written");
     let custodian = Custodian::on_machine(b"fuzz", None);
     if let Ok(store) = Store::open_as(&root, false, &custodian) {

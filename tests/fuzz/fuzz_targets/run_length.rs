@@ -1,7 +1,7 @@
 //! The run-length bitfield: bounded, and what unfolds must fold and unfold to the same again.
 #![no_main]
 
-use drive::wire::run_length::{MAX_UNFOLDED, decode, encode};
+use hypermount_core::wire::run_length::{MAX_UNFOLDED, decode, encode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

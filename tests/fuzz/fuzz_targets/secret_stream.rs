@@ -1,8 +1,8 @@
 //! What a HyperDHT peer says in its handshake, and the bytes of its encrypted stream after it.
 #![no_main]
 
-use drive::crypto::KeyPair;
-use drive::secret_stream::{Handshake, Secrets, begin};
+use hypermount_swarm::crypto::KeyPair;
+use hypermount_swarm::secret_stream::{Handshake, Secrets, begin};
 use libfuzzer_sys::fuzz_target;
 
 /// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
@@ -10,7 +10,7 @@ const LONGEST: usize = 1000;
 
 fuzz_target!(|input: &[u8]| {
     let keys = KeyPair::from_seed(&[2; 32]);
-    let prologue = drive::secret_stream::namespace("hyperswarm/dht", 0);
+    let prologue = hypermount_swarm::secret_stream::namespace("hyperswarm/dht", 0);
     let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
     if handshake.read(input).is_ok() {
         assert!(handshake.remote().is_some());

@@ -3,9 +3,9 @@
 #![no_main]
 
 use bytes::BytesMut;
-use drive::crypto::PublicKey;
-use drive::wire::message::SessionEvent;
-use drive::wire::{Role, Session, StaticKeyPair};
+use hypermount_swarm::crypto::PublicKey;
+use hypermount_core::wire::message::SessionEvent;
+use hypermount_core::wire::{Role, Session, StaticKeyPair};
 use libfuzzer_sys::fuzz_target;
 
 fn deliver(from: &mut Session, to: &mut Session) {

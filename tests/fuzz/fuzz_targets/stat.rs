@@ -3,7 +3,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use drive::index::trie::{Header, Node, stat};
+use hypermount_drive::index::trie::{Header, Node, stat};
 use libfuzzer_sys::fuzz_target;
 
 /// Where the block is said to be.

@@ -2,7 +2,7 @@
 //! and accepted as the same again.
 #![no_main]
 
-use drive::{DrivePath, DriveUrl, Name};
+use hypermount_drive::{DrivePath, DriveUrl, Name};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -5,8 +5,9 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use drive::index::trie::Header;
-use drive::{Drive, DrivePath, Kind, Snapshot, Store, Wait};
+use hypermount_drive::index::trie::Header;
+use hypermount_drive::{Drive, DrivePath, Kind, Snapshot};
+use hypermount_core::{Store, Wait};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 

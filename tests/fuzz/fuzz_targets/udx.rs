@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use drive::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
+use hypermount_swarm::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
 use libfuzzer_sys::fuzz_target;
 
 /// What an empty header has for us: the stream is the first of all.

@@ -1,0 +1,154 @@
+//! Appending to a core whose secret key is here (hypercore9.md §5).
+
+use bytes::Bytes;
+
+use super::merkle::{self, HashedBlocks, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::{Core, Head};
+use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{KeyPair, SignatureBytes};
+
+/// Bytes of the largest appended block kept in the cache: index blocks are read again at once,
+/// file contents rarely.
+const MAX_CACHED_APPEND: usize = 4096;
+
+/// A batch ready to be written.
+struct Batch<'a> {
+    blocks: &'a [Bytes],
+    before: Head,
+    after: Head,
+    roots: Vec<Node>,
+    created: Vec<Node>,
+    signature: SignatureBytes,
+}
+
+impl Core {
+    /// Appends a batch under one signature. On return it survives the end of this process; a
+    /// power cut only after [`Core::sync`], or a little later by itself. Peers are shown it then.
+    pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
+        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+    }
+
+    /// As [`Core::append`], of blocks that were hashed before.
+    pub fn append_hashed(&self, hashed: &HashedBlocks) -> Result<Head> {
+        let blocks = hashed.blocks();
+        let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {
+            return Err(self.read_only());
+        };
+        if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK_SIZE) {
+            return Err(Error::TooLarge(format!("a block of {} bytes", block.len())));
+        }
+        if blocks.is_empty() {
+            return Ok(self.head());
+        }
+        let batch = {
+            let _writer = self.inner.writer.lock();
+            // Looked at again: a proof may have come in between that forbids it.
+            if self.stopped().is_some() {
+                return Err(self.read_only());
+            }
+            let batch = self.prepare(hashed, pair)?;
+            if let Err(error) = self.write(&batch) {
+                // What was not acknowledged shall not come back at the next open. If this fails
+                // too, it may: signed, whole and unacknowledged, as after a crash.
+                let _ = self.inner.files.drop_signatures_after(batch.before.length);
+                return Err(error);
+            }
+            self.publish(&batch);
+            batch
+        };
+        self.announce(&batch);
+        Ok(batch.after)
+    }
+
+    fn prepare<'a>(&self, hashed: &'a HashedBlocks, pair: &KeyPair) -> Result<Batch<'a>> {
+        let blocks = hashed.blocks();
+        let (before, mut roots) = {
+            let state = self.inner.state.lock();
+            (state.head, state.roots.clone())
+        };
+        let length = before.length + blocks.len() as u64;
+        if length > MAX_CORE_LENGTH {
+            return Err(Error::TooLarge(format!("a core of {length} blocks")));
+        }
+        let mut created = Vec::with_capacity(blocks.len() * 2);
+        for leaf in hashed.leaves(before.length) {
+            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else {
+                return Err(Error::TooLarge("a core of more than 2^53 bytes".to_owned()));
+            };
+            created.extend(nodes);
+        }
+        let byte_length = merkle::byte_length(&roots).unwrap_or_default();
+        let signature = merkle::sign(pair, &roots, length);
+        Ok(Batch { blocks, before, after: Head { length, byte_length }, roots, created, signature })
+    }
+
+    fn write(&self, batch: &Batch) -> Result<()> {
+        let files = &self.inner.files;
+        match batch.blocks {
+            [block] => files.write_data(batch.before.byte_length, block)?,
+            blocks => {
+                let mut offset = batch.before.byte_length;
+                // Neighbouring small blocks go out together, large ones as they are.
+                for run in
+                    blocks.chunk_by(|one, next| one.len().max(next.len()) < MAX_CACHED_APPEND)
+                {
+                    let bytes = match run {
+                        [block] => block.clone(),
+                        run => Bytes::from(run.concat()),
+                    };
+                    files.write_data(offset, &bytes)?;
+                    offset += bytes.len() as u64;
+                }
+            }
+        }
+        // As the reference: the new stretch of the tree in one piece, older parents one by one.
+        let first = batch.before.length * 2;
+        let mut parents: Vec<Node> =
+            batch.created.iter().filter(|node| node.index < first).copied().collect();
+        parents.sort_unstable_by_key(|node| node.index);
+        files.write_nodes(&parents)?;
+        files.write_node_range(first, batch.after.length * 2 - 1, &batch.created)?;
+        files.write_signature(batch.after.length, &batch.signature)
+    }
+
+    fn publish(&self, batch: &Batch) {
+        let mut state = self.inner.state.lock();
+        for node in &batch.created {
+            state.bits.set_node(node.index);
+            state.verified.put(node.index, *node);
+        }
+        for block in batch.before.length..batch.after.length {
+            state.bits.set_data(block, true);
+        }
+        state.head = batch.after;
+        state.roots.clone_from(&batch.roots);
+        state.signature = Some(batch.signature);
+        let bytes = batch.after.byte_length - batch.before.byte_length;
+        state.unclaimed.add(batch.blocks.len() as u64, bytes);
+        // Under the lock, so that watchers never see the head go back.
+        self.inner.head.send_replace(batch.after);
+    }
+
+    /// Wakes the readers of this process that wait for these blocks, and has the batch settled.
+    fn announce(&self, batch: &Batch) {
+        for (block, bytes) in (batch.before.length..).zip(batch.blocks) {
+            if bytes.len() <= MAX_CACHED_APPEND {
+                // A copy: the caller's buffer may be much larger than this block.
+                let bytes = Bytes::copy_from_slice(bytes);
+                self.inner.cache.insert(self.inner.id, block, bytes);
+            }
+            self.inner.demand.fulfil(block, bytes);
+        }
+        self.inner.demand.tree_changed(batch.after.length);
+        if batch.before.length == 0 {
+            // So that a core that claims nothing and has several signatures is known to be
+            // damaged, and never taken for a new one (`recover.rs`).
+            if let Err(error) = self.sync() {
+                log::warn!("{}: {error}; tried again later", self.inner.directory.display());
+                self.settle_again();
+            }
+        } else {
+            self.claim_later();
+        }
+    }
+}

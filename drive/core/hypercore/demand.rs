@@ -1,0 +1,438 @@
+//! What a core lacks and who waits for it: the only meeting point of [`super::Core`] and its
+//! replicator, besides the acceptance of proven blocks. Knows no network and no clock.
+//!
+//! INVARIANTS: a block is in `blocks` exactly while somebody waits for it or it is wanted ahead;
+//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that nobody waits for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hypermount_swarm::sync::{Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
+pub const MAX_WANTED_BLOCKS: usize = 65_536;
+/// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
+pub const MAX_PENDING_HINTS: usize = 64;
+/// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
+pub const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
+
+/// How badly a block is wanted; the order is the order of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Urgency {
+    /// A download nobody watches.
+    Background,
+    /// A reader will probably need it soon.
+    Ahead,
+    /// Somebody is blocked on it.
+    Reader,
+}
+
+/// What a reader is about to look for, so that a peer that understands can send every block of
+/// the way at once. Purely an optimisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// The path of index blocks to one key, as seen from head block `head`.
+    Key { head: u64, key: String },
+    /// The index blocks of everything below `prefix`.
+    List { head: u64, prefix: String, recursive: bool },
+}
+
+/// A change of demand, in order, for the replicator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Forget everything: what is still wanted follows.
+    Reset,
+    /// Wanted now, or wanted more urgently than before.
+    Wanted {
+        block: u64,
+        urgency: Urgency,
+    },
+    Unwanted {
+        block: u64,
+    },
+    /// The block containing `byte` is wanted; it lies within `blocks`, probably at `guess`.
+    Seek {
+        byte: u64,
+        blocks: Range<u64>,
+        guess: u64,
+    },
+    Unseek {
+        byte: u64,
+    },
+    Hint(Hint),
+    /// A longer head than `length` is wanted.
+    Upgrade {
+        length: u64,
+    },
+}
+
+#[derive(Default)]
+struct State {
+    blocks: BTreeMap<u64, Want>,
+    seeks: BTreeMap<u64, Seekers>,
+    upgrades: Vec<(u64, oneshot::Sender<()>)>,
+    changes: VecDeque<Change>,
+    ahead: usize,
+    /// `changes` outgrew its bound and was emptied: the next taker gets everything anew.
+    overflowed: bool,
+    outlook: Outlook,
+}
+
+/// The callers that look for one byte.
+struct Seekers {
+    count: usize,
+    blocks: Range<u64>,
+    guess: u64,
+}
+
+impl State {
+    fn everything(&self) -> Vec<Change> {
+        let blocks = self
+            .blocks
+            .iter()
+            .map(|(block, want)| Change::Wanted { block: *block, urgency: want.urgency });
+        let seeks = self.seeks.iter().map(|(byte, seekers)| Change::Seek {
+            byte: *byte,
+            blocks: seekers.blocks.clone(),
+            guess: seekers.guess,
+        });
+        let upgrade = self.upgrades.iter().map(|(length, _)| *length).min();
+        let upgrade = upgrade.map(|length| Change::Upgrade { length });
+        std::iter::once(Change::Reset).chain(blocks).chain(seeks).chain(upgrade).collect()
+    }
+}
+
+struct Want {
+    urgency: Urgency,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
+    sender: oneshot::Sender<Bytes>,
+    /// False if only the arrival counts: what is not needed now is not kept in memory.
+    takes_bytes: bool,
+}
+
+/// What the replicator last knew about its chances; only used to explain a failed wait.
+#[derive(Clone, Debug, Default)]
+pub struct Outlook {
+    pub peers: usize,
+    /// Why peers left or were dropped most recently, newest last.
+    pub last_trouble: Option<String>,
+    /// Who holds another history of this core, if that is what keeps it from growing.
+    pub fork: Option<String>,
+    /// Highest length any connected peer has announced.
+    pub remote_length: u64,
+}
+
+/// See the module documentation.
+pub struct Demand {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Counts changes of the tree.
+    tree: watch::Sender<u64>,
+}
+
+impl Demand {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            tree: watch::channel(0).0,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while holding this lock; a poisoned one still holds a usable queue.
+        self.state.lock()
+    }
+
+    fn push(&self, state: &mut State, change: Change) {
+        if state.changes.len() >= MAX_PENDING_CHANGES {
+            state.changes.clear();
+            state.overflowed = true;
+        }
+        if !state.overflowed {
+            state.changes.push_back(change);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Waits for `block`. Dropping the ticket gives the wait up.
+    pub fn want(self: &Arc<Self>, block: u64) -> Ticket {
+        self.wait_for(block, true)
+    }
+
+    /// The same, but the ticket resolves to no bytes: they are read from the core when they are needed.
+    pub fn want_stored(self: &Arc<Self>, block: u64) -> Ticket {
+        self.wait_for(block, false)
+    }
+
+    fn wait_for(self: &Arc<Self>, block: u64, takes_bytes: bool) -> Ticket {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        let (urgency_before, waiters) = match state.blocks.remove(&block) {
+            Some(want) => (Some(want.urgency), want.waiters),
+            None => (None, Vec::new()),
+        };
+        if urgency_before.is_some_and(|urgency| urgency < Urgency::Reader) {
+            state.ahead -= 1;
+        }
+        let mut want = Want { urgency: Urgency::Reader, waiters };
+        want.waiters.push(Waiter { sender, takes_bytes });
+        state.blocks.insert(block, want);
+        if urgency_before != Some(Urgency::Reader) {
+            self.push(&mut state, Change::Wanted { block, urgency: Urgency::Reader });
+        }
+        Ticket { demand: Arc::clone(self), block, receiver }
+    }
+
+    /// Asks for blocks nobody waits for yet. Returns how many were taken: fewer than given when
+    /// [`MAX_WANTED_BLOCKS`] is reached.
+    pub fn want_ahead(&self, blocks: impl IntoIterator<Item = u64>, urgency: Urgency) -> usize {
+        let urgency = urgency.min(Urgency::Ahead);
+        let mut state = self.state();
+        let mut taken = 0;
+        for block in blocks {
+            let full = state.ahead >= MAX_WANTED_BLOCKS;
+            match state.blocks.get_mut(&block) {
+                Some(want) if want.urgency >= urgency => {}
+                Some(want) => {
+                    want.urgency = urgency;
+                    self.push(&mut state, Change::Wanted { block, urgency });
+                }
+                None if full => break,
+                None => {
+                    state.blocks.insert(block, Want { urgency, waiters: Vec::new() });
+                    state.ahead += 1;
+                    self.push(&mut state, Change::Wanted { block, urgency });
+                }
+            }
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Forgets blocks wanted ahead inside `range`, e.g. after a reader jumped elsewhere.
+    pub fn forget_ahead(&self, range: Range<u64>) {
+        let mut state = self.state();
+        let forgotten: Vec<u64> = state
+            .blocks
+            .range(range)
+            .filter(|(_, want)| want.urgency < Urgency::Reader)
+            .map(|(block, _)| *block)
+            .collect();
+        for block in forgotten {
+            state.blocks.remove(&block);
+            state.ahead -= 1;
+            self.push(&mut state, Change::Unwanted { block });
+        }
+    }
+
+    /// Asks peers which block holds `byte`. The answer is in the core's tree: look there again
+    /// each time [`SeekTicket::tree_changed`] resolves. Dropping the ticket gives up.
+    pub fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
+        let tree = self.tree.subscribe();
+        let mut state = self.state();
+        let seekers =
+            state.seeks.entry(byte).or_insert(Seekers { count: 0, blocks: blocks.clone(), guess });
+        seekers.count += 1;
+        if seekers.count == 1 {
+            self.push(&mut state, Change::Seek { byte, blocks, guess });
+        }
+        SeekTicket { demand: Arc::clone(self), byte, tree }
+    }
+
+    /// Waits until the head is longer than `length`.
+    pub fn upgrade(&self, length: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        state.upgrades.retain(|(_, waiter)| !waiter.is_closed());
+        state.upgrades.push((length, sender));
+        self.push(&mut state, Change::Upgrade { length });
+        receiver
+    }
+
+    pub fn hint(&self, hint: Hint) {
+        let mut state = self.state();
+        let pending =
+            state.changes.iter().filter(|change| matches!(change, Change::Hint(_))).count();
+        if pending < MAX_PENDING_HINTS {
+            self.push(&mut state, Change::Hint(hint));
+        }
+    }
+
+    /// A verified block has been stored: wakes everybody who waits for it.
+    pub fn fulfil(&self, block: u64, bytes: &Bytes) {
+        let mut state = self.state();
+        let Some(want) = state.blocks.remove(&block) else {
+            return;
+        };
+        if want.urgency < Urgency::Reader {
+            state.ahead -= 1;
+        }
+        drop(state);
+        for waiter in want.waiters {
+            let bytes = if waiter.takes_bytes { bytes.clone() } else { Bytes::new() };
+            // The waiter may have gone.
+            let _ = waiter.sender.send(bytes);
+        }
+    }
+
+    /// The tree has grown new nodes: seeks look again, satisfied upgrades wake.
+    pub fn tree_changed(&self, length: u64) {
+        self.tree.send_modify(|changes| *changes = changes.wrapping_add(1));
+        let mut state = self.state();
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.upgrades)
+            .into_iter()
+            .partition(|(wanted, _)| *wanted < length);
+        state.upgrades = waiting;
+        drop(state);
+        for (_, waiter) in done {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// A new replicator begins: what is wanted is to be told from the beginning.
+    pub fn tell_again(&self) {
+        self.state().overflowed = true;
+        self.changed.notify_one();
+    }
+
+    /// Everything that changed since the last call, oldest first.
+    pub fn take_changes(&self) -> Vec<Change> {
+        let mut state = self.state();
+        if std::mem::take(&mut state.overflowed) {
+            state.changes.clear();
+            return state.everything();
+        }
+        state.changes.drain(..).collect()
+    }
+
+    /// How many blocks are wanted now, by readers or ahead of them.
+    pub fn count(&self) -> usize {
+        self.state().blocks.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Vec<(u64, Urgency)> {
+        self.state().blocks.iter().map(|(block, want)| (*block, want.urgency)).collect()
+    }
+
+    /// Resolves when [`Demand::take_changes`] has something.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn set_outlook(&self, outlook: Outlook) {
+        self.state().outlook = outlook;
+    }
+
+    pub fn outlook(&self) -> Outlook {
+        self.state().outlook.clone()
+    }
+}
+
+/// One caller's wait for one block.
+pub struct Ticket {
+    demand: Arc<Demand>,
+    block: u64,
+    receiver: oneshot::Receiver<Bytes>,
+}
+
+impl Ticket {
+    /// Resolves to the verified block. Never resolves by itself without one: the caller sets the
+    /// deadline.
+    pub async fn arrived(&mut self) -> Option<Bytes> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.receiver.close();
+        let mut state = self.demand.state();
+        let Some(want) = state.blocks.get_mut(&self.block) else {
+            return;
+        };
+        want.waiters.retain(|waiter| !waiter.sender.is_closed());
+        if want.waiters.is_empty() && want.urgency == Urgency::Reader {
+            state.blocks.remove(&self.block);
+            let block = self.block;
+            self.demand.push(&mut state, Change::Unwanted { block });
+        }
+    }
+}
+
+/// One caller's search for one byte.
+pub struct SeekTicket {
+    demand: Arc<Demand>,
+    byte: u64,
+    tree: watch::Receiver<u64>,
+}
+
+impl SeekTicket {
+    /// Resolves when the tree has changed since the ticket was made or this last resolved.
+    pub async fn tree_changed(&mut self) {
+        // The sender lives as long as the demand this ticket holds.
+        let _ = self.tree.changed().await;
+    }
+}
+
+impl Drop for SeekTicket {
+    fn drop(&mut self) {
+        let byte = self.byte;
+        let mut state = self.demand.state();
+        if let Some(seekers) = state.seeks.get_mut(&byte) {
+            seekers.count -= 1;
+            if seekers.count == 0 {
+                state.seeks.remove(&byte);
+                self.demand.push(&mut state, Change::Unseek { byte });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_wanted_ahead_are_limited() {
+        let demand = Demand::new();
+        let most = MAX_WANTED_BLOCKS as u64;
+        assert_eq!(demand.want_ahead(0..most, Urgency::Ahead), MAX_WANTED_BLOCKS);
+        assert_eq!(demand.want_ahead([most], Urgency::Ahead), 0);
+        // Who waits is served all the same.
+        let _ticket = demand.want(most);
+        assert_eq!(demand.wanted().len(), MAX_WANTED_BLOCKS + 1);
+    }
+
+    #[test]
+    fn hints_not_taken_are_limited() {
+        let demand = Demand::new();
+        for head in 0..MAX_PENDING_HINTS as u64 + 1 {
+            demand.hint(Hint::Key { head, key: String::new() });
+        }
+        assert_eq!(demand.take_changes().len(), MAX_PENDING_HINTS);
+    }
+
+    #[test]
+    fn changes_not_taken_are_folded() {
+        let demand = Demand::new();
+        let fill = |changes: usize| {
+            for _ in 0..changes / 2 {
+                drop(demand.want(7)); // wanted, and not any more
+            }
+        };
+        fill(MAX_PENDING_CHANGES);
+        assert_eq!(demand.take_changes().len(), MAX_PENDING_CHANGES);
+        fill(MAX_PENDING_CHANGES);
+        let _ticket = demand.want(8);
+        let folded = [Change::Reset, Change::Wanted { block: 8, urgency: Urgency::Reader }];
+        assert_eq!(demand.take_changes(), folded);
+    }
+}

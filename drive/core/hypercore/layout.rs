@@ -1,0 +1,307 @@
+//! The files of one core on disk (hypercore9.md §4): headers, positions, whole records.
+//!
+//! Knows bytes and positions, not which of them to believe: that is `recover.rs` at open and
+//! `mod.rs` later.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
+use super::merkle::{MAX_CORE_LENGTH, Node};
+use super::storage::Storage;
+use crate::error::{Error, Result};
+use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
+
+const HEADER: u64 = 32;
+const NODE: u64 = 40;
+const SIGNATURE: u64 = SIGNATURE_LENGTH as u64;
+/// Pages of the longest core; what a damaged file has beyond them is not read.
+const MAX_PAGES: usize = (MAX_CORE_LENGTH / DATA_BITS) as usize;
+const MAGIC: [u8; 3] = [0x05, 0x02, 0x57];
+
+/// A named file that puts its path into every error.
+pub struct File {
+    storage: Box<dyn Storage>,
+    path: PathBuf,
+}
+
+impl File {
+    fn failed(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |source| Error::Storage { op, path: self.path.clone(), source }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.storage.read_at(offset, buffer).map_err(self.failed("read"))
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.storage.write_at(offset, bytes).map_err(self.failed("write"))
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.storage.len().map_err(self.failed("stat"))
+    }
+
+    fn truncate(&self, length: u64) -> Result<()> {
+        self.storage.truncate(length).map_err(self.failed("truncate"))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.storage.sync().map_err(self.failed("sync"))
+    }
+}
+
+/// Opens the file of a core with the given name. Nothing is created before the first write.
+pub type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
+
+/// The files of one open core.
+pub struct Files {
+    data: File,
+    tree: File,
+    signatures: File,
+    bitfield: File,
+    page_size: usize,
+}
+
+/// What the small files of a core say, before it is opened.
+pub struct Keys {
+    pub key: Option<PublicKey>,
+    pub pair: Option<KeyPair>,
+}
+
+fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<File> {
+    let path = directory.join(name);
+    match open(name) {
+        Ok(storage) => Ok(File { storage, path }),
+        Err(source) => Err(Error::Storage { op: "open", path, source }),
+    }
+}
+
+/// Reads `key` and `secret_key`; absent, short or senseless ones are `None`.
+pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
+    let mut key = [0; 32];
+    let length = open_file(directory, open, "key")?.read(0, &mut key)?;
+    let key = (length == key.len() && key != [0; 32]).then(|| PublicKey::new(key));
+    let mut secret = [0; 64];
+    let length = open_file(directory, open, "secret_key")?.read(0, &mut secret)?;
+    let pair = if length == secret.len() { KeyPair::from_secret_key(&secret) } else { None };
+    Ok(Keys { key, pair })
+}
+
+pub fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
+    let file = open_file(directory, open, "key")?;
+    file.write(0, key.as_bytes())?;
+    file.sync()
+}
+
+pub fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
+    let file = open_file(directory, open, "secret_key")?;
+    file.write(0, &pair.secret_key())?;
+    file.sync()
+}
+
+fn header(kind: u8, entry: usize, algorithm: &str) -> [u8; HEADER as usize] {
+    let mut header = [0; HEADER as usize];
+    header[..3].copy_from_slice(&MAGIC);
+    header[3] = kind;
+    header[5..7].copy_from_slice(&(entry as u16).to_be_bytes());
+    header[7] = algorithm.len() as u8;
+    header[8..8 + algorithm.len()].copy_from_slice(algorithm.as_bytes());
+    header
+}
+
+/// The page size a bitfield header names; today's for one that is absent or damaged.
+fn page_size(header: &[u8]) -> usize {
+    match header.get(5..7).map(|size| usize::from(u16::from_be_bytes([size[0], size[1]]))) {
+        Some(OLD_PAGE_SIZE) => OLD_PAGE_SIZE,
+        _ => PAGE_SIZE,
+    }
+}
+
+impl Files {
+    /// Opens the files and, where `writable`, puts headers right that are absent or damaged.
+    pub fn open(directory: &Path, open: OpenFile, writable: bool) -> Result<Self> {
+        let file = |name| open_file(directory, open, name);
+        let bitfield = file("bitfield")?;
+        let mut found = [0; HEADER as usize];
+        let length = bitfield.read(0, &mut found)?;
+        let page_size = page_size(&found[..length]);
+        let files = Self {
+            data: file("data")?,
+            tree: file("tree")?,
+            signatures: file("signatures")?,
+            bitfield,
+            page_size,
+        };
+        if writable {
+            ensure_header(&files.signatures, header(1, SIGNATURE as usize, "Ed25519"))?;
+            ensure_header(&files.tree, header(2, NODE as usize, "BLAKE2b"))?;
+            ensure_header(&files.bitfield, header(0, page_size, ""))?;
+        }
+        Ok(files)
+    }
+
+    /// All pages of the bitfield file.
+    pub fn read_bitfield(&self) -> Result<Bitfield> {
+        /// Pages read at once.
+        const CHUNK: usize = 64;
+        let mut bitfield = Bitfield::new(self.page_size);
+        let mut buffer = vec![0; self.page_size * CHUNK];
+        let mut page = 0;
+        loop {
+            let offset = HEADER + (page * self.page_size) as u64;
+            let length = self.bitfield.read(offset, &mut buffer)?;
+            for bytes in buffer[..length].chunks(self.page_size) {
+                bitfield.load(page, bytes);
+                page += 1;
+            }
+            if length < buffer.len() || page >= MAX_PAGES {
+                bitfield.rebuild_index();
+                return Ok(bitfield);
+            }
+        }
+    }
+
+    /// The page as it stands in the file, extended with zeros.
+    pub fn read_page(&self, page: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.page_size];
+        self.bitfield.read(HEADER + (page * self.page_size) as u64, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub fn write_page(&self, page: usize, bytes: &[u8]) -> Result<()> {
+        self.bitfield.write(HEADER + (page * self.page_size) as u64, bytes)
+    }
+
+    /// The node's record; `None` if it is blank or beyond the end.
+    pub fn read_node(&self, index: u64) -> Result<Option<Node>> {
+        let mut record = [0; NODE as usize];
+        let length = self.tree.read(HEADER + NODE * index, &mut record)?;
+        if length < record.len() || record == [0; NODE as usize] {
+            return Ok(None);
+        }
+        Ok(Some(decode_node(index, &record)))
+    }
+
+    /// Writes nodes given in ascending order, neighbours in one call.
+    pub fn write_nodes(&self, nodes: &[Node]) -> Result<()> {
+        for run in nodes.chunk_by(|one, next| one.index + 1 == next.index) {
+            let Some(first) = run.first() else {
+                continue;
+            };
+            let bytes: Vec<u8> = run.iter().flat_map(encode_node).collect();
+            self.tree.write(HEADER + NODE * first.index, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the records `start..end` whole: the given nodes, all others blank.
+    pub fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()> {
+        let mut bytes = vec![0; ((end - start) * NODE) as usize];
+        for node in nodes.iter().filter(|node| (start..end).contains(&node.index)) {
+            let at = ((node.index - start) * NODE) as usize;
+            bytes[at..at + NODE as usize].copy_from_slice(&encode_node(node));
+        }
+        self.tree.write(HEADER + NODE * start, &bytes)
+    }
+
+    /// The signature stored for the core as long as `length`; `None` if the slot is blank.
+    pub fn read_signature(&self, length: u64) -> Result<Option<SignatureBytes>> {
+        let mut signature = [0; SIGNATURE_LENGTH];
+        let Some(slot) = length.checked_sub(1) else {
+            return Ok(None);
+        };
+        let found = self.signatures.read(HEADER + SIGNATURE * slot, &mut signature)?;
+        Ok((found == SIGNATURE_LENGTH && signature != [0; SIGNATURE_LENGTH]).then_some(signature))
+    }
+
+    pub fn write_signature(&self, length: u64, signature: &SignatureBytes) -> Result<()> {
+        match length.checked_sub(1) {
+            Some(slot) => self.signatures.write(HEADER + SIGNATURE * slot, signature),
+            None => Ok(()),
+        }
+    }
+
+    /// How many signature slots the file has room for: no stored core is longer.
+    pub fn signature_slots(&self) -> Result<u64> {
+        Ok(self.signatures.len()?.saturating_sub(HEADER) / SIGNATURE)
+    }
+
+    /// Forgets all signatures of cores longer than `length`.
+    pub fn drop_signatures_after(&self, length: u64) -> Result<()> {
+        let end = HEADER + SIGNATURE * length;
+        if self.signatures.len()? > end { self.signatures.truncate(end) } else { Ok(()) }
+    }
+
+    /// Fills `buffer` from the data file; false if it ends before.
+    pub fn read_data(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+        Ok(self.data.read(offset, buffer)? == buffer.len())
+    }
+
+    pub fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.data.write(offset, bytes)
+    }
+
+    /// Gives back the disk space of the range, which nothing claims any more: at the end of the
+    /// file by cutting it (as the reference does), else as holes where whole pages are covered.
+    pub fn release_data(&self, start: u64, end: u64) -> Result<()> {
+        /// Bytes of the smallest hole file systems make.
+        const HOLE: u64 = 4096;
+        let length = self.data.len()?;
+        if start >= length {
+            return Ok(());
+        }
+        if end >= length {
+            return self.data.truncate(start);
+        }
+        let (first, last) = (start.next_multiple_of(HOLE), end - end % HOLE);
+        if first < last {
+            let failed = self.data.failed("release space of");
+            self.data.storage.punch(first, last - first).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the files are in memory, where nothing waits for a sync.
+    pub fn are_volatile(&self) -> bool {
+        self.data.storage.is_volatile()
+    }
+
+    /// Makes data, nodes and signatures survive a power cut.
+    pub fn sync_facts(&self) -> Result<()> {
+        self.data.sync()?;
+        self.tree.sync()?;
+        self.signatures.sync()
+    }
+
+    /// Makes the bitfield survive a power cut.
+    pub fn sync_claims(&self) -> Result<()> {
+        self.bitfield.sync()
+    }
+}
+
+fn ensure_header(file: &File, expected: [u8; HEADER as usize]) -> Result<()> {
+    let mut found = [0; HEADER as usize];
+    let length = file.read(0, &mut found)?;
+    if length == found.len() && found == expected {
+        return Ok(());
+    }
+    if length > 0 {
+        log::warn!("{}: header damaged, written anew", file.path.display());
+    }
+    file.write(0, &expected)
+}
+
+fn encode_node(node: &Node) -> [u8; NODE as usize] {
+    let mut record = [0; NODE as usize];
+    record[..32].copy_from_slice(&node.hash);
+    record[32..].copy_from_slice(&node.size.to_be_bytes());
+    record
+}
+
+fn decode_node(index: u64, record: &[u8; NODE as usize]) -> Node {
+    let (mut hash, mut size) = ([0; 32], [0; 8]);
+    hash.copy_from_slice(&record[..32]);
+    size.copy_from_slice(&record[32..]);
+    Node { index, hash, size: u64::from_be_bytes(size) }
+}

@@ -1,0 +1,435 @@
+//! One signed append-only log (the legacy term is feed): what it holds, what it provably is, and
+//! who waits for the rest.
+//!
+//! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
+//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written),
+//! `recover.rs` (open), `check.rs` and `repair.rs` (damage on this disk). Deliberately not here: the network; a core meets its replicator only
+//! at [`Demand`] and at [`Core::accept`].
+//!
+//! INVARIANTS: `head`, `roots` and `signature` agree, and the signature has been verified;
+//! `verified` holds only nodes with a proven path to signed roots; a set data bit whose block was
+//! stored by this process has its facts in the files already.
+
+pub mod flat_tree;
+pub mod bitfield;
+pub mod merkle;
+pub mod storage;
+mod layout;
+pub mod cache;
+pub mod demand;
+
+// Methods of Core, one file per operation; they may use all of the above and each other.
+mod accept;
+mod append;
+pub mod check;
+mod claims;
+mod clear;
+mod nodes;
+mod prove;
+mod read;
+mod recover;
+pub mod repair;
+mod stop;
+mod suspect;
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use lru::LruCache;
+use tokio::sync::{broadcast, watch};
+
+use crate::error::{Error, Result};
+use bitfield::Bitfield;
+use cache::{BlockCache, CoreId};
+use demand::Demand;
+use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
+use hypermount_swarm::sync::{Mutex, Rank};
+use layout::Files;
+pub use layout::OpenFile;
+use merkle::Node;
+pub use merkle::RemoteTree;
+pub use stop::{OnStop, Stop};
+
+/// Verified tree nodes kept in memory per core: about 1.5 MiB.
+pub const MAX_VERIFIED_NODES: usize = 16_384;
+/// Events a slow subscriber may be behind before it loses the oldest.
+pub const MAX_PENDING_EVENTS: usize = 1024;
+
+/// How long a core provably is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Number of blocks.
+    pub length: u64,
+    pub byte_length: u64,
+}
+
+/// Where a byte of the core is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// In `block`, `offset` bytes into it.
+    Found { block: u64, offset: u64 },
+    /// Somewhere in these blocks; the tree nodes that would tell are not here yet.
+    Within(Range<u64>),
+}
+
+/// What accepting a proof changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The block is new here (false for a hash-only proof or a block we had).
+    pub stored: bool,
+    /// The new head, if the proof carried a longer signed one.
+    pub head: Option<Head>,
+}
+
+/// Why a proof was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// The peer's fault: drop it.
+    #[error("invalid: {0}")]
+    Invalid(String),
+    /// Validly signed, but contradicts what was verified before: the key signed two histories.
+    #[error("a signed history of {theirs} blocks contradicts the {ours} blocks known here")]
+    Forked { ours: u64, theirs: u64 },
+    /// Validly signed at a length of `signed` blocks, but this proof does not show that this history
+    /// and ours, of `ours` blocks, are one.
+    #[error(
+        "a signed history of {signed} blocks is not shown to be one with the {ours} blocks known here"
+    )]
+    Unconnected { ours: u64, signed: u64 },
+    /// Our own disk failed; the peer is innocent.
+    #[error(transparent)]
+    Storage(Error),
+}
+
+/// A change of what is held here that did not come from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoreEvent {
+    /// Blocks `start..start + length` were written here, and survive a power cut.
+    Appended { start: u64, length: u64 },
+    /// Blocks `start..start + length` are no longer here.
+    Cleared { start: u64, length: u64 },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    pub valid: u64,
+    pub invalid: u64,
+}
+
+/// How to open a core.
+pub struct Opening<'a> {
+    /// Where the files are, for error messages.
+    pub directory: &'a Path,
+    pub open_file: OpenFile<'a>,
+    pub key: PublicKey,
+    /// The secret half, if this machine may append.
+    pub pair: Option<KeyPair>,
+    /// Whether `pair` is to be kept in the `secret_key` file: when it cannot be derived.
+    pub store_pair: bool,
+    /// Whether the medium can be written at all.
+    pub writable: bool,
+    pub cache: Arc<BlockCache>,
+    /// Kept alive as long as the core: the locks on its files.
+    pub keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// Known before: appending here would fork the core.
+    pub stop: Option<Stop>,
+    /// Told when that is found out later.
+    pub on_stop: Option<OnStop>,
+}
+
+struct State {
+    head: Head,
+    roots: Vec<Node>,
+    /// The signature of `head`; `None` while it is empty.
+    signature: Option<SignatureBytes>,
+    bits: Bitfield,
+    verified: LruCache<u64, Node>,
+    /// Blocks and bytes stored since the bitfield was last written.
+    unclaimed: claims::Unclaimed,
+    /// Where the secret key is here: what is on the device, and shown to peers.
+    settled: Head,
+    /// What is here beyond `settled` may have missed the device: a sync failed, or an earlier process
+    /// ended before one.
+    suspect: bool,
+}
+
+struct Inner {
+    id: CoreId,
+    directory: PathBuf,
+    key: PublicKey,
+    discovery_key: DiscoveryKey,
+    pair: Option<KeyPair>,
+    files: Files,
+    /// Whether the medium can be written.
+    writable: bool,
+    /// Held while bitfield pages are written: they must not overtake each other.
+    claims: Mutex<()>,
+    /// Held by whoever changes facts: append, accept, clear.
+    writer: Mutex<()>,
+    state: Mutex<State>,
+    cache: Arc<BlockCache>,
+    demand: Arc<Demand>,
+    head: watch::Sender<Head>,
+    events: broadcast::Sender<CoreEvent>,
+    flush_scheduled: AtomicBool,
+    /// The core to settle before this one.
+    settled_after: OnceLock<Weak<Inner>>,
+    /// What was found at open beyond the claimed length.
+    recovered: Range<u64>,
+    stop: OnceLock<Stop>,
+    on_stop: Option<OnStop>,
+    repairing: repair::Repairs,
+    /// Handles of those that only give the core to peers, see [`Core::given_by`].
+    given: AtomicUsize,
+    /// Held by the one replicator of the core.
+    driving: Arc<tokio::sync::Mutex<()>>,
+    keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// A cheap handle on one shared core.
+#[derive(Clone)]
+pub struct Core {
+    inner: Arc<Inner>,
+}
+
+/// Handles of a core that its replicator takes: the task's and the state machine's.
+pub(crate) const HANDLES_OF_REPLICATOR: usize = 2;
+
+/// See [`Core::given_by`].
+pub(crate) struct Given {
+    core: Weak<Inner>,
+    handles: usize,
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.given.fetch_sub(self.handles, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A core that may be gone.
+pub(crate) struct WeakCore(Weak<Inner>);
+
+impl WeakCore {
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub fn upgrade(&self) -> Option<Core> {
+        self.0.upgrade().map(|inner| Core { inner })
+    }
+}
+
+impl Core {
+    /// Opens the core in the given files, making it where they are empty. An intact core is not
+    /// modified; a damaged one is mended as far as what is left proves.
+    pub fn open(opening: Opening) -> Result<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
+        let Opening { keep, stop, on_stop, .. } = opening;
+        let stored = layout::read_keys(directory, open_file)?;
+        match stored.key {
+            // With the secret half at hand it is sure which core this is meant to be; whether it is,
+            // the signatures tell.
+            Some(stored)
+                if stored != key && pair.as_ref().is_some_and(|pair| pair.public_key() == key) =>
+            {
+                log::warn!("{}: key damaged, written anew", directory.display());
+                if writable {
+                    layout::write_key(directory, open_file, &key)?;
+                }
+            }
+            Some(stored) if stored != key => {
+                return Err(Error::NotAStore {
+                    path: directory.to_owned(),
+                    why: "Another hypercore is stored here".to_owned(),
+                });
+            }
+            None if writable => layout::write_key(directory, open_file, &key)?,
+            _ => {}
+        }
+        if let Some(pair) = pair.as_ref().filter(|_| store_pair && stored.pair.is_none()) {
+            layout::write_secret_key(directory, open_file, pair)?;
+        }
+        let pair = pair.or(stored.pair).filter(|pair| pair.public_key() == key);
+        let files = Files::open(directory, open_file, writable)?;
+        // A stopped core may have holes, which a peer fills: it is mended like a foreign one.
+        let owner = pair.as_ref().filter(|_| stop.is_none());
+        let found = recover::recover(&files, &key, owner, writable)?;
+        let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
+        let state = State {
+            head: found.head,
+            roots: found.roots,
+            signature: found.signature,
+            bits: found.bits,
+            verified: LruCache::new(capacity),
+            unclaimed: claims::Unclaimed::default(),
+            suspect: found.settled.length < found.head.length,
+            settled: found.settled,
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                directory: directory.to_owned(),
+                discovery_key: key.discovery_key(),
+                key,
+                pair,
+                files,
+                writable,
+                claims: Mutex::new(Rank::CORE_CLAIMS, ()),
+                writer: Mutex::new(Rank::CORE_WRITER, ()),
+                head: watch::Sender::new(state.head),
+                state: Mutex::new(Rank::CORE, state),
+                cache,
+                demand: Demand::new(),
+                events: broadcast::Sender::new(MAX_PENDING_EVENTS),
+                flush_scheduled: AtomicBool::new(false),
+                settled_after: OnceLock::new(),
+                recovered: found.settled.length..found.head.length,
+                stop: stop.map_or_else(OnceLock::new, OnceLock::from),
+                on_stop,
+                repairing: repair::Repairs::default(),
+                given: AtomicUsize::new(0),
+                driving: Arc::default(),
+                keep,
+            }),
+        })
+    }
+
+    pub fn key(&self) -> &PublicKey {
+        &self.inner.key
+    }
+
+    pub fn discovery_key(&self) -> &DiscoveryKey {
+        &self.inner.discovery_key
+    }
+
+    /// Whether this machine has the secret key, may write the files, and may append to them.
+    pub fn writable(&self) -> bool {
+        self.inner.pair.is_some() && self.inner.writable && self.inner.stop.get().is_none()
+    }
+
+    pub fn head(&self) -> Head {
+        self.inner.state.lock().head
+    }
+
+    /// Fires when the head moves.
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        self.inner.head.subscribe()
+    }
+
+    /// What changes here by other means than [`Core::accept`], for announcing it to peers.
+    pub fn events(&self) -> broadcast::Receiver<CoreEvent> {
+        self.inner.events.subscribe()
+    }
+
+    pub fn demand(&self) -> &Arc<Demand> {
+        &self.inner.demand
+    }
+
+    pub fn has(&self, block: u64) -> bool {
+        self.inner.state.lock().bits.has_data(block)
+    }
+
+    /// How many blocks of the range are stored here.
+    pub fn held(&self, blocks: Range<u64>) -> u64 {
+        self.inner.state.lock().bits.count(blocks)
+    }
+
+    /// The first block in the range that is not stored here.
+    pub fn first_missing(&self, blocks: Range<u64>) -> Option<u64> {
+        self.inner.state.lock().bits.first_missing(blocks)
+    }
+
+    /// The data bits of `start..start + length` as bytes, most significant bit first, cut after
+    /// the last block that peers are shown.
+    pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
+        let state = self.inner.state.lock();
+        let shown = if self.inner.pair.is_some() { state.settled } else { state.head };
+        state.bits.data_bits(start, length.min(shown.length.saturating_sub(start)))
+    }
+
+    /// What a request for `block` tells the peer we already have (hypercore9.md §10.1).
+    pub fn digest(&self, block: u64) -> u64 {
+        let state = self.inner.state.lock();
+        let bits = &state.bits;
+        merkle::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
+    }
+
+    /// How many handles there are besides the store's own and those of [`Core::given_by`].
+    pub(crate) fn uses(&self) -> usize {
+        let given = self.inner.given.load(Ordering::Acquire);
+        Arc::strong_count(&self.inner).saturating_sub(1 + given)
+    }
+
+    /// How many handles those of [`Core::given_by`] are.
+    pub(crate) fn given(&self) -> usize {
+        self.inner.given.load(Ordering::Acquire)
+    }
+
+    /// What [`Opening::keep`] was, if it was of this type.
+    pub(crate) fn kept<T: Any>(&self) -> Option<&T> {
+        self.inner.keep.as_ref()?.downcast_ref()
+    }
+
+    /// Whether the secret key is here, whatever keeps it from being used.
+    pub fn is_own(&self) -> bool {
+        self.inner.pair.is_some()
+    }
+
+    /// `handles` of this core are of one that only gives it to peers and fetches what others want: they
+    /// do not keep it open. To be dropped before they are.
+    pub(crate) fn given_by(&self, handles: usize) -> Given {
+        self.inner.given.fetch_add(handles, Ordering::AcqRel);
+        Given { core: Arc::downgrade(&self.inner), handles }
+    }
+
+    /// The turn to drive the core's replication: a core that is closed and opened again has two
+    /// replicators for a moment.
+    pub async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.inner.driving).lock_owned().await
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakCore {
+        WeakCore(Arc::downgrade(&self.inner))
+    }
+
+    fn corrupt(&self, file: &'static str, at: u64, what: impl Into<String>) -> Error {
+        Error::Corrupt { core: self.inner.discovery_key, file, at, what: what.into() }
+    }
+
+    fn read_only(&self) -> Error {
+        match self.inner.pair {
+            Some(_) if let Some(stop) = self.stopped() => Error::ReadOnly(stop.reason()),
+            Some(_) => Error::ReadOnly("the store's medium cannot be written"),
+            None => Error::ReadOnly("the core's secret key is not here"),
+        }
+    }
+
+    /// For tests: whether everything stated at the top of this file holds.
+    #[cfg(test)]
+    fn check_invariants(&self) {
+        let state = self.inner.state.lock();
+        assert_eq!(merkle::byte_length(&state.roots), Some(state.head.byte_length));
+        assert!(
+            flat_tree::full_roots(state.head.length).eq(state.roots.iter().map(|root| root.index))
+        );
+        match &state.signature {
+            Some(signature) => assert!(merkle::signed_by(
+                &self.inner.key,
+                &state.roots,
+                state.head.length,
+                signature
+            )),
+            None => assert_eq!(state.head.length, 0),
+        }
+    }
+}

@@ -1,0 +1,685 @@
+//! Which block from which peer next: one [`Replicator`] per core.
+//!
+//! A pure state machine: events and the time go in, actions come out. It does no I/O, has no
+//! clock, takes no lock but the core's own for looking up digests, and is driven by
+//! `sharing/replication.rs` or by a simulation. Answering the peers' requests is not here
+//! (`replicate/upload.rs`): serving needs no memory beyond its connection.
+
+mod continuity;
+mod distrust;
+mod histories;
+#[cfg(test)]
+mod late_tests;
+#[cfg(test)]
+mod limits;
+mod offers;
+mod peer;
+mod remote_blocks;
+mod schedule;
+mod upload;
+mod wants;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub use peer::{MAX_IN_FLIGHT, MAX_WINDOW_BYTES, PeerId, SILENT_AFTER, STALL_AFTER};
+pub use remote_blocks::{MAX_RANGES, RemoteBlocks};
+pub use upload::{MAX_QUEUED_REQUESTS, Upload};
+
+use crate::error::Error;
+use crate::hypercore::demand::{Change, Hint, Outlook, Urgency};
+use crate::hypercore::merkle::Proof;
+use crate::hypercore::{Accepted, Core, Located, Rejected};
+use crate::wire::extension::{self, TrieMessage};
+use crate::wire::message::Message;
+use continuity::Bridges;
+use distrust::Distrusted;
+use hypermount_swarm::rate::{Bucket, Limit};
+use peer::{
+    BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
+    MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
+};
+use wants::Wants;
+
+/// Wants come in regions of this many blocks, aligned (wire8.md §9).
+pub const REGION_BLOCKS: u64 = 1 << 20;
+/// Expected size of a block before any has been seen.
+const UNKNOWN_BLOCK_BYTES: u64 = 64 * 1024;
+/// Bytes of an index up to which what lies in a directory is asked for with the lookup of it. In a larger
+/// one proofs are long and directories large, and one lookup must stay cheap.
+const NEAR_INDEX_BYTES: u64 = 8 * 1024 * 1024;
+/// Blocks looked at per scheduling round that no peer with room can serve.
+const MAX_SKIPPED: usize = 256;
+
+/// What happens to a replicator.
+#[derive(Debug)]
+pub enum Event {
+    /// Both sides opened the core on a connection; `name` is for logs.
+    Opened {
+        peer: PeerId,
+        name: String,
+    },
+    Closed {
+        peer: PeerId,
+    },
+    Extensions {
+        peer: PeerId,
+        names: Vec<String>,
+    },
+    /// The peer sent a Want: it wants to hear of new blocks.
+    Subscribed {
+        peer: PeerId,
+    },
+    /// Have, Unhave, Status, Data or an extension message.
+    Received {
+        peer: PeerId,
+        message: Message,
+    },
+    /// The core grew by local appends.
+    Appended {
+        start: u64,
+        length: u64,
+    },
+    Cleared {
+        start: u64,
+        length: u64,
+    },
+    /// What the core said of a proof.
+    Judged {
+        peer: PeerId,
+        block: u64,
+        size: u64,
+        verdict: Result<Accepted, Rejected>,
+    },
+    /// Somebody who was to be a peer is none, and why.
+    Unreachable {
+        trouble: String,
+    },
+    /// So many bytes of blocks may be asked for per second from now on.
+    Limited {
+        limit: Limit,
+    },
+    /// Time has passed, see [`Replicator::next_check`].
+    Tick,
+}
+
+/// What a replicator wants done, in order.
+#[derive(Debug)]
+pub enum Action {
+    Send {
+        peer: PeerId,
+        message: Message,
+    },
+    /// Have the core verify and store this; report with [`Event::Judged`].
+    Accept {
+        peer: PeerId,
+        proof: Proof,
+    },
+    /// End the connection; `lied` if what it sent did not verify.
+    Disconnect {
+        peer: PeerId,
+        reason: String,
+        lied: bool,
+    },
+}
+
+/// See the module documentation.
+pub struct Replicator {
+    core: Core,
+    peers: BTreeMap<PeerId, Peer>,
+    wants: Wants,
+    seeks: BTreeMap<u64, Seek>,
+    /// Somebody waits for a head longer than this.
+    upgrade: Option<u64>,
+    /// Blocks wanted for that only, because peers tell of no newer ones.
+    newest: std::collections::BTreeSet<u64>,
+    /// Something has changed that may let a queued block be asked for.
+    unscheduled: bool,
+    /// Peers that were not asked about regions yet.
+    new_peers: Vec<PeerId>,
+    /// Blocks that could not be stored, and when to ask for them again.
+    put_off: VecDeque<(Instant, u64)>,
+    /// Proofs handed to the core and not yet judged: the request each answers, and the byte it
+    /// sought.
+    judging: BTreeMap<(PeerId, u64), (InFlight, Option<u64>)>,
+    /// Blocks of which a proof that built on our own nodes did not verify.
+    distrusted: Distrusted,
+    average_bytes: u64,
+    last_trouble: Option<String>,
+    /// Somebody holds another history, and nothing has come from others since.
+    fork: Option<String>,
+    outlook_stale: bool,
+    /// When somebody may have stalled next.
+    due: Option<Instant>,
+    /// How fast blocks may be asked for.
+    pace: Bucket,
+    /// Peers were told that we write this core and download nothing of it.
+    watching: bool,
+    /// Shorter versions that are not yet shown to be part of ours.
+    bridges: Bridges,
+    actions: VecDeque<Action>,
+}
+
+struct Seek {
+    blocks: Range<u64>,
+    guess: u64,
+    asked: Option<PeerId>,
+    failed: std::collections::BTreeSet<PeerId>,
+}
+
+impl Replicator {
+    pub fn new(core: Core) -> Self {
+        let head = core.head();
+        let average = head.byte_length.checked_div(head.length);
+        Self {
+            core,
+            peers: BTreeMap::new(),
+            wants: Wants::default(),
+            seeks: BTreeMap::new(),
+            upgrade: None,
+            newest: Default::default(),
+            unscheduled: true,
+            new_peers: Vec::new(),
+            put_off: VecDeque::new(),
+            judging: BTreeMap::new(),
+            distrusted: Default::default(),
+            average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
+            last_trouble: None,
+            fork: None,
+            outlook_stale: true,
+            due: None,
+            pace: Bucket::new(None, Instant::now()),
+            watching: false,
+            bridges: Bridges::default(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Handles one event; what is to be done is then in [`Replicator::next_action`].
+    pub fn step(&mut self, event: Event, now: Instant) {
+        // What peers say otherwise is looked at for what it changes (`offers.rs`).
+        self.unscheduled |= match &event {
+            Event::Received { message, .. } => matches!(message, Message::Data { .. }),
+            Event::Judged { .. } | Event::Limited { .. } | Event::Tick => true,
+            _ => false,
+        };
+        match event {
+            Event::Opened { peer, name } => self.opened(peer, name, now),
+            Event::Closed { peer } => self.closed(peer),
+            Event::Extensions { peer, names } => self.extensions(peer, &names),
+            Event::Subscribed { peer } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.subscribed = true;
+                }
+            }
+            Event::Received { peer, message } => self.received(peer, message, now),
+            Event::Appended { start, length } => self.announce(None, start, length),
+            Event::Cleared { start, length } => {
+                self.tell(None, |_| Message::Unhave { start, length });
+            }
+            Event::Judged { peer, block, size, verdict } => {
+                self.judged(peer, block, size, verdict, now);
+            }
+            Event::Unreachable { trouble } => self.trouble(trouble),
+            Event::Limited { limit } => self.pace = Bucket::new(limit, now),
+            Event::Tick => self.check_stalls(now),
+        }
+        self.settle(now);
+    }
+
+    /// Handles changes of demand, oldest first.
+    pub fn demand(&mut self, changes: Vec<Change>, now: Instant) {
+        self.unscheduled = true;
+        for change in changes {
+            self.demanded(change, now);
+        }
+        self.settle(now);
+    }
+
+    fn settle(&mut self, now: Instant) {
+        // Events that keep coming must not push the check of who has stalled aside.
+        if self.due.is_some_and(|due| due <= now) {
+            self.check_stalls(now);
+        }
+        self.compare_histories(now);
+        self.build_bridges(now);
+        let examined = self.examine(now);
+        if std::mem::take(&mut self.unscheduled) {
+            self.schedule(now);
+        }
+        self.ask_about_regions();
+        if std::mem::take(&mut self.outlook_stale) {
+            self.publish_outlook();
+        }
+        let comparison = self.next_comparison(now);
+        let paced = if self.wants.is_queued() { self.pace.ready_at(now) } else { None };
+        self.due = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.next_check(now))
+            .chain(comparison)
+            .chain(paced)
+            .chain(examined)
+            .min();
+    }
+
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When a [`Event::Tick`] is next due.
+    pub fn next_check(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Length of the longest log any peer has told of, and how many peers hold how much of ours.
+    pub fn holdings(&self) -> Vec<(PeerId, u64)> {
+        let length = self.core.head().length;
+        self.peers.iter().map(|(id, peer)| (*id, peer.blocks.count_below(length))).collect()
+    }
+
+    /// Asks the peers that are not known to hold everything what they hold by now: who got a block
+    /// from us does not announce it to us.
+    pub fn ask_what_is_held(&mut self) {
+        let length = self.core.head().length;
+        let regions = length.div_ceil(REGION_BLOCKS).min(MAX_WANTED_REGIONS as u64);
+        let lacking =
+            self.peers.iter().filter(|(_, peer)| peer.blocks.count_below(length) < length);
+        let lacking: Vec<PeerId> = lacking.map(|(id, _)| *id).collect();
+        for id in lacking {
+            for region in 0..regions {
+                let (start, length) = (region * REGION_BLOCKS, REGION_BLOCKS);
+                self.send(id, Message::Want { start, length });
+            }
+        }
+    }
+
+    fn send(&mut self, peer: PeerId, message: Message) {
+        if matches!(message, Message::Want { .. })
+            && let Some(peer) = self.peers.get_mut(&peer)
+        {
+            peer.bitfields_allowed += BITFIELDS_PER_WANT;
+        }
+        self.actions.push_back(Action::Send { peer, message });
+    }
+
+    fn opened(&mut self, id: PeerId, name: String, now: Instant) {
+        let mut peer = Peer::new(name, now);
+        if self.core.writable() {
+            self.send(id, Message::Status { uploading: true, downloading: false });
+            self.watching = true;
+        }
+        // Of a core we write nothing is wanted, but to hear what others have (`histories.rs`).
+        peer.regions.insert(0);
+        self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
+        self.peers.insert(id, peer);
+        self.new_peers.push(id);
+        self.outlook_stale = true;
+    }
+
+    fn closed(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        self.wants.forgive(id);
+        for block in peer.owed(0..u64::MAX).chain(peer.unconnected.iter().copied()) {
+            self.wants.released(block, id);
+        }
+        self.unscheduled |= !peer.blocks.is_empty() || peer.is_owing();
+        self.want_newest();
+        for seek in self.seeks.values_mut() {
+            seek.failed.remove(&id);
+            if seek.asked == Some(id) {
+                seek.asked = None;
+            }
+        }
+        self.bridges.left(id);
+        self.outlook_stale = true;
+    }
+
+    fn extensions(&mut self, id: PeerId, names: &[String]) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.speaks_hypertrie = names.iter().any(|name| name == extension::NAME);
+    }
+
+    fn received(&mut self, id: PeerId, message: Message, now: Instant) {
+        match message {
+            Message::Have { start, length, bitfield, .. } => {
+                self.have(id, start, length, bitfield, now);
+            }
+            Message::Unhave { start, length } => {
+                self.unhave(id, start..start.saturating_add(length));
+            }
+            Message::Status { uploading, .. } => self.status(id, uploading),
+            Message::Data { index, value, nodes, signature } => {
+                self.data(id, Proof { block: index, value, nodes, signature }, now);
+            }
+            Message::Extension { name, payload } if name == extension::NAME => {
+                self.cache(id, payload, now);
+            }
+            // The rest is answered by the connection (`upload.rs`) or means nothing to us.
+            _ => {}
+        }
+    }
+
+    /// The peer will not answer this request.
+    fn refused(&mut self, id: PeerId, block: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.refused += 1;
+        let showing = peer.showing == Some(block);
+        match peer.withdraw(block).map(|request| request.purpose) {
+            Some(Purpose::Continuity) => {}
+            Some(Purpose::Bridge) => self.bridges.refused(block, id),
+            _ => self.wants.failed(block, id),
+        }
+        if showing {
+            self.continuity_answered(id, false);
+        }
+    }
+
+    fn end_if_fickle(&mut self, id: PeerId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.refused > MAX_REFUSED) {
+            self.disconnect(id, "does not give what it offers".into(), true);
+        }
+    }
+
+    fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+        let Some((request, sought)) = peer.answered(proof.block, size, now) else {
+            // Not hashed, not kept. Late answers to cancelled requests are no offence.
+            peer.unsolicited += 1;
+            if peer.unsolicited > MAX_UNSOLICITED {
+                self.disconnect(id, "sent data nobody asked for".into(), true);
+            }
+            return;
+        };
+        if std::mem::take(&mut peer.newly_late) {
+            self.due = Some(now);
+        }
+        self.judging.insert((id, proof.block), (request, sought));
+        self.actions.push_back(Action::Accept { peer: id, proof });
+    }
+
+    fn judged(
+        &mut self,
+        id: PeerId,
+        block: u64,
+        size: u64,
+        verdict: Result<Accepted, Rejected>,
+        now: Instant,
+    ) {
+        let (request, sought) = self.judging.remove(&(id, block)).unzip();
+        if let Some(byte) = sought.flatten() {
+            self.sought(id, byte);
+        }
+        let purpose = request.map_or(Purpose::Block, |request| request.purpose);
+        self.continuity_judged(id, block, purpose, &verdict);
+        if purpose == Purpose::Bridge {
+            // A proof that ends at a node known before may leave out what was to be learnt.
+            let roots = self.core.root_hash_at(block);
+            let built = verdict.is_ok() && roots.is_ok_and(|roots| roots.is_some());
+            self.bridge_answered(id, block, built);
+        }
+        if verdict.is_ok() {
+            self.distrusted.remove(block);
+        }
+        match verdict {
+            Ok(_) | Err(Rejected::Storage(_)) if purpose == Purpose::Comparison => {
+                // What waited for a longer head may go on.
+                self.wants.unpark_all();
+            }
+            Ok(accepted) if purpose == Purpose::Continuity => {
+                self.grown(accepted.head);
+                self.want_newest();
+            }
+            Ok(_) if purpose == Purpose::Bridge => {}
+            Ok(accepted) => self.accepted(id, block, size, accepted),
+            // What cannot connect itself cannot connect others.
+            Err(Rejected::Unconnected { .. }) if purpose != Purpose::Block => {}
+            Err(Rejected::Unconnected { ours, signed }) if signed < ours => {
+                self.ask_for_bridge(id, signed, block);
+            }
+            Err(Rejected::Unconnected { ours, .. }) => {
+                self.ask_for_continuity(id, ours, block, now)
+            }
+            Err(Rejected::Invalid(reason)) => {
+                self.misproved(id, (block, size), request, &reason, now);
+            }
+            Err(Rejected::Storage(Error::Corrupt { file, at, .. }))
+                if self.core.forgets_nodes() =>
+            {
+                // The core has forgotten the damaged nodes, so each time there are fewer; a proof
+                // that stands alone heals them.
+                let core = self.core.discovery_key();
+                log::warn!("core {core}: {file} is damaged at {at}, fetching it again");
+                self.distrusted.insert(block, now);
+                self.wants.released(block, id);
+            }
+            Err(fork @ Rejected::Forked { .. }) => {
+                self.wants.failed(block, id);
+                let name = self.peers.get(&id).map_or("?", |peer| peer.name.as_str());
+                self.fork = Some(format!("peer {name} holds another history: {fork}"));
+                self.disconnect(id, format!("holds another history (a fork): {fork}"), true);
+            }
+            Err(Rejected::Storage(error)) => {
+                log::error!(
+                    "core {}: cannot store block {block}: {error}",
+                    self.core.discovery_key()
+                );
+                self.trouble(format!("cannot store block {block}: {error}"));
+                // Not put back at once: the disk will not be better in a microsecond.
+                self.wants.failed(block, id);
+                self.put_off(block, now);
+            }
+        }
+    }
+
+    fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
+        self.outlook_stale |= self.fork.take().is_some();
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.proved(size);
+        }
+        self.average_bytes = ((self.average_bytes * 15 + size) / 16).max(1);
+        if self.core.has(block) {
+            for other in self.wants.forget(block) {
+                if other != id {
+                    self.cancel(other, block);
+                }
+            }
+        } else {
+            // It proved the block and kept its bytes to itself.
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.disclaims(block..block.saturating_add(1));
+            }
+            self.wants.failed(block, id);
+        }
+        if accepted.stored {
+            self.announce(Some(id), block, 1);
+        }
+        if let Some(head) = accepted.head {
+            // The first proof tells how small the blocks of an index are: without that a window
+            // would hold a handful of them, and a listing would take a round trip for each few.
+            self.average_bytes = (head.byte_length / head.length.max(1)).max(1);
+            self.grown(Some(head));
+            self.want_newest();
+        }
+    }
+
+    /// A seek has been answered; if the tree still does not tell, somebody else is asked.
+    fn sought(&mut self, id: PeerId, byte: u64) {
+        let Some(seek) = self.seeks.get_mut(&byte) else { return };
+        match self.core.locate(byte, seek.blocks.clone()) {
+            Ok(Located::Found { .. }) => {
+                self.seeks.remove(&byte);
+            }
+            _ => {
+                seek.failed.insert(id);
+                seek.asked = None;
+            }
+        }
+    }
+
+    fn disconnect(&mut self, id: PeerId, reason: String, lied: bool) {
+        if let Some(peer) = self.peers.get(&id) {
+            self.trouble(format!("peer {} {reason}", peer.name));
+        }
+        self.closed(id);
+        self.actions.push_back(Action::Disconnect { peer: id, reason, lied });
+    }
+
+    fn trouble(&mut self, what: String) {
+        self.last_trouble = Some(what);
+        self.outlook_stale = true;
+    }
+
+    fn publish_outlook(&self) {
+        self.core.demand().set_outlook(Outlook {
+            peers: self.peers.len(),
+            last_trouble: self.last_trouble.clone(),
+            fork: self.fork.clone(),
+            remote_length: self.remote_length(),
+        });
+    }
+
+    fn remote_length(&self) -> u64 {
+        self.peers
+            .values()
+            .filter(|peer| peer.uploading)
+            .map(|peer| peer.blocks.end())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn demanded(&mut self, change: Change, now: Instant) {
+        match change {
+            Change::Reset => {
+                for block in self.wants.blocks() {
+                    for peer in self.wants.forget(block) {
+                        self.cancel(peer, block);
+                    }
+                }
+                self.newest.clear();
+                self.seeks.clear();
+                self.distrusted.clear();
+                self.upgrade = None;
+            }
+            Change::Wanted { block, urgency } => {
+                self.newest.remove(&block);
+                self.wants.want(block, urgency);
+            }
+            Change::Unwanted { block } => {
+                self.distrusted.remove(block);
+                for peer in self.wants.forget(block) {
+                    self.cancel(peer, block);
+                }
+            }
+            Change::Seek { byte, blocks, guess } => {
+                let failed = Default::default();
+                self.seeks.insert(byte, Seek { blocks, guess, asked: None, failed });
+            }
+            Change::Unseek { byte } => {
+                self.seeks.remove(&byte);
+            }
+            Change::Hint(hint) => self.send_hint(&hint, now),
+            Change::Upgrade { length } => {
+                self.upgrade = Some(self.upgrade.map_or(length, |wanted| wanted.min(length)));
+                self.want_newest();
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: PeerId, block: u64) {
+        // What shows continuity is still needed.
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.showing != Some(block)
+            && peer.cancel(block)
+        {
+            self.send(id, Message::Cancel { index: block, bytes: 0, hash: false });
+        }
+    }
+
+    fn send_hint(&mut self, hint: &Hint, now: Instant) {
+        let near = self.core.head().byte_length <= NEAR_INDEX_BYTES;
+        let payloads = encode_hint(hint, near);
+        let listing = matches!(hint, Hint::List { .. });
+        let speakers: Vec<PeerId> = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.speaks_hypertrie && peer.uploading)
+            .map(|(id, peer)| {
+                peer.caches_allowed = MAX_CACHES_PER_HINT;
+                if listing {
+                    peer.listing_until = Some(now + LISTING_WITHIN);
+                }
+                *id
+            })
+            .collect();
+        for id in speakers {
+            for payload in &payloads {
+                let (name, payload) = (extension::NAME.into(), payload.clone());
+                self.send(id, Message::Extension { name, payload });
+            }
+        }
+    }
+
+    /// A peer answered a hint with the blocks we will need.
+    fn cache(&mut self, id: PeerId, payload: Bytes, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Ok(Some(TrieMessage::Cache { blocks, .. })) = TrieMessage::decode(payload) else {
+            return;
+        };
+        if peer.caches_allowed == 0 {
+            return;
+        }
+        peer.caches_allowed -= 1;
+        if blocks.len() > MAX_NEAR_BLOCKS && peer.listing_until.is_none_or(|until| until < now) {
+            return;
+        }
+        let length = self.core.head().length;
+        let missing: Vec<u64> =
+            blocks.into_iter().filter(|block| *block < length && !self.core.has(*block)).collect();
+        self.core.demand().want_ahead(missing, Urgency::Ahead);
+    }
+
+    fn tell(&mut self, except: Option<PeerId>, message: impl Fn(&Peer) -> Message) {
+        let messages: Vec<(PeerId, Message)> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.subscribed && Some(**id) != except)
+            .map(|(id, peer)| (*id, message(peer)))
+            .collect();
+        for (id, message) in messages {
+            self.send(id, message);
+        }
+    }
+
+    fn announce(&mut self, except: Option<PeerId>, start: u64, length: u64) {
+        self.tell(except, |_| Message::Have { start, length, bitfield: None, ack: false });
+    }
+}
+
+fn encode_hint(hint: &Hint, near: bool) -> Vec<Bytes> {
+    let messages = match hint {
+        // What is looked up may be a directory on the way to a file: what lies in it is asked about in
+        // the same breath, as its answer would cost the next lookup a round trip or two.
+        Hint::Key { head, key } if !near => {
+            vec![TrieMessage::Get { head: *head, key: key.clone() }]
+        }
+        Hint::Key { head, key } => {
+            let inside = key.clone();
+            vec![
+                TrieMessage::Get { head: *head, key: key.clone() },
+                TrieMessage::Iterator { head: *head, key: inside, flags: 0, checkpoint: None },
+            ]
+        }
+        Hint::List { head, prefix, recursive } => vec![TrieMessage::Iterator {
+            head: *head,
+            key: prefix.clone(),
+            flags: if *recursive { extension::flags::RECURSIVE } else { 0 },
+            checkpoint: None,
+        }],
+    };
+    messages.into_iter().map(TrieMessage::encode).collect()
+}

@@ -1,0 +1,496 @@
+//! Which cores are shared on which connection.
+//!
+//! Not here: how peers find and reach each other (`hypermount_swarm::network`), what is asked of
+//! them (`replicate/`), and how bytes become messages (`wire/`).
+
+mod hints;
+mod replication;
+mod connection;
+#[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
+mod twice_tests;
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
+use hypermount_swarm::network::{
+    ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
+    Rates, Stream, Swarm, TooManyTopics, Traffic,
+};
+use hypermount_swarm::rate::{Limit, Rate};
+use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
+use tokio::net::ToSocketAddrs;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::hypercore::Core;
+use crate::replicate::Event;
+use crate::store::Store;
+use crate::wire::message::Message;
+use crate::wire::noise::{Role, StaticKeyPair};
+
+use replication::Replication;
+
+pub use hints::{Answered, Answerer, ExtensionRequest};
+
+/// Messages to one peer that may wait for its connection; a peer that lets them pile up is slow
+/// beyond use.
+const COMMANDS: usize = 4096;
+/// Drives that are opened without being looked for, while others are.
+pub const MAX_HUSHED: usize = 4096;
+
+/// Which cores peers that know their keys are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Those this process has opened.
+    Opened,
+    /// Every core of the store.
+    Store,
+    /// Those named to [`Sharing::choose`], whatever else is open.
+    Chosen,
+}
+
+#[derive(Clone, Debug)]
+pub struct SharingOptions {
+    pub share: Share,
+    /// Answers the hints of peers about the cores that are shared; without it they are ignored.
+    pub answer: Option<Answerer>,
+}
+
+impl Default for SharingOptions {
+    fn default() -> Self {
+        Self { share: Share::Opened, answer: None }
+    }
+}
+
+/// How much of a core one connected peer says it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// [`PeerInfo::id`].
+    pub peer: u64,
+    /// Blocks, of those we know of.
+    pub blocks: u64,
+}
+
+/// See the module documentation. Connections go on after the last handle is dropped, until their
+/// ends; [`Sharing::close`] ends them.
+#[derive(Clone)]
+pub struct Sharing {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    swarm: Swarm,
+    store: Store,
+    options: SharingOptions,
+    keys: StaticKeyPair,
+    runtime: Handle,
+    state: Mutex<State>,
+    /// Answers to hints of all peers take turns.
+    hint_turns: Arc<Semaphore>,
+}
+
+/// How fast the blocks of one core may flow.
+#[derive(Debug)]
+struct CoreLimits {
+    up: Rate,
+    down: Limit,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, Connected>,
+    replications: HashMap<DiscoveryKey, Replication>,
+    /// Topics that are looked for only when they are joined.
+    hushed: HashSet<DiscoveryKey>,
+    /// What [`Share::Chosen`] shares.
+    chosen: HashSet<DiscoveryKey>,
+    /// What was said of single cores; the others have no limit of their own.
+    limits: HashMap<DiscoveryKey, CoreLimits>,
+}
+
+/// How cores talk to a connection's task.
+#[derive(Clone)]
+struct Connected {
+    commands: mpsc::Sender<Command>,
+    handle: ConnectionHandle,
+}
+
+pub(crate) enum Command {
+    Open(Core),
+    Close(DiscoveryKey),
+    Send(DiscoveryKey, Message),
+}
+
+impl Sharing {
+    /// Starts sharing `store`'s cores; tasks run on the current tokio runtime.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn new(store: &Store, options: SharingOptions) -> Result<Self> {
+        let keys = StaticKeyPair::generate().map_err(|source| Error::Storage {
+            op: "generate",
+            path: "network key".into(),
+            source,
+        })?;
+        let inner = Arc::new_cyclic(|inner| Inner {
+            swarm: Swarm::new(*keys.public(), Arc::new(Shared(Weak::clone(inner)))),
+            store: store.clone(),
+            options,
+            keys,
+            runtime: Handle::current(),
+            state: Mutex::new(Rank::SHARING, State::default()),
+            hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
+        });
+        let (opened, closed) = (store.opened(), store.closed());
+        for core in store.cores() {
+            inner.core_opened(core);
+        }
+        inner.runtime.spawn(follow_store(Arc::downgrade(&inner), opened, closed));
+        Ok(Self { inner })
+    }
+
+    /// [`Swarm::listen`].
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
+        self.inner.swarm.listen(address).await
+    }
+
+    /// [`Swarm::join`]; the topic of a drive is the discovery key of its metadata core.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        self.inner.swarm.join(topic, interest)
+    }
+
+    /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
+    ///
+    /// # Errors
+    /// When [`MAX_HUSHED`] are hushed.
+    pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
+        let mut state = self.inner.state();
+        if !hushed {
+            state.hushed.remove(&topic);
+        } else if state.hushed.len() < MAX_HUSHED || state.hushed.contains(&topic) {
+            state.hushed.insert(topic);
+        } else {
+            return Err(Error::TooLarge(format!("{MAX_HUSHED} drives are not looked for already")));
+        }
+        Ok(())
+    }
+
+    /// [`Swarm::leave`].
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        self.inner.swarm.leave(topic);
+    }
+
+    /// [`Swarm::found`].
+    pub fn found(&self, topic: &DiscoveryKey) -> usize {
+        self.inner.swarm.found(topic)
+    }
+
+    /// [`Swarm::dial`].
+    pub fn dial(&self, address: &str) {
+        self.inner.swarm.dial(address);
+    }
+
+    /// [`Swarm::dial_while`].
+    pub fn dial_while(&self, address: &str) -> Dialling {
+        self.inner.swarm.dial_while(address)
+    }
+
+    /// Starts finding peers, to be called once: of the topics that are joined, now and later, and of
+    /// every drive that is, from now on, opened to be read from peers, nested drives included.
+    ///
+    /// # Errors
+    /// When there is no socket for it.
+    pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
+        let wanted = self.inner.store.drives_wanted();
+        self.inner.runtime.spawn(follow_drives(Arc::downgrade(&self.inner), wanted));
+        self.inner.swarm.discover(options).await
+    }
+
+    /// How fast everything together may flow.
+    pub fn rates(&self) -> &Rates {
+        self.inner.swarm.rates()
+    }
+
+    /// How fast blocks of this core may be given away and asked for, from now on.
+    pub fn limit(&self, core: &DiscoveryKey, up: Limit, down: Limit) {
+        let replication = {
+            let mut state = self.inner.state();
+            state.limits.insert(*core, CoreLimits { up: Rate::new(up), down });
+            state.replications.get(core).cloned()
+        };
+        if let Some(replication) = replication {
+            self.inner.runtime.spawn(async move {
+                replication.deliver(Event::Limited { limit: down }, 0).await;
+            });
+        }
+    }
+
+    /// [`Swarm::traffic`].
+    pub fn traffic(&self) -> Traffic {
+        self.inner.swarm.traffic()
+    }
+
+    /// [`Swarm::peers`].
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.inner.swarm.peers()
+    }
+
+    /// With [`Share::Chosen`]: shares these cores, and no others, from now on.
+    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+        let new: Vec<DiscoveryKey> = {
+            let mut state = self.inner.state();
+            let new = cores.difference(&state.chosen).copied().collect();
+            state.chosen = cores;
+            new
+        };
+        // Peers that were connected before are asked for them too.
+        for core in self.inner.store.cores() {
+            if new.contains(core.discovery_key()) {
+                self.inner.core_opened(core);
+            }
+        }
+    }
+
+    /// What the connected peers say they hold of a core; empty for one that is not open.
+    pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
+        let replication = self.inner.state().replications.get(core).cloned();
+        match replication {
+            Some(replication) => replication.holdings().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// [`Swarm::troubles`].
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.swarm.troubles()
+    }
+
+    /// [`Swarm::close`].
+    pub fn close(&self) {
+        self.inner.swarm.close();
+    }
+}
+
+impl Connected {
+    fn command(&self, command: Command) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
+            self.handle.end("does not read what it is sent".into(), false);
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
+        self.state.lock()
+    }
+
+    /// A core was opened in this process: it gets a replicator, and peers are asked for it.
+    fn core_opened(self: &Arc<Self>, core: Core) {
+        self.replication(&core);
+        let connections: Vec<Connected> = self.state().connections.values().cloned().collect();
+        for connection in connections {
+            connection.command(Command::Open(core.clone()));
+        }
+    }
+
+    /// The store has closed a core: its replicator ends, and so do its channels.
+    fn core_closed(&self, key: &DiscoveryKey) {
+        if self.store.has_open(key) {
+            return; // opened again, of which there is word behind this one
+        }
+        let (replication, connections) = {
+            let mut state = self.state();
+            let connections: Vec<Connected> = state.connections.values().cloned().collect();
+            (state.replications.remove(key), connections)
+        };
+        for connection in connections {
+            connection.command(Command::Close(*key));
+        }
+        if let Some(replication) = replication {
+            replication.stop();
+        }
+    }
+
+    fn replication(self: &Arc<Self>, core: &Core) -> Replication {
+        let mut state = self.state();
+        let limit = state.limits.get(core.discovery_key()).and_then(|limits| limits.down);
+        state
+            .replications
+            .entry(*core.discovery_key())
+            .or_insert_with(|| {
+                replication::spawn(
+                    &self.runtime,
+                    Arc::downgrade(self),
+                    core.clone(),
+                    self.swarm.closing(),
+                    limit,
+                )
+            })
+            .clone()
+    }
+
+    /// Whether what is here of a core may be given away.
+    fn shares(&self, key: &DiscoveryKey) -> bool {
+        self.options.share != Share::Chosen || self.state().chosen.contains(key)
+    }
+
+    /// The core a peer asked for, if it is one we share.
+    fn shared(&self, key: &DiscoveryKey) -> Option<Core> {
+        if !self.shares(key) {
+            return None;
+        }
+        let opened = self.store.cores().into_iter().find(|core| core.discovery_key() == key);
+        if opened.is_some() || self.options.share == Share::Opened {
+            return opened;
+        }
+        self.store.find(key).unwrap_or_else(|error| {
+            log::warn!("core {key} cannot be shared: {error}");
+            None
+        })
+    }
+
+    /// When blocks of this core may be given away again; `None` for now.
+    fn may_give(&self, core: &DiscoveryKey) -> Option<Instant> {
+        self.state().limits.get(core)?.up.ready_at()
+    }
+
+    fn given(&self, core: &DiscoveryKey, bytes: usize) {
+        if let Some(limits) = self.state().limits.get(core) {
+            limits.up.spend(bytes);
+        }
+    }
+
+    fn connection(&self, id: u64) -> Option<Connected> {
+        self.state().connections.get(&id).cloned()
+    }
+
+    async fn run(self: Arc<Self>, place: Place, stream: Stream) -> (String, bool) {
+        let role = if place.is_incoming() { Role::Responder } else { Role::Initiator };
+        let nonce = match random_bytes() {
+            Ok(nonce) => nonce,
+            Err(error) => return (format!("no random numbers: {error}"), false),
+        };
+        let (commands, mut receiver) = mpsc::channel(COMMANDS);
+        let connected = Connected { commands, handle: place.handle().clone() };
+        let _entry = Entry::new(&self, place.id(), connected);
+        connection::run(&self, &place, stream, role, nonce, &mut receiver).await
+    }
+}
+
+/// What is shared, as the network runs it on every connection.
+struct Shared(Weak<Inner>);
+
+impl Protocol for Shared {
+    fn run(
+        &self,
+        place: Place,
+        stream: Stream,
+    ) -> Pin<Box<dyn Future<Output = Ended> + Send + '_>> {
+        Box::pin(async move {
+            let Some(inner) = self.0.upgrade() else {
+                return Ended { reason: "we are closing".into(), lied: false };
+            };
+            let (reason, lied) = inner.run(place, stream).await;
+            Ended { reason, lied }
+        })
+    }
+
+    /// Cores keep the reason for those who wait.
+    fn unreachable(&self, trouble: &str) {
+        let Some(inner) = self.0.upgrade() else { return };
+        for replication in inner.state().replications.values() {
+            replication.tell(Event::Unreachable { trouble: trouble.to_owned() });
+        }
+    }
+}
+
+/// A connection among those that cores talk to, until it is dropped.
+struct Entry<'a> {
+    sharing: &'a Inner,
+    id: u64,
+}
+
+impl<'a> Entry<'a> {
+    fn new(sharing: &'a Inner, id: u64, connected: Connected) -> Self {
+        sharing.state().connections.insert(id, connected);
+        Self { sharing, id }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.sharing.state().connections.remove(&self.id);
+    }
+}
+
+async fn follow_store(
+    sharing: Weak<Inner>,
+    mut opened: broadcast::Receiver<Core>,
+    mut closed: broadcast::Receiver<DiscoveryKey>,
+) {
+    loop {
+        tokio::select! {
+            core = opened.recv() => {
+                let Some(sharing) = sharing.upgrade() else { return };
+                match core {
+                    Ok(core) => sharing.core_opened(core),
+                    Err(RecvError::Lagged(_)) => {
+                        for core in sharing.store.cores() {
+                            sharing.core_opened(core);
+                        }
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
+            key = closed.recv() => {
+                let Some(sharing) = sharing.upgrade() else { return };
+                match key {
+                    Ok(key) => sharing.core_closed(&key),
+                    Err(RecvError::Lagged(_)) => {
+                        let known: Vec<DiscoveryKey> =
+                            sharing.state().replications.keys().copied().collect();
+                        known.iter().for_each(|key| sharing.core_closed(key));
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+}
+
+/// Looks for peers of every drive that wants any.
+async fn follow_drives(sharing: Weak<Inner>, mut wanted: broadcast::Receiver<DiscoveryKey>) {
+    loop {
+        let topic = match wanted.recv().await {
+            Ok(topic) => topic,
+            // More drives at once than anybody can read: the rest is looked up when opened again.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        let Some(sharing) = sharing.upgrade() else { return };
+        if sharing.state().hushed.contains(&topic) {
+            continue;
+        }
+        if !sharing.swarm.is_joined(&topic)
+            && let Err(error) = sharing.swarm.join(topic, Interest::LOOKUP)
+        {
+            log::warn!("peers of {topic} are not looked for: {error}");
+        }
+    }
+}

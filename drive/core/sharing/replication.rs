@@ -1,0 +1,203 @@
+//! The task that drives one core's [`Replicator`]: events from connections and demand in, its
+//! actions carried out. All judgement is in the replicator; all waiting is here.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::{Command, Holding, Inner};
+use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
+use crate::replicate::{Action, Event, Replicator};
+use hypermount_swarm::network::{closed, wait_until};
+use hypermount_swarm::rate::Limit;
+
+/// Events of all connections that may wait for one core's task; senders wait beyond it.
+const INBOX: usize = 256;
+/// Block bytes among them, in KiB: bounds memory however large the blocks are.
+const INBOX_KIBIBYTES: usize = 4 * 1024;
+/// Peers are asked again what they hold after this long.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Questions of what peers hold that may wait.
+const QUESTIONS: usize = 16;
+/// Events handled together: enough for their blocks to be hashed several at a time.
+const BATCH: usize = 16;
+
+/// An event, and its share of the inbox's memory until it is handled.
+pub(super) struct Delivery {
+    event: Event,
+    share: Option<OwnedSemaphorePermit>,
+}
+
+/// How connections reach a core's task.
+#[derive(Clone)]
+pub(super) struct Replication {
+    inbox: mpsc::Sender<Delivery>,
+    memory: Arc<Semaphore>,
+    questions: mpsc::Sender<oneshot::Sender<Vec<Holding>>>,
+    stop: Arc<Notify>,
+}
+
+impl Replication {
+    /// What the peers say they hold; nothing once the task has ended.
+    pub async fn holdings(&self) -> Vec<Holding> {
+        let (sender, answer) = oneshot::channel();
+        if self.questions.send(sender).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Ends the task: the core is closed.
+    pub fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
+    pub async fn deliver(&self, event: Event, bytes: usize) {
+        let share = if bytes == 0 {
+            None
+        } else {
+            let kibibytes = bytes.div_ceil(1024).min(INBOX_KIBIBYTES) as u32;
+            Arc::clone(&self.memory).acquire_many_owned(kibibytes).await.ok()
+        };
+        // It fails only when the task has ended, with the swarm.
+        let _ = self.inbox.send(Delivery { event, share }).await;
+    }
+
+    /// Hands over an event that may as well be lost, and is while the inbox is full.
+    pub fn tell(&self, event: Event) {
+        let _ = self.inbox.try_send(Delivery { event, share: None });
+    }
+}
+
+pub(super) fn spawn(
+    runtime: &Handle,
+    sharing: Weak<Inner>,
+    core: Core,
+    closing: watch::Receiver<bool>,
+    limit: Limit,
+) -> Replication {
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    let stop = Arc::new(Notify::new());
+    let task = run(sharing, core, inbox, asked, closing, limit);
+    let stopped = Arc::clone(&stop);
+    runtime.spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = stopped.notified() => {}
+        }
+    });
+    let memory = Arc::new(Semaphore::new(INBOX_KIBIBYTES));
+    Replication { inbox: sender, questions, memory, stop }
+}
+
+async fn run(
+    sharing: Weak<Inner>,
+    core: Core,
+    mut inbox: mpsc::Receiver<Delivery>,
+    mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
+    mut closing: watch::Receiver<bool>,
+    limit: Limit,
+) {
+    let _turn = core.drive().await;
+    core.demand().tell_again();
+    let mut replicator = Replicator::new(core.clone());
+    let _given = core.given_by(HANDLES_OF_REPLICATOR);
+    replicator.step(Event::Limited { limit }, Instant::now());
+    let mut local = core.events();
+    core.settle_later();
+    let mut asked_last: Option<Instant> = None;
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let check = replicator.next_check();
+        tokio::select! {
+            received = inbox.recv_many(&mut batch, BATCH) => {
+                if received == 0 {
+                    return;
+                }
+            }
+            () = core.demand().changed() => {}
+            Some(answer) = asked.recv() => {
+                let holdings = replicator.holdings().into_iter();
+                let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
+                // Who asked may have gone.
+                let _ = answer.send(holdings.collect());
+                if asked_last.is_none_or(|last| last.elapsed() >= ASK_AGAIN) {
+                    asked_last = Some(Instant::now());
+                    replicator.ask_what_is_held();
+                }
+            }
+            event = local.recv() => match event {
+                Ok(CoreEvent::Appended { start, length }) => {
+                    replicator.step(Event::Appended { start, length }, Instant::now());
+                }
+                Ok(CoreEvent::Cleared { start, length }) => {
+                    replicator.step(Event::Cleared { start, length }, Instant::now());
+                }
+                // Peers missed some announcements; they ask again with their next Want.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
+            () = closed(&mut closing) => return,
+        }
+        // The shares of the inbox's memory are held until the blocks are stored.
+        let shares: Vec<_> = batch
+            .drain(..)
+            .map(|Delivery { event, share }| {
+                replicator.step(event, Instant::now());
+                share
+            })
+            .collect();
+        let changes = core.demand().take_changes();
+        if !changes.is_empty() {
+            replicator.demand(changes, Instant::now());
+        }
+        if !carry_out(&sharing, &core, &mut replicator) {
+            return;
+        }
+        drop(shares);
+    }
+}
+
+/// Performs all pending actions; false once the swarm is gone.
+fn carry_out(sharing: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
+    loop {
+        let mut proofs = Vec::new();
+        let mut senders = Vec::new();
+        while let Some(action) = replicator.next_action() {
+            match action {
+                Action::Accept { peer, proof } => {
+                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
+                    senders.push((peer, proof.block, size));
+                    proofs.push(proof);
+                }
+                Action::Send { peer, message } => {
+                    let Some(sharing) = sharing.upgrade() else { return false };
+                    if let Some(connection) = sharing.connection(peer.0) {
+                        connection.command(Command::Send(*core.discovery_key(), message));
+                    }
+                }
+                Action::Disconnect { peer, reason, lied } => {
+                    let Some(sharing) = sharing.upgrade() else { return false };
+                    if let Some(connection) = sharing.connection(peer.0) {
+                        connection
+                            .handle
+                            .end(format!("core {}: {reason}", core.discovery_key()), lied);
+                    }
+                }
+            }
+        }
+        if proofs.is_empty() {
+            return true;
+        }
+        for ((peer, block, size), verdict) in senders.into_iter().zip(core.accept_each(proofs)) {
+            replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
+        }
+    }
+}

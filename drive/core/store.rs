@@ -1,0 +1,770 @@
+//! The cores of one directory (corestore 5 layout), and the locks on it (corestore5.md §1-§3).
+//!
+//! ```text
+//! <root>/master_key                      32 random bytes: every core of ours derives from them
+//! <root>/hypermount.lock                 held while a process has the store open
+//! <root>/hypermount.mark                 where the store lies and how long our cores were (`mark.rs`)
+//! <root>/scratch/                        changes that are not part of a drive yet
+//! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
+//! ```
+//!
+//! Not here: which cores make a drive (`drive/drive/hyperdrive.rs`), and what is in a core's files
+//! (`hypercore/`).
+
+mod closing;
+mod healing;
+mod lock;
+mod mark;
+mod owner;
+mod turns;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::broadcast;
+
+use crate::error::{Error, Result};
+use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
+use crate::hypercore::storage::{Disk, Memory, Storage};
+use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
+use crate::private;
+use closing::Kept;
+use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
+use hypermount_swarm::sync::{Mutex, Rank};
+use lock::FileLock;
+use mark::Marks;
+
+pub use closing::MAX_OPEN_CORES;
+pub use closing::lacks_descriptors;
+pub use healing::Hurt;
+pub use healing::content_name;
+pub use mark::{Custodian, MARK_FILE};
+use owner::Access;
+pub use turns::{Turns, View};
+
+/// Namespace of all derived core keys.
+const NAMESPACE: &str = "corestore";
+/// Name of the core that `hyperdrive("dir")` uses for its metadata.
+const DEFAULT_NAME: &[u8] = b"default";
+/// Bytes of the longest name of a core that is read back.
+pub const MAX_NAME_LENGTH: usize = 1024;
+/// Opened cores a slow subscriber may be behind before it loses the oldest.
+pub const MAX_PENDING_OPENED: usize = 1024;
+/// Named cores looked at to see whether the master key belongs to them.
+const MAX_NAMES_CHECKED: usize = 16;
+const MASTER_KEY: &str = "master_key";
+/// What it is called while it is written.
+const NEW_KEY: &str = "master_key.new";
+const LOCK_FILE: &str = "hypermount.lock";
+/// The names of all files of ours in the root of a store begin so, but for the master key.
+const OWN_PREFIX: &str = "hypermount.";
+const SCRATCH: &str = "scratch";
+
+/// Room on the volume that holds the store, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    pub available: u64,
+}
+
+struct Inner {
+    /// `None` for a store in memory.
+    root: Option<PathBuf>,
+    master_key: [u8; 32],
+    writable: bool,
+    cache: Arc<BlockCache>,
+    cores: Mutex<HashMap<DiscoveryKey, Core>>,
+    opened: broadcast::Sender<Core>,
+    closed: broadcast::Sender<DiscoveryKey>,
+    /// Closed, but still held by those that gave them to peers. Locked with `cores`.
+    closing: Mutex<HashMap<DiscoveryKey, WeakCore>>,
+    wanted: broadcast::Sender<DiscoveryKey>,
+    /// Of the drives with this metadata core that are open.
+    turns: Mutex<HashMap<DiscoveryKey, Weak<Turns>>>,
+    /// `None` in memory and on a medium that cannot be written.
+    lock: Option<Arc<FileLock>>,
+    /// `None` in memory and on a medium that cannot be written.
+    marks: Option<Arc<Marks>>,
+}
+
+/// A cheap handle on one open store. Dropping the last one, and the last core, releases it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+impl Store {
+    /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
+    /// that cannot be written it is opened for reading, without a lock.
+    pub fn open(directory: &Path, create: bool) -> Result<Self> {
+        Self::open_as(directory, create, &Custodian::here(None))
+    }
+
+    /// As [`Store::open`]; `custodian` also knows the marks kept outside of the store. A store that
+    /// was copied here, or is an older state of itself, opens with none of its cores writable; the
+    /// reason is in [`Store::custody`].
+    pub fn open_as(directory: &Path, create: bool, custodian: &Custodian) -> Result<Self> {
+        let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
+        match fs::metadata(directory) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(refused("not a directory".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                owner::may_create(directory)?;
+                private::directory(directory).map_err(failed("create", directory))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refused("no such directory".to_owned()));
+            }
+            Err(error) => return Err(failed("stat", directory)(error)),
+        }
+        let access = owner::access(directory, create)?;
+        if access == Access::Write && create_or_store(directory, create)? {
+            // Before anything else: until then other users can take the lock.
+            private::directory(directory).map_err(failed("chmod", directory))?;
+        }
+        let master_key = read_master_key(directory)?;
+        if master_key.is_none() && !create {
+            return Err(refused(format!("it has no {MASTER_KEY}")));
+        }
+        if master_key.is_none() && !is_unused(directory)? {
+            return Err(refused(format!("it holds other files and no {MASTER_KEY}")));
+        }
+        let lock = match access {
+            Access::Write => FileLock::take_store(&directory.join(LOCK_FILE), directory)?,
+            Access::Read => None,
+        };
+        let lock = lock.map(Arc::new);
+        let writable = lock.is_some();
+        if writable {
+            owner::close_to_others(directory);
+        } else {
+            log::info!("{}: cannot be written, opened for reading", directory.display());
+        }
+        let master_key = match read_master_key(directory)? {
+            Some(master_key) => master_key,
+            None if writable => create_master_key(directory)?,
+            None => return Err(Error::ReadOnly("the medium for the new store")),
+        };
+        check_master_key(directory, &master_key)?;
+        let marks = match writable {
+            true => Some(Arc::new(Marks::open(directory, &master_key, custodian)?)),
+            false => None,
+        };
+        if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
+            log::warn!("{}: read-only: {}", directory.display(), stop.reason());
+        }
+        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks))
+    }
+
+    /// A store without a disk.
+    pub fn memory() -> Self {
+        let master_key =
+            crypto::random_bytes().expect("the operating system has a working random generator");
+        Self::new(None, master_key, None, None)
+    }
+
+    fn new(
+        root: Option<PathBuf>,
+        master_key: [u8; 32],
+        lock: Option<Arc<FileLock>>,
+        marks: Option<Arc<Marks>>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                writable: root.is_none() || lock.is_some(),
+                root,
+                master_key,
+                cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
+                cores: Mutex::new(Rank::STORE, HashMap::new()),
+                opened: broadcast::Sender::new(MAX_PENDING_OPENED),
+                closed: broadcast::Sender::new(MAX_PENDING_OPENED),
+                closing: Mutex::new(Rank::LEAF, HashMap::new()),
+                wanted: broadcast::Sender::new(MAX_PENDING_OPENED),
+                turns: Mutex::new(Rank::LEAF, HashMap::new()),
+                lock,
+                marks,
+            }),
+        }
+    }
+
+    /// The core with this key, opened once and shared; made (read-only, empty) if absent.
+    /// Writable if the store has its name or its secret key.
+    pub fn core(&self, key: &PublicKey) -> Result<Core> {
+        self.open_core(key, None, None, None)
+    }
+
+    /// The core derived from the master key and `name`; writable.
+    pub fn core_named(&self, name: &[u8]) -> Result<Core> {
+        if name.is_empty() || name.len() > MAX_NAME_LENGTH {
+            return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
+        }
+        let pair = self.derive(name);
+        self.open_core(&pair.public_key(), Some(pair.clone()), Some(name), None)
+    }
+
+    /// The core of a key pair that is not derived from the master key; its secret key is stored.
+    pub fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
+        self.open_core(&pair.public_key(), Some(pair.clone()), None, None)
+    }
+
+    /// The core, if it is open or on disk; opens it in the latter case.
+    pub fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
+        if let Some(core) = self.inner.cores.lock().get(key) {
+            return Ok(Some(core.clone()));
+        }
+        match self.stored_key(key)? {
+            Some(key) => self.core(&key).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
+    pub fn default_key(&self) -> Result<Option<PublicKey>> {
+        self.named_key(DEFAULT_NAME)
+    }
+
+    /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
+    /// damaged: without it the secret key cannot be derived when the core is opened by its key.
+    pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
+        let key = self.derive(name).public_key();
+        let discovery_key = key.discovery_key();
+        let open = self.inner.cores.lock().contains_key(&discovery_key);
+        // Whatever its `key` file says: were it passed over because that is damaged, another drive
+        // of the store would be taken for this one.
+        let stored = self.inner.root.as_ref().is_some_and(|root| {
+            let directory = core_directory(root, &discovery_key);
+            fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
+        });
+        if stored && !open {
+            self.restore_name(&key, name)?;
+        }
+        Ok((open || stored).then_some(key))
+    }
+
+    /// The name a core on disk was derived from, if this store's master key made it.
+    pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
+        let Some(root) = &self.inner.root else {
+            return Ok(None);
+        };
+        let name = read_name(&core_directory(root, &key.discovery_key()))?;
+        Ok(name.filter(|name| self.derive(name).public_key() == *key))
+    }
+
+    /// Keys of all cores on disk (in memory: of all that were opened).
+    pub fn keys(&self) -> Result<Vec<PublicKey>> {
+        let Some(root) = &self.inner.root else {
+            return Ok(self.cores().iter().map(|core| *core.key()).collect());
+        };
+        let mut keys = Vec::new();
+        for discovery_key in survey(root)? {
+            keys.extend(self.stored_key(&discovery_key)?);
+        }
+        Ok(keys)
+    }
+
+    /// All cores open now.
+    pub fn cores(&self) -> Vec<Core> {
+        self.inner.cores.lock().values().cloned().collect()
+    }
+
+    /// Topics of the drives that are, from now on, opened to be read from peers.
+    pub fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
+        self.inner.wanted.subscribe()
+    }
+
+    /// Somebody opens the drive with this metadata core and would wait for peers.
+    pub fn want_drive(&self, topic: DiscoveryKey) {
+        // Nobody listens where there is no discovery.
+        let _ = self.inner.wanted.send(topic);
+    }
+
+    /// Every core opened from now on.
+    pub fn opened(&self) -> broadcast::Receiver<Core> {
+        self.inner.opened.subscribe()
+    }
+
+    /// Makes everything stored so far in any open core survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        let cores = self.cores();
+        cores.iter().try_for_each(Core::sync)?;
+        self.inner.mark(cores.iter())
+    }
+
+    /// The directory; `None` for a store in memory.
+    pub fn root(&self) -> Option<&Path> {
+        self.inner.root.as_deref()
+    }
+
+    /// Why cores of ours open read-only, if any do.
+    pub fn custody(&self) -> Result<Custody> {
+        let Some(marks) = &self.inner.marks else {
+            return Ok(Custody::default());
+        };
+        let mut cores = marks.stops();
+        for key in marks.cores() {
+            let known = cores.iter().any(|(known, _)| *known == key);
+            let sound = self.find(&key)?.is_some_and(|core| core.stopped() == marks.stop());
+            if !known && !sound {
+                cores.push((key, Stop::Restored));
+            }
+        }
+        Ok(Custody { store: marks.stop(), cores })
+    }
+
+    /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
+    /// the store is opened anew. With `force` also where a peer is known to hold more than is here,
+    /// which forks those drives for good.
+    pub fn adopt(&self, force: bool) -> Result<()> {
+        let Some(marks) = &self.inner.marks else {
+            return Err(Error::ReadOnly("the store's medium cannot be written"));
+        };
+        for (key, stop) in self.custody()?.cores {
+            let Stop::Behind { length } = stop else { continue };
+            let here = self.find(&key)?.map_or(0, |core| core.head().length);
+            if here < length && !force {
+                return Err(Error::Forked {
+                    core: key,
+                    what: format!("a peer holds {length} blocks of it, and here are {here}"),
+                });
+            }
+        }
+        let mut ours = Vec::new();
+        for key in self.keys()? {
+            let core = self.core(&key)?;
+            if core.writable() || core.stopped().is_some() {
+                core.sync()?;
+                ours.push(core);
+            }
+        }
+        marks.adopt(&ours)
+    }
+
+    pub fn space(&self) -> Result<Space> {
+        let Some(root) = &self.inner.root else {
+            return Ok(Space { total: u64::MAX, available: u64::MAX });
+        };
+        let found = nix::sys::statvfs::statvfs(root)
+            .map_err(|errno| failed("statvfs", root)(errno.into()))?;
+        // The widths of these fields differ between systems.
+        #[allow(clippy::useless_conversion)]
+        let (unit, total, available) = (
+            u64::from(found.fragment_size()),
+            u64::from(found.blocks()),
+            u64::from(found.blocks_available()),
+        );
+        Ok(Space { total: total.saturating_mul(unit), available: available.saturating_mul(unit) })
+    }
+
+    /// Where changes wait that are not part of a drive yet. It may not exist. A store without a
+    /// disk has one of its own among the system's temporary files.
+    pub fn scratch_directory(&self) -> PathBuf {
+        match &self.inner.root {
+            Some(root) => root.join(SCRATCH),
+            None => std::env::temp_dir().join(format!("hypermount-{}", std::process::id())),
+        }
+    }
+
+    /// Whether the medium can be written.
+    pub fn writable(&self) -> bool {
+        self.inner.writable
+    }
+
+    /// The key of the core derived from the master key and `name`, which need not exist.
+    pub fn key_named(&self, name: &[u8]) -> PublicKey {
+        self.derive(name).public_key()
+    }
+
+    fn derive(&self, name: &[u8]) -> KeyPair {
+        derive(&self.inner.master_key, name)
+    }
+
+    fn open_core(
+        &self,
+        key: &PublicKey,
+        pair: Option<KeyPair>,
+        name: Option<&[u8]>,
+        stop: Option<Stop>,
+    ) -> Result<Core> {
+        let discovery_key = key.discovery_key();
+        let mut cores = self.inner.cores.lock();
+        if let Some(core) = cores.get(&discovery_key) {
+            let missed = core.stopped().is_none() && !core.writable();
+            if pair.is_some() && missed && self.inner.writable {
+                return Err(Error::Unsupported(format!(
+                    "core {discovery_key} is open for reading; writing takes a fresh start"
+                )));
+            }
+            return Ok(core.clone());
+        }
+        let closing = self.inner.closing.lock().remove(&discovery_key);
+        if let Some(core) = closing.and_then(|core| core.upgrade()) {
+            if let Some(kept) = core.kept::<Kept>() {
+                kept.give_up(false);
+            }
+            cores.insert(discovery_key, core.clone());
+            let _ = self.inner.opened.send(core.clone());
+            return Ok(core);
+        }
+        self.inner.make_room(&mut cores)?;
+        let core = match &self.inner.root {
+            Some(root) => {
+                let directory = core_directory(root, &discovery_key);
+                self.open_on_disk(&directory, key, pair, name, stop)
+            }
+            None => self.open_in_memory(key, pair),
+        }?;
+        if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
+            && !marks.holds(&core)?
+        {
+            let missing = self.ails(&core).map_or(String::new(), |what| format!(" ({what})"));
+            log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
+            core.stop(Stop::Restored);
+        }
+        cores.insert(discovery_key, core.clone());
+        let _ = self.inner.opened.send(core.clone());
+        Ok(core)
+    }
+
+    fn open_in_memory(&self, key: &PublicKey, pair: Option<KeyPair>) -> Result<Core> {
+        Core::open(Opening {
+            directory: Path::new("memory"),
+            open_file: &|_| Ok(Box::new(Memory::default()) as Box<dyn Storage>),
+            key: *key,
+            pair,
+            store_pair: false,
+            writable: true,
+            cache: Arc::clone(&self.inner.cache),
+            keep: None,
+            stop: None,
+            on_stop: None,
+        })
+    }
+
+    fn open_on_disk(
+        &self,
+        directory: &Path,
+        key: &PublicKey,
+        pair: Option<KeyPair>,
+        name: Option<&[u8]>,
+        stop: Option<Stop>,
+    ) -> Result<Core> {
+        let writable = self.inner.writable;
+        let discovery_key = key.discovery_key();
+        if writable {
+            private::directory(directory).map_err(failed("create", directory))?;
+        } else if !directory.is_dir() {
+            return Err(Error::ReadOnly("the store's medium"));
+        }
+        // First of all: until the lock is ours, another program may be writing here.
+        let lock = match writable {
+            true => Some(FileLock::take_core(&directory.join("bitfield"))?),
+            false => None,
+        };
+        if writable && !has_whole_key(directory, key) {
+            sync_ancestors(directory)?;
+        }
+        let stored_name = read_name(directory)?;
+        let found = match name {
+            Some(name) => Some(name.to_vec()),
+            None if pair.is_none() => self.derived_name(key, stored_name.as_deref())?,
+            None => None,
+        };
+        if let Some(name) = found.as_deref().filter(|_| writable)
+            && stored_name.as_deref() != Some(name)
+        {
+            if directory.join("name").exists() {
+                log::warn!("{}: name damaged, written anew", directory.display());
+            }
+            write_name(directory, name)?;
+        }
+        let pair = match (pair, found.or(stored_name)) {
+            (None, Some(name)) => Some(self.derive(&name)),
+            (pair, _) => pair,
+        };
+        if pair.as_ref().is_some_and(|pair| pair.public_key() != *key) {
+            return Err(Error::Corrupt {
+                core: discovery_key,
+                file: "name",
+                at: 0,
+                what: "Stored an incorrect name.".to_owned(),
+            });
+        }
+        warn_if_readable(&directory.join("secret_key"));
+        let keep = Kept::new(directory, lock, self.inner.lock.clone());
+        Core::open(Opening {
+            directory,
+            open_file: &|file| {
+                Ok(Box::new(Disk::new(directory.join(file), 0o600)) as Box<dyn Storage>)
+            },
+            key: *key,
+            store_pair: pair.is_some() && name.is_none() && !has_name(directory),
+            pair,
+            writable,
+            cache: Arc::clone(&self.inner.cache),
+            keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
+            stop: {
+                let marks = self.inner.marks.as_ref();
+                stop.or_else(|| marks.and_then(|marks| marks.known_stop(&discovery_key)))
+            },
+            on_stop: self.inner.marks.clone().map(remember),
+        })
+    }
+}
+
+/// Why cores of ours are read-only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Custody {
+    /// Concerns the whole store.
+    pub store: Option<Stop>,
+    pub cores: Vec<(DiscoveryKey, Stop)>,
+}
+
+impl Custody {
+    pub fn is_clear(&self) -> bool {
+        self.store.is_none() && self.cores.is_empty()
+    }
+}
+
+impl Inner {
+    /// Marks those of the cores that are ours; they must have been synced.
+    fn mark<'a>(&self, cores: impl Iterator<Item = &'a Core>) -> Result<()> {
+        let Some(marks) = &self.marks else {
+            return Ok(());
+        };
+        for core in cores.filter(|core| core.writable()) {
+            marks.record(core)?;
+        }
+        marks.save()
+    }
+
+    fn sync_and_mark(&self, cores: &[Core]) {
+        let writable = cores.iter().filter(|core| core.writable());
+        let synced = writable.clone().try_for_each(Core::sync);
+        if let Err(error) = synced.and_then(|()| self.mark(writable)) {
+            log::warn!("{error}; marked with the next change");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let cores: Vec<Core> = self.cores.lock().values().cloned().collect();
+        self.sync_and_mark(&cores);
+    }
+}
+
+/// Keeps a stopped core stopped after a restart.
+fn remember(marks: Arc<Marks>) -> OnStop {
+    Arc::new(move |core, stop| {
+        if let Err(error) = marks.record_stop(core.discovery_key(), stop) {
+            log::error!("{error}; this will be forgotten at the next start");
+        }
+    })
+}
+
+fn failed<'a>(op: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::Storage { op, path: path.to_owned(), source }
+}
+
+fn derive(master_key: &[u8; 32], name: &[u8]) -> KeyPair {
+    KeyPair::from_seed(&crypto::derive_seed(master_key, NAMESPACE, name))
+}
+
+fn core_directory(root: &Path, discovery_key: &DiscoveryKey) -> PathBuf {
+    let name = discovery_key.to_hex();
+    root.join(&name[..2]).join(&name[2..4]).join(&name)
+}
+
+/// `None` when there is none; an error when there is one that cannot be right.
+fn read_master_key(directory: &Path) -> Result<Option<[u8; 32]>> {
+    let path = directory.join(MASTER_KEY);
+    let cores = || survey(directory).map(|cores| cores.len());
+    let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match cores()? {
+                0 => Ok(None),
+                count => Err(refused(format!(
+                    "its {MASTER_KEY} is missing beside {count} cores; put it back from a backup"
+                ))),
+            };
+        }
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    // A crash while the reference made the store can leave an empty file and nothing else.
+    if bytes.is_empty() && cores()? == 0 {
+        return Ok(None);
+    }
+    match <[u8; 32]>::try_from(bytes.as_slice()) {
+        Ok(master_key) if master_key != [0; 32] => {
+            warn_if_readable(&path);
+            Ok(Some(master_key))
+        }
+        _ => Err(refused(format!(
+            "its {MASTER_KEY} is damaged ({} bytes{}); put it back from a backup",
+            bytes.len(),
+            if bytes.len() == 32 { ", all zero" } else { " instead of 32" },
+        ))),
+    }
+}
+
+/// Whether nothing but what we ourselves leave behind is in the directory.
+fn is_unused(directory: &Path) -> Result<bool> {
+    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
+        let name = entry.map_err(failed("list", directory))?.file_name();
+        // Of a process that makes a store here at this moment, or was killed while it did.
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with(OWN_PREFIX) || name == MASTER_KEY || name == NEW_KEY
+        });
+        if !ours && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the directory is a store, or is to become one.
+fn create_or_store(directory: &Path, create: bool) -> Result<bool> {
+    Ok(directory.join(MASTER_KEY).exists() || create && is_unused(directory)?)
+}
+
+fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
+    let path = directory.join(MASTER_KEY);
+    let master_key = crypto::random_bytes().map_err(failed("generate", &path))?;
+    private::replace(&path, &master_key).map_err(failed("write", &path))?;
+    Ok(master_key)
+}
+
+/// Refuses a master key that none of the named cores derives from: an empty drive would be shown.
+fn check_master_key(directory: &Path, master_key: &[u8; 32]) -> Result<()> {
+    let mut checked = 0;
+    for discovery_key in survey(directory)? {
+        let Some(name) = read_name(&core_directory(directory, &discovery_key))? else {
+            continue;
+        };
+        if derive(master_key, &name).public_key().discovery_key() == discovery_key {
+            return Ok(());
+        }
+        checked += 1;
+        if checked >= MAX_NAMES_CHECKED {
+            break;
+        }
+    }
+    if checked == 0 {
+        return Ok(());
+    }
+    Err(Error::NotAStore {
+        path: directory.to_owned(),
+        why: format!(
+            "its {MASTER_KEY} is damaged or another store's: none of its cores derive from it; \
+             put it back from a backup"
+        ),
+    })
+}
+
+/// The discovery keys of all core directories.
+fn survey(root: &Path) -> Result<Vec<DiscoveryKey>> {
+    let mut found = Vec::new();
+    for first in directories(root, 2)? {
+        for second in directories(&first, 2)? {
+            for core in directories(&second, 64)? {
+                let name = core.file_name().and_then(|name| name.to_str());
+                let key = name.and_then(DiscoveryKey::from_hex);
+                found.extend(key.filter(|key| core_directory(root, key) == core));
+            }
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The subdirectories with names of that many characters.
+fn directories(parent: &Path, length: usize) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent).map_err(failed("list", parent))? {
+        let entry = entry.map_err(failed("list", parent))?;
+        if entry.file_name().len() == length && entry.path().is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Decodes a `name` file: the length as a varint, then as many bytes.
+fn decode_name(bytes: &[u8]) -> Option<&[u8]> {
+    let mut length = 0usize;
+    for (at, byte) in bytes.iter().enumerate().take(3) {
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            let name = bytes.get(at + 1..)?;
+            return (!name.is_empty() && name.len() == length).then_some(name);
+        }
+    }
+    None
+}
+
+fn encode_name(name: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 2);
+    let mut length = name.len();
+    while length > 0x7f {
+        bytes.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend_from_slice(name);
+    bytes
+}
+
+/// The name a core was derived from, if its `name` file is there and whole.
+fn read_name(directory: &Path) -> Result<Option<Vec<u8>>> {
+    let path = directory.join("name");
+    match fs::metadata(&path) {
+        Ok(found) if found.len() <= (MAX_NAME_LENGTH + 3) as u64 => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("stat", &path)(error)),
+    }
+    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    Ok(decode_name(&bytes).map(<[u8]>::to_vec))
+}
+
+/// Whether the core's `key` file is as it is left when the core was made: its directories were synced
+/// before.
+fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
+    fs::read(directory.join("key")).is_ok_and(|bytes| bytes == key.as_bytes())
+}
+
+/// Makes the directories of a core survive a power cut, up to the root of the store.
+fn sync_ancestors(directory: &Path) -> Result<()> {
+    for made in directory.ancestors().take(3) {
+        private::sync_parent(made).map_err(failed("sync the directory of", made))?;
+    }
+    Ok(())
+}
+
+fn has_name(directory: &Path) -> bool {
+    matches!(read_name(directory), Ok(Some(_)))
+}
+
+fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
+    let path = directory.join("name");
+    private::replace(&path, &encode_name(name)).map_err(failed("write", &path))
+}
+
+fn warn_if_readable(path: &Path) {
+    let Ok(found) = fs::metadata(path) else {
+        return;
+    };
+    if found.mode() & 0o077 != 0 && found.len() > 0 {
+        log::warn!("{}: others can read this secret; chmod 600 it", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests;

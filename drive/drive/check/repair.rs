@@ -1,0 +1,149 @@
+//! Making a damaged drive whole with blocks of peers, then verifying it again.
+//!
+//! Not here: how a core forgets and fetches (`core/repair.rs`).
+
+use std::ops::Range;
+
+use super::{DriveCheck, Step, check_and_blank};
+use crate::index::trie::Header;
+use hypermount_core::error::Result;
+use hypermount_core::hypercore::Core;
+use hypermount_core::hypercore::repair::Fetched;
+use hypermount_core::store::{Store, content_name};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
+
+/// What a repair did, and what is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DriveRepair {
+    /// What was found when nothing more could be done.
+    pub check: DriveCheck,
+    pub fetched: Fetched,
+}
+
+impl DriveRepair {
+    /// Whether something is wrong and was not repaired.
+    pub fn is_hurt(&self) -> bool {
+        self.check.is_hurt() || self.fetched.lacking > 0
+    }
+}
+
+struct Repair<'a> {
+    store: &'a Store,
+    wait: Wait,
+    tell: &'a mut (dyn FnMut(Step) + Send),
+    fetched: Fetched,
+}
+
+/// Fetches what is damaged in the drive or, of one's own, lost from peers; each block may take as long as
+/// `wait` says. What cannot be told from what is here, such as blocks of others that were never here, is
+/// not fetched. `Corrupt` if too little is left to know what the drive consists of.
+pub async fn repair(
+    store: &Store,
+    key: &PublicKey,
+    wait: Wait,
+    tell: &mut (dyn FnMut(Step) + Send),
+) -> Result<DriveRepair> {
+    let index = store.core_to_repair(key)?;
+    if !wait.is_local() {
+        store.want_drive(*index.discovery_key());
+    }
+    let mut repair = Repair { store, wait, tell, fetched: Fetched::default() };
+    let _index = index.repairing(store.marked_length(&index));
+    repair.core(&index).await?;
+    let content = match content_of(store, &index) {
+        Some(key) => Some(store.core_to_repair(&key)?),
+        None => None,
+    };
+    let _content = content.as_ref().map(|core| core.repairing(store.marked_length(core)));
+    if let Some(content) = &content {
+        repair.core(content).await?;
+    }
+    let mut found = check_and_blank(store, key, true, repair.tell).await?;
+    // What a file lacks is known when its index block has come.
+    while repair.lost(&index, content.as_ref(), &found).await? {
+        let repaired = (found.records_damaged, found.records_repaired);
+        found = check_and_blank(store, key, true, repair.tell).await?;
+        found.records_damaged += repaired.0;
+        found.records_repaired += repaired.1;
+    }
+    if index.is_own() {
+        let lost = found.lost_index.iter().chain(&found.lost_content);
+        let lost: u64 = lost.map(|blocks| blocks.end - blocks.start).sum();
+        repair.fetched.lacking = found.damaged_blocks + lost;
+    }
+    for core in std::iter::once(&index).chain(&content) {
+        if found.missing.is_empty() && !store.holds_what_was_marked(core)? {
+            found.missing.push("it is not the history that was marked as safely stored".to_owned());
+        }
+    }
+    Ok(DriveRepair { check: found, fetched: repair.fetched })
+}
+
+impl Repair<'_> {
+    /// Fetches what is damaged, and the length that was marked where less is here.
+    async fn core(&mut self, core: &Core) -> Result<()> {
+        self.lengthen(core).await;
+        let found = core.check(&mut |bytes| (self.tell)(Step::Read(bytes)))?;
+        let mut lacking = core.forget_to_repair(&found)?;
+        let forgotten = lacking.clone();
+        if core.first_missing(0..1).is_some() && !lacking.iter().any(|range| range.start == 0) {
+            // The first block of an index names the content.
+            lacking.insert(0, 0..1);
+        }
+        let fetched = self.fetch(core, &lacking).await;
+        if core.is_own() {
+            core.claim_again(&forgotten)?;
+        }
+        fetched.map(drop)
+    }
+
+    /// Of a core of ours that is shorter than it was marked: waits until peers have shown it that long.
+    async fn lengthen(&mut self, core: &Core) {
+        let marked = self.store.marked_length(core);
+        while core.stopped().is_some() && core.head().length < marked {
+            if let Err(error) = core.longer_than(core.head().length, self.wait).await {
+                self.fetched.why.get_or_insert(error.to_string());
+                return;
+            }
+        }
+    }
+
+    /// Fetches what a drive of one's own has lost; whether something came.
+    async fn lost(
+        &mut self,
+        index: &Core,
+        content: Option<&Core>,
+        found: &DriveCheck,
+    ) -> Result<bool> {
+        let mut came = 0;
+        for (core, blocks) in [(Some(index), &found.lost_index), (content, &found.lost_content)] {
+            if let Some(core) = core.filter(|_| !blocks.is_empty()) {
+                came += self.fetch(core, blocks).await?.fetched;
+            }
+        }
+        Ok(came > 0)
+    }
+
+    async fn fetch(&mut self, core: &Core, blocks: &[Range<u64>]) -> Result<Fetched> {
+        let tell = &mut *self.tell;
+        let mut each = |fetched, of| tell(Step::Fetched { fetched, of });
+        let fetched = core.fetch(blocks, self.wait, &mut each).await?;
+        self.fetched.add(fetched.clone());
+        Ok(fetched)
+    }
+}
+
+/// Key of the content core of a drive in the store, as far as it can be told.
+pub fn content_of_drive(store: &Store, key: &PublicKey) -> Option<PublicKey> {
+    content_of(store, &store.core(key).ok()?)
+}
+
+/// The content core: what the header names or, of a drive of one's own, what derives from its key.
+fn content_of(store: &Store, index: &Core) -> Option<PublicKey> {
+    match index.get_local(0) {
+        Ok(Some(block)) => Header::decode(&block).ok()?.content,
+        _ if index.is_own() => Some(store.key_named(content_name(index.key()).as_bytes())),
+        _ => None,
+    }
+}

@@ -1,0 +1,402 @@
+//! A drive: an index over a metadata core, and a content core.
+//!
+//! [`Drive`] is the handle, [`Snapshot`] one pinned version of it. Not here: what the index looks
+//! like (`index/`), which nested drive lies where in a folder (whoever walks paths opens it as a
+//! drive of its own), and anything about peers beyond how long to wait for them.
+
+mod commit;
+#[cfg(test)]
+pub(crate) mod crash_tests;
+#[cfg(test)]
+mod given_up_tests;
+#[cfg(test)]
+pub(crate) mod settled_tests;
+mod mend;
+#[cfg(all(test, debug_assertions))]
+mod power_tests;
+mod read;
+mod snapshot;
+mod stored;
+#[cfg(test)]
+mod stored_tests;
+#[cfg(test)]
+mod tests;
+
+pub use commit::{ContentWriter, Turn};
+pub use hypermount_core::hypercore::merkle::HashedBlocks;
+pub use stored::{StoredDrives, stored_drives, survey};
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
+use crate::path::DrivePath;
+use crate::stat::{Entry, Extent, Stat};
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::hypercore::{Core, Head};
+use hypermount_core::store::{Store, Turns, content_name};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
+use hypermount_swarm::sync::{Mutex, Rank};
+
+/// How often is looked for what peers have told meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One version of a drive, pinned: what is read through it never changes.
+pub struct Snapshot {
+    trie: Trie,
+}
+
+/// One difference between two versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub path: DrivePath,
+    /// The entry before and after; `None` where there was or is none.
+    pub before: Option<Entry>,
+    pub after: Option<Entry>,
+}
+
+/// One step of a commit. A batch of them becomes one signed append.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    Put { path: DrivePath, stat: Stat },
+    Remove { path: DrivePath },
+}
+
+#[derive(Clone)]
+pub struct Drive {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    nodes: Arc<Nodes>,
+    content: Option<Core>,
+    frozen: Option<u64>,
+    /// The last snapshot given out; replaced when the core has grown.
+    current: Mutex<Arc<Snapshot>>,
+    /// Never fires; what a frozen drive gives to those who watch it.
+    stillness: watch::Sender<Head>,
+    /// Shared with every other handle on this drive.
+    turns: Arc<Turns>,
+}
+
+/// How a drive stands on this machine, index and content together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub blocks: u64,
+    pub blocks_here: u64,
+    /// Asked for now, by readers or ahead of them.
+    pub blocks_wanted: u64,
+    /// Connected, and knowing the drive's key.
+    pub peers: usize,
+}
+
+impl Drive {
+    /// Opens the drive with this key, at its newest version or frozen at `version`; fetches the
+    /// header block from peers within `wait` if it is not here.
+    pub async fn open(
+        store: &Store,
+        key: &PublicKey,
+        version: Option<u64>,
+        wait: Wait,
+    ) -> Result<Self> {
+        let metadata = store.core(key)?;
+        let opened = Self::open_core(store, metadata.clone(), version, wait).await;
+        if opened.is_err() {
+            store.give_up(metadata);
+        }
+        opened
+    }
+
+    async fn open_core(
+        store: &Store,
+        metadata: Core,
+        version: Option<u64>,
+        wait: Wait,
+    ) -> Result<Self> {
+        if !wait.is_local() {
+            store.want_drive(*metadata.discovery_key());
+        }
+        if version.is_none() && !wait.is_local() && !metadata.has(0) {
+            // The newest block leads to everything else: it is fetched in the same round trip as
+            // the first one. Nobody has to wait for it here.
+            drop(metadata.demand().upgrade(metadata.head().length));
+        }
+        let header = Header::decode(&metadata.get(0, wait).await?)?;
+        if let Some(version) = version
+            && version > metadata.head().length
+        {
+            metadata.longer_than(version - 1, wait).await?;
+        }
+        let content = header.content.map(|key| store.core(&key)).transpose()?;
+        let drive = Self::assemble(store, metadata, content, version);
+        if !wait.is_local() {
+            drive.inner.nodes.fetch_if_small();
+        }
+        if drive.writable() {
+            drive.mend().await?;
+        }
+        Ok(drive)
+    }
+
+    /// Makes (or reopens) the drive whose metadata core derives from `name`.
+    pub fn create(store: &Store, name: &str) -> Result<Self> {
+        let metadata = store.core_named(name.as_bytes())?;
+        if metadata.head().length > 0 {
+            let header = metadata.get_local(0)?.ok_or(Error::NotFound)?;
+            let content = Header::decode(&header)?.content;
+            let content = content.map(|key| store.core(&key)).transpose()?;
+            return Ok(Self::assemble(store, metadata, content, None));
+        }
+        let content = store.core_named(content_name(metadata.key()).as_bytes())?;
+        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+        Ok(Self::assemble(store, metadata, Some(content), None))
+    }
+
+    fn assemble(store: &Store, metadata: Core, content: Option<Core>, frozen: Option<u64>) -> Self {
+        if let Some(content) = &content {
+            metadata.settle_after(content);
+        }
+        let version = frozen.unwrap_or(metadata.head().length);
+        let (stillness, _) = watch::channel(metadata.head());
+        let turns = store.turns(metadata.discovery_key());
+        let nodes = Arc::new(Nodes::new(metadata));
+        let current = Snapshot::new(Trie::at(Arc::clone(&nodes), version));
+        let inner = Inner {
+            store: store.clone(),
+            nodes,
+            content,
+            frozen,
+            current: Mutex::new(Rank::DRIVE, Arc::new(current)),
+            stillness,
+            turns,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    fn metadata(&self) -> &Core {
+        self.inner.nodes.core()
+    }
+
+    /// The core with the bytes of this drive's files.
+    pub fn content(&self) -> Result<&Core> {
+        let missing = || Error::Malformed("the drive names no content core".into());
+        self.inner.content.as_ref().ok_or_else(missing)
+    }
+
+    /// The store both cores are in.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The core with this drive's index.
+    pub fn metadata_core(&self) -> &Core {
+        self.metadata()
+    }
+
+    pub fn key(&self) -> &PublicKey {
+        self.metadata().key()
+    }
+
+    /// The version this drive is frozen at, if it is.
+    pub fn frozen_version(&self) -> Option<u64> {
+        self.inner.frozen
+    }
+
+    /// Whether this machine holds the keys of both cores and the drive is not frozen.
+    pub fn writable(&self) -> bool {
+        self.inner.frozen.is_none()
+            && self.metadata().writable()
+            && self.inner.content.as_ref().is_some_and(Core::writable)
+    }
+
+    /// The newest version known here (or the frozen one).
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        let mut current = self.inner.current.lock();
+        let version = self.inner.frozen.unwrap_or(self.metadata().head().length);
+        if current.version() != version {
+            *current = Arc::new(Snapshot::new(Trie::at(Arc::clone(&self.inner.nodes), version)));
+        }
+        Arc::clone(&current)
+    }
+
+    /// Fires when the metadata core grows; never on a frozen drive.
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        match self.inner.frozen {
+            Some(_) => self.inner.stillness.subscribe(),
+            None => self.metadata().watch(),
+        }
+    }
+
+    /// Waits until a version newer than `version` is known. A frozen drive never has one.
+    pub async fn newer_than(&self, version: u64, wait: Wait) -> Result<()> {
+        match self.inner.frozen {
+            Some(frozen) if frozen > version => Ok(()),
+            Some(_) => Err(Error::Unsupported("a newer version of a frozen drive".into())),
+            None => self.metadata().longer_than(version, wait).await.map(drop),
+        }
+    }
+
+    /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
+    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own nobody
+    /// else has a newer one.
+    pub async fn freshen(&self, limit: Duration) {
+        if self.frozen_version().is_some() || self.writable() {
+            return;
+        }
+        let core = self.metadata();
+        let (deadline, mut grown) = (Instant::now() + limit, core.watch());
+        // Has peers asked; nobody has to wait for that here.
+        drop(core.demand().upgrade(core.head().length));
+        loop {
+            let outlook = core.demand().outlook();
+            let told = outlook.remote_length;
+            // Who has another history has no news for us.
+            if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
+                return;
+            }
+            // What is told comes without a sign, what grows with one.
+            let next = deadline.min(Instant::now() + LOOK);
+            let closed = matches!(timeout_at(next, grown.changed()).await, Ok(Err(_)));
+            if closed || Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+
+    /// How much of the newest version is here, and who has more of it.
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
+            let length = core.head().length;
+            standing.blocks += length;
+            standing.blocks_here += core.held(0..length);
+            standing.blocks_wanted += core.demand().count() as u64;
+            standing.peers = standing.peers.max(core.demand().outlook().peers);
+        }
+        standing
+    }
+
+    /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a
+    /// program that fills in what it cannot read would be at it for years.
+    pub fn check_extent(extent: &Extent) -> Result<()> {
+        read::check(extent)
+    }
+
+    /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
+    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+        if range.start >= range.end.min(extent.size) {
+            return Ok(Vec::new());
+        }
+        let read = read::read(self.content()?, extent, range, wait).await;
+        read.map_err(|error| self.explain(error))
+    }
+
+    /// A peer that was given up because its index has another history has no content for us either: that
+    /// is what to tell who misses some.
+    fn explain(&self, error: Error) -> Error {
+        let index = self.metadata();
+        match (error, index.demand().outlook().fork) {
+            (Error::Unavailable { .. }, Some(what)) => {
+                Error::Forked { core: *index.discovery_key(), what }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what
+    /// is known of the core now, at least one block.
+    pub async fn read_core(
+        &self,
+        key: &PublicKey,
+        range: Range<u64>,
+        wait: Wait,
+    ) -> Result<Vec<Bytes>> {
+        let core = self.inner.store.core(key)?;
+        let mut head = core.head();
+        if head.length == 0 && !core.writable() {
+            head = core.longer_than(0, wait).await?;
+        }
+        let extent = Extent { block: 0, blocks: head.length, byte: 0, size: head.byte_length };
+        read::read(&core, &extent, range, wait).await
+    }
+
+    /// Asks peers for bytes nobody waits for yet.
+    pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
+        if let Some(content) = &self.inner.content {
+            read::prefetch(content, extent, range, urgency);
+        }
+    }
+
+    /// How many bytes (at most) of the extent are on this machine, counted by whole blocks, and
+    /// how many blocks.
+    pub fn held(&self, extent: &Extent) -> (u64, u64) {
+        self.inner.content.as_ref().map_or((0, 0), |content| read::held(content, extent))
+    }
+
+    /// About how many of the bytes `range` of the extent are not on this machine, counted by whole
+    /// blocks.
+    pub fn lacking(&self, extent: &Extent, range: Range<u64>) -> u64 {
+        let content = self.inner.content.as_ref();
+        content.map_or(0, |content| read::lacking(content, extent, range))
+    }
+
+    /// What differs between two snapshots of this drive, at most `limit` changes (else `TooLarge`).
+    /// Left out are entries that were only written again with the same value, as a delete does to
+    /// an unrelated one, and names that a filesystem cannot hold. An entry whose stat cannot be
+    /// read counts as none.
+    pub async fn changes(
+        &self,
+        old: &Snapshot,
+        new: &Snapshot,
+        limit: usize,
+        wait: Wait,
+    ) -> Result<Vec<Changed>> {
+        let differences = new.trie().differences(old.trie(), is_change, limit, wait).await?;
+        let mut changes = Vec::with_capacity(differences.len());
+        for Difference { old: before, new: after } in differences {
+            let Some(path) = before.as_ref().or(after.as_ref()).and_then(|node| path_of(node))
+            else {
+                continue;
+            };
+            let before = stored_entry(old, before, wait).await?;
+            let after = stored_entry(new, after, wait).await?;
+            changes.push(Changed { path, before, after });
+        }
+        Ok(changes)
+    }
+}
+
+fn is_change(difference: &Difference) -> bool {
+    let what =
+        |node: &Option<Arc<Node>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
+    what(&difference.old) != what(&difference.new)
+}
+
+/// The path of a node, if a filesystem can hold it.
+fn path_of(node: &Node) -> Option<DrivePath> {
+    let path = DrivePath::parse(node.key.text()).ok()?;
+    (path.as_str() == node.key.text()).then_some(path)
+}
+
+async fn stored_entry(
+    snapshot: &Snapshot,
+    node: Option<Arc<Node>>,
+    wait: Wait,
+) -> Result<Option<Entry>> {
+    match node {
+        None => Ok(None),
+        Some(node) => match snapshot.stored_entry(&node, wait).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(Error::Malformed(_)) => Ok(None),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,184 @@
+//! Writing: file bytes first, then one signed batch of index changes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Drive, Edit};
+use crate::index::trie::{Batch, Removed, Trie, stat};
+use crate::path::DrivePath;
+use crate::stat::{Extent, Stat};
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::merkle::HashedBlocks;
+use hypermount_core::hypercore::{Core, Head};
+use hypermount_core::store::View;
+
+const NOT_OURS: &str = "this machine does not hold the drive's keys";
+const NESTED: &str = "the path lies in a nested drive";
+
+/// The place at the end of the content core, for the blocks of one file after another.
+///
+/// INVARIANT: while it is there nobody else appends.
+pub struct ContentWriter {
+    content: Core,
+    extent: Extent,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl ContentWriter {
+    fn new(content: Core, turn: OwnedMutexGuard<()>) -> Self {
+        let Head { length, byte_length } = content.head();
+        let extent = Extent { block: length, blocks: 0, byte: byte_length, size: 0 };
+        Self { content, extent, _turn: turn }
+    }
+
+    /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
+    /// anything was appended.
+    pub fn extend(&mut self, extent: &Extent) -> bool {
+        let Head { length, byte_length } = self.content.head();
+        let ends = extent.blocks > 0
+            && extent.block.checked_add(extent.blocks) == Some(length)
+            && extent.byte.checked_add(extent.size) == Some(byte_length);
+        if ends && self.extent.blocks == 0 {
+            self.extent = *extent;
+        }
+        ends
+    }
+
+    /// Appends a batch of blocks under one signature.
+    pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
+        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+    }
+
+    /// As [`ContentWriter::append`], of blocks that were hashed before.
+    pub fn append_hashed(&mut self, hashed: &HashedBlocks) -> Result<()> {
+        self.content.append_hashed(hashed)?;
+        let blocks = hashed.blocks();
+        self.extent.blocks += blocks.len() as u64;
+        self.extent.size += blocks.iter().map(|block| block.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    /// What was appended. Visible to nobody until an [`Edit::Put`] names it.
+    pub fn finish(self) -> Extent {
+        if self.extent.blocks == 0 { Extent::default() } else { self.extent }
+    }
+}
+
+/// A turn at changing the index. While it is there the newest version stays the newest.
+pub struct Turn(#[allow(dead_code)] OwnedMutexGuard<()>);
+
+impl Drive {
+    /// Takes a turn at changing the index. Waits for those who have theirs, on whatever handle.
+    pub async fn turn(&self) -> Turn {
+        Turn(Arc::clone(&self.inner.turns.index).lock_owned().await)
+    }
+
+    /// Registers a view of the drive, until it is dropped.
+    pub fn add_view(&self, view: &Arc<dyn View>) {
+        self.inner.turns.add_view(view);
+    }
+
+    /// Has every view of the drive show its newest version, one after the other. To be called without a
+    /// turn: a view may take one. Takes as long as the limits of the views together.
+    pub async fn show_newest(&self) {
+        for view in self.inner.turns.views() {
+            view.show_newest().await;
+        }
+    }
+
+    /// Takes a turn at appending file bytes. Waits for those who have theirs.
+    pub async fn content_writer(&self) -> Result<ContentWriter> {
+        let content = self.writable_content()?.clone();
+        let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
+        Ok(ContentWriter::new(content, turn))
+    }
+
+    /// Appends the bytes of a whole file at once. For who is alone with the drive: while another
+    /// file is being written it fails.
+    pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
+        let content = self.writable_content()?.clone();
+        let turn = Arc::clone(&self.inner.turns.content).try_lock_owned();
+        let turn = turn.map_err(|_| Error::Unsupported("two files written at once".into()))?;
+        let mut writer = ContentWriter::new(content, turn);
+        writer.append(blocks)?;
+        Ok(writer.extent)
+    }
+
+    fn writable_content(&self) -> Result<&Core> {
+        if !self.writable() {
+            return Err(Error::ReadOnly(NOT_OURS));
+        }
+        self.content()
+    }
+
+    /// Applies the edits as one signed batch; the new version. Either all of them become visible
+    /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
+    /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
+    pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
+        self.advance(edits).await.map(|versions| versions.end)
+    }
+
+    /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
+    pub async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
+        let turn = self.turn().await;
+        self.advance_in(&turn, edits).await
+    }
+
+    /// As [`Drive::advance`], within a turn of the caller's: what it saw of the newest version since it
+    /// has the turn still holds.
+    pub async fn advance_in(&self, _turn: &Turn, edits: Vec<Edit>) -> Result<Range<u64>> {
+        if !self.writable() {
+            return Err(Error::ReadOnly(NOT_OURS));
+        }
+        let core = self.inner.nodes.core();
+        let before = core.head().length;
+        let trie = Trie::at(self.inner.nodes.clone(), before);
+        let mut batch = Batch::new(trie).await?;
+        for edit in edits {
+            match edit {
+                Edit::Put { path, stat } => put(&mut batch, &path, &stat).await?,
+                Edit::Remove { path } => remove(&mut batch, &path).await?,
+            }
+        }
+        let blocks = batch.encode();
+        if blocks.is_empty() {
+            return Ok(before..before);
+        }
+        Ok(before..core.append(&blocks)?.length)
+    }
+
+    /// Returns when all that was written is on the disk: file bytes first, then the index that
+    /// names them. Blocks on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.content()?.sync()?;
+        self.inner.nodes.core().sync()
+    }
+}
+
+async fn put(batch: &mut Batch, path: &DrivePath, stat: &Stat) -> Result<()> {
+    if batch.mount_above(path.as_str()).await?.is_some() {
+        return Err(Error::ReadOnly(NESTED));
+    }
+    let value = stat::encode(stat)?;
+    match &stat.mount {
+        Some(target) if !target.core => batch.put_mount(path.as_str(), target, value).await,
+        Some(_) | None => batch.put_plain(path.as_str(), value).await,
+    }
+}
+
+async fn remove(batch: &mut Batch, path: &DrivePath) -> Result<()> {
+    if batch.mount_above(path.as_str()).await?.is_some() {
+        return Err(Error::ReadOnly(NESTED));
+    }
+    match batch.remove_path(path.as_str()).await? {
+        Removed::Done => Ok(()),
+        Removed::Absent => Err(Error::NotFound),
+        Removed::Colliding => {
+            let what = "removing an entry whose name collides with another in the format's hash";
+            Err(Error::Unsupported(what.into()))
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The value of a drive's nodes: a `Stat`, byte for byte as the reference writes it
+//! (hyperdrive10.md §3).
+//!
+//! Numbers are kept as stored, however senseless: readers check an extent against the core it is
+//! in. Only what would take memory without bound is limited here.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::stat::{Extent, MountTarget, Stat};
+use hypermount_core::error::{Error, Result};
+use hypermount_swarm::crypto::PublicKey;
+
+/// Longest encoded stat in bytes. A Linux file has at most 64 KiB of attribute names and 64 KiB
+/// for each value.
+pub const MAX_STAT_BYTES: usize = 1024 * 1024;
+/// Most extended attributes of one entry; further ones are left out.
+pub const MAX_ATTRIBUTES: usize = 4096;
+
+#[derive(Clone, PartialEq, Message)]
+struct StatMessage {
+    #[prost(uint32, optional, tag = "1")]
+    mode: Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    uid: Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    gid: Option<u32>,
+    #[prost(uint64, optional, tag = "4")]
+    size: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    blocks: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    offset: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    byte_offset: Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    mtime: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    ctime: Option<u64>,
+    /// Text here and below is read as bytes: one name that is not UTF-8 must not cost the entry.
+    #[prost(bytes = "vec", optional, tag = "10")]
+    linkname: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "11")]
+    mount: Option<MountMessage>,
+    #[prost(message, repeated, tag = "12")]
+    metadata: Vec<AttributeMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MountMessage {
+    #[prost(bytes = "vec", required, tag = "1")]
+    key: Vec<u8>,
+    #[prost(uint64, optional, tag = "2")]
+    version: Option<u64>,
+    /// Reserved by the reference for the mounted drive's hash; nothing sets or checks it.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    hash: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "4")]
+    hypercore: Option<bool>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AttributeMessage {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    name: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    value: Option<Vec<u8>>,
+}
+
+/// Reads a stat. What a mount's `hash` says is not kept.
+pub fn decode(value: &[u8]) -> Result<Stat> {
+    if value.len() > MAX_STAT_BYTES {
+        return Err(Error::Malformed(format!("a stat of {} bytes", value.len())));
+    }
+    let message = StatMessage::decode(value)
+        .map_err(|_| Error::Malformed("an entry whose stat cannot be read".into()))?;
+    let mode =
+        message.mode.ok_or_else(|| Error::Malformed("an entry whose stat has no mode".into()))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let attribute =
+        |attribute: AttributeMessage| (text(attribute.name.unwrap_or_default()), attribute.value);
+    Ok(Stat {
+        mode,
+        uid: message.uid.unwrap_or(0),
+        gid: message.gid.unwrap_or(0),
+        extent: Extent {
+            block: message.offset.unwrap_or(0),
+            blocks: message.blocks.unwrap_or(0),
+            byte: message.byte_offset.unwrap_or(0),
+            size: message.size.unwrap_or(0),
+        },
+        mtime: message.mtime.unwrap_or(0),
+        ctime: message.ctime.unwrap_or(0),
+        linkname: message.linkname.filter(|target| !target.is_empty()).map(text),
+        mount: message.mount.map(decode_mount).transpose()?,
+        attributes: message.metadata.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
+    })
+}
+
+fn decode_mount(mount: MountMessage) -> Result<MountTarget> {
+    let key = PublicKey::from_slice(&mount.key)
+        .ok_or_else(|| Error::Malformed(format!("a mount key of {} bytes", mount.key.len())))?;
+    Ok(MountTarget {
+        key,
+        version: mount.version.filter(|version| *version > 0),
+        core: mount.hypercore.unwrap_or(false),
+    })
+}
+
+/// The bytes the reference writes for this stat. `TooLarge` beyond what [`decode`] takes.
+pub fn encode(stat: &Stat) -> Result<Bytes> {
+    let attribute = |(name, value): &(String, Option<Vec<u8>>)| AttributeMessage {
+        name: Some(name.clone().into_bytes()),
+        value: value.clone(),
+    };
+    let message = StatMessage {
+        mode: Some(stat.mode),
+        uid: Some(stat.uid),
+        gid: Some(stat.gid),
+        size: Some(stat.extent.size),
+        blocks: Some(stat.extent.blocks),
+        offset: Some(stat.extent.block),
+        byte_offset: Some(stat.extent.byte),
+        mtime: Some(stat.mtime),
+        ctime: Some(stat.ctime),
+        linkname: stat.linkname.clone().filter(|target| !target.is_empty()).map(String::into_bytes),
+        mount: stat.mount.as_ref().map(|target| MountMessage {
+            key: target.key.as_bytes().to_vec(),
+            version: target.version,
+            hash: None,
+            hypercore: Some(target.core),
+        }),
+        metadata: stat.attributes.iter().map(attribute).collect(),
+    };
+    let bytes = Bytes::from(message.encode_to_vec());
+    if bytes.len() > MAX_STAT_BYTES || stat.attributes.len() > MAX_ATTRIBUTES {
+        return Err(Error::TooLarge("the extended attributes of one entry".into()));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::trie::vectors;
+    use serde_json::Value;
+
+    fn stat_of(vector: &Value) -> Stat {
+        let number = |field: &str| vector[field].as_u64().unwrap();
+        let bytes = |value: &Value| hex::decode(value.as_str().unwrap()).unwrap();
+        let mount = vector["mount"].as_object().map(|mount| MountTarget {
+            key: PublicKey::from_slice(&bytes(&mount["key"])).unwrap(),
+            version: mount.get("version").and_then(Value::as_u64),
+            core: mount["hypercore"].as_bool().unwrap(),
+        });
+        Stat {
+            mode: number("mode") as u32,
+            uid: number("uid") as u32,
+            gid: number("gid") as u32,
+            extent: Extent {
+                block: number("offset"),
+                blocks: number("blocks"),
+                byte: number("byteOffset"),
+                size: number("size"),
+            },
+            mtime: number("mtime"),
+            ctime: number("ctime"),
+            linkname: vector["linkname"].as_str().map(str::to_owned),
+            mount,
+            attributes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn recorded_stats_are_read_and_written_byte_for_byte() {
+        let vectors = vectors::load("stat.json");
+        for vector in vectors["stats"].as_array().unwrap() {
+            let encoded = hex::decode(vector["encoded"].as_str().unwrap()).unwrap();
+            let stat = decode(&encoded).unwrap();
+            let mut expected = stat_of(vector);
+            let mut attributes = stat.attributes.clone();
+            for (name, value) in vector["metadata"].as_object().into_iter().flatten() {
+                let value = value.as_str().map(|value| hex::decode(value).unwrap());
+                let stored = attributes.iter().position(|stored| stored.0 == *name).unwrap();
+                assert_eq!(attributes.remove(stored).1, value);
+            }
+            assert!(attributes.is_empty());
+            expected.attributes = stat.attributes.clone();
+            assert_eq!(stat, expected, "{}", vector["what"]);
+            if vector["mount"]["hash"].is_null() {
+                assert_eq!(encode(&stat).unwrap(), encoded, "{}", vector["what"]);
+            }
+            let message = StatMessage::decode(&encoded[..]).unwrap();
+            assert_eq!(message.encode_to_vec(), encoded, "{}", vector["what"]);
+        }
+    }
+
+    #[test]
+    fn what_the_reference_makes_of_its_own_stats_means_the_same() {
+        let vectors = vectors::load("stat.json");
+        let (first, again) = (&vectors["stats"], &vectors["reencoded"]);
+        for (first, again) in first.as_array().unwrap().iter().zip(again.as_array().unwrap()) {
+            let decoded =
+                |vector: &Value| decode(&hex::decode(vector["encoded"].as_str().unwrap()).unwrap());
+            assert_eq!(decoded(first).unwrap(), decoded(again).unwrap());
+        }
+    }
+
+    #[test]
+    fn attributes_keep_their_order() {
+        let attributes = ["b", "a", "c"].map(|name| (name.to_owned(), Some(vec![1])));
+        let stat = Stat { attributes: attributes.to_vec(), ..Stat::default() };
+        assert_eq!(decode(&encode(&stat).unwrap()).unwrap(), stat);
+    }
+
+    #[test]
+    fn senseless_stats_are_refused_or_bounded() {
+        assert!(matches!(decode(b""), Err(Error::Malformed(_))));
+        assert!(matches!(decode(&[0xff; 20]), Err(Error::Malformed(_))));
+        assert!(matches!(decode(&vec![0; MAX_STAT_BYTES + 1]), Err(Error::Malformed(_))));
+        let short = MountMessage { key: vec![1; 5], ..MountMessage::default() };
+        let message = StatMessage { mode: Some(0), mount: Some(short), ..StatMessage::default() };
+        assert!(matches!(decode(&message.encode_to_vec()), Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn attributes_are_limited_in_number_and_size() {
+        let stat = |count: usize, size: usize| Stat {
+            attributes: vec![("n".into(), Some(vec![0; size])); count],
+            ..Stat::default()
+        };
+        assert!(encode(&stat(MAX_ATTRIBUTES, 1)).is_ok());
+        assert!(matches!(encode(&stat(MAX_ATTRIBUTES + 1, 1)), Err(Error::TooLarge(_))));
+        assert!(matches!(encode(&stat(1, MAX_STAT_BYTES)), Err(Error::TooLarge(_))));
+        let attribute = AttributeMessage { name: Some(b"n".to_vec()), value: None };
+        let metadata = vec![attribute; MAX_ATTRIBUTES + 1];
+        let message = StatMessage { mode: Some(0), metadata, ..StatMessage::default() };
+        assert_eq!(decode(&message.encode_to_vec()).unwrap().attributes.len(), MAX_ATTRIBUTES);
+    }
+}

@@ -1,0 +1,161 @@
+//! What a path of a drive holds: [`Entry`] with its [`Stat`] and [`Extent`], era-neutral.
+//!
+//! The legacy protobuf encoding of a `Stat` is in `index/trie/stat.rs`.
+
+use hypermount_swarm::crypto::PublicKey;
+
+/// Mask and values of the file type bits in [`Stat::mode`] (stat(2) numbers, part of the format).
+pub const TYPE_MASK: u32 = 0o170000;
+pub const TYPE_SOCKET: u32 = 0o140000;
+pub const TYPE_SYMLINK: u32 = 0o120000;
+pub const TYPE_FILE: u32 = 0o100000;
+pub const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+pub const TYPE_DIRECTORY: u32 = 0o040000;
+pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+pub const TYPE_FIFO: u32 = 0o010000;
+
+/// Mode of a directory nobody stored.
+const IMPLIED_MODE: u32 = TYPE_DIRECTORY | 0o755;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    /// Another drive begins here; crossed like a mount point.
+    Mount,
+    Fifo,
+    Socket,
+    CharacterDevice,
+    BlockDevice,
+}
+
+/// Where a file's bytes are in the content core. Signed by the publisher, so never trusted to
+/// make sense: readers check it against the core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// First block and number of blocks in the content core.
+    pub block: u64,
+    pub blocks: u64,
+    /// First byte in the content core, and the file's size in bytes.
+    pub byte: u64,
+    pub size: u64,
+}
+
+/// The drive (or, with `core`, the single core) mounted at an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountTarget {
+    pub key: PublicKey,
+    /// Pinned version; `None` follows the newest.
+    pub version: Option<u64>,
+    /// The entry's bytes are the whole of this core, from byte 0 (`hypercore: true`).
+    pub core: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// Type and permission bits as stored.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub extent: Extent,
+    /// Milliseconds since the epoch.
+    pub mtime: u64,
+    pub ctime: u64,
+    /// Target of a symbolic link, as stored.
+    pub linkname: Option<String>,
+    pub mount: Option<MountTarget>,
+    /// Extended attributes in stored order; a removed one keeps its name with no value.
+    pub attributes: Vec<(String, Option<Vec<u8>>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: Kind,
+    pub stat: Stat,
+    /// False for a directory that exists only because something lies below it.
+    pub explicit: bool,
+}
+
+impl Entry {
+    /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
+    /// times, since one directory may be listed several times at once. Usual files have none.
+    pub fn weight(&self) -> usize {
+        let Stat { linkname, attributes, .. } = &self.stat;
+        let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
+            size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
+        };
+        let fat = linkname.as_ref().map_or(0, String::len)
+            + attributes.iter().map(attribute).sum::<usize>();
+        size_of::<Self>() + 4 * fat
+    }
+}
+
+impl Kind {
+    /// What the type bits of `mode` say. Signed nonsense (no type, or one that does not exist) is
+    /// taken for a file: it can be looked at and does no harm.
+    pub fn from_mode(mode: u32) -> Self {
+        match mode & TYPE_MASK {
+            TYPE_DIRECTORY => Kind::Directory,
+            TYPE_SYMLINK => Kind::Symlink,
+            TYPE_FIFO => Kind::Fifo,
+            TYPE_SOCKET => Kind::Socket,
+            TYPE_CHARACTER_DEVICE => Kind::CharacterDevice,
+            TYPE_BLOCK_DEVICE => Kind::BlockDevice,
+            _ => Kind::File,
+        }
+    }
+}
+
+impl Entry {
+    /// The entry of a stat that a drive stores. Another drive mounted there makes it a
+    /// [`Kind::Mount`] and a mounted core a [`Kind::File`], whatever the mode says.
+    pub fn stored(stat: Stat) -> Self {
+        let kind = match &stat.mount {
+            Some(target) if target.core => Kind::File,
+            Some(_) => Kind::Mount,
+            None => Kind::from_mode(stat.mode),
+        };
+        Self { kind, stat, explicit: true }
+    }
+
+    /// A directory that exists because something is below it, changed when `mtime` says.
+    pub fn implied_directory(mtime: u64) -> Self {
+        let stat = Stat { mode: IMPLIED_MODE, mtime, ctime: mtime, ..Stat::default() };
+        Self { kind: Kind::Directory, stat, explicit: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_has_its_kind_and_nonsense_is_a_file() {
+        for (mode, kind) in [
+            (0o100644, Kind::File),
+            (0o040755, Kind::Directory),
+            (0o120777, Kind::Symlink),
+            (0o010600, Kind::Fifo),
+            (0o140600, Kind::Socket),
+            (0o020600, Kind::CharacterDevice),
+            (0o060600, Kind::BlockDevice),
+            (0, Kind::File),
+            (0o170000, Kind::File),
+            (u32::MAX, Kind::File),
+        ] {
+            assert_eq!(Kind::from_mode(mode), kind, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_mount_is_what_is_mounted() {
+        let stat = |core| {
+            let key = PublicKey::new([1; 32]);
+            let mount = Some(MountTarget { key, version: None, core });
+            Stat { mode: TYPE_DIRECTORY, mount, ..Stat::default() }
+        };
+        assert_eq!(Entry::stored(stat(false)).kind, Kind::Mount);
+        assert_eq!(Entry::stored(stat(true)).kind, Kind::File);
+    }
+}

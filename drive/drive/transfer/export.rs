@@ -1,0 +1,558 @@
+//! From a drive into a local directory.
+//!
+//! A file appears under its name only when it is whole; a link is made, never followed. The drive may
+//! be anybody's: its set-user-id and the like bits stay behind unless it is our own, its owners
+//! always do.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::target::{self, Target};
+use super::{Observer, Report, Step, attributes, failed, local};
+use crate::hyperdrive::{Drive, Snapshot};
+use crate::path::{DrivePath, Name};
+use crate::stat::{Entry, Kind, Stat};
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::wait::Wait;
+
+/// Bytes read at once, and asked for ahead of that.
+const CHUNK: u64 = 1024 * 1024;
+const AHEAD: u64 = 4 * CHUNK;
+/// Nested directories; each is held open while the ones below it are written.
+pub(super) const MAX_DEPTH: usize = 256;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExportOptions {
+    /// Compare the content of files that look the same.
+    pub checksum: bool,
+    /// Remove from the directory what is not in the drive.
+    pub delete: bool,
+    /// Change nothing; only find out what would be done.
+    pub dry_run: bool,
+}
+
+/// Makes the directory `to` what the tree at `path` of the drive's newest version is; of a single
+/// file, one in `to` with its name. What is not here and does not come within `wait` is in the
+/// report as missing, and everything else is exported.
+pub async fn export(
+    drive: &Drive,
+    path: &DrivePath,
+    to: &Path,
+    options: &ExportOptions,
+    wait: Wait,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    let snapshot = drive.snapshot();
+    let entry = snapshot.entry(path, wait).await?;
+    if !options.dry_run {
+        std::fs::create_dir_all(to).map_err(failed("create", to))?;
+    }
+    let root = match Target::open(to) {
+        Ok(root) => Some(root),
+        // Only where nothing is to be changed.
+        Err(rustix::io::Errno::NOENT) if options.dry_run => None,
+        Err(errno) => return Err(failed("open", to)(errno)),
+    };
+    let report = Report::default();
+    let mut export = Export { drive, snapshot, to, options, wait, report, observer };
+    export.walk(path, entry, root).await?;
+    if !options.dry_run && !export.report.is_idle() {
+        let root = Target::open(to).map_err(failed("open", to))?;
+        root.sync().map_err(failed("sync", to))?;
+    }
+    Ok(export.report)
+}
+
+/// How much lies below a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    pub files: u64,
+    pub bytes: u64,
+    /// False if a part of the index was not to be had.
+    pub complete: bool,
+}
+
+/// How many files and bytes are below `path`, as far as the index is here or comes within `wait`.
+pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<Measured> {
+    let snapshot = drive.snapshot();
+    let entry = snapshot.entry(path, wait).await?;
+    let mut found = Measured { files: 0, bytes: 0, complete: true };
+    let mut open = vec![(path.clone(), entry)];
+    while let Some((path, entry)) = open.pop() {
+        match entry.kind {
+            Kind::File if entry.stat.mount.is_none() => {
+                found.files += 1;
+                found.bytes = found.bytes.saturating_add(entry.stat.extent.size);
+            }
+            Kind::Directory => match snapshot.list(&path, wait).await {
+                Ok(listed) => {
+                    for (name, entry) in listed {
+                        if let Ok(path) = path.join(&name) {
+                            open.push((path, entry));
+                        }
+                    }
+                }
+                Err(Error::Unavailable { .. }) => found.complete = false,
+                Err(error) => return Err(error),
+            },
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+struct Export<'a> {
+    drive: &'a Drive,
+    snapshot: Arc<Snapshot>,
+    to: &'a Path,
+    options: &'a ExportOptions,
+    wait: Wait,
+    report: Report,
+    observer: &'a mut dyn Observer,
+}
+
+/// A directory whose entries are being exported.
+struct Frame {
+    path: DrivePath,
+    /// `None` in a dry run where it does not exist.
+    target: Option<Target>,
+    left: std::vec::IntoIter<(Name, Entry)>,
+    /// What the directory becomes at last; `None` for the one the user named.
+    stat: Option<Stat>,
+}
+
+/// Why an entry was not written.
+enum Failed {
+    /// Goes into the report.
+    Entry(Error),
+    /// Ends the run.
+    Run(Error),
+}
+
+impl Export<'_> {
+    fn step(&mut self, path: &DrivePath, step: Step) {
+        self.report.step(step);
+        self.observer.step(path.as_str(), step);
+    }
+
+    /// The local path of an entry, for messages.
+    fn local(&self, path: &DrivePath) -> PathBuf {
+        self.to.join(path.as_str())
+    }
+
+    fn mode(&self, stat: &Stat) -> u32 {
+        let kept = if self.drive.writable() { 0o7777 } else { 0o777 };
+        stat.mode & kept
+    }
+
+    async fn walk(&mut self, path: &DrivePath, entry: Entry, root: Option<Target>) -> Result<()> {
+        let mut open = Vec::new();
+        if entry.kind == Kind::Directory {
+            let root = self.enter(path.clone(), root, None).await?;
+            open.extend(root);
+        } else {
+            let name = Name::new(path.name().unwrap_or_default())?;
+            let parent = path.parent().unwrap_or_default();
+            let left = vec![(name, entry)].into_iter();
+            open.push(Frame { path: parent, target: root, left, stat: None });
+        }
+        while let Some(frame) = open.last_mut() {
+            let Some((name, entry)) = frame.left.next() else {
+                if let Some(frame) = open.pop() {
+                    self.leave(frame)?;
+                }
+                continue;
+            };
+            let path = frame.path.join(&name)?;
+            let depth = open.len();
+            let target = open.last().and_then(|frame| frame.target.as_ref());
+            match self.entry(target, &name, &path, &entry, depth).await {
+                Ok(None) => {}
+                Ok(Some(frame)) => open.push(frame),
+                Err(Failed::Entry(error)) => self.report.failed(path.as_str(), &error),
+                Err(Failed::Run(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a directory of the drive, and with `delete` removes what is only in the local one.
+    async fn enter(
+        &mut self,
+        path: DrivePath,
+        target: Option<Target>,
+        stat: Option<Stat>,
+    ) -> Result<Option<Frame>> {
+        let mut listed = match self.snapshot.list(&path, self.wait).await {
+            Ok(listed) => listed,
+            Err(error @ Error::Storage { .. }) => return Err(error),
+            Err(error) => {
+                self.report.failed(path.as_str(), &error);
+                return Ok(None);
+            }
+        };
+        listed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        if let Some(target) = target.as_ref().filter(|_| self.options.delete) {
+            let local = self.local(&path);
+            for name in target.names().map_err(failed("list", &local))? {
+                let kept = name.to_str().is_some_and(|name| {
+                    listed.binary_search_by(|(kept, _)| kept.as_str().cmp(name)).is_ok()
+                });
+                if !kept {
+                    self.delete(target, &path, &name.to_string_lossy())?;
+                }
+            }
+        }
+        Ok(Some(Frame { path, target, left: listed.into_iter(), stat }))
+    }
+
+    /// A directory's own mode and time, which writing into it would have changed.
+    fn leave(&mut self, frame: Frame) -> Result<()> {
+        let (Some(target), Some(stat), false) = (&frame.target, &frame.stat, self.options.dry_run)
+        else {
+            return Ok(());
+        };
+        let local = self.local(&frame.path);
+        let set = attributes::write(target.as_file(), &attributes::of_stat(stat));
+        if let Err(errno) = set.map_err(failed("set attributes of", &local)) {
+            self.report.failed(frame.path.as_str(), &errno);
+        }
+        let finished = target::finish(target.as_file(), self.mode(stat), stat.mtime);
+        finished.map_err(failed("set mode and time of", &local))
+    }
+
+    async fn entry(
+        &mut self,
+        target: Option<&Target>,
+        name: &Name,
+        path: &DrivePath,
+        entry: &Entry,
+        depth: usize,
+    ) -> std::result::Result<Option<Frame>, Failed> {
+        let local = self.local(path);
+        let found = match target {
+            Some(target) => target.look(name.as_str()),
+            None => Ok(None),
+        };
+        let found = found.map_err(failed("stat", &local)).map_err(Failed::Entry)?;
+        if let Some(mount) = &entry.stat.mount {
+            let why =
+                format!("another drive, hyper://{}, to be exported by itself", mount.key.to_hex());
+            self.report.trouble(path.as_str(), why, false);
+            return Ok(None);
+        }
+        let in_the_way = found.as_ref().is_some_and(target::is_directory);
+        match entry.kind {
+            Kind::Directory if depth >= MAX_DEPTH => {
+                self.report.trouble(path.as_str(), "nested too deeply", false);
+                Ok(None)
+            }
+            Kind::Directory if found.is_some() && !in_the_way && !self.options.delete => {
+                let why =
+                    "something else is in the place of the directory; --delete would replace it";
+                self.report.trouble(path.as_str(), why, false);
+                Ok(None)
+            }
+            Kind::Directory => self.directory(target, name, path, entry, found.as_ref()).await,
+            Kind::File | Kind::Symlink if in_the_way && !self.options.delete => {
+                let why = "a directory is in its place; --delete would replace it";
+                self.report.trouble(path.as_str(), why, false);
+                Ok(None)
+            }
+            Kind::File | Kind::Symlink => {
+                let found = found.filter(|found| !target::is_directory(found));
+                if let Some(target) = target.filter(|_| in_the_way) {
+                    let parent = path.parent().unwrap_or_default();
+                    self.delete(target, &parent, name.as_str()).map_err(Failed::Entry)?;
+                }
+                match entry.kind {
+                    Kind::Symlink => self.symlink(target, name, path, &entry.stat, found.as_ref()),
+                    _ => self.file(target, name, path, &entry.stat, found.as_ref()).await,
+                }
+                .map(|()| None)
+            }
+            _ => {
+                self.report.trouble(path.as_str(), "neither file, directory nor link", false);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn directory(
+        &mut self,
+        target: Option<&Target>,
+        name: &Name,
+        path: &DrivePath,
+        entry: &Entry,
+        found: Option<&rustix::fs::Stat>,
+    ) -> std::result::Result<Option<Frame>, Failed> {
+        let there = found.filter(|found| target::is_directory(found));
+        // What nobody stored has no mode of its own: an existing directory keeps its.
+        let stat = (entry.explicit || there.is_none()).then(|| entry.stat.clone());
+        let same = there.is_some_and(|found| {
+            let mode = target::permissions(found);
+            stat.as_ref()
+                .is_none_or(|stat| mode == self.mode(stat) && target::mtime(found) == stat.mtime)
+        });
+        let step = match (there, same) {
+            (None, _) => Step::Directory,
+            (Some(_), false) => Step::Metadata,
+            (Some(_), true) => Step::Unchanged,
+        };
+        if found.is_some() && there.is_none() {
+            self.step(path, Step::Delete);
+        }
+        let inside = self.open_directory(target, name, found).map_err(|error| {
+            let local = self.local(path);
+            Failed::Entry(failed("create", &local)(error))
+        })?;
+        self.step(path, step);
+        self.enter(path.clone(), inside, stat).await.map_err(Failed::Run)
+    }
+
+    fn open_directory(
+        &self,
+        target: Option<&Target>,
+        name: &Name,
+        found: Option<&rustix::fs::Stat>,
+    ) -> rustix::io::Result<Option<Target>> {
+        let Some(target) = target else { return Ok(None) };
+        let other = found.is_some_and(|found| !target::is_directory(found));
+        if self.options.dry_run {
+            let there = found.is_some() && !other;
+            return there.then(|| target.existing(name.as_str())).transpose();
+        }
+        if other {
+            target.unlink(name.as_str())?;
+        }
+        let inside = target.subdirectory(name.as_str())?;
+        inside.unlock()?;
+        Ok(Some(inside))
+    }
+
+    fn symlink(
+        &mut self,
+        target: Option<&Target>,
+        name: &Name,
+        path: &DrivePath,
+        stat: &Stat,
+        found: Option<&rustix::fs::Stat>,
+    ) -> std::result::Result<(), Failed> {
+        let linkname = stat.linkname.as_deref().unwrap_or_default();
+        let name = name.as_str();
+        let there = found.is_some_and(target::is_symlink)
+            && target
+                .and_then(|target| target.link_target(name).ok())
+                .is_some_and(|present| present == linkname.as_bytes());
+        if there && found.is_some_and(|found| target::mtime(found) == stat.mtime) {
+            self.step(path, Step::Unchanged);
+            return Ok(());
+        }
+        self.step(path, if there { Step::Metadata } else { Step::Symlink });
+        let Some(target) = target.filter(|_| !self.options.dry_run) else { return Ok(()) };
+        let make = || {
+            if there {
+                return target.set_link_time(name, stat.mtime);
+            }
+            let temporary = Target::temporary(name);
+            target.symlink(&temporary, linkname)?;
+            target.set_link_time(&temporary, stat.mtime)?;
+            target.rename(&temporary, name)
+        };
+        make().map_err(failed("link", &self.local(path))).map_err(Failed::Entry)
+    }
+
+    async fn file(
+        &mut self,
+        target: Option<&Target>,
+        name: &Name,
+        path: &DrivePath,
+        stat: &Stat,
+        found: Option<&rustix::fs::Stat>,
+    ) -> std::result::Result<(), Failed> {
+        let size = stat.extent.size;
+        let candidate = found.filter(|found| {
+            target::is_file(found) && u64::try_from(found.st_size).is_ok_and(|there| there == size)
+        });
+        if let (Some(target), Some(found)) = (target, candidate)
+            && self.same_content(target, name, stat, found).await.map_err(Failed::Entry)?
+        {
+            self.observer.bytes(size);
+            return self.refresh(target, name, path, stat, found);
+        }
+        if self.options.dry_run {
+            self.step(path, Step::Content(size));
+            return Ok(());
+        }
+        let Some(target) = target else { return Ok(()) };
+        let temporary = Target::temporary(name.as_str());
+        let written = self.write(target, &temporary, path, stat).await.and_then(|()| {
+            let renamed = target.rename(&temporary, name.as_str());
+            renamed.map_err(failed("rename", &self.local(path)))
+        });
+        match written {
+            Ok(()) => {
+                self.step(path, Step::Content(size));
+                Ok(())
+            }
+            Err(error) => {
+                // What is left of it costs space and says nothing.
+                let _ = target.unlink(&temporary);
+                match error {
+                    Error::Storage { .. } | Error::Closed => Err(Failed::Run(error)),
+                    error => Err(Failed::Entry(error)),
+                }
+            }
+        }
+    }
+
+    async fn same_content(
+        &self,
+        target: &Target,
+        name: &Name,
+        stat: &Stat,
+        found: &rustix::fs::Stat,
+    ) -> Result<bool> {
+        let looks_same = target::mtime(found) == stat.mtime;
+        if !self.options.checksum || !looks_same {
+            return Ok(looks_same);
+        }
+        let local = self.to.join(name.as_str());
+        let Ok(mut file) = target.file(name.as_str()) else { return Ok(false) };
+        let mut at = 0;
+        while at < stat.extent.size {
+            let ours = local::read_block(&mut file, &local)?;
+            let end = at + ours.len() as u64;
+            let pieces = self.drive.read(&stat.extent, at..end, self.wait).await?;
+            if ours.is_empty() || pieces.concat() != ours {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Mode and attributes of a file whose content is there already.
+    fn refresh(
+        &mut self,
+        target: &Target,
+        name: &Name,
+        path: &DrivePath,
+        stat: &Stat,
+        found: &rustix::fs::Stat,
+    ) -> std::result::Result<(), Failed> {
+        let wanted = attributes::of_stat(stat);
+        let file = target.file(name.as_str()).ok();
+        let present = file.as_ref().and_then(|file| attributes::read(file).ok());
+        let same_mode = target::permissions(found) == self.mode(stat);
+        if same_mode && present.is_none_or(|present| present == wanted) {
+            self.step(path, Step::Unchanged);
+            return Ok(());
+        }
+        self.step(path, Step::Metadata);
+        let Some(file) = file.filter(|_| !self.options.dry_run) else { return Ok(()) };
+        let set = attributes::write(&file, &wanted)
+            .and_then(|()| target::finish(&file, self.mode(stat), stat.mtime));
+        set.map_err(failed("update", &self.local(path))).map_err(Failed::Entry)
+    }
+
+    /// Writes a file whole, with mode, time and attributes, under a temporary name.
+    async fn write(
+        &mut self,
+        target: &Target,
+        temporary: &str,
+        path: &DrivePath,
+        stat: &Stat,
+    ) -> Result<()> {
+        let local = self.local(path);
+        let mut file = target.create(temporary).map_err(failed("create", &local))?;
+        let extent = &stat.extent;
+        let mut at = 0;
+        while at < extent.size {
+            let end = at.saturating_add(CHUNK).min(extent.size);
+            if !self.wait.is_local() {
+                let ahead = end..end.saturating_add(AHEAD).min(extent.size);
+                self.drive.prefetch(extent, ahead, Urgency::Ahead);
+            }
+            for piece in self.drive.read(extent, at..end, self.wait).await? {
+                write_sparsely(&mut file, &piece).map_err(failed("write", &local))?;
+                self.observer.bytes(piece.len() as u64);
+            }
+            at = end;
+        }
+        file.set_len(extent.size).map_err(failed("write", &local))?;
+        let set = attributes::write(&file, &attributes::of_stat(stat));
+        if let Err(error) = set.map_err(failed("set attributes of", &local)) {
+            self.report.failed(path.as_str(), &error);
+        }
+        target::finish(&file, self.mode(stat), stat.mtime).map_err(failed("set mode of", &local))
+    }
+
+    /// Removes a local entry and everything below it, never through a link.
+    fn delete(&mut self, target: &Target, path: &DrivePath, name: &str) -> Result<()> {
+        let local = self.local(path).join(name);
+        let shown = format!("{}/{name}", path.as_str());
+        let found = target.look(name).map_err(failed("stat", &local))?;
+        if !found.as_ref().is_some_and(target::is_directory) {
+            self.report.step(Step::Delete);
+            self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+            return match self.options.dry_run {
+                true => Ok(()),
+                false => target.unlink(name).map_err(failed("remove", &local)),
+            };
+        }
+        let mut open =
+            vec![(target.existing(name).map_err(failed("open", &local))?, name.to_owned())];
+        let mut left = vec![self.names_of(&open[0].0, &local)?];
+        while let (Some((inside, _)), Some(names)) = (open.last(), left.last_mut()) {
+            if let Some(name) = names.pop() {
+                let found = inside.look(&name).map_err(failed("stat", &local))?;
+                if found.as_ref().is_some_and(target::is_directory) {
+                    let below = inside.existing(&name).map_err(failed("open", &local))?;
+                    left.push(self.names_of(&below, &local)?);
+                    open.push((below, name));
+                } else if !self.options.dry_run {
+                    inside.unlink(&name).map_err(failed("remove", &local))?;
+                }
+                continue;
+            }
+            left.pop();
+            let Some((_, name)) = open.pop() else { break };
+            let parent = open.last().map_or(target, |(parent, _)| parent);
+            if !self.options.dry_run {
+                parent.remove_directory(&name).map_err(failed("remove", &local))?;
+            }
+        }
+        self.report.step(Step::Delete);
+        self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+        Ok(())
+    }
+
+    fn names_of(&self, directory: &Target, local: &Path) -> Result<Vec<String>> {
+        if !self.options.dry_run {
+            directory.unlock().map_err(failed("unlock", local))?;
+        }
+        let names = directory.names().map_err(failed("list", local))?;
+        let text = |name: std::ffi::OsString| {
+            name.into_string().map_err(|name| {
+                let why = format!("{} is not UTF-8; remove it by hand", name.to_string_lossy());
+                Error::InvalidPath(why)
+            })
+        };
+        names.into_iter().map(text).collect()
+    }
+}
+
+/// Writes a piece at the file's end, or leaves a hole where it has nothing but zeros.
+fn write_sparsely(file: &mut File, piece: &Bytes) -> std::io::Result<()> {
+    if piece.iter().any(|byte| *byte != 0) {
+        return file.write_all(piece);
+    }
+    // A piece is in memory.
+    file.seek(SeekFrom::Current(piece.len() as i64)).map(drop)
+}

@@ -1,0 +1,143 @@
+//! What lies at a local path, as far as a drive can hold it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::attributes::{self, Attributes};
+use super::{BLOCK_BYTES, failed};
+use crate::stat::{Kind, Stat};
+use hypermount_core::error::Result;
+
+/// Longest step of the clock that file systems take times from: two changes within one step look like
+/// one. Linux steps each 10 ms at most.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
+/// How often a file is waited for that changes all the time.
+const MAX_RESTS: usize = 3;
+
+/// One local entry, its link not followed.
+pub(super) struct Local {
+    pub kind: Kind,
+    pub mode: u32,
+    pub size: u64,
+    /// Milliseconds since the epoch; 0 for earlier times, which the format cannot hold: its times are
+    /// unsigned, and the reference cannot decode larger ones.
+    pub mtime: u64,
+    /// Whether the file's time is earlier.
+    pub before_epoch: bool,
+    ctime: u64,
+    uid: u32,
+    gid: u32,
+    state: State,
+}
+
+/// What changes when the content of a file does: its size, and both times in nanoseconds.
+type State = (u64, (i64, i64), (i64, i64));
+
+fn state(found: &Metadata) -> State {
+    let (mtime, ctime) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+    (found.size(), mtime, ctime)
+}
+
+impl Local {
+    /// An open file. Of one that was changed a moment ago the times may stay what they are when it is
+    /// changed again: that moment is waited for.
+    pub fn at_rest(file: &File) -> std::io::Result<Self> {
+        let mut found = file.metadata()?;
+        for _ in 0..MAX_RESTS {
+            let changed = u64::try_from(found.ctime()).unwrap_or(0);
+            let changed = Duration::new(changed, u32::try_from(found.ctime_nsec()).unwrap_or(0));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            match now.checked_sub(changed) {
+                Some(age) if age < CLOCK_STEP => std::thread::sleep(CLOCK_STEP - age),
+                // Longer ago, or by another clock.
+                Some(_) | None => break,
+            }
+            found = file.metadata()?;
+        }
+        Ok(Self::new(&found))
+    }
+
+    /// Whether nothing has changed the file since.
+    pub fn is_still(&self, file: &File) -> std::io::Result<bool> {
+        Ok(state(&file.metadata()?) == self.state)
+    }
+
+    pub fn new(found: &Metadata) -> Self {
+        Self {
+            kind: Kind::from_mode(found.mode()),
+            mode: found.mode(),
+            size: found.size(),
+            mtime: milliseconds(found.mtime(), found.mtime_nsec()),
+            before_epoch: found.mtime() < 0,
+            ctime: milliseconds(found.ctime(), found.ctime_nsec()),
+            uid: found.uid(),
+            gid: found.gid(),
+            state: state(found),
+        }
+    }
+
+    /// The stat to store, its extent and link target yet to be filled in.
+    pub fn stat(&self, attributes: &Attributes, before: Option<&Stat>) -> Stat {
+        Stat {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            attributes: attributes::stored_for(attributes, before),
+            ..Stat::default()
+        }
+    }
+}
+
+/// Milliseconds since the epoch, rounded down, not before it.
+pub(super) fn milliseconds(seconds: i64, nanoseconds: i64) -> u64 {
+    let whole = seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000);
+    u64::try_from(whole).unwrap_or(0)
+}
+
+/// Whether two stats say the same of an entry whose content is the same. When the inode was last
+/// changed is this machine's affair.
+pub(super) fn same_metadata(one: &Stat, other: &Stat) -> bool {
+    let what = |stat: &Stat| {
+        (stat.mode, stat.uid, stat.gid, stat.mtime, stat.linkname.clone(), stat.attributes.clone())
+    };
+    what(one) == what(other)
+}
+
+/// The names in a directory, in order.
+pub(super) fn names(directory: &Path) -> Result<Vec<OsString>> {
+    let listed = fs::read_dir(directory).map_err(failed("list", directory))?;
+    let names: std::io::Result<Vec<OsString>> =
+        listed.map(|entry| entry.map(|entry| entry.file_name())).collect();
+    let mut names = names.map_err(failed("list", directory))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Opens a file or directory that is no link, without waiting for a fifo that took its place.
+pub(super) fn open(path: &Path) -> Result<File> {
+    let flags = libc_flags();
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags).open(path).map_err(failed("open", path))
+}
+
+fn libc_flags() -> i32 {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    // All flags are defined in the low 31 bits.
+    i32::try_from(flags.bits()).unwrap_or(0)
+}
+
+/// The next block of a file; shorter than [`BLOCK_BYTES`] only at its end, and empty after it.
+pub(super) fn read_block(file: &mut File, path: &Path) -> Result<Bytes> {
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    let limit = BLOCK_BYTES as u64;
+    file.by_ref().take(limit).read_to_end(&mut block).map_err(failed("read", path))?;
+    Ok(Bytes::from(block))
+}

@@ -1,0 +1,125 @@
+//! Copying trees between a local directory and a drive: [`import()`] and [`export()`].
+//!
+//! Both walk directory by directory, keep one directory's names and a few MiB of content in memory,
+//! and move only what differs. Both may be killed at any point and run again. File access blocks
+//! the calling thread.
+//!
+//! Not here: which drive and which store (the caller opens them), progress bars (an [`Observer`]
+//! is told), and mounts. A nested drive is never crossed: it is another drive.
+
+mod attributes;
+mod export;
+mod ignores;
+mod import;
+mod leftover;
+mod local;
+mod resume;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use hypermount_core::error::Error;
+
+pub use export::{ExportOptions, Measured, export, measure};
+pub use ignores::IGNORE_FILE;
+pub use import::{ImportOptions, import};
+pub use leftover::restore;
+
+/// Bytes of a block of file content, as the reference cuts files.
+pub const BLOCK_BYTES: usize = 64 * 1024;
+/// Troubles a report lists; more are only counted.
+pub const MAX_TROUBLES: usize = 1000;
+
+/// What is done (or, dry, would be done) with one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The content of a file of this many bytes is copied.
+    Content(u64),
+    /// The content stays; mode, times, owner or attributes change.
+    Metadata,
+    Directory,
+    Symlink,
+    Delete,
+    Unchanged,
+}
+
+/// Is told what happens, in order.
+pub trait Observer: Send {
+    fn step(&mut self, path: &str, step: Step);
+    /// So many bytes more were copied or found to be there.
+    fn bytes(&mut self, count: u64);
+}
+
+/// Tells nobody.
+impl Observer for () {
+    fn step(&mut self, _: &str, _: Step) {}
+    fn bytes(&mut self, _: u64) {}
+}
+
+/// An entry that was not copied, or not wholly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub path: String,
+    pub why: String,
+    /// It is not on this machine and no peer delivered it in time.
+    pub missing: bool,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files whose content was copied, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    /// Entries of which only the metadata changed.
+    pub updated: u64,
+    pub directories: u64,
+    pub symlinks: u64,
+    pub deleted: u64,
+    pub unchanged: u64,
+    /// The first [`MAX_TROUBLES`] of them.
+    pub troubles: Vec<Trouble>,
+    pub trouble_count: u64,
+    pub missing_count: u64,
+}
+
+impl Report {
+    /// Whether nothing was, or would be, changed.
+    pub fn is_idle(&self) -> bool {
+        self.files + self.updated + self.directories + self.symlinks + self.deleted == 0
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Content(bytes) => {
+                self.files += 1;
+                self.bytes += bytes;
+            }
+            Step::Metadata => self.updated += 1,
+            Step::Directory => self.directories += 1,
+            Step::Symlink => self.symlinks += 1,
+            Step::Delete => self.deleted += 1,
+            Step::Unchanged => self.unchanged += 1,
+        }
+    }
+
+    fn trouble(&mut self, path: impl Into<String>, why: impl Into<String>, missing: bool) {
+        self.trouble_count += 1;
+        self.missing_count += u64::from(missing);
+        if self.troubles.len() < MAX_TROUBLES {
+            self.troubles.push(Trouble { path: path.into(), why: why.into(), missing });
+        }
+    }
+
+    fn failed(&mut self, path: impl Into<String>, error: &Error) {
+        self.trouble(path, error.to_string(), matches!(error, Error::Unavailable { .. }));
+    }
+}
+
+/// Turns what the system says about a local file into our error.
+fn failed<E: Into<std::io::Error>>(op: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+    let path: PathBuf = path.to_owned();
+    move |error| Error::Storage { op, path, source: error.into() }
+}

@@ -1,0 +1,211 @@
+//! `hyper://<64 hex>[+<version>][/path]`: the one line people share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::path::DrivePath;
+use hypermount_core::error::{Error, Result};
+use hypermount_swarm::crypto::PublicKey;
+
+const SCHEME: &str = "hyper://";
+const KEY_DIGITS: usize = 64;
+/// Characters of a key in the modern spelling (z-base-32).
+const MODERN_KEY_LETTERS: usize = 52;
+/// Longest text that is looked at, in bytes: a path of the greatest length, every byte escaped,
+/// and the rest.
+const MAX_URL_BYTES: usize = 3 * crate::path::MAX_PATH_BYTES + 128;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveUrl {
+    pub key: PublicKey,
+    /// A frozen version: the metadata core's length. `None` follows the newest.
+    pub version: Option<u64>,
+    pub path: DrivePath,
+}
+
+impl FromStr for DriveUrl {
+    type Err = Error;
+
+    /// Takes the URL with or without scheme, in either case, with space around it; the path may
+    /// be percent-encoded.
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.len() > MAX_URL_BYTES {
+            return Err(Error::InvalidUrl(format!("{} bytes are too long for a URL", text.len())));
+        }
+        let rest = strip_scheme(text)?;
+        let (authority, path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, path),
+            None => (rest, ""),
+        };
+        let (key, version) = match authority.split_once('+') {
+            Some((key, version)) => (key, Some(parse_version(version)?)),
+            None => (authority, None),
+        };
+        let key = parse_key(key)?;
+        let path = DrivePath::parse(&percent_decode(path)?)
+            .map_err(|error| Error::InvalidUrl(format!("the path in the URL: {error}")))?;
+        Ok(Self { key, version, path })
+    }
+}
+
+fn strip_scheme(text: &str) -> Result<&str> {
+    if let Some(start) = text.get(..SCHEME.len()).filter(|start| start.eq_ignore_ascii_case(SCHEME))
+    {
+        return Ok(&text[start.len()..]);
+    }
+    match text.split_once("://").or_else(|| text.split_once(':')) {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
+            Err(Error::InvalidUrl(format!("{scheme}: is another scheme; expected {EXPECTED}")))
+        }
+        _ => Ok(text),
+    }
+}
+
+const EXPECTED: &str = "hyper://<64 hex digits>[+<version>][/path]";
+
+fn parse_key(text: &str) -> Result<PublicKey> {
+    if let Some(key) = PublicKey::from_hex(text) {
+        return Ok(key);
+    }
+    let problem = if text.is_empty() {
+        "there is no key".to_owned()
+    } else if text.len() == MODERN_KEY_LETTERS && text.chars().all(|c| c.is_ascii_alphanumeric()) {
+        "a key of 52 letters is of a modern drive, which is not supported yet".to_owned()
+    } else if text.chars().all(|c| c.is_ascii_hexdigit()) {
+        format!("the key has {} of {KEY_DIGITS} hex digits", text.len())
+    } else {
+        "the key is not 64 hex digits".to_owned()
+    };
+    Err(Error::InvalidUrl(format!("{problem}; expected {EXPECTED}")))
+}
+
+fn parse_version(text: &str) -> Result<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|version| digits && *version > 0).ok_or_else(|| {
+        Error::InvalidUrl(format!("{text:?} is not a version; expected a number from 1 up"))
+    })
+}
+
+fn percent_decode(text: &str) -> Result<String> {
+    let bad = || Error::InvalidUrl("a % in the path is not followed by two hex digits".into());
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
+        let (high, low) = (digit().ok_or_else(bad)?, digit().ok_or_else(bad)?);
+        bytes.push((high << 4 | low) as u8);
+    }
+    String::from_utf8(bytes).map_err(|_| Error::InvalidUrl("the path is not UTF-8".into()))
+}
+
+/// The whole URL in its canonical form, key included: whoever prints it was asked for it.
+impl fmt::Display for DriveUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}", self.key.to_hex())?;
+        if let Some(version) = self.version {
+            write!(f, "+{version}")?;
+        }
+        if !self.path.is_root() {
+            f.write_str("/")?;
+        }
+        for byte in self.path.as_str().bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                    write!(f, "{}", char::from(byte))?;
+                }
+                _ => write!(f, "%{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+
+    fn url(version: Option<u64>, path: &str) -> DriveUrl {
+        let key = PublicKey::from_hex(KEY).unwrap();
+        DriveUrl { key, version, path: DrivePath::parse(path).unwrap() }
+    }
+
+    #[test]
+    fn every_spelling_people_paste_is_taken() {
+        let upper = KEY.to_uppercase();
+        for (text, expected) in [
+            (format!("hyper://{KEY}"), url(None, "")),
+            (format!("hyper://{KEY}/"), url(None, "")),
+            (format!("  hyper://{KEY}/\n"), url(None, "")),
+            (format!("HYPER://{upper}"), url(None, "")),
+            (KEY.to_owned(), url(None, "")),
+            (format!("{KEY}/a/b"), url(None, "a/b")),
+            (format!("hyper://{KEY}+28"), url(Some(28), "")),
+            (format!("hyper://{KEY}+28/a%20b/%C3%BC/"), url(Some(28), "a b/ü")),
+            (format!("hyper://{KEY}/ünï//x"), url(None, "ünï/x")),
+            (format!("{KEY}/c+d"), url(None, "c+d")),
+        ] {
+            assert_eq!(text.parse::<DriveUrl>().unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_saying_what_was_expected() {
+        let modern = "y".repeat(52);
+        let long = format!("{KEY}/{}", "a".repeat(MAX_URL_BYTES));
+        for (text, says) in [
+            ("", "no key"),
+            ("hyper://", "no key"),
+            (&KEY[1..], "63 of 64"),
+            (&format!("{KEY}0"), "65 of 64"),
+            (&format!("{}g", &KEY[1..]), "not 64 hex"),
+            (&format!("dat://{KEY}"), "dat: is another scheme; expected hyper://"),
+            (&format!("https://{KEY}"), "expected hyper://"),
+            (&format!("hyper:{KEY}"), "expected hyper://"),
+            (&format!("hyper://{modern}"), "modern"),
+            (&format!("{KEY}+"), "not a version"),
+            (&format!("{KEY}+0"), "from 1 up"),
+            (&format!("{KEY}+-1"), "not a version"),
+            (&format!("{KEY}++1"), "not a version"),
+            (&format!("{KEY}+99999999999999999999"), "not a version"),
+            (&format!("{KEY}/../x"), "the path"),
+            (&format!("{KEY}/%2e%2e/x"), "the path"),
+            (&format!("{KEY}/a%0"), "two hex"),
+            (&format!("{KEY}/%ff"), "UTF-8"),
+            (&format!("{KEY}/%00"), "the path"),
+            (&long, "too long"),
+        ] {
+            match text.parse::<DriveUrl>() {
+                Err(Error::InvalidUrl(message)) => assert!(message.contains(says), "{message}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_reading_agree(
+            key: [u8; 32],
+            version in proptest::option::of(1u64..),
+            names in proptest::collection::vec("[^/\0]{1,20}", 0..5),
+        ) {
+            let path = DrivePath::parse(&names.join("/"));
+            prop_assume!(path.is_ok());
+            let url = DriveUrl { key: PublicKey::new(key), version, path: path.unwrap() };
+            prop_assert_eq!(url.to_string().parse::<DriveUrl>().unwrap(), url);
+        }
+
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = text.parse::<DriveUrl>();
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! A node of the hash table: asks on our behalf, and answers what others ask.
+//!
+//! Packets and time go in, packets and events come out; no sockets, no clock. What a datagram's
+//! source address says anybody can have invented: a node is remembered after it has answered us,
+//! an announcement is taken with a token that was sent to that address.
+//!
+//! Not here: what a walk does (`walk`), how we are found (`serving`), what others are answered
+//! (`answer`) and what is passed on for them (`router`).
+
+pub(super) mod walk;
+mod serving;
+pub(super) mod router;
+mod answer;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::face::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
+use super::message::{Command, Packet, Request, Response, contact, id_of};
+use super::reach::{PROBED, Probe, Samples};
+use super::records::Records;
+use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
+use crate::crypto::{KeyPair, random_bytes};
+use crate::kademlia::{
+    BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window,
+};
+
+use router::Passed;
+use serving::Serving;
+use walk::{Goal, Taker, Walk};
+
+/// Requests answered within a second; the rest is ignored.
+pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+/// Events that nobody has taken yet and that others cause; more are lost. What ends something of
+/// ours always has a place.
+pub const MAX_EVENTS: usize = 1024;
+/// Nodes that are unknown and have asked us something are asked back, so many at a time.
+pub const MAX_CHECKS: usize = 32;
+/// The nodes that were silent longest are asked for a sign of life this often.
+const CHECK_EVERY: Duration = Duration::from_secs(40);
+const CHECKED: usize = 3;
+/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
+/// twice as long each time, up to [`REJOIN_EVERY`].
+const FIRST_REJOIN: Duration = Duration::from_secs(5);
+const REJOIN_EVERY: Duration = Duration::from_secs(320);
+
+/// See the module's description.
+pub struct Node {
+    pub(super) id: Id,
+    pub(super) keys: KeyPair,
+    pub(super) role: Role,
+    pub(super) bootstrap: Vec<SocketAddrV4>,
+    pub(super) table: RoutingTable,
+    pub(super) tokens: Tokens,
+    pub(super) records: Records,
+    pub(super) passed: Passed,
+    pub(super) sending: Sending,
+    pub(super) queries: BTreeMap<QueryId, Walk>,
+    pub(super) next_query: QueryId,
+    /// Who took an announcement of ours of a topic.
+    pub(super) taken: BTreeMap<Id, Vec<Taker>>,
+    pub(super) serving: Option<Serving>,
+    next_request: RequestId,
+    /// Of the socket that the node asks from.
+    samples: Samples,
+    probe: Probe,
+    /// Where everybody reaches our server socket.
+    open: Option<SocketAddrV4>,
+    events: VecDeque<Event>,
+    answers: Window,
+    next_check: Instant,
+    next_rejoin: Instant,
+    rejoin_pause: Duration,
+}
+
+impl Node {
+    /// A node that joins the network of its `bootstrap` nodes, or begins one.
+    pub fn new(
+        chosen: Chosen,
+        keys: KeyPair,
+        bootstrap: Vec<SocketAddrV4>,
+        role: Role,
+        now: Instant,
+    ) -> Self {
+        let (id, open) = match role {
+            Role::Passing { .. } => (chosen.id, None),
+            Role::Staying { address } => (id_of(address), Some(address)),
+        };
+        let mut node = Self {
+            id,
+            keys,
+            role,
+            bootstrap: others(bootstrap, id),
+            table: RoutingTable::new(id),
+            tokens: Tokens::new(chosen.secrets, now),
+            records: Records::default(),
+            passed: Passed::default(),
+            sending: Sending::new(chosen.first_request, now),
+            queries: BTreeMap::new(),
+            next_query: 0,
+            taken: BTreeMap::new(),
+            serving: None,
+            next_request: 0,
+            samples: Samples::default(),
+            probe: Probe::new(now),
+            open,
+            events: VecDeque::new(),
+            answers: Window::new(MAX_ANSWERS_PER_SECOND, now),
+            next_check: now + CHECK_EVERY,
+            next_rejoin: now + FIRST_REJOIN,
+            rejoin_pause: FIRST_REJOIN,
+        };
+        node.join(now);
+        node
+    }
+
+    /// Other bootstrap nodes from now on; the network is looked for anew.
+    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+        self.bootstrap = others(bootstrap, self.id);
+        self.rejoin_pause = FIRST_REJOIN;
+        self.next_rejoin = now + FIRST_REJOIN;
+        self.join(now);
+    }
+
+    /// Makes itself known and learns who is near.
+    fn join(&mut self, now: Instant) {
+        let joining = self.queries.iter_mut().find(|(_, query)| query.goal == Goal::Nodes);
+        if let Some((&number, query)) = joining {
+            self.bootstrap.iter().for_each(|address| query.add(contact(*address), None));
+            self.advance(number, now);
+        } else if !self.bootstrap.is_empty() || !self.table.is_empty() {
+            self.start(self.id, Goal::Nodes, now);
+        }
+    }
+
+    pub fn keys(&self) -> &KeyPair {
+        &self.keys
+    }
+
+    /// Looks for the peers of a topic; `None` if too many queries are under way.
+    pub fn lookup(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+        self.start(topic, Goal::Lookup, now)
+    }
+
+    /// The same, and to be one of them.
+    pub fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+        self.start(topic, Goal::Announce, now)
+    }
+
+    /// Looks for the nodes that know where a peer is; `target` is a hash of his key.
+    pub fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
+        self.start(target, Goal::Peer, now)
+    }
+
+    /// Sends one request, now or soon; `None` if too many wait.
+    pub fn request(&mut self, ask: Ask, now: Instant) -> Option<RequestId> {
+        let Ask { to, socket, command, target, token, value, again } = ask;
+        let request = Request { target, token, value, ..Request::new(to, command) };
+        let number = self.next_request;
+        let ready = Ready {
+            socket: socket.unwrap_or_else(|| self.socket()),
+            request,
+            purpose: Purpose::Asked(number),
+            patience: if again { PATIENT } else { ONCE },
+        };
+        if !self.ask(ready, now) {
+            return None;
+        }
+        self.next_request += 1;
+        Some(number)
+    }
+
+    /// Asks a node once for a sign of life, and where it sees that socket of ours.
+    pub fn ping(
+        &mut self,
+        to: SocketAddrV4,
+        socket: Option<SocketId>,
+        now: Instant,
+    ) -> Option<RequestId> {
+        self.request(Ask { socket, again: false, ..Ask::new(to, Command::Ping) }, now)
+    }
+
+    /// Nodes known.
+    pub fn nodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Nodes that answered lately, the newest first; bootstrap nodes too if there are fewer.
+    pub fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
+        let mut nodes: Vec<SocketAddrV4> =
+            self.table.newest(count).iter().map(|contact| contact.address).collect();
+        for address in &self.bootstrap {
+            if nodes.len() < count && !nodes.contains(address) {
+                nodes.push(*address);
+            }
+        }
+        nodes
+    }
+
+    /// Where others can reach the socket that the node asks from.
+    pub fn reach(&self) -> Reach {
+        self.open.map_or_else(|| self.samples.reach(), Reach::Open)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn open_address(&self) -> Option<SocketAddrV4> {
+        self.open
+    }
+
+    /// The socket that the node asks from: one that everybody reaches has nothing to lose by it.
+    pub(super) fn socket(&self) -> SocketId {
+        if self.is_open() { SocketId::SERVER } else { SocketId::CLIENT }
+    }
+
+    /// What is told of us from a socket.
+    pub(super) fn public_id(&self, socket: SocketId) -> Option<Id> {
+        let stays = matches!(self.role, Role::Staying { .. });
+        (stays && socket == SocketId::SERVER).then_some(self.id)
+    }
+
+    pub fn next_packet(&mut self) -> Option<Outgoing> {
+        self.sending.next_packet()
+    }
+
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    pub(super) fn happened(&mut self, event: Event) {
+        let ends_something =
+            matches!(event, Event::Answered { .. } | Event::Finished { .. } | Event::Served { .. });
+        if ends_something || self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Sends a request, now or soon; false if too many wait.
+    pub(super) fn ask(&mut self, mut ready: Ready, now: Instant) -> bool {
+        ready.request.id = self.public_id(ready.socket);
+        self.sending.ask(ready, now)
+    }
+
+    /// Asks a node for a sign of life, which gets it a place in the table.
+    pub(super) fn check(&mut self, address: SocketAddrV4, patience: Patience, now: Instant) {
+        let checks = self.sending.count(|purpose| *purpose == Purpose::Check);
+        if checks < MAX_CHECKS {
+            let request = Request::new(address, Command::Ping);
+            let socket = self.socket();
+            self.ask(Ready { socket, request, purpose: Purpose::Check, patience }, now);
+        }
+    }
+
+    /// When [`Node::tick`] has something to do.
+    pub fn next_tick(&self) -> Instant {
+        let next = self.next_check.min(self.next_rejoin);
+        let requests = self.sending.next_due(!self.queries.is_empty());
+        let probe = self.expected_at().map(|_| self.probe.next);
+        let serving = self.serving.as_ref().map(Serving::next_tick);
+        let queries = self.queries.values().map(|query| query.deadline);
+        [requests, probe, serving].into_iter().flatten().chain(queries).fold(next, Instant::min)
+    }
+
+    pub fn tick(&mut self, now: Instant) {
+        self.tokens.rotate(now, || random_bytes().ok());
+        while let Some(overdue) = self.sending.take_due(now) {
+            self.overdue(overdue, now);
+        }
+        self.sending.go_on(now);
+        if now >= self.next_check {
+            self.next_check = now + CHECK_EVERY;
+            for contact in self.table.oldest(CHECKED) {
+                self.check(contact.address, PATIENT, now);
+            }
+        }
+        if now >= self.next_rejoin {
+            self.rejoin_pause = (self.rejoin_pause * 2).min(REJOIN_EVERY);
+            self.next_rejoin = now + self.rejoin_pause;
+            if self.table.len() < BUCKET {
+                self.join(now);
+            }
+        }
+        self.tick_probe(now);
+        self.tick_serving(now);
+        let numbers: Vec<QueryId> = self.queries.keys().copied().collect();
+        numbers.iter().for_each(|number| self.advance(*number, now));
+    }
+
+    fn overdue(&mut self, overdue: Overdue, now: Instant) {
+        match overdue {
+            Overdue::Late { purpose: Purpose::Step { query, asked: Some(asked), .. } } => {
+                if let Some(walk) = self.queries.get_mut(&query) {
+                    walk.late(&asked);
+                }
+                self.advance(query, now);
+            }
+            Overdue::Late { .. } => {}
+            Overdue::TimedOut { to, purpose } => self.timed_out(to, purpose, now),
+        }
+    }
+
+    fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose, now: Instant) {
+        match purpose {
+            // It may be whom the node passed it on to that does not answer.
+            Purpose::Asked(request) => {
+                return self.happened(Event::Answered { request, answer: None });
+            }
+            // What does not come through says nothing of the node.
+            Purpose::Nat => return self.probe_ended(None),
+            Purpose::Hint => return,
+            Purpose::Step { query, asked, referrer } => {
+                self.step_failed(query, asked, to, referrer, now);
+            }
+            Purpose::Tell { query, .. } => self.told(query, false, now),
+            Purpose::Relay => self.relay_failed(to),
+            Purpose::TakeBack { .. } | Purpose::Check => {}
+        }
+        self.table.failed(to);
+    }
+
+    /// A datagram came.
+    pub fn receive(&mut self, socket: SocketId, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+        if from.port() == 0 {
+            return;
+        }
+        match Packet::decode(bytes) {
+            Some(Packet::Response(response)) => self.response(socket, from, response, now),
+            Some(Packet::Request(request)) if self.answers.take(now) => {
+                self.answer(socket, from, request, now);
+            }
+            Some(Packet::Request(_)) | None => {}
+        }
+    }
+
+    fn response(&mut self, socket: SocketId, from: SocketAddrV4, response: Response, now: Instant) {
+        let Some(purpose) = self.sending.answered(socket, from, response.number) else { return };
+        if purpose == Purpose::Nat {
+            return self.probe_ended(Some(response.to));
+        }
+        let named = response.id.is_some_and(|id| id == id_of(from));
+        if named {
+            self.table.heard(Contact { id: id_of(from), address: from }, now);
+        }
+        // Others may be our neighbours, and see us where nobody else does.
+        if socket == self.socket() && (named || self.bootstrap.contains(&from)) {
+            self.seen(from, response.to, now);
+        }
+        match purpose {
+            Purpose::Step { query, asked, .. } => {
+                self.step_answered(query, asked, from, response, now);
+            }
+            Purpose::Tell { query, replaced } => {
+                self.tell_answered(query, replaced, from, &response, now);
+            }
+            Purpose::TakeBack { target, replaced } => {
+                self.take_back_answered(target, replaced, from, &response, now);
+            }
+            // Whoever has the address now does not stay.
+            Purpose::Check if !named => self.table.failed(from),
+            Purpose::Relay => self.relay_answered(from, response.to),
+            Purpose::Asked(request) => {
+                let Response { to, token, error, value, .. } = response;
+                let answer = Some(Answer { from, to, socket, value, error, token });
+                self.happened(Event::Answered { request, answer });
+            }
+            Purpose::Check | Purpose::Nat | Purpose::Hint => {}
+        }
+        // There is a place for one that waits.
+        self.sending.go_on(now);
+    }
+
+    /// A node sees us at an address.
+    fn seen(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4, now: Instant) {
+        self.samples.add(node, seen_as);
+        let (Role::Passing { .. }, Some(open)) = (self.role, self.open) else { return };
+        let moved = match self.samples.reach() {
+            Reach::Consistent(address) => address != open,
+            reach => reach == Reach::Random,
+        };
+        // Our router let everybody in, and does no more.
+        if moved {
+            (self.open, self.samples, self.probe) = (None, Samples::default(), Probe::later(now));
+            self.hurry_serving();
+        }
+    }
+
+    /// Where our server socket would be reached, if it is to be found out whether it is: where most
+    /// see us, by its own number.
+    fn expected_at(&self) -> Option<SocketAddrV4> {
+        let Role::Passing { server_port } = self.role else { return None };
+        let seen_as = self.samples.agreed()?;
+        let probing = self.is_open() || self.probe.is_under_way();
+        (!probing).then(|| SocketAddrV4::new(*seen_as.ip(), server_port))
+    }
+
+    /// Asks nodes to send to our server socket, which has sent them nothing.
+    fn tick_probe(&mut self, now: Instant) {
+        let Role::Passing { server_port } = self.role else { return };
+        let Some(expected) = self.expected_at().filter(|_| now >= self.probe.next) else { return };
+        let nodes = self.recent_nodes(PROBED);
+        self.probe.begin(expected, nodes.len(), now);
+        for to in nodes {
+            let value = bytes::Bytes::copy_from_slice(&server_port.to_le_bytes());
+            let request = Request { value: Some(value), ..Request::new(to, Command::PingNat) };
+            let socket = SocketId::CLIENT;
+            if !self.ask(Ready { socket, request, purpose: Purpose::Nat, patience: PATIENT }, now) {
+                self.probe_ended(None);
+            }
+        }
+    }
+
+    fn probe_ended(&mut self, seen_as: Option<SocketAddrV4>) {
+        if let Some(open) = self.probe.ended(seen_as) {
+            // What is known of the one socket says nothing about the other.
+            (self.open, self.samples) = (Some(open), Samples::default());
+            self.hurry_serving();
+        }
+    }
+}
+
+/// Nobody begins with himself, though all may be given the same list.
+fn others(bootstrap: Vec<SocketAddrV4>, own: Id) -> Vec<SocketAddrV4> {
+    bootstrap.into_iter().filter(|address| id_of(*address) != own).collect()
+}

@@ -1,0 +1,244 @@
+//! Messages between peers that have no connection yet: those for us are told, those for others a
+//! node that stays passes on, from the client to the server and back the same way
+//! (hyperdht.md §4).
+//!
+//! Whoever has us send something somewhere could use us against who is there. It is never more than
+//! he sends himself, never what he could not send himself if it goes to a public address, and goes to
+//! an address that is nearer to us than to him only if its holder has asked for it.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::super::face::{AMPLIFICATION, Asked, Event, Role, SocketId};
+use super::super::message::{Command, Request, Response};
+use super::super::payload::{Handshake, Holepunch, Mode};
+use super::Node;
+use super::answer::Incoming;
+use crate::kademlia::{Id, may_name};
+
+/// Clients near to us, whose answers may come from far away, that are remembered.
+pub const MAX_PASSED: usize = 256;
+/// For so long.
+const PASSED_FOR: Duration = Duration::from_secs(30);
+
+/// Who has asked through us for what only he can have.
+#[derive(Default)]
+pub struct Passed(VecDeque<(SocketAddrV4, Instant)>);
+
+impl Passed {
+    pub fn remember(&mut self, client: SocketAddrV4, now: Instant) {
+        self.0.retain(|(known, _)| *known != client);
+        if self.0.len() >= MAX_PASSED {
+            self.0.pop_front();
+        }
+        self.0.push_back((client, now));
+    }
+
+    pub fn has(&self, client: SocketAddrV4, now: Instant) -> bool {
+        self.0.iter().any(|(known, at)| *known == client && now < *at + PASSED_FOR)
+    }
+}
+
+impl Node {
+    /// A handshake came, for us or for somebody else.
+    pub(super) fn pass_handshake(&mut self, asked: Incoming, target: Id, now: Instant) {
+        let value = asked.request.value.clone().unwrap_or_default();
+        let Ok(handshake) = Handshake::decode(value) else { return };
+        if handshake.noise.is_empty() {
+            return;
+        }
+        if self.serves(&target) {
+            return self.handshake_for_us(&asked, handshake);
+        }
+        let from = asked.from;
+        let way = self.way_to(&target, now);
+        let (to, mode, peer, relay) = match (handshake.mode, handshake.peer_address) {
+            (Mode::FromClient, _) => {
+                // A way that the client knows, or ours.
+                let told = handshake.relay_address.filter(|told| reaches(from, *told));
+                match told.filter(|_| self.stays()).or(way) {
+                    Some(to) => (to, Mode::FromRelay, from, None),
+                    None => return self.point_elsewhere(&asked),
+                }
+            }
+            (Mode::FromRelay, Some(peer)) => match way {
+                Some(to) => (to, Mode::FromSecondRelay, peer, Some(from)),
+                None => return,
+            },
+            (Mode::FromServer, Some(client)) => {
+                let handshake =
+                    Handshake { mode: Mode::Reply, peer_address: Some(from), ..handshake };
+                let value = Handshake { relay_address: None, ..handshake }.encode();
+                return self.reply_to_client(&asked, client, value, now);
+            }
+            _ => return,
+        };
+        let passed =
+            Handshake { mode, peer_address: Some(peer), relay_address: relay, ..handshake };
+        self.pass_on(&asked, to, passed.encode(), now);
+    }
+
+    fn handshake_for_us(&mut self, asked: &Incoming, handshake: Handshake) {
+        let Handshake { mode, noise, peer_address, relay_address } = handshake;
+        let peer = match mode {
+            Mode::FromClient => None,
+            Mode::FromRelay if peer_address.is_some() => peer_address,
+            Mode::FromSecondRelay if relay_address.is_some() && peer_address.is_some() => {
+                peer_address
+            }
+            _ => return,
+        };
+        let asked = asked.by(mode, peer, relay_address, noise, 0);
+        self.happened(Event::Handshake(asked));
+    }
+
+    /// A round about a hole came, for us or for somebody else.
+    pub(super) fn pass_holepunch(&mut self, asked: Incoming, target: Id, now: Instant) {
+        let value = asked.request.value.clone().unwrap_or_default();
+        let Ok(holepunch) = Holepunch::decode(value) else { return };
+        let from = asked.from;
+        match (holepunch.mode, holepunch.peer_address) {
+            (Mode::FromClient, told) => {
+                let way = self.way_to(&target, now);
+                // The server has a socket of its own for each hole: another port than the one we know.
+                let known = |told: &SocketAddrV4| way.is_some_and(|way| way.ip() == told.ip());
+                let told = told.filter(|told| known(told) || reaches(from, *told));
+                let Some(to) = told.filter(|_| self.stays()).or(way) else { return };
+                let mode = Mode::FromRelay;
+                let passed = Holepunch { mode, peer_address: Some(from), ..holepunch };
+                self.pass_on(&asked, to, passed.encode(), now);
+            }
+            (Mode::FromRelay, Some(peer)) if self.serves(&target) => {
+                let Holepunch { mode, id, payload, .. } = holepunch;
+                let asked = asked.by(mode, Some(peer), None, payload, id);
+                self.happened(Event::Holepunch(asked));
+            }
+            (Mode::FromServer, Some(client)) => {
+                let mode = Mode::Reply;
+                let reply = Holepunch { mode, peer_address: Some(from), ..holepunch };
+                self.reply_to_client(&asked, client, reply.encode(), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn stays(&self) -> bool {
+        matches!(self.role, Role::Staying { .. })
+    }
+
+    /// Where whom a target is about told us that he is.
+    fn way_to(&mut self, target: &Id, now: Instant) -> Option<SocketAddrV4> {
+        self.records.forward(target, now).map(|forward| forward.to)
+    }
+
+    /// Sends a request on, with another value; its answer does not come back to us as one.
+    fn pass_on(&mut self, asked: &Incoming, to: SocketAddrV4, value: Bytes, now: Instant) {
+        if !may_name(*to.ip(), *asked.from.ip()) {
+            self.passed.remember(asked.from, now);
+        }
+        let request = self.passed_on(asked.socket, &asked.request, to, value);
+        self.sending.pass_on(asked.socket, &request);
+    }
+
+    /// Of a request only the value is another's affair.
+    fn passed_on(
+        &self,
+        socket: SocketId,
+        request: &Request,
+        to: SocketAddrV4,
+        value: Bytes,
+    ) -> Request {
+        Request {
+            number: request.number,
+            id: self.public_id(socket),
+            target: request.target,
+            value: Some(value),
+            ..Request::new(to, request.command)
+        }
+    }
+
+    /// What a server answers through us.
+    fn reply_to_client(
+        &mut self,
+        asked: &Incoming,
+        client: SocketAddrV4,
+        value: Bytes,
+        now: Instant,
+    ) {
+        let wanted = reaches(asked.from, client) || self.passed.has(client, now);
+        if !self.stays() || !wanted {
+            return;
+        }
+        let id = self.public_id(asked.socket);
+        let number = asked.request.number;
+        let response = Response { id, value: Some(value), ..Response::new(client, number) };
+        self.sending.reply(asked.socket, &response);
+    }
+
+    /// Answers [`Event::Handshake`] from `socket`. How many bytes may still be sent because of it; no
+    /// answer is sent that has more than that itself.
+    pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
+        let (mode, to) = match (asked.mode, asked.relay) {
+            (Mode::FromSecondRelay, Some(relay)) => (Mode::FromServer, relay),
+            (Mode::FromRelay, _) => (Mode::FromServer, asked.from),
+            _ => (Mode::Reply, asked.from),
+        };
+        let answer = Handshake { mode, noise, peer_address: asked.peer, relay_address: None };
+        self.answer_asked(asked, Command::Handshake, socket, to, mode, answer.encode())
+    }
+
+    /// Answers [`Event::Holepunch`] from `socket`.
+    pub fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
+        let mode = Mode::FromServer;
+        let answer = Holepunch { mode, id: 0, payload, peer_address: asked.peer };
+        self.answer_asked(asked, Command::Holepunch, socket, asked.from, mode, answer.encode());
+    }
+
+    fn answer_asked(
+        &mut self,
+        asked: &Asked,
+        command: Command,
+        socket: SocketId,
+        to: SocketAddrV4,
+        mode: Mode,
+        value: Bytes,
+    ) -> usize {
+        let Some(serving) = &self.serving else { return 0 };
+        let (target, number, value) = (Some(*serving.target()), asked.number, Some(value));
+        let id = self.public_id(socket);
+        let bytes = if mode == Mode::Reply {
+            Response { id, value, ..Response::new(to, number) }.encode()
+        } else {
+            Request { number, id, target, value, ..Request::new(to, command) }.encode()
+        };
+        let Some(left) = (asked.bytes * AMPLIFICATION).checked_sub(bytes.len()) else { return 0 };
+        self.sending.put(socket, to, bytes);
+        left
+    }
+}
+
+impl Incoming {
+    fn by(
+        &self,
+        mode: Mode,
+        peer: Option<SocketAddrV4>,
+        relay: Option<SocketAddrV4>,
+        message: Bytes,
+        id: u64,
+    ) -> Asked {
+        let Self { socket, from, ref request } = *self;
+        let (to, number) = (request.to, request.number);
+        let bytes = request.encode().len();
+        Asked { from, socket, to, peer, message, id, bytes, mode, number, relay }
+    }
+}
+
+/// Whether somebody could send there himself.
+fn reaches(from: SocketAddrV4, to: SocketAddrV4) -> bool {
+    let anywhere: Ipv4Addr = *to.ip();
+    to.port() != 0 && may_name(*from.ip(), anywhere)
+}

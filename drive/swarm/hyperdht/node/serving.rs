@@ -1,0 +1,197 @@
+//! Being found by our key: the nodes near it are told where we are, kept awake, and asked anew when
+//! they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::announcement::target_of;
+use super::super::face::Event;
+use super::super::message::{Command, Request};
+use super::super::payload::Relay;
+use super::super::sending::{Purpose, Ready, THRICE};
+use super::Node;
+use super::walk::{Goal, RELAYS};
+use crate::kademlia::{Id, QueryId};
+
+/// Relays are told where we are this often, however well all is.
+const TELL_EVERY: Duration = Duration::from_secs(300);
+/// When one is needed sooner, and after the first time that nobody took it; then after twice as long
+/// each time.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+/// Routers forget soon who may answer: relays hear from us this often.
+const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
+
+/// See the module's description.
+pub struct Serving {
+    target: Id,
+    relays: Vec<Relay>,
+    /// Those who have taken it in the round that is under way.
+    taking: Vec<Relay>,
+    /// How many took it in the last one.
+    took: usize,
+    query: Option<QueryId>,
+    next_tell: Instant,
+    earliest_tell: Instant,
+    /// What the round under way tells is no longer true.
+    outdated: bool,
+    next_awake: Instant,
+    pause: Duration,
+}
+
+impl Serving {
+    fn new(target: Id, now: Instant) -> Self {
+        Self {
+            target,
+            relays: Vec::new(),
+            taking: Vec::new(),
+            took: 0,
+            query: None,
+            next_tell: now,
+            earliest_tell: now,
+            outdated: false,
+            next_awake: now + STAY_AWAKE_EVERY,
+            pause: TELL_AGAIN,
+        }
+    }
+
+    pub fn target(&self) -> &Id {
+        &self.target
+    }
+
+    /// A node will pass messages on to us.
+    pub fn taken(&mut self, relay: Relay) {
+        self.taking.push(relay);
+    }
+
+    /// The relays have to be told again, as soon as they may be.
+    fn hurry(&mut self) {
+        self.next_tell = self.next_tell.min(self.earliest_tell);
+        self.outdated = self.query.is_some();
+    }
+
+    pub fn next_tick(&self) -> Instant {
+        match self.query {
+            Some(_) => self.next_awake,
+            None => self.next_awake.min(self.next_tell),
+        }
+    }
+
+    fn told(&mut self, now: Instant) {
+        self.query = None;
+        self.relays = std::mem::take(&mut self.taking);
+        self.took = self.relays.len();
+        let pause;
+        (pause, self.pause) = if self.relays.is_empty() {
+            (self.pause, (self.pause * 2).min(TELL_EVERY))
+        } else {
+            (if self.outdated { TELL_AGAIN } else { TELL_EVERY }, TELL_AGAIN)
+        };
+        self.outdated = false;
+        (self.next_tell, self.earliest_tell) = (now + pause, now + TELL_AGAIN);
+        self.next_awake = now + STAY_AWAKE_EVERY;
+    }
+
+    fn lost(&mut self, relay: SocketAddrV4) {
+        self.relays.retain(|one| one.relay_address != relay);
+        if self.relays.len() < self.took.min(RELAYS) {
+            self.hurry();
+        }
+    }
+
+    /// What it has of us is where it saw us when it was told.
+    fn seen(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {
+        let one = self.relays.iter_mut().find(|one| one.relay_address == relay);
+        if let Some(one) = one.filter(|one| one.peer_address != seen_as) {
+            one.peer_address = seen_as;
+            self.hurry();
+        }
+    }
+}
+
+impl Node {
+    /// Can be found by our key from now on.
+    pub fn serve(&mut self, now: Instant) {
+        if self.serving.is_none() {
+            self.serving = Some(Serving::new(target_of(&self.keys.public_key()), now));
+            self.tick_serving(now);
+        }
+    }
+
+    pub fn stop_serving(&mut self, now: Instant) {
+        if let Some(serving) = self.serving.take() {
+            if let Some(query) = serving.query {
+                self.queries.remove(&query);
+            }
+            self.take_back(&serving.target, now);
+        }
+    }
+
+    /// The nodes that pass messages on to us, and our address as each sees it.
+    pub fn relays(&self) -> Vec<Relay> {
+        self.serving.as_ref().map(|serving| serving.relays.clone()).unwrap_or_default()
+    }
+
+    /// Where others can ask for us: ourselves if everybody can reach us, and the relays.
+    pub(super) fn relay_addresses(&self) -> Vec<SocketAddrV4> {
+        let serving = self.serving.as_ref();
+        let own = serving.and(self.open_address());
+        let relays = serving.into_iter().flat_map(|serving| &serving.relays);
+        own.into_iter().chain(relays.map(|relay| relay.relay_address)).take(RELAYS).collect()
+    }
+
+    pub(super) fn tick_serving(&mut self, now: Instant) {
+        let Some(serving) = &mut self.serving else { return };
+        if serving.query.is_none() && now >= serving.next_tell {
+            serving.taking.clear();
+            serving.next_tell = now + TELL_AGAIN;
+            let target = serving.target;
+            // May be over before it is known to be under way.
+            let query = self.start(target, Goal::Serve, now);
+            let under_way = query.filter(|query| self.queries.contains_key(query));
+            if let Some(serving) = &mut self.serving {
+                serving.query = under_way;
+            }
+        }
+        let Some(serving) = &mut self.serving else { return };
+        if now < serving.next_awake {
+            return;
+        }
+        serving.next_awake = now + STAY_AWAKE_EVERY;
+        let relays: Vec<SocketAddrV4> =
+            serving.relays.iter().map(|relay| relay.relay_address).collect();
+        for relay in relays {
+            let request = Request::new(relay, Command::Ping);
+            let socket = self.socket();
+            self.ask(Ready { socket, request, purpose: Purpose::Relay, patience: THRICE }, now);
+        }
+    }
+
+    /// The walk to those who are told where we are has ended, and they have answered.
+    pub(super) fn served(&mut self, now: Instant) {
+        let Some(serving) = &mut self.serving else { return };
+        serving.told(now);
+        let relays = serving.took;
+        self.happened(Event::Served { relays });
+    }
+
+    pub(super) fn relay_answered(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {
+        if let Some(serving) = &mut self.serving {
+            serving.seen(relay, seen_as);
+        }
+    }
+
+    pub(super) fn relay_failed(&mut self, relay: SocketAddrV4) {
+        if let Some(serving) = &mut self.serving {
+            serving.lost(relay);
+        }
+    }
+
+    /// Tells the relays anew, as soon as that may be: we are somewhere else.
+    pub(super) fn hurry_serving(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.hurry();
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Finding peers through today's HyperDHT: which topics its node asks about and when, and when its
+//! sockets are made anew.
+//!
+//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while nobody
+//! was found. The nodes on the way learn which topics these are, and our address.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use super::Surroundings;
+use super::names::{joined, resolve};
+use super::whereabouts::Whereabouts;
+use crate::crypto::DiscoveryKey;
+use crate::hyperdht::Event;
+use crate::network::Inner;
+use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
+use crate::network::topics::Interest;
+
+/// Where the public network is entered: the nodes the reference has built in, with the address that
+/// each had for long and the name by which it is found if it moved.
+pub const PUBLIC_HYPERDHT: [&str; 3] = [
+    "88.99.3.86@node1.hyperdht.org:49737",
+    "142.93.90.113@node2.hyperdht.org:49737",
+    "138.68.147.8@node3.hyperdht.org:49737",
+];
+
+/// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
+/// Announcements last 20 minutes.
+const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
+/// While nobody was found who is of use, or nobody took an announcement, it is so long at first and
+/// twice as long each time.
+const FIRST_AGAIN: Duration = Duration::from_secs(5);
+/// Topics that are asked about at the same time.
+const RUNNING: usize = 4;
+/// Longest time for one query with its announcements.
+const QUERY_WITHIN: Duration = Duration::from_secs(60);
+/// Peers taken from the answers of one query; an honest node names at most 20.
+const MAX_FOUND: usize = 128;
+/// The machine's addresses and the clock are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Names are resolved anew this often while there is no node at all.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// Pause before another attempt to have sockets.
+const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
+/// Peers that have connected and wait to be welcomed.
+const ARRIVALS: usize = 16;
+
+/// Runs until the swarm is closed.
+pub(super) async fn run(
+    swarm: Weak<Inner>,
+    mut around: Surroundings,
+    link: Arc<Link>,
+    bootstrap: Vec<String>,
+) {
+    let mut closing = around.closing.clone();
+    tokio::select! {
+        () = find(&swarm, &mut around, &link, &bootstrap) => {}
+        () = crate::network::closed(&mut closing) => {}
+    }
+    link.set(None);
+}
+
+/// One endpoint after the other: a new one where this machine is somewhere else.
+async fn find(
+    swarm: &Weak<Inner>,
+    around: &mut Surroundings,
+    link: &Arc<Link>,
+    bootstrap: &[String],
+) {
+    loop {
+        let settings = Settings { ip: Ipv4Addr::UNSPECIFIED, port: 0, stays_at: None };
+        let (endpoint, events) = match Endpoint::new(link.keys.clone(), settings).await {
+            Ok(started) => started,
+            Err(error) => {
+                log::warn!("no sockets for the HyperDHT: {error}");
+                tokio::time::sleep(SOCKETS_AGAIN).await;
+                continue;
+            }
+        };
+        link.set(Some(Arc::clone(&endpoint)));
+        let (sender, arrivals) = mpsc::channel(ARRIVALS);
+        let serving = tokio::spawn(hyperdht::serve(Arc::clone(&endpoint), events, sender));
+        let mut running = Running::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
+        let ended = running.find(swarm, around).await;
+        link.set(None);
+        running.endpoint.retire();
+        if ended == Ended::Closed {
+            return;
+        }
+    }
+}
+
+/// Why an endpoint is given up.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Closed,
+    /// There is to be another one.
+    Anew,
+}
+
+/// When something is asked next.
+struct Appointment {
+    at: Instant,
+    pause: Duration,
+    running: bool,
+}
+
+impl Appointment {
+    fn new(at: Instant) -> Self {
+        Self { at, pause: FIRST_AGAIN, running: false }
+    }
+
+    fn finished(&mut self, success: bool, now: Instant) {
+        self.running = false;
+        let regular = Duration::from_secs(fastrand::u64(AGAIN_EVERY));
+        if success {
+            (self.at, self.pause) = (now + regular, FIRST_AGAIN);
+        } else {
+            self.at = now + self.pause.min(regular);
+            self.pause *= 2;
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        !self.running && self.at <= now
+    }
+}
+
+/// What came of one query.
+struct Answer {
+    topic: DiscoveryKey,
+    found: Vec<Peer>,
+    announced: usize,
+}
+
+/// A peer that a node has named.
+struct Peer {
+    key: [u8; 32],
+    relays: Vec<SocketAddrV4>,
+    via: IpAddr,
+}
+
+/// An endpoint with what goes on on it; dropping it ends that.
+struct Running {
+    endpoint: Arc<Endpoint>,
+    link: Arc<Link>,
+    topics: HashMap<DiscoveryKey, (Interest, Appointment)>,
+    /// Whether peers can find us by our key.
+    serving: bool,
+    queries: JoinSet<Answer>,
+    arrivals: mpsc::Receiver<Connection>,
+    answering: JoinHandle<()>,
+    bootstrap: Vec<String>,
+    resolving: Option<JoinHandle<Vec<SocketAddrV4>>>,
+    resolved: Instant,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.answering.abort();
+    }
+}
+
+impl Running {
+    fn new(
+        endpoint: Arc<Endpoint>,
+        link: Arc<Link>,
+        bootstrap: &[String],
+        arrivals: mpsc::Receiver<Connection>,
+        answering: JoinHandle<()>,
+    ) -> Self {
+        Self {
+            endpoint,
+            link,
+            topics: HashMap::new(),
+            serving: false,
+            queries: JoinSet::new(),
+            arrivals,
+            answering,
+            bootstrap: bootstrap.to_vec(),
+            resolving: Some(tokio::spawn(resolve(bootstrap.to_vec(), false))),
+            resolved: Instant::now(),
+        }
+    }
+
+    /// Until the endpoint is of no use any more.
+    async fn find(&mut self, swarm: &Weak<Inner>, around: &mut Surroundings) -> Ended {
+        let mut whereabouts = Whereabouts::now();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.follow(around);
+        loop {
+            self.start(Instant::now());
+            let next = self.next().unwrap_or_else(|| Instant::now() + LOOK_EVERY);
+            tokio::select! {
+                changed = around.topics.changed() => {
+                    if changed.is_err() {
+                        return Ended::Closed;
+                    }
+                    self.follow(around);
+                }
+                Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
+                    // One that panicked has not said what it was about.
+                    let Ok(answer) = answer else { return Ended::Anew };
+                    let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
+                    if self.finished(around, answer, useful).await.is_err() {
+                        return Ended::Closed;
+                    }
+                }
+                Some(arrival) = self.arrivals.recv() => {
+                    let Some(swarm) = swarm.upgrade() else { return Ended::Closed };
+                    let runtime = swarm.runtime.clone();
+                    runtime.spawn(swarm.welcome(arrival));
+                }
+                addresses = joined(&mut self.resolving) => {
+                    self.resolving = None;
+                    self.resolved = Instant::now();
+                    log::debug!("HyperDHT: bootstrap nodes {addresses:?}");
+                    self.endpoint.with(|node, now| node.set_bootstrap(addresses, now));
+                    self.all_now(self.resolved);
+                }
+                () = tokio::time::sleep_until(next) => {}
+                _ = look.tick() => {
+                    let here = Whereabouts::now();
+                    if here.differ(&whereabouts) {
+                        return Ended::Anew;
+                    }
+                    whereabouts = here;
+                    let alone = self.endpoint.with(|node, _| node.nodes() == 0);
+                    let long_ago = self.resolved.elapsed() >= RESOLVE_EVERY;
+                    if alone && long_ago && self.resolving.is_none() {
+                        self.resolving = Some(tokio::spawn(resolve(self.bootstrap.clone(), true)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn all_now(&mut self, now: Instant) {
+        self.topics.values_mut().for_each(|(_, appointment)| appointment.at = now);
+    }
+
+    /// Takes over what is wanted now.
+    fn follow(&mut self, around: &mut Surroundings) {
+        let now = Instant::now();
+        let wanted = around.topics.borrow_and_update();
+        self.topics.retain(|topic, (interest, _)| {
+            let kept = wanted.get(topic);
+            if interest.announce && !kept.is_some_and(|kept| kept.announce) {
+                self.endpoint.with(|node, now| node.take_back(topic.as_bytes(), now));
+            }
+            kept.is_some()
+        });
+        for (topic, &interest) in wanted.iter() {
+            let (known, appointment) =
+                self.topics.entry(*topic).or_insert_with(|| (interest, Appointment::new(now)));
+            if *known != interest {
+                (*known, appointment.at) = (interest, now);
+            }
+        }
+    }
+
+    /// Starts what is due. Without anybody to ask, asking would only use up the pauses.
+    fn start(&mut self, now: Instant) {
+        if self.resolving.is_some() {
+            return;
+        }
+        let announced = self.topics.values().any(|(interest, _)| interest.announce);
+        if announced != std::mem::replace(&mut self.serving, announced) {
+            self.endpoint.with(|node, now| match announced {
+                true => node.serve(now),
+                false => node.stop_serving(now),
+            });
+        }
+        while self.queries.len() < RUNNING {
+            let due = self.topics.iter_mut().filter(|(_, one)| one.1.is_due(now));
+            let Some((topic, one)) = due.min_by_key(|(_, one)| one.1.at) else { return };
+            one.1.running = true;
+            self.queries.spawn(ask(Arc::clone(&self.endpoint), *topic, one.0));
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        if self.queries.len() >= RUNNING || self.resolving.is_some() {
+            return None;
+        }
+        let all = self.topics.values().map(|one| &one.1);
+        all.filter(|one| !one.running).map(|one| one.at).min()
+    }
+
+    /// Hands over who was found. While nobody of them is `useful`, others may come: the topic
+    /// is asked about again soon.
+    async fn finished(
+        &mut self,
+        around: &Surroundings,
+        answer: Answer,
+        useful: bool,
+    ) -> Result<(), ()> {
+        let Answer { topic, found, announced } = answer;
+        log::debug!("HyperDHT: {topic}: {} peers, {announced} announcements", found.len());
+        let Some((interest, appointment)) = self.topics.get_mut(&topic) else { return Ok(()) };
+        let success = announced > 0 || (useful && !found.is_empty());
+        appointment.finished(success, Instant::now());
+        if !interest.lookup {
+            return Ok(());
+        }
+        for Peer { key, relays, via } in found {
+            self.link.know(&key, relays);
+            let (target, source) = (Target::HyperDht(key), Source::HyperNode(via));
+            let found = Found { topic, target, source, priority: Priority::Normal };
+            around.found.send(found).await.map_err(|_| ())?;
+        }
+        Ok(())
+    }
+}
+
+/// Asks about a topic once.
+async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -> Answer {
+    let id = *topic.as_bytes();
+    let mut answer = Answer { topic, found: Vec::new(), announced: 0 };
+    let events = endpoint.query(|node, now| match interest.announce {
+        true => node.announce(id, now),
+        false => node.lookup(id, now),
+    });
+    let Some(mut events) = events else { return answer };
+    let own = endpoint.keys.public_key();
+    let listen = async {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Peer { key, relays, via, .. } if key != own => {
+                    let known = answer.found.iter().any(|peer| peer.key == *key.as_bytes());
+                    if !known && answer.found.len() < MAX_FOUND {
+                        let (key, via) = (*key.as_bytes(), IpAddr::V4(*via.ip()));
+                        answer.found.push(Peer { key, relays, via });
+                    }
+                }
+                Event::Finished { announced, .. } => answer.announced = announced,
+                _ => {}
+            }
+        }
+    };
+    // What was found by then is found.
+    let _ = timeout(QUERY_WITHIN, listen).await;
+    answer
+}
+
+/// A HyperDHT node that others begin with, and nothing else.
+pub struct HyperDhtBootstrapNode {
+    endpoint: Arc<Endpoint>,
+    address: SocketAddr,
+    /// Nobody connects to it.
+    _events: mpsc::Receiver<hyperdht::ServerEvent>,
+}
+
+impl HyperDhtBootstrapNode {
+    /// `address` is the one that others see: a node's id is made of it.
+    ///
+    /// # Errors
+    /// When the address cannot be had, or is none that others could see.
+    pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
+        let seen = match address {
+            SocketAddr::V4(v4) => Some(v4).filter(|v4| !v4.ip().is_unspecified()),
+            SocketAddr::V6(_) => None,
+        };
+        let Some(v4) = seen else {
+            let why = "a HyperDHT node needs the IPv4 address that others see";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        };
+        let settings = Settings { ip: *v4.ip(), port: v4.port(), stays_at: Some(*v4.ip()) };
+        let link = Link::new()?;
+        let (endpoint, events) = Endpoint::new(link.keys, settings).await?;
+        let others = resolve(others.to_vec(), true).await;
+        endpoint.with(|node, now| node.set_bootstrap(others, now));
+        let port = endpoint.server_socket().map_or(v4.port(), |socket| socket.port());
+        let address = SocketAddr::from((*v4.ip(), port));
+        Ok(Self { endpoint, address, _events: events })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Nodes it knows.
+    pub async fn nodes(&self) -> usize {
+        self.endpoint.with(|node, _| node.nodes())
+    }
+
+    /// Answers until dropped.
+    pub async fn run(&mut self) {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,96 @@
+//! How peers are found by a topic. Each way is a task that follows the topics that are
+//! joined and hands over what it finds; that is all they have in common.
+//!
+//! Not here: who of those that were found is dialled (`candidates`).
+
+mod dns;
+mod lan;
+mod whereabouts;
+mod names;
+mod dht;
+mod hyperdht;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::candidates::Found;
+use super::topics::Topics;
+use super::{Inner, Swarm};
+
+pub use dht::BootstrapNode;
+pub(super) use dht::Link;
+pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
+pub(super) use whereabouts::Whereabouts;
+
+/// Which ways of finding peers are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryOptions {
+    /// Multicast DNS on the local network.
+    pub lan: bool,
+    /// Nodes of the DHT to begin with, as `HOST:PORT`; without any, there is no DHT.
+    pub bootstrap: Vec<String>,
+    /// The same of the HyperDHT.
+    pub hyperdht: Vec<String>,
+}
+
+impl DiscoveryOptions {
+    pub fn is_off(&self) -> bool {
+        !self.lan && self.bootstrap.is_empty() && self.hyperdht.is_empty()
+    }
+}
+
+/// For fuzzing: what becomes of a datagram on the local network.
+#[cfg(fuzzing)]
+pub fn hear_on_the_lan(message: &[u8]) {
+    drop(dns::parse(message));
+}
+
+/// What a way of finding peers sees of the swarm.
+pub(super) struct Surroundings {
+    topics: watch::Receiver<Topics>,
+    listening: watch::Receiver<Option<SocketAddr>>,
+    found: mpsc::Sender<Found>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Inner {
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            topics: self.finding.topics.subscribe(),
+            listening: self.finding.listening.subscribe(),
+            found: self.finding.found.clone(),
+            closing: self.closing.subscribe(),
+        }
+    }
+}
+
+impl Swarm {
+    /// Starts finding peers of the topics that are joined, now and later. To be called once.
+    ///
+    /// # Errors
+    /// When there is no socket for it.
+    pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
+        let inner = &self.inner;
+        if options.lan {
+            inner.runtime.spawn(lan::run(inner.surroundings()));
+        }
+        if !options.bootstrap.is_empty() {
+            let link = Arc::new(dht::link(&inner.surroundings()).await?);
+            if inner.finding.dht.set(Arc::clone(&link)).is_ok() {
+                let bootstrap = options.bootstrap.clone();
+                inner.runtime.spawn(dht::run(inner.surroundings(), link, bootstrap));
+            }
+        }
+        if !options.hyperdht.is_empty() {
+            let link = Arc::new(super::hyperdht::Link::new()?);
+            if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
+                let swarm = Arc::downgrade(inner);
+                let bootstrap = options.hyperdht.clone();
+                inner.runtime.spawn(hyperdht::run(swarm, inner.surroundings(), link, bootstrap));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+//! From topics that are joined to connections: what discovery finds becomes candidates, candidates
+//! are dialled, and of two connections to one peer one is kept.
+//!
+//! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::{Arc, OnceLock, Weak};
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use super::Inner;
+#[cfg(test)]
+use super::candidates::State;
+use super::candidates::{
+    Candidates, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source, Target,
+};
+use super::dial::{self, CONNECT_WITHIN};
+use super::discovery::Link;
+use super::hyperdht::{self, CarryError};
+use super::place::{ConnectionHandle, Ended, GivenUp, Place};
+use super::places::MAX_CONNECTIONS;
+use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+use super::transport::{Stream, Transport, Way};
+use crate::crypto::DiscoveryKey;
+use crate::sync::{Mutex, MutexGuard, Rank};
+
+/// Connections to peers that were found, those being dialled included: places stay for peers that
+/// dial us.
+pub const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+/// Finds that wait for the task below; whoever finds more waits, too.
+const PENDING: usize = 256;
+
+/// What the swarm knows of topics and of peers that were found.
+pub(super) struct Finding {
+    pub topics: watch::Sender<Topics>,
+    /// Where bodies of discovery put what they find.
+    pub found: mpsc::Sender<Found>,
+    /// The port that peers can dial.
+    pub listening: watch::Sender<Option<SocketAddr>>,
+    /// The DHT's node, where there is one.
+    pub dht: OnceLock<Arc<Link>>,
+    /// The same of the HyperDHT.
+    pub hyperdht: OnceLock<Arc<hyperdht::Link>>,
+    candidates: Mutex<Candidates>,
+    /// A candidate became due, or a place became free.
+    changed: Notify,
+    /// Any connection is over.
+    gone: Notify,
+}
+
+impl Finding {
+    pub fn new() -> (Self, mpsc::Receiver<Found>) {
+        let (found, receiver) = mpsc::channel(PENDING);
+        let finding = Self {
+            topics: watch::channel(Topics::new()).0,
+            found,
+            listening: watch::channel(None).0,
+            dht: OnceLock::new(),
+            hyperdht: OnceLock::new(),
+            candidates: Mutex::new(Rank::CANDIDATES, Candidates::default()),
+            changed: Notify::new(),
+            gone: Notify::new(),
+        };
+        (finding, receiver)
+    }
+
+    fn candidates(&self) -> MutexGuard<'_, Candidates> {
+        // Nothing panics while holding it.
+        self.candidates.lock()
+    }
+
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        let mut full = false;
+        self.topics.send_if_modified(|topics| {
+            full = topics.len() >= MAX_TOPICS && !topics.contains_key(&topic);
+            !full && topics.insert(topic, interest) != Some(interest)
+        });
+        if full { Err(TooManyTopics) } else { Ok(()) }
+    }
+
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        if self.topics.send_if_modified(|topics| topics.remove(topic).is_some()) {
+            self.candidates().left(topic);
+        }
+    }
+
+    /// As many as a candidate has at most.
+    fn some_topics(&self) -> Vec<DiscoveryKey> {
+        self.topics.borrow().keys().copied().take(MAX_TOPICS_PER_CANDIDATE).collect()
+    }
+
+    /// How many addresses were found for a topic.
+    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+        self.candidates().known_for(topic)
+    }
+
+    #[cfg(test)]
+    pub fn busy(&self) -> usize {
+        self.candidates().busy()
+    }
+
+    #[cfg(test)]
+    pub fn has_duplicates(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
+    }
+
+    #[cfg(test)]
+    pub fn knows_itself(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, State::Aside(_)))
+    }
+
+    /// A connection is over; `last` if it was the last one to that static key.
+    pub fn connection_gone(&self, last: Option<&[u8; 32]>) {
+        if let Some(key) = last {
+            self.candidates().gone(key, Instant::now());
+        }
+        self.changed.notify_one();
+        self.gone.notify_waiters();
+    }
+}
+
+impl Inner {
+    /// The peer of a connection has shown its static key: whether the connection is kept.
+    ///
+    /// Of two connections between the same two peers both keep the faster transport's, and of two of
+    /// a kind the one that was dialled by the peer with the smaller key, so that neither has to be
+    /// asked. Of two that the remote dialled it knows best: it may have moved, and one of them lead
+    /// nowhere.
+    pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
+        let local = self.identity;
+        let state = self.state();
+        let Some(this) = state.connections.get(&id) else { return Ok(()) };
+        let _ = this.identity.set(remote);
+        if remote == local {
+            let _ = this.given_up.set(GivenUp::Ourselves);
+            return Err("it is this process itself".into());
+        }
+        let same = |(other, handle): &(&u64, &ConnectionHandle)| {
+            let dialled_both = handle.incoming && this.incoming;
+            let ended = handle.is_ending() || dialled_both;
+            **other != id && handle.identity.get() == Some(&remote) && !ended
+        };
+        let Some((_, other)) = state.connections.iter().find(same) else { return Ok(()) };
+        let keep_this = match this.transport.cmp(&other.transport) {
+            std::cmp::Ordering::Greater => true,
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => (local < remote) != this.incoming,
+        };
+        let reason = "we have another connection to it";
+        if keep_this {
+            let _ = other.given_up.set(GivenUp::Duplicate);
+            other.end(reason.into(), false);
+            return Ok(());
+        }
+        let _ = this.given_up.set(GivenUp::Duplicate);
+        Err(reason.into())
+    }
+
+    /// Whether any peer has a channel open with us.
+    pub(super) fn has_useful_peer(&self) -> bool {
+        self.state().connections.values().any(|handle| handle.channels() > 0 && !handle.is_ending())
+    }
+
+    fn is_connected_to(&self, key: &[u8; 32]) -> bool {
+        self.state()
+            .connections
+            .values()
+            .any(|handle| handle.identity.get() == Some(key) && !handle.is_ending())
+    }
+
+    /// Resolves when no connection to this static key is left.
+    pub(super) async fn gone(&self, key: &[u8; 32]) {
+        loop {
+            let gone = self.finding.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if !self.is_connected_to(key) {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    /// The address to dial now, if there is one and a place for it.
+    fn next_candidate(&self) -> Option<Target> {
+        let connected = self.peer_count();
+        let mut candidates = self.finding.candidates();
+        if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
+            return None;
+        }
+        candidates.next(Instant::now())
+    }
+
+    /// Remembers whom discovery has named, of topics that are looked for.
+    fn take_found(&self, all: impl Iterator<Item = Found>) {
+        let topics = self.finding.topics.borrow();
+        let wanted = |topic: &DiscoveryKey| topics.get(topic).is_some_and(|one| one.lookup);
+        let mut candidates = self.finding.candidates();
+        for found in all.filter(|found| wanted(&found.topic)) {
+            let room = candidates.found(&found, Instant::now());
+            let and = if room { "" } else { ", and have no room for it" };
+            log::debug!("found {} by {:?}{and}", found.target, found.source);
+        }
+    }
+}
+
+/// Takes what was found and dials it, until the swarm is closed or dropped.
+pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
+    let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    let mut batch = Vec::new();
+    loop {
+        let Some(inner) = swarm.upgrade() else { return };
+        while let Some(target) = inner.next_candidate() {
+            inner.runtime.spawn(attempt(Arc::clone(&inner), target));
+        }
+        let due = inner.finding.candidates().due().filter(|due| *due > Instant::now());
+        let finding = Arc::clone(&inner.finding);
+        drop(inner);
+        tokio::select! {
+            received = found.recv_many(&mut batch, PENDING) => {
+                let Some(swarm) = swarm.upgrade().filter(|_| received > 0) else { return };
+                swarm.take_found(batch.drain(..));
+            }
+            () = finding.changed.notified() => {}
+            () = crate::network::wait_until(due) => {}
+            () = super::closed(&mut closing) => return,
+        }
+    }
+}
+
+/// One attempt at a peer that was found, and the connection that comes of it.
+async fn attempt(swarm: Arc<Inner>, target: Target) {
+    let mut closing = swarm.closing.subscribe();
+    let (reason, outcome) = tokio::select! {
+        ending = connect(&swarm, target) => ending,
+        () = super::closed(&mut closing) => return,
+    };
+    log::debug!("peer {target}, which was found: {reason}");
+    swarm.finding.candidates().ended(&target, outcome, Instant::now());
+    if let Outcome::Duplicate(key) = outcome
+        && !swarm.is_connected_to(&key)
+    {
+        // The other one ended between the two lines above, or before.
+        swarm.finding.candidates().gone(&key, Instant::now());
+    }
+    swarm.finding.changed.notify_one();
+}
+
+async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
+    let origin = swarm.finding.candidates().origin(&target);
+    let Some((source, topics)) = origin else { return ("is forgotten".into(), Outcome::Failed) };
+    let connected = match target {
+        Target::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
+        Target::HyperDht(key) => connect_by_key(swarm, target, key, source.into(), topics).await,
+    };
+    let (connection, stream) = match connected {
+        Ok(connected) => connected,
+        Err(failure) => return failure,
+    };
+    let handle = connection.handle.clone();
+    let Ended { reason, lied } = connection.run(stream).await;
+    let outcome = match (handle.given_up.get(), handle.identity.get()) {
+        (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
+        (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
+        _ if !lied && handle.channels() > 0 => Outcome::Left,
+        _ => Outcome::Failed,
+    };
+    if lied {
+        log::log!(dial::level(lied), "peer {target}: {reason}");
+    }
+    (reason, outcome)
+}
+
+/// A connection with its place and its bytes, or why there is none.
+type Connected = Result<(Place, Stream), (String, Outcome)>;
+
+/// The attempt has come through: its place among those being dialled is free.
+fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Place {
+    swarm.finding.candidates().connected(&target);
+    swarm.finding.changed.notify_one();
+    let transport = match target {
+        Target::Tcp(_) => Transport::Tcp,
+        Target::HyperDht(_) => Transport::HyperDht,
+    };
+    swarm.register(at, transport, way)
+}
+
+async fn connect_tcp(
+    swarm: &Arc<Inner>,
+    target: Target,
+    address: SocketAddr,
+    way: Way,
+) -> Connected {
+    let failed = |reason| (reason, Outcome::Failed);
+    let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
+    let stream = stream
+        .map_err(|_| failed(format!("did not answer within {CONNECT_WITHIN:?}")))?
+        .map_err(|error| failed(format!("cannot connect: {error}")))?;
+    let connection = registered(swarm, target, address, way);
+    Ok((connection, Stream::Tcp(stream)))
+}
+
+async fn connect_by_key(
+    swarm: &Arc<Inner>,
+    target: Target,
+    key: [u8; 32],
+    way: Way,
+    topics: Vec<DiscoveryKey>,
+) -> Connected {
+    let failed = |reason| (reason, Outcome::Failed);
+    let link = swarm.finding.hyperdht.get();
+    let link = link.ok_or_else(|| failed("the HyperDHT is not used".into()))?;
+    let connection = link.connect(key).await.map_err(failed)?;
+    let address = SocketAddr::V4(connection.address);
+    let place = registered(swarm, target, address, way);
+    let stream = swarm.carried(&place, connection, topics).await.map_err(|error| match error {
+        CarryError::Foreign => (error.to_string(), Outcome::Foreign),
+        error => failed(error.to_string()),
+    })?;
+    Ok((place, stream))
+}
+
+impl Inner {
+    /// The stream in a HyperDHT connection that has its place. Where the remote tells that it can be
+    /// reached by TCP too, that is tried, for these topics.
+    async fn carried(
+        &self,
+        place: &Place,
+        connection: hyperdht::Connection,
+        topics: Vec<DiscoveryKey>,
+    ) -> Result<Stream, CarryError> {
+        let address = place.handle.address;
+        let port = self.finding.listening.borrow().map(|address| address.port());
+        let mut ending = place.handle.ending.subscribe();
+        let carried = tokio::select! {
+            carried = hyperdht::carry(connection, port) => carried?,
+            _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
+        };
+        if let Some(port) = carried.port {
+            self.told(address.ip(), port, topics);
+        }
+        Ok(Stream::Carried(carried.stream))
+    }
+
+    fn told(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
+        let target = Target::Tcp((ip, port.get()).into());
+        let source = Source::Itself(ip);
+        let found = |topic| Found { topic, target, source, priority: Priority::Normal };
+        self.take_found(topics.into_iter().map(found));
+        self.finding.changed.notify_one();
+    }
+
+    /// A peer has connected by HyperDHT.
+    pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
+        let address = SocketAddr::V4(connection.address);
+        let place = self.register(address, Transport::HyperDht, Way::Incoming);
+        // It does not say which topic it comes for.
+        let topics = self.finding.some_topics();
+        match self.carried(&place, connection, topics).await {
+            Ok(stream) => {
+                let Ended { reason, lied } = place.run(stream).await;
+                log::log!(dial::level(lied), "peer {address} left: {reason}");
+            }
+            Err(error) => log::debug!("HyperDHT peer {address}: {error}"),
+        }
+    }
+}

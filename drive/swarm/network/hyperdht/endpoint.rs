@@ -1,0 +1,452 @@
+//! A node of the HyperDHT on its sockets: packets and time in, answers to who waits for them.
+//!
+//! A node speaks from one socket and hears on another whether strangers come through to it; each hole
+//! that is punched has a socket of its own. Whatever arrives is told apart by its first bytes: a
+//! packet of a stream, a knock, or a packet of the hash table.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::line::{Forget, Line};
+use super::socket::{Knock, Socket, now};
+use crate::crypto::{KeyPair, random_bytes};
+use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
+use crate::kademlia::{Chosen, QueryId};
+use crate::sync::{Mutex, MutexGuard, Rank};
+use crate::udx::stream_of;
+
+/// Streams at once, those that are being made or ended included; one more is refused.
+pub const MAX_LINES: usize = 512;
+/// Sockets at once.
+pub const MAX_SOCKETS: usize = 1024;
+/// Bytes received that all streams together may keep: those before which some lack. Beyond it the
+/// stream that keeps most is ended.
+pub const MAX_HELD: usize = 32 * 1024 * 1024;
+/// A stream that keeps less is not looked at.
+const LITTLE: usize = 256 * 1024;
+/// Events of one query that may wait; more peers than that are of no use.
+const EVENTS: usize = 256;
+/// Requests to our own server that may wait.
+const ASKED: usize = 256;
+/// Longest datagram there is.
+const DATAGRAM: usize = 65_536;
+/// Packets received before their streams answer.
+const BATCH: usize = 64;
+
+/// See the module's description.
+pub struct Endpoint {
+    own: Weak<Endpoint>,
+    pub keys: KeyPair,
+    ip: Ipv4Addr,
+    node: Mutex<Node>,
+    sockets: Mutex<HashMap<SocketId, (Arc<Socket>, AbortHandle)>>,
+    next_socket: AtomicU32,
+    lines: Mutex<HashMap<u32, Arc<Line>>>,
+    line_count: Arc<AtomicUsize>,
+    waiting: Mutex<Waiting>,
+    asked: mpsc::Sender<ServerEvent>,
+    /// Trying ports looks like an attack from outside: one hole at a time.
+    turns: Arc<Semaphore>,
+    /// The node has an earlier appointment than was thought.
+    earlier: Arc<Notify>,
+    /// Another one has taken its place: only streams are still served.
+    retired: AtomicBool,
+}
+
+/// Who waits for what of the node.
+#[derive(Default)]
+struct Waiting {
+    answers: HashMap<RequestId, oneshot::Sender<Option<Answer>>>,
+    queries: HashMap<QueryId, mpsc::Sender<Event>>,
+}
+
+/// What peers want of our own server.
+pub enum ServerEvent {
+    Handshake(Asked),
+    Holepunch(Asked),
+}
+
+/// Where an endpoint is, and what its node is.
+pub struct Settings {
+    pub ip: Ipv4Addr,
+    /// Of the socket that strangers come to; 0 for any.
+    pub port: u16,
+    /// Others may rely on the node, which is at this address for them.
+    pub stays_at: Option<Ipv4Addr>,
+}
+
+/// A stream that is to be connected. It is forgotten if it is dropped before.
+pub struct NewLine {
+    line: Arc<Line>,
+    endpoint: Arc<Endpoint>,
+    connected: bool,
+}
+
+impl Deref for NewLine {
+    type Target = Line;
+
+    fn deref(&self) -> &Line {
+        &self.line
+    }
+}
+
+impl NewLine {
+    /// From now on its packets go there, as long as it is not over.
+    pub fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
+        self.connected = true;
+        self.line.connect(socket, to);
+        let endpoint: Weak<Endpoint> = Arc::downgrade(&self.endpoint);
+        tokio::spawn(Arc::clone(&self.line).drive(endpoint));
+        Arc::clone(&self.line)
+    }
+}
+
+impl Drop for NewLine {
+    fn drop(&mut self) {
+        if !self.connected {
+            self.endpoint.forget(self.line.local_id);
+        }
+    }
+}
+
+/// A socket for one hole.
+pub struct OpenSocket {
+    pub socket: Arc<Socket>,
+    pub closing: Closing,
+}
+
+/// Closes a socket when dropped.
+pub struct Closing {
+    endpoint: Weak<Endpoint>,
+    socket: SocketId,
+}
+
+impl Endpoint {
+    /// A node with nobody to ask yet, and what peers will want of its server.
+    ///
+    /// # Errors
+    /// When there is no socket for it.
+    pub async fn new(
+        keys: KeyPair,
+        settings: Settings,
+    ) -> io::Result<(Arc<Self>, mpsc::Receiver<ServerEvent>)> {
+        let server =
+            Arc::new(Socket::bind(SocketId::SERVER, settings.ip, settings.port, None).await?);
+        let client = match settings.stays_at {
+            Some(_) => None,
+            None => Some(Arc::new(Socket::bind(SocketId::CLIENT, settings.ip, 0, None).await?)),
+        };
+        let role = match settings.stays_at {
+            Some(ip) => Role::Staying { address: SocketAddrV4::new(ip, server.port()) },
+            None => Role::Passing { server_port: server.port() },
+        };
+        let node = Node::new(Chosen::at_random()?, keys.clone(), Vec::new(), role, Instant::now());
+        let (sender, asked) = mpsc::channel(ASKED);
+        let earlier = Arc::new(Notify::new());
+        let endpoint = Arc::new_cyclic(|own| Self {
+            own: own.clone(),
+            keys,
+            ip: settings.ip,
+            node: Mutex::new(Rank::NODE, node),
+            sockets: Mutex::new(Rank::SOCKETS, HashMap::new()),
+            next_socket: AtomicU32::new(SocketId::SERVER.0 + 1),
+            lines: Mutex::new(Rank::LINES, HashMap::new()),
+            line_count: Arc::default(),
+            waiting: Mutex::default(),
+            asked: sender,
+            turns: Arc::new(Semaphore::new(1)),
+            earlier: Arc::clone(&earlier),
+            retired: AtomicBool::new(false),
+        });
+        endpoint.serve(server);
+        client.into_iter().for_each(|client| endpoint.serve(client));
+        tokio::spawn(keep_time(Arc::downgrade(&endpoint), earlier));
+        Ok((endpoint, asked))
+    }
+
+    /// The node, for what it does at once; [`Endpoint::flush`] has to follow.
+    fn node(&self) -> MutexGuard<'_, Node> {
+        // Nothing panics while holding it.
+        self.node.lock()
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, HashMap<SocketId, (Arc<Socket>, AbortHandle)>> {
+        self.sockets.lock()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<u32, Arc<Line>>> {
+        self.lines.lock()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock()
+    }
+
+    /// Has the node do something, and what follows from it.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+        let result = act(&mut self.node(), Instant::now());
+        self.flush();
+        result
+    }
+
+    /// Sends what the node wants to send, and tells who waits.
+    fn flush(&self) {
+        let mut events = Vec::new();
+        {
+            let mut node = self.node();
+            let sockets = self.sockets();
+            let retired = self.retired.load(Ordering::Relaxed);
+            while let Some(packet) = node.next_packet() {
+                let Some((socket, _)) = sockets.get(&packet.socket).filter(|_| !retired) else {
+                    continue;
+                };
+                // What the system does not take now is lost, as on any network.
+                if let Err(error) = socket.try_send(&packet.bytes, packet.to) {
+                    log::debug!("HyperDHT packet to {}: {error}", packet.to);
+                }
+            }
+            events.extend(std::iter::from_fn(|| node.next_event()));
+        }
+        for event in events {
+            self.tell(event);
+        }
+        self.earlier.notify_one();
+    }
+
+    fn tell(&self, event: Event) {
+        match event {
+            Event::Answered { request, answer } => {
+                if let Some(waits) = self.waiting().answers.remove(&request) {
+                    let _ = waits.send(answer);
+                }
+            }
+            Event::Finished { query, .. } => {
+                if let Some(waits) = self.waiting().queries.remove(&query) {
+                    // Who reads is told by the end of the channel if there is no room for this.
+                    let _ = waits.try_send(event);
+                }
+            }
+            Event::Peer { query, .. } | Event::Record { query, .. } => {
+                if let Some(waits) = self.waiting().queries.get(&query) {
+                    let _ = waits.try_send(event);
+                }
+            }
+            Event::Served { relays } => log::debug!("HyperDHT: {relays} nodes pass peers on to us"),
+            Event::Handshake(asked) => drop(self.asked.try_send(ServerEvent::Handshake(asked))),
+            Event::Holepunch(asked) => drop(self.asked.try_send(ServerEvent::Holepunch(asked))),
+        }
+    }
+
+    /// One request and its answer; `None` if there is none in time.
+    pub async fn request(&self, ask: Ask) -> Option<Answer> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut node = self.node();
+            let request = node.request(ask, Instant::now())?;
+            self.waiting().answers.insert(request, sender);
+        }
+        self.flush();
+        answer.await.ok().flatten()
+    }
+
+    /// Starts a query; what it finds, and at last that it has finished.
+    pub fn query(
+        &self,
+        start: impl FnOnce(&mut Node, Instant) -> Option<QueryId>,
+    ) -> Option<mpsc::Receiver<Event>> {
+        let (sender, events) = mpsc::channel(EVENTS);
+        {
+            let mut node = self.node();
+            let query = start(&mut node, Instant::now())?;
+            self.waiting().queries.insert(query, sender);
+        }
+        self.flush();
+        Some(events)
+    }
+
+    /// The socket that strangers come to.
+    pub fn server_socket(&self) -> Option<Arc<Socket>> {
+        self.socket(SocketId::SERVER)
+    }
+
+    pub fn socket(&self, id: SocketId) -> Option<Arc<Socket>> {
+        self.sockets().get(&id).map(|(socket, _)| Arc::clone(socket))
+    }
+
+    /// A socket for one hole, which tells who knocks.
+    pub async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
+        if self.sockets().len() >= MAX_SOCKETS {
+            return Err(io::Error::other("too many holes are being punched"));
+        }
+        let id = SocketId(self.next_socket.fetch_add(1, Ordering::Relaxed));
+        let socket = Arc::new(Socket::bind(id, self.ip, 0, Some(knocks)).await?);
+        self.serve(Arc::clone(&socket));
+        let closing = Closing { endpoint: self.own.clone(), socket: id };
+        Ok(OpenSocket { socket, closing })
+    }
+
+    fn serve(&self, socket: Arc<Socket>) {
+        let task = tokio::spawn(receive(self.own.clone(), Arc::clone(&socket)));
+        self.sockets().insert(socket.id, (socket, task.abort_handle()));
+    }
+
+    fn close(&self, id: SocketId) {
+        if let Some((_, task)) = self.sockets().remove(&id) {
+            task.abort();
+        }
+    }
+
+    /// The right to try ports, if nobody else has it.
+    pub fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turns).try_acquire_owned().ok()
+    }
+
+    /// A stream that is to be connected; `None` if there are too many.
+    pub fn new_line(self: &Arc<Self>) -> Option<NewLine> {
+        let mut lines = self.lines();
+        if lines.len() >= MAX_LINES {
+            return None;
+        }
+        // Nobody is to guess it: the first packet of a stream says where the others come from.
+        let id = std::iter::repeat_with(|| random_bytes().map(u32::from_le_bytes))
+            .take_while(Result::is_ok)
+            .flatten()
+            .find(|id| !lines.contains_key(id))?;
+        let line = Arc::new(Line::new(id, Arc::clone(&self.line_count)));
+        lines.insert(id, Arc::clone(&line));
+        Some(NewLine { line, endpoint: Arc::clone(self), connected: false })
+    }
+
+    /// The node says nothing any more: another endpoint with the same keys takes its place, and what
+    /// this one announced, too. Streams go on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the stream that keeps most, if all together keep too much.
+    fn bound_held(&self) {
+        let all: Vec<_> = self.lines().values().cloned().collect();
+        let held: Vec<_> = all.iter().map(|line| line.held()).collect();
+        if held.iter().sum::<usize>() > MAX_HELD
+            && let Some((most, _)) = all.iter().zip(held).max_by_key(|(_, held)| *held)
+        {
+            most.destroy();
+        }
+    }
+
+    /// What all streams keep together, and how many there are.
+    #[cfg(test)]
+    pub fn held(&self) -> (usize, usize) {
+        let all: Vec<_> = self.lines().values().cloned().collect();
+        (all.iter().map(|line| line.held()).sum(), all.len())
+    }
+
+    /// Takes all announcements back, without waiting whether that is heard.
+    pub fn farewell(&self) {
+        self.with(|node, now| node.take_back_all(now));
+    }
+
+    /// Gives a packet to whom it is for; the stream, if it was one's.
+    fn dispatch(
+        &self,
+        socket: &Arc<Socket>,
+        from: SocketAddrV4,
+        packet: &[u8],
+    ) -> Option<Arc<Line>> {
+        if packet.len() <= 1 {
+            socket.knocked(from);
+            return None;
+        }
+        match stream_of(packet) {
+            Some(id) => {
+                let line = self.lines().get(&id).cloned()?;
+                line.receive(socket, from, packet, now());
+                Some(line)
+            }
+            None => {
+                self.with(|node, now| node.receive(socket.id, from, packet, now));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        for (_, task) in self.sockets().values() {
+            task.abort();
+        }
+    }
+}
+
+impl Forget for Endpoint {
+    fn forget(&self, id: u32) {
+        self.lines().remove(&id);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.close(self.socket);
+        }
+    }
+}
+
+/// Reads a socket until it is closed.
+async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
+    let mut buffer = vec![0; DATAGRAM];
+    let mut touched: HashMap<u32, Arc<Line>> = HashMap::new();
+    loop {
+        let mut received = match socket.receive(&mut buffer).await {
+            Ok(received) => Some(received),
+            Err(error) => {
+                // Whatever it is, it may be there again at once.
+                log::debug!("HyperDHT: {error}");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let Some(endpoint) = endpoint.upgrade() else { return };
+        let mut count = 0;
+        while let Some((length, from)) = received {
+            let packet = buffer.get(..length).unwrap_or_default();
+            if let Some(line) = endpoint.dispatch(&socket, from, packet) {
+                touched.insert(line.local_id, line);
+            }
+            count += 1;
+            received = if count < BATCH { socket.try_receive(&mut buffer) } else { None };
+        }
+        let now = now();
+        let much = touched.values().any(|line| line.held() > LITTLE);
+        touched.drain().for_each(|(_, line)| line.attend(now));
+        if much {
+            endpoint.bound_held();
+        }
+    }
+}
+
+/// Does in time what the node has to do.
+async fn keep_time(endpoint: Weak<Endpoint>, earlier: Arc<Notify>) {
+    loop {
+        let Some(next) = endpoint.upgrade().map(|endpoint| endpoint.node().next_tick()) else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = earlier.notified() => continue,
+        }
+        match endpoint.upgrade() {
+            Some(endpoint) => endpoint.with(|node, now| node.tick(now)),
+            None => return,
+        }
+    }
+}

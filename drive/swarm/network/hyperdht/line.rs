@@ -1,0 +1,372 @@
+//! A datagram stream on a socket: where its packets go, when they go, and who waits for it.
+//!
+//! Not here: the stream itself (`udx/`), and what is in it (`connection.rs`).
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::socket::{Socket, now};
+use crate::sync::{Mutex, MutexGuard, Rank};
+use crate::udx::{SEND_BUFFER, Stream};
+
+/// Packets kept of a stream that is not known well enough yet to take them.
+pub const MAX_EARLY: usize = 8;
+/// A stream that nobody uses any more has so long to bring its last bytes to the other side.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Bytes sent and not acknowledged that all streams together may keep, each at least
+/// [`SMALLEST_SHARE`].
+pub const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
+pub const SMALLEST_SHARE: usize = 128 * 1024;
+
+/// See the module's description.
+pub struct Line {
+    pub local_id: u32,
+    /// How many there are, this one included.
+    all: Arc<AtomicUsize>,
+    state: Mutex<State>,
+    readable: Notify,
+    writable: Notify,
+    /// The first packet has come.
+    arrived: Notify,
+    /// Something is due earlier than was thought.
+    earlier: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Once the remote's own number of the stream is known.
+    stream: Option<Stream>,
+    /// Where the packets go, once that is known.
+    place: Option<(Arc<Socket>, SocketAddrV4)>,
+    /// A packet has come from there.
+    heard: bool,
+    /// Bytes that may be sent there until then; `None` for as many as there are.
+    unheard_bytes: Option<usize>,
+    /// Where the first packet came from.
+    first: Option<(Arc<Socket>, SocketAddrV4)>,
+    early: Vec<Bytes>,
+    /// Keeps the socket open, where it is there for this stream only.
+    closing: Option<Box<dyn Send>>,
+    /// A packet that the system did not take.
+    unsent: Option<Bytes>,
+    /// When the driver looks again.
+    armed: Option<Instant>,
+    /// Nobody uses it any more: it is over by then.
+    left: Option<Instant>,
+}
+
+impl State {
+    /// Gives the stream what came before it was ready.
+    fn take_early(&mut self, now: Instant) {
+        if let (Some(stream), Some((_, at))) = (&mut self.stream, &self.place) {
+            let from_there = self.first.as_ref().is_some_and(|(_, from)| from == at);
+            for packet in self.early.drain(..).filter(|_| from_there) {
+                self.heard = true;
+                stream.receive(&packet, now);
+            }
+        }
+    }
+
+    /// Sends what may be sent now.
+    fn send(&mut self, now: Instant) {
+        let (Some(stream), Some((socket, to))) = (&mut self.stream, &self.place) else { return };
+        if self.left.is_some() {
+            // What nobody reads must not keep the other side from coming to its end.
+            while stream.read().is_some() {}
+        }
+        while let Some(packet) = self.unsent.take().or_else(|| stream.next_packet(now)) {
+            if let Some(left) = self.unheard_bytes.filter(|_| !self.heard) {
+                // As if it were lost on the way: the stream sends it again, or is given up.
+                let Some(left) = left.checked_sub(packet.len()) else { continue };
+                self.unheard_bytes = Some(left);
+            }
+            match socket.try_send(&packet, *to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.unsent = Some(packet);
+                    return;
+                }
+                // As if it were lost on the way.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let due = self.stream.as_ref().and_then(Stream::next_timeout);
+        [due, self.left].into_iter().flatten().min()
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.left.is_some_and(|at| now >= at) || self.stream.as_ref().is_some_and(Stream::is_over)
+    }
+}
+
+/// What a read or a write came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    #[error("the stream is not connected")]
+    Unconnected,
+    #[error(transparent)]
+    Failed(#[from] crate::udx::Failure),
+}
+
+/// Keeps streams, and forgets those that are over.
+pub trait Forget: Send + Sync {
+    fn forget(&self, id: u32);
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Line {
+    pub fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self {
+            local_id,
+            all,
+            state: Mutex::new(Rank::LINE, State::default()),
+            readable: Notify::new(),
+            writable: Notify::new(),
+            arrived: Notify::new(),
+            earlier: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it.
+        self.state.lock()
+    }
+
+    /// Bytes that may wait to be sent or acknowledged.
+    fn share(&self) -> usize {
+        let all = self.all.load(Ordering::Relaxed).max(1);
+        (MAX_UNACKNOWLEDGED / all).max(SMALLEST_SHARE)
+    }
+
+    /// Bytes received that are kept: those that nobody has read, and those before which some lack.
+    pub fn held(&self) -> usize {
+        self.state().stream.as_ref().map_or(0, Stream::held)
+    }
+
+    /// Ends it at once, and tells the remote so.
+    pub fn destroy(&self) {
+        let now = now();
+        if let Some(stream) = &mut self.state().stream {
+            stream.destroy(now);
+        }
+        self.attend(now);
+    }
+
+    /// A packet for this stream has come.
+    pub fn receive(&self, socket: &Arc<Socket>, from: SocketAddrV4, packet: &[u8], now: Instant) {
+        let mut state = self.state();
+        let State { stream, place, heard, first, early, .. } = &mut *state;
+        match (stream, place) {
+            (Some(stream), Some((through, at))) => {
+                if !*heard && *at != from {
+                    // It has found another way than the one that we thought of.
+                    (*through, *at) = (Arc::clone(socket), from);
+                }
+                if *at == from {
+                    *heard = true;
+                    stream.receive(packet, now);
+                }
+            }
+            _ => {
+                let (_, at) = first.get_or_insert_with(|| (Arc::clone(socket), from));
+                if *at == from && early.len() < MAX_EARLY {
+                    early.push(Bytes::copy_from_slice(packet));
+                }
+                self.arrived.notify_one();
+            }
+        }
+    }
+
+    /// Resolves to where the first packet came from. For one task at a time.
+    pub async fn arrived(&self) -> (Arc<Socket>, SocketAddrV4) {
+        loop {
+            if let Some((socket, from)) = &self.state().first {
+                return (Arc::clone(socket), *from);
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The remote's number of the stream.
+    pub fn remote_is(&self, remote_id: u32) {
+        let now = now();
+        let mut state = self.state();
+        state.stream.get_or_insert_with(|| Stream::new(self.local_id, remote_id, now));
+        state.take_early(now);
+    }
+
+    /// From now on packets go there. Once one has come from somewhere they are taken from there only.
+    pub fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
+        let now = now();
+        let mut state = self.state();
+        state.place.get_or_insert_with(|| (Arc::clone(socket), to));
+        state.take_early(now);
+        drop(state);
+        self.attend(now);
+    }
+
+    /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
+    /// address may be forged.
+    pub fn say_at_most(&self, bytes: usize) {
+        self.state().unheard_bytes = Some(bytes);
+    }
+
+    /// The socket is closed when the stream is over.
+    pub fn keep(&self, closing: impl Send + 'static) {
+        self.state().closing = Some(Box::new(closing));
+    }
+
+    /// Bytes in order, as many packets as are there; none at all once the remote has ended.
+    pub async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), Lost> {
+        loop {
+            let readable = self.readable.notified();
+            let now = now();
+            {
+                let mut state = self.state();
+                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                into.extend(std::iter::from_fn(|| stream.read()));
+                if !into.is_empty() || stream.remote_ended() {
+                    drop(state);
+                    // The remote is told that there is room again.
+                    self.attend(now);
+                    return Ok(());
+                }
+                if let Some(failure) = stream.failure() {
+                    return Err(failure.into());
+                }
+            }
+            readable.await;
+        }
+    }
+
+    /// Writes what there is room for; waits until there is some.
+    pub async fn write(&self, bytes: &[u8]) -> Result<usize, Lost> {
+        loop {
+            let writable = self.writable.notified();
+            let now = now();
+            {
+                let mut state = self.state();
+                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                if let Some(failure) = stream.failure() {
+                    return Err(failure.into());
+                }
+                let waiting = SEND_BUFFER.saturating_sub(stream.room());
+                let room = self.share().saturating_sub(waiting).min(bytes.len());
+                let count = stream.write(bytes.get(..room).unwrap_or_default());
+                drop(state);
+                if count > 0 {
+                    self.attend(now);
+                    return Ok(count);
+                }
+            }
+            writable.await;
+        }
+    }
+
+    /// Nobody uses it any more: what was written still arrives if it does so soon.
+    pub fn leave(&self) {
+        let now = now();
+        let mut state = self.state();
+        state.left.get_or_insert(now + LAST_WORDS);
+        if let Some(stream) = &mut state.stream {
+            stream.finish();
+        }
+        drop(state);
+        self.attend(now);
+    }
+
+    /// Sends what is due and wakes who waits.
+    pub fn attend(&self, now: Instant) {
+        if self.send(now) {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// The same; whether the driver has to look at it before it would.
+    fn send(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        state.send(now);
+        let next = state.next_timeout();
+        let earlier = match (next, state.armed) {
+            (Some(next), Some(armed)) => next < armed,
+            (next, None) => next.is_some(),
+            (None, Some(_)) => false,
+        } || state.unsent.is_some()
+            || state.is_over(now);
+        if let Some(stream) = &state.stream {
+            let failed = stream.failure().is_some();
+            if stream.unread() > 0 || stream.remote_ended() || failed {
+                self.readable.notify_waiters();
+            }
+            if stream.room() > 0 || failed {
+                self.writable.notify_waiters();
+            }
+        }
+        earlier
+    }
+
+    /// Does in time what is due, until the stream is over or its endpoint gone.
+    pub async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
+        loop {
+            let (due, blocked) = {
+                let mut state = self.state();
+                if state.is_over(now()) {
+                    break;
+                }
+                let due = state.next_timeout();
+                state.armed = due;
+                let blocked = state.unsent.as_ref().and(state.place.as_ref());
+                (due, blocked.map(|(socket, _)| Arc::clone(socket)))
+            };
+            let wait = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let writable = async {
+                match &blocked {
+                    Some(socket) => socket.writable().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                () = writable => {}
+                () = self.earlier.notified() => {}
+            }
+            if endpoint.strong_count() == 0 {
+                break;
+            }
+            self.send(now());
+        }
+        // Whoever still waits for something gets to know that there is nothing.
+        let mut state = self.state();
+        let closing = state.closing.take();
+        if let Some(stream) = &mut state.stream {
+            stream.destroy(now());
+        }
+        state.send(now());
+        drop(state);
+        drop(closing);
+        self.readable.notify_waiters();
+        self.writable.notify_waiters();
+        if let Some(endpoint) = endpoint.upgrade() {
+            endpoint.forget(self.local_id);
+        }
+    }
+}

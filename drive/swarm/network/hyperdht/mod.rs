@@ -1,0 +1,128 @@
+//! Today's Hyperswarm network: connections to peers by the key of their node, through routers where that
+//! is possible, and what is carried over them.
+//!
+//! The hash table is in `hyperdht/`, the datagram streams are in `udx/` and what encrypts them in
+//! `secret_stream/`, all without sockets. Here are the sockets (`endpoint`), both sides of a handshake
+//! with the holes that are punched for it (`connect`, `server`), and what goes over a connection
+//! (`carry`). When topics are asked about is `discovery/hyperdht`'s affair.
+
+mod socket;
+mod line;
+mod endpoint;
+mod connection;
+mod sealed;
+mod punch;
+mod connect;
+mod server;
+mod carry;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::timeout;
+
+pub use carry::{CarryError, carry};
+pub use connection::Connection;
+pub use endpoint::{Endpoint, ServerEvent, Settings};
+pub use server::serve;
+
+use crate::crypto::{KeyPair, PublicKey, random_bytes};
+use crate::hyperdht::payload::{Firewall, NoisePayload, UdxInfo};
+use crate::protomux::MAX_FRAME;
+use crate::sync::{Mutex, MutexGuard, Rank};
+
+/// How long finding a peer's node, its handshake and the hole punching may take together.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+/// Longest message of a connection that is taken.
+const LONGEST_MESSAGE: usize = MAX_FRAME;
+/// Peers of which it is remembered which nodes know them.
+const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
+/// Nodes remembered of each.
+const MAX_RELAYS: usize = 8;
+/// Addresses of ours that a peer is told.
+const MAX_OWN_ADDRESSES: usize = 8;
+
+/// The endpoint there is now, for who dials.
+pub struct Link {
+    /// Who we are on this network. It proves nothing to anybody: made anew by every process.
+    pub keys: KeyPair,
+    endpoint: Mutex<Option<Arc<Endpoint>>>,
+    known: Mutex<LruCache<[u8; 32], Vec<SocketAddrV4>>>,
+}
+
+impl Link {
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            keys: KeyPair::from_seed(&random_bytes()?),
+            endpoint: Mutex::new(Rank::ENDPOINT, None),
+            known: Mutex::new(Rank::LEAF, LruCache::new(MAX_KNOWN)),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Endpoint>>> {
+        // Nothing panics while holding it.
+        self.endpoint.lock()
+    }
+
+    pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
+        self.lock().clone()
+    }
+
+    pub fn set(&self, endpoint: Option<Arc<Endpoint>>) {
+        *self.lock() = endpoint;
+    }
+
+    /// Somebody says that these nodes know a peer.
+    pub fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
+        let mut known = self.known.lock();
+        let all = known.get_or_insert_mut(*key, Vec::new);
+        for relay in relays {
+            all.retain(|other| *other != relay);
+            all.insert(0, relay);
+        }
+        all.truncate(MAX_RELAYS);
+    }
+
+    /// Connects to a peer by the key of its node.
+    pub async fn connect(&self, key: [u8; 32]) -> Result<Connection, String> {
+        let endpoint = self.endpoint().ok_or("there is no HyperDHT node")?;
+        let relays = {
+            let mut known = self.known.lock();
+            known.get(&key).cloned().unwrap_or_default()
+        };
+        let key = PublicKey::new(key);
+        match timeout(CONNECT_WITHIN, connect::connect(&endpoint, &key, relays)).await {
+            Ok(connection) => connection.map_err(|error| format!("cannot connect: {error}")),
+            Err(_) => Err(format!("not connected within {CONNECT_WITHIN:?}")),
+        }
+    }
+
+    /// Takes all announcements back, without waiting whether that is heard.
+    pub fn farewell(&self) {
+        if let Some(endpoint) = self.endpoint() {
+            endpoint.farewell();
+        }
+    }
+}
+
+/// What either side says of itself in a handshake. `open` is where everybody reaches us, if everybody does;
+/// `stream` is our number of the stream.
+fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
+    let port = endpoint.server_socket().map_or(0, |socket| socket.port());
+    let near = super::interfaces::usable().into_iter();
+    let near = near.map(|interface| SocketAddrV4::new(interface.address, port));
+    NoisePayload {
+        firewall: open.map_or(Firewall::Unknown, |_| Firewall::Open),
+        addresses4: open.into_iter().chain(near).take(MAX_OWN_ADDRESSES).collect(),
+        udx: Some(UdxInfo { version: 1, reusable_socket: false, id: stream, seq: 0 }),
+        secret_stream: Some(1),
+        ..NoisePayload::default()
+    }
+}

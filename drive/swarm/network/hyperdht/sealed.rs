@@ -1,0 +1,92 @@
+//! What two peers tell each other about a hole, sealed from the nodes that pass it on.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use bytes::{Bytes, BytesMut};
+use crypto_secretbox::aead::{Aead as _, KeyInit as _};
+use crypto_secretbox::{Nonce, XSalsa20Poly1305};
+
+use crate::crypto::{blake2b_keyed, random_bytes};
+use crate::hyperdht::announcement::holepunch_namespace;
+use crate::hyperdht::payload::Round;
+
+const NONCE: usize = 24;
+
+/// See the module's description.
+pub struct Sealed {
+    cipher: XSalsa20Poly1305,
+    /// Of our tokens.
+    secret: [u8; 32],
+}
+
+impl Sealed {
+    /// Between those whose handshake had this hash.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn new(handshake: &[u8; 64]) -> io::Result<Self> {
+        let key = blake2b_keyed(handshake, &[&holepunch_namespace()]);
+        Ok(Self { cipher: XSalsa20Poly1305::new(&key.into()), secret: random_bytes()? })
+    }
+
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn seal(&self, round: &Round) -> io::Result<Bytes> {
+        let nonce: [u8; NONCE] = random_bytes()?;
+        let sealed = self.cipher.encrypt(&Nonce::from(nonce), round.encode().as_ref());
+        let sealed = sealed.map_err(|_| io::Error::other("a message too long to be sealed"))?;
+        let mut out = BytesMut::with_capacity(NONCE + sealed.len());
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(&sealed);
+        Ok(out.freeze())
+    }
+
+    /// `None` if it is not what the other one has sealed.
+    pub fn open(&self, sealed: &[u8]) -> Option<Round> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+        let plain = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
+        Round::decode(plain.into()).ok()
+    }
+
+    /// Whoever repeats it has heard from us at that host.
+    pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
+        blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hyperdht::payload::Firewall;
+
+    fn round() -> Round {
+        Round { firewall: Firewall::Consistent, round: 3, punching: true, ..Round::default() }
+    }
+
+    #[test]
+    fn what_one_seals_the_other_opens_and_nobody_else() {
+        let (a, b) = (Sealed::new(&[1; 64]).unwrap(), Sealed::new(&[1; 64]).unwrap());
+        let sealed = a.seal(&round()).unwrap();
+        assert_eq!(b.open(&sealed), Some(round()));
+        assert_eq!(Sealed::new(&[2; 64]).unwrap().open(&sealed), None);
+        for length in 0..sealed.len() {
+            assert_eq!(b.open(&sealed[..length]), None);
+        }
+        let host = Ipv4Addr::new(192, 0, 2, 1);
+        assert_eq!(a.token(host), a.token(host));
+        assert_ne!(a.token(host), b.token(host));
+        assert_ne!(a.token(host), a.token(Ipv4Addr::new(192, 0, 2, 2)));
+    }
+
+    /// Sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
+    #[test]
+    fn what_the_reference_sealed_is_opened() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../tests/vectors/secret-stream.json"))
+                .unwrap();
+        let bytes = |name: &str| hex::decode(vectors[name].as_str().unwrap()).unwrap();
+        let sealed = Sealed::new(&bytes("hash").try_into().unwrap()).unwrap();
+        assert_eq!(sealed.open(&bytes("sealedRound")), Some(round()));
+    }
+}

@@ -1,0 +1,111 @@
+//! One UDP socket of an endpoint, and the knocks that open routers.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Instant;
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use crate::hyperdht::SocketId;
+use crate::sync::{Mutex, Rank};
+
+/// What means nothing to who gets it, but lets its packets through our own router.
+pub const KNOCK: [u8; 1] = [0];
+/// A knock that is to open our own router and not to reach the other one dies after so many hops.
+const SHORT_TTL: u32 = 5;
+const USUAL_TTL: u32 = 64;
+/// Bytes that the system may keep of what has arrived and was not read: a burst of a fast stream.
+const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+
+/// The time as tokio has it.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Somebody knocked at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knock {
+    pub at: SocketId,
+    pub from: SocketAddrV4,
+}
+
+/// See the module's description.
+pub struct Socket {
+    pub id: SocketId,
+    udp: UdpSocket,
+    /// Where knocks are told, of a socket that is there to be knocked at.
+    knocks: Option<mpsc::Sender<Knock>>,
+    /// The time to live is the socket's, not a packet's.
+    knocking: Mutex<()>,
+}
+
+impl Socket {
+    /// Any port if `port` is 0.
+    pub async fn bind(
+        id: SocketId,
+        ip: Ipv4Addr,
+        port: u16,
+        knocks: Option<mpsc::Sender<Knock>>,
+    ) -> io::Result<Self> {
+        let udp = UdpSocket::bind((ip, port)).await?;
+        // What the system does not grant only costs speed.
+        let _ = socket2::SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER);
+        // Until tokio has seen that it is writable, it takes nothing: the first packet would be lost.
+        udp.writable().await?;
+        Ok(Self { id, udp, knocks, knocking: Mutex::new(Rank::LEAF, ()) })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.udp.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Sends a packet if the system takes it now.
+    pub fn try_send(&self, packet: &[u8], to: SocketAddrV4) -> io::Result<usize> {
+        self.udp.try_send_to(packet, to.into())
+    }
+
+    /// Resolves when the system may take more.
+    pub async fn writable(&self) {
+        // An error is met again by who sends.
+        let _ = self.udp.writable().await;
+    }
+
+    /// The next packet; one from another kind of address is passed over.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddrV4)> {
+        loop {
+            if let (count, SocketAddr::V4(from)) = self.udp.recv_from(buffer).await? {
+                return Ok((count, from));
+            }
+        }
+    }
+
+    /// The same, if there is one already.
+    pub fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
+        match self.udp.try_recv_from(buffer) {
+            Ok((count, SocketAddr::V4(from))) => Some((count, from)),
+            _ => None,
+        }
+    }
+
+    /// Knocks at a door that is to be found open.
+    pub fn knock(&self, to: SocketAddrV4) {
+        // What is lost is sent again.
+        let _ = self.try_send(&KNOCK, to);
+    }
+
+    /// Opens our own router for who is there, who is to hear nothing of it yet.
+    pub fn open_for(&self, to: SocketAddrV4) {
+        let _alone = self.knocking.lock();
+        let _ = self.udp.set_ttl(SHORT_TTL);
+        self.knock(to);
+        let _ = self.udp.set_ttl(USUAL_TTL);
+    }
+
+    /// Somebody knocked; knocks that nobody waits for are none.
+    pub fn knocked(&self, from: SocketAddrV4) {
+        if let Some(knocks) = &self.knocks {
+            let _ = knocks.try_send(Knock { at: self.id, from });
+        }
+    }
+}

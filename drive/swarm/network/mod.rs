@@ -1,0 +1,353 @@
+//! Connections to peers: listening, dialling those that were given and those that were found.
+//!
+//! Not here: how peers find each other (`discovery/`), and what is said on a connection: that is
+//! the [`Protocol`] of the layer above.
+
+mod topics;
+mod candidates;
+mod interfaces;
+mod transport;
+mod place;
+mod protocol;
+mod places;
+mod hyperdht;
+mod dial;
+mod discovery;
+mod finding;
+#[cfg(test)]
+mod finding_tests;
+mod moved;
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::crypto::DiscoveryKey;
+use crate::rate::Rate;
+use crate::sync::{Mutex, MutexGuard, Rank};
+
+use finding::Finding;
+
+pub use candidates::{Found, Priority, Source, Target};
+pub use dial::Dialling;
+#[cfg(fuzzing)]
+pub use discovery::hear_on_the_lan;
+pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
+pub use place::{ConnectionHandle, Ended, Ending, Place};
+pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
+pub use protocol::Protocol;
+pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+pub use transport::{Stream, Transport, Way};
+
+/// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
+/// that holds most is ended.
+pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
+/// Pause of the accept loop after a failure such as running out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+/// Bytes on all connections since the start, everything included that TCP carries for us; without
+/// what the HyperDHT adds to what it carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// How fast bytes may flow, and may be changed while they do.
+#[derive(Debug)]
+pub struct Rates {
+    pub up: Rate,
+    pub down: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { up: Rate::new(None), down: Rate::new(None) }
+    }
+}
+
+/// One connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Names the connection as long as the swarm lives.
+    pub id: u64,
+    pub address: SocketAddr,
+    /// Whether it dialled us.
+    pub incoming: bool,
+    pub transport: Transport,
+    pub way: Way,
+    /// Channels open on both sides: one per core.
+    pub cores: usize,
+    pub traffic: Traffic,
+}
+
+/// See the module documentation.
+#[derive(Clone)]
+pub struct Swarm {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    /// Our static key, by which we know ourselves.
+    identity: [u8; 32],
+    protocol: Arc<dyn Protocol>,
+    runtime: Handle,
+    closing: watch::Sender<bool>,
+    next_connection: AtomicU64,
+    state: Mutex<State>,
+    received: AtomicU64,
+    sent: AtomicU64,
+    finding: Arc<Finding>,
+    rates: Rates,
+}
+
+#[derive(Default)]
+struct State {
+    connections: HashMap<u64, ConnectionHandle>,
+    /// Why each dialled address could not be reached, or left us, last.
+    troubles: HashMap<String, String>,
+}
+
+impl Swarm {
+    /// A swarm in which `protocol` runs on every connection; tasks run on the current tokio runtime.
+    /// `identity` is the static key that the protocol shows to peers.
+    pub fn new(identity: [u8; 32], protocol: Arc<dyn Protocol>) -> Self {
+        let (finding, found) = Finding::new();
+        let inner = Arc::new(Inner {
+            identity,
+            protocol,
+            runtime: Handle::current(),
+            closing: watch::channel(false).0,
+            next_connection: AtomicU64::new(1),
+            state: Mutex::new(Rank::SWARM, State::default()),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            finding: Arc::new(finding),
+            rates: Rates::default(),
+        });
+        inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
+        inner.runtime.spawn(moved::run(Arc::downgrade(&inner)));
+        Self { inner }
+    }
+
+    /// Listens for peers; returns the address with the port that was chosen.
+    pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        self.inner.runtime.spawn(accept(Arc::downgrade(&self.inner), listener));
+        self.inner.finding.listening.send_replace(Some(address));
+        Ok(address)
+    }
+
+    /// Takes interest in a topic. What is announced is the address that [`Swarm::listen`] returned last;
+    /// what is found is dialled.
+    ///
+    /// # Errors
+    /// When [`MAX_TOPICS`] are joined.
+    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+        self.inner.finding.join(topic, interest)
+    }
+
+    /// Whether a topic is joined.
+    pub fn is_joined(&self, topic: &DiscoveryKey) -> bool {
+        self.inner.finding.topics.borrow().contains_key(topic)
+    }
+
+    /// Takes a topic's announcement back and dials nobody for it any more; connections stay.
+    pub fn leave(&self, topic: &DiscoveryKey) {
+        self.inner.finding.leave(topic);
+    }
+
+    /// How many addresses discovery has named for a topic, good or bad.
+    pub fn found(&self, topic: &DiscoveryKey) -> usize {
+        self.inner.finding.known_for(topic)
+    }
+
+    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
+    pub fn dial(&self, address: &str) {
+        let (forever, needed) = watch::channel(());
+        let dialling = dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned(), needed);
+        self.inner.runtime.spawn(async move {
+            dialling.await;
+            drop(forever);
+        });
+    }
+
+    /// The same, until what is returned is dropped; the connection then ends, too.
+    pub fn dial_while(&self, address: &str) -> Dialling {
+        let (sender, needed) = watch::channel(());
+        let swarm = Arc::downgrade(&self.inner);
+        self.inner.runtime.spawn(dial::keep_dialling(swarm, address.to_owned(), needed));
+        Dialling { _needed: sender }
+    }
+
+    /// How fast everything together may flow.
+    pub fn rates(&self) -> &Rates {
+        &self.inner.rates
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            received: self.inner.received.load(Ordering::Relaxed),
+            sent: self.inner.sent.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        let state = self.inner.state();
+        state.connections.iter().map(|(id, handle)| handle.info(*id)).collect()
+    }
+
+    /// Why dialled peers are not connected, one sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        let state = self.inner.state();
+        state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
+    }
+
+    /// Ends every connection and stops listening and dialling; announcements are taken back.
+    pub fn close(&self) {
+        if let Some(link) = self.inner.finding.dht.get() {
+            link.farewell();
+        }
+        if let Some(link) = self.inner.finding.hyperdht.get() {
+            link.farewell();
+        }
+        self.inner.closing.send_replace(true);
+    }
+
+    /// Becomes true when the swarm is being closed; see [`closed`].
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.inner.closing.subscribe()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
+        self.state.lock()
+    }
+
+    /// A dialled address could not be reached, or has left us.
+    fn not_connected(&self, address: &str, reason: String) {
+        let trouble = format!("peer {address}: {reason}");
+        self.state().troubles.insert(address.to_owned(), reason);
+        self.protocol.unreachable(&trouble);
+    }
+
+    /// Ends the connection that holds most, if all together have received too much of frames that
+    /// are not whole.
+    fn bound_half_received(&self) {
+        let state = self.state();
+        let held =
+            |handle: &ConnectionHandle| handle.statistics.half_received.load(Ordering::Relaxed);
+        // One that is being ended still holds its bytes, but not for long.
+        let staying = || state.connections.values().filter(|handle| !handle.is_ending());
+        if staying().map(held).sum::<usize>() > MAX_HALF_RECEIVED
+            && let Some(most) = staying().max_by_key(|handle| held(handle))
+        {
+            most.end("sends too much at a time".into(), false);
+        }
+    }
+
+    /// A place for a connection (`places.rs`).
+    fn register(self: &Arc<Self>, address: SocketAddr, transport: Transport, way: Way) -> Place {
+        let handle = ConnectionHandle::new(address, transport, way);
+        let mut state = self.state();
+        if handle.incoming {
+            state.make_room_for_stranger(address.ip());
+        }
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        state.connections.insert(id, handle.clone());
+        Place { swarm: Arc::clone(self), id, handle }
+    }
+}
+
+async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
+    let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closed(&mut closing) => return,
+        };
+        let Some(swarm) = swarm.upgrade() else { return };
+        match accepted {
+            Ok((stream, address)) => {
+                let connection = swarm.register(address, Transport::Tcp, Way::Incoming);
+                swarm.runtime.spawn(async move {
+                    let Ended { reason, lied } = connection.run(Stream::Tcp(stream)).await;
+                    log::log!(dial::level(lied), "peer {address} left: {reason}");
+                });
+            }
+            Err(error) => {
+                log::warn!("cannot accept peers: {error}");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Resolves at an instant, or never.
+pub async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the swarm is being closed.
+pub async fn closed(closing: &mut watch::Receiver<bool>) {
+    // A swarm that is gone without a word is closed, too.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::idle;
+    use super::*;
+
+    /// Who moved dials anew, and its old connection is not known to be dead for a while.
+    #[tokio::test]
+    async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
+        let swarm = idle().inner;
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
+            let register = |way| swarm.register(address, Transport::Tcp, way);
+            let (old, new) = (register(Way::Incoming), register(Way::Incoming));
+            for place in [&old, &new] {
+                assert_eq!(swarm.identified(place.id, remote), Ok(()), "{number}");
+            }
+            assert!(!old.handle.is_ending() && !new.handle.is_ending(), "{number}");
+            drop((old, new));
+            let (old, new) = (register(Way::Lan), register(Way::Dht));
+            assert_eq!(swarm.identified(old.id, remote), Ok(()), "{number}");
+            let refused = swarm.identified(new.id, remote).is_err();
+            assert!(refused != old.handle.is_ending(), "{number}: one of them");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_received_frames_have_a_budget() {
+        let swarm = idle().inner;
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        let register = || swarm.register(address, Transport::Tcp, Way::Incoming);
+        let (small, large) = (register(), register());
+        let hold = |place: &Place, bytes| {
+            place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
+            swarm.bound_half_received();
+        };
+        hold(&small, 1000);
+        hold(&large, MAX_HALF_RECEIVED - 1000);
+        assert!(!large.handle.is_ending());
+        hold(&small, 1001);
+        assert!(large.handle.is_ending() && !small.handle.is_ending());
+    }
+}

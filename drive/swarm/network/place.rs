@@ -1,0 +1,246 @@
+//! One connection as the network sees it: its place, what it has carried, and its end.
+//!
+//! Not here: which connections get a place (`places`), and what is said on them (`protocol`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::transport::{Stream, Transport, Way};
+use super::{Inner, PeerInfo, Rates, Traffic, closed};
+
+/// A connection that holds no more than this of a frame that is not whole is not looked at when
+/// there is too much of that: 128 KiB, what is read from a socket at once.
+const SMALLEST_HALF_RECEIVED: usize = 128 * 1024;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    pub reason: String,
+    /// Whether the peer sent something that did not verify.
+    pub lied: bool,
+}
+
+impl Ended {
+    fn closing() -> Self {
+        Self { reason: "we are closing".into(), lied: false }
+    }
+}
+
+/// Why a connection was given up although nobody did anything wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    Duplicate,
+    Ourselves,
+}
+
+#[derive(Default)]
+pub(super) struct Statistics {
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// Channels open on both sides.
+    pub channels: AtomicUsize,
+    /// Bytes of a frame that has not arrived whole.
+    pub half_received: AtomicUsize,
+}
+
+impl Statistics {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How others talk to a connection's task.
+#[derive(Clone)]
+pub struct ConnectionHandle {
+    pub(super) address: SocketAddr,
+    pub(super) incoming: bool,
+    pub(super) transport: Transport,
+    pub(super) way: Way,
+    /// Set once: ends the connection.
+    pub(super) ending: watch::Sender<Option<Ended>>,
+    pub(super) statistics: Arc<Statistics>,
+    /// The peer's static key, once it has shown it.
+    pub(super) identity: Arc<OnceLock<[u8; 32]>>,
+    pub(super) given_up: Arc<OnceLock<GivenUp>>,
+    /// Where it goes out from, over TCP.
+    pub(super) local: Arc<OnceLock<IpAddr>>,
+    pub(super) since: Instant,
+}
+
+impl ConnectionHandle {
+    pub(super) fn new(address: SocketAddr, transport: Transport, way: Way) -> Self {
+        Self {
+            address,
+            incoming: way == Way::Incoming,
+            transport,
+            way,
+            ending: watch::channel(None).0,
+            statistics: Arc::default(),
+            identity: Arc::default(),
+            given_up: Arc::default(),
+            local: Arc::default(),
+            since: Instant::now(),
+        }
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.statistics.channels.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn info(&self, id: u64) -> PeerInfo {
+        PeerInfo {
+            id,
+            address: self.address,
+            incoming: self.incoming,
+            transport: self.transport,
+            way: self.way,
+            cores: self.channels(),
+            traffic: self.statistics.traffic(),
+        }
+    }
+
+    /// Ends the connection soon; the first reason given counts.
+    pub fn end(&self, reason: String, lied: bool) {
+        self.ending.send_if_modified(|ending| {
+            let first = ending.is_none();
+            if first {
+                *ending = Some(Ended { reason, lied });
+            }
+            first
+        });
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+}
+
+/// A connection that has its place, which it gives back when dropped.
+pub struct Place {
+    pub(super) swarm: Arc<Inner>,
+    pub(super) id: u64,
+    pub(super) handle: ConnectionHandle,
+}
+
+impl Place {
+    /// Runs the connection to its end.
+    pub(super) async fn run(self, stream: Stream) -> Ended {
+        if let Stream::Tcp(stream) = &stream
+            && let Ok(local) = stream.local_addr()
+        {
+            let _ = self.handle.local.set(local.ip().to_canonical());
+        }
+        let protocol = Arc::clone(&self.swarm.protocol);
+        protocol.run(self, stream).await
+    }
+
+    /// [`PeerInfo::id`].
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.handle.address
+    }
+
+    /// Whether the peer dialled us.
+    pub fn is_incoming(&self) -> bool {
+        self.handle.incoming
+    }
+
+    pub fn handle(&self) -> &ConnectionHandle {
+        &self.handle
+    }
+
+    /// How fast bytes may flow on all connections together.
+    pub fn rates(&self) -> &Rates {
+        &self.swarm.rates
+    }
+
+    /// How the connection learns that it is to end.
+    pub fn ending(&self) -> Ending {
+        Ending { ending: self.handle.ending.subscribe(), closing: self.swarm.closing.subscribe() }
+    }
+
+    /// Counts bytes that were received.
+    pub fn received(&self, bytes: usize) {
+        self.swarm.rates.down.spend(bytes);
+        self.handle.statistics.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.swarm.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that were sent.
+    pub fn sent(&self, bytes: usize) {
+        self.swarm.rates.up.spend(bytes);
+        self.handle.statistics.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.swarm.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Says how many bytes are held of a frame that has not arrived whole. Ends the connection that
+    /// holds most if there are more than [`MAX_HALF_RECEIVED`](super::MAX_HALF_RECEIVED) in all.
+    pub fn half_received(&self, bytes: usize) {
+        self.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
+        if bytes > SMALLEST_HALF_RECEIVED {
+            self.swarm.bound_half_received();
+        }
+    }
+
+    /// The peer has shown its static key.
+    ///
+    /// # Errors
+    /// Why the connection is not kept: the peer is this process, or has another connection.
+    pub fn identified(&self, remote: [u8; 32]) -> Result<(), String> {
+        self.swarm.identified(self.id, remote)
+    }
+
+    /// Channels that are open on both sides.
+    pub fn channels(&self) -> usize {
+        self.handle.channels()
+    }
+
+    /// A channel was opened on both sides: false if there is no place for another peer.
+    pub fn admit(&self) -> bool {
+        self.swarm.admit(self.id)
+    }
+
+    /// A channel that was admitted is closed.
+    pub fn channel_closed(&self) {
+        self.handle.statistics.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let identity = self.handle.identity.get();
+        let mut state = self.swarm.state();
+        state.connections.remove(&self.id);
+        let another = state.connections.values().any(|other| other.identity.get() == identity);
+        drop(state);
+        self.swarm.finding.connection_gone(identity.filter(|_| !another));
+    }
+}
+
+/// How a connection learns that it is to end.
+pub struct Ending {
+    ending: watch::Receiver<Option<Ended>>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Ending {
+    /// Resolves when the swarm wants the connection to end. Can be dropped and called again.
+    pub async fn ended(&mut self) -> Ended {
+        tokio::select! {
+            ending = self.ending.wait_for(Option::is_some) => {
+                ending.ok().and_then(|ending| ending.clone()).unwrap_or_else(Ended::closing)
+            }
+            () = closed(&mut self.closing) => Ended::closing(),
+        }
+    }
+}

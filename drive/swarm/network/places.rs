@@ -1,0 +1,180 @@
+//! Places among the connections: which peers get one, and which lose theirs to others.
+//!
+//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted. There
+//! are other places for strangers than for peers, so that no number of them keeps a peer out. When theirs
+//! are taken, the host that has most of them gives one up, at random: a host that floods us displaces
+//! itself. Those that had no time yet to show a key are spared as long as there are others.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{ConnectionHandle, Inner, State};
+use crate::crypto::random_bytes;
+
+/// Peers connected at once: those that we dialled, and those that have shown a key.
+pub const MAX_CONNECTIONS: usize = 128;
+/// Of the latter, how many may be at one address.
+pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
+/// Strangers connected at once.
+pub const MAX_STRANGERS: usize = 384;
+/// A handshake and the opening of a channel take three round trips; a stranger has this time for them.
+const TIME_TO_SHOW: Duration = Duration::from_secs(3);
+
+impl ConnectionHandle {
+    fn is_stranger(&self) -> bool {
+        self.incoming && self.channels() == 0
+    }
+}
+
+impl Inner {
+    /// A channel was opened on a connection: false if there is no place for another peer.
+    pub(super) fn admit(&self, id: u64) -> bool {
+        let state = self.state();
+        // A connection that has lost its place is being ended.
+        let Some(this) = state.connections.get(&id) else { return false };
+        if this.is_stranger() {
+            let peers = || state.connections.values().filter(|other| !other.is_stranger());
+            let here = |other: &&ConnectionHandle| {
+                other.incoming && other.address.ip() == this.address.ip()
+            };
+            if peers().count() >= MAX_CONNECTIONS
+                || peers().filter(here).count() >= MAX_CONNECTIONS_PER_HOST
+            {
+                return false;
+            }
+        }
+        this.statistics.channels.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// How many peers there are, without strangers.
+    pub(super) fn peer_count(&self) -> usize {
+        self.state().connections.values().filter(|handle| !handle.is_stranger()).count()
+    }
+}
+
+impl State {
+    /// Sees to it that there is a place for one more stranger, which comes from `newcomer`.
+    pub(super) fn make_room_for_stranger(&mut self, newcomer: IpAddr) {
+        let strangers = || self.connections.iter().filter(|(_, handle)| handle.is_stranger());
+        if strangers().count() < MAX_STRANGERS {
+            return;
+        }
+        let mut hosts = HashMap::from([(newcomer, 1_usize)]);
+        for (_, handle) in strangers() {
+            *hosts.entry(handle.address.ip()).or_default() += 1;
+        }
+        let most = hosts.iter().max_by_key(|(_, count)| **count).map(|(host, _)| *host);
+        let of_host = strangers().filter(|(_, handle)| Some(handle.address.ip()) == most);
+        let of_host: Vec<(u64, Instant)> =
+            of_host.map(|(id, handle)| (*id, handle.since)).collect();
+        let late: Vec<(u64, Instant)> =
+            of_host.iter().copied().filter(|(_, since)| since.elapsed() >= TIME_TO_SHOW).collect();
+        let candidates = if late.is_empty() { of_host } else { late };
+        let chance = random_bytes().map_or(0, u64::from_le_bytes);
+        let chosen = usize::try_from(chance % candidates.len().max(1) as u64).unwrap_or(0);
+        if let Some(evicted) =
+            candidates.get(chosen).and_then(|(id, _)| self.connections.remove(id))
+        {
+            evicted.end("made room for another peer".into(), false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::testing::idle;
+    use super::super::{Place, Swarm, Transport, Way};
+    use super::*;
+
+    struct Places {
+        _swarm: Swarm,
+        inner: std::sync::Arc<Inner>,
+        taken: Vec<Place>,
+    }
+
+    impl Places {
+        fn new() -> Self {
+            let swarm = idle();
+            Self { inner: std::sync::Arc::clone(&swarm.inner), _swarm: swarm, taken: Vec::new() }
+        }
+
+        fn connect(&mut self, host: u16, way: Way) -> u64 {
+            let [high, low] = host.to_be_bytes();
+            let address = SocketAddr::from(([10, 0, high, low], 1));
+            let place = self.inner.register(address, Transport::Tcp, way);
+            let id = place.id;
+            self.taken.push(place);
+            id
+        }
+
+        fn is_connected(&self, id: u64) -> bool {
+            self.inner.state().connections.contains_key(&id)
+        }
+
+        fn strangers(&self) -> usize {
+            let state = self.inner.state();
+            state.connections.values().filter(|handle| handle.is_stranger()).count()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_has_so_many_peers_and_the_world_so_many() {
+        let mut places = Places::new();
+        let mut admitted = |host| {
+            let id = places.connect(host, Way::Incoming);
+            let admitted = places.inner.admit(id);
+            assert!(!admitted || places.inner.admit(id), "a second channel needs no second place");
+            admitted
+        };
+        for _ in 0..MAX_CONNECTIONS_PER_HOST {
+            assert!(admitted(0));
+        }
+        assert!(!admitted(0), "one host too many");
+        for host in 1..=(MAX_CONNECTIONS - MAX_CONNECTIONS_PER_HOST) as u16 {
+            assert!(admitted(host));
+        }
+        assert!(!admitted(9999), "one peer too many");
+        assert_eq!(places.inner.peer_count(), MAX_CONNECTIONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_displaces_strangers_of_the_host_that_has_most() {
+        let mut places = Places::new();
+        let dialled = places.connect(1, Way::Given);
+        let known = places.connect(1, Way::Incoming);
+        assert!(places.inner.admit(known));
+        let honest: Vec<u64> = (100..110).map(|host| places.connect(host, Way::Incoming)).collect();
+        for connection in 0..10 * MAX_STRANGERS {
+            places.connect(1 + (connection % 8) as u16, Way::Incoming);
+            assert!(places.strangers() <= MAX_STRANGERS);
+        }
+        assert_eq!(places.strangers(), MAX_STRANGERS);
+        assert!(honest.into_iter().all(|id| places.is_connected(id)), "hosts with one stranger");
+        assert!(places.is_connected(dialled) && places.is_connected(known), "peers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_that_had_time_to_show_a_key_go_first() {
+        let mut places = Places::new();
+        let old: Vec<u64> = (0..10).map(|_| places.connect(1, Way::Incoming)).collect();
+        tokio::time::advance(TIME_TO_SHOW).await;
+        let young: Vec<u64> =
+            (10..MAX_STRANGERS).map(|_| places.connect(1, Way::Incoming)).collect();
+        for left in (0..10).rev() {
+            places.connect(1, Way::Incoming);
+            assert_eq!(old.iter().filter(|id| places.is_connected(**id)).count(), left);
+        }
+        assert!(young.iter().all(|id| places.is_connected(*id)));
+        // Then at random: not always the same, and not the newcomers only.
+        let more: Vec<u64> = (0..100).map(|_| places.connect(1, Way::Incoming)).collect();
+        assert!(young.iter().any(|id| !places.is_connected(*id)));
+        assert!(more.iter().filter(|id| places.is_connected(**id)).count() > 50);
+    }
+}

@@ -1,0 +1,73 @@
+//! Protocols for the tests of the network.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Ended, Place, Protocol, Stream, Swarm};
+
+type Running<'a> = Pin<Box<dyn Future<Output = Ended> + Send + 'a>>;
+
+fn left(reason: impl ToString) -> Ended {
+    Ended { reason: reason.to_string(), lied: false }
+}
+
+/// Says nothing.
+struct Idle;
+
+impl Protocol for Idle {
+    fn run(&self, place: Place, _stream: Stream) -> Running<'_> {
+        Box::pin(async move { place.ending().ended().await })
+    }
+
+    fn unreachable(&self, _trouble: &str) {}
+}
+
+/// A swarm whose connections say nothing.
+pub fn idle() -> Swarm {
+    Swarm::new([7; 32], Arc::new(Idle))
+}
+
+/// Both sides tell their static keys, which opens a channel.
+struct Introduces([u8; 32]);
+
+impl Introduces {
+    async fn introduce(&self, place: &Place, stream: &mut Stream) -> Result<(), String> {
+        let Stream::Tcp(stream) = stream else { return Err("not over TCP".into()) };
+        let lost = |error: std::io::Error| format!("connection lost: {error}");
+        stream.write_all(&self.0).await.map_err(lost)?;
+        let mut remote = [0; 32];
+        stream.read_exact(&mut remote).await.map_err(lost)?;
+        place.identified(remote)?;
+        if !place.admit() {
+            return Err("there is no place for another peer".into());
+        }
+        let _ = stream.read(&mut remote).await.map_err(lost)?;
+        Err("closed the connection".into())
+    }
+}
+
+impl Protocol for Introduces {
+    fn run(&self, place: Place, mut stream: Stream) -> Running<'_> {
+        Box::pin(async move {
+            let mut ending = place.ending();
+            tokio::select! {
+                talked = self.introduce(&place, &mut stream) => match talked {
+                    Ok(()) => left("nothing is left to say"),
+                    Err(reason) => left(reason),
+                },
+                ended = ending.ended() => ended,
+            }
+        })
+    }
+
+    fn unreachable(&self, _trouble: &str) {}
+}
+
+/// A swarm whose connections have a channel as soon as both sides know each other.
+pub fn introducing() -> Swarm {
+    let identity = crate::crypto::random_bytes().expect("random numbers");
+    Swarm::new(identity, Arc::new(Introduces(identity)))
+}

@@ -1,0 +1,248 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const NAME: &str = "test/1";
+
+fn frames(mux: &mut Mux) -> Vec<Bytes> {
+    std::iter::from_fn(|| mux.next_frame()).collect()
+}
+
+fn events(mux: &mut Mux) -> Vec<Event> {
+    std::iter::from_fn(|| mux.next_event()).collect()
+}
+
+fn pass(from: &mut Mux, to: &mut Mux) {
+    for frame in frames(from) {
+        to.receive(frame).unwrap();
+    }
+}
+
+/// Two that have opened the same channel.
+fn pair() -> (Mux, Mux, ChannelId) {
+    let (mut one, mut two) = (Mux::default(), Mux::default());
+    let channel = one.open(NAME, b"id", b"hello").unwrap();
+    assert_eq!(two.open(NAME, b"id", b"there"), Some(channel));
+    pass(&mut one, &mut two);
+    pass(&mut two, &mut one);
+    let opened = |handshake: &'static [u8]| {
+        vec![Event::Opened { channel, handshake: Bytes::from_static(handshake) }]
+    };
+    assert_eq!((events(&mut one), events(&mut two)), (opened(b"there"), opened(b"hello")));
+    (one, two, channel)
+}
+
+fn open_frame(number: u64, protocol: &[u8], rest: &[u8]) -> Bytes {
+    let mut frame = BytesMut::from(&[0, 1][..]);
+    put_uint(number, &mut frame);
+    put_buffer(protocol, &mut frame);
+    put_buffer(b"", &mut frame);
+    frame.extend_from_slice(rest);
+    frame.freeze()
+}
+
+#[test]
+fn what_is_sent_on_a_channel_arrives_and_a_closed_one_is_closed_for_both() {
+    let (mut one, mut two, channel) = pair();
+    assert!(one.send(channel, 7, b"bytes"));
+    pass(&mut one, &mut two);
+    let payload = Bytes::from_static(b"bytes");
+    assert_eq!(events(&mut two), [Event::Message { channel, kind: 7, payload }]);
+    one.close(channel);
+    pass(&mut one, &mut two);
+    assert_eq!(events(&mut two), [Event::Closed { channel }]);
+    assert!(!two.send(channel, 0, b""), "closed");
+    pass(&mut two, &mut one);
+    assert_eq!(events(&mut one), []);
+    // The numbers are free again on both sides.
+    assert_eq!(one.open(NAME, b"id", b""), Some(channel));
+    assert_eq!(two.open(NAME, b"id", b""), Some(channel));
+    pass(&mut one, &mut two);
+    assert!(matches!(events(&mut two)[..], [Event::Opened { .. }]));
+}
+
+/// The recorded frames of npm protomux, `tests/vectors/protomux.json`.
+fn recorded(name: &str) -> Vec<Bytes> {
+    let all: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/vectors/protomux.json")).unwrap();
+    let sent = all["sent"].as_array().unwrap().iter();
+    let frames = sent.filter(|one| one["name"] == name).flat_map(|one| one["frames"].as_array());
+    let frames = frames.flatten().map(|frame| hex::decode(frame.as_str().unwrap()).unwrap());
+    frames.map(Bytes::from).collect()
+}
+
+const CHANNEL: &str = "hypermount/hypercore-protocol-8";
+
+#[test]
+fn what_the_reference_writes_we_read() {
+    let mut mux = Mux::default();
+    let channel = mux.open(CHANNEL, b"", b"").unwrap();
+    let mut hear = |name: &str| {
+        recorded(name).into_iter().for_each(|frame| mux.receive(frame).unwrap());
+        events(&mut mux)
+    };
+    let handshake = Bytes::from_static(&[1, 0xfd, 0xd2, 0x0c, 0xfe, 0, 0, 0x10, 0]);
+    assert_eq!(hear("open"), [Event::Opened { channel, handshake }]);
+    let message = |kind, payload: &'static [u8]| Event::Message {
+        channel,
+        kind,
+        payload: Bytes::from_static(payload),
+    };
+    assert_eq!(hear("messages"), [message(0, b"a piece"), message(1, &[0xfe, 0, 0, 4, 0])]);
+    let batch = hear("batch");
+    let asked = |event: &Event, expected: [u8; 4]| {
+        matches!(event, Event::Asked { protocol, id, .. }
+            if protocol == "hypercore/alpha" && *id == expected[..])
+    };
+    assert!(asked(&batch[0], [0xaa; 4]) && asked(&batch[1], [0xbb; 4]), "{batch:?}");
+    assert_eq!(batch[2..], [message(0, b"in a batch"), message(0, b"twice")]);
+    assert_eq!(hear("reject"), [], "of a channel that we have not");
+    assert_eq!(hear("close"), [Event::Closed { channel }]);
+}
+
+#[test]
+fn what_we_write_is_what_the_reference_writes() {
+    let mut mux = Mux::default();
+    let mut handshake = BytesMut::new();
+    [1, 3282, 1024 * 1024].into_iter().for_each(|number| put_uint(number, &mut handshake));
+    let channel = mux.open(CHANNEL, b"", &handshake).unwrap();
+    assert_eq!(frames(&mut mux), recorded("open"));
+    mux.receive(open_frame(1, CHANNEL.as_bytes(), b"")).unwrap();
+    assert!(mux.send(channel, 0, b"a piece") && mux.send(channel, 1, &[0xfe, 0, 0, 4, 0]));
+    assert_eq!(frames(&mut mux), recorded("messages"));
+    mux.receive(open_frame(2, b"other", b"")).unwrap();
+    mux.refuse(RemoteId(2));
+    assert_eq!(frames(&mut mux), recorded("reject"));
+    mux.close(channel);
+    assert_eq!(frames(&mut mux), recorded("close"));
+}
+
+#[test]
+fn a_batch_holds_messages_of_several_channels_and_opens_among_them() {
+    let mut mux = Mux::default();
+    let mut batch = BytesMut::from(&[0, 0, 0][..]);
+    let open = open_frame(1, NAME.as_bytes(), b"hi").slice(1..);
+    put_buffer(&open, &mut batch);
+    // From here on of the remote's channel 1.
+    batch.extend_from_slice(&[0, 1]);
+    put_buffer(b"\x00first", &mut batch);
+    put_buffer(b"\x05second", &mut batch);
+    mux.receive(batch.freeze()).unwrap();
+    let asked = events(&mut mux);
+    assert!(matches!(&asked[..], [Event::Asked { protocol, .. }] if protocol == NAME));
+    let channel = mux.open(NAME, b"", b"").unwrap();
+    let message = |kind, text: &'static [u8]| Event::Message {
+        channel,
+        kind,
+        payload: Bytes::from_static(text),
+    };
+    let opened = Event::Opened { channel, handshake: Bytes::from_static(b"hi") };
+    assert_eq!(events(&mut mux), [opened, message(0, b"first"), message(5, b"second")]);
+    assert_eq!(mux.queued, 0);
+}
+
+#[test]
+fn who_is_refused_may_ask_again_and_what_was_under_way_is_dropped() {
+    let mut mux = Mux::default();
+    for _ in 0..3 {
+        mux.receive(open_frame(1, b"other", b"")).unwrap();
+        let [Event::Asked { remote, .. }] = events(&mut mux)[..] else { panic!() };
+        mux.receive(Bytes::from_static(b"\x01\x00queued")).unwrap();
+        mux.refuse(remote);
+        assert_eq!(frames(&mut mux), [Bytes::from_static(&[0, 2, 1])]);
+        assert_eq!(mux.queued, 0);
+        mux.receive(Bytes::from_static(b"\x01\x00late")).unwrap();
+        assert_eq!(events(&mut mux), []);
+    }
+    let channel = mux.open(NAME, b"", b"").unwrap();
+    frames(&mut mux);
+    mux.receive(Bytes::from_static(&[0, 2, 1])).unwrap();
+    assert_eq!(events(&mut mux), [Event::Closed { channel }], "we are refused");
+}
+
+#[test]
+fn numbers_are_taken_in_turn() {
+    let mut mux = Mux::default();
+    assert_eq!(mux.receive(open_frame(2, b"x", b"")), Err(MuxError::OutOfTurn(2)));
+    mux.receive(open_frame(1, b"x", b"")).unwrap();
+    mux.receive(open_frame(2, b"x", b"")).unwrap();
+    assert_eq!(mux.receive(open_frame(2, b"x", b"")), Err(MuxError::OutOfTurn(2)), "in use");
+    assert_eq!(mux.receive(open_frame(0, b"x", b"")), Err(MuxError::OutOfTurn(0)));
+}
+
+#[test]
+fn a_remote_has_so_many_channels_and_is_refused_more() {
+    let mut mux = Mux::default();
+    for number in 1..=MAX_REMOTE as u64 {
+        mux.receive(open_frame(number, b"x", b"")).unwrap();
+    }
+    assert_eq!(frames(&mut mux), Vec::<Bytes>::new());
+    assert_eq!(events(&mut mux).len(), MAX_REMOTE);
+    mux.receive(open_frame(MAX_REMOTE as u64 + 1, b"x", b"")).unwrap();
+    assert_eq!(frames(&mut mux), [Bytes::from(vec![0, 2, MAX_REMOTE as u8 + 1])]);
+    assert_eq!(events(&mut mux), []);
+}
+
+#[test]
+fn we_open_so_many_and_no_more() {
+    let mut mux = Mux::default();
+    for _ in 0..MAX_LOCAL {
+        assert!(mux.open(NAME, b"", b"").is_some());
+    }
+    assert_eq!(mux.open(NAME, b"", b""), None);
+}
+
+#[test]
+fn so_much_may_wait_for_a_channel_to_open() {
+    let whole = MAX_QUEUED - QUEUED_OVERHEAD;
+    let message = |length| Bytes::from([&[1, 0][..], &vec![9; length]].concat());
+    for (length, accepted) in [(whole, true), (whole + 1, false)] {
+        let mut mux = Mux::default();
+        mux.receive(open_frame(1, b"x", b"")).unwrap();
+        assert_eq!(mux.receive(message(length)).is_ok(), accepted);
+    }
+    let mut mux = Mux::default();
+    mux.receive(open_frame(1, b"x", b"")).unwrap();
+    let empty = std::iter::repeat_with(|| mux.receive(message(0)));
+    let taken = empty.take_while(Result::is_ok).count();
+    assert_eq!(taken, MAX_QUEUED / QUEUED_OVERHEAD, "empty ones are not free");
+}
+
+#[test]
+fn a_frame_has_a_longest_length_and_a_batch_so_many_messages() {
+    let mut mux = Mux::default();
+    let long = |length| Bytes::from([&[9, 0][..], &vec![0; length - 2]].concat());
+    assert_eq!(mux.receive(long(MAX_FRAME)), Ok(()));
+    assert_eq!(mux.receive(long(MAX_FRAME + 1)), Err(MuxError::TooLong(MAX_FRAME + 1)));
+    let batch = |count| Bytes::from([&[0, 0, 5][..], &[1, 0].repeat(count)].concat());
+    assert_eq!(mux.receive(batch(MAX_BATCH)), Ok(()));
+    assert_eq!(mux.receive(batch(MAX_BATCH + 1)), Err(MuxError::TooManyInOne));
+    assert_eq!(mux.receive(Bytes::from_static(&[0, 0, 0, 1, 0])), Err(MuxError::Nested));
+}
+
+#[test]
+fn names_have_a_length_and_are_text() {
+    let mut mux = Mux::default();
+    assert_eq!(mux.receive(open_frame(1, &[b'x'; MAX_NAME], b"")), Ok(()));
+    assert_eq!(mux.receive(open_frame(2, &[b'x'; MAX_NAME + 1], b"")), Err(MuxError::BadName));
+    assert_eq!(mux.receive(open_frame(2, b"\xff", b"")), Err(MuxError::BadName));
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_remote_says_makes_it_panic_or_keep_too_much(
+        messages in proptest::collection::vec(proptest::collection::vec(0_u8..12, 0..40), 0..40)
+    ) {
+        let mut mux = Mux::default();
+        mux.open(NAME, b"", b"");
+        for message in messages {
+            if mux.receive(message.into()).is_err() {
+                break;
+            }
+            prop_assert!(mux.queued <= MAX_QUEUED && mux.remote.len() <= MAX_REMOTE);
+            if let Some(Event::Asked { remote, .. }) = mux.next_event() {
+                mux.refuse(remote);
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The encrypted streams of today's Hyperswarm (secret-stream 6): a Noise handshake whose keys are
+//! Ed25519 keys, and messages sealed one after the other.
+//!
+//! Bytes go in, bytes come out. Not here: how the handshake's messages travel, which is the
+//! hash table's affair (`hyperdht/`, `network/hyperdht/`), and what the messages of a stream say
+//! (`protomux/`).
+
+mod curve;
+mod handshake;
+mod stream;
+#[cfg(test)]
+mod vectors;
+
+pub use handshake::{Handshake, HandshakeError, MAX_HANDSHAKE, Secrets};
+pub use stream::{Sealer, StreamError, Unsealer, begin};
+
+use crate::crypto::{Hash, blake2b};
+
+/// One of the numbered namespaces of a protocol (hypercore-crypto 3): what is hashed or signed for one
+/// purpose can never be taken for another's.
+pub fn namespace(protocol: &str, number: u8) -> Hash {
+    blake2b(&[&blake2b(&[protocol.as_bytes()]), &[number]])
+}

@@ -1,0 +1,71 @@
+//! What npm hyperdht and secret-stream said with keys that are known (tests/vectors).
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::*;
+use crate::crypto::KeyPair;
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/secret-stream.json")).unwrap()
+}
+
+fn bytes(vectors: &Value, name: &str) -> Vec<u8> {
+    hex::decode(vectors[name].as_str().unwrap()).unwrap()
+}
+
+fn array<const N: usize>(vectors: &Value, name: &str) -> [u8; N] {
+    bytes(vectors, name).try_into().unwrap()
+}
+
+#[test]
+fn the_handshake_is_the_references_byte_for_byte() {
+    let vectors = vectors();
+    let keys = |name| KeyPair::from_seed(&array(&vectors, name));
+    let (initiator, responder) = (keys("initiatorSeed"), keys("responderSeed"));
+    let prologue = namespace("hyperswarm/dht", 0);
+    assert_eq!(prologue, array(&vectors, "prologue"));
+    let remote = *responder.public_key().as_bytes();
+    let (first, second) = (bytes(&vectors, "first"), bytes(&vectors, "second"));
+    let ephemeral = |name| Some(array(&vectors, name));
+    let mut a = Handshake::with_ephemeral(
+        &initiator,
+        &prologue,
+        Some(&remote),
+        ephemeral("initiatorEphemeralSeed"),
+    )
+    .unwrap();
+    let mut b =
+        Handshake::with_ephemeral(&responder, &prologue, None, ephemeral("responderEphemeralSeed"))
+            .unwrap();
+    let hello = b.read(&first).unwrap();
+    assert_eq!(a.write(&hello).unwrap(), first);
+    let answer = a.read(&second).unwrap();
+    assert_eq!(b.write(&answer).unwrap(), second);
+    let secrets = a.finish().unwrap();
+    assert_eq!(secrets.transmit, array(&vectors, "initiatorTransmit"));
+    assert_eq!(secrets.receive, array(&vectors, "initiatorReceive"));
+    assert_eq!(secrets.hash, array(&vectors, "hash"));
+}
+
+#[test]
+fn what_the_reference_sealed_is_unsealed() {
+    let vectors = vectors();
+    // Ours is the other side of the reference's stream.
+    let secrets = Secrets {
+        initiator: false,
+        transmit: array(&vectors, "initiatorReceive"),
+        receive: array(&vectors, "initiatorTransmit"),
+        hash: array(&vectors, "hash"),
+        remote: [0; 32],
+    };
+    let (_, mut unsealer, _) = begin(&secrets, 1000);
+    unsealer.receive(&bytes(&vectors, "stream"));
+    let messages = vectors["messages"].as_array().unwrap().iter();
+    for message in messages.map(|text| hex::decode(text.as_str().unwrap()).unwrap()) {
+        if !message.is_empty() {
+            assert_eq!(unsealer.next_message(), Ok(Some(Bytes::from(message))));
+        }
+    }
+    assert_eq!(unsealer.next_message(), Ok(None));
+}

@@ -1,0 +1,269 @@
+//! The locks of all packages: `std`'s, with an order. In debug builds every acquisition is checked against
+//! what the thread already holds; in release builds they cost what `std`'s cost.
+//!
+//! Locks are taken in ascending [`Rank`]; never two of one rank, never one of a lower rank. Locks
+//! that cross an `await` are tokio's and are not here. Poisoning is dealt with here and nowhere
+//! else: an operation that panicked under a lock is answered with an error by its caller, and the
+//! data behind every lock of these packages is published in one step, so the lock goes on.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// A place in the order of locks. The constants are the whole order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rank {
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
+    level: u8,
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
+    name: &'static str,
+}
+
+impl Rank {
+    pub const DAEMON_LIFE: Self = Self::new(4, "daemon life");
+    pub const DAEMON_DIALLED: Self = Self::new(7, "daemon dialled");
+    pub const DAEMON_LIMITS: Self = Self::new(8, "daemon limits");
+    pub const DAEMON_RATES: Self = Self::new(9, "daemon rates");
+    pub const DAEMON_MOUNTS: Self = Self::new(10, "daemon mounts");
+    pub const DAEMON_SEEDS: Self = Self::new(12, "daemon seeds");
+    pub const ROOT_TELL: Self = Self::new(18, "root notifier");
+    pub const ROOT: Self = Self::new(20, "root of drives");
+    pub const INODES: Self = Self::new(30, "inode table");
+    pub const UNSTORED: Self = Self::new(32, "unstored files");
+    pub const TOUCHED: Self = Self::new(34, "touched directories");
+    pub const HANDLES: Self = Self::new(40, "handle table");
+    pub const STAGED: Self = Self::new(50, "staged file");
+    pub const SHARING: Self = Self::new(51, "sharing");
+    pub const SWARM: Self = Self::new(52, "swarm");
+    pub const CANDIDATES: Self = Self::new(53, "candidates");
+    pub const ENDPOINT: Self = Self::new(54, "endpoint");
+    pub const PUNCH: Self = Self::new(55, "punch sockets");
+    pub const LINES: Self = Self::new(56, "lines");
+    pub const LINE: Self = Self::new(57, "line");
+    pub const NODE: Self = Self::new(58, "hash table node");
+    pub const SOCKETS: Self = Self::new(59, "sockets");
+    pub const DRIVE: Self = Self::new(60, "drive");
+    pub const STORE: Self = Self::new(62, "store");
+    pub const CORE_CLAIMS: Self = Self::new(66, "core claims");
+    pub const CORE_WRITER: Self = Self::new(68, "core writer");
+    pub const CORE: Self = Self::new(70, "core state");
+    pub const LEAF: Self = Self::new(80, "leaf");
+
+    pub const fn new(level: u8, name: &'static str) -> Self {
+        Self { level, name }
+    }
+}
+
+#[cfg(debug_assertions)]
+mod order {
+    use std::cell::RefCell;
+
+    use super::Rank;
+
+    thread_local! {
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// One rank held by this thread; dropping it gives the rank up.
+    pub struct Held(Rank);
+
+    pub fn acquire(rank: Rank) -> Held {
+        HELD.with_borrow_mut(|held| {
+            if let Some(above) = held.iter().find(|above| above.level >= rank.level) {
+                panic!("lock order: {} taken while holding {}", rank.name, above.name);
+            }
+            held.push(rank);
+        });
+        Held(rank)
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            // The thread-local may be gone already when a guard outlives its thread's storage.
+            let _ = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
+                if let Some(at) = held.iter().rposition(|rank| *rank == self.0) {
+                    held.remove(at);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod order {
+    pub struct Held;
+
+    #[inline(always)]
+    pub fn acquire(_: super::Rank) -> Held {
+        Held
+    }
+}
+
+/// A guard of any of this module's locks.
+pub struct Guard<G> {
+    inner: G,
+    // Dropped after `inner`: fields drop in the order of their declaration.
+    _held: order::Held,
+}
+
+impl<G: Deref> Deref for Guard<G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl<G: DerefMut> DerefMut for Guard<G> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.inner
+    }
+}
+
+pub type MutexGuard<'a, T> = Guard<std::sync::MutexGuard<'a, T>>;
+pub type ReadGuard<'a, T> = Guard<std::sync::RwLockReadGuard<'a, T>>;
+pub type WriteGuard<'a, T> = Guard<std::sync::RwLockWriteGuard<'a, T>>;
+
+/// A mutual exclusion lock with a place in the order.
+pub struct Mutex<T> {
+    rank: Rank,
+    inner: std::sync::Mutex<T>,
+}
+
+impl<T> Mutex<T> {
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self { rank, inner: std::sync::Mutex::new(value) }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        let held = order::acquire(self.rank);
+        Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), _held: held }
+    }
+}
+
+/// A leaf.
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(Rank::LEAF, T::default())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// Waits for a change of what a [`Mutex`] holds. The waiting thread keeps its place in the order: it may
+/// hold nothing else that others need to make the change.
+#[derive(Debug, Default)]
+pub struct Condvar(std::sync::Condvar);
+
+impl Condvar {
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    /// Waits while `condition` holds.
+    pub fn wait_while<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        let Guard { inner, _held } = guard;
+        let inner = self.0.wait_while(inner, condition).unwrap_or_else(PoisonError::into_inner);
+        Guard { inner, _held }
+    }
+
+    /// As [`Condvar::wait_while`], at most for `limit`; false if `condition` still holds then.
+    pub fn wait_timeout_while<T>(
+        &self,
+        guard: MutexGuard<'_, T>,
+        limit: Duration,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> bool {
+        let Guard { inner, _held } = guard;
+        let waited = self.0.wait_timeout_while(inner, limit, condition);
+        let (inner, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(inner);
+        !result.timed_out()
+    }
+}
+
+/// A reader-writer lock with a place in the order. Reading it twice on one thread is refused
+/// like everything else of the same rank: with a writer queued in between it would deadlock.
+pub struct RwLock<T> {
+    rank: Rank,
+    inner: std::sync::RwLock<T>,
+}
+
+impl<T> RwLock<T> {
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Self { rank, inner: std::sync::RwLock::new(value) }
+    }
+
+    pub fn read(&self) -> ReadGuard<'_, T> {
+        let held = order::acquire(self.rank);
+        Guard { inner: self.inner.read().unwrap_or_else(PoisonError::into_inner), _held: held }
+    }
+
+    pub fn write(&self) -> WriteGuard<'_, T> {
+        let held = order::acquire(self.rank);
+        Guard { inner: self.inner.write().unwrap_or_else(PoisonError::into_inner), _held: held }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HIGH: Rank = Rank::new(1, "high");
+    const LOW: Rank = Rank::new(2, "low");
+
+    #[test]
+    fn ascending_order_is_allowed_in_any_release_order() {
+        let (high, low) = (Mutex::new(HIGH, 1), RwLock::new(LOW, 2));
+        let outer = high.lock();
+        let inner = low.read();
+        drop(outer);
+        drop(inner);
+        let again = high.lock();
+        assert_eq!(*again + *low.write(), 3);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lock order: high taken while holding low")]
+    fn descending_order_panics_with_both_names() {
+        let (high, low) = (Mutex::new(HIGH, ()), Mutex::new(LOW, ()));
+        let _inner = low.lock();
+        let _outer = high.lock();
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "lock order: low taken while holding low")]
+    fn two_of_one_rank_panic() {
+        let (one, two) = (Mutex::new(LOW, ()), Mutex::new(LOW, ()));
+        let _one = one.lock();
+        let _two = two.lock();
+    }
+
+    #[test]
+    fn a_panic_under_a_lock_does_not_end_the_others() {
+        let lock = std::sync::Arc::new(Mutex::new(LOW, 7));
+        let inner = std::sync::Arc::clone(&lock);
+        let died = std::thread::spawn(move || {
+            let _guard = inner.lock();
+            panic!("on purpose");
+        });
+        assert!(died.join().is_err());
+        assert_eq!(*lock.lock(), 7);
+    }
+}
