@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use hypermount_swarm::sync::Mutex;
+use hypermount_swarm::sync::{Mutex, Rank};
 
 /// What each directory below the watched ones held when it was last synced.
 #[derive(Default)]
@@ -16,7 +16,9 @@ struct Device {
     names: BTreeMap<PathBuf, BTreeSet<OsString>>,
 }
 
-static DEVICE: LazyLock<Mutex<Option<Device>>> = LazyLock::new(Mutex::default);
+// Below every lock: files are synced under some of them.
+static DEVICE: LazyLock<Mutex<Option<Device>>> =
+    LazyLock::new(|| Mutex::new(Rank::new(90, "device of a test"), None));
 
 fn names_in(directory: &Path) -> BTreeSet<OsString> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
