@@ -1,4 +1,4 @@
-//! Finding each other through today's HyperDHT, on machines of the test's own: npm hyperdht and we, as
+//! Finding each other through HyperDHT 6, on machines of the test's own: npm hyperdht and we, as
 //! nodes of the network and as peers, with and without routers that hide them.
 
 mod common;

@@ -1,4 +1,4 @@
-//! Numbers, byte strings, addresses and lists as today's Hyperswarm writes them
+//! Numbers, byte strings, addresses and lists as Hyperswarm 4 writes them
 //! (compact-encoding): each is taken off the front of what there is, or put behind it.
 //!
 //! Not here: which of them make a message.

@@ -16,7 +16,7 @@ use crate::client::{self, ANSWER_LIMIT};
 use crate::daemon::model::Done;
 use crate::daemon::presence::{Presence, Sight};
 use crate::daemon::{self, Options, state};
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Code, Context, Failure, Result};
 use crate::path_text;
 use crate::session::store_or_default;
 use crate::terminal;
@@ -58,13 +58,20 @@ fn serve(args: &DaemonRun, detached: bool) -> Result {
 fn start(args: &DaemonStart) -> Result {
     let store = store_or_default(args.store.as_deref())?;
     let runtime = runtime()?;
-    let presence = match runtime.block_on(client::find(&store))? {
-        Some(client) => {
-            let keep = client.ask::<Done>(Method::POST, "/keep", &(), Some(ANSWER_LIMIT));
-            runtime.block_on(keep)?;
-            client.presence
+    let deadline = Instant::now() + STOP_LIMIT;
+    let presence = loop {
+        let Some(client) = runtime.block_on(client::find(&store))? else {
+            break daemon::start(&store, true, true)?;
+        };
+        let keep = client.ask::<Done>(Method::POST, "/keep", &(), Some(ANSWER_LIMIT));
+        match runtime.block_on(keep) {
+            Ok(_) => break client.presence,
+            // The daemon that was found is ending, or was killed.
+            Err(failure) if failure.code() == Code::Locked && Instant::now() < deadline => {
+                thread::sleep(POLL);
+            }
+            Err(failure) => return Err(failure),
         }
-        None => daemon::start(&store, true, true)?,
     };
     if args.json {
         return print_json(&described(&store, &presence)?);

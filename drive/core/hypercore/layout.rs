@@ -110,7 +110,7 @@ fn header(kind: u8, entry: usize, algorithm: &str) -> [u8; HEADER as usize] {
     header
 }
 
-/// The page size a bitfield header names; today's for one that is absent or damaged.
+/// The page size a bitfield header names; the usual one if it is absent or damaged.
 fn page_size(header: &[u8]) -> usize {
     match header.get(5..7).map(|size| usize::from(u16::from_be_bytes([size[0], size[1]]))) {
         Some(OLD_PAGE_SIZE) => OLD_PAGE_SIZE,

@@ -136,8 +136,8 @@ pub fn sign(pair: &KeyPair, roots: &[Node], length: u64) -> SignatureBytes {
     pair.sign(&signable(roots, length))
 }
 
-/// Whether the signature is `key`'s over these roots: in today's form, or in that of old cores,
-/// which signed the root hash alone.
+/// Whether the signature is `key`'s over these roots: over the root hash and the length, or, as old cores
+/// have it, over the root hash alone.
 pub fn signed_by(key: &PublicKey, roots: &[Node], length: u64, signature: &SignatureBytes) -> bool {
     let message = signable(roots, length);
     key.verifies(&message, signature) || key.verifies(&message[..32], signature)

@@ -1,4 +1,4 @@
-//! The hash table of today's Hyperswarm (dht-rpc 6, hyperdht 6): a node that asks and answers,
+//! The hash table of Hyperswarm 4 (dht-rpc 6, hyperdht 6): a node that asks and answers,
 //! without sockets or clocks.
 //!
 //! Peers are found by topic and by the key of their node. Nodes near a key pass the first messages

@@ -1,4 +1,4 @@
-//! Several channels on one encrypted connection, as on today's Hyperswarm (protomux 3): messages in,
+//! Several channels on one encrypted connection, as on Hyperswarm 4 (protomux 3): messages in,
 //! messages out, no I/O. A channel is a protocol's name and an id, and is open once both sides have
 //! opened it.
 //!

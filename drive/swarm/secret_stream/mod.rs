@@ -1,4 +1,4 @@
-//! The encrypted streams of today's Hyperswarm (secret-stream 6): a Noise handshake whose keys are
+//! The encrypted streams of Hyperswarm 4 (secret-stream 6): a Noise handshake whose keys are
 //! Ed25519 keys, and messages sealed one after the other.
 //!
 //! Bytes go in, bytes come out. Not here: how the handshake's messages travel, which is the

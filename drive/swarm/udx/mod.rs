@@ -1,4 +1,4 @@
-//! A reliable stream of bytes in datagrams, as today's Hyperswarm has it (libudx): packets and time
+//! A reliable stream of bytes in datagrams, as Hyperswarm 4 has it (libudx): packets and time
 //! in, packets and bytes out.
 //!
 //! Everything that the remote controls has a bound: what is kept of it ([`WINDOW`], [`RESERVE`]), how

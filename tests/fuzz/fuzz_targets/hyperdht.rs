@@ -1,4 +1,4 @@
-//! Datagrams of anybody to a node of today's hash table, in each role; and the values inside, each of
+//! Datagrams of anybody to a node of the hash table HyperDHT 6, in each role; and the values inside, each of
 //! which is read as what was written of it.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Finding peers through today's HyperDHT: which topics its node asks about and when, and when its
+//! Finding peers through HyperDHT 6: which topics its node asks about and when, and when its
 //! sockets are made anew.
 //!
 //! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while nobody
