@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hypermount_drive::View;
 use hypermount_drive::hyperdrive::{Changed, Turn};
+use hypermount_drive::stat::{TYPE_FILE, TYPE_MASK};
 use hypermount_drive::{Drive, DrivePath, Snapshot, Stat, Wait};
 
 use fuser::FileType;
@@ -90,11 +91,13 @@ impl Fs {
         }
         // Two mounts that wait for each other's notices would wait until the limit. A mount that waits
         // is not waited for, so no circle comes about.
-        if self.showing.is_under_way() || self.invalidations.all_told() {
+        let pushed = self.invalidations.pushed();
+        if self.showing.is_under_way() || self.invalidations.is_told(pushed) {
             return;
         }
         let invalidations = self.invalidations.clone();
-        let told = tokio::task::spawn_blocking(move || invalidations.wait_told(TOLD_WITHIN)).await;
+        let wait = move || invalidations.wait_told(pushed, TOLD_WITHIN);
+        let told = tokio::task::spawn_blocking(wait).await;
         if !told.unwrap_or(false) {
             log::info!("{}: the kernel has not taken in what changed yet", volume.drive.key());
         }
@@ -192,7 +195,12 @@ impl Fs {
         staged: &StagedFile,
         after: Option<&Stat>,
     ) {
-        if staged.is_stored_as(after.map(|stat| stat.extent)) {
+        // A link, a directory and an empty file have the same extent.
+        let is_file = |stat: &&Stat| {
+            stat.mode & TYPE_MASK == TYPE_FILE && stat.mount.is_none() && stat.linkname.is_none()
+        };
+        let same_kind = after.as_ref().is_none_or(is_file);
+        if same_kind && staged.is_stored_as(after.map(|stat| stat.extent)) {
             if let Some(after) = after {
                 staged.take_over(after);
             }

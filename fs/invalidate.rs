@@ -33,13 +33,16 @@ struct Pending {
     set: HashSet<Invalidation>,
     everything: bool,
     closed: bool,
-    /// The thread has taken notices and not asked for more.
-    telling: bool,
+    /// Counts pushes.
+    pushed: u64,
+    /// All pushes up to this one have been taken by the thread, and up to `told` it has told them.
+    taken: u64,
+    told: u64,
 }
 
 impl Pending {
-    fn is_untold(&self) -> bool {
-        !self.closed && (self.telling || self.everything || !self.set.is_empty())
+    fn is_told(&self, push: u64) -> bool {
+        self.closed || self.told >= push
     }
 }
 
@@ -56,6 +59,8 @@ pub struct Invalidations {
 impl Invalidations {
     pub fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
         let mut pending = self.pending.lock();
+        let mut notices = notices.into_iter().peekable();
+        pending.pushed += u64::from(notices.peek().is_some());
         for notice in notices {
             if pending.everything || pending.closed {
                 break;
@@ -74,6 +79,7 @@ impl Invalidations {
         let mut pending = self.pending.lock();
         pending.set.clear();
         pending.everything = !pending.closed;
+        pending.pushed += 1;
         drop(pending);
         self.changed.notify_one();
     }
@@ -87,26 +93,32 @@ impl Invalidations {
         self.told.notify_all();
     }
 
-    /// Waits until all that was pushed has been told, at most this long; whether it has.
-    pub fn wait_told(&self, limit: Duration) -> bool {
-        let pending = self.pending.lock();
-        self.told.wait_timeout_while(pending, limit, |pending| pending.is_untold())
+    /// The number of the newest push.
+    pub fn pushed(&self) -> u64 {
+        self.pending.lock().pushed
     }
 
-    /// Whether all that was pushed has been told.
-    pub fn all_told(&self) -> bool {
-        !self.pending.lock().is_untold()
+    /// Waits until the pushes up to this one have been told, at most this long; whether they have. Later
+    /// ones are not waited for: a drive of others may change all the time.
+    pub fn wait_told(&self, push: u64, limit: Duration) -> bool {
+        let pending = self.pending.lock();
+        self.told.wait_timeout_while(pending, limit, |pending| !pending.is_told(push))
+    }
+
+    /// Whether the pushes up to this one have been told.
+    pub fn is_told(&self, push: u64) -> bool {
+        self.pending.lock().is_told(push)
     }
 
     /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:
     /// it is the thread whose whole purpose is this wait, and `close` ends it.
     pub fn next(&self) -> Option<Batch> {
         let mut pending = self.pending.lock();
-        pending.telling = false;
+        pending.told = pending.taken;
         self.told.notify_all();
         let mut pending =
             self.changed.wait_while(pending, |p| !p.closed && !p.everything && p.set.is_empty());
-        pending.telling = true;
+        pending.taken = pending.pushed;
         Self::take(&mut pending)
     }
 
@@ -158,16 +170,21 @@ mod tests {
     #[test]
     fn what_was_pushed_is_told_when_the_thread_asks_for_more() {
         let pending = std::sync::Arc::new(Invalidations::default());
-        assert!(pending.wait_told(Duration::ZERO));
+        assert!(pending.wait_told(pending.pushed(), Duration::ZERO));
         pending.push([Invalidation::Inode(2)]);
-        assert!(!pending.wait_told(Duration::ZERO));
+        let first = pending.pushed();
+        assert!(!pending.wait_told(first, Duration::ZERO));
         assert!(pending.next().is_some());
-        assert!(!pending.wait_told(Duration::ZERO), "it is being told");
+        assert!(!pending.is_told(first), "it is being told");
+        // More comes all the time: the first is told all the same.
+        pending.push([Invalidation::Inode(3)]);
+        assert!(pending.next().is_some());
+        assert!(pending.is_told(first) && !pending.is_told(pending.pushed()));
         let teller = std::thread::spawn({
             let pending = pending.clone();
             move || pending.next()
         });
-        assert!(pending.wait_told(Duration::from_secs(60)));
+        assert!(pending.wait_told(pending.pushed(), Duration::from_secs(60)));
         pending.close();
         assert_eq!(teller.join().expect("the thread ends"), None);
     }

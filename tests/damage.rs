@@ -268,6 +268,12 @@ fn check_repairs_a_copy_and_signatures() {
     home.run(["export", &url, "out", "--store", "there", "--peer", &address]).must_succeed();
     let [_, content] = cores_of(&home.path("there"));
     flip(&content.join("data"), 70_000 + 66_000);
+    // What was found is found again, and nothing is given up before it can be fetched.
+    for _ in 0..2 {
+        assert_eq!(home.run(["check", &url, "--store", "there"]).code, Some(5));
+        let alone = ["check", &url, "--repair", "--network", "off", "--store", "there"];
+        assert_eq!(home.run(alone).code, Some(5));
+    }
     let whole =
         home.run(["check", &url, "--repair", "--peer", &address, "--store", "there", "--json"]);
     assert_eq!(

@@ -146,10 +146,6 @@ async fn check_and_blank(
             }
         }
     }
-    index.forget_damaged(&of_index)?;
-    if let Ok(content) = drive.content() {
-        content.forget_damaged(&of_content)?;
-    }
     Ok(found)
 }
 
@@ -221,7 +217,12 @@ async fn is_newest(snapshot: &Snapshot, path: &str, extent: &Extent) -> Result<b
     match snapshot.entry(&path, Wait::Local).await {
         Ok(entry) => Ok(entry.stat.extent == *extent),
         Err(Error::NotFound) => Ok(false),
-        Err(Error::Corrupt { .. } | Error::Unavailable { .. } | Error::Malformed(_)) => Ok(true),
+        Err(
+            Error::Corrupt { .. }
+            | Error::Unavailable { .. }
+            | Error::Malformed(_)
+            | Error::Forked { .. },
+        ) => Ok(true),
         Err(error) => Err(error),
     }
 }

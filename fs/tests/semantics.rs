@@ -634,6 +634,29 @@ async fn a_commit_is_never_based_on_an_older_version() {
     assert_eq!((entry("file").await, entry("other").await), (Some(8), None));
 }
 
+/// An empty file and a link have the same content: none. What is written to the file is not stored as one.
+#[tokio::test]
+async fn an_empty_file_that_becomes_a_link_while_it_is_open_is_overtaken() {
+    let made = Made::new();
+    made.write("file", "").await;
+    let options = FsOptions { read_only: false, ..OFFLINE };
+    let fs = Fs::new(made.drive.clone(), made.store.clone(), options, Handle::current());
+    let (ino, _) = walk(&fs, "file").await.expect("a file");
+    let opened = fs.open(ino, libc::O_RDWR, Caller::SELF).await.expect("opens");
+    let path = DrivePath::parse("file").expect("a path");
+    let stat = Stat {
+        mode: TYPE_SYMLINK | 0o777,
+        linkname: Some("elsewhere".to_owned()),
+        ..Stat::default()
+    };
+    let put = Edit::Put { path: path.clone(), stat };
+    made.drive.apply(vec![put]).await.expect("applied");
+    assert!(fs.write(opened.handle, 0, b"mine", None).expect("written"));
+    assert_eq!(number(fs.flush(opened.handle).await), libc::ESTALE);
+    let entry = made.drive.snapshot().entry(&path, Wait::Local).await.expect("it is there");
+    assert_eq!(entry.stat.linkname.as_deref(), Some("elsewhere"));
+}
+
 /// The same where so much has changed that the changes are not named one by one.
 #[tokio::test]
 async fn a_commit_after_ten_thousand_changes_is_not_based_on_an_older_version() {

@@ -222,15 +222,15 @@ async fn check_one(
     };
     match found {
         Ok(found) => drive.found(found),
+        // These say nothing about this drive, and would end the others as well.
         Err(
-            error @ (hypermount_core::Error::Corrupt { .. }
-            | hypermount_core::Error::Storage { .. }
-            | hypermount_core::Error::Unavailable { .. }),
-        ) => {
+            error @ (hypermount_core::Error::Locked { .. }
+            | hypermount_core::Error::TooManyCores { .. }),
+        ) => return Err(error).context(|| drive_url(key, None)),
+        Err(error) => {
             drive.hurt = true;
             drive.why.push(error.to_string());
         }
-        Err(error) => return Err(error).context(|| drive_url(key, None)),
     }
     drive.files_repaired = small.repaired(key)?;
     if pending > 0 {

@@ -47,7 +47,7 @@ impl Core {
         leaf: Option<Node>,
     ) -> std::result::Result<Accepted, Rejected> {
         let value = proof.value.as_ref();
-        let before = self.stopped();
+        let (before, refused) = (self.stopped(), self.inner.repairing.refused());
         let outcome = {
             let _writer = self.inner.writer.lock();
             self.judge_history(self.verify(&proof, leaf)).and_then(|verified| {
@@ -58,6 +58,7 @@ impl Core {
         if before.is_none() {
             self.announce_stop();
         }
+        self.announce_refused(refused);
         let (accepted, new_nodes) = outcome?;
         if let Some(value) = value {
             if accepted.stored {

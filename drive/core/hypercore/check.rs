@@ -75,7 +75,7 @@ impl Core {
         }
         let found = walk.found;
         if found.records_repaired > 0 {
-            self.inner.files.sync_facts()?;
+            self.inner.sync_repaired()?;
         }
         Ok(found)
     }
@@ -117,7 +117,7 @@ impl Core {
                 found.unsigned.push(length);
             }
         }
-        if found.records_repaired > repaired { files.sync_facts() } else { Ok(()) }
+        if found.records_repaired > repaired { self.inner.sync_repaired() } else { Ok(()) }
     }
 
     /// The roots of that length, if all are here and lead to the head.
@@ -131,19 +131,6 @@ impl Core {
             }
         }
         Ok(Some(roots))
-    }
-
-    /// Gives up blocks that are damaged, so that peers are asked for them again. Of a core written here
-    /// nothing is given up.
-    pub fn forget_damaged(&self, found: &CoreCheck) -> Result<()> {
-        if self.is_own() || found.damaged.is_empty() {
-            return Ok(());
-        }
-        for block in found.damaged.iter().cloned().flatten() {
-            self.inner.state.lock().bits.set_data(block, false);
-            self.inner.cache.remove(self.inner.id, block);
-        }
-        self.flush()
     }
 }
 

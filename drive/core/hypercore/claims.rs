@@ -245,6 +245,16 @@ impl Inner {
         written
     }
 
+    /// Syncs records that a check has written again. What else the sync was to cover is suspect if it
+    /// fails, as for any other.
+    pub(super) fn sync_repaired(&self) -> Result<()> {
+        let _claims = self.claims.lock();
+        self.files.sync_facts().inspect_err(|_| {
+            let pages = self.state.lock().bits.take_dirty();
+            self.distrust(pages);
+        })
+    }
+
     pub(super) fn mark_dirty(&self, pages: &Pages) {
         let mut state = self.state.lock();
         for (page, _) in pages {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::timeout_at;
 
-use super::check::{CoreCheck, MAX_DAMAGED_RANGES};
+use super::check::CoreCheck;
 use super::{Core, CoreEvent, Inner, flat_tree};
 use crate::error::Result;
 use crate::wait::Wait;
@@ -28,12 +28,23 @@ const MAX_BARREN: usize = 4;
 pub(super) struct Repairs {
     count: AtomicUsize,
     known: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Repairs {
     /// Length in blocks that the core is known to have had.
     pub fn known(&self) -> u64 {
         self.known.load(Ordering::Acquire)
+    }
+
+    /// A peer has shown a signed history of this length, and it was not taken over.
+    pub fn refuse(&self, length: u64) {
+        self.refused.fetch_max(length, Ordering::AcqRel);
+    }
+
+    /// The longest history that was refused; 0 if none was.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Acquire)
     }
 }
 
@@ -76,6 +87,11 @@ impl Core {
         Repairing(Arc::downgrade(&self.inner))
     }
 
+    /// Length in blocks of the longest signed history that a repair did not take over, if it did not.
+    pub fn refused_to_repair(&self) -> Option<u64> {
+        Some(self.inner.repairing.refused()).filter(|length| *length > self.head().length)
+    }
+
     pub(super) fn is_repaired(&self) -> bool {
         self.inner.repairing.count.load(Ordering::Acquire) > 0
     }
@@ -83,16 +99,23 @@ impl Core {
     /// Gives up the claims on what a check found damaged, on the disk too, so that peers are asked for
     /// it; the ranges of blocks that lack now. The bytes stay where they are.
     pub fn forget_to_repair(&self, found: &CoreCheck) -> Result<Vec<Range<u64>>> {
-        let folded = found.damaged.len() >= MAX_DAMAGED_RANGES;
         let mut forgotten: Vec<Range<u64>> = Vec::new();
-        self.forget_below(&found.unproven);
-        for (at, range) in found.damaged.iter().enumerate() {
-            for block in range.clone() {
-                // The last range may cover sound blocks where there are too many.
-                let unsure = folded && at + 1 == found.damaged.len();
-                if !self.has(block) || unsure && matches!(self.read_block(block), Ok(Some(_))) {
-                    continue;
-                }
+        // What a check counts as damaged may be proven by another way, and is kept then.
+        let readable = |block| matches!(self.read_block(block), Ok(Some(_)));
+        let blocks = |top: &u64| flat_tree::blocks(*top);
+        let lost: Vec<u64> = found
+            .unproven
+            .iter()
+            .filter(|top| !blocks(top).any(|block| self.has(block) && readable(block)))
+            .copied()
+            .collect();
+        let kept = |block: u64| !self.has(block) || readable(block);
+        let damaged = found.damaged.iter().cloned();
+        let damaged: Vec<_> =
+            damaged.map(|range| range.filter(|block| !kept(*block)).collect::<Vec<_>>()).collect();
+        self.forget_below(&lost);
+        for range in damaged {
+            for block in range {
                 self.inner.state.lock().bits.set_data(block, false);
                 self.inner.cache.remove(self.inner.id, block);
                 match forgotten.last_mut() {
@@ -113,10 +136,10 @@ impl Core {
     fn forget_below(&self, proven: &[u64]) {
         let mut state = self.inner.state.lock();
         for top in proven {
-            for node in flat_tree::left_span(*top)..=flat_tree::right_span(*top) {
-                if node != *top {
-                    state.bits.clear_node(node);
-                }
+            // What is beyond the pages that exist is not claimed. A publisher may sign any length.
+            let end = flat_tree::right_span(*top).saturating_add(1).min(state.bits.tree_capacity());
+            for node in (flat_tree::left_span(*top)..end).filter(|node| node != top) {
+                state.bits.clear_node(node);
             }
         }
     }
@@ -133,9 +156,8 @@ impl Core {
         if !self.inner.writable {
             return Err(self.read_only());
         }
-        let _claims = self.inner.claims.lock();
-        self.claim_locked()?;
-        self.inner.files.sync_claims()
+        // As any sync: what the claims of an index name is settled first.
+        self.sync()
     }
 
     /// Fetches those of the blocks that are not here; each may take as long as `wait` says. `tell` gets how

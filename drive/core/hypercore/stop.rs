@@ -99,6 +99,7 @@ impl Core {
             Ok(Verified { signed: Some(signed), nodes, .. }) if signed.length > length => {
                 let _ = self.inner.stop.set(Stop::Behind { length: signed.length });
                 if self.is_repaired() && signed.length > self.inner.repairing.known() {
+                    self.inner.repairing.refuse(signed.length);
                     return Err(Rejected::Storage(Error::ReadOnly(REPAIRED)));
                 }
                 // A longer history is taken over only if it is proven to begin with ours: the way
@@ -115,7 +116,20 @@ impl Core {
 
     /// Says and reports that the core has stopped, if it has.
     pub(super) fn announce_stop(&self) {
-        let Some(stop) = self.stopped() else { return };
+        if let Some(stop) = self.stopped() {
+            self.report_stop(stop);
+        }
+    }
+
+    /// Has it remembered that peers have a longer history, whatever the core was stopped for before.
+    pub(super) fn announce_refused(&self, before: u64) {
+        let length = self.inner.repairing.refused();
+        if length > before {
+            self.report_stop(Stop::Behind { length });
+        }
+    }
+
+    fn report_stop(&self, stop: Stop) {
         log::error!("core {}: no longer written: {}", self.inner.discovery_key, stop.reason());
         if let Some(on_stop) = &self.inner.on_stop {
             on_stop(self, stop);

@@ -50,14 +50,14 @@ pub async fn repair(
     }
     let mut repair = Repair { store, wait, tell, fetched: Fetched::default() };
     let _index = index.repairing(store.marked_length(&index));
-    repair.core(&index).await?;
+    repair.core(&index, true).await?;
     let content = match content_of(store, &index) {
         Some(key) => Some(store.core_to_repair(&key)?),
         None => None,
     };
     let _content = content.as_ref().map(|core| core.repairing(store.marked_length(core)));
     if let Some(content) = &content {
-        repair.core(content).await?;
+        repair.core(content, false).await?;
     }
     let mut found = check_and_blank(store, key, true, repair.tell).await?;
     // What a file lacks is known when its index block has come.
@@ -73,6 +73,12 @@ pub async fn repair(
         repair.fetched.lacking = found.damaged_blocks + lost;
     }
     for core in std::iter::once(&index).chain(&content) {
+        if let Some(length) = core.refused_to_repair() {
+            found.missing.push(format!(
+                "a peer has {length} blocks of it, of which {} are known here: adopt it, or copy it from there",
+                core.head().length
+            ));
+        }
         if found.missing.is_empty() && !store.holds_what_was_marked(core)? {
             found.missing.push("it is not the history that was marked as safely stored".to_owned());
         }
@@ -80,21 +86,35 @@ pub async fn repair(
     Ok(DriveRepair { check: found, fetched: repair.fetched })
 }
 
+/// Blocks that were forgotten to be fetched. What has not come at the end, also of a repair that its caller
+/// gives up, stays damaged and is not taken for what was never here.
+struct Forgotten<'a> {
+    core: &'a Core,
+    blocks: Vec<Range<u64>>,
+}
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.core.claim_again(&self.blocks) {
+            log::error!("core {}: {error}", self.core.discovery_key());
+        }
+    }
+}
+
 impl Repair<'_> {
     /// Fetches what is damaged, and the length that was marked where less is here.
-    async fn core(&mut self, core: &Core) -> Result<()> {
+    async fn core(&mut self, core: &Core, is_index: bool) -> Result<()> {
         self.lengthen(core).await;
         let found = core.check(&mut |bytes| (self.tell)(Step::Read(bytes)))?;
         let mut lacking = core.forget_to_repair(&found)?;
-        let forgotten = lacking.clone();
-        if core.first_missing(0..1).is_some() && !lacking.iter().any(|range| range.start == 0) {
+        let forgotten = Forgotten { core, blocks: lacking.clone() };
+        let first = is_index && core.first_missing(0..1).is_some();
+        if first && !lacking.iter().any(|range| range.start == 0) {
             // The first block of an index names the content.
             lacking.insert(0, 0..1);
         }
         let fetched = self.fetch(core, &lacking).await;
-        if core.is_own() {
-            core.claim_again(&forgotten)?;
-        }
+        drop(forgotten);
         fetched.map(drop)
     }
 
