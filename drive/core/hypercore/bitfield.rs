@@ -70,25 +70,26 @@ impl Bitfield {
             *page = None;
         }
         self.load(page, bytes);
-        self.rebuild_page(page);
-        self.dirty.remove(&page);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.derive_index();
+        dirty.remove(&page);
+        self.dirty = dirty;
     }
 
     /// Derives the index from the data bits, so that a torn or damaged index on disk neither
     /// misleads us nor, once its page is written again, the reference.
     pub fn rebuild_index(&mut self) {
-        for at in 0..self.pages.len() {
-            self.rebuild_page(at);
-        }
+        self.derive_index();
         self.dirty.clear();
     }
 
-    fn rebuild_page(&mut self, at: usize) {
-        let Some(Some(page)) = self.pages.get_mut(at) else { return };
-        page[INDEX_START..].fill(0);
+    /// The index of a page also has what stands above the data of others, so all of it is derived at once.
+    fn derive_index(&mut self) {
+        for page in self.pages.iter_mut().flatten() {
+            page[INDEX_START..].fill(0);
+        }
         let size = self.index_size();
-        for leaf in 0..DATA_BYTES / 4 {
-            let word = at * DATA_BYTES + leaf * 4;
+        for word in (0..self.pages.len() * DATA_BYTES).step_by(4) {
             if (word..word + 4).any(|byte| self.data_byte(byte) != 0) {
                 self.update_index(word, size);
             }
@@ -409,6 +410,22 @@ mod tests {
         assert_eq!(pages.len(), 2);
         assert!(pages.iter().all(|(_, bytes)| bytes.len() == OLD_PAGE_SIZE));
         assert!(bitfield.has_data(9000) && !bitfield.has_data(8999));
+    }
+
+    /// What stands above the data of the first page lies in the index of the third, which has no data.
+    #[test]
+    fn the_index_of_a_page_without_data_is_derived_too() {
+        let mut bitfield = Bitfield::new(PAGE_SIZE);
+        bitfield.set_data(19_615, true);
+        bitfield.set_data(19_615, false);
+        bitfield.set_data(0, true);
+        let written = file_bytes(&mut bitfield);
+        bitfield.rebuild_index();
+        for page in 0..bitfield.pages.len() {
+            bitfield.mark_dirty(page);
+        }
+        let derived = file_bytes(&mut bitfield);
+        assert_eq!((0..written.len()).find(|at| written[*at] != derived[*at]), None);
     }
 
     proptest! {
