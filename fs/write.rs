@@ -7,7 +7,6 @@
 //! import or another mount made that one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use hypermount_drive::hyperdrive::Edit;
 use hypermount_drive::{DrivePath, Entry, Stat};
@@ -26,8 +25,8 @@ const MAX_TOUCHED: usize = 16_384;
 /// A turn at changing a drive; see [`Fs::turn`].
 pub(crate) struct Turn {
     turn: hypermount_drive::hyperdrive::Turn,
-    /// Whether a version was made in it.
-    changed: AtomicBool,
+    /// The newest version when it began.
+    version: u64,
 }
 
 impl Fs {
@@ -92,13 +91,13 @@ impl Fs {
     pub(crate) async fn turn(&self, volume: &Volume) -> Turn {
         let turn = volume.drive.turn().await;
         self.advance_alone(volume, &turn).await;
-        Turn { turn, changed: AtomicBool::new(false) }
+        Turn { turn, version: volume.drive.snapshot().version() }
     }
 
     /// Ends the turn. If the drive was changed in it, returns when every mount of the drive shows the
     /// change.
     pub(crate) async fn end(&self, volume: &Volume, turn: Turn) {
-        let changed = turn.changed.load(Ordering::Relaxed);
+        let changed = volume.drive.snapshot().version() != turn.version;
         drop(turn);
         if changed {
             let _showing = self.showing.begin();
@@ -113,7 +112,6 @@ impl Fs {
             return Ok(());
         }
         volume.drive.advance_in(&turn.turn, edits).await?;
-        turn.changed.store(true, Ordering::Relaxed);
         volume.advance(volume.drive.snapshot());
         Ok(())
     }

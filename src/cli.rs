@@ -123,7 +123,7 @@ impl Source {
     }
 }
 
-/// Make a drive of one's own and print its URL
+/// Make a drive of your own and print its URL
 ///
 /// Its keys derive from the store's master key and the name, so nothing else has to be kept.
 #[derive(Debug, Args)]
@@ -147,7 +147,7 @@ pub struct Create {
 /// Mount a drive and return when it is usable
 ///
 /// The mount stays in the background until `hypermount unmount`. A drive that is in the store
-/// already needs no peer. A drive of one's own can be written.
+/// already needs no peer. Your own drives can be written.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -181,7 +181,7 @@ pub struct Mount {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<std::net::SocketAddr>,
 
-    /// Refuse writes, even to a drive of one's own
+    /// Refuse writes, even to your own drive
     #[arg(long)]
     pub read_only: bool,
 
@@ -427,7 +427,7 @@ pub struct Check {
     #[arg(value_name = "DRIVE")]
     pub drive: Option<NamedDrive>,
 
-    /// Fetch what is damaged, and of a drive of one's own what is lost, from peers
+    /// Fetch damaged blocks, and the lost blocks of your own drives, from peers
     #[arg(long)]
     pub repair: bool,
 
@@ -493,7 +493,7 @@ pub struct Serve {
 
 /// Be the node with which others begin to find each other, until interrupted
 ///
-/// A network of one's own needs nothing else: everybody names it with --bootstrap. The first line on
+/// A network of your own needs nothing else: every node and peer names it with --bootstrap. The first line on
 /// stdout is the address. It stores no drives and learns no keys, only who announces which topic.
 #[derive(Debug, Args)]
 #[command(before_help = "\

@@ -116,8 +116,8 @@ fn list_shows_a_damaged_drive() {
     home.run(["list", "--store", "store"]).must_succeed();
 }
 
-/// 120. A drive of one's own of which blocks are missing opens read-only; `list`, `status` and `check`
-///      say so.
+/// 120. Your own drive opens read-only while blocks of it are missing; `list`, `status` and
+///      `check` report them.
 #[test]
 fn missing_blocks_of_ones_own_drive_are_said() {
     let home = Home::new();
@@ -192,8 +192,9 @@ fn damage(core: &Path, how: &str) {
     }
 }
 
-/// 121. With `--repair`, `check` fetches what is damaged, and of a drive of one's own what is lost, from
-///      peers. What is whole again ends it with 0; what no peer has, with 5.
+/// 121. With `--repair`, `check` fetches damaged blocks from peers, and the lost blocks of your
+///      own drive. It ends with exit code 0 if the drive is whole again, and with 5 if no peer
+///      has some of the blocks.
 #[test]
 fn check_repairs_a_drive_of_ones_own_from_a_peer() {
     let home = Home::new();

@@ -21,12 +21,12 @@ use hypermount_swarm::crypto::PublicKey;
 
 pub use repair::{DriveRepair, content_of_drive, repair};
 
-/// What is told while it goes on.
+/// Progress of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Bytes that were read and verified.
     Read(u64),
-    /// So many of the blocks that peers are asked for have come.
+    /// `fetched` of the `of` blocks that peers were asked for have come.
     Fetched { fetched: u64, of: u64 },
 }
 
@@ -53,14 +53,14 @@ pub struct DriveCheck {
     pub records_repaired: u64,
     pub files: Vec<HurtFile>,
     pub file_count: u64,
-    /// Versions of which the index block is damaged or, in a drive of one's own, missing.
+    /// Versions whose index block is damaged or, in a drive whose secret key is here, missing.
     pub versions: Vec<u64>,
     pub version_count: u64,
     /// Versions of which the signature of the index does not verify and was not repaired, the first ones.
     pub unsigned: Vec<u64>,
     /// What is missing of a core that was marked to be here.
     pub missing: Vec<String>,
-    /// Blocks of a drive of one's own that are needed and not here: of the index and of the content. The
+    /// Missing blocks that a drive whose secret key is here needs: of the index and of the content. The
     /// first ranges.
     pub lost_index: Vec<Range<u64>>,
     pub lost_content: Vec<Range<u64>>,

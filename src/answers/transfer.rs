@@ -193,7 +193,7 @@ pub async fn import(session: &Session, asked: &Import, tell: Tell<'_>) -> Result
     })
 }
 
-/// What is damaged in a drive of one's own that therefore takes no changes, and what helps.
+/// The damage that makes a drive read-only although its secret key is here, and the command that repairs it.
 fn damage(session: &Session) -> Option<String> {
     let (drive, store) = (&session.drive, &session.store);
     if drive.writable() || drive.frozen_version().is_some() {

@@ -64,15 +64,18 @@ impl Bitfield {
         self.pages[page] = Some(owned);
     }
 
-    /// Puts a page back to what the file has; a short one is extended with zeros. It is not dirty then.
-    pub fn replace(&mut self, page: usize, bytes: &[u8]) {
-        if let Some(page) = self.pages.get_mut(page) {
-            *page = None;
-        }
-        self.load(page, bytes);
+    /// Puts pages back to the bytes in the file; short ones are extended with zeros. They are not dirty
+    /// then.
+    pub fn replace(&mut self, stored: &[(usize, Vec<u8>)]) {
         let mut dirty = std::mem::take(&mut self.dirty);
+        for (page, bytes) in stored {
+            if let Some(page) = self.pages.get_mut(*page) {
+                *page = None;
+            }
+            self.load(*page, bytes);
+            dirty.remove(page);
+        }
         self.derive_index();
-        dirty.remove(&page);
         self.dirty = dirty;
     }
 

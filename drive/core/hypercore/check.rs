@@ -259,17 +259,11 @@ impl Walk<'_> {
 
     /// Notes those of the blocks that are held.
     fn damaged(&mut self, blocks: Range<u64>) {
-        let mut next = blocks.start;
-        while next < blocks.end {
-            let Some(block) = self.core.inner.state.lock().bits.first_present(next..blocks.end)
-            else {
-                return;
-            };
-            next = block + 1;
+        for block in self.core.held_blocks(blocks) {
             let full = self.found.damaged.len() >= MAX_DAMAGED_RANGES;
             match self.found.damaged.last_mut() {
-                Some(last) if last.end == block || full => last.end = next,
-                _ => self.found.damaged.push(block..next),
+                Some(last) if last.end == block || full => last.end = block + 1,
+                _ => self.found.damaged.push(block..block + 1),
             }
         }
     }

@@ -339,6 +339,16 @@ impl Core {
         self.inner.state.lock().bits.has_data(block)
     }
 
+    /// The blocks of the range that are here, ascending.
+    pub(super) fn held_blocks(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let mut next = blocks.start;
+        std::iter::from_fn(move || {
+            let block = self.inner.state.lock().bits.first_present(next..blocks.end)?;
+            next = block + 1;
+            Some(block)
+        })
+    }
+
     /// How many blocks of the range are stored here.
     pub fn held(&self, blocks: Range<u64>) -> u64 {
         self.inner.state.lock().bits.count(blocks)

@@ -99,33 +99,27 @@ impl Core {
     /// Gives up the claims on what a check found damaged, on the disk too, so that peers are asked for
     /// it; the ranges of blocks that lack now. The bytes stay where they are.
     pub fn forget_to_repair(&self, found: &CoreCheck) -> Result<Vec<Range<u64>>> {
+        // A block that a check counts as damaged may be proven by other nodes, and is kept then.
+        let held = found.damaged.iter().cloned().flat_map(|range| self.held_blocks(range));
+        let (sound, lost): (Vec<u64>, Vec<u64>) =
+            held.partition(|block| matches!(self.read_block(*block), Ok(Some(_))));
+        let has_sound = |blocks: Range<u64>| {
+            let first = sound.partition_point(|block| *block < blocks.start);
+            sound.get(first).is_some_and(|block| *block < blocks.end)
+        };
+        let unproven = found.unproven.iter().copied();
+        self.forget_below(unproven.filter(|top| !has_sound(flat_tree::blocks(*top))));
         let mut forgotten: Vec<Range<u64>> = Vec::new();
-        // What a check counts as damaged may be proven by another way, and is kept then.
-        let readable = |block| matches!(self.read_block(block), Ok(Some(_)));
-        let blocks = |top: &u64| flat_tree::blocks(*top);
-        let lost: Vec<u64> = found
-            .unproven
-            .iter()
-            .filter(|top| !blocks(top).any(|block| self.has(block) && readable(block)))
-            .copied()
-            .collect();
-        let kept = |block: u64| !self.has(block) || readable(block);
-        let damaged = found.damaged.iter().cloned();
-        let damaged: Vec<_> =
-            damaged.map(|range| range.filter(|block| !kept(*block)).collect::<Vec<_>>()).collect();
-        self.forget_below(&lost);
-        for range in damaged {
-            for block in range {
-                self.inner.state.lock().bits.set_data(block, false);
-                self.inner.cache.remove(self.inner.id, block);
-                match forgotten.last_mut() {
-                    Some(last) if last.end == block => last.end = block + 1,
-                    _ => forgotten.push(block..block + 1),
-                }
+        for block in lost {
+            self.inner.state.lock().bits.set_data(block, false);
+            self.inner.cache.remove(self.inner.id, block);
+            match forgotten.last_mut() {
+                Some(last) if last.end == block => last.end = block + 1,
+                _ => forgotten.push(block..block + 1),
             }
         }
         self.claim_now()?;
-        for Range { start, end } in forgotten.clone() {
+        for &Range { start, end } in &forgotten {
             let _ = self.inner.events.send(CoreEvent::Cleared { start, length: end - start });
         }
         Ok(forgotten)
@@ -133,12 +127,12 @@ impl Core {
 
     /// Forgets all nodes below these, which are proven themselves. No root of the head is among them, so
     /// the claimed length stays.
-    fn forget_below(&self, proven: &[u64]) {
-        let mut state = self.inner.state.lock();
+    fn forget_below(&self, proven: impl Iterator<Item = u64>) {
         for top in proven {
-            // What is beyond the pages that exist is not claimed. A publisher may sign any length.
-            let end = flat_tree::right_span(*top).saturating_add(1).min(state.bits.tree_capacity());
-            for node in (flat_tree::left_span(*top)..end).filter(|node| node != top) {
+            let mut state = self.inner.state.lock();
+            // Nodes beyond the pages that exist are not claimed. A publisher may sign any length.
+            let end = flat_tree::right_span(top).saturating_add(1).min(state.bits.tree_capacity());
+            for node in (flat_tree::left_span(top)..end).filter(|node| *node != top) {
                 state.bits.clear_node(node);
             }
         }

@@ -175,11 +175,10 @@ impl Inner {
             self.state.lock().suspect = true;
             return;
         }
-        for (page, _) in &pages {
-            // What the file claims was synced before. If it cannot be read, nothing is claimed.
-            let claimed = self.files.read_page(*page).unwrap_or_default();
-            self.state.lock().bits.replace(*page, &claimed);
-        }
+        // The claims in the file were synced before. Of a page that cannot be read nothing is claimed.
+        let claimed = |page| self.files.read_page(page).unwrap_or_default();
+        let stored: Vec<_> = pages.iter().map(|(page, _)| (*page, claimed(*page))).collect();
+        self.state.lock().bits.replace(&stored);
         if let Err(error) = self.write_head_again() {
             log::warn!("{}: {error}", self.directory.display());
         }

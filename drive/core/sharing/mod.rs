@@ -345,7 +345,7 @@ impl Inner {
             .clone()
     }
 
-    /// Whether what is here of a core may be given away.
+    /// Whether peers may be given the blocks of a core that are here.
     fn shares(&self, key: &DiscoveryKey) -> bool {
         self.options.share != Share::Chosen || self.state().chosen.contains(key)
     }

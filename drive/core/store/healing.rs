@@ -1,5 +1,5 @@
 //! What the small files of a core, `key` and `name`, are put right from: the master key, from which both
-//! derive; and what is hurt in a store of one's own.
+//! derive; and the damage in a store that holds secret keys.
 //!
 //! Not here: what is in a core (`hypercore/recover.rs` at open, `check.rs` all of it).
 

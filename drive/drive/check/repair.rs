@@ -35,8 +35,8 @@ struct Repair<'a> {
     fetched: Fetched,
 }
 
-/// Fetches what is damaged in the drive or, of one's own, lost from peers; each block may take as long as
-/// `wait` says. What cannot be told from what is here, such as blocks of others that were never here, is
+/// Fetches damaged blocks of the drive from peers and, if its secret key is here, lost ones; `wait` is the
+/// limit for each block. What cannot be told from what is here, such as blocks of others that were never here, is
 /// not fetched. `Corrupt` if too little is left to know what the drive consists of.
 pub async fn repair(
     store: &Store,
@@ -129,7 +129,7 @@ impl Repair<'_> {
         }
     }
 
-    /// Fetches what a drive of one's own has lost; whether something came.
+    /// Fetches the lost blocks of a drive whose secret key is here; whether any came.
     async fn lost(
         &mut self,
         index: &Core,
@@ -159,7 +159,7 @@ pub fn content_of_drive(store: &Store, key: &PublicKey) -> Option<PublicKey> {
     content_of(store, &store.core(key).ok()?)
 }
 
-/// The content core: what the header names or, of a drive of one's own, what derives from its key.
+/// The content core: what the header names or, if the secret key is here, what derives from the index's key.
 fn content_of(store: &Store, index: &Core) -> Option<PublicKey> {
     match index.get_local(0) {
         Ok(Some(block)) => Header::decode(&block).ok()?.content,
