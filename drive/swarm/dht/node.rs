@@ -19,8 +19,8 @@ use super::message::{
 use super::purpose::{ALONE, Goal, PATIENCE, Purpose};
 use crate::crypto::random_bytes;
 use crate::kademlia::{
-    BUCKET, Chosen, Contact, Due, Id, Query, QueryId, Requests, RoutingTable, Step, Tokens, Window,
-    may_name,
+    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Due, Id, Query, QueryId, Requests,
+    RoutingTable, Step, Tokens, Window, may_name,
 };
 
 /// Queries under way; one more is refused.
@@ -46,6 +46,13 @@ const REJOIN_EVERY: Duration = Duration::from_secs(320);
 /// Those who are told of an announcement have so long to take it, after the walk to them.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(10);
 
+/// A request that is longer than this is not kept until its address is confirmed.
+const MAX_HELD_BYTES: usize = 512;
+/// Pings that confirm addresses, at the same time.
+const MAX_CONFIRMING: usize = 64;
+/// An answer to an unconfirmed address is sent at once if it names this many nodes.
+const ENOUGH_CLOSER: usize = 8;
+
 /// A node that takes announcements, and the token it gave for that.
 type Taker = (SocketAddrV4, [u8; 32]);
 
@@ -66,7 +73,8 @@ pub struct Node {
     bootstrap: Vec<SocketAddrV4>,
     table: RoutingTable,
     tokens: Tokens,
-    announcements: Announcements,
+    pub(super) announcements: Announcements,
+    confirmed: Confirmed<(Packet, usize)>,
     requests: Requests<SocketAddrV4, Purpose>,
     queries: BTreeMap<QueryId, Query<Goal, Option<[u8; 32]>>>,
     next_query: QueryId,
@@ -96,6 +104,7 @@ impl Node {
             table: RoutingTable::new(chosen.id),
             tokens: Tokens::new(chosen.secrets, now),
             announcements: Announcements::default(),
+            confirmed: Confirmed::default(),
             requests: Requests::new(chosen.first_request),
             queries: BTreeMap::new(),
             next_query: 0,
@@ -130,6 +139,11 @@ impl Node {
     /// Nodes known.
     pub fn nodes(&self) -> usize {
         self.table.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn know(&mut self, contact: Contact, now: Instant) {
+        self.table.heard(contact, now);
     }
 
     /// Begins a query about `target`; `None` if too many are under way.
@@ -230,7 +244,7 @@ impl Node {
                     query.told(false);
                 }
             }
-            Purpose::Check { .. } | Purpose::TakeBack => {}
+            Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
         }
     }
 
@@ -343,11 +357,16 @@ impl Node {
     }
 
     /// Asks a node for a sign of life, which gets it a place in the table.
-    fn check(&mut self, contact: Contact, now: Instant) {
+    /// Returns how many bytes are sent.
+    fn check(&mut self, contact: Contact, now: Instant) -> usize {
         let mut packet = Packet::new(Kind::Query, 0);
         packet.command = Some(PING.into());
         packet.value = Some(Bytes::copy_from_slice(&contact.id));
+        packet.to = Some(contact.address);
+        packet.id = self.public_id();
+        let bytes = packet.encode().len();
         self.request(contact.address, packet, Purpose::Check { id: contact.id }, now);
+        bytes
     }
 
     /// Has `referrer` ask `to` to send us something: its router then lets our packets in.
@@ -367,7 +386,7 @@ impl Node {
             Kind::Response => self.response(from, packet, now),
             Kind::Query | Kind::Update => {
                 if from.port() != 0 && self.answers.take(now) {
-                    self.answer(from, &packet, now);
+                    self.answer(from, packet, bytes.len(), now);
                 }
             }
         }
@@ -375,11 +394,14 @@ impl Node {
 
     fn response(&mut self, from: SocketAddrV4, packet: Packet, now: Instant) {
         let Some(purpose) = self.requests.answered(from, packet.rid) else { return };
+        for (held, bytes) in self.confirmed.confirm(from, now) {
+            self.answer(from, held, bytes, now);
+        }
         let contact = packet.id.map(|id| Contact { id, address: from });
         match purpose {
             // Whoever has the address now is another node.
             Purpose::Check { id } if packet.id != Some(id) => return self.table.failed(from),
-            Purpose::Check { .. } | Purpose::TakeBack => {}
+            Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
             Purpose::Announce { query: number } => {
                 if let Some(query) = self.queries.get_mut(&number) {
                     query.told(packet.error.is_none());
@@ -420,8 +442,9 @@ impl Node {
         }));
     }
 
-    /// Answers a request of another.
-    fn answer(&mut self, from: SocketAddrV4, packet: &Packet, now: Instant) {
+    /// Answers a request of another node, whose datagram had `bytes` bytes.
+    fn answer(&mut self, from: SocketAddrV4, packet: Packet, bytes: usize, now: Instant) {
+        let mut allowance = bytes * AMPLIFICATION;
         if let Some(token) = &packet.token
             && !self.tokens.accepts(token, *from.ip())
         {
@@ -435,7 +458,7 @@ impl Node {
             let known = self.table.closest(&id).first() == Some(&contact);
             let checks = |purpose: &Purpose| matches!(purpose, Purpose::Check { .. });
             if !known && id != self.id && self.requests.count(checks) < MAX_CHECKS {
-                self.check(contact, now);
+                allowance = allowance.saturating_sub(self.check(contact, now));
             }
         }
         let mut answer = Packet::new(Kind::Response, packet.rid);
@@ -449,24 +472,64 @@ impl Node {
                 answer.value = Some(Bytes::copy_from_slice(&super::message::encode_address(from)));
             }
             (Some(FIND_NODE), Some(_)) => {}
-            (Some(HOLEPUNCH), _) => return self.holepunch(from, packet),
-            (Some(PEERS), Some(topic)) => match self.peers(from, topic, packet, now) {
+            (Some(HOLEPUNCH), _) => return self.holepunch(from, &packet),
+            (Some(PEERS), Some(topic)) => match self.peers(from, topic, &packet, now) {
                 Some(output) => answer.value = Some(output.encode_to_vec().into()),
                 None => return,
             },
             (_, Some(_)) => answer.error = Some("Unsupported command".into()),
             (_, None) => return,
         }
-        self.reply(from, answer);
+        self.sign(from, &mut answer);
+        // A token that was accepted shows that the host received it. A ping confirms addresses, so
+        // two nodes may not make each other wait for one.
+        let is_ping = packet.command.as_deref() == Some(PING);
+        if !is_ping && packet.token.is_none() && !self.confirmed.has(from, now) {
+            let enough = named(&answer).min(ENOUGH_CLOSER);
+            let shorter = shortened(&answer, allowance);
+            let is_poor = named(&shorter) < enough || shorter.value != answer.value;
+            if is_poor && self.hold(from, packet, bytes, allowance, now) {
+                return;
+            }
+            answer = shorter;
+        }
+        self.out.push_back((from, answer.encode()));
+    }
+
+    /// Keeps a request until its address has answered a ping; false if it cannot be kept.
+    fn hold(
+        &mut self,
+        from: SocketAddrV4,
+        packet: Packet,
+        bytes: usize,
+        allowance: usize,
+        now: Instant,
+    ) -> bool {
+        let mut ping = Packet::new(Kind::Query, 0);
+        (ping.command, ping.to, ping.id) = (Some(PING.into()), Some(from), self.public_id());
+        let pings = self.requests.count(|purpose| *purpose == Purpose::Confirm);
+        let too_long = bytes > MAX_HELD_BYTES || ping.encode().len() > allowance;
+        if too_long || pings >= MAX_CONFIRMING {
+            return false;
+        }
+        let rid = packet.rid;
+        let same = |(held, _): &(Packet, usize)| held.rid == rid;
+        self.confirmed.hold(from, (packet, bytes), same, now)
+            && self.request(from, ping, Purpose::Confirm, now)
     }
 
     fn reply(&mut self, to: SocketAddrV4, mut answer: Packet) {
+        self.sign(to, &mut answer);
+        self.out.push_back((to, answer.encode()));
+    }
+
+    /// Adds what every answer says: its receiver, our id, and a token unless it is an error.
+    fn sign(&self, to: SocketAddrV4, answer: &mut Packet) {
         answer.to = Some(to);
         answer.id = self.public_id();
         if answer.error.is_none() {
             answer.token = Some(self.tokens.token(*to.ip()));
         }
-        self.out.push_back((to, answer.encode()));
     }
 
     /// Takes or takes back an announcement, or names the peers of a topic.
@@ -520,6 +583,22 @@ impl Node {
             _ => {}
         }
     }
+}
+
+fn named(answer: &Packet) -> usize {
+    answer.closer_nodes.as_ref().map_or(0, Vec::len)
+}
+
+/// Leaves out nodes, then the value, until the answer has at most `most` bytes.
+fn shortened(answer: &Packet, most: usize) -> Packet {
+    let mut answer = answer.clone();
+    while answer.encode().len() > most
+        && answer.closer_nodes.as_mut().is_some_and(|nodes| nodes.pop().is_some())
+    {}
+    if answer.encode().len() > most {
+        answer.value = None;
+    }
+    answer
 }
 
 fn announcement(topic: &Id, port: u16, token: [u8; 32], take_back: bool) -> Packet {

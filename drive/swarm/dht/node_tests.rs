@@ -218,3 +218,37 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
     let peer = Event::Peer { query: lookup, address: all[3], via: PEER, seen_as: None };
     assert_eq!(events, [peer, Event::Finished { query: lookup, answered: 1, announced: 0 }]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+    for command in [PING, FIND_NODE, PEERS, HOLEPUNCH, "unknown"] {
+        for id in [None, Some([9; 32])] {
+            let mut node = node();
+            let now = Instant::now();
+            for n in 1..=20 {
+                let address = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, n), 5);
+                node.know(Contact { id: [n; 32], address }, now);
+                node.announcements.add(TOPIC, address, None, now);
+            }
+            let mut asked = request(Kind::Query, command);
+            (asked.target, asked.id, asked.to) = (Some(TOPIC), id, Some(OTHER));
+            let came = asked.encode();
+            node.receive(PEER, &came, now);
+            let packets: Vec<_> = std::iter::from_fn(|| node.next_packet()).collect();
+            let bytes: usize = packets.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(bytes <= 3 * came.len(), "{bytes} for {}: {command}", came.len());
+            if command != PEERS {
+                continue;
+            }
+            // The whole answer follows that of the ping.
+            let ping = Packet::decode(&packets[0].1).unwrap();
+            assert_eq!(ping.command.as_deref(), Some(PING));
+            node.receive(PEER, &Packet::new(Kind::Response, ping.rid).encode(), now);
+            let answers = sent(&mut node).into_iter();
+            let mut answers = answers.filter(|(_, packet)| packet.kind == Kind::Response);
+            let (_, answer) = answers.next().unwrap();
+            let peers = PeersOutput::decode(answer.value.unwrap()).unwrap().addresses();
+            assert_eq!((peers.len(), answer.closer_nodes.unwrap().len()), (20, 20));
+        }
+    }
+}

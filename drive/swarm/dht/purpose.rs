@@ -41,6 +41,8 @@ pub enum Purpose {
         query: QueryId,
     },
     TakeBack,
+    /// Is the sender of a request at the address that its datagram names?
+    Confirm,
     /// Is the node with this id there?
     Check {
         id: Id,

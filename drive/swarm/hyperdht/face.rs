@@ -95,10 +95,6 @@ pub struct Outgoing {
     pub bytes: Bytes,
 }
 
-/// Bytes that may be sent because of a datagram whose sender has not shown that it is at its address,
-/// as a multiple of that datagram's bytes.
-pub const AMPLIFICATION: usize = 3;
-
 /// What a peer wants of our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -113,8 +109,8 @@ pub struct Asked {
     pub message: Bytes,
     /// Of a round: our number for the handshake it is about.
     pub id: u64,
-    /// Bytes of the datagram. `from` may be forged: it draws at most [`AMPLIFICATION`] times as many.
-    pub bytes: usize,
+    /// Bytes that may be sent because of the datagram, as `from` may be forged.
+    pub allowance: usize,
     pub(super) mode: Mode,
     pub(super) number: u16,
     pub(super) relay: Option<SocketAddrV4>,

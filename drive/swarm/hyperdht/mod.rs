@@ -23,9 +23,7 @@ mod router_tests;
 #[cfg(test)]
 mod vectors;
 
-pub use face::{
-    AMPLIFICATION, Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId,
-};
+pub use face::{Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId};
 pub use message::MAX_PACKET;
 pub use node::Node;
 pub use reach::Samples;

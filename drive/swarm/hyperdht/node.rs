@@ -10,7 +10,7 @@
 pub(super) mod walk;
 mod serving;
 pub(super) mod router;
-mod answer;
+pub(super) mod answer;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
@@ -25,9 +25,11 @@ use super::records::Records;
 use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::kademlia::{
-    BUCKET, Chosen, Contact, Id, Patience, QueryId, RoutingTable, Tokens, Window,
+    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Id, Patience, QueryId, RoutingTable, Tokens,
+    Window,
 };
 
+use answer::Incoming;
 use router::Passed;
 use serving::Serving;
 use walk::{Goal, Taker, Walk};
@@ -57,6 +59,7 @@ pub struct Node {
     pub(super) tokens: Tokens,
     pub(super) records: Records,
     pub(super) passed: Passed,
+    pub(super) confirmed: Confirmed<Incoming>,
     pub(super) sending: Sending,
     pub(super) queries: BTreeMap<QueryId, Walk>,
     pub(super) next_query: QueryId,
@@ -98,6 +101,7 @@ impl Node {
             tokens: Tokens::new(chosen.secrets, now),
             records: Records::default(),
             passed: Passed::default(),
+            confirmed: Confirmed::default(),
             sending: Sending::new(chosen.first_request, now),
             queries: BTreeMap::new(),
             next_query: 0,
@@ -312,7 +316,7 @@ impl Node {
             }
             // What does not come through says nothing of the node.
             Purpose::Nat => return self.probe_ended(None),
-            Purpose::Hint => return,
+            Purpose::Hint | Purpose::Confirm => return,
             Purpose::Step { query, asked, referrer } => {
                 self.step_failed(query, asked, to, referrer, now);
             }
@@ -331,7 +335,8 @@ impl Node {
         match Packet::decode(bytes) {
             Some(Packet::Response(response)) => self.response(socket, from, response, now),
             Some(Packet::Request(request)) if self.answers.take(now) => {
-                self.answer(socket, from, request, now);
+                let allowance = bytes.len() * AMPLIFICATION;
+                self.answer(Incoming { socket, from, allowance, request }, now);
             }
             Some(Packet::Request(_)) | None => {}
         }
@@ -339,6 +344,9 @@ impl Node {
 
     fn response(&mut self, socket: SocketId, from: SocketAddrV4, response: Response, now: Instant) {
         let Some(purpose) = self.sending.answered(socket, from, response.number) else { return };
+        for held in self.confirmed.confirm(from, now) {
+            self.answer(held, now);
+        }
         if purpose == Purpose::Nat {
             return self.probe_ended(Some(response.to));
         }
@@ -368,7 +376,7 @@ impl Node {
                 let answer = Some(Answer { from, to, socket, value, error, token });
                 self.happened(Event::Answered { request, answer });
             }
-            Purpose::Check | Purpose::Nat | Purpose::Hint => {}
+            Purpose::Check | Purpose::Nat | Purpose::Hint | Purpose::Confirm => {}
         }
         // There is a place for one that waits.
         self.sending.go_on(now);

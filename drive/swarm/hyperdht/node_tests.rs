@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::announcement::*;
 use super::face::*;
 use super::message::*;
+use super::node::answer::MAX_CONFIRMING;
 use super::node::walk::{MAX_QUERIES, MAX_TAKEN_BACK};
 use super::node::*;
 use super::payload::{Handshake, Holepunch, Mode};
@@ -559,4 +560,98 @@ async fn a_tick_does_all_there_is_to_do() {
         assert!(node.next_tick() > now);
         events(&mut node);
     }
+}
+
+/// A node that knows 20 others and 20 peers of [`TOPIC`], and where [`keys`] are.
+fn well_known() -> Node {
+    let mut node = staying();
+    let now = Instant::now();
+    for n in 1..=20 {
+        node.table.heard(contact(SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, n), 5)), now);
+        let peer = Peer { key: KeyPair::from_seed(&[n; 32]).public_key(), relays: vec![OTHER; 3] };
+        node.records.add(TOPIC, SocketAddrV4::new(*OTHER.ip(), n.into()), peer.clone(), now);
+        let target = target_of(&peer.key);
+        node.records.add(target, OTHER, peer, now);
+    }
+    node
+}
+
+fn every_command() -> Vec<Request> {
+    let known = target_of(&KeyPair::from_seed(&[1; 32]).public_key());
+    let plain = [
+        Command::Ping,
+        Command::PingNat,
+        Command::FindNode,
+        Command::DownHint,
+        Command::FindPeer,
+        Command::Lookup,
+        Command::Announce,
+        Command::Unannounce,
+        Command::Handshake,
+        Command::Holepunch,
+        Command::Other { internal: false, number: 8 },
+    ];
+    let plain = plain.into_iter().flat_map(|command| {
+        [TOPIC, known].map(|target| Request { target: Some(target), ..request(command) })
+    });
+    plain.chain(every_handshake()).chain(every_holepunch()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+    for asked in every_command() {
+        for id in [None, Some(id_of(PEER))] {
+            for value in [asked.value.clone(), Some(Bytes::from(vec![1; 900]))] {
+                let mut node = well_known();
+                let asked = Request { id, value, ..asked.clone() };
+                let came = asked.encode();
+                for _ in 0..3 {
+                    node.receive(SocketId::SERVER, PEER, &came, Instant::now());
+                    let to_peer = std::iter::from_fn(|| node.next_packet())
+                        .filter(|packet| packet.to.ip() == PEER.ip());
+                    let bytes: usize = to_peer.map(|packet| packet.bytes.len()).sum();
+                    assert!(bytes <= 3 * came.len(), "{bytes} for {}: {asked:?}", came.len());
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_follows_when_the_address_has_answered_a_ping() {
+    for command in [Command::Lookup, Command::FindPeer] {
+        let mut node = well_known();
+        let target = match command {
+            Command::Lookup => TOPIC,
+            _ => target_of(&KeyPair::from_seed(&[1; 32]).public_key()),
+        };
+        let asked = Request { target: Some(target), ..request(command) };
+        hand(&mut node, PEER, &asked);
+        let pings = requests(&mut node);
+        let [ping] = &pings[..] else { panic!("{pings:?}") };
+        assert_eq!((ping.to, ping.command), (PEER, Command::Ping));
+        // Another port of that host proves nothing.
+        let answer = Response::new(OWN, ping.number);
+        hand_answer(&mut node, SocketAddrV4::new(*PEER.ip(), 10), &answer);
+        assert_eq!(sent(&mut node), []);
+        hand_answer(&mut node, PEER, &answer);
+        let answers = sent(&mut node);
+        let [(PEER, Packet::Response(answer))] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((answer.number, answer.closer.len()), (5, 20));
+        assert!(answer.value.as_ref().is_some_and(|value| value.len() >= 51), "{command:?}");
+        assert_eq!(ask(&mut node, &asked).unwrap().closer.len(), 20, "confirmed from now on");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_to_forged_addresses_are_bounded_and_the_rest_gets_short_answers() {
+    let mut node = well_known();
+    let lookup = request(Command::Lookup).encode();
+    for n in 0..200 {
+        let from = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, n), 9);
+        node.receive(SocketId::SERVER, from, &lookup, Instant::now());
+    }
+    let (pings, answers): (Vec<_>, Vec<_>) =
+        sent(&mut node).into_iter().partition(|(_, packet)| matches!(packet, Packet::Request(_)));
+    assert_eq!((pings.len(), answers.len()), (MAX_CONFIRMING, 200 - MAX_CONFIRMING));
 }

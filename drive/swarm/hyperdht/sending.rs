@@ -56,6 +56,8 @@ pub enum Purpose {
     Nat,
     /// Nothing depends on it.
     Hint,
+    /// Is the sender of a request at the address that its datagram names?
+    Confirm,
     Asked(RequestId),
 }
 

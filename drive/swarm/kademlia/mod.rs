@@ -9,6 +9,7 @@ mod address;
 mod chosen;
 mod window;
 mod tokens;
+mod confirmed;
 mod shelves;
 mod routing;
 mod query;
@@ -16,6 +17,7 @@ mod requests;
 
 pub use address::may_name;
 pub use chosen::Chosen;
+pub use confirmed::{AMPLIFICATION, Confirmed};
 pub use id::Id;
 pub use query::{MAX_ASKED, MAX_CONTACTS, QUERY_WITHIN, Query, QueryId, Step};
 pub use requests::{Due, MAX_REQUESTS, Patience, Requests};

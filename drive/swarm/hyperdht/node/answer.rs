@@ -10,16 +10,18 @@ use super::super::face::{Role, SocketId};
 use super::super::message::{
     Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
 };
-use super::super::sending::{ONCE, PATIENT};
+use super::super::sending::{ONCE, PATIENT, Purpose, Ready};
 use super::Node;
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
 /// A request with where it came from and to.
-pub(super) struct Incoming {
-    pub socket: SocketId,
-    pub from: SocketAddrV4,
-    pub request: Request,
+pub struct Incoming {
+    pub(super) socket: SocketId,
+    pub(super) from: SocketAddrV4,
+    /// Bytes that may be sent to the address because of the datagram, unless it is confirmed.
+    pub(super) allowance: usize,
+    pub(super) request: Request,
 }
 
 /// What an answer has besides its error and its value.
@@ -30,39 +32,40 @@ struct With {
     closer: bool,
 }
 
+/// Pings that confirm addresses, at the same time.
+pub const MAX_CONFIRMING: usize = 64;
+/// An answer to an unconfirmed address is sent at once if it names this many nodes.
+const ENOUGH_CLOSER: usize = 8;
+/// Bytes of the ping that [`Node::check`] sends, with our id.
+const CHECK_BYTES: usize = 43;
+
 const NOTHING: With = With { token: false, closer: false };
 const CLOSER: With = With { token: false, closer: true };
 const BOTH: With = With { token: true, closer: true };
 
 impl Node {
     /// Answers a request of another.
-    pub(super) fn answer(
-        &mut self,
-        socket: SocketId,
-        from: SocketAddrV4,
-        request: Request,
-        now: Instant,
-    ) {
-        let asked = Incoming { socket, from, request };
+    pub(super) fn answer(&mut self, mut asked: Incoming, now: Instant) {
+        let from = asked.from;
         if let Some(token) = &asked.request.token
             && !self.tokens.accepts(token, *from.ip())
         {
-            return self.reply(&asked, INVALID_TOKEN, None, BOTH);
+            return self.reply(&asked, INVALID_TOKEN, None, BOTH, now);
         }
-        // Its address may be forged: it draws one packet besides the answer, and a handshake, whose
-        // answer is long, draws none.
+        // A handshake draws no ping besides its answer, which is long.
         let long = matches!(asked.request.command, Command::Handshake | Command::Holepunch);
         if let Some(id) = asked.request.id.filter(|id| *id == id_of(from) && *id != self.id)
             && self.table.get(&id).is_none()
             && !long
         {
             self.check(from, ONCE, now);
+            asked.allowance = asked.allowance.saturating_sub(CHECK_BYTES);
         }
         let stays = matches!(self.role, Role::Staying { .. });
         match (asked.request.command, asked.request.target) {
-            (Command::Ping, _) => self.reply(&asked, 0, None, NOTHING),
-            (Command::PingNat, _) => self.ping_nat(asked),
-            (Command::FindNode, Some(_)) => self.reply(&asked, 0, None, CLOSER),
+            (Command::Ping, _) => self.reply(&asked, 0, None, NOTHING, now),
+            (Command::PingNat, _) => self.ping_nat(asked, now),
+            (Command::FindNode, Some(_)) => self.reply(&asked, 0, None, CLOSER, now),
             (Command::DownHint, _) => self.down_hint(&asked, now),
             (Command::Handshake, Some(target)) => self.pass_handshake(asked, target, now),
             (Command::Holepunch, Some(target)) => self.pass_holepunch(asked, target, now),
@@ -81,34 +84,71 @@ impl Node {
                 | Command::Unannounce,
                 None,
             ) => {}
-            (_, _) => self.reply(&asked, UNKNOWN_COMMAND, None, CLOSER),
+            (_, _) => self.reply(&asked, UNKNOWN_COMMAND, None, CLOSER, now),
         }
     }
 
-    fn reply(&mut self, asked: &Incoming, error: u64, value: Option<Bytes>, with: With) {
-        let Incoming { socket, from, ref request } = *asked;
+    fn reply(
+        &mut self,
+        asked: &Incoming,
+        error: u64,
+        value: Option<Bytes>,
+        with: With,
+        now: Instant,
+    ) {
+        let Incoming { socket, from, allowance, ref request } = *asked;
         let target = request.target.filter(|_| with.closer);
         let closer = target.map(|target| self.table.closest(&target)).unwrap_or_default();
-        self.sending.reply(
-            socket,
-            &Response {
-                id: self.public_id(socket),
-                token: with.token.then(|| self.tokens.token(*from.ip())),
-                closer: closer.iter().map(|contact| contact.address).collect(),
-                error,
-                value,
-                ..Response::new(from, request.number)
-            },
-        );
+        let mut response = Response {
+            id: self.public_id(socket),
+            token: with.token.then(|| self.tokens.token(*from.ip())),
+            closer: closer.iter().map(|contact| contact.address).collect(),
+            error,
+            value,
+            ..Response::new(from, request.number)
+        };
+        // A token that is accepted shows that the host received it. A ping confirms addresses, so
+        // two nodes may not make each other wait for one.
+        let is_ping = request.command == Command::Ping;
+        if !is_ping && request.token.is_none() && !self.confirmed.has(from, now) {
+            let enough = response.closer.len().min(ENOUGH_CLOSER);
+            let shorter = shortened(&response, allowance);
+            let is_poor = shorter.closer.len() < enough || shorter.value != response.value;
+            if is_poor && self.hold(asked, now) {
+                return;
+            }
+            response = shorter;
+        }
+        self.sending.reply(socket, &response);
+    }
+
+    /// Keeps a request and pings its address; the answer follows that of the ping. False if too
+    /// many requests wait.
+    fn hold(&mut self, asked: &Incoming, now: Instant) -> bool {
+        let Incoming { socket, from, allowance, ref request } = *asked;
+        let ping = Request::new(from, Command::Ping);
+        let pings = self.sending.count(|purpose| *purpose == Purpose::Confirm);
+        if ping.encode().len() > allowance || pings >= MAX_CONFIRMING {
+            return false;
+        }
+        // No answer that may be long depends on the value, which may be long itself.
+        let kept = Request { value: None, ..request.clone() };
+        let held = Incoming { socket, from, allowance, request: kept };
+        let same = |held: &Incoming| held.request.number == request.number;
+        if !self.confirmed.hold(from, held, same, now) {
+            return false;
+        }
+        let purpose = Purpose::Confirm;
+        self.sending.ask(Ready { socket, request: ping, purpose, patience: ONCE }, now)
     }
 
     /// To whom asks whether something reaches another socket of his.
-    fn ping_nat(&mut self, mut asked: Incoming) {
+    fn ping_nat(&mut self, mut asked: Incoming, now: Instant) {
         let port = asked.request.value.as_deref().and_then(|value| value.first_chunk::<2>());
         let port = port.map_or(0, |port| u16::from_le_bytes(*port));
         if port != 0 {
             asked.from.set_port(port);
-            self.reply(&asked, 0, None, NOTHING);
+            self.reply(&asked, 0, None, NOTHING, now);
         }
     }
 
@@ -119,7 +159,7 @@ impl Node {
         if self.table.get(&contact(down).id).is_some() {
             self.check(down, PATIENT, now);
         }
-        self.reply(asked, 0, None, NOTHING);
+        self.reply(asked, 0, None, NOTHING, now);
     }
 
     fn tell_record(&mut self, asked: &Incoming, now: Instant) {
@@ -128,14 +168,14 @@ impl Node {
             true => Some(Peer { key: self.keys.public_key(), relays: Vec::new() }),
             false => self.records.forward(&target, now).map(|forward| forward.peer.clone()),
         };
-        self.reply(asked, 0, record.map(|peer| peer.encode()), BOTH);
+        self.reply(asked, 0, record.map(|peer| peer.encode()), BOTH, now);
     }
 
     fn tell_peers(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let peers = self.records.peers(&target, now);
         let value = (!peers.is_empty()).then(|| LookupReply { peers, bump: 0 }.encode());
-        self.reply(asked, 0, value, BOTH);
+        self.reply(asked, 0, value, BOTH, now);
     }
 
     /// Takes an announcement, or takes it back. What is not signed for here and now is not answered.
@@ -152,7 +192,7 @@ impl Node {
             Meaning::Here => self.records.add(*target, asked.from, peer.clone(), now),
             Meaning::Gone => self.records.remove(target, &peer.key),
         }
-        self.reply(asked, 0, None, NOTHING);
+        self.reply(asked, 0, None, NOTHING, now);
     }
 
     /// Whether we are whom that target is about.
@@ -160,8 +200,18 @@ impl Node {
         self.serving.as_ref().is_some_and(|serving| serving.target() == target)
     }
 
-    /// Helps somebody who asks the wrong node.
-    pub(super) fn point_elsewhere(&mut self, asked: &Incoming) {
-        self.reply(asked, 0, None, CLOSER);
+    /// Answers a request that went to the wrong node.
+    pub(super) fn point_elsewhere(&mut self, asked: &Incoming, now: Instant) {
+        self.reply(asked, 0, None, CLOSER, now);
     }
+}
+
+/// Leaves out nodes, then the value, until the response has at most `most` bytes.
+fn shortened(response: &Response, most: usize) -> Response {
+    let mut response = response.clone();
+    while response.encode().len() > most && response.closer.pop().is_some() {}
+    if response.encode().len() > most {
+        response.value = None;
+    }
+    response
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::face::{AMPLIFICATION, Asked, Event, Role, SocketId};
+use super::super::face::{Asked, Event, Role, SocketId};
 use super::super::message::{Command, Request, Response};
 use super::super::payload::{Handshake, Holepunch, Mode};
 use super::Node;
@@ -62,7 +62,7 @@ impl Node {
                 let told = handshake.relay_address.filter(|told| reaches(from, *told));
                 match told.filter(|_| self.stays()).or(way) {
                     Some(to) => (to, Mode::FromRelay, from, None),
-                    None => return self.point_elsewhere(&asked),
+                    None => return self.point_elsewhere(&asked, now),
                 }
             }
             (Mode::FromRelay, Some(peer)) => match way {
@@ -215,7 +215,7 @@ impl Node {
         } else {
             Request { number, id, target, value, ..Request::new(to, command) }.encode()
         };
-        let Some(left) = (asked.bytes * AMPLIFICATION).checked_sub(bytes.len()) else { return 0 };
+        let Some(left) = asked.allowance.checked_sub(bytes.len()) else { return 0 };
         self.sending.put(socket, to, bytes);
         left
     }
@@ -230,10 +230,9 @@ impl Incoming {
         message: Bytes,
         id: u64,
     ) -> Asked {
-        let Self { socket, from, ref request } = *self;
+        let Self { socket, from, allowance, ref request } = *self;
         let (to, number) = (request.to, request.number);
-        let bytes = request.encode().len();
-        Asked { from, socket, to, peer, message, id, bytes, mode, number, relay }
+        Asked { from, socket, to, peer, message, id, allowance, mode, number, relay }
     }
 }
 

@@ -318,6 +318,6 @@ async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
     while let Ok(length) = relay.socket.try_recv(&mut buffer) {
         (bytes, packets) = (bytes + length, packets + 1);
     }
-    assert!(packets > 1 && bytes <= came * crate::hyperdht::AMPLIFICATION, "{bytes} for {came}");
+    assert!(packets > 1 && bytes <= came * crate::kademlia::AMPLIFICATION, "{bytes} for {came}");
     serving.abort();
 }
