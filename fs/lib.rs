@@ -36,7 +36,7 @@ mod shown;
 mod staging;
 mod stalls;
 mod symlink;
-mod told;
+mod status;
 mod volume;
 mod walk_ahead;
 mod write;

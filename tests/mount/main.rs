@@ -8,5 +8,5 @@ mod patience;
 mod remote;
 mod replaced;
 mod stuck;
-mod told;
+mod status;
 mod view;
