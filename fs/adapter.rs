@@ -186,7 +186,7 @@ impl Filesystem for Adapter {
     fn readlink(&self, from: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         let asked = request("readlink", from, ino);
         let shown = self.shown.clone();
-        let operation = async move { shown.drive_of(ino.0)?.readlink(ino.0).await };
+        let operation = async move { shown.readlink(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(errno(&error)),
@@ -204,8 +204,7 @@ impl Filesystem for Adapter {
         let asked = request("open", from, ino);
         let shown = self.shown.clone();
         let (flags_asked, caller) = (flags.0, caller(from));
-        let operation =
-            async move { shown.drive_of(ino.0)?.open(ino.0, flags_asked, caller).await };
+        let operation = async move { shown.open_file(ino.0, flags_asked, caller).await };
         self.server.serve(asked, operation, move |result| match result {
             Ok(opened) => {
                 let keep = FopenFlags::FOPEN_KEEP_CACHE;
@@ -231,8 +230,7 @@ impl Filesystem for Adapter {
         let asked = request("read", from, ino);
         let shown = self.shown.clone();
         let thread = from.pid();
-        let operation =
-            async move { shown.drive_of(ino.0)?.read_for(handle.0, offset, size, thread).await };
+        let operation = async move { shown.read(ino.0, handle.0, offset, size, thread).await };
         self.server.serve(asked, operation, |result| match result {
             Ok(pieces) => reply_data(&pieces, reply),
             Err(error) => reply.error(errno(&error)),
@@ -249,7 +247,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("flush", from, ino);
         let shown = self.shown.clone();
-        let operation = async move { shown.drive_of(ino.0)?.flush(handle.0).await };
+        let operation = async move { shown.flush(ino.0, handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -266,7 +264,7 @@ impl Filesystem for Adapter {
         // Nobody waits for it, so nobody can give it up.
         let asked = Request { thread: 0, ..request("release", from, ino) };
         let shown = self.shown.clone();
-        let operation = async move { shown.drive_of(ino.0)?.release(handle.0).await };
+        let operation = async move { shown.release(ino.0, handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -280,7 +278,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("fsync", from, ino);
         let shown = self.shown.clone();
-        let operation = async move { shown.drive_of(ino.0)?.fsync(handle.0).await };
+        let operation = async move { shown.fsync(ino.0, handle.0).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
@@ -294,7 +292,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let asked = request("lseek", from, ino);
-        let found = || self.shown.drive_of(ino.0)?.lseek(handle.0, offset, whence);
+        let found = || self.shown.lseek(ino.0, handle.0, offset, whence);
         match self.server.serve_now(asked, found) {
             Ok(position) => reply.offset(position),
             Err(error) => reply.error(errno(&error)),
@@ -394,8 +392,8 @@ impl Filesystem for Adapter {
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
 
-    fn statfs(&self, _from: &fuser::Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.shown.statfs(ino.0) {
+    fn statfs(&self, _from: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.shown.statfs() {
             Ok(room) => {
                 let unit = u64::from(STATFS_UNIT_BYTES);
                 let (total, free) = (room.total / unit, room.available / unit);
@@ -687,7 +685,7 @@ impl Filesystem for Adapter {
         let shown = self.shown.clone();
         let (source, target, by) = (from_handle.0, to_handle.0, caller(from));
         let operation = async move {
-            let fs = shown.drive_of_both(from_ino.0, to_ino.0)?;
+            let fs = shown.copy_within(from_ino.0, to_ino.0)?;
             fs.copy_file_range(source, from_offset, target, to_offset, length, by).await
         };
         self.server.serve(request, operation, |result| match result {

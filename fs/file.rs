@@ -61,9 +61,6 @@ pub struct Opened {
 impl Fs {
     /// Opens a regular file; `flags` as in open(2).
     pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened> {
-        if let Some(told) = self.told(ino) {
-            return self.open_told(told, flags);
-        }
         let mut resolved = self.resolve(ino).await?;
         if resolved.place.volume.writable {
             for _ in 0..MAX_OVERTAKEN {
@@ -127,9 +124,6 @@ impl Fs {
         length: u32,
         thread: u32,
     ) -> Result<Vec<Bytes>> {
-        if let Some(status) = self.opened_status(handle) {
-            return Ok(self.read_status(&status?, offset, length));
-        }
         let file = self.files.get(handle)?;
         let range = file.clamp(offset, length)?;
         if range.is_empty() {
@@ -140,29 +134,29 @@ impl Fs {
             return staged.read(drive, range, self.options.patience.read()).await;
         }
         let ahead = file.readahead.lock().read(range.clone(), file.size);
+        let local = read_extent(&file, range.clone(), Wait::Local).await;
+        let is_missing =
+            matches!(local, Err(Error::Drive(hypermount_drive::Error::Unavailable { .. })));
         if let Content::Extent(extent) = &file.content {
-            self.charge(&file, extent, range.clone(), thread);
+            if is_missing {
+                self.charge(&file, extent, range.clone(), thread);
+            }
             if let Some(ahead) = ahead {
                 self.charge(&file, extent, ahead.clone(), thread);
                 drive.prefetch(extent, ahead, Urgency::Ahead);
             }
         }
-        self.read_content(&file, range).await
+        if is_missing { self.fetch(&file, range).await } else { local }
     }
 
-    /// Reads from the drive. What did not arrive for this handle a moment ago is not waited for again.
-    async fn read_content(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
-        if file.stalled.any() {
-            match read_extent(file, range.clone(), Wait::Local).await {
-                Err(Error::Drive(hypermount_drive::Error::Unavailable { .. })) => {
-                    let asked =
-                        |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
-                    if let Some(missing) = file.stalled.find(asked) {
-                        return Err(hypermount_drive::Error::from(missing).into());
-                    }
-                }
-                done => return done,
-            }
+    /// Reads bytes that are not all on this machine. What did not arrive for this handle a moment ago
+    /// is not waited for again.
+    async fn fetch(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
+        let asked = |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
+        if file.stalled.any()
+            && let Some(missing) = file.stalled.find(asked)
+        {
+            return Err(hypermount_drive::Error::from(missing).into());
         }
         let read = read_extent(file, range.clone(), self.options.patience.read()).await;
         if let Err(Error::Drive(error)) = &read
@@ -192,19 +186,7 @@ impl Fs {
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`: a file is data to its end, whether or not that
     /// data is on this machine. (Programs that copy skip holes.)
     pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        let size = match self.opened_status(handle) {
-            Some(status) => status?.len() as u64,
-            None => self.files.get(handle)?.size(),
-        };
-        let size = i64::try_from(size).unwrap_or(i64::MAX);
-        match whence {
-            libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => {
-                Err(Error::BeyondEnd)
-            }
-            libc::SEEK_DATA => Ok(offset),
-            libc::SEEK_HOLE => Ok(size),
-            _ => Err(Error::InvalidArgument),
-        }
+        seek(self.files.get(handle)?.size(), offset, whence)
     }
 
     // What only a drive that can be written has.
@@ -359,9 +341,6 @@ impl Fs {
 
     /// A descriptor of the file was closed: what it wrote becomes part of the drive.
     pub async fn flush(&self, handle: u64) -> Result<()> {
-        if self.opened_status(handle).is_some() {
-            return Ok(());
-        }
         let file = self.files.get(handle)?;
         match &file.staged {
             Some(staged) => self.commit(&file.volume, staged).await,
@@ -371,9 +350,6 @@ impl Fs {
 
     /// Returns when no power cut can lose what was written to the file.
     pub async fn fsync(&self, handle: u64) -> Result<()> {
-        if self.opened_status(handle).is_some() {
-            return Ok(());
-        }
         let file = self.files.get(handle)?;
         let Some(staged) = &file.staged else { return Ok(()) };
         self.commit(&file.volume, staged).await?;
@@ -384,9 +360,6 @@ impl Fs {
     /// arrive after the last close, so there may be something to commit; nobody can be told
     /// if that fails.
     pub async fn release(&self, handle: u64) -> Result<()> {
-        if self.opened_status(handle).is_some() {
-            return self.release_status(handle);
-        }
         let file = self.files.remove(handle)?;
         let mut result = Ok(());
         if let Some(staged) = &file.staged {
@@ -458,9 +431,6 @@ impl Fs {
         caller: Caller,
     ) -> Result<u32> {
         const ELSE: Error = Error::NotSupported("sharing a part of a file");
-        if self.opened_status(from).is_some() {
-            return Err(ELSE);
-        }
         let (from, to) = (self.files.get(from)?, self.files.get(to)?);
         let (Some(source), target) = (&from.staged, to.writer()?) else { return Err(ELSE) };
         let size = source.size();
@@ -473,6 +443,17 @@ impl Fs {
         let extent = source.whole_extent().filter(|extent| extent.size == size).ok_or(ELSE)?;
         target.remove_set_ids(|stat| caller.writes(stat, false));
         if target.share(extent, now()) { Ok(copied) } else { Err(ELSE) }
+    }
+}
+
+/// lseek(2) for `SEEK_DATA` and `SEEK_HOLE` in a file of `size` bytes without holes.
+pub(crate) fn seek(size: u64, offset: i64, whence: i32) -> Result<i64> {
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    match whence {
+        libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => Err(Error::BeyondEnd),
+        libc::SEEK_DATA => Ok(offset),
+        libc::SEEK_HOLE => Ok(size),
+        _ => Err(Error::InvalidArgument),
     }
 }
 

@@ -202,7 +202,7 @@ pub struct Fs {
     pub(crate) inodes: RwLock<InodeTable<Place>>,
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
-    /// Of `told.rs`.
+    /// Open files of `status.rs`.
     pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) overtaken: Overtaken,
@@ -329,8 +329,7 @@ impl Fs {
     // Resolving inodes.
 
     pub(crate) fn node<T>(&self, ino: u64, take: impl FnOnce(&Node<Place>) -> T) -> Result<T> {
-        let refusal = || if self.told(ino).is_some() { Error::ReadOnly } else { Error::Stale };
-        self.inodes().get(ino).map(take).ok_or_else(refusal)
+        self.inodes().get(ino).map(take).ok_or(Error::Stale)
     }
 
     /// What an inode is: as of the version shown, or, once the path leads elsewhere, as it was opened,
@@ -600,10 +599,6 @@ impl Fs {
     }
 
     async fn look_up(&self, parent: u64, name: &OsStr) -> Result<Looked> {
-        if self.told(parent).is_some() {
-            let found = self.look_up_told(parent, name);
-            return Ok(found.unwrap_or(Looked::Absent { ttl: TTL_FROZEN }));
-        }
         let directory = self.directory(parent).await?;
         let Some(name) = parse_name(name)? else {
             return Ok(Looked::Absent { ttl: TTL_FROZEN });
@@ -622,9 +617,6 @@ impl Fs {
             Err(hypermount_drive::Error::NotFound) => {
                 let ttl = if frozen { TTL_FROZEN } else { TTL_ABSENT_FOLLOWED };
                 let ttl = self.while_current(volume, snapshot.version(), ttl);
-                if let Some(told) = self.look_up_told(parent, name.as_str().as_ref()) {
-                    return Ok(told);
-                }
                 return Ok(Looked::Absent { ttl });
             }
             Err(error) => return Err(error.into()),
@@ -645,9 +637,6 @@ impl Fs {
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
-        if let Some(told) = self.told(ino) {
-            return Ok(self.told_attributes(told));
-        }
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let shown = self.node(ino, |node| node.shown)?;
         let mut attributes = self.attributes(shown, &place.volume, &place.path, &entry);
@@ -661,9 +650,6 @@ impl Fs {
     }
 
     pub async fn readlink(&self, ino: u64) -> Result<String> {
-        if self.told(ino).is_some() {
-            return Err(Error::WrongKind);
-        }
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {
             return Err(Error::WrongKind);
@@ -673,9 +659,6 @@ impl Fs {
 
     /// access(2) for the owner; `mask` as there. The kernel checks the permission bits itself.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
-        if self.told(ino).is_some() && mask & libc::W_OK == 0 {
-            return Ok(());
-        }
         let Resolved { place, .. } = self.resolve(ino).await?;
         if mask & libc::W_OK != 0 && !place.volume.writable {
             return Err(Error::ReadOnly);

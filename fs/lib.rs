@@ -7,7 +7,7 @@
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `inherited`,
 //! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`,
 //! `handle`, `inode`, `invalidate`, `filesystem` and what is spread over `file`, `follow`, `listing`,
-//! `metadata`, `namespace`, `told` and `write`; `serve`, `mountpoint` (mounts as the system lists them),
+//! `metadata`, `namespace`, `status` and `write`; `serve`, `mountpoint` (mounts as the system lists them),
 //! `root` (several drives in one mount), `shown`, `adapter`, `mount`.
 #![deny(unsafe_code)]
 

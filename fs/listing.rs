@@ -10,7 +10,6 @@ use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Directory, Fs, join, ttl, usize_of};
 use crate::handle::{self, DirHandle, OpenedDirectory};
-use crate::told::{self, Told};
 
 /// Attempts to list a directory in a version that is still the newest when it is done.
 const MAX_RELISTINGS: usize = 3;
@@ -36,15 +35,10 @@ pub struct Page {
     shown_parent: u64,
     listing: Arc<handle::Listed>,
     offset: u64,
-    /// Of the directory of `told.rs`.
-    told: bool,
 }
 
 impl Fs {
     pub async fn opendir(&self, ino: u64) -> Result<u64> {
-        if self.told(ino).is_some() {
-            return Ok(self.directories.insert(DirHandle::new(ino, ino, self.root_number(), None)));
-        }
         let directory = self.directory(ino).await?;
         let followed = !directory.volume.writable && !directory.volume.is_frozen();
         let inodes = self.inodes();
@@ -64,19 +58,10 @@ impl Fs {
     pub async fn readdir(&self, handle: u64, offset: u64) -> Result<Page> {
         let directory = self.directories.get(handle)?;
         let (shown, shown_parent) = (directory.shown, directory.shown_parent);
-        if self.told(directory.ino).is_some() {
-            return Ok(Page {
-                shown,
-                shown_parent,
-                listing: self.told_listing(),
-                offset,
-                told: true,
-            });
-        }
         if offset != 0
             && let Some(listing) = directory.listing()
         {
-            return Ok(Page { shown, shown_parent, listing, offset, told: false });
+            return Ok(Page { shown, shown_parent, listing, offset });
         }
         // The kernel keeps a listing that starts at the beginning; one that a new version overtook
         // while it was made must not be what it keeps.
@@ -95,15 +80,7 @@ impl Fs {
             }
         }
         let listing = directory.listing().ok_or(Error::BadHandle)?;
-        Ok(Page { shown, shown_parent, listing, offset, told: false })
-    }
-
-    /// No names of the drive.
-    fn told_listing(&self) -> Arc<handle::Listed> {
-        let volume = self.root.clone();
-        let (version, path) = (volume.snapshot().version(), DrivePath::root());
-        let (mount_path, children) = ("".into(), Vec::new());
-        Arc::new(handle::Listed { version, volume, path, mount_path, children })
+        Ok(Page { shown, shown_parent, listing, offset })
     }
 
     /// The names in the directory, wherever it is by now. One that was removed has none.
@@ -182,12 +159,6 @@ impl Page {
             if add(&listed) {
                 return;
             }
-        }
-        if self.told && self.offset <= 2 {
-            let (shown, kind) = (fs.told_number(Told::File), FileType::RegularFile);
-            let (name, ttl, next) = (told::FILE, Duration::ZERO, 3);
-            add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl });
-            return;
         }
         let first = usize_of(self.offset.saturating_sub(2));
         for (position, (name, entry)) in self.listing.children.iter().enumerate().skip(first) {

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fuser::FileAttr;
 use hypermount_drive::Drive;
 
@@ -15,6 +16,8 @@ use crate::journal::Journal;
 use crate::listing::{Listed, Page};
 use crate::root::{self, Root};
 use crate::serve::Request;
+use crate::set_ids::Caller;
+use crate::status::{self, Status};
 use crate::xattr::{self, Answer};
 
 #[derive(Clone)]
@@ -29,9 +32,19 @@ pub enum WeakShown {
     Root(Weak<Root>),
 }
 
+/// What an inode belongs to, which decides what every operation on it means.
+enum At<'a> {
+    Drive(Arc<Fs>),
+    Status(Status),
+    /// A directory above all drives.
+    Root(&'a Arc<Root>),
+}
+
 /// Names of a directory, to page through.
 pub enum Names {
     OfDrive(Page, Arc<Fs>),
+    /// From an offset on.
+    OfStatus(Status, u64),
     /// From an offset on.
     OfRoot(Arc<root::Listing>, u64),
 }
@@ -43,6 +56,7 @@ impl Names {
     pub fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
         match self {
             Names::OfDrive(page, fs) => page.fill(fs, plus, add),
+            Names::OfStatus(status, offset) => status.fill(*offset, add),
             Names::OfRoot(listing, offset) => listing.fill(*offset, add),
         }
     }
@@ -65,19 +79,24 @@ impl Shown {
         }
     }
 
-    /// The filesystem an inode is in; an error that fits a change, if it is none of a drive.
-    pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
-        match self {
-            Shown::Drive(fs) => Ok(fs.clone()),
-            Shown::Root(root) => root.drive_of(ino),
-        }
+    fn at(&self, ino: u64) -> Result<At<'_>> {
+        let fs = match self {
+            Shown::Drive(fs) => fs.clone(),
+            Shown::Root(root) if Root::owns(ino) => return Ok(At::Root(root)),
+            Shown::Root(root) => root.drive_of(ino)?,
+        };
+        Ok(match Status::at(&fs, ino) {
+            Some(status) => At::Status(status),
+            None => At::Drive(fs),
+        })
     }
 
-    /// Whose directory an inode is, if it belongs to no drive.
-    fn root_of(&self, ino: u64) -> Option<&Arc<Root>> {
-        match self {
-            Shown::Root(root) if Root::owns(ino) => Some(root),
-            Shown::Drive(_) | Shown::Root(_) => None,
+    /// The filesystem an inode is in; otherwise the error of an attempt to change it.
+    pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
+        match self.at(ino)? {
+            At::Drive(fs) => Ok(fs),
+            At::Status(_) => Err(Error::ReadOnly),
+            At::Root(root) => root.drive_of(ino),
         }
     }
 
@@ -87,7 +106,19 @@ impl Shown {
             Shown::Drive(_) => true,
             Shown::Root(_) => Root::are_together(one, other),
         };
-        if same { self.drive_of(one) } else { Err(Error::OtherDrive) }
+        if !same {
+            return Err(Error::OtherDrive);
+        }
+        self.drive_of(other)?;
+        self.drive_of(one)
+    }
+
+    /// The drive of two files, one of which is to be copied into the other.
+    pub fn copy_within(&self, from: u64, to: u64) -> Result<Arc<Fs>> {
+        match self.at(from)? {
+            At::Status(_) => Err(Error::NotSupported("sharing the blocks of a status")),
+            At::Drive(_) | At::Root(_) => self.drive_of_both(from, to),
+        }
     }
 
     pub fn forget(&self, ino: u64, count: u64) {
@@ -98,80 +129,153 @@ impl Shown {
     }
 
     pub async fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
-        match self.root_of(parent) {
-            Some(root) => root.lookup(parent, name).await,
-            None => self.drive_of(parent)?.lookup_for(parent, name, thread).await,
+        match self.at(parent)? {
+            At::Root(root) => root.lookup(parent, name).await,
+            At::Status(status) => status.lookup(name),
+            At::Drive(fs) => {
+                let looked = fs.lookup_for(parent, name, thread).await?;
+                let is_status = parent == fs.root_number() && name == status::DIRECTORY;
+                match looked {
+                    Looked::Absent { .. } if is_status => Ok(Status::directory(&fs).found()),
+                    looked => Ok(looked),
+                }
+            }
         }
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
-        match self.root_of(ino) {
-            Some(root) => root.getattr(ino),
-            None => self.drive_of(ino)?.getattr(ino).await,
+        match self.at(ino)? {
+            At::Root(root) => root.getattr(ino),
+            At::Status(status) => Ok(status.getattr()),
+            At::Drive(fs) => fs.getattr(ino).await,
+        }
+    }
+
+    pub async fn readlink(&self, ino: u64) -> Result<String> {
+        match self.at(ino)? {
+            At::Drive(fs) => fs.readlink(ino).await,
+            At::Status(_) | At::Root(_) => Err(Error::WrongKind),
         }
     }
 
     /// access(2). The kernel has checked the mode bits.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
-        match self.root_of(ino) {
-            Some(_) if mask & libc::W_OK == 0 => Ok(()),
-            _ => self.drive_of(ino)?.access(ino, mask).await,
+        match self.at(ino)? {
+            At::Root(_) if mask & libc::W_OK == 0 => Ok(()),
+            At::Root(root) => root.drive_of(ino).map(drop),
+            At::Status(status) => status.access(mask),
+            At::Drive(fs) => fs.access(ino, mask).await,
+        }
+    }
+
+    pub async fn open_file(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened> {
+        match self.at(ino)? {
+            At::Status(status) => status.open(flags),
+            At::Drive(fs) => fs.open(ino, flags, caller).await,
+            At::Root(root) => root.drive_of(ino)?.open(ino, flags, caller).await,
+        }
+    }
+
+    /// See [`Fs::read_for`].
+    pub async fn read(
+        &self,
+        ino: u64,
+        handle: u64,
+        offset: u64,
+        length: u32,
+        thread: u32,
+    ) -> Result<Vec<Bytes>> {
+        match self.at(ino)? {
+            At::Status(status) => status.read(handle, offset, length),
+            At::Drive(fs) => fs.read_for(handle, offset, length, thread).await,
+            At::Root(_) => Err(Error::BadHandle),
+        }
+    }
+
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn lseek(&self, ino: u64, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        match self.at(ino)? {
+            At::Status(status) => status.lseek(handle, offset, whence),
+            At::Drive(fs) => fs.lseek(handle, offset, whence),
+            At::Root(_) => Err(Error::BadHandle),
+        }
+    }
+
+    pub async fn flush(&self, ino: u64, handle: u64) -> Result<()> {
+        match self.at(ino)? {
+            At::Drive(fs) => fs.flush(handle).await,
+            At::Status(_) | At::Root(_) => Ok(()),
+        }
+    }
+
+    pub async fn fsync(&self, ino: u64, handle: u64) -> Result<()> {
+        match self.at(ino)? {
+            At::Drive(fs) => fs.fsync(handle).await,
+            At::Status(_) | At::Root(_) => Ok(()),
+        }
+    }
+
+    pub async fn release(&self, ino: u64, handle: u64) -> Result<()> {
+        match self.at(ino)? {
+            At::Status(status) => status.release(handle),
+            At::Drive(fs) => fs.release(handle).await,
+            At::Root(_) => Err(Error::BadHandle),
         }
     }
 
     pub async fn opendir(&self, ino: u64) -> Result<Opened> {
-        let (handle, keep_cache) = match self.root_of(ino) {
-            // The kernel is not told what comes and goes there, so it must keep nothing.
-            Some(root) => (root.opendir(ino).await?, false),
-            None => (self.drive_of(ino)?.opendir(ino).await?, true),
+        let (handle, keep_cache) = match self.at(ino)? {
+            // The kernel gets no notices of changes there, so it must keep nothing.
+            At::Root(root) => (root.opendir(ino).await?, false),
+            At::Status(status) => return status.opendir(),
+            At::Drive(fs) => (fs.opendir(ino).await?, true),
         };
         Ok(Opened { handle, keep_cache, direct: false })
     }
 
     pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<Names> {
-        match self.root_of(ino) {
-            Some(root) => Ok(Names::OfRoot(root.readdir(handle)?, offset)),
-            None => {
-                let fs = self.drive_of(ino)?;
-                let page = fs.readdir(handle, offset).await?;
-                Ok(Names::OfDrive(page, fs))
-            }
+        match self.at(ino)? {
+            At::Root(root) => Ok(Names::OfRoot(root.readdir(handle)?, offset)),
+            At::Status(status) => Ok(Names::OfStatus(status, offset)),
+            At::Drive(fs) => Ok(Names::OfDrive(fs.readdir(handle, offset).await?, fs)),
         }
     }
 
     pub fn releasedir(&self, ino: u64, handle: u64) -> Result<()> {
-        match self.root_of(ino) {
-            Some(root) => root.releasedir(handle),
-            None => self.drive_of(ino)?.releasedir(handle),
+        match self.at(ino)? {
+            At::Root(root) => root.releasedir(handle),
+            At::Status(_) => Ok(()),
+            At::Drive(fs) => fs.releasedir(handle),
         }
     }
 
     pub async fn fsyncdir(&self, ino: u64, handle: u64) -> Result<()> {
-        match self.root_of(ino) {
-            Some(_) => Ok(()),
-            None => self.drive_of(ino)?.fsyncdir(handle).await,
+        match self.at(ino)? {
+            At::Drive(fs) => fs.fsyncdir(handle).await,
+            At::Status(_) | At::Root(_) => Ok(()),
         }
     }
 
     /// See [`Fs::getxattr`].
     pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
-        match self.root_of(ino) {
-            Some(_) => xattr::of_nothing(name),
-            None => self.drive_of(ino)?.getxattr(ino, name, room).await,
+        match self.at(ino)? {
+            At::Drive(fs) => fs.getxattr(ino, name, room).await,
+            At::Status(_) | At::Root(_) => xattr::of_nothing(name),
         }
     }
 
     pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
-        match self.root_of(ino) {
-            Some(_) => xattr::answer(Vec::new(), room),
-            None => self.drive_of(ino)?.listxattr(ino, room).await,
+        match self.at(ino)? {
+            At::Drive(fs) => fs.listxattr(ino, room).await,
+            At::Status(_) | At::Root(_) => xattr::answer(Vec::new(), room),
         }
     }
 
-    pub fn statfs(&self, ino: u64) -> Result<Room> {
-        match self.root_of(ino) {
-            Some(root) => Ok(root.store().space()?),
-            None => self.drive_of(ino)?.statfs(),
+    /// Room on the disk of the store, which all drives of a mount share.
+    pub fn statfs(&self) -> Result<Room> {
+        match self {
+            Shown::Drive(fs) => fs.statfs(),
+            Shown::Root(root) => Ok(root.store().space()?),
         }
     }
 
@@ -197,13 +301,14 @@ impl Shown {
 
     /// Notes in the journal that a request failed.
     pub fn witness(&self, request: Request, error: &Error) {
-        let path = match self {
-            Shown::Root(root) if Root::owns(request.ino) => root.path_of(request.ino).to_owned(),
-            _ => {
-                let Ok(fs) = self.drive_of(request.ino) else { return };
+        let path = match self.at(request.ino) {
+            Ok(At::Root(root)) => root.path_of(request.ino).to_owned(),
+            Ok(At::Status(status)) => status.path(),
+            Ok(At::Drive(fs)) => {
                 let Ok(path) = fs.node(request.ino, |node| node.path.clone()) else { return };
                 fs.part.in_mount(&path)
             }
+            Err(_) => return,
         };
         self.journal().failed(&path, request.operation, request.thread, error);
     }

@@ -1,10 +1,12 @@
-//! `.hypermount/status.json` in the root of every drive: how the drive stands, for scripts and file
-//! managers. It is no part of the drive and is in no listing, so nothing that copies a tree takes it along.
-//! An entry of that name in the drive itself comes first.
+//! `.hypermount/status.json` in the root of every drive: the state of the drive, for scripts and file
+//! managers. It is not part of the drive and in no listing, so programs that copy a tree leave it out.
+//! An entry of that name in the drive itself takes precedence ([`crate::shown`]).
 //!
-//! What is read is what held when the file was opened: it is made then, and never in the kernel's pages.
+//! A file is made when it is opened and does not change until it is closed; the kernel keeps no pages
+//! of it.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,67 +14,92 @@ use fuser::{FileAttr, FileType, INodeNo};
 use hypermount_drive::DriveUrl;
 use serde_json::{Value, json};
 
-use crate::attr::TTL_FOLLOWED;
+use crate::attr::{TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
-use crate::file::Opened;
+use crate::file::{Opened, seek};
 use crate::filesystem::{Fs, Looked, usize_of};
+use crate::listing::Listed;
 
-const DIRECTORY: &str = ".hypermount";
-pub const FILE: &str = "status.json";
+/// The name of the directory in the root of a drive.
+pub const DIRECTORY: &str = ".hypermount";
+const FILE: &str = "status.json";
 /// Numbers after the root's: below those that paths have.
 const DIRECTORY_AFTER_ROOT: u64 = 1;
 const FILE_AFTER_ROOT: u64 = 2;
-/// Marks the handles of the status: those of files count up from 1.
-const HANDLE: u64 = 1 << 63;
-/// The key in it opens the drive, so it is its mounter's alone.
+/// The key in it opens the drive, so only the user who mounted it may read it.
 const DIRECTORY_MODE: u16 = 0o500;
 const FILE_MODE: u16 = 0o400;
-/// Failed calls that are told, the newest.
+/// The newest failed calls that the status lists.
 const MAX_FAILURES: usize = 10;
 
-/// Which of the two an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+enum Kind {
     Directory,
     File,
 }
 
-impl Fs {
-    pub(crate) fn told(&self, ino: u64) -> Option<Told> {
-        match ino.checked_sub(self.root_number()) {
-            Some(DIRECTORY_AFTER_ROOT) => Some(Told::Directory),
-            Some(FILE_AFTER_ROOT) => Some(Told::File),
-            _ => None,
-        }
-    }
+/// One of the two inodes of a drive's status, and what each operation means for it.
+pub struct Status {
+    fs: Arc<Fs>,
+    kind: Kind,
+}
 
-    pub(crate) fn told_number(&self, told: Told) -> u64 {
-        match told {
-            Told::Directory => self.root_number() + DIRECTORY_AFTER_ROOT,
-            Told::File => self.root_number() + FILE_AFTER_ROOT,
-        }
-    }
-
-    /// What a name leads to that is not in the drive; `parent` is a directory.
-    pub(crate) fn look_up_told(&self, parent: u64, name: &OsStr) -> Option<Looked> {
-        let told = match self.told(parent) {
-            None if parent == self.root_number() && name == DIRECTORY => Told::Directory,
-            Some(Told::Directory) if name == FILE => Told::File,
+impl Status {
+    /// The status of `fs`, if `ino` is one of its inodes.
+    pub fn at(fs: &Arc<Fs>, ino: u64) -> Option<Self> {
+        let kind = match ino.checked_sub(fs.root_number()) {
+            Some(DIRECTORY_AFTER_ROOT) => Kind::Directory,
+            Some(FILE_AFTER_ROOT) => Kind::File,
             _ => return None,
         };
-        let (attributes, attributes_ttl) = self.told_attributes(told);
-        let ino = self.told_number(told);
-        Some(Looked::Found { ino, attributes, entry_ttl: TTL_FOLLOWED, attributes_ttl })
+        Some(Self { fs: fs.clone(), kind })
     }
 
-    pub(crate) fn told_attributes(&self, told: Told) -> (FileAttr, Duration) {
+    /// The directory of the status of `fs`.
+    pub fn directory(fs: &Arc<Fs>) -> Self {
+        Self { fs: fs.clone(), kind: Kind::Directory }
+    }
+
+    /// The path in its mount.
+    pub fn path(&self) -> String {
+        self.fs.part.in_mount(match self.kind {
+            Kind::Directory => DIRECTORY,
+            Kind::File => ".hypermount/status.json",
+        })
+    }
+
+    fn number(&self) -> u64 {
+        self.fs.root_number()
+            + match self.kind {
+                Kind::Directory => DIRECTORY_AFTER_ROOT,
+                Kind::File => FILE_AFTER_ROOT,
+            }
+    }
+
+    pub fn lookup(&self, name: &OsStr) -> Result<Looked> {
+        match self.kind {
+            Kind::File => Err(hypermount_drive::Error::NotADirectory.into()),
+            Kind::Directory if name == FILE => {
+                Ok(Self { fs: self.fs.clone(), kind: Kind::File }.found())
+            }
+            Kind::Directory => Ok(Looked::Absent { ttl: TTL_FROZEN }),
+        }
+    }
+
+    /// The answer to a look-up that leads here.
+    pub fn found(&self) -> Looked {
+        let (attributes, attributes_ttl) = self.getattr();
+        Looked::Found { ino: self.number(), attributes, entry_ttl: TTL_FOLLOWED, attributes_ttl }
+    }
+
+    pub fn getattr(&self) -> (FileAttr, Duration) {
         let now = SystemTime::now();
-        let (kind, perm, size) = match told {
-            Told::Directory => (FileType::Directory, DIRECTORY_MODE, 0),
-            Told::File => (FileType::RegularFile, FILE_MODE, self.tell().len() as u64),
+        let (kind, perm, size, nlink) = match self.kind {
+            Kind::Directory => (FileType::Directory, DIRECTORY_MODE, 0, 2),
+            Kind::File => (FileType::RegularFile, FILE_MODE, self.text().len() as u64, 1),
         };
         let attributes = FileAttr {
-            ino: INodeNo(self.told_number(told)),
+            ino: INodeNo(self.number()),
             size,
             blocks: 0,
             atime: now,
@@ -81,9 +108,9 @@ impl Fs {
             crtime: now,
             kind,
             perm,
-            nlink: if told == Told::Directory { 2 } else { 1 },
-            uid: self.options.owner.uid,
-            gid: self.options.owner.gid,
+            nlink,
+            uid: self.fs.options.owner.uid,
+            gid: self.fs.options.owner.gid,
             rdev: 0,
             blksize: 4096,
             flags: 0,
@@ -91,54 +118,84 @@ impl Fs {
         (attributes, Duration::ZERO)
     }
 
-    /// Opens the status, as it is now.
-    pub(crate) fn open_told(&self, told: Told, flags: i32) -> Result<Opened> {
-        match told {
-            Told::Directory => Err(hypermount_drive::Error::IsADirectory.into()),
-            Told::File if flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY => {
+    /// access(2). The kernel has checked the mode bits.
+    pub fn access(&self, mask: i32) -> Result<()> {
+        if mask & libc::W_OK == 0 { Ok(()) } else { Err(Error::ReadOnly) }
+    }
+
+    /// Opens the status as it is now.
+    pub fn open(&self, flags: i32) -> Result<Opened> {
+        match self.kind {
+            Kind::Directory => Err(hypermount_drive::Error::IsADirectory.into()),
+            Kind::File if flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY => {
                 Err(Error::ReadOnly)
             }
-            Told::File => {
-                let handle = HANDLE | self.statuses.insert(self.tell());
+            Kind::File => {
+                let handle = self.fs.statuses.insert(self.text());
                 Ok(Opened { handle, keep_cache: false, direct: true })
             }
         }
     }
 
-    /// The status that a handle has open, if it is one of a status.
-    pub(crate) fn opened_status(&self, handle: u64) -> Option<Result<Bytes>> {
-        let status = || self.statuses.get(handle & !HANDLE).map(|status| Bytes::clone(&status));
-        (handle & HANDLE != 0).then(status)
-    }
-
-    pub(crate) fn read_status(&self, status: &Bytes, offset: u64, length: u32) -> Vec<Bytes> {
+    pub fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
+        let status = self.fs.statuses.get(handle)?;
         let start = usize_of(offset).min(status.len());
         let end = start.saturating_add(length as usize).min(status.len());
-        vec![status.slice(start..end)]
+        Ok(vec![status.slice(start..end)])
     }
 
-    pub(crate) fn release_status(&self, handle: u64) -> Result<()> {
-        self.statuses.remove(handle & !HANDLE).map(drop)
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        seek(self.fs.statuses.get(handle)?.len() as u64, offset, whence)
+    }
+
+    pub fn release(&self, handle: u64) -> Result<()> {
+        self.fs.statuses.remove(handle).map(drop)
+    }
+
+    pub fn opendir(&self) -> Result<Opened> {
+        match self.kind {
+            Kind::File => Err(hypermount_drive::Error::NotADirectory.into()),
+            // There is nothing to keep for the descriptor.
+            Kind::Directory => Ok(Opened { handle: 0, keep_cache: true, direct: false }),
+        }
+    }
+
+    /// Offers the names from `offset` on to `add` until it says that it is full.
+    pub fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
+        let root = self.fs.root_number();
+        let names = [
+            (".", self.number(), FileType::Directory),
+            ("..", root, FileType::Directory),
+            (FILE, root + FILE_AFTER_ROOT, FileType::RegularFile),
+        ];
+        for (next, (name, shown, kind)) in (1..).zip(names).skip(usize_of(offset)) {
+            let ttl = Duration::ZERO;
+            if add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl }) {
+                return;
+            }
+        }
     }
 
     /// The status as JSON.
-    fn tell(&self) -> Bytes {
-        let (drive, standing) = (self.drive(), self.drive().standing());
+    fn text(&self) -> Bytes {
+        let fs = &self.fs;
+        let (drive, standing) = (fs.drive(), fs.drive().standing());
         let (key, version) = (*drive.key(), drive.frozen_version());
         let url = DriveUrl { key, version, path: hypermount_drive::DrivePath::root() }.to_string();
-        let name = self.store.name_of(&key).ok().flatten();
+        let name = fs.store.name_of(&key).ok().flatten();
         let status = json!({
             "url": url,
             "name": name.and_then(|name| String::from_utf8(name).ok()),
-            "version": self.version(),
+            "version": fs.version(),
             "frozen": version.is_some(),
-            "writable": self.is_writable(),
+            "writable": fs.is_writable(),
             "peers": standing.peers,
             "blocks": standing.blocks,
             "blocks_here": standing.blocks_here,
             "blocks_wanted": standing.blocks_wanted,
-            "open": self.load().1,
-            "failures": self.told_failures(),
+            "open": fs.load().1,
+            "failures": self.failures(),
         });
         let mut text = format!("{status:#}");
         text.push('\n');
@@ -146,15 +203,15 @@ impl Fs {
     }
 
     /// The newest failures in this drive, oldest first.
-    fn told_failures(&self) -> Vec<Value> {
+    fn failures(&self) -> Vec<Value> {
         let within = |path: &str| {
-            let rest = path.strip_prefix(self.prefix())?;
-            let begins = rest.is_empty() || self.prefix().is_empty() || rest.starts_with('/');
+            let rest = path.strip_prefix(self.fs.prefix())?;
+            let begins = rest.is_empty() || self.fs.prefix().is_empty() || rest.starts_with('/');
             begins.then(|| rest.trim_start_matches('/').to_owned())
         };
-        let failures = self.journal().failures();
+        let failures = self.fs.journal().failures();
         let own = failures.iter().rev().filter_map(|failed| Some((within(&failed.path)?, failed)));
-        let mut told: Vec<_> = own
+        let mut newest: Vec<_> = own
             .take(MAX_FAILURES)
             .map(|(path, failed)| {
                 let (operation, errno, why) = (failed.operation, &failed.errno, &failed.why);
@@ -162,7 +219,7 @@ impl Fs {
                         "time": failed.time })
             })
             .collect();
-        told.reverse();
-        told
+        newest.reverse();
+        newest
     }
 }

@@ -127,9 +127,6 @@ impl Fs {
     /// fsync(2) of a directory: the names in it, and its own time.
     pub async fn fsyncdir(&self, handle: u64) -> Result<()> {
         let ino = self.directories.get(handle)?.ino;
-        if self.told(ino).is_some() {
-            return Ok(());
-        }
         let volume = self.directory(ino).await?.volume;
         if !volume.writable {
             return Ok(());
