@@ -19,6 +19,8 @@ mod snapshot;
 mod stored;
 #[cfg(test)]
 mod stored_tests;
+#[cfg(any(test, debug_assertions))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

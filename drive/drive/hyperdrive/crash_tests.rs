@@ -3,49 +3,18 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
+use super::testing::{World, core, open};
 use super::*;
 use crate::stat::TYPE_FILE;
-use hypermount_core::hypercore::Opening;
-use hypermount_core::hypercore::cache::BlockCache;
-use hypermount_core::hypercore::storage::Storage;
-use hypermount_core::hypercore::storage::faulty::World;
-use hypermount_swarm::crypto::KeyPair;
 
 const POWER_CUTS: u64 = 8;
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
-    let pair = KeyPair::from_seed(&[seed; 32]);
-    Core::open(Opening {
-        directory: Path::new(name),
-        open_file: &|file| Ok(Box::new(world.file(&format!("{name}/{file}"))) as Box<dyn Storage>),
-        key: pair.public_key(),
-        pair: Some(pair),
-        store_pair: false,
-        writable: true,
-        cache: Arc::new(BlockCache::new(1 << 20)),
-        keep: None,
-        stop: None,
-        on_stop: None,
-    })
-}
-
-pub(crate) async fn open(world: &World) -> Result<Drive> {
-    let (metadata, content) = (core(world, "metadata", 1)?, core(world, "content", 2)?);
-    if metadata.head().length == 0 {
-        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
-    }
-    let drive = Drive::assemble(&Store::memory(), metadata, Some(content), None);
-    drive.mend().await?;
-    Ok(drive)
 }
 
 pub(crate) fn path(text: &str) -> DrivePath {

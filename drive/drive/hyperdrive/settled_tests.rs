@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
-use super::crash_tests::{bytes, content, open, path, put, rename, write};
+use super::crash_tests::{bytes, content, path, put, rename, write};
+use super::testing::{World, open};
 use super::*;
 use hypermount_core::hypercore::RemoteTree;
-use hypermount_core::hypercore::storage::faulty::World;
 
 /// No time passes in it: nothing settles by itself.
 fn still() -> Runtime {

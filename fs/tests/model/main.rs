@@ -4,6 +4,7 @@
 //! The kernel's own part (it looks names up and refuses what cannot be) is played by `kernel.rs`.
 //! Reads through its caches, mappings and signals are in `tests/write`.
 
+mod failing;
 mod kernel;
 mod tree;
 
