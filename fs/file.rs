@@ -489,4 +489,38 @@ mod tests {
         }
         assert!(!overtaken.look_again(5000), "one past the bound opens what was there");
     }
+
+    #[test]
+    fn data_reaches_to_the_end_of_the_file() {
+        assert!(matches!(seek(10, 3, libc::SEEK_DATA), Ok(3)));
+        assert!(matches!(seek(10, 3, libc::SEEK_HOLE), Ok(10)));
+        for (size, offset) in [(10, 10), (10, -1), (0, 0)] {
+            assert!(matches!(seek(size, offset, libc::SEEK_DATA), Err(Error::BeyondEnd)));
+            assert!(matches!(seek(size, offset, libc::SEEK_HOLE), Err(Error::BeyondEnd)));
+        }
+        assert!(matches!(seek(10, 0, libc::SEEK_SET), Err(Error::InvalidArgument)));
+    }
+
+    #[test]
+    fn a_file_of_a_remote_drive_is_only_read() {
+        use crate::testing::{drive, put, runtime, show, walk};
+        runtime().block_on(async {
+            let (store, drive) = drive();
+            let fs = show(&store, &drive, true);
+            put(&fs, "file", b"content").await;
+            let (ino, _) = walk(&fs, "file").await.expect("a file");
+            for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {
+                assert!(matches!(fs.open(ino, flags, Caller::SELF).await, Err(Error::ReadOnly)));
+            }
+            let handle = fs.open(ino, libc::O_RDONLY, Caller::SELF).await.expect("opened").handle;
+            assert!(matches!(fs.write(handle, 0, b"x", None), Err(Error::BadHandle)));
+            // The open file stays what it was when it was opened.
+            put(&fs, "file", b"other").await;
+            assert_eq!(fs.read(handle, 0, 100).await.expect("read").concat(), b"content");
+            assert_eq!(fs.read(handle, 5, 100).await.expect("read").concat(), b"nt");
+            assert!(fs.read(handle, 7, 1).await.expect("read").is_empty());
+            fs.release(handle).await.expect("closed");
+            assert!(matches!(fs.read(handle, 0, 1).await, Err(Error::BadHandle)));
+        });
+    }
 }

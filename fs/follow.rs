@@ -344,3 +344,7 @@ async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, drive: Drive) {
         tokio::time::sleep(DEBOUNCE).await;
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -36,6 +36,8 @@ mod shown;
 mod staging;
 mod stalls;
 mod symlink;
+#[cfg(test)]
+mod testing;
 mod status;
 mod volume;
 mod walk_ahead;

@@ -210,3 +210,7 @@ impl Page {
         full
     }
 }
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

@@ -239,3 +239,56 @@ impl Fs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: u32 = 0o100_000;
+
+    fn changed(before: Stat, changes: Changes, uid: u32) -> Stat {
+        let mut stat = before;
+        changes.apply(&mut stat, Caller { uid, gid: 5, thread: 0 });
+        stat
+    }
+
+    #[test]
+    fn only_what_is_given_changes_and_the_kind_of_the_file_never_does() {
+        let before = Stat { mode: FILE | 0o644, uid: 1, gid: 2, mtime: 3, ..Stat::default() };
+        let after = changed(before.clone(), Changes { mode: Some(0o40_755), ..<_>::default() }, 1);
+        assert_eq!(after.mode, FILE | 0o755);
+        assert_eq!((after.uid, after.gid, after.mtime), (1, 2, 3));
+        assert!(after.ctime > 0, "every change is one of the inode");
+        let after = changed(before, Changes { gid: Some(9), mtime: Some(0), ..<_>::default() }, 1);
+        assert_eq!((after.mode, after.uid, after.gid, after.mtime), (FILE | 0o644, 1, 9, 0));
+    }
+
+    #[test]
+    fn set_id_bits_go_with_a_new_owner_or_size_but_not_with_a_new_time() {
+        let before = Stat { mode: FILE | 0o6_755, uid: 1, gid: 2, ..Stat::default() };
+        let mode = |changes| changed(before.clone(), changes, 1).mode & 0o7777;
+        assert_eq!(mode(Changes { mtime: Some(1), ..<_>::default() }), 0o6755);
+        assert_eq!(mode(Changes { uid: Some(1), ..<_>::default() }), 0o755);
+        assert_eq!(mode(Changes { gid: Some(2), ..<_>::default() }), 0o755);
+        assert_eq!(mode(Changes { set_ids_only: true, ..<_>::default() }), 0o755);
+        assert_eq!(mode(Changes { size: Some(0), ..<_>::default() }), 0o755);
+        // chmod(2) together with chown(2): the mode that is given counts.
+        let both = Changes { uid: Some(1), mode: Some(0o4755), ..<_>::default() };
+        assert_eq!(mode(both), 0o4755);
+    }
+
+    #[test]
+    fn a_request_that_changes_nothing_is_empty() {
+        assert!(Changes::default().is_empty());
+        for changes in [
+            Changes { mode: Some(0), ..<_>::default() },
+            Changes { uid: Some(0), ..<_>::default() },
+            Changes { gid: Some(0), ..<_>::default() },
+            Changes { size: Some(0), ..<_>::default() },
+            Changes { mtime: Some(0), ..<_>::default() },
+            Changes { set_ids_only: true, ..<_>::default() },
+        ] {
+            assert!(!changes.is_empty(), "{changes:?}");
+        }
+    }
+}

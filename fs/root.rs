@@ -624,3 +624,7 @@ async fn tidy(root: Weak<Root>, untidy: Arc<Notify>, pause: Duration) {
         root.sweep().await;
     }
 }
+
+#[cfg(test)]
+#[path = "root_tests.rs"]
+mod tests;

@@ -607,3 +607,7 @@ fn zeros(length: u64) -> Bytes {
 fn length_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+#[path = "staging_tests.rs"]
+mod tests;

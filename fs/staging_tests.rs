@@ -1,0 +1,168 @@
+//! A staged file against plain bytes, and what a commit takes of it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{drive, path, runtime};
+
+fn stored() -> Stat {
+    Stat { mode: 0o100_644, ..Stat::default() }
+}
+
+fn pool() -> (tempfile::TempDir, Arc<Pool>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pool = Pool::new(directory.path().to_owned());
+    (directory, pool)
+}
+
+fn staged(drive: &Drive, content: &[u8], pool: &Arc<Pool>) -> StagedFile {
+    let blocks: Vec<Bytes> = content.chunks(1000).map(Bytes::copy_from_slice).collect();
+    let extent = match blocks.is_empty() {
+        true => Extent::default(),
+        false => drive.append_content(&blocks).expect("appended"),
+    };
+    let stat = Stat { extent, ..stored() };
+    StagedFile::new(*drive.key(), path("file"), stat, true, pool.clone())
+}
+
+fn bytes(file: &StagedFile, drive: &Drive) -> Vec<u8> {
+    let read = file.read(drive, 0..file.size(), Wait::Local);
+    runtime().block_on(read).expect("read").concat()
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, Vec<u8>),
+    Resize(u64),
+    Zero(Range<u64>),
+    CopyUp,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let end = || 0..6000_u64;
+    prop_oneof![
+        4 => (end(), proptest::collection::vec(1..=255_u8, 1..300))
+            .prop_map(|(at, bytes)| Change::Write(at, bytes)),
+        2 => end().prop_map(Change::Resize),
+        1 => (end(), end()).prop_map(|(one, other)| Change::Zero(one.min(other)..one.max(other))),
+        1 => Just(Change::CopyUp),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_staged_file_holds_what_plain_bytes_do(
+        base in proptest::collection::vec(1..=255_u8, 0..4000),
+        changes in proptest::collection::vec(change(), 0..25),
+    ) {
+        let ((_store, drive), (_directory, pool)) = (drive(), pool());
+        let file = staged(&drive, &base, &pool);
+        let mut plain = base;
+        for change in changes {
+            match change {
+                Change::Write(at, new) => {
+                    let (start, end) = (at as usize, at as usize + new.len());
+                    plain.resize(plain.len().max(end), 0);
+                    plain[start..end].copy_from_slice(&new);
+                    prop_assert!(file.write(at, &new, 1).unwrap());
+                }
+                Change::Resize(size) => {
+                    plain.resize(size as usize, 0);
+                    file.resize(size, 1).unwrap();
+                }
+                Change::Zero(range) => {
+                    let end = plain.len().min(range.end as usize);
+                    plain[end.min(range.start as usize)..end].fill(0);
+                    file.zero(range, 1).unwrap();
+                }
+                Change::CopyUp => runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap(),
+            }
+            prop_assert_eq!(bytes(&file, &drive), plain.clone());
+        }
+    }
+}
+
+#[test]
+fn more_stretches_than_are_kept_need_a_copy_which_is_one_stretch() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let file = staged(&drive, &[7; 3000], &pool);
+    for n in 0..MAX_STRETCHES as u64 {
+        assert!(file.write(n * 2, b"x", 1).unwrap(), "{n}");
+    }
+    assert!(!file.write(0, b"y", 1).unwrap());
+    runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap();
+    assert!(file.write(0, b"y", 1).unwrap());
+    let bytes = bytes(&file, &drive);
+    assert_eq!(bytes[..4], *b"y\x07x\x07");
+    assert_eq!(bytes[3000..3004], *b"x\0x\0");
+    assert_eq!(bytes.len(), MAX_STRETCHES * 2 - 1);
+}
+
+#[test]
+fn what_changes_during_a_commit_is_committed_by_the_next_one() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let file = staged(&drive, b"base", &pool);
+    assert!(file.pending().is_none() && !file.is_dirty());
+    file.write(0, b"B", 1).unwrap();
+    let pending = file.pending().expect("something to commit");
+    file.write(1, b"A", 2).unwrap();
+    let (at, stat) = file.destination(Extent { size: 4, ..Extent::default() }).unwrap();
+    assert_eq!(at, path("file"));
+    assert!(!file.stored(&stat, pending.generation), "one change is left");
+    let pending = file.pending().expect("the other change");
+    assert_eq!(bytes(&file, &drive), b"BAse");
+    assert!(file.stored(&stat, pending.generation));
+    assert!(file.pending().is_none() && !file.is_dirty());
+}
+
+#[test]
+fn what_was_unlinked_is_not_committed_and_stays_readable() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let file = staged(&drive, b"base", &pool);
+    file.write(4, b"!", 1).unwrap();
+    file.remove();
+    assert!(file.pending().is_none() && !file.is_dirty());
+    assert!(file.destination(Extent::default()).is_none());
+    assert_eq!(bytes(&file, &drive), b"base!");
+}
+
+#[test]
+fn what_another_writer_changed_is_taken_over_where_nothing_was_changed_here() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let file = staged(&drive, b"base", &pool);
+    let change = |stat: &mut Stat| {
+        stat.mode = 0o100_600;
+        Ok(())
+    };
+    file.change(change).unwrap();
+    let theirs = Stat { mode: 0o100_755, uid: 7, mtime: 9, ..stored() };
+    file.take_over(&theirs);
+    let entry = file.entry();
+    assert_eq!((entry.stat.mode, entry.stat.uid, entry.stat.mtime), (0o100_600, 7, 9));
+}
+
+#[test]
+fn only_an_unchanged_file_is_shared_and_only_into_an_empty_one() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let source = staged(&drive, b"base", &pool);
+    let extent = source.whole_extent().expect("nothing was changed");
+    let target = staged(&drive, b"", &pool);
+    assert!(target.share(extent, 1));
+    assert_eq!(bytes(&target, &drive), b"base");
+    assert!(!target.share(extent, 1), "it is not empty any more");
+    source.write(0, b"B", 1).unwrap();
+    assert_eq!(source.whole_extent(), None);
+}
+
+#[test]
+fn a_file_ends_before_the_largest_position() {
+    let ((_store, drive), (_directory, pool)) = (drive(), pool());
+    let file = staged(&drive, b"", &pool);
+    for (offset, size) in [(u64::MAX, MAX_FILE_BYTES + 1), (MAX_FILE_BYTES, u64::MAX)] {
+        assert!(matches!(file.write(offset, b"x", 1), Err(Error::FileTooLarge)));
+        assert!(matches!(file.resize(size, 1), Err(Error::FileTooLarge)));
+    }
+    assert!(!file.is_dirty());
+}

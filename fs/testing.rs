@@ -1,0 +1,67 @@
+//! Filesystems over drives in memory, for the unit tests of the rooms.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fuser::FileAttr;
+use hypermount_drive::hyperdrive::Edit;
+use hypermount_drive::stat::TYPE_FILE;
+use hypermount_drive::{Drive, DrivePath, Stat, Store};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::attr::Owner;
+use crate::filesystem::{Fs, FsOptions, Looked};
+use crate::patience::Patience;
+
+pub const OPTIONS: FsOptions =
+    FsOptions { owner: Owner { uid: 1, gid: 2 }, patience: Patience::Offline, read_only: false };
+
+pub fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+pub fn path(text: &str) -> DrivePath {
+    DrivePath::parse(text).expect("a path")
+}
+
+/// A new drive in memory.
+pub fn drive() -> (Store, Drive) {
+    let store = Store::memory();
+    let drive = Drive::create(&store, "test").expect("a drive is made");
+    (store, drive)
+}
+
+/// Shows the drive. Has to be called in a runtime.
+pub fn show(store: &Store, drive: &Drive, read_only: bool) -> Arc<Fs> {
+    let options = FsOptions { read_only, ..OPTIONS };
+    Fs::new(drive.clone(), store.clone(), options, Handle::current())
+}
+
+/// Puts a file into the drive as another program would, and has the filesystem show it.
+pub async fn put(fs: &Fs, at: &str, content: &[u8]) {
+    let drive = fs.drive();
+    let blocks: Vec<Bytes> = content.chunks(65_536).map(Bytes::copy_from_slice).collect();
+    let extent = drive.append_content(&blocks).expect("appended");
+    let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
+    drive.apply(vec![Edit::Put { path: path(at), stat }]).await.expect("put");
+    fs.advance(&fs.root).await;
+}
+
+/// Removes an entry as another program would.
+pub async fn remove(fs: &Fs, at: &str) {
+    fs.drive().apply(vec![Edit::Remove { path: path(at) }]).await.expect("removed");
+    fs.advance(&fs.root).await;
+}
+
+/// Looks a path up name by name, as the kernel does.
+pub async fn walk(fs: &Fs, at: &str) -> Option<(u64, FileAttr)> {
+    let mut found = (fs.root_number(), fs.getattr(fs.root_number()).await.expect("a root").0);
+    for name in at.split('/') {
+        match fs.lookup(found.0, OsStr::new(name)).await.expect("looked up") {
+            Looked::Found { ino, attributes, .. } => found = (ino, attributes),
+            Looked::Absent { .. } => return None,
+        }
+    }
+    Some(found)
+}
