@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(said(&mut reader), []);
     }
 
-    /// 82. Who is asked learns which topic is looked for: a hash of the key, which does not open the drive.
+    /// 82. A node that is queried learns the topic: a hash of the key, which does not open the drive.
     #[test]
     fn the_key_itself_is_not_told() {
         let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();
