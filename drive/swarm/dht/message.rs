@@ -34,7 +34,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub kind: Kind,
-    /// Chosen by who asks, repeated by who answers.
+    /// Chosen by the node that sends the request, repeated in the response.
     pub rid: u16,
     /// The receiver, as the sender sees it.
     pub to: Option<SocketAddrV4>,

@@ -88,7 +88,7 @@ fn hand_answer(node: &mut Node, from: SocketAddrV4, response: &Response) {
     node.receive(socket, from, &response.encode(), Instant::now());
 }
 
-/// What `from` is answered, and nobody else anything.
+/// The answer to `from`; asserts that nothing is sent to other addresses.
 pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -> Option<Response> {
     hand(node, from, request);
     let mut answers = sent(node);
@@ -535,7 +535,7 @@ async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
     assert_eq!(node.recent_nodes(9), [OTHER]);
 }
 
-/// The time of the next tick lies ahead after each, whatever is under way: nobody spins.
+/// The time of the next tick lies ahead after each, whatever is under way: no busy loop.
 #[tokio::test(start_paused = true)]
 async fn a_tick_does_all_there_is_to_do() {
     let mut now = Instant::now();

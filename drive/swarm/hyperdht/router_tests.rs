@@ -144,7 +144,7 @@ async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
     }
 }
 
-/// A node in somebody's network must not be what strangers reach his neighbours through.
+/// A node must not let strangers reach other machines on its local network.
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_nothing_sent_to_our_neighbours() {
     let (mut node, target) = relay(THIRD);

@@ -35,7 +35,7 @@ impl Link {
     }
 }
 
-/// A stream, who writes to it and who reads from it.
+/// A stream with its writer and its reader.
 pub struct Side {
     pub stream: Stream,
     /// Bytes that are to be written, in the end; and how many were.
@@ -102,7 +102,7 @@ impl Side {
 /// A prime, so that what went wrong by a round number is noticed.
 const TEXT: usize = 65_521;
 
-/// What stands at a place of what everybody writes.
+/// The bytes at an offset of the text that every side writes.
 fn text_at(offset: u64, length: usize) -> &'static [u8] {
     static TWICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut random = fastrand::Rng::with_seed(0);
@@ -241,7 +241,7 @@ impl Network {
         true
     }
 
-    /// How long it takes from now to bring so many bytes from the first side to the second.
+    /// The time to transfer `bytes` bytes from the first side to the second.
     pub fn transfer(&mut self, bytes: u64, limit: Duration) -> Duration {
         let began = self.now;
         self.sides[0].to_write += bytes;

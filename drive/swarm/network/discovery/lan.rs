@@ -1,8 +1,8 @@
 //! Finding peers on the local network by multicast DNS: asking again and again for the topics that
 //! are looked for, answering for those that are announced.
 //!
-//! Everybody on the network can read which topics are asked for, and answer anything. Packets that
-//! have crossed a router are ignored.
+//! Every machine on the network can read which topics are queried, and can send any answer. Packets
+//! that have crossed a router are ignored.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -1,7 +1,7 @@
 //! How peers are found by a topic. Each way is a task that follows the topics that are
 //! joined and hands over what it finds; that is all they have in common.
 //!
-//! Not here: who of those that were found is dialled (`candidates`).
+//! Not here: which of the found peers are dialled (`candidates`).
 
 mod dns;
 mod lan;

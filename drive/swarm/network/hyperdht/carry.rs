@@ -6,8 +6,8 @@
 //! many bytes it takes before it says that it takes more. A message of kind 0 is a piece of the
 //! stream, one of kind 1 the number of further bytes that may be sent.
 //!
-//! The granted bytes bound what one channel holds, so that another one of the same connection goes on
-//! when nobody takes what comes in this one. Whoever sends more than was granted is left.
+//! The granted bytes bound what one channel holds, so that other channels of the connection keep
+//! working when no task reads from this one. A peer that sends more than was granted is disconnected.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -81,7 +81,7 @@ struct Carrier {
     ledger: Ledger,
 }
 
-/// The channel, and who owes whom what in it.
+/// The channel, and the bytes granted in each direction.
 struct Ledger {
     mux: Mux,
     channel: ChannelId,
@@ -116,7 +116,7 @@ pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried,
     let port = match opened {
         Ok(port) => port,
         Err(error) => {
-            // Its own task: who refused us need not keep the dialler waiting.
+            // A separate task: a peer that refused us must not delay the dialler.
             tokio::spawn(carrier.end());
             return Err(error);
         }
@@ -396,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Whoever answers at the address is not whom the handshake was with, or not there at all.
+    /// The address is answered by a peer other than that of the handshake, or by none.
     #[tokio::test(start_paused = true)]
     async fn a_remote_that_says_nothing_is_given_up() {
         let (ours, _silent) = super::super::tests::half().await;

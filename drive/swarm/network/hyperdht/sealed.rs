@@ -49,7 +49,7 @@ impl Sealed {
         Round::decode(plain.into()).ok()
     }
 
-    /// Whoever repeats it has heard from us at that host.
+    /// A peer that repeats it has received it at that host.
     pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
     }
