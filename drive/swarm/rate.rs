@@ -98,7 +98,7 @@ impl Rate {
         self.bucket().spend(bytes as u64, Instant::now());
     }
 
-    /// When more may flow; `None` for now.
+    /// The time at which more may be transferred; `None` means now.
     pub fn ready_at(&self) -> Option<Instant> {
         self.bucket().ready_at(Instant::now())
     }

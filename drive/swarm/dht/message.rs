@@ -117,7 +117,8 @@ impl Packet {
         out.freeze()
     }
 
-    /// `None` for what is no packet. Fields that make no sense are left out, as the original does.
+    /// `None` if the bytes are not a valid packet. Fields that make no sense are left out, as the
+    /// original does.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;

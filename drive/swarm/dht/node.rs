@@ -38,8 +38,8 @@ const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
-/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
-/// twice as long each time, up to [`REJOIN_EVERY`].
+/// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
+/// as long each time, up to [`REJOIN_EVERY`].
 const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
@@ -121,7 +121,7 @@ impl Node {
         node
     }
 
-    /// Other bootstrap nodes from now on; the network is looked for anew.
+    /// Replaces the bootstrap nodes and bootstraps again.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = bootstrap;
         self.rejoin_pause = FIRST_REJOIN;

@@ -133,7 +133,7 @@ pub enum Event {
         relays: Vec<SocketAddrV4>,
         via: SocketAddrV4,
     },
-    /// `from` has the record of the peer that is looked for: it passes messages on to him.
+    /// `from` has the record of the wanted peer and forwards messages to it.
     Record {
         query: QueryId,
         from: SocketAddrV4,

@@ -25,7 +25,7 @@ const RESPONSE: u8 = 1 << 4 | VERSION;
 
 /// The queried node does not know the command.
 pub const UNKNOWN_COMMAND: u64 = 1;
-/// The token is none of his, or too old.
+/// The token was not given to the sender, or it has expired.
 pub const INVALID_TOKEN: u64 = 2;
 
 pub type Token = [u8; 32];
@@ -148,7 +148,7 @@ pub fn contact(address: SocketAddrV4) -> Contact {
 }
 
 impl Packet {
-    /// `None` for what is no packet.
+    /// `None` if the bytes are not a valid packet.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;

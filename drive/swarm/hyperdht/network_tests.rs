@@ -40,7 +40,7 @@ struct Host {
 
 struct Network {
     hosts: BTreeMap<u8, Host>,
-    /// Whose an address is, and of routers with a port for each, for whom.
+    /// The owner of an address, and for routers with one port per remote, the remote.
     places: BTreeMap<SocketAddrV4, (u8, SocketId, Option<SocketAddrV4>)>,
     /// Under way: when it arrives, a number to keep the order, from, to, what.
     packets: BTreeMap<(Instant, u64), (SocketAddrV4, SocketAddrV4, Bytes)>,
@@ -314,7 +314,7 @@ async fn half_of_the_nodes_may_disappear() {
     assert!(network.announce(100) >= 10);
 }
 
-/// What somebody waits for who opens a drive.
+/// The waiting time of a caller that opens a drive.
 #[tokio::test(start_paused = true)]
 async fn a_few_that_are_silent_hold_nobody_up() {
     let mut network = Network::settled(STAYING, 0.0, 8);
@@ -572,7 +572,7 @@ async fn who_is_seen_elsewhere_tells_his_relays() {
     }
 }
 
-/// Whom everybody reaches is told to everybody.
+/// The address of an openly reachable peer is sent to every peer.
 #[tokio::test(start_paused = true)]
 async fn an_open_server_names_itself() {
     let mut network = Network::settled(STAYING, 0.0, 1);

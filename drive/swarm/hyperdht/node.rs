@@ -44,8 +44,8 @@ pub const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
-/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
-/// twice as long each time, up to [`REJOIN_EVERY`].
+/// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
+/// as long each time, up to [`REJOIN_EVERY`].
 const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
@@ -121,7 +121,7 @@ impl Node {
         node
     }
 
-    /// Other bootstrap nodes from now on; the network is looked for anew.
+    /// Replaces the bootstrap nodes and bootstraps again.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = others(bootstrap, self.id);
         self.rejoin_pause = FIRST_REJOIN;
@@ -154,7 +154,7 @@ impl Node {
         self.start(topic, Goal::Announce, now)
     }
 
-    /// Looks for the nodes that know where a peer is; `target` is a hash of his key.
+    /// Looks for the nodes that know where a peer is; `target` is the hash of the peer's key.
     pub fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
         self.start(target, Goal::Peer, now)
     }

@@ -1,5 +1,5 @@
-//! What one node answers to whom and passes on for whom: every bound at it and one past it, and
-//! everything forged.
+//! What one node answers and forwards: every bound at its value and one past it, and every kind of
+//! forged packet.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -290,7 +290,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
     assert_eq!(node.nodes(), 0, "not from there, not there, not to that");
     hand_answer(&mut node, PEER, &answer);
     assert_eq!((node.nodes(), node.recent_nodes(9)), (1, vec![PEER]));
-    // Who answers without an id is gone, and an answer counts once.
+    // A node that answers without an id is removed, and an answer counts once.
     hand(&mut node, PEER, &Request { number: 6, ..honest });
     assert_eq!(requests(&mut node), [], "known by now");
     node.tick(now + Duration::from_secs(40));

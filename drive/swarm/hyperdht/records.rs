@@ -26,7 +26,7 @@ pub const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 /// Where messages for a peer go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The peer's own address, as his announcement came from it.
+    /// The peer's own address, from which the announcement came.
     pub to: SocketAddrV4,
     pub peer: Peer,
 }
@@ -48,7 +48,7 @@ impl Default for Records {
 }
 
 impl Records {
-    /// A peer at `from` announced himself: under his own key's target, or in a topic.
+    /// A peer at `from` announced itself: under the target of its key, or in a topic.
     pub fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
         peer.relays.truncate(MAX_RELAYS);
         // The sender chose the spare capacity: release it.

@@ -1,4 +1,5 @@
-//! What leaves a node, and which of it waits for an answer: so much a second, so much at once.
+//! Packets that leave a node, and requests that wait for an answer, with limits per second and at a
+//! time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -168,7 +169,7 @@ impl Sending {
         unsent + self.requests.count(is_for)
     }
 
-    /// Sends again what is due for that, and tells the first of what somebody has to know.
+    /// Repeats the requests that are due, and returns the first event that a caller must handle.
     pub fn take_due(&mut self, now: Instant) -> Option<Overdue> {
         loop {
             match self.requests.take_due(now)? {

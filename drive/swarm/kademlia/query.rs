@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(query.candidates.len(), MAX_CONTACTS);
     }
 
-    /// A node that names ever nearer nodes keeps a query going; not for ever.
+    /// A node that keeps naming nearer nodes prolongs a query only up to its limits.
     #[tokio::test(start_paused = true)]
     async fn so_many_are_asked() {
         let mut query = query();

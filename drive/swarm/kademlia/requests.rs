@@ -48,7 +48,7 @@ struct Request<To, Purpose> {
     packet: Bytes,
     purpose: Purpose,
     patience: Patience,
-    /// When it is late; `None` once that was said.
+    /// The time at which the request counts as late; `None` once that was reported.
     late: Option<Instant>,
     sent: Instant,
     again: u32,

@@ -152,7 +152,7 @@ impl Swarm {
     /// what is found is dialled.
     ///
     /// # Errors
-    /// When [`MAX_TOPICS`] are joined.
+    /// Fails if [`MAX_TOPICS`] topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }

@@ -91,7 +91,7 @@ impl Unsealer {
     /// The next message of the remote; empty ones are passed over.
     ///
     /// # Errors
-    /// When the stream is broken for good.
+    /// Fails if the stream is broken permanently.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };

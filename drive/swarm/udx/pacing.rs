@@ -35,7 +35,7 @@ impl Pacer {
         self.allowed -= 1.0;
     }
 
-    /// When [`Self::allows`] will say yes.
+    /// The time from which [`Self::allows`] returns true.
     pub fn next(&self, rate: f64) -> Instant {
         let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
         // A little later than computed, so that it is never a moment too early for ever.

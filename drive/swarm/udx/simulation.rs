@@ -13,7 +13,7 @@ use super::stream::Stream;
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub delay: Duration,
-    /// Up to so much is added to the delay of each packet, which reorders them.
+    /// The largest random addition to the delay of a packet, which reorders packets.
     pub jitter: Duration,
     pub loss: f64,
     pub duplicates: f64,
@@ -230,7 +230,7 @@ impl Network {
         true
     }
 
-    /// Until it is so, or so much time has passed; false then.
+    /// Runs until the condition holds, or returns false after the limit.
     pub fn run(&mut self, limit: Duration, until: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + limit;
         while !until(self) {

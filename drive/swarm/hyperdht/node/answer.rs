@@ -178,7 +178,8 @@ impl Node {
         self.reply(asked, 0, value, BOTH, now);
     }
 
-    /// Takes an announcement, or takes it back. What is not signed for here and now is not answered.
+    /// Stores or removes an announcement. A request whose signature is not for this node and token
+    /// is not answered.
     fn announced(&mut self, asked: &Incoming, meaning: Meaning, now: Instant) {
         let Request { target: Some(target), token: Some(token), value: Some(value), .. } =
             &asked.request

@@ -1,5 +1,5 @@
-//! Being found by our key: the nodes near it are told where we are, kept awake, and asked anew when
-//! they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
+//! Being found by our key: the nodes near it store our address, are kept awake, and are asked again
+//! when they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -189,7 +189,7 @@ impl Node {
         }
     }
 
-    /// Tells the relays anew, as soon as that may be: we are somewhere else.
+    /// Announces our changed address to the relays as soon as the limits allow.
     pub(super) fn hurry_serving(&mut self) {
         if let Some(serving) = &mut self.serving {
             serving.hurry();

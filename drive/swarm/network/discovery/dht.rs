@@ -1,4 +1,4 @@
-//! Finding peers through the distributed hash table of the original: the socket, the clock and the
+//! Finding peers through the distributed hash table of Hyperswarm 2: the socket, the clock and the
 //! timetable of a [`Node`].
 //!
 //! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
@@ -31,7 +31,7 @@ const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
 const RUNNING: usize = 8;
-/// Names are resolved anew this often while there is no node at all.
+/// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ pub struct BootstrapNode {
 
 impl BootstrapNode {
     /// # Errors
-    /// When the address cannot be had.
+    /// Fails if the address cannot be bound.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;

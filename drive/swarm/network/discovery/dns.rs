@@ -1,4 +1,4 @@
-//! The DNS messages by which peers of the original find each other on a local network: a query and
+//! The DNS messages by which peers of Hyperswarm 2 find each other on a local network: a query and
 //! a response per topic, whose name is a part of the topic.
 //!
 //! Not here: sockets, and which topics are queried or answered (`lan`).

@@ -46,7 +46,7 @@ const QUERY_WITHIN: Duration = Duration::from_secs(60);
 const MAX_FOUND: usize = 128;
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Names are resolved anew this often while there is no node at all.
+/// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// Pause before another attempt to have sockets.
 const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
@@ -363,7 +363,7 @@ impl HyperDhtBootstrapNode {
     /// `address` is the one that others see: a node's id is made of it.
     ///
     /// # Errors
-    /// When the address cannot be had, or is none that others could see.
+    /// Fails if the address cannot be bound, or if other machines cannot reach it.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let seen = match address {
             SocketAddr::V4(v4) => Some(v4).filter(|v4| !v4.ip().is_unspecified()),

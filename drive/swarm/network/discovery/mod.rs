@@ -70,7 +70,7 @@ impl Swarm {
     /// Starts finding peers of the topics that are joined, now and later. To be called once.
     ///
     /// # Errors
-    /// When there is no socket for it.
+    /// Fails if the socket cannot be opened.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
         if options.lan {

@@ -27,7 +27,7 @@ const VERSION: u64 = 1;
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of the stream that we take before we grant more: memory of one connection.
 pub const WINDOW: usize = 1024 * 1024;
-/// More is granted when so much has been passed on.
+/// More is granted after this many bytes have been passed on.
 const GRANT: usize = WINDOW / 4;
 /// Longest piece of the stream that we send.
 const PIECE: usize = 64 * 1024;
@@ -97,7 +97,7 @@ struct Ledger {
 /// side does. `port` is ours.
 ///
 /// # Errors
-/// When the remote does not open the channel in time; the connection is over then.
+/// Fails if the remote does not open the channel in time; the connection is then closed.
 pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried, CarryError> {
     let Connection { reader, writer, address } = connection;
     let mut mux = Mux::default();

@@ -82,7 +82,7 @@ type Way = (Arc<Socket>, SocketAddrV4);
 /// Connects to the owner of `key`. `relays` are nodes that are said to know it.
 ///
 /// # Errors
-/// When there is no way to it. It takes no longer than the limits here add up to.
+/// Fails if no path to the peer is found, at the latest after the sum of the limits above.
 pub async fn connect(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,

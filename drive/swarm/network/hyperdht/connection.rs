@@ -92,7 +92,7 @@ impl Writer {
     /// Puts a message behind those that wait.
     ///
     /// # Errors
-    /// When it is too long to be sent at all.
+    /// Fails if the message is longer than a frame can hold.
     pub fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
         let sealed = self.sealer.seal(message).ok_or(ConnectionError::TooLong(message.len()))?;
         self.waiting.push_back(sealed);

@@ -57,7 +57,7 @@ pub struct Link {
 
 impl Link {
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system returns no random bytes.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             keys: KeyPair::from_seed(&random_bytes()?),

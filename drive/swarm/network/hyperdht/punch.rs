@@ -183,7 +183,8 @@ impl Puncher {
     /// since it has just answered.
     ///
     /// # Errors
-    /// When it would lead to nothing.
+    /// Fails if both routers choose ports at random, if no usable address of the peer
+    /// is known, or if another caller is trying ports.
     pub fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
         if self.knocking.is_some() {
             return Ok(());

@@ -193,7 +193,8 @@ async fn meeting(
     let socket = |id| endpoint.socket(id).ok_or(Unanswered::NoSocket);
     Ok(match asked.peer {
         None => Meeting::There(socket(asked.socket)?, asked.from),
-        // From where we say that everybody can reach us, since the peer may come to us as well.
+        // From the socket that we report as openly reachable, since the peer may connect to us as
+        // well.
         Some(peer) if theirs.firewall == Firewall::Open => {
             Meeting::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
         }
