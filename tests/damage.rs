@@ -49,8 +49,8 @@ fn checked(stdout: &str) -> Value {
 }
 
 /// 118. `check` reads and verifies every block in the store, of one drive or of all drives of a store,
-/// and names the damaged files and versions, and the versions whose signature is damaged. It exits with
-/// code 5 if damage remains.
+///      and names the damaged files and versions, and the versions whose signature is damaged. It exits with
+///      code 5 if damage remains.
 #[test]
 fn check_names_each_damaged_file_and_version() {
     let home = Home::new();
@@ -91,7 +91,7 @@ fn check_names_each_damaged_file_and_version() {
 }
 
 /// 119. `list` does not omit damaged drives: it shows a damaged drive as damaged, states the reason,
-/// and exits with code 5.
+///      and exits with code 5.
 #[test]
 fn list_shows_a_damaged_drive() {
     let home = Home::new();

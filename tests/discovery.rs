@@ -50,7 +50,7 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
 }
 
 /// 77. A key is enough to open a drive that a peer announces on the local network, in the DHT or in the
-/// HyperDHT, nested drives included.
+///     HyperDHT, nested drives included.
 #[test]
 fn a_nested_drive_is_found_at_somebody_else() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -120,11 +120,11 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
 }
 
 /// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for no peers
-/// unless `--network` or the environment asks for it. (A daemon that looks for peers does so for all it
-/// opens.)
+///     unless `--network` or the environment asks for it. (A daemon that looks for peers does so for all it
+///     opens.)
 ///
 /// 80. With `--network lan` nothing is sent beyond the local network, with `off` no peers are looked
-/// for.
+///     for.
 #[test]
 fn nobody_is_looked_for_who_is_not_needed() {
     let Some(machines) = Machines::on_one_cable(1) else { return };

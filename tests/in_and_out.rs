@@ -138,7 +138,7 @@ fn we_and_the_reference_write_the_same_store_in_turns() {
 }
 
 /// 67. `export` names the files that a partially fetched drive lacks, exports all others, and exits
-/// with code 3.
+///     with code 3.
 #[test]
 fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
     let home = Home::new();
@@ -292,7 +292,7 @@ impl Drop for SmallDisk {
 }
 
 /// 63. `import` says how much the store may grow before it begins, and fails if the data cannot
-/// fit.
+///     fit.
 #[test]
 fn what_cannot_fit_is_not_begun() {
     let home = Home::new();
@@ -350,7 +350,7 @@ fn an_export_that_is_killed_shows_no_half_file() {
 }
 
 /// 66. From a drive that is not your own, set-user-id, set-group-id and sticky bits are not exported;
-/// owners never are.
+///     owners never are.
 #[test]
 fn a_strangers_special_bits_stay_behind() {
     let home = Home::new();

@@ -46,7 +46,7 @@ fn mounted_at(mountpoint: &Path) -> bool {
 }
 
 /// 26. `unmount` returns 0 only when the mount is gone; without `--lazy`, also only when the store
-/// is free, or its daemon has other work.
+///     is free, or its daemon has other work.
 #[test]
 fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     let Some(mounted) = Mounted::new() else { return };
@@ -101,7 +101,7 @@ fn a_failure_in_the_background_is_the_commands_own() {
 }
 
 /// 27. A mount that is in use is not unmounted without `--lazy` or `--force`, and the processes
-/// that use it are named.
+///     that use it are named.
 #[test]
 fn a_busy_mount_stays_and_its_users_are_named() {
     let Some(mounted) = Mounted::new() else { return };
@@ -159,7 +159,7 @@ fn after_a_kill_the_mount_can_be_made_again() {
 }
 
 /// 7. `hyper://KEY` follows the newest version known to this store; `hyper://KEY+N` always shows
-/// version N.
+///    version N.
 #[test]
 fn a_version_in_the_url_is_what_is_mounted() {
     let Some(mounted) = Mounted::new() else { return };
@@ -200,9 +200,9 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 }
 
 /// 13. A call that needs data that is not in the store waits for the time given by `--wait`, with
-/// `forever` until the data arrives; after that the call fails with ETIMEDOUT, and the log names
-/// the missing block and its core, the number of peers that did not deliver it, and the last error
-/// of one of them.
+///     `forever` until the data arrives; after that the call fails with ETIMEDOUT, and the log names
+///     the missing block and its core, the number of peers that did not deliver it, and the last error
+///     of one of them.
 #[test]
 fn the_log_says_what_could_not_be_had() {
     let Some(mounted) = Mounted::new() else { return };

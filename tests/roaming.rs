@@ -25,7 +25,7 @@ fn a_drive(store: &Path, tree: &Path) -> String {
 }
 
 /// 105. Reading continues when the machine wakes in another network: connections from an address that the
-/// machine no longer has, or that slept with it for 30 s, are closed, and peers are dialled again.
+///      machine no longer has, or that slept with it for 30 s, are closed, and peers are dialled again.
 #[test]
 fn who_wakes_in_another_network_goes_on_reading() {
     let Some(machines) = Machines::behind_a_router(3) else { return };

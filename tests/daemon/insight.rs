@@ -124,7 +124,7 @@ fn an_open_watch_does_not_keep_a_daemon() {
 }
 
 /// 106. A daemon dials a peer given with `--peer` while a mount or a seed needs it, and for 10 s after a
-/// command that named it.
+///      command that named it.
 #[test]
 fn peers_that_nobody_needs_are_let_go() {
     if !can_mount() {

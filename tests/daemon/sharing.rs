@@ -192,7 +192,7 @@ fn one_drive_can_be_slower_than_the_others() {
 }
 
 /// 104. A command that inspects a drive that is already in the store, and has a peer to ask, shows
-/// the newest version that a peer reports within 1.5 s.
+///      the newest version that a peer reports within 1.5 s.
 #[test]
 fn looking_again_shows_what_is_new() {
     if !can_mount() {

@@ -192,7 +192,7 @@ fn errno(name: &str, found: Option<i32>, expected: &[i32]) {
 }
 
 /// 18. Names that a filesystem cannot hold (empty, `.`, `..`, with `/` or NUL, over 255 bytes) are
-/// not shown.
+///     not shown.
 #[test]
 fn t27_names_no_filesystem_can_hold() {
     let publisher = Publisher::new();

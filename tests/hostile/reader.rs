@@ -206,7 +206,7 @@ fn t14_a_byte_at_a_time() {
 }
 
 /// 6. Reading a file returns as many bytes as `stat` reports, or fails; a file is never silently
-/// truncated.
+///    truncated.
 #[test]
 fn t15_answers_that_break_off() {
     all_stand(&[
@@ -391,7 +391,7 @@ impl Forked {
 /// although it is validly signed and longer.
 ///
 /// 10. Two validly signed histories of one drive are reported as a fork, with the length of both; the
-/// one seen first is kept, and no data of the other is shown.
+///     one seen first is kept, and no data of the other is shown.
 #[test]
 fn t26_of_two_histories_the_first_is_kept() {
     let forked = Forked::new([2, 30]);
@@ -494,7 +494,7 @@ fn t26_of_two_histories_a_shorter_second_one_is_not_mixed_in() {
 /// 9. A version that was seen is never replaced by an older one, regardless of what peers send.
 ///
 /// 11. A reader cannot know that no newer version exists, only that no connected peer has announced
-/// one.
+///     one.
 #[test]
 fn t25_an_old_version_takes_nothing_away() {
     let home = Home::new();

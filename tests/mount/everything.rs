@@ -249,7 +249,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
 }
 
 /// 99. `Network` lists the drives that are open there; a drive that no process uses is closed after 5
-/// minutes.
+///     minutes.
 #[test]
 fn what_nobody_uses_is_closed() {
     if !can_mount() {

@@ -195,7 +195,7 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
 }
 
 /// 16. A program that waits for one file does not block other programs from data in the store. A fatal
-/// signal ends the program within 1.5 s, whichever call it waits in.
+///     signal ends the program within 1.5 s, whichever call it waits in.
 ///
 /// Not even a hundred of them, all at one file, each at a place of its own.
 ///

@@ -456,7 +456,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
 }
 
 /// 72. A drive is not written any more, also after a restart, once a peer proves another or a
-/// longer history of it signed with its key; data in the store stays readable.
+///     longer history of it signed with its key; data in the store stays readable.
 #[test]
 fn a_stopped_core_stays_stopped_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();

@@ -120,8 +120,8 @@ fn varied_tree(bench: &Bench) {
 }
 
 /// 60. Both keep names, content, modes, modification times to the millisecond, symbolic links,
-/// `user.` extended attributes and empty directories; everything that cannot be kept is named, and
-/// the exit code is not 0.
+///     `user.` extended attributes and empty directories; everything that cannot be kept is named, and
+///     the exit code is not 0.
 #[tokio::test]
 async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
     let bench = Bench::new();
@@ -143,7 +143,7 @@ async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
 }
 
 /// 61. A file whose time changed and whose bytes did not costs an index entry, and its bytes are
-/// not stored again.
+///     not stored again.
 #[tokio::test]
 async fn only_what_changed_is_appended() {
     let bench = Bench::new();
@@ -205,7 +205,7 @@ async fn many_small_files_are_few_appends() {
 }
 
 /// 62. Nothing is removed without `--delete`, and entries that an ignore file matches are neither
-/// imported nor removed.
+///     imported nor removed.
 #[tokio::test]
 async fn nothing_is_deleted_unless_said_and_ignored_names_never() {
     let bench = Bench::new();
@@ -265,7 +265,7 @@ async fn given_patterns_ignore_too_and_a_nearer_file_overrules_them() {
 /// What an import that was killed leaves: some blocks of a large file, and no entry.
 ///
 /// 59. Both may be killed at any point and run again; completed work is kept, and only the missing
-/// part of a partially imported large file is appended.
+///     part of a partially imported large file is appended.
 #[tokio::test]
 async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     let bench = Bench::new();
