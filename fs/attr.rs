@@ -160,7 +160,7 @@ mod tests {
         attributes(42, entry, entry.stat.extent.size, OWNER, ours)
     }
 
-    /// 19. Files appear to belong to whoever mounted them.
+    /// 19. Files are shown as owned by the user who mounted the drive.
     #[test]
     fn a_file_belongs_to_the_mounter_and_claims_all_its_blocks() {
         for (size, blocks) in [(0, 0), (1, 1), (512, 1), (513, 2), (204_800, 400)] {
@@ -172,8 +172,8 @@ mod tests {
         }
     }
 
-    /// Sentence 41. "An owner of 0, which programs without owners store, is shown to a mounter who
-    /// is not root as their own."
+    /// Sentence 41. "An owner of 0, which programs without owners store, is shown to a mounting
+    /// user other than root as that user."
     #[test]
     fn owners_of_ones_own_drive_are_shown_but_for_roots() {
         let mut file = entry(Kind::File, 0o100644, 1);
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(attributes(42, &file, 1, root, true).uid, 0);
     }
 
-    /// 21. Size and times are as published, brought into the range a filesystem can hold.
+    /// 21. Sizes and times are as published, clamped to the range that a filesystem can hold.
     #[test]
     fn hostile_sizes_and_times_are_brought_into_range() {
         let mut hostile = entry(Kind::File, 0o100644, u64::MAX);

@@ -48,9 +48,9 @@ fn checked(stdout: &str) -> Value {
     serde_json::from_str::<Value>(stdout).expect("JSON")[0].clone()
 }
 
-/// 118. `check` reads and verifies every block that is here, of one drive or of all drives of a store,
-///      and names the files and versions that are damaged, and versions of which the signature is. What
-///      stays damaged ends it with exit code 5.
+/// 118. `check` reads and verifies every block in the store, of one drive or of all drives of a store,
+///      and names the damaged files and versions, and the versions whose signature is damaged. It exits with
+///      code 5 if damage remains.
 #[test]
 fn check_names_each_damaged_file_and_version() {
     let home = Home::new();
@@ -90,8 +90,8 @@ fn check_names_each_damaged_file_and_version() {
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
 }
 
-/// 119. `list` leaves no drive out because it is damaged: it shows it as damaged, says why, and ends
-///      with exit code 5.
+/// 119. `list` does not omit damaged drives: it shows a damaged drive as damaged, states the reason,
+///      and exits with code 5.
 #[test]
 fn list_shows_a_damaged_drive() {
     let home = Home::new();

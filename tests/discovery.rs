@@ -49,7 +49,7 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
     each_finds_the_other(&machines, &["--network", "lan"], &[]);
 }
 
-/// 77. A key is enough to open a drive that somebody announces on the local network, in the DHT or in the
+/// 77. A key is enough to open a drive that a peer announces on the local network, in the DHT or in the
 ///     HyperDHT, nested drives included.
 #[test]
 fn a_nested_drive_is_found_at_somebody_else() {
@@ -82,7 +82,7 @@ fn beyond_it_through_a_bootstrap_node_of_the_reference() {
     each_finds_the_other(&machines, &options, &options);
 }
 
-/// 81. With `--bootstrap` the nodes named there are the only ones the DHT and the HyperDHT are entered by.
+/// 81. With `--bootstrap`, the DHT and the HyperDHT are entered only through the nodes named there.
 #[test]
 fn and_through_one_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
@@ -119,10 +119,12 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
     table.lines().skip(1).filter_map(port).collect()
 }
 
-/// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for nobody unless
-///     `--network` or the environment says so. (A daemon that looks for peers does so for all it opens.)
+/// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for no peers
+///     unless `--network` or the environment asks for it. (A daemon that looks for peers does so for all it
+///     opens.)
 ///
-/// 80. With `--network lan` nothing is sent beyond the local network, with `off` nobody is looked for.
+/// 80. With `--network lan` nothing is sent beyond the local network, with `off` no peers are looked
+///     for.
 #[test]
 fn nobody_is_looked_for_who_is_not_needed() {
     let Some(machines) = Machines::on_one_cable(1) else { return };

@@ -137,8 +137,8 @@ fn we_and_the_reference_write_the_same_store_in_turns() {
     assert_eq!(comparable(&read["entries"]), listing(&tree));
 }
 
-/// 67. What a partially fetched drive lacks is named by `export`, everything else is exported, and
-///     the exit code is 3.
+/// 67. `export` names the files that a partially fetched drive lacks, exports all others, and exits
+///     with code 3.
 #[test]
 fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
     let home = Home::new();
@@ -291,7 +291,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// 63. `import` says how much the store may grow before it begins, and refuses what cannot fit.
+/// 63. `import` says how much the store may grow before it begins, and fails if the data cannot
+///     fit.
 #[test]
 fn what_cannot_fit_is_not_begun() {
     let home = Home::new();
@@ -348,7 +349,7 @@ fn an_export_that_is_killed_shows_no_half_file() {
     assert_eq!(listing(&out), listing(&tree));
 }
 
-/// 66. From a drive that is not one's own, set-user-id, set-group-id and sticky bits are not exported;
+/// 66. From a drive that is not your own, set-user-id, set-group-id and sticky bits are not exported;
 ///     owners never are.
 #[test]
 fn a_strangers_special_bits_stay_behind() {
@@ -440,7 +441,7 @@ fn a_copied_store_is_read_only_until_adopted() {
 
 /// Two machines go on with one store, and meet.
 ///
-/// 74. A machine copied whole is not noticed before its copies meet a common peer or each other.
+/// 74. A copy of a whole machine is not detected until the copies meet a common peer or each other.
 #[test]
 fn a_fork_is_found_when_two_copies_meet() {
     let (here, there) = (Home::new(), Home::new());

@@ -254,7 +254,7 @@ fn version_of(text: &str) -> u64 {
 
 /// 4. An open file keeps the content it had when it was opened, whatever the drive does meanwhile.
 ///
-/// 5. No single read mixes two versions of a file.
+/// 5. A single read never mixes two versions of a file.
 #[test]
 fn readers_of_a_drive_that_changes_all_the_time() {
     use std::io::Read as _;

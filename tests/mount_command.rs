@@ -45,8 +45,8 @@ fn mounted_at(mountpoint: &Path) -> bool {
     table.lines().any(|line| line.contains(&format!(" {} ", mountpoint.display())))
 }
 
-/// 26. `unmount` returns 0 only when the mount is gone; without `--lazy` also only when the store
-///     is free, or its daemon has something else to do.
+/// 26. `unmount` returns 0 only when the mount is gone; without `--lazy`, also only when the store
+///     is free, or its daemon has other work.
 #[test]
 fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     let Some(mounted) = Mounted::new() else { return };
@@ -88,7 +88,7 @@ fn a_program_learns_what_was_mounted_as_json() {
     eventually("the mount is gone", || !mounted_at(&mounted.mountpoint));
 }
 
-/// 25. `mount` returns 0 only when the mount can be used, and otherwise mounts nothing.
+/// 25. `mount` returns 0 only when the mount is usable; otherwise it mounts nothing.
 #[test]
 fn a_failure_in_the_background_is_the_commands_own() {
     let Some(mounted) = Mounted::new() else { return };
@@ -100,8 +100,8 @@ fn a_failure_in_the_background_is_the_commands_own() {
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// 27. A mount that is in use is not unmounted without `--lazy` or `--force`, and its users are
-///     named.
+/// 27. A mount that is in use is not unmounted without `--lazy` or `--force`, and the processes
+///     that use it are named.
 #[test]
 fn a_busy_mount_stays_and_its_users_are_named() {
     let Some(mounted) = Mounted::new() else { return };
@@ -144,7 +144,7 @@ fn what_umount_takes_away_ends_the_process() {
     assert_eq!(running.ended(), Some(0));
 }
 
-/// 29. After the process was killed, mounting at the same place works without any repair.
+/// 29. After the process was killed, mounting at the same directory works without any repair.
 #[test]
 fn after_a_kill_the_mount_can_be_made_again() {
     let Some(mounted) = Mounted::new() else { return };
@@ -158,7 +158,8 @@ fn after_a_kill_the_mount_can_be_made_again() {
     mounted.home.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// 7. `hyper://KEY` follows the newest version known here; `hyper://KEY+N` is frozen at N for ever.
+/// 7. `hyper://KEY` follows the newest version known to this store; `hyper://KEY+N` always shows
+///    version N.
 #[test]
 fn a_version_in_the_url_is_what_is_mounted() {
     let Some(mounted) = Mounted::new() else { return };
@@ -169,9 +170,9 @@ fn a_version_in_the_url_is_what_is_mounted() {
     mounted.home.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// 12. What is on this machine is answered without any peer.
+/// 12. Data in the store is read without any peer.
 ///
-/// 14. With no peer named, nothing is waited for.
+/// 14. If no peer is named and none is looked for, no call waits.
 #[test]
 fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     let Some(mounted) = Mounted::new() else { return };
@@ -198,10 +199,10 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// 13. What is not is waited for as long as `--wait` says, with `forever` until it comes; after
-///     that the call fails with ETIMEDOUT, and the log says which block of which core was
-///     missing, how many peers there were that did not deliver it, and what last went wrong with
-///     one.
+/// 13. A call that needs data that is not in the store waits for the time given by `--wait`, with
+///     `forever` until the data arrives; after that the call fails with ETIMEDOUT, and the log names
+///     the missing block and its core, the number of peers that did not deliver it, and the last error
+///     of one of them.
 #[test]
 fn the_log_says_what_could_not_be_had() {
     let Some(mounted) = Mounted::new() else { return };

@@ -48,7 +48,7 @@ fn with_umask(home: &Home, script: &str) -> Output {
 }
 
 /// Sentence 108. "Every file and directory of a store, and every file this program keeps about it,
-/// is for its user alone."
+/// is accessible only to its user."
 #[test]
 fn nothing_in_a_store_is_for_others() {
     let home = Home::new();

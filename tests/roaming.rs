@@ -24,8 +24,8 @@ fn a_drive(store: &Path, tree: &Path) -> String {
     url.trim().to_owned()
 }
 
-/// 105. Who wakes in another network goes on reading: connections from an address that the machine does not
-///      have any more, or that slept with it for half a minute, end by themselves, and peers are dialled anew.
+/// 105. Reading continues when the machine wakes in another network: connections from an address that the
+///      machine no longer has, or that slept with it for 30 s, are closed, and peers are dialled again.
 #[test]
 fn who_wakes_in_another_network_goes_on_reading() {
     let Some(machines) = Machines::behind_a_router(3) else { return };

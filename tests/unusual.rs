@@ -141,7 +141,7 @@ fn a_home_that_cannot_be_written_is_not_needed() {
 }
 
 /// Sentence 115. "Commands that make a store at the same time make one store: each ends with 0, or
-/// with 4 while another one has it."
+/// with 4 while another command has it."
 #[test]
 fn five_commands_make_one_store() {
     let home = Home::new();

@@ -61,8 +61,8 @@ pub fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
     Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
 }
 
-/// Takes a list off the front that stands behind its number. The first `most` are kept, what
-/// follows is read over: it may be true and still be more than anybody needs.
+/// Takes a list off the front that stands behind its number. Keeps the first `most` elements and
+/// skips the rest, which may be valid but exceed what a caller needs.
 pub fn take_list<T>(
     from: &mut Bytes,
     most: usize,

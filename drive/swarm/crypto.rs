@@ -115,7 +115,7 @@ macro_rules! key_type {
 }
 
 key_type! {
-    /// The Ed25519 public key of a core; of a drive it is its metadata core's. Whoever has it can read.
+    /// The Ed25519 public key of a core; of a drive it is its metadata core's. It grants read access.
     PublicKey
 }
 key_type! {

@@ -1,7 +1,7 @@
 //! How fast bytes may flow: a bucket that fills with time and is emptied by what flows.
 //!
 //! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
-//! fit, and its rate can be changed while somebody waits. Who waits for whom is not decided here.
+//! fit, and its rate can be changed while a task waits. Not here: the order in which tasks wait.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// For so long a bucket fills while nothing flows.
+/// A bucket holds the bytes of this time at most.
 const BURST: Duration = Duration::from_millis(100);
 /// A bucket holds at least this many bytes, however slow it fills.
 const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
@@ -17,7 +17,7 @@ const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
 /// Bytes per second; `None` for as many as there are.
 pub type Limit = Option<u64>;
 
-/// The bucket by itself: no clock, nobody who waits.
+/// The bucket alone: no clock, no waiting tasks.
 #[derive(Debug)]
 pub struct Bucket {
     limit: Limit,
@@ -31,7 +31,7 @@ impl Bucket {
         Self { limit, balance: 0.0, at: now }
     }
 
-    /// So many bytes have flowed.
+    /// Records that `bytes` bytes were transferred.
     pub fn spend(&mut self, bytes: u64, now: Instant) {
         if self.limit.is_some() {
             self.fill(now);
@@ -93,12 +93,12 @@ impl Rate {
         self.changed.notify_waiters();
     }
 
-    /// So many bytes have flowed.
+    /// Records that `bytes` bytes were transferred.
     pub fn spend(&self, bytes: usize) {
         self.bucket().spend(bytes as u64, Instant::now());
     }
 
-    /// When more may flow; `None` for now.
+    /// The time at which more may be transferred; `None` means now.
     pub fn ready_at(&self) -> Option<Instant> {
         self.bucket().ready_at(Instant::now())
     }
@@ -120,7 +120,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Moves bytes in helpings for so long; how many.
+    /// Moves bytes in helpings for `seconds` seconds; returns their number.
     async fn flow(rate: &Rate, helping: usize, seconds: u64) -> u64 {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut moved = 0;

@@ -4,7 +4,7 @@
 //! Locks are taken in ascending [`Rank`]; never two of one rank, never one of a lower rank. Locks
 //! that cross an `await` are tokio's and are not here. Poisoning is dealt with here and nowhere
 //! else: an operation that panicked under a lock is answered with an error by its caller, and the
-//! data behind every lock of these packages is published in one step, so the lock goes on.
+//! data behind every lock of these packages is published in one step, so the lock stays usable.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -369,9 +369,9 @@ impl Made {
     }
 }
 
-/// 24. A drive mounted inside a drive is a folder; one that cannot be opened fails by itself, not
-///     its neighbours. After three that no peer has, others that are not here are waited for 0.2 s, for half
-///     a minute.
+/// 24. A drive mounted inside a drive is a folder; if it cannot be opened, its neighbours are not affected.
+///     After three nested drives that no peer has, an open of another one that is not in the store waits only
+///     0.2 s, for the next 30 s.
 #[tokio::test]
 async fn a_drive_nested_in_itself_is_too_many_levels_and_an_absent_one_fails_alone() {
     let made = Made::new();

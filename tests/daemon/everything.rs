@@ -201,7 +201,7 @@ fn without_a_daemon_too() {
     assert_eq!(listening.code, Some(2), "{listening:?}");
 }
 
-/// 101. Only who mounted, and root, can enter `Network`, also with `--allow-other`.
+/// 101. Only the user who mounted, and root, can enter `Network`, also with `--allow-other`.
 #[test]
 fn what_was_looked_up_is_not_for_everybody() {
     use std::os::unix::fs::PermissionsExt;

@@ -23,8 +23,8 @@ fn script(home: &Home, text: &str) -> Command {
 }
 
 /// Sentence 110. "A daemon depends on the user whose command started it and on nothing else of that
-/// command: not on its open files, limits, umask, working directory, signals and environment, but for
-/// the variables that say where directories and programs are and `RUST_LOG`."
+/// command: not on its open files, limits, umask, working directory, signals and environment, except
+/// the variables that locate directories and programs, and `RUST_LOG`."
 #[test]
 fn a_daemon_does_not_inherit_what_its_shell_has() {
     if !can_mount() {
@@ -79,7 +79,7 @@ fn a_daemon_does_not_inherit_what_its_shell_has() {
 }
 
 /// Sentence 111. "Where a limit on the size of files (`RLIMIT_FSIZE`) is in force, a write beyond it
-/// fails with EFBIG, and the mount goes on."
+/// fails with EFBIG, and the mount keeps working."
 #[test]
 fn a_hard_limit_on_the_size_of_files_fails_a_write() {
     if !can_mount() {

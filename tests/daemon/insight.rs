@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::{Home, KEY, Running, eventually};
 use crate::steps::*;
 
-/// Sentence 92. "`status` has less than 20 lines, whatever goes on."
+/// Sentence 92. "`status` always prints fewer than 20 lines."
 #[test]
 fn a_status_is_one_screen() {
     let home = Home::new();
@@ -32,10 +32,9 @@ fn a_status_is_one_screen() {
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
 }
 
-/// Sentence 93. "`why` tells of the last call that failed at a path of a mount which program it was,
-/// what it got, for what reason, and what can be done."
-/// Sentence 94. "`top` charges a process for the bytes it reads that were not on this disk when it
-/// asked for them, what is read ahead for it included."
+/// Sentence 93. "For the last failed call at a path of a mount, `why` reports the program, the
+/// error, the reason and the remedy." Sentence 94. "`top` charges a process for the bytes it reads
+/// that were not on this disk when it asked for them, including bytes read ahead for it."
 #[test]
 fn failures_are_explained_and_bytes_are_charged() {
     if !can_mount() {
@@ -124,8 +123,8 @@ fn an_open_watch_does_not_keep_a_daemon() {
     eventually("the daemon has ended", || !has_daemon(&default_store(&home)));
 }
 
-/// 106. A peer that a daemon is told of with `--peer` is dialled while a mount or a seed needs it, and for ten
-///      seconds after a command that named it.
+/// 106. A daemon dials a peer given with `--peer` while a mount or a seed needs it, and for 10 s after a
+///      command that named it.
 #[test]
 fn peers_that_nobody_needs_are_let_go() {
     if !can_mount() {

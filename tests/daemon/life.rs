@@ -48,7 +48,7 @@ fn said(ran: &Ran) -> Vec<String> {
 }
 
 /// Sentence 84. "While a daemon has the store, `ls`, `cat`, `stat`, `info`, `list`, `create`, `import`
-/// and `export` work all the same, through it."
+/// and `export` work as usual, through it."
 #[test]
 fn every_command_works_while_the_store_is_mounted() {
     if !can_mount() {
@@ -122,7 +122,7 @@ fn an_import_into_a_mounted_drive_and_a_writer_do_not_harm_each_other() {
     assert_eq!(names.lines().count(), 100);
 }
 
-/// Sentence 88. "A drive of one's own is mounted for writing at one place at a time."
+/// Sentence 88. "Your own drive is mounted for writing at one place at a time."
 #[test]
 fn a_second_place_to_write_one_drive_is_refused() {
     if !can_mount() {
@@ -205,7 +205,7 @@ fn no_key_is_in_the_log_or_in_the_list_of_processes() {
     assert!(!log.contains(KEY), "{log}");
 }
 
-/// Sentence 86. "Its socket answers its own user and root, and nobody else."
+/// Sentence 86. "Its socket answers only its own user and root."
 #[test]
 fn another_user_gets_no_answer() {
     if !nix::unistd::geteuid().is_root() {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::common::{Home, KEY, eventually};
 use crate::steps::*;
 
-/// Sentence 87. "A mount made with `--save` comes back when the daemon starts, after kill -9 too, until it
-/// is unmounted; what is here needs no network for that."
+/// Sentence 87. "A mount made with `--save` is mounted again when the daemon starts, also after kill -9,
+/// until it is unmounted; data in the store needs no network for that."
 #[test]
 fn saved_mounts_come_back_after_a_kill_under_load() {
     if !can_mount() {
@@ -130,8 +130,8 @@ fn a_service_is_a_file_that_starts_the_daemon() {
 }
 
 /// Sentence 95. "Called as `mount.hypermount`, the program takes a line of fstab(5): `ro`,
-/// `allow_other`, `store=`, `peer=`, `wait=` and `listen=` mean what they mean to `mount`, what only
-/// concerns the system is passed over, and anything else is refused."
+/// `allow_other`, `store=`, `peer=`, `wait=` and `listen=` mean what they mean to `mount`, options
+/// that concern only the system are ignored, and all others are refused."
 #[test]
 fn a_line_of_fstab_mounts() {
     if !can_mount() || !nix::unistd::geteuid().is_root() {

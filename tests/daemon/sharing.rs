@@ -20,8 +20,8 @@ fn address(home: &Home) -> String {
     status["listening"][0].as_str().expect("it listens").to_owned()
 }
 
-/// Sentence 90. "`seed` keeps every block of every version that it learns of, of a drive of somebody
-/// else, and goes on after a restart of the daemon. Nested drives are drives of their own."
+/// Sentence 90. "`seed` keeps every block of every version that it learns of, of a drive of another
+/// publisher, and continues after a restart of the daemon. Nested drives are separate drives."
 #[test]
 fn a_seed_is_whole_follows_and_survives_a_restart() {
     let (author, keeper) = (Home::new(), Home::new());
@@ -59,7 +59,7 @@ fn a_seed_is_whole_follows_and_survives_a_restart() {
 }
 
 /// Sentence 91. "`publish --wait N` returns 0 when N connected peers say that they hold every block of
-/// the newest version here, and else, after `--timeout`, 3."
+/// the newest version here, and otherwise 3, after `--timeout`."
 #[test]
 fn publishing_waits_until_others_hold_it() {
     let (author, keeper) = (Home::new(), Home::new());
@@ -83,8 +83,8 @@ fn publishing_waits_until_others_hold_it() {
     }
 }
 
-/// Sentence 89. "A daemon gives to peers what is mounted, seeded or shared, and nothing else of the
-/// store."
+/// Sentence 89. "A daemon serves to peers the drives that are mounted, seeded or shared, and no
+/// others of the store."
 #[test]
 fn what_is_not_seeded_is_not_given() {
     let (home, other) = (Home::new(), Home::new());
@@ -148,8 +148,8 @@ fn a_nested_drive_is_given_once_it_was_entered() {
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// Sentence 103. "`limit` changes at once how fast bytes flow, of all drives together or, with a drive, of its
-/// index and of its content, and the daemon that ends forgets it."
+/// Sentence 103. "`limit` changes the transfer rate at once, of all drives together or, with a drive, of its
+/// index and of its content; the limit ends with the daemon."
 #[test]
 fn one_drive_can_be_slower_than_the_others() {
     if !can_mount() {
@@ -191,8 +191,8 @@ fn one_drive_can_be_slower_than_the_others() {
     home.run(["limit"]).must_fail(1, "no daemon runs");
 }
 
-/// 104. A command that looks at a drive that is here already, and has a peer to ask, shows the newest
-///      version that a peer tells of within 1.5 s.
+/// 104. A command that inspects a drive that is already in the store, and has a peer to ask, shows
+///      the newest version that a peer reports within 1.5 s.
 #[test]
 fn looking_again_shows_what_is_new() {
     if !can_mount() {

@@ -191,8 +191,8 @@ fn errno(name: &str, found: Option<i32>, expected: &[i32]) {
     assert!(found.is_some_and(|found| expected.contains(&found)), "{name}: {found:?}");
 }
 
-/// 18. Names a filesystem cannot hold (empty, `.`, `..`, with `/` or NUL, over 255 bytes) are not
-///     shown.
+/// 18. Names that a filesystem cannot hold (empty, `.`, `..`, with `/` or NUL, over 255 bytes) are
+///     not shown.
 #[test]
 fn t27_names_no_filesystem_can_hold() {
     let publisher = Publisher::new();

@@ -205,7 +205,8 @@ fn t14_a_byte_at_a_time() {
     all_stand(&[(Lie::OneByteAtATime, None)]);
 }
 
-/// 6. A file is as long as `stat` says, or reading it fails; it is never silently cut short.
+/// 6. Reading a file returns as many bytes as `stat` reports, or fails; a file is never silently
+///    truncated.
 #[test]
 fn t15_answers_that_break_off() {
     all_stand(&[
@@ -390,7 +391,7 @@ impl Forked {
 /// although it is validly signed and longer.
 ///
 /// 10. Two validly signed histories of one drive are reported as a fork, with the length of both; the
-///     one seen first is kept, and nothing of the other is shown.
+///     one seen first is kept, and no data of the other is shown.
 #[test]
 fn t26_of_two_histories_the_first_is_kept() {
     let forked = Forked::new([2, 30]);
@@ -490,9 +491,10 @@ fn t26_of_two_histories_a_shorter_second_one_is_not_mixed_in() {
 /// the one that knows more is believed. What the older peer has is taken once the newer one shows that
 /// both are of one history.
 ///
-/// 9. A version that was seen is never replaced by an older one, whatever peers say.
+/// 9. A version that was seen is never replaced by an older one, regardless of what peers send.
 ///
-/// 11. That no newer version exists cannot be known, only that no connected peer has told of one.
+/// 11. A reader cannot know that no newer version exists, only that no connected peer has announced
+///     one.
 #[test]
 fn t25_an_old_version_takes_nothing_away() {
     let home = Home::new();

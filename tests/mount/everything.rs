@@ -208,8 +208,8 @@ fn what_can_be_changed_is_in_drives_with_names() {
     assert_eq!(stored.expect("it is stored").stat.extent.size, 3);
 }
 
-/// Sentence 97. "What is no key does not exist, and nobody is asked; a key that nobody serves fails with
-/// ETIMEDOUT after the time that names have, and keeps nobody else waiting."
+/// Sentence 97. "A name that is not a key does not exist, and no peer is asked; a key that no peer
+/// serves fails with ETIMEDOUT after the timeout for names, and delays no other call."
 #[test]
 fn a_key_that_nobody_has_costs_nobody_else_anything() {
     if !can_mount() {
@@ -248,7 +248,8 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
     assert!(failures.iter().all(|failed| failed.path == NETWORK && failed.errno == "ETIMEDOUT"));
 }
 
-/// 99. `Network` lists the drives that are open there; one that nobody uses is closed after 5 minutes.
+/// 99. `Network` lists the drives that are open there; a drive that no process uses is closed after 5
+///     minutes.
 #[test]
 fn what_nobody_uses_is_closed() {
     if !can_mount() {

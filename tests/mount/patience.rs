@@ -65,8 +65,8 @@ fn fails_in_time(what: &str, errno: i32, call: impl FnOnce() -> std::io::Result<
     assert!(took > WAIT / 2, "{what} took {took:?}: it did not wait");
 }
 
-/// Sentence 117. "A call that waits for what does not come fails within the time of `--wait` and a
-/// second, whatever its size: reads, page faults, look-ups and listings."
+/// Sentence 117. "A call that waits for data that does not arrive fails within the time of `--wait`
+/// plus 1 s, regardless of its size: reads, page faults, look-ups and listings."
 #[test]
 fn every_call_fails_within_the_stated_time() {
     if !can_mount() {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::common::{Bench, can_mount, until};
 
-/// 8. When a newer version arrives, names looked up afterwards show it, without remounting.
+/// 8. When a newer version arrives, later look-ups of names show it, without remounting.
 #[test]
 fn changes_show_although_the_kernel_caches_for_long() {
     if !can_mount() {

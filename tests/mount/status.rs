@@ -29,8 +29,9 @@ fn output(program: &str, arguments: &[&str], at: &Path) -> String {
     String::from_utf8(ran.stdout).expect("text")
 }
 
-/// Sentence 102. "`.hypermount/status.json` in the root of every drive tells, as JSON, how the drive stands
-/// when it is opened: URL, name, version, peers, how much is here and asked for, and which calls failed last."
+/// Sentence 102. "`.hypermount/status.json` in the root of every drive holds, as JSON, the state of the drive
+/// when the file is opened: URL, name, version, peers, bytes in the store and requested, and the last failed
+/// calls."
 #[test]
 fn a_status_is_as_new_as_its_opening() {
     if !can_mount() {
@@ -73,8 +74,8 @@ fn a_status_is_as_new_as_its_opening() {
     until("nothing is left open", || distant.mount.load().1 == 0);
 }
 
-/// Sentence 102. "It is no part of the drive, is in no listing, can be read by who mounted alone, and gives way
-/// to an entry of the drive that is called `.hypermount`."
+/// Sentence 102. "It is no part of the drive, is in no listing, can be read only by the user who mounted, and
+/// gives way to an entry of the drive that is called `.hypermount`."
 #[test]
 fn a_status_is_in_nobodys_way() {
     if !can_mount() {

@@ -194,12 +194,12 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
     })
 }
 
-/// 16. A program that waits for one file does not keep others from what is here already. A signal that
-///     ends it does so within 1.5 s, wherever it waits.
+/// 16. A program that waits for one file does not block other programs from data in the store. A fatal
+///     signal ends the program within 1.5 s, whichever call it waits in.
 ///
 /// Not even a hundred of them, all at one file, each at a place of its own.
 ///
-/// 15. A listing never needs the content of files.
+/// 15. Listing a directory never needs the content of files.
 #[test]
 fn a_hundred_stuck_readers_keep_nobody_from_what_is_here() {
     if !can_mount() {

@@ -89,8 +89,8 @@ fn each_version_shows_what_was_recorded() {
     }
 }
 
-/// 22. Inode numbers of a drive's files are the same after a remount, but for the rare collision of
-///     two.
+/// 22. Inode numbers of a drive's files are the same after a remount, except when two numbers
+///     collide, which is rare.
 #[test]
 fn numbers_survive_a_remount_and_are_unique() {
     if !can_mount() {
@@ -110,7 +110,7 @@ fn numbers_survive_a_remount_and_are_unique() {
 }
 
 /// 20. A mount is `nosuid` and `nodev`, and read-only unless the drive can be written (below):
-///     every attempt to change something fails with EROFS.
+///     every attempt to change it fails with EROFS.
 #[test]
 fn nothing_can_be_changed() {
     if !can_mount() {

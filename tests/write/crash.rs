@@ -8,8 +8,8 @@ use crate::own::{Own, alone, can_mount, has_reference, tree};
 
 const ROUNDS: usize = 20;
 
-/// Sentence 48. "After kill -9 every file is its old or its new content, and what was closed is
-/// there."
+/// Sentence 48. "After kill -9 every file has its old or its new content, and every closed file has
+/// its new content."
 #[test]
 fn killed_again_and_again() {
     if !alone("crash::killed_again_and_again") {
@@ -92,7 +92,7 @@ fn killed_again_and_again() {
     }
 }
 
-/// Sentence 75. "What sentence 50 speaks of is shown by `recover`; `--to` saves each file as the
+/// Sentence 75. "`recover` shows the data that sentence 50 describes; `--to` saves each file as the
 /// process last saw it, `--forget` removes it."
 #[test]
 fn what_a_killed_mount_left_is_recovered() {

@@ -167,8 +167,8 @@ fn states() -> Vec<BTreeMap<String, String>> {
     states
 }
 
-/// Sentence 48. "After kill -9 every file is its old or its new content, and what was closed is
-/// there."
+/// Sentence 48. "After kill -9 every file has its old or its new content, and every closed file has
+/// its new content."
 #[test]
 fn killed_at_every_call() {
     if !alone("faults::killed_at_every_call") {
@@ -201,7 +201,7 @@ fn killed_at_every_call() {
     }
 }
 
-/// Sentence 52. "A full disk fails the call with ENOSPC and costs nothing else."
+/// Sentence 52. "A full disk fails the call with ENOSPC and has no other effect."
 #[test]
 fn full_once_at_every_call() {
     if !alone("faults::full_once_at_every_call") {

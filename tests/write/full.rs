@@ -76,8 +76,8 @@ fn had_room(result: io::Result<()>) -> bool {
     }
 }
 
-/// Sentence 46. "if it cannot be, close(2) fails."
-/// Sentence 52. "A full disk fails the call with ENOSPC and costs nothing else."
+/// Sentence 46. "if it cannot be, close(2) fails." Sentence 52. "A full disk fails the call with
+/// ENOSPC and has no other effect."
 #[test]
 fn a_full_disk_is_told_and_costs_nothing_else() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };
@@ -131,7 +131,8 @@ fn a_full_disk_is_told_and_costs_nothing_else() {
     }
 }
 
-/// Sentence 51. "Nobody can be told if that fails; it is logged, and the bytes stay in `scratch`."
+/// Sentence 51. "If that fails, no process can receive the error; it is logged, and the bytes stay
+/// in `scratch`."
 #[test]
 fn a_mapping_that_cannot_be_stored_is_kept() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };

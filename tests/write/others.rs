@@ -130,9 +130,9 @@ fn other_users() {
     assert_eq!(text, "textmore\nmore\n");
 }
 
-/// Sentence 76. "`SEEK_DATA` and `SEEK_HOLE` tell of no holes but the end of the file. fallocate(2)
-/// takes `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, and makes zeros, not holes; other modes fail
-/// with EOPNOTSUPP. `O_DIRECT` is taken."
+/// Sentence 76. "`SEEK_DATA` and `SEEK_HOLE` report no holes except the end of the file.
+/// fallocate(2) takes `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`, and writes zeros, not holes;
+/// other modes fail with EOPNOTSUPP. `O_DIRECT` is accepted."
 #[test]
 fn holes_and_direct_access() {
     if !can_mount() {

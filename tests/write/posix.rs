@@ -53,8 +53,8 @@ fn any_offset_and_any_size() {
 }
 
 /// Sentence 32. "Every combination of open(2)'s flags means what it means on a local disk."
-/// Sentence 34. "All who have a file open see what any of them writes, at once."
-/// Sentence 36. "`O_TMPFILE` fails with EOPNOTSUPP."
+/// Sentence 34. "All processes that have a file open see a write by any of them at once." Sentence
+/// 36. "`O_TMPFILE` fails with EOPNOTSUPP."
 #[test]
 fn flags_of_open() {
     if !can_mount() {
@@ -87,7 +87,8 @@ fn flags_of_open() {
     assert_eq!(&bytes, b"new");
 }
 
-/// Sentence 33. "A file that was unlinked is there for who has it open, and for nobody else."
+/// Sentence 33. "An unlinked file stays available to the processes that have it open, and to no
+/// others."
 #[test]
 fn unlinked_while_open() {
     if !can_mount() {
@@ -287,8 +288,8 @@ fn read_only() {
 }
 
 /// Sentence 53. "Closing a file that was not changed costs nothing, however it was opened; a copy
-/// by copy_file_range(2) shares the blocks of the original."
-/// Sentence 54. "What is added to the end of the file that was stored last is all that is stored."
+/// by copy_file_range(2) shares the blocks of the original." Sentence 54. "Appending to the file
+/// that was stored last stores only the appended bytes."
 #[test]
 fn what_costs_nothing() {
     if !alone("posix::what_costs_nothing") {

@@ -36,7 +36,7 @@ fn stored(store: &Path) -> u64 {
 }
 
 /// Sentence 38. "The rename of a directory is one version of the drive: a reader sees all of it or
-/// nothing."
+/// none of it."
 #[test]
 fn a_renamed_directory_is_seen_whole() {
     const FILES: usize = 300;
@@ -115,8 +115,8 @@ fn limits_of_attributes() {
     }
 }
 
-/// Sentence 45. "When the children of a directory changed is shown at once, and stored at fsync(2)
-/// of the directory and at unmount."
+/// Sentence 45. "A directory's modification time is updated at once when its entries change, and
+/// stored at fsync(2) of the directory and at unmount."
 #[test]
 fn times_of_directories() {
     if !can_mount() {
@@ -147,9 +147,9 @@ fn times_of_directories() {
     assert_eq!(at(&own), shown, "stored at unmount");
 }
 
-/// Sentence 46. "What was written is part of the drive when close(2) returns 0, as one version
-/// however many writes there were; if it cannot be, close(2) fails. Until then only this mount sees
-/// it, new files included." (That close(2) fails is shown on a full disk.)
+/// Sentence 46. "Written data is part of the drive when close(2) returns 0, as one version
+/// regardless of the number of writes; if it cannot be, close(2) fails. Until then only this mount
+/// shows it, new files included." (That close(2) fails is shown on a full disk.)
 #[test]
 fn a_version_for_each_close() {
     if !alone("promises::a_version_for_each_close") {
@@ -175,11 +175,11 @@ fn a_version_for_each_close() {
     assert_eq!(own.version(), before + 2);
 }
 
-/// Sentence 50. "What was written and neither closed nor synced when the process was killed is kept
-/// in the `scratch` directory of the store, with a record of what it is." Of a synced file nothing
-/// is.
-/// Sentence 47. "When fsync(2) returns 0, no power cut can lose what was written. It does not say
-/// that anybody else has it." (Here, a kill; power cuts are in drive/drive/hyperdrive/crash_tests.rs.)
+/// Sentence 50. "Data that was written and neither closed nor synced when the process was killed is
+/// kept in the `scratch` directory of the store, with a record that identifies it." Of a synced file
+/// nothing is. Sentence 47. "When fsync(2) returns 0, no power cut can lose the written data. It does
+/// not mean that a peer has the data." (Here, a kill; power cuts are in
+/// drive/drive/hyperdrive/crash_tests.rs.)
 #[test]
 fn synced_while_open() {
     if !alone("promises::synced_while_open") {
@@ -205,7 +205,7 @@ fn synced_while_open() {
 }
 
 /// Sentence 51. "Pages changed through a mapping after the last close become part of the drive when
-/// the mapping goes."
+/// the mapping ends."
 #[test]
 fn a_mapping_outlives_its_descriptor() {
     if !can_mount() {
@@ -228,7 +228,7 @@ fn a_mapping_outlives_its_descriptor() {
     assert_eq!(&bytes, b"mapped");
 }
 
-/// Sentence 55. "Renaming moves no bytes of files, whatever their size."
+/// Sentence 55. "Renaming moves no file content, regardless of its size."
 #[test]
 fn renaming_moves_no_bytes() {
     if !can_mount() {
@@ -246,7 +246,7 @@ fn renaming_moves_no_bytes() {
 }
 
 /// Sentence 54. "Every other change stores the whole file again, holes as zeros: the log only
-/// grows. Databases and disk images that are synced at each change are better kept elsewhere."
+/// grows. Keep databases and disk images that are synced at each change on another filesystem."
 #[test]
 fn a_change_in_the_middle_stores_the_whole_file() {
     if !can_mount() {

@@ -103,7 +103,7 @@ fn after(directory: &Path, mode: u32, caller: (u32, u32), call: Call) -> String 
     format!("{ended:?}, mode {alone:o}, open {descriptor:o}, closed {closed:o}")
 }
 
-/// Sentence 107. "A call that changes a file, or who owns it, removes its set-user-id and
+/// Sentence 107. "A call that changes a file, or its owner, removes its set-user-id and
 /// set-group-id bits when it does on a local disk."
 #[test]
 fn set_id_bits_are_removed_when_a_local_disk_removes_them() {

@@ -30,8 +30,8 @@ fn another_mount_reads_what_was_written() {
     assert_eq!(theirs, ours);
 }
 
-/// Sentence 56. "A file saved here appears within a second at who has the drive mounted by its key,
-/// while this mount is answering peers (`--listen`) and the network lets it."
+/// Sentence 56. "A file saved here appears within 1 s in every mount of the drive by its key, while
+/// this mount answers peers (`--listen`) and the network permits it."
 #[test]
 fn what_is_saved_appears_on_the_other_side() {
     if !can_mount() {
@@ -86,9 +86,9 @@ fn the_reference_goes_on_in_the_same_store() {
     }
 }
 
-/// Sentence 56. "A file saved here appears within a second at who has the drive mounted by its key,
-/// while this mount is answering peers (`--listen`) and the network lets it." The reference is such
-/// a reader.
+/// Sentence 56. "A file saved here appears within 1 s in every mount of the drive by its key, while
+/// this mount answers peers (`--listen`) and the network permits it." The reference is such a
+/// reader.
 #[test]
 fn what_is_saved_appears_at_the_reference() {
     if !can_mount() || !has_reference() {

@@ -312,7 +312,7 @@ fn a_store_in_its_place_stays_writable() {
     assert!(Store::open_as(&renamed, false, &custodian).unwrap().custody().unwrap().is_clear());
 }
 
-/// 71. Of two copies used by one user on one machine, only the one adopted last can be written.
+/// 71. If one user uses two copies on one machine, only the copy adopted last can be written.
 #[test]
 fn a_copied_store_is_read_only_until_adopted_and_then_its_original_is() {
     let directory = tempfile::tempdir().unwrap();
@@ -424,7 +424,7 @@ fn prove_newest(
     to.accept(from.prove(newest, 0, true, &mut Default::default()).unwrap())
 }
 
-/// 73. A longer history is taken over only if it is proven to continue the one here.
+/// 73. A longer history is accepted only if it is proven to continue the one in the store.
 #[test]
 fn a_longer_history_of_ours_stops_the_core_and_is_taken_over() {
     let (ahead, behind) = twins();
@@ -456,7 +456,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
 }
 
 /// 72. A drive is not written any more, also after a restart, once a peer proves another or a
-///     longer history of it signed with its key; what is here stays readable.
+///     longer history of it signed with its key; data in the store stays readable.
 #[test]
 fn a_stopped_core_stays_stopped_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();

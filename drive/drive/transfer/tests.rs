@@ -119,9 +119,9 @@ fn varied_tree(bench: &Bench) {
     set_mtime(&bench.at("in/sub/deep"), 1_400_000_000_456);
 }
 
-/// 60. Kept are names, content, modes, modification times to the millisecond, symbolic links,
-///     `user.` extended attributes and empty directories; what cannot be kept is named, and the exit
-///     code is not 0.
+/// 60. Both keep names, content, modes, modification times to the millisecond, symbolic links,
+///     `user.` extended attributes and empty directories; everything that cannot be kept is named, and
+///     the exit code is not 0.
 #[tokio::test]
 async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
     let bench = Bench::new();
@@ -142,7 +142,8 @@ async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
     assert_eq!((holes.len(), holes.blocks()), (5 * BLOCK_BYTES as u64, 0));
 }
 
-/// 61. A file with another time and the same bytes costs an index entry, not its bytes again.
+/// 61. A file whose time changed and whose bytes did not costs an index entry, and its bytes are
+///     not stored again.
 #[tokio::test]
 async fn only_what_changed_is_appended() {
     let bench = Bench::new();
@@ -203,8 +204,8 @@ async fn many_small_files_are_few_appends() {
     assert!(count <= 3, "{count} appends of content");
 }
 
-/// 62. Nothing is removed without `--delete`, and what an ignore file matches is neither imported
-///     nor removed.
+/// 62. Nothing is removed without `--delete`, and entries that an ignore file matches are neither
+///     imported nor removed.
 #[tokio::test]
 async fn nothing_is_deleted_unless_said_and_ignored_names_never() {
     let bench = Bench::new();
@@ -263,8 +264,8 @@ async fn given_patterns_ignore_too_and_a_nearer_file_overrules_them() {
 
 /// What an import that was killed leaves: some blocks of a large file, and no entry.
 ///
-/// 59. Both may be killed at any point and run again; what was done stays done, and of a large file
-///     that was being imported only the rest is appended.
+/// 59. Both may be killed at any point and run again; completed work is kept, and only the missing
+///     part of a partially imported large file is appended.
 #[tokio::test]
 async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     let bench = Bench::new();
@@ -296,7 +297,7 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
 
 /// A publisher may store anything; so may whoever prepared the directory.
 ///
-/// 64. `export` writes nothing outside its directory: no link is followed, whoever made it.
+/// 64. `export` writes nothing outside its directory: it follows no symbolic link, whatever its origin.
 #[tokio::test]
 async fn an_export_never_leaves_its_directory() {
     let bench = Bench::new();

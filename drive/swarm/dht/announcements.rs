@@ -1,4 +1,4 @@
-//! Who announced what to us: the peers we name to whoever asks for a topic.
+//! Announcements that we store: the peers that we name to nodes that query a topic.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::kademlia::{Id, Limits, Shelves};
 pub const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic and kind.
 pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
-/// Who does not repeat an announcement within this time has gone.
+/// Announcements expire after this unless refreshed.
 pub const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 /// Local peers in one answer.
 pub const MAX_LOCAL: usize = 32;
@@ -60,7 +60,8 @@ impl Announcements {
         }
     }
 
-    /// The peers of a topic for somebody, who is not among them: at most [`MAX_PEERS`] together.
+    /// The peers of a topic for a querying node, which is not among them: at most [`MAX_PEERS`]
+    /// together.
     pub fn peers(
         &mut self,
         topic: Id,

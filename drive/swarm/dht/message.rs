@@ -34,7 +34,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub kind: Kind,
-    /// Chosen by who asks, repeated by who answers.
+    /// Chosen by the node that sends the request, repeated in the response.
     pub rid: u16,
     /// The receiver, as the sender sees it.
     pub to: Option<SocketAddrV4>,
@@ -117,7 +117,8 @@ impl Packet {
         out.freeze()
     }
 
-    /// `None` for what is no packet. Fields that make no sense are left out, as the original does.
+    /// `None` if the bytes are not a valid packet. Fields that make no sense are left out, as the
+    /// original does.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;

@@ -1,8 +1,8 @@
-//! The distributed hash table through which peers of the original find each other (dht-rpc 4): a
-//! node that asks and answers, without sockets or clocks.
+//! The distributed hash table of Hyperswarm 2 (dht-rpc 4): a node that asks and answers, without
+//! sockets or clocks.
 //!
-//! A topic's peers are kept by the nodes whose ids are near it. Whoever looks a topic up walks there,
-//! whoever announces leaves its address there for some minutes. Not here: datagrams and time
+//! A topic's peers are kept by the nodes whose ids are near it. A lookup of a topic walks to them; an
+//! announcement leaves an address with them for some minutes. Not here: datagrams and time
 //! (`swarm/discovery`), the values that the original can store besides peers (such requests are
 //! answered "Unsupported command"), and uTP.
 

@@ -31,7 +31,7 @@ fn address(n: u8) -> SocketAddrV4 {
 }
 
 impl Network {
-    /// A bootstrap node that is there to stay, and `count - 1` others that know nobody else.
+    /// A persistent bootstrap node, and `count - 1` others that know no other node.
     fn new(count: u8, loss: f64, seed: u64) -> Self {
         let now = Instant::now();
         let mut network = Self {
@@ -139,7 +139,8 @@ fn announced_is_found(loss: f64, seed: u64) {
     let fewest = network.nodes.values().map(Node::nodes).min().unwrap();
     assert!(fewest >= 10, "a node knows only {fewest} others");
 
-    // Asked again when nobody answered, as everybody does: one node to begin with may be out of luck.
+    // Repeated when no node answered, as every node does: a single bootstrap node may lose its
+    // packets.
     network.enter(100, true);
     let took = (0..5).map(|_| {
         let announce = network.start(100, Goal::Announce { port: 4000 });
@@ -186,7 +187,7 @@ async fn half_of_the_nodes_may_disappear() {
     network.enter(101, true);
     let lookup = network.start(101, Goal::Lookup);
     assert_eq!(network.finish(101, lookup).2.len(), 1);
-    // Announced anew, as everybody does every few minutes, it is where it is looked for now.
+    // Announced again, as every node does every few minutes, it is where lookups search now.
     network.run(Duration::from_secs(300));
     let announce = network.start(100, Goal::Announce { port: 4000 });
     assert!(network.finish(100, announce).1 >= 10);

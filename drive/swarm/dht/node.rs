@@ -1,8 +1,8 @@
 //! A node of the DHT: asks on our behalf, and answers what others ask.
 //!
-//! Packets and time go in, packets and events come out; no sockets, no clock. What a datagram's
-//! source address says anybody can have invented: a node is remembered after it has answered us,
-//! an announcement is taken with a token that was sent to that address.
+//! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
+//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! with a token that was sent to that address.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
@@ -33,17 +33,17 @@ pub const MAX_REQUESTS_PER_SECOND: u32 = 100;
 pub const MAX_TAKEN_BACK: usize = 4096;
 /// Requests of one query that wait for an answer at the same time.
 const AT_ONCE: usize = 16;
-/// Nodes that are unknown and have asked us something are asked back, so many at a time.
+/// How many unknown nodes that sent a request are checked with a request of ours at a time.
 const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
-/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
-/// twice as long each time, up to [`REJOIN_EVERY`].
+/// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
+/// as long each time, up to [`REJOIN_EVERY`].
 const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
-/// Those who are told of an announcement have so long to take it, after the walk to them.
+/// How long nodes have to accept an announcement after the walk to them.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A request that is longer than this is not kept until its address is confirmed.
@@ -78,7 +78,7 @@ pub struct Node {
     requests: Requests<SocketAddrV4, Purpose>,
     queries: BTreeMap<QueryId, Query<Goal, Option<[u8; 32]>>>,
     next_query: QueryId,
-    /// Who took an announcement of ours of a topic, with the token they gave, and the port.
+    /// The nodes that accepted our announcement of a topic, with their tokens, and the port.
     taken: BTreeMap<Id, (u16, Vec<Taker>)>,
     out: VecDeque<(SocketAddrV4, Bytes)>,
     events: VecDeque<Event>,
@@ -121,7 +121,7 @@ impl Node {
         node
     }
 
-    /// Other bootstrap nodes from now on; the network is looked for anew.
+    /// Replaces the bootstrap nodes and bootstraps again.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = bootstrap;
         self.rejoin_pause = FIRST_REJOIN;
@@ -129,7 +129,7 @@ impl Node {
         self.join(now);
     }
 
-    /// Makes itself known and learns who is near.
+    /// Announces this node to the network and learns the nodes near it.
     fn join(&mut self, now: Instant) {
         if !self.bootstrap.is_empty() || !self.table.is_empty() {
             self.start(self.id, Goal::Nodes, now);
@@ -164,7 +164,7 @@ impl Node {
         Some(number)
     }
 
-    /// Tells everybody who took our announcement of `topic` that it holds no longer.
+    /// Withdraws our announcement of `topic` from all nodes that accepted it.
     pub fn take_back(&mut self, topic: &Id, now: Instant) {
         let Some((port, nodes)) = self.taken.remove(topic) else { return };
         for (node, token) in nodes {
@@ -399,7 +399,7 @@ impl Node {
         }
         let contact = packet.id.map(|id| Contact { id, address: from });
         match purpose {
-            // Whoever has the address now is another node.
+            // Another node has the address now.
             Purpose::Check { id } if packet.id != Some(id) => return self.table.failed(from),
             Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
             Purpose::Announce { query: number } => {
@@ -559,7 +559,7 @@ impl Node {
         Some(PeersOutput::new(&[], &[]))
     }
 
-    /// Passes on that somebody is coming, or opens our own router to who is coming.
+    /// Forwards the notice of a connecting peer, or opens our own router for it.
     fn holepunch(&mut self, from: SocketAddrV4, packet: &Packet) {
         let value = packet.value.as_deref().unwrap_or_default();
         let Some(message) = Holepunch::decode(value) else { return };

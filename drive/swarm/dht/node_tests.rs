@@ -1,4 +1,5 @@
-//! What one node answers to whom: every bound at it and one past it, and everything forged.
+//! What one node answers: every bound at its value and one past it, and every kind of forged
+//! packet.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;

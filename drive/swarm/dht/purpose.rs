@@ -14,7 +14,7 @@ pub const PATIENCE: Patience = Patience {
     given_up_after: Duration::from_secs(3),
 };
 
-/// Nobody else can help.
+/// No other node can help.
 pub const ALONE: Patience = Patience { late_after: None, ..PATIENCE };
 
 /// What a query is for.
@@ -34,7 +34,7 @@ pub enum Purpose {
     Ask {
         query: QueryId,
         asked: Option<Id>,
-        /// Who named the node.
+        /// The node that named this one.
         referrer: Option<SocketAddrV4>,
     },
     Announce {

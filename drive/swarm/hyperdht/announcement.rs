@@ -1,5 +1,5 @@
-//! Who is where: what is announced to nodes, what they answer about it, and what its signature is
-//! over (hyperdht.md §3).
+//! Records of peers and their addresses: announcements to nodes, the answers of nodes, and what the
+//! signature covers (hyperdht.md §3).
 
 use std::net::SocketAddrV4;
 
@@ -39,11 +39,11 @@ pub fn target_of(key: &PublicKey) -> Id {
     blake2b(&[key.as_bytes()])
 }
 
-/// Somebody who can be connected to.
+/// A peer that accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub key: PublicKey,
-    /// Nodes that know where he is.
+    /// Nodes that know the peer's address.
     pub relays: Vec<SocketAddrV4>,
 }
 
@@ -55,7 +55,7 @@ impl Peer {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid peer record.
     pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         Ok(Self::take(&mut value)?)
     }
@@ -76,7 +76,7 @@ impl Peer {
 pub struct LookupReply {
     /// At most [`MAX_PEERS`].
     pub peers: Vec<Peer>,
-    /// When who announced last wanted the topic to be looked at again; 0 is never.
+    /// The time at which the last announcer wanted the topic to be queried again; 0 is never.
     pub bump: u64,
 }
 
@@ -89,7 +89,7 @@ impl LookupReply {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid list of peers.
     pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let peers = take_list(&mut value, MAX_PEERS, Peer::take)?;
         // Older nodes end here.
@@ -149,7 +149,7 @@ impl Announcement {
         Self { peer: Some(peer), refresh: None, signature: Some(signature), bump: 0 }
     }
 
-    /// Who says so, if the signature is his and for this place.
+    /// The announcing peer, if the signature is by its key and for this place.
     pub fn verified(&self, meaning: Meaning, place: &Place) -> Option<&Peer> {
         let (peer, signature) = (self.peer.as_ref()?, self.signature.as_ref()?);
         let signable = signable(meaning, peer, self.refresh.as_ref(), place);
@@ -173,7 +173,7 @@ impl Announcement {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid announcement.
     pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;

@@ -14,17 +14,19 @@ use crate::kademlia::{Id, QueryId};
 pub struct SocketId(pub u32);
 
 impl SocketId {
-    /// What a node that passes asks from. All numbers above [`SocketId::SERVER`] are sockets that
-    /// holes are punched for.
+    /// The socket from which an ephemeral node sends requests. All numbers above
+    /// [`SocketId::SERVER`] are sockets that holes are punched for.
     pub const CLIENT: Self = Self(0);
-    /// What a node that stays has, and what a node that passes is reached at if everybody can reach it.
+    /// The socket of a persistent node, and the one at which an ephemeral node is reached if every
+    /// address can reach it.
     pub const SERVER: Self = Self(1);
 }
 
 /// Whether others rely on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Nobody does: it tells no id and keeps nothing for others. Its server socket has this port.
+    /// An ephemeral node: it sends no id and stores no records for other nodes. Its server socket
+    /// has this port.
     Passing { server_port: u16 },
     /// It is there to stay, at the address that others see: its id is made of that.
     Staying { address: SocketAddrV4 },
@@ -34,7 +36,7 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     Unknown,
-    /// Everybody, here.
+    /// Reachable from every address, at this one.
     Open(SocketAddrV4),
     /// Whom it sends to, here.
     Consistent(SocketAddrV4),
@@ -43,7 +45,7 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Where everybody reaches us, if everybody does.
+    /// The address at which every peer can reach us, if there is one.
     pub fn open(&self) -> Option<SocketAddrV4> {
         match self {
             Self::Open(address) => Some(*address),
@@ -98,7 +100,7 @@ pub struct Outgoing {
 /// What a peer wants of our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Who sent it: the peer, or the node that passed it on.
+    /// The sender: the peer, or the node that forwarded the message.
     pub from: SocketAddrV4,
     pub socket: SocketId,
     /// Our address, as the sender sees it.
@@ -119,7 +121,7 @@ pub struct Asked {
 /// What came of what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Of [`super::Node::request`]; `None` if nobody answered in time.
+    /// Of [`super::Node::request`]; `None` if no node answered in time.
     Answered {
         request: RequestId,
         answer: Option<Answer>,
@@ -131,7 +133,7 @@ pub enum Event {
         relays: Vec<SocketAddrV4>,
         via: SocketAddrV4,
     },
-    /// `from` has the record of the peer that is looked for: it passes messages on to him.
+    /// `from` has the record of the wanted peer and forwards messages to it.
     Record {
         query: QueryId,
         from: SocketAddrV4,
@@ -143,7 +145,7 @@ pub enum Event {
         answered: usize,
         announced: usize,
     },
-    /// So many nodes pass messages on to us since they were last asked to.
+    /// The number of nodes that forward messages to us since the last request to do so.
     Served {
         relays: usize,
     },

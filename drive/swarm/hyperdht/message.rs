@@ -1,5 +1,5 @@
-//! Packets: a version and a kind, who is spoken to, and what is asked or answered
-//! (hyperdht.md §1). The numbers are those of dht-rpc 6.
+//! Packets: version, kind, the receiver's address, and the request or response (hyperdht.md §1).
+//! The numbers are those of dht-rpc 6.
 
 use std::net::SocketAddrV4;
 
@@ -23,9 +23,9 @@ const VERSION: u8 = 0b11;
 const REQUEST: u8 = VERSION;
 const RESPONSE: u8 = 1 << 4 | VERSION;
 
-/// The command is unknown to who was asked.
+/// The queried node does not know the command.
 pub const UNKNOWN_COMMAND: u64 = 1;
-/// The token is none of his, or too old.
+/// The token was not given to the sender, or it has expired.
 pub const INVALID_TOKEN: u64 = 2;
 
 pub type Token = [u8; 32];
@@ -102,7 +102,7 @@ impl Command {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Chosen by who asks, repeated by who answers.
+    /// Chosen by the node that sends the request, repeated in the response.
     pub number: u16,
     /// The receiver, as the sender sees it.
     pub to: SocketAddrV4,
@@ -148,7 +148,7 @@ pub fn contact(address: SocketAddrV4) -> Contact {
 }
 
 impl Packet {
-    /// `None` for what is no packet.
+    /// `None` if the bytes are not a valid packet.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;

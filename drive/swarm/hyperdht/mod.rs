@@ -1,10 +1,10 @@
 //! The hash table of Hyperswarm 4 (dht-rpc 6, hyperdht 6): a node that asks and answers,
 //! without sockets or clocks.
 //!
-//! Peers are found by topic and by the key of their node. Nodes near a key pass the first messages
-//! of a connection on to who has it. Not here: datagrams and time, the connections themselves and the
-//! holes that are punched for them (`swarm/hyperdht`), and the values that the original can store
-//! besides peers (such requests are answered with an error).
+//! Peers are found by topic and by the key of their node. Nodes near a key forward the first messages
+//! of a connection to the holder of the key. Not here: datagrams and time, the connections themselves
+//! and the holes that are punched for them (`swarm/hyperdht`), and the values that the original can
+//! store besides peers (such requests are answered with an error).
 
 pub mod message;
 pub mod payload;

@@ -24,7 +24,7 @@ const STAYING: u8 = 40;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Router {
     None,
-    /// Lets in who was sent something, one port for all.
+    /// Admits addresses to which a packet was sent; one port for all remotes.
     Consistent,
     /// A port for each.
     Random,
@@ -40,7 +40,7 @@ struct Host {
 
 struct Network {
     hosts: BTreeMap<u8, Host>,
-    /// Whose an address is, and of routers with a port for each, for whom.
+    /// The owner of an address, and for routers with one port per remote, the remote.
     places: BTreeMap<SocketAddrV4, (u8, SocketId, Option<SocketAddrV4>)>,
     /// Under way: when it arrives, a number to keep the order, from, to, what.
     packets: BTreeMap<(Instant, u64), (SocketAddrV4, SocketAddrV4, Bytes)>,
@@ -131,7 +131,7 @@ impl Network {
         seen
     }
 
-    /// Another router, which knows nobody.
+    /// Another router, without state.
     fn reroute(&mut self, n: u8, router: Router) {
         let host = self.hosts.get_mut(&n).unwrap();
         host.router = router;
@@ -238,7 +238,7 @@ impl Network {
         (0..=255).filter(|n| found.contains(&keys(*n).public_key())).collect()
     }
 
-    /// The nodes that pass messages on to somebody.
+    /// The nodes that forward messages to a server.
     fn records(&mut self, n: u8, of: u8) -> Vec<SocketAddrV4> {
         let query = self.with(n, |node, now| node.find_peer(target(of), now)).unwrap();
         self.finish(n, query);
@@ -249,7 +249,7 @@ impl Network {
         found.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Serves, and waits until so many nodes know.
+    /// Serves; returns the number of nodes that know the server.
     fn serve(&mut self, n: u8) -> usize {
         self.with(n, |node, now| node.serve(now));
         self.wait(n, Duration::from_secs(60), |event| match event {
@@ -258,7 +258,7 @@ impl Network {
         })
     }
 
-    /// Sends a request, and waits for the answer's value and who gave it.
+    /// Sends a request, and waits for the answer's value and the address of its sender.
     fn ask(&mut self, n: u8, ask: Ask) -> Option<(Bytes, SocketAddrV4)> {
         let request = self.with(n, |node, now| node.request(ask, now)).unwrap();
         self.wait(n, Duration::from_secs(10), |event| match event {
@@ -275,7 +275,8 @@ fn announced_is_found(loss: f64, seed: u64) {
     let fewest = network.hosts.values().map(|host| host.node.nodes()).min().unwrap();
     assert!(fewest >= 10, "a node knows only {fewest} others");
     network.enter(100, Router::Consistent);
-    // Asked again when nobody answered, as everybody does: one node to begin with may be out of luck.
+    // Repeated when no node answered, as every node does: a single bootstrap node may lose its
+    // packets.
     let took = (0..5).map(|_| network.announce(100)).find(|took| *took > 0);
     assert!(took >= Some(10), "{took:?} nodes took the announcement");
     for reader in [101, 102] {
@@ -308,12 +309,12 @@ async fn half_of_the_nodes_may_disappear() {
     network.down = (1..STAYING).step_by(2).collect();
     network.enter(101, Router::None);
     assert_eq!(network.lookup(101), [100]);
-    // Announced anew, as everybody does every few minutes, it is where it is looked for now.
+    // Announced again, as every node does every few minutes, it is where lookups search now.
     network.run(Duration::from_secs(300));
     assert!(network.announce(100) >= 10);
 }
 
-/// What somebody waits for who opens a drive.
+/// The waiting time of a caller that opens a drive.
 #[tokio::test(start_paused = true)]
 async fn a_few_that_are_silent_hold_nobody_up() {
     let mut network = Network::settled(STAYING, 0.0, 8);
@@ -571,7 +572,7 @@ async fn who_is_seen_elsewhere_tells_his_relays() {
     }
 }
 
-/// Whom everybody reaches is told to everybody.
+/// The address of an openly reachable peer is sent to every peer.
 #[tokio::test(start_paused = true)]
 async fn an_open_server_names_itself() {
     let mut network = Network::settled(STAYING, 0.0, 1);

@@ -1,11 +1,11 @@
 //! A node of the hash table: asks on our behalf, and answers what others ask.
 //!
-//! Packets and time go in, packets and events come out; no sockets, no clock. What a datagram's
-//! source address says anybody can have invented: a node is remembered after it has answered us,
-//! an announcement is taken with a token that was sent to that address.
+//! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
+//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! with a token that was sent to that address.
 //!
-//! Not here: what a walk does (`walk`), how we are found (`serving`), what others are answered
-//! (`answer`) and what is passed on for them (`router`).
+//! Not here: walks (`walk`), how we are found (`serving`), answers to other nodes (`answer`) and
+//! forwarding for them (`router`).
 
 pub(super) mod walk;
 mod serving;
@@ -36,16 +36,16 @@ use walk::{Goal, Taker, Walk};
 
 /// Requests answered within a second; the rest is ignored.
 pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
-/// Events that nobody has taken yet and that others cause; more are lost. What ends something of
-/// ours always has a place.
+/// Pending events that other nodes cause; further ones are dropped. Events that end an operation of
+/// ours are never dropped.
 pub const MAX_EVENTS: usize = 1024;
-/// Nodes that are unknown and have asked us something are asked back, so many at a time.
+/// How many unknown nodes that sent a request are checked with a request of ours at a time.
 pub const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
-/// With fewer nodes than a bucket has, the network is looked for anew after this pause, then after
-/// twice as long each time, up to [`REJOIN_EVERY`].
+/// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
+/// as long each time, up to [`REJOIN_EVERY`].
 const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
@@ -63,14 +63,14 @@ pub struct Node {
     pub(super) sending: Sending,
     pub(super) queries: BTreeMap<QueryId, Walk>,
     pub(super) next_query: QueryId,
-    /// Who took an announcement of ours of a topic.
+    /// The nodes that accepted our announcement of a topic.
     pub(super) taken: BTreeMap<Id, Vec<Taker>>,
     pub(super) serving: Option<Serving>,
     next_request: RequestId,
     /// Of the socket that the node asks from.
     samples: Samples,
     probe: Probe,
-    /// Where everybody reaches our server socket.
+    /// The address at which every peer can reach our server socket.
     open: Option<SocketAddrV4>,
     events: VecDeque<Event>,
     answers: Window,
@@ -121,7 +121,7 @@ impl Node {
         node
     }
 
-    /// Other bootstrap nodes from now on; the network is looked for anew.
+    /// Replaces the bootstrap nodes and bootstraps again.
     pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = others(bootstrap, self.id);
         self.rejoin_pause = FIRST_REJOIN;
@@ -129,7 +129,7 @@ impl Node {
         self.join(now);
     }
 
-    /// Makes itself known and learns who is near.
+    /// Announces this node to the network and learns the nodes near it.
     fn join(&mut self, now: Instant) {
         let joining = self.queries.iter_mut().find(|(_, query)| query.goal == Goal::Nodes);
         if let Some((&number, query)) = joining {
@@ -154,7 +154,7 @@ impl Node {
         self.start(topic, Goal::Announce, now)
     }
 
-    /// Looks for the nodes that know where a peer is; `target` is a hash of his key.
+    /// Looks for the nodes that know where a peer is; `target` is the hash of the peer's key.
     pub fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
         self.start(target, Goal::Peer, now)
     }
@@ -217,7 +217,8 @@ impl Node {
         self.open
     }
 
-    /// The socket that the node asks from: one that everybody reaches has nothing to lose by it.
+    /// The socket from which the node sends requests. If every address can reach the server socket,
+    /// using it costs nothing.
     pub(super) fn socket(&self) -> SocketId {
         if self.is_open() { SocketId::SERVER } else { SocketId::CLIENT }
     }
@@ -310,7 +311,7 @@ impl Node {
 
     fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose, now: Instant) {
         match purpose {
-            // It may be whom the node passed it on to that does not answer.
+            // The silent party may be the peer to which the node forwarded the request.
             Purpose::Asked(request) => {
                 return self.happened(Event::Answered { request, answer: None });
             }
@@ -354,7 +355,7 @@ impl Node {
         if named {
             self.table.heard(Contact { id: id_of(from), address: from }, now);
         }
-        // Others may be our neighbours, and see us where nobody else does.
+        // Other nodes may be on our local network and see an address that is valid only there.
         if socket == self.socket() && (named || self.bootstrap.contains(&from)) {
             self.seen(from, response.to, now);
         }
@@ -368,7 +369,7 @@ impl Node {
             Purpose::TakeBack { target, replaced } => {
                 self.take_back_answered(target, replaced, from, &response, now);
             }
-            // Whoever has the address now does not stay.
+            // The node now at this address is ephemeral.
             Purpose::Check if !named => self.table.failed(from),
             Purpose::Relay => self.relay_answered(from, response.to),
             Purpose::Asked(request) => {
@@ -390,7 +391,7 @@ impl Node {
             Reach::Consistent(address) => address != open,
             reach => reach == Reach::Random,
         };
-        // Our router let everybody in, and does no more.
+        // Our router admitted every address, and no longer does.
         if moved {
             (self.open, self.samples, self.probe) = (None, Samples::default(), Probe::later(now));
             self.hurry_serving();
@@ -431,7 +432,7 @@ impl Node {
     }
 }
 
-/// Nobody begins with himself, though all may be given the same list.
+/// Skips our own address in the bootstrap list, which all nodes may share.
 fn others(bootstrap: Vec<SocketAddrV4>, own: Id) -> Vec<SocketAddrV4> {
     bootstrap.into_iter().filter(|address| id_of(*address) != own).collect()
 }

@@ -1,5 +1,5 @@
-//! What one node answers to whom and passes on for whom: every bound at it and one past it, and
-//! everything forged.
+//! What one node answers and forwards: every bound at its value and one past it, and every kind of
+//! forged packet.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -88,7 +88,7 @@ fn hand_answer(node: &mut Node, from: SocketAddrV4, response: &Response) {
     node.receive(socket, from, &response.encode(), Instant::now());
 }
 
-/// What `from` is answered, and nobody else anything.
+/// The answer to `from`; asserts that nothing is sent to other addresses.
 pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -> Option<Response> {
     hand(node, from, request);
     let mut answers = sent(node);
@@ -290,7 +290,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
     assert_eq!(node.nodes(), 0, "not from there, not there, not to that");
     hand_answer(&mut node, PEER, &answer);
     assert_eq!((node.nodes(), node.recent_nodes(9)), (1, vec![PEER]));
-    // Who answers without an id is gone, and an answer counts once.
+    // A node that answers without an id is removed, and an answer counts once.
     hand(&mut node, PEER, &Request { number: 6, ..honest });
     assert_eq!(requests(&mut node), [], "known by now");
     node.tick(now + Duration::from_secs(40));
@@ -535,7 +535,7 @@ async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
     assert_eq!(node.recent_nodes(9), [OTHER]);
 }
 
-/// The time of the next tick lies ahead after each, whatever is under way: nobody spins.
+/// The time of the next tick lies ahead after each, whatever is under way: no busy loop.
 #[tokio::test(start_paused = true)]
 async fn a_tick_does_all_there_is_to_do() {
     let mut now = Instant::now();

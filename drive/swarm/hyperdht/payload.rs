@@ -46,7 +46,7 @@ impl From<CutOff> for Malformed {
     }
 }
 
-/// Who sends a handshake or a round on the way from one peer to the other.
+/// The party that sends a handshake or a holepunch round between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     FromClient,
@@ -79,14 +79,14 @@ impl Mode {
     }
 }
 
-/// What kind of router somebody is behind.
+/// The kind of router that a peer is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Firewall {
     #[default]
     Unknown,
-    /// None, or one that lets everybody in.
+    /// No router, or one that admits every address.
     Open,
-    /// The same port for everybody we talk to.
+    /// The same port for every remote address.
     Consistent,
     /// Another port for each.
     Random,
@@ -138,7 +138,7 @@ pub struct Handshake {
     pub mode: Mode,
     /// A message of the Noise handshake.
     pub noise: Bytes,
-    /// Of who is behind the sender: the client, or in a reply the server.
+    /// The address of the peer behind the sender: the client, or in a reply the server.
     pub peer_address: Option<SocketAddrV4>,
     /// Of the node through which the answer goes, if that is not the sender.
     pub relay_address: Option<SocketAddrV4>,
@@ -157,7 +157,7 @@ impl Handshake {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid handshake.
     pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
@@ -194,7 +194,7 @@ impl Holepunch {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid holepunch message.
     pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
@@ -230,7 +230,7 @@ pub struct UdxInfo {
     pub seq: u64,
 }
 
-/// Somebody through whom the whole stream may go.
+/// A relay through which the whole stream may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayThrough {
     pub version: u64,
@@ -298,8 +298,8 @@ impl NoisePayload {
     }
 
     /// # Errors
-    /// When it is none; [`Malformed::Version`] when it is one of another version, of which nothing
-    /// else is known.
+    /// Fails if the bytes are not a valid handshake payload; [`Malformed::Version`] if they are one
+    /// of another version, whose layout is unknown.
     pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let version = take_uint(from)?;
@@ -428,7 +428,7 @@ impl Round {
     }
 
     /// # Errors
-    /// When it is none.
+    /// Fails if the bytes are not a valid holepunch round.
     pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let flags = take_uint(from)?;

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::face::Reach;
 
-/// What so many nodes said last counts.
+/// How many nodes' latest reports of our address are kept.
 pub const MAX_SAMPLES: usize = 16;
-/// Fewer say nothing about a router.
+/// Fewer reports do not determine the kind of router.
 const FEWEST_SAMPLES: usize = 3;
 /// Nodes that are asked to send to our server socket.
 pub const PROBED: usize = 5;
-/// So many of them have to come through; where there are fewer nodes, one.
+/// How many of them must get a packet through; with fewer nodes, one.
 const CAME_THROUGH: usize = 3;
 /// Time from one attempt to the next: first, and in the end.
 const FIRST_PROBE_AGAIN: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ impl Samples {
         counted.max_by_key(|(_, hits)| *hits)
     }
 
-    /// So many may say something else: who moved lately, who lies.
+    /// How many reports may differ: from nodes that moved recently, or that lie.
     fn tolerated(&self) -> usize {
         match self.0.len() {
             0..4 => 0,
@@ -77,11 +77,11 @@ struct Attempt {
     asked: usize,
     waiting: usize,
     came: usize,
-    /// So many say that we are somewhere else.
+    /// How many nodes report another address.
     elsewhere: usize,
 }
 
-/// Whether everybody can reach our server socket.
+/// Determines whether every address can reach our server socket.
 pub struct Probe {
     attempt: Option<Attempt>,
     /// The next attempt, and the pause after it.
@@ -94,7 +94,7 @@ impl Probe {
         Self { attempt: None, next: now, pause: FIRST_PROBE_AGAIN }
     }
 
-    /// Not for a while: routers remember whom the socket has sent to.
+    /// Starts after a pause: routers remember the addresses that the socket has sent to.
     pub fn later(now: Instant) -> Self {
         Self { attempt: None, next: now + PROBE_EVERY, pause: PROBE_EVERY }
     }
@@ -111,8 +111,8 @@ impl Probe {
         self.pause = (self.pause * 2).min(PROBE_EVERY);
     }
 
-    /// One of them has come through and sent to `seen_as`, or has not; the address at which
-    /// everybody can reach us, if that is clear now.
+    /// One of them has come through and sent to `seen_as`, or has not; returns the address at which
+    /// every peer can reach us, once it is known.
     pub fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
         let attempt = self.attempt.as_mut()?;
         attempt.waiting = attempt.waiting.saturating_sub(1);

@@ -1,4 +1,5 @@
-//! What a node that stays keeps for others: who is in a topic, and where the holder of a key is.
+//! Records that a persistent node stores for others: the peers of a topic, and the address of the
+//! holder of a key.
 //!
 //! Signatures are checked before anything comes here.
 
@@ -17,15 +18,15 @@ pub const MAX_ANNOUNCEMENTS: usize = 65_536;
 pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
 /// Peers whose whereabouts are kept; the oldest goes first.
 pub const MAX_FORWARDS: usize = 65_536;
-/// Relays kept of one peer: so many have a place in an answer with [`MAX_PEERS`].
+/// Relays kept per peer: as many as fit into an answer with [`MAX_PEERS`] peers.
 pub const MAX_RELAYS: usize = 3;
-/// Who does not repeat an announcement within this time has gone.
+/// Announcements expire after this unless refreshed.
 pub const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 
 /// Where messages for a peer go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The peer's own address, as his announcement came from it.
+    /// The peer's own address, from which the announcement came.
     pub to: SocketAddrV4,
     pub peer: Peer,
 }
@@ -47,10 +48,10 @@ impl Default for Records {
 }
 
 impl Records {
-    /// A peer at `from` announced himself: under his own key's target, or in a topic.
+    /// A peer at `from` announced itself: under the target of its key, or in a topic.
     pub fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
         peer.relays.truncate(MAX_RELAYS);
-        // What it held beyond that is somebody else's to choose.
+        // The sender chose the spare capacity: release it.
         peer.relays.shrink_to_fit();
         if target_of(&peer.key) == target {
             self.forwards.put(target, (), Forward { to: from, peer }, now);
@@ -131,7 +132,7 @@ mod tests {
         records.add(target, FROM, peer(1), now);
         assert_eq!(records.forward(&target, now), Some(&forward));
         assert_eq!(records.peers(&target, now), [peer(1)], "a topic of one");
-        // Somebody else's announcement there is one of a topic.
+        // An announcement there by another peer belongs to a topic.
         records.add(target, FROM, peer(2), now);
         assert_eq!(records.forward(&target, now), Some(&forward));
         records.remove(&target, &peer(2).key);

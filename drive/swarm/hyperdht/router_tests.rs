@@ -1,5 +1,5 @@
-//! What is passed on for whom, and what is told of it: every way of the original, and everything
-//! that strangers may not have us send.
+//! What a node forwards and reports: every path of the original, and every message that strangers
+//! must not make us send.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn relay(at: SocketAddrV4) -> (Node, Id) {
     (node, target)
 }
 
-/// What a node sends to whom when it is handed a value.
+/// The messages that a node sends, with their addresses, after it receives a value.
 fn passed(
     node: &mut Node,
     command: Command,
@@ -76,7 +76,7 @@ async fn handshakes_are_passed_on_in_every_way_of_the_original() {
         pass(PEER, handshake(Mode::FromClient, None, Some(OTHER))),
         request(OTHER, handshake(Mode::FromRelay, Some(PEER), None))
     );
-    // That tells the server whom to answer through.
+    // This tells the server which node to answer through.
     assert_eq!(
         pass(OTHER, handshake(Mode::FromRelay, Some(PEER), None)),
         request(THIRD, handshake(Mode::FromSecondRelay, Some(PEER), Some(OTHER)))
@@ -144,13 +144,13 @@ async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
     }
 }
 
-/// A node in somebody's network must not be what strangers reach his neighbours through.
+/// A node must not let strangers reach other machines on its local network.
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_nothing_sent_to_our_neighbours() {
     let (mut node, target) = relay(THIRD);
     let own_machine = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
     for near in [NEAR, own_machine, SocketAddrV4::new(*OTHER.ip(), 0)] {
-        // A way that he may not name is as good as none.
+        // A path that the sender may not name is ignored.
         let hello = handshake(Mode::FromClient, None, Some(near));
         let (to, _) = passed(&mut node, Command::Handshake, target, PEER, hello).unwrap();
         assert_eq!(to, THIRD);

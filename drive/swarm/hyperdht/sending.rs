@@ -1,4 +1,5 @@
-//! What leaves a node, and which of it waits for an answer: so much a second, so much at once.
+//! Packets that leave a node, and requests that wait for an answer, with limits per second and at a
+//! time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -15,7 +16,7 @@ use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
 pub const MAX_REQUESTS_PER_SECOND: u32 = 200;
 /// Requests that wait to be sent; one more is refused.
 pub const MAX_WAITING: usize = 256;
-/// Packets that nobody has taken yet; more are lost, as they may be on any network.
+/// Pending outgoing packets; further ones are dropped, as on any network.
 pub const MAX_OUT: usize = 4096;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ pub const ONCE: Patience =
 pub const THRICE: Patience = Patience { times: 2, ..ONCE };
 /// As often as the original.
 pub const PATIENT: Patience = Patience { times: 3, ..ONCE };
-/// The same, and the walk goes on when the first second is over.
+/// The same, and the walk continues after the first second.
 pub const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
 
 /// What a request is for.
@@ -36,7 +37,7 @@ pub enum Purpose {
     Step {
         query: QueryId,
         asked: Option<Id>,
-        /// Who named the node.
+        /// The node that named this one.
         referrer: Option<SocketAddrV4>,
     },
     /// An announcement at the end of a walk. A token that has grown old on the way is replaced once.
@@ -70,7 +71,7 @@ pub struct Ready {
     pub patience: Patience,
 }
 
-/// Who has to answer, and on which socket.
+/// The address that must answer, and the socket.
 type Place = (SocketId, SocketAddrV4);
 
 /// See the module's description.
@@ -136,7 +137,7 @@ impl Sending {
         self.put(socket, response.to, response.encode());
     }
 
-    /// Sends a request whose answer, if there is any, goes to somebody else.
+    /// Sends a request whose answer, if there is one, goes to another node.
     pub fn pass_on(&mut self, socket: SocketId, request: &Request) {
         self.put(socket, request.to, request.encode());
     }
@@ -168,7 +169,7 @@ impl Sending {
         unsent + self.requests.count(is_for)
     }
 
-    /// Sends again what is due for that, and tells the first of what somebody has to know.
+    /// Repeats the requests that are due, and returns the first event that a caller must handle.
     pub fn take_due(&mut self, now: Instant) -> Option<Overdue> {
         loop {
             match self.requests.take_due(now)? {

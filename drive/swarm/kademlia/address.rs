@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-/// How near an address is; nobody farther away can know it.
+/// The scope of an address; machines outside the scope cannot know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     /// This machine.
@@ -23,8 +23,8 @@ fn reach(address: Ipv4Addr) -> Option<Reach> {
     }
 }
 
-/// Whether `named` can be known to who is at `from`: a node somewhere in the world must not make us
-/// dial our own machine or our neighbours.
+/// Whether a node at `from` can know `named`: a remote node must not make us dial our own machine
+/// or our local network.
 pub fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
     match (reach(from), reach(named)) {
         (Some(from), Some(named)) => from <= named,

@@ -15,7 +15,7 @@ pub struct Chosen {
 
 impl Chosen {
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system returns no random bytes.
     pub fn at_random() -> io::Result<Self> {
         Ok(Self {
             id: random_bytes()?,

@@ -1,5 +1,5 @@
-//! What both hash tables of the network have in common (Kademlia): names of nodes and how near they
-//! are to each other, who is remembered, how a target is walked to, and what is waited for.
+//! What both hash tables have in common (Kademlia): node ids and their distances, the routing
+//! table, walks to a target, and pending requests.
 //!
 //! Pure bookkeeping in given time. Not here: packets and what is asked with them (`dht`,
 //! `hyperdht`), sockets and clocks (`swarm/discovery`).

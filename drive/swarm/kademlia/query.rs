@@ -1,8 +1,8 @@
 //! One walk through a hash table: from the nodes known to ever nearer ones, until the nearest have
 //! answered; those may then be told something.
 //!
-//! Every node on the way may lie about the next ones: what is kept and who is asked is bounded, and
-//! so is the time.
+//! Every node on the way may lie about the next ones: the nodes kept, the nodes asked and the time
+//! are bounded.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -19,7 +19,7 @@ pub const MAX_CONTACTS: usize = 128;
 pub const MAX_ASKED: usize = 256;
 /// A query ends by then, whatever it has found.
 pub const QUERY_WITHIN: Duration = Duration::from_secs(30);
-/// So many answers for each that is late are enough to end with.
+/// A query ends when it has this many answers for each late one.
 const ANSWERS_PER_LATE: usize = 3;
 
 pub type QueryId = u64;
@@ -36,7 +36,7 @@ enum State<Reply> {
 
 struct Candidate<Reply> {
     contact: Contact,
-    /// Who named it.
+    /// The node that named it.
     referrer: Option<SocketAddrV4>,
     state: State<Reply>,
 }
@@ -53,11 +53,11 @@ pub struct Step {
     pub to: SocketAddrV4,
     /// Its id, if it is known.
     pub asked: Option<Id>,
-    /// Who named it.
+    /// The node that named it.
     pub referrer: Option<SocketAddrV4>,
 }
 
-/// Those who are told something at the end.
+/// The nodes that are sent something at the end.
 #[derive(Clone, Copy)]
 struct Telling {
     waiting: usize,
@@ -103,7 +103,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         self.bootstrap = bootstrap;
     }
 
-    /// Somebody named a node. The farthest gives way if there are too many.
+    /// Adds a node that another node named. If there are too many, the farthest is dropped.
     pub fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
         let at = distance(&contact.id, &self.target);
         let candidate = Candidate { contact, referrer, state: State::New };
@@ -123,7 +123,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         self.nearest().find(|one| matches!(one.state, State::New))
     }
 
-    /// Whom to ask next, if somebody may be asked now.
+    /// The next node to query, if one may be queried now.
     pub fn next_step(&mut self) -> Option<Step> {
         let waiting = self.in_flight.saturating_sub(self.late);
         if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
@@ -187,8 +187,8 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         self.answered
     }
 
-    /// Whether everybody worth asking has been, and those who were told something have answered. Who
-    /// is late is waited for only while few others have answered.
+    /// Whether all relevant nodes were queried, and the nodes that were sent something have
+    /// answered. Late nodes are waited for only while few others have answered.
     pub fn is_done(&self) -> bool {
         if let Some(telling) = self.telling {
             return telling.waiting == 0;
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(query.candidates.len(), MAX_CONTACTS);
     }
 
-    /// A node that names ever nearer nodes keeps a query going; not for ever.
+    /// A node that keeps naming nearer nodes prolongs a query only up to its limits.
     #[tokio::test(start_paused = true)]
     async fn so_many_are_asked() {
         let mut query = query();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     proptest! {
-        /// Answers that nobody asked for, late ones, and nodes that have no place any more.
+        /// Unrequested answers, late ones, and nodes that no longer fit.
         #[test]
         fn whatever_happens_in_whatever_order_is_counted_right(
             happened in prop::collection::vec((0..5_u8, 0..300_u16), 0..2000),

@@ -12,13 +12,14 @@ pub const MAX_REQUESTS: usize = 512;
 /// How long an answer is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// After so long it is said once that there is no answer yet, where anybody wants to know.
+    /// Time without an answer after which the request is reported as late, once; `None` never
+    /// reports it.
     pub late_after: Option<Duration>,
-    /// The request is sent again after so long without an answer,
+    /// Time without an answer after which the request is sent again.
     pub again_after: Duration,
-    /// so many times,
+    /// How many times it is sent again.
     pub times: u32,
-    /// and given up so long after it was sent last.
+    /// Time after the last sending at which it fails.
     pub given_up_after: Duration,
 }
 
@@ -47,7 +48,7 @@ struct Request<To, Purpose> {
     packet: Bytes,
     purpose: Purpose,
     patience: Patience,
-    /// When it is late; `None` once that was said.
+    /// The time at which the request counts as late; `None` once that was reported.
     late: Option<Instant>,
     sent: Instant,
     again: u32,
@@ -62,7 +63,8 @@ impl<To, Purpose> Request<To, Purpose> {
     }
 }
 
-/// See the module's description. `To` is who is asked, and all that must be equal in an answer.
+/// See the module's description. `To` is the queried node, and everything that an answer must
+/// match.
 pub struct Requests<To, Purpose> {
     all: BTreeMap<u16, Request<To, Purpose>>,
     next: u16,

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::id::{Id, common_bits, distance};
 
-/// Nodes kept of one distance: those that share exactly so many bits with us.
+/// Nodes kept per distance, which is the number of leading bits shared with our id.
 pub const BUCKET: usize = 20;
-/// Distances told apart; what is nearer shares the last bucket. There is nobody that near unless
-/// somebody made it so.
+/// Distances told apart; what is nearer shares the last bucket. Only a deliberately chosen id is
+/// that near.
 pub const BUCKETS: usize = 64;
 
 /// A node as one names it to others.
@@ -35,8 +35,8 @@ impl RoutingTable {
         Self { own, buckets: (0..BUCKETS).map(|_| Vec::new()).collect() }
     }
 
-    /// A node was heard. One that is new gets a place only if there is one: who stays long is
-    /// likelier to stay. A known id keeps its address until it fails to answer.
+    /// A node was heard. One that is new gets a place only if there is one: a node that has stayed
+    /// long is likelier to stay. A known id keeps its address until it fails to answer.
     pub fn heard(&mut self, contact: Contact, now: Instant) {
         if contact.id == self.own {
             return;
@@ -81,7 +81,7 @@ impl RoutingTable {
         let mut all: Vec<Contact> = self.all().map(|known| known.contact).collect();
         let far = |contact: &Contact| distance(&contact.id, target);
         if all.len() > BUCKET {
-            // Whoever asks has us do this: not all of them are put in order.
+            // Any request causes this work, so not all nodes are sorted.
             all.select_nth_unstable_by_key(BUCKET, far);
             all.truncate(BUCKET);
         }

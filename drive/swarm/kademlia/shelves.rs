@@ -1,4 +1,4 @@
-//! What a node keeps for others, by topic: so much in all, so much of one topic, and nothing for long.
+//! Records that a node stores for others, by topic, with limits in total, per topic and in time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub struct Limits {
     pub in_all: usize,
     pub of_one: usize,
-    /// What is not put again within this time is gone.
+    /// Records expire after this unless they are put again.
     pub age: Duration,
 }
 

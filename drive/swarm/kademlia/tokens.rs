@@ -1,4 +1,5 @@
-//! What shows that a request comes from where it says: who sends it has received an answer there.
+//! Tokens that show that a request's source address is real: its sender has received an answer
+//! there.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

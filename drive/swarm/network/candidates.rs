@@ -2,8 +2,8 @@
 //!
 //! Priorities and pauses are those of the original: peers of the local network first, then others,
 //! then those behind our own public address; after a failure a pause of 1, 5 and 15 seconds, then
-//! the address is forgotten until somebody names it again. The bounds are ours: whoever names peers
-//! can name wrong ones, and any number of them.
+//! the address is forgotten until it is found again. The bounds are ours: discovery can return
+//! wrong addresses, and any number of them.
 //!
 //! Pure: time and chance are passed in. Not here: dialling, and how addresses are found.
 
@@ -55,7 +55,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// Who named a peer.
+/// The source of a peer's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// It did itself, on the local network.
@@ -77,7 +77,7 @@ pub enum Priority {
     Local,
 }
 
-/// A peer that somebody named for a topic.
+/// A peer that discovery found for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub topic: DiscoveryKey,
@@ -106,7 +106,7 @@ pub(super) enum State {
     /// Being dialled.
     Dialling,
     Connected,
-    /// Failed too often; forgotten at that time unless somebody names it again.
+    /// Failed too often; forgotten at that time unless it is found again.
     Spent(Instant),
     /// Left alone while another connection to that static key lasts.
     Duplicate([u8; 32]),
@@ -135,7 +135,7 @@ impl Candidates {
         Self { all: HashMap::new(), chance: fastrand::Rng::with_seed(seed) }
     }
 
-    /// Somebody named a peer; false if there is no room for it.
+    /// Adds a peer that was found; false if there is no room for it.
     pub fn found(&mut self, found: &Found, now: Instant) -> bool {
         if let Some(known) = self.all.get_mut(&found.target) {
             known.priority = known.priority.max(found.priority);
@@ -209,7 +209,7 @@ impl Candidates {
         self.all.iter().filter(dialling).count()
     }
 
-    /// Who named a peer first, and the topics it was named for.
+    /// The first source of a peer, and the topics it was found for.
     pub fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
         self.all.get(target).map(|one| (one.source, one.topics.clone()))
     }
@@ -259,7 +259,7 @@ impl Candidates {
         }
     }
 
-    /// Nobody is dialled for this topic any more. Connections stay.
+    /// Stops dialling peers for this topic. Connections stay.
     pub fn left(&mut self, topic: &DiscoveryKey) {
         self.all.retain(|_, one| {
             one.topics.retain(|other| other != topic);

@@ -32,12 +32,12 @@ pub struct Dialling {
     pub(super) _needed: watch::Sender<()>,
 }
 
-/// Whoever wanted the connection has gone.
+/// Returns when no caller needs the connection any more.
 async fn unneeded(needed: &mut watch::Receiver<()>) {
     while needed.changed().await.is_ok() {}
 }
 
-/// Runs until the swarm is closed or dropped, or nobody needs the connection.
+/// Runs until the swarm is closed or dropped, or no caller needs the connection.
 pub(super) async fn keep_dialling(
     swarm: Weak<Inner>,
     address: String,

@@ -30,7 +30,7 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 /// Connections to peers that were found, those being dialled included: places stay for peers that
 /// dial us.
 pub const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
-/// Finds that wait for the task below; whoever finds more waits, too.
+/// Found peers that wait for the task below; when full, discovery waits.
 const PENDING: usize = 256;
 
 /// What the swarm knows of topics and of peers that were found.
@@ -194,7 +194,7 @@ impl Inner {
         candidates.next(Instant::now())
     }
 
-    /// Remembers whom discovery has named, of topics that are looked for.
+    /// Adds the peers that discovery found, for topics with a lookup.
     fn take_found(&self, all: impl Iterator<Item = Found>) {
         let topics = self.finding.topics.borrow();
         let wanted = |topic: &DiscoveryKey| topics.get(topic).is_some_and(|one| one.lookup);

@@ -152,13 +152,13 @@ async fn so_many_topics() {
     swarm.join(topic(MAX_TOPICS), Interest::LOOKUP).unwrap();
 }
 
-/// Twenty thousand addresses that somebody names cost so many attempts at a time.
+/// 20,000 addresses from one source are dialled with a bounded number of attempts at a time.
 #[tokio::test]
 async fn a_flood_of_addresses_is_no_storm_of_connections() {
     let pair = Pair::new().await;
     let swarm = &pair.swarms[0].0;
     for n in 0..20_000_u32 {
-        // 127.0.0.0/8 is all this machine; nobody listens at that port.
+        // 127.0.0.0/8 is all this machine; nothing listens at that port.
         let address = SocketAddr::from((Ipv4Addr::from(0x7f01_0000 + n), 9));
         let source = Source::Node(Ipv4Addr::from(0xc000_0200 + n % 16).into());
         let found = Found {

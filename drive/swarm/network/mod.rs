@@ -152,7 +152,7 @@ impl Swarm {
     /// what is found is dialled.
     ///
     /// # Errors
-    /// When [`MAX_TOPICS`] are joined.
+    /// Fails if [`MAX_TOPICS`] topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }
@@ -162,7 +162,7 @@ impl Swarm {
         self.inner.finding.topics.borrow().contains_key(topic)
     }
 
-    /// Takes a topic's announcement back and dials nobody for it any more; connections stay.
+    /// Withdraws a topic's announcement and stops dialling peers for it; connections stay.
     pub fn leave(&self, topic: &DiscoveryKey) {
         self.inner.finding.leave(topic);
     }
@@ -314,7 +314,7 @@ mod tests {
     use super::testing::idle;
     use super::*;
 
-    /// Who moved dials anew, and its old connection is not known to be dead for a while.
+    /// A peer that moved dials again while its old connection is not yet known to be dead.
     #[tokio::test]
     async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
         let swarm = idle().inner;

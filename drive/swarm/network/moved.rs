@@ -1,5 +1,5 @@
-//! Connections of a machine that is somewhere else now: their packets lead nowhere, and nobody says so.
-//! Left alone they would cost a reader the twenty seconds after which a silent peer is given up.
+//! Connections of a machine that changed networks: their packets are lost without an error. Without
+//! this module a reader would wait the 20 s after which a silent peer is given up.
 //!
 //! Not here: dialling again, which `dial` and `finding` do after every end.
 

@@ -30,7 +30,7 @@ impl Ended {
     }
 }
 
-/// Why a connection was given up although nobody did anything wrong.
+/// Why a connection was closed without an error of either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenUp {
     Duplicate,

@@ -17,7 +17,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// A reader's: it looks, and tells nobody.
+    /// For readers: looks up peers and announces nothing.
     pub const LOOKUP: Self = Self { announce: false, lookup: true };
     /// A server's.
     pub const BOTH: Self = Self { announce: true, lookup: true };

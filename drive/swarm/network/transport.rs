@@ -30,7 +30,7 @@ impl fmt::Display for Transport {
 pub enum Way {
     /// It dialled us.
     Incoming,
-    /// Somebody here named it.
+    /// A local caller named it.
     Given,
     Lan,
     Dht,

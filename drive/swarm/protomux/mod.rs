@@ -228,7 +228,7 @@ impl Mux {
     /// Takes one message of the encrypted connection.
     ///
     /// # Errors
-    /// When the connection cannot go on.
+    /// Fails if the message is malformed or exceeds a limit; the caller must close the connection.
     pub fn receive(&mut self, mut frame: Bytes) -> Result<(), MuxError> {
         if frame.len() > MAX_FRAME {
             return Err(MuxError::TooLong(frame.len()));

@@ -1,4 +1,4 @@
-//! Noise IK: who connects knows the key of whom it connects to, and shows its own.
+//! Noise IK: the initiator knows the responder's key, and proves its own.
 
 use bytes::Bytes;
 use snow::params::{BaseChoice, CipherChoice, DHChoice, HashChoice, NoiseParams};
@@ -40,7 +40,8 @@ pub struct Secrets {
 }
 
 impl Handshake {
-    /// Of who connects, to the owner of `remote`. Both sides name the same `prologue`.
+    /// The connecting side; `remote` is the responder's key. Both sides must use the same
+    /// `prologue`.
     pub fn initiator(
         keys: &KeyPair,
         prologue: &Hash,
@@ -49,7 +50,7 @@ impl Handshake {
         Self::with_ephemeral(keys, prologue, Some(remote), None)
     }
 
-    /// Of who is connected to.
+    /// The side that accepts the connection.
     pub fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
         Self::with_ephemeral(keys, prologue, None, None)
     }

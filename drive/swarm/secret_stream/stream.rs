@@ -1,6 +1,6 @@
 //! Messages sealed one after the other (libsodium's secretstream), each behind its length.
 //!
-//! Either side begins with a header that only who took part in the handshake can write. A message
+//! Each side begins with a header that only the two parties of the handshake can produce. A message
 //! is one frame; an empty one keeps the connection alive.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -16,7 +16,7 @@ const OVERHEAD: usize = FRAME + SEAL;
 const FRAME: usize = 3;
 /// A tag byte and a checksum.
 const SEAL: usize = 17;
-/// Who is meant, and the cipher's own header.
+/// The stream id, and the cipher's own header.
 const HEADER: usize = 32 + Header::BYTES;
 /// Longest message that a frame can hold.
 const LONGEST: usize = 0xff_ffff - SEAL;
@@ -91,7 +91,7 @@ impl Unsealer {
     /// The next message of the remote; empty ones are passed over.
     ///
     /// # Errors
-    /// When the stream is broken for good.
+    /// Fails if the stream is broken permanently.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };

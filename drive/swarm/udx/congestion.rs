@@ -25,18 +25,18 @@ const KEPT_OF_START: f64 = 0.5;
 const CUBIC: f64 = 0.4;
 /// Packets per round trip with which Reno's fair share grows.
 const RENO: f64 = 3.0 * (1.0 - KEPT) / (1.0 + KEPT);
-/// Losses are chance while what arrives fills so much of the window without any queue.
+/// Losses count as random while arrivals fill this fraction of the window without a queue.
 const NO_QUEUE: f64 = 0.85;
-/// And while no more than one in so many are lost in a round trip.
+/// And while at most one packet in this many is lost per round trip.
 const CHANCE: f64 = 20.0;
-/// Or so few that it says nothing.
+/// Or while at most this many are lost, which is too few to judge.
 const FEW: f64 = 3.0;
 
-/// Round trips whose shortest differ by so much tell of a growing queue.
+/// The bounds of the difference between the shortest round trips that indicates a growing queue.
 const LEAST_GROWTH: Duration = Duration::from_millis(4);
 const MOST_GROWTH: Duration = Duration::from_millis(16);
 const SAMPLES: u32 = 8;
-/// Then so many more are started at a quarter of the speed, in case that was wrong.
+/// Then this many rounds grow at a quarter of the speed, in case that was wrong.
 const CAREFUL_ROUNDS: u32 = 3;
 
 /// What an acknowledgement told.
@@ -48,7 +48,7 @@ pub struct Arrival {
     /// The number of the next transmission.
     pub next: u64,
     pub sample: Option<Duration>,
-    /// The window, and not who writes, was the limit.
+    /// The window, and not the writer, was the limit.
     pub was_full: bool,
     pub now: Instant,
 }
@@ -288,7 +288,7 @@ impl Congestion {
     }
 
     fn shrink(&mut self, to: f64) {
-        // Who comes later finds room sooner when those before let go of some (fast convergence).
+        // Later streams find room sooner when earlier ones release some (fast convergence).
         let lower = self.window < self.top;
         self.top = if lower { self.window * (1.0 + KEPT) / 2.0 } else { self.window };
         self.window = to.clamp(LEAST_WINDOW, MOST_WINDOW);
@@ -316,7 +316,8 @@ mod tests {
 
     const TRIP: Duration = Duration::from_millis(50);
 
-    /// A sender whose window is always full, on a way of so many packets a round trip.
+    /// A sender whose window is always full, on a path with a given number of packets per round
+    /// trip.
     struct Way {
         congestion: Congestion,
         trip: RoundTrip,

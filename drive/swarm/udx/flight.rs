@@ -251,7 +251,7 @@ impl Flight {
                 let Some(index) = self.index(sequence) else { continue };
                 let Some(sent) = self.sent.get_mut(index) else { continue };
                 let (state, last) = (sent.state, sent.last);
-                // Nobody takes back that it has a packet: the bytes are not needed any more.
+                // An acknowledgement is never revoked: the bytes are not needed any more.
                 (sent.state, sent.payload) = (State::Arrived, Bytes::new());
                 self.arrived(state, last, newest_before, trip, now, &mut delivery);
             }

@@ -3,7 +3,8 @@
 //!
 //! Everything that the remote controls has a bound: what is kept of it ([`WINDOW`], [`RESERVE`]), how
 //! far ahead it may be ([`MAX_AHEAD`]), what it does not acknowledge ([`SEND_BUFFER`],
-//! [`MAX_UNACKED`]), and how long it may be silent ([`SILENCE`]). Who does not read is sent no more.
+//! [`MAX_UNACKED`]), and how long it may be silent ([`SILENCE`]). A peer that does not read is sent
+//! no more.
 //!
 //! Not here: sockets and addresses, clocks, encryption, and the unreliable messages that the
 //! reference can send besides (they are ignored). Packets stay at 1200 bytes: a packet keeps its

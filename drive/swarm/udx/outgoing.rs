@@ -58,7 +58,7 @@ impl Outgoing {
         self.full.pop_front().or_else(|| last(&mut self.last))
     }
 
-    /// So many bytes that were taken have been acknowledged.
+    /// Releases `bytes` bytes that were taken and have been acknowledged.
     pub fn let_go(&mut self, bytes: usize) {
         self.held = self.held.saturating_sub(bytes);
     }

@@ -1,13 +1,13 @@
 //! Spreads what may be sent over the round trip, so that a window does not arrive as one burst.
 //!
-//! Whoever calls us wakes up late, by a millisecond or two. What was not sent meanwhile may be sent
-//! then, up to a burst, so that a coarse clock never is the limit.
+//! The caller wakes up 1 to 2 ms late. What was not sent meanwhile may be sent then, up to a burst,
+//! so that a coarse clock never is the limit.
 
 use std::time::{Duration, Instant};
 
 /// Packets that may always go together.
 const LEAST_BURST: f64 = 10.0;
-/// Or so many seconds' worth of them.
+/// Or the packets of this many seconds.
 const BURST_TIME: f64 = 0.003;
 
 /// See the module's description.
@@ -35,7 +35,7 @@ impl Pacer {
         self.allowed -= 1.0;
     }
 
-    /// When [`Self::allows`] will say yes.
+    /// The time from which [`Self::allows`] returns true.
     pub fn next(&self, rate: f64) -> Instant {
         let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
         // A little later than computed, so that it is never a moment too early for ever.
@@ -47,7 +47,7 @@ impl Pacer {
 mod tests {
     use super::*;
 
-    /// Packets sent in two seconds by someone who looks every `wakes_every`.
+    /// Packets sent in two seconds by a caller that wakes every `wakes_every`.
     fn sent_in_two_seconds(rate: f64, wakes_every: Duration) -> u32 {
         let start = Instant::now();
         let (mut pacer, mut now, mut sent) = (Pacer::new(start), start, 0);

@@ -21,7 +21,7 @@ pub const PACKET_OVERHEAD: usize = 128;
 /// A window below this would be rounded down to no packet at all, and an older reference only asks
 /// again when it is told of none.
 const LEAST_WINDOW: usize = 4096;
-/// A reader who has made so much room tells the sender.
+/// The freed room, in bytes, after which the reader informs the sender.
 const WORTH_TELLING: usize = WINDOW / 8;
 const CHUNK: usize = 64 * 1024;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// An answer is waited for at least so long before all that is under way counts as lost.
+/// The shortest retransmission timeout, after which all packets in flight count as lost.
 const LEAST_TIMEOUT: Duration = Duration::from_millis(200);
-/// And so long before anything is known of the way there.
+/// The timeout before the first measurement of the round trip.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-/// The clock of whoever calls us may be as coarse as this.
+/// The caller's clock may be as coarse as this.
 const GRAIN: Duration = Duration::from_millis(10);
 
 /// See the module's description.
@@ -37,13 +37,13 @@ impl RoundTrip {
         self.least.unwrap_or_default()
     }
 
-    /// Without an answer for so long everything is sent again.
+    /// The time without an answer after which everything is sent again.
     pub fn timeout(&self) -> Duration {
         let after = |smoothed| smoothed + (self.variation * 4).max(GRAIN);
         self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| after(smoothed).max(LEAST_TIMEOUT))
     }
 
-    /// Without an answer for so long one packet is sent that asks for one (RFC 8985 §7.2).
+    /// The time without an answer after which one probe packet is sent (RFC 8985 §7.2).
     pub fn probe_timeout(&self) -> Duration {
         self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| (smoothed * 2).max(GRAIN))
     }

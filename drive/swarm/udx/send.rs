@@ -17,8 +17,8 @@ const MOST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Attempts with one packet, before everything counts as lost. On a short way many of them take less
 /// time than the shortest timeout.
 const PROBES: u32 = 3;
-/// An end that is not acknowledged after so many attempts, when the remote has ended too, has
-/// arrived: the reference forgets the stream then, and answers nothing.
+/// An end that is not acknowledged after this many attempts, when the remote has ended too, counts
+/// as arrived: the reference forgets the stream then, and answers nothing.
 const END_ATTEMPTS: u32 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

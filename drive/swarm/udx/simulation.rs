@@ -13,7 +13,7 @@ use super::stream::Stream;
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub delay: Duration,
-    /// Up to so much is added to the delay of each packet, which reorders them.
+    /// The largest random addition to the delay of a packet, which reorders packets.
     pub jitter: Duration,
     pub loss: f64,
     pub duplicates: f64,
@@ -35,7 +35,7 @@ impl Link {
     }
 }
 
-/// A stream, who writes to it and who reads from it.
+/// A stream with its writer and its reader.
 pub struct Side {
     pub stream: Stream,
     /// Bytes that are to be written, in the end; and how many were.
@@ -102,7 +102,7 @@ impl Side {
 /// A prime, so that what went wrong by a round number is noticed.
 const TEXT: usize = 65_521;
 
-/// What stands at a place of what everybody writes.
+/// The bytes at an offset of the text that every side writes.
 fn text_at(offset: u64, length: usize) -> &'static [u8] {
     static TWICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut random = fastrand::Rng::with_seed(0);
@@ -230,7 +230,7 @@ impl Network {
         true
     }
 
-    /// Until it is so, or so much time has passed; false then.
+    /// Runs until the condition holds, or returns false after the limit.
     pub fn run(&mut self, limit: Duration, until: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + limit;
         while !until(self) {
@@ -241,7 +241,7 @@ impl Network {
         true
     }
 
-    /// How long it takes from now to bring so many bytes from the first side to the second.
+    /// The time to transfer `bytes` bytes from the first side to the second.
     pub fn transfer(&mut self, bytes: u64, limit: Duration) -> Duration {
         let began = self.now;
         self.sides[0].to_write += bytes;

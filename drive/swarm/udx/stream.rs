@@ -9,17 +9,17 @@ use super::header::{DATA, DESTROY, END, HEARTBEAT, Header, Packet};
 use super::receive::Receiver;
 use super::send::Sender;
 
-/// A sign of life is asked for when nothing was heard, or said, for so long. Routers forget after
-/// half a minute.
+/// A heartbeat is requested after this time without a received, or a sent, packet. Routers forget
+/// after 30 s.
 pub const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
 /// And again as often.
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
 /// A remote without room is asked as often whether there is some: its word of it may be lost.
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
-/// Who was not heard of for so long is gone, and who acknowledged nothing although something waits
-/// for it.
+/// A remote is gone after this time without a packet, or without an acknowledgement while data
+/// waits for one.
 pub const SILENCE: Duration = Duration::from_secs(30);
-/// What has ended still answers for so long, since the last answer may be lost.
+/// How long an ended stream still answers, since its last answer may be lost.
 pub const LINGER: Duration = Duration::from_secs(5);
 
 /// Why a stream ended early.

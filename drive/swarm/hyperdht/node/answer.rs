@@ -142,7 +142,7 @@ impl Node {
         self.sending.ask(Ready { socket, request: ping, purpose, patience: ONCE }, now)
     }
 
-    /// To whom asks whether something reaches another socket of his.
+    /// Answers a node that checks whether packets reach another of its sockets.
     fn ping_nat(&mut self, mut asked: Incoming, now: Instant) {
         let port = asked.request.value.as_deref().and_then(|value| value.first_chunk::<2>());
         let port = port.map_or(0, |port| u16::from_le_bytes(*port));
@@ -152,7 +152,7 @@ impl Node {
         }
     }
 
-    /// Somebody says that a node does not answer, which we named to him.
+    /// A node reports that a node which we named to it does not answer.
     fn down_hint(&mut self, asked: &Incoming, now: Instant) {
         let mut value = asked.request.value.clone().unwrap_or_default();
         let Ok(down) = take_ipv4(&mut value) else { return };
@@ -178,7 +178,8 @@ impl Node {
         self.reply(asked, 0, value, BOTH, now);
     }
 
-    /// Takes an announcement, or takes it back. What is not signed for here and now is not answered.
+    /// Stores or removes an announcement. A request whose signature is not for this node and token
+    /// is not answered.
     fn announced(&mut self, asked: &Incoming, meaning: Meaning, now: Instant) {
         let Request { target: Some(target), token: Some(token), value: Some(value), .. } =
             &asked.request
@@ -195,7 +196,7 @@ impl Node {
         self.reply(asked, 0, None, NOTHING, now);
     }
 
-    /// Whether we are whom that target is about.
+    /// Whether the target is the hash of our own key.
     pub(super) fn serves(&self, target: &Id) -> bool {
         self.serving.as_ref().is_some_and(|serving| serving.target() == target)
     }

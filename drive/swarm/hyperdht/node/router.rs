@@ -1,10 +1,9 @@
-//! Messages between peers that have no connection yet: those for us are told, those for others a
-//! node that stays passes on, from the client to the server and back the same way
-//! (hyperdht.md §4).
+//! Messages between peers that have no connection yet. Messages for us become events; a persistent
+//! node forwards those for others, from the client to the server and back (hyperdht.md §4).
 //!
-//! Whoever has us send something somewhere could use us against who is there. It is never more than
-//! he sends himself, never what he could not send himself if it goes to a public address, and goes to
-//! an address that is nearer to us than to him only if its holder has asked for it.
+//! A sender could use forwarding to attack the receiver. We never forward more than was received,
+//! forward to a public address only what the sender could send itself, and forward to an address that
+//! is nearer to us than to the sender only if its holder has asked for it.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,10 +21,10 @@ use crate::kademlia::{Id, may_name};
 
 /// Clients near to us, whose answers may come from far away, that are remembered.
 pub const MAX_PASSED: usize = 256;
-/// For so long.
+/// How long a forwarded client is remembered.
 const PASSED_FOR: Duration = Duration::from_secs(30);
 
-/// Who has asked through us for what only he can have.
+/// Clients whose requests we forwarded and whose answers are for them alone.
 #[derive(Default)]
 pub struct Passed(VecDeque<(SocketAddrV4, Instant)>);
 
@@ -44,7 +43,7 @@ impl Passed {
 }
 
 impl Node {
-    /// A handshake came, for us or for somebody else.
+    /// Handles a handshake for us or for another peer.
     pub(super) fn pass_handshake(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(handshake) = Handshake::decode(value) else { return };
@@ -96,7 +95,7 @@ impl Node {
         self.happened(Event::Handshake(asked));
     }
 
-    /// A round about a hole came, for us or for somebody else.
+    /// Handles a holepunch round for us or for another peer.
     pub(super) fn pass_holepunch(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(holepunch) = Holepunch::decode(value) else { return };
@@ -130,7 +129,7 @@ impl Node {
         matches!(self.role, Role::Staying { .. })
     }
 
-    /// Where whom a target is about told us that he is.
+    /// The address that the peer of this target announced to us.
     fn way_to(&mut self, target: &Id, now: Instant) -> Option<SocketAddrV4> {
         self.records.forward(target, now).map(|forward| forward.to)
     }
@@ -236,7 +235,7 @@ impl Incoming {
     }
 }
 
-/// Whether somebody could send there himself.
+/// Whether `from` could send to `to` without us.
 fn reaches(from: SocketAddrV4, to: SocketAddrV4) -> bool {
     let anywhere: Ipv4Addr = *to.ip();
     to.port() != 0 && may_name(*from.ip(), anywhere)

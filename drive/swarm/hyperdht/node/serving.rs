@@ -1,5 +1,5 @@
-//! Being found by our key: the nodes near it are told where we are, kept awake, and asked anew when
-//! they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
+//! Being found by our key: the nodes near it store our address, are kept awake, and are asked again
+//! when they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use super::Node;
 use super::walk::{Goal, RELAYS};
 use crate::kademlia::{Id, QueryId};
 
-/// Relays are told where we are this often, however well all is.
+/// How often our address is announced to the relays.
 const TELL_EVERY: Duration = Duration::from_secs(300);
-/// When one is needed sooner, and after the first time that nobody took it; then after twice as long
-/// each time.
+/// The pause when a relay is needed sooner, and after the first announcement that no node accepted;
+/// it doubles each time.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// Routers forget soon who may answer: relays hear from us this often.
+/// How often we send to relays: routers soon forget which addresses may answer.
 const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module's description.
 pub struct Serving {
     target: Id,
     relays: Vec<Relay>,
-    /// Those who have taken it in the round that is under way.
+    /// Relays that accepted the announcement in the current round.
     taking: Vec<Relay>,
-    /// How many took it in the last one.
+    /// How many accepted it in the last round.
     took: usize,
     query: Option<QueryId>,
     next_tell: Instant,
@@ -133,7 +133,8 @@ impl Node {
         self.serving.as_ref().map(|serving| serving.relays.clone()).unwrap_or_default()
     }
 
-    /// Where others can ask for us: ourselves if everybody can reach us, and the relays.
+    /// Addresses at which peers can reach us: our own, if every address can reach it, and the
+    /// relays.
     pub(super) fn relay_addresses(&self) -> Vec<SocketAddrV4> {
         let serving = self.serving.as_ref();
         let own = serving.and(self.open_address());
@@ -168,7 +169,7 @@ impl Node {
         }
     }
 
-    /// The walk to those who are told where we are has ended, and they have answered.
+    /// The walk to the relays has ended, and they have answered.
     pub(super) fn served(&mut self, now: Instant) {
         let Some(serving) = &mut self.serving else { return };
         serving.told(now);
@@ -188,7 +189,7 @@ impl Node {
         }
     }
 
-    /// Tells the relays anew, as soon as that may be: we are somewhere else.
+    /// Announces our changed address to the relays as soon as the limits allow.
     pub(super) fn hurry_serving(&mut self) {
         if let Some(serving) = &mut self.serving {
             serving.hurry();

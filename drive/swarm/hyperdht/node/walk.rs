@@ -25,7 +25,7 @@ pub const MAX_TAKERS: usize = 2 * BUCKET;
 pub const RELAYS: usize = 3;
 /// Requests of one query that wait for an answer at the same time, late ones aside.
 const AT_ONCE: usize = 10;
-/// Those who are told something have so long to take it, after the walk to them.
+/// How long nodes have to accept an announcement after the walk to them.
 const TELL_WITHIN: Duration = Duration::from_secs(10);
 /// Nodes that are told at a time that one they named is down.
 const MAX_HINTS: usize = 16;
@@ -120,7 +120,7 @@ impl Node {
         now: Instant,
     ) {
         let Some(query) = self.queries.get_mut(&number) else { return };
-        // Who refuses takes no announcement either.
+        // A node that answers with an error accepts no announcement.
         let id = response.id.filter(|id| response.error == 0 && *id == id_of(from));
         query.answer(asked, id.map(|id| Contact { id, address: from }), response.token);
         let believed =
@@ -158,8 +158,8 @@ impl Node {
         }
     }
 
-    /// A node on the way does not answer; who named it may want to know. If nobody answers at all,
-    /// it is more likely us.
+    /// A node on the way does not answer; the node that named it is informed. If no node answers at
+    /// all, our own network is the likelier cause.
     pub(super) fn step_failed(
         &mut self,
         number: QueryId,
@@ -215,7 +215,7 @@ impl Node {
         let is_told = |one: &Taker| takers.iter().any(|(told, _)| *told == one.0);
         for one in before.into_iter().filter(|one| !is_told(one)) {
             if goal == Goal::Serve {
-                // Who is no relay of ours any more must not send anybody to us.
+                // A node that is no longer our relay must not refer peers to us.
                 self.take_back_from(target, one, false, now);
             } else if let Some(all) = self.taken.get_mut(&target)
                 && all.len() < MAX_TAKERS
@@ -310,7 +310,7 @@ impl Node {
         }
     }
 
-    /// Tells everybody who took our announcement of `topic` that it holds no longer.
+    /// Withdraws our announcement of `topic` from all nodes that accepted it.
     pub fn take_back(&mut self, topic: &Id, now: Instant) {
         for taker in self.taken.remove(topic).unwrap_or_default() {
             self.take_back_from(*topic, taker, false, now);
@@ -323,7 +323,7 @@ impl Node {
         topics.iter().for_each(|topic| self.take_back(topic, now));
     }
 
-    /// Whether somebody who was told so has yet to answer.
+    /// Whether a node has not yet answered a withdrawal.
     pub fn is_taking_back(&self) -> bool {
         self.sending.count(|purpose| matches!(purpose, Purpose::TakeBack { .. })) > 0
     }

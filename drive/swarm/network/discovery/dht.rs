@@ -1,8 +1,8 @@
-//! Finding peers through the distributed hash table of the original: the socket, the clock and the
+//! Finding peers through the distributed hash table of Hyperswarm 2: the socket, the clock and the
 //! timetable of a [`Node`].
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while nobody
-//! was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
+//! peer was found. The nodes on the way learn which topics these are, and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,12 +26,12 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
-/// While nobody was found, or nobody took an announcement, it is so long at first and twice as
-/// long each time.
+/// The first pause while no peer was found or no node accepted an announcement; it doubles each
+/// time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
 const RUNNING: usize = 8;
-/// Names are resolved anew this often while there is no node at all.
+/// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -110,7 +110,7 @@ pub struct BootstrapNode {
 
 impl BootstrapNode {
     /// # Errors
-    /// When the address cannot be had.
+    /// Fails if the address cannot be bound.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;
@@ -144,7 +144,7 @@ struct Appointment {
     at: Instant,
     running: bool,
     pause: Duration,
-    /// Whether the query under way has found anybody.
+    /// Whether the running query has found a peer.
     found: bool,
 }
 
@@ -245,7 +245,7 @@ pub(super) async fn run(mut around: Surroundings, link: Arc<Link>, bootstrap: Ve
     }
 }
 
-/// A node that nobody relies on, on the port where peers reach us, if there is one yet.
+/// An ephemeral node, on the port where peers reach us, if there is one yet.
 pub(super) async fn link(around: &Surroundings) -> io::Result<Link> {
     let listening = *around.listening.borrow();
     let node = Node::new(Chosen::at_random()?, Vec::new(), true, Instant::now());
@@ -279,7 +279,7 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
     loop {
         let now = Instant::now();
         let port = around.listening.borrow().map(|address| address.port());
-        // Without anybody to ask, asking would only use up the pauses.
+        // Without a node to query, a query would only lengthen the pauses.
         if resolving.is_none() {
             timetable.start(&mut link.node(), port, now);
         }

@@ -1,7 +1,7 @@
-//! The DNS messages by which peers of the original find each other on a local network: a query and
+//! The DNS messages by which peers of Hyperswarm 2 find each other on a local network: a query and
 //! a response per topic, whose name is a part of the topic.
 //!
-//! Not here: sockets, and who is asked or answered (`lan`).
+//! Not here: sockets, and which topics are queried or answered (`lan`).
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +19,7 @@ pub const MAX_MESSAGE: usize = 9000;
 /// Questions, or records, of one message that are looked at.
 pub const MAX_ENTRIES: usize = 64;
 const DOMAIN: [&[u8]; 2] = [b"hyperswarm", b"local"];
-/// The name of the record that tells who asked its own address.
+/// The name of the record that holds the querier's own address.
 const REFERRER: &str = "referrer.hyperswarm.local";
 
 pub type Short = [u8; SHORT];
@@ -29,7 +29,7 @@ pub type Token = [u8; 32];
 /// What a message says that we understand.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// Who has one of these?
+    /// A query for peers of these topics.
     Query(Vec<Short>),
     Response(Vec<Answer>),
 }
@@ -69,10 +69,10 @@ fn topic_of(name: &Name) -> Option<Short> {
     Some(topic)
 }
 
-/// "Who has this topic?"
+/// A query for peers of this topic.
 ///
 /// # Errors
-/// Never for a name of ours; the encoder's own otherwise.
+/// Fails with the encoder's error; never for a name that we build.
 pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
     let name = name_of(topic);
     let mut packet = Packet::new_query(0);
@@ -85,7 +85,7 @@ pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
     packet.build_bytes_vec()
 }
 
-/// "I have these topics, at `port`", and to whom it is told if somebody asked.
+/// Announces these topics at `port`, and repeats the querier's address if it answers a query.
 ///
 /// # Errors
 /// As [`query`].
@@ -120,7 +120,7 @@ pub fn response(
     packet.build_bytes_vec()
 }
 
-/// What a message of somebody on the network says; `None` if nothing for us.
+/// Decodes a message from the network; `None` if it has nothing for us.
 pub fn parse(bytes: &[u8]) -> Option<Heard> {
     if bytes.len() > MAX_MESSAGE {
         return None;
@@ -149,7 +149,7 @@ pub fn parse(bytes: &[u8]) -> Option<Heard> {
     };
     let answers: Vec<Answer> = records()
         .filter_map(|record| match &record.rdata {
-            // Another target would name somebody else.
+            // Another target would name another machine.
             RData::SRV(srv) if srv.port != 0 && srv.target.to_string() == "0.0.0.0" => {
                 let topic = topic_of(&record.name)?;
                 Some(Answer { topic, port: srv.port, token: token_of(&topic) })

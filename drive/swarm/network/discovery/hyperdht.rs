@@ -1,8 +1,8 @@
 //! Finding peers through HyperDHT 6: which topics its node asks about and when, and when its
 //! sockets are made anew.
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while nobody
-//! was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
+//! peer was found. The nodes on the way learn which topics these are, and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,8 +35,8 @@ pub const PUBLIC_HYPERDHT: [&str; 3] = [
 /// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
 /// Announcements last 20 minutes.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
-/// While nobody was found who is of use, or nobody took an announcement, it is so long at first and
-/// twice as long each time.
+/// The first pause while no useful peer was found or no node accepted an announcement; it doubles
+/// each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
 /// Topics that are asked about at the same time.
 const RUNNING: usize = 4;
@@ -46,7 +46,7 @@ const QUERY_WITHIN: Duration = Duration::from_secs(60);
 const MAX_FOUND: usize = 128;
 /// The machine's addresses and the clock are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Names are resolved anew this often while there is no node at all.
+/// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// Pause before another attempt to have sockets.
 const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
@@ -148,7 +148,7 @@ struct Peer {
     via: IpAddr,
 }
 
-/// An endpoint with what goes on on it; dropping it ends that.
+/// An endpoint with its running tasks; dropping it ends them.
 struct Running {
     endpoint: Arc<Endpoint>,
     link: Arc<Link>,
@@ -268,7 +268,7 @@ impl Running {
         }
     }
 
-    /// Starts what is due. Without anybody to ask, asking would only use up the pauses.
+    /// Starts what is due. Without a node to query, a query would only lengthen the pauses.
     fn start(&mut self, now: Instant) {
         if self.resolving.is_some() {
             return;
@@ -296,8 +296,7 @@ impl Running {
         all.filter(|one| !one.running).map(|one| one.at).min()
     }
 
-    /// Hands over who was found. While nobody of them is `useful`, others may come: the topic
-    /// is asked about again soon.
+    /// Hands over the found peers. While none of them is `useful`, the topic is queried again soon.
     async fn finished(
         &mut self,
         around: &Surroundings,
@@ -356,7 +355,7 @@ async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -
 pub struct HyperDhtBootstrapNode {
     endpoint: Arc<Endpoint>,
     address: SocketAddr,
-    /// Nobody connects to it.
+    /// No peer connects to it.
     _events: mpsc::Receiver<hyperdht::ServerEvent>,
 }
 
@@ -364,7 +363,7 @@ impl HyperDhtBootstrapNode {
     /// `address` is the one that others see: a node's id is made of it.
     ///
     /// # Errors
-    /// When the address cannot be had, or is none that others could see.
+    /// Fails if the address cannot be bound, or if other machines cannot reach it.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let seen = match address {
             SocketAddr::V4(v4) => Some(v4).filter(|v4| !v4.ip().is_unspecified()),

@@ -1,8 +1,8 @@
 //! Finding peers on the local network by multicast DNS: asking again and again for the topics that
 //! are looked for, answering for those that are announced.
 //!
-//! Everybody on the network can read which topics are asked for, and answer anything. Packets that
-//! have crossed a router are ignored.
+//! Every machine on the network can read which topics are queried, and can send any answer. Packets
+//! that have crossed a router are ignored.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(said(&mut reader), []);
     }
 
-    /// 82. Who is asked learns which topic is looked for: a hash of the key, which does not open the drive.
+    /// 82. A node that is queried learns the topic: a hash of the key, which does not open the drive.
     #[test]
     fn the_key_itself_is_not_told() {
         let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();

@@ -1,7 +1,7 @@
 //! How peers are found by a topic. Each way is a task that follows the topics that are
 //! joined and hands over what it finds; that is all they have in common.
 //!
-//! Not here: who of those that were found is dialled (`candidates`).
+//! Not here: which of the found peers are dialled (`candidates`).
 
 mod dns;
 mod lan;
@@ -70,7 +70,7 @@ impl Swarm {
     /// Starts finding peers of the topics that are joined, now and later. To be called once.
     ///
     /// # Errors
-    /// When there is no socket for it.
+    /// Fails if the socket cannot be opened.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
         if options.lan {

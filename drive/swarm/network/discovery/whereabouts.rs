@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::network::interfaces::{self, Interface};
 
-/// A clock that moved so much farther than time did: the machine slept.
+/// If the clock advanced by this much more than the timer, the machine slept.
 const SLEPT: Duration = Duration::from_secs(30);
 
 /// What tells that the machine is somewhere else now, or was asleep.

@@ -6,8 +6,8 @@
 //! many bytes it takes before it says that it takes more. A message of kind 0 is a piece of the
 //! stream, one of kind 1 the number of further bytes that may be sent.
 //!
-//! The granted bytes bound what one channel holds, so that another one of the same connection goes on
-//! when nobody takes what comes in this one. Whoever sends more than was granted is left.
+//! The granted bytes bound what one channel holds, so that other channels of the connection keep
+//! working when no task reads from this one. A peer that sends more than was granted is disconnected.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const VERSION: u64 = 1;
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of the stream that we take before we grant more: memory of one connection.
 pub const WINDOW: usize = 1024 * 1024;
-/// More is granted when so much has been passed on.
+/// More is granted after this many bytes have been passed on.
 const GRANT: usize = WINDOW / 4;
 /// Longest piece of the stream that we send.
 const PIECE: usize = 64 * 1024;
@@ -81,7 +81,7 @@ struct Carrier {
     ledger: Ledger,
 }
 
-/// The channel, and who owes whom what in it.
+/// The channel, and the bytes granted in each direction.
 struct Ledger {
     mux: Mux,
     channel: ChannelId,
@@ -97,7 +97,7 @@ struct Ledger {
 /// side does. `port` is ours.
 ///
 /// # Errors
-/// When the remote does not open the channel in time; the connection is over then.
+/// Fails if the remote does not open the channel in time; the connection is then closed.
 pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried, CarryError> {
     let Connection { reader, writer, address } = connection;
     let mut mux = Mux::default();
@@ -116,7 +116,7 @@ pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried,
     let port = match opened {
         Ok(port) => port,
         Err(error) => {
-            // Its own task: who refused us need not keep the dialler waiting.
+            // A separate task: a peer that refused us must not delay the dialler.
             tokio::spawn(carrier.end());
             return Err(error);
         }
@@ -396,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Whoever answers at the address is not whom the handshake was with, or not there at all.
+    /// The address is answered by a peer other than that of the handshake, or by none.
     #[tokio::test(start_paused = true)]
     async fn a_remote_that_says_nothing_is_given_up() {
         let (ours, _silent) = super::super::tests::half().await;

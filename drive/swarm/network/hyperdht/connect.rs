@@ -34,7 +34,7 @@ use crate::secret_stream::{Handshake, HandshakeError, Secrets};
 const AT_ONCE: usize = 3;
 /// Nodes that are asked at all.
 const MAX_NODES: usize = 32;
-/// The server comes to us, or has been told that we knock: it has so long.
+/// How long the first packet of the server may take, after the handshake or once both sides punch.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
 /// The same where ports have to be guessed.
 const GUESS_WITHIN: Duration = Duration::from_secs(40);
@@ -82,7 +82,7 @@ type Way = (Arc<Socket>, SocketAddrV4);
 /// Connects to the owner of `key`. `relays` are nodes that are said to know it.
 ///
 /// # Errors
-/// When there is no way to it. It takes no longer than the limits here add up to.
+/// Fails if no path to the peer is found, at the latest after the sum of the limits above.
 pub async fn connect(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
@@ -94,7 +94,7 @@ pub async fn connect(
     line.remote_is(udx.id);
     let mut puncher = None;
     let (socket, to) = tokio::select! {
-        // Who comes to us has found a way, whatever we thought.
+        // A peer whose packets reach us has found a path, whatever we assumed.
         way = line.arrived() => way,
         way = find_way(endpoint, key, &shaken, &mut puncher) => way?,
     };
@@ -309,7 +309,7 @@ impl<'a> Talk<'a> {
         Ok(Self { endpoint, target: target_of(key), shaken, hole, sealed, puncher, round: 0 })
     }
 
-    /// Until somebody has come through.
+    /// Runs until a packet has come through.
     async fn punch(&mut self) -> Result<Way, ConnectError> {
         let (server, token) = self.find_out().await?;
         self.agree(server, token).await?;
@@ -324,7 +324,7 @@ impl<'a> Talk<'a> {
     /// it that we heard that.
     async fn find_out(&mut self) -> Result<(SocketAddrV4, Option<[u8; 32]>), ConnectError> {
         let server = self.shaken.server;
-        // Whoever is there may send to us now; that it hears of it is not needed.
+        // The peer at this address may send to us now; it need not receive this packet.
         self.puncher.socket.open_for(server);
         let (seen, first) = tokio::join!(self.puncher.sampling(), self.probe(server));
         self.puncher.sampled(seen);
@@ -416,7 +416,7 @@ impl<'a> Talk<'a> {
 
 /// What the server said.
 struct Heard {
-    /// Our socket, and who sees it there.
+    /// Our socket, and the node that sees it at this address.
     own: SocketAddrV4,
     by: SocketAddrV4,
     /// Where the server has answered from, as the node sees it.

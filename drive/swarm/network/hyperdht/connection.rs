@@ -13,8 +13,8 @@ use super::endpoint::Endpoint;
 use super::line::{Line, Lost};
 use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
 
-/// An empty message is sent when nothing else was for so long: routers forget, and a remote that is
-/// gone is found out only by what it does not acknowledge.
+/// An empty message is sent after this time without another one: routers forget idle streams, and a
+/// remote that is gone is detected only by missing acknowledgements.
 pub const ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +82,7 @@ impl Reader {
         }
     }
 
-    /// Whether the remote has shown that it is whom the handshake was with.
+    /// Whether the remote has proved that it is the peer of the handshake.
     pub fn has_begun(&self) -> bool {
         self.unsealer.has_begun()
     }
@@ -92,7 +92,7 @@ impl Writer {
     /// Puts a message behind those that wait.
     ///
     /// # Errors
-    /// When it is too long to be sent at all.
+    /// Fails if the message is longer than a frame can hold.
     pub fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
         let sealed = self.sealer.seal(message).ok_or(ConnectionError::TooLong(message.len()))?;
         self.waiting.push_back(sealed);

@@ -1,4 +1,4 @@
-//! A node of the HyperDHT on its sockets: packets and time in, answers to who waits for them.
+//! A node of the HyperDHT on its sockets: packets and time in, answers to waiting callers.
 //!
 //! A node speaks from one socket and hears on another whether strangers come through to it; each hole
 //! that is punched has a socket of its own. Whatever arrives is told apart by its first bytes: a
@@ -61,7 +61,7 @@ pub struct Endpoint {
     retired: AtomicBool,
 }
 
-/// Who waits for what of the node.
+/// Callers that wait for events of the node.
 #[derive(Default)]
 struct Waiting {
     answers: HashMap<RequestId, oneshot::Sender<Option<Answer>>>,
@@ -130,10 +130,10 @@ pub struct Closing {
 }
 
 impl Endpoint {
-    /// A node with nobody to ask yet, and what peers will want of its server.
+    /// A node that knows no other nodes yet, and the events for its server.
     ///
     /// # Errors
-    /// When there is no socket for it.
+    /// Fails if a socket cannot be opened.
     pub async fn new(
         keys: KeyPair,
         settings: Settings,
@@ -197,7 +197,7 @@ impl Endpoint {
         result
     }
 
-    /// Sends what the node wants to send, and tells who waits.
+    /// Sends the node's outgoing packets, and wakes waiting callers.
     fn flush(&self) {
         let mut events = Vec::new();
         {
@@ -230,7 +230,8 @@ impl Endpoint {
             }
             Event::Finished { query, .. } => {
                 if let Some(waits) = self.waiting().queries.remove(&query) {
-                    // Who reads is told by the end of the channel if there is no room for this.
+                    // If there is no room for the event, the reader learns of it by the end of the
+                    // channel.
                     let _ = waits.try_send(event);
                 }
             }
@@ -281,7 +282,7 @@ impl Endpoint {
         self.sockets().get(&id).map(|(socket, _)| Arc::clone(socket))
     }
 
-    /// A socket for one hole, which tells who knocks.
+    /// A socket for one hole, which reports knocks.
     pub async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
         if self.sockets().len() >= MAX_SOCKETS {
             return Err(io::Error::other("too many holes are being punched"));
@@ -304,7 +305,7 @@ impl Endpoint {
         }
     }
 
-    /// The right to try ports, if nobody else has it.
+    /// The permit to try ports, if no other caller holds it.
     pub fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).try_acquire_owned().ok()
     }
@@ -315,7 +316,8 @@ impl Endpoint {
         if lines.len() >= MAX_LINES {
             return None;
         }
-        // Nobody is to guess it: the first packet of a stream says where the others come from.
+        // It must not be guessable: the first packet of a stream determines the address of the
+        // others.
         let id = std::iter::repeat_with(|| random_bytes().map(u32::from_le_bytes))
             .take_while(Result::is_ok)
             .flatten()
@@ -354,7 +356,7 @@ impl Endpoint {
         self.with(|node, now| node.take_back_all(now));
     }
 
-    /// Gives a packet to whom it is for; the stream, if it was one's.
+    /// Delivers a packet to its receiver; returns the stream, if it belongs to one.
     fn dispatch(
         &self,
         socket: &Arc<Socket>,

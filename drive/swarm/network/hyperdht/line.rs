@@ -1,4 +1,5 @@
-//! A datagram stream on a socket: where its packets go, when they go, and who waits for it.
+//! A datagram stream on a socket: where its packets go, when they are sent, and which tasks wait
+//! for it.
 //!
 //! Not here: the stream itself (`udx/`), and what is in it (`connection.rs`).
 
@@ -17,7 +18,7 @@ use crate::udx::{SEND_BUFFER, Stream};
 
 /// Packets kept of a stream that is not known well enough yet to take them.
 pub const MAX_EARLY: usize = 8;
-/// A stream that nobody uses any more has so long to bring its last bytes to the other side.
+/// How long an unused stream has to deliver its last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes sent and not acknowledged that all streams together may keep, each at least
 /// [`SMALLEST_SHARE`].
@@ -57,7 +58,7 @@ struct State {
     unsent: Option<Bytes>,
     /// When the driver looks again.
     armed: Option<Instant>,
-    /// Nobody uses it any more: it is over by then.
+    /// No caller uses it any more: it ends by then.
     left: Option<Instant>,
 }
 
@@ -77,7 +78,7 @@ impl State {
     fn send(&mut self, now: Instant) {
         let (Some(stream), Some((socket, to))) = (&mut self.stream, &self.place) else { return };
         if self.left.is_some() {
-            // What nobody reads must not keep the other side from coming to its end.
+            // Unread data must not prevent the other side from ending the stream.
             while stream.read().is_some() {}
         }
         while let Some(packet) = self.unsent.take().or_else(|| stream.next_packet(now)) {
@@ -152,7 +153,7 @@ impl Line {
         (MAX_UNACKNOWLEDGED / all).max(SMALLEST_SHARE)
     }
 
-    /// Bytes received that are kept: those that nobody has read, and those before which some lack.
+    /// Received bytes that are kept: unread ones, and those that follow a gap.
     pub fn held(&self) -> usize {
         self.state().stream.as_ref().map_or(0, Stream::held)
     }
@@ -277,7 +278,7 @@ impl Line {
         }
     }
 
-    /// Nobody uses it any more: what was written still arrives if it does so soon.
+    /// No caller uses it any more: written data is still sent for a limited time.
     pub fn leave(&self) {
         let now = now();
         let mut state = self.state();
@@ -289,7 +290,7 @@ impl Line {
         self.attend(now);
     }
 
-    /// Sends what is due and wakes who waits.
+    /// Sends packets that are due and wakes waiting tasks.
     pub fn attend(&self, now: Instant) {
         if self.send(now) {
             self.earlier.notify_one();
@@ -354,7 +355,7 @@ impl Line {
             }
             self.send(now());
         }
-        // Whoever still waits for something gets to know that there is nothing.
+        // Tasks that still wait learn that the stream has ended.
         let mut state = self.state();
         let closing = state.closing.take();
         if let Some(stream) = &mut state.stream {

@@ -1,10 +1,10 @@
-//! Today's Hyperswarm network: connections to peers by the key of their node, through routers where that
-//! is possible, and what is carried over them.
+//! The network of Hyperswarm 4: connections to peers by the key of their node, through routers where
+//! possible, and what they carry.
 //!
 //! The hash table is in `hyperdht/`, the datagram streams are in `udx/` and what encrypts them in
 //! `secret_stream/`, all without sockets. Here are the sockets (`endpoint`), both sides of a handshake
 //! with the holes that are punched for it (`connect`, `server`), and what goes over a connection
-//! (`carry`). When topics are asked about is `discovery/hyperdht`'s affair.
+//! (`carry`). Not here: when topics are queried (`discovery/hyperdht`).
 
 mod socket;
 mod line;
@@ -47,9 +47,9 @@ const MAX_RELAYS: usize = 8;
 /// Addresses of ours that a peer is told.
 const MAX_OWN_ADDRESSES: usize = 8;
 
-/// The endpoint there is now, for who dials.
+/// The current endpoint, for dialling.
 pub struct Link {
-    /// Who we are on this network. It proves nothing to anybody: made anew by every process.
+    /// Our key pair on this network. It proves no identity: each process makes a new one.
     pub keys: KeyPair,
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     known: Mutex<LruCache<[u8; 32], Vec<SocketAddrV4>>>,
@@ -57,7 +57,7 @@ pub struct Link {
 
 impl Link {
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system returns no random bytes.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             keys: KeyPair::from_seed(&random_bytes()?),
@@ -79,7 +79,7 @@ impl Link {
         *self.lock() = endpoint;
     }
 
-    /// Somebody says that these nodes know a peer.
+    /// Records nodes that are said to know a peer.
     pub fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
         let mut known = self.known.lock();
         let all = known.get_or_insert_mut(*key, Vec::new);
@@ -112,8 +112,8 @@ impl Link {
     }
 }
 
-/// What either side says of itself in a handshake. `open` is where everybody reaches us, if everybody does;
-/// `stream` is our number of the stream.
+/// What each side says about itself in a handshake. `open` is the address at which every peer can reach us,
+/// if there is one; `stream` is our number of the stream.
 fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
     let port = endpoint.server_socket().map_or(0, |socket| socket.port());
     let near = super::interfaces::usable().into_iter();

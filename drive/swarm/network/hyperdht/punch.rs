@@ -3,7 +3,7 @@
 //!
 //! A router lets in answers to what went out. So both sides send to each other until a packet of one
 //! meets the way that a packet of the other has opened. Where one side's router uses another port for
-//! everybody, that side opens many sockets and the other one tries many ports: after half a minute
+//! each remote, that side opens many sockets and the other one tries many ports: after half a minute
 //! two of them have met, but for one case in a thousand.
 //!
 //! Not here: what the two sides tell each other before (`connect.rs`, `server.rs`).
@@ -31,7 +31,7 @@ const KNOCKS: usize = 64;
 /// Between two knocks where both routers keep their ports, and how many there are.
 const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: u32 = 10;
-/// An address that nobody has vouched for is tried so much more rarely.
+/// An unconfirmed address is tried in the first round, and then once in this many rounds.
 const UNVERIFIED_EVERY: u32 = 4;
 /// Addresses of a peer that are tried.
 const MAX_REMOTE: usize = 8;
@@ -146,7 +146,7 @@ impl Puncher {
     pub fn firewall(&self) -> Firewall {
         match self.samples.reach() {
             Reach::Random => Firewall::Random,
-            // Who is open needs no hole.
+            // An openly reachable peer needs no hole.
             Reach::Open(_) | Reach::Consistent(_) => Firewall::Consistent,
             Reach::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
             Reach::Unknown if self.seen_as.is_some() => Firewall::Random,
@@ -179,11 +179,12 @@ impl Puncher {
         Some(sockets.swap_remove(at).closing)
     }
 
-    /// Starts to knock, once. `first` is whether we begin at once: of the two, who was asked waits,
+    /// Starts to knock, once. `first` is whether we begin at once: the side that was asked waits,
     /// since it has just answered.
     ///
     /// # Errors
-    /// When it would lead to nothing.
+    /// Fails if both routers choose ports at random, if no usable address of the peer
+    /// is known, or if another caller is trying ports.
     pub fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
         if self.knocking.is_some() {
             return Ok(());
@@ -270,7 +271,7 @@ async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first:
     }
 }
 
-/// The other side has opened many sockets: which ports they have nobody knows.
+/// The other side has opened many sockets with unknown ports.
 async fn try_ports(socket: Arc<Socket>, ip: Ipv4Addr) {
     for _ in 0..RANDOM_TRIES {
         socket.knock(SocketAddrV4::new(ip, fastrand::u16(LOWEST_PORT..)));

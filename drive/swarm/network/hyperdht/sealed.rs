@@ -24,14 +24,14 @@ impl Sealed {
     /// Between those whose handshake had this hash.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system returns no random bytes.
     pub fn new(handshake: &[u8; 64]) -> io::Result<Self> {
         let key = blake2b_keyed(handshake, &[&holepunch_namespace()]);
         Ok(Self { cipher: XSalsa20Poly1305::new(&key.into()), secret: random_bytes()? })
     }
 
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// Fails if the operating system returns no random bytes.
     pub fn seal(&self, round: &Round) -> io::Result<Bytes> {
         let nonce: [u8; NONCE] = random_bytes()?;
         let sealed = self.cipher.encrypt(&Nonce::from(nonce), round.encode().as_ref());
@@ -49,7 +49,7 @@ impl Sealed {
         Round::decode(plain.into()).ok()
     }
 
-    /// Whoever repeats it has heard from us at that host.
+    /// A peer that repeats it has received it at that host.
     pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
     }

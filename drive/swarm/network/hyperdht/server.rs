@@ -30,7 +30,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub const MAX_HANDSHAKES: usize = 64;
 /// Handshakes that have been answered and are remembered: the same one comes through several nodes.
 pub const MAX_REMEMBERED: usize = 256;
-/// For so long.
+/// How long an answered handshake is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// From the answer to a handshake until the first packet of the stream.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(20);
@@ -118,7 +118,7 @@ impl Server {
     }
 }
 
-/// Answers until the endpoint is gone; who has connected goes to `arrivals`.
+/// Answers until the endpoint is gone; connected peers go to `arrivals`.
 pub async fn serve(
     endpoint: Arc<Endpoint>,
     mut events: mpsc::Receiver<ServerEvent>,
@@ -132,7 +132,7 @@ pub async fn serve(
     while let Some(event) = events.recv().await {
         while answering.try_join_next().is_some() {}
         match event {
-            // Who passes something on says for whom, and must not make us send to our neighbours.
+            // The forwarding node names the peer, and must not make us send to our local network.
             ServerEvent::Handshake(Asked { from, peer: Some(peer), .. })
                 if !may_name(*from.ip(), *peer.ip()) => {}
             ServerEvent::Handshake(asked) => {
@@ -146,7 +146,7 @@ pub async fn serve(
             ServerEvent::Holepunch(asked) => {
                 let hole = server.holes().get(&asked.id).cloned();
                 if let Some(hole) = hole {
-                    // Who sends more than that says the same again.
+                    // Further messages of the peer are repetitions: drop them.
                     let _ = hole.try_send(asked);
                 }
             }
@@ -176,7 +176,7 @@ async fn handshake(
 
 /// How the peer's stream and ours come together.
 enum Meeting {
-    /// We go to the peer: everybody can reach it, or it has come to us already.
+    /// We connect to the peer: every address can reach it, or its packets have reached us already.
     There(Arc<Socket>, SocketAddrV4),
     /// It comes to where this node is.
     Here,
@@ -193,7 +193,8 @@ async fn meeting(
     let socket = |id| endpoint.socket(id).ok_or(Unanswered::NoSocket);
     Ok(match asked.peer {
         None => Meeting::There(socket(asked.socket)?, asked.from),
-        // From where we say that everybody can reach us, since the peer may come to us as well.
+        // From the socket that we report as openly reachable, since the peer may connect to us as
+        // well.
         Some(peer) if theirs.firewall == Firewall::Open => {
             Meeting::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
         }

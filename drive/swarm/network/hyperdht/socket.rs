@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use crate::hyperdht::SocketId;
 use crate::sync::{Mutex, Rank};
 
-/// What means nothing to who gets it, but lets its packets through our own router.
+/// A packet that the receiver ignores, but that opens our own router for its packets.
 pub const KNOCK: [u8; 1] = [0];
-/// A knock that is to open our own router and not to reach the other one dies after so many hops.
+/// The hop limit of a knock that must open our own router and not reach the other one.
 const SHORT_TTL: u32 = 5;
 const USUAL_TTL: u32 = 64;
 /// Bytes that the system may keep of what has arrived and was not read: a burst of a fast stream.
@@ -23,7 +23,7 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Somebody knocked at a socket.
+/// A knock arrived at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Knock {
     pub at: SocketId,
@@ -67,7 +67,7 @@ impl Socket {
 
     /// Resolves when the system may take more.
     pub async fn writable(&self) {
-        // An error is met again by who sends.
+        // The sender meets the error again.
         let _ = self.udp.writable().await;
     }
 
@@ -94,7 +94,7 @@ impl Socket {
         let _ = self.try_send(&KNOCK, to);
     }
 
-    /// Opens our own router for who is there, who is to hear nothing of it yet.
+    /// Opens our own router for a peer at `to` without reaching the peer yet.
     pub fn open_for(&self, to: SocketAddrV4) {
         let _alone = self.knocking.lock();
         let _ = self.udp.set_ttl(SHORT_TTL);
@@ -102,7 +102,7 @@ impl Socket {
         let _ = self.udp.set_ttl(USUAL_TTL);
     }
 
-    /// Somebody knocked; knocks that nobody waits for are none.
+    /// Reports a knock; it is dropped if no task waits for it.
     pub fn knocked(&self, from: SocketAddrV4) {
         if let Some(knocks) = &self.knocks {
             let _ = knocks.try_send(Knock { at: self.id, from });

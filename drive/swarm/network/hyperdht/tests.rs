@@ -82,7 +82,7 @@ async fn messages_arrive_both_ways_and_last_words_too() {
     assert_eq!(a.reader.next().await, Ok(None));
 }
 
-/// Each thinks of another socket of the other: whoever is heard first has found the way.
+/// Each thinks of another socket of the other: the side that is heard first has found the path.
 #[tokio::test]
 async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
     let (a, b) = (endpoint().await, endpoint().await);
@@ -102,7 +102,7 @@ async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
     }
 }
 
-/// Who does not read is sent no more than there is room for, and goes on when it reads.
+/// A peer that does not read is sent no more than there is room for, and continues when it reads.
 #[tokio::test]
 async fn who_does_not_read_is_waited_for() {
     let (mut a, mut b) = pair().await;
