@@ -2,7 +2,6 @@
 //! reader, every block read, audited, proven, and appended to. Nothing but true blocks is ever shown.
 //!
 //! The input is a list of damages: which file and what kind, how much follows, and where.
-#![no_main]
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +14,6 @@ use hypermount_core::hypercore::cache::BlockCache;
 use hypermount_core::hypercore::storage::{Memory, Storage};
 use hypermount_core::hypercore::{Opening, RemoteTree};
 use hypermount_swarm::crypto::KeyPair;
-use libfuzzer_sys::fuzz_target;
 
 const NAMES: [&str; 6] = ["bitfield", "tree", "signatures", "data", "key", "secret_key"];
 const BLOCKS: usize = 11;
@@ -117,11 +115,11 @@ fn use_it(core: &Core, writer: bool) {
     let _ = core.sync();
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     for writer in [false, true] {
         let files = damaged(input).expect("memory cannot fail");
         if let Ok(core) = open(&files, writer) {
             use_it(&core, writer);
         }
     }
-});
+}

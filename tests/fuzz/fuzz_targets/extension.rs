@@ -1,12 +1,10 @@
 //! Messages of the hypertrie extension; what decodes must encode and decode to the same again.
-#![no_main]
 
 use bytes::Bytes;
 use hypermount_core::wire::extension::TrieMessage;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Ok(Some(message)) = TrieMessage::decode(Bytes::copy_from_slice(input)) else { return };
     let again = TrieMessage::decode(message.clone().encode()).expect("we wrote it");
     assert_eq!(again, Some(message));
-});
+}

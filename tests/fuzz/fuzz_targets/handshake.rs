@@ -1,11 +1,9 @@
 //! Strangers: arbitrary bytes instead of a handshake, to both roles.
-#![no_main]
 
 use bytes::BytesMut;
 use hypermount_core::wire::{Role, Session, StaticKeyPair};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     for role in [Role::Initiator, Role::Responder] {
         let keys = StaticKeyPair::from_seed(&[1; 32]);
         let mut session = Session::new(role, keys, [2; 24]).expect("the system has randomness");
@@ -15,4 +13,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-});
+}

@@ -1,6 +1,5 @@
 //! Datagrams of anybody to a node of the hash table HyperDHT 6, in each role; and the values inside, each of
 //! which is read as what was written of it.
-#![no_main]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -12,7 +11,6 @@ use hypermount_swarm::hyperdht::message::Packet;
 use hypermount_swarm::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
 use hypermount_swarm::hyperdht::{Event, Node, Role, SocketId};
 use hypermount_swarm::kademlia::Chosen;
-use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -54,7 +52,7 @@ macro_rules! same_again {
     };
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let now = Instant::now();
     for (role, socket) in [
         (Role::Passing { server_port: 4000 }, SocketId::CLIENT),
@@ -74,4 +72,4 @@ fuzz_target!(|input: &[u8]| {
     }
     let bytes = Bytes::copy_from_slice(input);
     same_again!(bytes, Handshake, Holepunch, NoisePayload, Round, Peer, LookupReply, Announcement);
-});
+}

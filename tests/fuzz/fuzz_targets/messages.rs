@@ -1,11 +1,9 @@
 //! Every protobuf message about a core; what decodes must encode and decode to the same again.
-#![no_main]
 
 use bytes::{Bytes, BytesMut};
 use hypermount_core::wire::legacy::{decode_message, encode_message};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((kind, payload)) = input.split_first() else { return };
     let payload = Bytes::copy_from_slice(payload);
     let Ok(Some(message)) = decode_message(*kind, payload) else { return };
@@ -15,4 +13,4 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(again.len(), wire.encoded_len());
     let decoded = decode_message(kind, again.freeze()).expect("we wrote it");
     assert_eq!(decoded, Some(message));
-});
+}

@@ -1,14 +1,12 @@
 //! Datagrams of anybody: to a node of the hash table, and to who listens for multicast DNS.
-#![no_main]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use hypermount_swarm::dht::{Goal, Node};
 use hypermount_swarm::kademlia::Chosen;
-use libfuzzer_sys::fuzz_target;
 use tokio::time::Instant;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     hypermount_swarm::network::hear_on_the_lan(input);
     let now = Instant::now();
     let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -23,4 +21,4 @@ fuzz_target!(|input: &[u8]| {
     while node.next_packet().is_some() {}
     while node.next_event().is_some() {}
     node.tick(node.next_tick());
-});
+}

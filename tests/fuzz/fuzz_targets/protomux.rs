@@ -1,13 +1,12 @@
 //! What a HyperDHT peer says inside the encrypted connection: each piece of the input is one message.
-#![no_main]
 
 use bytes::Bytes;
 use hypermount_swarm::protomux::{Event, Mux};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let mut mux = Mux::default();
-    let ours = mux.open("hypermount/hypercore-protocol-8", b"", b"\x01\x00\x00").expect("the first");
+    let ours =
+        mux.open("hypermount/hypercore-protocol-8", b"", b"\x01\x00\x00").expect("the first");
     for frame in input.split(|byte| *byte == 0xfe) {
         if mux.receive(Bytes::copy_from_slice(frame)).is_err() {
             return;
@@ -31,4 +30,4 @@ fuzz_target!(|input: &[u8]| {
             let _ = other.receive(frame);
         }
     }
-});
+}

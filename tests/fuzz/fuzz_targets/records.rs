@@ -1,16 +1,14 @@
 //! What our own processes leave in a store: scratch records and marks. The first byte says which of
 //! the two the rest is. A mark's sum is put right, so that what it protects is reached as well.
-#![no_main]
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use hypermount_core::store::Custodian;
 use hypermount_core::Store;
-use hypermount_swarm::crypto;
+use hypermount_core::store::Custodian;
 use hypermount_drive::scratch;
-use libfuzzer_sys::fuzz_target;
+use hypermount_swarm::crypto;
 
 /// A directory of this process, in memory where there is such a place. It stays: a fuzzer does not
 /// end in order.
@@ -48,10 +46,10 @@ fn mark(text: &[u8]) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     match input.split_first() {
         Some((0, rest)) => mark(rest),
         Some((_, rest)) => scratch_record(rest),
         None => {}
     }
-});
+}

@@ -1,14 +1,12 @@
 //! What a HyperDHT peer says in its handshake, and the bytes of its encrypted stream after it.
-#![no_main]
 
 use hypermount_swarm::crypto::KeyPair;
 use hypermount_swarm::secret_stream::{Handshake, Secrets, begin};
-use libfuzzer_sys::fuzz_target;
 
 /// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
 const LONGEST: usize = 1000;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let keys = KeyPair::from_seed(&[2; 32]);
     let prologue = hypermount_swarm::secret_stream::namespace("hyperswarm/dht", 0);
     let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
@@ -33,4 +31,4 @@ fuzz_target!(|input: &[u8]| {
             assert!(!message.is_empty() && message.len() <= LONGEST);
         }
     }
-});
+}

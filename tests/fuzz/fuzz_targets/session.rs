@@ -1,12 +1,10 @@
 //! A remote that has done the handshake and shares one core, then sends whatever it likes: the
 //! plain text of its side of the connection is the input, cut where the first byte says.
-#![no_main]
 
 use bytes::BytesMut;
-use hypermount_swarm::crypto::PublicKey;
 use hypermount_core::wire::message::SessionEvent;
 use hypermount_core::wire::{Role, Session, StaticKeyPair};
-use libfuzzer_sys::fuzz_target;
+use hypermount_swarm::crypto::PublicKey;
 
 fn deliver(from: &mut Session, to: &mut Session) {
     if let Some(bytes) = from.take_output() {
@@ -14,7 +12,7 @@ fn deliver(from: &mut Session, to: &mut Session) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((piece, plain)) = input.split_first() else { return };
     let start = |role, seed| {
         let keys = StaticKeyPair::from_seed(&[seed; 32]);
@@ -38,4 +36,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-});
+}

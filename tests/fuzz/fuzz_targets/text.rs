@@ -1,11 +1,9 @@
 //! What people and publishers write: URLs, paths, names, link targets. What is accepted is written
 //! and accepted as the same again.
-#![no_main]
 
 use hypermount_drive::{DrivePath, DriveUrl, Name};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(url) = text.parse::<DriveUrl>() {
         assert_eq!(url.to_string().parse::<DriveUrl>().expect("we wrote it"), url);
@@ -23,4 +21,4 @@ fuzz_target!(|input: &[u8]| {
         assert!(!text.is_empty() && !text.contains(['/', '\0']) && text != "." && text != "..");
         assert_eq!(name.as_str(), text);
     }
-});
+}

@@ -1,14 +1,12 @@
 //! An index of arbitrary blocks, as a publisher may sign and a disk may keep it: the input is the
 //! blocks, each after its length. Every way through it ends.
-#![no_main]
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use hypermount_core::{Store, Wait};
 use hypermount_drive::index::trie::Header;
 use hypermount_drive::{Drive, DrivePath, Kind, Snapshot};
-use hypermount_core::{Store, Wait};
-use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 
 const MOST_BLOCKS: usize = 64;
@@ -48,7 +46,7 @@ async fn walk(snapshot: &Snapshot) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let store = Store::memory();
     let core = store.core_named(b"fuzzed").expect("memory cannot fail");
     // A drive's first block says where its content is; that decoder has the target `stat`.
@@ -68,4 +66,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     });
-});
+}

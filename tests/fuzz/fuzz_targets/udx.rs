@@ -1,17 +1,15 @@
 //! What a remote sends to a stream: after a length and the time that has passed, a packet each.
-#![no_main]
 
 use std::time::{Duration, Instant};
 
 use hypermount_swarm::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
-use libfuzzer_sys::fuzz_target;
 
 /// What an empty header has for us: the stream is the first of all.
 const LOCAL: u32 = 0;
 /// Packets that can follow one of the remote: an answer, what may be under way, a sign of life.
 const MOST_PACKETS: usize = MAX_UNACKED + 2;
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let mut now = Instant::now();
     let mut stream = Stream::new(LOCAL, 1, now);
     let mut written = stream.write(&[7; 50_000]);
@@ -41,4 +39,4 @@ fuzz_target!(|input: &[u8]| {
         assert!(stream.next_timeout().is_none_or(|at| at > now));
     }
     assert!(written < SEND_BUFFER + input.len() + 50_000);
-});
+}
