@@ -1,29 +1,27 @@
-//! Where a command finds its drive: in this process, which then opens the store, or in the daemon that
-//! has the store open. A command that only looks starts no daemon.
-
-use std::path::PathBuf;
+//! Access to the drive of a command: in this process, which opens the store, or through the daemon that
+//! has the store open. A command that only reads starts no daemon.
 
 use hypermount_drive::DrivePath;
 
-use crate::cli::Source;
 use crate::client::{self, Client};
-use crate::daemon::ONLY;
-use crate::daemon::model::{DriveQuery, Find};
-use crate::failure::{Code, Context, Failure, Result};
-use crate::named::{NamedDrive, split_store};
-use crate::session::{Session, find_by_key, store_directory, store_or_default};
-use crate::target::Target;
+use crate::failure::{Code, Context, Result};
+use crate::model::{DriveQuery, Find};
+use crate::session::Session;
+use crate::source::Source;
+use crate::target::{Location, Target, TargetPath};
 
-/// How often a command changes its mind about where the store is open.
+/// How often a command looks for the daemon before it gives up.
 const ATTEMPTS: usize = 3;
 
-/// The drive of a command, where it is.
-pub enum Reached {
-    Here(Box<Session>),
-    There(Box<Remote>),
+/// The drive of a command.
+pub enum Access {
+    /// Opened by this process.
+    Local(Box<Session>),
+    /// Opened by the daemon that has the store open.
+    Remote(Box<Remote>),
 }
 
-/// A drive that a daemon has.
+/// A drive in the store of a daemon.
 pub struct Remote {
     pub client: Client,
     /// As the API names it.
@@ -35,103 +33,52 @@ pub struct Remote {
     pub find: Find,
 }
 
-/// The drive a command line names.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Directory of its store, absolute.
-    pub store: PathBuf,
-    /// As the API names it.
-    pub drive: String,
-    pub path: DrivePath,
-}
-
-impl Wanted {
-    pub fn of_target(target: &Target, source: &Source) -> Result<Self> {
-        let store = store_directory(target, source)?;
-        let (drive, path) = match target {
-            Target::Url(url) => {
-                (crate::session::drive_url(&url.key, url.version), url.path.clone())
-            }
-            Target::Directory(_) => (ONLY.to_owned(), DrivePath::root()),
-            Target::Name(name) => (name.clone(), DrivePath::root()),
-        };
-        Ok(Self { store, drive, path })
-    }
-
-    pub fn of_named(named: &NamedDrive, source: &Source) -> Result<Self> {
-        match named {
-            NamedDrive::Url(url) => Self::of_target(&Target::Url(url.clone()), source),
-            NamedDrive::Directory(path) => {
-                let what = || format!("open {named}");
-                let path = std::path::absolute(path).context(what)?;
-                let (directory, inside) = split_store(&path)
-                    .ok_or_else(|| Failure::failed(what(), "there is no store there"))?;
-                let mut wanted = Self::of_target(&Target::Directory(directory), source)?;
-                wanted.path = DrivePath::parse(&inside).context(what)?;
-                Ok(wanted)
-            }
-            NamedDrive::Name { name, path } => {
-                let store = store_or_default(source.store.as_deref())?;
-                Ok(Self { store, drive: name.clone(), path: path.clone() })
-            }
-        }
-    }
-}
-
-impl Reached {
-    /// The drive of a command that names it as `ls` does.
+impl Access {
+    /// For a command that names a drive, or a path in it by its URL.
     pub async fn open(target: &Target, source: &Source) -> Result<Self> {
-        let wanted = Wanted::of_target(target, source)?;
-        Self::find(wanted, source, async || Session::open(target, source).await).await
+        let location = Location::of(target, source)?;
+        Self::find(target, location, source).await
     }
 
-    /// The drive of a command that names it as `import` does.
-    pub async fn open_named(named: &NamedDrive, source: &Source, peers: bool) -> Result<Self> {
-        let wanted = Wanted::of_named(named, source)?;
-        let open = async || {
-            let asked = peers.then_some(source);
-            Session::open_named(named, source.store.as_deref(), asked).await
-        };
-        Self::find(wanted, source, open).await
+    /// For a command that names a drive and a path in it in one argument.
+    pub async fn open_path(named: &TargetPath, source: &Source) -> Result<Self> {
+        let (target, path) = named.split()?;
+        let location = Location { path, ..Location::of(&target, source)? };
+        Self::find(&target, location, source).await
     }
 
-    async fn find(
-        wanted: Wanted,
-        source: &Source,
-        open: impl AsyncFn() -> Result<Session>,
-    ) -> Result<Self> {
-        let find = find_by_key(wanted.drive.starts_with("hyper://"), source)?;
-        let remote = |client| {
-            let Wanted { drive, path, .. } = wanted.clone();
-            Self::There(Box::new(Remote {
-                client,
-                drive,
-                path,
-                source: source.clone(),
-                find: find.clone(),
-            }))
-        };
+    async fn find(target: &Target, location: Location, source: &Source) -> Result<Self> {
         for _ in 1..ATTEMPTS {
-            if let Some(client) = client::find(&wanted.store).await? {
-                return Ok(remote(client));
+            if let Some(client) = client::find(&location.store).await? {
+                return Self::remote(client, target, location, source);
             }
-            match open().await {
-                // A daemon may have come in between.
+            match Session::open(target, source).await {
+                // A daemon was started since we looked for it.
                 Err(failure) if failure.code() == Code::Locked => {}
-                opened => return Self::here(opened?).await,
+                opened => return Self::local(opened?, location).await,
             }
         }
-        match client::find(&wanted.store).await? {
-            Some(client) => Ok(remote(client)),
-            None => Self::here(open().await?).await,
+        match client::find(&location.store).await? {
+            Some(client) => Self::remote(client, target, location, source),
+            None => Self::local(Session::open(target, source).await?, location).await,
         }
     }
-}
 
-impl Reached {
-    async fn here(session: Session) -> Result<Self> {
+    async fn local(mut session: Session, location: Location) -> Result<Self> {
+        session.path = location.path;
         session.freshen().await;
-        Ok(Self::Here(Box::new(session)))
+        Ok(Self::Local(Box::new(session)))
+    }
+
+    fn remote(
+        client: Client,
+        target: &Target,
+        location: Location,
+        source: &Source,
+    ) -> Result<Self> {
+        let Location { drive, path, .. } = location;
+        let find = source.find(target.is_url())?;
+        Ok(Self::Remote(Box::new(Remote { client, drive, path, source: source.clone(), find })))
     }
 }
 

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{BootstrapAddress, NetworkLevel, WaitLimit, parse_peer};
-use crate::named::NamedDrive;
-use crate::target::Target;
+use crate::source::{Finding, Source};
+use crate::target::{Target, TargetPath};
+use crate::values::{BootstrapAddress, parse_peer};
 
 pub use running::*;
 
@@ -79,48 +79,6 @@ pub enum Command {
     Bootstrap(Bootstrap),
     Completions(Completions),
     Man(Man),
-}
-
-/// Where a drive's data is and comes from.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Source {
-    /// Directory that keeps what was fetched [default: the XDG data directory]
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
-
-    /// Peer to fetch from; may be given several times
-    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
-    pub peers: Vec<String>,
-
-    /// How long a block may take to arrive: 10s, 2min, 0 (only what is here), forever
-    /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
-    #[arg(long, value_name = "D")]
-    pub wait: Option<WaitLimit>,
-
-    #[command(flatten)]
-    pub finding: Finding,
-}
-
-/// How peers are found that nobody named.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Finding {
-    /// Where to look for peers: full is the local network, the DHT and the HyperDHT [default: full;
-    /// off with --peer, for what is on this disk, and for a --listen address only this machine reaches; or
-    /// what the environment says in HYPERMOUNT_NETWORK]
-    #[arg(long, value_name = "full|lan|off")]
-    pub network: Option<NetworkLevel>,
-
-    /// Node to begin with, instead of all the public ones; of the HyperDHT with hyperdht: before it,
-    /// else of the original's DHT; may be given several times [or HYPERMOUNT_BOOTSTRAP, with commas
-    /// between]
-    #[arg(long, value_name = "[hyperdht:]HOST:PORT")]
-    pub bootstrap: Vec<BootstrapAddress>,
-}
-
-impl Source {
-    pub fn limit(&self) -> WaitLimit {
-        self.wait.unwrap_or_default()
-    }
 }
 
 /// Make a drive of your own and print its URL
@@ -327,7 +285,7 @@ pub struct Import {
 
     /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
     #[arg(value_name = "DRIVE[/PATH]")]
-    pub drive: NamedDrive,
+    pub drive: TargetPath,
 
     /// Directory of the store [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]
@@ -367,7 +325,7 @@ Examples:
 pub struct Export {
     /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
     #[arg(value_name = "DRIVE[/PATH]")]
-    pub drive: NamedDrive,
+    pub drive: TargetPath,
 
     /// Directory to write to; made if absent
     #[arg(value_name = "DIR")]
@@ -425,7 +383,7 @@ Examples:
 pub struct Check {
     /// NAME, hyper://KEY or the directory of a store [default: all drives of the store]
     #[arg(value_name = "DRIVE")]
-    pub drive: Option<NamedDrive>,
+    pub drive: Option<TargetPath>,
 
     /// Fetch damaged blocks, and the lost blocks of your own drives, from peers
     #[arg(long)]

@@ -1,5 +1,5 @@
 //! Asking a daemon: finding it, one HTTP request, its answer. What can be asked is in
-//! `daemon/model.rs`.
+//! `model.rs`.
 
 use std::io;
 use std::path::Path;
@@ -15,16 +15,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::daemon::model::{API, API_HEADER, VERSION_HEADER};
-use crate::daemon::presence::{Presence, Sight};
-use crate::daemon::{self, is_allowed};
 use crate::failure::{Code, Context, Failure, Result};
+use crate::launch;
+use crate::model::{API, API_HEADER, VERSION_HEADER};
+use crate::presence::{Presence, Sight, is_allowed};
 
 /// How long a daemon that is starting or ending is waited for.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 /// How often is looked meanwhile.
 const POLL: Duration = Duration::from_millis(20);
-/// How long an answer may take to begin that needs nobody else.
+/// How many daemons are asked that end before they answer.
+const ATTEMPTS: usize = 5;
+/// How long an answer may take to begin that does not depend on peers.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// The longest answer that is not taken in pieces, in bytes: a listing of a very large directory.
 const MAX_ANSWER: usize = 1024 * 1024 * 1024;
@@ -72,12 +74,33 @@ pub async fn find_or_start(store: &Path, create: bool) -> Result<Client> {
         return Ok(client);
     }
     let directory = store.to_owned();
-    let started = tokio::task::spawn_blocking(move || daemon::start(&directory, create, false));
+    let started =
+        tokio::task::spawn_blocking(move || launch::start_daemon(&directory, create, false));
     match started.await.map_err(|error| Failure::failed(ask_whom(store), error))? {
         Ok(presence) => Ok(Client { presence }),
         // Somebody else may have started one at the same time.
         Err(failure) if failure.code() == Code::Locked => find(store).await?.ok_or(failure),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Asks the daemon of a store, started if there is none, and again if that one was just ending. `limit`
+/// as in [`Client::ask`].
+pub async fn ask_or_start<T: DeserializeOwned>(
+    store: &Path,
+    create: bool,
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+    limit: Option<Duration>,
+) -> Result<(Client, T)> {
+    let mut attempt = 1;
+    loop {
+        let client = find_or_start(store, create).await?;
+        match client.ask(method.clone(), path, body, limit).await {
+            Err(failure) if failure.code() == Code::Locked && attempt < ATTEMPTS => attempt += 1,
+            answer => return answer.map(|answer| (client, answer)),
+        }
     }
 }
 
@@ -256,7 +279,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::model::DriveQuery;
+    use crate::model::DriveQuery;
 
     #[test]
     fn names_and_paths_of_all_kinds_arrive_whole() {

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Context, Failure, Result};
+use crate::presence::{self, Presence};
 use crate::terminal;
 
 /// The environment variables that a background process has: where its user's directories are, where
@@ -42,6 +43,8 @@ const LIMITS: [Resource; 5] = [
     Resource::RLIMIT_FSIZE,
     Resource::RLIMIT_NPROC,
 ];
+/// How long a daemon that was started for a request waits for it, and how long its starter waits for the daemon.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// A log larger than this, in bytes, is begun anew at the next start.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 /// The most a report may be, in bytes.
@@ -56,9 +59,23 @@ enum Report<T> {
     Failed(Failure),
 }
 
+/// Starts a daemon for the store in the background; returns when it answers.
+pub fn start_daemon(store: &Path, create: bool, keep: bool) -> Result<Presence> {
+    let log = presence::log_path(store)?;
+    let mut arguments: Vec<OsString> =
+        vec!["daemon".into(), "run".into(), "--store".into(), store.into()];
+    if create {
+        arguments.push("--create".into());
+    }
+    if !keep {
+        arguments.push("--while-needed".into());
+    }
+    start_process(&arguments, &log, Some(FIRST_REQUEST))
+}
+
 /// Starts this program with `arguments` in the background and waits for its report, at most `limit`
 /// (`None`: forever) and a grace.
-pub fn start<T: DeserializeOwned + Send>(
+fn start_process<T: DeserializeOwned + Send>(
     arguments: &[OsString],
     log: &Path,
     limit: Option<Duration>,

@@ -7,24 +7,20 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::config;
+use crate::directories::{self, runtime_directory};
 use crate::failure::{Code, Context, Failure, Result};
 
 /// Name of the file in the store.
 pub const PRESENCE_FILE: &str = "hypermount.daemon";
 /// The most of it that is read, in bytes.
 const MAX_PRESENCE_BYTES: u64 = 16 * 1024;
-/// The longest path of a socket that every system takes, in bytes (unix(7), less the NUL; macOS has
-/// four less than Linux).
-const MAX_SOCKET_PATH: usize = 103;
-
 /// Who is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
@@ -126,42 +122,6 @@ pub fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Where sockets lie, for this user only: `$XDG_RUNTIME_DIR/hypermount`, or a directory of this user's
-/// among the temporary files. Made if absent; one that others could have made or can enter is
-/// refused.
-pub fn runtime_directory() -> Result<PathBuf> {
-    let uid = nix::unistd::geteuid();
-    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let named = named.filter(|base| base.is_absolute()).map(|base| base.join("hypermount"));
-    let short = |directory: &PathBuf| {
-        directory.as_os_str().len() + "/0123456789abcdef.sock.new".len() <= MAX_SOCKET_PATH
-    };
-    let candidates = [
-        named,
-        Some(std::env::temp_dir().join(format!("hypermount-{uid}"))),
-        Some(PathBuf::from(format!("/tmp/hypermount-{uid}"))),
-    ];
-    let mut refused = Failure::failed("find a place for the daemon's socket", "there is none");
-    for directory in candidates.into_iter().flatten().filter(short) {
-        match private(&directory, uid.as_raw()) {
-            Ok(()) => return Ok(directory),
-            Err(failure) => refused = failure,
-        }
-    }
-    Err(refused)
-}
-
-fn private(directory: &Path, uid: u32) -> Result {
-    config::private_directory(directory)?;
-    let what = || format!("use {}", directory.display());
-    let found = fs::symlink_metadata(directory).context(what)?;
-    if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
-        return Err(Failure::failed(what(), "it is not a directory that only you can enter")
-            .hint("remove it, or set XDG_RUNTIME_DIR"));
-    }
-    Ok(())
-}
-
 /// The socket of a store's daemon.
 pub fn socket_path(store: &Path) -> Result<PathBuf> {
     Ok(runtime_directory()?.join(format!("{}.sock", name_of(store))))
@@ -180,6 +140,23 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).context(what)?;
     fs::rename(&new, socket).context(what)?;
     Ok(listener)
+}
+
+/// Where a daemon of this store writes what it has to say.
+pub fn log_path(store: &Path) -> Result<PathBuf> {
+    let directory = directories::records_directory()?.join("daemons");
+    directories::private_directory(&directory)?;
+    Ok(directory.join(format!("{}.log", name_of(store))))
+}
+
+/// Whether the other end belongs to this user or to root.
+pub fn is_allowed(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own))
+}
+
+fn may_ask(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
 }
 
 #[cfg(test)]
@@ -254,17 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_enter_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let uid = nix::unistd::geteuid().as_raw();
-        let open = directory.path().join("open");
-        fs::create_dir(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(private(&open, uid).is_err());
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(private(&open, uid).is_ok());
-        assert!(private(&open, uid + 1).is_err(), "somebody else's");
-        std::os::unix::fs::symlink(&open, directory.path().join("link")).unwrap();
-        assert!(private(&directory.path().join("link"), uid).is_err());
+    fn its_own_user_and_root_may_ask() {
+        assert!(may_ask(1000, 1000) && may_ask(0, 1000));
+        assert!(!may_ask(1001, 1000) && !may_ask(1001, 0));
     }
 }

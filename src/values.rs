@@ -1,25 +1,22 @@
-//! Directories, limits and defaults: read from the environment and the arguments once, validated
-//! here, and passed on as values that cannot be wrong any more.
+//! Values of the command line, the environment and the API: parsed and validated once, and passed on
+//! in types that exclude invalid values.
+//!
+//! Not here: which options there are (`cli.rs`), and what they mean together (`source.rs`).
 
-use std::env;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use hypermount_core::Wait;
-use hypermount_swarm::network::{DiscoveryOptions, PUBLIC_HYPERDHT};
+use hypermount_swarm::PublicKey;
+use hypermount_swarm::network::DiscoveryOptions;
 
-use crate::cli::Finding;
-use crate::daemon::presence;
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
 
 /// How long a read waits for a peer when `--wait` does not say, per block.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 /// The longest `--wait` that is not `forever`.
 const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
-const APP: &str = "hypermount";
 
 /// `--wait`: how long one block may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +106,6 @@ impl FromStr for RateLimit {
     }
 }
 
-/// Where the DHT is entered when nobody says otherwise: the original's own nodes.
-const PUBLIC_BOOTSTRAP: [&str; 3] = [
-    "bootstrap1.hyperdht.org:49737",
-    "bootstrap2.hyperdht.org:49737",
-    "bootstrap3.hyperdht.org:49737",
-];
-
 /// `--bootstrap`: a node to begin with, of either network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootstrapAddress {
@@ -195,45 +185,6 @@ impl FromStr for NetworkLevel {
     }
 }
 
-/// How peers are found: what the command line says, else the environment, else `full` if the command
-/// has nobody to ask without (`needed`), else not at all.
-pub fn discovery(finding: &Finding, needed: bool) -> Result<DiscoveryOptions> {
-    let said = |variable: &str| env::var(variable).ok().filter(|value| !value.is_empty());
-    choose(finding, needed, said("HYPERMOUNT_NETWORK"), said("HYPERMOUNT_BOOTSTRAP"))
-}
-
-fn choose(
-    finding: &Finding,
-    needed: bool,
-    network: Option<String>,
-    bootstrap: Option<String>,
-) -> Result<DiscoveryOptions> {
-    let wrong = |variable: &'static str| {
-        move |why: String| Failure::usage(format!("the environment's {variable}"), why)
-    };
-    let level = match (finding.network, network) {
-        (Some(level), _) => level,
-        (None, _) if !finding.bootstrap.is_empty() => NetworkLevel::Full,
-        (None, Some(text)) => text.parse().map_err(wrong("HYPERMOUNT_NETWORK"))?,
-        (None, None) if needed => NetworkLevel::Full,
-        (None, None) => NetworkLevel::Off,
-    };
-    let (bootstrap, hyperdht) = match bootstrap {
-        _ if level != NetworkLevel::Full => Default::default(),
-        _ if !finding.bootstrap.is_empty() => BootstrapAddress::by_network(&finding.bootstrap),
-        Some(text) => {
-            let names = text.split(',').map(|name| name.trim().parse());
-            let names = names.collect::<Result<Vec<_>, _>>();
-            BootstrapAddress::by_network(&names.map_err(wrong("HYPERMOUNT_BOOTSTRAP"))?)
-        }
-        None => {
-            let owned = |all: [&str; 3]| all.map(str::to_owned).to_vec();
-            (owned(PUBLIC_BOOTSTRAP), owned(PUBLIC_HYPERDHT))
-        }
-    };
-    Ok(DiscoveryOptions { lan: level != NetworkLevel::Off, bootstrap, hyperdht })
-}
-
 /// `--peer`: an address to dial, checked for shape only; names are resolved when dialling.
 pub fn parse_peer(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or("expected HOST:PORT")?;
@@ -247,85 +198,20 @@ pub fn parse_peer(text: &str) -> Result<String, String> {
     }
 }
 
-/// The store used when neither a directory nor `--store` is given.
-pub fn default_store() -> Result<PathBuf> {
-    base_directory("XDG_DATA_HOME", ".local/share")
-}
-
-/// Where is kept what outlives a restart of the machine; made if absent, for this user only.
-pub fn state_directory() -> Result<PathBuf> {
-    let directory = base_directory("XDG_STATE_HOME", ".local/state")?;
-    let what = || format!("keep state in {}", directory.display());
-    let hint = "set XDG_STATE_HOME to a directory that this user can write";
-    if let Some(owner) = other_owner(&directory) {
-        let why = format!("it belongs to another user (uid {owner}), and this is root");
-        return Err(Failure::failed(what(), why).hint(hint));
-    }
-    hypermount_core::private::directory(&directory)
-        .context(what)
-        .map_err(|failure| failure.hint(hint))?;
-    Ok(directory)
-}
-
-/// Where logs and records of mounts are: in the state directory, or, for a user who has none that can be
-/// written, beside the sockets of daemons.
-pub fn records_directory() -> Result<PathBuf> {
-    let refused = match state_directory() {
-        Ok(directory) => return Ok(directory),
-        Err(refused) => refused,
-    };
-    let Ok(runtime) = presence::runtime_directory() else { return Err(refused) };
-    let directory = runtime.join("state");
-    private_directory(&directory)?;
-    Ok(directory)
-}
-
-/// The owner of the directory, or of what it would be made in, if this is root and that is another user:
-/// what root makes there the other user could not use.
-fn other_owner(directory: &Path) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    let there = directory.ancestors().find_map(|above| fs::metadata(above).ok())?;
-    (nix::unistd::geteuid().is_root() && there.uid() != 0).then_some(there.uid())
-}
-
-/// Makes `directory` and its parents, readable by this user only where they are new.
-pub fn private_directory(directory: &Path) -> Result {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .context(|| format!("make {}", directory.display()))
-}
-
-/// Where other programs look for what a user configures.
-pub fn config_home() -> Result<PathBuf> {
-    let named = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    match named.filter(|base| base.is_absolute()) {
-        Some(base) => Ok(base),
-        None => Ok(home()?.join(".config")),
+/// `hyper://KEY[+VERSION]`.
+pub fn drive_url(key: &PublicKey, version: Option<u64>) -> String {
+    match version {
+        Some(version) => format!("hyper://{}+{version}", key.to_hex()),
+        None => format!("hyper://{}", key.to_hex()),
     }
 }
 
-pub fn home() -> Result<PathBuf> {
-    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    // mount(8) at boot has no such variable.
-    let listed = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
-    home.or_else(|| listed().map(|user| user.dir)).ok_or_else(|| {
-        Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
-    })
-}
+/// Bytes of a drive's URL that identify the drive but cannot open it, for logs.
+const SHORT_URL: usize = "hyper://".len() + 12;
 
-/// The XDG base directory, macOS's one place for both, each with our name appended.
-fn base_directory(variable: &str, below_home: &str) -> Result<PathBuf> {
-    // The specification says to ignore relative values.
-    if let Some(base) = env::var_os(variable).map(PathBuf::from).filter(|base| base.is_absolute()) {
-        return Ok(base.join(APP));
-    }
-    let home = home()?;
-    let below_home =
-        if cfg!(target_os = "macos") { "Library/Application Support" } else { below_home };
-    Ok(home.join(below_home).join(APP))
+/// A drive's URL cut so that it identifies the drive but cannot open it.
+pub fn short_url(url: &str) -> String {
+    format!("{}…", url.get(..SHORT_URL.min(url.len())).unwrap_or(url))
 }
 
 #[cfg(test)]
@@ -353,46 +239,6 @@ mod tests {
         assert_eq!(rate("2M"), Ok(Some(2_000_000)));
         for wrong in ["", "k", "999", "-1", "1.5M", "20000000000G", "2 M", "2é"] {
             assert!(rate(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn peers_are_looked_for_where_it_was_said() {
-        let flags = |network: Option<NetworkLevel>, bootstrap: &[&str]| Finding {
-            network,
-            bootstrap: bootstrap.iter().map(|name| name.parse().unwrap()).collect(),
-        };
-        let none = flags(None, &[]);
-        let both = |lan, bootstrap: &[&str], hyperdht: &[&str]| DiscoveryOptions {
-            lan,
-            bootstrap: bootstrap.iter().map(|name| name.to_string()).collect(),
-            hyperdht: hyperdht.iter().map(|name| name.to_string()).collect(),
-        };
-        let options = |lan, bootstrap: &[&str]| both(lan, bootstrap, &[]);
-        let chosen = |finding: &Finding, needed, network: Option<&str>, bootstrap: Option<&str>| {
-            choose(finding, needed, network.map(str::to_owned), bootstrap.map(str::to_owned))
-                .unwrap()
-        };
-        let public = both(true, &PUBLIC_BOOTSTRAP, &PUBLIC_HYPERDHT);
-        assert_eq!(chosen(&none, true, None, None), public);
-        let names = BootstrapAddress::names(public.clone());
-        assert_eq!(BootstrapAddress::options(true, &names).unwrap(), public);
-        let private = flags(None, &["hyperdht:c:3", "dht:d:4", "dht:5"]);
-        assert_eq!(chosen(&private, true, None, None), both(true, &["d:4", "dht:5"], &["c:3"]));
-        let said = Some("hyperdht:a:1,b:2");
-        assert_eq!(chosen(&none, true, None, said), both(true, &["b:2"], &["a:1"]));
-        assert_eq!(chosen(&none, false, None, None), options(false, &[]));
-        assert_eq!(chosen(&none, true, Some("off"), None), options(false, &[]));
-        assert_eq!(chosen(&none, false, Some("lan"), None), options(true, &[]));
-        assert_eq!(chosen(&none, true, None, Some("a:1, b:2")), options(true, &["a:1", "b:2"]));
-        let own = flags(None, &["c:3"]);
-        assert_eq!(chosen(&own, false, Some("off"), Some("a:1")), options(true, &["c:3"]));
-        let lan = flags(Some(NetworkLevel::Lan), &[]);
-        assert_eq!(chosen(&lan, true, Some("full"), None), options(true, &[]));
-        for (network, bootstrap) in [(Some("on"), None), (None, Some("a"))] {
-            let wrong =
-                choose(&none, true, network.map(str::to_owned), bootstrap.map(str::to_owned));
-            assert!(wrong.is_err());
         }
     }
 

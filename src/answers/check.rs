@@ -12,11 +12,11 @@ use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::name_of;
-use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
-use crate::session::{drive_url, survey};
+use crate::model::Find;
+use crate::stored::{name_of, survey};
 use crate::target::Target;
+use crate::values::drive_url;
 
 /// How many bytes are read between two words about it.
 const BETWEEN: u64 = 8 * 1024 * 1024;

@@ -10,10 +10,10 @@ use hypermount_drive::transfer::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::name_of;
-use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
+use crate::model::Find;
 use crate::session::Session;
+use crate::stored::name_of;
 use crate::terminal::size;
 
 /// Bytes of an index entry and its share of the tree, about; for the forecast only.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Finding, Source};
-use crate::config::{RateLimit, WaitLimit, parse_peer};
+use crate::source::Finding;
 use crate::target::Target;
+use crate::values::{RateLimit, WaitLimit, parse_peer};
 
 /// Start, stop or look at the daemon of a store
 ///
@@ -301,9 +301,4 @@ pub struct ServiceInstall {
     /// Only write or remove the file
     #[arg(long)]
     pub no_start: bool,
-}
-
-/// The source of a command that names only a store.
-pub fn of_store(store: Option<PathBuf>) -> Source {
-    Source { store, ..Source::default() }
 }

@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use hypermount_core::hypercore::demand::Urgency;
 use serde::Serialize;
@@ -21,15 +21,16 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::host::Host;
 use super::metrics;
-use super::model::*;
-use super::openapi::{self, Shape};
+use super::openapi;
+use super::route::{self, Route};
 use crate::answers::{
     self, About, Check, Checking, Created, Described, Export, Found, Import, Listed, Progress,
 };
-use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
+use crate::model::*;
 use crate::path_text;
 use crate::session::Session;
+use crate::values::SLOWEST;
 
 /// Pieces of an answer that is sent in pieces which wait for a slow client.
 const PIECES: usize = 16;
@@ -43,54 +44,10 @@ type Answer<T> = Result<Json<T>>;
 type DriveAsked = Result<Query<DriveQuery>, QueryRejection>;
 type Segment = Result<Path<String>, PathRejection>;
 
-/// One thing that can be asked.
-pub struct Route {
-    pub method: &'static str,
-    pub path: &'static str,
-    pub summary: &'static str,
-    pub query: Option<Shape>,
-    pub body: Option<Shape>,
-    pub answer: Told,
-    handler: MethodRouter<Arc<Host>>,
-}
-
-/// What comes back when all is well.
-pub enum Told {
-    Json(Shape),
-    /// One JSON value a line.
-    Lines(Shape),
-    Bytes,
-    Text,
-    /// This description.
-    OpenApi,
-}
-
-fn route(
-    method: &'static str,
-    path: &'static str,
-    summary: &'static str,
-    answer: Told,
-    handler: MethodRouter<Arc<Host>>,
-) -> Route {
-    Route { method, path, summary, query: None, body: None, answer, handler }
-}
-
-impl Route {
-    fn query(mut self, shape: Shape) -> Self {
-        self.query = Some(shape);
-        self
-    }
-
-    fn body(mut self, shape: Shape) -> Self {
-        self.body = Some(shape);
-        self
-    }
-}
-
 /// Everything that can be asked.
 pub fn routes() -> Vec<Route> {
-    use Told::{Bytes as Raw, Json as Value, Lines, OpenApi, Text};
-    use openapi::shape;
+    use route::Body::{Bytes as Raw, Json as Value, Lines, OpenApi, Text};
+    use route::{route, shape};
     let asked = || shape::<DriveQuery>("DriveQuery");
     vec![
         route(

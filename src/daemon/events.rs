@@ -3,7 +3,7 @@
 
 use tokio::sync::broadcast;
 
-use super::model::Happening;
+use crate::model::Happening;
 
 /// Events a listener may be behind before it misses the oldest.
 pub const MAX_PENDING: usize = 1024;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{MountRequest, SeedRequest};
-use super::presence::name_of;
-use crate::config;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
+use crate::model::{MountRequest, SeedRequest};
+use crate::presence::name_of;
 
 /// The most of the file that is read, in bytes.
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
@@ -81,14 +81,7 @@ impl State {
 
 /// Where a daemon of this store keeps its state.
 fn path_of(store: &Path) -> Result<PathBuf> {
-    let directory = config::state_directory()?.join("daemons");
-    config::private_directory(&directory)?;
+    let directory = directories::state_directory()?.join("daemons");
+    directories::private_directory(&directory)?;
     Ok(directory.join(format!("{}.json", name_of(store))))
-}
-
-/// Where a daemon of this store writes what it has to say.
-pub fn log_path(store: &Path) -> Result<PathBuf> {
-    let directory = config::records_directory()?.join("daemons");
-    config::private_directory(&directory)?;
-    Ok(directory.join(format!("{}.log", name_of(store))))
 }

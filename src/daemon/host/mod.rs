@@ -1,8 +1,13 @@
-//! One store and all that is done with it: its mounts, its seeds, its network. What the API and the
-//! restart act upon.
+//! A host: one store with its mounts, its seeds and its network. The daemon has one behind its API; a
+//! mount in the foreground is a host without a socket.
 //!
-//! Spread over `mounts.rs`, `seeds.rs` and `report.rs` (what is told of it). Not here: the socket and
-//! HTTP (`api.rs`), and when all this ends (`life.rs`).
+//! Its methods are spread over `mounts.rs`, `seeds.rs` and `report.rs` (status, peers, failures). Not
+//! here: the socket and HTTP (`api.rs`), and when the process ends (`life.rs`).
+
+mod all_drives;
+mod mounts;
+mod report;
+mod seeds;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,17 +24,21 @@ use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 use super::events::Events;
 use super::life::Life;
-use super::model::{DriveLimits, Find, Limits};
-use super::mounts::Mounted;
 use super::rates::Rates;
-use super::seeds::Seeding;
 use super::state::State;
-use crate::config::{BootstrapAddress, WaitLimit, parse_peer};
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
+use crate::model::{DriveLimits, Find, Limits};
 use crate::network::Network;
 use crate::record::Held;
-use crate::session::{self, Session};
+use crate::session::Session;
+use crate::stored;
 use crate::target::Target;
+use crate::values::{BootstrapAddress, WaitLimit, drive_url, parse_peer};
+
+use mounts::Mounted;
+use seeds::Seeding;
+
+pub use report::watch;
 
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
@@ -37,8 +46,6 @@ pub const MAX_DIALLED: usize = 256;
 const LINGER: Duration = Duration::from_secs(10);
 /// Drives that have limits of their own.
 pub const MAX_LIMITED: usize = 1024;
-/// Segment of a URL that stands for the store's only drive, or the one it was made for.
-pub const ONLY: &str = "-";
 
 pub struct Host {
     pub store: Store,
@@ -50,13 +57,13 @@ pub struct Host {
     pub life: Arc<Life>,
     pub events: Events,
     pub started: Instant,
-    pub(super) rates: Mutex<Rates>,
-    pub(super) mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
-    pub(super) seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
+    rates: Mutex<Rates>,
+    mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
+    seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
     /// What is found again after a restart.
-    pub(super) state: Mutex<State>,
+    state: Mutex<State>,
     /// Saved mounts that could not be made yet, and why.
-    pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
+    pending: Mutex<BTreeMap<PathBuf, String>>,
     /// Those who need a peer keep it dialled.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
     /// What was said of single drives.
@@ -67,14 +74,14 @@ pub struct Host {
     listening: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
     /// Records of mounts that are gone, while they may have been the last thing to do: who waits for
     /// one to go finds the store free.
-    pub(super) last_records: Arc<Mutex<Vec<Held>>>,
+    last_records: Arc<Mutex<Vec<Held>>>,
 }
 
 /// Peers that stay dialled while this is kept.
 pub type Dialled = Vec<Arc<Dialling>>;
 
 /// The content of a lock; nothing here panics while holding one.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }
 
@@ -127,16 +134,7 @@ impl Host {
         wait: Option<&str>,
         find: &Find,
     ) -> Result<Session> {
-        let target = match drive {
-            ONLY => Target::Directory(self.directory.clone()),
-            name => name.parse::<Target>().context(|| format!("find the drive {name}"))?,
-        };
-        if let Target::Directory(directory) = &target
-            && *directory != self.directory
-        {
-            return Err(Failure::usage(format!("find the drive {drive}"), "that is no drive")
-                .hint("name it by its URL or by the name it was created with"));
-        }
+        let target = Target::of_request(drive, &self.directory)?;
         let dialled = self.dial(peers)?;
         tokio::spawn(async move {
             tokio::time::sleep(LINGER).await;
@@ -148,7 +146,7 @@ impl Host {
             self.network.look_for(&url.key, looks)?;
         }
         let wait = self.wait_for(find, wait)?;
-        Session::attach(&self.store, &self.directory, &target, &self.network, wait).await
+        Session::attach(&self.store, &self.directory, &target, Some(&self.network), wait).await
     }
 
     /// How long a block may take, where there is a peer to wait for.
@@ -230,7 +228,7 @@ impl Host {
     pub fn drive_limits(&self) -> Vec<DriveLimits> {
         let limited = lock(&self.limits);
         let describe = |(key, limits): (&PublicKey, &Limits)| {
-            let (url, name) = (session::drive_url(key, None), self.name_of(key));
+            let (url, name) = (drive_url(key, None), self.name_of(key));
             DriveLimits { url, name, limits: *limits }
         };
         limited.iter().map(describe).collect()
@@ -307,6 +305,11 @@ impl Host {
         self.network.choose(cores);
     }
 
+    /// Releases the records of ended mounts, because others go on.
+    pub fn release_records(&self) {
+        lock(&self.last_records).clear();
+    }
+
     /// Whether there is a reason to stay.
     pub fn is_needed(&self) -> bool {
         self.life.is_kept()
@@ -316,7 +319,7 @@ impl Host {
     }
 
     /// Changes what is found again after a restart, and stores that.
-    pub(super) fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
+    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
         let mut state = lock(&self.state);
         let mut new = state.clone();
         change(&mut new);
@@ -329,7 +332,7 @@ impl Host {
 
     /// The name a drive was created with here.
     pub fn name_of(&self, key: &PublicKey) -> Option<String> {
-        crate::answers::name_of(&self.store, key).ok().flatten()
+        stored::name_of(&self.store, key).ok().flatten()
     }
 
     /// The key a request means.
@@ -344,10 +347,4 @@ impl Host {
 /// `10s`, `0`, `forever`.
 pub fn wait_limit(text: &str) -> Result<WaitLimit> {
     text.parse().map_err(|why| Failure::usage(format!("wait {text:?}"), why))
-}
-
-/// `hyper://KEY[+VERSION]` with the key cut to what tells drives apart and opens none, for logs.
-pub fn short(url: &str) -> String {
-    let end = session::SHORT_URL.min(url.len());
-    format!("{}…", url.get(..end).unwrap_or(url))
 }

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use hypermount_drive::Drive;
 use hypermount_swarm::network::PeerInfo;
 
-use super::host::{Host, lock};
-use super::model::{
+use super::mounts::within;
+use super::seeds::{completeness, cores};
+use super::{Host, lock};
+use crate::failure::Result;
+use crate::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
-use super::mounts::within;
-use super::seeds::{completeness, cores};
-use crate::failure::Result;
-use crate::session::drive_url;
+use crate::values::drive_url;
 
 /// How often is looked for what changes by itself.
 const LOOK: Duration = Duration::from_millis(500);

@@ -11,11 +11,11 @@ use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
-use super::host::{Dialled, Host, lock, short};
-use super::model::{Find, Happening, SeedInfo, SeedRequest};
-use super::state::SavedSeed;
+use super::{Dialled, Host, lock};
+use crate::daemon::state::SavedSeed;
 use crate::failure::Result;
-use crate::session::drive_url;
+use crate::model::{Find, Happening, SeedInfo, SeedRequest};
+use crate::values::{drive_url, short_url};
 
 /// Drives that one daemon seeds.
 pub const MAX_SEEDS: usize = 4096;
@@ -114,7 +114,7 @@ impl Host {
         let seeding = Seeding { shared, task: task.abort_handle(), peers };
         lock(&self.seeds).insert(key, seeding);
         self.choose_shared();
-        log::info!("seeding {}", short(&drive_url(&key, None)));
+        log::info!("seeding {}", short_url(&drive_url(&key, None)));
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Host {
                 continue;
             };
             if let Err(failure) = self.start_seed(key, &seed.how).await {
-                log::error!("{}: {}", short(&seed.url), failure.sentence());
+                log::error!("{}: {}", short_url(&seed.url), failure.sentence());
             }
         }
     }
