@@ -22,7 +22,7 @@ use crate::presence::{Presence, Sight, is_allowed};
 
 /// How long a daemon that is starting or ending is waited for.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// How often is looked meanwhile.
+/// How often it is looked for meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 /// How many daemons are asked that end before they answer.
 const ATTEMPTS: usize = 5;
@@ -46,8 +46,8 @@ pub async fn find(store: &Path) -> Result<Option<Client>> {
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         match Presence::of(store) {
-            Sight::Nobody => return Ok(None),
-            Sight::Somebody(presence) => {
+            Sight::Absent => return Ok(None),
+            Sight::Present(presence) => {
                 // Removed by a daemon that ends, before all else.
                 if connect(&presence.socket).await.is_ok() {
                     return Ok(Some(Client { presence }));
@@ -57,14 +57,14 @@ pub async fn find(store: &Path) -> Result<Option<Client>> {
         }
         if Instant::now() >= deadline {
             let why = format!("it does not answer for {SETTLE_LIMIT:?}");
-            return Err(Failure::new(Code::Locked, ask_whom(store), why)
+            return Err(Failure::new(Code::Locked, daemon_of(store), why)
                 .hint("see its log: hypermount daemon logs"));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-fn ask_whom(store: &Path) -> String {
+fn daemon_of(store: &Path) -> String {
     format!("ask the daemon of {}", store.display())
 }
 
@@ -76,9 +76,9 @@ pub async fn find_or_start(store: &Path, create: bool) -> Result<Client> {
     let directory = store.to_owned();
     let started =
         tokio::task::spawn_blocking(move || launch::start_daemon(&directory, create, false));
-    match started.await.map_err(|error| Failure::failed(ask_whom(store), error))? {
+    match started.await.map_err(|error| Failure::failed(daemon_of(store), error))? {
         Ok(presence) => Ok(Client { presence }),
-        // Somebody else may have started one at the same time.
+        // Another command may have started one at the same time.
         Err(failure) if failure.code() == Code::Locked => find(store).await?.ok_or(failure),
         Err(failure) => Err(failure),
     }
@@ -106,7 +106,7 @@ pub async fn ask_or_start<T: DeserializeOwned>(
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket).await?;
-    // A store may be somebody else's, and name his socket.
+    // A store of another user may name that user's socket.
     if !is_allowed(&stream) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"));
     }
@@ -145,7 +145,7 @@ impl Client {
     }
 
     /// Asks, and takes the whole answer. `limit` bounds the wait for its beginning; `None` for what
-    /// may wait for peers as long as its user said.
+    /// may wait for peers until the user's own limit.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -243,7 +243,7 @@ impl Client {
     }
 
     /// A daemon of another version may mean something else by the same words. It goes on serving its
-    /// mounts until it is told to end.
+    /// mounts until it is stopped.
     fn check_version(&self, response: &Response<Incoming>) -> Result {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if header(API_HEADER) == Some(API) {
@@ -265,8 +265,8 @@ impl Client {
     }
 
     fn strange(&self, error: impl std::fmt::Display) -> Failure {
-        Failure::failed(self.what(), format!("its answer makes no sense: {error}"))
-            .hint("end it with `hypermount daemon stop`; the next command starts it anew")
+        Failure::failed(self.what(), format!("its answer cannot be parsed: {error}"))
+            .hint("end it with `hypermount daemon stop`; the next command starts it again")
     }
 }
 

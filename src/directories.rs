@@ -28,7 +28,7 @@ pub fn default_store() -> Result<PathBuf> {
     base_directory("XDG_DATA_HOME", ".local/share")
 }
 
-/// Where is kept what outlives a restart of the machine; made if absent, for this user only.
+/// The directory of state that outlives a restart of the machine; made if absent, for this user only.
 pub fn state_directory() -> Result<PathBuf> {
     let directory = base_directory("XDG_STATE_HOME", ".local/state")?;
     let what = || format!("keep state in {}", directory.display());
@@ -43,8 +43,8 @@ pub fn state_directory() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Where logs and records of mounts are: in the state directory, or, for a user who has none that can be
-/// written, beside the sockets of daemons.
+/// The directory of logs and records of mounts: the state directory, or, if that cannot be written, a
+/// directory beside the sockets of daemons.
 pub fn records_directory() -> Result<PathBuf> {
     let refused = match state_directory() {
         Ok(directory) => return Ok(directory),
@@ -86,13 +86,14 @@ pub fn home() -> Result<PathBuf> {
     // mount(8) at boot has no such variable.
     let listed = || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
     home.or_else(|| listed().map(|user| user.dir)).ok_or_else(|| {
-        Failure::failed("find the home directory", "HOME is not set").hint("say --store DIR")
+        Failure::failed("find the home directory", "HOME is not set")
+            .hint("name a store with --store DIR")
     })
 }
 
 /// The XDG base directory, macOS's one place for both, each with our name appended.
 fn base_directory(variable: &str, below_home: &str) -> Result<PathBuf> {
-    // The specification says to ignore relative values.
+    // The XDG specification excludes relative values.
     if let Some(base) = env::var_os(variable).map(PathBuf::from).filter(|base| base.is_absolute()) {
         return Ok(base.join(APP));
     }

@@ -1,5 +1,5 @@
-//! Going to the background: the command starts itself again, detached, and waits until that process
-//! says on a pipe that it is ready or why it is not. What it says later goes to a log file.
+//! Starting a daemon in the background: the command starts itself again, detached, and waits until that
+//! process reports on a pipe that it is ready or why it is not. After that it writes to a log file.
 //!
 //! A second process rather than fork(2): nothing of a running multi-threaded process has to survive.
 
@@ -21,9 +21,8 @@ use crate::failure::{Code, Context, Failure, Result};
 use crate::presence::{self, Presence};
 use crate::terminal;
 
-/// The environment variables that a background process has: where its user's directories are, where
-/// mount helpers are found, and what it logs. Whatever else the starting shell had set concerns that
-/// shell.
+/// The environment variables that a background process keeps: the user's directories, where mount
+/// helpers are found, and what is logged. Other variables of the starting shell concern that shell.
 const KEPT_VARIABLES: [&str; 8] = [
     "HOME",
     "PATH",
@@ -156,14 +155,14 @@ pub fn detach() -> Result {
     nix::unistd::setsid().map(drop).map_err(io::Error::from).context(|| "leave the session")
 }
 
-/// In the background process: says that it is ready, then lets go of the pipe.
+/// In the background process: reports that it is ready, then closes the pipe.
 pub fn report_ready(what: &impl Serialize) -> Result {
     send(&Report::Ready(what))?;
     let what = || "go to the background";
     nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)
 }
 
-/// In the background process: says why it will not be ready.
+/// In the background process: reports why it will not be ready.
 pub fn report_failure(failure: &Failure) -> Result {
     send(&Report::<()>::Failed(failure.clone()))
 }

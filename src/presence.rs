@@ -1,8 +1,8 @@
-//! How a daemon and those who look for it find each other: a file beside the store says who has it and
-//! where it listens, and is locked for as long as that process lives. And the socket itself.
+//! How a command finds the daemon of a store: a file in the store names the process and its socket, and is
+//! locked while that process lives. And the socket itself.
 //!
-//! The file lies in the store, so that everybody who opens the store sees it, whatever their
-//! environment; where the store cannot be written, beside the socket.
+//! The file lies in the store, so that every process that opens the store sees it, in any environment;
+//! where the store cannot be written, it lies beside the socket.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ use crate::failure::{Code, Context, Failure, Result};
 pub const PRESENCE_FILE: &str = "hypermount.daemon";
 /// The most of it that is read, in bytes.
 const MAX_PRESENCE_BYTES: u64 = 16 * 1024;
-/// Who is there.
+/// The daemon of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     pub pid: u32,
@@ -47,16 +47,16 @@ impl Drop for Present {
 /// What a look for the daemon found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sight {
-    Nobody,
+    Absent,
     /// One that is just starting or ending.
     Unready,
-    Somebody(Presence),
+    Present(Presence),
 }
 
 impl Presence {
     /// Becomes the daemon of `store`, which must be open already: there is no other then.
     pub fn take(&self, store: &Path) -> Result<Present> {
-        if Self::of(store) != Sight::Nobody {
+        if Self::of(store) != Sight::Absent {
             let what = format!("become the daemon of {}", store.display());
             return Err(Failure::new(Code::Locked, what, "it has one"));
         }
@@ -94,9 +94,9 @@ impl Presence {
                 continue; // left behind
             }
             let presence = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-            return presence.map_or(Sight::Unready, Sight::Somebody);
+            return presence.map_or(Sight::Unready, Sight::Present);
         }
-        Sight::Nobody
+        Sight::Absent
     }
 }
 
@@ -127,7 +127,7 @@ pub fn socket_path(store: &Path) -> Result<PathBuf> {
     Ok(runtime_directory()?.join(format!("{}.sock", name_of(store))))
 }
 
-/// Listens at `socket`. What a killed daemon left there is replaced: who asks has the store.
+/// Listens at `socket`. The socket of a killed daemon is replaced: the caller has the store open.
 pub fn bind(socket: &Path) -> Result<UnixListener> {
     let what = || format!("listen at {}", socket.display());
     let new = socket.with_extension("sock.new");
@@ -142,7 +142,7 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Where a daemon of this store writes what it has to say.
+/// The log of the daemon of this store.
 pub fn log_path(store: &Path) -> Result<PathBuf> {
     let directory = directories::records_directory()?.join("daemons");
     directories::private_directory(&directory)?;
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn a_presence_is_in_force_while_it_is_held() {
         let store = tempfile::tempdir().unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
         let held = presence().take(store.path()).unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
         assert!(presence().take(store.path()).is_err(), "taken twice");
         drop(held);
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
                 while !file.exists() {
                     std::hint::spin_loop();
                 }
-                assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+                assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
                 drop(taking.join().unwrap());
             });
         }
@@ -204,16 +204,16 @@ mod tests {
         std::os::unix::fs::symlink(&victim, store.path().join("hypermount.daemon.new")).unwrap();
         let present = presence().take(store.path()).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"theirs");
-        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
         drop(present);
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_nobody() {
+    fn what_a_crash_leaves_behind_is_no_daemon() {
         let store = tempfile::tempdir().unwrap();
         let text = serde_json::to_vec(&presence()).unwrap();
         fs::write(store.path().join(PRESENCE_FILE), text).unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
     }
 
     #[test]

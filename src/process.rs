@@ -15,7 +15,7 @@ pub fn allow_open_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
     {
-        // If that fails, fewer drives can be open, and opening one more is an error that says so.
+        // If that fails, fewer drives can be open at once.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }

@@ -37,7 +37,7 @@ pub struct Record {
     /// Where it answers peers, if it does.
     #[serde(default)]
     pub address: Option<SocketAddr>,
-    /// Where the process writes what it has to say; `None` in the foreground.
+    /// The log of the process; `None` in the foreground.
     #[serde(with = "crate::path_text::optional", default)]
     pub log: Option<PathBuf>,
     /// The directory at the mount point, if hypermount made it.

@@ -30,7 +30,8 @@ pub struct Session {
     /// The path of the URL; the root for a directory.
     pub path: DrivePath,
     pub wait: Wait,
-    pub network: Option<Network>,
+    /// Keeps the connections while the drive is read.
+    _network: Option<Network>,
 }
 
 /// An entry, and the drive that contains it.
@@ -56,7 +57,7 @@ impl Session {
         if let Some(spinner) = spinner {
             spinner.finish_and_clear();
         }
-        Ok(Self { network, ..opened? })
+        opened
     }
 
     /// As [`Session::open`], in a process that has the store open and its own network.
@@ -76,7 +77,7 @@ impl Session {
             })?;
         let network = network.filter(|_| !wait.is_local()).cloned();
         let (store, directory) = (store.clone(), directory.to_owned());
-        Ok(Self { store, directory, drive, path: url.path, wait, network })
+        Ok(Self { store, directory, drive, path: url.path, wait, _network: network })
     }
 
     /// For a command that reads the drive once: fetches a newer version, if peers are asked.

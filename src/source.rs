@@ -24,7 +24,7 @@ const PUBLIC_BOOTSTRAP: [&str; 3] = [
 /// Where a drive's data is and comes from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Source {
-    /// Directory that keeps what was fetched [default: the XDG data directory]
+    /// Directory of the store, which keeps fetched data [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
@@ -44,15 +44,15 @@ pub struct Source {
 /// How peers are found that the command line does not name.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Finding {
-    /// Where to look for peers: full is the local network, the DHT and the HyperDHT [default: full;
-    /// off with --peer, for what is on this disk, and for a --listen address only this machine reaches; or
-    /// what the environment says in HYPERMOUNT_NETWORK]
+    /// Where to look for peers: full is the local network, the Hyperswarm 2 DHT and the HyperDHT 6
+    /// [default: full; off with --peer, for a drive on this disk, and for a --listen address that only
+    /// this machine reaches; or HYPERMOUNT_NETWORK]
     #[arg(long, value_name = "full|lan|off")]
     pub network: Option<NetworkLevel>,
 
-    /// Node to begin with, instead of all the public ones; of the HyperDHT with hyperdht: before it,
-    /// else of the original's DHT; may be given several times [or HYPERMOUNT_BOOTSTRAP, with commas
-    /// between]
+    /// Bootstrap node, instead of all the public ones: of the HyperDHT 6 with hyperdht: before it, else
+    /// of the Hyperswarm 2 DHT; may be given several times [or HYPERMOUNT_BOOTSTRAP, separated by
+    /// commas]
     #[arg(long, value_name = "[hyperdht:]HOST:PORT")]
     pub bootstrap: Vec<BootstrapAddress>,
 }

@@ -13,7 +13,7 @@ use hypermount_swarm::network::DiscoveryOptions;
 
 use crate::failure::{Failure, Result};
 
-/// How long a read waits for a peer when `--wait` does not say, per block.
+/// How long a read waits for a block without `--wait`.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 /// The longest `--wait` that is not `forever`.
 const MAX_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -70,16 +70,16 @@ impl FromStr for WaitLimit {
                 .map_err(|why| format!("{why} (expected for example 10s, 2min or forever)"))?,
         };
         if limit > MAX_WAIT {
-            return Err("longer than a year; say forever".into());
+            return Err("longer than a year; use forever".into());
         }
         Ok(WaitLimit::Each(limit))
     }
 }
 
-/// The slowest limit: below it peers would take each other for gone.
+/// The lowest limit, in bytes per second: below it peers would time out.
 pub const SLOWEST: u64 = 1000;
 
-/// `--up`, `--down`: bytes per second; `None` for as many as there are.
+/// `--up`, `--down`: bytes per second; `None` for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit(pub Option<u64>);
 
@@ -106,7 +106,7 @@ impl FromStr for RateLimit {
     }
 }
 
-/// `--bootstrap`: a node to begin with, of either network.
+/// `--bootstrap`: a bootstrap node of the Hyperswarm 2 DHT or of the HyperDHT 6.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootstrapAddress {
     Dht(String),
@@ -146,12 +146,12 @@ impl BootstrapAddress {
     /// The inverse.
     pub fn options(lan: bool, names: &[String]) -> Result<DiscoveryOptions> {
         let all = names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
-        let all = all.map_err(|why| Failure::usage("the nodes to begin with", why))?;
+        let all = all.map_err(|why| Failure::usage("the bootstrap nodes", why))?;
         let (bootstrap, hyperdht) = Self::by_network(&all);
         Ok(DiscoveryOptions { lan, bootstrap, hyperdht })
     }
 
-    /// Those of the DHT, and those of the HyperDHT.
+    /// The nodes of the Hyperswarm 2 DHT, and those of the HyperDHT 6.
     pub fn by_network(all: &[Self]) -> (Vec<String>, Vec<String>) {
         let (mut dht, mut hyperdht) = (Vec::new(), Vec::new());
         for one in all {

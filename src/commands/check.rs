@@ -1,5 +1,5 @@
-//! `hypermount check`: showing what is verified and what is hurt. The checking is done where the store
-//! is open.
+//! `hypermount check`: prints which drives are sound and what is damaged. The process that has the store
+//! open does the checking.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -69,7 +69,7 @@ pub async fn run(args: &Check) -> Result {
     }
 }
 
-/// Refuses what says how to fetch where nothing is fetched.
+/// Fails if an option about fetching is given without `--repair`.
 fn must_go_with_repair(args: &Check) -> Result {
     let Source { peers, wait, finding, .. } = &args.source;
     let named = [
@@ -79,8 +79,8 @@ fn must_go_with_repair(args: &Check) -> Result {
         ("--bootstrap", !finding.bootstrap.is_empty()),
     ];
     match named.into_iter().find(|(_, given)| *given && !args.repair) {
-        Some((option, _)) => Err(Failure::usage(option, "a check alone asks no peer")
-            .hint("say --repair to fetch what is damaged")),
+        Some((option, _)) => Err(Failure::usage(option, "without --repair no peer is asked")
+            .hint("add --repair to fetch damaged blocks")),
         None => Ok(()),
     }
 }

@@ -91,10 +91,10 @@ fn described(store: &Path, presence: &Presence) -> Result<serde_json::Value> {
     }))
 }
 
-/// Works with a daemon of any version: it is asked without looking at what it answers, and if that
-/// does not help it is sent SIGTERM.
+/// Works with a daemon of any version: its answer is ignored, and if the request fails it is sent
+/// SIGTERM.
 fn stop(store: &Path) -> Result {
-    let Sight::Somebody(presence) = Presence::of(store) else {
+    let Sight::Present(presence) = Presence::of(store) else {
         eprintln!("no daemon runs for {}", store.display());
         return Ok(());
     };
@@ -107,13 +107,13 @@ fn stop(store: &Path) -> Result {
         log::info!("{}", failure.sentence());
         let pid = i32::try_from(presence.pid).unwrap_or(0);
         // Its number cannot have passed to another process: the lock on its presence was seen held.
-        if pid > 0 && Presence::of(store) == Sight::Somebody(presence.clone()) {
+        if pid > 0 && Presence::of(store) == Sight::Present(presence.clone()) {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         }
     }
     let deadline = Instant::now() + STOP_LIMIT;
-    while Presence::of(store) != Sight::Nobody {
+    while Presence::of(store) != Sight::Absent {
         if Instant::now() >= deadline {
             let what = format!("stop the daemon (pid {})", presence.pid);
             return Err(Failure::failed(what, format!("it has not ended in {STOP_LIMIT:?}")));
@@ -125,7 +125,7 @@ fn stop(store: &Path) -> Result {
 
 fn status(args: &DaemonStatus) -> Result {
     let store = directories::store(args.store.as_deref())?;
-    let Sight::Somebody(presence) = Presence::of(&store) else {
+    let Sight::Present(presence) = Presence::of(&store) else {
         return Err(Failure::failed("daemon", format!("none runs for {}", store.display()))
             .hint("start it: hypermount daemon start"));
     };

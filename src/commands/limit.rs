@@ -1,4 +1,4 @@
-//! `hypermount limit`: how fast the daemon's bytes may flow.
+//! `hypermount limit`: the rate limits of the daemon.
 
 use hyper::Method;
 
@@ -27,7 +27,7 @@ pub async fn run(args: &LimitRates) -> Result {
     })?;
     let mut limits: Limits = client.ask(Method::GET, &path, &(), Some(ANSWER_LIMIT)).await?;
     if args.rates.up.is_some() || args.rates.down.is_some() {
-        let changed = |said: Option<RateLimit>, now| said.map_or(now, |RateLimit(rate)| rate);
+        let changed = |given: Option<RateLimit>, now| given.map_or(now, |RateLimit(rate)| rate);
         limits.up = changed(args.rates.up, limits.up);
         limits.down = changed(args.rates.down, limits.down);
         limits = client.ask(Method::PUT, &path, &limits, Some(ANSWER_LIMIT)).await?;

@@ -80,7 +80,7 @@ fn row(drive: &Listed, short: bool) -> [String; 6] {
     ]
 }
 
-/// The share of the content that is on this disk. All of it is said only if not a block is missing.
+/// The share of the content that is on this disk; "all" only if no block is missing.
 pub fn here(held: u64, blocks: u64) -> String {
     if held >= blocks {
         return "all".to_owned();

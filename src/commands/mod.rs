@@ -1,4 +1,4 @@
-//! One file per command. A command asks the libraries and prints; it decides nothing about drives.
+//! One file per command. A command calls the libraries and prints; it decides nothing about drives.
 
 mod adopt;
 mod bootstrap;

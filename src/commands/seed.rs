@@ -1,4 +1,4 @@
-//! `hypermount share`, `seed`, `unseed` and `publish`: giving drives to others.
+//! `hypermount share`, `seed`, `unseed` and `publish`: sharing drives permanently.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::source::{Source, find_of};
 use crate::target::{Location, Target, check_store, drive_or_mount};
 use crate::terminal::{self, escaped};
 
-/// How often is asked who holds a drive.
+/// How often the peers that hold a drive are counted.
 const POLL: Duration = Duration::from_millis(250);
 /// The largest list of drives that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
@@ -156,7 +156,7 @@ pub async fn run_publish(args: &Publish) -> Result {
             let why =
                 format!("{} of {} peers hold it; {}", peers.complete, args.wait, peers.verdict);
             return Err(Failure::new(Code::Unavailable, what, why)
-                .hint("it goes on being seeded; `hypermount peers` says who has it"));
+                .hint("seeding continues; `hypermount peers` lists the peers that have it"));
         }
         tokio::time::sleep(POLL).await;
     }

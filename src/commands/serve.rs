@@ -25,7 +25,7 @@ pub async fn run(args: &Serve) -> Result {
         ));
     }
     let network = Network::for_serving(&store)?;
-    let rate = |said: Option<RateLimit>| said.and_then(|RateLimit(rate)| rate);
+    let rate = |given: Option<RateLimit>| given.and_then(|RateLimit(rate)| rate);
     network.limit(rate(args.rates.up), rate(args.rates.down));
     let address = network.listen(args.listen).await?;
     if args.json {

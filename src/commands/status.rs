@@ -1,4 +1,4 @@
-//! `hypermount status`, `peers`, `why` and `watch`: what is going on, in words.
+//! `hypermount status`, `peers`, `why` and `watch`: the state of a daemon, in words.
 
 use std::path::Path;
 
@@ -78,7 +78,7 @@ fn lines(status: &model::Status) -> Vec<String> {
     lines
 }
 
-/// What was said of how fast bytes may flow.
+/// The rate limits that were set.
 fn limits(status: &model::Status) -> Vec<String> {
     let both = |limits: &Limits| {
         format!("up {}, down {}", super::limit::rate(limits.up), super::limit::rate(limits.down))
@@ -90,7 +90,7 @@ fn limits(status: &model::Status) -> Vec<String> {
     all.into_iter().chain(drives).collect()
 }
 
-/// At most so many lines, the first with the name of what they are.
+/// At most [`MAX_LINES`] lines, the first with the name of the section.
 fn section<T>(lines: &mut Vec<String>, name: &str, items: &[T], line: impl Fn(&T) -> String) {
     for (number, item) in items.iter().take(MAX_LINES).enumerate() {
         let name = if number == 0 { name } else { "" };
@@ -200,7 +200,7 @@ async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
         return Ok((client, record.mountpoint.join(inside)));
     }
     Err(Failure::failed(format!("why {}", path.display()), "it is in no mount of a daemon")
-        .hint("mounts in the foreground say on stderr what failed"))
+        .hint("a mount in the foreground logs failures to stderr"))
 }
 
 fn explain(failure: &FailedCall) -> String {

@@ -1,4 +1,4 @@
-//! `hypermount top`: who fetches what, live.
+//! `hypermount top`: which process, file and drive fetches how much, live.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `hypermount import` and `hypermount export`: saying what will happen, what goes on and what was
-//! done. The copying is done where the store is open.
+//! `hypermount import` and `hypermount export`: print the forecast, the progress and the result. The
+//! process that has the store open does the copying.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -104,7 +104,7 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf> {
     std::path::absolute(path).context(|| format!("find {}", path.display()))
 }
 
-/// Says what was done, and fails if not everything was.
+/// Prints what was done, and fails if not everything was.
 fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
     if as_json {
         print_json(summary)?;
@@ -142,7 +142,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
 struct Shown {
     bar: ProgressBar,
     list: bool,
-    /// Nothing but JSON is to be said.
+    /// Only JSON is printed.
     quiet: bool,
 }
 

@@ -1,7 +1,7 @@
-//! The API: HTTP/1.1 and JSON over the socket. One table has every route with the shapes of what it
-//! takes and answers; the server and its description (`docs/openapi.json`) are both made from it.
+//! The API: HTTP/1.1 and JSON over the socket. One table has every route; the server and its description
+//! (`docs/openapi.json`) are both made from it.
 //!
-//! Not here: what the requests mean (`host.rs` and its parts).
+//! Not here: what the requests mean (`host/`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ type Answer<T> = Result<Json<T>>;
 type DriveAsked = Result<Query<DriveQuery>, QueryRejection>;
 type Segment = Result<Path<String>, PathRejection>;
 
-/// Everything that can be asked.
+/// All routes.
 pub fn routes() -> Vec<Route> {
     use route::Body::{Bytes as Raw, Json as Value, Lines, OpenApi, Text};
     use route::{route, shape};
@@ -53,7 +53,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "get",
             "/status",
-            "Everything at a glance",
+            "Status of the daemon and all it does",
             Value(shape::<Status>("Status")),
             get(status),
         ),
@@ -147,7 +147,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "get",
             "/drives/{drive}/peers",
-            "Who has how much of a drive",
+            "How much of a drive each peer has",
             Value(shape::<DrivePeers>("DrivePeers")),
             get(drive_peers),
         ),
@@ -200,7 +200,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "put",
             "/seeds/{drive}",
-            "Seed a drive for good",
+            "Seed a drive permanently",
             Value(shape::<SeedInfo>("SeedInfo")),
             put(seed),
         )
@@ -208,7 +208,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "delete",
             "/seeds/{drive}",
-            "Seed it no more; what was fetched stays",
+            "Stop seeding a drive; fetched blocks stay",
             Value(shape::<Done>("Done")),
             delete(unseed),
         ),
@@ -307,7 +307,7 @@ fn not_found(why: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(failure)).into_response()
 }
 
-/// A request that is not what the description says.
+/// The failure of a request that does not match the description.
 fn sound<T, E: std::fmt::Display>(extracted: Result<T, E>) -> Result<T> {
     extracted.map_err(|why| Failure::usage("understand the request", why))
 }
@@ -574,8 +574,8 @@ where
     tokio::task::spawn_blocking(move || {
         let _busy = busy;
         let left = sender.clone();
-        let mut tell = move |told: T| {
-            let line = line(&told);
+        let mut tell = move |progress: T| {
+            let line = line(&progress);
             // This thread is the work's own, so it may wait for a slow client. One that is gone ends
             // the work at its next pause.
             let _ = tokio::task::block_in_place(|| sender.blocking_send(Ok(line)));
@@ -657,7 +657,7 @@ async fn description() -> Json<serde_json::Value> {
 }
 
 fn line(value: &impl Serialize) -> Bytes {
-    // Nothing that is told has a shape JSON lacks; if it had, the line would be left out.
+    // Every value here has a form in JSON; one that had none would be left out.
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
     text.into()

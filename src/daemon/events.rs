@@ -1,5 +1,5 @@
-//! What happened, told to whoever listens. Bounded: a listener that is too slow is told how many it
-//! missed.
+//! Events, sent to every listener. The queue is bounded: a listener that is too slow learns how many
+//! events it missed.
 
 use tokio::sync::broadcast;
 
@@ -18,7 +18,7 @@ impl Default for Events {
 
 impl Events {
     pub fn tell(&self, happening: Happening) {
-        // Nobody listening is no trouble.
+        // It fails if there is no listener.
         let _ = self.0.send(happening);
     }
 

@@ -42,7 +42,7 @@ pub use report::watch;
 
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
-/// How long a peer that was named for one command stays dialled: the next one probably names it, too.
+/// How long a peer named by one command stays dialled: the next command probably names it, too.
 const LINGER: Duration = Duration::from_secs(10);
 /// Drives that have limits of their own.
 pub const MAX_LIMITED: usize = 1024;
@@ -60,20 +60,20 @@ pub struct Host {
     rates: Mutex<Rates>,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
     seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
-    /// What is found again after a restart.
+    /// What is restored after a restart.
     state: Mutex<State>,
     /// Saved mounts that could not be made yet, and why.
     pending: Mutex<BTreeMap<PathBuf, String>>,
-    /// Those who need a peer keep it dialled.
+    /// Peers that are dialled, each while a mount, a seed or a request needs it.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
-    /// What was said of single drives.
+    /// Limits of single drives.
     limits: Mutex<BTreeMap<PublicKey, Limits>>,
-    /// Whether peers are looked for that nobody named.
+    /// How peers are looked for; `None` until a request asks for it.
     finding: tokio::sync::Mutex<Option<Find>>,
     finds: AtomicBool,
     listening: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
-    /// Records of mounts that are gone, while they may have been the last thing to do: who waits for
-    /// one to go finds the store free.
+    /// Records of ended mounts that may have been the last ones: a process that waits for such a record
+    /// to go must find the store free.
     last_records: Arc<Mutex<Vec<Held>>>,
 }
 
@@ -125,8 +125,8 @@ impl Host {
         })
     }
 
-    /// Opens a drive as an API request names it. `peers` are dialled from now on. Where `find` says
-    /// nothing the drive is not looked for, whatever is done for others.
+    /// Opens a drive as an API request names it. `peers` are dialled from now on. With an empty `find`
+    /// peers of this drive are not looked for, even if those of other drives are.
     pub async fn session(
         &self,
         drive: &str,
@@ -151,7 +151,7 @@ impl Host {
 
     /// How long a block may take, where there is a peer to wait for.
     pub fn wait_for(&self, find: &Find, wait: Option<&str>) -> Result<Wait> {
-        let named = self.dials_somebody() || !self.network.peers().is_empty();
+        let named = self.dials_peers() || !self.network.peers().is_empty();
         Ok(match (*find != Find::default() || named, wait) {
             (false, _) => Wait::Local,
             (true, None) => WaitLimit::default().wait(),
@@ -159,9 +159,9 @@ impl Host {
         })
     }
 
-    /// Whether there is anybody to wait for.
+    /// Whether there are peers to wait for.
     pub fn knows_peers(&self) -> bool {
-        self.finds() || self.dials_somebody() || !self.network.peers().is_empty()
+        self.finds() || self.dials_peers() || !self.network.peers().is_empty()
     }
 
     fn finds(&self) -> bool {
@@ -169,7 +169,7 @@ impl Host {
     }
 
     /// Begins to look for peers, if it was asked for and has not begun. A daemon does that in one way
-    /// only: who said `lan` must not find that it went further because of somebody else.
+    /// only: a client that asked for `lan` must not be announced further by another client's request.
     pub async fn find(&self, asked: &Find) -> Result {
         let options = BootstrapAddress::options(asked.lan, &asked.bootstrap)?;
         let mut finding = self.finding.lock().await;
@@ -179,7 +179,7 @@ impl Host {
         if finding.is_some() {
             let why = "this daemon does so in another way already";
             return Err(Failure::failed("look for peers", why).hint(
-                "say the same --network and --bootstrap, or `hypermount daemon stop` first",
+                "use the same --network and --bootstrap, or `hypermount daemon stop` first",
             ));
         }
         self.network.discover(&options).await?;
@@ -188,7 +188,7 @@ impl Host {
         Ok(())
     }
 
-    /// Lets those who have the key find us, if peers are looked for at all.
+    /// Announces that we have the drive, if peers are looked for at all.
     pub fn announce(&self, key: &PublicKey) -> Result {
         if self.finds() { self.network.announce(key) } else { Ok(()) }
     }
@@ -199,13 +199,13 @@ impl Host {
         Limits { up, down }
     }
 
-    /// What a drive has of its own.
+    /// The limits of one drive.
     pub async fn limits_of(&self, drive: &str) -> Result<Limits> {
         let key = self.key_of(drive).await?;
         Ok(lock(&self.limits).get(&key).copied().unwrap_or_default())
     }
 
-    /// Changes that, at once.
+    /// Changes the limits of one drive, at once.
     pub async fn limit_drive(&self, drive: &str, limits: Limits) -> Result<Limits> {
         let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
         let key = *session.drive.key();
@@ -234,7 +234,8 @@ impl Host {
         limited.iter().map(describe).collect()
     }
 
-    /// Dials those that are not dialled yet. They stay so while what is returned is kept, by whomever.
+    /// Dials the peers that are not dialled yet. A peer is dialled until the last value that was returned
+    /// for it is dropped.
     pub fn dial(&self, peers: &[String]) -> Result<Dialled> {
         let mut dialled = lock(&self.dialled);
         dialled.retain(|_, dialling| dialling.strong_count() > 0);
@@ -256,11 +257,11 @@ impl Host {
         Ok(kept)
     }
 
-    fn dials_somebody(&self) -> bool {
+    fn dials_peers(&self) -> bool {
         lock(&self.dialled).values().any(|dialling| dialling.strong_count() > 0)
     }
 
-    /// Answers peers at an address, which is what it is asked for but for port 0.
+    /// Listens for peers; returns the address, with the port that the system chose for port 0.
     pub async fn listen(&self, asked: &str) -> Result<SocketAddr> {
         let asked: SocketAddr = asked
             .parse()
@@ -294,7 +295,7 @@ impl Host {
         lock(&self.seeds).contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
     }
 
-    /// Gives away what is mounted or seeded, and nothing else.
+    /// Shares the drives that are mounted or seeded, and no others.
     pub fn choose_shared(&self) {
         let drives = self.in_use();
         let mut cores = HashSet::new();
@@ -318,7 +319,7 @@ impl Host {
             || !lock(&self.pending).is_empty()
     }
 
-    /// Changes what is found again after a restart, and stores that.
+    /// Changes the state that is restored after a restart, and stores it.
     fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
         let mut state = lock(&self.state);
         let mut new = state.clone();
