@@ -48,6 +48,11 @@ pub fn check(mountpoint: &Path) -> Result {
     }
 }
 
+/// Whether there is a directory, or a mount, dead or not.
+pub fn is_there(mountpoint: &Path) -> bool {
+    fs::symlink_metadata(mountpoint).map_or_else(|error| is_dead(&error), |_| true)
+}
+
 fn is_dead(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTCONN)
 }

@@ -56,13 +56,23 @@ pub struct MadeDirectory {
 /// A record in force; dropping it removes it.
 pub struct Held {
     _lock: Flock<File>,
-    path: PathBuf,
+    /// What is removed; `None` once it is to stay.
+    path: Option<PathBuf>,
+}
+
+impl Held {
+    /// Leaves the record behind, as a killed process does.
+    pub fn leave(mut self) {
+        self.path = None;
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Left behind it would be stale, which readers notice by the missing lock.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // Left behind it would be stale, which readers notice by the missing lock.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -84,7 +94,7 @@ impl Record {
             })?;
         let text = serde_json::to_vec(self).map_err(io::Error::other).context(what)?;
         lock.set_len(0).and_then(|()| lock.write_all(&text)).context(what)?;
-        Ok(Held { _lock: lock, path })
+        Ok(Held { _lock: lock, path: Some(path) })
     }
 
     /// The record of a mount point, if there is one, in force or stale.

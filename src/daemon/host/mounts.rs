@@ -167,7 +167,17 @@ impl Host {
                     Mount::start_root(Arc::new(drives), store, &at, options, limits, runtime)
                 }
             };
-            Ok(Attached { mount: mount.map_err(cannot_mount)?, made, held, record })
+            match mount {
+                Ok(mount) => Ok(Attached { mount, made, held, record }),
+                Err(error) => {
+                    drop(made);
+                    if directory.is_some() && mountpoint::is_there(&at) {
+                        // The next mount needs to know that we made the directory.
+                        held.leave();
+                    }
+                    Err(cannot_mount(error))
+                }
+            }
         };
         let started = tokio::task::spawn_blocking(start).await;
         started.map_err(|error| Failure::failed(what, error))?
