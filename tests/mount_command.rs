@@ -316,6 +316,9 @@ fn a_daemon_makes_a_missing_mount_point_and_removes_it() {
         let ended = mounted.home.command().args(how).args(store).output().unwrap();
         assert!(ended.status.success(), "{how:?}");
         mounted.must_be_gone(&format!("{how:?}"));
+        // A lazy unmount does not wait for that.
+        let presence = mounted.home.path("store/hypermount.daemon");
+        eventually("the store is free", || !presence.exists());
     }
     // Another program unmounts, and the daemon notices.
     mounted.home.run(["mount", "store", "mnt"]).must_succeed();
