@@ -19,8 +19,8 @@ use crate::errno::{Error, Result, errno};
 use crate::filesystem::Looked;
 use crate::metadata::Changes;
 use crate::namespace::Rename;
+use crate::platform::Caller;
 use crate::serve::{Request, Server};
-use crate::set_ids::Caller;
 use crate::shown::Shown;
 use crate::xattr::Answer;
 

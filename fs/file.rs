@@ -3,51 +3,24 @@
 //! In a drive that can be written every open file of an inode shares one [`StagedFile`]; elsewhere
 //! a file pins its content when it is opened.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FileType;
 use hypermount_drive::Urgency;
-use hypermount_drive::sync::Mutex;
 use hypermount_drive::{Entry, Extent, Wait};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
-use crate::set_ids::Caller;
+use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::stalls::Missing;
-use crate::walk_ahead::WalkAhead;
 
 /// How often others may change a file between looking at it and opening it before they have to wait.
 const MAX_OVERTAKEN: usize = 100;
-
-/// Threads remembered by [`Overtaken`].
-const MAX_LOOKING_AGAIN: usize = 1024;
-
-/// Threads whose open(2) met an inode that a newer version of a followed drive had replaced. ESTALE has
-/// the kernel look the name up again, and so shows the newer version before the notice of it has
-/// arrived. It does so once for a call: a thread that is overtaken again opens the file as it was when
-/// the kernel looked it up, since a program must never see ESTALE.
-#[derive(Debug, Default)]
-pub(crate) struct Overtaken(Mutex<HashSet<u32>>);
-
-impl Overtaken {
-    /// Whether the kernel is to look the name up again.
-    fn look_again(&self, thread: u32) -> bool {
-        let mut threads = self.0.lock();
-        let known = thread != 0 && (threads.remove(&thread) || threads.len() >= MAX_LOOKING_AGAIN);
-        thread != 0 && !known && threads.insert(thread)
-    }
-
-    /// The thread's call found what the name leads to.
-    fn opened(&self, thread: u32) {
-        self.0.lock().remove(&thread);
-    }
-}
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -92,7 +65,10 @@ impl Fs {
         };
         if let Content::Extent(extent) = &content {
             hypermount_drive::Drive::check_extent(extent)?;
-            WalkAhead::opened(&place.volume, &place.path, extent.size, &self.runtime);
+            let volume = &place.volume;
+            let snapshot = || volume.snapshot();
+            let ahead = &volume.walk_ahead;
+            ahead.opened(&volume.drive, snapshot, &place.path, extent.size, &self.runtime);
         }
         let keep_cache = self.inodes_mut().open(ino, &entry, &content);
         let is_core = matches!(content, Content::Core(_));
@@ -475,20 +451,6 @@ async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_thread_looks_again_once_and_a_bounded_number_of_them_does() {
-        let overtaken = Overtaken::default();
-        assert!(overtaken.look_again(1) && !overtaken.look_again(1));
-        assert!(overtaken.look_again(1), "that was another call");
-        overtaken.opened(1);
-        assert!(overtaken.look_again(1), "its last call found the file");
-        assert!(!overtaken.look_again(0), "an unknown thread cannot be told from another");
-        for thread in 2..=MAX_LOOKING_AGAIN as u32 {
-            assert!(overtaken.look_again(thread));
-        }
-        assert!(!overtaken.look_again(5000), "one past the bound opens what was there");
-    }
 
     #[test]
     fn data_reaches_to_the_end_of_the_file() {

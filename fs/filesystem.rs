@@ -26,14 +26,14 @@ use tokio::time::timeout_at;
 
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
-use crate::file::Overtaken;
-use crate::follow::Showing;
 use crate::handle::{DirHandle, FileHandle, HandleTable};
 use crate::inode::{InodeTable, Node, Numbers};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
+use crate::overtaken::Overtaken;
 use crate::patience::Patience;
 use crate::set_ids;
+use crate::showing::Showing;
 use crate::staging::StagedFile;
 use crate::stalls::{Missing, Stalls};
 use crate::symlink;

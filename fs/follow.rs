@@ -4,7 +4,6 @@
 //! Open files are not touched: they keep their content (see `inode.rs`).
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,31 +41,6 @@ impl View for Shown {
                 fs.show_newest(&volume).await;
             }
         })
-    }
-}
-
-/// Counts the requests of a mount that wait until other mounts show what they changed. The kernel may
-/// hold locks for each of them, on which this mount's notices wait.
-#[derive(Default)]
-pub(crate) struct Showing(AtomicUsize);
-
-/// Ends with its request, also with one that is interrupted.
-pub(crate) struct ShowingGuard<'a>(&'a AtomicUsize);
-
-impl Showing {
-    pub(crate) fn begin(&self) -> ShowingGuard<'_> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        ShowingGuard(&self.0)
-    }
-
-    fn is_under_way(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 0
-    }
-}
-
-impl Drop for ShowingGuard<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -5,9 +5,10 @@
 //! printing them; what a path holds and where bytes come from is the `drive` crate's affair.
 //!
 //! The rooms, in import order: `platform` (the only file with compile-time switches), `inherited`,
-//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `volume`, `journal`,
-//! `handle`, `inode`, `invalidate`, `filesystem` and what is spread over `file`, `follow`, `listing`,
-//! `metadata`, `namespace`, `status` and `write`; `serve`, `mountpoint` (mounts as the system lists them),
+//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`, `walk_ahead`, `volume`,
+//! `journal`, `handle`, `inode`, `invalidate`, `overtaken`, `showing`, `filesystem` and what is spread
+//! over `file`, `follow`, `listing`, `metadata`, `namespace`, `status` and `write`; `serve`,
+//! `mountpoint` (mounts as the system lists them),
 //! `root` (several drives in one mount), `shown`, `adapter`, `mount`.
 #![deny(unsafe_code)]
 
@@ -27,11 +28,13 @@ mod metadata;
 mod mount;
 mod mountpoint;
 mod namespace;
+mod overtaken;
 mod patience;
 mod platform;
 mod root;
 mod serve;
 mod set_ids;
+mod showing;
 mod shown;
 mod staging;
 mod stalls;
@@ -57,7 +60,6 @@ pub use mount::{Mount, MountError, MountOptions};
 pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
 pub use namespace::Rename;
 pub use patience::Patience;
-pub use platform::settle_allocator;
+pub use platform::{Caller, settle_allocator};
 pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
-pub use set_ids::Caller;
 pub use xattr::Answer;

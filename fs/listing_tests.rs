@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
 use super::*;
-use crate::set_ids::Caller;
+use crate::platform::Caller;
 use crate::testing::{drive, put, remove, runtime, show, walk};
 
 /// The names of one page that takes `room` of them, and where the next one begins.

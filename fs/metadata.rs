@@ -12,7 +12,7 @@ use hypermount_drive::{DrivePath, DriveUrl, Entry, Kind, Stat};
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Place, Resolved};
-use crate::set_ids::Caller;
+use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::xattr::{self, Answer};
 

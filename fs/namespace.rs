@@ -18,7 +18,7 @@ use crate::attr::{self, TTL_FOLLOWED, now};
 use crate::errno::{Error, Result};
 use crate::file::Opened;
 use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name, ttl};
-use crate::set_ids::Caller;
+use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::symlink::MAX_TARGET_BYTES;
 use crate::volume::Volume;

@@ -21,6 +21,15 @@ pub struct Attachment {
 /// File system type shown after `fuse.`; what our mounts are recognised by.
 pub const SUBTYPE: &str = "hypermount";
 
+/// The program that changes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    /// Its thread; 0 if unknown.
+    pub thread: u32,
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs;
@@ -36,8 +45,7 @@ mod linux {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-    use super::{Attachment, SUBTYPE};
-    use crate::set_ids::Caller;
+    use super::{Attachment, Caller, SUBTYPE};
 
     /// What getxattr(2) answers for an attribute that is not there.
     pub const NO_ATTRIBUTE: i32 = libc::ENODATA;
@@ -325,8 +333,7 @@ mod other {
 
     use fuser::{Config, MountOption, Session};
 
-    use super::{Attachment, SUBTYPE};
-    use crate::set_ids::Caller;
+    use super::{Attachment, Caller, SUBTYPE};
 
     /// What getxattr(2) answers for an attribute that is not there.
     pub const NO_ATTRIBUTE: i32 = libc::ENOATTR;

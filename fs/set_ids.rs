@@ -13,21 +13,12 @@ use std::time::Duration;
 use hypermount_drive::stat::{TYPE_DIRECTORY, TYPE_MASK};
 use hypermount_drive::{Entry, Kind, Stat};
 
-use crate::platform;
+use crate::platform::{self, Caller};
 
 const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 const SET_IDS: u32 = SET_USER_ID | SET_GROUP_ID;
-
-/// The program that changes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    pub uid: u32,
-    pub gid: u32,
-    /// Its thread; 0 if unknown.
-    pub thread: u32,
-}
 
 impl Caller {
     /// This process, which acts with the rights of root.

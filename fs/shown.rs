@@ -14,9 +14,9 @@ use crate::file::Opened;
 use crate::filesystem::{Fs, Looked, Room};
 use crate::journal::Journal;
 use crate::listing::{Listed, Page};
+use crate::platform::Caller;
 use crate::root::{self, Root};
 use crate::serve::Request;
-use crate::set_ids::Caller;
 use crate::status::{self, Status};
 use crate::xattr::{self, Answer};
 

@@ -35,7 +35,7 @@ pub struct Volume {
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
     follower: Mutex<Option<(AbortHandle, Arc<dyn View>)>>,
-    pub(crate) walk_ahead: WalkAhead,
+    pub(crate) walk_ahead: Arc<WalkAhead>,
     /// Counts the nested volumes of a mount by being cloned.
     _counted: Option<Arc<()>>,
 }
@@ -52,7 +52,7 @@ impl Volume {
             touched: Mutex::new(Rank::TOUCHED, HashMap::new()),
             parent: None,
             follower: Mutex::new(Rank::LEAF, None),
-            walk_ahead: WalkAhead::default(),
+            walk_ahead: Arc::default(),
             _counted: None,
         }
     }

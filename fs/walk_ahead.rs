@@ -12,10 +12,8 @@ use std::time::Duration;
 
 use hypermount_drive::Urgency;
 use hypermount_drive::sync::{Mutex, MutexGuard};
-use hypermount_drive::{DrivePath, Entry, Kind, Name, Snapshot, Wait};
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Snapshot, Wait};
 use tokio::runtime::Handle;
-
-use crate::volume::Volume;
 
 /// Files up to this size, in bytes, count as small.
 pub const SMALL_FILE_BYTES: u64 = 1024 * 1024;
@@ -151,23 +149,30 @@ impl WalkAhead {
         self.state.lock()
     }
 
-    /// A file of `volume` was opened for reading.
-    pub fn opened(volume: &Arc<Volume>, path: &DrivePath, size: u64, runtime: &Handle) {
-        if size > SMALL_FILE_BYTES || volume.drive.writable() {
+    /// A file of the drive was opened for reading; `snapshot` gives the version the kernel sees.
+    pub fn opened(
+        self: &Arc<Self>,
+        drive: &Drive,
+        snapshot: impl FnOnce() -> Arc<Snapshot>,
+        path: &DrivePath,
+        size: u64,
+        runtime: &Handle,
+    ) {
+        if size > SMALL_FILE_BYTES || drive.writable() {
             return;
         }
         let (cursor, order) = {
-            let mut state = volume.walk_ahead.state();
+            let mut state = self.state();
             if !state.opened(path) {
                 return;
             }
             state.moving = true;
             (std::mem::take(&mut state.cursor), state.order)
         };
-        let volume = Arc::clone(volume);
+        let (this, drive, snapshot) = (Arc::clone(self), drive.clone(), snapshot());
         runtime.spawn(async move {
-            let cursor = volume.walk_ahead.advance(&volume, cursor, order).await;
-            let mut state = volume.walk_ahead.state();
+            let cursor = this.advance(&drive, &snapshot, cursor, order).await;
+            let mut state = this.state();
             state.moving = false;
             // Another walk may have begun meanwhile: then its own beginning stays.
             if matches!(&state.cursor, Cursor::At(levels) if levels.is_empty()) {
@@ -177,11 +182,16 @@ impl WalkAhead {
     }
 
     /// Asks for files from the cursor on until the window is full or the drive at its end.
-    async fn advance(&self, volume: &Volume, cursor: Cursor, order: Order) -> Cursor {
-        let snapshot = volume.snapshot();
+    async fn advance(
+        &self,
+        drive: &Drive,
+        snapshot: &Snapshot,
+        cursor: Cursor,
+        order: Order,
+    ) -> Cursor {
         let mut levels = match cursor {
             Cursor::At(levels) => levels,
-            Cursor::After(path) => levels_after(&snapshot, &path, order).await.unwrap_or_default(),
+            Cursor::After(path) => levels_after(snapshot, &path, order).await.unwrap_or_default(),
         };
         while self.state().has_room() {
             let Some(level) = levels.last_mut() else { break };
@@ -196,10 +206,10 @@ impl WalkAhead {
                 Kind::File
                     if size > 0 && size <= SMALL_FILE_BYTES && entry.stat.mount.is_none() =>
                 {
-                    volume.drive.prefetch(&entry.stat.extent, 0..size, Urgency::Ahead);
+                    drive.prefetch(&entry.stat.extent, 0..size, Urgency::Ahead);
                     self.state().ask(path, size);
                 }
-                Kind::Directory => levels.extend(level_of(&snapshot, path, order).await),
+                Kind::Directory => levels.extend(level_of(snapshot, path, order).await),
                 _ => {}
             }
         }

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{BootstrapAddress, NetworkLevel, WaitLimit, parse_peer};
-use crate::named::NamedDrive;
-use crate::target::Target;
+use crate::source::{Finding, Source};
+use crate::target::{Target, TargetPath};
+use crate::values::{BootstrapAddress, parse_peer};
 
 pub use running::*;
 
@@ -29,18 +29,18 @@ const CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no peer or none in time, 4 store in use by
 another process, 5 verification failed.
 
-Data goes to stdout, everything said about it to stderr. RUST_LOG and NO_COLOR are honoured.";
+Data goes to stdout, messages to stderr. RUST_LOG and NO_COLOR are honoured.";
 
 /// Mount a Hyperdrive by its key: a folder that fetches and verifies only the bytes you touch.
 #[derive(Debug, Parser)]
 #[command(name = "hypermount", version, before_help = EXAMPLES, after_help = CODES)]
 #[command(propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// Say more on stderr: -v info, -vv debug, -vvv everything
+    /// Log more to stderr: -v info, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
-    /// This process was started in the background and reports to the one that did
+    /// This process was started in the background, and reports to the command that started it
     #[arg(long, hide = true)]
     pub detached: bool,
 
@@ -81,48 +81,6 @@ pub enum Command {
     Man(Man),
 }
 
-/// Where a drive's data is and comes from.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Source {
-    /// Directory that keeps what was fetched [default: the XDG data directory]
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
-
-    /// Peer to fetch from; may be given several times
-    #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
-    pub peers: Vec<String>,
-
-    /// How long a block may take to arrive: 10s, 2min, 0 (only what is here), forever
-    /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
-    #[arg(long, value_name = "D")]
-    pub wait: Option<WaitLimit>,
-
-    #[command(flatten)]
-    pub finding: Finding,
-}
-
-/// How peers are found that nobody named.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Finding {
-    /// Where to look for peers: full is the local network, the DHT and the HyperDHT [default: full;
-    /// off with --peer, for what is on this disk, and for a --listen address only this machine reaches; or
-    /// what the environment says in HYPERMOUNT_NETWORK]
-    #[arg(long, value_name = "full|lan|off")]
-    pub network: Option<NetworkLevel>,
-
-    /// Node to begin with, instead of all the public ones; of the HyperDHT with hyperdht: before it,
-    /// else of the original's DHT; may be given several times [or HYPERMOUNT_BOOTSTRAP, with commas
-    /// between]
-    #[arg(long, value_name = "[hyperdht:]HOST:PORT")]
-    pub bootstrap: Vec<BootstrapAddress>,
-}
-
-impl Source {
-    pub fn limit(&self) -> WaitLimit {
-        self.wait.unwrap_or_default()
-    }
-}
-
 /// Make a drive of your own and print its URL
 ///
 /// Its keys derive from the store's master key and the name, so nothing else has to be kept.
@@ -132,7 +90,7 @@ Examples:
   hypermount create notes
   hypermount mount notes ~/notes")]
 pub struct Create {
-    /// What to call it on this machine; nobody else sees the name
+    /// Its name on this machine; peers do not see the name
     #[arg(value_name = "NAME")]
     pub name: String,
 
@@ -164,12 +122,12 @@ pub struct Mount {
     #[arg(value_name = "URL|NAME|DIR", required_unless_present = "all")]
     pub target: Option<Target>,
 
-    /// Existing directory to mount on
+    /// Directory to mount on; made if it does not exist, and removed after the unmount
     #[arg(value_name = "MNT", required_unless_present = "all")]
     pub mountpoint: Option<PathBuf>,
 
     /// Mount all drives: those of the store by their names, and in the directory Network any other
-    /// by its key [default: ~/Hyperdrive, which is made]
+    /// by its key [default: ~/Hyperdrive]
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     #[arg(conflicts_with_all = ["target", "mountpoint", "listen"])]
     pub all: Option<Option<PathBuf>>,
@@ -197,7 +155,7 @@ pub struct Mount {
     #[arg(long, conflicts_with = "foreground")]
     pub save: bool,
 
-    /// Say what was mounted as JSON on stdout
+    /// Print what was mounted as JSON on stdout
     #[arg(long)]
     pub json: bool,
 }
@@ -263,7 +221,7 @@ pub struct Cat {
     pub source: Source,
 }
 
-/// Show what is known of one entry of a drive, without mounting
+/// Show one entry of a drive, without mounting
 #[derive(Debug, Args)]
 pub struct Stat {
     /// hyper://KEY/path, with +VERSION after the key if wanted, or the directory of a store
@@ -327,7 +285,7 @@ pub struct Import {
 
     /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
     #[arg(value_name = "DRIVE[/PATH]")]
-    pub drive: NamedDrive,
+    pub drive: TargetPath,
 
     /// Directory of the store [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]
@@ -341,7 +299,7 @@ pub struct Import {
     #[arg(long)]
     pub delete: bool,
 
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
@@ -349,7 +307,7 @@ pub struct Import {
     #[arg(long, value_name = "FILE")]
     pub ignore_file: Vec<PathBuf>,
 
-    /// Say what was done as JSON on stdout
+    /// Print what was done as JSON on stdout
     #[arg(long)]
     pub json: bool,
 }
@@ -357,8 +315,8 @@ pub struct Import {
 /// Copy a drive, or a part of it, into a directory
 ///
 /// Moves only what changed; may be interrupted and run again. Files appear when they are whole;
-/// nothing outside the directory is touched, whatever the drive contains. What is not here and not
-/// to be had is named, and the exit code is 3.
+/// nothing outside the directory is touched, whatever the drive contains. Entries that are neither on this
+/// disk nor sent by a peer are named, and the exit code is 3.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -367,7 +325,7 @@ Examples:
 pub struct Export {
     /// NAME, hyper://KEY or the directory of a store, with /PATH after it if wanted
     #[arg(value_name = "DRIVE[/PATH]")]
-    pub drive: NamedDrive,
+    pub drive: TargetPath,
 
     /// Directory to write to; made if absent
     #[arg(value_name = "DIR")]
@@ -384,19 +342,19 @@ pub struct Export {
     #[arg(long)]
     pub delete: bool,
 
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
-    /// Say what was done as JSON on stdout
+    /// Print what was done as JSON on stdout
     #[arg(long)]
     pub json: bool,
 }
 
-/// Make a copied or restored store the one to go on with
+/// Make a copied or restored store writable
 ///
 /// A drive has one writer. A store that was copied, moved to another disk or machine, or restored
-/// from a backup opens read-only until you say that no other copy of it is written.
+/// from a backup opens read-only until you confirm here that no other copy of it is written.
 #[derive(Debug, Args)]
 pub struct Adopt {
     /// Directory of the store [default: the XDG data directory]
@@ -413,7 +371,7 @@ pub struct Adopt {
 /// Reads and hashes every block that is here, of one drive or of all drives of the store, verifies the
 /// signature of every version, and names each damaged file and version. Key files, names, tree nodes and
 /// signatures that follow from what is sound are repaired; with --repair, blocks are fetched again from
-/// peers, and --peer, --wait, --network and --bootstrap say from which and how long one may take. Exit
+/// peers, and --peer, --wait, --network and --bootstrap select the peers and the timeout per block. Exit
 /// code 5 if something stays damaged.
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -425,7 +383,7 @@ Examples:
 pub struct Check {
     /// NAME, hyper://KEY or the directory of a store [default: all drives of the store]
     #[arg(value_name = "DRIVE")]
-    pub drive: Option<NamedDrive>,
+    pub drive: Option<TargetPath>,
 
     /// Fetch damaged blocks, and the lost blocks of your own drives, from peers
     #[arg(long)]
@@ -464,7 +422,7 @@ pub struct Recover {
 
 /// Answer peers for the drives of a store, until interrupted
 ///
-/// The drives are announced, so that whoever has the key finds them; see --network.
+/// The drives are announced, so that peers with the key find them; see --network.
 /// The first line on stdout is the address it listens on.
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -491,10 +449,10 @@ pub struct Serve {
     pub json: bool,
 }
 
-/// Be the node with which others begin to find each other, until interrupted
+/// Run a bootstrap node of a hash table, until interrupted
 ///
 /// A network of your own needs nothing else: every node and peer names it with --bootstrap. The first line on
-/// stdout is the address. It stores no drives and learns no keys, only who announces which topic.
+/// stdout is the address. It stores no drives and learns no keys, only which peer announces which topic.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -502,12 +460,12 @@ Examples:
   hypermount serve --bootstrap 192.0.2.7:49737
   hypermount mount hyper://KEY ~/drive --bootstrap 192.0.2.7:49737")]
 pub struct Bootstrap {
-    /// UDP address to answer at, as a node of the original's DHT; port 0 takes a free one [default:
+    /// UDP address of a node of the Hyperswarm 2 DHT; port 0 takes a free one [default:
     /// 0.0.0.0:49737, without --hyperdht]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<std::net::SocketAddr>,
 
-    /// UDP address to answer at as a node of the HyperDHT; the one that others see, not 0.0.0.0
+    /// UDP address of a node of the HyperDHT 6; the one that other machines see, not 0.0.0.0
     #[arg(long, value_name = "ADDR:PORT")]
     pub hyperdht: Option<std::net::SocketAddr>,
 
@@ -533,9 +491,9 @@ pub struct Man {
     pub directory: Option<PathBuf>,
 }
 
-/// Prints what clap has to say: help and version are answers, the rest is wrong usage.
+/// Prints clap's message: help and version are answers, the rest is wrong usage.
 pub fn explain(error: &clap::Error) -> ExitCode {
-    // A closed stdout or stderr leaves nobody to tell.
+    // It fails if stdout or stderr is closed.
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }

@@ -1,5 +1,5 @@
 //! Asking a daemon: finding it, one HTTP request, its answer. What can be asked is in
-//! `daemon/model.rs`.
+//! `model.rs`.
 
 use std::io;
 use std::path::Path;
@@ -15,16 +15,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::daemon::model::{API, API_HEADER, VERSION_HEADER};
-use crate::daemon::presence::{Presence, Sight};
-use crate::daemon::{self, is_allowed};
 use crate::failure::{Code, Context, Failure, Result};
+use crate::launch;
+use crate::model::{API, API_HEADER, VERSION_HEADER};
+use crate::presence::{Presence, Sight, is_allowed};
 
 /// How long a daemon that is starting or ending is waited for.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// How often is looked meanwhile.
+/// How often it is looked for meanwhile.
 const POLL: Duration = Duration::from_millis(20);
-/// How long an answer may take to begin that needs nobody else.
+/// How many daemons are asked that end before they answer.
+const ATTEMPTS: usize = 5;
+/// How long an answer may take to begin that does not depend on peers.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// The longest answer that is not taken in pieces, in bytes: a listing of a very large directory.
 const MAX_ANSWER: usize = 1024 * 1024 * 1024;
@@ -44,8 +46,8 @@ pub async fn find(store: &Path) -> Result<Option<Client>> {
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         match Presence::of(store) {
-            Sight::Nobody => return Ok(None),
-            Sight::Somebody(presence) => {
+            Sight::Absent => return Ok(None),
+            Sight::Present(presence) => {
                 // Removed by a daemon that ends, before all else.
                 if connect(&presence.socket).await.is_ok() {
                     return Ok(Some(Client { presence }));
@@ -55,14 +57,14 @@ pub async fn find(store: &Path) -> Result<Option<Client>> {
         }
         if Instant::now() >= deadline {
             let why = format!("it does not answer for {SETTLE_LIMIT:?}");
-            return Err(Failure::new(Code::Locked, ask_whom(store), why)
+            return Err(Failure::new(Code::Locked, daemon_of(store), why)
                 .hint("see its log: hypermount daemon logs"));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-fn ask_whom(store: &Path) -> String {
+fn daemon_of(store: &Path) -> String {
     format!("ask the daemon of {}", store.display())
 }
 
@@ -72,18 +74,39 @@ pub async fn find_or_start(store: &Path, create: bool) -> Result<Client> {
         return Ok(client);
     }
     let directory = store.to_owned();
-    let started = tokio::task::spawn_blocking(move || daemon::start(&directory, create, false));
-    match started.await.map_err(|error| Failure::failed(ask_whom(store), error))? {
+    let started =
+        tokio::task::spawn_blocking(move || launch::start_daemon(&directory, create, false));
+    match started.await.map_err(|error| Failure::failed(daemon_of(store), error))? {
         Ok(presence) => Ok(Client { presence }),
-        // Somebody else may have started one at the same time.
+        // Another command may have started one at the same time.
         Err(failure) if failure.code() == Code::Locked => find(store).await?.ok_or(failure),
         Err(failure) => Err(failure),
     }
 }
 
+/// Asks the daemon of a store, started if there is none, and again if that one was just ending. `limit`
+/// as in [`Client::ask`].
+pub async fn ask_or_start<T: DeserializeOwned>(
+    store: &Path,
+    create: bool,
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+    limit: Option<Duration>,
+) -> Result<(Client, T)> {
+    let mut attempt = 1;
+    loop {
+        let client = find_or_start(store, create).await?;
+        match client.ask(method.clone(), path, body, limit).await {
+            Err(failure) if failure.code() == Code::Locked && attempt < ATTEMPTS => attempt += 1,
+            answer => return answer.map(|answer| (client, answer)),
+        }
+    }
+}
+
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket).await?;
-    // A store may be somebody else's, and name his socket.
+    // A store of another user may name that user's socket.
     if !is_allowed(&stream) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"));
     }
@@ -122,7 +145,7 @@ impl Client {
     }
 
     /// Asks, and takes the whole answer. `limit` bounds the wait for its beginning; `None` for what
-    /// may wait for peers as long as its user said.
+    /// may wait for peers until the user's own limit.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -220,7 +243,7 @@ impl Client {
     }
 
     /// A daemon of another version may mean something else by the same words. It goes on serving its
-    /// mounts until it is told to end.
+    /// mounts until it is stopped.
     fn check_version(&self, response: &Response<Incoming>) -> Result {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if header(API_HEADER) == Some(API) {
@@ -242,8 +265,8 @@ impl Client {
     }
 
     fn strange(&self, error: impl std::fmt::Display) -> Failure {
-        Failure::failed(self.what(), format!("its answer makes no sense: {error}"))
-            .hint("end it with `hypermount daemon stop`; the next command starts it anew")
+        Failure::failed(self.what(), format!("its answer cannot be parsed: {error}"))
+            .hint("end it with `hypermount daemon stop`; the next command starts it again")
     }
 }
 
@@ -256,7 +279,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::model::DriveQuery;
+    use crate::model::DriveQuery;
 
     #[test]
     fn names_and_paths_of_all_kinds_arrive_whole() {

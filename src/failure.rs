@@ -24,8 +24,8 @@ pub enum Code {
     Verification = 5,
 }
 
-/// Serialised, it is also what a detached process tells the one that started it, and what a daemon
-/// answers when it cannot do what it was asked.
+/// Why a command failed. Serialised, it is also the report of a detached process that could not start,
+/// and the daemon's answer to a request that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     what: String,
@@ -49,7 +49,7 @@ impl Failure {
         Self::new(Code::Usage, what, why)
     }
 
-    /// Says what to do about it, in place of the general advice.
+    /// Sets the remedy, in place of the general one.
     pub fn hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(hint.to_string());
         self
@@ -127,7 +127,7 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
             Code::Verification,
             Some(
                 "`hypermount check` names what is damaged on this disk and repairs what it can; a drive of \
-                 somebody else's can also be fetched anew, with a fresh --store",
+                 another publisher can also be fetched again, with a new --store",
             ),
         ),
         Forked { .. } => (

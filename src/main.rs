@@ -2,26 +2,29 @@
 //! code. What a command does is in `commands/`, what a drive is in the `drive` library.
 #![forbid(unsafe_code)]
 
-mod answers;
-mod background;
-mod cli;
-mod client;
-mod commands;
-mod config;
-mod daemon;
-mod everything;
-mod failure;
-mod limits;
-mod mounted;
-mod mounting;
-mod named;
-mod network;
-mod path_text;
-mod reach;
-mod record;
-mod session;
-mod target;
+// In import order: a module may use those above it (scripts/layers.sh).
 mod terminal;
+mod path_text;
+mod failure;
+mod process;
+mod directories;
+mod model;
+mod values;
+mod source;
+mod network;
+mod record;
+mod presence;
+mod launch;
+mod client;
+mod stored;
+mod target;
+mod session;
+mod access;
+mod answers;
+mod mountpoint;
+mod daemon;
+mod cli;
+mod commands;
 
 use std::process::ExitCode;
 
@@ -30,7 +33,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     drivefs::settle_allocator();
     drivefs::settle_signals();
-    limits::allow_open_files();
+    process::allow_open_files();
     let called: Vec<_> = std::env::args_os().collect();
     let words = match commands::helper::arguments(&called) {
         None => called,

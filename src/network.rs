@@ -1,8 +1,12 @@
-//! The one place that talks to the swarm: who is dialled and looked for, where we listen, what it
-//! cost.
+//! The network of a store: which peers are dialled and looked for, where we listen, how many bytes were
+//! sent and received.
+//!
+//! Not here: which drives are shared (the callers decide), and how peers are found (the `swarm` library).
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hypermount_core::sharing::{Holding, Share};
 use hypermount_core::{Sharing, Store};
@@ -16,8 +20,12 @@ use serde::Serialize;
 use crate::failure::{Context, Failure, Result};
 use crate::terminal::size;
 
+/// The network of one store in this process. Clones are handles of the same one.
 #[derive(Clone)]
-pub struct Network(Sharing);
+pub struct Network {
+    sharing: Sharing,
+    discovering: Arc<AtomicBool>,
+}
 
 /// Bytes on the wire since the start, all peers together, encryption included.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -33,7 +41,7 @@ impl std::fmt::Display for Traffic {
 }
 
 impl Network {
-    /// For a reader: shares the cores this process opens, and no other of the store.
+    /// For a reader: shares the cores that this process opens, and no others of the store.
     pub fn for_reading(store: &Store) -> Result<Self> {
         Self::new(store, Share::Opened)
     }
@@ -43,113 +51,122 @@ impl Network {
         Self::new(store, Share::Store)
     }
 
-    /// For a daemon: shares the cores it is told to.
+    /// For a daemon: shares the cores of [`Network::choose`].
     pub fn for_choosing(store: &Store) -> Result<Self> {
         Self::new(store, Share::Chosen)
     }
 
     fn new(store: &Store, share: Share) -> Result<Self> {
-        Sharing::new(store, sharing_options(share)).map(Self).context(|| "start the network")
+        let sharing =
+            Sharing::new(store, sharing_options(share)).context(|| "start the network")?;
+        Ok(Self { sharing, discovering: Arc::default() })
     }
 
-    /// Dials and keeps dialling; that a peer is not there is not an error yet.
+    /// Dials the peers, and again while one is not connected. An unreachable peer is not an error.
     pub fn dial(&self, peers: &[String]) {
         for peer in peers {
-            self.0.dial(peer);
+            self.sharing.dial(peer);
         }
     }
 
-    /// The same while what is returned is kept.
+    /// As [`Network::dial`], until the returned value is dropped.
     pub fn dial_while(&self, peer: &str) -> Dialling {
-        self.0.dial_while(peer)
+        self.sharing.dial_while(peer)
     }
 
-    /// Begins to look for peers of the drives that are opened from now on, and to announce what
-    /// [`Network::announce`] names. Nothing if it is off.
+    /// Begins to look for peers of the drives that are opened from now on, and to announce the drives
+    /// of [`Network::announce`]. Does nothing if discovery is off.
     pub async fn discover(&self, options: &DiscoveryOptions) -> Result {
         if options.is_off() {
             return Ok(());
         }
-        self.0.discover(options).await.context(|| "look for peers")
+        self.sharing.discover(options).await.context(|| "look for peers")?;
+        self.discovering.store(true, Ordering::Release);
+        Ok(())
     }
 
-    /// Lets those who have the key find us, where it was said to look for peers.
+    /// Announces that we have the drive, where peers are looked for.
     pub fn announce(&self, drive: &PublicKey) -> Result {
-        let announced = self.0.join(drive.discovery_key(), Interest::BOTH);
+        let announced = self.sharing.join(drive.discovery_key(), Interest::BOTH);
         announced.map_err(|error| Failure::failed(format!("announce hyper://{drive}"), error))
     }
 
-    /// Whether a drive is looked for when it is opened, where peers are looked for at all.
+    /// Sets whether peers of the drive are looked for when it is opened.
     pub fn look_for(&self, drive: &PublicKey, look: bool) -> Result {
-        let hushed = self.0.hush(drive.discovery_key(), !look);
+        let hushed = self.sharing.hush(drive.discovery_key(), !look);
         hushed.context(|| "open a drive without looking for it")
     }
 
-    /// Ends looking for a drive, and announcing it.
-    pub fn look_no_more(&self, drive: &PublicKey) {
-        self.0.leave(&drive.discovery_key());
+    /// Stops looking for peers of a drive, and announcing it.
+    pub fn stop_looking_for(&self, drive: &PublicKey) {
+        self.sharing.leave(&drive.discovery_key());
+    }
+
+    /// Whether peers are looked for at all.
+    pub fn is_discovering(&self) -> bool {
+        self.discovering.load(Ordering::Acquire)
     }
 
     /// Whether discovery has named a peer for the drive, reachable or not.
     pub fn found(&self, drive: &PublicKey) -> bool {
-        self.0.found(&drive.discovery_key()) > 0
+        self.sharing.found(&drive.discovery_key()) > 0
     }
 
     /// The address it listens on, with the port the system chose for port 0.
     pub async fn listen(&self, address: SocketAddr) -> Result<SocketAddr> {
-        self.0.listen(address).await.context(|| format!("listen on {address}"))
+        self.sharing.listen(address).await.context(|| format!("listen on {address}"))
     }
 
-    /// Most bytes per second sent and received, all peers together.
+    /// Limits the bytes per second that are sent and received, for all peers together.
     pub fn limit(&self, up: Limit, down: Limit) {
-        self.0.rates().up.set(up);
-        self.0.rates().down.set(down);
+        self.sharing.rates().up.set(up);
+        self.sharing.rates().down.set(down);
     }
 
-    /// The same for the index of a drive and for its content, each; what holds for all together holds
-    /// too.
+    /// Limits the bytes per second of the index of a drive and of its content, each, in addition to
+    /// [`Network::limit`].
     pub fn limit_drive(&self, drive: &Drive, up: Limit, down: Limit) {
         for core in std::iter::once(drive.metadata_core()).chain(drive.content().ok()) {
-            self.0.limit(core.discovery_key(), up, down);
+            self.sharing.limit(core.discovery_key(), up, down);
         }
     }
 
-    /// The same as it is: up, down.
+    /// The limits of [`Network::limit`]: up, down.
     pub fn limits(&self) -> (Limit, Limit) {
-        (self.0.rates().up.limit(), self.0.rates().down.limit())
+        (self.sharing.rates().up.limit(), self.sharing.rates().down.limit())
     }
 
-    /// Why peers that were dialled are not connected.
+    /// Why dialled peers are not connected, one sentence each.
     pub fn troubles(&self) -> Vec<String> {
-        self.0.troubles()
+        self.sharing.troubles()
     }
 
     pub fn traffic(&self) -> Traffic {
-        let traffic = self.0.traffic();
+        let traffic = self.sharing.traffic();
         Traffic { received: traffic.received, sent: traffic.sent }
     }
 
-    /// With [`Network::for_choosing`]: what is given away from now on.
+    /// With [`Network::for_choosing`]: the cores that are shared from now on.
     pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
-        self.0.choose(cores);
+        self.sharing.choose(cores);
     }
 
     pub fn peers(&self) -> Vec<PeerInfo> {
-        self.0.peers()
+        self.sharing.peers()
     }
 
-    /// Who holds how much of a core.
+    /// How many blocks of a core each peer holds.
     pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
-        self.0.holdings(core).await
+        self.sharing.holdings(core).await
     }
 
     /// Ends every connection.
     pub fn close(&self) {
-        self.0.close();
+        self.sharing.close();
     }
 }
 
-/// The same of the HyperDHT; `address` is the one that others see.
+/// A bootstrap node of the HyperDHT 6; `address` is the one that other machines see.
 pub async fn hyperdht_node(
     address: SocketAddr,
     others: &[String],
@@ -157,7 +174,7 @@ pub async fn hyperdht_node(
     HyperDhtBootstrapNode::bind(address, others).await.context(|| format!("answer at {address}"))
 }
 
-/// A node with which others begin to find each other.
+/// A bootstrap node of the Hyperswarm 2 DHT.
 pub async fn bootstrap_node(address: SocketAddr, others: &[String]) -> Result<BootstrapNode> {
     BootstrapNode::bind(address, others).await.context(|| format!("answer at {address}"))
 }

@@ -1,5 +1,5 @@
-//! A file per mount that says which process holds it, locked for as long as that process lives: how
-//! `unmount` knows when the store is free again, and why nothing has to be cleaned up after a crash.
+//! A file per mount that names the process that holds it, locked while that process lives. By it
+//! `unmount` knows when the store is free again, and a record left by a crash is recognised.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::config;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
 
 /// How often a waiter looks whether the holder has gone.
@@ -37,21 +37,42 @@ pub struct Record {
     /// Where it answers peers, if it does.
     #[serde(default)]
     pub address: Option<SocketAddr>,
-    /// Where the process writes what it has to say; `None` in the foreground.
+    /// The log of the process; `None` in the foreground.
     #[serde(with = "crate::path_text::optional", default)]
     pub log: Option<PathBuf>,
+    /// The directory at the mount point, if hypermount made it.
+    #[serde(default)]
+    pub made: Option<MadeDirectory>,
+}
+
+/// Identifies a directory that was made to be mounted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeDirectory {
+    pub inode: u64,
+    /// When it was created, in nanoseconds since the epoch, where the file system keeps that.
+    pub created: Option<u64>,
 }
 
 /// A record in force; dropping it removes it.
 pub struct Held {
     _lock: Flock<File>,
-    path: PathBuf,
+    /// What is removed; `None` once it is to stay.
+    path: Option<PathBuf>,
+}
+
+impl Held {
+    /// Leaves the record behind, as a killed process does.
+    pub fn leave(mut self) {
+        self.path = None;
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Left behind it would be stale, which readers notice by the missing lock.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // Left behind it would be stale, which readers notice by the missing lock.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -73,7 +94,7 @@ impl Record {
             })?;
         let text = serde_json::to_vec(self).map_err(io::Error::other).context(what)?;
         lock.set_len(0).and_then(|()| lock.write_all(&text)).context(what)?;
-        Ok(Held { _lock: lock, path })
+        Ok(Held { _lock: lock, path: Some(path) })
     }
 
     /// The record of a mount point, if there is one, in force or stale.
@@ -98,6 +119,16 @@ impl Record {
     /// Whether it is of a mount of all drives.
     pub fn is_of_all(&self) -> bool {
         self.url.is_empty()
+    }
+
+    /// Removes the record that a killed process left. One in force stays.
+    pub fn clear(state: &Path, mountpoint: &Path) {
+        let Ok(path) = record_path(state, mountpoint) else { return };
+        let Ok(file) = File::open(&path) else { return };
+        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            // Left there, it would be noticed as stale.
+            let _ = fs::remove_file(&path);
+        }
     }
 
     /// Waits until no process holds the mount point, at most `limit`; whether that came true.
@@ -126,7 +157,7 @@ fn held(path: &Path) -> bool {
 /// Named by a hash: a mount point may be longer than a file name can be.
 fn record_path(state: &Path, mountpoint: &Path) -> Result<PathBuf> {
     let directory = state.join("mounts");
-    config::private_directory(&directory)?;
+    directories::private_directory(&directory)?;
     let hash = hypermount_swarm::crypto::blake2b(&[mountpoint.as_os_str().as_bytes()]);
     let name: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(directory.join(format!("{name}.json")))
@@ -163,6 +194,7 @@ mod tests {
             read_only: true,
             address: None,
             log: None,
+            made: None,
         }
     }
 

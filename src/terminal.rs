@@ -83,7 +83,7 @@ pub fn date(milliseconds: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A number of bytes as people say it: `204800` is `200.0 KiB`.
+/// A number of bytes in binary units: `204800` is `200.0 KiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -101,12 +101,12 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Whether the terminal says it can only scroll.
+/// Whether the terminal declares that it can only scroll.
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
-/// A spinner on stderr that says what is being waited for; nothing unless stderr is a terminal.
+/// A spinner on stderr with a message; hidden unless stderr is a terminal.
 pub fn spinner(message: String) -> ProgressBar {
     if !io::stderr().is_terminal() || is_dumb() {
         return ProgressBar::hidden();

@@ -85,7 +85,7 @@ fn a_drive_is_mounted_whole() {
 fn a_mount_point_must_be_a_directory() {
     let home = Home::new();
     let url = format!("hyper://{KEY}");
-    home.run(["mount", &url, "absent"]).must_fail(1, "absent");
+    home.run(["mount", &url, "absent/mnt"]).must_fail(1, "absent").hints("mkdir -p absent");
     std::fs::write(home.path("file"), "").unwrap();
     home.run(["mount", &url, "file"]).must_fail(1, "not a directory");
 }

@@ -277,3 +277,168 @@ fn forever_is_until_it_comes() {
     assert_eq!(waiting.join().unwrap().unwrap().len(), 204_800);
     drop(mount);
 }
+
+/// A mount point that is not there: made with the mount, gone after it.
+impl Mounted {
+    fn absent() -> Option<Self> {
+        let mut mounted = Self::new()?;
+        fs::remove_dir(&mounted.mountpoint).unwrap();
+        mounted.mountpoint = mounted.home.path("mnt");
+        Some(mounted)
+    }
+
+    fn must_be_mounted(&self) {
+        assert!(mounted_at(&self.mountpoint));
+        assert_eq!(self.read("hello.txt"), "hello again, overwritten");
+    }
+
+    fn must_be_gone(&self, when: &str) {
+        assert!(fs::symlink_metadata(&self.mountpoint).is_err(), "{when}: it is still there");
+    }
+
+    /// Ends the daemon as a power cut does.
+    fn kill_daemon(&self) {
+        let presence = fs::read(self.home.path("store/hypermount.daemon")).unwrap();
+        let presence: serde_json::Value = serde_json::from_slice(&presence).unwrap();
+        let pid = Pid::from_raw(presence["pid"].as_i64().unwrap() as i32);
+        kill(pid, Signal::SIGKILL).unwrap();
+        eventually("it is dead", || !Path::new(&format!("/proc/{pid}/fd/0")).exists());
+    }
+}
+
+#[test]
+fn a_daemon_makes_a_missing_mount_point_and_removes_it() {
+    let Some(mounted) = Mounted::absent() else { return };
+    for how in [&["unmount", "mnt"][..], &["unmount", "--lazy", "mnt"], &["daemon", "stop"]] {
+        mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+        mounted.must_be_mounted();
+        let store = ["--store", "store"];
+        let store = if how[0] == "daemon" { &store[..] } else { &[] };
+        let ended = mounted.home.command().args(how).args(store).output().unwrap();
+        assert!(ended.status.success(), "{how:?}");
+        mounted.must_be_gone(&format!("{how:?}"));
+        // A lazy unmount does not wait for that.
+        let presence = mounted.home.path("store/hypermount.daemon");
+        eventually("the store is free", || !presence.exists());
+    }
+    // Another program unmounts, and the daemon notices.
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    let mut umount = std::process::Command::new("fusermount3");
+    assert!(umount.arg("-u").arg(&mounted.mountpoint).status().unwrap().success());
+    eventually("it is removed", || fs::symlink_metadata(&mounted.mountpoint).is_err());
+}
+
+#[test]
+fn a_mount_in_the_foreground_makes_and_removes_it_too() {
+    let Some(mounted) = Mounted::absent() else { return };
+    let start = || {
+        let mut command = mounted.home.command();
+        let running = Running::start(command.args(["mount", "--foreground", "store", "mnt"]));
+        running.line();
+        mounted.must_be_mounted();
+        running
+    };
+    let mut running = start();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.ended(), Some(0));
+    mounted.must_be_gone("SIGTERM");
+
+    let mut running = start();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    mounted.must_be_gone("unmount");
+    assert_eq!(running.ended(), Some(0));
+
+    let mut running = start();
+    running.signal(Signal::SIGKILL);
+    running.ended();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    mounted.must_be_gone("killed");
+}
+
+#[test]
+fn a_daemon_that_was_killed_leaves_a_mount_point_that_is_removed_later() {
+    let Some(mounted) = Mounted::absent() else { return };
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    mounted.kill_daemon();
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    mounted.must_be_mounted();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    mounted.must_be_gone("mounted again over a dead mount");
+}
+
+#[test]
+fn a_saved_mount_makes_its_mount_point_again() {
+    let Some(mounted) = Mounted::absent() else { return };
+    let home = &mounted.home;
+    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    mounted.must_be_gone("stopped");
+    home.run(["daemon", "start", "--store", "store"]).must_succeed();
+    // By its daemon: the kernel answers for a dead mount from its cache.
+    let is_mounted = || {
+        let status = home.run(["status", "--json", "--store", "store"]).must_succeed().stdout;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["mounts"].as_array().is_some_and(|mounts| !mounts.is_empty())
+    };
+    eventually("it is mounted", is_mounted);
+    mounted.kill_daemon();
+    home.run(["daemon", "start", "--store", "store"]).must_succeed();
+    eventually("it is mounted again", is_mounted);
+    mounted.must_be_mounted();
+    home.run(["unmount", "mnt"]).must_succeed();
+    mounted.must_be_gone("unmounted");
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+}
+
+#[test]
+fn a_mount_point_that_was_there_stays() {
+    let Some(mounted) = Mounted::new() else { return };
+    mounted.home.run(["mount", "store", "mnt"]).must_succeed();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    assert!(mounted.mountpoint.is_dir(), "a daemon's");
+    let mut running =
+        Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
+    running.line();
+    running.signal(Signal::SIGKILL);
+    running.ended();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    assert!(mounted.mountpoint.is_dir(), "a killed process's");
+}
+
+#[test]
+fn a_mount_that_fails_leaves_no_directory() {
+    let Some(mounted) = Mounted::absent() else { return };
+    let home = &mounted.home;
+    for foreground in [&[][..], &["--foreground"]] {
+        let mount = |what: &str, at: &str| {
+            let mut command = home.command();
+            command.args(["mount", what, at, "--store", "store"]).args(foreground);
+            let output = command.output().unwrap();
+            assert!(!output.status.success(), "{what} {at}");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        mount("no-such-drive", "mnt");
+        mounted.must_be_gone("it cannot be opened");
+        let url = format!("hyper://{KEY}");
+        let said = mount(&url, "none/mnt");
+        assert!(said.contains("mkdir -p") && !home.path("none").exists(), "{said}");
+        // Where no directory can be made.
+        mount(&url, "/proc/mnt");
+    }
+}
+
+/// The line of fstab(5) is understood by the same code.
+#[test]
+fn the_helper_of_fstab_makes_and_removes_it() {
+    let Some(mounted) = Mounted::absent() else { return };
+    let helper = mounted.home.path("mount.hypermount");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hypermount"), &helper).unwrap();
+    let mut command = std::process::Command::new(&helper);
+    let own = mounted.home.command();
+    command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.arg(mounted.home.path("store")).arg(&mounted.mountpoint).args(["-o", "ro"]);
+    assert!(command.status().unwrap().success());
+    mounted.must_be_mounted();
+    mounted.home.run(["unmount", "mnt"]).must_succeed();
+    mounted.must_be_gone("unmounted");
+}

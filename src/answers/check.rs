@@ -12,22 +12,22 @@ use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::name_of;
-use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
-use crate::session::{drive_url, survey};
+use crate::model::Find;
+use crate::stored::{name_of, survey};
 use crate::target::Target;
+use crate::values::drive_url;
 
-/// How many bytes are read between two words about it.
+/// Bytes read between two reports of progress.
 const BETWEEN: u64 = 8 * 1024 * 1024;
 
-/// What is to be verified.
+/// A request to verify drives.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// A drive's URL or name; all drives of the store without it.
     pub drive: Option<String>,
-    /// Fetch what is damaged from peers.
+    /// Fetch damaged blocks from peers.
     #[serde(default)]
     pub repair: bool,
     /// Peers to fetch from, `HOST:PORT` each.
@@ -36,12 +36,12 @@ pub struct Check {
     /// How long a block may take: `10s`, `0`, `forever`.
     #[serde(default)]
     pub wait: Option<String>,
-    /// Where others are looked for.
+    /// Where other peers are looked for.
     #[serde(default)]
     pub find: Find,
 }
 
-/// What is told while it goes on, in order. The last one is `done` or `failed`.
+/// Progress of a check, in order. The last one is `done` or `failed`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Checking {
@@ -49,7 +49,7 @@ pub enum Checking {
     Bytes {
         count: u64,
     },
-    /// So many of the blocks that peers are asked for have come.
+    /// How many of the requested blocks peers have sent.
     Fetched {
         fetched: u64,
         of: u64,
@@ -108,8 +108,8 @@ pub struct HurtPath {
     pub newest: bool,
 }
 
-/// Verifies one drive of the store, or all, and with `repair` fetches what is damaged, each block within
-/// that time; how many are hurt then.
+/// Verifies one drive of the store, or all. With `repair` it fetches damaged blocks, and waits that long
+/// for each. Returns how many drives are still damaged.
 pub async fn check(
     store: &Store,
     asked: &Check,
@@ -222,7 +222,7 @@ async fn check_one(
     };
     match found {
         Ok(found) => drive.found(found),
-        // These say nothing about this drive, and would end the others as well.
+        // These do not concern this drive alone, and would end the others as well.
         Err(
             error @ (hypermount_core::Error::Locked { .. }
             | hypermount_core::Error::TooManyCores { .. }),

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
 use crate::path_text;
-use crate::session::{Session, drive_url, drives, survey};
+use crate::session::Session;
+use crate::stored::{drives, name_of, survey};
+use crate::values::drive_url;
 
 /// One drive in full: what `info --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -169,11 +171,6 @@ async fn describe(store: &Store, key: &PublicKey) -> hypermount_core::Result<Lis
         seeded: false,
         mountpoints: Vec::new(),
     })
-}
-
-/// The name a drive was created with, where this store has it.
-pub fn name_of(store: &Store, key: &PublicKey) -> hypermount_core::Result<Option<String>> {
-    Ok(store.name_of(key)?.and_then(|name| String::from_utf8(name).ok()))
 }
 
 /// What `create --json` prints.

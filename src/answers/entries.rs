@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Result};
-use crate::session::{Session, drive_url};
+use crate::session::Session;
+use crate::values::drive_url;
 
 /// An entry: what `ls --json` prints, and the daemon lists.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

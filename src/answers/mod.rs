@@ -1,7 +1,7 @@
 //! What is known of drives and their entries, as the daemon answers it and as `--json` prints it. A
 //! command computes an answer itself where it has the store, and asks the daemon where that has it.
 //!
-//! Not here: words for people (`commands/`), and requests (`daemon/model.rs`).
+//! Not here: words for people (`commands/`), and requests (`model.rs`).
 
 mod check;
 mod drives;
@@ -9,6 +9,6 @@ mod entries;
 mod transfer;
 
 pub use check::{Check, CheckedDrive, Checking, check};
-pub use drives::{About, Created, Listed, about, create, list, name_of};
+pub use drives::{About, Created, Listed, about, create, list};
 pub use entries::{Described, EntryKind, Found, entries, entry};
 pub use transfer::{Export, Import, Progress, StepKind, Summary, Tell, export, import};

@@ -1,5 +1,5 @@
-//! `import` and `export`: what is asked for, what is told while it goes on, and what was done. The
-//! copying itself is `hypermount_drive::transfer`.
+//! `import` and `export`: their requests, progress and results. The copying itself is
+//! `hypermount_drive::transfer`.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use hypermount_drive::transfer::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::name_of;
-use crate::daemon::model::Find;
 use crate::failure::{Context, Failure, Result};
+use crate::model::Find;
 use crate::session::Session;
+use crate::stored::name_of;
 use crate::terminal::size;
 
 /// Bytes of an index entry and its share of the tree, about; for the forecast only.
@@ -36,7 +36,7 @@ pub struct Import {
     /// Remove from the drive what is not in the directory.
     #[serde(default)]
     pub delete: bool,
-    /// Only tell what would be done.
+    /// Only report what would be done.
     #[serde(default)]
     pub dry_run: bool,
     /// Files with more patterns to ignore.
@@ -64,7 +64,7 @@ pub struct Export {
     pub delete: bool,
     #[serde(default)]
     pub dry_run: bool,
-    /// Tell beforehand how many bytes there are to go through.
+    /// Report first how many bytes there are in all.
     #[serde(default)]
     pub measure: bool,
     /// Peers to fetch from, `HOST:PORT` each.
@@ -72,12 +72,12 @@ pub struct Export {
     pub peers: Vec<String>,
     /// How long a block may take: `10s`, `0`, `forever`.
     pub wait: Option<String>,
-    /// Where others are looked for.
+    /// Where other peers are looked for.
     #[serde(default)]
     pub find: Find,
 }
 
-/// What is told while a tree is copied, in order. The last one is `done` or `failed`.
+/// Progress of copying a tree, in order. The last one is `done` or `failed`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Progress {
@@ -88,7 +88,7 @@ pub enum Progress {
         files: u64,
         others: u64,
     },
-    /// Bytes there are to go through.
+    /// Bytes to copy or compare in all.
     Expected {
         bytes: u64,
     },
@@ -96,7 +96,7 @@ pub enum Progress {
         path: String,
         step: StepKind,
     },
-    /// So many bytes more were copied or found to be there.
+    /// More bytes that were copied or found to be there.
     Bytes {
         count: u64,
     },
@@ -180,11 +180,11 @@ impl Summary {
     }
 }
 
-/// Who is told.
+/// Receives the progress.
 pub type Tell<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
-/// Copies a directory into the session's drive. Says how much the store will grow, and refuses what
-/// cannot fit.
+/// Copies a directory into the session's drive. Reports first how much the store will grow, and fails if
+/// that does not fit.
 pub async fn import(session: &Session, asked: &Import, tell: Tell<'_>) -> Result<Summary> {
     let imported = import_into(session, asked, tell).await;
     imported.map_err(|failure| match damage(session) {
@@ -225,9 +225,9 @@ async fn import_into(session: &Session, asked: &Import, tell: Tell<'_>) -> Resul
     };
     let expected = forecast(session, asked, &options, tell).await?;
     tell(Progress::Expected { bytes: expected });
-    let mut told = Told(tell);
+    let mut reporter = Reporter(tell);
     let copied =
-        copy_in(&asked.directory, &session.drive, &session.path, &options, &mut told).await;
+        copy_in(&asked.directory, &session.drive, &session.path, &options, &mut reporter).await;
     Ok(Summary::new(copied.context(what)?, asked.dry_run))
 }
 
@@ -268,8 +268,9 @@ pub async fn export(session: &Session, asked: &Export, tell: Tell<'_>) -> Result
     }
     let options =
         ExportOptions { checksum: asked.checksum, delete: asked.delete, dry_run: asked.dry_run };
-    let mut told = Told(tell);
-    let copied = copy_out(drive, path, &asked.directory, &options, session.wait, &mut told).await;
+    let mut reporter = Reporter(tell);
+    let copied =
+        copy_out(drive, path, &asked.directory, &options, session.wait, &mut reporter).await;
     Ok(Summary::new(copied.context(what)?, asked.dry_run))
 }
 
@@ -284,9 +285,9 @@ impl Observer for Counted {
     }
 }
 
-struct Told<'a>(Tell<'a>);
+struct Reporter<'a>(Tell<'a>);
 
-impl Observer for Told<'_> {
+impl Observer for Reporter<'_> {
     fn step(&mut self, path: &str, step: Step) {
         (self.0)(Progress::Step { path: path.to_owned(), step: step.into() });
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Finding, Source};
-use crate::config::{RateLimit, WaitLimit, parse_peer};
+use crate::source::Finding;
 use crate::target::Target;
+use crate::values::{RateLimit, WaitLimit, parse_peer};
 
 /// Start, stop or look at the daemon of a store
 ///
@@ -23,7 +23,7 @@ pub enum DaemonCommand {
     Start(DaemonStart),
     /// Unmount everything and end it; what was saved comes back with the next start
     Stop(DaemonStop),
-    /// Say whether it runs, its process, socket and log
+    /// Show whether it runs, its process, socket and log
     Status(DaemonStatus),
     /// Print its log
     Logs(DaemonLogs),
@@ -64,7 +64,7 @@ pub struct DaemonLogs {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
-    /// Go on printing what is added
+    /// Continue to print lines that are added
     #[arg(short, long)]
     pub follow: bool,
 }
@@ -103,7 +103,7 @@ pub struct Share {
     pub no_qr: bool,
 }
 
-/// Where a drive is seeded, and to whom.
+/// How a drive is seeded.
 #[derive(Clone, Debug, Args)]
 pub struct Seeding {
     /// Directory of the store [default: the XDG data directory]
@@ -125,10 +125,10 @@ pub struct Seeding {
     pub json: bool,
 }
 
-/// Give drives to others for good, and keep others' drives whole and up to date
+/// Share drives permanently, and keep drives of other publishers complete and up to date
 ///
-/// Goes on in the background and after a restart of the daemon. A drive of somebody else is fetched
-/// whole, and every version that comes.
+/// Continues in the background and after a restart of the daemon. A drive of another publisher is fetched
+/// completely, every new version included.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -169,7 +169,7 @@ pub struct Publish {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub wait: usize,
 
-    /// Give up after this long: 10s, 2min, forever
+    /// Timeout: 10s, 2min, forever
     #[arg(long, value_name = "D", default_value = "forever")]
     pub timeout: WaitLimit,
 
@@ -177,7 +177,7 @@ pub struct Publish {
     pub seeding: Seeding,
 }
 
-/// Show at a glance what is going on
+/// Show the state of the daemon, its mounts, seeds and peers on one screen
 #[derive(Debug, Args)]
 pub struct Status {
     /// Directory of the store [default: the XDG data directory]
@@ -188,7 +188,7 @@ pub struct Status {
     pub json: bool,
 }
 
-/// Show who has how much of a drive, and whether it is safe to go offline
+/// Show how much of a drive each peer has, and whether it is safe to go offline
 #[derive(Debug, Args)]
 pub struct Peers {
     /// A mount point, a drive's name or URL, or the directory of a store
@@ -209,7 +209,7 @@ pub struct Why {
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
 
-    /// All that is remembered, oldest first
+    /// All remembered failures, oldest first
     #[arg(long)]
     pub all: bool,
 
@@ -217,7 +217,7 @@ pub struct Why {
     pub json: bool,
 }
 
-/// Print what happens, one JSON object a line
+/// Print events as they happen, one JSON object a line
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Directory of the store [default: the XDG data directory]
@@ -225,7 +225,7 @@ pub struct Watch {
     pub store: Option<PathBuf>,
 }
 
-/// Show or change how fast bytes may flow to and from peers, at once and until the daemon ends
+/// Show or change the rate limits of the daemon, at once and until it ends
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -249,7 +249,7 @@ pub struct LimitRates {
     pub json: bool,
 }
 
-/// How fast bytes may flow, all peers together.
+/// Rate limits, for all peers together.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Rates {
     /// Bytes to send per second at most: 500k, 2M, none
@@ -301,9 +301,4 @@ pub struct ServiceInstall {
     /// Only write or remove the file
     #[arg(long)]
     pub no_start: bool,
-}
-
-/// The source of a command that names only a store.
-pub fn of_store(store: Option<PathBuf>) -> Source {
-    Source { store, ..Source::default() }
 }

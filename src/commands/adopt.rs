@@ -3,13 +3,14 @@
 use hypermount_core::hypercore::Stop;
 
 use crate::cli::Adopt;
+use crate::directories;
 use crate::failure::{Context, Result};
-use crate::session::{open_at, store_or_default};
+use crate::stored::open_store;
 use crate::terminal::escaped;
 
 pub fn run(args: &Adopt) -> Result {
-    let directory = store_or_default(args.store.as_deref())?;
-    let store = open_at(&directory, false)?;
+    let directory = directories::store(args.store.as_deref())?;
+    let store = open_store(&directory, false)?;
     let what = || format!("adopt {}", directory.display());
     let custody = store.custody().context(what)?;
     if custody.is_clear() {

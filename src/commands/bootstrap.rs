@@ -4,12 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::json;
 
-use super::{Ending, print_json};
+use super::print_json;
 use crate::cli::Bootstrap;
-use crate::config::BootstrapAddress;
 use crate::failure::{Context, Result};
 use crate::network::{bootstrap_node, hyperdht_node};
+use crate::process::Ending;
 use crate::terminal;
+use crate::values::BootstrapAddress;
 
 /// Where the original's nodes answer.
 const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 49737);

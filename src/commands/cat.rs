@@ -2,9 +2,9 @@
 
 use hypermount_core::hypercore::demand::Urgency;
 
+use crate::access::Access;
 use crate::cli::Cat;
 use crate::failure::{Context, Failure, Result};
-use crate::reach::Reached;
 use crate::session::{Place, Session};
 use crate::terminal;
 
@@ -13,10 +13,10 @@ const CHUNK: u64 = 1024 * 1024;
 const AHEAD: u64 = 4 * CHUNK;
 
 pub async fn run(args: &Cat) -> Result {
-    let reached = Reached::open(&args.target, &args.source).await?;
+    let reached = Access::open(&args.target, &args.source).await?;
     let within = match &reached {
-        Reached::Here(session) => &session.path,
-        Reached::There(remote) => &remote.path,
+        Access::Local(session) => &session.path,
+        Access::Remote(remote) => &remote.path,
     };
     if args.paths.is_empty() && within.is_root() {
         return Err(Failure::usage("cat", "no file named")
@@ -26,12 +26,12 @@ pub async fn run(args: &Cat) -> Result {
     let paths = if args.paths.is_empty() { &own[..] } else { &args.paths[..] };
     for path in paths {
         match &reached {
-            Reached::Here(session) => {
+            Access::Local(session) => {
                 let place = session.find(path).await?;
                 place.must_be_file()?;
                 print(session, &place).await?;
             }
-            Reached::There(remote) => {
+            Access::Remote(remote) => {
                 remote.client.pieces(&remote.about(&["content"], path)?, show).await?;
             }
         }

@@ -1,5 +1,5 @@
-//! `hypermount check`: showing what is verified and what is hurt. The checking is done where the store
-//! is open.
+//! `hypermount check`: prints which drives are sound and what is damaged. The process that has the store
+//! open does the checking.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -10,12 +10,14 @@ use indicatif::ProgressBar;
 
 use super::print_json;
 use crate::answers::{self, CheckedDrive, Checking};
-use crate::cli::{Check, Source, of_store};
+use crate::cli::Check;
 use crate::client::{self, Client};
-use crate::daemon::ONLY;
+use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
-use crate::reach::Wanted;
-use crate::session::{find_by_key, network, open_at, store_or_default};
+use crate::session::network;
+use crate::source::Source;
+use crate::stored::open_store;
+use crate::target::ONLY;
 use crate::terminal::{self, escaped, is_dumb, size};
 
 pub async fn run(args: &Check) -> Result {
@@ -23,10 +25,10 @@ pub async fn run(args: &Check) -> Result {
     must_go_with_repair(args)?;
     let (directory, drive) = match &args.drive {
         Some(named) => {
-            let wanted = Wanted::of_named(named, &of_store(source.store.clone()))?;
-            (wanted.store, Some(wanted.drive).filter(|drive| drive != ONLY))
+            let location = named.locate(&Source::of_store(source.store.clone()))?;
+            (location.store, Some(location.drive).filter(|drive| drive != ONLY))
         }
-        None => (store_or_default(source.store.as_deref())?, None),
+        None => (directories::store(source.store.as_deref())?, None),
     };
     let by_key = drive.as_deref().is_some_and(|drive| drive.starts_with("hyper://"));
     let asked = answers::Check {
@@ -34,7 +36,7 @@ pub async fn run(args: &Check) -> Result {
         repair: args.repair,
         peers: source.peers.clone(),
         wait: source.wait.map(|wait| wait.to_string()),
-        find: if args.repair { find_by_key(by_key, source)? } else { Default::default() },
+        find: if args.repair { source.find(by_key)? } else { Default::default() },
     };
     let mut shown = Shown::new();
     let ended = match client::find(&directory).await? {
@@ -67,7 +69,7 @@ pub async fn run(args: &Check) -> Result {
     }
 }
 
-/// Refuses what says how to fetch where nothing is fetched.
+/// Fails if an option about fetching is given without `--repair`.
 fn must_go_with_repair(args: &Check) -> Result {
     let Source { peers, wait, finding, .. } = &args.source;
     let named = [
@@ -77,8 +79,8 @@ fn must_go_with_repair(args: &Check) -> Result {
         ("--bootstrap", !finding.bootstrap.is_empty()),
     ];
     match named.into_iter().find(|(_, given)| *given && !args.repair) {
-        Some((option, _)) => Err(Failure::usage(option, "a check alone asks no peer")
-            .hint("say --repair to fetch what is damaged")),
+        Some((option, _)) => Err(Failure::usage(option, "without --repair no peer is asked")
+            .hint("add --repair to fetch damaged blocks")),
         None => Ok(()),
     }
 }
@@ -105,7 +107,7 @@ async fn here(
     by_key: bool,
     shown: &mut Shown,
 ) -> Result<u64> {
-    let store = open_at(directory, false)?;
+    let store = open_store(directory, false)?;
     let reached = match asked.repair {
         true => network(&store, source, by_key).await?,
         false => None,

@@ -6,10 +6,11 @@ use super::print_json;
 use crate::answers::{self, Created};
 use crate::cli::Create;
 use crate::client::{self, ANSWER_LIMIT};
-use crate::daemon::ONLY;
-use crate::daemon::model::CreateRequest;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::session::{open_at, store_or_default};
+use crate::model::CreateRequest;
+use crate::stored::open_store;
+use crate::target::ONLY;
 use crate::target::Target;
 use crate::terminal;
 
@@ -20,13 +21,13 @@ pub async fn run(args: &Create) -> Result {
         return Err(Failure::usage(what, "that would be taken for a URL or a directory")
             .hint("a name is one word without slashes that is no directory here"));
     }
-    let directory = store_or_default(args.store.as_deref())?;
+    let directory = directories::store(args.store.as_deref())?;
     let created: Created = match client::find(&directory).await? {
         Some(client) => {
             let asked = CreateRequest { name: args.name.clone() };
             client.ask(Method::POST, "/drives", &asked, Some(ANSWER_LIMIT)).await?
         }
-        None => answers::create(&open_at(&directory, true)?, &directory, &args.name)?,
+        None => answers::create(&open_store(&directory, true)?, &directory, &args.name)?,
     };
     if args.json {
         return print_json(&created);

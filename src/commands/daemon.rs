@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::json;
 
-use super::{print_json, runtime};
-use crate::background;
+use super::print_json;
 use crate::cli::{Daemon, DaemonCommand, DaemonLogs, DaemonRun, DaemonStart, DaemonStatus};
 use crate::client::{self, ANSWER_LIMIT};
-use crate::daemon::model::Done;
-use crate::daemon::presence::{Presence, Sight};
-use crate::daemon::{self, Options, state};
+use crate::daemon::{self, Options};
+use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
+use crate::launch;
+use crate::model::Done;
 use crate::path_text;
-use crate::session::store_or_default;
+use crate::presence::{self, Presence, Sight};
+use crate::process::runtime;
 use crate::terminal;
 
 /// How long a daemon gets to unmount everything and end.
@@ -31,7 +32,7 @@ const CHUNK: usize = 64 * 1024;
 pub fn run(args: &Daemon, detached: bool) -> Result {
     match &args.command {
         DaemonCommand::Start(args) => start(args),
-        DaemonCommand::Stop(args) => stop(&store_or_default(args.store.as_deref())?),
+        DaemonCommand::Stop(args) => stop(&directories::store(args.store.as_deref())?),
         DaemonCommand::Status(args) => status(args),
         DaemonCommand::Logs(args) => logs(args),
         DaemonCommand::Run(args) => serve(args, detached),
@@ -40,7 +41,7 @@ pub fn run(args: &Daemon, detached: bool) -> Result {
 
 fn serve(args: &DaemonRun, detached: bool) -> Result {
     let options = Options {
-        store: store_or_default(args.store.as_deref())?,
+        store: directories::store(args.store.as_deref())?,
         create: args.create,
         keep: !args.while_needed,
         detached,
@@ -48,20 +49,20 @@ fn serve(args: &DaemonRun, detached: bool) -> Result {
     if !detached {
         return daemon::run(&options);
     }
-    background::detach()?;
+    launch::detach()?;
     // Once it was reported ready, a failure goes to the log, where stdout then leads.
     daemon::run(&options).inspect_err(|failure| {
-        let _ = background::report_failure(failure);
+        let _ = launch::report_failure(failure);
     })
 }
 
 fn start(args: &DaemonStart) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
+    let store = directories::store(args.store.as_deref())?;
     let runtime = runtime()?;
     let deadline = Instant::now() + STOP_LIMIT;
     let presence = loop {
         let Some(client) = runtime.block_on(client::find(&store))? else {
-            break daemon::start(&store, true, true)?;
+            break launch::start_daemon(&store, true, true)?;
         };
         let keep = client.ask::<Done>(Method::POST, "/keep", &(), Some(ANSWER_LIMIT));
         match runtime.block_on(keep) {
@@ -86,14 +87,14 @@ fn described(store: &Path, presence: &Presence) -> Result<serde_json::Value> {
         "socket": path_text::encode(&presence.socket),
         "version": presence.version,
         "store": path_text::encode(store),
-        "log": path_text::encode(&state::log_path(store)?),
+        "log": path_text::encode(&presence::log_path(store)?),
     }))
 }
 
-/// Works with a daemon of any version: it is asked without looking at what it answers, and if that
-/// does not help it is sent SIGTERM.
+/// Works with a daemon of any version: its answer is ignored, and if the request fails it is sent
+/// SIGTERM.
 fn stop(store: &Path) -> Result {
-    let Sight::Somebody(presence) = Presence::of(store) else {
+    let Sight::Present(presence) = Presence::of(store) else {
         eprintln!("no daemon runs for {}", store.display());
         return Ok(());
     };
@@ -106,13 +107,13 @@ fn stop(store: &Path) -> Result {
         log::info!("{}", failure.sentence());
         let pid = i32::try_from(presence.pid).unwrap_or(0);
         // Its number cannot have passed to another process: the lock on its presence was seen held.
-        if pid > 0 && Presence::of(store) == Sight::Somebody(presence.clone()) {
+        if pid > 0 && Presence::of(store) == Sight::Present(presence.clone()) {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         }
     }
     let deadline = Instant::now() + STOP_LIMIT;
-    while Presence::of(store) != Sight::Nobody {
+    while Presence::of(store) != Sight::Absent {
         if Instant::now() >= deadline {
             let what = format!("stop the daemon (pid {})", presence.pid);
             return Err(Failure::failed(what, format!("it has not ended in {STOP_LIMIT:?}")));
@@ -123,8 +124,8 @@ fn stop(store: &Path) -> Result {
 }
 
 fn status(args: &DaemonStatus) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
-    let Sight::Somebody(presence) = Presence::of(&store) else {
+    let store = directories::store(args.store.as_deref())?;
+    let Sight::Present(presence) = Presence::of(&store) else {
         return Err(Failure::failed("daemon", format!("none runs for {}", store.display()))
             .hint("start it: hypermount daemon start"));
     };
@@ -136,14 +137,14 @@ fn status(args: &DaemonStatus) -> Result {
         presence.pid,
         presence.version,
         presence.socket.display(),
-        state::log_path(&store)?.display()
+        presence::log_path(&store)?.display()
     );
     terminal::print_line(&lines).context(|| "print")
 }
 
 fn logs(args: &DaemonLogs) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
-    let path: PathBuf = state::log_path(&store)?;
+    let store = directories::store(args.store.as_deref())?;
+    let path: PathBuf = presence::log_path(&store)?;
     let what = || format!("read {}", path.display());
     let mut log = File::open(&path).context(what)?;
     let mut buffer = vec![0; CHUNK];

@@ -1,26 +1,25 @@
 //! `hypermount info`.
 
 use super::print_json;
+use crate::access::Access;
 use crate::answers::{self, About};
 use crate::cli::Info;
-use crate::daemon::model::DriveQuery;
 use crate::failure::{Context, Result};
-use crate::mounted::in_mount;
-use crate::reach::Reached;
-use crate::target::Target;
+use crate::model::DriveQuery;
+use crate::target::{Target, drive_of_mount};
 use crate::terminal::{self, escaped, size};
 
 pub async fn run(args: &Info) -> Result {
     let (mut target, mut source) = (args.target.clone(), args.source.clone());
     if let Target::Directory(path) = &target
-        && let Some((mounted, from)) = in_mount(path)?
+        && let Some((mounted, from)) = drive_of_mount(path)?
     {
         (target, source.store) = (mounted, from.store);
     }
     let whole_store = matches!(target, Target::Directory(_));
-    let about: About = match Reached::open(&target, &source).await? {
-        Reached::Here(session) => answers::about(&session, whole_store).await?,
-        Reached::There(remote) => {
+    let about: About = match Access::open(&target, &source).await? {
+        Access::Local(session) => answers::about(&session, whole_store).await?,
+        Access::Remote(remote) => {
             let query = DriveQuery { whole_store, ..remote.base() };
             remote.client.ask_patiently(&remote.query(&[], query)?).await?
         }

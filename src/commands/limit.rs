@@ -1,25 +1,24 @@
-//! `hypermount limit`: how fast the daemon's bytes may flow.
+//! `hypermount limit`: the rate limits of the daemon.
 
 use hyper::Method;
 
 use super::print_json;
 use crate::cli::LimitRates;
 use crate::client::{self, ANSWER_LIMIT};
-use crate::config::RateLimit;
-use crate::daemon::model::Limits;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::mounted::find;
-use crate::reach::Wanted;
-use crate::session::store_or_default;
+use crate::model::Limits;
+use crate::target::{Location, drive_or_mount};
 use crate::terminal::{self, size};
+use crate::values::RateLimit;
 
 pub async fn run(args: &LimitRates) -> Result {
     let (store, path) = match &args.what {
-        None => (store_or_default(args.store.as_deref())?, "/limits".to_owned()),
+        None => (directories::store(args.store.as_deref())?, "/limits".to_owned()),
         Some(what) => {
-            let (target, source) = find(what, args.store.clone())?;
-            let wanted = Wanted::of_target(&target, &source)?;
-            (wanted.store, client::plain(&["drives", &wanted.drive, "limits"]))
+            let (target, source) = drive_or_mount(what, args.store.clone())?;
+            let location = Location::of(&target, &source)?;
+            (location.store, client::plain(&["drives", &location.drive, "limits"]))
         }
     };
     let client = client::find(&store).await?.ok_or_else(|| {
@@ -28,7 +27,7 @@ pub async fn run(args: &LimitRates) -> Result {
     })?;
     let mut limits: Limits = client.ask(Method::GET, &path, &(), Some(ANSWER_LIMIT)).await?;
     if args.rates.up.is_some() || args.rates.down.is_some() {
-        let changed = |said: Option<RateLimit>, now| said.map_or(now, |RateLimit(rate)| rate);
+        let changed = |given: Option<RateLimit>, now| given.map_or(now, |RateLimit(rate)| rate);
         limits.up = changed(args.rates.up, limits.up);
         limits.down = changed(args.rates.down, limits.down);
         limits = client.ask(Method::PUT, &path, &limits, Some(ANSWER_LIMIT)).await?;

@@ -6,18 +6,19 @@ use super::print_json;
 use crate::answers::{self, Listed};
 use crate::cli::List;
 use crate::client;
+use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
-use crate::session::{open_at, store_or_default};
+use crate::stored::open_store;
 use crate::terminal::{self, escaped, size, stdout_is_terminal, table};
 
 /// Hex digits of a key on a terminal; `--json` and pipes get all 64.
 const SHORT_KEY: usize = 12;
 
 pub async fn run(args: &List) -> Result {
-    let directory = store_or_default(args.store.as_deref())?;
+    let directory = directories::store(args.store.as_deref())?;
     let listed: Vec<Listed> = match client::find(&directory).await? {
         Some(client) => client.get("/drives").await?,
-        None => answers::list(&open_at(&directory, false)?).await?,
+        None => answers::list(&open_store(&directory, false)?).await?,
     };
     if args.json {
         print_json(&listed)?;
@@ -79,7 +80,7 @@ fn row(drive: &Listed, short: bool) -> [String; 6] {
     ]
 }
 
-/// The share of the content that is on this disk. All of it is said only if not a block is missing.
+/// The share of the content that is on this disk; "all" only if no block is missing.
 pub fn here(held: u64, blocks: u64) -> String {
     if held >= blocks {
         return "all".to_owned();

@@ -5,16 +5,16 @@ use std::fmt::Write;
 use hypermount_drive::stat::TYPE_MASK;
 
 use super::print_json;
+use crate::access::Access;
 use crate::answers::{self, Described, EntryKind};
 use crate::cli::Ls;
 use crate::failure::{Context, Result};
-use crate::reach::Reached;
 use crate::terminal::{self, date, escaped};
 
 pub async fn run(args: &Ls) -> Result {
-    let entries: Vec<Described> = match Reached::open(&args.target, &args.source).await? {
-        Reached::Here(session) => answers::entries(&session, &args.path).await?,
-        Reached::There(remote) => {
+    let entries: Vec<Described> = match Access::open(&args.target, &args.source).await? {
+        Access::Local(session) => answers::entries(&session, &args.path).await?,
+        Access::Remote(remote) => {
             remote.client.ask_patiently(&remote.about(&["entries"], &args.path)?).await?
         }
     };

@@ -1,4 +1,4 @@
-//! One file per command. A command asks the libraries and prints; it decides nothing about drives.
+//! One file per command. A command calls the libraries and prints; it decides nothing about drives.
 
 mod adopt;
 mod bootstrap;
@@ -27,15 +27,11 @@ mod unmount;
 use std::io;
 
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Cli, Command};
 use crate::failure::{Context, Result};
+use crate::process::runtime;
 use crate::terminal;
-
-/// The most threads that run network and drive tasks.
-const MAX_WORKERS: usize = 4;
 
 pub fn run(cli: Cli) -> Result {
     match cli.command {
@@ -71,44 +67,8 @@ pub fn run(cli: Cli) -> Result {
     }
 }
 
-pub fn runtime() -> Result<Runtime> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Builder::new_multi_thread()
-        .worker_threads(cores.min(MAX_WORKERS))
-        .enable_all()
-        .build()
-        .context(|| "start the runtime")
-}
-
 fn print_json(value: &impl Serialize) -> Result {
     let what = || "print";
     let line = serde_json::to_string(value).map_err(io::Error::other).context(what)?;
     terminal::print_line(&line).context(what)
-}
-
-/// What asks a process to end: SIGTERM, Ctrl-C, and the terminal going away.
-pub struct Ending {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Ending {
-    /// From here on those signals no longer end the process by themselves.
-    pub fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context(|| "handle signals");
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-
-    pub async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => (),
-            _ = self.interrupt.recv() => (),
-            _ = self.hangup.recv() => (),
-        }
-    }
 }

@@ -10,15 +10,17 @@ use serde_json::json;
 
 use super::print_json;
 use crate::cli::Recover;
+use crate::directories;
 use crate::failure::{Context, Result};
 use crate::path_text;
-use crate::session::{drive_url, open_at, store_or_default};
+use crate::stored::open_store;
 use crate::terminal::{self, escaped};
+use crate::values::drive_url;
 
 pub async fn run(args: &Recover) -> Result {
-    let directory = store_or_default(args.store.as_deref())?;
+    let directory = directories::store(args.store.as_deref())?;
     // With the store open no mount is writing to what is looked at.
-    let store = open_at(&directory, false)?;
+    let store = open_store(&directory, false)?;
     let what = || format!("recover from {}", directory.display());
     let mut found = leftovers(&store.scratch_directory()).context(what)?;
     found.sort_by(|one, other| one.origin.path.cmp(&other.origin.path));

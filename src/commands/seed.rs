@@ -1,4 +1,4 @@
-//! `hypermount share`, `seed`, `unseed` and `publish`: giving drives to others.
+//! `hypermount share`, `seed`, `unseed` and `publish`: sharing drives permanently.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,51 +12,39 @@ use qrcode::render::unicode::Dense1x2;
 use tokio::time::Instant;
 
 use super::print_json;
-use crate::cli::{Publish, Seed, Seeding, Share, Source, Unseed, of_store};
+use crate::cli::{Publish, Seed, Seeding, Share, Unseed};
 use crate::client::{self, ANSWER_LIMIT, Client};
-use crate::config::{self, BootstrapAddress};
-use crate::daemon::model::{Done, DrivePeers, Find, SeedInfo, SeedRequest};
 use crate::failure::{Code, Context, Failure, Result};
-use crate::mounted::find;
-use crate::reach::Wanted;
-use crate::session;
-use crate::target::Target;
+use crate::model::{Done, DrivePeers, SeedInfo, SeedRequest};
+use crate::source::{Source, find_of};
+use crate::target::{Location, Target, check_store, drive_or_mount};
 use crate::terminal::{self, escaped};
 
-/// How often a daemon that ends just then is replaced by another.
-const ATTEMPTS: usize = 5;
-/// How often is asked who holds a drive.
+/// How often the peers that hold a drive are counted.
 const POLL: Duration = Duration::from_millis(250);
 /// The largest list of drives that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Has the store's daemon seed a drive, which is started if there is none.
 async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client, SeedInfo)> {
-    let wanted = Wanted::of_target(target, source)?;
+    let location = Location::of(target, source)?;
     let nearby = how.listen.is_some_and(|address| address.ip().is_loopback());
-    let found = config::discovery(&how.finding, how.peers.is_empty() && !nearby)?;
+    let found = how.finding.discovery(how.peers.is_empty() && !nearby)?;
     let reaches = !how.peers.is_empty() || !found.is_off();
     let create = matches!(target, Target::Url(_)) && reaches;
-    session::check_store(target, &wanted.store, create)?;
+    check_store(target, &location.store, create)?;
     let asked = SeedRequest {
         peers: how.peers.clone(),
-        find: Find { lan: found.lan, bootstrap: BootstrapAddress::names(found) },
+        find: find_of(found),
         listen: how.listen.map(|address| address.to_string()),
     };
-    let path = client::plain(&["seeds", &wanted.drive]);
-    let mut attempt = 1;
-    loop {
-        let client = client::find_or_start(&wanted.store, create).await?;
-        match client.ask(Method::PUT, &path, &asked, Some(ANSWER_LIMIT)).await {
-            // It had nothing left to do just when it was asked.
-            Err(failure) if failure.code() == Code::Locked && attempt < ATTEMPTS => attempt += 1,
-            answer => return answer.map(|info| (client, info)),
-        }
-    }
+    let path = client::plain(&["seeds", &location.drive]);
+    let limit = Some(ANSWER_LIMIT);
+    client::ask_or_start(&location.store, create, Method::PUT, &path, &asked, limit).await
 }
 
 pub async fn run_share(args: &Share) -> Result {
-    let (target, source) = find(&args.what, args.seeding.store.clone())?;
+    let (target, source) = drive_or_mount(&args.what, args.seeding.store.clone())?;
     let (_, info) = seed(&target, &source, &args.seeding).await?;
     if args.seeding.json {
         return print_json(&info);
@@ -79,7 +67,7 @@ pub async fn run_seed(args: &Seed) -> Result {
     let mut seeded = Vec::new();
     for target in &drives {
         let store = args.seeding.store.clone().filter(|_| !is_directory(target));
-        let (_, info) = seed(target, &of_store(store), &args.seeding).await?;
+        let (_, info) = seed(target, &Source::of_store(store), &args.seeding).await?;
         if !args.seeding.json {
             terminal::print_line(&line(&info)).context(|| "print")?;
         }
@@ -132,8 +120,8 @@ pub async fn run_unseed(args: &Unseed) -> Result {
     let mut stores: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for target in &args.drives {
         let store = args.store.clone().filter(|_| !is_directory(target));
-        let wanted = Wanted::of_target(target, &of_store(store))?;
-        stores.entry(wanted.store).or_default().push(wanted.drive);
+        let location = Location::of(target, &Source::of_store(store))?;
+        stores.entry(location.store).or_default().push(location.drive);
     }
     for (store, drives) in stores {
         for drive in drives {
@@ -147,7 +135,7 @@ pub async fn run_unseed(args: &Unseed) -> Result {
 
 pub async fn run_publish(args: &Publish) -> Result {
     let store = args.seeding.store.clone().filter(|_| !is_directory(&args.drive));
-    let (client, info) = seed(&args.drive, &of_store(store), &args.seeding).await?;
+    let (client, info) = seed(&args.drive, &Source::of_store(store), &args.seeding).await?;
     let path = client::plain(&["drives", &info.url, "peers"]);
     let deadline = args.timeout.limit().map(|limit| Instant::now() + limit);
     let spinner = terminal::spinner(format!("waiting for {} peers to hold all of it", args.wait));
@@ -168,7 +156,7 @@ pub async fn run_publish(args: &Publish) -> Result {
             let why =
                 format!("{} of {} peers hold it; {}", peers.complete, args.wait, peers.verdict);
             return Err(Failure::new(Code::Unavailable, what, why)
-                .hint("it goes on being seeded; `hypermount peers` says who has it"));
+                .hint("seeding continues; `hypermount peers` lists the peers that have it"));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -2,21 +2,21 @@
 
 use serde_json::json;
 
-use super::{Ending, print_json};
+use super::print_json;
 use crate::cli::Serve;
-use crate::config::{self, RateLimit};
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
 use crate::network::Network;
-use crate::session::{drive_url, drives, open_at};
+use crate::process::Ending;
+use crate::stored::{drives, open_store};
 use crate::terminal::{self, escaped};
+use crate::values::RateLimit;
+use crate::values::drive_url;
 
 pub async fn run(args: &Serve) -> Result {
-    let directory = match &args.store {
-        Some(directory) => directory.clone(),
-        None => config::default_store()?,
-    };
+    let directory = directories::store(args.store.as_deref())?;
     let mut ending = Ending::new()?;
-    let store = open_at(&directory, false)?;
+    let store = open_store(&directory, false)?;
     let found = drives(&store).await.context(|| "read the store")?;
     if found.is_empty() && args.peers.is_empty() {
         return Err(Failure::failed(
@@ -25,7 +25,7 @@ pub async fn run(args: &Serve) -> Result {
         ));
     }
     let network = Network::for_serving(&store)?;
-    let rate = |said: Option<RateLimit>| said.and_then(|RateLimit(rate)| rate);
+    let rate = |given: Option<RateLimit>| given.and_then(|RateLimit(rate)| rate);
     network.limit(rate(args.rates.up), rate(args.rates.down));
     let address = network.listen(args.listen).await?;
     if args.json {
@@ -39,7 +39,7 @@ pub async fn run(args: &Serve) -> Result {
     }
     network.dial(&args.peers);
     let needed = args.peers.is_empty() && !address.ip().is_loopback();
-    let discovery = config::discovery(&args.finding, needed)?;
+    let discovery = args.finding.discovery(needed)?;
     network.discover(&discovery).await?;
     for key in &found {
         network.announce(key)?;

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cli::{Service, ServiceCommand, ServiceInstall};
-use crate::config;
-use crate::daemon::presence::name_of;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::session::store_or_default;
+use crate::presence::name_of;
 
 pub fn run(args: &Service) -> Result {
     match &args.command {
@@ -27,11 +26,11 @@ struct Unit {
 }
 
 fn unit(args: &ServiceInstall) -> Result<Unit> {
-    let store = store_or_default(args.store.as_deref())?;
+    let store = directories::store(args.store.as_deref())?;
     let program = std::env::current_exe().context(|| "find this program")?;
-    let default = config::default_store().is_ok_and(|default| default == store);
+    let default = directories::default_store().is_ok_and(|default| default == store);
     let suffix = if default { String::new() } else { format!("-{}", name_of(&store)) };
-    let home = config::home()?;
+    let home = directories::home()?;
     if cfg!(target_os = "macos") {
         let name = format!("org.hypermount.daemon{suffix}");
         let path = home.join("Library/LaunchAgents").join(format!("{name}.plist"));
@@ -39,7 +38,7 @@ fn unit(args: &ServiceInstall) -> Result<Unit> {
         return Ok(Unit { name, path, text });
     }
     let name = format!("hypermount{suffix}.service");
-    let path = config::config_home()?.join("systemd/user").join(&name);
+    let path = directories::config_home()?.join("systemd/user").join(&name);
     Ok(Unit { name, path, text: systemd_unit(&program, &store)? })
 }
 

@@ -2,16 +2,16 @@
 
 use super::ls::mode_text;
 use super::print_json;
+use crate::access::Access;
 use crate::answers::{self, Found};
 use crate::cli::Stat;
 use crate::failure::{Context, Result};
-use crate::reach::Reached;
 use crate::terminal::{self, date, escaped};
 
 pub async fn run(args: &Stat) -> Result {
-    let found: Found = match Reached::open(&args.target, &args.source).await? {
-        Reached::Here(session) => answers::entry(&session, &args.path).await?,
-        Reached::There(remote) => {
+    let found: Found = match Access::open(&args.target, &args.source).await? {
+        Access::Local(session) => answers::entry(&session, &args.path).await?,
+        Access::Remote(remote) => {
             remote.client.ask_patiently(&remote.about(&["entry"], &args.path)?).await?
         }
     };

@@ -1,4 +1,4 @@
-//! `hypermount status`, `peers`, `why` and `watch`: what is going on, in words.
+//! `hypermount status`, `peers`, `why` and `watch`: the state of a daemon, in words.
 
 use std::path::Path;
 
@@ -8,16 +8,14 @@ use serde_json::json;
 use super::print_json;
 use crate::cli::{Peers, Status, Watch, Why};
 use crate::client::{self, Client};
-use crate::config;
-use crate::daemon::model::{
+use crate::directories;
+use crate::failure::{Context, Failure, Result};
+use crate::model::{
     self, DrivePeer, DrivePeers, FailedCall, FailuresQuery, Happening, Limits, MountInfo, SeedInfo,
 };
-use crate::failure::{Context, Failure, Result};
-use crate::mounted::find;
 use crate::path_text;
-use crate::reach::Wanted;
 use crate::record::Record;
-use crate::session::store_or_default;
+use crate::target::{Location, drive_or_mount};
 use crate::terminal::{self, date, escaped, size};
 
 /// Lines of a kind that a status has; it is to fit on a screen with a prompt below.
@@ -26,7 +24,7 @@ const MAX_LINES: usize = 4;
 const SHORT: usize = "hyper://".len() + 12;
 
 pub async fn run_status(args: &Status) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
+    let store = directories::store(args.store.as_deref())?;
     let Some(client) = client::find(&store).await? else {
         if args.json {
             return print_json(&json!({ "up": false, "store": path_text::encode(&store) }));
@@ -80,7 +78,7 @@ fn lines(status: &model::Status) -> Vec<String> {
     lines
 }
 
-/// What was said of how fast bytes may flow.
+/// The rate limits that were set.
 fn limits(status: &model::Status) -> Vec<String> {
     let both = |limits: &Limits| {
         format!("up {}, down {}", super::limit::rate(limits.up), super::limit::rate(limits.down))
@@ -92,7 +90,7 @@ fn limits(status: &model::Status) -> Vec<String> {
     all.into_iter().chain(drives).collect()
 }
 
-/// At most so many lines, the first with the name of what they are.
+/// At most [`MAX_LINES`] lines, the first with the name of the section.
 fn section<T>(lines: &mut Vec<String>, name: &str, items: &[T], line: impl Fn(&T) -> String) {
     for (number, item) in items.iter().take(MAX_LINES).enumerate() {
         let name = if number == 0 { name } else { "" };
@@ -140,13 +138,13 @@ fn short(url: &str, name: &Option<String>) -> String {
 }
 
 pub async fn run_peers(args: &Peers) -> Result {
-    let (target, source) = find(&args.what, args.store.clone())?;
-    let wanted = Wanted::of_target(&target, &source)?;
-    let client = client::find(&wanted.store).await?.ok_or_else(|| {
-        Failure::failed("peers", format!("no daemon runs for {}", wanted.store.display()))
+    let (target, source) = drive_or_mount(&args.what, args.store.clone())?;
+    let location = Location::of(&target, &source)?;
+    let client = client::find(&location.store).await?.ok_or_else(|| {
+        Failure::failed("peers", format!("no daemon runs for {}", location.store.display()))
             .hint("mount or seed the drive first")
     })?;
-    let path = client::plain(&["drives", &wanted.drive, "peers"]);
+    let path = client::plain(&["drives", &location.drive, "peers"]);
     let peers: DrivePeers = client.get(&path).await?;
     if args.json {
         return print_json(&peers);
@@ -195,14 +193,14 @@ pub async fn run_why(args: &Why) -> Result {
 /// The daemon that has a path mounted, and the path with its mount point resolved. The mount itself
 /// is not asked: it may hang.
 async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
-    let state = config::records_directory()?;
+    let state = directories::records_directory()?;
     if let Some((record, inside)) = Record::containing(&state, path)
         && let Some(client) = client::find(&record.store).await?
     {
         return Ok((client, record.mountpoint.join(inside)));
     }
     Err(Failure::failed(format!("why {}", path.display()), "it is in no mount of a daemon")
-        .hint("mounts in the foreground say on stderr what failed"))
+        .hint("a mount in the foreground logs failures to stderr"))
 }
 
 fn explain(failure: &FailedCall) -> String {
@@ -226,7 +224,7 @@ fn explain(failure: &FailedCall) -> String {
 }
 
 pub async fn run_watch(args: &Watch) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
+    let store = directories::store(args.store.as_deref())?;
     let client = client::find(&store).await?.ok_or_else(|| {
         Failure::failed("watch", format!("no daemon runs for {}", store.display()))
             .hint("start one: hypermount daemon start")
@@ -238,7 +236,7 @@ pub async fn run_watch(args: &Watch) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::model::{DriveLimits, MountedDrive};
+    use crate::model::{DriveLimits, MountedDrive};
 
     #[test]
     fn a_status_of_very_much_fits_on_a_screen() {

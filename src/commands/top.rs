@@ -1,13 +1,14 @@
-//! `hypermount top`: who fetches what, live.
+//! `hypermount top`: which process, file and drive fetches how much, live.
 
 use std::time::Duration;
 
-use super::{Ending, print_json};
+use super::print_json;
 use crate::cli::Top;
 use crate::client::{self, Client};
-use crate::daemon::model::Activity;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::session::store_or_default;
+use crate::model::Activity;
+use crate::process::Ending;
 use crate::terminal::{self, escaped, size, stdout_is_terminal, table};
 
 /// How often the screen is drawn anew.
@@ -18,7 +19,7 @@ const MAX_LINES: usize = 8;
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub async fn run(args: &Top) -> Result {
-    let store = store_or_default(args.store.as_deref())?;
+    let store = directories::store(args.store.as_deref())?;
     let client = client::find(&store).await?.ok_or_else(|| {
         Failure::failed("top", format!("no daemon runs for {}", store.display()))
             .hint("mount a drive first")

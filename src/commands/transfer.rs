@@ -1,5 +1,5 @@
-//! `hypermount import` and `hypermount export`: saying what will happen, what goes on and what was
-//! done. The copying is done where the store is open.
+//! `hypermount import` and `hypermount export`: print the forecast, the progress and the result. The
+//! process that has the store open does the copying.
 
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -9,15 +9,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::print_json;
+use crate::access::{Access, Remote};
 use crate::answers::{self, Progress, StepKind, Summary};
-use crate::cli::{Export, Import, Source, of_store};
+use crate::cli::{Export, Import};
 use crate::client;
 use crate::failure::{Code, Context, Failure, Result};
-use crate::reach::{Reached, Remote};
+use crate::source::Source;
 use crate::terminal::{escaped, is_dumb, size};
 
 pub async fn run_import(args: &Import) -> Result {
-    let source = of_store(args.store.clone());
+    let source = Source::of_store(args.store.clone());
     let mut asked = answers::Import {
         directory: args.directory.clone(),
         path: String::new(),
@@ -27,11 +28,11 @@ pub async fn run_import(args: &Import) -> Result {
         ignore_files: args.ignore_file.clone(),
     };
     let mut shown = Shown::new(args.dry_run, args.json);
-    let summary = match Reached::open_named(&args.drive, &source, false).await? {
-        Reached::Here(session) => {
+    let summary = match Access::open_path(&args.drive, &source).await? {
+        Access::Local(session) => {
             answers::import(&session, &asked, &mut |progress| shown.tell(&progress)).await
         }
-        Reached::There(remote) => {
+        Access::Remote(remote) => {
             asked.directory = absolute(&args.directory)?;
             asked.path = remote.path.as_str().to_owned();
             asked.ignore_files =
@@ -58,11 +59,11 @@ pub async fn run_export(args: &Export) -> Result {
         find: Default::default(),
     };
     let mut shown = Shown::new(args.dry_run, args.json);
-    let summary = match Reached::open_named(&args.drive, source, true).await? {
-        Reached::Here(session) => {
+    let summary = match Access::open_path(&args.drive, source).await? {
+        Access::Local(session) => {
             answers::export(&session, &asked, &mut |progress| shown.tell(&progress)).await
         }
-        Reached::There(remote) => {
+        Access::Remote(remote) => {
             asked.directory = absolute(&args.directory)?;
             if !asked.dry_run {
                 // With the permissions that this user gives new directories, which a daemon does not know.
@@ -103,7 +104,7 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf> {
     std::path::absolute(path).context(|| format!("find {}", path.display()))
 }
 
-/// Says what was done, and fails if not everything was.
+/// Prints what was done, and fails if not everything was.
 fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
     if as_json {
         print_json(summary)?;
@@ -141,7 +142,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
 struct Shown {
     bar: ProgressBar,
     list: bool,
-    /// Nothing but JSON is to be said.
+    /// Only JSON is printed.
     quiet: bool,
 }
 

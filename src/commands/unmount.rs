@@ -6,18 +6,18 @@ use std::time::Duration;
 use drivefs::Detach;
 use hyper::Method;
 
-use super::runtime;
 use crate::cli::Unmount;
 use crate::client;
-use crate::config;
-use crate::daemon::model::{Done, How, UnmountQuery};
+use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
-use crate::mounting::cannot_unmount;
+use crate::model::{Done, How, UnmountQuery};
+use crate::mountpoint::{Made, cannot_unmount};
+use crate::process::runtime;
 use crate::record::{self, Record};
 
 /// How long the process behind the mount gets to close its store after the mount is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a daemon may take that has much to store.
+/// How long a daemon may take, which may have files to store.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 
 pub fn run(args: &Unmount) -> Result {
@@ -28,7 +28,7 @@ pub fn run(args: &Unmount) -> Result {
         (_, true) => How::Force,
         _ => How::Normal,
     };
-    let state = config::records_directory()?;
+    let state = directories::records_directory()?;
     let process = Record::read(&state, &mountpoint);
     if process.is_none()
         && let Some((whole, _)) = Record::containing(&state, &mountpoint)
@@ -37,26 +37,31 @@ pub fn run(args: &Unmount) -> Result {
         return Err(Failure::failed(what(), format!("it is in the mount at {at}"))
             .hint(format!("hypermount unmount {at}")));
     }
-    // The daemon also forgets it, if it was to come back. Everything else the system can do alone.
-    if !runtime()?.block_on(by_daemon(process.as_ref(), &mountpoint, how))? {
+    // The daemon also forgets a saved mount. Everything else the system can do alone.
+    let by_daemon = runtime()?.block_on(by_daemon(process.as_ref(), &mountpoint, how))?;
+    if !by_daemon {
         let how = match how {
             How::Normal => Detach::Normal,
             How::Lazy => Detach::Lazy,
             How::Force => Detach::Force,
         };
         drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
+        // The process that made it does the same, unless it was killed.
+        let made = process.as_ref().and_then(|record| record.made);
+        drop(made.and_then(|directory| Made::earlier(&mountpoint, directory)));
     }
     // A lazy unmount leaves the process at work until the last file in it is closed.
     if args.lazy {
         return Ok(());
     }
     if Record::wait_released(&state, &mountpoint, RELEASE_LIMIT) {
+        Record::clear(&state, &mountpoint);
         return Ok(());
     }
     let pid = process.map_or(String::from("?"), |record| record.pid.to_string());
     Err(Failure::failed(
         what(),
-        format!("it is gone, but process {pid} still has the store after {RELEASE_LIMIT:?}"),
+        format!("it is unmounted, but process {pid} still has the store after {RELEASE_LIMIT:?}"),
     ))
 }
 
@@ -73,7 +78,7 @@ async fn by_daemon(record: Option<&Record>, mountpoint: &Path, how: How) -> Resu
     let path = client::path(&["mounts"], &query)?;
     match client.ask::<Done>(Method::DELETE, &path, &(), Some(ANSWER_LIMIT)).await {
         Ok(Done {}) => Ok(true),
-        // One that hangs, or was replaced meanwhile, does not keep a mount.
+        // A daemon that hangs or was replaced meanwhile does not prevent the unmount.
         Err(failure) if how == How::Force || failure.code() == Code::Locked => Ok(false),
         Err(failure) => Err(failure),
     }

@@ -1,7 +1,7 @@
-//! The API: HTTP/1.1 and JSON over the socket. One table has every route with the shapes of what it
-//! takes and answers; the server and its description (`docs/openapi.json`) are both made from it.
+//! The API: HTTP/1.1 and JSON over the socket. One table has every route; the server and its description
+//! (`docs/openapi.json`) are both made from it.
 //!
-//! Not here: what the requests mean (`host.rs` and its parts).
+//! Not here: what the requests mean (`host/`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use hypermount_core::hypercore::demand::Urgency;
 use serde::Serialize;
@@ -21,15 +21,16 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::host::Host;
 use super::metrics;
-use super::model::*;
-use super::openapi::{self, Shape};
+use super::openapi;
+use super::route::{self, Route};
 use crate::answers::{
     self, About, Check, Checking, Created, Described, Export, Found, Import, Listed, Progress,
 };
-use crate::config::SLOWEST;
 use crate::failure::{Code, Context, Failure, Result};
+use crate::model::*;
 use crate::path_text;
 use crate::session::Session;
+use crate::values::SLOWEST;
 
 /// Pieces of an answer that is sent in pieces which wait for a slow client.
 const PIECES: usize = 16;
@@ -43,60 +44,16 @@ type Answer<T> = Result<Json<T>>;
 type DriveAsked = Result<Query<DriveQuery>, QueryRejection>;
 type Segment = Result<Path<String>, PathRejection>;
 
-/// One thing that can be asked.
-pub struct Route {
-    pub method: &'static str,
-    pub path: &'static str,
-    pub summary: &'static str,
-    pub query: Option<Shape>,
-    pub body: Option<Shape>,
-    pub answer: Told,
-    handler: MethodRouter<Arc<Host>>,
-}
-
-/// What comes back when all is well.
-pub enum Told {
-    Json(Shape),
-    /// One JSON value a line.
-    Lines(Shape),
-    Bytes,
-    Text,
-    /// This description.
-    OpenApi,
-}
-
-fn route(
-    method: &'static str,
-    path: &'static str,
-    summary: &'static str,
-    answer: Told,
-    handler: MethodRouter<Arc<Host>>,
-) -> Route {
-    Route { method, path, summary, query: None, body: None, answer, handler }
-}
-
-impl Route {
-    fn query(mut self, shape: Shape) -> Self {
-        self.query = Some(shape);
-        self
-    }
-
-    fn body(mut self, shape: Shape) -> Self {
-        self.body = Some(shape);
-        self
-    }
-}
-
-/// Everything that can be asked.
+/// All routes.
 pub fn routes() -> Vec<Route> {
-    use Told::{Bytes as Raw, Json as Value, Lines, OpenApi, Text};
-    use openapi::shape;
+    use route::Body::{Bytes as Raw, Json as Value, Lines, OpenApi, Text};
+    use route::{route, shape};
     let asked = || shape::<DriveQuery>("DriveQuery");
     vec![
         route(
             "get",
             "/status",
-            "Everything at a glance",
+            "Status of the daemon and all it does",
             Value(shape::<Status>("Status")),
             get(status),
         ),
@@ -190,7 +147,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "get",
             "/drives/{drive}/peers",
-            "Who has how much of a drive",
+            "How much of a drive each peer has",
             Value(shape::<DrivePeers>("DrivePeers")),
             get(drive_peers),
         ),
@@ -243,7 +200,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "put",
             "/seeds/{drive}",
-            "Seed a drive for good",
+            "Seed a drive permanently",
             Value(shape::<SeedInfo>("SeedInfo")),
             put(seed),
         )
@@ -251,7 +208,7 @@ pub fn routes() -> Vec<Route> {
         route(
             "delete",
             "/seeds/{drive}",
-            "Seed it no more; what was fetched stays",
+            "Stop seeding a drive; fetched blocks stay",
             Value(shape::<Done>("Done")),
             delete(unseed),
         ),
@@ -350,7 +307,7 @@ fn not_found(why: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(failure)).into_response()
 }
 
-/// A request that is not what the description says.
+/// The failure of a request that does not match the description.
 fn sound<T, E: std::fmt::Display>(extracted: Result<T, E>) -> Result<T> {
     extracted.map_err(|why| Failure::usage("understand the request", why))
 }
@@ -617,8 +574,8 @@ where
     tokio::task::spawn_blocking(move || {
         let _busy = busy;
         let left = sender.clone();
-        let mut tell = move |told: T| {
-            let line = line(&told);
+        let mut tell = move |progress: T| {
+            let line = line(&progress);
             // This thread is the work's own, so it may wait for a slow client. One that is gone ends
             // the work at its next pause.
             let _ = tokio::task::block_in_place(|| sender.blocking_send(Ok(line)));
@@ -700,7 +657,7 @@ async fn description() -> Json<serde_json::Value> {
 }
 
 fn line(value: &impl Serialize) -> Bytes {
-    // Nothing that is told has a shape JSON lacks; if it had, the line would be left out.
+    // Every value here has a form in JSON; one that had none would be left out.
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
     text.into()

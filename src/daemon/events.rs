@@ -1,9 +1,9 @@
-//! What happened, told to whoever listens. Bounded: a listener that is too slow is told how many it
-//! missed.
+//! Events, sent to every listener. The queue is bounded: a listener that is too slow learns how many
+//! events it missed.
 
 use tokio::sync::broadcast;
 
-use super::model::Happening;
+use crate::model::Happening;
 
 /// Events a listener may be behind before it misses the oldest.
 pub const MAX_PENDING: usize = 1024;
@@ -18,7 +18,7 @@ impl Default for Events {
 
 impl Events {
     pub fn tell(&self, happening: Happening) {
-        // Nobody listening is no trouble.
+        // It fails if there is no listener.
         let _ = self.0.send(happening);
     }
 

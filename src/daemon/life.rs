@@ -1,4 +1,4 @@
-//! How long a daemon lives: as long as it has something to do, or until it is told to end.
+//! When a daemon ends: when it has nothing left to do, or on request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 /// See the module documentation.
 pub struct Life {
-    /// It stays when there is nothing left to do.
+    /// The daemon stays when there is nothing left to do.
     kept: AtomicBool,
     requests: Mutex<Requests>,
     changed: Notify,
@@ -47,7 +47,7 @@ impl Life {
         self.requests.lock()
     }
 
-    /// Begins something; `None` if nothing more is taken.
+    /// Begins a request; `None` if no more are taken.
     pub fn busy(self: &Arc<Self>) -> Option<Busy> {
         let mut requests = self.requests();
         if requests.closed {
@@ -57,7 +57,7 @@ impl Life {
         Some(Busy(self.clone()))
     }
 
-    /// Takes nothing more, if nothing is under way and `needed` says no; whether that is so now.
+    /// Takes no more requests, if none is under way and `needed` is false. Returns whether it takes none.
     pub fn close_unless(&self, needed: impl FnOnce() -> bool) -> bool {
         let mut requests = self.requests();
         requests.closed |= requests.busy == 0 && !needed();

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::host::{Host, short};
+use super::host::Host;
+use crate::values::short_url;
 
 /// Media type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,7 +30,7 @@ pub fn render(host: &Host) -> String {
     let at = |path: &std::path::Path| {
         format!("{{mountpoint=\"{}\"}}", label(&crate::path_text::encode(path)))
     };
-    let mounts = |value: fn(&super::model::MountInfo) -> u64| {
+    let mounts = |value: fn(&crate::model::MountInfo) -> u64| {
         status.mounts.iter().map(|mount| (at(&mount.mountpoint), value(mount))).collect::<Vec<_>>()
     };
     family("mount_version", "gauge", "Version that is shown.", mounts(|m| m.version));
@@ -38,8 +39,8 @@ pub fn render(host: &Host) -> String {
     family("mount_failures", "gauge", "Failed calls remembered.", mounts(|m| m.failures as u64));
     let fetched = activity.drives.iter().map(|d| (at(&d.mountpoint), d.fetched)).collect();
     family("mount_fetched_bytes_total", "counter", "Bytes read that had to be fetched.", fetched);
-    let seeds = |value: fn(&super::model::SeedInfo) -> u64| {
-        let drive = |url: &str| format!("{{drive=\"{}\"}}", label(&short(url)));
+    let seeds = |value: fn(&crate::model::SeedInfo) -> u64| {
+        let drive = |url: &str| format!("{{drive=\"{}\"}}", label(&short_url(url)));
         status.seeds.iter().map(|seed| (drive(&seed.url), value(seed))).collect::<Vec<_>>()
     };
     family("seed_blocks", "gauge", "Blocks of the newest version known.", seeds(|s| s.blocks));

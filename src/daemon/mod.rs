@@ -1,22 +1,21 @@
 //! The daemon: one process per store that has its mounts, its seeds and its network, and answers
 //! requests on a Unix socket. It is started by the first command that needs it, and ends when it has
-//! nothing left to do, unless it was told to stay.
+//! nothing left to do, unless it was told to stay. A mount in the foreground is the same host in the
+//! process of the command, without a socket.
 //!
-//! Not here: what the commands print (`commands/`), and how they reach it (`client.rs`).
+//! Not here: what the commands print (`commands/`), how they start it (`launch.rs`) and how they reach
+//! it (`client.rs`).
 
-mod api;
+// In import order.
 mod events;
-mod host;
 mod life;
-mod metrics;
-pub mod model;
-mod mounts;
-mod openapi;
-pub mod presence;
 mod rates;
-mod report;
-mod seeds;
-pub mod state;
+mod state;
+mod host;
+mod metrics;
+mod route;
+mod openapi;
+mod api;
 
 use std::path::{Path, PathBuf};
 use std::process;
@@ -24,25 +23,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
+use hypermount_swarm::sync::Mutex;
 use tokio::net::{UnixListener, UnixStream, unix};
 
-pub use host::ONLY;
-
-use crate::background;
-use crate::commands::{Ending, runtime};
-use crate::config;
+use crate::directories;
 use crate::failure::{Failure, Result};
+use crate::launch::{self, FIRST_REQUEST};
+use crate::model::{MountInfo, MountRequest};
 use crate::network::Network;
+use crate::presence::{self, Presence, Present, is_allowed};
+use crate::process::{Ending, runtime};
 use crate::record::Held;
-use crate::session::open_at;
+use crate::stored::open_store;
 use host::{Host, Parts};
-use hypermount_swarm::sync::Mutex;
 use life::Life;
-use presence::{Presence, Present};
 use state::State;
 
-/// How long a daemon that was started for a request waits for it.
-const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// How long answers under way get when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long tasks get to end after that; they hold the store until then.
@@ -55,7 +51,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 pub struct Options {
     /// Directory of the store, absolute.
     pub store: PathBuf,
-    /// Make the store if there is none.
+    /// Make the store if it is absent.
     pub create: bool,
     /// Stay when there is nothing left to do.
     pub keep: bool,
@@ -63,7 +59,7 @@ pub struct Options {
     pub detached: bool,
 }
 
-/// What must outlive the store: who sees it gone finds the store free.
+/// What must outlive the store: a process that sees it gone finds the store free.
 #[derive(Default)]
 struct Kept {
     presence: Option<Present>,
@@ -80,12 +76,28 @@ pub fn run(options: &Options) -> Result {
     result
 }
 
+/// Makes one mount in this process, and returns when it is unmounted or the process is told to end.
+/// `mounted` is called when the mount can be used.
+pub fn run_mount(
+    store: &Path,
+    create: bool,
+    asked: &MountRequest,
+    mounted: impl FnOnce(&MountInfo) -> Result,
+) -> Result {
+    let runtime = runtime()?;
+    let kept = Kept::default();
+    let result = runtime.block_on(serve_mount(store, create, asked, mounted, &kept));
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    drop(kept);
+    result
+}
+
 async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let mut ending = Ending::new()?;
-    let store = open_at(&options.store, options.create)?;
+    let store = open_store(&options.store, options.create)?;
     let directory = presence::real(&options.store);
     let socket = presence::socket_path(&directory)?;
-    let log = if options.detached { Some(state::log_path(&directory)?) } else { None };
+    let log = if options.detached { Some(presence::log_path(&directory)?) } else { None };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let presence = Presence { pid: process::id(), socket: socket.clone(), version };
     let listener = presence::bind(&socket)?;
@@ -94,7 +106,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
         state: State::load(&directory)?,
-        state_directory: config::records_directory()?,
+        state_directory: directories::records_directory()?,
         last_records: kept.records.clone(),
         store,
         directory,
@@ -104,14 +116,14 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     });
     host.restore_mounts();
     host.restore_seeds().await;
-    tokio::spawn(report::watch(Arc::downgrade(&host)));
+    tokio::spawn(host::watch(Arc::downgrade(&host)));
     let server = axum::serve(OwnUser(listener), api::router(host.clone()));
     let (stopping, stopped) = (life.clone(), life.clone());
     let server = server.with_graceful_shutdown(async move { stopping.ended().await });
     let serving = tokio::spawn(server.into_future());
     log::info!("hypermount {} serves {}", presence.version, host.directory.display());
     if options.detached {
-        background::report_ready(&presence)?;
+        launch::report_ready(&presence)?;
     } else {
         eprintln!("ready at {}", socket.display());
     }
@@ -120,12 +132,60 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
         () = stopped.ended() => {}
         () = unneeded(&host, &life) => {}
     }
-    // From here on nobody finds it: who comes now waits until the presence is gone.
+    // From here on no client finds it: new ones wait until the presence is gone.
     let _ = std::fs::remove_file(&socket);
     life.end();
     if tokio::time::timeout(LAST_ANSWERS, serving).await.is_err() {
         log::info!("ended with requests under way");
     }
+    end(&host).await
+}
+
+async fn serve_mount(
+    store: &Path,
+    create: bool,
+    asked: &MountRequest,
+    mounted: impl FnOnce(&MountInfo) -> Result,
+    kept: &Kept,
+) -> Result {
+    let mut ending = Ending::new()?;
+    let directory = presence::real(store);
+    let store = open_store(store, create)?;
+    let life = Life::new(false);
+    let host = Host::new(Parts {
+        network: Network::for_choosing(&store)?,
+        // Saved mounts and seeds are the daemon's.
+        state: State::default(),
+        state_directory: directories::records_directory()?,
+        last_records: kept.records.clone(),
+        store,
+        directory,
+        socket: PathBuf::new(),
+        log: None,
+        life: life.clone(),
+    });
+    tokio::spawn(host::watch(Arc::downgrade(&host)));
+    let made = tokio::select! {
+        made = host.mount(asked) => made,
+        () = ending.wait() => return end(&host).await,
+    };
+    let networked = host.knows_peers() || !host.listening().is_empty();
+    let result = made.and_then(|info| mounted(&info));
+    if result.is_ok() {
+        tokio::select! {
+            () = unneeded(&host, &life) => {}
+            () = ending.wait() => {}
+        }
+        if networked {
+            eprintln!("{}: {}", asked.mountpoint.display(), host.network.traffic());
+        }
+    }
+    life.end();
+    end(&host).await.and(result)
+}
+
+/// Ends every mount and every connection.
+async fn end(host: &Arc<Host>) -> Result {
     let unmounting = host.clone();
     let unmounted = tokio::task::spawn_blocking(move || unmounting.unmount_all()).await;
     host.network.close();
@@ -135,7 +195,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
 
 /// Resolves when there is nothing left to do.
 async fn unneeded(host: &Arc<Host>, life: &Life) {
-    // Whoever started it is about to ask something.
+    // The command that started it is about to ask something.
     let mut first = !host.is_needed();
     loop {
         if first {
@@ -143,8 +203,8 @@ async fn unneeded(host: &Arc<Host>, life: &Life) {
             let _ = tokio::time::timeout(FIRST_REQUEST, life.changed()).await;
         }
         if host.is_needed() {
-            // Then these were not the last ones, and who waits for them need not wait longer.
-            host::lock(&host.last_records).clear();
+            // A process that waits for an ended mount need not wait for the others.
+            host.release_records();
         } else if life.close_unless(|| host.is_needed()) {
             return;
         }
@@ -178,39 +238,9 @@ impl Listener for OwnUser {
     }
 }
 
-/// Whether the other end belongs to this user or to root.
-pub fn is_allowed(stream: &UnixStream) -> bool {
-    let own = nix::unistd::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own))
-}
-
-fn may_ask(peer: u32, own: u32) -> bool {
-    peer == own || peer == 0
-}
-
-/// Starts a daemon for the store in the background; returns when it answers.
-pub fn start(store: &Path, create: bool, keep: bool) -> Result<Presence> {
-    let log = state::log_path(store)?;
-    let mut arguments: Vec<std::ffi::OsString> =
-        vec!["daemon".into(), "run".into(), "--store".into(), store.into()];
-    if create {
-        arguments.push("--create".into());
-    }
-    if !keep {
-        arguments.push("--while-needed".into());
-    }
-    background::start(&arguments, &log, Some(FIRST_REQUEST))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn its_own_user_and_root_may_ask() {
-        assert!(may_ask(1000, 1000) && may_ask(0, 1000));
-        assert!(!may_ask(1001, 1000) && !may_ask(1001, 0));
-    }
 
     /// `docs/openapi.json` is what the server answers at `/openapi.json`. To write it anew:
     /// `HYPERMOUNT_WRITE_OPENAPI=1 cargo test the_description`.

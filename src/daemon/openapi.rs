@@ -1,22 +1,12 @@
 //! The description of the API, from the table of its routes and the types they take and answer.
 
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::api::{Route, Told};
-use super::model::{API, API_HEADER, VERSION_HEADER};
+use super::route::{Body, Route, Shape};
 use crate::failure::Failure;
-
-/// A type by its name, and how its schema is made.
-pub struct Shape {
-    pub name: &'static str,
-    make: fn(&mut SchemaGenerator) -> Value,
-}
-
-pub fn shape<T: JsonSchema>(name: &'static str) -> Shape {
-    Shape { name, make: |generator| generator.subschema_for::<T>().to_value() }
-}
+use crate::model::{API, API_HEADER, VERSION_HEADER};
 
 /// The whole of it: OpenAPI 3.1.
 pub fn document(routes: &[Route]) -> Value {
@@ -86,18 +76,18 @@ fn operation(route: &Route, failure: &Value, generator: &mut SchemaGenerator) ->
     operation
 }
 
-fn answer(told: &Told, generator: &mut SchemaGenerator) -> Value {
-    match told {
-        Told::Json(shape) => content("application/json", (shape.make)(generator), shape.name),
-        Told::Lines(shape) => {
+fn answer(body: &Body, generator: &mut SchemaGenerator) -> Value {
+    match body {
+        Body::Json(shape) => content("application/json", (shape.make)(generator), shape.name),
+        Body::Lines(shape) => {
             let schema = (shape.make)(generator);
             content("application/x-ndjson", schema, "one of these a line")
         }
-        Told::Bytes => {
+        Body::Bytes => {
             content("application/octet-stream", json!({ "type": "string" }), "the bytes")
         }
-        Told::Text => content("text/plain", json!({ "type": "string" }), "text"),
-        Told::OpenApi => content("application/json", json!({ "type": "object" }), "OpenAPI 3.1"),
+        Body::Text => content("text/plain", json!({ "type": "string" }), "text"),
+        Body::OpenApi => content("application/json", json!({ "type": "object" }), "OpenAPI 3.1"),
     }
 }
 

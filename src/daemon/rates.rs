@@ -41,7 +41,7 @@ impl Rates {
         }
     }
 
-    /// The same of one connection, by its number.
+    /// Rates of one connection, by its number.
     pub fn of(&self, peer: u64) -> (u64, u64) {
         let Some((to, _, last)) = self.samples.back() else { return (0, 0) };
         let Some(after) = last.get(&peer) else { return (0, 0) };

@@ -1,6 +1,6 @@
-//! What a daemon finds again after a restart: mounts to make, drives to seed. One file per store, in
-//! the user's state directory and not in the store: a store somebody else made, or a copy of one,
-//! must not have us mount anything.
+//! What a daemon restores after a restart: mounts to make, drives to seed. One file per store, in the
+//! user's state directory and not in the store: a store that another user made, or a copy of a store,
+//! must not cause mounts here.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{MountRequest, SeedRequest};
-use super::presence::name_of;
-use crate::config;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
+use crate::model::{MountRequest, SeedRequest};
+use crate::presence::name_of;
 
 /// The most of the file that is read, in bytes.
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The store this is about, for people who look.
+    /// The store that this state belongs to, for readers of the file.
     #[serde(default)]
     #[serde(with = "crate::path_text")]
     pub store: PathBuf,
@@ -43,8 +43,8 @@ impl PartialEq for SavedSeed {
 }
 
 impl State {
-    /// What was saved for the store; nothing if nothing was. A file that cannot be understood is an
-    /// error, lest it be written over.
+    /// The saved state of the store; empty if none was saved. A file that cannot be parsed is an
+    /// error, so that it is not overwritten.
     pub fn load(store: &Path) -> Result<Self> {
         let path = match path_of(store) {
             Ok(path) => path,
@@ -66,7 +66,7 @@ impl State {
         file.take(MAX_STATE_BYTES).read_to_end(&mut text).context(what)?;
         serde_json::from_slice(&text).map_err(|error| {
             Failure::failed(what(), error)
-                .hint("it holds saved mounts and seeds; mend it, or move it away to begin anew")
+                .hint("it holds saved mounts and seeds; correct it, or move it away to start without them")
         })
     }
 
@@ -81,14 +81,7 @@ impl State {
 
 /// Where a daemon of this store keeps its state.
 fn path_of(store: &Path) -> Result<PathBuf> {
-    let directory = config::state_directory()?.join("daemons");
-    config::private_directory(&directory)?;
+    let directory = directories::state_directory()?.join("daemons");
+    directories::private_directory(&directory)?;
     Ok(directory.join(format!("{}.json", name_of(store))))
-}
-
-/// Where a daemon of this store writes what it has to say.
-pub fn log_path(store: &Path) -> Result<PathBuf> {
-    let directory = config::records_directory()?.join("daemons");
-    config::private_directory(&directory)?;
-    Ok(directory.join(format!("{}.log", name_of(store))))
 }

@@ -68,7 +68,7 @@ fn publishing_waits_until_others_hold_it() {
     fs::write(author.path("in/one"), noise(1_000_000)).unwrap();
     author.run(["import", "in", "notes"]).must_succeed();
     let publish = ["publish", "notes", "--listen", "127.0.0.1:0", "--timeout", "300ms"];
-    author.run(publish).must_fail(3, "0 of 1").hints("seeded");
+    author.run(publish).must_fail(3, "0 of 1").hints("seeding continues");
     let peer = address(&author);
     assert!(author.run(["peers", "notes"]).must_succeed().stdout.contains("no peer is connected"));
     keeper.run(["seed", &url, "--peer", &peer]).must_succeed();
@@ -116,7 +116,7 @@ fn lists_of_drives_and_mount_points_can_be_seeded() {
     assert_eq!(seed_of(&home, &two)["name"], "two");
     home.run(["unseed", "one", "two"]).must_succeed();
     eventually("nothing is left to do", || !has_daemon(&default_store(&home)));
-    home.run(["seed", "absent"]).must_fail(1, "none of that name");
+    home.run(["seed", "absent"]).must_fail(1, "no drive of that name");
     if can_mount() {
         home.make("mnt");
         home.run(["mount", "one", "mnt"]).must_succeed();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
-use super::testing::{World, core, open};
+use super::testing::{World, open};
 use super::*;
 use crate::stat::TYPE_FILE;
 

@@ -1,5 +1,6 @@
-//! The bodies and queries of the daemon's API, for its server and its client. Answers about drives
-//! and their entries are in `answers/`.
+//! The bodies and queries of the daemon's API, for its server and its client.
+//!
+//! Not here: answers about drives and their entries (`answers/`).
 
 use std::path::PathBuf;
 
@@ -18,20 +19,21 @@ pub const VERSION_HEADER: &str = "hypermount-version";
 #[serde(deny_unknown_fields)]
 pub struct MountRequest {
     /// `hyper://KEY[+VERSION]`, the name of a drive of the store, or `-` for the store's only one;
-    /// not said with `all`.
+    /// absent with `all`.
     #[serde(default)]
     pub drive: String,
-    /// Everything: the store's drives by their names, and in `Network` any other by its key.
+    /// Mount all drives: the store's drives by their names, and in `Network` any other by its key.
     #[serde(default)]
     pub all: bool,
-    /// Absolute path of an existing directory.
+    /// Absolute path of a directory. It is made if it does not exist, and removed after the unmount; its
+    /// parent has to exist.
     #[serde(with = "crate::path_text")]
     #[schemars(with = "String")]
     pub mountpoint: PathBuf,
     /// Peers to fetch from, `HOST:PORT` each.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// Where others are looked for.
+    /// Where other peers are looked for.
     #[serde(default)]
     pub find: Find,
     /// How long a block may take: `10s`, `0`, `forever`.
@@ -49,8 +51,8 @@ pub struct MountRequest {
     pub save: bool,
 }
 
-/// Bytes per second, all peers together; as many as there are where nothing is said. Not kept over a
-/// restart of the daemon.
+/// Limits in bytes per second, for all peers together; `null` for no limit. Lost when the daemon
+/// restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Sent.
@@ -70,8 +72,8 @@ pub struct DriveLimits {
     pub limits: Limits,
 }
 
-/// Where peers are looked for; nowhere by default. All requests to one daemon that look for any must
-/// say the same.
+/// Where peers are looked for; nowhere by default. All requests to one daemon that look for peers must
+/// have the same value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Find {
     /// On the local network.
@@ -86,7 +88,7 @@ pub struct Find {
 /// A mount as it is now.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MountInfo {
-    /// `null` of a mount of all drives.
+    /// `null` for a mount of all drives.
     pub url: Option<String>,
     /// The name the drive was created with, where this store has it.
     pub name: Option<String>,
@@ -126,7 +128,7 @@ pub struct MountedDrive {
     pub read_only: bool,
 }
 
-/// A drive that is given to others for good, and kept whole if it is somebody else's.
+/// A drive that is shared permanently, and fetched whole if another publisher writes it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SeedInfo {
     pub url: String,
@@ -151,7 +153,7 @@ pub struct SeedRequest {
     /// Peers to fetch it from, `HOST:PORT` each.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// Where others are looked for, and may find us.
+    /// Where other peers are looked for, and the drive is announced.
     #[serde(default)]
     pub find: Find,
     /// Answer peers at this `ADDR:PORT` too.
@@ -231,13 +233,13 @@ pub struct Status {
 pub struct DrivePeer {
     #[serde(flatten)]
     pub peer: ConnectedPeer,
-    /// Blocks of the newest version known here that it says it holds.
+    /// Blocks of the newest version known here that the peer reports to hold.
     pub blocks: u64,
     /// Whether these are all.
     pub complete: bool,
 }
 
-/// Who has a drive.
+/// The peers that have a drive.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DrivePeers {
     pub url: String,
@@ -248,7 +250,7 @@ pub struct DrivePeers {
     pub peers: Vec<DrivePeer>,
     /// How many of them hold all of it.
     pub complete: usize,
-    /// The same in words.
+    /// The result in words.
     pub verdict: String,
 }
 
@@ -272,7 +274,7 @@ pub struct FailedCall {
     pub program: Option<String>,
 }
 
-/// Who fetched how much through the mounts, largest first.
+/// How much each process, file and drive fetched through the mounts, largest first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Activity {
     pub processes: Vec<ProcessActivity>,
@@ -359,7 +361,7 @@ pub enum Happening {
     Failure {
         failure: FailedCall,
     },
-    /// This listener was too slow and missed so many.
+    /// This listener was too slow and missed this many events.
     Missed {
         count: u64,
     },
@@ -405,12 +407,12 @@ pub struct UnmountQuery {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// Only if nobody uses it.
+    /// Fails if a process uses the mount.
     #[default]
     Normal,
-    /// Out of sight now; who has files open keeps them.
+    /// Removes the mount from the tree now; processes keep the files that they have open.
     Lazy,
-    /// Now; who has files open gets errors.
+    /// Removes the mount now; processes that have files open get errors.
     Force,
 }
 
@@ -424,6 +426,6 @@ pub struct FailuresQuery {
     pub path: Option<PathBuf>,
 }
 
-/// An answer that says only that it was done.
+/// The answer to a request that was done and has no result.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Done {}

@@ -1,31 +1,27 @@
-//! How a daemon and those who look for it find each other: a file beside the store says who has it and
-//! where it listens, and is locked for as long as that process lives. And the socket itself.
+//! How a command finds the daemon of a store: a file in the store names the process and its socket, and is
+//! locked while that process lives. And the socket itself.
 //!
-//! The file lies in the store, so that everybody who opens the store sees it, whatever their
-//! environment; where the store cannot be written, beside the socket.
+//! The file lies in the store, so that every process that opens the store sees it, in any environment;
+//! where the store cannot be written, it lies beside the socket.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::config;
+use crate::directories::{self, runtime_directory};
 use crate::failure::{Code, Context, Failure, Result};
 
 /// Name of the file in the store.
 pub const PRESENCE_FILE: &str = "hypermount.daemon";
 /// The most of it that is read, in bytes.
 const MAX_PRESENCE_BYTES: u64 = 16 * 1024;
-/// The longest path of a socket that every system takes, in bytes (unix(7), less the NUL; macOS has
-/// four less than Linux).
-const MAX_SOCKET_PATH: usize = 103;
-
-/// Who is there.
+/// The daemon of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     pub pid: u32,
@@ -51,16 +47,16 @@ impl Drop for Present {
 /// What a look for the daemon found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sight {
-    Nobody,
+    Absent,
     /// One that is just starting or ending.
     Unready,
-    Somebody(Presence),
+    Present(Presence),
 }
 
 impl Presence {
     /// Becomes the daemon of `store`, which must be open already: there is no other then.
     pub fn take(&self, store: &Path) -> Result<Present> {
-        if Self::of(store) != Sight::Nobody {
+        if Self::of(store) != Sight::Absent {
             let what = format!("become the daemon of {}", store.display());
             return Err(Failure::new(Code::Locked, what, "it has one"));
         }
@@ -98,9 +94,9 @@ impl Presence {
                 continue; // left behind
             }
             let presence = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-            return presence.map_or(Sight::Unready, Sight::Somebody);
+            return presence.map_or(Sight::Unready, Sight::Present);
         }
-        Sight::Nobody
+        Sight::Absent
     }
 }
 
@@ -126,48 +122,12 @@ pub fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Where sockets lie, for this user only: `$XDG_RUNTIME_DIR/hypermount`, or a directory of this user's
-/// among the temporary files. Made if absent; one that others could have made or can enter is
-/// refused.
-pub fn runtime_directory() -> Result<PathBuf> {
-    let uid = nix::unistd::geteuid();
-    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let named = named.filter(|base| base.is_absolute()).map(|base| base.join("hypermount"));
-    let short = |directory: &PathBuf| {
-        directory.as_os_str().len() + "/0123456789abcdef.sock.new".len() <= MAX_SOCKET_PATH
-    };
-    let candidates = [
-        named,
-        Some(std::env::temp_dir().join(format!("hypermount-{uid}"))),
-        Some(PathBuf::from(format!("/tmp/hypermount-{uid}"))),
-    ];
-    let mut refused = Failure::failed("find a place for the daemon's socket", "there is none");
-    for directory in candidates.into_iter().flatten().filter(short) {
-        match private(&directory, uid.as_raw()) {
-            Ok(()) => return Ok(directory),
-            Err(failure) => refused = failure,
-        }
-    }
-    Err(refused)
-}
-
-fn private(directory: &Path, uid: u32) -> Result {
-    config::private_directory(directory)?;
-    let what = || format!("use {}", directory.display());
-    let found = fs::symlink_metadata(directory).context(what)?;
-    if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
-        return Err(Failure::failed(what(), "it is not a directory that only you can enter")
-            .hint("remove it, or set XDG_RUNTIME_DIR"));
-    }
-    Ok(())
-}
-
 /// The socket of a store's daemon.
 pub fn socket_path(store: &Path) -> Result<PathBuf> {
     Ok(runtime_directory()?.join(format!("{}.sock", name_of(store))))
 }
 
-/// Listens at `socket`. What a killed daemon left there is replaced: who asks has the store.
+/// Listens at `socket`. The socket of a killed daemon is replaced: the caller has the store open.
 pub fn bind(socket: &Path) -> Result<UnixListener> {
     let what = || format!("listen at {}", socket.display());
     let new = socket.with_extension("sock.new");
@@ -182,6 +142,23 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// The log of the daemon of this store.
+pub fn log_path(store: &Path) -> Result<PathBuf> {
+    let directory = directories::records_directory()?.join("daemons");
+    directories::private_directory(&directory)?;
+    Ok(directory.join(format!("{}.log", name_of(store))))
+}
+
+/// Whether the other end belongs to this user or to root.
+pub fn is_allowed(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own))
+}
+
+fn may_ask(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,12 +170,12 @@ mod tests {
     #[test]
     fn a_presence_is_in_force_while_it_is_held() {
         let store = tempfile::tempdir().unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
         let held = presence().take(store.path()).unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
         assert!(presence().take(store.path()).is_err(), "taken twice");
         drop(held);
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
     }
 
     #[test]
@@ -211,7 +188,7 @@ mod tests {
                 while !file.exists() {
                     std::hint::spin_loop();
                 }
-                assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+                assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
                 drop(taking.join().unwrap());
             });
         }
@@ -227,16 +204,16 @@ mod tests {
         std::os::unix::fs::symlink(&victim, store.path().join("hypermount.daemon.new")).unwrap();
         let present = presence().take(store.path()).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"theirs");
-        assert_eq!(Presence::of(store.path()), Sight::Somebody(presence()));
+        assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
         drop(present);
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_nobody() {
+    fn what_a_crash_leaves_behind_is_no_daemon() {
         let store = tempfile::tempdir().unwrap();
         let text = serde_json::to_vec(&presence()).unwrap();
         fs::write(store.path().join(PRESENCE_FILE), text).unwrap();
-        assert_eq!(Presence::of(store.path()), Sight::Nobody);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
     }
 
     #[test]
@@ -254,17 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_enter_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let uid = nix::unistd::geteuid().as_raw();
-        let open = directory.path().join("open");
-        fs::create_dir(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(private(&open, uid).is_err());
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(private(&open, uid).is_ok());
-        assert!(private(&open, uid + 1).is_err(), "somebody else's");
-        std::os::unix::fs::symlink(&open, directory.path().join("link")).unwrap();
-        assert!(private(&directory.path().join("link"), uid).is_err());
+    fn its_own_user_and_root_may_ask() {
+        assert!(may_ask(1000, 1000) && may_ask(0, 1000));
+        assert!(!may_ask(1001, 1000) && !may_ask(1001, 0));
     }
 }

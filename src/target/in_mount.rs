@@ -1,28 +1,29 @@
-//! Which drive a path in a mount is of. Mounts are not looked into: that may hang.
+//! Which drive a path in a mount belongs to. Decided by the records of the mounts, because access to a
+//! mount may hang.
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::cli::{Source, of_store};
-use crate::config;
+use super::Target;
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
 use crate::record::Record;
-use crate::target::Target;
+use crate::source::Source;
 
-/// What a person may name: a path in a mount, or a drive as everywhere else.
-pub fn find(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
-    if let Some(found) = in_mount(what)? {
+/// The drive of a path in a mount, or the drive that a target names, and its store.
+pub fn drive_or_mount(what: &Path, store: Option<PathBuf>) -> Result<(Target, Source)> {
+    if let Some(found) = drive_of_mount(what)? {
         return Ok(found);
     }
     let target = Target::of_argument(what.into()).context(|| what.display().to_string())?;
     let store = store.filter(|_| !matches!(target, Target::Directory(_)));
-    Ok((target, of_store(store)))
+    Ok((target, Source::of_store(store)))
 }
 
-/// The drive of a mount, if that is what a path leads to, and where its store is.
-pub fn in_mount(what: &Path) -> Result<Option<(Target, Source)>> {
-    let state = config::records_directory()?;
+/// The drive of the mount that a path is in, and its store; `None` if the path is in no mount.
+pub fn drive_of_mount(what: &Path) -> Result<Option<(Target, Source)>> {
+    let state = directories::records_directory()?;
     let Some((record, inside)) = Record::containing(&state, what) else { return Ok(None) };
-    // A word is a name wherever one is, but for what is mounted under it here.
+    // A single word names a drive, except for a mount point of that name in this directory.
     let is_word =
         matches!(what.components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]);
     let exact = inside.as_os_str().is_empty();
@@ -33,7 +34,7 @@ pub fn in_mount(what: &Path) -> Result<Option<(Target, Source)>> {
         true => among_all(what, &inside)?,
         false => record.url.parse::<Target>().context(|| what.display().to_string())?,
     };
-    Ok(Some((target, of_store(Some(record.store)))))
+    Ok(Some((target, Source::of_store(Some(record.store)))))
 }
 
 /// The drive that a path in a mount of all drives leads to.
@@ -41,7 +42,7 @@ fn among_all(what: &Path, inside: &Path) -> Result<Target> {
     let mut names = inside.components().map(|name| name.as_os_str().to_str());
     let none = || {
         Failure::usage(what.display(), "all drives are mounted there")
-            .hint("name one of them: a path inside, a name or a URL")
+            .hint("name one of them by a path in the mount, a name or a URL")
     };
     match names.next().flatten().ok_or_else(none)? {
         drivefs::NETWORK => {

@@ -1,5 +1,5 @@
-//! What is told of a host: its state, who has a drive, what failed and what to do about it; and the
-//! watch over what changes by itself.
+//! Reports of a host: its status, the peers of a drive, failed calls and their remedies; and the events of
+//! what changes without a request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use hypermount_drive::Drive;
 use hypermount_swarm::network::PeerInfo;
 
-use super::host::{Host, lock};
-use super::model::{
+use super::mounts::within;
+use super::seeds::{completeness, cores};
+use super::{Host, lock};
+use crate::failure::Result;
+use crate::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
-use super::mounts::within;
-use super::seeds::{completeness, cores};
-use crate::failure::Result;
-use crate::session::drive_url;
+use crate::values::drive_url;
 
-/// How often is looked for what changes by itself.
+/// How often changes are looked for.
 const LOOK: Duration = Duration::from_millis(500);
-/// Sentences about what is wrong that a status has.
+/// The most sentences about troubles in a status.
 const MAX_TROUBLES: usize = 20;
 
 impl Host {
@@ -102,7 +102,7 @@ impl Host {
         troubles
     }
 
-    /// Who has how much of a drive.
+    /// How much of a drive each peer has.
     pub async fn drive_peers(&self, drive: &str) -> Result<DrivePeers> {
         let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
         let drive = &session.drive;
@@ -194,7 +194,7 @@ impl Host {
     }
 }
 
-/// Who else has it, as a person asks: can I switch this machine off?
+/// Answers the question: can this machine go offline?
 fn verdict(complete: usize, peers: usize, version: u64, all_here: bool) -> String {
     let holds = |count: usize| match count {
         1 => "1 peer holds".to_owned(),
@@ -231,12 +231,12 @@ fn describe_failure(mountpoint: &Path, failed: drivefs::FailedCall) -> FailedCal
 fn remedy(errno: &str) -> Option<&'static str> {
     Some(match errno {
         "ETIMEDOUT" => {
-            "it is not on this disk: `hypermount peers DRIVE` says who has it; mount with another \
+            "it is not on this disk: `hypermount peers DRIVE` lists the peers that have it; mount with another \
              --peer, or a longer --wait"
         }
         "EROFS" => "mount without --read-only; drives of others cannot be written at all",
         "EIO" => {
-            "what is stored here or was published does not verify; the log says what \
+            "stored or published data does not verify; the log names it \
              (`hypermount daemon logs`)"
         }
         "ENOSPC" | "EDQUOT" => "make room on the disk that holds the store (`hypermount status`)",
@@ -245,7 +245,7 @@ fn remedy(errno: &str) -> Option<&'static str> {
         "EPERM" => "the format has no such thing, or it belongs to another drive",
         "EILSEQ" => "give it a name in UTF-8",
         "ENFILE" => {
-            "leave some of the drives that are open there; they are closed when nobody uses them"
+            "leave some of the drives that are open there; they are closed when no program uses them"
         }
         _ => return None,
     })
@@ -260,7 +260,7 @@ struct Seen {
     failures: HashMap<std::path::PathBuf, u64>,
 }
 
-/// Looks for what changes by itself, and tells of it, until the host is gone.
+/// Sends events of what changes without a request, until the host is gone.
 pub async fn watch(host: Weak<Host>) {
     let mut seen = Seen::default();
     loop {
@@ -274,7 +274,7 @@ impl Host {
     fn look(self: &Arc<Self>, seen: &mut Seen) {
         let peers = self.network.peers();
         lock(&self.rates).sample(Instant::now(), self.network.traffic(), &peers);
-        // Nested drives are entered without a word to us.
+        // A program may have entered a nested drive.
         self.choose_shared();
         self.look_at_peers(&peers, seen);
         let mut shown = HashMap::new();

@@ -1,5 +1,5 @@
-//! Going to the background: the command starts itself again, detached, and waits until that process
-//! says on a pipe that it is ready or why it is not. What it says later goes to a log file.
+//! Starting a daemon in the background: the command starts itself again, detached, and waits until that
+//! process reports on a pipe that it is ready or why it is not. After that it writes to a log file.
 //!
 //! A second process rather than fork(2): nothing of a running multi-threaded process has to survive.
 
@@ -18,11 +18,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Context, Failure, Result};
+use crate::presence::{self, Presence};
 use crate::terminal;
 
-/// The environment variables that a background process has: where its user's directories are, where
-/// mount helpers are found, and what it logs. Whatever else the starting shell had set concerns that
-/// shell.
+/// The environment variables that a background process keeps: the user's directories, where mount
+/// helpers are found, and what is logged. Other variables of the starting shell concern that shell.
 const KEPT_VARIABLES: [&str; 8] = [
     "HOME",
     "PATH",
@@ -42,6 +42,8 @@ const LIMITS: [Resource; 5] = [
     Resource::RLIMIT_FSIZE,
     Resource::RLIMIT_NPROC,
 ];
+/// How long a daemon that was started for a request waits for it, and how long its starter waits for the daemon.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// A log larger than this, in bytes, is begun anew at the next start.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 /// The most a report may be, in bytes.
@@ -56,9 +58,23 @@ enum Report<T> {
     Failed(Failure),
 }
 
+/// Starts a daemon for the store in the background; returns when it answers.
+pub fn start_daemon(store: &Path, create: bool, keep: bool) -> Result<Presence> {
+    let log = presence::log_path(store)?;
+    let mut arguments: Vec<OsString> =
+        vec!["daemon".into(), "run".into(), "--store".into(), store.into()];
+    if create {
+        arguments.push("--create".into());
+    }
+    if !keep {
+        arguments.push("--while-needed".into());
+    }
+    start_process(&arguments, &log, Some(FIRST_REQUEST))
+}
+
 /// Starts this program with `arguments` in the background and waits for its report, at most `limit`
 /// (`None`: forever) and a grace.
-pub fn start<T: DeserializeOwned + Send>(
+fn start_process<T: DeserializeOwned + Send>(
     arguments: &[OsString],
     log: &Path,
     limit: Option<Duration>,
@@ -139,14 +155,14 @@ pub fn detach() -> Result {
     nix::unistd::setsid().map(drop).map_err(io::Error::from).context(|| "leave the session")
 }
 
-/// In the background process: says that it is ready, then lets go of the pipe.
+/// In the background process: reports that it is ready, then closes the pipe.
 pub fn report_ready(what: &impl Serialize) -> Result {
     send(&Report::Ready(what))?;
     let what = || "go to the background";
     nix::unistd::dup2_stdout(io::stderr()).map_err(io::Error::from).context(what)
 }
 
-/// In the background process: says why it will not be ready.
+/// In the background process: reports why it will not be ready.
 pub fn report_failure(failure: &Failure) -> Result {
     send(&Report::<()>::Failed(failure.clone()))
 }

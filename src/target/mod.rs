@@ -1,5 +1,16 @@
-//! What a command line may name as a drive: a URL, the directory of a store, or the name of a drive
-//! made in the store.
+//! Which drive is meant: by a command line, by a path in a mount, by a request to the API.
+//!
+//! A [`Target`] is what was named, a [`Location`] the store and the drive in it, and
+//! [`Target::resolve`] finds the key in the opened store. Not here: opening the drive (`session.rs`).
+
+mod in_mount;
+mod location;
+mod resolve;
+mod with_path;
+
+pub use in_mount::{drive_of_mount, drive_or_mount};
+pub use location::{Location, check_store, may_create};
+pub use with_path::TargetPath;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,10 +20,16 @@ use std::str::FromStr;
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
 use hypermount_drive::DriveUrl;
 
+use crate::failure::{Context, Failure, Result};
+
+/// The API's name for the only drive of a store, or for its default drive.
+pub const ONLY: &str = "-";
+
+/// A drive as it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Url(DriveUrl),
-    /// The drive in this directory, whichever it is.
+    /// The only or the default drive of the store in this directory.
     Directory(PathBuf),
     /// The drive of that name in the store: its key derives from the name.
     Name(String),
@@ -21,9 +38,9 @@ pub enum Target {
 impl FromStr for Target {
     type Err = hypermount_core::Error;
 
-    /// Text with a scheme, or that is a bare key, is a URL; what has a slash or is a store here is a
-    /// path; any other word is a name, even where a directory has it: `mount notes notes` is what people
-    /// type. Every directory is still reachable as `./…`.
+    /// Text with a scheme and a bare key are URLs. Text with a slash, and the name of a store directory,
+    /// are paths. Any other word is the name of a drive, even if a directory has that name, because
+    /// `mount notes notes` is the common case. Every directory can be written as `./…`.
     fn from_str(text: &str) -> hypermount_core::Result<Self> {
         if text.contains("://") || looks_like_key(text) {
             return text.parse().map(Target::Url);
@@ -42,12 +59,32 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// As [`Target::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
+    /// As [`Target::from_str`], for an argument that may not be UTF-8 and is a path then.
     pub fn of_argument(argument: OsString) -> hypermount_core::Result<Self> {
         match argument.to_str() {
             Some(text) => text.parse(),
             None => Ok(Target::Directory(argument.into())),
         }
+    }
+
+    /// The drive that a request to the daemon of the store in `directory` names.
+    pub fn of_request(drive: &str, directory: &Path) -> Result<Self> {
+        if drive == ONLY {
+            return Ok(Target::Directory(directory.to_owned()));
+        }
+        let what = || format!("find the drive {drive}");
+        match drive.parse::<Target>().context(what)? {
+            Target::Directory(path) if path != directory => {
+                Err(Failure::usage(what(), "it is neither a URL nor the name of a drive")
+                    .hint("name the drive by its URL or by the name it was created with"))
+            }
+            target => Ok(target),
+        }
+    }
+
+    /// Whether the drive is named by its key, so that it need not be in the store.
+    pub fn is_url(&self) -> bool {
+        matches!(self, Target::Url(_))
     }
 }
 

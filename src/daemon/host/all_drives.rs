@@ -1,30 +1,30 @@
-//! What a mount of all drives shows: those of the store by their names, and any other by its key.
-//! Looking one up opens it, and looks for its peers; it is never announced.
+//! The drives in a mount of all drives: those of the store by their names, and any other by its key.
+//! A look-up opens the drive and looks for its peers. It is never announced.
 
 use drivefs::{Drives, Later};
 use hypermount_core::{Store, Wait};
 use hypermount_drive::{Drive, DriveUrl};
 use hypermount_swarm::PublicKey;
 
-use crate::answers::name_of;
 use crate::network::Network;
+use crate::stored::name_of;
 
-/// What is asked of a drive.
+/// A question about a drive.
 pub type ByKey = Box<dyn Fn(&PublicKey) -> bool + Send + Sync>;
 
-pub struct Everything {
+/// See the module documentation.
+pub struct AllDrives {
     pub store: Store,
-    /// Whom keys are asked of; nobody without.
-    pub network: Option<Network>,
-    /// Whether peers are looked for that nobody named.
-    pub looks: bool,
+    pub network: Network,
+    /// Whether peers of the drives are looked for.
+    pub looks_for_peers: bool,
     /// Whether a drive is being written at another place of this process.
     pub is_written: ByKey,
-    /// Whether a drive is mounted, seeded or shared by somebody else in this process.
+    /// Whether a drive is also mounted or seeded elsewhere in this process.
     pub is_needed: ByKey,
 }
 
-impl Drives for Everything {
+impl Drives for AllDrives {
     fn names(&self) -> Later<'_, Vec<String>> {
         let store = self.store.clone();
         Box::pin(async move {
@@ -49,9 +49,7 @@ impl Drives for Everything {
 
     fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive> {
         Box::pin(async move {
-            if let Some(network) = &self.network
-                && let Err(failure) = network.look_for(&url.key, self.looks)
-            {
+            if let Err(failure) = self.network.look_for(&url.key, self.looks_for_peers) {
                 log::warn!("{}", failure.sentence());
             }
             Drive::open(&self.store, &url.key, url.version, wait).await
@@ -59,10 +57,8 @@ impl Drives for Everything {
     }
 
     fn left(&self, key: &PublicKey) {
-        if let Some(network) = &self.network
-            && !(self.is_needed)(key)
-        {
-            network.look_no_more(key);
+        if !(self.is_needed)(key) {
+            self.network.stop_looking_for(key);
         }
     }
 }

@@ -1,27 +1,28 @@
-//! The mounts of a daemon: making them, noticing their end, making saved ones again.
+//! The mounts of a host: making them, noticing their end, making saved ones again.
 
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::{Detach, Fs, Mount, MountOptions, RootLimits};
+use drivefs::{Detach, Fs, Mount, MountOptions, Patience, RootLimits};
+use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::runtime::Handle;
 
-use super::host::{Dialled, Host, lock, short, wait_limit};
-use super::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
-use crate::config::{self, WaitLimit};
-use crate::everything::Everything;
+use super::all_drives::AllDrives;
+use super::{Dialled, Host, lock, wait_limit};
+use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::mounting::{cannot_mount, cannot_unmount, check_mountpoint, patience};
+use crate::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
+use crate::mountpoint::{self, Made, cannot_mount, cannot_unmount};
 use crate::record::{self, Held, Record};
-use crate::session::drive_url;
+use crate::values::{WaitLimit, drive_url, short_url};
 
 /// Pause before a saved mount that could not be made is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a request to unmount waits for the mount to be put away.
+/// How long a request to unmount waits until the mount has ended.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const POLL: Duration = Duration::from_millis(20);
@@ -31,49 +32,71 @@ pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
     if prefix.is_empty() { mountpoint.to_owned() } else { mountpoint.join(prefix) }
 }
 
+/// A mount that exists in the kernel. Dropped in this order: the mount, its directory, its record.
+struct Attached {
+    mount: Mount,
+    made: Option<Made>,
+    held: Held,
+    record: Record,
+}
+
+/// What a mount shows.
+enum Shown {
+    Drive(Box<Drive>),
+    AllDrives(AllDrives),
+}
+
 pub struct Mounted {
     pub mount: Mount,
     pub record: Record,
+    made: Mutex<Option<Made>>,
     held: Mutex<Option<Held>>,
-    /// Peers that were named for it, or for whoever else is mounted.
+    /// Peers that were named for it.
     _peers: Dialled,
 }
 
 impl Mounted {
-    /// Of its drive; `None` of all drives.
+    /// URL of its drive; `None` for a mount of all drives.
     pub fn url(&self) -> Option<String> {
         Some(self.record.url.clone()).filter(|_| !self.record.is_of_all())
     }
 
     /// What is mounted, for a log.
-    fn shown(&self) -> String {
-        self.url().map_or_else(|| "all drives".to_owned(), |url| short(&url))
+    fn described(&self) -> String {
+        self.url().map_or_else(|| "all drives".to_owned(), |url| short_url(&url))
+    }
+
+    /// Ends the mount, if it has not, and removes its directory. Its record is still held.
+    fn shutdown(&self) {
+        self.mount.shutdown();
+        self.remove_directory();
+    }
+
+    /// Removes the mount point, if it was made for this mount and is empty.
+    fn remove_directory(&self) {
+        let made = lock(&self.made).take();
+        drop(made);
     }
 }
 
 impl Host {
-    /// Mounts a drive, or all of them; returns when it can be used.
+    /// Mounts a drive, or all of them; returns when the mount can be used.
     pub async fn mount(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
-        let what = || format!("mount on {}", asked.mountpoint.display());
-        if !asked.mountpoint.is_absolute() {
-            return Err(Failure::usage(what(), "the path is not absolute"));
-        }
-        let mountpoint = record::absolute(&asked.mountpoint).context(what)?;
-        check_mountpoint(&mountpoint)?;
+        let mountpoint = check(asked)?;
         let wait = asked.wait.as_deref().map(wait_limit).transpose()?;
-        let limit = asked.wait.as_deref();
-        if asked.all != asked.drive.is_empty() {
-            return Err(Failure::usage(what(), "either one drive is mounted, or all are"));
-        }
-        if asked.save {
-            // Before anything is mounted: what cannot be saved is not made.
-            config::state_directory()?;
-        }
-        if asked.all {
-            return self.mount_all(asked, mountpoint, wait).await;
-        }
         let peers = self.dial(&asked.peers)?;
-        let session = self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
+        let (shown, record) = match asked.all {
+            true => self.all_drives(asked, &mountpoint).await?,
+            false => self.one_drive(asked, &mountpoint).await?,
+        };
+        let attached = self.attach(shown, record, self.mount_options(asked, wait)).await?;
+        self.keep(attached, peers, asked)
+    }
+
+    /// Opens the drive of a mount.
+    async fn one_drive(&self, asked: &MountRequest, mountpoint: &Path) -> Result<(Shown, Record)> {
+        let wait = asked.wait.as_deref();
+        let session = self.session(&asked.drive, &asked.peers, wait, &asked.find).await?;
         let address = match &asked.listen {
             Some(address) => {
                 let address = self.listen(address).await?;
@@ -91,57 +114,73 @@ impl Host {
             version: session.drive.snapshot().version(),
             read_only: !writable,
             address,
-            ..self.record(&mountpoint)
+            ..self.record(mountpoint)
         };
-        let held = record.hold(&self.state_directory)?;
-        let options = self.mount_options(asked, wait);
-        let (drive, store, at) = (session.drive.clone(), self.store.clone(), mountpoint.clone());
-        let runtime = Handle::current();
-        let mount =
-            tokio::task::spawn_blocking(move || Mount::start(drive, store, &at, options, runtime))
-                .await
-                .map_err(|error| Failure::failed(what(), error))?
-                .map_err(cannot_mount)?;
-        self.made(mount, record, held, peers, asked)
+        Ok((Shown::Drive(Box::new(session.drive)), record))
     }
 
-    /// Mounts everything there is.
-    async fn mount_all(
+    /// What a mount of all drives shows.
+    async fn all_drives(
         self: &Arc<Self>,
         asked: &MountRequest,
-        mountpoint: PathBuf,
-        wait: Option<WaitLimit>,
-    ) -> Result<MountInfo> {
-        let what = || format!("mount on {}", mountpoint.display());
-        if asked.listen.is_some() {
-            return Err(Failure::usage(what(), "nothing is announced by a mount of all drives")
-                .hint("`hypermount share NAME --listen ADDR:PORT` gives a drive to others"));
-        }
-        let peers = self.dial(&asked.peers)?;
+        mountpoint: &Path,
+    ) -> Result<(Shown, Record)> {
         self.find(&asked.find).await?;
-        let record = Record { read_only: asked.read_only, ..self.record(&mountpoint) };
-        let held = record.hold(&self.state_directory)?;
         let (host, other) = (Arc::downgrade(self), Arc::downgrade(self));
-        let everything = Everything {
+        let drives = AllDrives {
             store: self.store.clone(),
-            network: Some(self.network.clone()),
-            looks: asked.find != Find::default(),
+            network: self.network.clone(),
+            looks_for_peers: asked.find != Find::default(),
             is_written: Box::new(move |key| {
                 host.upgrade().is_some_and(|host| host.written_at(key).is_some())
             }),
             is_needed: Box::new(move |key| other.upgrade().is_some_and(|host| host.needs(key))),
         };
-        let options = self.mount_options(asked, wait);
-        let (store, at, runtime) = (self.store.clone(), mountpoint.clone(), Handle::current());
+        let record = Record { read_only: asked.read_only, ..self.record(mountpoint) };
+        Ok((Shown::AllDrives(drives), record))
+    }
+
+    /// Has the kernel mount, on a thread that may block.
+    async fn attach(
+        &self,
+        shown: Shown,
+        record: Record,
+        options: MountOptions,
+    ) -> Result<Attached> {
+        let what = format!("mount on {}", record.mountpoint.display());
+        let (state, store) = (self.state_directory.clone(), self.store.clone());
+        let runtime = Handle::current();
         let start = move || {
-            let (drives, limits) = (Arc::new(everything), RootLimits::default());
-            Mount::start_root(drives, store, &at, options, limits, runtime)
+            let at = record.mountpoint.clone();
+            let mut made = mountpoint::make(&at)?;
+            let earlier = Record::read(&state, &at).and_then(|record| record.made);
+            let directory = made.as_ref().map(|made| made.directory).or(earlier);
+            let held = Record { made: directory, ..record.clone() }.hold(&state)?;
+            if made.is_none() {
+                // A process that was killed made it. Only now is it certain that none lives.
+                made = earlier.and_then(|directory| Made::earlier(&at, directory));
+            }
+            let mount = match shown {
+                Shown::Drive(drive) => Mount::start(*drive, store, &at, options, runtime),
+                Shown::AllDrives(drives) => {
+                    let limits = RootLimits::default();
+                    Mount::start_root(Arc::new(drives), store, &at, options, limits, runtime)
+                }
+            };
+            match mount {
+                Ok(mount) => Ok(Attached { mount, made, held, record }),
+                Err(error) => {
+                    drop(made);
+                    if directory.is_some() && mountpoint::is_there(&at) {
+                        // The next mount needs to know that we made the directory.
+                        held.leave();
+                    }
+                    Err(cannot_mount(error))
+                }
+            }
         };
-        let mount = tokio::task::spawn_blocking(start)
-            .await
-            .map_err(|error| Failure::failed(what(), error))?
-            .map_err(cannot_mount)?;
-        self.made(mount, record, held, peers, asked)
+        let started = tokio::task::spawn_blocking(start).await;
+        started.map_err(|error| Failure::failed(what, error))?
     }
 
     fn record(&self, mountpoint: &Path) -> Record {
@@ -154,6 +193,7 @@ impl Host {
             read_only: true,
             address: None,
             log: self.log.clone(),
+            made: None,
         }
     }
 
@@ -167,17 +207,16 @@ impl Host {
     }
 
     /// Keeps a mount that was made, also over a restart if that was asked for.
-    fn made(
+    fn keep(
         self: &Arc<Self>,
-        mount: Mount,
-        record: Record,
-        held: Held,
+        attached: Attached,
         peers: Dialled,
         asked: &MountRequest,
     ) -> Result<MountInfo> {
+        let Attached { mount, made, held, record } = attached;
         let mountpoint = record.mountpoint.clone();
-        let held = Mutex::new(Rank::LEAF, Some(held));
-        let mounted = Arc::new(Mounted { mount, record, held, _peers: peers });
+        let (made, held) = (Mutex::new(Rank::LEAF, made), Mutex::new(Rank::LEAF, Some(held)));
+        let mounted = Arc::new(Mounted { mount, record, made, held, _peers: peers });
         lock(&self.mounts).insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
         if asked.save {
@@ -190,7 +229,7 @@ impl Host {
             })?;
         }
         let version = mounted.record.version;
-        log::info!("mounted {} on {}", mounted.shown(), mountpoint.display());
+        log::info!("mounted {} on {}", mounted.described(), mountpoint.display());
         self.events.tell(Happening::Mounted { url: mounted.url(), mountpoint, version });
         let (host, watched) = (self.clone(), mounted.clone());
         tokio::spawn(async move {
@@ -214,7 +253,7 @@ impl Host {
         let Some(other) = self.written_at(key) else { return Ok(()) };
         let why = format!("it is mounted at {} and written there", other.display());
         let url = drive_url(key, None);
-        Err(Failure::failed(format!("mount {}", short(&url)), why)
+        Err(Failure::failed(format!("mount {}", short_url(&url)), why)
             .hint("mount it --read-only here"))
     }
 
@@ -224,7 +263,7 @@ impl Host {
         let mountpoint = mounted.record.mountpoint.clone();
         let ending = mounted.clone();
         // It waits for threads, and may have files to store.
-        let _ = tokio::task::spawn_blocking(move || ending.mount.shutdown()).await;
+        let _ = tokio::task::spawn_blocking(move || ending.shutdown()).await;
         {
             let mut mounts = lock(&self.mounts);
             if mounts.get(&mountpoint).is_some_and(|known| Arc::ptr_eq(known, mounted)) {
@@ -232,7 +271,7 @@ impl Host {
             }
         }
         self.choose_shared();
-        log::info!("{} is not mounted on {} any more", mounted.shown(), mountpoint.display());
+        log::info!("{} is not mounted on {} any more", mounted.described(), mountpoint.display());
         self.events.tell(Happening::Unmounted { url: mounted.url(), mountpoint });
         let held = lock(&mounted.held).take();
         lock(&self.last_records).extend(held);
@@ -259,6 +298,10 @@ impl Host {
                 .await
                 .map_err(|error| Failure::failed(what(), error))?
                 .map_err(cannot_unmount)?;
+            // A lazily unmounted one goes on until its last file is closed, but not at this place.
+            if let Some(mounted) = lock(&self.mounts).get(&mountpoint).cloned() {
+                mounted.remove_directory();
+            }
         }
         lock(&self.pending).remove(&mountpoint);
         self.change_state(|state| state.mounts.retain(|known| known.mountpoint != mountpoint))?;
@@ -268,7 +311,7 @@ impl Host {
                     tokio::time::sleep(POLL).await;
                 }
             };
-            // Who still waits after that learns it from the record.
+            // A caller that waits longer learns of the end from the record.
             let _ = tokio::time::timeout(UNMOUNT_LIMIT, put_away).await;
         }
         Ok(())
@@ -339,7 +382,7 @@ impl Host {
     pub fn unmount_all(&self) {
         let mounts: Vec<_> = std::mem::take(&mut *lock(&self.mounts)).into_values().collect();
         for mounted in mounts {
-            mounted.mount.shutdown();
+            mounted.shutdown();
             let held = lock(&mounted.held).take();
             lock(&self.last_records).extend(held);
         }
@@ -387,5 +430,38 @@ impl Host {
         let mounts = lock(&self.mounts);
         let found = mounts.iter().filter(|(at, _)| path.starts_with(at));
         found.max_by_key(|(at, _)| at.as_os_str().len()).map(|(at, m)| (at.clone(), m.clone()))
+    }
+}
+
+/// The mount point of a request, absolute, if the request is sound.
+fn check(asked: &MountRequest) -> Result<PathBuf> {
+    let what = || format!("mount on {}", asked.mountpoint.display());
+    if !asked.mountpoint.is_absolute() {
+        return Err(Failure::usage(what(), "the path is not absolute"));
+    }
+    if asked.all != asked.drive.is_empty() {
+        return Err(Failure::usage(what(), "name either one drive or `all`"));
+    }
+    if asked.all && asked.listen.is_some() {
+        return Err(Failure::usage(what(), "a mount of all drives announces none of them")
+            .hint("`hypermount share NAME --listen ADDR:PORT` shares a drive"));
+    }
+    if asked.save {
+        // Fails if it cannot be saved, before anything is mounted.
+        directories::state_directory()?;
+    }
+    let mountpoint = mountpoint::absolute(&asked.mountpoint)?;
+    mountpoint::check(&mountpoint)?;
+    Ok(mountpoint)
+}
+
+/// How long programs wait. Without a peer there is nothing to wait for.
+fn patience(wait: Option<WaitLimit>, peers: bool) -> Patience {
+    match wait {
+        _ if !peers => Patience::Offline,
+        None => Patience::default(),
+        Some(WaitLimit::Forever) => Patience::Forever,
+        Some(WaitLimit::Each(Duration::ZERO)) => Patience::Offline,
+        Some(WaitLimit::Each(limit)) => Patience::Limited { names: limit, data: limit },
     }
 }

@@ -1,8 +1,13 @@
-//! One store and all that is done with it: its mounts, its seeds, its network. What the API and the
-//! restart act upon.
+//! A host: one store with its mounts, its seeds and its network. The daemon has one behind its API; a
+//! mount in the foreground is a host without a socket.
 //!
-//! Spread over `mounts.rs`, `seeds.rs` and `report.rs` (what is told of it). Not here: the socket and
-//! HTTP (`api.rs`), and when all this ends (`life.rs`).
+//! Its methods are spread over `mounts.rs`, `seeds.rs` and `report.rs` (status, peers, failures). Not
+//! here: the socket and HTTP (`api.rs`), and when the process ends (`life.rs`).
+
+mod all_drives;
+mod mounts;
+mod report;
+mod seeds;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,26 +24,28 @@ use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 use super::events::Events;
 use super::life::Life;
-use super::model::{DriveLimits, Find, Limits};
-use super::mounts::Mounted;
 use super::rates::Rates;
-use super::seeds::Seeding;
 use super::state::State;
-use crate::config::{BootstrapAddress, WaitLimit, parse_peer};
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Failure, Result};
+use crate::model::{DriveLimits, Find, Limits};
 use crate::network::Network;
 use crate::record::Held;
-use crate::session::{self, Session};
+use crate::session::Session;
+use crate::stored;
 use crate::target::Target;
+use crate::values::{BootstrapAddress, WaitLimit, drive_url, parse_peer};
+
+use mounts::Mounted;
+use seeds::Seeding;
+
+pub use report::watch;
 
 /// Peers one daemon dials.
 pub const MAX_DIALLED: usize = 256;
-/// How long a peer that was named for one command stays dialled: the next one probably names it, too.
+/// How long a peer named by one command stays dialled: the next command probably names it, too.
 const LINGER: Duration = Duration::from_secs(10);
 /// Drives that have limits of their own.
 pub const MAX_LIMITED: usize = 1024;
-/// Segment of a URL that stands for the store's only drive, or the one it was made for.
-pub const ONLY: &str = "-";
 
 pub struct Host {
     pub store: Store,
@@ -50,31 +57,31 @@ pub struct Host {
     pub life: Arc<Life>,
     pub events: Events,
     pub started: Instant,
-    pub(super) rates: Mutex<Rates>,
-    pub(super) mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
-    pub(super) seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
-    /// What is found again after a restart.
-    pub(super) state: Mutex<State>,
+    rates: Mutex<Rates>,
+    mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
+    seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
+    /// What is restored after a restart.
+    state: Mutex<State>,
     /// Saved mounts that could not be made yet, and why.
-    pub(super) pending: Mutex<BTreeMap<PathBuf, String>>,
-    /// Those who need a peer keep it dialled.
+    pending: Mutex<BTreeMap<PathBuf, String>>,
+    /// Peers that are dialled, each while a mount, a seed or a request needs it.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
-    /// What was said of single drives.
+    /// Limits of single drives.
     limits: Mutex<BTreeMap<PublicKey, Limits>>,
-    /// Whether peers are looked for that nobody named.
+    /// How peers are looked for; `None` until a request asks for it.
     finding: tokio::sync::Mutex<Option<Find>>,
     finds: AtomicBool,
     listening: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
-    /// Records of mounts that are gone, while they may have been the last thing to do: who waits for
-    /// one to go finds the store free.
-    pub(super) last_records: Arc<Mutex<Vec<Held>>>,
+    /// Records of ended mounts that may have been the last ones: a process that waits for such a record
+    /// to go must find the store free.
+    last_records: Arc<Mutex<Vec<Held>>>,
 }
 
 /// Peers that stay dialled while this is kept.
 pub type Dialled = Vec<Arc<Dialling>>;
 
 /// The content of a lock; nothing here panics while holding one.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }
 
@@ -118,8 +125,8 @@ impl Host {
         })
     }
 
-    /// Opens a drive as an API request names it. `peers` are dialled from now on. Where `find` says
-    /// nothing the drive is not looked for, whatever is done for others.
+    /// Opens a drive as an API request names it. `peers` are dialled from now on. With an empty `find`
+    /// peers of this drive are not looked for, even if those of other drives are.
     pub async fn session(
         &self,
         drive: &str,
@@ -127,16 +134,7 @@ impl Host {
         wait: Option<&str>,
         find: &Find,
     ) -> Result<Session> {
-        let target = match drive {
-            ONLY => Target::Directory(self.directory.clone()),
-            name => name.parse::<Target>().context(|| format!("find the drive {name}"))?,
-        };
-        if let Target::Directory(directory) = &target
-            && *directory != self.directory
-        {
-            return Err(Failure::usage(format!("find the drive {drive}"), "that is no drive")
-                .hint("name it by its URL or by the name it was created with"));
-        }
+        let target = Target::of_request(drive, &self.directory)?;
         let dialled = self.dial(peers)?;
         tokio::spawn(async move {
             tokio::time::sleep(LINGER).await;
@@ -148,12 +146,12 @@ impl Host {
             self.network.look_for(&url.key, looks)?;
         }
         let wait = self.wait_for(find, wait)?;
-        Session::attach(&self.store, &self.directory, &target, &self.network, wait).await
+        Session::attach(&self.store, &self.directory, &target, Some(&self.network), wait).await
     }
 
     /// How long a block may take, where there is a peer to wait for.
     pub fn wait_for(&self, find: &Find, wait: Option<&str>) -> Result<Wait> {
-        let named = self.dials_somebody() || !self.network.peers().is_empty();
+        let named = self.dials_peers() || !self.network.peers().is_empty();
         Ok(match (*find != Find::default() || named, wait) {
             (false, _) => Wait::Local,
             (true, None) => WaitLimit::default().wait(),
@@ -161,9 +159,9 @@ impl Host {
         })
     }
 
-    /// Whether there is anybody to wait for.
+    /// Whether there are peers to wait for.
     pub fn knows_peers(&self) -> bool {
-        self.finds() || self.dials_somebody() || !self.network.peers().is_empty()
+        self.finds() || self.dials_peers() || !self.network.peers().is_empty()
     }
 
     fn finds(&self) -> bool {
@@ -171,7 +169,7 @@ impl Host {
     }
 
     /// Begins to look for peers, if it was asked for and has not begun. A daemon does that in one way
-    /// only: who said `lan` must not find that it went further because of somebody else.
+    /// only: a client that asked for `lan` must not be announced further by another client's request.
     pub async fn find(&self, asked: &Find) -> Result {
         let options = BootstrapAddress::options(asked.lan, &asked.bootstrap)?;
         let mut finding = self.finding.lock().await;
@@ -181,7 +179,7 @@ impl Host {
         if finding.is_some() {
             let why = "this daemon does so in another way already";
             return Err(Failure::failed("look for peers", why).hint(
-                "say the same --network and --bootstrap, or `hypermount daemon stop` first",
+                "use the same --network and --bootstrap, or `hypermount daemon stop` first",
             ));
         }
         self.network.discover(&options).await?;
@@ -190,7 +188,7 @@ impl Host {
         Ok(())
     }
 
-    /// Lets those who have the key find us, if peers are looked for at all.
+    /// Announces that we have the drive, if peers are looked for at all.
     pub fn announce(&self, key: &PublicKey) -> Result {
         if self.finds() { self.network.announce(key) } else { Ok(()) }
     }
@@ -201,13 +199,13 @@ impl Host {
         Limits { up, down }
     }
 
-    /// What a drive has of its own.
+    /// The limits of one drive.
     pub async fn limits_of(&self, drive: &str) -> Result<Limits> {
         let key = self.key_of(drive).await?;
         Ok(lock(&self.limits).get(&key).copied().unwrap_or_default())
     }
 
-    /// Changes that, at once.
+    /// Changes the limits of one drive, at once.
     pub async fn limit_drive(&self, drive: &str, limits: Limits) -> Result<Limits> {
         let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
         let key = *session.drive.key();
@@ -230,13 +228,14 @@ impl Host {
     pub fn drive_limits(&self) -> Vec<DriveLimits> {
         let limited = lock(&self.limits);
         let describe = |(key, limits): (&PublicKey, &Limits)| {
-            let (url, name) = (session::drive_url(key, None), self.name_of(key));
+            let (url, name) = (drive_url(key, None), self.name_of(key));
             DriveLimits { url, name, limits: *limits }
         };
         limited.iter().map(describe).collect()
     }
 
-    /// Dials those that are not dialled yet. They stay so while what is returned is kept, by whomever.
+    /// Dials the peers that are not dialled yet. A peer is dialled until the last value that was returned
+    /// for it is dropped.
     pub fn dial(&self, peers: &[String]) -> Result<Dialled> {
         let mut dialled = lock(&self.dialled);
         dialled.retain(|_, dialling| dialling.strong_count() > 0);
@@ -258,11 +257,11 @@ impl Host {
         Ok(kept)
     }
 
-    fn dials_somebody(&self) -> bool {
+    fn dials_peers(&self) -> bool {
         lock(&self.dialled).values().any(|dialling| dialling.strong_count() > 0)
     }
 
-    /// Answers peers at an address, which is what it is asked for but for port 0.
+    /// Listens for peers; returns the address, with the port that the system chose for port 0.
     pub async fn listen(&self, asked: &str) -> Result<SocketAddr> {
         let asked: SocketAddr = asked
             .parse()
@@ -296,7 +295,7 @@ impl Host {
         lock(&self.seeds).contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
     }
 
-    /// Gives away what is mounted or seeded, and nothing else.
+    /// Shares the drives that are mounted or seeded, and no others.
     pub fn choose_shared(&self) {
         let drives = self.in_use();
         let mut cores = HashSet::new();
@@ -307,6 +306,11 @@ impl Host {
         self.network.choose(cores);
     }
 
+    /// Releases the records of ended mounts, because others go on.
+    pub fn release_records(&self) {
+        lock(&self.last_records).clear();
+    }
+
     /// Whether there is a reason to stay.
     pub fn is_needed(&self) -> bool {
         self.life.is_kept()
@@ -315,8 +319,8 @@ impl Host {
             || !lock(&self.pending).is_empty()
     }
 
-    /// Changes what is found again after a restart, and stores that.
-    pub(super) fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
+    /// Changes the state that is restored after a restart, and stores it.
+    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
         let mut state = lock(&self.state);
         let mut new = state.clone();
         change(&mut new);
@@ -329,7 +333,7 @@ impl Host {
 
     /// The name a drive was created with here.
     pub fn name_of(&self, key: &PublicKey) -> Option<String> {
-        crate::answers::name_of(&self.store, key).ok().flatten()
+        stored::name_of(&self.store, key).ok().flatten()
     }
 
     /// The key a request means.
@@ -344,10 +348,4 @@ impl Host {
 /// `10s`, `0`, `forever`.
 pub fn wait_limit(text: &str) -> Result<WaitLimit> {
     text.parse().map_err(|why| Failure::usage(format!("wait {text:?}"), why))
-}
-
-/// `hyper://KEY[+VERSION]` with the key cut to what tells drives apart and opens none, for logs.
-pub fn short(url: &str) -> String {
-    let end = session::SHORT_URL.min(url.len());
-    format!("{}…", url.get(..end).unwrap_or(url))
 }

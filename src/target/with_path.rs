@@ -1,8 +1,6 @@
-//! Which drive `list`, `import` and `export` speak of: one of a store by its name or URL, or the one
-//! a directory holds, each with a path inside if wanted.
+//! A drive and a path in it, as `import`, `export` and `check` take them in one argument.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,11 +8,13 @@ use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, Va
 use hypermount_drive::url::DriveUrl;
 use hypermount_drive::{DrivePath, Name};
 
-use crate::target::Target;
+use super::{Location, Target};
+use crate::failure::{Context, Failure, Result};
+use crate::source::Source;
 
 /// `NAME[/path]`, `hyper://KEY[/path]`, or the directory of a store and a path in its drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamedDrive {
+pub enum TargetPath {
     /// A drive of the store by the name it was created with.
     Name { name: String, path: DrivePath },
     /// By its key.
@@ -23,36 +23,36 @@ pub enum NamedDrive {
     Directory(PathBuf),
 }
 
-impl FromStr for NamedDrive {
+impl FromStr for TargetPath {
     type Err = hypermount_core::Error;
 
-    /// What leads into the directory of a store is one, and so is what begins with `/`, `./` or
-    /// `../`; any other text that is no URL begins with a name.
+    /// A path into the directory of a store is a directory, and so is text that begins with `/`, `./` or
+    /// `../`. Any other text that is not a URL begins with the name of a drive.
     fn from_str(text: &str) -> hypermount_core::Result<Self> {
         if let Target::Url(url) = text.parse()? {
-            return Ok(NamedDrive::Url(url));
+            return Ok(TargetPath::Url(url));
         }
         let path = Path::new(text);
         if is_explicit(text) || split_store(path).is_some() {
-            return Ok(NamedDrive::Directory(path.to_owned()));
+            return Ok(TargetPath::Directory(path.to_owned()));
         }
         let (name, path) = text.split_once('/').unwrap_or((text, ""));
         let name = Name::new(name)?.as_str().to_owned();
-        Ok(NamedDrive::Name { name, path: DrivePath::parse(path)? })
+        Ok(TargetPath::Name { name, path: DrivePath::parse(path)? })
     }
 }
 
-impl NamedDrive {
-    /// As [`NamedDrive::from_str`], of an argument that need not be UTF-8: then only a path can be meant.
+impl TargetPath {
+    /// As [`TargetPath::from_str`], for an argument that may not be UTF-8 and is a path then.
     fn of_argument(argument: OsString) -> hypermount_core::Result<Self> {
         match argument.to_str() {
             Some(text) => text.parse(),
-            None => Ok(NamedDrive::Directory(argument.into())),
+            None => Ok(TargetPath::Directory(argument.into())),
         }
     }
 }
 
-impl ValueParserFactory for NamedDrive {
+impl ValueParserFactory for TargetPath {
     type Parser =
         TryMapValueParser<OsStringValueParser, fn(OsString) -> hypermount_core::Result<Self>>;
 
@@ -67,7 +67,7 @@ fn is_explicit(text: &str) -> bool {
 
 /// Splits a path into the store directory it leads into and what is left of it. The innermost
 /// directory with a master key counts.
-pub fn split_store(path: &Path) -> Option<(PathBuf, String)> {
+fn split_store(path: &Path) -> Option<(PathBuf, String)> {
     // The last ancestor of a relative path is empty, and not what was named.
     let mut named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
     let store = named.find(|directory| directory.join("master_key").is_file())?;
@@ -75,13 +75,26 @@ pub fn split_store(path: &Path) -> Option<(PathBuf, String)> {
     Some((store.to_owned(), inside.to_string_lossy().into_owned()))
 }
 
-impl fmt::Display for NamedDrive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TargetPath {
+    /// The drive, and the path in it.
+    pub fn split(&self) -> Result<(Target, DrivePath)> {
         match self {
-            NamedDrive::Name { name, .. } => write!(f, "{name}"),
-            NamedDrive::Url(url) => write!(f, "hyper://{}", url.key.to_hex()),
-            NamedDrive::Directory(directory) => write!(f, "{}", directory.display()),
+            Self::Url(url) => Ok((Target::Url(url.clone()), url.path.clone())),
+            Self::Name { name, path } => Ok((Target::Name(name.clone()), path.clone())),
+            Self::Directory(path) => {
+                let what = || format!("open {}", path.display());
+                let path = std::path::absolute(path).context(what)?;
+                let (store, inside) = split_store(&path)
+                    .ok_or_else(|| Failure::failed(what(), "it is not in a store"))?;
+                Ok((Target::Directory(store), DrivePath::parse(&inside).context(what)?))
+            }
         }
+    }
+
+    /// The store, the drive and the path in it.
+    pub fn locate(&self, source: &Source) -> Result<Location> {
+        let (target, path) = self.split()?;
+        Ok(Location { path, ..Location::of(&target, source)? })
     }
 }
 
@@ -92,16 +105,16 @@ mod tests {
     #[test]
     fn names_urls_and_directories_are_told_apart() {
         let key = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
-        assert!(matches!(format!("hyper://{key}/a").parse(), Ok(NamedDrive::Url(_))));
-        assert!(matches!(key.parse(), Ok(NamedDrive::Url(_))));
+        assert!(matches!(format!("hyper://{key}/a").parse(), Ok(TargetPath::Url(_))));
+        assert!(matches!(key.parse(), Ok(TargetPath::Url(_))));
         for text in ["/srv/store", "./store", "../store", "."] {
-            assert_eq!(text.parse::<NamedDrive>().unwrap(), NamedDrive::Directory(text.into()));
+            assert_eq!(text.parse::<TargetPath>().unwrap(), TargetPath::Directory(text.into()));
         }
         let path = DrivePath::parse("2020/summer").unwrap();
-        let name = NamedDrive::Name { name: "photos".into(), path };
-        assert_eq!("photos/2020/summer".parse::<NamedDrive>().unwrap(), name);
+        let name = TargetPath::Name { name: "photos".into(), path };
+        assert_eq!("photos/2020/summer".parse::<TargetPath>().unwrap(), name);
         for wrong in ["", "hyper://ce2a", "photos/../../x"] {
-            assert!(wrong.parse::<NamedDrive>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<TargetPath>().is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Drives that are given to others for good. One's own only has to be there; of somebody else's every
-//! block is fetched, and of every version that comes.
+//! The seeds of a host: drives that are shared permanently. Of a drive of another publisher every block
+//! is fetched, of every version.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
-use super::host::{Dialled, Host, lock, short};
-use super::model::{Find, Happening, SeedInfo, SeedRequest};
-use super::state::SavedSeed;
+use super::{Dialled, Host, lock};
+use crate::daemon::state::SavedSeed;
 use crate::failure::Result;
-use crate::session::drive_url;
+use crate::model::{Find, Happening, SeedInfo, SeedRequest};
+use crate::values::{drive_url, short_url};
 
 /// Drives that one daemon seeds.
 pub const MAX_SEEDS: usize = 4096;
@@ -23,9 +23,9 @@ pub const MAX_SEEDS: usize = 4096;
 const WANTED_AT_ONCE: usize = 4096;
 /// How often more are wanted while some are missing.
 const REFILL: Duration = Duration::from_millis(200);
-/// How long opening a drive that was never seen waits for peers before it says so and goes on.
+/// How long opening a drive that is not in the store waits for peers, before it reports that and tries again.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
-/// Where peers are answered when nobody said where: every address, any port.
+/// The default address to listen on: every address, any port.
 const ANYWHERE: &str = "0.0.0.0:0";
 /// Pause after that.
 const RETRY: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Host {
         self.network.look_for(&key, how.find != Find::default())?;
         match &how.listen {
             Some(address) => drop(self.listen(address).await?),
-            // Who is announced has to be reachable.
+            // An announced address has to be reachable.
             None if how.find != Find::default() && self.listening().is_empty() => {
                 self.listen(ANYWHERE).await?;
             }
@@ -114,7 +114,7 @@ impl Host {
         let seeding = Seeding { shared, task: task.abort_handle(), peers };
         lock(&self.seeds).insert(key, seeding);
         self.choose_shared();
-        log::info!("seeding {}", short(&drive_url(&key, None)));
+        log::info!("seeding {}", short_url(&drive_url(&key, None)));
         Ok(())
     }
 
@@ -127,12 +127,12 @@ impl Host {
                 continue;
             };
             if let Err(failure) = self.start_seed(key, &seed.how).await {
-                log::error!("{}: {}", short(&seed.url), failure.sentence());
+                log::error!("{}: {}", short_url(&seed.url), failure.sentence());
             }
         }
     }
 
-    /// Seeds it no more; whether it was seeded. What was fetched stays.
+    /// Stops seeding a drive; returns whether it was seeded. Fetched blocks stay.
     pub async fn unseed(&self, drive: &str) -> Result<bool> {
         let key = self.key_of(drive).await?;
         let seeding = lock(&self.seeds).remove(&key);
@@ -240,7 +240,7 @@ impl Opening {
     }
 }
 
-/// Fetches every block of every version, for ever.
+/// Fetches every block of every version, without end.
 async fn fetch_all(drive: &Drive) {
     if drive.writable() {
         return;
