@@ -12,9 +12,8 @@
 
 pub mod flat_tree;
 pub mod bitfield;
-pub mod merkle;
 pub mod storage;
-mod layout;
+pub mod legacy;
 pub mod cache;
 pub mod demand;
 
@@ -27,7 +26,6 @@ mod clear;
 mod nodes;
 mod prove;
 mod read;
-mod recover;
 pub mod repair;
 mod stop;
 mod suspect;
@@ -50,8 +48,10 @@ use cache::{BlockCache, CoreId};
 use demand::Demand;
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
 use hypermount_swarm::sync::{Mutex, Rank};
-use layout::Files;
-pub use layout::OpenFile;
+pub use legacy::files::OpenFile;
+use legacy::files::{self as layout, Files};
+pub use legacy::proof as merkle;
+use legacy::recover;
 use merkle::Node;
 pub use merkle::RemoteTree;
 pub use stop::{OnStop, Stop};

@@ -6,9 +6,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
-use super::merkle::{MAX_CORE_LENGTH, Node};
-use super::storage::Storage;
+use super::super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
+use super::super::storage::Storage;
+use super::proof::{MAX_CORE_LENGTH, Node};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
 

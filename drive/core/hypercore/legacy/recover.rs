@@ -5,11 +5,11 @@
 //! facts (`claims.rs`), so after a crash the files hold at least what the bitfield claims, and a
 //! longer signed length whose facts are all there is taken over as well.
 
-use super::Head;
-use super::bitfield::Bitfield;
-use super::flat_tree;
-use super::layout::Files;
-use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::super::Head;
+use super::super::bitfield::Bitfield;
+use super::super::flat_tree;
+use super::files::Files;
+use super::proof::{self as merkle, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::flat_tree;
+use super::super::flat_tree;
 use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
 
 /// Bytes of the largest block, as in the reference.
