@@ -254,7 +254,8 @@ fn distrust_ends() {
     scene.want([3]);
     let verdict = Err(Rejected::Unconnected { ours: 40, signed: 10 });
     scene.step(Event::Judged { peer: PEER, block: 3, size: 9, verdict });
-    let answer = Message::Data { index: 10, value: None, nodes: vec![], signature: Some([0; 64]) };
+    let answer =
+        Message::Data { index: 10, value: None, nodes: vec![], signature: Some([0; 64].into()) };
     scene.receive(SECOND, answer);
     if !scene.ended.contains(&SECOND) {
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));

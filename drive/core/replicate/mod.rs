@@ -31,8 +31,7 @@ pub use upload::{MAX_QUEUED_REQUESTS, Upload};
 
 use crate::error::Error;
 use crate::hypercore::demand::{Change, Hint, Outlook, Urgency};
-use crate::hypercore::merkle::Proof;
-use crate::hypercore::{Accepted, Core, Located, Rejected};
+use crate::hypercore::{Accepted, Core, Located, Proof, Rejected};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
@@ -386,8 +385,8 @@ impl Replicator {
 
     fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-        let Some((request, sought)) = peer.answered(proof.block, size, now) else {
+        let size = proof.value().map_or(0, |value| value.len() as u64);
+        let Some((request, sought)) = peer.answered(proof.block(), size, now) else {
             // Not hashed, not kept. Late answers to cancelled requests are no offence.
             peer.unsolicited += 1;
             if peer.unsolicited > MAX_UNSOLICITED {
@@ -398,7 +397,7 @@ impl Replicator {
         if std::mem::take(&mut peer.newly_late) {
             self.due = Some(now);
         }
-        self.judging.insert((id, proof.block), (request, sought));
+        self.judging.insert((id, proof.block()), (request, sought));
         self.actions.push_back(Action::Accept { peer: id, proof });
     }
 

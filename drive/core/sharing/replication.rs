@@ -173,8 +173,8 @@ fn carry_out(sharing: &Weak<Inner>, core: &Core, replicator: &mut Replicator) ->
         while let Some(action) = replicator.next_action() {
             match action {
                 Action::Accept { peer, proof } => {
-                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    senders.push((peer, proof.block, size));
+                    let size = proof.value().map_or(0, |value| value.len() as u64);
+                    senders.push((peer, proof.block(), size));
                     proofs.push(proof);
                 }
                 Action::Send { peer, message } => {

@@ -1,24 +1,21 @@
-//! Nodes and proofs of the Merkle tree over a core's blocks: hashing, what is signed, building
-//! and verifying proofs (hypercore9.md §2, §3, §10). Pure functions: *the* trust boundary.
+//! Proofs of Hypercore 9: what a request says of the nodes its sender has, which nodes answer it, and
+//! what an answer proves (hypercore9.md §4.4, §10). Pure functions: *the* trust boundary.
 //!
-//! Not here: where nodes are stored and which of the stored ones are trusted (`mod.rs`); callers
-//! hand in a look-up that returns verified nodes only.
+//! Not here: where nodes are stored and which of the stored ones are trusted (`nodes.rs`); callers hand
+//! in a look-up that returns verified nodes only.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use super::super::flat_tree;
-use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b, blake2b_each};
+use super::super::merkle::{
+    Flaw, MAX_BLOCK_SIZE, MAX_BYTE_LENGTH, MAX_CORE_LENGTH, MAX_NODE_INDEX, Node, Signature,
+    Signed, Verified, byte_length,
+};
+use super::hash;
+use hypermount_swarm::crypto::PublicKey;
 
-/// Bytes of the largest block, as in the reference.
-pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;
-/// Blocks of the longest core handled: 2^32, 256 TiB of 64 KiB blocks.
-pub const MAX_CORE_LENGTH: u64 = 1 << 32;
-/// Bytes of the longest core handled: what the reference can count.
-pub const MAX_BYTE_LENGTH: u64 = 1 << 53;
-/// Highest index of a node in a core of [`MAX_CORE_LENGTH`].
-pub const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
 /// Nodes of the longest proof: a path and the other roots of a core of [`MAX_CORE_LENGTH`] need
 /// no more than 2 · 33.
 pub const MAX_PROOF_NODES: usize = 72;
@@ -26,147 +23,30 @@ pub const MAX_PROOF_NODES: usize = 72;
 /// makes later proofs longer.
 pub const MAX_REMOTE_NODES: usize = 65_536;
 
-/// A node of the flat tree: the hash and byte size of what lies below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Flat-tree index: leaves are even, block `i` is `2 i`.
-    pub index: u64,
-    pub hash: Hash,
-    pub size: u64,
-}
-
-/// Blocks to append, and the hashes of their leaves: those do not depend on where the blocks go, so
-/// they can be made while others are still being written.
-pub struct HashedBlocks {
-    blocks: Vec<Bytes>,
-    hashes: Vec<Hash>,
-}
-
-impl HashedBlocks {
-    pub fn new(blocks: Vec<Bytes>) -> Self {
-        // Their places are not known yet; the hash has nothing of them.
-        let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
-        let hashes = Node::leaves(&placed).into_iter().map(|leaf| leaf.hash).collect();
-        Self { blocks, hashes }
-    }
-
-    pub fn blocks(&self) -> &[Bytes] {
-        &self.blocks
-    }
-
-    /// The leaves, of which the first is that of block `first`.
-    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
-        (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
-            let size = bytes.len() as u64;
-            Node { index: block.saturating_mul(2), hash: *hash, size }
-        })
-    }
-}
-
-impl Node {
-    /// The leaf over the bytes of `block`.
-    pub fn leaf(block: u64, bytes: &[u8]) -> Self {
-        let size = bytes.len() as u64;
-        let hash = blake2b(&[&leaf_prefix(size), bytes]);
-        Self { index: block.saturating_mul(2), hash, size }
-    }
-
-    /// The leaves over blocks, as [`Node::leaf`] would make them one by one.
-    pub fn leaves(blocks: &[(u64, &[u8])]) -> Vec<Self> {
-        let prefixes: Vec<[u8; 9]> =
-            blocks.iter().map(|(_, bytes)| leaf_prefix(bytes.len() as u64)).collect();
-        let messages: Vec<[&[u8]; 2]> =
-            prefixes.iter().zip(blocks).map(|(prefix, (_, bytes))| [&prefix[..], bytes]).collect();
-        let hashes = blake2b_each(&messages);
-        let nodes = blocks.iter().zip(hashes).map(|((block, bytes), hash)| Self {
-            index: block.saturating_mul(2),
-            hash,
-            size: bytes.len() as u64,
-        });
-        nodes.collect()
-    }
-
-    /// The parent of two siblings, given in either order; `None` if their sizes add up to more
-    /// than [`MAX_BYTE_LENGTH`].
-    pub fn parent(one: &Self, other: &Self) -> Option<Self> {
-        let (left, right) = if one.index < other.index { (one, other) } else { (other, one) };
-        let size = left.size.checked_add(right.size).filter(|size| *size <= MAX_BYTE_LENGTH)?;
-        let hash = blake2b(&[&[1], &size.to_be_bytes(), &left.hash, &right.hash]);
-        Some(Self { index: flat_tree::parent(left.index), hash, size })
-    }
-}
-
-/// What is hashed before the bytes of a block of this size.
-fn leaf_prefix(size: u64) -> [u8; 9] {
-    let mut prefix = [0; 9];
-    prefix[1..].copy_from_slice(&size.to_be_bytes());
-    prefix
-}
-
 /// What a peer sends to prove one block (or, without `value`, one leaf hash).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     pub block: u64,
     pub value: Option<Bytes>,
     pub nodes: Vec<Node>,
-    pub signature: Option<SignatureBytes>,
+    pub signature: Option<Signature>,
 }
 
-/// The hash over a core's roots, left to right.
-pub fn root_hash(roots: &[Node]) -> Hash {
-    let mut message = Vec::with_capacity(1 + roots.len() * 48);
-    message.push(2);
-    for root in roots {
-        message.extend_from_slice(&root.hash);
-        message.extend_from_slice(&root.index.to_be_bytes());
-        message.extend_from_slice(&root.size.to_be_bytes());
+impl Proof {
+    /// The block that is proven.
+    pub fn block(&self) -> u64 {
+        self.block
     }
-    blake2b(&[&message])
-}
 
-/// What writers sign: the root hash and the length in blocks.
-pub fn signable(roots: &[Node], length: u64) -> [u8; 40] {
-    let mut message = [0; 40];
-    message[..32].copy_from_slice(&root_hash(roots));
-    message[32..].copy_from_slice(&length.to_be_bytes());
-    message
-}
-
-pub fn sign(pair: &KeyPair, roots: &[Node], length: u64) -> SignatureBytes {
-    pair.sign(&signable(roots, length))
-}
-
-/// Whether the signature is `key`'s over these roots: over the root hash and the length, or, as old cores
-/// have it, over the root hash alone.
-pub fn signed_by(key: &PublicKey, roots: &[Node], length: u64, signature: &SignatureBytes) -> bool {
-    let message = signable(roots, length);
-    key.verifies(&message, signature) || key.verifies(&message[..32], signature)
-}
-
-/// The sum of the roots' sizes, if it is one a core may have.
-pub fn byte_length(roots: &[Node]) -> Option<u64> {
-    roots
-        .iter()
-        .try_fold(0u64, |sum, root| sum.checked_add(root.size))
-        .filter(|sum| *sum <= MAX_BYTE_LENGTH)
-}
-
-/// Adds a leaf to the right of a core's roots; returns the nodes this creates, the leaf first.
-/// `None` if the core would grow beyond [`MAX_BYTE_LENGTH`].
-pub fn push_leaf(roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
-    let mut created = vec![leaf];
-    let mut top = leaf;
-    while let Some(last) = roots.last() {
-        if flat_tree::sibling(last.index) != top.index {
-            break;
-        }
-        top = Node::parent(last, &top)?;
-        roots.pop();
-        created.push(top);
+    /// Its bytes, if they came along.
+    pub fn value(&self) -> Option<&Bytes> {
+        self.value.as_ref()
     }
-    roots.push(top);
-    byte_length(roots)?;
-    Some(created)
+
+    /// The nodes that came along.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
 }
 
 /// Twice the length of the longest core that `node` is part of as far as `has` tells (§4.4);
@@ -340,38 +220,6 @@ pub fn plan_proof(
     Some(plan)
 }
 
-/// A signed length and the roots it stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
-    /// Number of blocks.
-    pub length: u64,
-    pub byte_length: u64,
-    pub roots: Vec<Node>,
-    pub signature: SignatureBytes,
-}
-
-/// What a proof proves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    pub leaf: Node,
-    /// Every node proven, the leaf among them; some may have been known before.
-    pub nodes: Vec<Node>,
-    /// Present when the proof needed a signature.
-    pub signed: Option<Signed>,
-}
-
-/// Why a proof proves nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Flaw<E> {
-    Invalid(String),
-    /// The signature over this many blocks is good, but a node under it differs from ours.
-    Forked {
-        length: u64,
-    },
-    /// The look-up of our own nodes failed.
-    Local(E),
-}
-
 fn invalid<T, E>(reason: impl Into<String>) -> Result<T, Flaw<E>> {
     Err(Flaw::Invalid(reason.into()))
 }
@@ -408,7 +256,7 @@ pub fn verify<E>(
         } else {
             break;
         };
-        top = match Node::parent(&top, &other) {
+        top = match hash::parent(&top, &other) {
             Some(parent) if parent.index <= MAX_NODE_INDEX => parent,
             _ => return invalid("sizes or indexes beyond every core"),
         };
@@ -483,7 +331,7 @@ fn verify_roots<E>(
     rest: Vec<Node>,
     local: &mut impl FnMut(u64) -> Result<Option<Node>, E>,
 ) -> Result<Signed, Flaw<E>> {
-    let Some(signature) = proof.signature else {
+    let Some(signature) = &proof.signature else {
         return invalid("does not lead to a node we trust, and is not signed");
     };
     let last = rest.last().unwrap_or(&top);
@@ -513,10 +361,10 @@ fn verify_roots<E>(
     let Some(byte_length) = byte_length(&roots) else {
         return invalid("byte length beyond every core");
     };
-    if !signed_by(key, &roots, length, &signature) {
+    if !hash::signed_by(key, &roots, length, signature) {
         return invalid("signature does not verify");
     }
-    Ok(Signed { length, byte_length, roots, signature })
+    Ok(Signed { length, byte_length, roots, signature: signature.clone() })
 }
 
 #[cfg(test)]
