@@ -1,16 +1,14 @@
 //! The seam between kinds of cores: which rules a core follows, and whose signatures count.
 //!
 //! A second kind adds its rules in a folder beside `legacy/` and one arm to each match here. Core's
-//! methods name this file and [`CoreFiles`], never a folder of rules. (docs/decisions/0017)
+//! methods name this file and `files.rs`, never a folder of rules. (docs/decisions/0017)
 //!
 //! Not here: what is the same in every kind (`merkle.rs`, `nodes.rs`, `bitfield.rs`), and the messages
 //! that carry proofs (`wire/`).
 
-use std::path::Path;
-
 use bytes::Bytes;
 
-use super::files::{CoreFiles, OpenFile, Recovered};
+use super::files::{OpenFiles, Opened};
 use super::legacy::{self, hash, proof};
 use super::merkle::{Flaw, Node, Signature, Verified, push_leaf};
 use crate::error::Result;
@@ -83,30 +81,6 @@ impl Dialect {
             Self::Legacy => legacy::open(opening),
         }
     }
-}
-
-/// What [`Dialect::open`] is given.
-pub struct OpenFiles<'a> {
-    /// Where the files are, for error messages.
-    pub directory: &'a Path,
-    pub open_file: OpenFile<'a>,
-    pub key: &'a PublicKey,
-    /// The secret half, if it is known.
-    pub pair: Option<KeyPair>,
-    /// Whether `pair` is to be stored beside the core.
-    pub store_pair: bool,
-    /// Whether the medium can be written.
-    pub writable: bool,
-    /// The core takes no more appends: it may have holes that a peer fills.
-    pub stopped: bool,
-}
-
-/// What [`Dialect::open`] found.
-pub struct Opened {
-    pub files: Box<dyn CoreFiles>,
-    /// The secret half: as it was given, or as it is stored.
-    pub pair: Option<KeyPair>,
-    pub found: Recovered,
 }
 
 /// Whose signatures count for a core.

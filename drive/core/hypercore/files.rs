@@ -7,17 +7,43 @@
 //! Not here: which nodes are believed later (`nodes.rs`) and when claims are written (`claims.rs`).
 
 use std::io;
+use std::path::Path;
 
 use super::bitfield::Bitfield;
 use super::merkle::{Head, Node, Signature};
 use super::storage::Storage;
 use crate::error::Result;
+use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
 /// Opens the file of a core with the given name. Nothing is created before the first write.
 pub type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
 
 /// Bitfield pages, numbered, in the form that [`Bitfield`] keeps in memory.
 pub type Pages = Vec<(usize, Box<[u8]>)>;
+
+/// What `Dialect::open` is given.
+pub struct OpenFiles<'a> {
+    /// Where the files are, for error messages.
+    pub directory: &'a Path,
+    pub open_file: OpenFile<'a>,
+    pub key: &'a PublicKey,
+    /// The secret half, if it is known.
+    pub pair: Option<KeyPair>,
+    /// Whether `pair` is to be stored beside the core.
+    pub store_pair: bool,
+    /// Whether the medium can be written.
+    pub writable: bool,
+    /// The core takes no more appends: it may have holes that a peer fills.
+    pub stopped: bool,
+}
+
+/// What `Dialect::open` found.
+pub struct Opened {
+    pub files: Box<dyn CoreFiles>,
+    /// The secret half: as it was given, or as it is stored.
+    pub pair: Option<KeyPair>,
+    pub found: Recovered,
+}
 
 /// An opened core's state as far as it verifies.
 pub struct Recovered {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::stat::TYPE_FILE;
+use crate::path::DrivePath;
+use crate::stat::{Stat, TYPE_FILE};
 use hypermount_core::hypercore::Opening;
 use hypermount_core::hypercore::cache::BlockCache;
 use hypermount_core::hypercore::storage::Storage;
@@ -41,7 +42,7 @@ pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
 pub(crate) async fn open(world: &World) -> Result<Drive> {
     let (metadata, content) = (core(world, "metadata", 1)?, core(world, "content", 2)?);
     if metadata.head().length == 0 {
-        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+        metadata.append(&[IndexLog::first_block(*content.key())])?;
     }
     let drive = Drive::assemble(&Store::memory(), metadata, Some(content), None);
     drive.mend().await?;

@@ -8,9 +8,9 @@ pub mod proof;
 pub mod files;
 pub mod recover;
 
-use super::dialect::{OpenFiles, Opened};
+use self::files::Files;
+use super::files::{OpenFiles, Opened};
 use crate::error::{Error, Result};
-use files::Files;
 
 /// [`super::dialect::Dialect::open`] for Hypercore 9.
 pub fn open(opening: OpenFiles) -> Result<Opened> {

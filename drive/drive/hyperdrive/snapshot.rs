@@ -1,0 +1,48 @@
+//! One version of a drive as names and entries.
+
+use std::sync::Arc;
+
+use super::Snapshot;
+use crate::index::Index;
+use crate::path::{DrivePath, Name};
+use crate::stat::Entry;
+use hypermount_core::error::Result;
+use hypermount_core::wait::Wait;
+
+impl Snapshot {
+    pub(super) fn new(index: Index) -> Self {
+        Self { index }
+    }
+
+    /// The metadata core's length at this version.
+    pub fn version(&self) -> u64 {
+        self.index.version()
+    }
+
+    /// What lies at `path`: NotFound if nothing does, and only if that is proven. Does not cross
+    /// nested drives: below a mount it is NotFound.
+    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+        self.index.entry(path, wait).await
+    }
+
+    /// The children of the directory `path`, in index order. Left out are names that a filesystem
+    /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
+    /// NotADirectory / NotFound as expected; TooLarge for more than
+    /// [`crate::index::MAX_LISTING_BYTES`], unless the drive is written here.
+    pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
+        self.index.list(path, wait, |entry| entry).await
+    }
+
+    /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
+    pub async fn list_shared(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+    ) -> Result<Vec<(Name, Arc<Entry>)>> {
+        self.index.list(path, wait, Arc::new).await
+    }
+
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+}
