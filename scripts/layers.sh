@@ -111,6 +111,28 @@ for my $file (files('src')) {
     check_order($file, $own, $src, targets(code_of($file), 'crate'));
 }
 
+# The seams (docs/decisions/0017): what one kind of core has to itself is named by the dialect alone, and
+# knows nothing of Core; one format of an index is named by the index alone.
+for my $file (files('drive/core')) {
+    next if is_test($file) || $file eq 'drive/core/hypercore/mod.rs';
+    my $code = code_of($file);
+    if ($file =~ m{^drive/core/hypercore/legacy/}) {
+        breach("$file: legacy may not use $_ of hypercore/mod.rs")
+            for grep { /^[A-Z]/ } targets($code, 'crate::hypercore'), targets($code, 'super::super');
+        breach("$file: legacy may not use dialect, which comes after it")
+            if grep { $_ eq 'dialect' } map { @$_ } paths($code);
+        next;
+    }
+    next if $file eq 'drive/core/hypercore/dialect.rs';
+    breach("$file: only hypercore/dialect.rs may name the rules of one kind of core")
+        if grep { join('::', @$_) =~ /^(crate::hypercore|super)(::super)*::legacy\b/ }
+        grep { $file =~ m{^drive/core/hypercore/} || $_->[0] eq 'crate' } paths($code);
+}
+for my $file (files('drive/drive')) {
+    next if is_test($file) || $file =~ m{^drive/drive/index/};
+    breach("$file: only drive/drive/index may name the trie") if code_of($file) =~ /\b(trie|Trie\w*)\b/;
+}
+
 # Inside these rooms the order counts as well; all may use what mod.rs holds itself.
 for my $room (qw(drive/swarm/network drive/core/sharing src/daemon)) {
     my ($name) = $room =~ m{(\w+)$};

@@ -34,8 +34,12 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
         ("drive/core/error.rs", "//! No errno here, only words about it.\n"),
         (
             "drive/core/hypercore/mod.rs",
-            "pub mod merkle;\npub mod layout;\n// Methods of Core.\nmod append;\nuse crate::error::Error;\n",
+            "pub mod merkle;\npub mod layout;\nmod legacy;\nmod dialect;\n// Methods of Core.\nmod append;\nuse crate::error::Error;\n",
         ),
+        ("drive/core/hypercore/legacy/mod.rs", "mod hash;\n"),
+        ("drive/core/hypercore/legacy/hash.rs", "use super::super::merkle::Node;\n"),
+        ("drive/core/hypercore/dialect.rs", "use super::legacy::{self, hash};\n"),
+        ("drive/drive/index/trie.rs", "use super::super::path::Name;\n"),
         ("drive/core/hypercore/append.rs", "use super::{Core, layout};\nimpl Core {\n}\n"),
         ("drive/core/hypercore/merkle.rs", "use crate::{error::Error};\n"),
         (
@@ -47,8 +51,8 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
         ("drive/core/sharing/hints.rs", "use crate::{error::Error, hypercore::Core};\n"),
         ("drive/core/sharing/connection.rs", "use super::hints::Hints;\nuse super::Inner;\n"),
         ("drive/drive/lib.rs", "pub mod index;\npub mod hyperdrive;\n"),
-        ("drive/drive/index/mod.rs", "use hypermount_core::hypercore::Core;\n"),
-        ("drive/drive/hyperdrive.rs", "use crate::index::Trie;\n"),
+        ("drive/drive/index/mod.rs", "mod trie;\nuse hypermount_core::hypercore::Core;\n"),
+        ("drive/drive/hyperdrive.rs", "use crate::index::Index; // not the trie\n"),
         ("fs/lib.rs", "use hypermount_drive::Drive;\n"),
         ("fs/file.rs", "use crate::inode::Inode;\n"),
         ("fs/inode.rs", "//! Numbers.\n"),
@@ -123,6 +127,25 @@ fn every_kind_of_breach_is_named() {
         ),
         ("drive/core/hypercore/merkle.rs", "use super::Core;", "merkle may not use Core"),
         ("drive/core/hypercore/stray.rs", "use super::Core;", "stray is not declared"),
+        // Across the seams.
+        (
+            "drive/core/hypercore/append.rs",
+            "use super::{Core, legacy::hash};",
+            "only hypercore/dialect",
+        ),
+        ("drive/core/store.rs", "use crate::hypercore::legacy::hash;", "only hypercore/dialect"),
+        (
+            "drive/core/hypercore/legacy/hash.rs",
+            "use super::super::Core;",
+            "legacy may not use Core",
+        ),
+        (
+            "drive/core/hypercore/legacy/hash.rs",
+            "use super::super::dialect::Dialect;",
+            "legacy may not use dialect",
+        ),
+        ("drive/drive/hyperdrive.rs", "use crate::index::trie;", "only drive/drive/index may name"),
+        ("drive/drive/hyperdrive.rs", "use crate::index::TrieKey;", "only drive/drive/index may"),
         ("drive/swarm/network/place.rs", "use super::finding::A;", "place may not use finding"),
         (
             "drive/swarm/network/hyperdht/line.rs",

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hypermount_core::Store;
 use hypermount_core::hypercore::demand::Urgency;
 use hypermount_core::hypercore::{Core, RemoteTree};
-use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload};
+use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload, judge};
 use hypermount_core::wire::message::Message;
 use tokio::time::Instant;
 
@@ -148,7 +148,7 @@ impl World {
         let reader = Store::memory().core(writer.key()).expect("memory core");
         let start = Instant::now();
         let mut world = Self {
-            replicator: Replicator::new(reader.clone()),
+            replicator: Replicator::new(reader.clone(), start),
             dice,
             start,
             now: start,
@@ -191,12 +191,12 @@ impl World {
                     let delay = self.travel(number);
                     self.post(delay, Delivery::ToRemote(number, message));
                 }
-                Action::Accept { peer, proof } => {
-                    let block = proof.block;
-                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    let verdict = self.reader.accept(proof);
-                    self.replicator.step(Event::Judged { peer, block, size, verdict }, self.now);
+                Action::Accept(submitted) => {
+                    for judged in judge(&self.reader, vec![submitted]) {
+                        self.replicator.step(judged, self.now);
+                    }
                 }
+                Action::Demand(telling) => telling.apply(self.reader.demand()),
                 Action::Disconnect { peer, lied, .. } => {
                     let remote = &mut self.remotes[peer.0 as usize];
                     remote.connected = false;
@@ -285,7 +285,7 @@ impl World {
         match roll {
             0 => *value = Some(Bytes::from_static(b"something else entirely")),
             1 => *nodes = Vec::new(),
-            2 => *signature = Some([7; 64]),
+            2 => *signature = Some([7; 64].into()),
             3 => {
                 // Some proofs have no node.
                 if let Some(node) = nodes.first_mut() {
@@ -371,7 +371,7 @@ mod alone {
         let blocks: Vec<Bytes> = (0..LENGTH).map(block_of).collect();
         writer.append(&blocks).expect("append");
         world.reader = Store::memory().core(writer.key()).expect("memory core");
-        world.replicator = Replicator::new(world.reader.clone());
+        world.replicator = Replicator::new(world.reader.clone(), world.now);
         world.remotes.truncate(1);
         let remote = &mut world.remotes[0];
         (remote.core, remote.temper) = (writer, temper);
@@ -442,7 +442,7 @@ mod continuity {
             copy_blocks(&writer, &reader, 0..2);
             writer.append(&blocks[2..]).expect("append");
             world.reader = reader.clone();
-            world.replicator = Replicator::new(reader.clone());
+            world.replicator = Replicator::new(reader.clone(), world.now);
             world.remotes.truncate(1);
             let temper = Temper::Holds { block: 2, time: Duration::from_secs(5) };
             let remote = &mut world.remotes[0];
@@ -506,7 +506,7 @@ mod histories {
                 })
                 .collect();
             world.reader = writer.clone();
-            world.replicator = Replicator::new(writer.clone());
+            world.replicator = Replicator::new(writer.clone(), world.now);
             for number in 0..world.remotes.len() {
                 let delay = Duration::from_millis(world.dice.below(500));
                 world.post(delay, Delivery::Connect(number));

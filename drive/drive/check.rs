@@ -9,7 +9,6 @@ mod repair;
 use std::ops::Range;
 
 use crate::hyperdrive::{Drive, Snapshot};
-use crate::index::trie::{Node, stat};
 use crate::path::DrivePath;
 use crate::stat::Extent;
 use hypermount_core::error::{Error, Result};
@@ -127,7 +126,7 @@ async fn check_and_blank(
             }
             continue;
         }
-        let Some((path, extent)) = file_at(index, seq)? else { continue };
+        let Some((path, extent)) = file_at(&drive, seq)? else { continue };
         let blocks = extent.block..extent.block.saturating_add(extent.blocks);
         let damaged = covers(&of_content.damaged, &blocks);
         let missing = index.is_own()
@@ -196,18 +195,10 @@ fn covers(ranges: &[Range<u64>], blocks: &Range<u64>) -> bool {
 }
 
 /// The path and content of the file that an index block brings, if it brings one and is here.
-fn file_at(index: &Core, seq: u64) -> Result<Option<(String, Extent)>> {
-    if seq == 0 || !index.has(seq) {
-        return Ok(None);
-    }
-    let Some(block) = index.get_local(seq)? else { return Ok(None) };
-    let Ok(node) = Node::decode(block, seq) else { return Ok(None) };
-    if node.key.hidden() || node.is_mount() {
-        return Ok(None);
-    }
-    let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
-    let extent = stat.filter(|stat| stat.mount.is_none()).map(|stat| stat.extent);
-    let path = || format!("/{}", node.key.text());
+fn file_at(drive: &Drive, seq: u64) -> Result<Option<(String, Extent)>> {
+    let Some(stored) = drive.stored_at(seq)? else { return Ok(None) };
+    let extent = Some(stored.stat).filter(|stat| stat.mount.is_none()).map(|stat| stat.extent);
+    let path = || format!("/{}", stored.path);
     Ok(extent.filter(|extent| extent.blocks > 0 && extent.size > 0).map(|extent| (path(), extent)))
 }
 

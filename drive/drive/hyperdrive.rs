@@ -24,8 +24,9 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
-pub use hypermount_core::hypercore::merkle::HashedBlocks;
+pub use hypermount_core::hypercore::HashedBlocks;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
@@ -36,9 +37,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::index::trie::{Difference, Header, Node, Nodes, Trie};
-use crate::path::DrivePath;
-use crate::stat::{Entry, Extent, Stat};
+use crate::index::{Index, IndexLog, Stored};
+use crate::stat::Extent;
 use hypermount_core::error::{Error, Result};
 use hypermount_core::hypercore::demand::Urgency;
 use hypermount_core::hypercore::{Core, Head};
@@ -52,23 +52,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
-    trie: Trie,
-}
-
-/// One difference between two versions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    pub path: DrivePath,
-    /// The entry before and after; `None` where there was or is none.
-    pub before: Option<Entry>,
-    pub after: Option<Entry>,
-}
-
-/// One step of a commit. A batch of them becomes one signed append.
-#[derive(Clone, Debug)]
-pub enum Edit {
-    Put { path: DrivePath, stat: Stat },
-    Remove { path: DrivePath },
+    index: Index,
 }
 
 #[derive(Clone)]
@@ -78,7 +62,7 @@ pub struct Drive {
 
 struct Inner {
     store: Store,
-    nodes: Arc<Nodes>,
+    index: IndexLog,
     content: Option<Core>,
     frozen: Option<u64>,
     /// The last snapshot given out; replaced when the core has grown.
@@ -131,16 +115,16 @@ impl Drive {
             // the first one. Nobody has to wait for it here.
             drop(metadata.demand().upgrade(metadata.head().length));
         }
-        let header = Header::decode(&metadata.get(0, wait).await?)?;
+        let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
         if let Some(version) = version
             && version > metadata.head().length
         {
             metadata.longer_than(version - 1, wait).await?;
         }
-        let content = header.content.map(|key| store.core(&key)).transpose()?;
+        let content = content.map(|key| store.core(&key)).transpose()?;
         let drive = Self::assemble(store, metadata, content, version);
         if !wait.is_local() {
-            drive.inner.nodes.fetch_if_small();
+            drive.inner.index.fetch_if_small();
         }
         if drive.writable() {
             drive.mend().await?;
@@ -152,13 +136,13 @@ impl Drive {
     pub fn create(store: &Store, name: &str) -> Result<Self> {
         let metadata = store.core_named(name.as_bytes())?;
         if metadata.head().length > 0 {
-            let header = metadata.get_local(0)?.ok_or(Error::NotFound)?;
-            let content = Header::decode(&header)?.content;
+            let first = metadata.get_local(0)?.ok_or(Error::NotFound)?;
+            let content = IndexLog::content_named_by(&first)?;
             let content = content.map(|key| store.core(&key)).transpose()?;
             return Ok(Self::assemble(store, metadata, content, None));
         }
         let content = store.core_named(content_name(metadata.key()).as_bytes())?;
-        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+        metadata.append(&[IndexLog::first_block(*content.key())])?;
         Ok(Self::assemble(store, metadata, Some(content), None))
     }
 
@@ -169,11 +153,11 @@ impl Drive {
         let version = frozen.unwrap_or(metadata.head().length);
         let (stillness, _) = watch::channel(metadata.head());
         let turns = store.turns(metadata.discovery_key());
-        let nodes = Arc::new(Nodes::new(metadata));
-        let current = Snapshot::new(Trie::at(Arc::clone(&nodes), version));
+        let index = IndexLog::new(metadata);
+        let current = Snapshot::new(index.at(version));
         let inner = Inner {
             store: store.clone(),
-            nodes,
+            index,
             content,
             frozen,
             current: Mutex::new(Rank::DRIVE, Arc::new(current)),
@@ -184,7 +168,7 @@ impl Drive {
     }
 
     fn metadata(&self) -> &Core {
-        self.inner.nodes.core()
+        self.inner.index.core()
     }
 
     /// The core with the bytes of this drive's files.
@@ -201,6 +185,11 @@ impl Drive {
     /// The core with this drive's index.
     pub fn metadata_core(&self) -> &Core {
         self.metadata()
+    }
+
+    /// The file or directory that block `seq` of the index stores, see [`IndexLog::stored_at`].
+    pub(crate) fn stored_at(&self, seq: u64) -> Result<Option<Stored>> {
+        self.inner.index.stored_at(seq)
     }
 
     pub fn key(&self) -> &PublicKey {
@@ -224,7 +213,7 @@ impl Drive {
         let mut current = self.inner.current.lock();
         let version = self.inner.frozen.unwrap_or(self.metadata().head().length);
         if current.version() != version {
-            *current = Arc::new(Snapshot::new(Trie::at(Arc::clone(&self.inner.nodes), version)));
+            *current = Arc::new(Snapshot::new(self.inner.index.at(version)));
         }
         Arc::clone(&current)
     }
@@ -361,44 +350,6 @@ impl Drive {
         limit: usize,
         wait: Wait,
     ) -> Result<Vec<Changed>> {
-        let differences = new.trie().differences(old.trie(), is_change, limit, wait).await?;
-        let mut changes = Vec::with_capacity(differences.len());
-        for Difference { old: before, new: after } in differences {
-            let Some(path) = before.as_ref().or(after.as_ref()).and_then(|node| path_of(node))
-            else {
-                continue;
-            };
-            let before = stored_entry(old, before, wait).await?;
-            let after = stored_entry(new, after, wait).await?;
-            changes.push(Changed { path, before, after });
-        }
-        Ok(changes)
-    }
-}
-
-fn is_change(difference: &Difference) -> bool {
-    let what =
-        |node: &Option<Arc<Node>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
-    what(&difference.old) != what(&difference.new)
-}
-
-/// The path of a node, if a filesystem can hold it.
-fn path_of(node: &Node) -> Option<DrivePath> {
-    let path = DrivePath::parse(node.key.text()).ok()?;
-    (path.as_str() == node.key.text()).then_some(path)
-}
-
-async fn stored_entry(
-    snapshot: &Snapshot,
-    node: Option<Arc<Node>>,
-    wait: Wait,
-) -> Result<Option<Entry>> {
-    match node {
-        None => Ok(None),
-        Some(node) => match snapshot.stored_entry(&node, wait).await {
-            Ok(entry) => Ok(Some(entry)),
-            Err(Error::Malformed(_)) => Ok(None),
-            Err(error) => Err(error),
-        },
+        new.index().changes(old.index(), limit, wait).await
     }
 }

@@ -3,6 +3,7 @@
 //! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
 //! fit, and its rate can be changed while a task waits. Not here: the order in which tasks wait.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::sync::{Mutex, MutexGuard, Rank};
@@ -66,6 +67,8 @@ impl Bucket {
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Rate {
+    /// Whether there is a limit: without one, what flows takes no lock.
+    limited: AtomicBool,
     bucket: Mutex<Bucket>,
     changed: Notify,
 }
@@ -73,6 +76,7 @@ pub struct Rate {
 impl Rate {
     pub fn new(limit: Limit) -> Self {
         Self {
+            limited: AtomicBool::new(limit.is_some()),
             bucket: Mutex::new(Rank::LEAF, Bucket::new(limit, Instant::now())),
             changed: Notify::new(),
         }
@@ -83,24 +87,34 @@ impl Rate {
         self.bucket.lock()
     }
 
+    fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Acquire)
+    }
+
     pub fn limit(&self) -> Limit {
-        self.bucket().limit
+        if self.is_limited() { self.bucket().limit } else { None }
     }
 
     /// Changes the limit; what was overdrawn under the old one is forgiven.
     pub fn set(&self, limit: Limit) {
-        *self.bucket() = Bucket::new(limit, Instant::now());
+        {
+            let mut bucket = self.bucket();
+            *bucket = Bucket::new(limit, Instant::now());
+            self.limited.store(limit.is_some(), Ordering::Release);
+        }
         self.changed.notify_waiters();
     }
 
     /// Records that `bytes` bytes were transferred.
     pub fn spend(&self, bytes: usize) {
-        self.bucket().spend(bytes as u64, Instant::now());
+        if self.is_limited() {
+            self.bucket().spend(bytes as u64, Instant::now());
+        }
     }
 
     /// The time at which more may be transferred; `None` means now.
     pub fn ready_at(&self) -> Option<Instant> {
-        self.bucket().ready_at(Instant::now())
+        if self.is_limited() { self.bucket().ready_at(Instant::now()) } else { None }
     }
 
     /// Waits until more may flow. Can be dropped and called again.

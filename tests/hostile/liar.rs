@@ -496,7 +496,7 @@ impl Talk<'_> {
             index: Some(index),
             value,
             nodes: nodes.iter().map(tree_node).collect(),
-            signature: signature.map(|bytes| Bytes::copy_from_slice(&bytes)),
+            signature: signature.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes())),
         };
         self.lie_about(channel, honest, &nodes)
     }

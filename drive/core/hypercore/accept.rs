@@ -1,8 +1,9 @@
 //! Accepting what a peer sent: verify, store, publish (hypercore9.md §10.3). Nothing of a proof
 //! that does not verify is kept.
 
+use super::dialect::Proof;
 use super::flat_tree;
-use super::merkle::{self, Flaw, MAX_BLOCK_SIZE, Node, Proof, Verified};
+use super::merkle::{Flaw, MAX_BLOCK_SIZE, Node, Verified};
 use super::nodes::Lookup;
 use super::{Accepted, Core, Head, Rejected};
 use crate::error::{Error, Result};
@@ -27,11 +28,11 @@ impl Core {
         // Hashed before the lock is taken: it is the larger part of the work.
         let blocks: Vec<(u64, &[u8])> = proofs
             .iter()
-            .filter_map(|proof| Some((proof.block, proof.value.as_deref()?)))
+            .filter_map(|proof| Some((proof.block(), proof.value()?.as_ref())))
             .filter(|(_, value)| value.len() <= MAX_BLOCK_SIZE)
             .collect();
-        let mut leaves = Node::leaves(&blocks).into_iter();
-        let mut judge = |proof: Proof| match proof.value.as_ref() {
+        let mut leaves = self.dialect().leaves(&blocks).into_iter();
+        let mut judge = |proof: Proof| match proof.value() {
             Some(value) if value.len() > MAX_BLOCK_SIZE => {
                 Err(Rejected::Invalid("block larger than 8 MiB".to_owned()))
             }
@@ -46,7 +47,7 @@ impl Core {
         proof: Proof,
         leaf: Option<Node>,
     ) -> std::result::Result<Accepted, Rejected> {
-        let value = proof.value.as_ref();
+        let value = proof.value();
         let (before, refused) = (self.stopped(), self.inner.repairing.refused());
         let outcome = {
             let _writer = self.inner.writer.lock();
@@ -62,9 +63,9 @@ impl Core {
         let (accepted, new_nodes) = outcome?;
         if let Some(value) = value {
             if accepted.stored {
-                self.inner.cache.insert(self.inner.id, proof.block, value.clone());
+                self.inner.cache.insert(self.inner.id, proof.block(), value.clone());
             }
-            self.inner.demand.fulfil(proof.block, value);
+            self.inner.demand.fulfil(proof.block(), value);
         }
         if new_nodes {
             self.inner.demand.tree_changed(self.head().length);
@@ -86,14 +87,14 @@ impl Core {
             Lookup::Absent => Ok(None),
             Lookup::Damaged(error) => Err(error),
         };
-        match merkle::verify(&self.inner.key, proof, leaf, local) {
+        match self.inner.author.verify(proof, leaf, local) {
             Ok(verified) => Ok(verified),
             Err(Flaw::Forked { length }) => Err(self.forked(length)),
             Err(Flaw::Local(error)) => Err(Rejected::Storage(error)),
             // Completed by nodes of ours, a proof of another history leads nowhere. If it stands
             // alone, it is a fork and no lie.
             Err(Flaw::Invalid(reason)) => self.verify_alone(proof, leaf)?.ok_or_else(|| {
-                Rejected::Invalid(format!("proof of block {}: {reason}", proof.block))
+                Rejected::Invalid(format!("proof of block {}: {reason}", proof.block()))
             }),
         }
     }
@@ -107,7 +108,7 @@ impl Core {
         leaf: Option<Node>,
     ) -> std::result::Result<Option<Verified>, Rejected> {
         let nothing = |_| Ok::<_, std::convert::Infallible>(None);
-        let Ok(verified) = merkle::verify(&self.inner.key, proof, leaf, nothing) else {
+        let Ok(verified) = self.inner.author.verify(proof, leaf, nothing) else {
             return Ok(None);
         };
         for node in &verified.nodes {
@@ -136,7 +137,7 @@ impl Core {
         let ours = {
             let state = self.inner.state.lock();
             if signed.length > state.head.length
-                && merkle::connects(&state.roots, &signed.roots, proof.block)
+                && self.dialect().connects(&state.roots, &signed.roots, proof)
             {
                 return Ok(());
             }
@@ -161,17 +162,17 @@ impl Core {
             // One that is believed and not claimed came from the way of another, while its own record
             // was damaged or its claim lost: both are written anew.
             let known =
-                proof.nodes.iter().filter(|node| state.believed(node.index) == Some(**node));
+                proof.nodes().iter().filter(|node| state.believed(node.index) == Some(**node));
             nodes.extend(known.copied().collect::<Vec<_>>());
             nodes.retain(|node| {
                 !state.bits.has_node(node.index) || state.believed(node.index).is_none()
             });
-            (nodes, !state.bits.has_data(proof.block), state.head.length)
+            (nodes, !state.bits.has_data(proof.block()), state.head.length)
         };
         nodes.sort_unstable_by_key(|node| node.index);
         nodes.dedup_by_key(|node| node.index);
         let signed = verified.signed.filter(|signed| signed.length > length);
-        let value = proof.value.as_ref().filter(|_| missing);
+        let value = proof.value().filter(|_| missing);
         if value.is_none() && nodes.is_empty() && signed.is_none() {
             return Ok((Accepted { stored: false, head: None }, false));
         }
@@ -179,7 +180,7 @@ impl Core {
             return Err(self.read_only());
         }
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let offset = self.offset_with(proof.block, &nodes)?;
+            let offset = self.offset_with(proof.block(), &nodes)?;
             self.inner.files.write_data(offset, value)?;
         }
         self.inner.files.write_nodes(&nodes)?;
@@ -192,7 +193,7 @@ impl Core {
             state.verified.put(node.index, *node);
         }
         if let Some(value) = value {
-            state.bits.set_data(proof.block, true);
+            state.bits.set_data(proof.block(), true);
             state.unclaimed.add(1, value.len() as u64);
         }
         let mut head = None;

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
-use super::merkle::{self, HashedBlocks, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::dialect::HashedBlocks;
+use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node, Signature};
 use super::{Core, Head};
 use crate::error::{Error, Result};
-use hypermount_swarm::crypto::{KeyPair, SignatureBytes};
+use hypermount_swarm::crypto::KeyPair;
 
 /// Bytes of the largest appended block kept in the cache: index blocks are read again at once,
 /// file contents rarely.
@@ -18,7 +19,7 @@ struct Batch<'a> {
     after: Head,
     roots: Vec<Node>,
     created: Vec<Node>,
-    signature: SignatureBytes,
+    signature: Signature,
 }
 
 impl Core {
@@ -72,18 +73,18 @@ impl Core {
         }
         let mut created = Vec::with_capacity(blocks.len() * 2);
         for leaf in hashed.leaves(before.length) {
-            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else {
+            let Some(nodes) = self.dialect().push_leaf(&mut roots, leaf) else {
                 return Err(Error::TooLarge("a core of more than 2^53 bytes".to_owned()));
             };
             created.extend(nodes);
         }
         let byte_length = merkle::byte_length(&roots).unwrap_or_default();
-        let signature = merkle::sign(pair, &roots, length);
+        let signature = self.inner.author.sign(pair, &roots, length);
         Ok(Batch { blocks, before, after: Head { length, byte_length }, roots, created, signature })
     }
 
     fn write(&self, batch: &Batch) -> Result<()> {
-        let files = &self.inner.files;
+        let files = &*self.inner.files;
         match batch.blocks {
             [block] => files.write_data(batch.before.byte_length, block)?,
             blocks => {
@@ -122,7 +123,7 @@ impl Core {
         }
         state.head = batch.after;
         state.roots.clone_from(&batch.roots);
-        state.signature = Some(batch.signature);
+        state.signature = Some(batch.signature.clone());
         let bytes = batch.after.byte_length - batch.before.byte_length;
         state.unclaimed.add(batch.blocks.len() as u64, bytes);
         // Under the lock, so that watchers never see the head go back.

@@ -7,11 +7,11 @@
 use std::ops::Range;
 
 use super::Core;
+use super::dialect::Dialect;
 use super::flat_tree;
-use super::merkle::{self, MAX_BLOCK_SIZE, Node};
+use super::merkle::{MAX_BLOCK_SIZE, Node};
 use super::nodes::Lookup;
 use crate::error::Result;
-use hypermount_swarm::crypto::{SIGNATURE_LENGTH, SignatureBytes};
 
 /// Ranges of damaged blocks that are told apart; the last one covers what is beyond.
 pub const MAX_DAMAGED_RANGES: usize = 4096;
@@ -38,8 +38,6 @@ pub const MAX_UNSIGNED: usize = 1000;
 /// Signatures that are verified in one step: some 30 ms.
 pub const SIGNATURES_A_STEP: u64 = 256;
 
-const NO_SIGNATURE: SignatureBytes = [0; SIGNATURE_LENGTH];
-
 struct Walk<'a> {
     core: &'a Core,
     found: CoreCheck,
@@ -53,7 +51,7 @@ impl Core {
     pub fn check(&self, tell: &mut dyn FnMut(u64)) -> Result<CoreCheck> {
         let (roots, length, signature) = {
             let state = self.inner.state.lock();
-            (state.roots.clone(), state.head.length, state.signature)
+            (state.roots.clone(), state.head.length, state.signature.clone())
         };
         let mut walk = Walk { core: self, found: CoreCheck::default(), tell };
         let mut offset = 0;
@@ -65,7 +63,7 @@ impl Core {
             offset += root.size;
         }
         if let Some(signature) = signature
-            && self.inner.files.read_signature(length)? != Some(signature)
+            && self.inner.files.read_signature(length)?.as_ref() != Some(&signature)
         {
             walk.found.records_damaged += 1;
             if self.inner.writable {
@@ -82,7 +80,7 @@ impl Core {
 
     /// How many lengths may have a signature in the file that is not the head's: those below it.
     pub fn signed_lengths(&self) -> Result<Range<u64>> {
-        Ok(1..self.head().length.min(self.inner.files.signature_slots()? + 1).max(1))
+        Ok(1..self.head().length.min(self.inner.files.longest_signed()? + 1).max(1))
     }
 
     /// Verifies the signatures of these lengths, as far as the roots of that length are here; `tell` gets
@@ -100,18 +98,21 @@ impl Core {
         let repaired = found.records_repaired;
         for length in lengths {
             let Some(stored) = files.read_signature(length)? else { continue };
-            tell(stored.len() as u64);
+            tell(stored.as_bytes().len() as u64);
             let Some(roots) = self.roots_at(length)? else { continue };
-            if merkle::signed_by(&self.inner.key, &roots, length, &stored) {
+            if self.inner.author.signed(&roots, length, &stored) {
                 continue;
             }
             found.records_damaged += 1;
             let again = match &self.inner.pair {
-                Some(pair) if self.writable() => Some(merkle::sign(pair, &roots, length)),
-                _ => (blank && self.inner.writable).then_some(NO_SIGNATURE),
+                Some(pair) if self.writable() => Some(self.inner.author.sign(pair, &roots, length)),
+                _ => None,
             };
             if let Some(again) = again {
                 files.write_signature(length, &again)?;
+                found.records_repaired += 1;
+            } else if blank && self.inner.writable {
+                files.blank_signature(length)?;
                 found.records_repaired += 1;
             } else if found.unsigned.len() < MAX_UNSIGNED {
                 found.unsigned.push(length);
@@ -178,7 +179,7 @@ impl Walk<'_> {
         }
         let mut bytes = vec![0; size as usize];
         let whole = self.core.inner.files.read_data(offset, &mut bytes)?;
-        Ok(whole.then(|| Node::leaf(index / 2, &bytes)))
+        Ok(whole.then(|| self.core.dialect().leaf(index / 2, &bytes)))
     }
 
     /// The children of a proven node: as they are stored, as their own children have them, or as the
@@ -193,7 +194,7 @@ impl Walk<'_> {
         let stored = [self.stored(left)?, self.stored(right)?];
         let lefts = [stored[0], self.parent_of_stored(left)?];
         let rights = [stored[1], self.parent_of_stored(right)?];
-        let mut proven = pair(node, &lefts, &rights);
+        let mut proven = pair(self.core.dialect(), node, &lefts, &rights);
         if proven.is_none() {
             let rest =
                 |other: Option<Node>| other.and_then(|other| node.size.checked_sub(other.size));
@@ -205,7 +206,7 @@ impl Walk<'_> {
                     rights.push(self.rebuilt(right, offset + left.size, Some(size))?);
                 }
             }
-            proven = pair(node, &lefts, &rights);
+            proven = pair(self.core.dialect(), node, &lefts, &rights);
         }
         if let Some((left, right)) = &proven {
             for (child, stored) in [left, right].into_iter().zip(stored) {
@@ -224,7 +225,7 @@ impl Walk<'_> {
     fn parent_of_stored(&self, index: u64) -> Result<Option<Node>> {
         let Some((left, right)) = flat_tree::children(index) else { return Ok(None) };
         let pair = self.stored(left)?.zip(self.stored(right)?);
-        Ok(pair.and_then(|(left, right)| Node::parent(&left, &right)))
+        Ok(pair.and_then(|(left, right)| self.core.dialect().parent(&left, &right)))
     }
 
     /// A node out of the blocks below it. Their sizes are those of their records but for the last one,
@@ -244,7 +245,7 @@ impl Walk<'_> {
             None => None,
         };
         let right = self.rebuilt(right, offset.saturating_add(left.size), rest)?;
-        Ok(right.and_then(|right| Node::parent(&left, &right)))
+        Ok(right.and_then(|right| self.core.dialect().parent(&left, &right)))
     }
 
     fn repair(&mut self, node: &Node) -> Result<()> {
@@ -270,9 +271,14 @@ impl Walk<'_> {
 }
 
 /// The first of the pairs that leads to the node.
-fn pair(node: &Node, lefts: &[Option<Node>], rights: &[Option<Node>]) -> Option<(Node, Node)> {
+fn pair(
+    dialect: Dialect,
+    node: &Node,
+    lefts: &[Option<Node>],
+    rights: &[Option<Node>],
+) -> Option<(Node, Node)> {
     let lefts = lefts.iter().flatten();
     let mut pairs = lefts.flat_map(|left| rights.iter().flatten().map(move |right| (left, right)));
-    let found = pairs.find(|(left, right)| Node::parent(left, right) == Some(*node));
+    let found = pairs.find(|(left, right)| dialect.parent(left, right) == Some(*node));
     found.map(|(left, right)| (*left, *right))
 }

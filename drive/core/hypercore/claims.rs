@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::bitfield::TREE_AREA;
+use super::files::Pages;
 use super::{Core, CoreEvent, Head, Inner};
 use crate::error::Result;
 
@@ -55,9 +55,6 @@ impl Unclaimed {
         reached
     }
 }
-
-/// Bitfield pages as they shall stand in the file.
-pub(super) type Pages = Vec<(usize, Box<[u8]>)>;
 
 impl Core {
     /// Writes the claims on everything stored so far. Costs up to five `fdatasync`.
@@ -238,7 +235,7 @@ impl Inner {
             self.distrust(pages);
             return Err(error);
         }
-        let written = self.write_pages(&pages);
+        let written = self.files.write_claims(&pages, self.pair.is_some());
         if written.is_err() {
             self.mark_dirty(&pages);
         }
@@ -260,25 +257,6 @@ impl Inner {
         for (page, _) in pages {
             state.bits.mark_dirty(*page);
         }
-    }
-
-    fn write_pages(&self, pages: &Pages) -> Result<()> {
-        if self.pair.is_some() {
-            // A page may be torn by a power cut. A length without the data bits below it would
-            // hide blocks of ours that nobody else has, so the data bits go first.
-            for (page, bytes) in pages {
-                let mut bytes = bytes.to_vec();
-                let before = self.files.read_page(*page)?;
-                bytes[TREE_AREA].copy_from_slice(&before[TREE_AREA]);
-                self.files.write_page(*page, &bytes)?;
-            }
-            self.files.sync_claims()?;
-        }
-        for (page, bytes) in pages {
-            self.files.write_page(*page, bytes)?;
-        }
-        // Peers are shown what is claimed: a claim that is lost would be a head that goes back.
-        if self.pair.is_some() { self.files.sync_claims() } else { Ok(()) }
     }
 }
 

@@ -14,7 +14,9 @@ pub mod flat_tree;
 pub mod bitfield;
 pub mod merkle;
 pub mod storage;
-mod layout;
+mod files;
+mod legacy;
+mod dialect;
 pub mod cache;
 pub mod demand;
 
@@ -27,7 +29,6 @@ mod clear;
 mod nodes;
 mod prove;
 mod read;
-mod recover;
 pub mod repair;
 mod stop;
 mod suspect;
@@ -48,26 +49,20 @@ use crate::error::{Error, Result};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
-use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
+use dialect::{Author, Dialect};
+pub use dialect::{HashedBlocks, Proof, RemoteTree};
+pub use files::OpenFile;
+use files::{CoreFiles, OpenFiles, Opened};
+use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
-use layout::Files;
-pub use layout::OpenFile;
-use merkle::Node;
-pub use merkle::RemoteTree;
+pub use merkle::Head;
+use merkle::{Node, Signature};
 pub use stop::{OnStop, Stop};
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
 pub const MAX_VERIFIED_NODES: usize = 16_384;
 /// Events a slow subscriber may be behind before it loses the oldest.
 pub const MAX_PENDING_EVENTS: usize = 1024;
-
-/// How long a core provably is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Number of blocks.
-    pub length: u64,
-    pub byte_length: u64,
-}
 
 /// Where a byte of the core is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +142,7 @@ struct State {
     head: Head,
     roots: Vec<Node>,
     /// The signature of `head`; `None` while it is empty.
-    signature: Option<SignatureBytes>,
+    signature: Option<Signature>,
     bits: Bitfield,
     verified: LruCache<u64, Node>,
     /// Blocks and bytes stored since the bitfield was last written.
@@ -162,10 +157,10 @@ struct State {
 struct Inner {
     id: CoreId,
     directory: PathBuf,
-    key: PublicKey,
+    author: Author,
     discovery_key: DiscoveryKey,
     pair: Option<KeyPair>,
-    files: Files,
+    files: Box<dyn CoreFiles>,
     /// Whether the medium can be written.
     writable: bool,
     /// Held while bitfield pages are written: they must not overtake each other.
@@ -235,35 +230,11 @@ impl Core {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
         let Opening { keep, stop, on_stop, .. } = opening;
-        let stored = layout::read_keys(directory, open_file)?;
-        match stored.key {
-            // With the secret half at hand it is sure which core this is meant to be; whether it is,
-            // the signatures tell.
-            Some(stored)
-                if stored != key && pair.as_ref().is_some_and(|pair| pair.public_key() == key) =>
-            {
-                log::warn!("{}: key damaged, written anew", directory.display());
-                if writable {
-                    layout::write_key(directory, open_file, &key)?;
-                }
-            }
-            Some(stored) if stored != key => {
-                return Err(Error::NotAStore {
-                    path: directory.to_owned(),
-                    why: "Another hypercore is stored here".to_owned(),
-                });
-            }
-            None if writable => layout::write_key(directory, open_file, &key)?,
-            _ => {}
-        }
-        if let Some(pair) = pair.as_ref().filter(|_| store_pair && stored.pair.is_none()) {
-            layout::write_secret_key(directory, open_file, pair)?;
-        }
-        let pair = pair.or(stored.pair).filter(|pair| pair.public_key() == key);
-        let files = Files::open(directory, open_file, writable)?;
-        // A stopped core may have holes, which a peer fills: it is mended like a foreign one.
-        let owner = pair.as_ref().filter(|_| stop.is_none());
-        let found = recover::recover(&files, &key, owner, writable)?;
+        let dialect = Dialect::Legacy;
+        let stopped = stop.is_some();
+        let files =
+            OpenFiles { directory, open_file, key: &key, pair, store_pair, writable, stopped };
+        let Opened { files, pair, found } = dialect.open(files)?;
         let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
         let state = State {
             head: found.head,
@@ -280,7 +251,7 @@ impl Core {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 directory: directory.to_owned(),
                 discovery_key: key.discovery_key(),
-                key,
+                author: Author::new(dialect, key),
                 pair,
                 files,
                 writable,
@@ -305,7 +276,7 @@ impl Core {
     }
 
     pub fn key(&self) -> &PublicKey {
-        &self.inner.key
+        self.inner.author.key()
     }
 
     pub fn discovery_key(&self) -> &DiscoveryKey {
@@ -371,7 +342,7 @@ impl Core {
     pub fn digest(&self, block: u64) -> u64 {
         let state = self.inner.state.lock();
         let bits = &state.bits;
-        merkle::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
+        dialect::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
     }
 
     /// How many handles there are besides the store's own and those of [`Core::given_by`].
@@ -412,6 +383,11 @@ impl Core {
         WeakCore(Arc::downgrade(&self.inner))
     }
 
+    /// The rules of this core.
+    fn dialect(&self) -> Dialect {
+        self.inner.author.dialect()
+    }
+
     fn corrupt(&self, file: &'static str, at: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { core: self.inner.discovery_key, file, at, what: what.into() }
     }
@@ -433,12 +409,9 @@ impl Core {
             flat_tree::full_roots(state.head.length).eq(state.roots.iter().map(|root| root.index))
         );
         match &state.signature {
-            Some(signature) => assert!(merkle::signed_by(
-                &self.inner.key,
-                &state.roots,
-                state.head.length,
-                signature
-            )),
+            Some(signature) => {
+                assert!(self.inner.author.signed(&state.roots, state.head.length, signature));
+            }
             None => assert_eq!(state.head.length, 0),
         }
     }

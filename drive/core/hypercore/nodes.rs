@@ -139,7 +139,7 @@ impl Core {
 
     /// Reads and hashes a path; the nodes it proves, the lowest first, or `None`.
     fn verify_path(&self, path: &Path) -> Result<Option<Vec<Node>>> {
-        let files = &self.inner.files;
+        let files = &*self.inner.files;
         let Some(mut top) = files.read_node(path.node)? else {
             return Ok(None);
         };
@@ -152,7 +152,7 @@ impl Core {
             let Some(sibling) = sibling else {
                 return Ok(None);
             };
-            let Some(parent) = Node::parent(&top, &sibling) else {
+            let Some(parent) = self.dialect().parent(&top, &sibling) else {
                 return Ok(None);
             };
             top = parent;

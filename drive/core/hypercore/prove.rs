@@ -1,8 +1,8 @@
 //! Proving blocks to peers (hypercore9.md §10.2). Only verified nodes and blocks are sent.
 
 use super::Core;
+use super::dialect::{Proof, RemoteTree, plan_proof};
 use super::flat_tree;
-use super::merkle::{self, Proof, RemoteTree};
 use super::nodes::Lookup;
 use crate::error::{Error, Result};
 
@@ -24,7 +24,7 @@ impl Core {
         let plan = {
             let state = self.inner.state.lock();
             let has = |node| flat_tree::blocks(node).end <= shown && state.bits.has_node(node);
-            merkle::plan_proof(block * 2, digest, value.is_none(), remote, &has)
+            plan_proof(block * 2, digest, value.is_none(), remote, &has)
         };
         let plan = plan.ok_or(Error::NotFound)?;
         let mut nodes = Vec::with_capacity(plan.nodes.len());
@@ -40,7 +40,7 @@ impl Core {
             length => {
                 let (head, newest) = {
                     let state = self.inner.state.lock();
-                    (state.head, state.signature)
+                    (state.head, state.signature.clone())
                 };
                 let signature = if length == head.length {
                     newest

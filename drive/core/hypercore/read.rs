@@ -60,7 +60,7 @@ impl Core {
         }
         let hashed: Vec<(u64, &[u8])> =
             read.iter().map(|(block, _, bytes)| (*block, bytes.as_slice())).collect();
-        let leaves = Node::leaves(&hashed);
+        let leaves = self.dialect().leaves(&hashed);
         for ((block, leaf, bytes), hashed) in read.into_iter().zip(leaves) {
             if hashed == leaf {
                 self.inner.cache.insert(self.inner.id, block, Bytes::from(bytes));
@@ -72,7 +72,7 @@ impl Core {
     pub(super) fn read_block(&self, block: u64) -> Result<Option<Bytes>> {
         let read = self.read_unchecked(block)?;
         Ok(read
-            .filter(|(leaf, bytes)| Node::leaf(block, bytes) == *leaf)
+            .filter(|(leaf, bytes)| self.dialect().leaf(block, bytes) == *leaf)
             .map(|(_, bytes)| Bytes::from(bytes)))
     }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::flat_tree;
-use super::merkle::{self, Verified};
+use super::merkle::Verified;
 use super::{Core, Rejected};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::Hash;
@@ -70,7 +70,7 @@ impl Core {
                 None => return Ok(None),
             }
         }
-        Ok(Some(merkle::root_hash(&roots)))
+        Ok(Some(self.dialect().root_hash(&roots)))
     }
 
     /// Whether the secret key is here and in use: what is damaged then is damaged for good, and

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::bitfield::{DATA_BITS, TREE_BITS};
-use super::claims::Pages;
+use super::files::Pages;
 use super::merkle::{self, Node};
 use super::nodes::Lookup;
 use super::{Core, Inner, flat_tree};
@@ -40,7 +40,7 @@ impl Core {
         let files = &self.inner.files;
         let (settled, target, roots, signature) = {
             let state = self.inner.state.lock();
-            (state.settled, state.head, state.roots.clone(), state.signature)
+            (state.settled, state.head, state.roots.clone(), state.signature.clone())
         };
         let lost = |block| {
             self.corrupt("data", block, "a sync failed, and what it covered cannot be read back")
@@ -58,11 +58,11 @@ impl Core {
                 // Cleared: only its node counts.
                 false => stored,
             };
-            created.extend(merkle::push_leaf(&mut found, leaf).ok_or_else(|| lost(block))?);
+            created.extend(self.dialect().push_leaf(&mut found, leaf).ok_or_else(|| lost(block))?);
             offset += leaf.size;
             // That of the last block is at hand; the others matter only to peers that ask about them.
             if let Some(stored) = files.read_signature(block + 1)?
-                && merkle::signed_by(&self.inner.key, &found, block + 1, &stored)
+                && self.inner.author.signed(&found, block + 1, &stored)
             {
                 files.write_signature(block + 1, &stored)?;
             }
@@ -88,7 +88,7 @@ impl Core {
             return Ok(None);
         }
         self.inner.files.write_data(offset, &bytes)?;
-        Ok(Some(Node::leaf(stored.index / 2, &bytes)))
+        Ok(Some(self.dialect().leaf(stored.index / 2, &bytes)))
     }
 
     /// Writes the blocks below `end`, and their nodes, again that the bitfield in memory claims and that of
@@ -96,7 +96,7 @@ impl Core {
     fn write_unclaimed_again(&self, end: u64) -> Result<()> {
         let pages = self.inner.state.lock().bits.dirty_pages();
         for (page, bytes) in pages {
-            let claimed = self.inner.files.read_page(page)?;
+            let claimed = self.inner.files.read_claims(page)?;
             let new = added_bits(&bytes, &claimed);
             let (nodes, blocks) = split(page, new);
             self.write_nodes_again(nodes.filter(|node| flat_tree::blocks(*node).end <= end))?;
@@ -176,7 +176,7 @@ impl Inner {
             return;
         }
         // The claims in the file were synced before. Of a page that cannot be read nothing is claimed.
-        let claimed = |page| self.files.read_page(page).unwrap_or_default();
+        let claimed = |page| self.files.read_claims(page).unwrap_or_default();
         let stored: Vec<_> = pages.iter().map(|(page, _)| (*page, claimed(*page))).collect();
         self.state.lock().bits.replace(&stored);
         if let Err(error) = self.write_head_again() {
@@ -191,7 +191,7 @@ impl Inner {
         for root in &roots {
             state.bits.set_node(root.index);
         }
-        let (length, signature) = (state.head.length, state.signature);
+        let (length, signature) = (state.head.length, state.signature.clone());
         drop(state);
         self.files.write_nodes(&roots)?;
         match &signature {

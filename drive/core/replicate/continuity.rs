@@ -16,8 +16,8 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::Replicator;
 use super::peer::{InFlight, MAX_UNCONNECTED, PeerId, Purpose};
+use super::{Replicator, View};
 use crate::hypercore::{Accepted, Head, Rejected, flat_tree};
 use crate::wire::message::Message;
 
@@ -78,7 +78,7 @@ impl Bridges {
     }
 }
 
-impl Replicator {
+impl<V: View> Replicator<V> {
     /// `block`, which the peer sent, is of a version that has not been shown to continue our `from`
     /// blocks: has the peer show it, and asks for the block again afterwards.
     pub(super) fn ask_for_continuity(&mut self, id: PeerId, from: u64, block: u64, now: Instant) {

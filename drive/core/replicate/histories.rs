@@ -6,7 +6,7 @@
 use tokio::time::{Duration, Instant};
 
 use super::peer::{InFlight, Peer, PeerId, Purpose};
-use super::{Action, Replicator};
+use super::{Action, Replicator, View};
 use crate::wire::message::Message;
 
 /// How often a peer that repeats what we wrote is asked again. One that tells of more than we have
@@ -40,10 +40,10 @@ fn comparison(peer: &Peer, length: u64, now: Instant) -> Option<Comparison> {
     (!peer.owes(block)).then_some(Comparison { newest, block, due })
 }
 
-impl Replicator {
+impl<V: View> Replicator<V> {
     /// Asks for the proofs that are due; once the core has stopped, becomes its reader as well.
     pub(super) fn compare_histories(&mut self, now: Instant) {
-        if !self.core.writable() {
+        if !self.core.is_written() {
             self.stop_watching();
         }
         if !self.is_ours() {
@@ -84,7 +84,7 @@ impl Replicator {
 
     /// Whether the secret key is here. A stopped core too catches up only with what continues it.
     fn is_ours(&self) -> bool {
-        self.core.writable() || self.core.stopped().is_some()
+        self.core.is_written() || self.core.is_stopped()
     }
 
     /// The core is not ours to write any more: peers may send what they have.

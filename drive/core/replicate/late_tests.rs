@@ -2,6 +2,7 @@
 
 use super::limits::{PEER, have, written};
 use super::*;
+use crate::hypercore::demand::Urgency;
 use crate::store::Store;
 use tokio::time::Duration;
 
@@ -33,7 +34,7 @@ struct Scene {
 impl Scene {
     fn new(written: &Core, peers: &[PeerId]) -> Self {
         let start = Instant::now();
-        let replicator = Replicator::new(Store::memory().core(written.key()).unwrap());
+        let replicator = Replicator::new(Store::memory().core(written.key()).unwrap(), start);
         let mut scene =
             Self { replicator, start, now: start, sent: Vec::new(), ticks: 0, ended: Vec::new() };
         for peer in peers {
@@ -54,12 +55,12 @@ impl Scene {
                     let after = self.now - self.start;
                     self.sent.push(Sent { peer, index, bytes, hash, nodes, after });
                 }
-                Action::Accept { peer, proof } => {
-                    let block = proof.block;
-                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    let verdict = self.replicator.core.accept(proof);
-                    self.replicator.step(Event::Judged { peer, block, size, verdict }, self.now);
+                Action::Accept(submitted) => {
+                    for judged in judge(&self.replicator.core, vec![submitted]) {
+                        self.replicator.step(judged, self.now);
+                    }
                 }
+                Action::Demand(telling) => telling.apply(self.replicator.core.demand()),
                 Action::Disconnect { peer, .. } => self.ended.push(peer),
                 Action::Send { .. } => {}
             }
@@ -226,7 +227,7 @@ fn a_bridge_that_one_peer_passes_over_is_asked_of_another() {
     scene.receive(SECOND, have(10, 30));
     scene.want([3]);
     let verdict = Err(Rejected::Unconnected { ours: 40, signed: 10 });
-    scene.step(Event::Judged { peer: PEER, block: 3, size: 9, verdict });
+    scene.step(Event::Judged { peer: PEER, block: 3, size: 9, verdict, learnt: Learnt::default() });
     assert_eq!(scene.asked(SECOND, 10).len(), 1, "{:?}", scene.sent);
     scene.step(Event::Opened { peer: THIRD, name: "a third".to_owned() });
     scene.receive(THIRD, have(10, 1));
@@ -253,12 +254,19 @@ fn distrust_ends() {
     assert!(scene.sent.iter().any(|sent| sent.nodes != 0), "{:?}", scene.sent);
     scene.want([3]);
     let verdict = Err(Rejected::Unconnected { ours: 40, signed: 10 });
-    scene.step(Event::Judged { peer: PEER, block: 3, size: 9, verdict });
-    let answer = Message::Data { index: 10, value: None, nodes: vec![], signature: Some([0; 64]) };
+    scene.step(Event::Judged { peer: PEER, block: 3, size: 9, verdict, learnt: Learnt::default() });
+    let answer =
+        Message::Data { index: 10, value: None, nodes: vec![], signature: Some([0; 64].into()) };
     scene.receive(SECOND, answer);
     if !scene.ended.contains(&SECOND) {
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));
-        scene.step(Event::Judged { peer: SECOND, block: 10, size: 0, verdict });
+        scene.step(Event::Judged {
+            peer: SECOND,
+            block: 10,
+            size: 0,
+            verdict,
+            learnt: Learnt::default(),
+        });
     }
     let asks = |scene: &mut Scene, number: u64, block: u64| {
         let peer = PeerId(number);

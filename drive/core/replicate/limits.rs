@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::peer::MAX_WANTED_REGIONS;
 use super::*;
+use crate::hypercore::demand::Urgency;
 use crate::store::Store;
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
@@ -24,7 +25,7 @@ pub(super) fn written(blocks: usize) -> Core {
 /// A reader of that core with one peer that is connected and has said nothing yet.
 fn reading(written: &Core) -> Replicator {
     let core = Store::memory().core(written.key()).unwrap();
-    let mut replicator = Replicator::new(core);
+    let mut replicator = Replicator::new(core, Instant::now());
     let opened = Event::Opened { peer: PEER, name: "the peer".to_owned() };
     replicator.step(opened, Instant::now());
     replicator
@@ -38,8 +39,16 @@ pub(super) fn have(start: u64, length: u64) -> Message {
     Message::Have { start, length, bitfield: None, ack: false }
 }
 
+/// What is to be done; the demand has been told.
 fn actions(replicator: &mut Replicator) -> Vec<Action> {
-    std::iter::from_fn(|| replicator.next_action()).collect()
+    let mut actions = Vec::new();
+    while let Some(action) = replicator.next_action() {
+        match action {
+            Action::Demand(telling) => telling.apply(replicator.core.demand()),
+            other => actions.push(other),
+        }
+    }
+    actions
 }
 
 fn peer_of(replicator: &Replicator) -> &Peer {
@@ -153,6 +162,7 @@ fn answers_to_one_hint() {
         let name = extension::NAME.to_owned();
         receive(&mut replicator, Message::Extension { name, payload });
     }
+    actions(&mut replicator);
     assert_eq!(replicator.core.demand().wanted().len(), MAX_CACHES_PER_HINT as usize);
 }
 
@@ -169,6 +179,7 @@ fn blocks_near_what_was_looked_up() {
         let blocks = (0..blocks as u64).collect();
         let payload = TrieMessage::Cache { start: 0, end: 2000, blocks }.encode();
         receive(&mut replicator, Message::Extension { name: extension::NAME.to_owned(), payload });
+        actions(&mut replicator);
         replicator.core.demand().wanted().len()
     };
     let lookup = || Hint::Key { head: 1999, key: "key".to_owned() };
@@ -210,7 +221,10 @@ fn blocks_kept_until_continuity_is_shown() {
     actions(&mut replicator);
     for block in 4..4 + many {
         let verdict = Err(Rejected::Unconnected { ours: 2, signed: 4 + many });
-        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+        replicator.step(
+            Event::Judged { peer: PEER, block, size: 9, verdict, learnt: Learnt::default() },
+            Instant::now(),
+        );
     }
     let kept = replicator.peers[&PEER].unconnected.len();
     assert_eq!(kept, MAX_UNCONNECTED);
@@ -247,7 +261,10 @@ fn shorter_versions_waiting_for_a_bridge() {
     actions(&mut replicator);
     for block in 0..many {
         let verdict = Err(Rejected::Unconnected { ours: 2000, signed: 1000 + block });
-        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+        replicator.step(
+            Event::Judged { peer: PEER, block, size: 9, verdict, learnt: Learnt::default() },
+            Instant::now(),
+        );
     }
     assert_eq!(replicator.bridges.count(), MAX_BRIDGES);
     let peer = &replicator.peers[&PEER];
@@ -266,7 +283,8 @@ fn shorter_versions_waiting_for_a_bridge() {
     let answer = Message::Data { index: 1000, value: None, nodes: Vec::new(), signature: None };
     replicator.step(Event::Received { peer: bridging, message: answer }, Instant::now());
     let verdict = Ok(crate::hypercore::Accepted { stored: false, head: None });
-    let judged = Event::Judged { peer: bridging, block: 1000, size: 0, verdict };
+    let judged =
+        Event::Judged { peer: bridging, block: 1000, size: 0, verdict, learnt: Learnt::default() };
     replicator.step(judged, Instant::now());
     assert_eq!(replicator.bridges.count(), MAX_BRIDGES, "what waits for it is not asked for again");
     replicator.step(Event::Closed { peer: PEER }, Instant::now());
@@ -282,7 +300,10 @@ fn bad_proofs_of_one_peer() {
     let mut bad = |block: u64| {
         want(&mut replicator, block..block + 1);
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));
-        replicator.step(Event::Judged { peer: PEER, block, size: 9, verdict }, Instant::now());
+        replicator.step(
+            Event::Judged { peer: PEER, block, size: 9, verdict, learnt: Learnt::default() },
+            Instant::now(),
+        );
         ended(&mut replicator)
     };
     for block in 0..u64::from(MAX_STRIKES) {
@@ -324,7 +345,10 @@ fn a_peer_that_has_proved_nothing_is_dropped_after_the_tries_for_one_block() {
     for times in 1..=MAX_BAD_PROOFS {
         want(&mut replicator, 7..8);
         let verdict = Err(Rejected::Invalid("a lie".to_owned()));
-        replicator.step(Event::Judged { peer: PEER, block: 7, size: 9, verdict }, Instant::now());
+        replicator.step(
+            Event::Judged { peer: PEER, block: 7, size: 9, verdict, learnt: Learnt::default() },
+            Instant::now(),
+        );
         assert_eq!(ended(&mut replicator), (times == MAX_BAD_PROOFS).then_some(true), "{times}");
     }
 }
@@ -466,8 +490,16 @@ fn the_newest_block_of_a_peer_is_wanted_as_long_as_it_is_the_newest() {
     assert_eq!(replicator.wants.blocks(), [5, 8]);
     let proof = written.prove(8, 0, false, &mut Default::default()).unwrap();
     let head = replicator.core.accept(proof).unwrap();
-    replicator
-        .step(Event::Judged { peer: PEER, block: 8, size: 9, verdict: Ok(head) }, Instant::now());
+    replicator.step(
+        Event::Judged {
+            peer: PEER,
+            block: 8,
+            size: 9,
+            verdict: Ok(head),
+            learnt: Learnt::default(),
+        },
+        Instant::now(),
+    );
     assert_eq!(replicator.wants.blocks(), [5], "a longer head has arrived");
 }
 

@@ -1,8 +1,9 @@
 //! Which block from which peer next: one [`Replicator`] per core.
 //!
-//! A pure state machine: events and the time go in, actions come out. It does no I/O, has no
-//! clock, takes no lock but the core's own for looking up digests, and is driven by
-//! `sharing/replication.rs` or by a simulation. Answering the peers' requests is not here
+//! A pure state machine: events and the time go in, actions come out. It does no I/O and has no
+//! clock. Of its core it has a [`View`], which answers from memory and changes nothing; what takes a
+//! file comes with the verdict on a proof, and what changes the demand goes out as an action. It is
+//! driven by `sharing/replication.rs` or by a simulation. Answering the peers' requests is not here
 //! (`replicate/upload.rs`): serving needs no memory beyond its connection.
 
 mod continuity;
@@ -17,6 +18,7 @@ mod peer;
 mod remote_blocks;
 mod schedule;
 mod upload;
+mod view;
 mod wants;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,11 +30,11 @@ use tokio::time::Instant;
 pub use peer::{MAX_IN_FLIGHT, MAX_WINDOW_BYTES, PeerId, SILENT_AFTER, STALL_AFTER};
 pub use remote_blocks::{MAX_RANGES, RemoteBlocks};
 pub use upload::{MAX_QUEUED_REQUESTS, Upload};
+pub use view::{ForDemand, Learnt, Question, Submitted, View, judge};
 
 use crate::error::Error;
-use crate::hypercore::demand::{Change, Hint, Outlook, Urgency};
-use crate::hypercore::merkle::Proof;
-use crate::hypercore::{Accepted, Core, Located, Rejected};
+use crate::hypercore::demand::{Change, Hint, Outlook};
+use crate::hypercore::{Accepted, Core, Proof, Rejected};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
@@ -93,6 +95,8 @@ pub enum Event {
         block: u64,
         size: u64,
         verdict: Result<Accepted, Rejected>,
+        /// The answers to the question that came with the proof.
+        learnt: Learnt,
     },
     /// Somebody who was to be a peer is none, and why.
     Unreachable {
@@ -113,11 +117,10 @@ pub enum Action {
         peer: PeerId,
         message: Message,
     },
-    /// Have the core verify and store this; report with [`Event::Judged`].
-    Accept {
-        peer: PeerId,
-        proof: Proof,
-    },
+    /// Have the core verify and store this; report with [`Event::Judged`], see [`judge`].
+    Accept(Submitted),
+    /// Tell the demand of the core.
+    Demand(ForDemand),
     /// End the connection; `lied` if what it sent did not verify.
     Disconnect {
         peer: PeerId,
@@ -127,8 +130,8 @@ pub enum Action {
 }
 
 /// See the module documentation.
-pub struct Replicator {
-    core: Core,
+pub struct Replicator<V = Core> {
+    core: V,
     peers: BTreeMap<PeerId, Peer>,
     wants: Wants,
     seeks: BTreeMap<u64, Seek>,
@@ -170,8 +173,8 @@ struct Seek {
     failed: std::collections::BTreeSet<PeerId>,
 }
 
-impl Replicator {
-    pub fn new(core: Core) -> Self {
+impl<V: View> Replicator<V> {
+    pub fn new(core: V, now: Instant) -> Self {
         let head = core.head();
         let average = head.byte_length.checked_div(head.length);
         Self {
@@ -191,7 +194,7 @@ impl Replicator {
             fork: None,
             outlook_stale: true,
             due: None,
-            pace: Bucket::new(None, Instant::now()),
+            pace: Bucket::new(None, now),
             watching: false,
             bridges: Bridges::default(),
             actions: VecDeque::new(),
@@ -220,8 +223,8 @@ impl Replicator {
             Event::Cleared { start, length } => {
                 self.tell(None, |_| Message::Unhave { start, length });
             }
-            Event::Judged { peer, block, size, verdict } => {
-                self.judged(peer, block, size, verdict, now);
+            Event::Judged { peer, block, size, verdict, learnt } => {
+                self.judged(peer, (block, size), verdict, learnt, now);
             }
             Event::Unreachable { trouble } => self.trouble(trouble),
             Event::Limited { limit } => self.pace = Bucket::new(limit, now),
@@ -308,7 +311,7 @@ impl Replicator {
 
     fn opened(&mut self, id: PeerId, name: String, now: Instant) {
         let mut peer = Peer::new(name, now);
-        if self.core.writable() {
+        if self.core.is_written() {
             self.send(id, Message::Status { uploading: true, downloading: false });
             self.watching = true;
         }
@@ -386,8 +389,8 @@ impl Replicator {
 
     fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-        let Some((request, sought)) = peer.answered(proof.block, size, now) else {
+        let size = proof.value().map_or(0, |value| value.len() as u64);
+        let Some((request, sought)) = peer.answered(proof.block(), size, now) else {
             // Not hashed, not kept. Late answers to cancelled requests are no offence.
             peer.unsolicited += 1;
             if peer.unsolicited > MAX_UNSOLICITED {
@@ -398,29 +401,32 @@ impl Replicator {
         if std::mem::take(&mut peer.newly_late) {
             self.due = Some(now);
         }
-        self.judging.insert((id, proof.block), (request, sought));
-        self.actions.push_back(Action::Accept { peer: id, proof });
+        let blocks = |byte| self.seeks.get(&byte).map(|seek| (byte, seek.blocks.clone()));
+        let question = Question {
+            byte: sought.and_then(blocks),
+            // A proof that ends at a node known before may leave out what was to be learnt.
+            roots_at: (request.purpose == Purpose::Bridge).then_some(proof.block()),
+        };
+        self.judging.insert((id, proof.block()), (request, sought));
+        self.actions.push_back(Action::Accept(Submitted { peer: id, proof, question }));
     }
 
     fn judged(
         &mut self,
         id: PeerId,
-        block: u64,
-        size: u64,
+        (block, size): (u64, u64),
         verdict: Result<Accepted, Rejected>,
+        learnt: Learnt,
         now: Instant,
     ) {
         let (request, sought) = self.judging.remove(&(id, block)).unzip();
         if let Some(byte) = sought.flatten() {
-            self.sought(id, byte);
+            self.sought(id, byte, learnt.byte_located);
         }
         let purpose = request.map_or(Purpose::Block, |request| request.purpose);
         self.continuity_judged(id, block, purpose, &verdict);
         if purpose == Purpose::Bridge {
-            // A proof that ends at a node known before may leave out what was to be learnt.
-            let roots = self.core.root_hash_at(block);
-            let built = verdict.is_ok() && roots.is_ok_and(|roots| roots.is_some());
-            self.bridge_answered(id, block, built);
+            self.bridge_answered(id, block, verdict.is_ok() && learnt.roots_known);
         }
         if verdict.is_ok() {
             self.distrusted.remove(block);
@@ -508,16 +514,12 @@ impl Replicator {
     }
 
     /// A seek has been answered; if the tree still does not tell, somebody else is asked.
-    fn sought(&mut self, id: PeerId, byte: u64) {
-        let Some(seek) = self.seeks.get_mut(&byte) else { return };
-        match self.core.locate(byte, seek.blocks.clone()) {
-            Ok(Located::Found { .. }) => {
-                self.seeks.remove(&byte);
-            }
-            _ => {
-                seek.failed.insert(id);
-                seek.asked = None;
-            }
+    fn sought(&mut self, id: PeerId, byte: u64, located: bool) {
+        if located {
+            self.seeks.remove(&byte);
+        } else if let Some(seek) = self.seeks.get_mut(&byte) {
+            seek.failed.insert(id);
+            seek.asked = None;
         }
     }
 
@@ -534,13 +536,14 @@ impl Replicator {
         self.outlook_stale = true;
     }
 
-    fn publish_outlook(&self) {
-        self.core.demand().set_outlook(Outlook {
+    fn publish_outlook(&mut self) {
+        let outlook = Outlook {
             peers: self.peers.len(),
             last_trouble: self.last_trouble.clone(),
             fork: self.fork.clone(),
             remote_length: self.remote_length(),
-        });
+        };
+        self.actions.push_back(Action::Demand(ForDemand::Outlook(outlook)));
     }
 
     fn remote_length(&self) -> u64 {
@@ -640,7 +643,7 @@ impl Replicator {
         let length = self.core.head().length;
         let missing: Vec<u64> =
             blocks.into_iter().filter(|block| *block < length && !self.core.has(*block)).collect();
-        self.core.demand().want_ahead(missing, Urgency::Ahead);
+        self.actions.push_back(Action::Demand(ForDemand::Ahead(missing)));
     }
 
     fn tell(&mut self, except: Option<PeerId>, message: impl Fn(&Peer) -> Message) {

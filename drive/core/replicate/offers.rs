@@ -9,8 +9,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
-use super::Replicator;
 use super::peer::{Peer, PeerId};
+use super::{Replicator, View};
 use crate::hypercore::demand::Urgency;
 use crate::wire::run_length;
 
@@ -22,7 +22,7 @@ const MAX_EXAMINED: usize = 256;
 /// A block that could not be stored is asked for again after this time.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
-impl Replicator {
+impl<V: View> Replicator<V> {
     pub(super) fn have(
         &mut self,
         id: PeerId,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::peer::{InFlight, MAX_WANTED_REGIONS, Peer, PeerId, Purpose, SILENT_AFTER};
-use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator};
+use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator, View};
 use crate::hypercore::demand::Urgency;
 use crate::wire::message::Message;
 
@@ -16,7 +16,7 @@ enum Choice {
     Nobody,
 }
 
-impl Replicator {
+impl<V: View> Replicator<V> {
     pub(super) fn check_stalls(&mut self, now: Instant) {
         let silent: Vec<PeerId> =
             self.peers.iter().filter(|(_, peer)| peer.is_silent(now)).map(|(id, _)| *id).collect();

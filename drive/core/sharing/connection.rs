@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::hints::Hints;
 use super::replication::Replication;
-use super::{Command, Inner, Share};
+use super::{Command, Connected, Inner, Share};
 use crate::hypercore::{Core, Given};
 use crate::replicate::{Event, PeerId, Upload};
 use crate::wire::extension;
@@ -73,6 +73,8 @@ struct Connection<'a> {
     sharing: &'a Arc<Inner>,
     id: PeerId,
     place: &'a Place,
+    /// How the cores' replicators reach this connection.
+    connected: Connected,
     session: Session,
     channels: HashMap<DiscoveryKey, Channel>,
     hints: Hints,
@@ -98,6 +100,7 @@ pub(super) async fn run(
     stream: Stream,
     role: Role,
     nonce: [u8; 24],
+    connected: Connected,
     commands: &mut mpsc::Receiver<Command>,
 ) -> (String, bool) {
     let session = match Session::new(role, sharing.keys.clone(), nonce) {
@@ -109,6 +112,7 @@ pub(super) async fn run(
         sharing,
         id: PeerId(id),
         place,
+        connected,
         session,
         channels: HashMap::new(),
         hints: Hints::new(Arc::clone(&sharing.hint_turns), sharing.options.answer, now),
@@ -300,17 +304,18 @@ impl Connection<'_> {
                     break;
                 }
                 // What we only read ourselves is asked for and not given.
-                if channel.upload.is_idle() || !self.sharing.shares(key) {
+                let terms = channel.replication.terms();
+                if channel.upload.is_idle() || !terms.is_shared() {
                     continue;
                 }
-                if let Some(at) = self.sharing.may_give(key) {
+                if let Some(at) = terms.ready_at() {
                     self.resume = Some(self.resume.map_or(at, |resume| resume.min(at)));
                     continue;
                 }
                 if let Some(answer) = channel.upload.next_answer() {
                     let before = self.session.pending_output();
                     answered |= self.session.send(key, answer);
-                    self.sharing.given(key, self.session.pending_output().saturating_sub(before));
+                    terms.spend(self.session.pending_output().saturating_sub(before));
                 }
             }
             self.answering |= answered;
@@ -390,7 +395,7 @@ impl Connection<'_> {
         }
         channel.opened = true;
         let event = Event::Opened { peer: self.id, name: self.place.address().to_string() };
-        channel.replication.deliver(event, 0).await;
+        channel.replication.open(event, self.connected.clone()).await;
     }
 
     async fn channel_closed(&mut self, key: &DiscoveryKey) {
@@ -421,7 +426,7 @@ impl Connection<'_> {
             Message::Have { bitfield, .. } => bitfield.as_ref().map_or(0, Bytes::len),
             Message::Extension { payload, .. } => {
                 // Only registered names arrive here, and we register one.
-                if self.sharing.shares(&key) {
+                if channel.replication.terms().is_shared() {
                     self.hints.received(channel.upload.core(), payload);
                 }
                 payload.len()

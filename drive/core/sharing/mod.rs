@@ -4,6 +4,7 @@
 //! them (`replicate/`), and how bytes become messages (`wire/`).
 
 mod hints;
+mod terms;
 mod replication;
 mod connection;
 #[cfg(test)]
@@ -22,13 +23,12 @@ use hypermount_swarm::network::{
     ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
     Rates, Stream, Swarm, TooManyTopics, Traffic,
 };
-use hypermount_swarm::rate::{Limit, Rate};
+use hypermount_swarm::rate::Limit;
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use tokio::net::ToSocketAddrs;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, mpsc};
-use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::hypercore::Core;
@@ -38,6 +38,7 @@ use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
 
 use replication::Replication;
+use terms::Terms;
 
 pub use hints::{Answered, Answerer, ExtensionRequest};
 
@@ -99,9 +100,9 @@ pub(crate) struct Inner {
 }
 
 /// How fast the blocks of one core may flow.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct CoreLimits {
-    up: Rate,
+    up: Limit,
     down: Limit,
 }
 
@@ -230,10 +231,11 @@ impl Sharing {
     pub fn limit(&self, core: &DiscoveryKey, up: Limit, down: Limit) {
         let replication = {
             let mut state = self.inner.state();
-            state.limits.insert(*core, CoreLimits { up: Rate::new(up), down });
+            state.limits.insert(*core, CoreLimits { up, down });
             state.replications.get(core).cloned()
         };
         if let Some(replication) = replication {
+            replication.terms().limit(up);
             self.inner.runtime.spawn(async move {
                 replication.deliver(Event::Limited { limit: down }, 0).await;
             });
@@ -256,6 +258,11 @@ impl Sharing {
             let mut state = self.inner.state();
             let new = cores.difference(&state.chosen).copied().collect();
             state.chosen = cores;
+            if self.inner.options.share == Share::Chosen {
+                for (key, replication) in &state.replications {
+                    replication.terms().share(state.chosen.contains(key));
+                }
+            }
             new
         };
         // Peers that were connected before are asked for them too.
@@ -329,17 +336,19 @@ impl Inner {
 
     fn replication(self: &Arc<Self>, core: &Core) -> Replication {
         let mut state = self.state();
-        let limit = state.limits.get(core.discovery_key()).and_then(|limits| limits.down);
+        let limits = state.limits.get(core.discovery_key()).copied().unwrap_or_default();
+        let shared =
+            self.options.share != Share::Chosen || state.chosen.contains(core.discovery_key());
         state
             .replications
             .entry(*core.discovery_key())
             .or_insert_with(|| {
                 replication::spawn(
                     &self.runtime,
-                    Arc::downgrade(self),
                     core.clone(),
                     self.swarm.closing(),
-                    limit,
+                    limits.down,
+                    Terms::new(shared, limits.up),
                 )
             })
             .clone()
@@ -365,21 +374,6 @@ impl Inner {
         })
     }
 
-    /// When blocks of this core may be given away again; `None` for now.
-    fn may_give(&self, core: &DiscoveryKey) -> Option<Instant> {
-        self.state().limits.get(core)?.up.ready_at()
-    }
-
-    fn given(&self, core: &DiscoveryKey, bytes: usize) {
-        if let Some(limits) = self.state().limits.get(core) {
-            limits.up.spend(bytes);
-        }
-    }
-
-    fn connection(&self, id: u64) -> Option<Connected> {
-        self.state().connections.get(&id).cloned()
-    }
-
     async fn run(self: Arc<Self>, place: Place, stream: Stream) -> (String, bool) {
         let role = if place.is_incoming() { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
@@ -388,8 +382,8 @@ impl Inner {
         };
         let (commands, mut receiver) = mpsc::channel(COMMANDS);
         let connected = Connected { commands, handle: place.handle().clone() };
-        let _entry = Entry::new(&self, place.id(), connected);
-        connection::run(&self, &place, stream, role, nonce, &mut receiver).await
+        let _entry = Entry::new(&self, place.id(), connected.clone());
+        connection::run(&self, &place, stream, role, nonce, connected, &mut receiver).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! The task that drives one core's [`Replicator`]: events from connections and demand in, its
 //! actions carried out. All judgement is in the replicator; all waiting is here.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -9,9 +10,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Command, Holding, Inner};
+use super::terms::Terms;
+use super::{Command, Connected, Holding};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
-use crate::replicate::{Action, Event, Replicator};
+use crate::replicate::{Action, Event, PeerId, Replicator, judge};
 use hypermount_swarm::network::{closed, wait_until};
 use hypermount_swarm::rate::Limit;
 
@@ -30,6 +32,8 @@ const BATCH: usize = 16;
 pub(super) struct Delivery {
     event: Event,
     share: Option<OwnedSemaphorePermit>,
+    /// With [`Event::Opened`]: where what is sent to the peer goes.
+    connected: Option<Connected>,
 }
 
 /// How connections reach a core's task.
@@ -39,9 +43,15 @@ pub(super) struct Replication {
     memory: Arc<Semaphore>,
     questions: mpsc::Sender<oneshot::Sender<Vec<Holding>>>,
     stop: Arc<Notify>,
+    terms: Arc<Terms>,
 }
 
 impl Replication {
+    /// On what terms blocks of the core are given away.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
     /// What the peers say they hold; nothing once the task has ended.
     pub async fn holdings(&self) -> Vec<Holding> {
         let (sender, answer) = oneshot::channel();
@@ -65,26 +75,32 @@ impl Replication {
             Arc::clone(&self.memory).acquire_many_owned(kibibytes).await.ok()
         };
         // It fails only when the task has ended, with the swarm.
-        let _ = self.inbox.send(Delivery { event, share }).await;
+        let _ = self.inbox.send(Delivery { event, share, connected: None }).await;
+    }
+
+    /// Hands over [`Event::Opened`], and where what is sent to that peer goes.
+    pub async fn open(&self, event: Event, connected: Connected) {
+        let connected = Some(connected);
+        let _ = self.inbox.send(Delivery { event, share: None, connected }).await;
     }
 
     /// Hands over an event that may as well be lost, and is while the inbox is full.
     pub fn tell(&self, event: Event) {
-        let _ = self.inbox.try_send(Delivery { event, share: None });
+        let _ = self.inbox.try_send(Delivery { event, share: None, connected: None });
     }
 }
 
 pub(super) fn spawn(
     runtime: &Handle,
-    sharing: Weak<Inner>,
     core: Core,
     closing: watch::Receiver<bool>,
     limit: Limit,
+    terms: Terms,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let stop = Arc::new(Notify::new());
-    let task = run(sharing, core, inbox, asked, closing, limit);
+    let task = run(core, inbox, asked, closing, limit);
     let stopped = Arc::clone(&stop);
     runtime.spawn(async move {
         tokio::select! {
@@ -93,11 +109,10 @@ pub(super) fn spawn(
         }
     });
     let memory = Arc::new(Semaphore::new(INBOX_KIBIBYTES));
-    Replication { inbox: sender, questions, memory, stop }
+    Replication { inbox: sender, questions, memory, stop, terms: Arc::new(terms) }
 }
 
 async fn run(
-    sharing: Weak<Inner>,
     core: Core,
     mut inbox: mpsc::Receiver<Delivery>,
     mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
@@ -106,13 +121,14 @@ async fn run(
 ) {
     let _turn = core.drive().await;
     core.demand().tell_again();
-    let mut replicator = Replicator::new(core.clone());
+    let mut replicator = Replicator::new(core.clone(), Instant::now());
     let _given = core.given_by(HANDLES_OF_REPLICATOR);
     replicator.step(Event::Limited { limit }, Instant::now());
     let mut local = core.events();
     core.settle_later();
     let mut asked_last: Option<Instant> = None;
     let mut batch = Vec::with_capacity(BATCH);
+    let mut connections = HashMap::new();
     loop {
         let check = replicator.next_check();
         tokio::select! {
@@ -149,7 +165,14 @@ async fn run(
         // The shares of the inbox's memory are held until the blocks are stored.
         let shares: Vec<_> = batch
             .drain(..)
-            .map(|Delivery { event, share }| {
+            .map(|Delivery { event, share, connected }| {
+                match (&event, connected) {
+                    (Event::Opened { peer, .. }, Some(connected)) => {
+                        connections.insert(*peer, connected);
+                    }
+                    (Event::Closed { peer }, _) => drop(connections.remove(peer)),
+                    _ => {}
+                }
                 replicator.step(event, Instant::now());
                 share
             })
@@ -158,46 +181,37 @@ async fn run(
         if !changes.is_empty() {
             replicator.demand(changes, Instant::now());
         }
-        if !carry_out(&sharing, &core, &mut replicator) {
-            return;
-        }
+        carry_out(&connections, &core, &mut replicator);
         drop(shares);
     }
 }
 
-/// Performs all pending actions; false once the swarm is gone.
-fn carry_out(sharing: &Weak<Inner>, core: &Core, replicator: &mut Replicator) -> bool {
+/// Performs all pending actions. What a connection that has ended was to be told is dropped.
+fn carry_out(connections: &HashMap<PeerId, Connected>, core: &Core, replicator: &mut Replicator) {
     loop {
-        let mut proofs = Vec::new();
-        let mut senders = Vec::new();
+        let mut submitted = Vec::new();
         while let Some(action) = replicator.next_action() {
             match action {
-                Action::Accept { peer, proof } => {
-                    let size = proof.value.as_ref().map_or(0, |value| value.len() as u64);
-                    senders.push((peer, proof.block, size));
-                    proofs.push(proof);
-                }
+                Action::Accept(proof) => submitted.push(proof),
                 Action::Send { peer, message } => {
-                    let Some(sharing) = sharing.upgrade() else { return false };
-                    if let Some(connection) = sharing.connection(peer.0) {
+                    if let Some(connection) = connections.get(&peer) {
                         connection.command(Command::Send(*core.discovery_key(), message));
                     }
                 }
                 Action::Disconnect { peer, reason, lied } => {
-                    let Some(sharing) = sharing.upgrade() else { return false };
-                    if let Some(connection) = sharing.connection(peer.0) {
-                        connection
-                            .handle
-                            .end(format!("core {}: {reason}", core.discovery_key()), lied);
+                    if let Some(connection) = connections.get(&peer) {
+                        let reason = format!("core {}: {reason}", core.discovery_key());
+                        connection.handle.end(reason, lied);
                     }
                 }
+                Action::Demand(telling) => telling.apply(core.demand()),
             }
         }
-        if proofs.is_empty() {
-            return true;
+        if submitted.is_empty() {
+            return;
         }
-        for ((peer, block, size), verdict) in senders.into_iter().zip(core.accept_each(proofs)) {
-            replicator.step(Event::Judged { peer, block, size, verdict }, Instant::now());
+        for judged in judge(core, submitted) {
+            replicator.step(judged, Instant::now());
         }
     }
 }

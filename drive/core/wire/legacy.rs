@@ -13,8 +13,8 @@ use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::error::ProtocolError;
 use super::message::Message;
-use crate::hypercore::merkle::Node;
-use hypermount_swarm::crypto::{DiscoveryKey, Hash};
+use crate::hypercore::merkle::{Node, Signature};
+use hypermount_swarm::crypto::{DiscoveryKey, Hash, SIGNATURE_LENGTH};
 
 /// Most tree nodes in one Data. A proof needs a sibling per level and the roots: two times 53 at
 /// the greatest length a core can have, and as many again for the bytes of a seek.
@@ -288,7 +288,10 @@ fn decode_data(payload: Bytes) -> Result<Message, ProtocolError> {
         index: required("data", "index", index)?,
         value,
         nodes: nodes.collect::<Result<_, ProtocolError>>()?,
-        signature: signature.map(|bytes| sized("data", "signature", &bytes)).transpose()?,
+        signature: signature
+            .map(|bytes| sized::<SIGNATURE_LENGTH>("data", "signature", &bytes))
+            .transpose()?
+            .map(Signature::from),
     })
 }
 
@@ -335,7 +338,7 @@ pub fn encode_message(message: Message) -> Option<(u8, Encodable)> {
             (kind::CANCEL, Encodable::Cancel(cancel))
         }
         Message::Data { index, value, nodes, signature } => {
-            let signature = signature.map(|bytes| Bytes::copy_from_slice(&bytes));
+            let signature = signature.map(|bytes| Bytes::copy_from_slice(bytes.as_bytes()));
             let nodes = tree_nodes(&nodes);
             (kind::DATA, Encodable::Data(Data { index: Some(index), value, nodes, signature }))
         }

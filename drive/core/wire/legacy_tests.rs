@@ -267,7 +267,7 @@ pub(in super::super) fn any_message() -> impl Strategy<Value = Message> {
                 index,
                 value: value.map(Bytes::from),
                 nodes,
-                signature: signature.map(|bytes| bytes.try_into().unwrap()),
+                signature: signature.map(|bytes| <[u8; 64]>::try_from(bytes).unwrap().into()),
             }),
     ]
 }

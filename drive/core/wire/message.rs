@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::hypercore::merkle::Node;
-use hypermount_swarm::crypto::{DiscoveryKey, SignatureBytes};
+use crate::hypercore::merkle::{Node, Signature};
+use hypermount_swarm::crypto::DiscoveryKey;
 
 /// A message on the channel of one core (wire8.md §5). Open, Close and Options are handled by the
 /// session below and never reach a replicator.
@@ -50,7 +50,7 @@ pub enum Message {
         index: u64,
         value: Option<Bytes>,
         nodes: Vec<Node>,
-        signature: Option<SignatureBytes>,
+        signature: Option<Signature>,
     },
     /// An extension message, its name already resolved.
     Extension {

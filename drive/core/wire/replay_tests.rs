@@ -157,7 +157,8 @@ fn logged_message(entry: &Value, extensions: &[String]) -> Message {
             index: number("index"),
             value: binary(&fields["value"]),
             nodes: fields["nodes"].as_array().unwrap().iter().map(logged_node).collect(),
-            signature: binary(&fields["signature"]).map(|bytes| bytes.as_ref().try_into().unwrap()),
+            signature: binary(&fields["signature"])
+                .map(|bytes| <[u8; 64]>::try_from(bytes.as_ref()).unwrap().into()),
         },
         "Extension" => {
             let payload = binary(fields).unwrap();

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{DriveCheck, Step, check_and_blank};
-use crate::index::trie::Header;
+use crate::index::IndexLog;
 use hypermount_core::error::Result;
 use hypermount_core::hypercore::Core;
 use hypermount_core::hypercore::repair::Fetched;
@@ -162,7 +162,7 @@ pub fn content_of_drive(store: &Store, key: &PublicKey) -> Option<PublicKey> {
 /// The content core: what the header names or, if the secret key is here, what derives from the index's key.
 fn content_of(store: &Store, index: &Core) -> Option<PublicKey> {
     match index.get_local(0) {
-        Ok(Some(block)) => Header::decode(&block).ok()?.content,
+        Ok(Some(block)) => IndexLog::content_named_by(&block).ok()?,
         _ if index.is_own() => Some(store.key_named(content_name(index.key()).as_bytes())),
         _ => None,
     }

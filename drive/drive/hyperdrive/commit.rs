@@ -7,16 +7,13 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
-use crate::index::trie::{Batch, Removed, Trie, stat};
-use crate::path::DrivePath;
-use crate::stat::{Extent, Stat};
+use crate::stat::Extent;
 use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::merkle::HashedBlocks;
+use hypermount_core::hypercore::HashedBlocks;
 use hypermount_core::hypercore::{Core, Head};
 use hypermount_core::store::View;
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
-const NESTED: &str = "the path lies in a nested drive";
 
 /// The place at the end of the content core, for the blocks of one file after another.
 ///
@@ -133,15 +130,11 @@ impl Drive {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
         }
-        let core = self.inner.nodes.core();
+        let core = self.inner.index.core();
         let before = core.head().length;
-        let trie = Trie::at(self.inner.nodes.clone(), before);
-        let mut batch = Batch::new(trie).await?;
+        let mut batch = self.inner.index.at(before).edits().await?;
         for edit in edits {
-            match edit {
-                Edit::Put { path, stat } => put(&mut batch, &path, &stat).await?,
-                Edit::Remove { path } => remove(&mut batch, &path).await?,
-            }
+            batch.add(edit).await?;
         }
         let blocks = batch.encode();
         if blocks.is_empty() {
@@ -154,31 +147,6 @@ impl Drive {
     /// names them. Blocks on the disk.
     pub fn sync(&self) -> Result<()> {
         self.content()?.sync()?;
-        self.inner.nodes.core().sync()
-    }
-}
-
-async fn put(batch: &mut Batch, path: &DrivePath, stat: &Stat) -> Result<()> {
-    if batch.mount_above(path.as_str()).await?.is_some() {
-        return Err(Error::ReadOnly(NESTED));
-    }
-    let value = stat::encode(stat)?;
-    match &stat.mount {
-        Some(target) if !target.core => batch.put_mount(path.as_str(), target, value).await,
-        Some(_) | None => batch.put_plain(path.as_str(), value).await,
-    }
-}
-
-async fn remove(batch: &mut Batch, path: &DrivePath) -> Result<()> {
-    if batch.mount_above(path.as_str()).await?.is_some() {
-        return Err(Error::ReadOnly(NESTED));
-    }
-    match batch.remove_path(path.as_str()).await? {
-        Removed::Done => Ok(()),
-        Removed::Absent => Err(Error::NotFound),
-        Removed::Colliding => {
-            let what = "removing an entry whose name collides with another in the format's hash";
-            Err(Error::Unsupported(what.into()))
-        }
+        self.inner.index.core().sync()
     }
 }

@@ -9,7 +9,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::testing::{World, open};
 use super::*;
-use crate::stat::TYPE_FILE;
+use crate::path::DrivePath;
+use crate::stat::{Stat, TYPE_FILE};
 
 const POWER_CUTS: u64 = 8;
 

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Drive, Edit, Snapshot};
-use crate::index::trie::{Node, Trie, stat};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
 use hypermount_core::error::{Error, Result};
@@ -22,7 +21,7 @@ use hypermount_core::wait::Wait;
 impl Drive {
     /// Puts entries whose bytes were lost back to what was there before; how many there were.
     pub(super) async fn mend(&self) -> Result<usize> {
-        let lost = self.lost().await?;
+        let lost = self.lost()?;
         let mut edits = Vec::new();
         for (key, first) in lost {
             let Ok(path) = DrivePath::parse(&key) else { continue };
@@ -30,7 +29,7 @@ impl Drive {
             if !now.explicit || !self.is_lost(&now.stat) {
                 continue;
             }
-            let before = Snapshot::new(Trie::at(self.inner.nodes.clone(), first));
+            let before = Snapshot::new(self.inner.index.at(first));
             log::warn!("{path}: its bytes were lost, probably in a power cut; put back as it was");
             edits.push(match before.entry(&path, Wait::Local).await {
                 Ok(entry) if entry.explicit && !self.is_lost(&entry.stat) => {
@@ -49,23 +48,18 @@ impl Drive {
     }
 
     /// Keys of entries whose bytes are not all there, each with the first block that says so.
-    async fn lost(&self) -> Result<BTreeMap<String, u64>> {
+    fn lost(&self) -> Result<BTreeMap<String, u64>> {
         let mut lost = BTreeMap::new();
         let Range { start, end } = self.metadata().recovered();
         // Block 0 is the header.
         for seq in (start.max(1)..end).rev() {
-            if let Some(node) = self.inner.nodes.get(seq, Wait::Local).await?
-                && self.names_lost(&node)
+            if let Some(stored) = self.inner.index.stored_at(seq)?
+                && self.is_lost(&stored.stat)
             {
-                lost.insert(node.key.text().to_owned(), seq);
+                lost.insert(stored.path, seq);
             }
         }
         Ok(lost)
-    }
-
-    fn names_lost(&self, node: &Node) -> bool {
-        let value = node.value.as_deref().filter(|_| !node.key.hidden());
-        value.and_then(|value| stat::decode(value).ok()).is_some_and(|stat| self.is_lost(&stat))
     }
 
     fn is_lost(&self, stat: &Stat) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Drive;
-use crate::index::trie::Header;
+use crate::index::IndexLog;
 use hypermount_core::error::{Error, Result};
 use hypermount_core::store::{Hurt, Store, content_name, lacks_descriptors};
 use hypermount_core::wait::Wait;
@@ -31,7 +31,7 @@ pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
         match header {
             // There may be more drives than can be told.
             Err(error) if lacks_descriptors(&error) => return Err(error),
-            Ok(Some(block)) if Header::decode(&block).is_ok() => drives.push(key),
+            Ok(Some(block)) if IndexLog::content_named_by(&block).is_ok() => drives.push(key),
             Ok(_) => {}
             // One damaged core must not hide the others.
             Err(error) => log::warn!("core {}: not looked at: {error}", key.discovery_key()),
@@ -80,7 +80,7 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
 /// from its key.
 fn content_of(store: &Store, key: &PublicKey) -> Option<DiscoveryKey> {
     let header = store.core(key).ok().and_then(|core| core.get_local(0).ok().flatten());
-    let named = header.and_then(|block| Header::decode(&block).ok()?.content);
+    let named = header.and_then(|block| IndexLog::content_named_by(&block).ok()?);
     let content = named.unwrap_or_else(|| store.key_named(content_name(key).as_bytes()));
     Some(content.discovery_key())
 }

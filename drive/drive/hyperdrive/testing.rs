@@ -35,7 +35,7 @@ pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
 pub async fn open(world: &World) -> Result<Drive> {
     let (metadata, content) = (core(world, "metadata", 1)?, core(world, "content", 2)?);
     if metadata.head().length == 0 {
-        metadata.append(&[Header { content: Some(*content.key()) }.encode()])?;
+        metadata.append(&[IndexLog::first_block(*content.key())])?;
     }
     let drive = Drive::assemble(&Store::memory(), metadata, Some(content), None);
     drive.mend().await?;

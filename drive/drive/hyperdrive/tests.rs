@@ -9,10 +9,15 @@ use serde_json::Value;
 
 use super::*;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
-use crate::index::trie::{TrieKey, stat, vectors};
-use crate::path::Name;
-use crate::stat::{Kind, MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use crate::index::trie::{Node, Trie, TrieKey, stat, vectors};
+use crate::path::{DrivePath, Name};
+use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use hypermount_core::hypercore::demand::Change;
+
+fn trie_of(snapshot: &Snapshot) -> Trie {
+    let Index::Trie(trie) = snapshot.index();
+    trie.clone()
+}
 
 fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
@@ -169,7 +174,7 @@ async fn the_recorded_mount_leads_to_its_drive() {
     assert_eq!(mount.kind, Kind::Mount);
     let target = mount.stat.mount.unwrap();
     assert_eq!(target.version, None);
-    let record = drive.snapshot().trie().mount_record("mnt", Wait::Local).await.unwrap();
+    let record = trie_of(&drive.snapshot()).mount_record("mnt", Wait::Local).await.unwrap();
     assert_eq!(record, Some(target.clone()));
     let below = drive.snapshot().entry(&path("mnt/inside.txt"), Wait::Local).await;
     assert!(matches!(below, Err(Error::NotFound)));
@@ -293,7 +298,7 @@ async fn mounts_are_made_kept_and_undone_with_their_records() {
     assert_eq!((entry.kind, entry.stat.mount), (Kind::Mount, Some(mount.clone())));
     let record = |drive: &Drive| {
         let snapshot = drive.snapshot();
-        async move { snapshot.trie().mount_record("x/mnt", Wait::Local).await.unwrap() }
+        async move { trie_of(&snapshot).mount_record("x/mnt", Wait::Local).await.unwrap() }
     };
     assert_eq!(record(&drive).await, Some(mount));
     for edit in [put("x/mnt/inside", Stat::default()), remove("x/mnt/inside")] {
@@ -512,7 +517,7 @@ async fn a_hostile_extent_on_a_remote_core_ends_with_the_wait() {
 async fn bad_names_and_stats_do_not_hide_their_neighbours() {
     let drive = Drive::create(&Store::memory(), "d").unwrap();
     write(&drive, "dir/good", &[b"x"]).await;
-    let trie = drive.snapshot().trie().clone();
+    let trie = trie_of(&drive.snapshot());
     let mut batch = crate::index::trie::Batch::new(trie).await.unwrap();
     let value = stat::encode(&file(Extent::default())).unwrap();
     let long = format!("dir/{}", "n".repeat(256));
@@ -530,7 +535,7 @@ async fn bad_names_and_stats_do_not_hide_their_neighbours() {
     assert_eq!(listed, ["good", "ok"]);
     let garbage = snapshot.entry(&path("dir/garbage"), Wait::Local).await;
     assert!(matches!(garbage, Err(Error::Malformed(_))));
-    let old = Snapshot::new(Trie::at(Arc::clone(&drive.inner.nodes), 1));
+    let old = Snapshot::new(drive.inner.index.at(1));
     let changes = drive.changes(&old, &snapshot, 100, Wait::Local).await.unwrap();
     let mut changed: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
     changed.sort();

@@ -1,13 +1,201 @@
 //! From path to entry: what turns a metadata core into names.
 //!
-//! One index exists today, the hypertrie of the legacy era. It speaks keys, nodes and stats; what a
-//! path means to a reader (implied directories, mounts) is decided in `hyperdrive.rs`.
+//! What a drive needs of an index, whatever its format: [`IndexLog`] is the core that holds it, [`Index`]
+//! one version of it (entry, list, changes between versions), [`Edits`] a batch of changes to append. They
+//! speak paths, entries and stats. There is one format, the hypertrie of Hyperdrive 10; a second one adds
+//! a folder beside `trie/` and one arm to each match here. (docs/decisions/0017)
+//!
+//! Not here: what an entry's bytes are, and which version is shown (`hyperdrive.rs`).
 
 pub mod trie;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::path::{DrivePath, Name};
+use crate::stat::{Entry, Stat};
+use hypermount_core::error::Result;
+use hypermount_core::hypercore::Core;
 use hypermount_core::sharing::{Share, SharingOptions};
+use hypermount_core::wait::Wait;
+use hypermount_swarm::crypto::PublicKey;
+
+pub use trie::MAX_LISTING_BYTES;
+use trie::{Batch, Header, Nodes, Trie};
 
 /// Options with which the hints of peers are answered from the index.
 pub fn sharing_options(share: Share) -> SharingOptions {
     SharingOptions { share, answer: Some(trie::responder::respond) }
+}
+
+/// One difference between two versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub path: DrivePath,
+    /// The entry before and after; `None` where there was or is none.
+    pub before: Option<Entry>,
+    pub after: Option<Entry>,
+}
+
+/// One step of a commit. A batch of them becomes one signed append.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    Put { path: DrivePath, stat: Stat },
+    Remove { path: DrivePath },
+}
+
+/// A stat that one block of an index stores, and the path it stores it at.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Without a slash at the front; it need not be a path that a filesystem can hold.
+    pub path: String,
+    pub stat: Stat,
+}
+
+/// The core that holds an index, with what is decoded of it.
+#[derive(Clone)]
+pub enum IndexLog {
+    Trie(Arc<Nodes>),
+}
+
+impl IndexLog {
+    /// The key of the content core that the first block of an index names, if it names one.
+    ///
+    /// # Errors
+    /// `Malformed` if the block does not begin an index, `Unsupported` if it begins one of another format.
+    pub fn content_named_by(block: &[u8]) -> Result<Option<PublicKey>> {
+        Ok(Header::decode(block)?.content)
+    }
+
+    /// The first block of a new index.
+    pub fn first_block(content: PublicKey) -> Bytes {
+        Header { content: Some(content) }.encode()
+    }
+
+    /// The index in `core`, whose first block has passed [`IndexLog::content_named_by`].
+    pub fn new(core: Core) -> Self {
+        Self::Trie(Arc::new(Nodes::new(core)))
+    }
+
+    /// The core that holds the index.
+    pub fn core(&self) -> &Core {
+        match self {
+            Self::Trie(nodes) => nodes.core(),
+        }
+    }
+
+    /// The index when its core was `version` blocks long.
+    pub fn at(&self, version: u64) -> Index {
+        match self {
+            Self::Trie(nodes) => Index::Trie(Trie::at(Arc::clone(nodes), version)),
+        }
+    }
+
+    /// Asks peers for the whole index if it is small: that costs less than the round trips of two lookups.
+    pub fn fetch_if_small(&self) {
+        match self {
+            Self::Trie(nodes) => nodes.fetch_if_small(),
+        }
+    }
+
+    /// The file or directory that block `seq` stores; `None` if it stores none (such as a mount), is not
+    /// here, or makes no sense.
+    ///
+    /// # Errors
+    /// Those of [`Core::get_local`].
+    pub fn stored_at(&self, seq: u64) -> Result<Option<Stored>> {
+        match self {
+            Self::Trie(nodes) => trie::stored_at(nodes.core(), seq),
+        }
+    }
+}
+
+/// One version of an index.
+#[derive(Clone)]
+pub enum Index {
+    Trie(Trie),
+}
+
+impl Index {
+    /// The length of its core at this version, in blocks.
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Trie(trie) => trie.version(),
+        }
+    }
+
+    /// What lies at `path`. The root always exists.
+    ///
+    /// # Errors
+    /// `NotFound` if nothing does, and only if that is proven; `Malformed` for an entry that makes no
+    /// sense; those of [`Core::get`].
+    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+        match self {
+            Self::Trie(trie) => trie.entry(path, wait).await,
+        }
+    }
+
+    /// The children of the directory `path` in the order of the index, each passed through `kept`. Left
+    /// out are names that a filesystem cannot hold and entries that make no sense.
+    ///
+    /// # Errors
+    /// `NotADirectory`, those of [`Index::entry`], and `TooLarge` for more than [`MAX_LISTING_BYTES`] of an
+    /// index that is not written here.
+    pub async fn list<T>(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+        kept: impl Fn(Entry) -> T,
+    ) -> Result<Vec<(Name, T)>> {
+        match self {
+            Self::Trie(trie) => trie.list(path, wait, kept).await,
+        }
+    }
+
+    /// What differs from `old`, at most `limit` changes. Left out are entries that were written again with
+    /// the same value, and names that a filesystem cannot hold. An entry that makes no sense counts as none.
+    ///
+    /// # Errors
+    /// `TooLarge` for more changes, or for more than [`MAX_LISTING_BYTES`]; those of [`Core::get`].
+    pub async fn changes(&self, old: &Self, limit: usize, wait: Wait) -> Result<Vec<Changed>> {
+        match (self, old) {
+            (Self::Trie(new), Self::Trie(old)) => new.changes(old, limit, wait).await,
+        }
+    }
+
+    /// An empty batch on top of this version, whose blocks must be here.
+    ///
+    /// # Errors
+    /// Those of [`Core::get_local`].
+    pub async fn edits(self) -> Result<Edits> {
+        match self {
+            Self::Trie(trie) => Batch::new(trie).await.map(Edits::Trie),
+        }
+    }
+}
+
+/// Changes to one version of an index, not yet appended.
+pub enum Edits {
+    Trie(Batch),
+}
+
+impl Edits {
+    /// Adds one change, which sees those before it.
+    ///
+    /// # Errors
+    /// `NotFound` if nothing is there to be removed, `ReadOnly` inside a nested drive, `Unsupported` or
+    /// `TooLarge` for what the format cannot hold.
+    pub async fn add(&mut self, edit: Edit) -> Result<()> {
+        match self {
+            Self::Trie(batch) => batch.edit(edit).await,
+        }
+    }
+
+    /// The blocks to append, in order.
+    pub fn encode(&self) -> Vec<Bytes> {
+        match self {
+            Self::Trie(batch) => batch.encode(),
+        }
+    }
 }

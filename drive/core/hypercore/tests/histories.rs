@@ -1,7 +1,7 @@
 //! Two histories signed with one key, in every arrangement: the one met first is kept whole, and no
 //! byte and no node of the other is taken, whatever its length and whatever was stored before.
 
-use super::super::merkle::Proof;
+use super::super::Proof;
 use super::*;
 
 const LENGTHS: [usize; 3] = [5, 13, 24];

@@ -1,6 +1,7 @@
 //! Proofs that must not be accepted, and what they may leave behind: nothing.
 
-use super::super::merkle::{MAX_BLOCK_SIZE, Proof};
+use super::super::Proof;
+use super::super::merkle::MAX_BLOCK_SIZE;
 use super::*;
 
 fn files(world: &World) -> Vec<Vec<u8>> {
@@ -41,7 +42,7 @@ fn wrong_bytes_leave_nothing_behind() {
     refused(Proof { block: u64::MAX, ..good.clone() });
     refused(Proof { value: None, nodes: Vec::new(), ..good.clone() });
     refused(Proof { nodes: Vec::new(), signature: None, ..good.clone() });
-    refused(Proof { signature: Some([7; 64]), nodes: vec![], ..good.clone() });
+    refused(Proof { signature: Some([7; 64].into()), nodes: vec![], ..good.clone() });
     to.flush().unwrap();
     assert!(before == files(&world), "nothing was written");
     assert!(to.accept(good).unwrap().stored);

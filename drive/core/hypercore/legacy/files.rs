@@ -1,16 +1,17 @@
 //! The files of one core on disk (hypercore9.md §4): headers, positions, whole records.
 //!
 //! Knows bytes and positions, not which of them to believe: that is `recover.rs` at open and
-//! `mod.rs` later.
+//! `nodes.rs` later.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE};
-use super::merkle::{MAX_CORE_LENGTH, Node};
-use super::storage::Storage;
+use super::super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE, TREE_AREA};
+use super::super::files::{CoreFiles, OpenFile, Pages};
+use super::super::merkle::{MAX_CORE_LENGTH, Node, Signature};
+use super::super::storage::Storage;
 use crate::error::{Error, Result};
-use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
+use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH};
 
 const HEADER: u64 = 32;
 const NODE: u64 = 40;
@@ -50,9 +51,6 @@ impl File {
         self.storage.sync().map_err(self.failed("sync"))
     }
 }
-
-/// Opens the file of a core with the given name. Nothing is created before the first write.
-pub type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
 
 /// The files of one open core.
 pub struct Files {
@@ -162,19 +160,38 @@ impl Files {
         }
     }
 
-    /// The page as it stands in the file, extended with zeros.
-    pub fn read_page(&self, page: usize) -> Result<Vec<u8>> {
+    fn write_page(&self, page: usize, bytes: &[u8]) -> Result<()> {
+        self.bitfield.write(HEADER + (page * self.page_size) as u64, bytes)
+    }
+}
+
+impl CoreFiles for Files {
+    fn read_claims(&self, page: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.page_size];
         self.bitfield.read(HEADER + (page * self.page_size) as u64, &mut bytes)?;
         Ok(bytes)
     }
 
-    pub fn write_page(&self, page: usize, bytes: &[u8]) -> Result<()> {
-        self.bitfield.write(HEADER + (page * self.page_size) as u64, bytes)
+    fn write_claims(&self, pages: &Pages, ordered: bool) -> Result<()> {
+        if ordered {
+            // A page may be torn by a power cut. A length without the data bits below it would
+            // hide blocks of ours that nobody else has, so the data bits go first.
+            for (page, bytes) in pages {
+                let mut bytes = bytes.to_vec();
+                let before = self.read_claims(*page)?;
+                bytes[TREE_AREA].copy_from_slice(&before[TREE_AREA]);
+                self.write_page(*page, &bytes)?;
+            }
+            self.sync_claims()?;
+        }
+        for (page, bytes) in pages {
+            self.write_page(*page, bytes)?;
+        }
+        // Peers are shown what is claimed: a claim that is lost would be a head that goes back.
+        if ordered { self.sync_claims() } else { Ok(()) }
     }
 
-    /// The node's record; `None` if it is blank or beyond the end.
-    pub fn read_node(&self, index: u64) -> Result<Option<Node>> {
+    fn read_node(&self, index: u64) -> Result<Option<Node>> {
         let mut record = [0; NODE as usize];
         let length = self.tree.read(HEADER + NODE * index, &mut record)?;
         if length < record.len() || record == [0; NODE as usize] {
@@ -183,8 +200,7 @@ impl Files {
         Ok(Some(decode_node(index, &record)))
     }
 
-    /// Writes nodes given in ascending order, neighbours in one call.
-    pub fn write_nodes(&self, nodes: &[Node]) -> Result<()> {
+    fn write_nodes(&self, nodes: &[Node]) -> Result<()> {
         for run in nodes.chunk_by(|one, next| one.index + 1 == next.index) {
             let Some(first) = run.first() else {
                 continue;
@@ -195,8 +211,7 @@ impl Files {
         Ok(())
     }
 
-    /// Writes the records `start..end` whole: the given nodes, all others blank.
-    pub fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()> {
+    fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()> {
         let mut bytes = vec![0; ((end - start) * NODE) as usize];
         for node in nodes.iter().filter(|node| (start..end).contains(&node.index)) {
             let at = ((node.index - start) * NODE) as usize;
@@ -205,46 +220,52 @@ impl Files {
         self.tree.write(HEADER + NODE * start, &bytes)
     }
 
-    /// The signature stored for the core as long as `length`; `None` if the slot is blank.
-    pub fn read_signature(&self, length: u64) -> Result<Option<SignatureBytes>> {
+    fn read_signature(&self, length: u64) -> Result<Option<Signature>> {
         let mut signature = [0; SIGNATURE_LENGTH];
         let Some(slot) = length.checked_sub(1) else {
             return Ok(None);
         };
         let found = self.signatures.read(HEADER + SIGNATURE * slot, &mut signature)?;
-        Ok((found == SIGNATURE_LENGTH && signature != [0; SIGNATURE_LENGTH]).then_some(signature))
+        Ok((found == SIGNATURE_LENGTH && signature != [0; SIGNATURE_LENGTH])
+            .then(|| signature.into()))
     }
 
-    pub fn write_signature(&self, length: u64, signature: &SignatureBytes) -> Result<()> {
+    fn write_signature(&self, length: u64, signature: &Signature) -> Result<()> {
+        match (length.checked_sub(1), signature.as_bytes()) {
+            (Some(slot), bytes) if bytes.len() == SIGNATURE_LENGTH => {
+                self.signatures.write(HEADER + SIGNATURE * slot, bytes)
+            }
+            // No signature of another size verifies, and none that does not is stored.
+            _ => Ok(()),
+        }
+    }
+
+    fn blank_signature(&self, length: u64) -> Result<()> {
         match length.checked_sub(1) {
-            Some(slot) => self.signatures.write(HEADER + SIGNATURE * slot, signature),
+            Some(slot) => self.signatures.write(HEADER + SIGNATURE * slot, &[0; SIGNATURE_LENGTH]),
             None => Ok(()),
         }
     }
 
-    /// How many signature slots the file has room for: no stored core is longer.
-    pub fn signature_slots(&self) -> Result<u64> {
+    fn longest_signed(&self) -> Result<u64> {
         Ok(self.signatures.len()?.saturating_sub(HEADER) / SIGNATURE)
     }
 
-    /// Forgets all signatures of cores longer than `length`.
-    pub fn drop_signatures_after(&self, length: u64) -> Result<()> {
+    fn drop_signatures_after(&self, length: u64) -> Result<()> {
         let end = HEADER + SIGNATURE * length;
         if self.signatures.len()? > end { self.signatures.truncate(end) } else { Ok(()) }
     }
 
-    /// Fills `buffer` from the data file; false if it ends before.
-    pub fn read_data(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+    fn read_data(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         Ok(self.data.read(offset, buffer)? == buffer.len())
     }
 
-    pub fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.data.write(offset, bytes)
     }
 
-    /// Gives back the disk space of the range, which nothing claims any more: at the end of the
-    /// file by cutting it (as the reference does), else as holes where whole pages are covered.
-    pub fn release_data(&self, start: u64, end: u64) -> Result<()> {
+    // At the end of the file by cutting it (as the reference does), else as holes.
+    fn release_data(&self, start: u64, end: u64) -> Result<()> {
         /// Bytes of the smallest hole file systems make.
         const HOLE: u64 = 4096;
         let length = self.data.len()?;
@@ -262,20 +283,17 @@ impl Files {
         Ok(())
     }
 
-    /// Whether the files are in memory, where nothing waits for a sync.
-    pub fn are_volatile(&self) -> bool {
+    fn are_volatile(&self) -> bool {
         self.data.storage.is_volatile()
     }
 
-    /// Makes data, nodes and signatures survive a power cut.
-    pub fn sync_facts(&self) -> Result<()> {
+    fn sync_facts(&self) -> Result<()> {
         self.data.sync()?;
         self.tree.sync()?;
         self.signatures.sync()
     }
 
-    /// Makes the bitfield survive a power cut.
-    pub fn sync_claims(&self) -> Result<()> {
+    fn sync_claims(&self) -> Result<()> {
         self.bitfield.sync()
     }
 }

@@ -1,8 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
+use super::super::hash::{leaf, leaves, root_hash, sign, signable, signed_by};
 use super::*;
+use crate::hypercore::HashedBlocks;
 use crate::hypercore::bitfield::{Bitfield, PAGE_SIZE};
+use hypermount_swarm::crypto::KeyPair;
+
+fn push_leaf(roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
+    crate::hypercore::merkle::push_leaf(roots, leaf, hash::parent)
+}
 
 fn vectors(name: &str) -> serde_json::Value {
     let path = format!("{}/../../tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -25,7 +32,7 @@ fn bytes<const N: usize>(value: &serde_json::Value) -> [u8; N] {
 fn grown(blocks: &[&[u8]]) -> (BTreeMap<u64, Node>, Vec<Node>) {
     let (mut nodes, mut roots) = (BTreeMap::new(), Vec::new());
     for (at, block) in blocks.iter().enumerate() {
-        let created = push_leaf(&mut roots, Node::leaf(at as u64, block)).unwrap();
+        let created = push_leaf(&mut roots, leaf(at as u64, block)).unwrap();
         nodes.extend(created.into_iter().map(|node| (node.index, node)));
     }
     (nodes, roots)
@@ -41,7 +48,7 @@ fn golden_hashes_and_signatures() {
     let mut roots = Vec::new();
     for (at, step) in vectors["steps"].as_array().unwrap().iter().enumerate() {
         let block = hex::decode(step["block"].as_str().unwrap()).unwrap();
-        let created = push_leaf(&mut roots, Node::leaf(at as u64, &block)).unwrap();
+        let created = push_leaf(&mut roots, leaf(at as u64, &block)).unwrap();
         let expected: Vec<Node> = step["newNodes"]
             .as_array()
             .unwrap()
@@ -61,11 +68,11 @@ fn golden_hashes_and_signatures() {
         assert_eq!(root_hash(&roots), bytes(&step["rootHash"]));
         assert_eq!(signable(&roots, length), bytes(&step["signable"]));
         let signature = sign(&pair, &roots, length);
-        assert_eq!(signature, bytes(&step["signature"]));
+        assert_eq!(signature, Signature::from(bytes(&step["signature"])));
         assert!(signed_by(&pair.public_key(), &roots, length, &signature));
         assert!(!signed_by(&pair.public_key(), &roots, length + 1, &signature));
         let old_form = pair.sign(&root_hash(&roots));
-        assert!(signed_by(&pair.public_key(), &roots, length, &old_form));
+        assert!(signed_by(&pair.public_key(), &roots, length, &old_form.into()));
     }
     for key in vectors["keys"].as_array().unwrap() {
         let pair = KeyPair::from_seed(&bytes(&key["seed"]));
@@ -128,7 +135,7 @@ fn golden_digests_of_a_sparse_reader() {
             block,
             value: None,
             nodes: plan.nodes.iter().map(|node| all[node]).collect(),
-            signature: (plan.verified_by > 0).then_some(signature),
+            signature: (plan.verified_by > 0).then(|| signature.clone()),
         };
         let local = |index| Ok::<_, Infallible>(known.get(&index).copied());
         let leaf = Some(all[&(block * 2)]);
@@ -170,7 +177,8 @@ fn golden_proofs() {
             })
             .collect();
         assert_eq!(plan.nodes.iter().map(|node| all[node]).collect::<Vec<_>>(), nodes);
-        let signature = case["signature"].as_str().map(|_| bytes(&case["signature"]));
+        let signature =
+            case["signature"].as_str().map(|_| Signature::from(bytes(&case["signature"])));
         assert_eq!(signature.is_some(), plan.verified_by > 0);
         if signature.is_some() {
             let proof = Proof { block, value: None, nodes, signature };
@@ -199,8 +207,8 @@ proptest::proptest! {
             sizes.iter().enumerate().map(|(at, size)| vec![at as u8; size * 7]).collect();
         let given: Vec<(u64, &[u8])> =
             blocks.iter().enumerate().map(|(at, block)| (at as u64, block.as_slice())).collect();
-        let alone: Vec<Node> = given.iter().map(|(at, block)| Node::leaf(*at, block)).collect();
-        proptest::prop_assert_eq!(Node::leaves(&given), alone);
+        let alone: Vec<Node> = given.iter().map(|(at, block)| leaf(*at, block)).collect();
+        proptest::prop_assert_eq!(leaves(&given), alone);
     }
 }
 
@@ -218,7 +226,7 @@ fn no_changed_proof_verifies() {
     refused(&good, Node { size: leaf.size + 1, ..leaf });
     refused(&good, Node { hash: [0; 32], ..leaf });
     refused(&Proof { signature: None, ..good.clone() }, leaf);
-    refused(&Proof { signature: Some([0; 64]), ..good.clone() }, leaf);
+    refused(&Proof { signature: Some([0; 64].into()), ..good.clone() }, leaf);
     for at in 0..good.nodes.len() {
         let mut changed = good.clone();
         changed.nodes[at].hash[5] ^= 1;
@@ -312,7 +320,7 @@ fn blocks_hashed_before_they_are_appended_have_the_same_leaves() {
         let length = |n: usize| [0, 1, 118, 119, 120, 127, 128, 129, 4096, 65_536][n * 7 % 10];
         let blocks: Vec<Bytes> = (0..count).map(|n| vec![n as u8; length(n)].into()).collect();
         let alone: Vec<Node> =
-            (5..).zip(&blocks).map(|(block, bytes)| Node::leaf(block, bytes)).collect();
+            (5..).zip(&blocks).map(|(block, bytes)| leaf(block, bytes)).collect();
         let together: Vec<Node> = HashedBlocks::new(blocks).leaves(5).collect();
         assert_eq!(together, alone);
     }

@@ -5,34 +5,25 @@
 //! facts (`claims.rs`), so after a crash the files hold at least what the bitfield claims, and a
 //! longer signed length whose facts are all there is taken over as well.
 
-use super::Head;
-use super::bitfield::Bitfield;
-use super::flat_tree;
-use super::layout::Files;
-use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::super::bitfield::Bitfield;
+use super::super::files::{CoreFiles, Recovered};
+use super::super::flat_tree;
+use super::super::merkle::{self, Head, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node, Signature};
+use super::files::Files;
+use super::{hash, proof};
 use crate::error::{Error, Result};
-use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey, SignatureBytes};
+use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 
 /// Signature slots looked at in one direction; an intact core needs one.
 pub const MAX_SLOTS_SCANNED: u64 = 65_536;
 /// Signatures verified in one direction: each costs about 0.1 ms.
 pub const MAX_SIGNATURES_TRIED: usize = 256;
 
-/// An opened core's state as far as it verifies.
-pub struct Recovered {
-    pub bits: Bitfield,
-    pub head: Head,
-    pub roots: Vec<Node>,
-    pub signature: Option<SignatureBytes>,
-    /// What was claimed, and so had been synced: the head, or shorter where more was found.
-    pub settled: Head,
-}
-
 #[derive(Clone)]
 struct Candidate {
     length: u64,
     roots: Vec<Node>,
-    signature: SignatureBytes,
+    signature: Signature,
 }
 
 struct Recovery<'a> {
@@ -51,7 +42,7 @@ pub fn recover(
 ) -> Result<Recovered> {
     let recovery = Recovery { files, key, writable };
     let mut bits = files.read_bitfield()?;
-    let claimed = merkle::claimed_length(&|node| bits.has_node(node), bits.tree_capacity());
+    let claimed = proof::claimed_length(&|node| bits.has_node(node), bits.tree_capacity());
     let claimed = claimed.min(MAX_CORE_LENGTH);
     let (found, settled) = match pair {
         Some(pair) => recovery.own(&mut bits, claimed, pair)?,
@@ -82,7 +73,7 @@ impl Recovery<'_> {
     fn foreign(&self, bits: &mut Bitfield, claimed: u64) -> Result<Option<Candidate>> {
         let mut way = Vec::new();
         let longest =
-            self.search(claimed..=self.files.signature_slots()?, |candidate| {
+            self.search(claimed..=self.files.longest_signed()?, |candidate| {
                 match self.connect(claimed, candidate)? {
                     Some(nodes) => {
                         way = nodes;
@@ -123,7 +114,7 @@ impl Recovery<'_> {
                 return Ok(None);
             };
             way.extend([top.index, sibling.index]);
-            match Node::parent(&top, &sibling) {
+            match hash::parent(&top, &sibling) {
                 Some(parent) if parent.index <= merkle::MAX_NODE_INDEX => top = parent,
                 _ => return Ok(None),
             }
@@ -184,14 +175,14 @@ impl Recovery<'_> {
         let Some(mut roots) = self.read_roots(claimed)? else { return Ok(None) };
         let Some(mut offset) = merkle::byte_length(&roots) else { return Ok(None) };
         let (mut created, mut longest) = (Vec::new(), None);
-        let slots = self.files.signature_slots()?;
+        let slots = self.files.longest_signed()?;
         for block in claimed..slots.min(claimed.saturating_add(MAX_SLOTS_SCANNED)) {
             let Some(leaf) = self.read_leaf(block, offset)? else { break };
             offset += leaf.size;
-            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else { break };
+            let Some(nodes) = merkle::push_leaf(&mut roots, leaf, hash::parent) else { break };
             created.extend(nodes);
             let Some(signature) = self.files.read_signature(block + 1)? else { continue };
-            if merkle::signed_by(self.key, &roots, block + 1, &signature) {
+            if hash::signed_by(self.key, &roots, block + 1, &signature) {
                 let candidate = Candidate { length: block + 1, roots: roots.clone(), signature };
                 longest = Some((candidate, created.len()));
             }
@@ -206,7 +197,7 @@ impl Recovery<'_> {
     /// missing. Greatest first, a few of them.
     fn signed_beyond(&self, length: u64) -> Result<Vec<u64>> {
         let mut found = Vec::new();
-        self.search(length + 1..=self.files.signature_slots()?, |candidate| {
+        self.search(length + 1..=self.files.longest_signed()?, |candidate| {
             found.push(candidate.length);
             Ok(found.len() > 1)
         })?;
@@ -221,7 +212,7 @@ impl Recovery<'_> {
         };
         let mut bytes = vec![0; leaf.size as usize];
         let whole = self.files.read_data(offset, &mut bytes)?;
-        Ok((whole && Node::leaf(block, &bytes) == leaf).then_some(leaf))
+        Ok((whole && hash::leaf(block, &bytes) == leaf).then_some(leaf))
     }
 
     /// The greatest length in the range whose stored roots and signature verify and which
@@ -253,8 +244,8 @@ impl Recovery<'_> {
 
     /// The roots of that length if the signature agrees: as they are stored or, where a record is
     /// damaged, as their children have it.
-    fn signed_roots(&self, length: u64, signature: &SignatureBytes) -> Result<Option<Vec<Node>>> {
-        let signed = |roots: &[Node]| merkle::signed_by(self.key, roots, length, signature);
+    fn signed_roots(&self, length: u64, signature: &Signature) -> Result<Option<Vec<Node>>> {
+        let signed = |roots: &[Node]| hash::signed_by(self.key, roots, length, signature);
         let stored = self.read_roots(length)?;
         if let Some(stored) = stored.filter(|roots| signed(roots)) {
             return Ok(Some(stored));
@@ -264,7 +255,7 @@ impl Recovery<'_> {
             let root = match flat_tree::children(index) {
                 Some((left, right)) => {
                     match (self.files.read_node(left)?, self.files.read_node(right)?) {
-                        (Some(left), Some(right)) => Node::parent(&left, &right),
+                        (Some(left), Some(right)) => hash::parent(&left, &right),
                         _ => self.files.read_node(index)?,
                     }
                 }
@@ -308,7 +299,7 @@ impl Recovery<'_> {
             let Some(leaf) = self.read_leaf(block, offset)? else {
                 return Ok(None);
             };
-            let Some(nodes) = merkle::push_leaf(&mut roots, leaf) else {
+            let Some(nodes) = merkle::push_leaf(&mut roots, leaf, hash::parent) else {
                 return Ok(None);
             };
             created.extend(nodes);
@@ -326,13 +317,13 @@ impl Recovery<'_> {
             return Err(self.corrupt(format!("length {length} is not signed and does not verify")));
         };
         let stored = self.files.read_signature(length)?;
-        let signature = match stored {
-            Some(stored) if merkle::signed_by(self.key, &roots, length, &stored) => stored,
-            _ => merkle::sign(pair, &roots, length),
+        let signature = match &stored {
+            Some(stored) if hash::signed_by(self.key, &roots, length, stored) => stored.clone(),
+            _ => hash::sign(pair, &roots, length),
         };
         log::warn!("core {}: length {length} was not validly signed, repaired", self.name());
         self.repair_nodes(&created)?;
-        if self.writable && stored != Some(signature) {
+        if self.writable && stored.as_ref() != Some(&signature) {
             self.files.write_signature(length, &signature)?;
         }
         Ok((Candidate { length, roots, signature }, base))

@@ -1,0 +1,167 @@
+//! The seam between kinds of cores: which rules a core follows, and whose signatures count.
+//!
+//! A second kind adds its rules in a folder beside `legacy/` and one arm to each match here. Core's
+//! methods name this file and `files.rs`, never a folder of rules. (docs/decisions/0017)
+//!
+//! Not here: what is the same in every kind (`merkle.rs`, `nodes.rs`, `bitfield.rs`), and the messages
+//! that carry proofs (`wire/`).
+
+use bytes::Bytes;
+
+use super::files::{OpenFiles, Opened};
+use super::legacy::{self, hash, proof};
+use super::merkle::{Flaw, Node, Signature, Verified, push_leaf};
+use crate::error::Result;
+use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
+
+/// A proof as a peer sends it. Core asks it only what its methods tell.
+pub use super::legacy::proof::Proof;
+/// What requests and proofs of Hypercore 9 say of the nodes the other side has. For `prove.rs` and for
+/// wire protocol 8.
+pub use super::legacy::proof::{RemoteTree, digest, plan_proof};
+
+/// The rules of one kind of core.
+///
+/// An enum and no trait object: hashing runs in loops, and a match with one arm is a direct call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Hypercore 9: the key is an Ed25519 public key, every length may be signed.
+    Legacy,
+}
+
+impl Dialect {
+    /// The leaf over the bytes of `block`.
+    pub fn leaf(self, block: u64, bytes: &[u8]) -> Node {
+        match self {
+            Self::Legacy => hash::leaf(block, bytes),
+        }
+    }
+
+    /// The leaves over blocks, as [`Dialect::leaf`] would make them one by one, several at a time.
+    pub fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<Node> {
+        match self {
+            Self::Legacy => hash::leaves(blocks),
+        }
+    }
+
+    /// The parent of two siblings, given in either order; `None` if it is larger than a core may be.
+    pub fn parent(self, one: &Node, other: &Node) -> Option<Node> {
+        match self {
+            Self::Legacy => hash::parent(one, other),
+        }
+    }
+
+    /// The hash over a core's roots, left to right.
+    pub fn root_hash(self, roots: &[Node]) -> Hash {
+        match self {
+            Self::Legacy => hash::root_hash(roots),
+        }
+    }
+
+    /// [`push_leaf`] with the hashes of this kind.
+    pub fn push_leaf(self, roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
+        push_leaf(roots, leaf, |one, other| self.parent(one, other))
+    }
+
+    /// Whether a verified proof under the roots `new` has passed by every one of the roots `old`, so that
+    /// the one version continues the other.
+    pub fn connects(self, old: &[Node], new: &[Node], proof: &Proof) -> bool {
+        match self {
+            Self::Legacy => proof::connects(old, new, proof.block),
+        }
+    }
+
+    /// Opens the files of a core, makes what is missing where the medium can be written, and finds what
+    /// to believe of them.
+    ///
+    /// # Errors
+    /// `NotAStore` if another core is stored there, `Corrupt` if a core of ours lost blocks, `Storage`.
+    pub fn open(self, opening: OpenFiles) -> Result<Opened> {
+        match self {
+            Self::Legacy => legacy::open(opening),
+        }
+    }
+}
+
+/// Whose signatures count for a core.
+#[derive(Clone, Debug)]
+pub struct Author {
+    dialect: Dialect,
+    key: PublicKey,
+}
+
+impl Author {
+    pub fn new(dialect: Dialect, key: PublicKey) -> Self {
+        Self { dialect, key }
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What the core is named by.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Whether the signature is the author's over these roots of a core of `length` blocks.
+    pub fn signed(&self, roots: &[Node], length: u64, signature: &Signature) -> bool {
+        match self.dialect {
+            Dialect::Legacy => hash::signed_by(&self.key, roots, length, signature),
+        }
+    }
+
+    /// The signature over these roots of a core of `length` blocks.
+    pub fn sign(&self, pair: &KeyPair, roots: &[Node], length: u64) -> Signature {
+        match self.dialect {
+            Dialect::Legacy => hash::sign(pair, roots, length),
+        }
+    }
+
+    /// Verifies a proof. `leaf` is the hash of the value that came along, if one did; `local` returns the
+    /// believed node at an index.
+    ///
+    /// # Errors
+    /// The flaw of the proof, or the error of `local`.
+    pub fn verify<E>(
+        &self,
+        proof: &Proof,
+        leaf: Option<Node>,
+        local: impl FnMut(u64) -> std::result::Result<Option<Node>, E>,
+    ) -> std::result::Result<Verified, Flaw<E>> {
+        match self.dialect {
+            Dialect::Legacy => proof::verify(&self.key, proof, leaf, local),
+        }
+    }
+}
+
+/// Blocks to append, and the hashes of their leaves: those do not depend on where the blocks go, so
+/// they can be made while others are still being written.
+pub struct HashedBlocks {
+    blocks: Vec<Bytes>,
+    hashes: Vec<Hash>,
+}
+
+impl HashedBlocks {
+    /// The kind of core that is written here, by whose rules blocks are hashed ahead.
+    pub const DIALECT: Dialect = Dialect::Legacy;
+
+    pub fn new(blocks: Vec<Bytes>) -> Self {
+        // Their places are not known yet; the hash has nothing of them.
+        let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
+        let hashes = Self::DIALECT.leaves(&placed).into_iter().map(|leaf| leaf.hash).collect();
+        Self { blocks, hashes }
+    }
+
+    pub fn blocks(&self) -> &[Bytes] {
+        &self.blocks
+    }
+
+    /// The leaves, of which the first is that of block `first`.
+    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
+        (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
+            let size = bytes.len() as u64;
+            Node { index: block.saturating_mul(2), hash: *hash, size }
+        })
+    }
+}

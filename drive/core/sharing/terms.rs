@@ -1,0 +1,48 @@
+//! On what terms the blocks of one core are given to peers: whether at all, and how fast.
+//!
+//! Connections read them for every block they send, so no lock that connections of other cores take is
+//! in the way: the terms belong to the core's replication, and changing them goes there. Without a limit
+//! they are two atomic reads. Not here: what was said of cores that are not open (`mod.rs`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hypermount_swarm::rate::{Limit, Rate};
+use tokio::time::Instant;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(super) struct Terms {
+    shared: AtomicBool,
+    /// Bytes per second, of all connections together.
+    up: Rate,
+}
+
+impl Terms {
+    pub fn new(shared: bool, up: Limit) -> Self {
+        Self { shared: AtomicBool::new(shared), up: Rate::new(up) }
+    }
+
+    /// Whether peers may be given the blocks that are here.
+    pub fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    pub fn share(&self, shared: bool) {
+        self.shared.store(shared, Ordering::Relaxed);
+    }
+
+    /// Changes the limit; what was overdrawn under the old one is forgiven.
+    pub fn limit(&self, up: Limit) {
+        self.up.set(up);
+    }
+
+    /// When blocks may be given away again; `None` for now.
+    pub fn ready_at(&self) -> Option<Instant> {
+        self.up.ready_at()
+    }
+
+    /// So many bytes were given away.
+    pub fn spend(&self, bytes: usize) {
+        self.up.spend(bytes);
+    }
+}

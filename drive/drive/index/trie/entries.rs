@@ -1,0 +1,210 @@
+//! Paths and entries out of keys and nodes: directories that are not stored, mountpoints, names that a
+//! filesystem cannot hold (hyperdrive10.md §3). Also the edits of a drive as puts and deletes.
+//!
+//! Not here: the walk along a key (`get.rs`), what a batch appends (`batch.rs`).
+
+use std::sync::Arc;
+
+use super::{
+    Batch, Budget, Child, ChildNode, Difference, Found, Node, Purpose, Removed, Trie, TrieKey, stat,
+};
+use crate::index::{Changed, Edit, Stored};
+use crate::path::{DrivePath, Name};
+use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
+use hypermount_core::error::{Error, Result};
+use hypermount_core::hypercore::Core;
+use hypermount_core::wait::Wait;
+
+/// Permissions of a mountpoint that stores no stat.
+const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;
+const NESTED: &str = "the path lies in a nested drive";
+
+/// Nodes of a listing that are asked for together.
+const NODES_AT_ONCE: usize = 4096;
+
+impl Trie {
+    /// [`crate::index::Index::entry`].
+    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+        self.look_up(path, Purpose::Lookup, wait).await
+    }
+
+    async fn look_up(&self, path: &DrivePath, purpose: Purpose, wait: Wait) -> Result<Entry> {
+        let key = TrieKey::new(path.as_str(), false)?;
+        match self.get(&key, purpose, wait).await? {
+            Found::Key(node) => match self.stored_entry(&node, wait).await {
+                // The root exists whatever is stored for it.
+                Ok(entry) if path.is_root() && entry.kind != Kind::Directory => {
+                    Ok(implied_by(&node))
+                }
+                Err(Error::Malformed(_)) if path.is_root() => Ok(implied_by(&node)),
+                entry => entry,
+            },
+            Found::Below(node) => Ok(implied_by(&node)),
+            Found::Nothing(node) if path.is_root() => {
+                Ok(node.map_or(Entry::implied_directory(0), |node| implied_by(&node)))
+            }
+            Found::Nothing(_) => Err(Error::NotFound),
+        }
+    }
+
+    /// [`crate::index::Index::list`].
+    pub async fn list<T>(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+        kept: impl Fn(Entry) -> T,
+    ) -> Result<Vec<(Name, T)>> {
+        let listing = Purpose::Listing { recursive: false };
+        match self.look_up(path, listing, wait).await?.kind {
+            Kind::Directory | Kind::Mount => {}
+            _ => return Err(Error::NotADirectory),
+        }
+        let key = TrieKey::new(path.as_str(), false)?;
+        let mut budget = Budget::new(self.nodes().core());
+        let children = self.children(&key, &mut budget, wait).await?;
+        let mut entries = Vec::new();
+        for part in children.chunks(NODES_AT_ONCE) {
+            let _wanted = self.want_children(part, wait);
+            for child in part {
+                if let Some((name, entry)) = self.child(&key, child, wait).await? {
+                    budget.take(name.as_str().len() + entry.weight())?;
+                    entries.push((name, kept(entry)));
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// A child as a name and an entry; `None` if it is not to be listed.
+    async fn child(
+        &self,
+        key: &TrieKey,
+        child: &Child,
+        wait: Wait,
+    ) -> Result<Option<(Name, Entry)>> {
+        let Ok(name) = Name::new(child.name.as_str()) else { return Ok(None) };
+        let entry = match self.child_node(key, child, wait).await? {
+            None => return Ok(None),
+            Some(ChildNode::Below(node)) => implied_by(&node),
+            Some(ChildNode::Own(node)) => match self.stored_entry(&node, wait).await {
+                Ok(entry) => entry,
+                Err(Error::Malformed(why)) => {
+                    log::warn!("index block {}: entry not listed: {why}", node.seq);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Some((name, entry)))
+    }
+
+    /// The entry a node stores. Where another drive is mounted its stat usually says which; only
+    /// if not, the hidden record is looked up.
+    async fn stored_entry(&self, node: &Node, wait: Wait) -> Result<Entry> {
+        let value = node.value.as_deref().unwrap_or_default();
+        let mut stat = match value {
+            [] if node.is_mount() => Stat { mode: MOUNTPOINT_MODE, ..Stat::default() },
+            value => stat::decode(value)?,
+        };
+        if node.is_mount() && stat.mount.is_none() {
+            stat.mount = self.mount_record(node.key.text(), wait).await?;
+        }
+        Ok(Entry::stored(stat))
+    }
+
+    /// [`crate::index::Index::changes`].
+    pub async fn changes(&self, old: &Self, limit: usize, wait: Wait) -> Result<Vec<Changed>> {
+        let differences = self.differences(old, is_change, limit, wait).await?;
+        let mut changes = Vec::with_capacity(differences.len());
+        for Difference { old: before, new: after } in differences {
+            let Some(path) = before.as_ref().or(after.as_ref()).and_then(|node| path_of(node))
+            else {
+                continue;
+            };
+            let before = old.sensible_entry(before, wait).await?;
+            let after = self.sensible_entry(after, wait).await?;
+            changes.push(Changed { path, before, after });
+        }
+        Ok(changes)
+    }
+
+    /// The entry of a node; `None` if it makes no sense.
+    async fn sensible_entry(&self, node: Option<Arc<Node>>, wait: Wait) -> Result<Option<Entry>> {
+        match node {
+            None => Ok(None),
+            Some(node) => match self.stored_entry(&node, wait).await {
+                Ok(entry) => Ok(Some(entry)),
+                Err(Error::Malformed(_)) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+impl Batch {
+    /// [`crate::index::Edits::add`].
+    pub async fn edit(&mut self, edit: Edit) -> Result<()> {
+        match edit {
+            Edit::Put { path, stat } => self.put_entry(&path, &stat).await,
+            Edit::Remove { path } => self.remove_entry(&path).await,
+        }
+    }
+
+    async fn put_entry(&mut self, path: &DrivePath, stat: &Stat) -> Result<()> {
+        if self.mount_above(path.as_str()).await?.is_some() {
+            return Err(Error::ReadOnly(NESTED));
+        }
+        let value = stat::encode(stat)?;
+        match &stat.mount {
+            Some(target) if !target.core => self.put_mount(path.as_str(), target, value).await,
+            Some(_) | None => self.put_plain(path.as_str(), value).await,
+        }
+    }
+
+    async fn remove_entry(&mut self, path: &DrivePath) -> Result<()> {
+        if self.mount_above(path.as_str()).await?.is_some() {
+            return Err(Error::ReadOnly(NESTED));
+        }
+        match self.remove_path(path.as_str()).await? {
+            Removed::Done => Ok(()),
+            Removed::Absent => Err(Error::NotFound),
+            Removed::Colliding => {
+                let what =
+                    "removing an entry whose name collides with another in the format's hash";
+                Err(Error::Unsupported(what.into()))
+            }
+        }
+    }
+}
+
+/// [`crate::index::IndexLog::stored_at`].
+pub fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
+    if seq == 0 || !core.has(seq) {
+        return Ok(None);
+    }
+    let Some(block) = core.get_local(seq)? else { return Ok(None) };
+    let Ok(node) = Node::decode(block, seq) else { return Ok(None) };
+    if node.key.hidden() || node.is_mount() {
+        return Ok(None);
+    }
+    let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
+    Ok(stat.map(|stat| Stored { path: node.key.text().to_owned(), stat }))
+}
+
+fn is_change(difference: &Difference) -> bool {
+    let what =
+        |node: &Option<Arc<Node>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
+    what(&difference.old) != what(&difference.new)
+}
+
+/// The path of a node, if a filesystem can hold it.
+fn path_of(node: &Node) -> Option<DrivePath> {
+    let path = DrivePath::parse(node.key.text()).ok()?;
+    (path.as_str() == node.key.text()).then_some(path)
+}
+
+/// A directory nobody stored, as old as the newest entry below it that the index shows.
+fn implied_by(node: &Arc<Node>) -> Entry {
+    let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
+    Entry::implied_directory(stat.map_or(0, |stat| stat.mtime))
+}
