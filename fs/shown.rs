@@ -42,11 +42,11 @@ enum At<'a> {
 
 /// Names of a directory, to page through.
 pub enum Names {
-    OfDrive(Page, Arc<Fs>),
+    Drive(Page, Arc<Fs>),
     /// From an offset on.
-    OfStatus(Status, u64),
+    Status(Status, u64),
     /// From an offset on.
-    OfRoot(Arc<root::Listing>, u64),
+    Root(Arc<root::Listing>, u64),
 }
 
 impl Names {
@@ -55,9 +55,9 @@ impl Names {
     /// opens its drive.
     pub fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
         match self {
-            Names::OfDrive(page, fs) => page.fill(fs, plus, add),
-            Names::OfStatus(status, offset) => status.fill(*offset, add),
-            Names::OfRoot(listing, offset) => listing.fill(*offset, add),
+            Names::Drive(page, fs) => page.fill(fs, plus, add),
+            Names::Status(status, offset) => status.fill(*offset, add),
+            Names::Root(listing, offset) => listing.fill(*offset, add),
         }
     }
 }
@@ -235,9 +235,9 @@ impl Shown {
 
     pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<Names> {
         match self.at(ino)? {
-            At::Root(root) => Ok(Names::OfRoot(root.readdir(handle)?, offset)),
-            At::Status(status) => Ok(Names::OfStatus(status, offset)),
-            At::Drive(fs) => Ok(Names::OfDrive(fs.readdir(handle, offset).await?, fs)),
+            At::Root(root) => Ok(Names::Root(root.readdir(handle)?, offset)),
+            At::Status(status) => Ok(Names::Status(status, offset)),
+            At::Drive(fs) => Ok(Names::Drive(fs.readdir(handle, offset).await?, fs)),
         }
     }
 

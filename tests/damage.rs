@@ -282,7 +282,7 @@ fn check_repairs_a_copy_and_signatures() {
         (Some(0), Some(1))
     );
     let misplaced = home.run(["check", &url, "--peer", &address, "--store", "there"]);
-    misplaced.must_fail(2, "asks no peer").hints("--repair");
+    misplaced.must_fail(2, "no peer is asked").hints("--repair");
     copy_tree(&home.path("store"), &home.path("copy"));
     let [index, _] = cores_of(&home.path("copy"));
     flip(&index.join("signatures"), first + 5);
