@@ -40,7 +40,7 @@ pub struct Node {
 pub struct Signature(Bytes);
 
 impl Signature {
-    /// The bytes, which only [`super::dialect::Dialect::signed_by`] judges.
+    /// The bytes, which only the dialect of the core judges.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

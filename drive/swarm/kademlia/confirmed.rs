@@ -55,13 +55,13 @@ impl<R> Confirmed<R> {
         released.into_iter().map(|held| held.request).collect()
     }
 
-    /// Whether the address has answered us within [`CONFIRMED_FOR`].
+    /// Whether the address has answered us within 15 minutes.
     pub fn has(&self, address: SocketAddrV4, now: Instant) -> bool {
         self.addresses.peek(&address).is_some_and(|at| now < *at + CONFIRMED_FOR)
     }
 
     /// Keeps a request until its address is confirmed, in place of one of that address that
-    /// `is_same`; false if [`MAX_HELD`] requests wait already.
+    /// `is_same`; false if 128 requests wait already.
     pub fn hold(
         &mut self,
         from: SocketAddrV4,
