@@ -24,15 +24,17 @@ use crate::serve::{Request, Server};
 use crate::shown::Shown;
 use crate::xattr::Answer;
 
-/// Largest request in bytes; the kernel sends reads of at most this too.
+/// Largest request in bytes. The kernel sends reads of at most this size too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
-/// Requests the kernel may have under way that nobody waits for directly: all reads through its
-/// pages are. Each may be parked for the network, and the next one then would not even be sent,
-/// whatever it is for. So as many as can be said; the kernel takes less from who is not root.
+/// Requests that the kernel may have in flight in the background; all reads through its page cache
+/// are. Each may be parked until a peer answers, and when the limit is reached the kernel sends no
+/// further request of any kind. So this is the largest value that the protocol allows; the kernel
+/// lowers it for a mount that root did not make.
 const MAX_BACKGROUND: u16 = u16::MAX;
-/// A number and a generation together are unique; numbers are, so one generation will do.
+/// An inode number and a generation together must be unique. Numbers are unique, so one generation
+/// suffices.
 const GENERATION: Generation = Generation(0);
-/// What drives store times in.
+/// The resolution of times in a drive.
 const TIME_GRANULARITY: Duration = Duration::from_millis(1);
 /// Unit of the numbers in statfs, in bytes.
 const STATFS_UNIT_BYTES: u32 = 4096;
@@ -44,10 +46,11 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
-    // There are none, but only so does the kernel remember that: else `ls -l` asks for each file.
+    // There are no ACLs. Only with this flag does the kernel remember that; without it, `ls -l`
+    // asks for each file.
     InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_ATOMIC_O_TRUNC,
-    // Else the kernel asks for security.capability before each write.
+    // Without it, the kernel asks for security.capability before each write.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
@@ -101,7 +104,7 @@ fn reply_xattr(result: Result<Answer>, reply: ReplyXattr) {
     }
 }
 
-/// One piece is sent as it lies in the cache; several have to be joined, since a reply is one slice.
+/// Sends one piece as it lies in the cache; joins several pieces, since a reply is one slice.
 fn reply_data(pieces: &[Bytes], reply: ReplyData) {
     match pieces {
         [] => reply.data(&[]),
@@ -110,8 +113,8 @@ fn reply_data(pieces: &[Bytes], reply: ReplyData) {
     }
 }
 
-/// What a look-up answers to keep "no such file" in the kernel: inode 0, whose attributes nobody
-/// reads.
+/// The reply to a lookup that makes the kernel cache "no such file": inode 0, whose attributes the
+/// kernel ignores.
 fn absent() -> FileAttr {
     FileAttr {
         ino: INodeNo(0),
@@ -149,7 +152,8 @@ impl Filesystem for Adapter {
                 log::debug!("the kernel has no {capability:?}");
             }
         }
-        // Each answers with the nearest value the kernel takes, which then is the one in force.
+        // Each setter answers an unsupported value with the nearest one that the kernel accepts and
+        // that is then in force.
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_time_granularity(TIME_GRANULARITY);
@@ -261,7 +265,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        // Nobody waits for it, so nobody can give it up.
+        // No process waits for RELEASE, so no signal can interrupt it.
         let asked = Request { thread: 0, ..request("release", from, ino) };
         let shown = self.shown.clone();
         let operation = async move { shown.release(ino.0, handle.0).await };
@@ -305,7 +309,7 @@ impl Filesystem for Adapter {
         let operation = async move { shown.opendir(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
             Ok(opened) => {
-                // Listings are kept by the kernel until it is told that the directory changed.
+                // The kernel keeps listings until a notice says that the directory has changed.
                 let keep = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
                 let flags = if opened.keep_cache { keep } else { FopenFlags::empty() };
                 reply.opened(FileHandle(opened.handle), flags);
@@ -425,7 +429,7 @@ impl Filesystem for Adapter {
         self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
 
-    /// Nothing here has an ioctl(2); isatty(3) asks with one.
+    /// No file here supports ioctl(2). isatty(3) calls it.
     fn ioctl(
         &self,
         _from: &fuser::Request,
@@ -440,7 +444,7 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    // What changes something.
+    // Operations that change something.
 
     fn setattr(
         &self,

@@ -1,45 +1,47 @@
-//! What stat(2) says about an entry, and for how long the kernel may believe it.
+//! What stat(2) reports for an entry, and how long the kernel may cache it.
 //!
-//! An entry's fields were signed by the publisher, who may be hostile or merely careless, so every
-//! field is brought into what a filesystem can hold here, once. Not here: a link's target
-//! (`symlink.rs`), which also decides its size.
+//! The fields of an entry are signed by the publisher, who may be hostile or careless. Here, and
+//! only here, every field is brought into the range that a filesystem can hold. Not here: the
+//! target of a link (`symlink.rs`), which also determines its size.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use hypermount_drive::{Entry, Kind, PublicKey};
 
-/// `st_blksize` in bytes: what programs should read at a time, which is the block size drives are
-/// written with.
+/// `st_blksize` in bytes, the size in which programs should read: the block size of drives.
 const PREFERRED_READ_BYTES: u32 = 64 * 1024;
-/// `st_blocks` counts in these, whatever the filesystem (stat(2)).
+/// Unit of `st_blocks` in bytes, the same on every filesystem (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Largest size a file can have for the kernel (`loff_t` is signed).
 pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
-/// Latest time shown, in seconds since the epoch: the end of the year 9999. Later ones overflow
-/// in programs that print them.
+/// Latest time shown, in seconds since the epoch: the end of the year 9999. Programs that print
+/// later times overflow.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 
-/// How long the kernel may keep what it learned about a version that never changes.
+/// How long the kernel may cache names and attributes of a version that never changes.
 pub const TTL_FROZEN: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The same for a drive that is followed: changes are told to the kernel explicitly, so this only
-/// bounds what a lost notice could cost.
+/// How long the kernel may cache names and attributes of a followed drive. Changes are announced to
+/// the kernel, so this only limits the effect of a lost notice.
 pub const TTL_FOLLOWED: Duration = Duration::from_secs(3600);
-/// How long a followed drive's "no such file" is kept. Creation is told explicitly where the
-/// difference of two versions is known; where it is not, this is how long an old answer lives.
+/// How long the kernel may cache "no such file" in a followed drive. A notice announces a created
+/// name where the difference of two versions is known; where it is not, this is how long the old
+/// answer lives.
 pub const TTL_ABSENT_FOLLOWED: Duration = Duration::from_secs(10);
 
-/// Permission bits of a directory that nobody ever made explicitly.
+/// Permission bits of a directory that no program made explicitly.
 const IMPLIED_DIRECTORY: u16 = 0o755;
 const OWNER_READ: u16 = 0o400;
 const OWNER_READ_AND_SEARCH: u16 = 0o500;
 const PERMISSIONS: u32 = 0o777;
 const PERMISSIONS_AND_SPECIAL: u32 = 0o7777;
 
-/// Who the files of a mount appear to belong to, and how far its drive is trusted.
+/// The owner that the files of a mount are shown with, and whether the ids of the drive are
+/// trusted.
 ///
-/// The ids stored in a stranger's drive are numbers of the publisher's machine and mean nothing
-/// here: all files belong to whoever mounted. In a drive that can be written they are as stored.
+/// The ids stored in the drive of another publisher are numbers of the publisher's machine and mean
+/// nothing here: all files are shown as owned by the user who mounted. In a writable drive, ids are
+/// shown as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub uid: u32,
@@ -52,8 +54,9 @@ impl Owner {
         Self { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() }
     }
 
-    /// The ids of an entry of our own drive. Programs that know no owners store 0; a user who is
-    /// not root could do nothing with files of root's in a drive of their own, so these are theirs.
+    /// The ids to show for an entry of a writable drive. Programs without owners store 0. A user
+    /// other than root could not use root's files in their own drive, so an id of 0 is shown as
+    /// that user's.
     fn stored(self, entry: &Entry) -> (u32, u32) {
         let known = |stored: u32, own: u32| if stored == 0 { own } else { stored };
         match entry.explicit {
@@ -63,7 +66,7 @@ impl Owner {
     }
 }
 
-/// What the entry's file is for the kernel. Nested drives are directories.
+/// The file type of the entry. A nested drive is a directory.
 pub fn file_type(entry: &Entry) -> FileType {
     match entry.kind {
         Kind::File => FileType::RegularFile,
@@ -76,14 +79,14 @@ pub fn file_type(entry: &Entry) -> FileType {
     }
 }
 
-/// The single core that is shown as this file, if one is.
+/// The core that is shown as this file; `None` for every other entry.
 pub fn core_of(entry: &Entry) -> Option<&PublicKey> {
     let target = entry.stat.mount.as_ref().filter(|t| t.core && entry.kind == Kind::File)?;
     Some(&target.key)
 }
 
-/// The attributes of `entry` under inode number `ino`. `size` in bytes is the caller's, since a
-/// link's and a core's are not in the entry.
+/// The attributes of `entry` under inode number `ino`. The caller supplies `size` in bytes, since
+/// the size of a link or of a core is not in the entry.
 pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) -> FileAttr {
     let kind = file_type(entry);
     let size = if kind == FileType::Directory { 0 } else { size.min(MAX_FILE_BYTES) };
@@ -92,7 +95,8 @@ pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) 
     FileAttr {
         ino: INodeNo(ino),
         size,
-        // Never what is on this disk: programs take a small number for a hole and skip the data.
+        // The whole size, not what is on this disk: programs take a smaller number for a hole and
+        // skip the data.
         blocks: size.div_ceil(STAT_BLOCK_BYTES),
         atime: modified,
         mtime: modified,
@@ -109,8 +113,8 @@ pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) 
     }
 }
 
-/// A stranger's drive hands out no setuid, setgid or sticky bits, and no file its mounter could
-/// see but not read: the owner's read (and search) bit is always set.
+/// Removes the setuid, setgid and sticky bits in another publisher's drive, and always sets the
+/// owner's read bit (and search bit): the user who mounted can read every file that they see.
 fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
     if kind == FileType::Symlink {
         return 0o777;
@@ -124,7 +128,7 @@ fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
     if ours { stored } else { stored | readable }
 }
 
-/// The time as drives store it: whole milliseconds since the epoch, none before it.
+/// A time as drives store it: whole milliseconds since the epoch; 0 for a time before it.
 pub fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     u64::try_from(since).unwrap_or(u64::MAX)

@@ -1,6 +1,6 @@
-//! What can go wrong in a filesystem operation, and the one place that turns it into an errno.
+//! The errors of filesystem operations, and the one place that maps them to an errno.
 //!
-//! Both matches are exhaustive on purpose: a new situation must be given its number here.
+//! Both matches are exhaustive on purpose: each new variant must be given its number here.
 
 use std::io;
 
@@ -13,13 +13,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error(transparent)]
     Drive(#[from] hypermount_drive::Error),
-    /// The mount takes no changes at all.
+    /// The mount is read-only.
     #[error("the mount is read-only")]
     ReadOnly,
-    /// What the format cannot hold, or this program does not want in it.
+    /// The format cannot represent it, or this program refuses it.
     #[error("not permitted: {0}")]
     NotPermitted(&'static str),
-    /// A name that is not UTF-8, which is all the format has.
+    /// The name is not UTF-8, the only encoding that the format has.
     #[error("the name is not UTF-8")]
     NotUtf8,
     #[error("file too large")]
@@ -28,16 +28,17 @@ pub enum Error {
     NoSpace,
     #[error("not supported: {0}")]
     NotSupported(&'static str),
-    /// From one drive into another.
+    /// A rename, link or copy between two drives.
     #[error("source and destination are in different drives")]
     OtherDrive,
     #[error("in use")]
     Busy,
-    /// The kernel named an inode we do not know (any more): look the path up again.
+    /// The kernel named an inode that the table does not hold (any more): it looks the path up
+    /// again.
     #[error("stale inode")]
     Stale,
-    /// An import or another mount has changed the file since this one was opened; both cannot be kept
-    /// under one name.
+    /// An import or another mount has changed the file since this one was opened. One name cannot
+    /// hold both.
     #[error(
         "the file was replaced or removed meanwhile; what was written here is kept in scratch, \
              see `hypermount recover`"
@@ -50,36 +51,36 @@ pub enum Error {
     WrongKind,
     #[error("no such extended attribute")]
     NoAttribute,
-    /// The caller's buffer is too small for the answer.
+    /// The caller's buffer is too small for the value.
     #[error("buffer too small")]
     BufferTooSmall,
-    /// More than the kernel can carry in one answer.
+    /// The answer is larger than the kernel can carry in one reply.
     #[error("answer larger than the kernel allows")]
     AnswerTooLarge,
     #[error("position beyond the end of the file")]
     BeyondEnd,
     #[error("invalid argument")]
     InvalidArgument,
-    /// Times of the format are unsigned.
+    /// The format stores unsigned times only.
     #[error("the time is before 1970, which a drive cannot store")]
     TimeBeforeEpoch,
-    /// Signed content that no filesystem can show, or bytes that do not add up.
+    /// Signed content that no filesystem can represent, or bytes that contradict each other.
     #[error("unusable content: {0}")]
     BadContent(String),
     #[error("more than {limit} drives open at once")]
     TooManyDrives { limit: usize },
-    /// The process that asked has been told to stop, or is gone.
+    /// The calling process has received a signal, or has ended.
     #[error("interrupted")]
     Interrupted,
     /// The mount is being taken down.
     #[error("the mount is shutting down")]
     ShuttingDown,
-    /// A bug of ours; the message went to the log.
+    /// A bug in this program; the log has the message.
     #[error("internal failure")]
     Panicked,
 }
 
-/// The errno a program sees for `error` (see errno(3) for the names).
+/// The errno that a program gets for `error` (see errno(3) for the names).
 pub fn errno(error: &Error) -> Errno {
     let number = match error {
         Error::Drive(error) => drive_errno(error),
@@ -131,7 +132,7 @@ fn drive_errno(error: &hypermount_drive::Error) -> i32 {
     }
 }
 
-/// What a program can act on passes through; every other trouble of our own disk is EIO.
+/// Passes on what a program can act on; every other failure of the local disk is EIO.
 fn storage_errno(source: &io::Error) -> i32 {
     match source.raw_os_error() {
         Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EFBIG)) => number,

@@ -1,7 +1,7 @@
 //! Open files: reading, writing, and what closing them means.
 //!
-//! In a drive that can be written every open file of an inode shares one [`StagedFile`]; elsewhere
-//! a file pins its content when it is opened.
+//! In a writable drive all open files of an inode share one [`StagedFile`]. Elsewhere a file pins
+//! its content at open.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,15 +19,16 @@ use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::stalls::Missing;
 
-/// How often others may change a file between looking at it and opening it before they have to wait.
+/// How often the file may change between the lookup and the open before the open takes a turn,
+/// which other writers have to wait for.
 const MAX_OVERTAKEN: usize = 100;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
     pub handle: u64,
-    /// The pages the kernel has of this file hold the same bytes.
+    /// The kernel's cached pages of this file hold the same bytes.
     pub keep_cache: bool,
-    /// Nothing of it is kept in the kernel's pages.
+    /// The kernel caches no pages of this file.
     pub direct: bool,
 }
 
@@ -42,7 +43,7 @@ impl Fs {
                 }
                 resolved = self.resolve(ino).await?;
             }
-            // Nothing overtakes while the volume is not changed.
+            // While the volume is locked for changes, nothing replaces the entry.
             let volume = resolved.place.volume;
             let _turn = self.turn(&volume).await;
             let resolved = self.resolve(ino).await?;
@@ -86,13 +87,13 @@ impl Fs {
         Ok(Opened { handle, keep_cache: keep_cache && !is_core, direct: false })
     }
 
-    /// Up to `length` bytes from `offset`, less only at the end of the file, in pieces as they lie
-    /// in blocks.
+    /// Reads up to `length` bytes from `offset`; fewer only at the end of the file. Returns the
+    /// pieces as they lie in blocks.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
         self.read_for(handle, offset, length, 0).await
     }
 
-    /// As [`Fs::read`], for the process of `thread`, which is charged for what has to be fetched.
+    /// As [`Fs::read`], and charges fetched bytes to the process of `thread`.
     pub async fn read_for(
         &self,
         handle: u64,
@@ -125,8 +126,8 @@ impl Fs {
         if is_missing { self.fetch(&file, range).await } else { local }
     }
 
-    /// Reads bytes that are not all on this machine. What did not arrive for this handle a moment ago
-    /// is not waited for again.
+    /// Reads bytes of which some are not in the store. If the same bytes failed to arrive for this
+    /// handle within the last 2 s, fails at once.
     async fn fetch(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
         let asked = |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
         if file.stalled.any()
@@ -143,7 +144,7 @@ impl Fs {
         read
     }
 
-    /// Charges a process for those of the bytes that are not here, once for each open file.
+    /// Charges a process for the bytes that are not in the store, once per open file.
     fn charge(&self, file: &FileHandle, extent: &Extent, range: Range<u64>, thread: u32) {
         let drive = &file.volume.drive;
         if drive.lacking(extent, range.clone()) == 0 {
@@ -159,15 +160,16 @@ impl Fs {
         }
     }
 
-    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`: a file is data to its end, whether or not that
-    /// data is on this machine. (Programs that copy skip holes.)
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`. A file is data up to its end, whether or not that
+    /// data is in the store. (Programs that copy skip holes.)
     pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
         seek(self.files.get(handle)?.size(), offset, whence)
     }
 
-    // What only a drive that can be written has.
+    // Operations on open files of writable drives.
 
-    /// `None` if what was resolved has been overtaken, and is to be resolved again.
+    /// Opens a file of a writable drive. `None` if another change has overtaken what was resolved;
+    /// the caller resolves again.
     fn open_local(
         &self,
         ino: u64,
@@ -215,10 +217,10 @@ impl Fs {
         Ok(Some(opened))
     }
 
-    /// Opens a handle on the inode's staged file, which is made of `entry` if there is none. `None`
-    /// if the entry is no longer what is stored: another handle may have been closed since it
-    /// was looked at. From looking to counting the handle nobody else gets at the inode, so that
-    /// it never has two staged files.
+    /// Opens a handle on the inode's staged file, which is made from `entry` if there is none.
+    /// `None` if `entry` is no longer what is stored: another handle may have been closed since the
+    /// caller looked. The inode table stays locked from the check until the handle is counted, so
+    /// an inode never has two staged files.
     pub(crate) fn open_staged(
         &self,
         ino: u64,
@@ -234,7 +236,8 @@ impl Fs {
         let open_already = there.is_some();
         let staged = match there {
             Some(staged) => staged,
-            // Unlinked or replaced since the kernel looked it up: nothing of it is stored any more.
+            // Unlinked or replaced since the kernel looked it up: the drive stores nothing of it
+            // any more.
             None if node.is_detached() => {
                 let (key, path) = (*place.volume.drive.key(), node.place.path.clone());
                 let pool = self.scratch.clone();
@@ -273,12 +276,12 @@ impl Fs {
             staged: Some(staged),
             writes,
         });
-        // What is written goes through the pages, so those of an open file are always right.
+        // Writes go through the page cache, so the pages of an open file are always current.
         Some(Opened { handle, keep_cache: same || open_already, direct: false })
     }
 
-    /// Writes at `offset`; `false`, and nothing written, if [`Fs::copy_up`] has to come first.
-    /// `unprivileged`: the caller, if the kernel says that it has no CAP_FSETID.
+    /// Writes at `offset`. Returns `false`, with nothing written, if [`Fs::copy_up`] must come
+    /// first. `unprivileged` is the caller if the kernel says that it has no CAP_FSETID.
     pub fn write(
         &self,
         handle: u64,
@@ -294,7 +297,7 @@ impl Fs {
         staged.write(offset, bytes, now())
     }
 
-    /// As [`Fs::write`], after it has asked for a copy.
+    /// As [`Fs::write`], and copies up first where that is required.
     pub(crate) async fn write_copied_up(
         &self,
         handle: u64,
@@ -308,14 +311,14 @@ impl Fs {
         Ok(())
     }
 
-    /// Makes room for more stretches of changed bytes.
+    /// Merges the stretches of changed bytes into one, so that more fit.
     pub async fn copy_up(&self, handle: u64) -> Result<()> {
         let file = self.files.get(handle)?;
         let wait = self.options.patience.each_block();
         file.writer()?.copy_up(&file.volume.drive, wait).await
     }
 
-    /// A descriptor of the file was closed: what it wrote becomes part of the drive.
+    /// A descriptor of the file was closed: commits what was written to the drive.
     pub async fn flush(&self, handle: u64) -> Result<()> {
         let file = self.files.get(handle)?;
         match &file.staged {
@@ -324,7 +327,7 @@ impl Fs {
         }
     }
 
-    /// Returns when no power cut can lose what was written to the file.
+    /// Commits the file and syncs the drive. On return, no power cut can lose what was written.
     pub async fn fsync(&self, handle: u64) -> Result<()> {
         let file = self.files.get(handle)?;
         let Some(staged) = &file.staged else { return Ok(()) };
@@ -332,9 +335,9 @@ impl Fs {
         self.sync(&file.volume).await
     }
 
-    /// The last descriptor and the last mapping are gone. Pages that were changed through a mapping
-    /// arrive after the last close, so there may be something to commit; nobody can be told
-    /// if that fails.
+    /// The last descriptor and the last mapping are gone. Pages changed through a mapping arrive
+    /// after the last close, so there may be something to commit. The kernel ignores the result, so
+    /// no program learns of a failure.
     pub async fn release(&self, handle: u64) -> Result<()> {
         let file = self.files.remove(handle)?;
         let mut result = Ok(());
@@ -395,8 +398,8 @@ impl Fs {
         Ok(())
     }
 
-    /// copy_file_range(2), for the copy of a whole file into an empty one of the same drive: they
-    /// then share their blocks. Anything else is left to the kernel.
+    /// copy_file_range(2) of a whole file into an empty one of the same drive: the two then share
+    /// their blocks. The kernel does any other copy itself.
     pub async fn copy_file_range(
         &self,
         from: u64,
@@ -433,14 +436,14 @@ pub(crate) fn seek(size: u64, offset: i64, whence: i32) -> Result<i64> {
     }
 }
 
-/// Bytes `range` of an open file, which are in it.
+/// Bytes `range` of an open file; the range lies inside the file.
 async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
     let (drive, expected) = (&file.volume.drive, range.end - range.start);
     let pieces = match &file.content {
         Content::Extent(extent) => drive.read(extent, range, wait).await?,
         Content::Core(key) => drive.read_core(key, range, wait).await?,
     };
-    // The kernel fills a short answer with zeros, which the author did not sign.
+    // The kernel would fill a short answer with zeros, which the publisher did not sign.
     let got: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
     if got != expected {
         return Err(Error::BadContent(format!("{got} bytes where {expected} were promised")));
@@ -476,7 +479,7 @@ mod tests {
             }
             let handle = fs.open(ino, libc::O_RDONLY, Caller::SELF).await.expect("opened").handle;
             assert!(matches!(fs.write(handle, 0, b"x", None), Err(Error::BadHandle)));
-            // The open file stays what it was when it was opened.
+            // The open file keeps the content it had at open.
             put(&fs, "file", b"other").await;
             assert_eq!(fs.read(handle, 0, 100).await.expect("read").concat(), b"content");
             assert_eq!(fs.read(handle, 5, 100).await.expect("read").concat(), b"nt");

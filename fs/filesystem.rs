@@ -1,12 +1,13 @@
-//! What every operation means: POSIX semantics over snapshots of drives, without a kernel.
+//! The operations of the filesystem: POSIX semantics over snapshots of drives, without a kernel.
 //!
-//! Each operation is one async fn that a test can call. It returns at once if everything it needs
-//! is on this machine, and may wait for peers, within the limits of [`Patience`], if not. Nothing
-//! here blocks a thread or holds a lock across an await.
+//! Each operation is one async fn that a test can call. It completes on the first poll if
+//! everything it needs is in the store. Otherwise it waits for peers, within the limits of
+//! [`Patience`]. Nothing here blocks a thread or holds a lock across an await.
 //!
-//! Here is what all operations need: resolving inodes, looking names up, and showing what was
-//! found. The others are in files of their own: `file.rs` (open files), `listing.rs`, `write.rs`
-//! (from changes to versions), `namespace.rs` (what changes names), `metadata.rs` (attributes).
+//! This file has what all operations need: resolving inodes, looking up names, and presenting what
+//! was found. The other operations are in files of their own: `file.rs` (open files), `listing.rs`,
+//! `write.rs` (from changes to versions), `namespace.rs` (changes of names), `metadata.rs`
+//! (attributes).
 //!
 //! Not here: the wire format of requests (`adapter.rs`), where they wait (`serve.rs`), and the
 //! arrival of new versions (`follow.rs`).
@@ -39,18 +40,19 @@ use crate::stalls::{Missing, Stalls};
 use crate::symlink;
 use crate::volume::{Crossing, Unreachable, Volume};
 
-/// Nested drives open at once in one mount.
+/// Nested drives that one mount may have open at a time.
 pub const MAX_NESTED_DRIVES: usize = 1024;
-/// Of entries with more attribute bytes than this, only the rest is kept.
+/// If an entry has more attribute bytes than this, the inode table keeps the entry without them.
 const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
-/// Attributes of a core shown as a file: it may grow, and nothing tells the kernel.
+/// How long the kernel may cache the attributes of a core shown as a file: the core may grow, and
+/// no notice tells the kernel.
 const TTL_CORE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 pub struct FsOptions {
     pub owner: Owner,
     pub patience: Patience,
-    /// Changes nothing, whoever holds the keys.
+    /// Takes no changes, even if the store has the drive's secret key.
     pub read_only: bool,
 }
 
@@ -59,18 +61,19 @@ pub struct FsOptions {
 pub(crate) struct Place {
     pub volume: Arc<Volume>,
     pub path: DrivePath,
-    /// The drive that begins here, if one does.
+    /// The nested drive whose root this is, if any.
     pub crossing: Option<Crossing>,
-    /// The file being changed, while it is open in a drive that can be written.
+    /// The staged file, while the file is open in a writable drive.
     pub staged: Option<Arc<StagedFile>>,
     known: Option<Known>,
 }
 
-/// What the path held when it was last looked at. When the path leads elsewhere, this is what the inode
-/// is to the programs that looked it up before, as on a local disk.
+/// What the path held at the last lookup. After the path leads elsewhere, programs that looked the
+/// inode up before still see this, as on a local disk.
 #[derive(Clone)]
 struct Known {
-    /// The version it was found in, while the path is the same and nothing of the entry is left out.
+    /// The version that `entry` was found in; `None` after the path has changed, or if parts of the
+    /// entry are left out.
     version: Option<u64>,
     entry: Arc<Entry>,
 }
@@ -80,19 +83,19 @@ impl Place {
         Self { volume, path, crossing: None, staged: None, known: None }
     }
 
-    /// The path is another one now: what it holds has to be looked up.
+    /// The inode has another path now, so its entry must be looked up again.
     pub(crate) fn moved(&mut self) {
         if let Some(known) = &mut self.known {
             known.version = None;
         }
     }
 
-    /// `entry` is what the path last led to. It does not any more.
+    /// `entry` is what the path last led to. The path leads elsewhere now.
     pub(crate) fn replaced(&mut self, entry: &Arc<Entry>) {
         self.known = Some(Known { version: None, entry: entry.clone() });
     }
 
-    /// Changes what the inode is to those who still have it.
+    /// Changes the remembered stat, which programs that still use the inode see.
     pub(crate) fn change_known(
         &mut self,
         change: impl FnOnce(&mut Stat) -> Result<()>,
@@ -122,39 +125,41 @@ impl Place {
     }
 }
 
-/// What an inode is now.
+/// The entry of an inode, and where it comes from.
 pub(crate) struct Resolved {
     pub place: Place,
     pub entry: Arc<Entry>,
-    /// The version it was found in; `None` if the path leads elsewhere by now, and this is what
-    /// the open files of the inode read.
+    /// The version that it was found in; `None` if the path leads elsewhere by now, and this is the
+    /// entry that the open files of the inode read.
     pub version: Option<u64>,
 }
 
-/// A directory to look names up in: nested drives have been entered.
+/// A directory in which names can be looked up: in a nested drive, that drive's root or a directory
+/// below it.
 pub(crate) struct Directory {
     pub volume: Arc<Volume>,
     pub path: DrivePath,
     pub mount_path: Arc<str>,
 }
 
-/// The answer to a look-up.
+/// The answer to a lookup.
 #[derive(Debug)]
 pub enum Looked {
     Found {
         ino: u64,
         attributes: FileAttr,
-        /// How long the name and the attributes may be believed.
+        /// How long the kernel may cache the name and the attributes.
         entry_ttl: Duration,
         attributes_ttl: Duration,
     },
-    /// Proven not to exist, and how long that may be believed.
+    /// Proven not to exist, and how long the kernel may cache that.
     Absent { ttl: Duration },
 }
 
 impl Looked {
-    /// What was found. The kernel takes the inode's number from its attributes. Beside a detached inode
-    /// the number shown is another one: the kernel is to ask for the attributes by themselves.
+    /// The answer for an entry. The kernel takes the inode's number from the attributes. Beside a
+    /// detached inode the number shown differs from the inode's, so the kernel gets no attributes
+    /// and asks for them separately.
     pub(crate) fn found(
         ino: u64,
         mut attributes: FileAttr,
@@ -169,16 +174,16 @@ impl Looked {
     }
 }
 
-/// Room for files, in bytes.
+/// Total and free space of a disk, in bytes.
 pub type Room = Space;
 
-/// What a filesystem is of its mount: all of it, or one drive among others.
+/// What part of its mount a filesystem is: all of it, or one drive among others.
 #[derive(Clone)]
 pub struct Part {
-    /// Where in the mount it begins, without slashes at the ends.
+    /// Its root's path in the mount, without slashes at the ends.
     pub(crate) prefix: Arc<str>,
     pub(crate) numbers: Numbers,
-    /// The mount's.
+    /// The journal of the mount.
     pub(crate) journal: Arc<Journal>,
 }
 
@@ -187,7 +192,7 @@ impl Part {
         Self { prefix: "".into(), numbers: Numbers::ALL, journal: Arc::default() }
     }
 
-    /// A path of this filesystem as one of the mount.
+    /// Converts a path of this filesystem to one of the mount.
     pub(crate) fn in_mount(&self, path: &str) -> String {
         if path.is_empty() { self.prefix.to_string() } else { join(&self.prefix, path) }
     }
@@ -202,32 +207,32 @@ pub struct Fs {
     pub(crate) inodes: RwLock<InodeTable<Place>>,
     pub(crate) files: HandleTable<FileHandle>,
     pub(crate) directories: HandleTable<DirHandle>,
-    /// Open files of `status.rs`.
+    /// Open status files (`status.rs`).
     pub(crate) statuses: HandleTable<Bytes>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) overtaken: Overtaken,
     pub(crate) showing: Showing,
-    /// By parent, name and thread.
+    /// Lookups that failed to get an answer in time, by parent, name and thread.
     stalled_names: Stalls<(u64, String, u32)>,
     pub(crate) part: Part,
-    /// Counts the nested drives open now: each holds a clone.
+    /// Counts the open nested drives: each holds a clone.
     nested: Arc<()>,
-    /// The last ones that no peer had.
+    /// The nested drives that could not be opened most recently.
     unreachable: Unreachable,
-    /// Those nested drives.
+    /// The nested drives that were opened.
     entered: Mutex<Vec<Weak<Volume>>>,
-    /// Itself, for the tasks that follow its drives.
+    /// A reference to itself, for the tasks that follow its drives.
     pub(crate) this: Weak<Fs>,
 }
 
 impl Fs {
-    /// Shows `drive`, and the drives nested in it, which are opened through `store`. A drive that
-    /// is not frozen is followed by a task on `runtime`.
+    /// Makes a filesystem that shows `drive`, and opens the drives nested in it through `store`. A
+    /// drive that is not frozen is followed by a task on `runtime`.
     pub fn new(drive: Drive, store: Store, options: FsOptions, runtime: Handle) -> Arc<Self> {
         Self::within(drive, store, options, runtime, Part::whole())
     }
 
-    /// The same as a part of a mount of several drives.
+    /// As [`Fs::new`], for a part of a mount of several drives.
     pub(crate) fn within(
         drive: Drive,
         store: Store,
@@ -261,48 +266,48 @@ impl Fs {
         fs
     }
 
-    /// The drive at the root of the mount.
+    /// The drive at the root of the filesystem.
     pub fn drive(&self) -> &Drive {
         &self.root.drive
     }
 
-    /// Whether the root drive can be written through this mount.
+    /// Whether programs can change the root drive through this mount.
     pub fn is_writable(&self) -> bool {
         self.root.writable
     }
 
-    /// The version of the root drive the mount shows.
+    /// The version of the root drive that the mount shows.
     pub fn version(&self) -> u64 {
         self.root.snapshot().version()
     }
 
-    /// Inodes the kernel knows, files and directories it has open.
+    /// Number of inodes that the kernel knows, and number of open files and directories.
     pub fn load(&self) -> (usize, usize) {
         let open = self.files.len() + self.directories.len() + self.statuses.len();
         (self.inodes().len(), open)
     }
 
-    /// What the kernel must drop from its caches.
+    /// The notices of what the kernel must drop from its caches.
     pub fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
     }
 
-    /// What failed, and who fetched how much, in all of the mount.
+    /// The failed calls and the fetched bytes of the whole mount.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.part.journal
     }
 
-    /// Where in its mount it begins, without slashes at the ends.
+    /// Its root's path in the mount, without slashes at the ends.
     pub fn prefix(&self) -> &str {
         &self.part.prefix
     }
 
-    /// The number of its root.
+    /// The inode number of its root.
     pub(crate) fn root_number(&self) -> u64 {
         self.part.numbers.root()
     }
 
-    /// The drives shown now: the mount's own, and the nested ones that were entered.
+    /// The drives shown now: the root drive, and the nested drives that were opened.
     pub fn drives(&self) -> Vec<Drive> {
         let mut entered = self.entered.lock();
         entered.retain(|volume| volume.strong_count() > 0);
@@ -332,8 +337,14 @@ impl Fs {
         self.inodes().get(ino).map(take).ok_or(Error::Stale)
     }
 
-    /// What an inode is: as of the version shown, or, once the path leads elsewhere, as it was opened,
-    /// or else as it was last looked up. A program may have found it just before.
+    /// Finds the entry of an inode: as of the version shown; or, if the path leads elsewhere, the
+    /// entry that its open files read; or else the entry of the last lookup. A program may have
+    /// looked the inode up just before the change.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `Stale` if the table does not hold the inode, and with a drive's error if the
+    /// entry cannot be read within the limit for names.
     pub(crate) async fn resolve(&self, ino: u64) -> Result<Resolved> {
         let (place, opened, kind, detached) = self.node(ino, |node| {
             (node.place.clone(), node.opened().cloned(), node.kind, node.is_detached())
@@ -380,7 +391,7 @@ impl Fs {
         Ok(Resolved { place, entry, version })
     }
 
-    /// The path no longer leads to this inode, which the kernel is told once.
+    /// The path no longer leads to this inode. Detaches it, and notifies the kernel the first time.
     pub(crate) fn supersede(&self, ino: u64) {
         let mut inodes = self.inodes_mut();
         let Some(path) = inodes.get(ino).map(|node| node.path.clone()) else { return };
@@ -390,22 +401,22 @@ impl Fs {
         }
     }
 
-    /// How long the kernel may keep what it is told about a version: not at all if another one is
-    /// shown by now. That has to be asked after the inode was given to the kernel: then either
-    /// `follow.rs` finds the inode and has the kernel told, or we find the new version here.
+    /// How long the kernel may cache an answer about `version`: zero if the mount shows another
+    /// version by now. Call this after the inode was given to the kernel. Then either `follow.rs`
+    /// finds the inode and notifies the kernel, or this check sees the new version.
     pub(crate) fn while_current(&self, volume: &Volume, version: u64, ttl: Duration) -> Duration {
         if volume.snapshot().version() == version { ttl } else { Duration::ZERO }
     }
 
-    /// The directory an inode is, entering the drive that begins there.
+    /// The directory of an inode; if a nested drive begins there, opens it and returns its root.
     pub(crate) async fn directory(&self, ino: u64) -> Result<Directory> {
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let mount_path = self.node(ino, |node| node.path.clone())?;
         if attr::file_type(&entry) != FileType::Directory {
             return Err(hypermount_drive::Error::NotADirectory.into());
         }
-        // Removed, and nothing is in it any more, as in a directory of a local disk. (What is removed
-        // here is shown as empty to programs that still have it open.)
+        // A lookup in a removed directory fails, as on a local disk. (A directory that was removed
+        // through this mount is shown as empty to programs that still have it open.)
         if version.is_none() && !place.volume.writable {
             return Err(hypermount_drive::Error::NotFound.into());
         }
@@ -418,7 +429,7 @@ impl Fs {
         }
     }
 
-    /// Opens a nested drive, once for all who ask at the same time.
+    /// Opens a nested drive, once for all concurrent callers.
     async fn cross(
         &self,
         from: &Arc<Volume>,
@@ -447,8 +458,8 @@ impl Fs {
         };
         let child = crossing.child.get_or_try_init(open);
         let Some(deadline) = wait.deadline() else { return child.await.cloned() };
-        // One opens it while the others wait; when that fails the next one tries, and nobody is to
-        // wait for more than his own time.
+        // One caller opens it while the others wait. If that fails, the next caller tries. Each
+        // caller waits no longer than its own limit.
         match timeout_at(deadline, child).await {
             Ok(opened) => opened.cloned(),
             Err(_) => Err(Error::Drive(hypermount_drive::Error::Unavailable {
@@ -460,8 +471,8 @@ impl Fs {
         }
     }
 
-    /// Size in bytes to show. A link's is the length of what readlink answers, since programs
-    /// compare the two.
+    /// Size in bytes to show. The size of a link is the length of what readlink(2) returns, since
+    /// programs compare the two.
     pub(crate) fn size(&self, volume: &Volume, path: &DrivePath, entry: &Entry) -> u64 {
         if entry.kind == Kind::Symlink {
             return self.target(volume, path, entry).map_or(0, |target| target.len() as u64);
@@ -492,8 +503,8 @@ impl Fs {
         attributes
     }
 
-    /// What readlink(2) answers. The links of a drive that can be written were made here, and are
-    /// shown as they were made; those of others must not lead out.
+    /// What readlink(2) returns. Links in a writable drive were made by this user and are shown as
+    /// stored. Links in other drives must not lead out of the drive.
     fn target(&self, volume: &Volume, path: &DrivePath, entry: &Entry) -> Result<String> {
         let stored = entry.stat.linkname.as_deref().unwrap_or("");
         if volume.writable {
@@ -502,7 +513,7 @@ impl Fs {
         Ok(symlink::target(path, stored)?.into_owned())
     }
 
-    /// Gives an inode for an entry to the kernel.
+    /// Gives the kernel an inode for an entry. Returns its number and the number to show.
     pub(crate) fn remember(
         &self,
         volume: &Arc<Volume>,
@@ -524,7 +535,8 @@ impl Fs {
         };
         let mut inodes = self.inodes_mut();
         let known = inodes.known(mount_path).and_then(|ino| Some((ino, inodes.get(ino)?)));
-        // A file that is open here is the same file however it was changed through this mount.
+        // The inode has an open staged file, which stays the same file after every change through
+        // this mount.
         if let Some((ino, node)) = known
             && node.place.staged.is_some()
             && Arc::ptr_eq(&node.place.volume, volume)
@@ -534,7 +546,7 @@ impl Fs {
             return (ino, shown);
         }
         let ino = inodes.remember(mount_path, entry, !volume.writable, make, refresh);
-        // A new file that is not stored yet, seen for the first time or again.
+        // A new file that is not stored yet, at its first lookup or a later one.
         if volume.writable
             && let Some(staged) = volume.unstored().get(path).cloned()
             && let Some(node) = inodes.get_mut(ino)
@@ -545,8 +557,8 @@ impl Fs {
         (ino, shown)
     }
 
-    /// A core's length is only known once a peer told it; a file that shows as empty because
-    /// nobody asked would be copied as empty.
+    /// Waits until a peer announces the core's length, if it is not known. Otherwise a program
+    /// would copy the file as empty.
     async fn learn_core_length(&self, entry: &Entry) {
         if let Some(key) = attr::core_of(entry)
             && let Ok(core) = self.store.core(key)
@@ -556,7 +568,7 @@ impl Fs {
         }
     }
 
-    /// The file being changed at this path: an open one, or a new one that is not stored yet.
+    /// The staged file at this path: of an open file, or of a new file that is not stored yet.
     pub(crate) fn staged_at(
         &self,
         volume: &Volume,
@@ -579,8 +591,9 @@ impl Fs {
         self.lookup_for(parent, name, 0).await
     }
 
-    /// As [`Fs::lookup`], for a thread. When the kernel cannot confirm a name it has, it looks it up anew
-    /// for the same call; that call is not to wait twice.
+    /// As [`Fs::lookup`], for a thread. If the kernel cannot confirm a cached name, it repeats the
+    /// lookup within the same call; the repeated lookup fails at once instead of waiting a second
+    /// time.
     pub async fn lookup_for(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
         let key = || (parent, name.to_string_lossy().into_owned(), thread);
         let known = thread != 0 && self.stalled_names.any();
@@ -629,10 +642,11 @@ impl Fs {
         Ok(Looked::found(ino, attributes, current(entry_ttl), current(ttl(volume, &entry))))
     }
 
-    /// The kernel drops `count` look-ups of `ino`.
+    /// The kernel gives back `count` lookups of `ino`.
     pub fn forget(&self, ino: u64, count: u64) {
         let forgotten = self.inodes_mut().forget(ino, count);
-        // Dropped only now: it may be the last to hold a nested drive, and closing one takes locks.
+        // Dropped after the lock is released: this may be the last reference to a nested drive, and
+        // closing a drive takes locks.
         drop(forgotten);
     }
 
@@ -666,13 +680,13 @@ impl Fs {
         Ok(())
     }
 
-    /// Room on the disk that holds the store: what reading can fill.
+    /// Space on the disk that holds the store, which reading fills.
     pub fn statfs(&self) -> Result<Room> {
         Ok(self.store.space()?)
     }
 }
 
-/// How long the kernel may believe an entry's attributes.
+/// How long the kernel may cache an entry's attributes.
 pub(crate) fn ttl(volume: &Volume, entry: &Entry) -> Duration {
     if attr::core_of(entry).is_some() {
         TTL_CORE
@@ -685,7 +699,7 @@ pub(crate) fn ttl(volume: &Volume, entry: &Entry) -> Duration {
     }
 }
 
-/// A name to look up; `None` if no drive can hold it, so that it does not exist.
+/// Parses a name to look up; `None` if no drive can hold it, so that it does not exist.
 fn parse_name(name: &OsStr) -> Result<Option<Name>> {
     match name.to_str().map(Name::new) {
         Some(Ok(name)) => Ok(Some(name)),
@@ -700,7 +714,7 @@ fn parse_name(name: &OsStr) -> Result<Option<Name>> {
     }
 }
 
-/// A name to make something under.
+/// Parses the name of an entry to be created.
 pub(crate) fn new_name(name: &OsStr) -> Result<Name> {
     Ok(Name::new(name.to_str().ok_or(Error::NotUtf8)?)?)
 }

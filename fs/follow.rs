@@ -1,7 +1,8 @@
-//! How a new version of a drive reaches the mount: first the snapshot that look-ups see, then the
-//! notices to the kernel. The other way round the kernel could refill its caches from the old one.
+//! How a new version of a drive reaches the mount: first the snapshot that lookups use, then the
+//! notices to the kernel. In the reverse order the kernel could refill its caches from the old
+//! snapshot.
 //!
-//! Open files are not touched: they keep their content (see `inode.rs`).
+//! Open files are not affected: they keep their content (see `inode.rs`).
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -20,15 +21,15 @@ use crate::invalidate::Invalidation;
 use crate::staging::StagedFile;
 use crate::volume::Volume;
 
-/// New versions arriving within this time are taken together.
+/// New versions that arrive within this time are handled together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long a change waits until the kernel has been told of it, per mount.
+/// How long a change waits, per mount, until the kernel has taken the notices of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// More changes than this are not told one by one.
+/// Most changes that are announced one by one. For more, everything is invalidated.
 pub const MAX_CHANGES: usize = 10_000;
 
-/// A volume as a view of its drive: what another mount or a command changes in the drive is shown here
-/// before the change is reported.
+/// A volume as a view of its drive: a change by another mount or a command is shown here before
+/// that change returns to its caller.
 struct Shown {
     fs: Weak<Fs>,
     volume: Weak<Volume>,
@@ -57,14 +58,15 @@ impl Fs {
         volume.followed_by(self.runtime.spawn(task).abort_handle(), view);
     }
 
-    /// Shows the newest version of the volume's drive, and returns when the kernel has been told, or
-    /// after a few seconds: then a request that is under way keeps it from listening.
+    /// Shows the newest version of the volume's drive. Returns when the kernel has taken the
+    /// notices, or after `TOLD_WITHIN`, since a request under way can delay the kernel.
     async fn show_newest(&self, volume: &Arc<Volume>) {
         if volume.snapshot().version() != volume.drive.snapshot().version() {
             self.advance(volume).await;
         }
-        // Two mounts that wait for each other's notices would wait until the limit. A mount that waits
-        // is not waited for, so no circle comes about.
+        // Two mounts that waited for each other's notices would both wait until the limit. So this
+        // mount is not waited for while one of its own requests waits for other mounts, which
+        // excludes a cycle.
         let pushed = self.invalidations.pushed();
         if self.showing.is_under_way() || self.invalidations.is_told(pushed) {
             return;
@@ -77,13 +79,13 @@ impl Fs {
         }
     }
 
-    /// Shows the newest version of the volume's drive, and has the kernel told what differs.
-    /// Versions that this mount itself made are shown already.
+    /// Shows the newest version of the volume's drive, and notifies the kernel of the differences.
+    /// Versions that this mount made are shown already.
     pub(crate) async fn advance(&self, volume: &Arc<Volume>) {
         self.turn(volume).await;
     }
 
-    /// As `advance`, within a turn.
+    /// As `advance`, for a caller that holds the turn.
     pub(crate) async fn advance_alone(&self, volume: &Volume, _turn: &Turn) {
         let old = volume.snapshot();
         let new = volume.drive.snapshot();
@@ -129,8 +131,8 @@ impl Fs {
             (None, Some(_)) => self.note_created(volume, change, &mut notices),
             (Some(before), Some(after)) => {
                 let mount_path = mount_path(volume, &change.path);
-                // Let go of before the next notice takes it again: a reader that comes twice waits for
-                // ever if a writer came in between.
+                // Released before the next notice takes the lock again: a thread that takes a read
+                // lock twice deadlocks if a writer waits in between.
                 let (ino, other_file) = {
                     let inodes = self.inodes();
                     let Some(ino) = inodes.known(&mount_path) else { return };
@@ -150,8 +152,8 @@ impl Fs {
         self.invalidations.push(notices);
     }
 
-    /// Another writer has changed what is open here for writing. The path leads to the new content from
-    /// now on; what is written to the open file cannot be stored under it any more.
+    /// Another writer has changed a file that is open here for writing. The path leads to the new
+    /// content from now on; what is written to the open file can no longer be stored under it.
     fn overtake(&self, volume: &Volume, change: &Changed) {
         let mount_path = mount_path(volume, &change.path);
         let new = volume.unstored().get(&change.path).cloned();
@@ -169,7 +171,7 @@ impl Fs {
         staged: &StagedFile,
         after: Option<&Stat>,
     ) {
-        // A link, a directory and an empty file have the same extent.
+        // A link, a directory and an empty file all have the same empty extent.
         let is_file = |stat: &&Stat| {
             stat.mode & TYPE_MASK == TYPE_FILE && stat.mount.is_none() && stat.linkname.is_none()
         };
@@ -188,8 +190,8 @@ impl Fs {
         }
     }
 
-    /// The same where too much changed to name it: everything open for writing is compared with the new
-    /// version.
+    /// As `overtake` when there are too many changes to name: compares every file that is open for
+    /// writing with the new version.
     async fn overtake_all(&self, volume: &Volume, new: &Snapshot) {
         let mut open: Vec<_> = volume.unstored().values().cloned().collect();
         open.extend(self.inodes().iter().filter_map(|(_, node)| {
@@ -219,7 +221,7 @@ impl Fs {
         notices.extend(self.parent_notice(&mount_path));
     }
 
-    /// Directories that were only there because of what was removed from them.
+    /// Adds notices for implied directories that ended when their last entry was removed.
     async fn note_vanished(
         &self,
         volume: &Volume,
@@ -242,8 +244,8 @@ impl Fs {
         }
     }
 
-    /// A new path may bring directories on the way to it into being. The kernel can only hold a
-    /// "no such file" for the first name of the way that we do not know.
+    /// A new path may create directories above it. The kernel can only have cached a "no such file"
+    /// for the first unknown name on the path.
     fn note_created(&self, volume: &Volume, change: &Changed, notices: &mut Vec<Invalidation>) {
         let inodes = self.inodes();
         let mut directory = volume.prefix().to_string();
@@ -257,25 +259,25 @@ impl Fs {
             };
             directory = path;
         }
-        // Known although it did not exist: an implied directory that was now made explicitly.
+        // Known although not stored: an implied directory that was now made explicitly.
         notices.extend(inodes.known(&directory).map(Invalidation::Inode));
     }
 
-    /// Notice that the last name of the path leads elsewhere or nowhere.
+    /// A notice that the last name of the path leads elsewhere or nowhere.
     pub(crate) fn entry_notice(&self, mount_path: &str) -> Option<Invalidation> {
         let (parent, name) = split(mount_path);
         let parent = self.inodes().known(parent)?;
         Some(Invalidation::Entry { parent, name: name.to_owned() })
     }
 
-    /// Notice that the listing of the path's directory changed.
+    /// A notice that the listing of the path's directory has changed.
     fn parent_notice(&self, mount_path: &str) -> Option<Invalidation> {
         self.inodes().known(split(mount_path).0).map(Invalidation::Inode)
     }
 
-    /// Every inode the kernel knows, and every name of one that is no directory: it may lead to another
-    /// file by now, and the kernel would go on opening the old one. (Names of directories are left alone.
-    /// The kernel would unmount what is mounted on them.)
+    /// Notices for every inode that the kernel knows, and for every name that is not a directory's:
+    /// the name may lead to another file by now, and the kernel would go on to open the old one. (A
+    /// notice for the name of a directory would make the kernel unmount what is mounted on it.)
     pub(crate) fn everything(&self) -> Vec<Invalidation> {
         let inodes = self.inodes();
         let mut notices = Vec::with_capacity(inodes.len());
@@ -301,13 +303,13 @@ fn split(mount_path: &str) -> (&str, &str) {
     mount_path.rsplit_once('/').unwrap_or(("", mount_path))
 }
 
-/// Runs until the drive is closed or the volume, which ends this task, is dropped.
+/// Follows a drive until it is closed. Dropping the volume aborts this task.
 ///
-/// Waiting for a newer version is what makes the drive ask its peers for one.
+/// Peers are asked for newer versions only while a task waits for one.
 async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, drive: Drive) {
     loop {
         let version = {
-            // Versions that came before this task did, or while the last was taken in.
+            // Versions that arrived before this task started, or while it handled the last one.
             let (Some(fs), Some(volume)) = (fs.upgrade(), volume.upgrade()) else { return };
             fs.advance(&volume).await;
             volume.snapshot().version()

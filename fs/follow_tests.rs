@@ -1,4 +1,4 @@
-//! Which notices the kernel gets of a change that another program made.
+//! Which notices the kernel gets for a change made by another program.
 
 use std::collections::HashSet;
 

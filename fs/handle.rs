@@ -1,7 +1,7 @@
-//! Open files and directories: what each pinned when it was opened.
+//! Open files and directories: what each of them pinned at open.
 //!
-//! A file pins its content and reads that to its end, whatever happens to the path. A directory
-//! pins one listing and pages through it; going back to the start lists anew (rewinddir(3)).
+//! A file pins its content and reads it to the end, whatever happens to the path. A directory pins
+//! one listing and pages through it; rewinddir(3) makes a new listing.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,22 +18,22 @@ use crate::staging::StagedFile;
 use crate::stalls::Stalls;
 use crate::volume::Volume;
 
-/// Smallest and largest stretch asked of peers ahead of a sequential reader, in bytes.
+/// Smallest and largest range requested from peers ahead of a sequential reader, in bytes.
 const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
 const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
-/// So many bytes must have been read in sequence for one to be asked for ahead.
+/// Read-ahead requests one byte for this number of bytes that were read in sequence.
 const READ_PER_AHEAD: u64 = 4;
-/// A reader that jumped is given as much at once as it read the last time, up to this many bytes.
+/// After a jump, a reader gets at once as much as its previous sequence had, up to this many bytes.
 const LARGEST_LEAP_BYTES: u64 = 1024 * 1024;
-/// The kernel sends the pieces of its own readahead in parallel, so a sequential reader's
-/// requests arrive out of order by up to this many bytes.
+/// The kernel sends the parts of its own readahead in parallel, so the requests of a sequential
+/// reader arrive out of order by up to this many bytes.
 const REORDERING_BYTES: u64 = 1024 * 1024;
 
-/// Where an open file's bytes come from. Equal contents are the same bytes.
+/// The source of an open file's bytes. Equal values stand for the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Extent(Extent),
-    /// A whole core shown as a file. It only ever grows.
+    /// A whole core shown as a file. It only grows.
     Core(PublicKey),
 }
 
@@ -46,23 +46,23 @@ impl Content {
     }
 }
 
-/// How far to ask ahead of one open file.
+/// Computes how far to read ahead in one open file.
 #[derive(Debug, Default)]
 pub struct Readahead {
-    /// Where the next sequential read would begin.
+    /// Offset at which the next sequential read would begin.
     next: u64,
-    /// Bytes read in sequence up to there; `None` before the first read.
+    /// Bytes read in sequence up to `next`; `None` before the first read.
     run: Option<u64>,
-    /// What was asked for already ends here.
+    /// Offset up to which bytes were requested already.
     asked: u64,
-    /// Bytes that the run before the last jump had: the next will probably be as long.
+    /// Length in bytes of the sequence before the last jump. The next is probably as long.
     usual: Option<u64>,
 }
 
 impl Readahead {
-    /// Notes a read of `range` in a file of `size` bytes; the bytes to ask for now, if any. The
-    /// window is a share of what was read in sequence, so that a reader that jumps about never
-    /// fetches much more than it reads, and one that streams soon keeps the link full.
+    /// Notes a read of `range` in a file of `size` bytes. Returns the bytes to request ahead now,
+    /// if any. The window is a share of the bytes read in sequence. So a reader that jumps does not
+    /// fetch much more than it reads, and a sequential reader soon keeps the link full.
     pub fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
         let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
         let length = range.end - range.start;
@@ -76,9 +76,9 @@ impl Readahead {
                 self.next = range.end;
             }
             run => {
-                // A file that is read from its start will probably be read on; a reader that
-                // jumps about is given what it read the last time, and else nothing until it reads
-                // on from where it jumped to.
+                // After a read from the start of a file, the next read is probably sequential.
+                // After a jump, a reader gets the length of its previous sequence at most, and
+                // nothing more until it reads on from there.
                 jumped = range.start != 0;
                 self.usual = run.replace(length).filter(|_| jumped);
                 self.next = range.end;
@@ -95,7 +95,7 @@ impl Readahead {
         };
         let start = self.asked.max(self.next);
         let end = self.next.saturating_add(window).min(size);
-        // Ask in halves of a window, not for every few bytes the reader moves on.
+        // Request at least half a window at a time, instead of a few bytes for every read.
         if end <= start || (end - start < window / 2 && end < size) {
             return None;
         }
@@ -108,21 +108,25 @@ pub struct FileHandle {
     pub ino: u64,
     pub volume: Arc<Volume>,
     pub content: Content,
-    /// Bytes; of a core, as long as it was when opened.
+    /// Size in bytes; for a core, its length at open.
     pub size: u64,
     pub readahead: Mutex<Readahead>,
-    /// What its readers were charged for.
+    /// The ranges that processes were charged for.
     pub charged: Mutex<Charged>,
-    /// Bytes that were asked for at once and did not all arrive in time.
+    /// Ranges in bytes that were requested together and did not all arrive in time.
     pub stalled: Stalls<Range<u64>>,
-    /// In a drive that can be written: what all handles of the inode share. Content and size are
-    /// then the staged file's.
+    /// The staged file in a writable drive, which all handles of the inode share. Content and size
+    /// are then those of the staged file.
     pub staged: Option<Arc<StagedFile>>,
     pub writes: bool,
 }
 
 impl FileHandle {
-    /// The file to write to.
+    /// The staged file to write to.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `BadHandle` if the handle was not opened for writing.
     pub fn writer(&self) -> Result<&Arc<StagedFile>> {
         self.staged.as_ref().filter(|_| self.writes).ok_or(Error::BadHandle)
     }
@@ -131,8 +135,11 @@ impl FileHandle {
         self.staged.as_ref().map_or(self.size, |staged| staged.size())
     }
 
-    /// The part of `offset..offset + length` that is in the file. A file that claims to be larger
-    /// than files can be is one that cannot be read.
+    /// The part of `offset..offset + length` that lies inside the file.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `BadContent` if the file claims to be larger than a file can be.
     pub fn clamp(&self, offset: u64, length: u32) -> Result<Range<u64>> {
         let size = self.size();
         if size > MAX_FILE_BYTES {
@@ -143,12 +150,12 @@ impl FileHandle {
     }
 }
 
-/// The children of a directory in one version.
+/// The children of a directory in one version, with their names.
 pub type Listing = Vec<(Name, Arc<Entry>)>;
 
-/// A directory as it was listed.
+/// The listing of a directory, and where it was made.
 pub struct Listed {
-    /// Where it was then.
+    /// The volume of the directory when the listing was made.
     pub volume: Arc<Volume>,
     pub path: DrivePath,
     pub mount_path: Arc<str>,
@@ -156,7 +163,7 @@ pub struct Listed {
     pub children: Listing,
 }
 
-/// Where a directory was when it was opened, and in which version.
+/// The location and the version of a directory at open.
 pub struct OpenedDirectory {
     pub volume: Arc<Volume>,
     pub path: DrivePath,
@@ -166,11 +173,11 @@ pub struct OpenedDirectory {
 
 pub struct DirHandle {
     pub ino: u64,
-    /// `.` and `..`
+    /// The number to show for `.`, and for `..`.
     pub shown: u64,
     pub shown_parent: u64,
-    /// In a drive that is changed elsewhere: what was opened. When a newer version has removed the
-    /// directory, its files are listed as they were, as after rename(2) on a local disk.
+    /// In a drive that others change: what was opened. After a newer version has removed the
+    /// directory, the handle lists its files as they were, as after rename(2) on a local disk.
     pub opened: Option<OpenedDirectory>,
     listing: Mutex<Option<Arc<Listed>>>,
 }
@@ -180,7 +187,7 @@ impl DirHandle {
         Self { ino, shown, shown_parent, opened, listing: Mutex::new(Rank::LEAF, None) }
     }
 
-    /// The listing in use.
+    /// The current listing, if any.
     pub fn listing(&self) -> Option<Arc<Listed>> {
         self.listing.lock().clone()
     }
@@ -190,7 +197,7 @@ impl DirHandle {
     }
 }
 
-/// Handle numbers to what they stand for. Numbers are never used twice in the life of a mount.
+/// Maps handle numbers to open files or directories. A mount never uses a number twice.
 pub struct HandleTable<H> {
     next: AtomicU64,
     open: RwLock<HashMap<u64, Arc<H>>>,

@@ -1,20 +1,20 @@
-//! What a process inherits from the one that started it, and must not depend on: signal dispositions
-//! and the signal mask here, descriptors for what it starts itself.
+//! What a process inherits from its parent and must not depend on: signal dispositions and the
+//! signal mask here, descriptors for child processes.
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 
-/// Highest descriptor that is looked at where the system does not list those that are open.
+/// Highest descriptor that is checked where the system does not list the open ones.
 const MAX_DESCRIPTOR: i32 = 65_535;
 
-/// To be called first of all, before any thread is started: a file size limit fails a write with
-/// EFBIG instead of ending the process and its mounts (SIGXFSZ), programs that we start can be waited
-/// for (SIGCHLD), and no signal is blocked.
+/// Call this first, before any thread starts. Ignores SIGXFSZ, so a file size limit fails a write
+/// with EFBIG instead of ending the process and its mounts; resets SIGCHLD, so that child processes
+/// can be waited for; and unblocks all signals.
 pub fn settle_signals() {
     for (which, handler) in
         [(Signal::SIGXFSZ, SigHandler::SigIgn), (Signal::SIGCHLD, SigHandler::SigDfl)]
     {
-        // SAFETY: neither disposition is a function, so no code runs in a signal handler. That another
-        // thread relies on the disposition before is excluded, since there is no other thread.
+        // SAFETY: neither disposition is a function, so no code runs in a signal handler. No other
+        // thread exists that could rely on the previous disposition.
         #[allow(unsafe_code)]
         let settled = unsafe { signal(which, handler) };
         if let Err(errno) = settled {
@@ -26,8 +26,8 @@ pub fn settle_signals() {
     }
 }
 
-/// A process that is started from here on gets no descriptors but its standard ones. Descriptors that
-/// were inherited stay open here.
+/// Marks inherited descriptors close-on-exec: child processes started from now on get only the
+/// standard descriptors. The inherited descriptors stay open in this process.
 pub fn keep_descriptors_to_ourselves() {
     let listed = std::fs::read_dir("/dev/fd").map(|entries| {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -35,9 +35,9 @@ pub fn keep_descriptors_to_ourselves() {
     });
     let descriptors: Vec<i32> = listed.unwrap_or_else(|_| (0..MAX_DESCRIPTOR).collect());
     for descriptor in descriptors.into_iter().filter(|descriptor| *descriptor > 2) {
-        // SAFETY: fcntl(F_SETFD) takes two integers and no pointer. It sets a flag that only counts at
-        // execve(2): no descriptor is closed, so its owner can still use it, and for one that is not
-        // open any more fcntl fails and changes nothing.
+        // SAFETY: fcntl(F_SETFD) takes two integers and no pointer. It sets a flag that only counts
+        // at execve(2): no descriptor is closed, so its owner can still use it. For a descriptor
+        // that is no longer open, fcntl fails and changes nothing.
         #[allow(unsafe_code)]
         let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }

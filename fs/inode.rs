@@ -1,14 +1,14 @@
-//! Inode numbers and what the kernel knows by them.
+//! Inode numbers, and what the kernel knows by them.
 //!
-//! A number is a fixed function of the path from the mount's root, so that it is the same after a
+//! A number is a fixed function of the path from the mount's root, so it is the same after a
 //! remount and on every machine. The kernel counts how often it was given a number and gives the
-//! counts back when it forgets; the table holds exactly what the kernel holds, no more.
+//! counts back when it forgets the inode. The table holds exactly the inodes that the kernel holds.
 //!
 //! The kernel caches size and pages per inode. If a file's content changes by other means than this
-//! mount, its old inode is *detached*: it serves the open files to their end, under its old content,
-//! and the next look-up of the path gets another inode, which shows the same number in `st_ino`.
-//! That is what rename(2) over an open file looks like, and no reader ever sees two versions. Files
-//! that are not open are no exception: else one that is opened between a change and the news of it
+//! mount, its old inode is *detached*: it serves the open files to their end with the old content,
+//! and the next lookup of the path gets another inode, which shows the same number in `st_ino`.
+//! This is what rename(2) over an open file looks like, so no reader sees two versions. It also
+//! applies to files that are not open: otherwise, a file opened between a change and its notice
 //! would be read with the kernel's old size and the new bytes.
 
 use std::collections::HashMap;
@@ -24,55 +24,57 @@ use crate::handle::Content;
 
 /// The kernel's number for the root of a mount (FUSE_ROOT_ID).
 pub const ROOT: u64 = 1;
-/// Numbers fit 63 bits: some programs keep them in signed integers.
+/// Bits of a number. Some programs store numbers in signed 64-bit integers.
 const NUMBER_BITS: u32 = 63;
-/// Of these, what tells the files of one drive apart where a mount shows several.
+/// Low bits of a number, which tell the files of one drive apart where a mount shows several.
 const DRIVE_BITS: u32 = 48;
-/// Drives of a mount that can be told apart.
+/// Number of drives that one mount can tell apart.
 pub const MAX_SLOTS: u64 = 1 << (NUMBER_BITS - DRIVE_BITS);
-/// The first number of a drive that a path may have; those below are this program's.
+/// First number within a drive that a path may have. Lower numbers are reserved for this program.
 const FIRST: u64 = 16;
-/// Fixed, so that numbers survive a remount. No defence is lost: colliding paths get neighbouring
-/// numbers, and whoever writes a drive can only slow down the look-ups of his own files.
+/// Fixed, so that numbers survive a remount. This loses no protection: colliding paths get
+/// neighbouring numbers, and a publisher who provokes collisions slows down lookups in their own
+/// drive only.
 const NUMBER_KEYS: (u64, u64) = (0x6879_7065_726d_6f75, 0x6e74_2069_6e6f_6465);
 
-/// One inode the kernel knows. `P` is where its content comes from, the business of `filesystem`.
+/// One inode that the kernel knows. `P` is where its content comes from, which `filesystem`
+/// defines.
 #[derive(Debug)]
 pub struct Node<P> {
     pub place: P,
-    /// From the mount's root, through nested drives; empty for the root.
+    /// Path from the mount's root, through nested drives; empty for the root.
     pub path: Arc<str>,
-    /// What `st_ino` shows. Differs from the table's number only beside a detached inode.
+    /// The number shown in `st_ino`. Differs from the table's number only beside a detached inode.
     pub shown: u64,
     pub kind: FileType,
     lookups: u64,
     opens: u32,
     detached: bool,
-    /// The only content this inode ever has, if this mount cannot change it.
+    /// The only content that this inode ever has, if this mount cannot change it.
     fixed: Option<Content>,
-    /// What the open files read; kept while `opens > 0`.
+    /// The entry that the open files read; kept while `opens > 0`.
     opened: Option<Arc<Entry>>,
-    /// What the kernel's pages of this inode hold, if it has any.
+    /// The content of the kernel's pages of this inode, if it has any.
     cached: Option<Content>,
 }
 
 impl<P> Node<P> {
-    /// The entry open files of this inode read, if there are any.
+    /// The entry that open files of this inode read, if any are open.
     pub fn opened(&self) -> Option<&Arc<Entry>> {
         self.opened.as_ref()
     }
 
-    /// Whether the path leads to another inode by now.
+    /// Whether the path leads to another inode now.
     pub fn is_detached(&self) -> bool {
         self.detached
     }
 
-    /// Whether looking the path up as `entry` may give this inode.
+    /// Whether a lookup of the path that finds `entry` may return this inode.
     fn can_be(&self, entry: &Entry) -> bool {
         self.kind == file_type(entry) && !self.has_other_content(entry)
     }
 
-    /// Whether the kernel has, or an open file reads, another content under this inode.
+    /// Whether the kernel or an open file has another content under this inode.
     pub fn has_other_content(&self, entry: &Entry) -> bool {
         let content = Content::of(entry);
         let opened = self.opened.as_ref().map(|opened| Content::of(opened));
@@ -81,20 +83,21 @@ impl<P> Node<P> {
     }
 }
 
-/// Numbers to nodes and paths to numbers.
+/// Maps numbers to nodes and paths to numbers.
 ///
 /// INVARIANTS: the root is present and never detached; every other node has `lookups > 0`; paths
 /// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
 #[derive(Debug)]
 pub struct InodeTable<P> {
     numbers: Numbers,
-    /// Boxed, or growing would for a moment take three times the room of all of them.
+    /// Boxed: otherwise growing the map would briefly take three times the memory of all nodes.
     nodes: HashMap<u64, Box<Node<P>>>,
     paths: HashMap<Arc<str>, u64>,
 }
 
-/// The numbers of one drive: all there are, or, where a mount shows several drives, the drive's slot
-/// and then as many bits as are left. Whose an inode is can so be told from its number.
+/// The numbers of one drive: all numbers; or, where a mount shows several drives, the drive's slot
+/// in the high bits and the file in the remaining ones. So the number of an inode tells which drive
+/// it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     base: u64,
@@ -102,10 +105,10 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Of the only drive of a mount.
+    /// The numbers of the only drive of a mount.
     pub const ALL: Self = Self { base: 0, bits: NUMBER_BITS };
 
-    /// Of the drive in a slot below [`MAX_SLOTS`]. Slot 0 is the mount's own.
+    /// The numbers of the drive in a slot below [`MAX_SLOTS`]. Slot 0 is the mount's own.
     pub fn in_slot(slot: u64) -> Self {
         Self { base: (slot % MAX_SLOTS) << DRIVE_BITS, bits: DRIVE_BITS }
     }
@@ -115,17 +118,17 @@ impl Numbers {
         number >> DRIVE_BITS
     }
 
-    /// The slot that what goes by this path should have, the same after every remount; never 0.
+    /// The preferred slot of the drive at this path, the same after every remount; never 0.
     pub fn preferred_slot(path: &str) -> u64 {
         (hash(path) % MAX_SLOTS).max(1)
     }
 
-    /// The drive's root.
+    /// The number of the drive's root.
     pub fn root(self) -> u64 {
         self.base + ROOT
     }
 
-    /// The number a path has unless another path has it already.
+    /// The number of a path, unless another path has it already.
     fn of(self, path: &str) -> u64 {
         if path.is_empty() { self.root() } else { self.fit(hash(path)) }
     }
@@ -181,7 +184,7 @@ impl<P> InodeTable<P> {
         self.nodes.get_mut(&ino).map(Box::as_mut)
     }
 
-    /// The inode the kernel knows for this path, if it knows one.
+    /// The inode that the kernel knows for this path, if any.
     pub fn known(&self, path: &str) -> Option<u64> {
         self.paths.get(path).copied()
     }
@@ -194,16 +197,16 @@ impl<P> InodeTable<P> {
         self.nodes.iter().map(|(ino, node)| (*ino, &**node))
     }
 
-    /// The number to show for a path without giving it to the kernel (`d_ino`).
+    /// The number to show for a path (`d_ino`), without giving it to the kernel.
     pub fn shown(&self, path: &str) -> u64 {
         self.known(path)
             .and_then(|ino| self.get(ino))
             .map_or_else(|| self.numbers.of(path), |n| n.shown)
     }
 
-    /// Gives the kernel the inode of `path` once more and returns its number. `place` is made for
-    /// a path that is new, `refresh` sees the place of one that is not. `fixed`: this mount cannot
-    /// change what the inode holds.
+    /// Gives the kernel the inode of `path` once more and returns its number. `place` makes the
+    /// place of a new path, `refresh` updates that of a known one. `fixed` says that this mount
+    /// cannot change the content of the inode.
     pub fn remember(
         &mut self,
         path: &str,
@@ -244,8 +247,8 @@ impl<P> InodeTable<P> {
         ino
     }
 
-    /// A free number for the path, and the one to show: the path's own, unless that belongs to
-    /// another path (a collision) rather than to a detached inode of this one.
+    /// A free number for the path, and the number to show: the path's own, unless that belongs to
+    /// another path (a collision) instead of to a detached inode of this path.
     fn vacant(&self, path: &str) -> (u64, u64) {
         let own = self.numbers.of(path);
         let mut ino = own;
@@ -257,15 +260,15 @@ impl<P> InodeTable<P> {
         (ino, if collided { ino } else { own })
     }
 
-    /// Gives the kernel an inode it knows once more.
+    /// Counts one more lookup of an inode that the kernel knows.
     pub fn again(&mut self, ino: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.lookups = node.lookups.saturating_add(1);
         }
     }
 
-    /// What lay at `from`, and everything below it, lies at `to` now. Nothing may be known at
-    /// `to`. `moved` sees each inode with what of its path followed `from`.
+    /// Moves `from` and everything below it to `to`. The kernel must know nothing at `to`. `moved`
+    /// is called for each inode with the part of its path after `from`.
     pub fn rename(&mut self, from: &str, to: &str, mut moved: impl FnMut(&mut P, &Arc<str>, &str)) {
         let below = |path: &str| {
             let rest = path.strip_prefix(from)?;
@@ -282,7 +285,8 @@ impl<P> InodeTable<P> {
         }
     }
 
-    /// This mount stored `entry` for the inode: its open files and the kernel's pages have it.
+    /// Notes that this mount stored `entry` for the inode: its open files and the kernel's pages
+    /// have it.
     pub fn stored(&mut self, ino: u64, entry: &Arc<Entry>) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
         if node.opens > 0 {
@@ -291,12 +295,13 @@ impl<P> InodeTable<P> {
         node.cached = Content::of(entry);
     }
 
-    /// How many files of the inode are open.
+    /// Number of open files of the inode.
     pub fn opens(&self, ino: u64) -> u32 {
         self.nodes.get(&ino).map_or(0, |node| node.opens)
     }
 
-    /// Parts an inode from its path. Returns whether it was not parted before; the root never is.
+    /// Detaches an inode from its path. Returns false if it was detached before, and for the root,
+    /// which is never detached.
     pub fn detach(&mut self, ino: u64) -> bool {
         let is_root = ino == self.root();
         match self.nodes.get_mut(&ino) {
@@ -309,7 +314,8 @@ impl<P> InodeTable<P> {
         }
     }
 
-    /// The kernel gives `count` look-ups back. Returns what the table held if that was the last.
+    /// The kernel gives back `count` lookups. Returns the removed node if that was the last of
+    /// them.
     pub fn forget(&mut self, ino: u64, count: u64) -> Option<Node<P>> {
         if ino == self.root() {
             return None;
@@ -326,10 +332,10 @@ impl<P> InodeTable<P> {
         Some(*node)
     }
 
-    /// A file of this inode was opened and reads `entry`. Returns whether the kernel may keep the
-    /// pages it has: only if they hold the same bytes. Of an inode that was never open it has none, and
-    /// may keep what it reads from now on: told to drop it, the first of several openers would wait, deaf to
-    /// signals, for pages the others are waiting for.
+    /// Opens a file of this inode, which reads `entry`. Returns whether the kernel may keep its
+    /// pages of the inode: only if they hold the same bytes. An inode that was never open has no
+    /// pages, so the answer is true: otherwise the first of several openers would wait,
+    /// uninterruptibly, for pages that the others wait for.
     pub fn open(&mut self, ino: u64, entry: &Arc<Entry>, content: &Content) -> bool {
         let Some(node) = self.nodes.get_mut(&ino) else { return false };
         node.opens = node.opens.saturating_add(1);
@@ -393,7 +399,8 @@ mod tests {
 
     #[test]
     fn numbers_are_a_fixed_function_of_the_path() {
-        // Fixed values: a change would renumber every mounted file at the next upgrade.
+        // Fixed values: a change would renumber every mounted file at the next upgrade of this
+        // program.
         assert_eq!(Numbers::ALL.of(""), ROOT);
         assert_eq!(Numbers::ALL.of("hello.txt"), 5_273_417_240_621_163_779);
         let mut table = InodeTable::new((), Numbers::ALL);
@@ -452,7 +459,7 @@ mod tests {
         table.check_invariants();
     }
 
-    /// The kernel has its size, and would cut or fill up what is read of the other content.
+    /// The kernel has the old size, and would cut or pad the other content to it.
     #[test]
     fn a_closed_file_that_changes_gets_another_inode_too_unless_it_was_changed_here() {
         let mut table = InodeTable::new((), Numbers::ALL);
@@ -498,8 +505,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that only counts: a node lives exactly as long as the kernel holds
-        /// look-ups of it, and its number never serves two contents while it is open.
+        /// Against a model that only counts: a node lives exactly while the kernel holds lookups of
+        /// it, and its number never serves two contents while it is open.
         #[test]
         fn counts_are_exact(steps in proptest::collection::vec(step(), 1..200)) {
             let mut table = InodeTable::new((), Numbers::ALL);
@@ -518,7 +525,8 @@ mod tests {
                     Step::Forget(which, count) => {
                         let Some(ino) = nth(which, &held) else { continue };
                         let known = held.get_mut(&ino).expect("chosen from held");
-                        // The kernel gives back at most what it has, and nothing of an open file.
+                        // The kernel gives back at most what it has, and nothing while a file is
+                        // open.
                         let count = count.min(known.0);
                         if known.2 > 0 && count == known.0 { continue }
                         known.0 -= count;

@@ -1,15 +1,15 @@
-//! What the kernel must drop from its caches, and the thread that tells it.
+//! What the kernel must drop from its caches, and the thread that notifies it.
 //!
-//! Telling the kernel blocks behind requests of the same directory that we are still working on,
-//! so it happens on a thread nobody waits for, which holds no lock meanwhile. Between those who
-//! find changes and that thread is a set: an inode that changes ten times while the kernel is busy
-//! is told about once.
+//! A notice to the kernel blocks behind requests of the same directory that this process is still
+//! working on. So a separate thread sends it; no request waits for that thread, and it holds no
+//! lock meanwhile. A set lies between that thread and the code that finds changes: an inode that
+//! changes ten times while the kernel is busy gets one notice.
 
 use hypermount_drive::sync::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// Most notices kept. Past this they are dropped for one that says "everything you know".
+/// Most pending notices. One more replaces them all by "everything".
 pub const MAX_PENDING: usize = 65_536;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,11 +20,11 @@ pub enum Invalidation {
     Entry { parent: u64, name: String },
 }
 
-/// What is to be told next.
+/// The notices that the thread sends next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Batch {
     These(Vec<Invalidation>),
-    /// Too many changed to name them: every inode the kernel knows.
+    /// Too many changes to name: every inode that the kernel knows.
     Everything,
 }
 
@@ -33,9 +33,9 @@ struct Pending {
     set: HashSet<Invalidation>,
     everything: bool,
     closed: bool,
-    /// Counts pushes.
+    /// Number of pushes.
     pushed: u64,
-    /// All pushes up to this one have been taken by the thread, and up to `told` it has told them.
+    /// The thread has taken all pushes up to `taken` and has sent those up to `told`.
     taken: u64,
     told: u64,
 }
@@ -46,7 +46,7 @@ impl Pending {
     }
 }
 
-/// The notices not yet told.
+/// The notices that were not sent yet.
 ///
 /// INVARIANT: `set` holds at most `MAX_PENDING`, and is empty while `everything` is set.
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl Invalidations {
         self.changed.notify_one();
     }
 
-    /// Ends the thread: nothing more is told.
+    /// Ends the thread: no more notices are sent.
     pub fn close(&self) {
         let mut pending = self.pending.lock();
         *pending = Pending { closed: true, ..Pending::default() };
@@ -98,20 +98,21 @@ impl Invalidations {
         self.pending.lock().pushed
     }
 
-    /// Waits until the pushes up to this one have been told, at most this long; whether they have. Later
-    /// ones are not waited for: a drive of others may change all the time.
+    /// Waits until the pushes up to this one have been sent, at most for `limit`. Returns whether
+    /// they have. Later pushes are not waited for: a drive of another publisher may change all the
+    /// time.
     pub fn wait_told(&self, push: u64, limit: Duration) -> bool {
         let pending = self.pending.lock();
         self.told.wait_timeout_while(pending, limit, |pending| !pending.is_told(push))
     }
 
-    /// Whether the pushes up to this one have been told.
+    /// Whether the pushes up to this one have been sent.
     pub fn is_told(&self, push: u64) -> bool {
         self.pending.lock().is_told(push)
     }
 
-    /// Waits for notices; `None` once closed. The only caller that may wait without a deadline:
-    /// it is the thread whose whole purpose is this wait, and `close` ends it.
+    /// Waits for notices; `None` once closed. This is the only wait without a deadline: its thread
+    /// does nothing else, and `close` ends the wait.
     pub fn next(&self) -> Option<Batch> {
         let mut pending = self.pending.lock();
         pending.told = pending.taken;
@@ -122,7 +123,7 @@ impl Invalidations {
         Self::take(&mut pending)
     }
 
-    /// What is pending now, without waiting.
+    /// The pending notices, without waiting.
     pub fn drain(&self) -> Vec<Invalidation> {
         let mut pending = self.pending.lock();
         match Self::take(&mut pending) {
@@ -176,7 +177,7 @@ mod tests {
         assert!(!pending.wait_told(first, Duration::ZERO));
         assert!(pending.next().is_some());
         assert!(!pending.is_told(first), "it is being told");
-        // More comes all the time: the first is told all the same.
+        // Later pushes do not delay the first.
         pending.push([Invalidation::Inode(3)]);
         assert!(pending.next().is_some());
         assert!(pending.is_told(first) && !pending.is_told(pending.pushed()));

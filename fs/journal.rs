@@ -1,7 +1,7 @@
-//! What happened on a mount, for whoever asks later: calls that failed and why, and which process read
-//! how much that had to be fetched. Bounded; the newest failures and the largest readers stay.
+//! The failed calls of a mount with their causes, and how many fetched bytes each process read.
+//! Both are bounded: the newest failures and the largest readers stay.
 //!
-//! Not here: what to do about a failure (whoever tells people knows), and the log.
+//! Not here: how to remedy a failure (the command line knows that), and the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -11,25 +11,25 @@ use crate::errno::{Error, errno};
 use crate::platform;
 use hypermount_drive::sync::{Mutex, MutexGuard};
 
-/// Failures that are remembered.
+/// Most failures that are remembered.
 pub const MAX_FAILURES: usize = 256;
-/// Processes, and files, whose fetched bytes are counted; beyond it the smallest is forgotten.
+/// Most processes, and most files, whose fetched bytes are counted. One more replaces the smallest.
 pub const MAX_COUNTED: usize = 256;
-/// Ranges of an open file that are known to be charged.
+/// Most ranges of an open file that are remembered as charged.
 const MAX_RANGES: usize = 32;
 
-/// A call of a program that failed for another reason than its own.
+/// A call of a program that failed for a reason outside the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedCall {
-    /// Of the file or directory, within the mount; without slashes at the ends.
+    /// Path of the file or directory within the mount, without slashes at the ends.
     pub path: String,
     pub operation: &'static str,
-    /// The name of what the program got, such as `ETIMEDOUT`.
+    /// Name of the errno that the program got, such as `ETIMEDOUT`.
     pub errno: String,
     pub why: String,
     /// Milliseconds since the epoch.
     pub time: u64,
-    /// The process, while that can be told.
+    /// The process, if it was alive to be identified.
     pub process: Option<Process>,
 }
 
@@ -39,21 +39,21 @@ pub struct Process {
     pub program: String,
 }
 
-/// Bytes that had to be fetched, by who read them and by what was read; largest first.
+/// Fetched bytes, by reader and by what was read; largest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
     pub total: u64,
     pub processes: Vec<(Process, u64)>,
     /// By path within the mount.
     pub files: Vec<(String, u64)>,
-    /// By where in the mount the drive begins, without slashes at the ends.
+    /// By the path of the drive within the mount, without slashes at the ends.
     pub drives: Vec<(String, u64)>,
 }
 
 #[derive(Default)]
 struct State {
     failures: VecDeque<FailedCall>,
-    /// How many there were since the mount was made.
+    /// Number of failures since the mount was made.
     failed: u64,
     total: u64,
     processes: HashMap<u32, (String, u64)>,
@@ -72,7 +72,7 @@ impl Journal {
         self.state.lock()
     }
 
-    /// Notes a failure, unless it is an ordinary answer: that a file is not there is no trouble.
+    /// Notes a failure, unless it is an ordinary answer, such as "no such file".
     pub(crate) fn failed(&self, path: &str, operation: &'static str, thread: u32, error: &Error) {
         if is_ordinary(error) {
             return;
@@ -93,7 +93,7 @@ impl Journal {
         state.failed += 1;
     }
 
-    /// Charges bytes to the process of a thread, to the file it read and to the drive that is in.
+    /// Charges bytes to the process of a thread, to the file it read and to the drive of that file.
     pub(crate) fn fetched(&self, drive: &str, path: &str, thread: u32, bytes: u64) {
         let process = platform::process_of(thread);
         let mut state = self.state();
@@ -102,7 +102,7 @@ impl Journal {
             make_room(&mut state.processes, &pid, |(_, bytes)| *bytes);
             let entry = state.processes.entry(pid).or_insert((program.clone(), 0));
             if entry.0 != program {
-                // The number was given to another program since.
+                // The system has given the process number to another program since.
                 *entry = (program, 0);
             }
             entry.1 = entry.1.saturating_add(bytes);
@@ -111,13 +111,13 @@ impl Journal {
         charge(&mut state.drives, drive, bytes);
     }
 
-    /// The failures that are remembered, oldest first.
+    /// The remembered failures, oldest first.
     pub fn failures(&self) -> Vec<FailedCall> {
         self.state().failures.iter().cloned().collect()
     }
 
-    /// How many calls failed since the mount was made, and those after the first `seen` of them, as
-    /// far as they are remembered.
+    /// Number of failures since the mount was made, and those after the first `seen` of them that
+    /// are still remembered.
     pub fn failures_after(&self, seen: u64) -> (u64, Vec<FailedCall>) {
         let state = self.state();
         let new = usize::try_from(state.failed.saturating_sub(seen)).unwrap_or(usize::MAX);
@@ -150,7 +150,7 @@ fn largest_first(counted: &HashMap<String, u64>) -> Vec<(String, u64)> {
     all
 }
 
-/// Sees to it that there is room for one more entry, if `key` has none yet.
+/// Makes room for one more entry, unless `key` has one: removes the smallest if the map is full.
 fn make_room<K, Q, V>(counted: &mut HashMap<K, V>, key: &Q, bytes: impl Fn(&V) -> u64)
 where
     K: std::hash::Hash + Eq + Clone + std::borrow::Borrow<Q>,
@@ -165,7 +165,7 @@ where
     }
 }
 
-/// Whether an error only answers the question that was asked.
+/// Whether an error is an ordinary answer to what the program asked.
 fn is_ordinary(error: &Error) -> bool {
     use hypermount_drive::Error as D;
     match error {
@@ -178,7 +178,7 @@ fn is_ordinary(error: &Error) -> bool {
                 | D::NotEmpty
                 | D::InvalidPath(_)
                 | D::NameTooLong { .. }
-                // Asked of every file that is written: whether there is a security.capability.
+                // The kernel asks for security.capability of every file that is written.
                 | D::Unsupported(_)
         ),
         Error::NoAttribute
@@ -216,7 +216,7 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The ranges of an open file that its readers were charged for, so that bytes asked for ahead are
+/// The ranges of an open file that its readers were charged for, so that bytes fetched ahead are
 /// not charged again when they are read.
 #[derive(Debug, Default)]
 pub struct Charged {
@@ -224,7 +224,7 @@ pub struct Charged {
 }
 
 impl Charged {
-    /// The parts of `range` that are new, which are then known.
+    /// Adds `range`. Returns the parts of it that were not charged before.
     pub fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut new = vec![range.clone()];
         for known in &self.ranges {

@@ -1,4 +1,4 @@
-//! Directories: opening them and paging through their names.
+//! Directories: opening them, and reading their names page by page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +11,25 @@ use crate::errno::{Error, Result};
 use crate::filesystem::{Directory, Fs, join, ttl, usize_of};
 use crate::handle::{self, DirHandle, OpenedDirectory};
 
-/// Attempts to list a directory in a version that is still the newest when it is done.
+/// Attempts to make a listing that no newer version has overtaken.
 const MAX_RELISTINGS: usize = 3;
 
 /// One name of a directory.
 #[derive(Debug)]
 pub struct Listed<'a> {
-    /// The inode, counted as looked up; 0 where only `shown` is given.
+    /// The inode, counted as looked up; 0 if only `shown` is given.
     pub ino: u64,
     pub shown: u64,
-    /// Position after this name, to go on from.
+    /// Offset of the next name.
     pub next: u64,
     pub name: &'a str,
     pub kind: FileType,
-    /// Of a counted inode.
+    /// Attributes, if the inode is counted.
     pub attributes: Option<FileAttr>,
     pub ttl: Duration,
 }
 
-/// A listing to page through.
+/// A listing, and the offset from which to read it.
 pub struct Page {
     shown: u64,
     shown_parent: u64,
@@ -53,8 +53,9 @@ impl Fs {
         Ok(self.directories.insert(DirHandle::new(ino, shown, shown_parent, opened)))
     }
 
-    /// The listing of an open directory, to go on from `offset`: 0, or a `next` it gave before.
-    /// Starting over shows the newest version; going on never mixes two.
+    /// Returns the listing of an open directory, from `offset`: 0, or a `next` of an earlier name.
+    /// From 0, the listing is that of the newest version; from any other offset, it is the one that
+    /// began at 0. Two versions are never mixed.
     pub async fn readdir(&self, handle: u64, offset: u64) -> Result<Page> {
         let directory = self.directories.get(handle)?;
         let (shown, shown_parent) = (directory.shown, directory.shown_parent);
@@ -63,8 +64,8 @@ impl Fs {
         {
             return Ok(Page { shown, shown_parent, listing, offset });
         }
-        // The kernel keeps a listing that starts at the beginning; one that a new version overtook
-        // while it was made must not be what it keeps.
+        // The kernel caches a listing that starts at offset 0, so that must not be one that a new
+        // version overtook while it was made.
         for _ in 0..MAX_RELISTINGS {
             let listed = match self.list(directory.ino).await {
                 Err(Error::Drive(hypermount_drive::Error::NotFound)) => {
@@ -83,7 +84,7 @@ impl Fs {
         Ok(Page { shown, shown_parent, listing, offset })
     }
 
-    /// The names in the directory, wherever it is by now. One that was removed has none.
+    /// The names in the directory at its current path. A removed directory has none.
     async fn list(&self, ino: u64) -> Result<handle::Listed> {
         let Directory { volume, path, mount_path } = self.directory(ino).await?;
         let snapshot = volume.snapshot();
@@ -99,11 +100,11 @@ impl Fs {
         Ok(handle::Listed { version: snapshot.version(), volume, path, mount_path, children })
     }
 
-    /// The names in a directory that a newer version has removed, as they were when it was opened.
+    /// The names in a directory that a newer version has removed, as they were at open.
     async fn list_removed(&self, directory: &DirHandle) -> Result<handle::Listed> {
         let opened = directory.opened.as_ref().ok_or(hypermount_drive::Error::NotFound)?;
         let OpenedDirectory { volume, path, mount_path, snapshot } = opened;
-        // What the kernel keeps of this listing must not be found under the path again.
+        // The kernel must not find its cached copy of this listing under the path again.
         self.supersede(directory.ino);
         let listed = snapshot.list(path, self.options.patience.names()).await?;
         Ok(handle::Listed {
@@ -115,7 +116,7 @@ impl Fs {
         })
     }
 
-    /// Puts what is being changed here in the place of what is stored.
+    /// Replaces stored entries by the staged files of this mount, and adds new ones.
     fn show_staged(
         &self,
         volume: &crate::volume::Volume,
@@ -149,8 +150,8 @@ impl Fs {
 }
 
 impl Page {
-    /// Offers the names from the page's offset on to `add` until it says that it is full. With
-    /// `plus`, each name but `.` and `..` is counted as looked up, once it was taken.
+    /// Passes the names from the page's offset on to `add` until it returns that it is full. With
+    /// `plus`, each accepted name except `.` and `..` is counted as looked up.
     pub fn fill(&self, fs: &Fs, plus: bool, mut add: impl FnMut(&Listed<'_>) -> bool) {
         let dots = [(".", self.shown), ("..", self.shown_parent)];
         for (position, (name, shown)) in (0..).zip(dots).skip(usize_of(self.offset)) {
@@ -187,7 +188,7 @@ impl Page {
     ) -> bool {
         let directory = &self.listing;
         let volume = &directory.volume;
-        // A path too long to be looked up is listed without an inode.
+        // A path that is too long to be looked up is listed without an inode.
         let Ok(path) = directory.path.join(name) else {
             let kind = attr::file_type(entry);
             let (shown, name, ttl) = (0, name.as_str(), Duration::ZERO);
@@ -197,8 +198,8 @@ impl Page {
         let (ino, shown) = fs.remember(volume, &path, &mount_path, directory.version, entry);
         let mut attributes = fs.attributes(shown, volume, &path, entry);
         let mut ttl = fs.while_current(volume, directory.version, ttl(volume, entry));
-        // As `Looked::found`. With the number that is shown the kernel would take the new file for the old
-        // one, which is still open.
+        // As in `Looked::found`: with the number shown, the kernel would take the new file for the
+        // old one, which is still open.
         if shown != ino {
             (attributes.ino, ttl) = (INodeNo(ino), Duration::ZERO);
         }

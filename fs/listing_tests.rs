@@ -1,4 +1,4 @@
-//! Paging through directories, in every piece size, while they change.
+//! Reads directories page by page, in every page size, while they change.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -7,7 +7,7 @@ use super::*;
 use crate::platform::Caller;
 use crate::testing::{drive, put, remove, runtime, show, walk};
 
-/// The names of one page that takes `room` of them, and where the next one begins.
+/// One page of at most `room` names, and the offset of the next page.
 async fn page(fs: &Fs, handle: u64, offset: u64, room: usize, plus: bool) -> (Vec<String>, u64) {
     let (mut names, mut next) = (Vec::new(), offset);
     fs.readdir(handle, offset).await.expect("listed").fill(fs, plus, |listed| {

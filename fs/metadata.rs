@@ -18,7 +18,8 @@ use crate::xattr::{self, Answer};
 
 const PERMISSIONS: u32 = 0o7777;
 
-/// What setattr changes; `None` stays as it is. Times are in milliseconds since the epoch.
+/// The changes of one setattr; `None` leaves a value as it is. Times are in milliseconds since the
+/// epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes {
     pub mode: Option<u32>,
@@ -26,8 +27,8 @@ pub struct Changes {
     pub gid: Option<u32>,
     pub size: Option<u64>,
     pub mtime: Option<u64>,
-    /// The kernel sent a request that changes nothing: it wants set-id bits removed, for chown(2) with
-    /// neither an owner nor a group.
+    /// The kernel sent a request without any change: it wants set-id bits removed, for chown(2)
+    /// with neither an owner nor a group.
     pub set_ids_only: bool,
 }
 
@@ -60,7 +61,7 @@ impl Changes {
 }
 
 impl Fs {
-    /// chmod(2), chown(2), truncate(2) and utimensat(2), and their likes for an open `handle`.
+    /// chmod(2), chown(2), truncate(2) and utimensat(2), and their variants for an open `handle`.
     pub async fn setattr(
         &self,
         ino: u64,
@@ -75,7 +76,7 @@ impl Fs {
         if let Some(size) = changes.size {
             let own = match handle {
                 Some(_) => None,
-                // Opened for the time being, so that all who change it share one staged file.
+                // Opened temporarily, so that all writers of the file share one staged file.
                 None => Some(self.open(ino, libc::O_WRONLY, caller).await?.handle),
             };
             let file = handle.or(own).ok_or(Error::BadHandle)?;
@@ -109,7 +110,7 @@ impl Fs {
         })
     }
 
-    /// Commits what was changed in a file that nobody is writing; who is will do it.
+    /// Commits a changed file that has no writer. Otherwise the writer's close commits it.
     async fn settle(&self, ino: u64, staged: &Arc<StagedFile>) -> Result<()> {
         if staged.has_writers() {
             return Ok(());
@@ -138,13 +139,13 @@ impl Fs {
                 return self.settle(ino, &staged).await;
             }
             let turn = self.turn(&volume).await;
-            // It may have been renamed, removed or opened while we waited.
+            // The file may have been renamed, removed or opened during the wait for the turn.
             let Resolved { place, entry, version } = self.resolve(ino).await?;
             if place.staged.is_some() {
                 continue;
             }
             if version.is_none() {
-                // Unlinked or replaced: only programs that still have it see the change.
+                // Unlinked or replaced: only programs that still use the inode see the change.
                 let mut inodes = self.inodes_mut();
                 let node = inodes.get_mut(ino).ok_or(Error::Stale)?;
                 return node.place.change_known(change);
@@ -158,15 +159,15 @@ impl Fs {
             }
             change(&mut stat)?;
             self.apply(&volume, &turn, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
-            // A handle that was opened meanwhile has it as it was before.
+            // A handle that was opened meanwhile has the old values.
             let changed = self.change_staged(ino, &change).map(drop);
             self.end(&volume, turn).await;
             return changed;
         }
     }
 
-    /// Changes the staged file of the inode, if it has one. While the table is held it stays the
-    /// inode's; once it is dirty, too.
+    /// Changes the staged file of the inode, if it has one. The table stays locked, so the staged
+    /// file stays the inode's; once changed, it stays so anyway.
     fn change_staged(
         &self,
         ino: u64,
@@ -192,7 +193,7 @@ impl Fs {
     /// The value of an extended attribute, for a buffer of `room` bytes (0 asks for the size).
     pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
         let name = name.to_str().ok_or(Error::NoAttribute)?;
-        // Before the path is resolved: the kernel and `ls -l` ask for these of every file.
+        // Checked before the path is resolved: the kernel and `ls -l` ask for these of every file.
         xattr::check_namespace(name)?;
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         let value = match name.strip_prefix(xattr::OWN) {
@@ -208,8 +209,8 @@ impl Fs {
         xattr::answer(xattr::list(&entry.stat)?, room)
     }
 
-    /// `user.hypermount.<own>`: `key` and `version` of the drive the file is in, the `url` to share
-    /// it by, and how much of a file is `local` (blocks here / blocks).
+    /// The value of `user.hypermount.<own>`: `key` and `version` of the drive that the file is in,
+    /// the `url` to share it by, or how much of a file is `local` (blocks in the store / blocks).
     fn own_attribute(&self, place: &Place, entry: &Entry, own: &str) -> Result<String> {
         let child = place.crossing.as_ref().and_then(|crossing| crossing.child.get());
         let target = place.crossing.as_ref().map(|crossing| &crossing.target);
@@ -272,7 +273,7 @@ mod tests {
         assert_eq!(mode(Changes { gid: Some(2), ..<_>::default() }), 0o755);
         assert_eq!(mode(Changes { set_ids_only: true, ..<_>::default() }), 0o755);
         assert_eq!(mode(Changes { size: Some(0), ..<_>::default() }), 0o755);
-        // chmod(2) together with chown(2): the mode that is given counts.
+        // chmod(2) together with chown(2): the given mode applies.
         let both = Changes { uid: Some(1), mode: Some(0o4755), ..<_>::default() };
         assert_eq!(mode(both), 0o4755);
     }

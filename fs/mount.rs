@@ -1,7 +1,7 @@
-//! A mounted drive: making it, knowing when it has ended, and taking it down in order.
+//! A mounted drive: making the mount, noticing its end, and taking it down in order.
 //!
-//! The order of ending is: refuse new requests, end those that wait, unmount, end the threads, store
-//! what was never closed. So that nobody is left behind in a system call, and no thread in us.
+//! The order at the end: refuse new requests, end those that wait, unmount, end the threads, commit
+//! files that were never closed. So no process stays in a system call, and no thread stays here.
 
 use std::fs;
 use std::io;
@@ -28,30 +28,30 @@ use crate::root::{Drives, Root, RootLimits};
 use crate::serve::{Server, Witness};
 use crate::shown::Shown;
 
-/// Threads that receive the kernel's requests. None of them ever waits for the network.
+/// Threads that receive requests of the kernel. None of them waits for the network.
 const MAX_THREADS: usize = 4;
 /// Digits of the drive's key shown as the source of a mount. Enough to tell drives apart, too few
-/// to open one: mounts are visible to every user of the machine.
+/// to open one: every user of the machine sees the list of mounts.
 const SHOWN_KEY_DIGITS: usize = 16;
-/// Shown as the source of a mount of all drives.
+/// Source of a mount of all drives.
 const ROOT_SOURCE: &str = "hypermount";
-/// How long the threads of an ended mount may take to notice.
+/// How long the threads of an ended mount may take to end.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long storing what was never closed may take when a mount ends.
+/// How long the commit of files that were never closed may take at the end of a mount.
 const FINISH_LIMIT: Duration = Duration::from_secs(300);
-/// libfuse's configuration, which the mount helper obeys.
+/// libfuse's configuration, which the mount helper follows.
 const FUSE_CONFIGURATION: &str = "/etc/fuse.conf";
 
 #[derive(Clone, Copy, Debug)]
 pub struct MountOptions {
     pub patience: Patience,
-    /// Whom the files appear to belong to.
+    /// The owner that files are shown with.
     pub owner: Owner,
-    /// Lets users other than the one who mounts in.
+    /// Lets users other than the mounting one access the files.
     pub allow_other: bool,
-    /// Mounts over a directory that holds something, which is then hidden.
+    /// Allows to mount over a directory that is not empty, which hides its content.
     pub allow_non_empty: bool,
-    /// Changes nothing, although this machine may hold the drive's keys.
+    /// Takes no changes, even if the store has the drive's secret key.
     pub read_only: bool,
 }
 
@@ -97,10 +97,10 @@ pub enum MountError {
     System { path: PathBuf, source: io::Error },
 }
 
-/// Threads to be waited for at the end.
+/// The threads to join at the end.
 type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
-/// A drive mounted by this process, or all of them. Dropping it unmounts.
+/// A drive, or all drives, mounted by this process. Dropping it unmounts.
 pub struct Mount {
     mounted: Mounted,
     shown: Shown,
@@ -112,8 +112,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `drive` at `mountpoint`. A dead mount of ours there is replaced. Returns when files
-    /// can be opened; needs no peer.
+    /// Mounts `drive` at `mountpoint`. Replaces a dead mount of this program there. Returns when
+    /// files can be opened; needs no peer.
     pub fn start(
         drive: Drive,
         store: Store,
@@ -129,7 +129,7 @@ impl Mount {
         Self::attach(Shown::Drive(fs), writable, source, path, options, runtime)
     }
 
-    /// The same of everything `drives` knows; see [`Root`].
+    /// As [`Mount::start`], for all drives that `drives` knows; see [`Root`].
     pub fn start_root(
         drives: Arc<dyn Drives>,
         store: Store,
@@ -185,33 +185,33 @@ impl Mount {
         self.threads.lock().push(thread);
     }
 
-    /// Where it is mounted, absolute.
+    /// The absolute path of the mount point.
     pub fn mountpoint(&self) -> &Path {
         &self.mounted.mountpoint
     }
 
-    /// The filesystems of the drives that are open in it: one, unless it shows all there are.
+    /// The filesystems of its open drives: one, unless the mount shows all drives.
     pub fn open(&self) -> Vec<Arc<Fs>> {
         self.shown.open()
     }
 
-    /// The drives that are open, nested ones too.
+    /// The open drives, nested ones included.
     pub fn drives(&self) -> Vec<Drive> {
         self.shown.drives()
     }
 
-    /// Whether it shows all drives there are.
+    /// Whether it shows all drives.
     pub fn is_root(&self) -> bool {
         matches!(self.shown, Shown::Root(_))
     }
 
-    /// Inodes the kernel knows, files and directories it has open.
+    /// Number of inodes that the kernel knows, and number of open files and directories.
     pub fn load(&self) -> (usize, usize) {
         let loads = self.open().into_iter().map(|fs| fs.load());
         loads.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
-    /// What failed, and who fetched how much.
+    /// The failed calls and the fetched bytes of the mount.
     pub fn journal(&self) -> &Arc<Journal> {
         self.shown.journal()
     }
@@ -225,14 +225,18 @@ impl Mount {
         *self.ended.borrow()
     }
 
-    /// Waits until the mount has ended, by us or by anybody's umount(8). As long as that takes:
-    /// for whoever has nothing to do but to serve the mount.
+    /// Waits until the mount has ended, by this process or by umount(8). Has no limit: it is for a
+    /// caller that only serves the mount.
     pub async fn wait_ended(&self) {
-        // An error means the thread is gone, which is also the end.
+        // An error means that the thread has ended, and the mount with it.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
-    /// Unmounts, if [`Detach`] allows. A mount that is busy goes on as before.
+    /// Unmounts, if `how` allows it. A mount that is busy continues.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the processes that use the mount, if it is busy, or with the error of the system.
     pub fn unmount(&self, how: Detach) -> Result<(), UnmountError> {
         if self.has_ended() {
             return Ok(());
@@ -245,8 +249,8 @@ impl Mount {
         Ok(())
     }
 
-    /// Unmounts whatever it takes. What waits for the network fails; who still has files open gets
-    /// errors from now on.
+    /// Unmounts in every case. Waiting requests fail, and programs with open files get errors from
+    /// then on.
     pub fn shutdown(&self) {
         self.server.stop();
         if !self.has_ended() && self.is_ours() {
@@ -261,7 +265,7 @@ impl Mount {
         self.end();
     }
 
-    /// Whether what is mounted there now is still this mount.
+    /// Whether the mount point still shows this mount.
     fn is_ours(&self) -> bool {
         let there = mountpoint::mounted_at(&self.mounted.mountpoint);
         there.is_none_or(|there| there.connection == self.mounted.connection)
@@ -279,7 +283,7 @@ impl Mount {
             }
             let _ = done.send(());
         });
-        // Bounded: after a lazy unmount the threads serve those who still have files open.
+        // Limited: after a lazy unmount the threads serve programs that still have files open.
         if joining.is_ok() && all_done.recv_timeout(JOIN_LIMIT).is_err() {
             log::debug!("{}: still used", self.mounted.mountpoint.display());
         }
@@ -288,7 +292,7 @@ impl Mount {
 }
 
 impl Mount {
-    /// What was written and never closed becomes part of the drive, and everything safe.
+    /// Commits what was written and never closed, and syncs the drives.
     fn finish(&self) {
         if !self.writable {
             return;
@@ -315,7 +319,7 @@ impl Drop for Mount {
     }
 }
 
-/// Notes failed requests in the mount's journal.
+/// Makes the callback that notes failed requests in the mount's journal.
 fn witness(shown: &Shown) -> Witness {
     let shown = shown.downgrade();
     Arc::new(move |request, error| {
@@ -340,8 +344,8 @@ fn config(options: &MountOptions) -> Config {
     config
 }
 
-/// Starts a thread for each drive that tells the kernel what changed in it, now and when one is opened.
-/// One for all would have every drive wait for the slowest.
+/// Starts a thread for each drive that notifies the kernel of its changes, for open drives now and
+/// for others when they open. With one thread for all, every drive would wait for the slowest.
 fn tell_of(shown: &Shown, notifier: Notifier, threads: &Threads) -> io::Result<()> {
     let keep = |threads: &Threads, thread| {
         threads.lock().push(thread);
@@ -370,8 +374,8 @@ fn tell_of(shown: &Shown, notifier: Notifier, threads: &Threads) -> io::Result<(
     Ok(())
 }
 
-/// Tells the kernel what changed, until there is nobody to tell. The only place that does, and on a
-/// thread of its own: the kernel may keep it waiting behind requests we have not answered.
+/// Notifies the kernel of changes until the connection ends. This is the only place that does so,
+/// on a thread of its own: the kernel may block it behind requests that were not answered yet.
 fn tell(
     invalidations: &Invalidations,
     everything: impl Fn() -> Vec<Invalidation>,
@@ -396,7 +400,8 @@ fn tell(
     }
 }
 
-/// Checks the mountpoint and clears a dead mount of ours away; its absolute path.
+/// Checks the mount point, removes a dead mount of this program from it, and returns its absolute
+/// path.
 fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<PathBuf, MountError> {
     let missing = || MountError::Missing { path: mountpoint.to_owned() };
     let path = mountpoint::absolute(mountpoint).map_err(|source| match source.kind() {
@@ -431,7 +436,8 @@ fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<PathBuf, MountEr
     Ok(path)
 }
 
-/// Whether this user may let others in: root always, everybody else if the helper is told so.
+/// Whether this user may use `allow_other`: root always, other users if the helper's configuration
+/// permits it.
 fn others_allowed() -> bool {
     nix::unistd::geteuid().is_root()
         || fs::read_to_string(FUSE_CONFIGURATION).is_ok_and(|text| allows_others(&text))
@@ -468,7 +474,7 @@ mod tests {
         assert!(matches!(refused(directory.path()), MountError::NotEmpty { .. }));
         let allowed = MountOptions { allow_non_empty: true, ..options };
         let path = prepare(directory.path(), &allowed);
-        // Without the device there is nothing to mount with, which is told after these checks.
+        // Without the device nothing can be mounted; these checks come before that error.
         assert!(matches!(path, Ok(_) | Err(MountError::NoDevice)));
     }
 }

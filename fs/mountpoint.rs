@@ -1,7 +1,8 @@
-//! Mounts as the system sees them: which are ours, who uses one, how one is taken away. Works from
-//! any process, with or without the one that serves the mount.
+//! Mounts as the system lists them: which ones belong to this program, which processes use one, and
+//! how to unmount it. Works from any process, whether or not the process that serves the mount is
+//! alive.
 //!
-//! Nothing here asks the mounted filesystem itself more than it must: it may hang or be dead.
+//! Nothing here queries the mounted filesystem more than necessary: it may hang or be dead.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,33 +13,33 @@ use std::time::{Duration, Instant};
 
 use crate::platform;
 
-/// Where Linux tells the mounts of this process (proc(5)).
+/// Where Linux lists the mounts of this process (proc(5)).
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
-/// Users of a mount that are named in an error message.
+/// Most users of a mount that an error message names.
 const NAMED_USERS: usize = 8;
 
-/// One of our mounts.
+/// One mount of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
     pub mountpoint: PathBuf,
     /// `hyper://` and the first digits of the drive's key.
     pub source: String,
-    /// Number of its connection to the kernel (its device's minor number).
+    /// Number of its connection to the kernel (the minor number of its device).
     pub connection: u32,
 }
 
 impl Mounted {
-    /// Whether nobody serves the mount any more: what is left after a crash, where every access
-    /// fails with "Transport endpoint is not connected".
+    /// Whether the process that served the mount is gone. After a crash, every access fails with
+    /// "Transport endpoint is not connected".
     pub fn is_dead(&self) -> bool {
-        // Not stat: that may be answered from the kernel's cache.
+        // Not stat(2): the kernel may answer that from its cache.
         nix::sys::statvfs::statvfs(&self.mountpoint) == Err(nix::errno::Errno::ENOTCONN)
     }
 
-    /// The process that serves the mount, as far as the system tells (recent Linux does).
+    /// The process that serves the mount; `None` where the system does not say (recent Linux does).
     ///
-    /// The kernel gives numbers of connections anew while a process may still hold one that is dead: of
-    /// several the one that was started last is it.
+    /// The kernel reuses connection numbers while a process may still hold a dead connection with
+    /// the same number. Of several processes, the one that started last is returned.
     pub fn served_by(&self) -> Option<u32> {
         let wanted = format!("fuse_connection:\t{}", self.connection);
         let holds = |pid: &u32| {
@@ -52,23 +53,23 @@ impl Mounted {
     }
 }
 
-/// When a process was started, in ticks since the system was (proc_pid_stat(5), field 22).
+/// Start time of a process, in clock ticks since boot (proc_pid_stat(5), field 22).
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field, a name in parentheses, may contain anything.
+    // The second field, a name in parentheses, may contain any character.
     stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
 }
 
-/// All our mounts, in the order they were made. Empty where the system does not tell.
+/// All mounts of this program, in the order they were made. Empty where the system has no list.
 pub fn mounts() -> Vec<Mounted> {
     let table = fs::read(MOUNT_TABLE).unwrap_or_default();
     table.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
 }
 
-/// One line of mountinfo, if it is one of our mounts.
+/// Parses a line of mountinfo; `None` if it is not a mount of this program.
 fn parse_mount(line: &[u8]) -> Option<Mounted> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    // Optional fields end with a lone dash.
+    // A single dash ends the optional fields.
     let dash = fields.iter().position(|field| *field == b"-")?;
     let kind = std::str::from_utf8(fields.get(dash + 1)?).ok()?;
     if kind.strip_prefix("fuse.") != Some(platform::SUBTYPE) {
@@ -82,7 +83,7 @@ fn parse_mount(line: &[u8]) -> Option<Mounted> {
     })
 }
 
-/// Space, tab, newline and backslash stand as `\` and three octal digits.
+/// Decodes space, tab, newline and backslash, which are written as `\` and three octal digits.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -105,24 +106,24 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// The absolute path of a mountpoint, made without touching what is mounted there.
+/// The absolute path of a mount point, determined without accessing what is mounted there.
 pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
     let mountpoint = std::path::absolute(mountpoint)?;
     match (mountpoint.parent(), mountpoint.file_name()) {
         (Some(parent), Some(name)) => {
             let place = parent.canonicalize()?.join(name);
-            // A link is followed, one level at a time, unless a mount sits on its name.
+            // A link is followed one level at a time, unless it is itself a mount point.
             match fs::read_link(&place) {
                 Ok(target) => parent.canonicalize()?.join(target).canonicalize(),
                 Err(_) => Ok(place),
             }
         }
-        // `/` and paths that end in `..`
+        // `/`, and paths that end in `..`.
         _ => mountpoint.canonicalize(),
     }
 }
 
-/// The uppermost of our mounts at a path.
+/// The topmost mount of this program at a path.
 pub fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
     mounts().into_iter().rev().find(|mounted| mounted.mountpoint == mountpoint)
 }
@@ -133,7 +134,7 @@ pub struct MountUser {
     pub pid: u32,
     /// Its name, as ps(1) shows it.
     pub command: String,
-    /// What it has there: its current directory, an open or mapped file.
+    /// What it uses there: its current directory, an open file or a mapped file.
     pub uses: String,
 }
 
@@ -143,7 +144,8 @@ impl std::fmt::Display for MountUser {
     }
 }
 
-/// Who uses the mount, as far as this user may see. Asks only the process table.
+/// The processes that use the mount, as far as this user may see them. Reads the process table
+/// only.
 pub fn users(mountpoint: &Path) -> Vec<MountUser> {
     processes().filter_map(|pid| user(pid, mountpoint)).collect()
 }
@@ -155,7 +157,7 @@ fn processes() -> impl Iterator<Item = u32> {
 
 fn user(pid: u32, mountpoint: &Path) -> Option<MountUser> {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    // The kernel prints these links; following them would ask the mount.
+    // The kernel prints these links. Following them would query the mount.
     let inside = |link: &Path| fs::read_link(link).ok().filter(|path| path.starts_with(mountpoint));
     let named = |what: &str, path: PathBuf| format!("{what} {}", path.display());
     let directory = || inside(&process.join("cwd")).map(|path| named("current directory", path));
@@ -180,14 +182,14 @@ fn user(pid: u32, mountpoint: &Path) -> Option<MountUser> {
     Some(MountUser { pid, command, uses })
 }
 
-/// How hard to take a mount away.
+/// How to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detach {
-    /// Only if nobody uses it.
+    /// Only if no process uses it.
     Normal,
-    /// Out of sight now; those who have files open keep them.
+    /// Detaches it from the tree at once. Programs keep the files that they have open.
     Lazy,
-    /// Now, and whoever has files open gets errors. Also ends those who hang on it.
+    /// At once. Programs with open files get errors, and requests that hang fail.
     Force,
 }
 
@@ -211,7 +213,12 @@ fn list_users(users: &[MountUser]) -> String {
     format!(": used by {}{more}", named.join(", "))
 }
 
-/// Unmounts one of our mounts, also one whose process is gone.
+/// Unmounts a mount of this program, including one whose process is gone.
+///
+/// # Errors
+///
+/// `NotMounted` if no such mount is there, `Busy` with the processes that use it, `System`
+/// otherwise.
 pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
     let system = |source| UnmountError::System { path: mountpoint.to_owned(), source };
     let path = absolute(mountpoint).map_err(system)?;
@@ -219,11 +226,11 @@ pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
     detach(&mounted, how)
 }
 
-/// The kernel lets go of the files of a process a moment after the process is gone: a mount that is busy
-/// with nobody using it is tried again for so long.
+/// How long a busy mount without users is tried again: the kernel releases the files of a process a
+/// moment after the process has ended.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
-/// As [`unmount`], of a mount known to be there.
+/// As [`unmount`], for a mount known to exist.
 pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     let path = &mounted.mountpoint;
     if how == Detach::Force
@@ -231,7 +238,7 @@ pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     {
         log::debug!("cannot abort connection {}: {error}", mounted.connection);
     }
-    // A dead mount has nobody to protect.
+    // A dead mount has no user that could lose anything.
     let lazily = how != Detach::Normal || mounted.is_dead();
     let deadline = Instant::now() + RELEASED_WITHIN;
     loop {
@@ -249,7 +256,7 @@ pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     }
 }
 
-/// Whether a directory holds anything.
+/// Whether a directory is empty.
 pub fn is_empty(directory: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(directory)?.next().is_none())
 }

@@ -1,7 +1,7 @@
-//! What changes names: making, removing and renaming.
+//! Operations that change names: create, remove and rename.
 //!
-//! Every operation holds its volume's `writing` from looking to applying, and is one batch: other
-//! readers of the drive see all of it or nothing.
+//! Each operation holds the turn of its volume's drive from the check to the change, and is one
+//! batch: other readers of the drive see all of it or nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,12 +24,12 @@ use crate::symlink::MAX_TARGET_BYTES;
 use crate::volume::Volume;
 use crate::write::Turn;
 
-/// Entries one rename may move: all of them are one batch, which is made in memory.
+/// Most entries that one rename may move. All of them are one batch, which is built in memory.
 pub const MAX_RENAMED: usize = 1_000_000;
 const PERMISSIONS: u32 = 0o7777;
 const SET_GROUP_ID: u32 = 0o2000;
 
-/// How rename(2) treats what is there.
+/// How rename(2) treats an existing destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rename {
     Replace,
@@ -40,7 +40,7 @@ pub enum Rename {
 /// A name in a directory that can be changed.
 struct Spot {
     directory: Directory,
-    /// Of the directory.
+    /// Inode of the directory.
     ino: u64,
     parent: Arc<Entry>,
     path: DrivePath,
@@ -52,7 +52,8 @@ impl Spot {
         &self.directory.volume
     }
 
-    /// Directories that exist only because something is in them go on existing without.
+    /// Stores the directory if it is only implied by its entries, so that it stays when they are
+    /// gone.
     fn keep_parent(&self, fs: &Fs, edits: &mut Vec<Edit>) {
         if !self.parent.explicit && !self.directory.path.is_root() {
             let owner = fs.options.owner;
@@ -63,7 +64,11 @@ impl Spot {
 }
 
 impl Fs {
-    /// The directory `ino`, if it can be changed.
+    /// The directory `ino`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is not a directory, or if this mount cannot change it.
     async fn writable_directory(&self, ino: u64) -> Result<(Directory, Arc<Entry>)> {
         let directory = self.directory(ino).await?;
         if !directory.volume.writable {
@@ -90,8 +95,8 @@ impl Fs {
         Ok(Spot { directory, ino, parent, path, mount_path })
     }
 
-    /// Where the name is once nobody else changes the volume: its directory may have been renamed
-    /// while we waited for that.
+    /// Resolves the spot again once no other writer can change the volume: its directory may have
+    /// been renamed during the wait for the turn.
     async fn spot_again(&self, spot: Spot) -> Result<Spot> {
         let same = self.node(spot.ino, |node| *node.path == *spot.directory.mount_path)?;
         match spot.path.name() {
@@ -100,7 +105,7 @@ impl Fs {
         }
     }
 
-    /// What is at the spot, being changed or stored.
+    /// The entry at the spot, staged or stored.
     async fn occupant(&self, spot: &Spot) -> Result<Option<Arc<Entry>>> {
         if let Some(staged) = self.staged_at(spot.volume(), &spot.path, &spot.mount_path) {
             return Ok(Some(staged.entry()));
@@ -123,7 +128,7 @@ impl Fs {
         }
     }
 
-    /// Tells the kernel of what was just made.
+    /// Gives the kernel an inode for a new entry.
     fn made(&self, spot: &Spot, entry: &Arc<Entry>) -> (u64, FileAttr) {
         let volume = spot.volume();
         let version = volume.snapshot().version();
@@ -188,7 +193,7 @@ impl Fs {
         .await
     }
 
-    /// mknod(2). The format has no device numbers, so there are no devices.
+    /// mknod(2). The format has no device numbers, so devices are refused.
     pub async fn mknod(
         &self,
         parent: u64,
@@ -204,7 +209,8 @@ impl Fs {
         self.make(parent, name, |parent| new_stat(mode, parent, maker)).await
     }
 
-    /// Makes a file and opens it. It becomes part of the drive when it is first closed or synced.
+    /// Creates a file and opens it. The file becomes part of the drive at its first close or
+    /// fsync(2).
     pub async fn create(
         &self,
         parent: u64,
@@ -221,13 +227,13 @@ impl Fs {
             let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, entry));
             Looked::found(ino, attributes, entry_ttl, attributes_ttl)
         };
-        // Made by somebody else since the kernel looked.
+        // Another writer made it after the kernel's lookup.
         if let Some(entry) = self.occupant(&spot).await? {
             if flags & libc::O_EXCL != 0 {
                 return Err(hypermount_drive::Error::AlreadyExists.into());
             }
             let (ino, attributes) = self.made(&spot, &entry);
-            // To open takes it where it is changed all the time.
+            // `open` takes the turn itself if the file keeps changing.
             drop(turn);
             return match self.open(ino, flags, maker).await {
                 Ok(opened) => Ok((found(ino, attributes, &entry), opened)),
@@ -290,7 +296,7 @@ impl Fs {
         }
     }
 
-    /// Removes `entry`, which is at the spot, stored or not, and ends the turn.
+    /// Removes `entry`, stored or not, from the spot, and ends the turn.
     async fn remove_at(&self, spot: &Spot, turn: Turn, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
@@ -305,7 +311,7 @@ impl Fs {
         Ok(())
     }
 
-    /// The path leads nowhere now: the inode of `entry`, which it led to, goes on without one.
+    /// The path leads nowhere now. The inode of `entry` remains without a path.
     fn vanish(&self, spot: &Spot, entry: &Arc<Entry>) {
         let volume = spot.volume();
         if let Some(staged) = volume.unstored().remove(&spot.path) {
@@ -337,7 +343,7 @@ impl Fs {
             return Err(Error::OtherDrive);
         }
         let volume = from.volume().clone();
-        // Stored before it replaces a file: a kill must leave the one or the other.
+        // Commits the new file before it replaces another: a kill must leave one of the two.
         if how == Rename::Replace
             && from.path != to.path
             && let Some(staged) = self.staged_at(&volume, &from.path, &from.mount_path)
@@ -428,7 +434,7 @@ impl Fs {
             }
             result.insert(rebase(&path, &old.path, &new.path)?, Some(stat));
         }
-        // A directory whose files are all not stored yet, or which only its files imply.
+        // An implied directory, or one whose files are all not stored yet.
         if moved.kind == Kind::Directory && !moved.explicit {
             result.entry(to.path.clone()).or_insert_with(|| Some(moved.stat.clone()));
         }
@@ -448,7 +454,7 @@ impl Fs {
         Ok(edits)
     }
 
-    /// Everything stored at and below a path.
+    /// All stored entries at and below a path.
     async fn subtree(&self, volume: &Volume, path: &DrivePath) -> Result<Vec<(DrivePath, Stat)>> {
         let snapshot = volume.snapshot();
         let names = self.options.patience.names();
@@ -478,7 +484,7 @@ impl Fs {
         Ok(found)
     }
 
-    /// The inodes, new files and times of what was renamed follow it.
+    /// Moves the inodes, new files and pending times of what was renamed.
     fn move_known(
         &self,
         volume: &Arc<Volume>,
@@ -524,7 +530,7 @@ impl Fs {
     }
 
     fn exchange_known(&self, volume: &Arc<Volume>, from: &Spot, to: &Spot) {
-        // No name has a slash at its end, so nothing can be known there.
+        // No name ends with a slash, so the kernel knows nothing at this path.
         let (Ok(aside), aside_mount) = (DrivePath::parse("\u{1}aside"), "\u{1}aside/") else {
             return;
         };
@@ -534,7 +540,7 @@ impl Fs {
         self.move_known(volume, &aside, b.0, aside_mount, b.1);
     }
 
-    /// link(2): an entry is a path and nothing else, so a file has one name.
+    /// link(2), which always fails: an entry is identified by its path, so a file has one name.
     pub fn link(&self) -> Error {
         Error::NotPermitted("a drive has no hard links")
     }
@@ -552,7 +558,7 @@ fn is_below(path: &DrivePath, directory: &DrivePath) -> bool {
     rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The path as it is called when `from` is called `to`.
+/// Replaces the prefix `from` of a path by `to`.
 fn rebase(path: &DrivePath, from: &DrivePath, to: &DrivePath) -> Result<DrivePath> {
     let rest = path.as_str().strip_prefix(from.as_str()).unwrap_or_default();
     Ok(DrivePath::parse(&format!("{}{rest}", to.as_str()))?)

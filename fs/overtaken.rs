@@ -1,28 +1,28 @@
-//! Threads whose open(2) met an inode that a newer version had replaced.
+//! Threads whose open(2) found an inode that a newer version had replaced.
 
 use std::collections::HashSet;
 
 use hypermount_drive::sync::Mutex;
 
-/// Threads remembered by [`Overtaken`].
+/// Most threads that [`Overtaken`] remembers.
 const MAX_LOOKING_AGAIN: usize = 1024;
 
-/// Threads whose open(2) met an inode that a newer version of a followed drive had replaced. ESTALE has
-/// the kernel look the name up again, and so shows the newer version before the notice of it has
-/// arrived. It does so once for a call: a thread that is overtaken again opens the file as it was when
-/// the kernel looked it up, since a program must never see ESTALE.
+/// Threads whose open(2) found an inode that a newer version of a followed drive had replaced.
+/// ESTALE makes the kernel repeat the lookup, which shows the newer version before its notice has
+/// arrived. The kernel repeats it once per call. If a newer version overtakes the thread again, it
+/// opens the file as it was at the kernel's lookup, since a program must never see ESTALE.
 #[derive(Debug, Default)]
 pub(crate) struct Overtaken(Mutex<HashSet<u32>>);
 
 impl Overtaken {
-    /// Whether the kernel is to look the name up again.
+    /// Whether the kernel is to repeat the lookup.
     pub(crate) fn look_again(&self, thread: u32) -> bool {
         let mut threads = self.0.lock();
         let known = thread != 0 && (threads.remove(&thread) || threads.len() >= MAX_LOOKING_AGAIN);
         thread != 0 && !known && threads.insert(thread)
     }
 
-    /// The thread's call found what the name leads to.
+    /// The thread's call opened what the name leads to.
     pub(crate) fn opened(&self, thread: u32) {
         self.0.lock().remove(&thread);
     }

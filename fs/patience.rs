@@ -1,7 +1,7 @@
-//! How long the operations of a mount wait for peers, and since when one request has been waiting.
+//! How long the operations of a mount wait for peers, and when the current request began.
 //!
-//! One request of the kernel has one deadline, however many blocks and names it needs. `serve.rs` notes
-//! when it began.
+//! One request of the kernel has one deadline, however many blocks and names it needs. `serve.rs`
+//! notes when it began.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ tokio::task_local! {
     static BEGAN: Instant;
 }
 
-/// Runs `request` as one request, which begins now.
+/// Runs `request` as one request of the kernel, which begins now.
 pub(crate) fn as_request<F: Future>(request: F) -> impl Future<Output = F::Output> {
     BEGAN.scope(Instant::now(), request)
 }
 
-/// When the request that is running began; now, if none is.
+/// When the current request began; now, if there is none.
 fn began() -> Instant {
     BEGAN.try_with(|began| *began).unwrap_or_else(|_| Instant::now())
 }
@@ -25,11 +25,11 @@ fn began() -> Instant {
 /// How long operations wait for peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Not at all: what is not on this machine fails at once.
+    /// Not at all: data that is not in the store fails at once.
     Offline,
-    /// A request about names, and one that reads data, at most this long.
+    /// At most `names` for a request about names, and `data` for one that reads data.
     Limited { names: Duration, data: Duration },
-    /// As long as it takes.
+    /// Without a limit.
     Forever,
 }
 
@@ -48,7 +48,7 @@ impl Patience {
         }
     }
 
-    /// For a request that reads: all blocks of it are asked for when it begins.
+    /// The wait of a read: all of its blocks are requested when it begins.
     pub(crate) fn read(self) -> Wait {
         match self {
             Patience::Offline => Wait::Local,
@@ -57,7 +57,7 @@ impl Patience {
         }
     }
 
-    /// For what goes through a whole file: each block may take as long.
+    /// The wait of an operation on a whole file: each block may take the full time.
     pub(crate) fn each_block(self) -> Wait {
         match self {
             Patience::Offline => Wait::Local,

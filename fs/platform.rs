@@ -1,32 +1,33 @@
-//! What differs between operating systems: every compile-time switch of this crate is in this file.
+//! The differences between operating systems: every compile-time switch of this package is in this
+//! file.
 //!
-//! Linux is mounted by ourselves: as root by mount(2), else by the setuid helper `fusermount3`,
-//! which hands the device over a socket. (fuser's own unmounting is not used: it takes a
-//! connection that has ended for a live one and could then unmount what lies below.) On other
-//! systems fuser mounts, and what needs `/proc` is not known.
+//! On Linux this program mounts by itself: as root with mount(2), otherwise with the setuid helper
+//! `fusermount3`, which passes the device over a socket. (fuser's own unmounting is not used: it
+//! mistakes an ended connection for a live one, and could then unmount what lies below.) On other
+//! systems fuser mounts, and information from `/proc` is not available.
 
 #[cfg(target_os = "linux")]
 pub use self::linux::*;
 #[cfg(not(target_os = "linux"))]
 pub use other::*;
 
-/// The mount's name and how it is to be attached.
+/// The name of a mount, and how to attach it.
 pub struct Attachment {
-    /// Shown as the source of the mount, e.g. by df(1).
+    /// Source of the mount, as df(1) shows it.
     pub source: String,
     pub allow_other: bool,
     pub read_only: bool,
 }
 
-/// File system type shown after `fuse.`; what our mounts are recognised by.
+/// File system type after `fuse.`, which identifies the mounts of this program.
 pub const SUBTYPE: &str = "hypermount";
 
-/// The program that changes a file.
+/// The program that makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
-    /// Its thread; 0 if unknown.
+    /// Its thread id; 0 if unknown.
     pub thread: u32,
 }
 
@@ -47,22 +48,22 @@ mod linux {
 
     use super::{Attachment, Caller, SUBTYPE};
 
-    /// What getxattr(2) answers for an attribute that is not there.
+    /// Errno of getxattr(2) for a missing attribute.
     pub const NO_ATTRIBUTE: i32 = libc::ENODATA;
 
     const DEVICE: &str = "/dev/fuse";
     /// Names of the setuid helper, newest first.
     const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
-    /// Tells the helper which descriptor to send the device over.
+    /// Environment variable that tells the helper on which descriptor to send the device.
     const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 
     /// Several threads may read requests of one mount.
     pub const MANY_THREADS: bool = true;
 
-    /// Whether the thread was told to stop in a way its program expects to end a system call, or
-    /// is gone. Any signal that will kill counts, since the kernel turns it into SIGKILL; of those
-    /// a program handles itself only the ones people send (as `intr` mounts of NFS had it): a
-    /// program that counts time by SIGALRM does not expect stat(2) to fail for it.
+    /// Whether the thread has ended, or has a pending signal that its program expects to end a
+    /// system call. SIGKILL counts always; the kernel turns every deadly signal into it. Of the
+    /// signals that a program handles itself, only those that people send count (as with `intr`
+    /// mounts of NFS): a program that measures time with SIGALRM does not expect stat(2) to fail.
     pub fn is_interrupted(thread: u32) -> bool {
         if thread == 0 {
             return false;
@@ -91,8 +92,8 @@ mod linux {
     const CAP_FSETID: u32 = 4;
     const USER_NAMESPACE: &str = "ns/user";
 
-    /// Whether the program may keep set-id bits of files it changes: CAP_FSETID in our user namespace. A
-    /// program that cannot be looked at may if it is root's.
+    /// Whether the program may keep set-id bits of files that it changes: whether it has CAP_FSETID
+    /// in our user namespace. If `/proc` does not tell, root may.
     pub fn may_keep_set_ids(caller: Caller) -> bool {
         let root = caller.uid == 0;
         let directory = format!("/proc/{}", caller.thread);
@@ -102,7 +103,7 @@ mod linux {
         if effective & 1 << CAP_FSETID == 0 {
             return false;
         }
-        // A program has all capabilities in a user namespace of its own.
+        // A program has all capabilities in a user namespace that it made.
         let theirs = fs::read_link(format!("{directory}/{USER_NAMESPACE}"));
         let ours = fs::read_link(format!("/proc/self/{USER_NAMESPACE}"));
         match (theirs, ours) {
@@ -125,7 +126,7 @@ mod linux {
         status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim)
     }
 
-    /// The process of a thread, and the name of its program, while it lives.
+    /// The process of a thread and the name of its program; `None` if it has ended.
     pub fn process_of(thread: u32) -> Option<(u32, String)> {
         let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
         let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
@@ -184,7 +185,8 @@ mod linux {
         );
         let arguments = ["-o".as_ref(), options.as_ref(), "--".as_ref(), mountpoint.as_os_str()];
         let output = run_helper(|helper| {
-            // The socket is the helper's standard input, so that no other child can inherit it.
+            // The socket is the helper's standard input, so that no other child process can inherit
+            // it.
             let theirs = OwnedFd::from(theirs.try_clone()?);
             helper.args(arguments).env(HELPER_SOCKET, "0").stdin(Stdio::from(theirs));
             Ok(())
@@ -232,8 +234,8 @@ mod linux {
         io::Error::other(if text.is_empty() { "the mount helper failed".into() } else { text })
     }
 
-    /// Takes a mount away. `lazily`: out of sight now, gone when the last user closes. `forcibly`:
-    /// all its users get errors, also those that hang.
+    /// Unmounts. `lazily` detaches the mount at once and ends it with its last user; `forcibly`
+    /// makes all requests fail, including those that hang.
     pub fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
         let mut flags = MntFlags::UMOUNT_NOFOLLOW;
         flags.set(MntFlags::MNT_DETACH, lazily);
@@ -250,24 +252,27 @@ mod linux {
         if output.status.success() { Ok(()) } else { Err(helper_error(&output)) }
     }
 
-    /// Ends a connection to the kernel from any process of the user who mounted: everything that
-    /// waits on it fails. Best effort: needs the control filesystem that distributions mount.
+    /// Ends a connection to the kernel; all requests that wait on it fail. Works from any process
+    /// of the user who mounted. Best effort: needs the FUSE control filesystem, which distributions
+    /// mount.
     pub fn abort(connection: u32) -> io::Result<()> {
         fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
     }
 
-    /// Has the allocator give back what a mount needed when it is gone. To be called before any thread is
-    /// started.
+    /// Makes the allocator return the memory of a mount when the mount is gone. Call this before
+    /// any thread starts.
     ///
-    /// FUSE's buffers are 16 MiB a thread. glibc takes the first of them from the system and, when that is
-    /// freed, raises its threshold (mallopt(3), M_MMAP_THRESHOLD): the next come from the heap of some
-    /// thread, stay there, and a daemon grows by 16 MiB with every mount that comes and goes.
+    /// FUSE's buffers are 16 MiB per thread. glibc takes the first of them from the system and,
+    /// when it is freed, raises its threshold (mallopt(3), M_MMAP_THRESHOLD). The next buffers come
+    /// from the heap of some thread and stay there, so a daemon grows by 16 MiB with every mount
+    /// that comes and goes.
     pub fn settle_allocator() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
-            /// Larger pieces come from the system, and go back to it at once.
+            /// Allocations of at least this size in bytes come from the system, and are returned to
+            /// it at once.
             const LARGE: libc::c_int = 4 << 20;
-            /// Free bytes at the end of a heap that are kept: about what a stream of blocks needs.
+            /// Free bytes kept at the end of a heap: about what a stream of blocks needs.
             const KEPT: libc::c_int = 2 << 20;
             const HEAPS: libc::c_int = 2;
             let settings = [
@@ -276,9 +281,10 @@ mod linux {
                 (libc::M_ARENA_MAX, HEAPS),
             ];
             for (parameter, value) in settings {
-                // SAFETY: mallopt takes two integers and no pointers, and refuses what it does not know.
-                // That other threads may allocate meanwhile is what its manual warns of (MT-Unsafe init
-                // const:mallopt): there are none yet; glibc takes the lock of the heap besides.
+                // SAFETY: mallopt takes two integers and no pointers, and refuses parameters that
+                // it does not know. Its manual warns of other threads that allocate meanwhile
+                // (MT-Unsafe init const:mallopt): there are none yet, and glibc takes the lock of
+                // the heap anyway.
                 #[allow(unsafe_code)]
                 let _ = unsafe { libc::mallopt(parameter, value) };
             }
@@ -335,32 +341,32 @@ mod other {
 
     use super::{Attachment, Caller, SUBTYPE};
 
-    /// What getxattr(2) answers for an attribute that is not there.
+    /// Errno of getxattr(2) for a missing attribute.
     pub const NO_ATTRIBUTE: i32 = libc::ENOATTR;
     /// Only Linux lets several threads read requests of one mount.
     pub const MANY_THREADS: bool = false;
 
-    /// Not known here: a parked request ends by its deadline.
+    /// Not available here: a parked request ends at its deadline.
     pub fn is_interrupted(_thread: u32) -> bool {
         false
     }
 
-    /// Not known here: root may.
+    /// Not available here: root may.
     pub fn may_keep_set_ids(caller: Caller) -> bool {
         caller.uid == 0
     }
 
-    /// Other groups than the one a request names are not known here.
+    /// Not available here, except for the group that the request names.
     pub fn is_in_group(caller: Caller, group: u32) -> bool {
         caller.gid == group
     }
 
-    /// Not known here.
+    /// Not available here.
     pub fn process_of(_thread: u32) -> Option<(u32, String)> {
         None
     }
 
-    /// Found out by trying.
+    /// Assumed here: mounting shows whether it is so.
     pub fn has_device() -> bool {
         true
     }

@@ -1,14 +1,14 @@
-//! Every drive by a path: one mount that holds the drives with names, and `Network`, where a key opens
-//! any drive there is.
+//! All drives in one mount: the drives with names, and the directory `Network`, in which a key
+//! opens any drive.
 //!
-//! Each drive is an [`Fs`] of its own with inode numbers of its own, so whose an inode is can be told
-//! from its number, and nothing is translated on the way. Here is which drives are open: opened when
-//! they are looked up; those in `Network` are closed when nobody has used them for a while.
+//! Each drive is an [`Fs`] with inode numbers of its own. The number of an inode tells which drive
+//! it is in, and nothing is translated. This file keeps the open drives: a lookup opens a drive,
+//! and a drive in `Network` is closed when it was not used for a while.
 //!
-//! The kernel keeps what it once looked up, used or not. So it is asked to let go of a drive that
-//! nobody is in, and the drive is closed when it has.
+//! The kernel keeps what it looked up, whether or not a program uses it. So the mount asks the
+//! kernel to forget a drive that no process uses, and closes the drive when the kernel has done so.
 //!
-//! Not here: how a drive is opened, which whoever mounts knows ([`Drives`]).
+//! Not here: how a drive is opened, which the caller of the mount implements ([`Drives`]).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -37,40 +37,45 @@ use crate::journal::Journal;
 use crate::listing::Listed;
 use crate::mountpoint;
 
-/// Drives open by their key at once in one mount. One past it is refused with ENFILE, unless one of
-/// them is not used at all.
+/// Most drives that one mount has open by their key. The next lookup closes one that is not in use,
+/// or fails with ENFILE.
 pub const MAX_BY_KEY: usize = 64;
-/// How long a drive stays open in `Network` that nobody uses.
+/// How long an unused drive in `Network` stays open.
 pub const IDLE: Duration = Duration::from_secs(300);
-/// Of the drives that may be open by their key, so many fourths may be before the one that was used
-/// least recently is closed early.
+/// In fourths of the limit: when more drives than this are open by their key, those used least
+/// recently are closed early.
 const COMFORTABLE_FOURTHS: usize = 3;
-/// The directory where keys are looked up, and its number.
+/// The directory in which keys are looked up, and its inode number.
 pub const NETWORK: &str = "Network";
 const NETWORK_NUMBER: u64 = ROOT + 1;
-/// Everybody may see which drives have names. Who can list `Network` can open what is in it.
+/// Every user may see which drives have names. A user who can list `Network` can open what is in
+/// it.
 const TOP_MODE: u16 = 0o755;
 const NETWORK_MODE: u16 = 0o700;
 
-/// What comes later.
+/// The future of a result about drives.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
 
-/// Who knows about drives.
+/// How a mount finds and opens drives.
 pub trait Drives: Send + Sync + 'static {
-    /// The names of the drives that have one.
+    /// The names of all drives that have one.
     fn names(&self) -> Later<'_, Vec<String>>;
 
-    /// The drive of a name, and whether it is not to be written here; `None` if there is none.
+    /// The drive with this name, and whether the mount must not change it; `None` if there is none.
     fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>>;
 
-    /// The drive of a key, at its version if it has one.
+    /// The drive of a key, at the version of the URL if it has one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no peer delivers the drive within `wait`.
     fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive>;
 
-    /// This mount shows nothing of that key any more, or gave up looking for it.
+    /// This mount no longer shows a drive with this key, or has stopped looking for one.
     fn left(&self, key: &PublicKey);
 }
 
-/// How many drives are open for how long that only their key is known of.
+/// Limits for the drives that are open by their key.
 #[derive(Clone, Copy, Debug)]
 pub struct RootLimits {
     pub by_key: usize,
@@ -83,55 +88,56 @@ impl Default for RootLimits {
     }
 }
 
-/// How the kernel is told of changes in a drive that was just opened.
+/// Starts to notify the kernel of changes in a drive that was just opened.
 pub type Tell = Box<dyn Fn(&Arc<Fs>) + Send + Sync>;
 
-/// What a name of the mount's own directories stands for.
+/// What a name in the mount's own directories refers to.
 enum Wanted {
     Network,
     Named(String),
     ByKey(DriveUrl),
 }
 
-/// A name under which a drive is open, or being opened. Who waits for that holds a clone.
+/// The path of a drive that is open or being opened. Each caller that waits for the drive holds a
+/// clone.
 struct Spot {
     numbers: Numbers,
     by_key: bool,
     member: OnceCell<Arc<Member>>,
 }
 
-/// A drive that is open.
+/// An open drive.
 struct Member {
     fs: Arc<Fs>,
     by_key: bool,
-    /// How often the kernel was given the drive's root, less what it gave back.
+    /// Lookups of the drive's root that the kernel holds.
     references: AtomicU64,
-    /// Milliseconds from the start of the mount to the last request about anything in it.
+    /// Milliseconds from the start of the mount to the last request about anything in the drive.
     used: AtomicU64,
 }
 
 impl Member {
-    /// Whether the kernel knows nothing of it.
+    /// Whether the kernel knows no inode of it.
     fn is_forgotten(&self) -> bool {
         self.references.load(Ordering::Acquire) == 0 && self.fs.load() == (1, 0)
     }
 }
 
-/// INVARIANT: no two spots have the same slot, and `slots` leads to spots that are there.
+/// INVARIANT: no two spots have the same slot, and `slots` leads to existing spots.
 #[derive(Default)]
 struct State {
-    /// By where they are in the mount.
+    /// By path within the mount.
     spots: HashMap<Arc<str>, Arc<Spot>>,
     slots: HashMap<u64, Arc<Member>>,
 }
 
-/// One of the mount's own directories as it was when it was opened.
+/// The names in one of the mount's own directories when it was opened.
 pub struct Listing {
     names: Vec<(String, u64)>,
 }
 
 impl Listing {
-    /// Offers the names from `offset` on to `add` until it says that it is full.
+    /// Passes the names from `offset` on to `add` until it returns that it is full.
     pub(crate) fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
         for (next, (name, shown)) in (1..).zip(&self.names).skip(usize_of(offset)) {
             let (shown, kind, ttl) = (*shown, FileType::Directory, Duration::ZERO);
@@ -161,7 +167,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Shows what `drives` knows, at `mountpoint`.
+    /// Makes a root that shows the drives of `drives`, for a mount at `mountpoint`.
     pub fn new(
         drives: Arc<dyn Drives>,
         store: Store,
@@ -193,7 +199,7 @@ impl Root {
         root
     }
 
-    /// To be called before the first request: how the kernel is told of changes.
+    /// Sets how the kernel is notified of changes. Call this before the first request.
     pub fn tell_by(&self, tell: Tell) {
         *self.tell.lock() = Some(tell);
     }
@@ -215,17 +221,21 @@ impl Root {
         Numbers::slot_of(ino) == 0
     }
 
-    /// Whether two inodes are in one drive.
+    /// Whether two inodes are in the same drive.
     pub fn are_together(one: u64, other: u64) -> bool {
         Numbers::slot_of(one) == Numbers::slot_of(other)
     }
 
-    /// Where one of the mount's own directories is in it.
+    /// The path, within the mount, of one of the mount's own directories.
     pub fn path_of(&self, ino: u64) -> &'static str {
         if ino == NETWORK_NUMBER { NETWORK } else { "" }
     }
 
-    /// The drive an inode is in; an error that fits a change, if it is in none.
+    /// The drive that an inode is in.
+    ///
+    /// # Errors
+    ///
+    /// If it is in none, fails with the error of an attempt to change the inode.
     pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
         match ino {
             ROOT => Err(Error::NotPermitted("drives are made by `hypermount create`")),
@@ -239,7 +249,7 @@ impl Root {
         }
     }
 
-    /// The drives that are open.
+    /// The open drives.
     pub fn open(&self) -> Vec<Arc<Fs>> {
         let mut open: Vec<_> = self.state().slots.values().map(|m| m.fs.clone()).collect();
         open.sort_by(|one, other| one.prefix().cmp(other.prefix()));
@@ -258,13 +268,13 @@ impl Root {
         &self.store
     }
 
-    /// Ends what goes on by itself.
+    /// Ends the background tasks.
     pub fn stop(&self) {
         let tidying = self.tidying.lock().take();
         if let Some(task) = tidying {
             task.abort();
         }
-        // It holds the connection to the kernel.
+        // `tell` holds the connection to the kernel.
         drop(self.tell.lock().take());
         self.invalidations.close();
         for fs in self.open() {
@@ -272,7 +282,7 @@ impl Root {
         }
     }
 
-    // The mount's own directories.
+    // Operations on the mount's own directories.
 
     fn attributes(&self, number: u64) -> FileAttr {
         let owner = self.options.owner;
@@ -302,8 +312,8 @@ impl Root {
         }
     }
 
-    /// Where in the mount a name leads, and to what. `None` for what no drive can be called and what
-    /// is no key: then nobody is asked.
+    /// What a name refers to, and its path in the mount. `None` if it cannot be the name of a drive
+    /// or is not a key; then no peer is asked.
     fn wanted(parent: u64, name: &OsStr) -> Option<(Arc<str>, Wanted)> {
         let name = Name::new(name.to_str()?).ok()?;
         let name = name.as_str();
@@ -318,7 +328,7 @@ impl Root {
         }
     }
 
-    /// Looks a name up in one of the mount's own directories, which opens the drive of that name.
+    /// Looks up a name in one of the mount's own directories, which opens the drive of that name.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
         let Some((path, wanted)) = Self::wanted(parent, name) else {
             return Ok(Looked::Absent { ttl: TTL_ABSENT_FOLLOWED });
@@ -335,7 +345,7 @@ impl Root {
         let spot = self.spot(&path, key.is_some())?;
         let waiting = Waiting { root: self, spot: Some(spot), key, path };
         let Some(member) = waiting.open(&wanted).await? else {
-            // One may be made at any time, of which nobody tells us.
+            // A drive may be made at any time, and no notice tells the mount.
             return Ok(Looked::Absent { ttl: Duration::ZERO });
         };
         let ino = member.fs.root_number();
@@ -345,7 +355,11 @@ impl Root {
         Ok(Looked::Found { ino, attributes, entry_ttl: TTL_FOLLOWED, attributes_ttl })
     }
 
-    /// The spot of a path: the one there is, or a new one if there is room.
+    /// The spot of a path: the existing one, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `TooManyDrives` if all places are in use.
     fn spot(&self, path: &Arc<str>, by_key: bool) -> Result<Arc<Spot>> {
         let limit = self.limits.by_key;
         let closed = {
@@ -362,7 +376,7 @@ impl Root {
             self.note_left(&key);
         }
         let mut state = self.state_mut();
-        // Somebody may have come in between.
+        // Another thread may have added it while the lock was free.
         if let Some(spot) = state.spots.get(path) {
             return Ok(spot.clone());
         }
@@ -381,7 +395,7 @@ impl Root {
         Ok(spot)
     }
 
-    /// Makes the drive part of the mount.
+    /// Adds the drive to the mount.
     fn admit(&self, path: &Arc<str>, spot: &Spot, drive: Drive, read_only: bool) -> Arc<Member> {
         let options = FsOptions { read_only: read_only || self.options.read_only, ..self.options };
         let (numbers, journal) = (spot.numbers, self.journal.clone());
@@ -422,7 +436,7 @@ impl Root {
         }
     }
 
-    /// The names a directory has now: of `Network`, the drives that are open.
+    /// The names that a directory has now. In `Network`, these are the open drives.
     pub async fn opendir(&self, ino: u64) -> Result<u64> {
         let below = format!("{NETWORK}/");
         let named = |path: &str| (path.to_owned(), self.number_of(path));
@@ -447,13 +461,13 @@ impl Root {
         Ok(self.listings.insert(Listing { names: dots.into_iter().chain(names).collect() }))
     }
 
-    /// The number a drive shows, open or not.
+    /// The number of a drive's root, open or not.
     fn number_of(&self, path: &str) -> u64 {
         let open = self.state().spots.get(path).map(|spot| spot.numbers);
         open.unwrap_or_else(|| Numbers::in_slot(Numbers::preferred_slot(path))).root()
     }
 
-    /// The listing that a handle has open.
+    /// The listing of an open handle.
     pub fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
         self.listings.get(handle)
     }
@@ -462,10 +476,10 @@ impl Root {
         self.listings.remove(handle).map(drop)
     }
 
-    // Closing.
+    // Closing drives.
 
-    /// Closes drives of `Network` that nobody uses, and asks the kernel to forget those that only it
-    /// remembers: all that are idle, and, where there are many, those used least recently.
+    /// Closes unused drives in `Network`, and asks the kernel to forget drives that only the kernel
+    /// still holds: all idle ones, and beyond the comfortable number those used least recently.
     async fn sweep(&self) {
         let mut members: Vec<_> =
             self.state().slots.values().filter(|member| member.by_key).cloned().collect();
@@ -490,7 +504,7 @@ impl Root {
         }
     }
 
-    /// Says so if nothing of that key is shown any more: it may be at several versions.
+    /// Reports the key as left, unless the mount still shows it at another version.
     fn note_left(&self, key: &PublicKey) {
         let shown = self.state().slots.values().any(|member| member.fs.drive().key() == key);
         if !shown {
@@ -498,15 +512,15 @@ impl Root {
         }
     }
 
-    /// Whether a process is in the drive without having anything open there.
+    /// Whether a process uses the drive without an open file, for example as its current directory.
     async fn is_entered(&self, member: &Member) -> bool {
         let path = self.mountpoint.join(member.fs.prefix());
         let users = tokio::task::spawn_blocking(move || mountpoint::users(&path)).await;
         users.is_ok_and(|users| !users.is_empty())
     }
 
-    /// Not while a key is being looked for: the kernel would have everybody wait for that who wants
-    /// something of `Network`.
+    /// Asks the kernel to forget a drive. Not while a key is being looked for: the kernel would
+    /// make every lookup in `Network` wait for that one. Returns whether it asked.
     fn ask_to_forget(&self, member: &Member) -> bool {
         let opening = self.state().spots.values().any(|spot| spot.member.get().is_none());
         let Some((_, name)) = member.fs.prefix().split_once('/').filter(|_| !opening) else {
@@ -523,7 +537,7 @@ impl State {
         self.spots.values().filter(|spot| spot.by_key).count()
     }
 
-    /// Closes the drive if nobody has it and nobody is about to.
+    /// Closes the drive if neither the kernel nor a waiting lookup uses it. Returns whether it did.
     fn close(&mut self, member: &Arc<Member>) -> bool {
         let path = member.fs.prefix();
         let alone = self.spots.get(path).is_some_and(|spot| Arc::strong_count(spot) == 1);
@@ -537,8 +551,8 @@ impl State {
         true
     }
 
-    /// Closes the drive in `Network` that the kernel knows nothing of and that was used least
-    /// recently, if there is one; its key.
+    /// Closes the drive in `Network` that was used least recently, of those that the kernel does
+    /// not know. Returns its key, if there is one.
     fn close_one(&mut self) -> Option<PublicKey> {
         let forgotten = self.slots.values().filter(|m| m.by_key && m.is_forgotten());
         let mut forgotten: Vec<_> = forgotten.cloned().collect();
@@ -547,11 +561,11 @@ impl State {
     }
 }
 
-/// Somebody who waits for a drive. The last to go takes the spot away if nothing came of it.
+/// A lookup that waits for a drive. If none succeeded, the last one removes the spot.
 struct Waiting<'a> {
     root: &'a Root,
     path: Arc<str>,
-    /// What is looked for, if it is a key.
+    /// The key that is looked for, if any.
     key: Option<PublicKey>,
     spot: Option<Arc<Spot>>,
 }
@@ -565,7 +579,7 @@ impl Waiting<'_> {
         let open = async || match wanted {
             Wanted::ByKey(url) => {
                 let drive = root.drives.by_key(url, wait).await?;
-                // One's own drives are written under their names.
+                // A writable drive is changed under its name only.
                 Ok(root.admit(path, spot, drive, true))
             }
             Wanted::Named(name) => match root.drives.named(name).await? {
@@ -577,7 +591,7 @@ impl Waiting<'_> {
         let opening = spot.member.get_or_try_init(open);
         let opened = match wait.deadline() {
             None => opening.await,
-            // One opens it while the others wait, each no longer than his own time.
+            // One caller opens it while the others wait, each no longer than its own limit.
             Some(deadline) => timeout_at(deadline, opening).await.unwrap_or_else(|_| {
                 let core = match wanted {
                     Wanted::ByKey(url) => url.key.discovery_key(),
@@ -603,7 +617,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(spot) = self.spot.take() else { return };
         let mut state = self.root.state_mut();
-        // In the table and here.
+        // Two references: the table's and this one.
         if spot.member.get().is_none() && Arc::strong_count(&spot) == 2 {
             state.spots.remove(&self.path);
             drop(state);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::testing::{OPTIONS, runtime};
 
-/// Drives in memory: one with a name, and as many by key as are asked for.
+/// Drives in memory: one with a name, and as many by key as requested.
 struct Shelf {
     store: Store,
     opened: AtomicUsize,
@@ -46,7 +46,7 @@ struct Bench {
     keys: Vec<PublicKey>,
 }
 
-/// `count` drives that only their keys lead to. Has to be called in a runtime.
+/// Makes `count` drives that only have keys. Call this in a runtime.
 fn bench(count: usize, by_key: usize) -> Bench {
     let store = Store::memory();
     let keys = (0..count).map(|n| {
@@ -136,7 +136,7 @@ fn one_drive_more_than_may_be_open_takes_the_place_of_one_that_is_not_used() {
         }
         let refused = bench.look_up_key(2).await;
         assert!(matches!(refused, Err(Error::TooManyDrives { limit: 2 })), "{refused:?}");
-        // The kernel forgets the first: its place is free.
+        // The kernel forgets the first one, which frees its place.
         bench.root.forget(inodes[0], 1);
         bench.look_up_key(2).await.expect("looked up").expect("it is there");
         assert_eq!(*bench.shelf.left.lock(), [bench.keys[0]]);

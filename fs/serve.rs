@@ -1,13 +1,14 @@
-//! The one border between the kernel's synchronous requests and asynchronous operations.
+//! The border between the kernel's synchronous requests and asynchronous operations.
 //!
-//! An operation is polled once on the thread that received the request. Nearly all finish there
-//! and are answered at once, at the cost of a plain call. One that needs a peer moves, with its
-//! reply, to the runtime, and the thread takes the next request: no request ever waits for the
-//! network on a thread of the mount.
+//! An operation is polled once on the thread that received the request. Nearly all operations
+//! finish there and are answered at once, at the cost of a plain call. An operation that needs a
+//! peer moves, with its reply, to the runtime, and the thread takes the next request: no thread of
+//! the mount waits for the network.
 //!
-//! A parked operation ends in one of four ways: it is done (its own deadlines see to that), the
-//! mount is taken down, the process that asked was told to stop, or a bug panicked. FUSE would tell
-//! us of the third by INTERRUPT, but fuser answers that itself with "not implemented"; so we look.
+//! A parked operation ends in one of four ways: it is done (its own deadlines ensure that), the
+//! mount is taken down, the calling process has received a signal, or the operation panicked. FUSE
+//! reports the signal by INTERRUPT, but fuser answers that with "not implemented" itself, so this
+//! file polls the process.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -26,19 +27,19 @@ use crate::errno::{Error, Result, errno};
 use crate::patience::as_request;
 use crate::platform;
 
-/// How often a parked operation's process is looked at. Half of what a person notices.
+/// How often the process of a parked operation is checked: half the time that a person notices.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(250);
 
-/// Who asked for what; for the log, and to notice when nobody waits for the answer any more.
+/// The caller and the operation, for the log and to notice that the caller has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     pub operation: &'static str,
     pub ino: u64,
-    /// The thread that waits, 0 if unknown (another pid namespace, the kernel itself).
+    /// The thread that waits; 0 if unknown (another pid namespace, or the kernel itself).
     pub thread: u32,
 }
 
-/// Runs operations and sees that each gets exactly one reply.
+/// Runs operations and ensures that each gets exactly one reply.
 pub struct Server {
     runtime: Handle,
     stopping: watch::Sender<bool>,
@@ -46,7 +47,7 @@ pub struct Server {
     witness: Witness,
 }
 
-/// Is told of every request that failed.
+/// Called for every request that failed.
 pub type Witness = Arc<dyn Fn(Request, &Error) + Send + Sync>;
 
 impl Server {
@@ -54,7 +55,7 @@ impl Server {
         Self { runtime, stopping: watch::Sender::new(false), parked: Arc::default(), witness }
     }
 
-    /// Runs `operation` and hands its result to `reply`, here and now if it need not wait.
+    /// Runs `operation` and passes its result to `reply`, on this thread if it need not wait.
     pub fn serve<T: Send + 'static>(
         &self,
         request: Request,
@@ -82,7 +83,7 @@ impl Server {
         }
     }
 
-    /// Runs what never waits and borrows from its request.
+    /// Runs an operation that never waits and borrows from its request.
     pub fn serve_now<T>(
         &self,
         request: Request,
@@ -145,7 +146,7 @@ async fn wait<T>(
         tokio::select! {
             biased;
             result = &mut operation => return result,
-            // An error means the server is gone, which is also the end.
+            // An error means that the server is gone, so the operation ends as well.
             _ = stopping.wait_for(|stopping| *stopping) => return Err(Error::ShuttingDown),
             _ = check.tick() => {
                 if platform::is_interrupted(request.thread) {
@@ -156,14 +157,14 @@ async fn wait<T>(
     }
 }
 
-/// The operation, with a panic turned into a failure of this one request.
+/// Runs the operation, and turns a panic into a failure of this one request.
 fn caught<T>(
     request: Request,
     operation: impl Future<Output = Result<T>> + Send,
 ) -> impl Future<Output = Result<T>> + Send {
     let mut operation = Box::pin(operation);
     poll_fn(move |context| {
-        // Nothing of the operation is used after it panicked: the result ends it.
+        // The operation is not polled again after a panic: the result ends it.
         catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context))).unwrap_or_else(
             |panic| {
                 log_panic(request, &*panic);

@@ -1,12 +1,12 @@
 //! Set-user-id and set-group-id bits: which calls remove them.
 //!
-//! The kernel leaves this to the filesystem (FUSE_HANDLE_KILLPRIV_V2) and expects what a local disk
-//! does (inode(7)): chown(2) removes the bits for every caller; a write, a change of size, fallocate(2)
-//! and copy_file_range(2) remove them unless the caller has CAP_FSETID. A set-group-id bit without
-//! group-execute stays if the caller is in the file's group.
+//! The kernel leaves this to the filesystem (FUSE_HANDLE_KILLPRIV_V2) and expects the behaviour of
+//! a local disk (inode(7)): chown(2) removes the bits for every caller; a write, a change of size,
+//! fallocate(2) and copy_file_range(2) remove them unless the caller has CAP_FSETID. A set-group-id
+//! bit without group-execute stays if the caller is in the file's group.
 //!
-//! Only WRITE requests say whether the caller has the capability, and that as a flag. For the others
-//! /proc is asked, and only of a file that has such bits.
+//! Only WRITE requests say, by a flag, whether the caller has the capability. For the others this
+//! file reads `/proc`, and only if the file has such bits.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const GROUP_EXECUTE: u32 = 0o010;
 const SET_IDS: u32 = SET_USER_ID | SET_GROUP_ID;
 
 impl Caller {
-    /// This process, which acts with the rights of root.
+    /// This process, which acts with root's rights.
     pub const SELF: Self = Self { uid: 0, gid: 0, thread: 0 };
 
     /// Whether a file of this mode loses its set-id bits when this program changes its content.
@@ -29,23 +29,23 @@ impl Caller {
         mode & SET_IDS != 0 && !platform::may_keep_set_ids(self)
     }
 
-    /// The mode after this program, which has no CAP_FSETID, changed the content.
+    /// The mode after this program, without CAP_FSETID, has changed the content.
     fn without(self, stat: &Stat) -> u32 {
         let mode = stat.mode & !SET_USER_ID;
         let keeps_group = mode & GROUP_EXECUTE == 0 && platform::is_in_group(self, stat.gid);
         if keeps_group { mode } else { mode & !SET_GROUP_ID }
     }
 
-    /// Removes what writing to the file removes. `flagged`: the kernel said that the caller has no
-    /// CAP_FSETID.
+    /// Removes the bits that a write removes. `flagged` says that the kernel reported the caller to
+    /// be without CAP_FSETID.
     pub fn writes(self, stat: &mut Stat, flagged: bool) {
         if stat.mode & SET_IDS != 0 && (flagged || self.loses_by_writing(stat.mode)) {
             stat.mode = self.without(stat);
         }
     }
 
-    /// Removes what chown(2) removes of anything but a directory. To be called before the owners
-    /// change: the group that counts is the old one.
+    /// Removes the bits that chown(2) removes, from anything but a directory. Call this before the
+    /// owner changes: the old group decides.
     pub fn changes_owner(self, stat: &mut Stat) {
         if stat.mode & TYPE_MASK == TYPE_DIRECTORY || stat.mode & SET_IDS == 0 {
             return;
@@ -57,9 +57,9 @@ impl Caller {
     }
 }
 
-/// How long the kernel may keep the attributes of an entry that this mount can change: not at all
-/// while it has set-id bits. The kernel does not look at the mode again after a write or an open with
-/// O_TRUNC, which may have removed them.
+/// How long the kernel may cache the attributes of an entry that this mount can change: not at all
+/// while it has set-id bits, otherwise for `otherwise`. The kernel does not read the mode again
+/// after a write or an open with O_TRUNC, which may have removed the bits.
 pub fn lifetime(entry: &Entry, otherwise: Duration) -> Duration {
     let has_bits = entry.kind == Kind::File && entry.stat.mode & SET_IDS != 0;
     if has_bits { Duration::ZERO } else { otherwise }

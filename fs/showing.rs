@@ -1,15 +1,15 @@
 //! Requests that wait until other mounts of a drive show a change.
 //!
-//! Not here: what is shown, and how the kernel learns of it (`follow.rs`).
+//! Not here: how a change is shown, and how the kernel is notified of it (`follow.rs`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the requests of a mount that wait until other mounts show what they changed. The kernel may
-/// hold locks for each of them, on which this mount's notices wait.
+/// Counts the requests of a mount that wait until other mounts show their change. The kernel may
+/// hold locks for each of them, and this mount's notices wait for those locks.
 #[derive(Default)]
 pub(crate) struct Showing(AtomicUsize);
 
-/// Ends with its request, also with one that is interrupted.
+/// Counts one request until it ends, also if it is interrupted.
 pub(crate) struct ShowingGuard<'a>(&'a AtomicUsize);
 
 impl Showing {

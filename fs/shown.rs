@@ -1,5 +1,5 @@
-//! What a mount shows: one drive, or all of them in a [`Root`]. Where the two differ for those who
-//! serve it.
+//! What a mount shows: one drive, or all drives in a [`Root`]. Dispatches each operation to the one
+//! that its inode belongs to.
 
 use std::ffi::OsStr;
 use std::sync::{Arc, Weak};
@@ -26,13 +26,13 @@ pub enum Shown {
     Root(Arc<Root>),
 }
 
-/// The same without keeping it.
+/// As [`Shown`], without keeping it alive.
 pub enum WeakShown {
     Drive(Weak<Fs>),
     Root(Weak<Root>),
 }
 
-/// What an inode belongs to, which decides what every operation on it means.
+/// What an inode belongs to, which decides what every operation on it does.
 enum At<'a> {
     Drive(Arc<Fs>),
     Status(Status),
@@ -40,7 +40,7 @@ enum At<'a> {
     Root(&'a Arc<Root>),
 }
 
-/// Names of a directory, to page through.
+/// The names of a directory, from an offset.
 pub enum Names {
     Drive(Page, Arc<Fs>),
     /// From an offset on.
@@ -50,9 +50,9 @@ pub enum Names {
 }
 
 impl Names {
-    /// Offers the names to `add` until it says that it is full. With `plus`, each name of a drive but
-    /// `.` and `..` is counted as looked up, once it was taken. Names of a root are not: to look one up
-    /// opens its drive.
+    /// Passes the names to `add` until it returns that it is full. With `plus`, each accepted name
+    /// in a drive, except `.` and `..`, is counted as looked up. Names of a root are not, since a
+    /// lookup of one opens its drive.
     pub fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
         match self {
             Names::Drive(page, fs) => page.fill(fs, plus, add),
@@ -91,7 +91,11 @@ impl Shown {
         })
     }
 
-    /// The filesystem an inode is in; otherwise the error of an attempt to change it.
+    /// The filesystem that an inode is in.
+    ///
+    /// # Errors
+    ///
+    /// If it is in none, fails with the error of an attempt to change the inode.
     pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
         match self.at(ino)? {
             At::Drive(fs) => Ok(fs),
@@ -100,7 +104,11 @@ impl Shown {
         }
     }
 
-    /// The drive that two inodes are both in.
+    /// The drive that both inodes are in.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they are in different drives or in none.
     pub fn drive_of_both(&self, one: u64, other: u64) -> Result<Arc<Fs>> {
         let same = match self {
             Shown::Drive(_) => true,
@@ -158,7 +166,7 @@ impl Shown {
         }
     }
 
-    /// access(2). The kernel has checked the mode bits.
+    /// access(2). The kernel has checked the mode bits already.
     pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
         match self.at(ino)? {
             At::Root(_) if mask & libc::W_OK == 0 => Ok(()),
@@ -225,7 +233,7 @@ impl Shown {
 
     pub async fn opendir(&self, ino: u64) -> Result<Opened> {
         let (handle, keep_cache) = match self.at(ino)? {
-            // The kernel gets no notices of changes there, so it must keep nothing.
+            // The kernel gets no notices of changes there, so it must not cache the listing.
             At::Root(root) => (root.opendir(ino).await?, false),
             At::Status(status) => return status.opendir(),
             At::Drive(fs) => (fs.opendir(ino).await?, true),
@@ -271,7 +279,7 @@ impl Shown {
         }
     }
 
-    /// Room on the disk of the store, which all drives of a mount share.
+    /// Space on the disk of the store, which all drives of a mount share.
     pub fn statfs(&self) -> Result<Room> {
         match self {
             Shown::Drive(fs) => fs.statfs(),
@@ -279,7 +287,7 @@ impl Shown {
         }
     }
 
-    /// The filesystems of the drives that are open.
+    /// The filesystems of the open drives.
     pub fn open(&self) -> Vec<Arc<Fs>> {
         match self {
             Shown::Drive(fs) => vec![fs.clone()],
@@ -287,7 +295,7 @@ impl Shown {
         }
     }
 
-    /// The drives that are open, nested ones too.
+    /// The open drives, nested ones included.
     pub fn drives(&self) -> Vec<Drive> {
         self.open().iter().flat_map(|fs| fs.drives()).collect()
     }
@@ -299,7 +307,7 @@ impl Shown {
         }
     }
 
-    /// Notes in the journal that a request failed.
+    /// Notes a failed request in the journal.
     pub fn witness(&self, request: Request, error: &Error) {
         let path = match self.at(request.ino) {
             Ok(At::Root(root)) => root.path_of(request.ino).to_owned(),
@@ -313,7 +321,7 @@ impl Shown {
         self.journal().failed(&path, request.operation, request.thread, error);
     }
 
-    /// Tells the kernel nothing more.
+    /// Sends no more notices to the kernel.
     pub fn stop(&self) {
         match self {
             Shown::Drive(fs) => fs.invalidations().close(),

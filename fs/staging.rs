@@ -1,11 +1,11 @@
-//! A file being changed: one per inode, shared by all its handles, so that what one writes the
-//! others read.
+//! A file that is being changed: one per inode, shared by all its handles, so that each handle
+//! reads what the others wrote.
 //!
-//! Changed bytes lie in a scratch file; the rest is read from the content beneath (the *base*), and
-//! what neither has are zeros. Nothing is copied up until it must be. A commit appends the whole
-//! file to the drive and names it in one batch; `write.rs` decides when.
+//! Changed bytes are in a scratch file. The other bytes are read from the stored content (the
+//! *base*); bytes that neither has are zeros. Nothing is copied up before it must be. A commit
+//! appends the whole file to the drive and names it in one batch; `write.rs` decides when.
 //!
-//! Not here: names and inodes. A staged file only knows the path it is to be stored under.
+//! Not here: names and inodes. A staged file only knows the path under which it is to be stored.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use hypermount_drive::{Drive, DrivePath, Entry, Extent, PublicKey, Stat, Wait};
 use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};
 
-/// Bytes of the blocks a file is cut into.
+/// Size in bytes of the blocks of a file.
 pub const BLOCK_BYTES: u64 = 64 * 1024;
-/// Bytes appended to a drive under one signature, and so about what a commit takes in memory.
+/// Bytes appended to a drive under one signature; about the memory that a commit takes.
 const BATCH_BYTES: u64 = 2 * 1024 * 1024;
-/// Separate stretches of changed bytes in one file; beyond, all of it is copied up.
+/// Most separate stretches of changed bytes in one file. Beyond this, the whole file is copied up.
 pub const MAX_STRETCHES: usize = 65_536;
-/// A file that was appended to is not written anew while it has at most this many blocks more
-/// than twice what it needs.
+/// An appended file is rewritten when it has more than this number of blocks in addition to twice
+/// the number that it needs.
 const SPARE_BLOCKS: u64 = 64;
 
-/// See the module documentation.
+/// A file that is being changed; see the module documentation.
 pub struct StagedFile {
     /// The drive it belongs to, for the record beside the scratch file.
     drive: PublicKey,
     pool: Arc<Pool>,
-    /// Held by who commits. Comes before every other lock.
+    /// Held during a commit. Taken before every other lock.
     pub commit: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
@@ -43,26 +43,26 @@ pub struct StagedFile {
 /// bytes in `written` are in `scratch`.
 struct State {
     path: DrivePath,
-    /// As it is to be stored, but for the extent, which is the stored one.
+    /// The stat to be stored, except that its extent is the stored one.
     stat: Stat,
     base: Extent,
-    /// Bytes from here on are not the base's.
+    /// Offset from which on bytes are not read from the base.
     base_limit: u64,
     size: u64,
     written: Ranges,
     scratch: Option<Arc<Scratch>>,
-    /// Whether the drive has it.
+    /// Whether the drive has this file.
     stored: bool,
-    /// As the drive has it, if it does.
+    /// The stat that the drive has, if `stored`.
     known: Stat,
-    /// Whether it was unlinked: nothing is committed any more.
+    /// Whether the file was unlinked: no further change is committed.
     removed: bool,
     /// See [`StagedFile::overtake`].
     overtaken: bool,
     writers: u32,
-    /// Counts changes.
+    /// Number of changes.
     generation: u64,
-    /// What `generation` was when all of it was stored.
+    /// The value of `generation` at the last complete commit.
     committed: u64,
 }
 
@@ -76,16 +76,16 @@ struct View {
     scratch: Option<Arc<Scratch>>,
 }
 
-/// What is to be committed.
+/// The content that a commit stores.
 pub struct Pending {
     view: View,
-    /// The extent stored now.
+    /// The extent that is stored now.
     stored: Extent,
     pub generation: u64,
 }
 
 impl StagedFile {
-    /// A file of `drive`: as `stat` says if it is stored, else new and empty.
+    /// A file of `drive`: with the stored content of `stat` if `stored`, otherwise new and empty.
     pub fn new(
         drive: PublicKey,
         path: DrivePath,
@@ -129,15 +129,16 @@ impl StagedFile {
         self.state.lock().path.clone()
     }
 
-    /// Whether this is what the drive has of it, as far as is known here; `None` if it has nothing.
+    /// Whether the drive has the content `extent` for this file, as far as this mount knows. `None`
+    /// asks whether the drive does not have the file.
     pub fn is_stored_as(&self, extent: Option<Extent>) -> bool {
         let state = self.state.lock();
         let content = |extent: Extent| if extent.size == 0 { Extent::default() } else { extent };
         state.stored.then_some(state.stat.extent).map(content) == extent.map(content)
     }
 
-    /// Another writer has changed what is stored beside the content: what was not changed here as well
-    /// is taken over.
+    /// Another writer has changed what is stored beside the content. Takes over every value that
+    /// was not changed here too.
     pub fn take_over(&self, after: &Stat) {
         let mut state = self.state.lock();
         let State { stat, known, .. } = &mut *state;
@@ -155,8 +156,8 @@ impl StagedFile {
         take(&mut stat.attributes, &mut known.attributes, &after.attributes);
     }
 
-    /// Another writer has put something else under the path: changes of this file are not committed any
-    /// more, and stay in scratch.
+    /// Another writer has replaced or removed the path. Further changes of this file are not
+    /// committed; they stay in the scratch file.
     pub fn overtake(&self) {
         let mut state = self.state.lock();
         state.overtaken = true;
@@ -174,7 +175,7 @@ impl StagedFile {
         !state.removed && state.generation != state.committed
     }
 
-    /// Whether the path no longer leads here.
+    /// Whether the path no longer leads to this file.
     pub fn is_removed(&self) -> bool {
         self.state.lock().removed
     }
@@ -183,7 +184,7 @@ impl StagedFile {
         self.state.lock().writers > 0
     }
 
-    /// A handle that may write was opened.
+    /// Counts a handle that may write.
     pub fn open_writer(&self) {
         self.state.lock().writers += 1;
     }
@@ -193,7 +194,7 @@ impl StagedFile {
         state.writers = state.writers.saturating_sub(1);
     }
 
-    /// The path no longer leads here, and the file ends with its last handle.
+    /// The path no longer leads to this file, which ends with its last handle.
     pub fn remove(&self) {
         let mut state = self.state.lock();
         state.removed = true;
@@ -202,7 +203,7 @@ impl StagedFile {
         }
     }
 
-    /// The file is at another path now.
+    /// The file has another path now.
     pub fn rename(&self, path: DrivePath) {
         let mut state = self.state.lock();
         if let Some(scratch) = &state.scratch
@@ -221,7 +222,8 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Removes set-id bits before the content changes: `remove` changes the mode, if it does.
+    /// Removes set-id bits before the content changes, with `remove`, which changes the mode if it
+    /// must.
     pub fn remove_set_ids(&self, remove: impl FnOnce(&mut Stat)) {
         let mut state = self.state.lock();
         let before = state.stat.mode;
@@ -231,7 +233,7 @@ impl StagedFile {
         }
     }
 
-    /// Writes bytes; `false`, and nothing done, if everything must be copied up before.
+    /// Writes bytes. Returns `false`, with nothing written, if the file must be copied up first.
     pub fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
         let end = end.ok_or(Error::FileTooLarge)?;
@@ -248,7 +250,7 @@ impl StagedFile {
         Ok(true)
     }
 
-    /// Puts bytes into scratch.
+    /// Writes bytes to the scratch file.
     fn put(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
         let scratch = self.scratch(state)?;
@@ -264,7 +266,7 @@ impl StagedFile {
         if let Some(scratch) = &state.scratch {
             return Ok(scratch.clone());
         }
-        // Its record names a drive only for who looks at what a killed process left.
+        // The record names a drive only for the recovery of files that a killed process left.
         let origin = Origin {
             drive: self.drive,
             path: state.path.clone(),
@@ -282,7 +284,7 @@ impl StagedFile {
         Ok(scratch)
     }
 
-    /// Cuts or extends the file, with zeros.
+    /// Cuts the file, or extends it with zeros.
     pub fn resize(&self, size: u64, now: u64) -> Result<()> {
         if size > MAX_FILE_BYTES {
             return Err(Error::FileTooLarge);
@@ -300,7 +302,7 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Makes the bytes of the range zeros, as far as the file reaches.
+    /// Sets the bytes of the range to zero, up to the end of the file.
     pub fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
         static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
         let mut state = self.state.lock();
@@ -316,7 +318,8 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Makes the content that of an extent of the same drive, if this file is empty.
+    /// Takes an extent of the same drive as content. Returns false, without a change, unless this
+    /// file is empty.
     pub fn share(&self, extent: Extent, now: u64) -> bool {
         let mut state = self.state.lock();
         if state.size > 0 {
@@ -328,7 +331,7 @@ impl StagedFile {
         true
     }
 
-    /// The extent that is the whole content, if nothing was changed since it was stored.
+    /// The extent of the whole content, if nothing was changed since it was stored.
     pub fn whole_extent(&self) -> Option<Extent> {
         let state = self.state.lock();
         let whole = state.written.is_empty()
@@ -341,12 +344,12 @@ impl StagedFile {
         self.state.lock().view()
     }
 
-    /// The bytes of the range, as far as the file reaches, in pieces.
+    /// Reads the bytes of the range, up to the end of the file, in pieces.
     pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
         self.view_of(&range).read(drive, range, wait).await
     }
 
-    /// A view in which `range` can be read. Without a copy of all stretches.
+    /// A view that is only valid for `range`, so that not all stretches are copied.
     fn view_of(&self, range: &Range<u64>) -> View {
         let state = self.state.lock();
         let mut written = Ranges::default();
@@ -359,7 +362,8 @@ impl StagedFile {
         View { base, base_limit, size, written, scratch: state.scratch.clone() }
     }
 
-    /// Copies everything of the base that still counts into scratch: afterwards it is one stretch.
+    /// Copies the bytes that are still read from the base to the scratch file. After that the file
+    /// is one stretch.
     pub async fn copy_up(&self, drive: &Drive, wait: Wait) -> Result<()> {
         let mut at = 0;
         loop {
@@ -375,7 +379,7 @@ impl StagedFile {
             let chunk = at..next.min(limit).min(at + BATCH_BYTES);
             let bytes = view.read(drive, chunk.clone(), wait).await?.concat();
             let mut state = self.state.lock();
-            // Written meanwhile, or cut: look again.
+            // Written or cut meanwhile: try again.
             let free = state.written.next(at).is_none_or(|stretch| stretch.start >= chunk.end);
             if free && state.base_limit >= chunk.end && state.base == view.base {
                 self.put(&mut state, at, &bytes)?;
@@ -384,7 +388,7 @@ impl StagedFile {
         }
     }
 
-    /// Beyond the base, what was never written are zeros, which scratch has there anyway.
+    /// Marks bytes beyond the base as written. They are zeros in the scratch file already.
     fn fill_gaps(&self) -> Result<()> {
         let mut state = self.state.lock();
         let (start, end) = (state.base_limit, state.size);
@@ -406,14 +410,16 @@ impl StagedFile {
         Some(Pending { view: state.view(), stored, generation })
     }
 
-    /// Where and as what a commit is to name `extent`; `None` if the file was unlinked meanwhile.
+    /// The path and the stat with which a commit is to name `extent`; `None` if the file was
+    /// unlinked.
     pub fn destination(&self, extent: Extent) -> Option<(DrivePath, Stat)> {
         let state = self.state.lock();
         let stat = Stat { extent, ..state.stat.clone() };
         (!state.removed).then(|| (state.path.clone(), stat))
     }
 
-    /// `stat` is stored now, with the changes up to `generation`. Whether that is all of them.
+    /// Notes that `stat`, with the changes up to `generation`, is stored. Returns whether that is
+    /// all of them.
     pub fn stored(&self, stat: &Stat, generation: u64) -> bool {
         let extent = stat.extent;
         let mut state = self.state.lock();
@@ -429,7 +435,7 @@ impl StagedFile {
         true
     }
 
-    /// Leaves what is not committed on the disk when this is dropped.
+    /// Leaves uncommitted bytes on the disk when this file is dropped.
     pub fn keep_scratch(&self) {
         if let Some(scratch) = &self.state.lock().scratch {
             scratch.keep();
@@ -443,7 +449,7 @@ impl State {
         self.generation += 1;
     }
 
-    /// What was changed is stored, or replaced.
+    /// Drops the scratch file, since its bytes are stored or replaced.
     fn drop_scratch(&mut self) {
         self.written.clear();
         if let Some(scratch) = self.scratch.take() {
@@ -518,7 +524,7 @@ impl View {
 }
 
 impl Pending {
-    /// The extent that has the content already, if one does: nothing needs to be appended.
+    /// The extent that already has this content, if there is one: then nothing is appended.
     pub fn unchanged(&self) -> Option<Extent> {
         let View { base, base_limit, size, ref written, .. } = self.view;
         let whole = written.is_empty() && base_limit == base.size && size == base.size;
@@ -532,7 +538,7 @@ impl Pending {
         self.view.size
     }
 
-    /// Whether the file is what is stored and something after it.
+    /// Whether the file is the stored content with bytes appended to it.
     fn is_longer(&self) -> bool {
         let View { base, base_limit, size, ref written, .. } = self.view;
         base == self.stored
@@ -542,7 +548,7 @@ impl Pending {
             && base.blocks <= size.div_ceil(BLOCK_BYTES) * 2 + SPARE_BLOCKS
     }
 
-    /// Appends the content to the drive: only what is new if it ends with the rest already.
+    /// Appends the content to the drive; only the new bytes, if the core ends with the others.
     pub async fn append(
         &self,
         drive: &Drive,
@@ -556,7 +562,7 @@ impl Pending {
             let blocks = in_blocks(joined(self.view.read(drive, at..size, wait).await?));
             return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
         }
-        // While one batch is being written the next is read and hashed, on a thread of its own.
+        // While one batch is written, the next is read and hashed on another thread.
         let mut hashed: Option<HashedBlocks> = None;
         while at < size {
             let until = size.min(at + BATCH_BYTES);
@@ -603,7 +609,7 @@ fn zeros(length: u64) -> Bytes {
     vec![0; usize::try_from(length).unwrap_or(usize::MAX)].into()
 }
 
-/// Of a range that was cut to what one request or one batch takes.
+/// Length of a range that was cut to one request or one batch.
 fn length_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }

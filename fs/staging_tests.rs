@@ -1,4 +1,4 @@
-//! A staged file against plain bytes, and what a commit takes of it.
+//! A staged file against plain bytes, and what a commit stores of it.
 
 use proptest::prelude::*;
 

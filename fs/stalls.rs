@@ -1,9 +1,9 @@
-//! What did not arrive in time a moment ago.
+//! Data that recently did not arrive in time.
 //!
-//! The kernel asks again by itself: for a page whose read-ahead failed, for a name whose cached entry
-//! could not be confirmed. A program that reads on after a short read asks again too. Each such request
-//! would wait as long as the first one. It is answered at once instead, for a moment after the failure;
-//! later requests wait anew.
+//! The kernel repeats some requests by itself: for a page whose read-ahead failed, and for a name
+//! whose cached entry could not be confirmed. A program that reads on after a short read repeats
+//! one too. Each repeated request would wait as long as the first one. Within 2 s after the failure
+//! it fails at once instead; later requests wait again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 /// How long a failure is remembered: long enough for the kernel's next request on a busy machine.
 const MEMORY: Duration = Duration::from_secs(2);
-/// Failures remembered at a time; one more takes the place of the oldest.
+/// Most failures that are remembered. One more replaces the oldest.
 const MAX_STALLS: usize = 64;
 
-/// A block that did not arrive.
+/// A block that did not arrive in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
     core: DiscoveryKey,
@@ -27,7 +27,7 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// The block whose absence is `error`.
+    /// The missing block that caused `error`, if that is its cause.
     pub fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Unavailable { core, block, waited, why } => {
@@ -45,7 +45,7 @@ impl From<Missing> for Error {
     }
 }
 
-/// Failures of the last moment by what was asked for.
+/// Recent failures, by what was requested.
 #[derive(Debug)]
 pub struct Stalls<K> {
     known: Mutex<VecDeque<(Instant, K, Missing)>>,
@@ -58,7 +58,7 @@ impl<K> Default for Stalls<K> {
 }
 
 impl<K> Stalls<K> {
-    /// Forgets what is too old; whether anything is left.
+    /// Removes expired failures. Returns whether any are left.
     pub fn any(&self) -> bool {
         let mut known = self.known.lock();
         let now = Instant::now();
@@ -66,7 +66,7 @@ impl<K> Stalls<K> {
         !known.is_empty()
     }
 
-    /// What was missing when something was asked for a moment ago that is as `asked` says.
+    /// The missing block of a recent failure whose request matches `asked`.
     pub fn find(&self, asked: impl Fn(&K) -> bool) -> Option<Missing> {
         if !self.any() {
             return None;

@@ -1,9 +1,8 @@
-//! `.hypermount/status.json` in the root of every drive: the state of the drive, for scripts and file
-//! managers. It is not part of the drive and in no listing, so programs that copy a tree leave it out.
-//! An entry of that name in the drive itself takes precedence ([`crate::shown`]).
+//! `.hypermount/status.json` in the root of every drive: the state of the drive, for scripts and
+//! file managers. It is not part of the drive and in no listing, so programs that copy a tree leave
+//! it out. An entry of that name in the drive itself takes precedence ([`crate::shown`]).
 //!
-//! A file is made when it is opened and does not change until it is closed; the kernel keeps no pages
-//! of it.
+//! The text is made at open and does not change until close; the kernel caches no pages of it.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -23,13 +22,13 @@ use crate::listing::Listed;
 /// The name of the directory in the root of a drive.
 pub const DIRECTORY: &str = ".hypermount";
 const FILE: &str = "status.json";
-/// Numbers after the root's: below those that paths have.
+/// Inode numbers, counted from the root's: below those that paths have.
 const DIRECTORY_AFTER_ROOT: u64 = 1;
 const FILE_AFTER_ROOT: u64 = 2;
-/// The key in it opens the drive, so only the user who mounted it may read it.
+/// The file contains the key, which opens the drive, so only the user who mounted may read it.
 const DIRECTORY_MODE: u16 = 0o500;
 const FILE_MODE: u16 = 0o400;
-/// The newest failed calls that the status lists.
+/// Most failed calls that the status lists; the newest are kept.
 const MAX_FAILURES: usize = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +37,7 @@ enum Kind {
     File,
 }
 
-/// One of the two inodes of a drive's status, and what each operation means for it.
+/// One of the two inodes of a drive's status, and the operations on it.
 pub struct Status {
     fs: Arc<Fs>,
     kind: Kind,
@@ -60,7 +59,7 @@ impl Status {
         Self { fs: fs.clone(), kind: Kind::Directory }
     }
 
-    /// The path in its mount.
+    /// The path within its mount.
     pub fn path(&self) -> String {
         self.fs.part.in_mount(match self.kind {
             Kind::Directory => DIRECTORY,
@@ -86,7 +85,7 @@ impl Status {
         }
     }
 
-    /// The answer to a look-up that leads here.
+    /// The answer to a lookup that leads to this inode.
     pub fn found(&self) -> Looked {
         let (attributes, attributes_ttl) = self.getattr();
         Looked::Found { ino: self.number(), attributes, entry_ttl: TTL_FOLLOWED, attributes_ttl }
@@ -118,12 +117,12 @@ impl Status {
         (attributes, Duration::ZERO)
     }
 
-    /// access(2). The kernel has checked the mode bits.
+    /// access(2). The kernel has checked the mode bits already.
     pub fn access(&self, mask: i32) -> Result<()> {
         if mask & libc::W_OK == 0 { Ok(()) } else { Err(Error::ReadOnly) }
     }
 
-    /// Opens the status as it is now.
+    /// Opens the status with its current text.
     pub fn open(&self, flags: i32) -> Result<Opened> {
         match self.kind {
             Kind::Directory => Err(hypermount_drive::Error::IsADirectory.into()),
@@ -156,12 +155,12 @@ impl Status {
     pub fn opendir(&self) -> Result<Opened> {
         match self.kind {
             Kind::File => Err(hypermount_drive::Error::NotADirectory.into()),
-            // There is nothing to keep for the descriptor.
+            // The descriptor of the directory needs no state.
             Kind::Directory => Ok(Opened { handle: 0, keep_cache: true, direct: false }),
         }
     }
 
-    /// Offers the names from `offset` on to `add` until it says that it is full.
+    /// Passes the names from `offset` on to `add` until it returns that it is full.
     pub fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
         let root = self.fs.root_number();
         let names = [

@@ -1,7 +1,7 @@
-//! What readlink(2) answers: the stored target, made safe to follow inside a mount.
+//! What readlink(2) returns: the stored target, made safe to follow inside a mount.
 //!
-//! A drive's links are written by its publisher, who must not be able to lead a program that
-//! follows them out of the mount. So:
+//! The publisher of a drive chooses the targets of its links, and must not be able to lead a
+//! program out of the mount. So:
 //!
 //! - a relative target that climbs no higher than the drive's root is shown as stored;
 //! - an absolute target means "from the root of this drive" and is shown relative to the link's
@@ -10,8 +10,8 @@
 //! - a `..` after a name is folded away when the link is read: the name could be (or become) a
 //!   link itself, and then `name/..` would climb from wherever that one leads.
 //!
-//! The link always shows and can always be copied (`ls -l`, `tar`, `rsync -l`); a target no
-//! filesystem can hold (empty, NUL, longer than PATH_MAX) is an error of that link alone.
+//! The link is always listed and can always be copied (`ls -l`, `tar`, `rsync -l`). A target that
+//! no filesystem can hold (empty, NUL, longer than PATH_MAX) is an error of that link alone.
 
 use std::borrow::Cow;
 
@@ -23,6 +23,10 @@ use crate::errno::{Error, Result};
 pub const MAX_TARGET_BYTES: usize = 4095;
 
 /// The target to show for the link at `link` that stores `stored`.
+///
+/// # Errors
+///
+/// Fails with `BadContent` if no filesystem can hold the target.
 pub fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
     if stored.is_empty() || stored.contains('\0') || stored.len() > MAX_TARGET_BYTES {
         return Err(Error::BadContent(format!("link {link} has an unusable target")));
@@ -38,8 +42,8 @@ pub fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
     Ok(Cow::Owned(contained))
 }
 
-/// Whether the target may be shown as stored for a link `depth` directories below the root:
-/// relative, and first at most `depth` times up, then only down.
+/// Whether a link `depth` directories below the root may be shown as stored: the target must be
+/// relative, climb first and at most `depth` times, and then only descend.
 fn is_contained(stored: &str, depth: usize) -> bool {
     if stored.starts_with('/') {
         return false;
@@ -108,14 +112,14 @@ mod tests {
             ("a/link", "../../../etc/passwd", "../etc/passwd"),
             ("a/link", "/../../etc/passwd", "../etc/passwd"),
             ("a/link", "/x/../../../y", "../y"),
-            // A name before `..` may be a link: folded.
+            // A name before `..` may be a link, so the pair is folded.
             ("link", "x/../y", "y"),
             ("a/link", "s/../../../etc", "../etc"),
             ("link", "x/..", "."),
-            // Names that only look special.
+            // Names that only resemble special ones.
             ("link", "...", "..."),
             ("link", "..x/y", "..x/y"),
-            // To itself: the kernel answers ELOOP.
+            // A link to itself: the kernel answers ELOOP.
             ("link", "link", "link"),
         ];
         for (link, stored, expected) in table {
@@ -131,14 +135,14 @@ mod tests {
         for stored in ["", "a\0b", &"x".repeat(MAX_TARGET_BYTES + 1)] {
             assert!(matches!(target(&link, stored), Err(Error::BadContent(_))));
         }
-        // Exactly PATH_MAX as stored, longer once it is relative.
+        // As long as PATH_MAX allows as stored, longer once it is relative.
         let absolute = format!("/{}", "x".repeat(MAX_TARGET_BYTES - 1));
         assert!(matches!(target(&link, &absolute), Err(Error::BadContent(_))));
     }
 
     proptest! {
-        /// Whatever is stored, what is shown first climbs at most to the root, then only descends:
-        /// then no chain of links can leave, whatever each of the names is.
+        /// Whatever is stored, the shown target climbs at most to the root and then only descends.
+        /// So no chain of links leaves the drive, whatever each name is.
         #[test]
         fn what_is_shown_never_leads_out(
             parents in proptest::collection::vec("[a-c]", 0..4),

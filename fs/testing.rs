@@ -1,4 +1,4 @@
-//! Filesystems over drives in memory, for the unit tests of the rooms.
+//! Filesystems over drives in memory, for unit tests.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ pub fn drive() -> (Store, Drive) {
     (store, drive)
 }
 
-/// Shows the drive. Has to be called in a runtime.
+/// Shows the drive. Call this in a runtime.
 pub fn show(store: &Store, drive: &Drive, read_only: bool) -> Arc<Fs> {
     let options = FsOptions { read_only, ..OPTIONS };
     Fs::new(drive.clone(), store.clone(), options, Handle::current())
 }
 
-/// Puts a file into the drive as another program would, and has the filesystem show it.
+/// Puts a file into the drive as another program would, and makes the filesystem show it.
 pub async fn put(fs: &Fs, at: &str, content: &[u8]) {
     let drive = fs.drive();
     let blocks: Vec<Bytes> = content.chunks(65_536).map(Bytes::copy_from_slice).collect();
@@ -48,7 +48,7 @@ pub async fn put(fs: &Fs, at: &str, content: &[u8]) {
     fs.advance(&fs.root).await;
 }
 
-/// Removes an entry as another program would.
+/// Removes an entry as another program would, and makes the filesystem show that.
 pub async fn remove(fs: &Fs, at: &str) {
     fs.drive().apply(vec![Edit::Remove { path: path(at) }]).await.expect("removed");
     fs.advance(&fs.root).await;

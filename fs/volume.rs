@@ -1,5 +1,5 @@
-//! One drive shown in a mount: the mount's own, or one nested in it. Holds the version the kernel
-//! sees, what is not part of the drive yet, and the drives it is nested in.
+//! One drive shown in a mount: the mount's own drive, or one nested in it. Holds the version that
+//! the kernel sees, changes that the drive does not have yet, and the drives around it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,31 +17,31 @@ use crate::errno::Result;
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
 
-/// How deep drives may be nested in drives below the mount's own.
+/// How many levels drives may be nested below the mount's own.
 pub const MAX_NESTING: usize = 16;
 
 pub struct Volume {
     pub drive: Drive,
     /// See [`Volume::prefix`].
     prefix: RwLock<Arc<str>>,
-    /// Whether the mount may change it.
+    /// Whether this mount may change the drive.
     pub writable: bool,
-    /// New files that the drive does not have yet. They hide what it has under their paths.
+    /// New files that the drive does not have yet. Each hides a stored entry of the same path.
     unstored: Mutex<BTreeMap<DrivePath, Arc<StagedFile>>>,
-    /// When the children of directories last changed, in milliseconds since the epoch, where that
-    /// is not stored yet.
+    /// When the children of directories last changed, in milliseconds since the epoch, as far as
+    /// that is not stored yet.
     touched: Mutex<HashMap<DrivePath, u64>>,
-    /// The volume it is nested in.
+    /// The volume that this one is nested in.
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
     follower: Mutex<Option<(AbortHandle, Arc<dyn View>)>>,
     pub(crate) walk_ahead: Arc<WalkAhead>,
-    /// Counts the nested volumes of a mount by being cloned.
+    /// A clone counts as one nested volume of the mount.
     _counted: Option<Arc<()>>,
 }
 
 impl Volume {
-    /// The drive a mount shows at its root.
+    /// The drive that a mount shows at its root.
     pub fn new(drive: Drive, read_only: bool) -> Self {
         Self {
             writable: !read_only && drive.writable(),
@@ -72,7 +72,7 @@ impl Volume {
         volume
     }
 
-    /// The version the kernel sees.
+    /// The version that the kernel sees.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.read().clone()
     }
@@ -81,17 +81,17 @@ impl Volume {
         *self.current.write() = snapshot;
     }
 
-    /// Mount path of its root, without slashes at the ends; empty for the mount's own drive.
+    /// Path of its root in the mount, without slashes at the ends; empty for the mount's own drive.
     pub fn prefix(&self) -> Arc<str> {
         self.prefix.read().clone()
     }
 
-    /// The directory it is mounted on, or one above, was renamed.
+    /// The directory that it is mounted on, or one above, was renamed.
     pub fn move_to(&self, prefix: Arc<str>) {
         *self.prefix.write() = prefix;
     }
 
-    /// The new files that the drive does not have yet.
+    /// New files that the drive does not have yet.
     pub fn unstored(&self) -> MutexGuard<'_, BTreeMap<DrivePath, Arc<StagedFile>>> {
         self.unstored.lock()
     }
@@ -105,13 +105,13 @@ impl Volume {
         self.drive.frozen_version().is_some()
     }
 
-    /// The task that follows the drive ends with the volume, and so does the view.
+    /// Ends the task that follows the drive, and the view, together with the volume.
     pub fn followed_by(&self, task: AbortHandle, view: Arc<dyn View>) {
         *self.follower.lock() = Some((task, view));
     }
 
-    /// Whether `target` may be opened inside this volume: not if it is one of the drives we are
-    /// already in, and not below [`MAX_NESTING`].
+    /// Checks that `target` may be opened inside this volume: it must not be one of the drives
+    /// around it, nor be more than [`MAX_NESTING`] levels deep.
     pub fn may_nest(&self, target: &MountTarget) -> Result<()> {
         let ancestors = std::iter::successors(Some(self), |volume| volume.parent.as_deref());
         let identities = ancestors.map(|v| (*v.drive.key(), v.drive.frozen_version()));
@@ -141,8 +141,8 @@ impl Drop for Volume {
     }
 }
 
-/// A place where another drive begins. Opened when something inside is first asked for; a failure
-/// is not kept, so the next one who asks tries again.
+/// A place where another drive begins. Opened at the first access below it. A failure is not kept,
+/// so the next caller tries again.
 #[derive(Clone)]
 pub struct Crossing {
     pub target: MountTarget,
@@ -155,18 +155,18 @@ impl Crossing {
     }
 }
 
-/// After this many nested drives within [`REMEMBERED_FOR`] that no peer had, others are waited for only as
-/// long as connected peers take to answer: a walk would wait for each of them.
+/// After this many failed opens of nested drives within [`REMEMBERED_FOR`], opening another waits
+/// for [`SHORT_WAIT`] only: otherwise a program that walks the tree would wait for each of them.
 pub const MAX_UNREACHABLE: usize = 3;
 const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
-/// The nested drives of one mount that could not be opened last.
+/// The most recent failures to open a nested drive in one mount.
 #[derive(Default)]
 pub struct Unreachable(Mutex<VecDeque<Instant>>);
 
 impl Unreachable {
-    /// How long the next one is waited for, if `usual` is how long a name is.
+    /// How long to wait for the next one, if `usual` is the limit for a name.
     pub fn patience(&self, usual: Wait) -> Wait {
         let failed = self.0.lock();
         let recent = failed.iter().filter(|at| at.elapsed() < REMEMBERED_FOR).count();
@@ -178,7 +178,7 @@ impl Unreachable {
         }
     }
 
-    /// What came of one.
+    /// Notes the result of opening one.
     pub fn tried<T>(&self, opened: &hypermount_drive::Result<T>) {
         let mut failed = self.0.lock();
         match opened {

@@ -1,10 +1,10 @@
-//! Fetching ahead across files. Whoever reads the small files of a directory one after the other
-//! (`tar`, `grep -r`, `cp -r`) would pay a round trip for each; so after a few, what follows is
-//! asked for as well, into the next directories: in the order of the listings, or by name if that
-//! is how the walker goes.
+//! Reading ahead across files. A program that reads the small files of a directory one after the
+//! other (`tar`, `grep -r`, `cp -r`) would pay a round trip for each. So after a few files, the
+//! following ones are requested as well, into the next directories: in the order of the listings,
+//! or by name if the program reads in that order.
 //!
-//! Not here: what follows inside one file (`Readahead` in `handle.rs`), and large files, which
-//! that serves well.
+//! Not here: read-ahead inside one file (`Readahead` in `handle.rs`), which also serves large
+//! files.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use hypermount_drive::sync::{Mutex, MutexGuard};
 use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Snapshot, Wait};
 use tokio::runtime::Handle;
 
-/// Files up to this size, in bytes, count as small.
+/// Largest size of a small file, in bytes.
 pub const SMALL_FILE_BYTES: u64 = 1024 * 1024;
-/// So many small files in a row make a walk.
+/// Small files in a row that count as a walk.
 const FILES_OF_A_WALK: u64 = 3;
-/// Bytes asked for ahead of the walker: this much per file it has read so far, up to the limit.
+/// Bytes requested ahead of the walk: this much per file read so far, up to the limit.
 const WINDOW_PER_FILE_BYTES: u64 = 64 * 1024;
 pub const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
-/// Files asked for and not opened yet.
+/// Most files that are requested and not opened yet.
 pub const MAX_FILES_AHEAD: usize = 4096;
-/// A listing that takes longer is not worth waiting for: the walker will ask for it itself.
+/// Longest wait for a listing. After that, the program requests it itself.
 const LIST_WITHIN: Duration = Duration::from_secs(10);
 
 /// How far one volume has been read ahead.
@@ -52,22 +52,22 @@ impl Order {
 /// INVARIANT: `ahead` is the sum of `asked`.
 #[derive(Default)]
 struct State {
-    /// The small file opened last, and how many were opened in a row that fit a walk.
+    /// The small file opened last, and the number of files in a row that fit a walk.
     last: DrivePath,
     run: u64,
-    /// How many in a row came in the order of their names.
+    /// Number of files in a row whose names were in ascending order.
     ascending: u64,
     order: Order,
-    /// The file opened last was not expected.
+    /// Whether the file opened last was not expected.
     missed: bool,
     asked: HashMap<DrivePath, u64>,
     ahead: u64,
     cursor: Cursor,
-    /// A task is moving the cursor.
+    /// Whether a task is moving the cursor.
     moving: bool,
 }
 
-/// The listings from the root to where the walk ahead has come, each with its next position.
+/// The listings from the root to the current position of the read-ahead, each with its next index.
 enum Cursor {
     /// Begins after this file.
     After(DrivePath),
@@ -87,7 +87,7 @@ struct Level {
 }
 
 impl State {
-    /// Notes that a small file was opened; whether it is time to ask for more.
+    /// Notes that a small file was opened. Returns whether to request more now.
     fn opened(&mut self, path: &DrivePath) -> bool {
         let same_directory = self.run > 0 && self.last.parent() == path.parent();
         let in_order = same_directory && self.last.name() < path.name();
@@ -103,14 +103,16 @@ impl State {
         self.run >= FILES_OF_A_WALK && self.ahead < self.window() / 2 && !self.moving
     }
 
-    /// The file was not among those asked for: no walk yet, or one in another order or elsewhere.
+    /// Handles a file that was not requested: there is no walk yet, or it has another order or
+    /// place.
     fn unexpected(&mut self, path: &DrivePath, same_directory: bool) {
         let walking = self.run >= FILES_OF_A_WALK;
         let twice = std::mem::replace(&mut self.missed, walking);
         if !walking && same_directory {
             self.run += 1;
         } else if same_directory || (walking && !twice) {
-            // A walker goes on, but not as was thought; with little to lose, think again.
+            // The walk continues, but not as expected. The window is small again, so guess another
+            // order.
             self.run = FILES_OF_A_WALK;
             self.order = self.order.other();
         } else {
@@ -128,7 +130,7 @@ impl State {
         }
     }
 
-    /// A file is asked for; one that was before may have had another size in that version.
+    /// Notes a requested file. If it was requested before, its size may have been different then.
     fn ask(&mut self, path: DrivePath, size: u64) {
         self.ahead += size;
         self.ahead -= self.asked.insert(path, size).unwrap_or(0);
@@ -145,11 +147,12 @@ impl State {
 
 impl WalkAhead {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it, and a wrong guess costs no more than time.
+        // No code panics under this lock, and a wrong guess only costs time.
         self.state.lock()
     }
 
-    /// A file of the drive was opened for reading; `snapshot` gives the version the kernel sees.
+    /// A file of the drive was opened for reading. `snapshot` returns the version that the kernel
+    /// sees.
     pub fn opened(
         self: &Arc<Self>,
         drive: &Drive,
@@ -174,14 +177,14 @@ impl WalkAhead {
             let cursor = this.advance(&drive, &snapshot, cursor, order).await;
             let mut state = this.state();
             state.moving = false;
-            // Another walk may have begun meanwhile: then its own beginning stays.
+            // If another walk has begun meanwhile, its start stays.
             if matches!(&state.cursor, Cursor::At(levels) if levels.is_empty()) {
                 state.cursor = cursor;
             }
         });
     }
 
-    /// Asks for files from the cursor on until the window is full or the drive at its end.
+    /// Requests files from the cursor on, until the window is full or the drive has ended.
     async fn advance(
         &self,
         drive: &Drive,
@@ -225,7 +228,7 @@ async fn level_of(snapshot: &Snapshot, directory: DrivePath, order: Order) -> Op
     Some(Level { directory, listing, next: 0 })
 }
 
-/// The levels from the root to the file's directory, each standing after the way to the file.
+/// The levels from the root to the file's directory, each positioned after the path to the file.
 async fn levels_after(snapshot: &Snapshot, path: &DrivePath, order: Order) -> Option<Vec<Level>> {
     let mut levels = Vec::new();
     let mut directory = DrivePath::root();
@@ -264,7 +267,7 @@ mod tests {
         assert!(!state.opened(&path("a/2")));
         assert!(state.opened(&path("a/3")));
         assert_eq!(state.order, Order::Name);
-        // One that only looked like it is corrected by the first file that is not as expected.
+        // The first unexpected file corrects a wrong guess.
         state.ask(path("a/4"), 1);
         assert!(state.opened(&path("a/0")));
         assert_eq!((state.order, state.ahead), (Order::Listing, 0));
@@ -293,7 +296,7 @@ mod tests {
         assert_eq!(state.run, 1);
     }
 
-    /// A drive that changes under the walk gives a file another size each time it is asked for.
+    /// In a drive that changes during the walk, a file has another size each time it is requested.
     #[test]
     fn a_file_asked_for_twice_counts_once_with_its_newest_size() {
         let mut state = State { run: FILES_OF_A_WALK, ..State::default() };

@@ -1,10 +1,10 @@
 //! From changes to versions: committing staged files, applying batches of edits, and syncing.
 //!
-//! The order of every commit: file bytes first, then the index that names them. Between a file's
-//! own commit lock, the drive's turn and the short locks nothing is ever taken upwards.
+//! The order of every commit: file bytes first, then the index entry that names them. Locks are
+//! taken in this order: a file's commit lock, the drive's turn, the short locks.
 //!
-//! Every change begins with [`Fs::turn`]: it is made to the newest version of the drive, also where an
-//! import or another mount made that one.
+//! Every change begins with [`Fs::turn`], so it applies to the newest version of the drive, even if
+//! an import or another mount made that version.
 
 use std::sync::Arc;
 
@@ -17,20 +17,25 @@ use crate::follow::mount_path;
 use crate::staging::StagedFile;
 use crate::volume::Volume;
 
-/// Files from this size on, in bytes, are only begun to be committed if the disk has room for all.
+/// Size in bytes from which a commit first checks that the disk has room for the whole file.
 const CHECKED_BYTES: u64 = 1024 * 1024;
-/// Directories whose modification times wait to be stored.
+/// Most directories whose modification times wait to be stored.
 const MAX_TOUCHED: usize = 16_384;
 
 /// A turn at changing a drive; see [`Fs::turn`].
 pub(crate) struct Turn {
     turn: hypermount_drive::hyperdrive::Turn,
-    /// The newest version when it began.
+    /// The newest version at the start of the turn.
     version: u64,
 }
 
 impl Fs {
-    /// Makes what was changed part of the drive. Costs nothing if nothing was.
+    /// Commits the changes of a file to the drive. Does nothing if there are none.
+    ///
+    /// # Errors
+    ///
+    /// Fails with `NoSpace` if the disk has no room for the file, with `Overtaken` if another
+    /// writer has replaced or removed it, and with the errors of reading its base and of the drive.
     pub(crate) async fn commit(
         &self,
         volume: &Arc<Volume>,
@@ -66,7 +71,8 @@ impl Fs {
         Ok(())
     }
 
-    /// The drive has the staged file under `path`; `entry` if with all that was changed in it.
+    /// Notes that the drive has the staged file under `path`; `entry` if all its changes are
+    /// stored.
     fn committed(
         &self,
         volume: &Volume,
@@ -94,8 +100,8 @@ impl Fs {
         Turn { turn, version: volume.drive.snapshot().version() }
     }
 
-    /// Ends the turn. If the drive was changed in it, returns when every mount of the drive shows the
-    /// change.
+    /// Ends the turn. If the drive was changed in it, returns when every mount of the drive shows
+    /// the change, or after their limit.
     pub(crate) async fn end(&self, volume: &Volume, turn: Turn) {
         let changed = volume.drive.snapshot().version() != turn.version;
         drop(turn);
@@ -105,8 +111,8 @@ impl Fs {
         }
     }
 
-    /// Applies the edits as one batch and shows the version they make. What they change the kernel
-    /// knows, since it asked for it.
+    /// Applies the edits as one batch and shows the version that they make. The kernel needs no
+    /// notice, since it requested the change.
     pub(crate) async fn apply(&self, volume: &Volume, turn: &Turn, edits: Vec<Edit>) -> Result<()> {
         if edits.is_empty() {
             return Ok(());
@@ -116,15 +122,15 @@ impl Fs {
         Ok(())
     }
 
-    /// Returns when no power cut can lose what is part of the drive.
+    /// Syncs the drive. On return, no power cut can lose what the drive has.
     pub(crate) async fn sync(&self, volume: &Arc<Volume>) -> Result<()> {
         let drive = volume.drive.clone();
-        // A disk may take long, and requests must not wait for it.
+        // A sync may take long, and requests must not wait for it.
         let synced = tokio::task::spawn_blocking(move || drive.sync()).await;
         Ok(synced.map_err(|_| Error::Panicked)??)
     }
 
-    /// fsync(2) of a directory: the names in it, and its own time.
+    /// fsync(2) of a directory: stores the names in it and its own time.
     pub async fn fsyncdir(&self, handle: u64) -> Result<()> {
         let ino = self.directories.get(handle)?.ino;
         let volume = self.directory(ino).await?.volume;
@@ -136,7 +142,7 @@ impl Fs {
         self.sync(&volume).await
     }
 
-    /// New files of the volume that nobody has closed yet.
+    /// Commits new files of the volume that have not been closed yet.
     async fn store_new(&self, volume: &Arc<Volume>) -> Result<()> {
         let new: Vec<_> = volume.unstored().values().cloned().collect();
         for staged in new {
@@ -145,7 +151,7 @@ impl Fs {
         Ok(())
     }
 
-    /// The children of a directory changed now.
+    /// Notes that the children of a directory changed now.
     pub(crate) async fn touch(&self, volume: &Arc<Volume>, turn: &Turn, path: &DrivePath) {
         volume.touched().insert(path.clone(), crate::attr::now());
         if volume.touched().len() > MAX_TOUCHED
@@ -162,8 +168,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Stores when the children of directories changed, in one batch. A directory that nobody made
-    /// is as old as what is in it, and stays so.
+    /// Stores when the children of directories changed, in one batch. An implied directory is as
+    /// old as its newest entry, and stays so.
     async fn store_touched_alone(&self, volume: &Arc<Volume>, turn: &Turn) -> Result<()> {
         let touched: Vec<_> = volume.touched().iter().map(|(p, at)| (p.clone(), *at)).collect();
         let snapshot = volume.snapshot();
@@ -183,8 +189,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Makes everything that was changed through this mount part of its drives, and sure. For the
-    /// end of a mount: what fails is logged, and left in scratch.
+    /// Commits and syncs every change made through this mount. For the end of a mount: a failure is
+    /// logged, and the bytes stay in scratch.
     pub async fn finish(&self) {
         let mut volumes = vec![self.root.clone()];
         let mut files = Vec::new();

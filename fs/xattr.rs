@@ -1,8 +1,8 @@
-//! Extended attributes: those stored in an entry, under names other filesystems accept, and the
-//! size protocol of getxattr(2) and listxattr(2).
+//! Extended attributes: those stored in an entry, under names that other filesystems accept, and
+//! the size protocol of getxattr(2) and listxattr(2).
 //!
-//! The `user.hypermount.*` attributes, which tell about a file and are not part of it, are answered
-//! by `metadata.rs`. They are never listed: `cp -a` and `rsync -X` copy what is listed.
+//! The `user.hypermount.*` attributes describe a file and are not part of it; `metadata.rs` answers
+//! them. They are never listed: `cp -a` and `rsync -X` copy what is listed.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -11,25 +11,26 @@ use hypermount_drive::Stat;
 
 use crate::errno::{Error, Result};
 
-/// Longest attribute name in bytes, largest value and largest list (linux/limits.h).
+/// Longest attribute name, largest value and largest list, in bytes (linux/limits.h).
 pub const MAX_NAME_BYTES: usize = 255;
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 pub const MAX_LIST_BYTES: usize = 64 * 1024;
-/// Names and values of one file together; what an entry of a drive can hold is a little more.
+/// Largest total of names and values of one file, in bytes. An entry of a drive can hold a little
+/// more.
 pub const MAX_TOTAL_BYTES: usize = 512 * 1024;
 
-/// The namespace programs may use freely, and the only one a mount shows (xattr(7)).
+/// The namespace that programs may use freely, and the only one that a mount shows (xattr(7)).
 const USER: &str = "user.";
-/// Namespaces that mean something to a kernel. A publisher's values under them are not shown:
-/// they would be labels and capabilities given by a stranger.
+/// Namespaces that a kernel interprets. A publisher's values under them are not shown: they would
+/// be labels and capabilities granted by a stranger.
 const SYSTEM_NAMESPACES: [&str; 4] = ["security.", "system.", "trusted.", "os2."];
-/// The kernel asks for these itself, and remembers that there are none.
+/// The kernel requests these itself, and remembers that there are none.
 const ACL: &str = "system.posix_acl_";
-/// What this program answers about a file.
+/// Prefix of the attributes with which this program describes a file.
 pub const OWN: &str = "user.hypermount.";
 
-/// The name under which a stored attribute is shown. Names without a namespace, which the format
-/// allows, get `user.` in front: no other filesystem would take them as they are.
+/// The name under which a stored attribute is shown, if any. Names without a namespace, which the
+/// format allows, get the prefix `user.`: no other filesystem would accept them.
 fn shown_name(stored: &str) -> Option<String> {
     if SYSTEM_NAMESPACES.iter().any(|namespace| stored.starts_with(namespace)) {
         return None;
@@ -43,7 +44,7 @@ fn shown_name(stored: &str) -> Option<String> {
     usable.then_some(shown)
 }
 
-/// The value shown under `name`. A name stored with its namespace wins over one without.
+/// The value shown under `name`. A name stored with its namespace has precedence over one without.
 pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
     check_namespace(name)?;
     let bare = name.strip_prefix(USER).ok_or(Error::NoAttribute)?;
@@ -54,9 +55,9 @@ pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
         .ok_or(Error::NoAttribute)
 }
 
-/// Whether there can be an attribute of that name. For the other namespaces "no such attribute"
-/// would be the right answer to getxattr(2), but `ls -l` asks for security.selinux of every file
-/// until it hears that the filesystem has none at all.
+/// Checks that `name` can exist. For the other namespaces "no such attribute" would be the right
+/// answer to getxattr(2), but `ls -l` requests security.selinux of every file until it learns that
+/// the filesystem has none.
 pub fn check_namespace(name: &str) -> Result<()> {
     if name.starts_with(USER) {
         Ok(())
@@ -67,19 +68,20 @@ pub fn check_namespace(name: &str) -> Result<()> {
     }
 }
 
-/// The answer about what has no attributes at all.
+/// The answer for an inode without any attributes.
 pub fn of_nothing(name: &OsStr) -> Result<Answer> {
     check_namespace(name.to_str().ok_or(Error::NoAttribute)?)?;
     Err(Error::NoAttribute)
 }
 
-/// A later occurrence of a name overrides an earlier one, also by being removed.
+/// The stored value; a later occurrence of a name overrides an earlier one, also if it is a
+/// removal.
 fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
     let (_, value) = stat.attributes.iter().rev().find(|(stored, _)| stored == name)?;
     value.as_deref()
 }
 
-/// The name, if attributes of that name can be changed: those of programs, but for this one's.
+/// Checks that programs may change attributes of this name, which excludes those of this program.
 pub fn settable(name: &OsStr) -> Result<&str> {
     let name = name.to_str().ok_or(Error::NotUtf8)?;
     if name.starts_with(OWN) {
@@ -117,7 +119,7 @@ pub fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> 
         return Err(Error::NoSpace);
     }
     match stat.attributes.iter_mut().find(|(stored, _)| stored == name) {
-        // In its place: the order of attributes is stored too.
+        // Replaced in place: the order of attributes is stored too.
         Some((_, stored)) => *stored = Some(value.to_vec()),
         None => {
             stat.attributes.retain(|(stored, _)| !is_called(stored, name));
@@ -159,7 +161,7 @@ pub fn list(stat: &Stat) -> Result<Vec<u8>> {
     Ok(list)
 }
 
-/// What the kernel asked for: how large the answer is, or the answer.
+/// The answer to the kernel: the size of the data, or the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Size(u32),
@@ -235,7 +237,7 @@ mod tests {
         let both = stat(&[(&longest, Some(b"1")), (&longer, Some(b"2"))]);
         assert_eq!(list(&both).expect("fits").len(), MAX_NAME_BYTES + 1);
 
-        // 3,000 attributes in one entry, as a hostile publisher would write them.
+        // 3,000 attributes in one entry, as a hostile publisher may write them.
         let names: Vec<String> = (0..3000).map(|n| format!("user.{n:0>40}")).collect();
         let many: Vec<_> = names.iter().map(|n| (n.as_str(), Some(&b"v"[..]))).collect();
         assert!(matches!(list(&stat(&many)), Err(Error::AnswerTooLarge)));

@@ -1,5 +1,5 @@
-//! The filesystem without a kernel, against a drive the original wrote and against drives made
-//! here to be awkward.
+//! The filesystem without a kernel, on a drive that the original wrote and on drives made here for
+//! special cases.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 const ROOT: u64 = 1;
-/// After this long a test that waits for something has failed.
+/// A test that waits for longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const OWNER: Owner = Owner { uid: 1234, gid: 5678 };
 const OFFLINE: FsOptions = FsOptions { owner: OWNER, patience: Patience::Offline, read_only: true };
@@ -48,7 +48,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The recorded drive, copied: opening a store may repair it.
+/// A copy of the recorded drive, since opening a store may repair it.
 struct Recorded {
     _directory: tempfile::TempDir,
     store: Store,
@@ -99,7 +99,7 @@ fn number<T>(result: Result<T, Error>) -> i32 {
     }
 }
 
-/// All names of a directory, with the numbers shown, in pages of `page` names.
+/// All names of a directory, with the numbers shown, read in pages of `page` names.
 async fn names(fs: &Fs, ino: u64, page: usize, plus: bool) -> Vec<(String, u64)> {
     let handle = fs.opendir(ino).await.expect("opens");
     let mut names = Vec::new();
@@ -132,7 +132,7 @@ async fn every_recorded_path_is_shown_as_it_was_written() {
         let fs = recorded.fs(Some(number)).await;
         let newest = &expected()["versions"][2]["entries"];
         for (path, entry) in version["entries"].as_object().expect("entries") {
-            // The nested drive is not pinned by its parent's version: it shows its newest.
+            // The parent's version does not pin the nested drive, which shows its newest version.
             let entry = if path.starts_with("mnt/") { &newest[path] } else { entry };
             let field = |name: &str| entry[name].as_u64().expect("a number");
             let (ino, attr) = walk(&fs, path).await.unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -307,7 +307,7 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
     assert_eq!(get(ino, "user.test").await, Ok(b"xattr value".to_vec()));
     assert_eq!(get(ino, "user.two").await, Ok(vec![0, 1, 2, 255]));
     assert_eq!(get(ino, "user.none").await, Err(libc::ENODATA));
-    // Of namespaces there are none of: else `ls -l` would ask for each file.
+    // Namespaces that do not exist here: with another errno, `ls -l` would ask for each file.
     assert_eq!(get(ino, "security.capability").await, Err(libc::EOPNOTSUPP));
     assert_eq!(get(ino, "system.posix_acl_access").await, Err(libc::ENODATA));
     let list = fs.listxattr(ino, 1000).await.expect("lists");
@@ -322,13 +322,13 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
     assert_eq!(get(ino, "user.hypermount.local").await, Ok(b"1/1".to_vec()));
     assert_eq!(get(ROOT, "user.hypermount.local").await, Err(libc::ENODATA));
 
-    // A removed attribute is gone, also where its name is kept.
+    // A removed attribute is not shown, even if its name is still stored.
     let fs = recorded.fs(Some(28)).await;
     let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
     assert_eq!(fs.listxattr(ino, 0).await.expect("lists"), Answer::Size(0));
 }
 
-// Drives made here.
+// Drives made by these tests.
 
 struct Made {
     store: Store,
@@ -457,7 +457,7 @@ async fn caught_up(made: &Made, fs: &Fs) {
     tokio::time::timeout(PATIENCE, caught_up).await.expect("the mount follows its drive");
 }
 
-/// The notices of a change arrive after the version that made it is shown.
+/// Collects the notices of a change, which arrive after the version is shown.
 async fn notices(fs: &Fs, enough: impl Fn(&[Invalidation]) -> bool) -> Vec<Invalidation> {
     let mut all = Vec::new();
     let told = async {
@@ -509,8 +509,8 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
     assert_eq!((last.size, ttl), (3, Duration::ZERO));
 }
 
-/// A file was closed and opened again while its owner wrote. The kernel tells us of the close late,
-/// so the old content still counted as open: the new open got it, and an attribute query in
+/// A file is closed and opened again while its owner writes. The kernel reports the close late, so
+/// the old content once counted as still open: the new open got it, and an attribute query in
 /// between made the kernel keep the old size for an hour.
 #[tokio::test]
 async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
@@ -526,7 +526,7 @@ async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
     let caller = Caller { thread: 7, ..Caller::SELF };
     let again = fs.open(old, libc::O_RDONLY, caller).await;
     assert_eq!(number(again), libc::ESTALE, "look it up again");
-    // Overtaken once more, the call opens what the kernel found.
+    // After it is overtaken again, the call opens the file that the kernel found.
     let overtaken = fs.open(old, libc::O_RDONLY, caller).await.expect("opens").handle;
     assert_eq!(fs.read(overtaken, 0, 100).await.expect("reads").concat(), b"old");
     fs.release(overtaken).await.expect("closes");
@@ -558,7 +558,7 @@ async fn changes_are_told_where_the_kernel_may_know_better() {
     assert!(told.contains(&entry(dir, "three")) && told.contains(&Invalidation::Inode(dir)));
 
     made.write("dir/one", "one").await;
-    // Other content is another inode, also of a file that nobody has open.
+    // Other content gets another inode, even if the file is not open.
     let told = notices(&fs, |all| all.contains(&entry(dir, "one"))).await;
     assert!(told.contains(&Invalidation::Inode(one)), "{told:?}");
     let (before, ttl) = fs.getattr(one).await.expect("it is shown as it last was");
@@ -567,7 +567,7 @@ async fn changes_are_told_where_the_kernel_may_know_better() {
     assert_ne!(other, one);
     assert_eq!(attributes.size, 3);
 
-    // The implied directory goes with its last file.
+    // The implied directory ends with its last file.
     made.remove("dir/sub/two").await;
     let told = notices(&fs, |all| all.contains(&entry(dir, "sub"))).await;
     assert!(told.contains(&entry(sub, "two")) && told.contains(&Invalidation::Inode(two)));
@@ -598,7 +598,7 @@ async fn a_listing_in_use_stays_and_starting_over_shows_the_new() {
     assert_eq!(rest(0).await, 5, "rewinding shows the new one");
 }
 
-/// A file that is open for writing when another writer of the drive replaces or removes it: closing it
+/// Another writer of the drive replaces or removes a file that is open for writing here: closing it
 /// fails, and the newest version stays.
 #[tokio::test]
 async fn a_commit_is_never_based_on_an_older_version() {
@@ -634,7 +634,8 @@ async fn a_commit_is_never_based_on_an_older_version() {
     assert_eq!((entry("file").await, entry("other").await), (Some(8), None));
 }
 
-/// An empty file and a link have the same content: none. What is written to the file is not stored as one.
+/// An empty file and a link have the same empty content. Bytes written to the file are not stored
+/// as a link's.
 #[tokio::test]
 async fn an_empty_file_that_becomes_a_link_while_it_is_open_is_overtaken() {
     let made = Made::new();
@@ -657,7 +658,7 @@ async fn an_empty_file_that_becomes_a_link_while_it_is_open_is_overtaken() {
     assert_eq!(entry.stat.linkname.as_deref(), Some("elsewhere"));
 }
 
-/// The same where so much has changed that the changes are not named one by one.
+/// As above, with too many changes to name each.
 #[tokio::test]
 async fn a_commit_after_ten_thousand_changes_is_not_based_on_an_older_version() {
     let made = Made::new();

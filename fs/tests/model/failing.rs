@@ -1,8 +1,8 @@
-//! A store that fails at one call: the call of the program that needed it fails, what was stored
-//! before stays what it was, and after a restart every file is a version that a program wrote.
+//! A store that fails at one call: the program's call that needed it fails, stored data does not
+//! change, and after a restart every file is a version that a program wrote.
 //!
-//! Here is not what a power cut loses, or a failed sync whose pages are dropped: the tests of the drive
-//! try these at every call.
+//! Not here: what a power cut loses, and a failed sync whose pages are dropped. The tests of the
+//! drive try these at every storage call (`drive/drive/hyperdrive/crash_tests.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ const PATHS: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Clone, Debug)]
 enum Act {
-    /// Writes the whole file anew, in pieces, with a byte of its own; `syncs` it before it is closed.
+    /// Rewrites the whole file in pieces, all of one byte value; `syncs` it before it is closed.
     Write {
         path: usize,
         length: usize,
@@ -40,7 +40,7 @@ enum Act {
     Unlink {
         path: usize,
     },
-    /// The program is killed, and the filesystem starts anew on the same disks.
+    /// The program is killed, and the filesystem starts again on the same disks.
     Restart,
 }
 
@@ -56,7 +56,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// `None` is no file. Contents are told by what they consist of: runs of one byte.
+/// The content of a file as runs of equal bytes; `None` if there is no file.
 type Runs = Option<Vec<(u8, usize)>>;
 
 fn runs(bytes: &[u8]) -> Vec<(u8, usize)> {
@@ -66,9 +66,9 @@ fn runs(bytes: &[u8]) -> Vec<(u8, usize)> {
 struct Machine {
     world: World,
     kernel: Kernel,
-    /// What each path may hold. One member: it must hold that.
+    /// What each path may hold. With one member, it must hold that.
     may: BTreeMap<&'static str, BTreeSet<Runs>>,
-    /// Whether a call to the storage has failed since the filesystem was started.
+    /// Whether a storage call has failed since the filesystem was started.
     hurt: bool,
 }
 
@@ -185,7 +185,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A call that makes `path` one of `new` was answered with `done`.
+    /// A call that changes `path` to one of `new` returned `done`.
     fn became(
         &mut self,
         path: &'static str,
@@ -198,7 +198,7 @@ impl Machine {
             Err(error) => {
                 prop_assert!(self.hurt, "{path}: errno {error}, and no call has failed");
                 may.extend(new);
-                // A file that was truncated and not written.
+                // The file was truncated and not written.
                 may.insert(Some(Vec::new()));
                 may.insert(None);
             }
@@ -217,7 +217,7 @@ impl Machine {
     }
 }
 
-/// Each step with the storage call that fails during it, counted from its beginning.
+/// Each step, with the number of the storage call that fails during it, counted from its start.
 type Steps = Vec<(Act, Option<u64>)>;
 
 async fn run(steps: &Steps) -> Result<(), TestCaseError> {

@@ -1,4 +1,5 @@
-//! A filesystem as a kernel uses it: names are looked up one by one, and files are opened, read and closed.
+//! Uses a filesystem as a kernel does: looks names up one by one, and opens, reads and closes
+//! files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -27,7 +28,7 @@ impl Kernel {
     pub fn new(drive: &Drive, store: &Store, read_only: bool) -> Self {
         let options = FsOptions { read_only, ..OPTIONS };
         let fs = Fs::new(drive.clone(), store.clone(), options, Handle::current());
-        // No kernel has to be told anything.
+        // There is no kernel to notify.
         fs.invalidations().close();
         Self { fs }
     }
@@ -39,7 +40,7 @@ impl Kernel {
         }
     }
 
-    /// The directory of the last name, and that name.
+    /// The directory of the last name of the path, and that name.
     pub async fn walk<'a>(&self, path: &'a str) -> Answer<(u64, &'a str)> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
         let mut at = ROOT;
@@ -101,7 +102,7 @@ impl Kernel {
         Ok(Is { content, mode: mode.perm.into(), attribute })
     }
 
-    /// Everything there is. `open` has handles of files that are open by path.
+    /// The whole tree. `open` maps the paths of open files to their handles.
     pub async fn shown(&self, open: &BTreeMap<&str, u64>) -> Answer<BTreeMap<String, Is>> {
         let mut all = BTreeMap::new();
         let mut directories = vec![(String::new(), ROOT)];

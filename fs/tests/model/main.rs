@@ -1,8 +1,9 @@
-//! Random operations on a filesystem without a kernel, against a plain tree in memory: what programs
-//! see, what another mount of the drive shows, what a kill leaves, and what each call answers.
+//! Random operations on a filesystem without a kernel, against a plain tree in memory: what
+//! programs see, what another mount of the drive shows, what remains after a kill, and the result
+//! of each call.
 //!
-//! The kernel's own part (it looks names up and refuses what cannot be) is played by `kernel.rs`.
-//! Reads through its caches, mappings and signals are in `tests/write`.
+//! `kernel.rs` plays the part of the kernel (it looks up names and refuses impossible calls). Reads
+//! through the kernel's caches, mappings and signals are tested in `tests/write`.
 
 mod failing;
 mod kernel;
@@ -109,7 +110,7 @@ enum Step {
     RemoveByOther {
         path: String,
     },
-    /// The mount ends in order, or by a kill, and begins anew.
+    /// The mount ends in order, or by a kill, and starts again.
     Remount,
     Kill,
 }
@@ -118,7 +119,7 @@ fn path() -> impl Strategy<Value = String> {
     proptest::collection::vec(prop_oneof!["a", "b", "c"], 1..=3).prop_map(|names| names.join("/"))
 }
 
-/// Near the ends of blocks more often than elsewhere.
+/// More often near block boundaries than elsewhere.
 fn position() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), 0..20_u64, 65_530..65_545_u64, 131_065..131_080_u64, 0..MAX_BYTES]
 }
@@ -161,7 +162,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One open file, in both.
+/// One open file, in the filesystem and in the tree.
 #[derive(Clone, Copy)]
 struct Open {
     handle: u64,
@@ -196,7 +197,7 @@ impl Pair {
         self.open.iter().any(|open| open.inode == inode && open.writes)
     }
 
-    /// A change of what is stored beside the content.
+    /// Changes what is stored beside the content.
     fn changed(&mut self, inode: usize, change: impl FnOnce(&mut Is)) {
         change(&mut self.model.inodes[inode].now);
         self.model.inodes[inode].dirty = true;
@@ -425,7 +426,7 @@ impl Pair {
             }
             Step::Rename { from, to, how } => {
                 let expected = self.model.rename(from, to, *how);
-                // The kernel refuses this before it asks a filesystem.
+                // The kernel refuses this itself.
                 if expected == Err(libc::ENOTEMPTY) && is_below(from, to) {
                     return Ok(());
                 }
@@ -529,13 +530,13 @@ impl Pair {
                 *self.model.bytes(to.inode) = source;
                 self.model.inodes[to.inode].dirty = true;
             }
-            // A part, or a file that is not stored: the kernel copies by itself.
+            // A part of a file, or a file that is not stored: the kernel copies by itself.
             Err(refused) => prop_assert!(matches!(refused, libc::EOPNOTSUPP | libc::ESTALE)),
         }
         Ok(())
     }
 
-    /// Whatever was under the path is not any more.
+    /// Another program has replaced or removed the path.
     fn overtake(&mut self, path: &str) {
         if let Some(before) = self.model.tree.remove(path) {
             self.model.inodes[before].overtaken = true;
@@ -576,7 +577,7 @@ impl Pair {
         prop_assert_eq!(self.kernel.shown(&open).await, Ok(self.model.shown(false)), "the mount");
         let mut other = self.other.shown(&BTreeMap::new()).await;
         let mut stored = self.model.shown(true);
-        // The user of a mount that cannot be written may read everything in it.
+        // The user of a read-only mount may read everything in it.
         for is in stored.values_mut().chain(other.iter_mut().flat_map(BTreeMap::values_mut)) {
             is.mode &= 0o077;
         }

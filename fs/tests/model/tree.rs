@@ -1,4 +1,4 @@
-//! The plain tree: what a filesystem must look like after each operation, and what each call answers.
+//! The plain tree: the expected tree after each operation, and the expected result of each call.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub enum Content {
     Link(String),
 }
 
-/// What an inode is, but for times and owners.
+/// The content of an inode, without times and owners.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Is {
     pub content: Content,
@@ -22,10 +22,10 @@ pub struct Is {
 #[derive(Debug)]
 pub struct Inode {
     pub now: Is,
-    /// As the drive has it; `None` while a new file was not closed.
+    /// What the drive has; `None` while a new file has not been closed.
     pub stored: Option<Is>,
     pub dirty: bool,
-    /// Unlinked or replaced here.
+    /// Unlinked or replaced through this mount.
     pub removed: bool,
     /// Replaced or removed by another program.
     pub overtaken: bool,
@@ -33,7 +33,7 @@ pub struct Inode {
 
 pub struct Model {
     pub inodes: Vec<Inode>,
-    /// By path. The root is not in it.
+    /// Inodes by path, without the root.
     pub tree: BTreeMap<String, usize>,
 }
 
@@ -61,7 +61,7 @@ impl Model {
             || self.at(path).is_some_and(|it| self.inodes[it].now.content == Content::Directory)
     }
 
-    /// What a look-up of everything above the last name says.
+    /// The expected result of looking up every name above the last.
     pub fn walk(&self, path: &str) -> Answer<()> {
         let mut above = Vec::new();
         let mut next = parent(path);
@@ -178,7 +178,7 @@ impl Model {
         Ok(())
     }
 
-    /// What is left when the filesystem ends without a word.
+    /// What remains when the filesystem is killed.
     pub fn kill(&mut self) {
         let inodes = &self.inodes;
         self.tree.retain(|_, inode| inodes[*inode].stored.is_some());
