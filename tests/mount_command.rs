@@ -172,7 +172,8 @@ fn a_version_in_the_url_is_what_is_mounted() {
 
 /// 12. Data in the store is read without any peer.
 ///
-/// 14. If no peer is named and none is looked for, no call waits.
+/// 14. If no peer is named, connected or looked for when a drive is mounted, no call on the mount
+///     waits for peers.
 #[test]
 fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     let Some(mounted) = Mounted::new() else { return };

@@ -24,8 +24,9 @@ fn a_drive(store: &Path, tree: &Path) -> String {
     url.trim().to_owned()
 }
 
-/// 105. Reading continues when the machine wakes in another network: connections from an address that the
-///      machine no longer has, or that slept with it for 30 s, are closed, and peers are dialled again.
+/// 105. Reading continues when the machine wakes in another network: connections from an address
+///      that the machine no longer has are closed, after a sleep of more than 30 s all connections
+///      are, and peers are dialled again.
 #[test]
 fn who_wakes_in_another_network_goes_on_reading() {
     let Some(machines) = Machines::behind_a_router(3) else { return };

@@ -369,9 +369,9 @@ impl Made {
     }
 }
 
-/// 24. A drive mounted inside a drive is a folder; if it cannot be opened, its neighbours are not affected.
-///     After three nested drives that no peer has, an open of another one that is not in the store waits only
-///     0.2 s, for the next 30 s.
+/// 24. A drive mounted inside a drive is a folder; if it cannot be opened, its neighbours are not
+///     affected. While the last three attempts to open a nested drive failed within 30 s because no
+///     peer delivered it, opening another one that is not in the store waits only 0.2 s.
 #[tokio::test]
 async fn a_drive_nested_in_itself_is_too_many_levels_and_an_absent_one_fails_alone() {
     let made = Made::new();

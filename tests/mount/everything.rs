@@ -208,8 +208,9 @@ fn what_can_be_changed_is_in_drives_with_names() {
     assert_eq!(stored.expect("it is stored").stat.extent.size, 3);
 }
 
-/// Sentence 97. "A name that is not a key does not exist, and no peer is asked; a key that no peer
-/// serves fails with ETIMEDOUT after the timeout for names, and delays no other call."
+/// Sentence 97. "In `Network` a name that is not a key does not exist, and no peer is asked for it;
+/// a key that no peer serves fails with ETIMEDOUT after the timeout for names, and calls for other
+/// names do not wait for it."
 #[test]
 fn a_key_that_nobody_has_costs_nobody_else_anything() {
     if !can_mount() {

@@ -8,8 +8,8 @@ use crate::own::{Own, alone, can_mount, has_reference, tree};
 
 const ROUNDS: usize = 20;
 
-/// Sentence 48. "After kill -9 every file has its old or its new content, and every closed file has
-/// its new content."
+/// Sentence 48. "After kill -9 every file has its content from before or from after the interrupted
+/// change, and every file whose close(2) returned 0 has its new content."
 #[test]
 fn killed_again_and_again() {
     if !alone("crash::killed_again_and_again") {

@@ -167,8 +167,8 @@ fn states() -> Vec<BTreeMap<String, String>> {
     states
 }
 
-/// Sentence 48. "After kill -9 every file has its old or its new content, and every closed file has
-/// its new content."
+/// Sentence 48. "After kill -9 every file has its content from before or from after the interrupted
+/// change, and every file whose close(2) returned 0 has its new content."
 #[test]
 fn killed_at_every_call() {
     if !alone("faults::killed_at_every_call") {

@@ -1,5 +1,5 @@
-//! Where others can reach us: what they say when they answer, and whether they come through to a
-//! socket that has sent them nothing.
+//! Whether and where peers can reach our sockets: the addresses that nodes report in their answers,
+//! and whether packets arrive at a socket that has not sent to their sender.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -9,24 +9,24 @@ use tokio::time::Instant;
 
 use super::face::Reach;
 
-/// How many nodes' latest reports of our address are kept.
+/// Most reports of our address that are kept, one per node.
 pub const MAX_SAMPLES: usize = 16;
 /// Fewer reports do not determine the kind of router.
 const FEWEST_SAMPLES: usize = 3;
-/// Nodes that are asked to send to our server socket.
+/// Number of nodes that are asked to send a packet to our server socket.
 pub const PROBED: usize = 5;
-/// How many of them must get a packet through; with fewer nodes, one.
+/// Number of their packets that must arrive; if fewer nodes are asked, one.
 const CAME_THROUGH: usize = 3;
-/// Time from one attempt to the next: first, and in the end.
+/// Pause between two attempts: the first one, and the longest. It doubles in between.
 const FIRST_PROBE_AGAIN: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(20 * 60);
 
-/// Where nodes see one of our sockets.
+/// The addresses at which nodes see one of our sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
 
 impl Samples {
-    /// `node` sees us at `seen_as`. Each node counts once, with what it said last.
+    /// Notes that `node` sees us at `seen_as`. Only the last report of each node counts.
     pub fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
         self.0.retain(|(known, _)| *known != node);
         if self.0.len() >= MAX_SAMPLES {
@@ -35,14 +35,15 @@ impl Samples {
         self.0.push_back((node, seen_as));
     }
 
-    /// The address that most agree on, and how many do.
+    /// The address that most nodes report, and their number.
     fn most(&self) -> Option<(SocketAddrV4, usize)> {
         let hits = |address| self.0.iter().filter(|(_, other)| *other == address).count();
         let counted = self.0.iter().map(|(_, address)| (*address, hits(*address)));
         counted.max_by_key(|(_, hits)| *hits)
     }
 
-    /// How many reports may differ: from nodes that moved recently, or that lie.
+    /// Number of differing reports that are ignored: from before our address changed, or from nodes
+    /// that lie.
     fn tolerated(&self) -> usize {
         match self.0.len() {
             0..4 => 0,
@@ -52,7 +53,7 @@ impl Samples {
         }
     }
 
-    /// The address that all but a few agree on.
+    /// The address that all nodes but the tolerated number report.
     pub fn agreed(&self) -> Option<SocketAddrV4> {
         let (address, hits) = self.most()?;
         (hits + self.tolerated() >= self.0.len()).then_some(address)
@@ -70,21 +71,21 @@ impl Samples {
     }
 }
 
-/// Nodes under way to our server socket.
+/// The state of one attempt: nodes that were asked to send to our server socket.
 struct Attempt {
-    /// Where we seem to be.
+    /// The address that we expect the server socket to have.
     expected: SocketAddrV4,
     asked: usize,
     waiting: usize,
     came: usize,
-    /// How many nodes report another address.
+    /// Number of nodes that report another address.
     elsewhere: usize,
 }
 
-/// Determines whether every address can reach our server socket.
+/// Determines whether every peer can reach our server socket.
 pub struct Probe {
     attempt: Option<Attempt>,
-    /// The next attempt, and the pause after it.
+    /// Time of the next attempt, and the pause after it.
     pub next: Instant,
     pause: Duration,
 }
@@ -94,7 +95,8 @@ impl Probe {
         Self { attempt: None, next: now, pause: FIRST_PROBE_AGAIN }
     }
 
-    /// Starts after a pause: routers remember the addresses that the socket has sent to.
+    /// Begins with a pause, since a router still lets packets in from addresses that the socket has
+    /// sent to.
     pub fn later(now: Instant) -> Self {
         Self { attempt: None, next: now + PROBE_EVERY, pause: PROBE_EVERY }
     }
@@ -103,7 +105,7 @@ impl Probe {
         self.attempt.is_some()
     }
 
-    /// `asked` nodes are asked to send to `expected`; none is an attempt too.
+    /// Notes that `asked` nodes were asked to send to `expected`. With 0, the attempt ends at once.
     pub fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
         let attempt = Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 };
         self.attempt = (asked > 0).then_some(attempt);
@@ -111,8 +113,8 @@ impl Probe {
         self.pause = (self.pause * 2).min(PROBE_EVERY);
     }
 
-    /// One of them has come through and sent to `seen_as`, or has not; returns the address at which
-    /// every peer can reach us, once it is known.
+    /// Notes the result of one node: its packet arrived and reports `seen_as`, or did not arrive.
+    /// Returns the address at which every peer can reach us, if the last result shows it.
     pub fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
         let attempt = self.attempt.as_mut()?;
         attempt.waiting = attempt.waiting.saturating_sub(1);
@@ -139,7 +141,7 @@ mod tests {
         SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, ip), port)
     }
 
-    /// What is known when nodes see us at these ports.
+    /// The samples of nodes that see us at these ports.
     fn seen(ports: &[u16]) -> Samples {
         let mut samples = Samples::default();
         for (n, port) in ports.iter().enumerate() {

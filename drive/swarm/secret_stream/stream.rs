@@ -1,7 +1,8 @@
-//! Messages sealed one after the other (libsodium's secretstream), each behind its length.
+//! The encrypted stream after the handshake: each message is sealed (libsodium's secretstream) and
+//! sent as one frame, which begins with its length.
 //!
-//! Each side begins with a header that only the two parties of the handshake can produce. A message
-//! is one frame; an empty one keeps the connection alive.
+//! Each side begins with a header that only the two parties of the handshake can produce. An empty
+//! message keeps the connection alive.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crypto_secretstream::{Header, Key, PullStream, PushStream, Tag};
@@ -12,13 +13,13 @@ use crate::crypto::{Hash, blake2b_keyed};
 
 /// Bytes that sealing and framing add to a message.
 const OVERHEAD: usize = FRAME + SEAL;
-/// The length in front of a frame.
+/// Size of the length field of a frame, in bytes.
 const FRAME: usize = 3;
-/// A tag byte and a checksum.
+/// Size of the tag byte and the checksum, in bytes.
 const SEAL: usize = 17;
-/// The stream id, and the cipher's own header.
+/// Size of the stream id and the cipher's own header, in bytes.
 const HEADER: usize = 32 + Header::BYTES;
-/// Longest message that a frame can hold.
+/// Longest message that a frame can hold, in bytes.
 const LONGEST: usize = 0xff_ffff - SEAL;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,24 +32,24 @@ pub enum StreamError {
     Forged,
 }
 
-/// What we send.
+/// Seals the messages that we send.
 pub struct Sealer {
     push: PushStream,
 }
 
-/// What the remote sends.
+/// Opens the messages that the remote sends.
 pub struct Unsealer {
-    /// `None` until the remote's header is there.
+    /// `None` until the remote's header has arrived.
     pull: Option<PullStream>,
     receive: [u8; 32],
     expected: Hash,
-    /// The longest message that is taken.
+    /// Longest message that is accepted, in bytes.
     longest: usize,
     input: BytesMut,
 }
 
-/// Both directions of the stream after a handshake, and what has to be sent before anything else.
-/// Messages of more than `longest` bytes end it before they are received whole.
+/// Both directions of the stream after a handshake, and the bytes to send first. A message from the
+/// remote of more than `longest` bytes breaks the stream before it is received whole.
 pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
     let key = Key::from(secrets.transmit);
     let (header, push) = PushStream::init(rand_core::OsRng, &key);
@@ -67,7 +68,7 @@ pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
 }
 
 impl Sealer {
-    /// A message as it is sent. `None` if it is too long to be.
+    /// The frame of a message; `None` if the message is longer than a frame can hold.
     pub fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
         if message.len() > LONGEST {
             return None;
@@ -83,15 +84,18 @@ impl Sealer {
 }
 
 impl Unsealer {
-    /// Bytes that came, to be followed by [`Unsealer::next_message`] until it has nothing more.
+    /// Adds received bytes. Call [`Unsealer::next_message`] afterwards until it returns `None`.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
 
-    /// The next message of the remote; empty ones are passed over.
+    /// Returns the next message of the remote, `None` if it has not arrived whole. Empty messages
+    /// are skipped.
     ///
     /// # Errors
-    /// Fails if the stream is broken permanently.
+    ///
+    /// Fails if the header or a frame is not the remote's, or a frame is too long. The stream is
+    /// then broken permanently.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };
@@ -106,7 +110,7 @@ impl Unsealer {
         }
     }
 
-    /// Whether the remote has shown that it took part in the handshake.
+    /// Whether the remote's header has arrived, which proves that it took part in the handshake.
     pub fn has_begun(&self) -> bool {
         self.pull.is_some()
     }
@@ -135,13 +139,13 @@ impl Unsealer {
     }
 }
 
-/// What begins the stream of one side.
+/// The stream id of one side.
 fn id(secrets: &Secrets, initiator: bool) -> Hash {
     let namespace = namespace("hyperswarm/secret-stream", if initiator { 0 } else { 1 });
     blake2b_keyed(&secrets.hash, &[&namespace])
 }
 
-/// Lets the cipher work on a frame where it lies.
+/// Lets the cipher work on a frame in place.
 struct InPlace<'a>(&'a mut BytesMut);
 
 impl AsRef<[u8]> for InPlace<'_> {

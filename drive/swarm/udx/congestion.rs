@@ -1,59 +1,61 @@
-//! How many packets may be under way: CUBIC (RFC 9438), with a start that ends before it has filled
-//! the queues on the way (HyStart++, RFC 9406).
+//! Congestion control: how many packets may be in flight. CUBIC (RFC 9438), with a slow start that
+//! ends before it has filled the queues on the path (HyStart++, RFC 9406).
 //!
-//! One thing differs: a loss only counts as congestion if there are signs of it, a queue that makes
-//! round trips longer or more losses than chance explains. On a radio link one packet in a hundred
-//! may be lost for no reason of ours, and CUBIC would stop at a dozen packets under way; the
+//! One thing differs: a loss counts as congestion only with further evidence, which is a queue that
+//! makes round trips longer, or more losses than chance explains. A radio link may lose one packet
+//! in a hundred without congestion, and CUBIC would stop at about a dozen packets in flight. The
 //! reference (BBR) does not stop there either.
 
 use std::time::{Duration, Instant};
 
 use super::round_trip::RoundTrip;
 
-/// Under way before anything is known (RFC 6928, in bytes).
+/// First window, in packets (about the bytes that RFC 6928 allows).
 pub const FIRST_WINDOW: f64 = 12.0;
-/// Always allowed.
+/// Smallest window, in packets.
 pub const LEAST_WINDOW: f64 = 4.0;
-/// Never exceeded: what can be remembered.
+/// Largest window, in packets: what the sender can track.
 pub const MOST_WINDOW: f64 = 16_384.0;
 
-/// What is left of the window after congestion.
+/// Congestion multiplies the window by this.
 const KEPT: f64 = 0.7;
-/// The same when the start went too far: it doubles every round trip.
+/// Lower bound of that factor in slow start, which may have doubled the window too far.
 const KEPT_OF_START: f64 = 0.5;
-/// Speed of growth, packets per cubic second.
+/// CUBIC's constant C: speed of growth in packets per second cubed.
 const CUBIC: f64 = 0.4;
-/// Packets per round trip with which Reno's fair share grows.
+/// Growth of the estimate of Reno's window, in packets per round trip.
 const RENO: f64 = 3.0 * (1.0 - KEPT) / (1.0 + KEPT);
-/// Losses count as random while arrivals fill this fraction of the window without a queue.
+/// There is no queue while the arrival rate times the shortest round trip is at least this fraction
+/// of the window. Only then may a loss be random.
 const NO_QUEUE: f64 = 0.85;
-/// And while at most one packet in this many is lost per round trip.
+/// And only while at most one packet in this number is lost per round trip,
 const CHANCE: f64 = 20.0;
-/// Or while at most this many are lost, which is too few to judge.
+/// or at most this number of packets, which is too few to judge by.
 const FEW: f64 = 3.0;
 
-/// The bounds of the difference between the shortest round trips that indicates a growing queue.
+/// Bounds of the increase of the shortest round trip that indicates a growing queue.
 const LEAST_GROWTH: Duration = Duration::from_millis(4);
 const MOST_GROWTH: Duration = Duration::from_millis(16);
 const SAMPLES: u32 = 8;
-/// Then this many rounds grow at a quarter of the speed, in case that was wrong.
+/// After such an increase, slow start grows at a quarter of its speed for this number of rounds
+/// before it ends, in case there was no queue.
 const CAREFUL_ROUNDS: u32 = 3;
 
-/// What an acknowledgement told.
+/// An acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub packets: usize,
-    /// The transmission that was sent last of those that arrived.
+    /// The latest transmission among those that arrived.
     pub newest: u64,
     /// The number of the next transmission.
     pub next: u64,
     pub sample: Option<Duration>,
-    /// The window, and not the writer, was the limit.
+    /// Whether the window was the limit, and not the writer.
     pub was_full: bool,
     pub now: Instant,
 }
 
-/// What has been seen since a packet was sent that has not arrived yet.
+/// Measurements of one round, which ends when a packet arrives that was sent after it began.
 struct Round {
     ends: u64,
     since: Option<Instant>,
@@ -65,20 +67,20 @@ struct Round {
 
 struct Start {
     least_before: Option<Duration>,
-    /// Round trips that were longer, and what they are compared to.
+    /// While growth is slowed: the shortest round trip at which that began, and the rounds since.
     careful: Option<(Duration, u32)>,
 }
 
-/// Growth since congestion.
+/// Growth since the last congestion.
 struct Epoch {
     since: Instant,
-    /// Seconds until the window is what it was.
+    /// Seconds until the window has the size again that it had before congestion.
     plateau: f64,
     origin: f64,
     reno: f64,
 }
 
-/// What a loss did, in case it was none.
+/// The state before the reaction to a loss, restored if no packet was lost after all.
 struct Before {
     window: f64,
     start: bool,
@@ -87,22 +89,22 @@ struct Before {
     false_alarms: usize,
 }
 
-/// See the module's description.
+/// Congestion control of one stream; see the module documentation.
 pub struct Congestion {
     window: f64,
-    /// While the window doubles.
+    /// Set during slow start.
     start: Option<Start>,
-    /// The start ends here, when it is not the first.
+    /// Slow start ends at this window.
     threshold: f64,
-    /// The window at which there was congestion.
+    /// The window at the last congestion, or less (fast convergence).
     top: f64,
     epoch: Option<Epoch>,
-    /// Losses of transmissions before this one were reacted to.
+    /// Losses of transmissions before this one have been reacted to.
     recovery: u64,
     recovering: bool,
     before: Option<Before>,
     round: Round,
-    /// Packets a second that arrived in the last two rounds.
+    /// Packets per second that arrived in each of the last two rounds.
     rates: [f64; 2],
 }
 
@@ -128,12 +130,12 @@ impl Congestion {
         self.window as usize
     }
 
-    /// Losses are being made good.
+    /// Whether no packet has arrived yet that was sent after the last loss was noticed.
     pub fn is_recovering(&self) -> bool {
         self.recovering
     }
 
-    /// Packets a second with which a window is to be sent; none before round trips are known.
+    /// Pacing rate in packets per second; `None` before a round trip is known.
     pub fn rate(&self, trip: &RoundTrip) -> Option<f64> {
         let doubles = self.start.as_ref().is_some_and(|start| start.careful.is_none());
         let gain = if doubles { 2.0 } else { 1.25 };
@@ -153,7 +155,7 @@ impl Congestion {
         if arrival.was_full {
             self.grow(arrival, trip);
         } else {
-            // What was not needed says nothing about what would have been possible.
+            // A window that was not full says nothing about the path.
             self.epoch = None;
         }
         self.watch_for_queue();
@@ -173,7 +175,7 @@ impl Congestion {
                     self.start = None;
                 }
             }
-            // Growing while congestion is being reacted to would undo it.
+            // Growth would undo the reaction to congestion.
             None if self.recovering && self.before.is_some() => {}
             None => self.grow_carefully(packets, trip, arrival.now),
         }
@@ -196,7 +198,7 @@ impl Congestion {
         self.window = (window + (towards - window) / window * packets).max(epoch.reno);
     }
 
-    /// Ends the start when round trips become longer: a queue has begun to form.
+    /// Slows slow start when round trips become longer: a queue has begun to form.
     fn watch_for_queue(&mut self) {
         let Some(start) = &mut self.start else { return };
         if self.round.samples < SAMPLES {
@@ -236,7 +238,8 @@ impl Congestion {
         };
     }
 
-    /// Packets are lost, the last of them sent with transmission `newest`.
+    /// Notes that packets were lost; `newest` is the latest transmission among them, `next` the
+    /// number of the next transmission.
     pub fn lost(&mut self, packets: usize, newest: u64, next: u64, trip: &RoundTrip) {
         self.round.lost += packets as f64;
         if let Some(before) = &mut self.before {
@@ -244,16 +247,16 @@ impl Congestion {
         }
         let of = self.window.max(self.round.lost + self.round.arrived);
         let more_than_chance = self.round.lost > FEW && self.round.lost * CHANCE > of;
-        // Once a round trip; but what looked like chance may turn out to be none.
+        // React once per round trip, and again if losses that seemed random exceed chance now.
         let reacted = newest < self.recovery;
         if reacted && (self.before.is_some() || !more_than_chance) {
             return;
         }
         (self.recovery, self.recovering) = (next, true);
         let without_queue = self.rates[0].max(self.rates[1]) * trip.least().as_secs_f64();
-        // What arrived in a round trip is what was sent in the one before.
+        // The packets that arrive in one round trip were sent in the one before.
         let sent = if self.start.is_some() { self.window / 2.0 } else { self.window };
-        // Before a round trip is over nothing is known.
+        // Nothing is known before the first round has ended.
         let no_queue = self.rates[1] == 0.0 || without_queue >= NO_QUEUE * sent;
         if !more_than_chance && no_queue {
             self.before = None;
@@ -264,7 +267,7 @@ impl Congestion {
         self.shrink(without_queue.clamp(self.window * kept, self.window * KEPT));
     }
 
-    /// Nothing has arrived for long, and all that was under way is sent again.
+    /// Notes a timeout: `packets` packets, everything in flight, are sent again.
     pub fn timed_out(&mut self, packets: usize, next: u64) {
         if !self.recovering || self.before.is_none() {
             self.remember(packets);
@@ -288,14 +291,14 @@ impl Congestion {
     }
 
     fn shrink(&mut self, to: f64) {
-        // Later streams find room sooner when earlier ones release some (fast convergence).
+        // Fast convergence: an older stream releases room for newer ones sooner.
         let lower = self.window < self.top;
         self.top = if lower { self.window * (1.0 + KEPT) / 2.0 } else { self.window };
         self.window = to.clamp(LEAST_WINDOW, MOST_WINDOW);
         (self.start, self.epoch) = (None, None);
     }
 
-    /// Packets that counted as lost had only been late. If it was all of them, nothing has happened.
+    /// Notes that packets counted as lost arrived late. If all of them did, undoes the reaction.
     pub fn false_alarm(&mut self, packets: usize) {
         let Some(before) = &mut self.before else { return };
         before.false_alarms += packets;

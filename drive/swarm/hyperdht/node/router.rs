@@ -1,9 +1,10 @@
 //! Messages between peers that have no connection yet. Messages for us become events; a persistent
 //! node forwards those for others, from the client to the server and back (hyperdht.md §4).
 //!
-//! A sender could use forwarding to attack the receiver. We never forward more than was received,
-//! forward to a public address only what the sender could send itself, and forward to an address that
-//! is nearer to us than to the sender only if its holder has asked for it.
+//! A sender could misuse forwarding to attack the receiver. So we send one packet for each packet
+//! received. We forward only to addresses that the sender could reach itself: not to an address
+//! nearer to us than the sender, unless the server announced itself from that address, or the
+//! client there has asked through us.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -19,12 +20,13 @@ use super::Node;
 use super::answer::Incoming;
 use crate::kademlia::{Id, may_name};
 
-/// Clients near to us, whose answers may come from far away, that are remembered.
+/// Most clients in [`Passed`].
 pub const MAX_PASSED: usize = 256;
-/// How long a forwarded client is remembered.
+/// How long a client in [`Passed`] is remembered.
 const PASSED_FOR: Duration = Duration::from_secs(30);
 
-/// Clients whose requests we forwarded and whose answers are for them alone.
+/// Clients whose requests we forwarded to a server that could not reach them by itself. The
+/// server's answers to them are forwarded.
 #[derive(Default)]
 pub struct Passed(VecDeque<(SocketAddrV4, Instant)>);
 
@@ -57,7 +59,7 @@ impl Node {
         let way = self.way_to(&target, now);
         let (to, mode, peer, relay) = match (handshake.mode, handshake.peer_address) {
             (Mode::FromClient, _) => {
-                // A way that the client knows, or ours.
+                // The relay that the client names, or the address that the server announced to us.
                 let told = handshake.relay_address.filter(|told| reaches(from, *told));
                 match told.filter(|_| self.stays()).or(way) {
                     Some(to) => (to, Mode::FromRelay, from, None),
@@ -103,7 +105,8 @@ impl Node {
         match (holepunch.mode, holepunch.peer_address) {
             (Mode::FromClient, told) => {
                 let way = self.way_to(&target, now);
-                // The server has a socket of its own for each hole: another port than the one we know.
+                // The server uses a new socket for each hole, so its port differs from the
+                // announced one.
                 let known = |told: &SocketAddrV4| way.is_some_and(|way| way.ip() == told.ip());
                 let told = told.filter(|told| known(told) || reaches(from, *told));
                 let Some(to) = told.filter(|_| self.stays()).or(way) else { return };
@@ -129,12 +132,12 @@ impl Node {
         matches!(self.role, Role::Staying { .. })
     }
 
-    /// The address that the peer of this target announced to us.
+    /// The address that the server of this target announced to us.
     fn way_to(&mut self, target: &Id, now: Instant) -> Option<SocketAddrV4> {
         self.records.forward(target, now).map(|forward| forward.to)
     }
 
-    /// Sends a request on, with another value; its answer does not come back to us as one.
+    /// Forwards a request with another value. The answer does not come back to us.
     fn pass_on(&mut self, asked: &Incoming, to: SocketAddrV4, value: Bytes, now: Instant) {
         if !may_name(*to.ip(), *asked.from.ip()) {
             self.passed.remember(asked.from, now);
@@ -143,7 +146,7 @@ impl Node {
         self.sending.pass_on(asked.socket, &request);
     }
 
-    /// Of a request only the value is another's affair.
+    /// The request to forward: as received, except for the value, the receiver and our id.
     fn passed_on(
         &self,
         socket: SocketId,
@@ -160,7 +163,7 @@ impl Node {
         }
     }
 
-    /// What a server answers through us.
+    /// Forwards the answer of a server to the client.
     fn reply_to_client(
         &mut self,
         asked: &Incoming,
@@ -178,8 +181,8 @@ impl Node {
         self.sending.reply(asked.socket, &response);
     }
 
-    /// Answers [`Event::Handshake`] from `socket`. How many bytes may still be sent because of it; no
-    /// answer is sent that has more than that itself.
+    /// Answers [`Event::Handshake`] from `socket`. Returns how many more bytes may be sent because
+    /// of that event; sends nothing if the answer is larger than the limit.
     pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
         let (mode, to) = match (asked.mode, asked.relay) {
             (Mode::FromSecondRelay, Some(relay)) => (Mode::FromServer, relay),
@@ -190,7 +193,8 @@ impl Node {
         self.answer_asked(asked, Command::Handshake, socket, to, mode, answer.encode())
     }
 
-    /// Answers [`Event::Holepunch`] from `socket`.
+    /// Answers [`Event::Holepunch`] from `socket`. Sends nothing if the answer is larger than the
+    /// limit.
     pub fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
         let mode = Mode::FromServer;
         let answer = Holepunch { mode, id: 0, payload, peer_address: asked.peer };
@@ -235,7 +239,7 @@ impl Incoming {
     }
 }
 
-/// Whether `from` could send to `to` without us.
+/// Whether `from` could send to `to` without our help.
 fn reaches(from: SocketAddrV4, to: SocketAddrV4) -> bool {
     let anywhere: Ipv4Addr = *to.ip();
     to.port() != 0 && may_name(*from.ip(), anywhere)
