@@ -1,5 +1,5 @@
-//! `docs/commands.md` is a session on a terminal: its commands are run, one after the other in one shell, and
-//! must print what the document says. It leaves no command out. To write the answers anew:
+//! `docs/commands.md` is a terminal session: its commands are run one after the other in one shell,
+//! and must print what the document shows. The document has every command. To rewrite the outputs:
 //! `HYPERMOUNT_WRITE_COMMANDS=1 cargo test --test commands`.
 
 mod common;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use common::Home;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/commands.md");
-/// Stands before each command's answer in what the shell prints.
+/// Marks the start of each command's output.
 const MARK: char = '\u{1}';
 
 /// The document in pieces: text as it is, and commands with their answers.
@@ -74,7 +74,7 @@ fn run(home: &Home, commands: &[&str]) -> Vec<String> {
     printed.split(MARK).skip(1).map(str::to_owned).collect()
 }
 
-/// What is not the same twice, by its name.
+/// Replaces values that differ from run to run by names.
 fn normal(home: &Home, printed: &str) -> String {
     let here = home.directory.path().display().to_string();
     let program = Path::new(env!("CARGO_BIN_EXE_hypermount")).display().to_string();
@@ -105,7 +105,7 @@ fn normal(home: &Home, printed: &str) -> String {
     lines
 }
 
-/// Two blanks between columns, whose widths are those of what has no name.
+/// Two spaces between columns, since the widths depend on replaced values.
 fn columns(line: &str) -> String {
     let start = line.len() - line.trim_start().len();
     let (mut normal, mut blanks) = (line[..start].to_owned(), 0);
@@ -218,7 +218,7 @@ fn subcommands(home: &Home, of: &[&str]) -> Vec<String> {
     let help = String::from_utf8(help).expect("text");
     let Some((_, listed)) = help.split_once("\nCommands:\n") else { return Vec::new() };
     let listed = listed.lines().take_while(|line| !line.is_empty());
-    // A name stands two columns in; what a long description goes on with, further.
+    // A name is indented by two columns; the continuation of a long description by more.
     let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = names.filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()

@@ -76,7 +76,7 @@ fn check_names_each_damaged_file_and_version() {
     assert!(shown.stderr.contains("1 damaged"), "{shown:?}");
     flip(&content.join("data"), 70_000 + 66_000);
     home.run(["check", "--store", "store"]).must_succeed();
-    // A record that follows from what is sound is repaired.
+    // A record that follows from sound data is repaired.
     flip(&content.join("tree"), 32 + 40 * 2 + 5);
     let repaired = home.run(["check", "--store", "store"]).must_succeed();
     assert!(repaired.stdout.contains("1 of them repaired"), "{repaired:?}");
@@ -269,7 +269,7 @@ fn check_repairs_a_copy_and_signatures() {
     home.run(["export", &url, "out", "--store", "there", "--peer", &address]).must_succeed();
     let [_, content] = cores_of(&home.path("there"));
     flip(&content.join("data"), 70_000 + 66_000);
-    // What was found is found again, and nothing is given up before it can be fetched.
+    // The damage is found again, and no claim is dropped before the block can be fetched.
     for _ in 0..2 {
         assert_eq!(home.run(["check", &url, "--store", "there"]).code, Some(5));
         let alone = ["check", &url, "--repair", "--network", "off", "--store", "there"];

@@ -1,5 +1,5 @@
-//! Finding each other by key alone: the command and the reference, on machines of the test's own
-//! that reach each other and nobody else.
+//! Finding peers by key alone: the command and the reference, on machines of the test that reach no
+//! other machine.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn each_finds_the_other(machines: &Machines, options: &[&str], reference_options
 
     let (store, key) = our_drive(directory.path());
     let _ours = serve(machines, 2, &store, options);
-    // The reference looks once and then again after minutes: asked anew, it has not to be lucky.
+    // The reference looks once, and again after minutes; so the test asks repeatedly.
     let entries = eventually("the reference finds us", || {
         let mut reader = run(&["read", &key, "--deadline", "15"]);
         let answer = reader.json();
@@ -90,7 +90,7 @@ fn and_through_one_of_ours() {
     assert_eq!(node.json()["address"], "0.0.0.0:49737");
     let options = ["--bootstrap", "10.77.0.1:49737"];
     each_finds_the_other(&machines, &options, &options);
-    // Nobody else could have been asked: there is nobody else, and names are not resolved here.
+    // There is no other machine to ask, and names are not resolved here.
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
     let ours = serve(&machines, 2, &store, &options);
@@ -187,7 +187,7 @@ fn readers_are_not_found_and_who_listens_is() {
     listener.wait();
 }
 
-/// The same of a key that is looked up in a mount of all drives, where it is found by nothing else.
+/// As above, for a key that is looked up in a mount of all drives, with no other source of peers.
 #[test]
 fn a_key_in_a_path_is_found_and_not_announced() {
     let Some(machines) = Machines::on_one_cable(3) else { return };

@@ -30,7 +30,8 @@ fn reference_peer(machines: &Machines, n: u8, mode: &str, what: &str) -> Running
     Running::start(&mut machines.on(n, &mut reference_command("find-hyperdht.js", &arguments)))
 }
 
-/// Machine 1 serves so that TCP reaches it, 2 reads: what it sees, and over what in the end.
+/// Machine 1 serves, machine 2 reads. Checks the content, the final transport, and how the peer was
+/// found.
 fn found(machines: &Machines, transport: &str, way: &str) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
@@ -93,7 +94,8 @@ fn through_one_of_ours_that_is_in_both_networks() {
     }
 }
 
-/// The server can be reached by datagrams only, for it listens for TCP where nobody else is.
+/// Datagrams are the only way to the server: it listens for TCP on an address that no other machine
+/// reaches.
 #[test]
 fn the_stream_is_carried_by_datagrams_where_tcp_does_not_reach() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
@@ -117,7 +119,7 @@ fn the_stream_is_carried_by_datagrams_where_tcp_does_not_reach() {
     reader.has_one("hyperdht", "hyperdht");
 }
 
-/// A reader behind a router, a server that everybody reaches.
+/// A reader behind a router, and a server that every peer reaches.
 #[test]
 fn a_hidden_reader_finds_an_open_server() {
     let Some(machines) = Machines::behind_routers(3, &[2]) else { return };
@@ -139,7 +141,7 @@ fn two_behind_routers_punch_holes_for_each_other() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
-/// The server's router lets nobody tell where it will be: the reader tries ports until one is open.
+/// The server's router chooses unpredictable ports: the reader tries ports until one is open.
 #[test]
 fn a_server_whose_router_changes_its_ports_is_reached() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
@@ -148,7 +150,7 @@ fn a_server_whose_router_changes_its_ports_is_reached() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
-/// The same of the reader's.
+/// As above, with the reader's router.
 #[test]
 fn a_reader_whose_router_changes_its_ports_reaches_a_hidden_server() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
@@ -157,7 +159,7 @@ fn a_reader_whose_router_changes_its_ports_reaches_a_hidden_server() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
-/// Who ends says so: nobody is sent to where nobody is.
+/// A server that ends withdraws its announcement: no peer is sent to its old address.
 #[test]
 fn what_was_announced_is_taken_back_at_the_end() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
@@ -194,7 +196,7 @@ fn two_behind_routers_meet_through_nodes_of_ours_alone() {
     found(&machines, "hyperdht", "hyperdht");
 }
 
-/// One node cannot tell anybody what his router is like.
+/// With one node, a peer cannot determine the type of its router.
 #[test]
 fn two_behind_routers_meet_through_a_single_node_of_ours() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
@@ -210,7 +212,7 @@ fn a_javascript_peer_reads_from_us_and_we_from_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
     let _ours = serve(&machines, 1, &store, &OPTIONS);
-    // It looks once and then again after minutes: asked anew, it has not to be lucky.
+    // The reference looks once, and again after minutes; so the test asks repeatedly.
     let entries = eventually("the reference finds us", || {
         let arguments = ["read", &key, "--bootstrap", NODES, "--deadline", "20"];
         let mut reader = reference_command("find-hyperdht.js", &arguments);
@@ -250,7 +252,7 @@ fn a_peer_of_another_kind_does_no_harm() {
     });
     let _ours = serve(&machines, 1, &store, &OPTIONS);
     assert_eq!(reader.line(), TEXT.trim_end());
-    // The server has found it too, and nobody has come back.
+    // The server has found it too, and no connection is left.
     eventually("the other one is alone", || (other.ask(json!({}))["open"] == 0).then_some(()));
     let counts = other.ask(json!({}));
     assert!(counts["connections"].as_u64() <= Some(2), "{counts}");

@@ -18,8 +18,8 @@ const NODE: &str = "10.77.0.1:49737";
 fn theirs(machines: &Machines, arguments: &[&str]) -> Running {
     let all = [arguments, &["--bootstrap", NODE]].concat();
     let mut command = reference_command("find-hyperspace.js", &all);
-    // What it keeps in its home would be that of the person who runs the tests. The daemon mounts its
-    // root drive there unless it is under test, and a mount outlives the process.
+    // Its home directory must not be that of the user who runs the tests. Unless it is under test,
+    // the daemon mounts its root drive there, and a mount outlives the process.
     command.env("HOME", arguments[2]).env("NODE_ENV", "test");
     Running::start(&mut machines.on(1, &mut command))
 }
@@ -56,7 +56,7 @@ fn ours_is_found_by_them(machines: &Machines, kind: &str, directory: &Path) {
     server.json();
     let key = url.trim().trim_start_matches("hyper://").to_owned();
     let mut attempt = 0;
-    // It looks once and then again after minutes: asked anew, it has not to be lucky.
+    // The reference looks once, and again after minutes; so the test asks repeatedly.
     let answer = eventually("they find us", || {
         attempt += 1;
         let store = directory.join(format!("reader-{attempt}")).display().to_string();

@@ -28,7 +28,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are text")
 }
 
-/// What the reference's listing says of a tree, told from plain files.
+/// The listing that the reference would give of a tree, computed from plain files.
 fn listing(root: &Path) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
@@ -56,7 +56,7 @@ fn listing(root: &Path) -> BTreeMap<String, Value> {
     found
 }
 
-/// The reference's listing, cut to what [`listing`] tells.
+/// The reference's listing, reduced to the fields of [`listing`].
 fn comparable(entries: &Value) -> BTreeMap<String, Value> {
     let entries = entries.as_object().expect("a listing");
     entries
@@ -270,7 +270,8 @@ fn an_import_that_was_killed_goes_on() {
     assert!(fs::read(out.join("large")).expect("read") == large);
 }
 
-/// A file system in memory of so many bytes, gone when this is dropped. Only root can make one.
+/// A file system in memory of the given size in bytes, removed when this is dropped. Only root can
+/// make one.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {

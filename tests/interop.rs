@@ -1,5 +1,5 @@
-//! The reference implementation as a living peer, through real sockets and real kernel mounts:
-//! what it publishes we mount, what we serve it reads.
+//! The reference implementation as a living peer, through real sockets and real kernel mounts: we
+//! mount what it publishes, and it reads what we serve.
 
 mod common;
 
@@ -127,7 +127,7 @@ fn what_the_reference_appends_is_seen() {
     assert_eq!(std::fs::read_dir(mounted.path("nested")).expect("list").count(), 2);
 }
 
-/// The same by commands that look once, with a store that has what was there before.
+/// As above with commands that look once, and a store that already holds the old version.
 #[test]
 fn what_the_reference_appends_is_seen_at_the_next_look() {
     let made = Made::new(&["--files", "20"]);
@@ -188,7 +188,7 @@ fn three_peers_with_a_third_each_one_killed_one_stalled() {
     let mut thirds: Vec<_> = ["0", "1", "2"]
         .iter()
         .map(|third| {
-            // The reference locks what it opens: each takes its part from a copy of its own.
+            // The reference locks the files that it opens, so each part reads a copy of its own.
             let copy = made.path(third);
             living::copy_tree(&made.path("drive"), &copy);
             reference("partial-seed.js", &[&copy.display().to_string(), "--third", third])
@@ -238,7 +238,7 @@ fn the_lock_is_respected_both_ways() {
 
 /// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` says otherwise.
 const APPENDS: u64 = 10_000;
-/// Files it writes to, in turns, and how often between two looks at what is open.
+/// Number of files that it writes in turns, and number of writes between two checks of open files.
 const LIVING_FILES: u64 = 8;
 const APPENDS_A_TURN: u64 = 250;
 
@@ -339,7 +339,7 @@ fn readers_of_a_drive_that_changes_all_the_time() {
     });
     let took = started.elapsed();
 
-    // What came last shows, in the listing and in each file.
+    // The last change shows in the listing and in each file.
     server.ask(json!({"op": "put", "path": "/living/last", "text": "over"}));
     let arrived = std::time::Instant::now();
     let listed = || std::fs::read_dir(&living).is_ok_and(|list| list.count() == 9).then_some(());

@@ -1,4 +1,4 @@
-//! `scripts/layers.sh` finds what it is there to find, and this source tree passes it.
+//! `scripts/layers.sh` finds planted violations, and this source tree passes it.
 
 use std::fs;
 use std::path::Path;

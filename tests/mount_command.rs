@@ -248,7 +248,7 @@ fn serving(home: &Home) -> Running {
     Running::start(home.command().args(arguments))
 }
 
-/// Who says `forever` waits longer than anybody who says a time.
+/// With `--wait forever` a call waits longer than with any limit.
 #[test]
 fn forever_is_until_it_comes() {
     let Some(mounted) = Mounted::new() else { return };

@@ -89,7 +89,7 @@ fn a_store_that_an_older_version_left_open_is_closed_when_it_is_opened() {
     must_be_closed(&store);
 }
 
-/// The same files, but what a killed mount left in `scratch`.
+/// The same files, without those that a killed mount left in `scratch`.
 #[test]
 fn scratch_files_of_an_older_version_are_closed_too() {
     let home = Home::new();

@@ -42,7 +42,7 @@ enum Temper {
     Honest,
     /// Answers nothing after this many answers.
     StallsAfter(u64),
-    /// Alters one in so many answers.
+    /// Alters one in this number of answers.
     Lies(u64),
     /// Alters the first answer for each block.
     LiesOnce,
@@ -53,7 +53,7 @@ enum Temper {
     },
     /// Leaves after this many answers, and comes back.
     LeavesAfter(u64),
-    /// Loses this percentage of what it sends.
+    /// Loses this percentage of the sent messages.
     Loses(u64),
     /// Answers for one block only after this time, and for others at once.
     Holds {
@@ -169,7 +169,7 @@ impl World {
         let parcel = self.next_parcel;
         self.next_parcel += 1;
         self.parcels.insert(parcel, delivery);
-        // The random middle key reorders what arrives at the same time.
+        // A random middle key reorders messages that arrive at the same time.
         let order = self.dice.roll();
         self.queue.push(Reverse((self.now + delay, order, parcel)));
     }
@@ -427,8 +427,8 @@ mod continuity {
 
     const LENGTH: u64 = 40;
 
-    /// The block that would show that the longer version continues ours is asked for, and its answer
-    /// takes 5 s. Blocks beyond it are not asked for again and again meanwhile.
+    /// The block that would prove that the longer version continues ours is requested, and its
+    /// answer takes 5 s. Blocks beyond it are not requested repeatedly meanwhile.
     #[test]
     fn blocks_that_wait_for_an_answer_under_way_are_not_asked_for_again() {
         for seed in 0..20 {
@@ -558,7 +558,7 @@ mod histories {
     /// A core that others write, and two peers that hold two histories of it.
     struct Readers {
         meeting: Meeting,
-        /// How often each peer's connection was ended because of what it sent.
+        /// How often the connection of each peer was ended because of an invalid message.
         banned: [bool; 2],
     }
 
@@ -592,8 +592,8 @@ mod histories {
         }
     }
 
-    /// Every fork point, length and order of meeting; what was stored before; with the first peer there
-    /// or gone while the other one is met.
+    /// Every fork point, length and order of meeting, and every set of stored blocks; with the
+    /// first peer connected or gone when the other one is met.
     #[test]
     fn of_two_histories_the_reader_keeps_the_first() {
         let mut seed = 0;

@@ -1,4 +1,4 @@
-//! Only what is touched travels: measured at the socket, through real mounts.
+//! Only the accessed data is transferred: measured at the socket, through real mounts.
 
 mod common;
 
@@ -11,7 +11,7 @@ use hypermount_drive::{Drive, DrivePath};
 
 const MIB: u64 = 1 << 20;
 
-/// A store with one drive, its key, and what the edits put there.
+/// A store with one drive made of the edits, and its key.
 async fn publish(store: &Store, edits: impl Iterator<Item = (String, Extent)>) -> String {
     let drive = Drive::create(store, "published").expect("create");
     let mut batch = Vec::new();

@@ -77,7 +77,7 @@ fn names_that_are_not_utf8_are_paths_like_others() {
     succeeded(run(&[word("why"), mnt.join("file").as_os_str()]));
     succeeded(run(&[word("info"), mnt.as_os_str()]));
 
-    // What was saved comes back, after which it is unmounted for good.
+    // The saved mount comes back; then it is unmounted for good.
     succeeded(with_store(&[word("daemon"), word("stop")]));
     succeeded(with_store(&[word("daemon"), word("start")]));
     common::eventually("the saved mount is back", || mnt.join("written").exists());

@@ -1,4 +1,4 @@
-//! Who serves a drive and who reads it by its key alone, on machines of a test's own.
+//! A server and a reader that has the drive's key only, on machines of the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::living::{Running, eventually, finish, hypermount, succeed};
 use super::namespaces::Machines;
 
-/// What the drive of [`our_drive`] holds.
+/// The content of the file in the drive of [`our_drive`].
 pub const TEXT: &str = "found by its key\n";
 
 /// A store with one drive of our own; its key.
@@ -22,7 +22,7 @@ pub fn our_drive(directory: &Path) -> (PathBuf, String) {
     (store, url.trim().trim_start_matches("hyper://").to_owned())
 }
 
-/// A mount of a key by somebody who knows nothing else, in the foreground of a machine.
+/// A foreground mount of a key on a machine that has no other information.
 pub struct ByKey {
     pub at: PathBuf,
     _process: Running,

@@ -1,5 +1,5 @@
-//! What the integration tests share: processes that always end, mounts that always go, and the
-//! reference implementation as a living peer.
+//! Code that the integration tests share: processes that always end, mounts that are always
+//! removed, and the reference implementation as a living peer.
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,8 +21,8 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_hypermount")
 }
 
-/// The command with a state directory of the running test's own: what one test did with a copy of a
-/// store must not make another test's copy suspect. Nobody looks for peers but who says so.
+/// The command with a state directory of the running test: a copy of a store in one test must not
+/// make the copy of another test suspect. Looks for no peers unless the test asks for it.
 pub fn hypermount() -> Command {
     thread_local! {
         static STATE: tempfile::TempDir = tempfile::tempdir().expect("temporary directory");

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// Key of the drive in `tests/vectors/drive-small`.
 pub const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
-/// A well-formed key nobody has.
+/// A well-formed key of no drive.
 pub const UNKNOWN_KEY: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
 /// How long anything here may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -84,8 +84,8 @@ impl Home {
     }
 }
 
-/// A mount whose process a test killed stays in the kernel, and a daemon stays that was told to:
-/// whatever happened, they go with the directory they are in.
+/// Ends mounts and daemons in the directory: a mount whose process was killed stays in the kernel,
+/// and a daemon may have been told to stay.
 impl Drop for Home {
     fn drop(&mut self) {
         let entries = fs::read_dir(self.directory.path()).into_iter().flatten().flatten();
@@ -103,7 +103,7 @@ impl Drop for Home {
     }
 }
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,

@@ -1,5 +1,5 @@
-//! Network namespaces of a test's own: machines that reach each other and nobody else. They are gone
-//! when dropped.
+//! Network namespaces of a test: machines that reach each other and no other machine. Dropping
+//! removes them.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::living::{finish, succeed};
 
-/// Names are told apart by process and number.
+/// Process id and this number make the names unique.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Some machines and what connects them.
@@ -18,7 +18,7 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// On one cable: everybody hears what is sent to all.
+    /// On one cable: every machine receives broadcasts.
     pub fn on_one_cable(count: u8) -> Option<Self> {
         let machines = Self::new(count)?;
         machines.in_hub("link add cable type bridge mcast_snooping 0");
@@ -31,7 +31,7 @@ impl Machines {
         Some(machines)
     }
 
-    /// Each in a network of its own, with a router between them: only what has an address arrives.
+    /// Each in a network of its own, with a router between them that forwards unicast only.
     pub fn behind_a_router(count: u8) -> Option<Self> {
         let machines = Self::new(count)?;
         for n in 0..count {
@@ -43,8 +43,8 @@ impl Machines {
         Some(machines)
     }
 
-    /// The same, and the machines in `hidden` are behind routers of their own, which let in nothing but
-    /// answers and hide the machines' addresses, as at home. `None` also where there is no nft.
+    /// As above, with the machines in `hidden` behind routers of their own, which admit answers
+    /// only and hide the machines' addresses, as at home. `None` also without nft.
     pub fn behind_routers(count: u8, hidden: &[u8]) -> Option<Self> {
         let mut machines = Self::behind_a_router(count)?;
         for &n in hidden {
@@ -92,7 +92,7 @@ impl Machines {
         finish_if_there(&mut self.inside(&router, nft.arg(lines)))
     }
 
-    /// The router before a hidden machine uses another port for everybody it sends to, from now on.
+    /// From now on, the router before a hidden machine uses another port for each remote.
     pub fn changes_ports(&self, n: u8) {
         let rules =
             "flush chain ip home out; add rule ip home out oifname eth0 masquerade fully-random";
@@ -100,13 +100,13 @@ impl Machines {
         succeed(&mut self.inside(&format!("nat{n}"), nft.arg(rules)));
     }
 
-    /// Lets a machine pass on what is not for itself.
+    /// Lets a machine forward packets.
     fn forward(&self, of: &str) {
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
         succeed(self.inside(of, Command::new("sh").args(["-c", forward])).arg("--"));
     }
 
-    /// Behind the same router, but by another address: the old one leads nowhere.
+    /// Moves a machine to another address behind the same router; the old address leads nowhere.
     pub fn move_to_another_network(&self, n: u8) {
         self.ip(n, "addr flush dev eth0");
         self.in_hub(&format!("addr flush dev to{n}"));
@@ -178,7 +178,7 @@ impl Machines {
     }
 }
 
-/// Whether a command that may not be installed did what it should.
+/// Whether a command succeeded that may not be installed.
 fn finish_if_there(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| {
         let error = String::from_utf8_lossy(&output.stderr);

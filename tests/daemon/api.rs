@@ -1,4 +1,4 @@
-//! The API as any program meets it: its description, and what it answers.
+//! The API as a client sees it: its description, and its answers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +14,8 @@ fn described() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Whether a value is as a schema says: types, references, required and unknown properties. Says
-/// what is wrong.
+/// Checks a value against a schema: types, references, required and unknown properties. Returns the
+/// difference, if any.
 fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<(), String> {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         let pointer = reference.trim_start_matches('#');
@@ -71,9 +71,9 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
     Ok(())
 }
 
-/// What the document says the server has, the server has, and answers as it says; what the server
-/// says of itself is the document. (That routes and description are one table makes the reverse
-/// true: there is no route outside of it.)
+/// The server has every route of the document and answers as described, and the document is the
+/// server's own description. (Routes and description are one table, so there is no route outside
+/// the document.)
 #[test]
 fn every_route_answers_as_the_document_says() {
     let home = Home::new();
@@ -200,7 +200,8 @@ fn what_makes_no_sense_is_refused_in_words() {
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
 }
 
-/// Who said where to look must not find that it went elsewhere for somebody else's sake.
+/// A client that chose where to look for peers must not find that another client's request changed
+/// it.
 #[test]
 fn one_daemon_looks_for_peers_in_one_way() {
     let home = Home::new();

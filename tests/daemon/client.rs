@@ -1,5 +1,5 @@
-//! A client in another language, generated from `docs/openapi.json` while the test runs: whoever reads
-//! only the description can use the daemon.
+//! A client in another language, generated from `docs/openapi.json` while the test runs: the
+//! description alone is enough to use the daemon.
 
 use std::path::Path;
 use std::process::Command;
@@ -41,7 +41,7 @@ fn a_generated_client_can_do_what_the_document_says() {
     let printed: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(printed["content"], "hello again, overwritten");
     assert!(printed["names"].as_array().unwrap().contains(&"f1.txt".into()), "{printed}");
-    // What it did is there for everybody else.
+    // Other clients see the result.
     let url = printed["url"].as_str().unwrap();
     assert_ne!(url, format!("hyper://{KEY}"));
     if can_mount() {

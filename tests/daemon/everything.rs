@@ -1,5 +1,5 @@
-//! All drives in one mount, as people use it: by the command, through the daemon, with a peer that has
-//! what is looked up by its key.
+//! All drives in one mount, as users have it: made by the command, through the daemon, with a peer
+//! that has the drives that are looked up by key.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn every_drive_has_a_path() {
     assert_eq!((&old["version"], &old["frozen"]), (&2.into(), &true.into()));
     assert_eq!(status(&format!("Network/{KEY}"))["peers"], 1);
     assert!(!all.join(".hypermount").exists());
-    // One that is made meanwhile is there at once.
+    // A drive that is made while the mount exists appears at once.
     create(&home, "later");
     fs::write(all.join("later/file"), "later").unwrap();
 

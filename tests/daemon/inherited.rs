@@ -1,4 +1,4 @@
-//! What a daemon does not inherit from the shell that happened to start it.
+//! What a daemon does not inherit from the shell that started it.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! What people are told of what goes on.
+//! Reports to the user: status, failures, events.
 
 use std::fs;
 

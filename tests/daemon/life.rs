@@ -1,4 +1,4 @@
-//! When a daemon starts and ends, what it has meanwhile, and who may ask it.
+//! When a daemon starts and ends, what it holds meanwhile, and which users get answers.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -41,7 +41,7 @@ fn two_drives_of_one_store_are_mounted_by_one_daemon() {
     eventually("it has ended", || !alive(first["pid"].as_i64().unwrap()));
 }
 
-/// What a command says, but for its log.
+/// The output of a command without its log.
 fn said(ran: &Ran) -> Vec<String> {
     let lines = ran.stderr.lines().filter(|line| !line.starts_with('['));
     lines.map(str::to_owned).collect()
@@ -252,7 +252,7 @@ fn a_daemon_of_another_version_is_named_with_the_remedy() {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut asked = [0; 4096];
-            // The first connection only looks whether somebody is there.
+            // The first connection only checks that the socket answers.
             if stream.read(&mut asked).is_ok_and(|count| count > 0) {
                 let head = "HTTP/1.1 200 OK\r\nhypermount-api: 99\r\nhypermount-version: 99.0.0";
                 let _ = write!(stream, "{head}\r\ncontent-length: 2\r\n\r\n{{}}");
@@ -262,6 +262,6 @@ fn a_daemon_of_another_version_is_named_with_the_remedy() {
     let failed = home.run(["ls", "store"]).must_fail(1, "99.0.0").hints("daemon stop");
     assert!(failed.stderr.contains(env!("CARGO_PKG_VERSION")), "{failed:?}");
     drop(locked);
-    // What is left behind is not in the way.
+    // Files of the ended daemon do not hinder.
     home.run(["ls", "store"]).must_succeed();
 }

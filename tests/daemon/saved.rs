@@ -1,4 +1,4 @@
-//! Saved mounts, and what a daemon that is killed leaves behind.
+//! Saved mounts, and the files that a killed daemon leaves.
 
 use std::fs;
 use std::time::Instant;
@@ -30,7 +30,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
             }
             written
         });
-        // Then the one before is closed, which is what a kill spares.
+        // When this file exists, the one before it is closed, and a kill must keep it.
         eventually("it is under load", || mnt.join("load 6").exists());
         kill_daemon(&store);
         assert!(busy.join().unwrap() > 5);

@@ -1,4 +1,4 @@
-//! Seeding, publishing, and what is given to whom.
+//! Seeding, publishing, and which drives are served to which peers.
 
 use std::fs;
 use std::io::Write;
@@ -92,7 +92,7 @@ fn what_is_not_seeded_is_not_given() {
     home.run(["create", "mine", "--store", "store"]).must_succeed();
     let arguments = ["seed", "mine", "--store", "store", "--listen", "127.0.0.1:0"];
     home.run(arguments).must_succeed();
-    // Looked at, it is open in the daemon, and still nobody's.
+    // After a command read it, the drive is open in the daemon, and still not served.
     home.run(["cat", "store", "hello.txt"]).must_succeed();
     home.run(["list", "--store", "store"]).must_succeed();
     let status = json(home.run(["status", "--json", "--store", "store"]));
@@ -209,7 +209,7 @@ fn looking_again_shows_what_is_new() {
         let text = format!("text of {turn}");
         fs::write(mnt.join("file"), &text).unwrap();
         fs::write(mnt.join(format!("file {turn}")), "").unwrap();
-        // Peers are told of what is on the device.
+        // Peers are shown data only once it is on the device.
         fs::File::open(mnt.join("file")).unwrap().sync_all().unwrap();
         for home in [&reader, &served] {
             let cat = home.run(["cat", &url, "file", "--peer", &peer]).must_succeed();
@@ -222,7 +222,7 @@ fn looking_again_shows_what_is_new() {
         let frozen = format!("{url}+2");
         assert_eq!(reader.run(["ls", &frozen, "--peer", &peer]).must_succeed().stdout, "file\n");
     }
-    // Nobody to ask, and nobody who answers: what is here is shown.
+    // With no peer, and with a peer that does not answer, the data in the store is shown.
     assert_eq!(reader.run(["cat", &url, "file"]).must_succeed().stdout, "text of 4");
     let nobody = ["cat", &url, "file", "--peer", "127.0.0.1:9"];
     assert_eq!(reader.run(nobody).must_succeed().stdout, "text of 4");
@@ -230,8 +230,8 @@ fn looking_again_shows_what_is_new() {
     writer.run(["unmount", "mnt"]).must_succeed();
 }
 
-/// What another command changed in a drive is in its mounts when the command returns, and what a program
-/// writes after that is written to the newest version.
+/// A change by another command is in the mounts of the drive when the command returns, and later
+/// writes apply to the newest version.
 #[test]
 fn an_import_is_in_every_mount_before_it_returns() {
     if !can_mount() {
@@ -258,8 +258,8 @@ fn an_import_is_in_every_mount_before_it_returns() {
     home.run(["import", "--delete", "in", "notes"]).must_succeed();
     assert!(!file("b").exists());
 
-    // The path leads to the new file, also while programs have the old one open. What is written to that one cannot be
-    // stored any more: the program is told, and the bytes are kept.
+    // The path leads to the new file, also while programs have the old one open. Bytes written to
+    // the old one can no longer be stored: the program gets an error, and the bytes are kept.
     let mut open = fs::OpenOptions::new().append(true).open(file("a")).unwrap();
     open.write_all(b"before\n").unwrap();
     fs::write(source.join("a"), "replaced\n").unwrap();
@@ -311,8 +311,8 @@ fn a_change_through_one_mount_is_in_the_other_before_the_call_returns() {
     home.run(["unmount", "rw"]).must_succeed();
 }
 
-/// An import that changes only the mode of a file that a program has open for writing: the file keeps
-/// that mode, and what the program writes.
+/// An import that changes only the mode of a file that a program has open for writing: the file
+/// keeps that mode and the bytes that the program writes.
 #[test]
 fn an_imported_mode_outlives_a_program_that_has_the_file_open() {
     if !can_mount() {
@@ -325,7 +325,7 @@ fn an_imported_mode_outlives_a_program_that_has_the_file_open() {
     fs::write(source.join("a"), "text\n").unwrap();
     home.run(["import", "in", "notes"]).must_succeed();
     let mut open = fs::OpenOptions::new().append(true).open(mount.join("a")).unwrap();
-    // Nothing is written before the import: to start a program flushes what is.
+    // Nothing is written before the import, since starting a program flushes written bytes.
     fs::set_permissions(source.join("a"), fs::Permissions::from_mode(0o751)).unwrap();
     home.run(["import", "in", "notes"]).must_succeed();
     let mode = || fs::metadata(mount.join("a")).unwrap().permissions().mode() & 0o777;

@@ -1,5 +1,5 @@
-//! A day in the life of two daemons, over and over: files change, mounts come and go, so do peers and
-//! strangers. What they need must stay what it was.
+//! Two daemons under repeated load: files change, and mounts, peers and strangers come and go. The
+//! resources that the daemons use must not grow.
 //!
 //! `HYPERMOUNT_SOAK=3600 cargo test --release --test daemon soak -- --nocapture` takes an hour.
 
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 use crate::common::{Home, KEY, eventually};
 use crate::steps::*;
 
-/// How long it takes where nobody says otherwise.
+/// Duration unless the environment sets another.
 const BRIEF: Duration = Duration::from_secs(20);
 const DIRECTORIES: usize = 100;
 const FILES: usize = 10_000;
 const CHANGED_A_ROUND: usize = 100;
 const STRANGERS: usize = 20;
 const FEWEST_ROUNDS: usize = 8;
-/// What the last quarter may need beyond the second: threads and connections that just come or go, and
-/// caches that are not full yet.
+/// What the last quarter may use more than the second: for threads and connections that are just
+/// starting or ending, and caches that are not full yet.
 const MORE_THREADS: usize = 8;
 const MORE_DESCRIPTORS: usize = 8;
 const MORE_KIB: usize = 16 * 1024;
-/// Over which the processor time of idle daemons is counted, and what they may need of it.
+/// Time over which the processor time of idle daemons is measured, and the limit for it.
 const IDLE: Duration = Duration::from_secs(8);
 const IDLE_SHARE: f64 = 0.005;
 
-/// What a process needs.
+/// The resources that a process uses.
 #[derive(Clone, Copy, Debug)]
 struct Needs {
     kib: usize,
@@ -81,7 +81,7 @@ struct Soak {
     reader: Home,
     url: String,
     peer: String,
-    /// The author's mount, and the reader's of the same drive.
+    /// The publisher's mount, and the reader's mount of the same drive.
     here: PathBuf,
     there: PathBuf,
     changed: usize,
@@ -112,7 +112,7 @@ impl Soak {
         self.look();
         self.visit();
         self.strangers();
-        // Somebody who comes, reads one file and goes.
+        // A guest that connects, reads one file and leaves.
         let guest = Home::new();
         let read = ["cat", &self.url, "0/0", "--store", "fetched", "--peer", &self.peer];
         assert!(!guest.run(read).must_succeed().stdout.is_empty());
@@ -212,7 +212,7 @@ fn soak() {
         assert!(last.descriptors <= first.descriptors + MORE_DESCRIPTORS, "{name}: descriptors");
         assert!(last.kib <= first.kib + MORE_KIB, "{name}: memory");
     }
-    // What the last round left to do is done when a connection to each has fallen silent.
+    // Work of the last round is done when a connection to each daemon has become silent.
     let before = daemons.map(|(_, pid)| processor_time(pid));
     std::thread::sleep(IDLE); // the measured stretch itself
     for ((name, pid), before) in daemons.into_iter().zip(before) {

@@ -1,4 +1,4 @@
-//! What the tests of the daemon share.
+//! Steps that the tests of the daemon share.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ pub fn has_daemon(store: &Path) -> bool {
     store.join("hypermount.daemon").exists()
 }
 
-/// What the daemon of the default store wrote about itself.
+/// The presence record of the daemon of the default store.
 pub fn presence(store: &Path) -> Value {
     let text = fs::read_to_string(store.join("hypermount.daemon")).expect("a daemon");
     serde_json::from_str(&text).expect("JSON")

@@ -1,5 +1,6 @@
-//! Every file of a store damaged in every way: the command then shows the right bytes, or says what
-//! is wrong. It never shows other bytes, and never a drive with less in it as if that were all.
+//! Every file of a store damaged in every way: the command then shows the right bytes or reports
+//! the damage. It never shows other bytes, and never a drive with entries missing as if it were
+//! complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ impl Damage {
     }
 }
 
-/// What a sound store shows.
+/// The output for a sound store.
 struct Right {
     contents: Vec<u8>,
     listing: Vec<u8>,
@@ -199,7 +200,8 @@ fn t34_t35_a_damaged_copy_shows_no_wrong_byte_and_a_peer_heals_it() {
         let contents = cat(home, &[&url], &with_peer);
         let listing = run(home, &[&["ls", &url], &with_peer[..]].concat());
         right.judge(&format!("{what}, with a peer"), &contents, &listing);
-        // Of these two it cannot be known whose they are: they are refused, not replaced.
+        // The right content of these files cannot be determined: if damaged, they are refused, not
+        // replaced.
         if file != Path::new("master_key") && !file.ends_with("key") {
             assert_eq!(contents.code, Some(0), "{what} is not healed: {}", contents.stderr);
             assert_eq!(listing.code, Some(0), "{what} is not healed: {}", listing.stderr);

@@ -19,7 +19,7 @@ use crate::common::Home;
 
 /// Most memory a process of ours may ever have had, in KiB.
 pub const MOST_MEMORY: u64 = 128 * 1024;
-/// Memory that strangers, or a publisher, may make a process of ours take above what it has idle, in KiB.
+/// Memory in KiB that strangers or a publisher may make a process of ours use above its idle size.
 pub const MOST_ABOVE_IDLE: u64 = 64 * 1024;
 /// After this long a command hangs.
 pub const HANGS: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub struct Published {
     _runtime: Runtime,
 }
 
-/// Bytes without a pattern, the same every time.
+/// Bytes without a pattern, equal for equal seeds.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -93,7 +93,7 @@ impl Published {
     }
 }
 
-/// What a watched command did.
+/// The result of a watched command.
 #[derive(Debug)]
 pub struct Watched {
     pub code: Option<i32>,
@@ -104,10 +104,10 @@ pub struct Watched {
     pub peak: u64,
 }
 
-/// The most memory a process has had so far, in KiB; 0 once it is gone.
+/// The most memory that a process has had so far, in KiB; 0 once it has ended.
 ///
-/// Whoever starts a process goes on a moment before that has let go of the memory of who started it:
-/// what is told until then is about this one.
+/// A parent process continues a moment before its child has released the parent's memory; values
+/// read until then are the parent's.
 pub fn peak_memory(pid: u32) -> u64 {
     let program = |of: &str| std::fs::read_link(format!("/proc/{of}/exe")).ok();
     if program(&pid.to_string()) == program("self") {

@@ -1,4 +1,4 @@
-//! What a flood of announcements costs a reader. A measurement: nothing is asserted about time.
+//! The cost of a flood of announcements for a reader. A measurement: no time is asserted.
 
 use std::fs;
 

@@ -21,7 +21,7 @@ use prost::Message as _;
 
 use crate::wire::{Frame, Wire, encode, frame, handshake_message, open_payload};
 
-/// What a liar does wrong. The number is the bad input of `docs/threats.md`.
+/// The fault of a liar. The number is that of the bad input in `docs/threats.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// It does not: a peer of ours for comparison.
@@ -218,7 +218,7 @@ struct Talk<'a> {
     channels: HashMap<u32, (u32, Core, Upload)>,
     /// Blocks sent.
     blocks: usize,
-    /// How often a lie that goes on was told.
+    /// How often a repeated lie was sent.
     told: u64,
 }
 
@@ -239,11 +239,11 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Lies told before anything was asked.
+    /// Lies sent before any request.
     fn greet(&mut self) -> io::Result<()> {
         match self.lie {
             Lie::Garbage => {
-                // Not encrypted: what somebody on the path makes of it.
+                // Not encrypted: bytes that an attacker on the path could send.
                 self.wire.stream.write_all(&[0xa7; 400_000])
             }
             Lie::FrameOf2To40 => self.wire.plain(&{
@@ -284,7 +284,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Lies that need no question, told while there is none.
+    /// Lies that need no request, sent while there is none.
     fn idle(&mut self) -> io::Result<()> {
         let Some((channel, core)) =
             self.channels.values().map(|(channel, core, _)| (*channel, core.clone())).next()
@@ -406,7 +406,7 @@ impl Talk<'_> {
         leave()
     }
 
-    /// Lies told when a core has been opened.
+    /// Lies sent when a core has been opened.
     fn opened(&mut self, remote: u32, channel: u32, core: &Core) -> io::Result<()> {
         let have = |start, length, bitfield| Message::Have { start, length, bitfield, ack: false };
         match self.lie {
@@ -482,7 +482,7 @@ impl Talk<'_> {
         }
     }
 
-    /// Sends an honest answer, or what the lie makes of it.
+    /// Sends an honest answer, or the lie in its place.
     fn say(&mut self, channel: u32, answer: Message) -> io::Result<()> {
         let Message::Data { index, value, nodes, signature } = answer else {
             return self.wire.message(channel, answer);

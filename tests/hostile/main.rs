@@ -1,8 +1,8 @@
-//! Everything bad that others can send us, from `docs/threats.md`: peers that lie to a reader,
-//! clients that attack a server, publishers who sign nonsense, and disks that fail.
+//! All hostile input of `docs/threats.md`: peers that lie to a reader, clients that attack a
+//! server, publishers who sign nonsense, and disks that fail.
 //!
-//! The command is run as a process of its own, so that what it prints, how long it takes and how
-//! much memory it needs are what a user would see.
+//! The command runs as a process of its own, so its output, time and memory are those that a user
+//! would see.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! A publisher whose signatures are valid and whose content is nonsense, mounted by a stranger with
-//! the real command: every walk ends, each bad entry fails by itself, nothing leads out.
+//! A publisher whose signatures are valid and whose content is nonsense, mounted by the real
+//! command of another user: every walk ends, each bad entry fails by itself, and no path leads out.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -99,7 +99,7 @@ impl Mounted {
         Self::after(publisher, "true")
     }
 
-    /// The same by a shell that has run `first`.
+    /// As above, in a shell that has run `first`.
     fn after(publisher: &Publisher, first: &str) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: there is no /dev/fuse here");
@@ -133,7 +133,7 @@ impl Mounted {
         fs::read(self.path(name)).expect_err(name).raw_os_error()
     }
 
-    /// Walks all of it with the usual tools, which must end; then looks at what they met.
+    /// Walks the whole tree with the usual tools, which must end; then checks their results.
     fn walk(self, goods: &[&str]) {
         for (program, arguments) in [
             ("find", &["-ls"][..]),
@@ -399,8 +399,8 @@ fn t31_drives_inside_drives() {
     let chain: PathBuf = (20..40).rev().map(|level| format!("chain/{level}")).collect();
     let deep = fs::metadata(mounted.at.join(chain)).expect_err("too deep");
     errno("a chain of 20", deep.raw_os_error(), &[libc::ELOOP]);
-    // A walk of all those versions inside each other would be one of 2^16 directories, as on any
-    // disk that has so many; what is in each is there.
+    // A walk of all those versions inside each other would visit 2^16 directories, as on any disk
+    // with that number of directories; the files in each are readable.
     for good in ["good", "z/good", "chain/39/good"] {
         let read = fs::read_to_string(mounted.path(good)).expect(good);
         assert!(good.ends_with(&read), "{good}: {read}");
@@ -491,7 +491,7 @@ fn t33_an_index_that_ends_in_garbage() {
         }
         let peak = peak_memory(mounted.running.child.id());
         assert!(peak > 0 && peak < MOST_MEMORY, "{what}: {peak} KiB of memory");
-        // What was published before is there under its version.
+        // The earlier content is available under its version.
         let url = format!("hyper://{}+{sound}/d/good", publisher.drive.key().to_hex());
         let home = Home::new();
         let told = watch(home.command().args(["cat", &url, "--peer", &publisher.address]));
@@ -591,7 +591,8 @@ fn nested_drives_that_do_not_exist_cost_little_time_and_no_directories() {
     });
 }
 
-/// The same through the library: a read of what cannot be ends with an error, not with a wait.
+/// As above through the library: a read of impossible content ends with an error instead of
+/// waiting.
 #[test]
 fn t28_reads_of_absurd_extents_end_locally() {
     let publisher = Publisher::new();

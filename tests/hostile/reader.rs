@@ -16,9 +16,9 @@ use crate::common::{Home, Running, copy_tree};
 use crate::fixture::{HANGS, MOST_MEMORY, Published, Watched, cat, noise, put, runtime};
 use crate::liar::{Liar, Lie};
 
-/// How long a reader with only a liar is told to wait for each block.
+/// `--wait` of a reader whose only peer is a liar.
 const WAIT: &str = "1s";
-/// The same where the lie itself takes a while to arrive.
+/// `--wait` where the lie itself takes a while to arrive.
 const LARGE_WAIT: &str = "30s";
 /// A few look-ups and a read of one second each, and a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(45);
@@ -87,7 +87,7 @@ fn all_stand(lies: &[(Lie, Option<&'static str>)]) {
 const BAD_PROOF: Option<&str> = Some("sent a bad proof");
 const BROKE_THE_PROTOCOL: Option<&str> = Some("broke the protocol");
 
-/// The rig itself: what the liars' true copy gives is right.
+/// Checks the fixture: the true copy of the liars gives the right bytes.
 #[test]
 fn a_liar_that_does_not_lie_is_a_peer() {
     let published = Published::get();
@@ -216,8 +216,8 @@ fn t15_answers_that_break_off() {
     ]);
 }
 
-/// What came before the connection broke is kept, so a peer that always breaks off still gets
-/// one through.
+/// Blocks received before a connection breaks are kept, so a peer that always breaks the connection
+/// still delivers one.
 #[test]
 fn t15_what_was_verified_is_kept_when_the_peer_leaves() {
     let published = Published::get();
@@ -302,7 +302,7 @@ fn t23_requests_without_end() {
     all_stand(&[(Lie::WantBeyond, None), (Lie::RequestsWithoutEnd, None)]);
 }
 
-/// These do no harm at all: the file comes from the one peer that tells them.
+/// These lies do no harm: the file is read from the only peer, which sends them.
 #[test]
 fn harmless_oddities_cost_nothing() {
     let published = Published::get();
@@ -339,7 +339,7 @@ fn a_liar_that_turns_honest_heals_the_read() {
 struct Forked {
     home: Home,
     url: String,
-    /// What the first history says.
+    /// The content of the first history.
     first: Vec<u8>,
 }
 
@@ -358,7 +358,7 @@ impl Forked {
             drive.key().to_hex()
         };
         copy_tree(&home.path("first"), &home.path("second"));
-        // What it takes to fork a drive: to say of both copies that they are the one to go on with.
+        // To fork a drive, a user must adopt both copies.
         let copy = Store::open(&home.path("second"), false).expect("opens");
         copy.adopt(false).expect("nobody is known to have more");
         drop(copy);
@@ -417,7 +417,7 @@ fn t26_of_two_histories_the_first_is_kept() {
     assert!(told.stderr.lines().any(named), "{}", told.stderr);
     assert!(told.stderr.contains("is forked"), "the reader is told: {}", told.stderr);
 
-    // A mount that asks for newer versions is offered the longer history, and says what it is.
+    // A mount that asks for newer versions is offered the longer history, and reports the fork.
     let at = reader.make("mnt");
     if Path::new("/dev/fuse").exists() {
         let fetched = reader.path("fetched");
@@ -460,8 +460,8 @@ fn t26_of_two_histories_the_first_is_kept() {
     assert!(told.stdout == forked.first, "bytes of the other history");
 }
 
-/// The other history is the shorter one, and of what it contradicts the reader has nothing yet: neither
-/// in the index nor in the content does a proof of it meet a node that is here.
+/// The other history is the shorter one, and the reader has nothing that contradicts it: no proof
+/// of it, in index or content, meets a stored node.
 #[test]
 fn t26_of_two_histories_a_shorter_second_one_is_not_mixed_in() {
     let forked = Forked::new([200, 1]);
@@ -481,7 +481,7 @@ fn t26_of_two_histories_a_shorter_second_one_is_not_mixed_in() {
     let why = "no connected peer shows that it is part of the";
     assert!(told.stderr.contains(why) || told.stderr.contains("fork"), "{}", told.stderr);
 
-    // With both peers connected the nodes that tell are there: a fork, with both lengths.
+    // With both peers connected the deciding nodes are there: a fork, with both lengths.
     let told = cat(&reader, &forked.url, &[&second, &first], "20s");
     assert_eq!(told.code, Some(0), "{}", told.stderr);
     assert!(told.stdout == forked.first, "bytes of the other history");
@@ -525,14 +525,14 @@ fn t25_an_old_version_takes_nothing_away() {
     let (_new, new) = serve("new");
     let reader = Home::new();
     let url = |path: &str| format!("hyper://{key}/{path}");
-    // Who meets only the peer that is behind is shown its version, which is proven, and is the newest
-    // for all one can know there.
+    // A reader that meets only the older peer sees that peer's version, which is proven and the
+    // newest that it can know of.
     let newcomer = Home::new();
     let behind = cat(&newcomer, &url("new9"), &[&old], "20s");
     assert_eq!((behind.code, &behind.stdout[..]), (Some(1), &b""[..]), "{}", behind.stderr);
     let seen = cat(&reader, &url("new9"), &[&new], "20s");
     assert_eq!((seen.code, &seen.stdout[..]), (Some(0), &b"new"[..]), "{}", seen.stderr);
-    // The whole index, which leads to what the older peer has.
+    // The whole index, which names blocks that the older peer has.
     let store = reader.path("fetched").to_string_lossy().into_owned();
     reader.run(["ls", &url(""), "--store", &store, "--peer", &new]).must_succeed();
     let again = cat(&reader, &url("new9"), &[&old], "2s");

@@ -1,5 +1,5 @@
-//! Hostile clients of `hypermount serve`: it stays up, keeps little, tells nothing to those who
-//! know no key, and serves an honest client meanwhile.
+//! Hostile clients of `hypermount serve`: it keeps running, stores little, reveals nothing to
+//! clients that know no key, and serves an honest client meanwhile.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -91,7 +91,7 @@ fn said_about(server: &Server, plain: impl Fn(&mut Wire) -> Vec<u8>) -> Vec<(u8,
     let mut wire = server.dial();
     let plain = plain(&mut wire);
     wire.plain(&plain).expect("is sent");
-    // A core nobody has: its refusal says that all before it has been looked at.
+    // A core that does not exist: its refusal shows that all earlier messages were processed.
     let mark = PublicKey::new([0x77; 32]);
     wire.open(&mark).expect("is sent");
     let mark = mark.discovery_key();
@@ -173,7 +173,7 @@ fn t17_t18_t19_frames_that_end_the_connection() {
     server.must_be_sound("broken frames");
 }
 
-/// Large frames never finished, by those who know the key: as many as one host may.
+/// Large frames that never end, from clients that know the key: as many as one host may send.
 #[test]
 fn t18_half_sent_frames_have_a_budget() {
     let server = Server::new();
@@ -251,7 +251,7 @@ fn t20_without_the_key_nothing_is_told() {
     server.must_be_sound("strangers");
 }
 
-/// A server that only holds a copy, which it would like to complete, tells nobody of it unasked.
+/// A server that only holds a partial copy does not announce it unasked.
 #[test]
 fn t20_a_fetched_copy_is_not_announced() {
     let server = Server::new();
@@ -282,13 +282,13 @@ fn t21_channels_without_end() {
     for _ in 0..20_000 {
         assert!(next(&mut wire, |(_, kind, _)| *kind == kind::CLOSE).is_some(), "each is refused");
     }
-    // The same core opened and closed again and again is a peer's good right.
+    // A peer may open and close the same core repeatedly.
     let (mut wire, mut channel) = server.client();
     for _ in 0..300 {
         wire.send(channel, kind::CLOSE, &[]).expect("is sent");
         channel = wire.open(&key()).expect("is sent");
     }
-    // What comes before the server has opened its side is lost, so it is said again.
+    // A message that arrives before the server has opened its side is lost, so it is repeated.
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < HANGS, "not served any more");

@@ -1,4 +1,5 @@
-//! Peers that flood a daemon: it answers its user, serves others, keeps little, and ends when told to.
+//! Peers that flood a daemon: it answers its user, serves others, uses little memory, and ends when
+//! asked to.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -107,7 +108,7 @@ impl Daemon {
         Some(wire)
     }
 
-    /// What it has in memory now, in KiB.
+    /// Memory that it uses now, in KiB.
     fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
         let status = status.expect("it runs");
@@ -115,7 +116,7 @@ impl Daemon {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).expect("a number")
     }
 
-    /// The most it has had is not far above what it had before.
+    /// Checks that its peak is not far above its memory at the start.
     #[track_caller]
     fn kept_little(&self, idle: u64, what: &str) {
         let peak = peak_memory(self.pid);
@@ -187,7 +188,7 @@ fn a_flood_of_hints_keeps_a_daemon_neither_from_its_user_nor_from_its_end() {
     }
 }
 
-/// Has all places taken by peers that do the same, each until it can send no more.
+/// Occupies all places with peers that do the same, each until it can send no more.
 fn from_everywhere<T: Send + 'static>(
     connections: u8,
     dial: impl Fn(u8) -> Option<T>,
@@ -255,7 +256,8 @@ fn a_flood_of_unhave_messages_is_decoded_one_at_a_time() {
     daemon.ends_when_told_to("after a flood of Unhave");
 }
 
-/// Those that hold their places, having completed the handshake, and those that come anew all the time.
+/// Strangers that completed the handshake and hold their places, and strangers that connect again
+/// and again.
 #[test]
 fn strangers_without_end_keep_no_peer_out() {
     let daemon = Daemon::new(&[]);

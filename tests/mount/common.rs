@@ -22,10 +22,10 @@ pub const OPTIONS: MountOptions = MountOptions {
     read_only: true,
 };
 
-/// After this long, what a test waits for will not happen.
+/// A test that waits for longer than this has failed.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Whether mounts can be made here; told once if not.
+/// Whether mounts can be made here; prints a message once if not.
 pub fn can_mount() -> bool {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let able = std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
@@ -94,7 +94,7 @@ impl Bench {
         Self::new(directory, store.clone(), |_| Drive::create(&store, "made").expect("is made"))
     }
 
-    /// A drive opened from `store` by whoever knows how.
+    /// A drive that the caller opens from `store`.
     pub fn opened(store: Store, open: impl FnOnce(&Runtime) -> Drive) -> Self {
         let directory = tempfile::tempdir().expect("a directory is made");
         Self::new(directory, store, open)
@@ -139,8 +139,8 @@ impl Bench {
     }
 }
 
-/// Looks again until `found` says yes. What is waited for happens on another thread and has no
-/// other sign than what it shows.
+/// Repeats until `found` returns true. The event happens on another thread, and only its result is
+/// visible.
 pub fn until(what: &str, mut found: impl FnMut() -> bool) {
     let start = Instant::now();
     while !found() {

@@ -1,5 +1,5 @@
-//! A drive that somebody else has, mounted over a real socket, and the line to that peer held still
-//! at will: it stays connected, has said that it has everything, and not a byte more comes.
+//! A drive that another peer has, mounted over a real socket. The test can stop the connection: it
+//! stays open, the peer has announced that it has everything, and no further byte arrives.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -67,7 +67,7 @@ impl Origin {
         Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() }
     }
 
-    /// A file of so many blocks, each full of its own number.
+    /// A file of this number of blocks, each filled with its own number.
     pub fn large(&self, blocks: usize) -> Stat {
         let blocks: Vec<Bytes> =
             (0..blocks).map(|number| vec![number as u8; BLOCK].into()).collect();
@@ -160,7 +160,7 @@ impl Drop for Line {
         for socket in self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = socket.shutdown(Shutdown::Both);
         }
-        // Wakes the listening thread, which then sees that nobody needs it any more.
+        // Wakes the listening thread, which then sees that it can end.
         self.shared = Arc::default();
         drop(TcpStream::connect(&self.address));
     }

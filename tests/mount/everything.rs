@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use crate::common::{LIMIT, OPTIONS, can_mount, until};
 use crate::distant::{BLOCK, Line, Origin};
 
-/// Drives that are all here, but for the keys nobody has.
+/// Drives in this store, and keys that no peer has.
 #[derive(Default)]
 struct Shelf {
     named: Mutex<HashMap<String, Drive>>,
@@ -197,7 +197,7 @@ fn what_can_be_changed_is_in_drives_with_names() {
     assert_eq!(code(fs::create_dir(bench.at("Network/x"))), libc::EROFS);
     assert_eq!(code(fs::rename(bench.at("one/file"), bench.at("two/x"))), libc::EXDEV);
     assert_eq!(code(fs::hard_link(bench.at("one/file"), bench.at("two/x"))), libc::EPERM);
-    // As mv(1) goes on from there; copy_file_range(2) goes from drive to drive too.
+    // As mv(1) does after EXDEV; copy_file_range(2) works between drives too.
     fs::copy(bench.at("one/file"), bench.at("two/copy")).unwrap();
     assert_eq!(read(&bench.at("two/copy")), "old");
     assert!(bench.mount.journal().failures().iter().any(|failed| failed.path.is_empty()));
@@ -233,7 +233,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
     assert_eq!(read(&bench.by_key(&drive, "file")), "text");
     assert_eq!(bench.names(NETWORK), [key]);
     assert_eq!(bench.mount.waiting().len(), 1);
-    // And whoever waits can be ended, which leaves nothing.
+    // A process that waits can be killed, which leaves nothing behind.
     reader.kill().unwrap();
     until("it is gone", || reader.try_wait().unwrap().is_some());
     until("nothing is parked for it any more", || bench.mount.waiting().is_empty());
@@ -312,8 +312,8 @@ fn drives_open_by_their_key_are_bounded() {
     assert!(bench.names(NETWORK).len() <= most);
 }
 
-/// Of two drives one is at the end of a line that is cut: who waits for it can be ended in time, and the
-/// other is none the worse for it.
+/// One of two drives is behind a connection that is cut: a process that waits for it can be killed
+/// in time, and the other drive is not affected.
 #[test]
 fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
     if !can_mount() {

@@ -89,12 +89,12 @@ fn shutting_down_does_not_wait_for_open_files() {
     let error = rustix::fs::Dir::read_from(&open).and_then(|mut dir| dir.read().transpose());
     let code = error.map(drop).map_err(rustix::io::Errno::raw_os_error);
     assert!([Err(libc::ENOTCONN), Err(libc::ECONNABORTED)].contains(&code), "{code:?}");
-    // A user who may not abort the connection has it until the last file is closed.
+    // A user who may not abort the connection keeps it until the last file is closed.
     drop(open);
     until("the end", || mount.has_ended());
 }
 
-/// A drive with a place inside where another drive should begin, which nobody has.
+/// A drive with a nested drive that no peer has.
 fn unreachable() -> Bench {
     let bench = Bench::made();
     let mount = Some(MountTarget { key: PublicKey::new([9; 32]), version: None, core: false });
@@ -158,7 +158,7 @@ fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
 /// Where the child process of the test below mounts.
 const CHILD_MOUNTPOINT: &str = "HYPERMOUNT_TEST_CHILD_MOUNTPOINT";
 
-/// Not a test by itself: what the next one runs as a process of its own, to kill it.
+/// Not a test by itself: the next test runs it as a process of its own, to kill it.
 #[test]
 #[ignore = "run by `a_dead_mount_is_told_from_a_live_one_and_replaced`"]
 fn child_that_mounts() {
@@ -188,7 +188,7 @@ fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
         let live = mounted().expect("listed");
         assert!(!live.is_dead());
         assert!(live.served_by().is_none_or(|pid| pid == child.id()));
-        // What the kernel has cached must not make the mount look alive.
+        // Cached answers of the kernel must not make the mount look alive.
         fs::metadata(bench.mountpoint()).expect("exists");
         child.kill().expect("killed");
         child.wait().expect("ends");

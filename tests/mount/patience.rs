@@ -14,11 +14,11 @@ use crate::common::{OPTIONS, can_mount};
 use crate::distant::{BLOCK, Distant, Origin};
 
 const WAIT: Duration = Duration::from_secs(2);
-/// What a call may take on top of that.
+/// Time that a call may take in addition.
 const GRACE: Duration = Duration::from_secs(1);
 const BLOCKS: usize = 160;
-/// Files in each directory. All of them are more than what comes along with the way to one of them, and
-/// than what is fetched of a small index at once.
+/// Files in each directory. All of them are more than the blocks that a lookup fetches along with a
+/// name, and more than the part of a small index that is fetched at once.
 const FILES: usize = 2000;
 const DIRECTORIES: [&str; 5] = ["names", "one", "two", "three", "four"];
 
@@ -32,7 +32,7 @@ fn silent(origin: &Origin) -> Distant {
     let mut begun = fs::File::open(at.join("begun")).expect("its entry comes");
     let mut block = vec![0; BLOCK];
     begun.read_exact(&mut block).expect("its first block comes");
-    // Last: what is in the directory must not have time to come too.
+    // Last: the entries of the directory must not have time to arrive too.
     fs::metadata(at.join("three")).expect("its entry comes");
     distant.line.hold();
     distant
@@ -77,7 +77,7 @@ fn every_call_fails_within_the_stated_time() {
     let at = distant.mount.mountpoint().to_owned();
     let large = at.join("large");
     for size in [1, 4096, 128 * 1024, 1024 * 1024, BLOCKS * BLOCK] {
-        // A new descriptor waits anew, whatever was missing for the one before.
+        // A new descriptor waits again, whatever was missing for an earlier one.
         let mut file = fs::File::open(&large).expect("opens");
         let mut buffer = vec![0; size];
         fails_in_time(&format!("read of {size}"), libc::ETIMEDOUT, || {
@@ -102,7 +102,7 @@ fn every_call_fails_within_the_stated_time() {
     let mapped = unsafe { memmap2::Mmap::map(&file) }.expect("maps");
     let mut out = tempfile::tempfile().expect("a temporary file");
     for block in [3, 60] {
-        // In the middle of what the kernel reads around it.
+        // In the middle of the range that the kernel reads around it.
         let page = &mapped[block * BLOCK + 5 * 4096..][..1];
         fails_in_time("page fault", libc::EFAULT, || out.write(page).map(drop));
     }
@@ -143,8 +143,8 @@ fn programs_end_within_the_stated_time() {
     }
 }
 
-/// A descriptor that failed waits again a little later, and a new one at once: what came meanwhile, or
-/// comes then, is read.
+/// A failed descriptor waits again a little later, and a new one at once: data that has arrived
+/// meanwhile, or arrives then, is read.
 #[test]
 fn what_comes_after_a_failure_is_read() {
     if !can_mount() {
@@ -167,7 +167,7 @@ fn what_comes_after_a_failure_is_read() {
     file.read_exact(&mut block).expect("it is here now");
 }
 
-/// When the kernel cannot confirm a name it has, it looks the name up anew within the same call.
+/// When the kernel cannot confirm a cached name, it repeats the lookup within the same call.
 #[test]
 fn a_call_that_looks_a_name_up_twice_waits_once() {
     if !can_mount() {

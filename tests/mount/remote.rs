@@ -1,4 +1,4 @@
-//! A mounted drive whose owner goes on writing.
+//! A mounted drive whose publisher keeps writing.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -59,7 +59,7 @@ fn an_open_file_is_read_to_its_end_as_it_was() {
     assert_eq!(fs::metadata(&path).expect("exists").len(), 400_000);
 }
 
-/// The listing tells the kernel of the new file; that must not be taken for the open one.
+/// The listing gives the kernel the new file, which the kernel must not take for the open one.
 #[test]
 fn a_listing_leaves_open_files_as_they_were() {
     if !can_mount() {

@@ -1,4 +1,4 @@
-//! A name whose file is replaced all the time always leads to a file, as on a local disk.
+//! A name whose file is replaced repeatedly always leads to a file, as on a local disk.
 
 use std::collections::BTreeMap;
 use std::fs;

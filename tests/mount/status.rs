@@ -1,4 +1,4 @@
-//! `.hypermount/status.json`: read by real programs, and seen by none that was not told of it.
+//! `.hypermount/status.json`: read by real programs by its path, and in no listing.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -58,7 +58,7 @@ fn a_status_is_as_new_as_its_opening() {
     });
     origin.put(vec![("more".to_owned(), origin.file(&[Bytes::from_static(b"x")]))]);
     until("the new version is told", || status(at)["version"].as_u64() > Some(version));
-    // Who has it open reads on in what it was, wherever.
+    // A program that has it open reads on in the old text, at any offset.
     let mut text = String::new();
     held.read_to_string(&mut text).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["version"], version);

@@ -1,8 +1,9 @@
-//! Readers of what cannot be had: a peer says that it has it and stays silent. Whoever waits can be
-//! ended, wherever in the kernel it waits, and keeps nobody else from what is here.
+//! Readers of data that does not arrive: a peer announces that it has the data and stays silent. A
+//! waiting process can be killed, wherever in the kernel it waits, and does not keep other
+//! processes from data in the store.
 //!
-//! Where a process waits is read from `/proc/PID/syscall`, so that no test takes one wait for
-//! another.
+//! The place where a process waits is read from `/proc/PID/syscall`, so that no test takes one wait
+//! for another.
 
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,9 +18,9 @@ use crate::distant::{BLOCK, Distant, FOR_LONG, Origin, link};
 
 /// How soon a process that waits for the network is gone after the signal that ends it.
 const PROMISE: Duration = Duration::from_millis(1500);
-/// What a machine may add that runs all the other tests at the same time.
+/// Delay that a machine may add which runs all other tests at the same time.
 const SLACK: Duration = Duration::from_millis(3500);
-/// Files in each of the directories: more than what comes along with the way to one of them.
+/// Files in each directory: more than a lookup fetches along with a name.
 const FILES: usize = 2000;
 /// Blocks of the large file.
 const BLOCKS: usize = 200;
@@ -38,7 +39,7 @@ struct Reader(Child);
 
 impl Reader {
     fn start(command: &mut Command) -> Self {
-        // What a shell ignores for its background jobs is ignored by their children as well.
+        // The children of a background job inherit the signals that its shell ignores.
         let mut clean = Command::new("env");
         clean.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
         let command = &mut clean;
@@ -230,7 +231,7 @@ fn a_hundred_stuck_readers_keep_nobody_from_what_is_here() {
     until("what is here is read", || read.has_ended().is_some_and(|status| status.success()));
     assert!(all_still_wait(&mut readers), "they waited all the while");
 
-    // Those who go away take nothing from those who stay.
+    // Readers that end do not affect the remaining ones.
     let staying = readers.split_off(READERS / 2);
     for mut reader in readers {
         end(&mut reader, Signal::SIGKILL);
@@ -241,7 +242,7 @@ fn a_hundred_stuck_readers_keep_nobody_from_what_is_here() {
     }
 }
 
-/// Opens so many files, and waits to be ended.
+/// Opens a number of files, and waits to be killed.
 const OPEN_MANY: &str = "
 import os, signal, sys
 held = [os.open(f'{sys.argv[1]}/{n}', os.O_RDONLY) for n in range(int(sys.argv[2]))]

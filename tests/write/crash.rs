@@ -25,7 +25,7 @@ fn killed_again_and_again() {
         for n in 0..4 {
             fs::write(own.path(&format!("dir/{n}")), content(round, n)).expect("writes");
         }
-        // What the rounds before left is renamed, cut, added to and removed.
+        // Files of earlier rounds are renamed, cut, appended to and removed.
         let grown = own.path("dir/grown");
         let mut log = OpenOptions::new().append(true).create(true).open(&grown).expect("opens");
         log.write_all(&[round as u8; 3000]).expect("appends");

@@ -17,7 +17,7 @@ type Step = fn(&Path) -> io::Result<()>;
 /// Every step may be done again after it failed.
 const STEPS: [Step; 8] = [
     |at| store(&at.join("new"), true, 0, &[3; 150_000]),
-    // At its end: only what is new is appended.
+    // At the end: only the new bytes are appended.
     |at| store(&at.join("a"), false, 200_000, &[4; 70_000]),
     |at| fs::rename(at.join("a"), at.join("renamed")),
     |at| {
@@ -133,7 +133,7 @@ impl Stage {
         Mounted { process, at: self.path("mnt") }
     }
 
-    /// What is in the store, found without the mount that failed.
+    /// The content of the store, read without the mount that failed.
     fn stored(&self) -> BTreeMap<String, String> {
         let out = self.path("out");
         let _ = fs::remove_dir_all(&out);
@@ -155,7 +155,7 @@ impl Stage {
     }
 }
 
-/// What a plain directory looks like before each step, and in the end.
+/// The plain directory before each step, and at the end.
 fn states() -> Vec<BTreeMap<String, String>> {
     let plain = tempfile::tempdir().expect("a directory");
     prepare(plain.path());

@@ -140,14 +140,14 @@ fn a_mapping_that_cannot_be_stored_is_kept() {
     own.mount();
     fs::write(own.path("file"), vec![1; 600_000]).expect("writes");
     let file = OpenOptions::new().read(true).write(true).open(own.path("file")).expect("opens");
-    // SAFETY: nobody else has the file open, so it changes under the mapping by nobody's hand.
+    // SAFETY: no other process has the file open, so no other process changes it under the mapping.
     let mut mapping = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("maps");
     drop(file);
     // Room for the changed pages in scratch, and not for the whole file in the log.
     disk.fill(300_000);
     mapping[..4].copy_from_slice(b"kept");
     drop(mapping);
-    // The kernel tells of the end of the mapping some time after it.
+    // The kernel reports the end of the mapping some time after it.
     let scratch = own.store().join("scratch");
     crate::common::living::eventually("the changed page is in scratch", || {
         let left = hypermount_drive::scratch::leftovers(&scratch).expect("lists");

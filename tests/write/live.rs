@@ -1,5 +1,5 @@
 //! Long random work on a mount while the reference watches: it copies the drive live over a socket,
-//! looks at everything after each step, and takes its turns at writing the same store.
+//! compares everything after each step, and writes the same store in turns.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,14 +19,14 @@ use crate::steps::{Step, act, leads_through_link, step};
 /// Steps that change something, and every how many of them the reference writes.
 const STEPS: u64 = 500;
 const TURN: u64 = 23;
-/// What is changed to another time than now is changed by more than this, in milliseconds.
+/// Times that are set to another value than now differ from it by more than this, in milliseconds.
 const NOW: u64 = 300_000;
 
 /// One entry of a tree. The content as a hash; modification time in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     kind: String,
-    /// Permissions; of a link 0, since nobody looks at them.
+    /// Permissions; 0 for a link, whose permissions have no meaning.
     mode: u64,
     mtime: u64,
     size: u64,
@@ -101,7 +101,7 @@ fn told(entries: &Value) -> Tree {
         .collect()
 }
 
-/// The same, for who is not told yet when the children of directories changed.
+/// Without the modification times of directories, which a peer does not have yet.
 fn without_times_of_directories(mut tree: Tree) -> Tree {
     for seen in tree.values_mut().filter(|seen| seen.kind == "directory") {
         seen.mtime = 0;
@@ -146,7 +146,7 @@ impl Play {
         self.watcher.ask(json!({ "op": "connect", "port": port }));
     }
 
-    /// Mount, plain directory and reference show the same.
+    /// Checks that mount, plain directory and reference show the same tree.
     fn check(&mut self, when: &str) {
         let (mut ours, plain) = (look(&self.own.root()), look(self.plain.path()));
         let answer = self.watcher.ask(json!({ "op": "walk", "version": self.own.version() }));
@@ -163,7 +163,7 @@ impl Play {
         assert_same(&format!("{when}: mount, and plain directory"), &ours, &plain);
     }
 
-    /// The reference reads the store, and writes to it, and then we go on with what it wrote.
+    /// The reference reads the store and writes to it; then we continue from its result.
     fn let_the_reference_write(&mut self, when: &str) {
         self.turns += 1;
         let ours = look(&self.own.root());
@@ -178,8 +178,8 @@ impl Play {
         let after = told(&answer["after"]);
         assert!(after != ours, "{when}: it wrote something");
         self.mount();
-        // The reference tells of a directory it made when that was; what it put into one of ours
-        // later does not change ours. We show both as stored.
+        // The reference stores the time of a directory that it makes. A file that it later puts
+        // into one of our directories does not change ours. We show both as stored.
         assert_same(&format!("{when}: written by the reference"), &look(&self.own.root()), &after);
         let (root, plain) = (self.own.root(), self.plain.path());
         shell(&format!(

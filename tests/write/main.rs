@@ -1,5 +1,5 @@
-//! Writing through real mounts of one's own drive. Needs `/dev/fuse`; says so and passes where there
-//! is none.
+//! Writing through real mounts of a writable drive. Needs `/dev/fuse`; without it, prints a message
+//! and passes.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! Random operations on a mount and on a plain directory: both must always look the same, also to
-//! the reference, and after restarts and kills.
+//! Random operations on a mount and on a plain directory: both must always have the same tree, also
+//! for the reference, and after restarts and kills.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

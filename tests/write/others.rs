@@ -12,7 +12,7 @@ use crate::own::{Own, can_mount};
 
 const NOBODY: u32 = 65_534;
 
-/// Takes locks as told: lines on its stdin, one answer each.
+/// Takes locks as requested: lines on its stdin, one answer each.
 const LOCKER: &str = "
 import fcntl, sys
 f = open(sys.argv[1], 'r+b')

@@ -1,4 +1,4 @@
-//! A drive of one's own, its store, and its mount.
+//! A writable drive, its store, and its mount.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::common::living::{Mounted, Running, hypermount, reference, succeed};
 
-/// Whether mounts can be made here; told once if not.
+/// Whether mounts can be made here; prints a message once if not.
 pub fn can_mount() -> bool {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let able = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
@@ -21,10 +21,11 @@ pub fn can_mount() -> bool {
     able
 }
 
-/// Runs the test that is called `name` once more, in a process of its own; true in that process.
+/// Runs the test called `name` again in a process of its own; returns true in that process.
 ///
-/// For who keeps a file open and unclosed: whenever another test's thread starts a program, the copies
-/// of all descriptors are closed in the new process, and the kernel takes that for a close(2) of the file.
+/// For a test that keeps a file open: when the thread of another test starts a program, the copies
+/// of all descriptors are closed in the new process, and the kernel takes that for a close(2) of
+/// the file.
 pub fn alone(name: &str) -> bool {
     const ALONE: &str = "HYPERMOUNT_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -145,7 +146,7 @@ impl Own {
         self.root().join(name)
     }
 
-    /// What the reference finds in the store, which must not be mounted.
+    /// The tree that the reference finds in the store, which must not be mounted.
     pub fn read_by_reference(&self) -> BTreeMap<String, String> {
         let store = self.store().display().to_string();
         let arguments = [self.key(), "--store", store.as_str()];
@@ -168,7 +169,7 @@ impl Own {
     }
 }
 
-/// Everything below a directory by its path: what it is, and with `modes` its permissions too.
+/// Everything below a directory by its path: kind and content, and with `modes` its permissions.
 pub fn tree(root: &Path, modes: bool) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut directories = vec![root.to_owned()];

@@ -317,7 +317,7 @@ fn what_costs_nothing() {
     let before = stored();
     fs::copy(own.path("big"), own.path("copy")).expect("copies");
     assert!(stored() - before < 100_000, "{}", stored() - before);
-    // What is added at the end is all that is stored, as long as nothing else was in between.
+    // Only appended bytes are stored, unless another file was stored in between.
     fs::write(own.path("log"), &bytes).expect("writes");
     let before = stored();
     for _ in 0..10 {

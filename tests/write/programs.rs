@@ -1,11 +1,11 @@
-//! Ordinary programs, as they are, on a mount of one's own drive.
+//! Ordinary, unmodified programs on a mount of a writable drive.
 
 use std::process::Command;
 
 use crate::common::living::shell;
 use crate::own::{Own, can_mount, has_reference, tree};
 
-/// Whether the programs are installed; told if not.
+/// Whether the programs are installed; prints a message if not.
 fn have(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| {
         let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
@@ -17,7 +17,7 @@ fn have(programs: &[&str]) -> bool {
     missing.is_none() && can_mount()
 }
 
-/// Runs a script in the mount, and once more after a remount what it defines as `check`.
+/// Runs a script in the mount, and repeats its function `check` after a remount.
 fn run(script: &str) -> Own {
     let mut own = Own::new();
     let at = own.root().display().to_string();
@@ -143,7 +143,7 @@ mkdir unzipped; unzip -q second.zip -d unzipped
 echo more > $B/tree/added; (cd $B/tree; zip -q $OLDPWD/archive.zip added); cp $B/tree/added unzipped/");
 }
 
-/// The history of this project, where it is there, else one made up.
+/// The history of this project if it is available, otherwise a generated one.
 #[test]
 fn git_clones_a_real_repository() {
     if !have(&["git"]) {
@@ -168,8 +168,8 @@ git -C clone repack -adfq; git -C clone checkout -q --detach HEAD^; git -C clone
     ));
 }
 
-/// What the format has no place for: access times (test_utime), and names that are not UTF-8
-/// (Pep383Tests). `LargeMmapTests` writes files of 6 GB of holes, which are stored as zeros.
+/// Things that the format cannot hold: access times (test_utime), and names that are not UTF-8
+/// (Pep383Tests). `LargeMmapTests` writes 6 GB of holes, which are stored as zeros.
 const PYTHON_SKIPS: &str = "-i '*test_utime*' -i '*Pep383Tests*' -i '*LargeMmapTests*'";
 
 #[test]
@@ -193,7 +193,7 @@ test_os test_shutil test_mmap test_fileio > $B/out 2>&1 || \
 }
 
 /// Random and sequential writes, mapped and not, synced and not: each block is read back with a
-/// checksum, once more after a remount.
+/// checksum, and again after a remount.
 #[test]
 fn fio_verifies() {
     if !have(&["fio"]) {
@@ -213,7 +213,7 @@ fio $OPTIONS --name=sync --rw=write --bs=128k --fsync=16 --numjobs=2 > $B/out
 fio $OPTIONS --name=direct --rw=randwrite --bs=8k --direct=1 > $B/out");
 }
 
-/// Short, and with the stressors that stay within what is stored.
+/// Short, and only with stressors of features that a drive stores.
 #[test]
 fn stress_ng_verifies() {
     if !have(&["stress-ng"]) {

@@ -63,7 +63,7 @@ fn a_renamed_directory_is_seen_whole() {
             while !over.load(Ordering::Relaxed) {
                 let names = names(&at);
                 assert!(names == ["a"] || names == ["b"], "{names:?}");
-                // By now it may have another name, but never a part of what is in it.
+                // By now it may have another name, but never only a part of its content.
                 let listed = fs::read_dir(at.join(&names[0]));
                 let listed = listed.and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
                 if let Ok(listed) = listed {
@@ -214,7 +214,7 @@ fn a_mapping_outlives_its_descriptor() {
     let mut own = Own::new();
     fs::write(own.path("file"), vec![1; 300_000]).expect("writes");
     let file = OpenOptions::new().read(true).write(true).open(own.path("file")).expect("opens");
-    // SAFETY: nobody else has the file open, so it changes under the mapping by nobody's hand.
+    // SAFETY: no other process has the file open, so no other process changes it under the mapping.
     let mut mapping = unsafe { memmap2::MmapMut::map_mut(&file) }.expect("maps");
     drop(file);
     let before = own.version();

@@ -68,8 +68,8 @@ const CALLS: [(&str, Call); 19] = [
     }),
 ];
 
-/// The mode after the call, as seen through a descriptor that was open before, by the path, and
-/// anew after everybody closed it; and how the call ended.
+/// The mode after the call, seen through a descriptor opened before, by the path, and again after
+/// all descriptors were closed; and the result of the call.
 fn after(directory: &Path, mode: u32, caller: (u32, u32), call: Call) -> String {
     let path = directory.join("file");
     let _ = fs::remove_file(&path);
@@ -138,7 +138,7 @@ fn set_id_bits_are_removed_when_a_local_disk_removes_them() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
-/// What the kernel caches of a new file must not outlive its set-id bits either.
+/// Attributes of a new file in the kernel's cache must not outlive its set-id bits either.
 #[test]
 fn a_new_file_with_set_id_bits_loses_them_by_a_write() {
     if !can_mount() || !nix::unistd::geteuid().is_root() {

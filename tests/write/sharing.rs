@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::common::living::{Mounted, eventually, reference, serve};
 use crate::own::{Own, can_mount, has_reference, tree};
 
-/// What was written is read by another mount, over a socket, byte for byte.
+/// Another mount reads the written bytes over a socket, byte for byte.
 #[test]
 fn another_mount_reads_what_was_written() {
     if !can_mount() {
@@ -59,7 +59,7 @@ fn what_is_saved_appears_on_the_other_side() {
     eventually("the removal", || (!other.path("new 3").exists()).then_some(()));
 }
 
-/// We write, the reference goes on in the same store, and we read what it wrote.
+/// We write, the reference continues in the same store, and we read its result.
 #[test]
 fn the_reference_goes_on_in_the_same_store() {
     if !can_mount() || !has_reference() {

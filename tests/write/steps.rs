@@ -1,4 +1,4 @@
-//! Steps of random work on a directory, the same on a mount and on a plain one.
+//! Steps of random work on a directory, the same for a mount and a plain directory.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};

@@ -77,7 +77,7 @@ pub struct Mounted {
     /// From the start of the client to a usable mount.
     pub took: Duration,
     mountpoint: Option<PathBuf>,
-    // Dropped in this order: the client first, then what it talks to.
+    // Dropped in this order: the client first, then its peers.
     client: Option<Service>,
     relays: Vec<Service>,
     _servers: Vec<Service>,
@@ -160,7 +160,7 @@ impl Mounted {
     pub fn traffic(&mut self) -> io::Result<Vec<Traffic>> {
         let mut traffic = Vec::new();
         for relay in &mut self.relays {
-            // One that was stopped goes on, or it could not tell.
+            // Continues a stopped relay, which could not report otherwise.
             signal(relay.pid(), Signal::SIGCONT);
             relay.say("report")?;
             traffic.push(serde_json::from_str(&relay.line(START)?)?);
@@ -168,7 +168,7 @@ impl Mounted {
         Ok(traffic)
     }
 
-    /// From now on nothing passes one of the links, and nobody is told.
+    /// From now on no byte passes one of the links, and neither end is notified.
     pub fn stall_one_link(&self) {
         if let Some(relay) = self.relays.first() {
             signal(relay.pid(), Signal::SIGSTOP);
@@ -187,7 +187,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Takes away what a client that did not end by itself has left behind.
+/// Unmounts a mount that a client left behind because it did not end by itself.
 fn unmount(mountpoint: &Path) {
     while is_mounted(mountpoint) {
         let detached = umount2(mountpoint, MntFlags::MNT_DETACH).is_ok()
@@ -219,11 +219,11 @@ fn own_drive(
         command.arg(store).arg(mountpoint);
         return Ok(command);
     }
-    // A drive of one's own, made by the reference: its store holds the secret keys.
+    // A writable drive made by the reference: its store holds the secret keys.
     copy_tree(&shop.data.store(DataSet::Seedling), store)?;
     let mut command = Command::new(&shop.tools.hypermount);
     command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
-    // What is remembered of the store elsewhere would tell that this is an old copy of it.
+    // The marks of the store elsewhere would show that this is an old copy of it.
     command.env("XDG_STATE_HOME", store.join("state"));
     Ok(command)
 }

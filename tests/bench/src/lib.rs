@@ -1,4 +1,4 @@
-//! What the programs of the benchmark share.
+//! Code that the programs of the benchmark share.
 
 pub mod counters;
 pub mod signal;

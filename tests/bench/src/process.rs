@@ -54,7 +54,7 @@ pub fn run(command: &mut Command, logs: &Logs) -> io::Result<String> {
     }
 }
 
-/// A process that serves until it is told to end.
+/// A process that serves until it is signalled to end.
 pub struct Service {
     child: Child,
     pub stdin: Option<ChildStdin>,
@@ -62,7 +62,7 @@ pub struct Service {
     ended: bool,
 }
 
-/// What a process has used so far.
+/// Resources that a process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// Largest resident size, bytes.
@@ -82,7 +82,7 @@ impl Service {
         if let Some(stdout) = child.stdout.take() {
             thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    // Nobody waits any more: keep the pipe empty all the same.
+                    // No reader waits any more; keep the pipe empty nevertheless.
                     let _ = sender.send(line);
                 }
             });

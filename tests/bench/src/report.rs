@@ -54,7 +54,7 @@ pub fn load() -> String {
     line.split(' ').next().unwrap_or_default().into()
 }
 
-/// What one candidate came to in one measure: the median over the repetitions.
+/// The result of one candidate in one measure: the median over the repetitions.
 struct Cell {
     median: Option<f64>,
     cut: bool,
@@ -224,7 +224,7 @@ impl Results {
     }
 }
 
-/// The document around what was found.
+/// The document around the results.
 pub fn document(found: &str) -> String {
     include_str!("document.md").replace("{found}", found.trim_end())
 }
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(found.judge("lo", "lsr_cold").1, "**no**");
         let tables = found.tables();
         assert!(tables.contains("| lsr_cold | entries/s | 90000! | 100 |"), "{tables}");
-        // What a failed run cost is not to be trusted either.
+        // The cost of a failed run is not valid either.
         assert!(tables.contains("| lsr_cold.peak_mib | MiB | 10.0! | 10.0 |"), "{tables}");
         assert!(tables.contains("99 entries, expected 100"), "{tables}");
     }

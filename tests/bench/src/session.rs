@@ -47,7 +47,7 @@ pub const SESSIONS: &[Session] = &[
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::GITCLONE] },
 ];
 
-/// One figure of one candidate, with what it cost.
+/// One figure of one candidate, with its cost.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Sample {
     pub net: String,
@@ -61,7 +61,7 @@ pub struct Sample {
     pub fault: Option<String>,
     /// What passed the middle of the link during the workload.
     pub traffic: Option<Traffic>,
-    /// Of what came over several links, the part of the one that brought least.
+    /// Share of the bytes over several links that came over the link with the fewest.
     #[serde(default)]
     pub least_share: Option<f64>,
     /// Largest resident size of the client so far, MiB.

@@ -1,4 +1,4 @@
-//! Ending on SIGTERM or SIGINT at a place of one's own choosing.
+//! Ending on SIGTERM or SIGINT at a chosen point.
 
 use nix::sys::signal::{SigSet, Signal};
 use std::io;

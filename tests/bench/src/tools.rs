@@ -44,7 +44,7 @@ impl Tools {
     }
 }
 
-/// git as nobody in particular, independent of this user's configuration.
+/// git with a neutral identity, independent of this user's configuration.
 pub fn git() -> Command {
     let mut git = Command::new("git");
     for role in ["AUTHOR", "COMMITTER"] {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What a workload has at hand.
+/// The tools and data of a workload.
 pub struct Bench<'a> {
     pub root: &'a Path,
     pub set: DataSet,
@@ -30,9 +30,9 @@ pub struct Bench<'a> {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub value: f64,
-    /// The limit came first; the figure is of what was done by then.
+    /// The time limit ended the run; the figure covers the work until then.
     pub cut: bool,
-    /// What came back wrong, if anything.
+    /// The first wrong result, if any.
     pub fault: Option<String>,
 }
 
@@ -73,7 +73,7 @@ pub const GITCLONE: Step = Step { name: "gitclone", unit: "s", run: git_clone };
 
 /// Page-sized reads of a cold random workload.
 const COLD_READS: u64 = 200;
-/// The same of a warm one.
+/// Reads of a warm file.
 const WARM_READS: u64 = 200_000;
 const PAGE: u64 = 4096;
 const ARCHIVED_FILES: u64 = 5_000;
@@ -96,7 +96,7 @@ impl Outcome {
         self
     }
 
-    /// A command that failed did something else than what is measured.
+    /// A failed command did not do the measured work.
     fn unless_failed(mut self, done: &Streamed, command: &str) -> Outcome {
         if !done.succeeded {
             self.value = f64::NAN;
@@ -104,7 +104,7 @@ impl Outcome {
         self.check(done.succeeded, || format!("{command} failed"))
     }
 
-    /// That a count is what it should be, unless there was no time to get there.
+    /// Checks a count, unless the time limit ended the run.
     fn expect(self, what: &str, found: u64, expected: u64) -> Outcome {
         let good = if self.cut { found <= expected } else { found == expected };
         self.check(good, || format!("{found} {what}, expected {expected}"))
@@ -119,7 +119,7 @@ fn milliseconds(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-/// The file of a tree whose first byte is waited for: none of those a listing starts with.
+/// The file of a tree whose first byte is timed: none of those at the start of a listing.
 fn probe(set: DataSet) -> DataFile {
     let files = set.files();
     files[files.len() / 2].clone()
@@ -167,7 +167,7 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// `ls -lR`: how long, and how many entries it told of.
+/// `ls -lR`: its duration, and the number of entries that it listed.
 fn run_list(bench: &Bench) -> io::Result<(Streamed, u64)> {
     let (mut entries, mut line_start) = (0, true);
     let mut ls = Command::new("ls");

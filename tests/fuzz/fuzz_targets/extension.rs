@@ -1,4 +1,4 @@
-//! Messages of the hypertrie extension; what decodes must encode and decode to the same again.
+//! Messages of the hypertrie extension; a decoded message must encode and decode to itself.
 
 use bytes::Bytes;
 use hypermount_core::wire::extension::TrieMessage;

@@ -1,5 +1,5 @@
-//! Datagrams of anybody to a node of the hash table HyperDHT 6, in each role; and the values inside, each of
-//! which is read as what was written of it.
+//! Datagrams of any sender to a node of the hash table HyperDHT 6, in each role, and the values
+//! inside; each decoded value must encode and decode to itself.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Every protobuf message about a core; what decodes must encode and decode to the same again.
+//! Every protobuf message about a core; a decoded message must encode and decode to itself.
 
 use bytes::{Bytes, BytesMut};
 use hypermount_core::wire::legacy::{decode_message, encode_message};

@@ -1,4 +1,4 @@
-//! Datagrams of anybody: to a node of the hash table, and to who listens for multicast DNS.
+//! Datagrams of any sender: to a node of the hash table, and to a listener for multicast DNS.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

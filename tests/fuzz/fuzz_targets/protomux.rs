@@ -1,4 +1,5 @@
-//! What a HyperDHT peer says inside the encrypted connection: each piece of the input is one message.
+//! Messages of a HyperDHT peer inside the encrypted connection: each piece of the input is one
+//! message.
 
 use bytes::Bytes;
 use hypermount_swarm::protomux::{Event, Mux};

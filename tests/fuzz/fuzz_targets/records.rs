@@ -1,5 +1,5 @@
-//! What our own processes leave in a store: scratch records and marks. The first byte says which of
-//! the two the rest is. A mark's sum is put right, so that what it protects is reached as well.
+//! Files that our own processes leave in a store: scratch records and marks. The first byte chooses
+//! one of them. The checksum of a mark is corrected, so that the decoder behind it is reached too.
 
 use std::fs;
 use std::path::PathBuf;

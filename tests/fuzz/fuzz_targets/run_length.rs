@@ -1,4 +1,5 @@
-//! The run-length bitfield: bounded, and what unfolds must fold and unfold to the same again.
+//! The run-length bitfield: decoding is bounded, and a decoded field must encode and decode to
+//! itself.
 
 use hypermount_core::wire::run_length::{MAX_UNFOLDED, decode, encode};
 

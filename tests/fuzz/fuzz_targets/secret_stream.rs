@@ -1,4 +1,4 @@
-//! What a HyperDHT peer says in its handshake, and the bytes of its encrypted stream after it.
+//! The handshake of a HyperDHT peer, and the bytes of its encrypted stream after it.
 
 use hypermount_swarm::crypto::KeyPair;
 use hypermount_swarm::secret_stream::{Handshake, Secrets, begin};
@@ -15,7 +15,7 @@ pub fn run(input: &[u8]) {
         handshake.write(b"").expect("an answer");
         handshake.finish().expect("keys");
     }
-    // With the keys of the recording, so that what is mutated of it gets somewhere.
+    // With the keys of the recording, so that mutated recordings pass the first checks.
     let array = |from: usize| std::array::from_fn(|n| input.get(from + n).copied().unwrap_or(0));
     let secrets = Secrets {
         initiator: false,

@@ -1,5 +1,5 @@
-//! Single blocks of an index: header, node, stat, mount. What decodes must encode and decode to the
-//! same again.
+//! Single blocks of an index: header, node, stat, mount. A decoded block must encode and decode to
+//! itself.
 
 use bytes::Bytes;
 use hypermount_drive::index::trie::{Header, Node, stat};
@@ -17,8 +17,8 @@ pub fn run(input: &[u8]) {
         let again = Header::decode(&found.encode()).expect("we wrote it");
         assert_eq!(again.encode(), found.encode());
     }
-    // Of a key one leading slash is dropped, as the reference does, at each decoding: one that begins
-    // with several is not what it was. No file system can show what has such a name.
+    // Each decoding drops one leading slash of a key, as the reference does, so a key with several
+    // of them changes. No filesystem can show such a name.
     if let Ok(found) = Node::decode(Bytes::copy_from_slice(input), SEQ)
         && !found.key.text().starts_with('/')
     {

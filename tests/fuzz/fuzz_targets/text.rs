@@ -1,5 +1,5 @@
-//! What people and publishers write: URLs, paths, names, link targets. What is accepted is written
-//! and accepted as the same again.
+//! Text from users and publishers: URLs, paths, names, link targets. Accepted text must print and
+//! parse to itself.
 
 use hypermount_drive::{DrivePath, DriveUrl, Name};
 

@@ -1,4 +1,4 @@
-//! What a remote sends to a stream: after a length and the time that has passed, a packet each.
+//! Packets of a remote to a stream: each has a length and the time that has passed in front.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub fn run(input: &[u8]) {
             packets += 1;
             assert!(packets <= MOST_PACKETS);
         }
-        // Who comes back when told to is never told to come back at once, for ever.
+        // A caller that returns at the requested time must not be asked to return at once for ever.
         assert!(stream.next_timeout().is_none_or(|at| at > now));
     }
     assert!(written < SEND_BUFFER + input.len() + 50_000);

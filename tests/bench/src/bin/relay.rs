@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes moved at once on a link without limits.
 const SPLICE: usize = 1 << 20;
-/// Largest piece that travels as one; a limited link uses what it carries in a millisecond.
+/// Largest piece that travels as one, in bytes. A limited link uses the bytes that it carries in a
+/// millisecond.
 const PIECE: usize = 64 << 10;
 /// Smallest such piece: a packet.
 const PACKET: usize = 1500;
@@ -149,7 +150,7 @@ fn carry(link: &Arc<Link>, client: TcpStream, to: SocketAddr) -> io::Result<()> 
         // The far side sees the connection when the third one arrives.
         sleep_until(accepted + 3 * link.delay);
         let connected = TcpStream::connect_timeout(&to, CONNECT).inspect_err(|_| {
-            // Nobody there: the client learns of it as of a reset.
+            // No endpoint there: the client sees a reset.
             let _ = client.shutdown(Shutdown::Both);
         })?;
         let server = server.get_or_init(|| connected);
@@ -170,7 +171,7 @@ fn limit_buffer(link: &Link, socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads from one end and puts what came on the link.
+/// Reads from one end and puts the bytes on the link.
 fn take_in(link: &Link, direction: Direction, mut from: &TcpStream, to: SyncSender<Travelling>) {
     let mut buffer = vec![0; link.piece()];
     loop {
@@ -189,7 +190,7 @@ fn take_in(link: &Link, direction: Direction, mut from: &TcpStream, to: SyncSend
     }
 }
 
-/// Hands out at the other end what has arrived.
+/// Writes bytes that have arrived to the other end.
 fn let_out(mut to: &TcpStream, from: Receiver<Travelling>) {
     while let Ok(Travelling { arrival, bytes }) = from.recv() {
         sleep_until(arrival);
@@ -280,7 +281,7 @@ fn main() -> io::Result<()> {
     thread::spawn({
         let link = link.clone();
         move || {
-            // Either way the one who started the relay is gone.
+            // Either way the process that started the relay has ended.
             let _ = obey(&link);
             end(&link)
         }
