@@ -44,7 +44,9 @@ const PERMISSIONS_AND_SPECIAL: u32 = 0o7777;
 /// shown as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
+    /// User id.
     pub uid: u32,
+    /// Group id.
     pub gid: u32,
 }
 

@@ -23,8 +23,10 @@ use crate::stalls::Missing;
 /// which other writers have to wait for.
 const MAX_OVERTAKEN: usize = 100;
 
+/// An open file, as the kernel gets it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened {
+    /// Handle number for the other calls on the file.
     pub handle: u64,
     /// The kernel's cached pages of this file hold the same bytes.
     pub keep_cache: bool,

@@ -48,9 +48,12 @@ const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
 /// no notice tells the kernel.
 const TTL_CORE: Duration = Duration::from_secs(1);
 
+/// How a mount shows its drives.
 #[derive(Clone, Copy, Debug)]
 pub struct FsOptions {
+    /// The owner that files are shown with.
     pub owner: Owner,
+    /// How long calls wait for peers.
     pub patience: Patience,
     /// Takes no changes, even if the store has the drive's secret key.
     pub read_only: bool,
@@ -145,6 +148,7 @@ pub(crate) struct Directory {
 /// The answer to a lookup.
 #[derive(Debug)]
 pub enum Looked {
+    /// The entry exists. Its inode is counted as looked up once.
     Found {
         ino: u64,
         attributes: FileAttr,
@@ -198,6 +202,11 @@ impl Part {
     }
 }
 
+/// The filesystem of one drive and of the drives nested in it.
+///
+/// Every operation fails with an [`Error`], which `errno` maps to the errno that a program gets. An
+/// operation that needs data of a peer fails with the drive's `Unavailable` (ETIMEDOUT) when its
+/// [`Patience`] ends.
 pub struct Fs {
     pub(crate) store: Store,
     pub(crate) options: FsOptions,
@@ -587,6 +596,7 @@ impl Fs {
 
     // Names and attributes.
 
+    /// Looks up a name in a directory and counts its inode as looked up.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
         self.lookup_for(parent, name, 0).await
     }
@@ -650,6 +660,7 @@ impl Fs {
         drop(forgotten);
     }
 
+    /// The attributes of an inode, and how long the kernel may cache them.
     pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
         let Resolved { place, entry, version } = self.resolve(ino).await?;
         let shown = self.node(ino, |node| node.shown)?;
@@ -663,6 +674,7 @@ impl Fs {
         Ok((attributes, ttl))
     }
 
+    /// readlink(2): the target of a symbolic link, made safe to follow (`symlink.rs`).
     pub async fn readlink(&self, ino: u64) -> Result<String> {
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {

@@ -12,6 +12,7 @@ use std::time::Duration;
 /// Most pending notices. One more replaces them all by "everything".
 pub const MAX_PENDING: usize = 65_536;
 
+/// A notice of what the kernel must drop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Invalidation {
     /// Attributes, pages and (of a directory) the cached listing of an inode.
@@ -57,6 +58,7 @@ pub struct Invalidations {
 }
 
 impl Invalidations {
+    /// Adds notices. Beyond `MAX_PENDING` they are replaced by "everything".
     pub fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
         let mut pending = self.pending.lock();
         let mut notices = notices.into_iter().peekable();
@@ -75,6 +77,7 @@ impl Invalidations {
         self.changed.notify_one();
     }
 
+    /// Replaces all pending notices by "everything".
     pub fn push_everything(&self) {
         let mut pending = self.pending.lock();
         pending.set.clear();

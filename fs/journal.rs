@@ -23,9 +23,11 @@ const MAX_RANGES: usize = 32;
 pub struct FailedCall {
     /// Path of the file or directory within the mount, without slashes at the ends.
     pub path: String,
+    /// Name of the operation, such as `read`.
     pub operation: &'static str,
     /// Name of the errno that the program got, such as `ETIMEDOUT`.
     pub errno: String,
+    /// The error message.
     pub why: String,
     /// Milliseconds since the epoch.
     pub time: u64,
@@ -33,16 +35,21 @@ pub struct FailedCall {
     pub process: Option<Process>,
 }
 
+/// A process that used the mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
+    /// Its process id.
     pub pid: u32,
+    /// Name of its program.
     pub program: String,
 }
 
 /// Fetched bytes, by reader and by what was read; largest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
+    /// Bytes fetched for all processes.
     pub total: u64,
+    /// Bytes by process, at most [`MAX_COUNTED`].
     pub processes: Vec<(Process, u64)>,
     /// By path within the mount.
     pub files: Vec<(String, u64)>,
@@ -125,6 +132,7 @@ impl Journal {
         (state.failed, state.failures.iter().skip(skipped).cloned().collect())
     }
 
+    /// The fetched bytes since the mount was made.
     pub fn fetched_so_far(&self) -> Fetched {
         let state = self.state();
         let processes = state.processes.iter();

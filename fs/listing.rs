@@ -19,13 +19,17 @@ const MAX_RELISTINGS: usize = 3;
 pub struct Listed<'a> {
     /// The inode, counted as looked up; 0 if only `shown` is given.
     pub ino: u64,
+    /// Inode number to show.
     pub shown: u64,
     /// Offset of the next name.
     pub next: u64,
+    /// Name in the directory.
     pub name: &'a str,
+    /// File type of the entry.
     pub kind: FileType,
     /// Attributes, if the inode is counted.
     pub attributes: Option<FileAttr>,
+    /// How long the kernel may cache name and attributes.
     pub ttl: Duration,
 }
 
@@ -38,6 +42,7 @@ pub struct Page {
 }
 
 impl Fs {
+    /// Opens a directory. Returns its handle; the listing is made at the first read.
     pub async fn opendir(&self, ino: u64) -> Result<u64> {
         let directory = self.directory(ino).await?;
         let followed = !directory.volume.writable && !directory.volume.is_frozen();
@@ -144,6 +149,7 @@ impl Fs {
         children.extend(new);
     }
 
+    /// Closes a directory handle.
     pub fn releasedir(&self, handle: u64) -> Result<()> {
         self.directories.remove(handle).map(drop)
     }

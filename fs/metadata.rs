@@ -22,10 +22,15 @@ const PERMISSIONS: u32 = 0o7777;
 /// epoch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Changes {
+    /// Permission bits.
     pub mode: Option<u32>,
+    /// Owner.
     pub uid: Option<u32>,
+    /// Group.
     pub gid: Option<u32>,
+    /// Size in bytes.
     pub size: Option<u64>,
+    /// Modification time.
     pub mtime: Option<u64>,
     /// The kernel sent a request without any change: it wants set-id bits removed, for chown(2)
     /// with neither an owner nor a group.
@@ -49,6 +54,7 @@ impl Changes {
         stat.ctime = now();
     }
 
+    /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
         let Self { mode, uid, gid, size, mtime, set_ids_only } = self;
         !set_ids_only
@@ -185,6 +191,7 @@ impl Fs {
         self.change_stat(ino, |stat| xattr::set(stat, name, value, flags)).await
     }
 
+    /// removexattr(2).
     pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<()> {
         let name = xattr::settable(name)?;
         self.change_stat(ino, |stat| xattr::remove(stat, name)).await

@@ -42,8 +42,10 @@ const FINISH_LIMIT: Duration = Duration::from_secs(300);
 /// libfuse's configuration, which the mount helper follows.
 const FUSE_CONFIGURATION: &str = "/etc/fuse.conf";
 
+/// How a drive is mounted.
 #[derive(Clone, Copy, Debug)]
 pub struct MountOptions {
+    /// How long calls wait for peers.
     pub patience: Patience,
     /// The owner that files are shown with.
     pub owner: Owner,
@@ -74,6 +76,7 @@ impl Default for MountOptions {
     }
 }
 
+/// Why a drive could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     #[error("{path} does not exist; make the directory first")]
@@ -221,6 +224,7 @@ impl Mount {
         self.server.parked()
     }
 
+    /// Whether the mount has ended.
     pub fn has_ended(&self) -> bool {
         *self.ended.borrow()
     }

@@ -21,6 +21,7 @@ const NAMED_USERS: usize = 8;
 /// One mount of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// Absolute path of the mount point.
     pub mountpoint: PathBuf,
     /// `hyper://` and the first digits of the drive's key.
     pub source: String,
@@ -131,6 +132,7 @@ pub fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
 /// A process that keeps a mount busy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountUser {
+    /// Process id.
     pub pid: u32,
     /// Its name, as ps(1) shows it.
     pub command: String,
@@ -193,6 +195,7 @@ pub enum Detach {
     Force,
 }
 
+/// Why a mount could not be unmounted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
     #[error("{path} is not a mount of ours")]

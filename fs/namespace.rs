@@ -32,8 +32,11 @@ const SET_GROUP_ID: u32 = 0o2000;
 /// How rename(2) treats an existing destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rename {
+    /// Replaces the destination, as plain rename(2).
     Replace,
+    /// Fails if the destination exists (RENAME_NOREPLACE).
     NoReplace,
+    /// Swaps both entries (RENAME_EXCHANGE).
     Exchange,
 }
 
@@ -158,6 +161,7 @@ impl Fs {
         Ok(Looked::found(ino, attributes, entry_ttl, attributes_ttl))
     }
 
+    /// mkdir(2).
     pub async fn mkdir(
         &self,
         parent: u64,
@@ -172,6 +176,7 @@ impl Fs {
         .await
     }
 
+    /// symlink(2); the target is stored as given.
     pub async fn symlink(
         &self,
         parent: u64,
@@ -256,6 +261,7 @@ impl Fs {
         Ok((found(ino, attributes, &entry), opened))
     }
 
+    /// unlink(2).
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
@@ -268,6 +274,7 @@ impl Fs {
         self.remove_at(&spot, turn, &entry).await
     }
 
+    /// rmdir(2).
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
         let spot = self.spot(parent, name).await?;
         let volume = spot.volume().clone();
@@ -330,6 +337,7 @@ impl Fs {
         }
     }
 
+    /// rename(2) of an entry, within one drive.
     pub async fn rename(
         &self,
         parent: u64,

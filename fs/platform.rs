@@ -25,7 +25,9 @@ pub const SUBTYPE: &str = "hypermount";
 /// The program that makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
+    /// Its user id.
     pub uid: u32,
+    /// Its primary group id.
     pub gid: u32,
     /// Its thread id; 0 if unknown.
     pub thread: u32,

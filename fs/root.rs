@@ -78,7 +78,9 @@ pub trait Drives: Send + Sync + 'static {
 /// Limits for the drives that are open by their key.
 #[derive(Clone, Copy, Debug)]
 pub struct RootLimits {
+    /// Most drives that are open by their key.
     pub by_key: usize,
+    /// How long an unused drive stays open.
     pub idle: Duration,
 }
 
@@ -148,6 +150,7 @@ impl Listing {
     }
 }
 
+/// A mount of all drives; see the module documentation.
 pub struct Root {
     store: Store,
     drives: Arc<dyn Drives>,
@@ -256,14 +259,17 @@ impl Root {
         open
     }
 
+    /// The failed calls and the fetched bytes of the whole mount.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 
+    /// Notices about the mount's own directories.
     pub fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
     }
 
+    /// The store of the drives.
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -305,6 +311,8 @@ impl Root {
         }
     }
 
+    /// The attributes of one of the mount's own directories, and how long the kernel may cache
+    /// them.
     pub fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
         match ino {
             ROOT | NETWORK_NUMBER => Ok((self.attributes(ino), TTL_FOLLOWED)),
@@ -422,6 +430,7 @@ impl Root {
         self.limits.by_key * COMFORTABLE_FOURTHS / 4
     }
 
+    /// The kernel gives back `count` lookups of an inode in a drive.
     pub fn forget(&self, ino: u64, count: u64) {
         let member = self.state().slots.get(&Numbers::slot_of(ino)).cloned();
         let Some(member) = member else { return };
@@ -472,6 +481,7 @@ impl Root {
         self.listings.get(handle)
     }
 
+    /// Closes a handle of one of the mount's own directories.
     pub fn releasedir(&self, handle: u64) -> Result<()> {
         self.listings.remove(handle).map(drop)
     }

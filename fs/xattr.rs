@@ -164,7 +164,9 @@ pub fn list(stat: &Stat) -> Result<Vec<u8>> {
 /// The answer to the kernel: the size of the data, or the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
+    /// Size of the data in bytes; the caller asked for it with an empty buffer.
     Size(u32),
+    /// The data.
     Data(Vec<u8>),
 }
 
