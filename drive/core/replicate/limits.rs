@@ -10,6 +10,7 @@ use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
 use distrust::{DISTRUST_FOR, MAX_DISTRUSTED};
 use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
+use skips::{ALWAYS_SKIPPED, MAX_SKIPPED};
 use upload::{MAX_WANT_BLOCKS, TooManyRequests};
 
 pub(super) const PEER: PeerId = PeerId(1);
@@ -519,4 +520,33 @@ fn peers_that_come_and_go_leave_nothing_behind() {
         assert!(replicator.wants.get(0).unwrap().failed.is_empty());
     }
     assert_eq!(replicator.wants.parked(0..10).count(), 10);
+}
+
+/// A peer that offers everything and takes it back makes the replicator look at few blocks, though another
+/// peer is busy with as many as it may be asked for; and the whole queue is looked at a little later.
+#[test]
+fn blocks_skipped_because_of_offers_taken_back() {
+    const OTHER: PeerId = PeerId(2);
+    const WANTED: u64 = 2000;
+    const FLAPS: usize = 100;
+    let mut replicator = reading(&written(1));
+    replicator.average_bytes = 1;
+    let now = Instant::now();
+    replicator.step(Event::Opened { peer: OTHER, name: "the other".to_owned() }, now);
+    replicator.step(Event::Received { peer: OTHER, message: have(0, WANTED) }, now);
+    let wanted = |block| Change::Wanted { block, urgency: Urgency::Reader };
+    replicator.demand((0..WANTED).map(wanted).collect(), now);
+    assert_eq!(requests(&mut replicator), MAX_IN_FLIGHT, "the other peer is busy");
+    let taken_back = Message::Unhave { start: 0, length: WANTED };
+    for _ in 0..FLAPS {
+        replicator.step(Event::Received { peer: PEER, message: have(0, WANTED) }, now);
+        replicator.step(Event::Received { peer: PEER, message: taken_back.clone() }, now);
+    }
+    let most = MAX_SKIPPED + 2 * FLAPS * ALWAYS_SKIPPED;
+    assert!(replicator.skips.count() <= most, "{}", replicator.skips.count());
+    // The last block of all is offered, by a peer that has not taken it back.
+    actions(&mut replicator);
+    replicator.step(Event::Received { peer: PEER, message: have(WANTED - 1, 1) }, now);
+    let due = replicator.next_check().expect("a pass is due");
+    assert!(due <= now + tokio::time::Duration::from_millis(10));
 }

@@ -17,6 +17,7 @@ mod offers;
 mod peer;
 mod remote_blocks;
 mod schedule;
+mod skips;
 mod upload;
 mod view;
 mod wants;
@@ -44,6 +45,7 @@ use peer::{
     BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
     MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
 };
+use skips::Skips;
 use wants::Wants;
 
 /// Wants come in regions of this many blocks, aligned (wire8.md §9).
@@ -53,8 +55,6 @@ const UNKNOWN_BLOCK_BYTES: u64 = 64 * 1024;
 /// Bytes of an index up to which what lies in a directory is asked for with the lookup of it. In a larger
 /// one proofs are long and directories large, and one lookup must stay cheap.
 const NEAR_INDEX_BYTES: u64 = 8 * 1024 * 1024;
-/// Blocks looked at per scheduling round that no peer with room can serve.
-const MAX_SKIPPED: usize = 256;
 
 /// What happens to a replicator.
 #[derive(Debug)]
@@ -141,6 +141,8 @@ pub struct Replicator<V = Core> {
     newest: std::collections::BTreeSet<u64>,
     /// Something has changed that may let a queued block be asked for.
     unscheduled: bool,
+    /// How much passes over the queue have skipped lately.
+    skips: Skips,
     /// Peers that were not asked about regions yet.
     new_peers: Vec<PeerId>,
     /// Blocks that could not be stored, and when to ask for them again.
@@ -185,6 +187,7 @@ impl<V: View> Replicator<V> {
             upgrade: None,
             newest: Default::default(),
             unscheduled: true,
+            skips: Skips::new(now),
             new_peers: Vec::new(),
             put_off: VecDeque::new(),
             judging: BTreeMap::new(),
@@ -250,7 +253,8 @@ impl<V: View> Replicator<V> {
         self.compare_histories(now);
         self.build_bridges(now);
         let examined = self.examine(now);
-        if std::mem::take(&mut self.unscheduled) {
+        let is_due = self.skips.is_due(now);
+        if std::mem::take(&mut self.unscheduled) || is_due {
             self.schedule(now);
         }
         self.ask_about_regions();
@@ -265,6 +269,7 @@ impl<V: View> Replicator<V> {
             .filter_map(|peer| peer.next_check(now))
             .chain(comparison)
             .chain(paced)
+            .chain(self.skips.next_pass)
             .chain(examined)
             .min();
     }

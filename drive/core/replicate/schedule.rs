@@ -5,7 +5,7 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::peer::{InFlight, MAX_WANTED_REGIONS, Peer, PeerId, Purpose, SILENT_AFTER};
-use super::{MAX_SKIPPED, REGION_BLOCKS, Replicator, View};
+use super::{REGION_BLOCKS, Replicator, View};
 use crate::hypercore::demand::Urgency;
 use crate::wire::message::Message;
 
@@ -123,6 +123,7 @@ impl<V: View> Replicator<V> {
 
     pub(super) fn schedule(&mut self, now: Instant) {
         self.schedule_seeks(now);
+        let allowed = self.skips.allowed(now);
         let mut skipped = 0;
         let mut last = None;
         while let Some((block, urgency)) = self.wants.queued_after(last) {
@@ -135,11 +136,12 @@ impl<V: View> Replicator<V> {
             }
             if self.ask_a_peer(block, urgency, now) {
                 skipped += 1;
-                if skipped > MAX_SKIPPED {
+                if skipped >= allowed {
                     break;
                 }
             }
         }
+        self.skips.spend(skipped, skipped >= allowed);
     }
 
     /// Asks the best peer for a queued block, or parks it; true if peers that offer it are busy.
