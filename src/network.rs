@@ -20,6 +20,9 @@ use serde::Serialize;
 use crate::failure::{Context, Failure, Result};
 use crate::terminal::size;
 
+/// Peers that stay dialled while this is kept.
+pub type Dialled = Vec<Arc<Dialling>>;
+
 /// The network of one store in this process. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Network {

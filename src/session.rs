@@ -10,7 +10,7 @@ use hypermount_drive::{Drive, DrivePath, Entry, Kind, Snapshot};
 use hypermount_swarm::PublicKey;
 
 use crate::failure::{Context, Failure, Result};
-use crate::network::Network;
+use crate::network::{Dialled, Network};
 use crate::source::Source;
 use crate::stored::open_store;
 use crate::target::{Location, Target, check_store, may_create};
@@ -32,6 +32,8 @@ pub struct Session {
     pub wait: Wait,
     /// Keeps the connections while the drive is read.
     _network: Option<Network>,
+    /// Peers that a host dials for it.
+    _peers: Dialled,
 }
 
 /// An entry, and the drive that contains it.
@@ -77,7 +79,20 @@ impl Session {
             })?;
         let network = network.filter(|_| !wait.is_local()).cloned();
         let (store, directory) = (store.clone(), directory.to_owned());
-        Ok(Self { store, directory, drive, path: url.path, wait, _network: network })
+        Ok(Self {
+            store,
+            directory,
+            drive,
+            path: url.path,
+            wait,
+            _network: network,
+            _peers: Vec::new(),
+        })
+    }
+
+    /// Keeps peers dialled while the session is kept.
+    pub fn with_peers(self, peers: Dialled) -> Self {
+        Self { _peers: peers, ..self }
     }
 
     /// For a command that reads the drive once: fetches a newer version, if peers are asked.

@@ -123,8 +123,8 @@ fn an_open_watch_does_not_keep_a_daemon() {
     eventually("the daemon has ended", || !has_daemon(&default_store(&home)));
 }
 
-/// 106. A daemon dials a peer given with `--peer` while a mount, a seed or a `check --repair` needs
-///      it, and for any other command for 10 s from the start of the command.
+/// 106. A daemon dials a peer given with `--peer` while a mount, a seed or a command needs it, and for 10 s
+///      from the start of the command.
 #[test]
 fn peers_that_nobody_needs_are_let_go() {
     if !can_mount() {

@@ -337,3 +337,23 @@ fn an_imported_mode_outlives_a_program_that_has_the_file_open() {
     assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "text\nafter\n");
     home.run(["unmount", "mnt"]).must_succeed();
 }
+
+/// 106. A daemon dials a peer given with `--peer` while a mount, a seed or a command needs it, and for 10 s from the
+///      start of the command.
+#[test]
+fn a_peer_that_was_named_stays_dialled_as_long_as_a_command_reads_from_it() {
+    let (author, reader) = (Home::new(), Home::new());
+    let url = create(&author, "notes");
+    author.make("in");
+    fs::write(author.path("in/one"), noise(2_000_000)).unwrap();
+    author.run(["import", "in", "notes"]).must_succeed();
+    author.run(["seed", "notes", "--listen", "127.0.0.1:0"]).must_succeed();
+    let peer = address(&author);
+    // More than the 10 s that a peer stays dialled after a short command.
+    author.run(["limit", "--up", "150k"]).must_succeed();
+    reader.run(["daemon", "start"]).must_succeed();
+    reader.run(["export", &url, "out", "--peer", &peer, "--wait", "5s"]).must_succeed();
+    assert_eq!(fs::read(reader.path("out/one")).unwrap(), noise(2_000_000));
+    author.run(["unseed", "notes"]).must_succeed();
+    reader.run(["daemon", "stop"]).must_succeed();
+}

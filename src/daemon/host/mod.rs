@@ -20,7 +20,7 @@ use hypermount_core::{Store, Wait};
 use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::network::Dialling;
-use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
+use hypermount_swarm::sync::{Mutex, Rank};
 
 use super::events::Events;
 use super::life::Life;
@@ -28,7 +28,7 @@ use super::rates::Rates;
 use super::state::State;
 use crate::failure::{Failure, Result};
 use crate::model::{DriveLimits, Find, Limits};
-use crate::network::Network;
+use crate::network::{Dialled, Network};
 use crate::record::Held;
 use crate::session::Session;
 use crate::stored;
@@ -77,14 +77,6 @@ pub struct Host {
     last_records: Arc<Mutex<Vec<Held>>>,
 }
 
-/// Peers that stay dialled while this is kept.
-pub type Dialled = Vec<Arc<Dialling>>;
-
-/// The content of a lock; nothing here panics while holding one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 /// What a [`Host`] is made of.
 pub struct Parts {
     pub store: Store,
@@ -125,8 +117,9 @@ impl Host {
         })
     }
 
-    /// Opens a drive as an API request names it. `peers` are dialled from now on. With an empty `find`
-    /// peers of this drive are not looked for, even if those of other drives are.
+    /// Opens a drive as an API request names it. `peers` are dialled while the session is kept, and for
+    /// 10 s from now. With an empty `find` peers of this drive are not looked for, even if those of other
+    /// drives are.
     pub async fn session(
         &self,
         drive: &str,
@@ -136,9 +129,10 @@ impl Host {
     ) -> Result<Session> {
         let target = Target::of_request(drive, &self.directory)?;
         let dialled = self.dial(peers)?;
+        let lingering = dialled.clone();
         tokio::spawn(async move {
             tokio::time::sleep(LINGER).await;
-            drop(dialled);
+            drop(lingering);
         });
         self.find(find).await?;
         let looks = *find != Find::default();
@@ -146,7 +140,9 @@ impl Host {
             self.network.look_for(&url.key, looks)?;
         }
         let wait = self.wait_for(find, wait)?;
-        Session::attach(&self.store, &self.directory, &target, Some(&self.network), wait).await
+        let network = Some(&self.network);
+        let opened = Session::attach(&self.store, &self.directory, &target, network, wait).await?;
+        Ok(opened.with_peers(dialled))
     }
 
     /// How long a block may take, where there is a peer to wait for.
@@ -202,14 +198,14 @@ impl Host {
     /// The limits of one drive.
     pub async fn limits_of(&self, drive: &str) -> Result<Limits> {
         let key = self.key_of(drive).await?;
-        Ok(lock(&self.limits).get(&key).copied().unwrap_or_default())
+        Ok(self.limits.lock().get(&key).copied().unwrap_or_default())
     }
 
     /// Changes the limits of one drive, at once.
     pub async fn limit_drive(&self, drive: &str, limits: Limits) -> Result<Limits> {
         let session = self.session(drive, &[], Some("0"), &Find::default()).await?;
         let key = *session.drive.key();
-        let mut limited = lock(&self.limits);
+        let mut limited = self.limits.lock();
         if limits == Limits::default() {
             limited.remove(&key);
         } else {
@@ -226,7 +222,7 @@ impl Host {
 
     /// The drives that have limits of their own.
     pub fn drive_limits(&self) -> Vec<DriveLimits> {
-        let limited = lock(&self.limits);
+        let limited = self.limits.lock();
         let describe = |(key, limits): (&PublicKey, &Limits)| {
             let (url, name) = (drive_url(key, None), self.name_of(key));
             DriveLimits { url, name, limits: *limits }
@@ -237,7 +233,7 @@ impl Host {
     /// Dials the peers that are not dialled yet. A peer is dialled until the last value that was returned
     /// for it is dropped.
     pub fn dial(&self, peers: &[String]) -> Result<Dialled> {
-        let mut dialled = lock(&self.dialled);
+        let mut dialled = self.dialled.lock();
         dialled.retain(|_, dialling| dialling.strong_count() > 0);
         let mut kept = Vec::new();
         for peer in peers {
@@ -258,7 +254,7 @@ impl Host {
     }
 
     fn dials_peers(&self) -> bool {
-        lock(&self.dialled).values().any(|dialling| dialling.strong_count() > 0)
+        self.dialled.lock().values().any(|dialling| dialling.strong_count() > 0)
     }
 
     /// Listens for peers; returns the address, with the port that the system chose for port 0.
@@ -267,32 +263,32 @@ impl Host {
             .parse()
             .map_err(|_| Failure::usage(format!("listen on {asked:?}"), "expected ADDR:PORT"))?;
         if asked.port() != 0
-            && let Some(known) = lock(&self.listening).get(&asked)
+            && let Some(known) = self.listening.lock().get(&asked)
         {
             return Ok(*known);
         }
         let address = self.network.listen(asked).await?;
-        lock(&self.listening).insert(address, address);
+        self.listening.lock().insert(address, address);
         Ok(address)
     }
 
     pub fn listening(&self) -> Vec<SocketAddr> {
-        lock(&self.listening).keys().copied().collect()
+        self.listening.lock().keys().copied().collect()
     }
 
     /// The drives that are mounted or seeded.
     fn in_use(&self) -> Vec<Drive> {
         let mut drives: Vec<Drive> = Vec::new();
-        for mounted in lock(&self.mounts).values() {
+        for mounted in self.mounts.lock().values() {
             drives.extend(mounted.mount.drives());
         }
-        drives.extend(lock(&self.seeds).values().filter_map(Seeding::drive));
+        drives.extend(self.seeds.lock().values().filter_map(Seeding::drive));
         drives
     }
 
     /// Whether a drive is mounted or seeded, or is to be.
     pub fn needs(&self, key: &PublicKey) -> bool {
-        lock(&self.seeds).contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
+        self.seeds.lock().contains_key(key) || self.in_use().iter().any(|drive| drive.key() == key)
     }
 
     /// Shares the drives that are mounted or seeded, and no others.
@@ -308,20 +304,20 @@ impl Host {
 
     /// Releases the records of ended mounts, because others go on.
     pub fn release_records(&self) {
-        lock(&self.last_records).clear();
+        self.last_records.lock().clear();
     }
 
     /// Whether there is a reason to stay.
     pub fn is_needed(&self) -> bool {
         self.life.is_kept()
-            || !lock(&self.mounts).is_empty()
-            || !lock(&self.seeds).is_empty()
-            || !lock(&self.pending).is_empty()
+            || !self.mounts.lock().is_empty()
+            || !self.seeds.lock().is_empty()
+            || !self.pending.lock().is_empty()
     }
 
     /// Changes the state that is restored after a restart, and stores it.
     fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut new = state.clone();
         change(&mut new);
         if new != *state {

@@ -12,7 +12,7 @@ use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::runtime::Handle;
 
 use super::all_drives::AllDrives;
-use super::{Dialled, Host, lock, wait_limit};
+use super::{Dialled, Host, wait_limit};
 use crate::directories;
 use crate::failure::{Context, Failure, Result};
 use crate::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
@@ -74,7 +74,7 @@ impl Mounted {
 
     /// Removes the mount point, if it was made for this mount and is empty.
     fn remove_directory(&self) {
-        let made = lock(&self.made).take();
+        let made = self.made.lock().take();
         drop(made);
     }
 }
@@ -217,7 +217,7 @@ impl Host {
         let mountpoint = record.mountpoint.clone();
         let (made, held) = (Mutex::new(Rank::LEAF, made), Mutex::new(Rank::LEAF, Some(held)));
         let mounted = Arc::new(Mounted { mount, record, made, held, _peers: peers });
-        lock(&self.mounts).insert(mountpoint.clone(), mounted.clone());
+        self.mounts.lock().insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
         if asked.save {
             let saved = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
@@ -241,7 +241,7 @@ impl Host {
 
     /// Where a drive is mounted for writing.
     fn written_at(&self, key: &PublicKey) -> Option<PathBuf> {
-        lock(&self.mounts).values().find_map(|mounted| {
+        self.mounts.lock().values().find_map(|mounted| {
             let open = mounted.mount.open();
             let written = open.iter().find(|fs| fs.is_writable() && fs.drive().key() == key)?;
             Some(within(&mounted.record.mountpoint, written.prefix()))
@@ -265,7 +265,7 @@ impl Host {
         // It waits for threads, and may have files to store.
         let _ = tokio::task::spawn_blocking(move || ending.shutdown()).await;
         {
-            let mut mounts = lock(&self.mounts);
+            let mut mounts = self.mounts.lock();
             if mounts.get(&mountpoint).is_some_and(|known| Arc::ptr_eq(known, mounted)) {
                 mounts.remove(&mountpoint);
             }
@@ -273,8 +273,8 @@ impl Host {
         self.choose_shared();
         log::info!("{} is not mounted on {} any more", mounted.described(), mountpoint.display());
         self.events.tell(Happening::Unmounted { url: mounted.url(), mountpoint });
-        let held = lock(&mounted.held).take();
-        lock(&self.last_records).extend(held);
+        let held = mounted.held.lock().take();
+        self.last_records.lock().extend(held);
         drop(busy);
     }
 
@@ -282,8 +282,8 @@ impl Host {
     pub async fn unmount(&self, mountpoint: &Path, how: How) -> Result {
         let what = || format!("unmount {}", mountpoint.display());
         let mountpoint = record::absolute(mountpoint).context(what)?;
-        let saved = lock(&self.state).mounts.iter().any(|known| known.mountpoint == mountpoint);
-        let is_mounted = lock(&self.mounts).contains_key(&mountpoint);
+        let saved = self.state.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
+        let is_mounted = self.mounts.lock().contains_key(&mountpoint);
         if !saved && !is_mounted {
             return Err(Failure::failed(what(), "this daemon has nothing mounted there"));
         }
@@ -298,16 +298,17 @@ impl Host {
                 .await
                 .map_err(|error| Failure::failed(what(), error))?
                 .map_err(cannot_unmount)?;
-            // A lazily unmounted one goes on until its last file is closed, but not at this place.
-            if let Some(mounted) = lock(&self.mounts).get(&mountpoint).cloned() {
+            // After a lazy unmount the mount serves open files until they are closed, but its path
+            // is free.
+            if let Some(mounted) = self.mounts.lock().get(&mountpoint).cloned() {
                 mounted.remove_directory();
             }
         }
-        lock(&self.pending).remove(&mountpoint);
+        self.pending.lock().remove(&mountpoint);
         self.change_state(|state| state.mounts.retain(|known| known.mountpoint != mountpoint))?;
         if how != How::Lazy {
             let put_away = async {
-                while lock(&self.mounts).contains_key(&mountpoint) {
+                while self.mounts.lock().contains_key(&mountpoint) {
                     tokio::time::sleep(POLL).await;
                 }
             };
@@ -319,9 +320,9 @@ impl Host {
 
     /// Makes the saved mounts again, each as often as it takes.
     pub fn restore_mounts(self: &Arc<Self>) {
-        let saved = lock(&self.state).mounts.clone();
+        let saved = self.state.lock().mounts.clone();
         for mount in saved {
-            lock(&self.pending).insert(mount.mountpoint.clone(), "it is being mounted".to_owned());
+            self.pending.lock().insert(mount.mountpoint.clone(), "it is being mounted".to_owned());
             let host = self.clone();
             tokio::spawn(async move { host.restore(mount).await });
         }
@@ -348,7 +349,7 @@ impl Host {
 
     /// Whether the mount is to be tried again.
     fn note_restored(&self, mountpoint: &Path, failure: Option<Failure>) -> bool {
-        let mut pending = lock(&self.pending);
+        let mut pending = self.pending.lock();
         match (failure, pending.get_mut(mountpoint)) {
             (Some(failure), Some(why)) => {
                 log::warn!("saved mount: {}", failure.sentence());
@@ -380,22 +381,22 @@ impl Host {
 
     /// Takes every mount down, whatever it takes; for the end of the daemon.
     pub fn unmount_all(&self) {
-        let mounts: Vec<_> = std::mem::take(&mut *lock(&self.mounts)).into_values().collect();
+        let mounts: Vec<_> = std::mem::take(&mut *self.mounts.lock()).into_values().collect();
         for mounted in mounts {
             mounted.shutdown();
-            let held = lock(&mounted.held).take();
-            lock(&self.last_records).extend(held);
+            let held = mounted.held.lock().take();
+            self.last_records.lock().extend(held);
         }
     }
 
     pub fn mounts(&self) -> Vec<MountInfo> {
-        let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
+        let mounts: Vec<_> = self.mounts.lock().values().cloned().collect();
         mounts.iter().map(|mounted| self.describe_mount(mounted)).collect()
     }
 
     fn describe_mount(&self, mounted: &Mounted) -> MountInfo {
         let (mount, record) = (&mounted.mount, &mounted.record);
-        let saved = lock(&self.state).mounts.iter().any(|s| s.mountpoint == record.mountpoint);
+        let saved = self.state.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
         let (_, open) = mount.load();
         let filesystems = mount.open();
         let describe = |fs: &Arc<Fs>| MountedDrive {
@@ -427,7 +428,7 @@ impl Host {
 
     /// The mount that a path is in.
     pub(super) fn mount_of(&self, path: &Path) -> Option<(PathBuf, Arc<Mounted>)> {
-        let mounts = lock(&self.mounts);
+        let mounts = self.mounts.lock();
         let found = mounts.iter().filter(|(at, _)| path.starts_with(at));
         found.max_by_key(|(at, _)| at.as_os_str().len()).map(|(at, m)| (at.clone(), m.clone()))
     }

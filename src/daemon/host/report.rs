@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use hypermount_drive::Drive;
 use hypermount_swarm::network::PeerInfo;
 
+use super::Host;
 use super::mounts::within;
 use super::seeds::{completeness, cores};
-use super::{Host, lock};
 use crate::failure::Result;
 use crate::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
@@ -47,7 +47,7 @@ impl Host {
 
     pub fn traffic(&self) -> TrafficTotal {
         let total = self.network.traffic();
-        let (receive_rate, send_rate) = lock(&self.rates).total();
+        let (receive_rate, send_rate) = self.rates.lock().total();
         TrafficTotal { received: total.received, sent: total.sent, receive_rate, send_rate }
     }
 
@@ -58,7 +58,7 @@ impl Host {
     }
 
     fn describe_peer(&self, peer: &PeerInfo) -> ConnectedPeer {
-        let (receive_rate, send_rate) = lock(&self.rates).of(peer.id);
+        let (receive_rate, send_rate) = self.rates.lock().of(peer.id);
         ConnectedPeer {
             address: peer.address.to_string(),
             incoming: peer.incoming,
@@ -74,7 +74,7 @@ impl Host {
 
     fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();
-        for (mountpoint, why) in lock(&self.pending).iter() {
+        for (mountpoint, why) in self.pending.lock().iter() {
             troubles.push(format!("saved mount {}: {why}", mountpoint.display()));
         }
         for mount in self.mounts() {
@@ -141,7 +141,7 @@ impl Host {
     pub fn failures(&self, path: Option<&Path>) -> Vec<FailedCall> {
         let mounts: Vec<_> = match path {
             Some(path) => self.mount_of(path).into_iter().collect(),
-            None => lock(&self.mounts).iter().map(|(at, m)| (at.clone(), m.clone())).collect(),
+            None => self.mounts.lock().iter().map(|(at, m)| (at.clone(), m.clone())).collect(),
         };
         let mut failures = Vec::new();
         for (mountpoint, mounted) in mounts {
@@ -166,7 +166,7 @@ impl Host {
 
     pub fn activity(&self) -> Activity {
         let mut activity = Activity { traffic: self.traffic(), ..Activity::default() };
-        let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
+        let mounts: Vec<_> = self.mounts.lock().values().cloned().collect();
         for mounted in mounts {
             let mountpoint = &mounted.record.mountpoint;
             let fetched = mounted.mount.journal().fetched_so_far();
@@ -273,12 +273,12 @@ pub async fn watch(host: Weak<Host>) {
 impl Host {
     fn look(self: &Arc<Self>, seen: &mut Seen) {
         let peers = self.network.peers();
-        lock(&self.rates).sample(Instant::now(), self.network.traffic(), &peers);
+        self.rates.lock().sample(Instant::now(), self.network.traffic(), &peers);
         // A program may have entered a nested drive.
         self.choose_shared();
         self.look_at_peers(&peers, seen);
         let mut shown = HashMap::new();
-        let mounts: Vec<_> = lock(&self.mounts).values().cloned().collect();
+        let mounts: Vec<_> = self.mounts.lock().values().cloned().collect();
         let mut failures = HashMap::new();
         for mounted in &mounts {
             for fs in mounted.mount.open() {
@@ -295,7 +295,7 @@ impl Host {
         }
         seen.failures = failures;
         let mut complete = HashMap::new();
-        for drive in lock(&self.seeds).values().filter_map(|seeding| seeding.drive()) {
+        for drive in self.seeds.lock().values().filter_map(|seeding| seeding.drive()) {
             let (url, version) = (drive_url(drive.key(), None), drive.snapshot().version());
             shown.insert(url.clone(), version);
             if is_complete(&drive) {

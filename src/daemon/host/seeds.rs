@@ -11,7 +11,7 @@ use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
-use super::{Dialled, Host, lock};
+use super::{Dialled, Host};
 use crate::daemon::state::SavedSeed;
 use crate::failure::Result;
 use crate::model::{Find, Happening, SeedInfo, SeedRequest};
@@ -59,7 +59,7 @@ impl Seeding {
 
     /// Once it could be opened.
     pub fn drive(&self) -> Option<Drive> {
-        lock(&self.shared.drive).clone()
+        self.shared.drive.lock().clone()
     }
 }
 
@@ -74,7 +74,9 @@ impl Host {
             state.seeds.push(saved);
         })?;
         self.events.tell(Happening::Seeded { url: drive_url(&key, None) });
-        Ok(self.describe_seed(&key).unwrap_or_else(|| nothing_yet(&key)))
+        Ok(self
+            .describe_seed(&key)
+            .unwrap_or_else(|| SeedInfo { url: drive_url(&key, None), ..SeedInfo::default() }))
     }
 
     async fn start_seed(self: &Arc<Self>, key: PublicKey, how: &SeedRequest) -> Result {
@@ -90,17 +92,17 @@ impl Host {
             None => {}
         }
         self.announce(&key)?;
-        if let Some(known) = lock(&self.seeds).get_mut(&key) {
+        if let Some(known) = self.seeds.lock().get_mut(&key) {
             known.keep(peers);
             return Ok(());
         }
-        if lock(&self.seeds).len() >= MAX_SEEDS {
+        if self.seeds.lock().len() >= MAX_SEEDS {
             let why = format!("{MAX_SEEDS} drives are seeded already");
             return Err(crate::failure::Failure::failed("seed", why));
         }
         let shared = Arc::new(Shared::default());
         // What is here is there at once, so that the answer tells of it.
-        *lock(&shared.drive) = Drive::open(&self.store, &key, None, Wait::Local).await.ok();
+        *shared.drive.lock() = Drive::open(&self.store, &key, None, Wait::Local).await.ok();
         let task = keep_whole(self.store.clone(), key, shared.clone());
         let host = Arc::downgrade(self);
         let task = tokio::spawn(async move {
@@ -112,7 +114,7 @@ impl Host {
             fetch_all(&drive).await;
         });
         let seeding = Seeding { shared, task: task.abort_handle(), peers };
-        lock(&self.seeds).insert(key, seeding);
+        self.seeds.lock().insert(key, seeding);
         self.choose_shared();
         log::info!("seeding {}", short_url(&drive_url(&key, None)));
         Ok(())
@@ -120,7 +122,7 @@ impl Host {
 
     /// Seeds what was seeded when the daemon ended.
     pub async fn restore_seeds(self: &Arc<Self>) {
-        let saved = lock(&self.state).seeds.clone();
+        let saved = self.state.lock().seeds.clone();
         for seed in saved {
             let Ok(key) = self.key_of(&seed.url).await else {
                 log::error!("{}: no drive to seed", seed.url);
@@ -135,7 +137,7 @@ impl Host {
     /// Stops seeding a drive; returns whether it was seeded. Fetched blocks stay.
     pub async fn unseed(&self, drive: &str) -> Result<bool> {
         let key = self.key_of(drive).await?;
-        let seeding = lock(&self.seeds).remove(&key);
+        let seeding = self.seeds.lock().remove(&key);
         let url = drive_url(&key, None);
         self.change_state(|state| state.seeds.retain(|known| known.url != url))?;
         let was_there = seeding.is_some();
@@ -153,17 +155,17 @@ impl Host {
     }
 
     pub fn seeds(&self) -> Vec<SeedInfo> {
-        let keys: Vec<PublicKey> = lock(&self.seeds).keys().copied().collect();
+        let keys: Vec<PublicKey> = self.seeds.lock().keys().copied().collect();
         keys.iter().filter_map(|key| self.describe_seed(key)).collect()
     }
 
     fn describe_seed(&self, key: &PublicKey) -> Option<SeedInfo> {
         let (drive, trouble) = {
-            let seeds = lock(&self.seeds);
+            let seeds = self.seeds.lock();
             let seeding = seeds.get(key)?;
-            (seeding.drive(), lock(&seeding.shared.trouble).clone())
+            (seeding.drive(), seeding.shared.trouble.lock().clone())
         };
-        let mut info = nothing_yet(key);
+        let mut info = SeedInfo { url: drive_url(key, None), ..SeedInfo::default() };
         info.name = self.name_of(key);
         info.trouble = trouble;
         if let Some(drive) = drive {
@@ -174,19 +176,6 @@ impl Host {
             info.own = drive.writable();
         }
         Some(info)
-    }
-}
-
-fn nothing_yet(key: &PublicKey) -> SeedInfo {
-    SeedInfo {
-        url: drive_url(key, None),
-        name: None,
-        version: 0,
-        blocks: 0,
-        blocks_here: 0,
-        complete: false,
-        own: false,
-        trouble: None,
     }
 }
 
@@ -219,21 +208,21 @@ impl Opening {
     /// As long as it takes. `None` if it never will be.
     async fn opened(self) -> Option<Drive> {
         loop {
-            let known = lock(&self.shared.drive).clone();
+            let known = self.shared.drive.lock().clone();
             if known.is_some() {
                 return known;
             }
             match Drive::open(&self.store, &self.key, None, Wait::Each(OPEN_WITHIN)).await {
                 Ok(drive) => {
-                    *lock(&self.shared.drive) = Some(drive.clone());
-                    *lock(&self.shared.trouble) = None;
+                    *self.shared.drive.lock() = Some(drive.clone());
+                    *self.shared.trouble.lock() = None;
                     return Some(drive);
                 }
                 Err(error @ hypermount_core::Error::Malformed(_)) => {
-                    *lock(&self.shared.trouble) = Some(error.to_string());
+                    *self.shared.trouble.lock() = Some(error.to_string());
                     return None;
                 }
-                Err(error) => *lock(&self.shared.trouble) = Some(error.to_string()),
+                Err(error) => *self.shared.trouble.lock() = Some(error.to_string()),
             }
             tokio::time::sleep(RETRY).await;
         }
