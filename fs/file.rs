@@ -470,10 +470,8 @@ mod tests {
 
     #[test]
     fn a_file_of_a_remote_drive_is_only_read() {
-        use crate::testing::{drive, put, runtime, show, walk};
-        runtime().block_on(async {
-            let (store, drive) = drive();
-            let fs = show(&store, &drive, true);
+        use crate::testing::{on_a_filesystem, put, walk};
+        on_a_filesystem(true, async |fs| {
             put(&fs, "file", b"content").await;
             let (ino, _) = walk(&fs, "file").await.expect("a file");
             for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {

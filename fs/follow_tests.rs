@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::testing::{drive, put, remove, runtime, show, walk};
+use crate::testing::{on_a_filesystem, put, remove, walk};
 
 fn entry(parent: u64, name: &str) -> Invalidation {
     Invalidation::Entry { parent, name: name.to_owned() }
@@ -16,15 +16,16 @@ fn notices(fs: &Fs) -> HashSet<Invalidation> {
 
 #[test]
 fn a_new_path_is_told_at_the_first_name_that_the_kernel_may_hold_as_absent() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         put(&fs, "a/b/old", b"x").await;
         let (a, _) = walk(&fs, "a").await.expect("a directory");
         notices(&fs);
         put(&fs, "a/c/d/new", b"x").await;
         let told = notices(&fs);
-        assert!(told.contains(&entry(a, "c")) && told.contains(&Invalidation::Inode(a)), "{told:?}");
+        assert!(
+            told.contains(&entry(a, "c")) && told.contains(&Invalidation::Inode(a)),
+            "{told:?}"
+        );
         let deeper = |notice: &Invalidation| matches!(notice, Invalidation::Entry { name, .. } if name != "c");
         assert!(!told.iter().any(deeper), "nothing below it is known: {told:?}");
     });
@@ -32,9 +33,7 @@ fn a_new_path_is_told_at_the_first_name_that_the_kernel_may_hold_as_absent() {
 
 #[test]
 fn new_content_is_told_of_its_inode_and_its_name() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         put(&fs, "file", b"old").await;
         put(&fs, "other", b"x").await;
         let (file, _) = walk(&fs, "file").await.expect("a file");
@@ -51,9 +50,7 @@ fn new_content_is_told_of_its_inode_and_its_name() {
 
 #[test]
 fn a_directory_that_vanishes_with_its_last_file_is_told_as_well() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         put(&fs, "a/b/c", b"x").await;
         let (a, _) = walk(&fs, "a").await.expect("a directory");
         let (b, _) = walk(&fs, "a/b").await.expect("a directory");
@@ -70,9 +67,7 @@ fn a_directory_that_vanishes_with_its_last_file_is_told_as_well() {
 
 #[test]
 fn a_name_that_no_program_looked_up_causes_no_notice_of_its_own() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         put(&fs, "a/b", b"x").await;
         notices(&fs);
         put(&fs, "a/b", b"y").await;
@@ -88,9 +83,7 @@ fn a_name_that_no_program_looked_up_causes_no_notice_of_its_own() {
 
 #[test]
 fn everything_names_each_inode_and_no_directory_by_name() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         put(&fs, "a/b", b"x").await;
         let (a, _) = walk(&fs, "a").await.expect("a directory");
         let (b, _) = walk(&fs, "a/b").await.expect("a file");

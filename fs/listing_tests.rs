@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use super::*;
 use crate::platform::Caller;
-use crate::testing::{drive, put, remove, runtime, show, walk};
+use crate::testing::{on_a_filesystem, put, remove, walk};
 
 /// One page of at most `room` names, and the offset of the next page.
 async fn page(fs: &Fs, handle: u64, offset: u64, room: usize, plus: bool) -> (Vec<String>, u64) {
@@ -37,9 +37,7 @@ async fn all(fs: &Fs, directory: u64, room: usize, plus: bool) -> Vec<String> {
 
 #[test]
 fn every_name_is_listed_once_whatever_fits_into_a_page() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         let mut expected = BTreeSet::from([".".to_owned(), "..".to_owned()]);
         for n in 0..7 {
             put(&fs, &format!("file {n}"), b"x").await;
@@ -57,9 +55,7 @@ fn every_name_is_listed_once_whatever_fits_into_a_page() {
 
 #[test]
 fn only_names_that_were_taken_are_counted_as_looked_up() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         for n in 0..5 {
             put(&fs, &format!("{n}"), b"x").await;
         }
@@ -75,9 +71,7 @@ fn only_names_that_were_taken_are_counted_as_looked_up() {
 
 #[test]
 fn a_listing_goes_on_in_the_version_that_it_began_in() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, true);
+    on_a_filesystem(true, async |fs| {
         for name in ["a", "b", "c"] {
             put(&fs, name, b"x").await;
         }
@@ -97,9 +91,7 @@ fn a_listing_goes_on_in_the_version_that_it_began_in() {
 
 #[test]
 fn new_files_are_listed_before_they_are_stored_and_with_their_size() {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        let fs = show(&store, &drive, false);
+    on_a_filesystem(false, async |fs| {
         let (root, name) = (fs.root_number(), OsStr::new("new"));
         let (_, opened) =
             fs.create(root, name, 0o644, libc::O_RDWR, Caller::SELF).await.expect("created");

@@ -32,8 +32,16 @@ pub fn drive() -> (Store, Drive) {
     (store, drive)
 }
 
+/// Runs a test on a filesystem over a new drive in memory.
+pub fn on_a_filesystem(read_only: bool, test: impl AsyncFnOnce(Arc<Fs>)) {
+    runtime().block_on(async {
+        let (store, drive) = drive();
+        test(show(&store, &drive, read_only)).await;
+    });
+}
+
 /// Shows the drive. Call this in a runtime.
-pub fn show(store: &Store, drive: &Drive, read_only: bool) -> Arc<Fs> {
+fn show(store: &Store, drive: &Drive, read_only: bool) -> Arc<Fs> {
     let options = FsOptions { read_only, ..OPTIONS };
     Fs::new(drive.clone(), store.clone(), options, Handle::current())
 }

@@ -155,7 +155,7 @@ mod tests {
         assert!(private(&open, uid).is_err());
         fs::set_permissions(&open, fs::Permissions::from_mode(0o700)).unwrap();
         assert!(private(&open, uid).is_ok());
-        assert!(private(&open, uid + 1).is_err(), "somebody else's");
+        assert!(private(&open, uid + 1).is_err(), "another user's");
         std::os::unix::fs::symlink(&open, directory.path().join("link")).unwrap();
         assert!(private(&directory.path().join("link"), uid).is_err());
     }

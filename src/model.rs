@@ -36,7 +36,7 @@ pub struct MountRequest {
     /// Where other peers are looked for.
     #[serde(default)]
     pub find: Find,
-    /// How long a block may take: `10s`, `0`, `forever`.
+    /// Longest wait for one block: `10s`, `0` (do not wait for peers), `forever`.
     #[serde(default)]
     pub wait: Option<String>,
     /// Answer peers at this `ADDR:PORT` too.
@@ -129,7 +129,7 @@ pub struct MountedDrive {
 }
 
 /// A drive that is shared permanently, and fetched whole if another publisher writes it.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SeedInfo {
     pub url: String,
     pub name: Option<String>,
@@ -377,7 +377,7 @@ pub struct DriveQuery {
     /// Peers to fetch from, `HOST:PORT` each, with commas between them.
     #[serde(default)]
     pub peers: String,
-    /// How long a block may take: `10s`, `0`, `forever`.
+    /// Longest wait for one block: `10s`, `0` (do not wait for peers), `forever`.
     pub wait: Option<String>,
     /// Look for peers on the local network.
     #[serde(default)]

@@ -32,7 +32,7 @@ pub struct Source {
     #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
     pub peers: Vec<String>,
 
-    /// How long a block may take to arrive: 10s, 2min, 0 (only what is here), forever
+    /// Longest wait for one block: 10s, 2min, 0 (do not wait for peers), forever
     /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,

@@ -14,7 +14,7 @@ pub const TYPE_DIRECTORY: u32 = 0o040000;
 pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
 pub const TYPE_FIFO: u32 = 0o010000;
 
-/// Mode of a directory nobody stored.
+/// Mode of a directory without an entry of its own.
 const IMPLIED_MODE: u32 = TYPE_DIRECTORY | 0o755;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

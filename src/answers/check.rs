@@ -33,7 +33,7 @@ pub struct Check {
     /// Peers to fetch from, `HOST:PORT` each.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// How long a block may take: `10s`, `0`, `forever`.
+    /// Longest wait for one block: `10s`, `0` (do not wait for peers), `forever`.
     #[serde(default)]
     pub wait: Option<String>,
     /// Where other peers are looked for.

@@ -70,7 +70,7 @@ pub struct Export {
     /// Peers to fetch from, `HOST:PORT` each.
     #[serde(default)]
     pub peers: Vec<String>,
-    /// How long a block may take: `10s`, `0`, `forever`.
+    /// Longest wait for one block: `10s`, `0` (do not wait for peers), `forever`.
     pub wait: Option<String>,
     /// Where other peers are looked for.
     #[serde(default)]

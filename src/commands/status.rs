@@ -264,16 +264,7 @@ mod tests {
             read_only: true,
         };
         let everything = MountInfo { url: None, drives: vec![drive; 50], ..mount.clone() };
-        let seed = SeedInfo {
-            url: url.clone(),
-            name: Some("notes".into()),
-            version: 0,
-            blocks: 0,
-            blocks_here: 0,
-            complete: false,
-            own: false,
-            trouble: None,
-        };
+        let seed = SeedInfo { url: url.clone(), name: Some("notes".into()), ..SeedInfo::default() };
         let limits = Limits { up: None, down: Some(2_000_000) };
         let limited = DriveLimits { url: url.clone(), name: None, limits };
         let status = model::Status {

@@ -41,7 +41,7 @@ impl Terms {
         self.up.ready_at()
     }
 
-    /// So many bytes were given away.
+    /// Counts bytes sent to peers against the limit.
     pub fn spend(&self, bytes: usize) {
         self.up.spend(bytes);
     }

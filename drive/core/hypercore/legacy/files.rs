@@ -174,8 +174,9 @@ impl CoreFiles for Files {
 
     fn write_claims(&self, pages: &Pages, ordered: bool) -> Result<()> {
         if ordered {
-            // A page may be torn by a power cut. A length without the data bits below it would
-            // hide blocks of ours that nobody else has, so the data bits go first.
+            // A power cut may tear a page. If the tree bits, which state the length, were stored
+            // without the data bits, blocks of ours that no peer has would count as missing. So
+            // the data bits are written first.
             for (page, bytes) in pages {
                 let mut bytes = bytes.to_vec();
                 let before = self.read_claims(*page)?;

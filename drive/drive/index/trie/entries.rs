@@ -203,7 +203,7 @@ fn path_of(node: &Node) -> Option<DrivePath> {
     (path.as_str() == node.key.text()).then_some(path)
 }
 
-/// A directory nobody stored, as old as the newest entry below it that the index shows.
+/// A directory without an entry of its own; its time is that of `node`, an entry below it.
 fn implied_by(node: &Arc<Node>) -> Entry {
     let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
     Entry::implied_directory(stat.map_or(0, |stat| stat.mtime))
