@@ -277,9 +277,9 @@ impl Store {
         self.inner.wanted.subscribe()
     }
 
-    /// Somebody opens the drive with this metadata core and would wait for peers.
+    /// The drive with this metadata core is opened, and the caller would wait for peers.
     pub fn want_drive(&self, topic: DiscoveryKey) {
-        // Nobody listens where there is no discovery.
+        // There is no receiver where there is no discovery.
         let _ = self.inner.wanted.send(topic);
     }
 
@@ -317,7 +317,7 @@ impl Store {
     }
 
     /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
-    /// the store is opened anew. With `force` also where a peer is known to hold more than is here,
+    /// the store is opened again. With `force` also where a peer is known to hold more than is here,
     /// which forks those drives for good.
     pub fn adopt(&self, force: bool) -> Result<()> {
         let Some(marks) = &self.inner.marks else {

@@ -1,8 +1,8 @@
 //! A drive: an index over a metadata core, and a content core.
 //!
 //! [`Drive`] is the handle, [`Snapshot`] one pinned version of it. Not here: what the index looks
-//! like (`index/`), which nested drive lies where in a folder (whoever walks paths opens it as a
-//! drive of its own), and anything about peers beyond how long to wait for them.
+//! like (`index/`), which nested drive lies where in a folder (the code that walks paths opens it
+//! as a drive of its own), and anything about peers beyond how long to wait for them.
 
 mod commit;
 #[cfg(test)]
@@ -67,7 +67,7 @@ struct Inner {
     frozen: Option<u64>,
     /// The last snapshot given out; replaced when the core has grown.
     current: Mutex<Arc<Snapshot>>,
-    /// Never fires; what a frozen drive gives to those who watch it.
+    /// Never fires; what a frozen drive gives to its watchers.
     stillness: watch::Sender<Head>,
     /// Shared with every other handle on this drive.
     turns: Arc<Turns>,
@@ -112,7 +112,7 @@ impl Drive {
         }
         if version.is_none() && !wait.is_local() && !metadata.has(0) {
             // The newest block leads to everything else: it is fetched in the same round trip as
-            // the first one. Nobody has to wait for it here.
+            // the first one. No caller has to wait for it here.
             drop(metadata.demand().upgrade(metadata.head().length));
         }
         let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
@@ -236,20 +236,20 @@ impl Drive {
     }
 
     /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
-    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own nobody
-    /// else has a newer one.
+    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own no
+    /// peer has a newer one.
     pub async fn freshen(&self, limit: Duration) {
         if self.frozen_version().is_some() || self.writable() {
             return;
         }
         let core = self.metadata();
         let (deadline, mut grown) = (Instant::now() + limit, core.watch());
-        // Has peers asked; nobody has to wait for that here.
+        // Has peers asked; no caller has to wait for that here.
         drop(core.demand().upgrade(core.head().length));
         loop {
             let outlook = core.demand().outlook();
             let told = outlook.remote_length;
-            // Who has another history has no news for us.
+            // A peer that has another history has no news for us.
             if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
                 return;
             }
@@ -262,7 +262,7 @@ impl Drive {
         }
     }
 
-    /// How much of the newest version is here, and who has more of it.
+    /// How much of the newest version is here, and how many peers have more of it.
     pub fn standing(&self) -> Standing {
         let mut standing = Standing::default();
         for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
@@ -291,7 +291,7 @@ impl Drive {
     }
 
     /// A peer that was given up because its index has another history has no content for us either: that
-    /// is what to tell who misses some.
+    /// is what to tell a caller that misses some.
     fn explain(&self, error: Error) -> Error {
         let index = self.metadata();
         match (error, index.demand().outlook().fork) {
@@ -319,7 +319,7 @@ impl Drive {
         read::read(&core, &extent, range, wait).await
     }
 
-    /// Asks peers for bytes nobody waits for yet.
+    /// Asks peers for bytes that no caller waits for yet.
     pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
         if let Some(content) = &self.inner.content {
             read::prefetch(content, extent, range, urgency);

@@ -119,7 +119,7 @@ impl Pool {
     }
 
     fn give_back(&self, files: Files) {
-        // The record first: bytes that no record speaks of belong to nobody.
+        // The record first: bytes that no record describes belong to no file.
         let emptied = files.record.set_len(0).and_then(|()| files.data.set_len(0));
         let mut free = self.free.lock();
         if emptied.is_ok() && free.len() < MAX_FREE {
@@ -244,7 +244,7 @@ impl Scratch {
         self.keep.store(true, Ordering::Relaxed);
     }
 
-    /// Its bytes are stored by now, or wanted by nobody: [`Scratch::keep`] no longer counts.
+    /// Its bytes are stored by now, or no longer wanted: [`Scratch::keep`] no longer counts.
     pub fn let_go(&self) {
         self.keep.store(false, Ordering::Relaxed);
     }

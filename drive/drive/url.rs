@@ -103,7 +103,7 @@ fn percent_decode(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::InvalidUrl("the path is not UTF-8".into()))
 }
 
-/// The whole URL in its canonical form, key included: whoever prints it was asked for it.
+/// The whole URL in its canonical form, key included: it is printed only on request.
 impl fmt::Display for DriveUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}", self.key.to_hex())?;

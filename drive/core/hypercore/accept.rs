@@ -9,7 +9,7 @@ use super::{Accepted, Core, Head, Rejected};
 use crate::error::{Error, Result};
 
 impl Core {
-    /// Verifies a proof and stores what it proves; wakes those who wait. `Storage(Corrupt)` means
+    /// Verifies a proof and stores what it proves; wakes the callers that wait. `Storage(Corrupt)` means
     /// that nodes of ours on the way did not verify and were forgotten: asking again, with a new
     /// digest, helps.
     ///
@@ -160,7 +160,7 @@ impl Core {
             let mut state = self.inner.state.lock();
             let mut nodes = verified.nodes;
             // One that is believed and not claimed came from the way of another, while its own record
-            // was damaged or its claim lost: both are written anew.
+            // was damaged or its claim lost: both are written again.
             let known =
                 proof.nodes().iter().filter(|node| state.believed(node.index) == Some(**node));
             nodes.extend(known.copied().collect::<Vec<_>>());

@@ -25,7 +25,7 @@ pub struct CoreCheck {
     pub damaged: Vec<Range<u64>>,
     /// Tree nodes, and the newest signature, that were damaged and follow from what is sound.
     pub records_damaged: u64,
-    /// How many of these were written anew.
+    /// How many of these were written again.
     pub records_repaired: u64,
     /// Proven nodes of which the nodes below do not lead there, the first ones.
     pub unproven: Vec<u64>,

@@ -45,7 +45,7 @@ impl Unclaimed {
         self.bytes += bytes;
     }
 
-    /// Whether a limit is reached; counts anew from then on, so that one flush is started for
+    /// Whether a limit is reached; counts from zero from then on, so that one flush is started for
     /// it and not one for every block that follows while it runs.
     fn limit_reached(&mut self) -> bool {
         let reached = self.blocks >= MAX_UNCLAIMED_BLOCKS || self.bytes >= MAX_UNCLAIMED_BYTES;

@@ -1,8 +1,8 @@
-//! What a core lacks and who waits for it: the only meeting point of [`super::Core`] and its
+//! What a core lacks and which callers wait for it: the only meeting point of [`super::Core`] and its
 //! replicator, besides the acceptance of proven blocks. Knows no network and no clock.
 //!
-//! INVARIANTS: a block is in `blocks` exactly while somebody waits for it or it is wanted ahead;
-//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that nobody waits for.
+//! INVARIANTS: a block is in `blocks` exactly while a caller waits for it or it is wanted ahead;
+//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that no caller waits for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -22,11 +22,11 @@ pub const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 /// How badly a block is wanted; the order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// A download nobody watches.
+    /// A download that no reader waits for.
     Background,
     /// A reader will probably need it soon.
     Ahead,
-    /// Somebody is blocked on it.
+    /// A reader is blocked on it.
     Reader,
 }
 
@@ -76,7 +76,7 @@ struct State {
     upgrades: Vec<(u64, oneshot::Sender<()>)>,
     changes: VecDeque<Change>,
     ahead: usize,
-    /// `changes` outgrew its bound and was emptied: the next taker gets everything anew.
+    /// `changes` outgrew its bound and was emptied: the next taker gets all current demands.
     overflowed: bool,
     outlook: Outlook,
 }
@@ -122,7 +122,7 @@ pub struct Outlook {
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
     pub last_trouble: Option<String>,
-    /// Who holds another history of this core, if that is what keeps it from growing.
+    /// The peer that holds another history of this core, if that is what keeps it from growing.
     pub fork: Option<String>,
     /// Highest length any connected peer has announced.
     pub remote_length: u64,
@@ -190,7 +190,7 @@ impl Demand {
         Ticket { demand: Arc::clone(self), block, receiver }
     }
 
-    /// Asks for blocks nobody waits for yet. Returns how many were taken: fewer than given when
+    /// Asks for blocks that no caller waits for yet. Returns how many were taken: fewer than given when
     /// [`MAX_WANTED_BLOCKS`] is reached.
     pub fn want_ahead(&self, blocks: impl IntoIterator<Item = u64>, urgency: Urgency) -> usize {
         let urgency = urgency.min(Urgency::Ahead);
@@ -265,7 +265,7 @@ impl Demand {
         }
     }
 
-    /// A verified block has been stored: wakes everybody who waits for it.
+    /// A verified block has been stored: wakes every caller that waits for it.
     pub fn fulfil(&self, block: u64, bytes: &Bytes) {
         let mut state = self.state();
         let Some(want) = state.blocks.remove(&block) else {
@@ -406,7 +406,7 @@ mod tests {
         let most = MAX_WANTED_BLOCKS as u64;
         assert_eq!(demand.want_ahead(0..most, Urgency::Ahead), MAX_WANTED_BLOCKS);
         assert_eq!(demand.want_ahead([most], Urgency::Ahead), 0);
-        // Who waits is served all the same.
+        // A caller that waits is served all the same.
         let _ticket = demand.want(most);
         assert_eq!(demand.wanted().len(), MAX_WANTED_BLOCKS + 1);
     }

@@ -1,5 +1,5 @@
 //! One signed append-only log (the legacy term is feed): what it holds, what it provably is, and
-//! who waits for the rest.
+//! which callers wait for the rest.
 //!
 //! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
 //! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written),
@@ -165,7 +165,7 @@ struct Inner {
     writable: bool,
     /// Held while bitfield pages are written: they must not overtake each other.
     claims: Mutex<()>,
-    /// Held by whoever changes facts: append, accept, clear.
+    /// Held while facts change: append, accept, clear.
     writer: Mutex<()>,
     state: Mutex<State>,
     cache: Arc<BlockCache>,

@@ -197,7 +197,7 @@ impl Core {
     }
 
     /// Which block holds `byte`, and the offset in it, asking peers if needed; `guess` is asked
-    /// for first. With [`Wait::Each`] the clock starts anew whenever the search gets narrower.
+    /// for first. With [`Wait::Each`] the clock restarts whenever the search gets narrower.
     pub async fn seek(
         &self,
         byte: u64,

@@ -1,8 +1,8 @@
 //! When a core whose secret key is here must take no more appends: another history of it exists,
-//! or may. A log has one writer; whoever appends to a copy of it signs two histories, and no
+//! or may. A log has one writer; a second one that appends to a copy signs two histories, and no
 //! reader can ever reconcile them.
 //!
-//! Who finds out: the store, from its marks (`store/mark.rs`), and [`Core::accept`], from a signed
+//! What finds out: the store, from its marks (`store/mark.rs`), and [`Core::accept`], from a signed
 //! proof. Not here: making it writable again, which takes a person (`Store::adopt`).
 
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Core {
         self.inner.pair.as_ref().and_then(|_| self.inner.stop.get().copied())
     }
 
-    /// Takes no more appends until the core is opened anew. The first reason counts.
+    /// Takes no more appends until the core is opened again. The first reason counts.
     pub fn stop(&self, reason: Stop) {
         let _writer = self.inner.writer.lock();
         let _ = self.inner.stop.set(reason);
@@ -84,8 +84,8 @@ impl Core {
         !self.owned() || self.is_repaired()
     }
 
-    /// Of a core we write nobody can have more than we do, nor anything else. The writer lock is
-    /// held, so what is being appended is either not sent to anybody yet or counted here.
+    /// Of a core we write no peer can have more than we do, nor anything else. The writer lock is
+    /// held, so what is being appended is either not sent to any peer yet or counted here.
     pub(super) fn judge_history(
         &self,
         verified: std::result::Result<Verified, Rejected>,

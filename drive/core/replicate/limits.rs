@@ -208,7 +208,7 @@ fn regions_asked_about() {
     assert_eq!(asked, MAX_WANTED_REGIONS);
 }
 
-/// A writer that went on, met by a reader who has the older version.
+/// A writer that went on, met by a reader that has the older version.
 #[test]
 fn blocks_kept_until_continuity_is_shown() {
     let written = written(2);

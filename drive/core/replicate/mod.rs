@@ -98,11 +98,11 @@ pub enum Event {
         /// The answers to the question that came with the proof.
         learnt: Learnt,
     },
-    /// Somebody who was to be a peer is none, and why.
+    /// A connection attempt failed, and why.
     Unreachable {
         trouble: String,
     },
-    /// So many bytes of blocks may be asked for per second from now on.
+    /// How many bytes of blocks per second may be requested from now on.
     Limited {
         limit: Limit,
     },
@@ -135,7 +135,7 @@ pub struct Replicator<V = Core> {
     peers: BTreeMap<PeerId, Peer>,
     wants: Wants,
     seeks: BTreeMap<u64, Seek>,
-    /// Somebody waits for a head longer than this.
+    /// A caller waits for a head longer than this.
     upgrade: Option<u64>,
     /// Blocks wanted for that only, because peers tell of no newer ones.
     newest: std::collections::BTreeSet<u64>,
@@ -154,10 +154,10 @@ pub struct Replicator<V = Core> {
     distrusted: Distrusted,
     average_bytes: u64,
     last_trouble: Option<String>,
-    /// Somebody holds another history, and nothing has come from others since.
+    /// A peer holds another history, and nothing has come from others since.
     fork: Option<String>,
     outlook_stale: bool,
-    /// When somebody may have stalled next.
+    /// When the next peer may have stalled.
     due: Option<Instant>,
     /// How fast blocks may be asked for.
     pace: Bucket,
@@ -246,7 +246,7 @@ impl<V: View> Replicator<V> {
     }
 
     fn settle(&mut self, now: Instant) {
-        // Events that keep coming must not push the check of who has stalled aside.
+        // Events that keep coming must not delay the check for stalled peers.
         if self.due.is_some_and(|due| due <= now) {
             self.check_stalls(now);
         }
@@ -289,8 +289,8 @@ impl<V: View> Replicator<V> {
         self.peers.iter().map(|(id, peer)| (*id, peer.blocks.count_below(length))).collect()
     }
 
-    /// Asks the peers that are not known to hold everything what they hold by now: who got a block
-    /// from us does not announce it to us.
+    /// Asks the peers that are not known to hold everything what they hold by now: a peer that got a
+    /// block from us does not announce it to us.
     pub fn ask_what_is_held(&mut self) {
         let length = self.core.head().length;
         let regions = length.div_ceil(REGION_BLOCKS).min(MAX_WANTED_REGIONS as u64);
@@ -518,7 +518,7 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    /// A seek has been answered; if the tree still does not tell, somebody else is asked.
+    /// A seek has been answered; if the tree still does not tell, another peer is asked.
     fn sought(&mut self, id: PeerId, byte: u64, located: bool) {
         if located {
             self.seeks.remove(&byte);

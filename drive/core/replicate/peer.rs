@@ -15,7 +15,7 @@ pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
 pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
 /// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links, for
-/// longer than an answer usually takes, and so many deviations from that: RFC 6298's timeout).
+/// longer than the timeout of RFC 6298: the usual time of an answer plus a multiple of its deviation).
 pub const STALL_AFTER: Duration = Duration::from_millis(500);
 const STALL_DEVIATIONS: u32 = 4;
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
@@ -25,7 +25,7 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(20);
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A single request this old, at a peer that answers others, will not be answered any more.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(10);
-/// Data nobody asked for (any more) that a peer may send before it counts as misbehaving.
+/// Data messages without a pending request that a peer may send before it counts as misbehaving.
 pub const MAX_UNSOLICITED: u32 = 1024;
 /// Requests a peer may refuse, beyond as many as it answers, for blocks it offers. One that offers
 /// and takes back without end would have us ask without end.
@@ -69,7 +69,7 @@ pub struct InFlight {
     pub order: u64,
     /// Bytes the answer is expected to have; counts against the window.
     pub expected: u64,
-    /// Nobody wants it any more; the answer is still welcome, and no longer counts.
+    /// No longer wanted; the answer is still accepted, and no longer counts.
     pub cancelled: bool,
     /// The full proof was asked for, on a connection on which the peer was told of no nodes of ours,
     /// so a failure cannot be blamed on what we hold.
@@ -114,7 +114,7 @@ pub struct Peer {
     answered_up_to: (Instant, u64),
     /// A request has become late with an answer, not by the time.
     pub newly_late: bool,
-    /// How many requests, seeks included, somebody still wants answered.
+    /// How many requests, seeks included, are still to be answered.
     owed: usize,
     /// How many of `in_flight` compare histories.
     comparing: usize,
@@ -535,7 +535,7 @@ impl Peer {
             .min()
     }
 
-    /// Blocks asked for so long ago that the peer must have passed over them.
+    /// Blocks requested more than [`OVERDUE_AFTER`] ago: the peer must have passed over them.
     pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.by_age
             .iter()

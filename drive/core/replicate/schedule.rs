@@ -11,7 +11,7 @@ use crate::wire::message::Message;
 
 enum Choice {
     Ask(PeerId),
-    /// Somebody offers it, but has no room now.
+    /// A peer offers it, but has no room now.
     Busy,
     Nobody,
 }
@@ -159,7 +159,7 @@ impl<V: View> Replicator<V> {
     }
 
     /// The least loaded peer that offers the block. Stalled peers and those that failed to
-    /// deliver it before are asked only when there is nobody else.
+    /// deliver it before are asked only when there is no other.
     fn choose(&self, block: u64, urgency: Urgency, now: Instant) -> Choice {
         let Some(want) = self.wants.get(block) else { return Choice::Nobody };
         let reader = urgency == Urgency::Reader;
@@ -179,7 +179,7 @@ impl<V: View> Replicator<V> {
             }
         }
         match best {
-            // With somebody asked already, a second stalled or failed peer is no improvement.
+            // With one peer asked already, a second stalled or failed peer is no improvement.
             Some(((failed, stalled, _), _)) if !want.asked.is_empty() && (failed || stalled) => {
                 Choice::Nobody
             }

@@ -11,13 +11,13 @@ use crate::hypercore::demand::Urgency;
 /// Peers remembered per block that were asked or failed; a block asked of more starts over.
 const MAX_ASKED: usize = 32;
 
-/// One block somebody wants.
+/// One wanted block.
 #[derive(Debug)]
 pub struct Want {
     pub urgency: Urgency,
     /// Peers with an open request for it.
     pub asked: BTreeSet<PeerId>,
-    /// Peers that did not deliver it; asked again only when nobody else is left.
+    /// Peers that did not deliver it; asked again only when no other peer is left.
     pub failed: BTreeSet<PeerId>,
 }
 
@@ -151,7 +151,7 @@ impl Wants {
         }
     }
 
-    /// Nobody holds the block: out of the queue until somebody says otherwise.
+    /// No peer holds the block: out of the queue until a peer offers it.
     pub fn park(&mut self, block: u64) {
         let Some(want) = self.blocks.get(&block) else { return };
         self.queue.remove(&(Reverse(want.urgency), block));

@@ -48,7 +48,7 @@ const EVENTS_AT_ONCE: usize = 256;
 /// With a limit, so much less flows at once that something does several times a second, if it can.
 const HELPINGS_PER_SECOND: u64 = 4;
 const SMALLEST_HELPING_BYTES: usize = 4096;
-/// With a limit, silence and slowness are borne so many times as long.
+/// The factor by which timeouts for silence and slowness are longer with a limit.
 const LIMITED_PATIENCE: u32 = 3;
 /// Bytes received before the others have their turn, timers above all: a peer that sends without
 /// end must not keep them.
@@ -457,7 +457,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Asks the peer for a core. Whoever dials a server learns of no core by that.
+    /// Asks the peer for a core. A peer that dials a server learns of no core by that.
     async fn offer(&mut self, core: Core) {
         let asked = match self.sharing.options.share {
             Share::Opened => true,

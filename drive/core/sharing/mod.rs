@@ -405,7 +405,7 @@ impl Protocol for Shared {
         })
     }
 
-    /// Cores keep the reason for those who wait.
+    /// Cores keep the reason for the callers that wait.
     fn unreachable(&self, trouble: &str) {
         let Some(inner) = self.0.upgrade() else { return };
         for replication in inner.state().replications.values() {
@@ -473,7 +473,7 @@ async fn follow_drives(sharing: Weak<Inner>, mut wanted: broadcast::Receiver<Dis
     loop {
         let topic = match wanted.recv().await {
             Ok(topic) => topic,
-            // More drives at once than anybody can read: the rest is looked up when opened again.
+            // More drives at once than can be looked up: the rest is looked up when opened again.
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };

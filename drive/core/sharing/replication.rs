@@ -141,7 +141,7 @@ async fn run(
             Some(answer) = asked.recv() => {
                 let holdings = replicator.holdings().into_iter();
                 let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
-                // Who asked may have gone.
+                // The receiver may have been dropped.
                 let _ = answer.send(holdings.collect());
                 if asked_last.is_none_or(|last| last.elapsed() >= ASK_AGAIN) {
                     asked_last = Some(Instant::now());

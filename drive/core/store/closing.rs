@@ -1,5 +1,5 @@
-//! Closing cores that are not in use, so that publishers who name drives and peers who ask for cores
-//! cannot take all file descriptors.
+//! Closing cores that are not in use, so that neither publishers that name drives nor peers that ask
+//! for cores take all file descriptors.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Whole-file locks that other programs see too: `flock(2)`, as the reference takes it on every
-//! core's `bitfield`; and who holds one that is not to be had.
+//! core's `bitfield`; and which process holds one that is taken.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -93,7 +93,7 @@ fn own_name() -> String {
     name.unwrap_or("hypermount").to_owned()
 }
 
-/// Who wrote himself into the lock file.
+/// The process that wrote its id into the lock file.
 fn written_holder(path: &Path) -> Option<String> {
     /// Bytes: a process id and the name of a program.
     const MAX_CONTENT: u64 = 4096;
@@ -105,7 +105,7 @@ fn written_holder(path: &Path) -> Option<String> {
     Some(format!("{name} (pid {pid})"))
 }
 
-/// Who holds a `flock` on the file, from the kernel's list. Linux only.
+/// The process that holds a `flock` on the file, from the kernel's list. Linux only.
 fn kernel_holder(file: &File) -> Option<String> {
     let found = file.metadata().ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;

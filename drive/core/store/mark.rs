@@ -37,7 +37,7 @@ pub const MARK_FILE: &str = "hypermount.mark";
 pub const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
 const HEADER: &str = "hypermount mark 1";
 
-/// Who opens a store: what tells this machine from others, and where marks are kept outside of it.
+/// What opens a store: what distinguishes this machine from others, and where marks are kept outside of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custodian {
     machine: Hash,
@@ -51,7 +51,7 @@ impl Custodian {
         let state = state.map(Path::to_owned);
         let id = fs::read("/etc/machine-id").ok().filter(|id| !id.trim_ascii().is_empty());
         let id = id.or_else(|| state.as_deref().and_then(own_machine_id)).unwrap_or_default();
-        // Hashed as machine-id(5) asks: the id itself is nobody's business.
+        // Hashed as machine-id(5) asks: the id itself is confidential.
         Self { machine: crypto::blake2b(&[b"hypermount machine", id.trim_ascii()]), state }
     }
 

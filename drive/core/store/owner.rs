@@ -1,6 +1,6 @@
-//! The owner of a store: the one user who may write it and read it.
+//! The owner of a store: the one user that may write it and read it.
 //!
-//! A store belongs to the user who owns its `master_key`. Every file of it has mode 0600 and every
+//! A store belongs to the user that owns its `master_key`. Every file of it has mode 0600 and every
 //! directory 0700. Root does not write the store of another user: the files it made would be root's,
 //! which locks the owner out, and the owner could have planted links for root to follow.
 

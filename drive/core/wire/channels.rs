@@ -1,4 +1,4 @@
-//! Which cores are open on a session, under which numbers, and who opened them (§6).
+//! Which cores are open on a session, under which numbers, and which side opened them (§6).
 //!
 //! Each side numbers its own channels; a core that both have opened has two numbers. Pure
 //! bookkeeping: no bytes, no capabilities, no decision what to answer.

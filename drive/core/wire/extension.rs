@@ -31,9 +31,9 @@ pub mod flags {
 pub enum TrieMessage {
     /// These blocks, all within `start..end`, are what the search needs.
     Cache { start: u64, end: u64, blocks: Vec<u64> },
-    /// Somebody lists what is below `key`, as of the node at sequence number `head`.
+    /// The peer lists what is below `key`, as of the node at sequence number `head`.
     Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
-    /// Somebody looks up `key`, as of the node at sequence number `head`.
+    /// The peer looks up `key`, as of the node at sequence number `head`.
     Get { head: u64, key: String },
 }
 

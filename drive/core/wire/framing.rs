@@ -25,7 +25,7 @@ const LONGEST_FRAME: usize = MAX_PAYLOAD + MAX_VARINT;
 pub enum Front {
     /// Not enough bytes to tell.
     Incomplete,
-    /// So many bytes, at least one, to be dropped: a zero need not be written in its shortest form.
+    /// The bytes, at least one, to be dropped: a zero need not be written in its shortest form.
     KeepAlive {
         length: usize,
     },
@@ -45,7 +45,7 @@ pub struct Header {
 }
 
 /// Reads the header at the front of `input`. Judges lengths as soon as they can be read, so a
-/// claim beyond the limits never makes anybody buffer for it.
+/// claim beyond the limits never makes the reader buffer for it.
 pub fn front(input: &[u8]) -> Result<Front, ProtocolError> {
     let Some((claimed, prefix)) = varint::read(input)? else {
         return Ok(Front::Incomplete);

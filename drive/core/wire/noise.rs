@@ -1,6 +1,6 @@
 //! The handshake: Noise XX with both static keys and one nonce per side (§1, §2).
 //!
-//! Not here: who may connect. Any static key is accepted; it only names the peer.
+//! Not here: which peers may connect. Any static key is accepted; it only names the peer.
 
 use std::io;
 

@@ -17,7 +17,7 @@ const NOT_OURS: &str = "this machine does not hold the drive's keys";
 
 /// The place at the end of the content core, for the blocks of one file after another.
 ///
-/// INVARIANT: while it is there nobody else appends.
+/// INVARIANT: while it exists no other writer appends.
 pub struct ContentWriter {
     content: Core,
     extent: Extent,
@@ -58,7 +58,7 @@ impl ContentWriter {
         Ok(())
     }
 
-    /// What was appended. Visible to nobody until an [`Edit::Put`] names it.
+    /// What was appended. Not visible until an [`Edit::Put`] names it.
     pub fn finish(self) -> Extent {
         if self.extent.blocks == 0 { Extent::default() } else { self.extent }
     }
@@ -68,7 +68,7 @@ impl ContentWriter {
 pub struct Turn(#[allow(dead_code)] OwnedMutexGuard<()>);
 
 impl Drive {
-    /// Takes a turn at changing the index. Waits for those who have theirs, on whatever handle.
+    /// Takes a turn at changing the index. Waits for earlier turns to end, on whatever handle.
     pub async fn turn(&self) -> Turn {
         Turn(Arc::clone(&self.inner.turns.index).lock_owned().await)
     }
@@ -86,14 +86,14 @@ impl Drive {
         }
     }
 
-    /// Takes a turn at appending file bytes. Waits for those who have theirs.
+    /// Takes a turn at appending file bytes. Waits for earlier turns to end.
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
         Ok(ContentWriter::new(content, turn))
     }
 
-    /// Appends the bytes of a whole file at once. For who is alone with the drive: while another
+    /// Appends the bytes of a whole file at once. Only for the sole user of the drive: while another
     /// file is being written it fails.
     pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
         let content = self.writable_content()?.clone();

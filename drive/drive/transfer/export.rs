@@ -1,7 +1,7 @@
 //! From a drive into a local directory.
 //!
 //! A file appears under its name only when it is whole; a link is made, never followed. The drive may
-//! be anybody's: its set-user-id and the like bits stay behind unless it is our own, its owners
+//! be of any publisher: its set-user-id and the like bits stay behind unless it is our own, its owners
 //! always do.
 
 use std::fs::File;
@@ -292,7 +292,7 @@ impl Export<'_> {
         found: Option<&rustix::fs::Stat>,
     ) -> std::result::Result<Option<Frame>, Failed> {
         let there = found.filter(|found| target::is_directory(found));
-        // What nobody stored has no mode of its own: an existing directory keeps its.
+        // A directory that was not stored has no mode of its own: an existing one keeps its mode.
         let stat = (entry.explicit || there.is_none()).then(|| entry.stat.clone());
         let same = there.is_some_and(|found| {
             let mode = target::permissions(found);

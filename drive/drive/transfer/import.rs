@@ -212,7 +212,7 @@ impl Import<'_> {
             if self.options.delete {
                 for (name, entry) in theirs {
                     let path = directory.path.join(&Name::new(name)?)?;
-                    // What is ignored here is nobody's business there.
+                    // What is ignored here is left alone there.
                     let is_directory = entry.kind == Kind::Directory;
                     let local = directory.local.join(path.name().unwrap_or_default());
                     if !ignores.match_path(&local, is_directory) {
@@ -506,7 +506,7 @@ impl Import<'_> {
         local: &Path,
     ) -> Result<bool> {
         self.append().await?;
-        // To its end nobody else appends: a file's blocks are one stretch.
+        // Until its end no other writer appends: a file's blocks are one stretch.
         let mut writer = self.drive.content_writer().await?;
         let content = self.drive.content()?;
         let resumed = match &self.note {

@@ -48,11 +48,11 @@ pub enum Step {
 /// Is told what happens, in order.
 pub trait Observer: Send {
     fn step(&mut self, path: &str, step: Step);
-    /// So many bytes more were copied or found to be there.
+    /// `count` more bytes were copied or found to be there.
     fn bytes(&mut self, count: u64);
 }
 
-/// Tells nobody.
+/// Ignores every report.
 impl Observer for () {
     fn step(&mut self, _: &str, _: Step) {}
     fn bytes(&mut self, _: u64) {}

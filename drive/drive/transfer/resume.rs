@@ -14,7 +14,7 @@ use hypermount_core::private;
 
 /// The note, in the store's directory.
 const NOTE: &str = "hypermount.import";
-/// Files smaller than this are begun anew: the bytes lost to the log are few.
+/// Files smaller than this are imported from the start again: the bytes lost to the log are few.
 pub(super) const MIN_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Note {

@@ -1,5 +1,5 @@
 //! A local directory that is written without ever leaving it: every step is relative to an open
-//! directory, and no link is followed, whoever made it.
+//! directory, and no link is followed.
 
 use std::fs::File;
 use std::io;

@@ -285,7 +285,7 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     bench.export(ExportOptions::default()).await;
     assert!(fs::read(bench.at("out/large")).unwrap() == bytes);
 
-    // Other blocks than the file's begin it anew.
+    // Other blocks than the file's restart it.
     bench.write("other", bytes.iter().rev().copied().collect::<Vec<u8>>());
     note.begin(bench.drive.content().unwrap()).unwrap();
     bench.drive.append_content(&blocks).unwrap();
@@ -295,7 +295,7 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     assert!(fs::read(bench.at("out/other")).unwrap().iter().rev().eq(&bytes));
 }
 
-/// A publisher may store anything; so may whoever prepared the directory.
+/// A publisher may store anything; so may the user that prepared the directory.
 ///
 /// 64. `export` writes nothing outside its directory: it follows no symbolic link, whatever its origin.
 #[tokio::test]

@@ -30,7 +30,7 @@ pub const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
 pub const MAX_SMALL_BYTES: u64 = 512 * 1024;
 /// Blocks missing beyond which one listing alone does not fetch the whole index.
 pub const MAX_EAGER_BLOCKS: u64 = 32_768;
-/// So many listings that lacked blocks are a walk through the whole drive: the rest of the index is
+/// This number of listings that lacked blocks is a walk through the whole drive: the rest of the index is
 /// then fetched ahead whatever its size.
 pub const LISTINGS_OF_A_WALK: u64 = 4;
 
@@ -125,8 +125,8 @@ impl Nodes {
         }
     }
 
-    /// A listing at `head` lacks a block. Wants the whole index ahead if it is small, or if so
-    /// many directories were listed that somebody walks through them all. Single lookups never
+    /// A listing at `head` lacks a block. Wants the whole index ahead if it is small, or if
+    /// [`LISTINGS_OF_A_WALK`] directories were listed: a walk through them all. Single lookups never
     /// come here: they must stay cheap in a large drive.
     pub fn listing_lacks_block(&self, head: u64, wait: Wait) {
         if wait.is_local() {

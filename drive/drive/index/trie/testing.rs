@@ -74,7 +74,7 @@ impl Writer {
 /// What a peer was asked.
 #[derive(Default)]
 pub struct Traffic {
-    /// How often somebody had to wait for an answer.
+    /// How often a caller had to wait for an answer.
     pub rounds: AtomicU64,
     pub blocks: AtomicU64,
     pub bytes: AtomicU64,
