@@ -22,7 +22,7 @@ pub use repair::{DriveRepair, content_of_drive, repair};
 
 /// Progress of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum CheckStep {
     /// Bytes that were read and verified.
     Read(u64),
     /// `fetched` of the `of` blocks that peers were asked for have come.
@@ -88,7 +88,7 @@ impl DriveCheck {
 pub async fn check(
     store: &Store,
     key: &PublicKey,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveCheck> {
     check_and_blank(store, key, false, tell).await
 }
@@ -98,7 +98,7 @@ async fn check_and_blank(
     store: &Store,
     key: &PublicKey,
     blank: bool,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveCheck> {
     let drive = Drive::open(store, key, None, Wait::Local).await?;
     let index = drive.metadata_core();
@@ -152,9 +152,9 @@ async fn check_and_blank(
 async fn check_core(
     core: &Core,
     blank: bool,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<CoreCheck> {
-    let mut read = |bytes| tell(Step::Read(bytes));
+    let mut read = |bytes| tell(CheckStep::Read(bytes));
     let mut found = core.check(&mut read)?;
     let lengths = core.signed_lengths()?;
     for start in lengths.clone().step_by(SIGNATURES_A_STEP as usize) {

@@ -431,17 +431,17 @@ mod tests {
             &|| scratch.written(&(1000..2000)).unwrap(),
             &|| scratch.resized(1500).unwrap(),
         ];
-        let told = |text: &str| parse(text, &directory.path().join("1.record"));
+        let parsed = |text: &str| parse(text, &directory.path().join("1.record"));
         let read = || fs::read_to_string(&scratch.files().unwrap().record_path).unwrap();
-        let mut moments = vec![told(&read()).expect("it is whole")];
+        let mut moments = vec![parsed(&read()).expect("it is whole")];
         for step in steps {
             step();
-            moments.push(told(&read()).expect("it is whole"));
+            moments.push(parsed(&read()).expect("it is whole"));
         }
         let whole = read();
         let mut seen = 0;
         for end in 0..=whole.len() {
-            if let Some(left) = told(&whole[..end]) {
+            if let Some(left) = parsed(&whole[..end]) {
                 let at = moments.iter().position(|moment| *moment == left);
                 let at = at.unwrap_or_else(|| panic!("cut at {end}: {left:?}"));
                 assert!(at >= seen, "cut at {end}");

@@ -3,7 +3,7 @@
 
 use super::dialect::Proof;
 use super::flat_tree;
-use super::merkle::{Flaw, MAX_BLOCK_SIZE, Node, Verified};
+use super::merkle::{Flaw, MAX_BLOCK_SIZE, TreeNode, Verified};
 use super::nodes::Lookup;
 use super::{Accepted, Core, Head, Rejected};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl Core {
     fn accept_one(
         &self,
         proof: Proof,
-        leaf: Option<Node>,
+        leaf: Option<TreeNode>,
     ) -> std::result::Result<Accepted, Rejected> {
         let value = proof.value();
         let (before, refused) = (self.stopped(), self.inner.repairing.refused());
@@ -76,7 +76,11 @@ impl Core {
         Ok(accepted)
     }
 
-    fn verify(&self, proof: &Proof, leaf: Option<Node>) -> std::result::Result<Verified, Rejected> {
+    fn verify(
+        &self,
+        proof: &Proof,
+        leaf: Option<TreeNode>,
+    ) -> std::result::Result<Verified, Rejected> {
         if self.inner.pair.is_some()
             && let Some(verified) = self.verify_alone(proof, leaf)?
         {
@@ -105,7 +109,7 @@ impl Core {
     fn verify_alone(
         &self,
         proof: &Proof,
-        leaf: Option<Node>,
+        leaf: Option<TreeNode>,
     ) -> std::result::Result<Option<Verified>, Rejected> {
         let nothing = |_| Ok::<_, std::convert::Infallible>(None);
         let Ok(verified) = self.inner.author.verify(proof, leaf, nothing) else {
@@ -210,7 +214,7 @@ impl Core {
     }
 
     /// Byte offset of a block, from nodes just proven and those believed before.
-    fn offset_with(&self, block: u64, proven: &[Node]) -> Result<u64> {
+    fn offset_with(&self, block: u64, proven: &[TreeNode]) -> Result<u64> {
         let mut offset = 0u64;
         for index in flat_tree::full_roots(block) {
             let node = match proven.binary_search_by_key(&index, |node| node.index) {

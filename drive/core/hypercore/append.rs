@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::dialect::HashedBlocks;
-use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node, Signature};
+use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Signature, TreeNode};
 use super::{Core, Head};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::KeyPair;
@@ -17,8 +17,8 @@ struct Batch<'a> {
     blocks: &'a [Bytes],
     before: Head,
     after: Head,
-    roots: Vec<Node>,
-    created: Vec<Node>,
+    roots: Vec<TreeNode>,
+    created: Vec<TreeNode>,
     signature: Signature,
 }
 
@@ -104,7 +104,7 @@ impl Core {
         }
         // As the reference: the new stretch of the tree in one piece, older parents one by one.
         let first = batch.before.length * 2;
-        let mut parents: Vec<Node> =
+        let mut parents: Vec<TreeNode> =
             batch.created.iter().filter(|node| node.index < first).copied().collect();
         parents.sort_unstable_by_key(|node| node.index);
         files.write_nodes(&parents)?;

@@ -72,7 +72,7 @@ impl Core {
     }
 
     /// How much of the core peers are shown: of one whose secret key is here what is settled.
-    pub fn shown(&self) -> Head {
+    pub fn announced_head(&self) -> Head {
         let state = self.inner.state.lock();
         if self.inner.pair.is_some() { state.settled } else { state.head }
     }

@@ -70,7 +70,7 @@ pub enum Change {
 }
 
 #[derive(Default)]
-struct State {
+struct DemandState {
     blocks: BTreeMap<u64, Want>,
     seeks: BTreeMap<u64, Seekers>,
     upgrades: Vec<(u64, oneshot::Sender<()>)>,
@@ -88,8 +88,8 @@ struct Seekers {
     guess: u64,
 }
 
-impl State {
-    fn everything(&self) -> Vec<Change> {
+impl DemandState {
+    fn all_changes(&self) -> Vec<Change> {
         let blocks = self
             .blocks
             .iter()
@@ -130,7 +130,7 @@ pub struct Outlook {
 
 /// See the module documentation.
 pub struct Demand {
-    state: Mutex<State>,
+    state: Mutex<DemandState>,
     changed: Notify,
     /// Counts changes of the tree.
     tree: watch::Sender<u64>,
@@ -145,12 +145,12 @@ impl Demand {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DemandState> {
         // No code panics while holding this lock; a poisoned one still holds a usable queue.
         self.state.lock()
     }
 
-    fn push(&self, state: &mut State, change: Change) {
+    fn push(&self, state: &mut DemandState, change: Change) {
         if state.changes.len() >= MAX_PENDING_CHANGES {
             state.changes.clear();
             state.overflowed = true;
@@ -307,7 +307,7 @@ impl Demand {
         let mut state = self.state();
         if std::mem::take(&mut state.overflowed) {
             state.changes.clear();
-            return state.everything();
+            return state.all_changes();
         }
         state.changes.drain(..).collect()
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::files::{OpenFiles, Opened};
 use super::legacy::{self, hash, proof};
-use super::merkle::{Flaw, Node, Signature, Verified, push_leaf};
+use super::merkle::{Flaw, Signature, TreeNode, Verified, push_leaf};
 use crate::error::Result;
 use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
 
@@ -31,41 +31,41 @@ pub enum Dialect {
 
 impl Dialect {
     /// The leaf over the bytes of `block`.
-    pub fn leaf(self, block: u64, bytes: &[u8]) -> Node {
+    pub fn leaf(self, block: u64, bytes: &[u8]) -> TreeNode {
         match self {
             Self::Legacy => hash::leaf(block, bytes),
         }
     }
 
     /// The leaves over blocks, as [`Dialect::leaf`] would make them one by one, several at a time.
-    pub fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<Node> {
+    pub fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<TreeNode> {
         match self {
             Self::Legacy => hash::leaves(blocks),
         }
     }
 
     /// The parent of two siblings, given in either order; `None` if it is larger than a core may be.
-    pub fn parent(self, one: &Node, other: &Node) -> Option<Node> {
+    pub fn parent(self, one: &TreeNode, other: &TreeNode) -> Option<TreeNode> {
         match self {
             Self::Legacy => hash::parent(one, other),
         }
     }
 
     /// The hash over a core's roots, left to right.
-    pub fn root_hash(self, roots: &[Node]) -> Hash {
+    pub fn root_hash(self, roots: &[TreeNode]) -> Hash {
         match self {
             Self::Legacy => hash::root_hash(roots),
         }
     }
 
     /// [`push_leaf`] with the hashes of this kind.
-    pub fn push_leaf(self, roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
+    pub fn push_leaf(self, roots: &mut Vec<TreeNode>, leaf: TreeNode) -> Option<Vec<TreeNode>> {
         push_leaf(roots, leaf, |one, other| self.parent(one, other))
     }
 
     /// Whether a verified proof under the roots `new` has passed by every one of the roots `old`, so that
     /// the one version continues the other.
-    pub fn connects(self, old: &[Node], new: &[Node], proof: &Proof) -> bool {
+    pub fn connects(self, old: &[TreeNode], new: &[TreeNode], proof: &Proof) -> bool {
         match self {
             Self::Legacy => proof::connects(old, new, proof.block),
         }
@@ -105,14 +105,14 @@ impl Author {
     }
 
     /// Whether the signature is the author's over these roots of a core of `length` blocks.
-    pub fn signed(&self, roots: &[Node], length: u64, signature: &Signature) -> bool {
+    pub fn signed(&self, roots: &[TreeNode], length: u64, signature: &Signature) -> bool {
         match self.dialect {
             Dialect::Legacy => hash::signed_by(&self.key, roots, length, signature),
         }
     }
 
     /// The signature over these roots of a core of `length` blocks.
-    pub fn sign(&self, pair: &KeyPair, roots: &[Node], length: u64) -> Signature {
+    pub fn sign(&self, pair: &KeyPair, roots: &[TreeNode], length: u64) -> Signature {
         match self.dialect {
             Dialect::Legacy => hash::sign(pair, roots, length),
         }
@@ -126,8 +126,8 @@ impl Author {
     pub fn verify<E>(
         &self,
         proof: &Proof,
-        leaf: Option<Node>,
-        local: impl FnMut(u64) -> std::result::Result<Option<Node>, E>,
+        leaf: Option<TreeNode>,
+        local: impl FnMut(u64) -> std::result::Result<Option<TreeNode>, E>,
     ) -> std::result::Result<Verified, Flaw<E>> {
         match self.dialect {
             Dialect::Legacy => proof::verify(&self.key, proof, leaf, local),
@@ -158,10 +158,10 @@ impl HashedBlocks {
     }
 
     /// The leaves, of which the first is that of block `first`.
-    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
+    pub fn leaves(&self, first: u64) -> impl Iterator<Item = TreeNode> {
         (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
             let size = bytes.len() as u64;
-            Node { index: block.saturating_mul(2), hash: *hash, size }
+            TreeNode { index: block.saturating_mul(2), hash: *hash, size }
         })
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::bitfield::Bitfield;
-use super::merkle::{Head, Node, Signature};
+use super::merkle::{Head, Signature, TreeNode};
 use super::storage::Storage;
 use crate::error::Result;
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
@@ -49,7 +49,7 @@ pub struct Opened {
 pub struct Recovered {
     pub bits: Bitfield,
     pub head: Head,
-    pub roots: Vec<Node>,
+    pub roots: Vec<TreeNode>,
     /// `None` while the core is empty.
     pub signature: Option<Signature>,
     /// What was claimed, and so had been synced: the head, or shorter where more was found.
@@ -61,13 +61,13 @@ pub struct Recovered {
 /// A virtual call per file access: next to the system call it cannot be measured.
 pub trait CoreFiles: Send + Sync {
     /// The node's record; `None` if it is blank or beyond the end.
-    fn read_node(&self, index: u64) -> Result<Option<Node>>;
+    fn read_node(&self, index: u64) -> Result<Option<TreeNode>>;
 
     /// Writes nodes given in ascending order, neighbours in one call.
-    fn write_nodes(&self, nodes: &[Node]) -> Result<()>;
+    fn write_nodes(&self, nodes: &[TreeNode]) -> Result<()>;
 
     /// Writes the records `start..end` whole: the given nodes, all others blank.
-    fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()>;
+    fn write_node_range(&self, start: u64, end: u64, nodes: &[TreeNode]) -> Result<()>;
 
     /// The signature stored for the core as long as `length` blocks; `None` if there is none.
     fn read_signature(&self, length: u64) -> Result<Option<Signature>>;

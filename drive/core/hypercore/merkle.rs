@@ -27,7 +27,7 @@ pub struct Head {
 
 /// A node of the flat tree: the hash and byte size of what lies below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct TreeNode {
     /// Flat-tree index: leaves are even, block `i` is `2 i`.
     pub index: u64,
     pub hash: Hash,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Signature {
 }
 
 /// The sum of the roots' sizes, if it is one a core may have.
-pub fn byte_length(roots: &[Node]) -> Option<u64> {
+pub fn byte_length(roots: &[TreeNode]) -> Option<u64> {
     roots
         .iter()
         .try_fold(0u64, |sum, root| sum.checked_add(root.size))
@@ -69,10 +69,10 @@ pub fn byte_length(roots: &[Node]) -> Option<u64> {
 /// Adds a leaf to the right of a core's roots; returns the nodes this creates, the leaf first.
 /// `None` if the core would grow beyond [`MAX_BYTE_LENGTH`]. `parent` hashes two siblings.
 pub fn push_leaf(
-    roots: &mut Vec<Node>,
-    leaf: Node,
-    parent: impl Fn(&Node, &Node) -> Option<Node>,
-) -> Option<Vec<Node>> {
+    roots: &mut Vec<TreeNode>,
+    leaf: TreeNode,
+    parent: impl Fn(&TreeNode, &TreeNode) -> Option<TreeNode>,
+) -> Option<Vec<TreeNode>> {
     let mut created = vec![leaf];
     let mut top = leaf;
     while let Some(last) = roots.last() {
@@ -94,16 +94,16 @@ pub struct Signed {
     /// Number of blocks.
     pub length: u64,
     pub byte_length: u64,
-    pub roots: Vec<Node>,
+    pub roots: Vec<TreeNode>,
     pub signature: Signature,
 }
 
 /// What a proof proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    pub leaf: Node,
+    pub leaf: TreeNode,
     /// Every node proven, the leaf among them; some may have been known before.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<TreeNode>,
     /// Present when the proof needed a signature.
     pub signed: Option<Signed>,
 }

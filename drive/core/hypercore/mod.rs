@@ -56,7 +56,7 @@ use files::{CoreFiles, OpenFiles, Opened};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 pub use merkle::Head;
-use merkle::{Node, Signature};
+use merkle::{Signature, TreeNode};
 pub use stop::{OnStop, Stop};
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
@@ -138,13 +138,13 @@ pub struct Opening<'a> {
     pub on_stop: Option<OnStop>,
 }
 
-struct State {
+struct CoreState {
     head: Head,
-    roots: Vec<Node>,
+    roots: Vec<TreeNode>,
     /// The signature of `head`; `None` while it is empty.
     signature: Option<Signature>,
     bits: Bitfield,
-    verified: LruCache<u64, Node>,
+    verified: LruCache<u64, TreeNode>,
     /// Blocks and bytes stored since the bitfield was last written.
     unclaimed: claims::Unclaimed,
     /// Where the secret key is here: what is on the device, and shown to peers.
@@ -167,7 +167,7 @@ struct Inner {
     claims: Mutex<()>,
     /// Held while facts change: append, accept, clear.
     writer: Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<CoreState>,
     cache: Arc<BlockCache>,
     demand: Arc<Demand>,
     head: watch::Sender<Head>,
@@ -236,7 +236,7 @@ impl Core {
             OpenFiles { directory, open_file, key: &key, pair, store_pair, writable, stopped };
         let Opened { files, pair, found } = dialect.open(files)?;
         let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
-        let state = State {
+        let state = CoreState {
             head: found.head,
             roots: found.roots,
             signature: found.signature,

@@ -16,7 +16,7 @@ impl Core {
         hash_only: bool,
         remote: &mut RemoteTree,
     ) -> Result<Proof> {
-        let shown = self.shown().length;
+        let shown = self.announced_head().length;
         if block >= shown {
             return Err(Error::NotFound);
         }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::demand::SeekTicket;
 use super::flat_tree;
-use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, TreeNode};
 use super::{Core, Head, Located};
 use crate::error::{Error, Result};
 use crate::wait::Wait;
@@ -77,7 +77,7 @@ impl Core {
     }
 
     /// The bytes on disk where a block should be, and the leaf they should have.
-    fn read_unchecked(&self, block: u64) -> Result<Option<(Node, Vec<u8>)>> {
+    fn read_unchecked(&self, block: u64) -> Result<Option<(TreeNode, Vec<u8>)>> {
         let Some((offset, leaf)) = self.leaf(block)? else {
             return Ok(None);
         };
@@ -90,7 +90,7 @@ impl Core {
     }
 
     /// Byte offset and leaf of a block.
-    fn leaf(&self, block: u64) -> Result<Option<(u64, Node)>> {
+    fn leaf(&self, block: u64) -> Result<Option<(u64, TreeNode)>> {
         if block >= MAX_CORE_LENGTH {
             return Ok(None);
         }
@@ -138,7 +138,13 @@ impl Core {
         if unknown.is_empty() { Err(outside(byte, blocks)) } else { Ok(Located::Within(unknown)) }
     }
 
-    fn descend(&self, root: Node, mut rest: u64, byte: u64, blocks: Range<u64>) -> Result<Located> {
+    fn descend(
+        &self,
+        root: TreeNode,
+        mut rest: u64,
+        byte: u64,
+        blocks: Range<u64>,
+    ) -> Result<Located> {
         let mut top = root;
         while let Some((left, right)) = flat_tree::children(top.index) {
             let left_size = match self.node(left)? {
@@ -161,7 +167,7 @@ impl Core {
                 (right, top.size.saturating_sub(left_size))
             };
             // Only index and size are used further down; the size is proven by its parent's.
-            top = Node { index, size, ..top };
+            top = TreeNode { index, size, ..top };
         }
         let block = top.index / 2;
         if blocks.contains(&block) {

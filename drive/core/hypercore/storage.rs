@@ -294,20 +294,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum StorageStep {
         Write(u64, Vec<u8>),
         Truncate(u64),
         Punch(u64, u64),
         Read(u64, usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = StorageStep> {
         prop_oneof![
             (0u64..20_000, prop::collection::vec(1u8.., 0..5000))
-                .prop_map(|(at, bytes)| Step::Write(at, bytes)),
-            (0u64..25_000).prop_map(Step::Truncate),
-            (0u64..25_000, 1u64..9000).prop_map(|(at, length)| Step::Punch(at, length)),
-            (0u64..25_000, 0usize..9000).prop_map(|(at, length)| Step::Read(at, length)),
+                .prop_map(|(at, bytes)| StorageStep::Write(at, bytes)),
+            (0u64..25_000).prop_map(StorageStep::Truncate),
+            (0u64..25_000, 1u64..9000).prop_map(|(at, length)| StorageStep::Punch(at, length)),
+            (0u64..25_000, 0usize..9000).prop_map(|(at, length)| StorageStep::Read(at, length)),
         ]
     }
 
@@ -321,15 +321,15 @@ mod tests {
             for step in steps {
                 for storage in [&disk as &dyn Storage, &memory] {
                     match &step {
-                        Step::Write(at, bytes) => storage.write_at(*at, bytes).unwrap(),
-                        Step::Truncate(length) => storage.truncate(*length).unwrap(),
-                        Step::Punch(at, length) => storage.punch(*at, *length).unwrap(),
-                        Step::Read(..) => storage.sync().unwrap(),
+                        StorageStep::Write(at, bytes) => storage.write_at(*at, bytes).unwrap(),
+                        StorageStep::Truncate(length) => storage.truncate(*length).unwrap(),
+                        StorageStep::Punch(at, length) => storage.punch(*at, *length).unwrap(),
+                        StorageStep::Read(..) => storage.sync().unwrap(),
                     }
                 }
                 prop_assert_eq!(disk.len().unwrap(), memory.len().unwrap());
                 let (at, length) = match step {
-                    Step::Read(at, length) => (at, length),
+                    StorageStep::Read(at, length) => (at, length),
                     _ => (0, 40_000),
                 };
                 let (mut one, mut other) = (vec![0; length], vec![0; length]);

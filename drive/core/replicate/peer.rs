@@ -139,7 +139,7 @@ pub struct Peer {
     /// When it opened the core.
     pub since: Instant,
     /// It was told of nodes we hold, and leaves them out of its proofs from then on.
-    told_nodes: bool,
+    knows_our_nodes: bool,
     /// It could not show that its version continues ours, which had this many blocks: what it has beyond
     /// them is not asked for.
     pub discontinued: Option<u64>,
@@ -188,7 +188,7 @@ impl Peer {
             bad_proofs: BTreeMap::new(),
             compared: None,
             since: now,
-            told_nodes: false,
+            knows_our_nodes: false,
             discontinued: None,
             unconnected: BTreeSet::new(),
             showing: None,
@@ -247,8 +247,8 @@ impl Peer {
     /// Whether the answer to a request with this digest will be a proof without our help; to be
     /// asked when the request is made.
     pub fn stands_alone(&mut self, digest: u64) -> bool {
-        self.told_nodes |= digest != 0;
-        !self.told_nodes
+        self.knows_our_nodes |= digest != 0;
+        !self.knows_our_nodes
     }
 
     /// Whether a request for `block` has not been answered.

@@ -176,19 +176,19 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum RangesStep {
         Insert(Range<u64>),
         Remove(Range<u64>),
         Replace(Range<u64>, Vec<u8>),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = RangesStep> {
         let range = (0u64..200, 0u64..60).prop_map(|(start, length)| start..start + length);
         prop_oneof![
-            range.clone().prop_map(Step::Insert),
-            range.clone().prop_map(Step::Remove),
+            range.clone().prop_map(RangesStep::Insert),
+            range.clone().prop_map(RangesStep::Remove),
             (range, prop::collection::vec(any::<u8>(), 0..10))
-                .prop_map(|(range, bits)| Step::Replace(range, bits)),
+                .prop_map(|(range, bits)| RangesStep::Replace(range, bits)),
         ]
     }
 
@@ -199,15 +199,15 @@ mod tests {
             let mut model = BTreeSet::new();
             for step in steps {
                 match step {
-                    Step::Insert(range) => {
+                    RangesStep::Insert(range) => {
                         model.extend(range.clone());
                         ours.insert(range);
                     }
-                    Step::Remove(range) => {
+                    RangesStep::Remove(range) => {
                         model.retain(|block| !range.contains(block));
                         ours.remove(range);
                     }
-                    Step::Replace(range, bits) => {
+                    RangesStep::Replace(range, bits) => {
                         model.retain(|block| !range.contains(block));
                         model.extend(range.clone().filter(|block| {
                             let offset = block - range.start;

@@ -34,7 +34,7 @@ pub struct Upload {
     core: Core,
     jobs: VecDeque<Job>,
     remote: RemoteTree,
-    told_newest: bool,
+    newest_announced: bool,
     last_sought: Option<u64>,
     /// Blocks that were just read together.
     warmed: Vec<u64>,
@@ -48,7 +48,7 @@ impl Upload {
             core,
             jobs: VecDeque::new(),
             remote: RemoteTree::default(),
-            told_newest: false,
+            newest_announced: false,
             last_sought: None,
             warmed: Vec::new(),
             answers: VecDeque::new(),
@@ -135,8 +135,8 @@ impl Upload {
         if !aligned || length > MAX_WANT_BLOCKS {
             return;
         }
-        let newest = self.core.shown().length.checked_sub(1);
-        if !std::mem::replace(&mut self.told_newest, true)
+        let newest = self.core.announced_head().length.checked_sub(1);
+        if !std::mem::replace(&mut self.newest_announced, true)
             && let Some(newest) = newest.filter(|newest| self.core.has(*newest))
         {
             let newest = Message::Have { start: newest, length: 1, bitfield: None, ack: false };
@@ -157,7 +157,7 @@ impl Upload {
                 return; // asked with several fallback indexes: answered once
             }
             if let Ok(Located::Found { block, .. }) =
-                self.core.locate(bytes, 0..self.core.shown().length)
+                self.core.locate(bytes, 0..self.core.announced_head().length)
             {
                 (index, nodes) = (block, 0);
             }

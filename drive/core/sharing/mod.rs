@@ -94,7 +94,7 @@ pub(crate) struct Inner {
     options: SharingOptions,
     keys: StaticKeyPair,
     runtime: Handle,
-    state: Mutex<State>,
+    state: Mutex<SharingState>,
     /// Answers to hints of all peers take turns.
     hint_turns: Arc<Semaphore>,
 }
@@ -107,7 +107,7 @@ struct CoreLimits {
 }
 
 #[derive(Default)]
-struct State {
+struct SharingState {
     connections: HashMap<u64, Connected>,
     replications: HashMap<DiscoveryKey, Replication>,
     /// Topics that are looked for only when they are joined.
@@ -148,7 +148,7 @@ impl Sharing {
             options,
             keys,
             runtime: Handle::current(),
-            state: Mutex::new(Rank::SHARING, State::default()),
+            state: Mutex::new(Rank::SHARING, SharingState::default()),
             hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
         });
         let (opened, closed) = (store.opened(), store.closed());
@@ -302,7 +302,7 @@ impl Connected {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SharingState> {
         // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
         self.state.lock()
     }

@@ -205,7 +205,7 @@ fn read(path: &Path) -> Result<Found> {
     Ok(mark.map_or(Found::Damaged, Found::Mark))
 }
 
-struct State {
+struct MarkState {
     mark: Mark,
     /// What is in the file.
     saved: Mark,
@@ -220,7 +220,7 @@ pub struct Marks {
     here: Place,
     /// The highest counter seen anywhere.
     highest: u64,
-    state: Mutex<State>,
+    state: Mutex<MarkState>,
 }
 
 impl Marks {
@@ -256,7 +256,7 @@ impl Marks {
         };
         let mark = Mark { place: here, ..saved.clone() };
         let highest = saved.counter.max(outside_counter.unwrap_or(0));
-        let state = Mutex::new(Rank::LEAF, State { mark, saved });
+        let state = Mutex::new(Rank::LEAF, MarkState { mark, saved });
         let marks = Self { path, outside, stop, here, highest, state };
         marks.save()?;
         Ok(marks)
@@ -300,7 +300,7 @@ impl Marks {
 
     /// Marks the core as it is; it must have been synced.
     pub fn record(&self, core: &Core) -> Result<()> {
-        let length = core.shown().length;
+        let length = core.announced_head().length;
         if let Some(root) = core.root_hash_at(length)? {
             self.state.lock().mark.cores.insert(*core.discovery_key(), (length, root));
         }

@@ -13,7 +13,7 @@ use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::error::ProtocolError;
 use super::message::Message;
-use crate::hypercore::merkle::{Node, Signature};
+use crate::hypercore::merkle::{Signature, TreeNode};
 use hypermount_swarm::crypto::{DiscoveryKey, Hash, SIGNATURE_LENGTH};
 
 /// Most tree nodes in one Data. A proof needs a sibling per level and the roots: two times 53 at
@@ -116,13 +116,13 @@ pub struct Data {
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub value: Option<Bytes>,
     #[prost(message, repeated, tag = "3")]
-    pub nodes: Vec<TreeNode>,
+    pub nodes: Vec<WireNode>,
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub signature: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TreeNode {
+pub struct WireNode {
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
     #[prost(bytes = "bytes", optional, tag = "2")]
@@ -276,9 +276,9 @@ fn decode_range(
 fn decode_data(payload: Bytes) -> Result<Message, ProtocolError> {
     limit_repeats("tree nodes", 3, MAX_NODES, payload.clone())?;
     let Data { index, value, nodes, signature } = decode("data", payload)?;
-    let nodes = nodes.into_iter().map(|TreeNode { index, hash, size }| {
+    let nodes = nodes.into_iter().map(|WireNode { index, hash, size }| {
         let hash = required("data", "hash of a node", hash)?;
-        Ok(Node {
+        Ok(TreeNode {
             index: required("data", "index of a node", index)?,
             hash: sized("data", "hash of a node", &hash)?,
             size: required("data", "size of a node", size)?,
@@ -350,14 +350,14 @@ fn range(start: u64, length: u64) -> Encodable {
     Encodable::Range(Range { start: Some(start), length: Some(length) })
 }
 
-fn tree_nodes(nodes: &[Node]) -> Vec<TreeNode> {
+fn tree_nodes(nodes: &[TreeNode]) -> Vec<WireNode> {
     // One allocation for all hashes.
     let hashes: Bytes = nodes.iter().flat_map(|node| node.hash).collect();
     let hash_length = size_of::<Hash>();
     nodes
         .iter()
         .enumerate()
-        .map(|(position, node)| TreeNode {
+        .map(|(position, node)| WireNode {
             index: Some(node.index),
             hash: Some(hashes.slice(position * hash_length..(position + 1) * hash_length)),
             size: Some(node.size),

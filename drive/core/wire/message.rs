@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::hypercore::merkle::{Node, Signature};
+use crate::hypercore::merkle::{Signature, TreeNode};
 use hypermount_swarm::crypto::DiscoveryKey;
 
 /// A message on the channel of one core (wire8.md §5). Open, Close and Options are handled by the
@@ -49,7 +49,7 @@ pub enum Message {
     Data {
         index: u64,
         value: Option<Bytes>,
-        nodes: Vec<Node>,
+        nodes: Vec<TreeNode>,
         signature: Option<Signature>,
     },
     /// An extension message, its name already resolved.

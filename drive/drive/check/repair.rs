@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{DriveCheck, Step, check_and_blank};
+use super::{CheckStep, DriveCheck, check_and_blank};
 use crate::index::IndexLog;
 use hypermount_core::error::Result;
 use hypermount_core::hypercore::Core;
@@ -31,7 +31,7 @@ impl DriveRepair {
 struct Repair<'a> {
     store: &'a Store,
     wait: Wait,
-    tell: &'a mut (dyn FnMut(Step) + Send),
+    tell: &'a mut (dyn FnMut(CheckStep) + Send),
     fetched: Fetched,
 }
 
@@ -42,7 +42,7 @@ pub async fn repair(
     store: &Store,
     key: &PublicKey,
     wait: Wait,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveRepair> {
     let index = store.core_to_repair(key)?;
     if !wait.is_local() {
@@ -105,7 +105,7 @@ impl Repair<'_> {
     /// Fetches what is damaged, and the length that was marked where less is here.
     async fn core(&mut self, core: &Core, is_index: bool) -> Result<()> {
         self.lengthen(core).await;
-        let found = core.check(&mut |bytes| (self.tell)(Step::Read(bytes)))?;
+        let found = core.check(&mut |bytes| (self.tell)(CheckStep::Read(bytes)))?;
         let mut lacking = core.forget_to_repair(&found)?;
         let forgotten = Forgotten { core, blocks: lacking.clone() };
         let first = is_index && core.first_missing(0..1).is_some();
@@ -147,7 +147,7 @@ impl Repair<'_> {
 
     async fn fetch(&mut self, core: &Core, blocks: &[Range<u64>]) -> Result<Fetched> {
         let tell = &mut *self.tell;
-        let mut each = |fetched, of| tell(Step::Fetched { fetched, of });
+        let mut each = |fetched, of| tell(CheckStep::Fetched { fetched, of });
         let fetched = core.fetch(blocks, self.wait, &mut each).await?;
         self.fetched.add(fetched.clone());
         Ok(fetched)

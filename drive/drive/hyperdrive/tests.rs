@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
-use crate::index::trie::{Node, Trie, TrieKey, stat, vectors};
+use crate::index::trie::{Trie, TrieKey, TrieNode, stat, vectors};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use hypermount_core::hypercore::demand::Change;
@@ -205,7 +205,7 @@ async fn the_recorded_changes_are_found_without_rewritten_entries() {
     let blocks = vectors::blocks(&recorded["metadataBlocks"]);
     let value = |seq: &Value| {
         let (seq, block) = &blocks[seq.as_u64()? as usize];
-        Node::decode(block.clone(), *seq).unwrap().value
+        TrieNode::decode(block.clone(), *seq).unwrap().value
     };
     let expected: Vec<String> = recorded["diffs"]["16"]
         .as_array()

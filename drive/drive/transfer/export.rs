@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::target::{self, Target};
-use super::{Observer, Report, Step, attributes, failed, local};
+use super::target::{self, TargetDirectory};
+use super::{Observer, Report, TransferStep, attributes, failed, local};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
@@ -52,7 +52,7 @@ pub async fn export(
     if !options.dry_run {
         std::fs::create_dir_all(to).map_err(failed("create", to))?;
     }
-    let root = match Target::open(to) {
+    let root = match TargetDirectory::open(to) {
         Ok(root) => Some(root),
         // Only where nothing is to be changed.
         Err(rustix::io::Errno::NOENT) if options.dry_run => None,
@@ -62,7 +62,7 @@ pub async fn export(
     let mut export = Export { drive, snapshot, to, options, wait, report, observer };
     export.walk(path, entry, root).await?;
     if !options.dry_run && !export.report.is_idle() {
-        let root = Target::open(to).map_err(failed("open", to))?;
+        let root = TargetDirectory::open(to).map_err(failed("open", to))?;
         root.sync().map_err(failed("sync", to))?;
     }
     Ok(export.report)
@@ -120,7 +120,7 @@ struct Export<'a> {
 struct Frame {
     path: DrivePath,
     /// `None` in a dry run where it does not exist.
-    target: Option<Target>,
+    target: Option<TargetDirectory>,
     left: std::vec::IntoIter<(Name, Entry)>,
     /// What the directory becomes at last; `None` for the one the user named.
     stat: Option<Stat>,
@@ -135,7 +135,7 @@ enum Failed {
 }
 
 impl Export<'_> {
-    fn step(&mut self, path: &DrivePath, step: Step) {
+    fn step(&mut self, path: &DrivePath, step: TransferStep) {
         self.report.step(step);
         self.observer.step(path.as_str(), step);
     }
@@ -150,7 +150,12 @@ impl Export<'_> {
         stat.mode & kept
     }
 
-    async fn walk(&mut self, path: &DrivePath, entry: Entry, root: Option<Target>) -> Result<()> {
+    async fn walk(
+        &mut self,
+        path: &DrivePath,
+        entry: Entry,
+        root: Option<TargetDirectory>,
+    ) -> Result<()> {
         let mut open = Vec::new();
         if entry.kind == Kind::Directory {
             let root = self.enter(path.clone(), root, None).await?;
@@ -185,7 +190,7 @@ impl Export<'_> {
     async fn enter(
         &mut self,
         path: DrivePath,
-        target: Option<Target>,
+        target: Option<TargetDirectory>,
         stat: Option<Stat>,
     ) -> Result<Option<Frame>> {
         let mut listed = match self.snapshot.list(&path, self.wait).await {
@@ -228,7 +233,7 @@ impl Export<'_> {
 
     async fn entry(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         entry: &Entry,
@@ -285,7 +290,7 @@ impl Export<'_> {
 
     async fn directory(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         entry: &Entry,
@@ -300,12 +305,12 @@ impl Export<'_> {
                 .is_none_or(|stat| mode == self.mode(stat) && target::mtime(found) == stat.mtime)
         });
         let step = match (there, same) {
-            (None, _) => Step::Directory,
-            (Some(_), false) => Step::Metadata,
-            (Some(_), true) => Step::Unchanged,
+            (None, _) => TransferStep::Directory,
+            (Some(_), false) => TransferStep::Metadata,
+            (Some(_), true) => TransferStep::Unchanged,
         };
         if found.is_some() && there.is_none() {
-            self.step(path, Step::Delete);
+            self.step(path, TransferStep::Delete);
         }
         let inside = self.open_directory(target, name, found).map_err(|error| {
             let local = self.local(path);
@@ -317,10 +322,10 @@ impl Export<'_> {
 
     fn open_directory(
         &self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         found: Option<&rustix::fs::Stat>,
-    ) -> rustix::io::Result<Option<Target>> {
+    ) -> rustix::io::Result<Option<TargetDirectory>> {
         let Some(target) = target else { return Ok(None) };
         let other = found.is_some_and(|found| !target::is_directory(found));
         if self.options.dry_run {
@@ -337,7 +342,7 @@ impl Export<'_> {
 
     fn symlink(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -350,16 +355,16 @@ impl Export<'_> {
                 .and_then(|target| target.link_target(name).ok())
                 .is_some_and(|present| present == linkname.as_bytes());
         if there && found.is_some_and(|found| target::mtime(found) == stat.mtime) {
-            self.step(path, Step::Unchanged);
+            self.step(path, TransferStep::Unchanged);
             return Ok(());
         }
-        self.step(path, if there { Step::Metadata } else { Step::Symlink });
+        self.step(path, if there { TransferStep::Metadata } else { TransferStep::Symlink });
         let Some(target) = target.filter(|_| !self.options.dry_run) else { return Ok(()) };
         let make = || {
             if there {
                 return target.set_link_time(name, stat.mtime);
             }
-            let temporary = Target::temporary(name);
+            let temporary = TargetDirectory::temporary(name);
             target.symlink(&temporary, linkname)?;
             target.set_link_time(&temporary, stat.mtime)?;
             target.rename(&temporary, name)
@@ -369,7 +374,7 @@ impl Export<'_> {
 
     async fn file(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -386,18 +391,18 @@ impl Export<'_> {
             return self.refresh(target, name, path, stat, found);
         }
         if self.options.dry_run {
-            self.step(path, Step::Content(size));
+            self.step(path, TransferStep::Content(size));
             return Ok(());
         }
         let Some(target) = target else { return Ok(()) };
-        let temporary = Target::temporary(name.as_str());
+        let temporary = TargetDirectory::temporary(name.as_str());
         let written = self.write(target, &temporary, path, stat).await.and_then(|()| {
             let renamed = target.rename(&temporary, name.as_str());
             renamed.map_err(failed("rename", &self.local(path)))
         });
         match written {
             Ok(()) => {
-                self.step(path, Step::Content(size));
+                self.step(path, TransferStep::Content(size));
                 Ok(())
             }
             Err(error) => {
@@ -413,7 +418,7 @@ impl Export<'_> {
 
     async fn same_content(
         &self,
-        target: &Target,
+        target: &TargetDirectory,
         name: &Name,
         stat: &Stat,
         found: &rustix::fs::Stat,
@@ -440,7 +445,7 @@ impl Export<'_> {
     /// Mode and attributes of a file whose content is there already.
     fn refresh(
         &mut self,
-        target: &Target,
+        target: &TargetDirectory,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -451,10 +456,10 @@ impl Export<'_> {
         let present = file.as_ref().and_then(|file| attributes::read(file).ok());
         let same_mode = target::permissions(found) == self.mode(stat);
         if same_mode && present.is_none_or(|present| present == wanted) {
-            self.step(path, Step::Unchanged);
+            self.step(path, TransferStep::Unchanged);
             return Ok(());
         }
-        self.step(path, Step::Metadata);
+        self.step(path, TransferStep::Metadata);
         let Some(file) = file.filter(|_| !self.options.dry_run) else { return Ok(()) };
         let set = attributes::write(&file, &wanted)
             .and_then(|()| target::finish(&file, self.mode(stat), stat.mtime));
@@ -464,7 +469,7 @@ impl Export<'_> {
     /// Writes a file whole, with mode, time and attributes, under a temporary name.
     async fn write(
         &mut self,
-        target: &Target,
+        target: &TargetDirectory,
         temporary: &str,
         path: &DrivePath,
         stat: &Stat,
@@ -494,13 +499,13 @@ impl Export<'_> {
     }
 
     /// Removes a local entry and everything below it, never through a link.
-    fn delete(&mut self, target: &Target, path: &DrivePath, name: &str) -> Result<()> {
+    fn delete(&mut self, target: &TargetDirectory, path: &DrivePath, name: &str) -> Result<()> {
         let local = self.local(path).join(name);
         let shown = format!("{}/{name}", path.as_str());
         let found = target.look(name).map_err(failed("stat", &local))?;
         if !found.as_ref().is_some_and(target::is_directory) {
-            self.report.step(Step::Delete);
-            self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+            self.report.step(TransferStep::Delete);
+            self.observer.step(shown.trim_start_matches('/'), TransferStep::Delete);
             return match self.options.dry_run {
                 true => Ok(()),
                 false => target.unlink(name).map_err(failed("remove", &local)),
@@ -528,12 +533,12 @@ impl Export<'_> {
                 parent.remove_directory(&name).map_err(failed("remove", &local))?;
             }
         }
-        self.report.step(Step::Delete);
-        self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+        self.report.step(TransferStep::Delete);
+        self.observer.step(shown.trim_start_matches('/'), TransferStep::Delete);
         Ok(())
     }
 
-    fn names_of(&self, directory: &Target, local: &Path) -> Result<Vec<String>> {
+    fn names_of(&self, directory: &TargetDirectory, local: &Path) -> Result<Vec<String>> {
         if !self.options.dry_run {
             directory.unlock().map_err(failed("unlock", local))?;
         }

@@ -16,7 +16,7 @@ use super::attributes::{self, Attributes};
 use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
-use super::{BLOCK_BYTES, Observer, Report, Step, failed};
+use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
 use crate::hyperdrive::{Drive, Edit, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
@@ -121,7 +121,7 @@ struct Directory {
 }
 
 impl Import<'_> {
-    fn step(&mut self, path: &DrivePath, step: Step) {
+    fn step(&mut self, path: &DrivePath, step: TransferStep) {
         self.report.step(step);
         self.observer.step(path.as_str(), step);
     }
@@ -304,15 +304,17 @@ impl Import<'_> {
                 self.report.trouble(path.as_str(), why, false);
                 return Ok(None);
             }
-            self.step(path, Step::Delete);
+            self.step(path, TransferStep::Delete);
         }
         let existing = existing.filter(|entry| entry.kind == Kind::Directory);
         let before = existing.as_ref().filter(|entry| entry.explicit).map(|entry| &entry.stat);
         let stat = found.stat(&attributes, before);
         match before {
-            Some(before) if same_metadata(before, &stat) => self.step(path, Step::Unchanged),
-            Some(_) => self.put(path, stat, Step::Metadata),
-            None => self.put(path, stat, Step::Directory),
+            Some(before) if same_metadata(before, &stat) => {
+                self.step(path, TransferStep::Unchanged)
+            }
+            Some(_) => self.put(path, stat, TransferStep::Metadata),
+            None => self.put(path, stat, TransferStep::Directory),
         }
         Ok(Some(existing.is_some()))
     }
@@ -342,13 +344,15 @@ impl Import<'_> {
         let mut stat = found.stat(&Attributes::new(), before);
         stat.linkname = Some(target.to_owned());
         match before {
-            Some(before) if same_metadata(before, &stat) => self.step(path, Step::Unchanged),
-            _ => self.put(path, stat, Step::Symlink),
+            Some(before) if same_metadata(before, &stat) => {
+                self.step(path, TransferStep::Unchanged)
+            }
+            _ => self.put(path, stat, TransferStep::Symlink),
         }
         Ok(())
     }
 
-    fn put(&mut self, path: &DrivePath, stat: Stat, step: Step) {
+    fn put(&mut self, path: &DrivePath, stat: Stat, step: TransferStep) {
         self.step(path, step);
         if !self.options.dry_run {
             self.pending.edits.push(Edit::Put { path: path.clone(), stat });
@@ -401,13 +405,13 @@ impl Import<'_> {
             stat.extent = before.extent;
             self.observer.bytes(found.size);
             match same_metadata(before, &stat) {
-                true => self.step(path, Step::Unchanged),
-                false => self.put(path, stat, Step::Metadata),
+                true => self.step(path, TransferStep::Unchanged),
+                false => self.put(path, stat, TransferStep::Metadata),
             }
             return Ok(true);
         }
         if self.options.dry_run {
-            self.step(path, Step::Content(found.size));
+            self.step(path, TransferStep::Content(found.size));
             return Ok(true);
         }
         let whole = match found.size > MAX_APPEND_BYTES as u64 {
@@ -415,7 +419,7 @@ impl Import<'_> {
             false => self.small_file(path, stat, file, found, local).await?,
         };
         if whole {
-            self.step(path, Step::Content(found.size));
+            self.step(path, TransferStep::Content(found.size));
         }
         Ok(whole)
     }
@@ -564,7 +568,7 @@ impl Import<'_> {
                 }
             }
             if entry.explicit {
-                self.step(&path, Step::Delete);
+                self.step(&path, TransferStep::Delete);
                 if !self.options.dry_run {
                     self.pending.edits.push(Edit::Remove { path });
                     self.commit_if_full().await?;

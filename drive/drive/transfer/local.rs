@@ -33,13 +33,13 @@ pub(super) struct Local {
     ctime: u64,
     uid: u32,
     gid: u32,
-    state: State,
+    state: FileState,
 }
 
 /// What changes when the content of a file does: its size, and both times in nanoseconds.
-type State = (u64, (i64, i64), (i64, i64));
+type FileState = (u64, (i64, i64), (i64, i64));
 
-fn state(found: &Metadata) -> State {
+fn state(found: &Metadata) -> FileState {
     let (mtime, ctime) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
     (found.size(), mtime, ctime)
 }

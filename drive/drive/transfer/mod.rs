@@ -34,7 +34,7 @@ pub const MAX_TROUBLES: usize = 1000;
 
 /// What is done (or, dry, would be done) with one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum TransferStep {
     /// The content of a file of this many bytes is copied.
     Content(u64),
     /// The content stays; mode, times, owner or attributes change.
@@ -47,14 +47,14 @@ pub enum Step {
 
 /// Is told what happens, in order.
 pub trait Observer: Send {
-    fn step(&mut self, path: &str, step: Step);
+    fn step(&mut self, path: &str, step: TransferStep);
     /// `count` more bytes were copied or found to be there.
     fn bytes(&mut self, count: u64);
 }
 
 /// Ignores every report.
 impl Observer for () {
-    fn step(&mut self, _: &str, _: Step) {}
+    fn step(&mut self, _: &str, _: TransferStep) {}
     fn bytes(&mut self, _: u64) {}
 }
 
@@ -91,17 +91,17 @@ impl Report {
         self.files + self.updated + self.directories + self.symlinks + self.deleted == 0
     }
 
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, step: TransferStep) {
         match step {
-            Step::Content(bytes) => {
+            TransferStep::Content(bytes) => {
                 self.files += 1;
                 self.bytes += bytes;
             }
-            Step::Metadata => self.updated += 1,
-            Step::Directory => self.directories += 1,
-            Step::Symlink => self.symlinks += 1,
-            Step::Delete => self.deleted += 1,
-            Step::Unchanged => self.unchanged += 1,
+            TransferStep::Metadata => self.updated += 1,
+            TransferStep::Directory => self.directories += 1,
+            TransferStep::Symlink => self.symlinks += 1,
+            TransferStep::Delete => self.deleted += 1,
+            TransferStep::Unchanged => self.unchanged += 1,
         }
     }
 

@@ -18,9 +18,9 @@ const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// One open directory.
-pub(super) struct Target(OwnedFd);
+pub(super) struct TargetDirectory(OwnedFd);
 
-impl Target {
+impl TargetDirectory {
     /// The directory a person named; here links are followed.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -36,7 +36,7 @@ impl Target {
         }
     }
 
-    /// The subdirectory, made if it is not there; for its owner alone until [`Target::finish`].
+    /// The subdirectory, made if it is not there; for its owner alone until [`TargetDirectory::finish`].
     pub fn subdirectory(&self, name: &str) -> Result<Self> {
         match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -389,7 +389,7 @@ struct Tearing {
 }
 
 impl Observer for Tearing {
-    fn step(&mut self, _: &str, _: Step) {}
+    fn step(&mut self, _: &str, _: TransferStep) {}
 
     fn bytes(&mut self, _: u64) {
         if self.times > 0 {

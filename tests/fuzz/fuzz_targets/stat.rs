@@ -2,7 +2,7 @@
 //! itself.
 
 use bytes::Bytes;
-use hypermount_drive::index::trie::{Header, Node, stat};
+use hypermount_drive::index::trie::{Header, TrieNode, stat};
 
 /// Where the block is said to be.
 const SEQ: u64 = 1000;
@@ -19,10 +19,10 @@ pub fn run(input: &[u8]) {
     }
     // Each decoding drops one leading slash of a key, as the reference does, so a key with several
     // of them changes. No filesystem can show such a name.
-    if let Ok(found) = Node::decode(Bytes::copy_from_slice(input), SEQ)
+    if let Ok(found) = TrieNode::decode(Bytes::copy_from_slice(input), SEQ)
         && !found.key.text().starts_with('/')
     {
-        let again = Node::decode(found.encode(), SEQ).expect("we wrote it");
+        let again = TrieNode::decode(found.encode(), SEQ).expect("we wrote it");
         assert_eq!(again.encode(), found.encode());
     }
 }

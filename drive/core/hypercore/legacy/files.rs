@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE, TREE_AREA};
 use super::super::files::{CoreFiles, OpenFile, Pages};
-use super::super::merkle::{MAX_CORE_LENGTH, Node, Signature};
+use super::super::merkle::{MAX_CORE_LENGTH, Signature, TreeNode};
 use super::super::storage::Storage;
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH};
@@ -192,7 +192,7 @@ impl CoreFiles for Files {
         if ordered { self.sync_claims() } else { Ok(()) }
     }
 
-    fn read_node(&self, index: u64) -> Result<Option<Node>> {
+    fn read_node(&self, index: u64) -> Result<Option<TreeNode>> {
         let mut record = [0; NODE as usize];
         let length = self.tree.read(HEADER + NODE * index, &mut record)?;
         if length < record.len() || record == [0; NODE as usize] {
@@ -201,7 +201,7 @@ impl CoreFiles for Files {
         Ok(Some(decode_node(index, &record)))
     }
 
-    fn write_nodes(&self, nodes: &[Node]) -> Result<()> {
+    fn write_nodes(&self, nodes: &[TreeNode]) -> Result<()> {
         for run in nodes.chunk_by(|one, next| one.index + 1 == next.index) {
             let Some(first) = run.first() else {
                 continue;
@@ -212,7 +212,7 @@ impl CoreFiles for Files {
         Ok(())
     }
 
-    fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()> {
+    fn write_node_range(&self, start: u64, end: u64, nodes: &[TreeNode]) -> Result<()> {
         let mut bytes = vec![0; ((end - start) * NODE) as usize];
         for node in nodes.iter().filter(|node| (start..end).contains(&node.index)) {
             let at = ((node.index - start) * NODE) as usize;
@@ -311,16 +311,16 @@ fn ensure_header(file: &File, expected: [u8; HEADER as usize]) -> Result<()> {
     file.write(0, &expected)
 }
 
-fn encode_node(node: &Node) -> [u8; NODE as usize] {
+fn encode_node(node: &TreeNode) -> [u8; NODE as usize] {
     let mut record = [0; NODE as usize];
     record[..32].copy_from_slice(&node.hash);
     record[32..].copy_from_slice(&node.size.to_be_bytes());
     record
 }
 
-fn decode_node(index: u64, record: &[u8; NODE as usize]) -> Node {
+fn decode_node(index: u64, record: &[u8; NODE as usize]) -> TreeNode {
     let (mut hash, mut size) = ([0; 32], [0; 8]);
     hash.copy_from_slice(&record[..32]);
     size.copy_from_slice(&record[32..]);
-    Node { index, hash, size: u64::from_be_bytes(size) }
+    TreeNode { index, hash, size: u64::from_be_bytes(size) }
 }

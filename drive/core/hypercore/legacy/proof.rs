@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::super::flat_tree;
 use super::super::merkle::{
-    Flaw, MAX_BLOCK_SIZE, MAX_BYTE_LENGTH, MAX_CORE_LENGTH, MAX_NODE_INDEX, Node, Signature,
-    Signed, Verified, byte_length,
+    Flaw, MAX_BLOCK_SIZE, MAX_BYTE_LENGTH, MAX_CORE_LENGTH, MAX_NODE_INDEX, Signature, Signed,
+    TreeNode, Verified, byte_length,
 };
 use super::hash;
 use hypermount_swarm::crypto::PublicKey;
@@ -28,7 +28,7 @@ pub const MAX_REMOTE_NODES: usize = 65_536;
 pub struct Proof {
     pub block: u64,
     pub value: Option<Bytes>,
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<TreeNode>,
     pub signature: Option<Signature>,
 }
 
@@ -44,7 +44,7 @@ impl Proof {
     }
 
     /// The nodes that came along.
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[TreeNode] {
         &self.nodes
     }
 }
@@ -229,8 +229,8 @@ fn invalid<T, E>(reason: impl Into<String>) -> Result<T, Flaw<E>> {
 pub fn verify<E>(
     key: &PublicKey,
     proof: &Proof,
-    leaf: Option<Node>,
-    mut local: impl FnMut(u64) -> Result<Option<Node>, E>,
+    leaf: Option<TreeNode>,
+    mut local: impl FnMut(u64) -> Result<Option<TreeNode>, E>,
 ) -> Result<Verified, Flaw<E>> {
     let index = check_bounds(proof)?;
     let (leaf, rest) = match (leaf, proof.nodes.split_first()) {
@@ -274,7 +274,7 @@ pub fn verify<E>(
 /// Whether a verified proof of `block` under the roots `new` has passed by every one of the roots
 /// `old`, so that the one version continues the other. (That the nodes are the same where both have
 /// one, [`verify`] has seen to.)
-pub fn connects(old: &[Node], new: &[Node], block: u64) -> bool {
+pub fn connects(old: &[TreeNode], new: &[TreeNode], block: u64) -> bool {
     let is_root = |index: u64| new.iter().any(|root| root.index == index);
     let mut passed = Vec::new();
     let mut top = block.saturating_mul(2);
@@ -304,9 +304,9 @@ fn check_bounds<E>(proof: &Proof) -> Result<u64, Flaw<E>> {
 /// The lowest node on the way up from the leaf that is here already.
 fn find_trusted<E>(
     leaf: u64,
-    proof: &[Node],
-    local: &mut impl FnMut(u64) -> Result<Option<Node>, E>,
-) -> Result<Option<Node>, Flaw<E>> {
+    proof: &[TreeNode],
+    local: &mut impl FnMut(u64) -> Result<Option<TreeNode>, E>,
+) -> Result<Option<TreeNode>, Flaw<E>> {
     let mut proof = proof.iter().peekable();
     let mut next = leaf;
     while next <= MAX_NODE_INDEX {
@@ -327,9 +327,9 @@ fn find_trusted<E>(
 fn verify_roots<E>(
     key: &PublicKey,
     proof: &Proof,
-    top: Node,
-    rest: Vec<Node>,
-    local: &mut impl FnMut(u64) -> Result<Option<Node>, E>,
+    top: TreeNode,
+    rest: Vec<TreeNode>,
+    local: &mut impl FnMut(u64) -> Result<Option<TreeNode>, E>,
 ) -> Result<Signed, Flaw<E>> {
     let Some(signature) = &proof.signature else {
         return invalid("does not lead to a node we trust, and is not signed");

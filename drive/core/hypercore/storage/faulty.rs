@@ -70,7 +70,7 @@ struct File {
     unsynced: Vec<Change>,
 }
 
-struct State {
+struct WorldState {
     files: BTreeMap<String, File>,
     calls: u64,
     fail_at: Option<u64>,
@@ -83,13 +83,18 @@ struct State {
 /// See the module documentation.
 #[derive(Clone)]
 pub struct World {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<WorldState>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        let state =
-            State { files: BTreeMap::new(), calls: 0, fail_at: None, once: false, evict: false };
+        let state = WorldState {
+            files: BTreeMap::new(),
+            calls: 0,
+            fail_at: None,
+            once: false,
+            evict: false,
+        };
         Self { state: Arc::new(Mutex::new(Rank::LEAF, state)) }
     }
 }
@@ -166,7 +171,7 @@ impl World {
     }
 }
 
-impl State {
+impl WorldState {
     fn step(&mut self) -> io::Result<()> {
         let call = self.calls;
         self.calls += 1;

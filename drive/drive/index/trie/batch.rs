@@ -12,16 +12,16 @@ use bytes::Bytes;
 use super::Trie;
 use super::buckets::Buckets;
 use super::key::{TrieKey, is_terminator};
-use super::node::Node;
+use super::node::TrieNode;
 use hypermount_core::error::Result;
 use hypermount_core::wait::Wait;
 
 /// Changes to one version of an index, not yet appended.
 pub struct Batch {
     trie: Trie,
-    head: Option<Arc<Node>>,
+    head: Option<Arc<TrieNode>>,
     /// The nodes to append, the first one becoming block `trie.version()`.
-    appended: Vec<Arc<Node>>,
+    appended: Vec<Arc<TrieNode>>,
 }
 
 /// What a delete did.
@@ -47,7 +47,7 @@ impl Batch {
         self.appended.iter().map(|node| node.encode()).collect()
     }
 
-    async fn node(&self, seq: u64) -> Result<Option<Arc<Node>>> {
+    async fn node(&self, seq: u64) -> Result<Option<Arc<TrieNode>>> {
         match seq.checked_sub(self.trie.version()) {
             None => self.trie.nodes().get(seq, Wait::Local).await,
             Some(index) => {
@@ -58,7 +58,7 @@ impl Batch {
     }
 
     /// The node of exactly `key`, this batch's changes included.
-    pub async fn get(&self, key: &TrieKey) -> Result<Option<Arc<Node>>> {
+    pub async fn get(&self, key: &TrieKey) -> Result<Option<Arc<TrieNode>>> {
         if self.appended.is_empty() {
             return self.trie.get_node(key, Wait::Local).await;
         }
@@ -75,7 +75,12 @@ impl Batch {
     }
 
     /// The node to go on with where `key` parts from `node` at `position`.
-    async fn step(&self, key: &TrieKey, node: &Node, position: usize) -> Result<Option<Arc<Node>>> {
+    async fn step(
+        &self,
+        key: &TrieKey,
+        node: &TrieNode,
+        position: usize,
+    ) -> Result<Option<Arc<TrieNode>>> {
         let branch = key.digit(position);
         if !is_terminator(position) {
             return match node.buckets.slot(position, u32::from(branch)) {
@@ -106,7 +111,7 @@ impl Batch {
     ) -> Result<()> {
         let buckets = self.pointers(&key, without).await?;
         let seq = self.trie.version() + self.appended.len() as u64;
-        let node = Arc::new(Node { seq, key, value, flags, buckets });
+        let node = Arc::new(TrieNode { seq, key, value, flags, buckets });
         self.head = (!node.is_reset()).then(|| Arc::clone(&node));
         self.appended.push(node);
         Ok(())
@@ -146,7 +151,7 @@ impl Batch {
         &self,
         buckets: &mut Buckets,
         key: &TrieKey,
-        node: &Node,
+        node: &TrieNode,
         position: usize,
         without: u64,
     ) -> Result<()> {
@@ -223,7 +228,7 @@ impl Batch {
 }
 
 /// The first position from `from` on where `key` leaves the way of `node`.
-fn first_parting(key: &TrieKey, node: &Node, from: usize) -> Option<usize> {
+fn first_parting(key: &TrieKey, node: &TrieNode, from: usize) -> Option<usize> {
     (from..key.length()).find(|position| {
         node.key.digit(*position) != key.digit(*position)
             || is_terminator(*position) && key.collides(&node.key, *position)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::{TrieKey, is_terminator};
-use super::node::Node;
+use super::node::TrieNode;
 use super::{Trie, check_branch};
 use hypermount_core::error::Result;
 use hypermount_core::hypercore::demand::Hint;
@@ -13,16 +13,16 @@ use hypermount_core::wait::Wait;
 #[derive(Clone, Debug)]
 pub enum Found {
     /// The key is there.
-    Key(Arc<Node>),
+    Key(Arc<TrieNode>),
     /// The key is not there, but others are below it; this is the newest of them.
-    Below(Arc<Node>),
+    Below(Arc<TrieNode>),
     /// Nothing is there or below; the node where the way parted, if the index is not empty.
-    Nothing(Option<Arc<Node>>),
+    Nothing(Option<Arc<TrieNode>>),
 }
 
 /// Where a walk stands: `node` takes the same branches as the key before `position`.
 pub(super) struct Place {
-    pub node: Arc<Node>,
+    pub node: Arc<TrieNode>,
     pub position: usize,
     /// Whether the walk got to where it was to go.
     pub arrived: bool,
@@ -56,7 +56,7 @@ impl Trie {
     }
 
     /// The value node of `key`, if there is one.
-    pub async fn get_node(&self, key: &TrieKey, wait: Wait) -> Result<Option<Arc<Node>>> {
+    pub async fn get_node(&self, key: &TrieKey, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
         Ok(match self.get(key, Purpose::Lookup, wait).await? {
             Found::Key(node) => Some(node),
             Found::Below(_) | Found::Nothing(_) => None,
@@ -69,7 +69,7 @@ impl Trie {
         prefix: &Place,
         key: &TrieKey,
         wait: Wait,
-    ) -> Result<Option<Arc<Node>>> {
+    ) -> Result<Option<Arc<TrieNode>>> {
         let end = key.length() - 1;
         let branch = key.digit(end);
         let node = if prefix.node.key.digit(end) == branch {
@@ -137,12 +137,12 @@ impl Trie {
 
     pub(super) async fn follow(
         &self,
-        parent: &Node,
+        parent: &TrieNode,
         position: usize,
         branch: u8,
         seq: u64,
         wait: Wait,
-    ) -> Result<Option<Arc<Node>>> {
+    ) -> Result<Option<Arc<TrieNode>>> {
         let Some(node) = self.nodes.get(seq, wait).await? else {
             return Ok(None);
         };

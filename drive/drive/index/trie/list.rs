@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::iterate::MAX_ITERATED;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, branches_of};
-use super::node::Node;
+use super::node::TrieNode;
 use super::{Budget, Trie};
 use hypermount_core::error::{Error, Result};
 use hypermount_core::wait::Wait;
@@ -25,9 +25,9 @@ pub struct Child {
 /// The node of a child.
 #[derive(Clone, Debug)]
 pub enum ChildNode {
-    Own(Arc<Node>),
+    Own(Arc<TrieNode>),
     /// Only something below it exists.
-    Below(Arc<Node>),
+    Below(Arc<TrieNode>),
 }
 
 impl Trie {
@@ -111,7 +111,7 @@ impl Child {
 }
 
 /// Whether the node's key is the prefix, a slash and the name.
-fn is_child(node: &Node, prefix: &TrieKey, name: &str) -> bool {
+fn is_child(node: &TrieNode, prefix: &TrieKey, name: &str) -> bool {
     match prefix.text() {
         "" => node.key.text() == name,
         prefix => {

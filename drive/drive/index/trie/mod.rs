@@ -39,7 +39,7 @@ pub use get::{Found, Purpose};
 pub use iterate::MAX_ITERATED;
 pub use key::TrieKey;
 pub use list::{Child, ChildNode};
-pub use node::{Header, MOUNT, Node};
+pub use node::{Header, MOUNT, TrieNode};
 pub use nodes::{LISTINGS_OF_A_WALK, MAX_EAGER_BLOCKS, MAX_EAGER_BYTES, Nodes};
 
 use hypermount_core::error::{Error, Result};
@@ -73,7 +73,7 @@ impl Trie {
 
     /// The nodes written in this version's blocks `from..`, at most `limit`, up to the last block
     /// or to where the index was emptied; nothing if it is empty now.
-    pub async fn history(&self, from: u64, limit: usize, wait: Wait) -> Result<Vec<Arc<Node>>> {
+    pub async fn history(&self, from: u64, limit: usize, wait: Wait) -> Result<Vec<Arc<TrieNode>>> {
         let mut history = Vec::new();
         if self.nodes.get(self.head(), wait).await?.is_none() {
             return Ok(history);
@@ -90,7 +90,7 @@ impl Trie {
 
 /// Refuses a node that was reached by taking `branch` at `position` from `parent`, unless its key
 /// goes that way.
-fn check_branch(parent: &Node, position: usize, branch: u8, node: &Node) -> Result<()> {
+fn check_branch(parent: &TrieNode, position: usize, branch: u8, node: &TrieNode) -> Result<()> {
     let right = node.key.length() > position
         && node.key.digit(position) == branch
         && node.key.shares_way(&parent.key, position);

@@ -76,7 +76,7 @@ impl Header {
 
 /// One key with its value, as written by one put.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct TrieNode {
     /// The block it is in. The copy inside the block is not believed.
     pub seq: u64,
     pub key: TrieKey,
@@ -101,7 +101,7 @@ struct NodeMessage {
     flags: Option<u64>,
 }
 
-impl Node {
+impl TrieNode {
     pub fn decode(block: Bytes, seq: u64) -> Result<Self> {
         let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
         let length = block.len();
@@ -165,7 +165,7 @@ mod tests {
         blocks.extend(vectors::blocks(&vectors::drive_small()["metadataBlocks"]));
         assert!(blocks.len() > 80);
         for (seq, block) in blocks.into_iter().filter(|(seq, _)| *seq > 0) {
-            let node = Node::decode(block.clone(), seq).unwrap();
+            let node = TrieNode::decode(block.clone(), seq).unwrap();
             assert_eq!(node.encode(), block, "block {seq}");
         }
     }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn an_empty_or_foreign_block_is_not_a_reset() {
         for block in [&[][..], &[0x0a], &[0xff; 40], b"\x12\x01v"] {
-            let decoded = Node::decode(Bytes::copy_from_slice(block), 3);
+            let decoded = TrieNode::decode(Bytes::copy_from_slice(block), 3);
             assert!(matches!(decoded, Err(Error::Malformed(_))), "{block:?}");
         }
     }

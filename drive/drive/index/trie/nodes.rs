@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::node::Node;
+use super::node::TrieNode;
 use hypermount_core::error::Result;
 use hypermount_core::hypercore::Core;
 use hypermount_core::hypercore::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
@@ -36,7 +36,7 @@ pub const LISTINGS_OF_A_WALK: u64 = 4;
 
 struct Cache {
     /// `None` for a node that says the trie is empty.
-    nodes: LruCache<u64, Option<Arc<Node>>>,
+    nodes: LruCache<u64, Option<Arc<TrieNode>>>,
     bytes: usize,
 }
 
@@ -65,8 +65,8 @@ impl Nodes {
         self.cache.lock()
     }
 
-    fn keep(&self, seq: u64, block: Bytes) -> Result<Option<Arc<Node>>> {
-        let node = Node::decode(block, seq)?;
+    fn keep(&self, seq: u64, block: Bytes) -> Result<Option<Arc<TrieNode>>> {
+        let node = TrieNode::decode(block, seq)?;
         let weight = node.weight();
         let node = (!node.is_reset()).then(|| Arc::new(node));
         let mut cache = self.cache();
@@ -87,7 +87,7 @@ impl Nodes {
     }
 
     /// The node in block `seq`; `None` for block 0 and where the trie was emptied.
-    pub async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<Node>>> {
+    pub async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
         if seq == 0 {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl Nodes {
         self.keep(seq, block)
     }
 
-    fn cached(&self, seq: u64) -> Option<Option<Arc<Node>>> {
+    fn cached(&self, seq: u64) -> Option<Option<Arc<TrieNode>>> {
         self.cache().nodes.get(&seq).cloned()
     }
 

@@ -13,7 +13,7 @@ use prost::encoding::decode_varint;
 
 use super::check_branch;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
-use super::node::Node;
+use super::node::TrieNode;
 use hypermount_core::hypercore::Core;
 use hypermount_core::sharing::{Answered, ExtensionRequest};
 
@@ -71,7 +71,7 @@ struct Answer<'a> {
 }
 
 struct Frame {
-    node: Arc<Node>,
+    node: Arc<TrieNode>,
     position: usize,
 }
 
@@ -86,14 +86,14 @@ impl Answer<'_> {
     }
 
     /// The node, if its block is here and makes sense, and if it may still be looked at.
-    fn local(&mut self, seq: u64) -> Option<Arc<Node>> {
-        if seq == 0 || seq >= self.core.shown().length || !self.may_continue() {
+    fn local(&mut self, seq: u64) -> Option<Arc<TrieNode>> {
+        if seq == 0 || seq >= self.core.announced_head().length || !self.may_continue() {
             return None;
         }
         self.steps += STEPS_PER_NODE;
         let block = self.core.get_local(seq).ok().flatten()?;
         self.steps += block.len() as u64 / BYTES_PER_STEP;
-        let node = Node::decode(block, seq).ok()?;
+        let node = TrieNode::decode(block, seq).ok()?;
         // Each component was hashed, however short.
         self.steps += (node.key.length() / DIGITS_PER_COMPONENT) as u64;
         (!node.is_reset()).then(|| Arc::new(node))

@@ -21,7 +21,7 @@ pub fn core_of(blocks: &[Bytes]) -> Core {
 
 /// A step of a test's writer.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum WriterStep {
     Put { key: String, value: Bytes, flags: u64, hidden: bool },
     Remove { key: String, hidden: bool },
 }
@@ -48,16 +48,16 @@ impl Writer {
         Trie::at(Arc::clone(&self.nodes), version)
     }
 
-    pub async fn apply(&self, steps: &[Step]) -> Vec<Removed> {
+    pub async fn apply(&self, steps: &[WriterStep]) -> Vec<Removed> {
         let mut batch = Batch::new(self.trie()).await.unwrap();
         let mut removed = Vec::new();
         for step in steps {
             match step {
-                Step::Put { key, value, flags, hidden } => {
+                WriterStep::Put { key, value, flags, hidden } => {
                     let key = TrieKey::new(key, *hidden).unwrap();
                     batch.put(key, Some(value.clone()), *flags).await.unwrap();
                 }
-                Step::Remove { key, hidden } => {
+                WriterStep::Remove { key, hidden } => {
                     let key = TrieKey::new(key, *hidden).unwrap();
                     removed.push(batch.remove(&key).await.unwrap());
                 }
