@@ -17,6 +17,8 @@ mod offers;
 mod peer;
 mod remote_blocks;
 mod schedule;
+#[cfg(test)]
+mod simulation_tests;
 mod skips;
 mod upload;
 mod view;
