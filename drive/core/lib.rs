@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
-pub mod private;
+pub mod private_files;
 pub mod wait;
 pub mod hypercore;
 pub mod store;

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::hypercore::storage::{Disk, Memory, Storage};
 use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
-use crate::private;
+use crate::private_files;
 use closing::Kept;
 use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -115,7 +115,7 @@ impl Store {
             Ok(_) => return Err(refused("not a directory".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 owner::may_create(directory)?;
-                private::directory(directory).map_err(failed("create", directory))?;
+                private_files::directory(directory).map_err(failed("create", directory))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused("no such directory".to_owned()));
@@ -125,7 +125,7 @@ impl Store {
         let access = owner::access(directory, create)?;
         if access == Access::Write && create_or_store(directory, create)? {
             // Before anything else: until then other users can take the lock.
-            private::directory(directory).map_err(failed("chmod", directory))?;
+            private_files::directory(directory).map_err(failed("chmod", directory))?;
         }
         let master_key = read_master_key(directory)?;
         if master_key.is_none() && !create {
@@ -456,7 +456,7 @@ impl Store {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
         if writable {
-            private::directory(directory).map_err(failed("create", directory))?;
+            private_files::directory(directory).map_err(failed("create", directory))?;
         } else if !directory.is_dir() {
             return Err(Error::ReadOnly("the store's medium"));
         }
@@ -637,7 +637,7 @@ fn create_or_store(directory: &Path, create: bool) -> Result<bool> {
 fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
     let path = directory.join(MASTER_KEY);
     let master_key = crypto::random_bytes().map_err(failed("generate", &path))?;
-    private::replace(&path, &master_key).map_err(failed("write", &path))?;
+    private_files::replace(&path, &master_key).map_err(failed("write", &path))?;
     Ok(master_key)
 }
 
@@ -743,7 +743,7 @@ fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
 /// Makes the directories of a core survive a power cut, up to the root of the store.
 fn sync_ancestors(directory: &Path) -> Result<()> {
     for made in directory.ancestors().take(3) {
-        private::sync_parent(made).map_err(failed("sync the directory of", made))?;
+        private_files::sync_parent(made).map_err(failed("sync the directory of", made))?;
     }
     Ok(())
 }
@@ -754,7 +754,7 @@ fn has_name(directory: &Path) -> bool {
 
 fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
     let path = directory.join("name");
-    private::replace(&path, &encode_name(name)).map_err(failed("write", &path))
+    private_files::replace(&path, &encode_name(name)).map_err(failed("write", &path))
 }
 
 fn warn_if_readable(path: &Path) {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::private;
+use crate::private_files;
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// One random-access file. Positions and lengths are in bytes; nothing below the length that was
@@ -141,7 +141,7 @@ impl Storage for Disk {
             Some(file) => {
                 file.sync_data()?;
                 if !self.named.load(Ordering::Acquire) {
-                    private::sync_parent(&self.path)?;
+                    private_files::sync_parent(&self.path)?;
                     self.named.store(true, Ordering::Release);
                 }
                 Ok(())

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::owner;
 use crate::error::{Error, Result};
-use crate::private;
+use crate::private_files;
 
 /// A lock that lasts until it is dropped or the process ends.
 pub struct FileLock {
@@ -62,7 +62,10 @@ impl FileLock {
 
 /// Opens a lock file that other users cannot open, and so cannot lock.
 fn open(path: &Path) -> io::Result<File> {
-    private::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+    private_files::open(
+        path,
+        OpenOptions::new().read(true).write(true).create(true).truncate(false),
+    )
 }
 
 fn is_anothers(path: &Path) -> bool {

@@ -27,7 +27,7 @@ use std::str::SplitWhitespace;
 use super::failed;
 use crate::error::{Error, Result};
 use crate::hypercore::{Core, Stop};
-use crate::private;
+use crate::private_files;
 use hypermount_swarm::crypto::{self, DiscoveryKey, Hash};
 use hypermount_swarm::sync::{Mutex, Rank};
 
@@ -68,9 +68,9 @@ fn own_machine_id(state: &Path) -> Option<Vec<u8>> {
         return Some(id);
     }
     let id: [u8; 32] = crypto::random_bytes().ok()?;
-    private::directory(state).ok()?;
+    private_files::directory(state).ok()?;
     // Another process may be doing the same: the first one counts.
-    let _ = private::create_shared(&path, &id);
+    let _ = private_files::create_shared(&path, &id);
     fs::read(&path).ok()
 }
 
@@ -329,13 +329,14 @@ impl Marks {
         }
         state.mark.counter = state.mark.counter.max(self.highest) + 1;
         let text = state.mark.encode();
-        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))?;
+        private_files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))?;
         state.saved = state.mark.clone();
         if let Some(outside) = &self.outside {
             let parent = outside.parent().unwrap_or(outside);
             // Copies of a store have one mark here, and may be open at the same time.
-            let made = private::directory(parent);
-            let written = made.and_then(|()| private::replace_shared(outside, text.as_bytes()));
+            let made = private_files::directory(parent);
+            let written =
+                made.and_then(|()| private_files::replace_shared(outside, text.as_bytes()));
             if let Err(error) = written {
                 let outside = outside.display();
                 log::warn!("{outside}: {error}; an old backup of this store will not be noticed");

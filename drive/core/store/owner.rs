@@ -14,7 +14,7 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::{MASTER_KEY, OWN_PREFIX, SCRATCH, directories, failed};
 use crate::error::{Error, Result};
-use crate::private;
+use crate::private_files;
 
 /// What this process may do with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn close_to_others(root: &Path) {
 }
 
 fn close_all(root: &Path) -> Result<()> {
-    let close = |path: &Path| private::close(path).map_err(failed("chmod", path));
+    let close = |path: &Path| private_files::close(path).map_err(failed("chmod", path));
     for entry in fs::read_dir(root).map_err(failed("list", root))? {
         let entry = entry.map_err(failed("list", root))?;
         let name = entry.file_name();
@@ -125,7 +125,7 @@ fn close_all(root: &Path) -> Result<()> {
 fn close_files(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let path = entry.map_err(failed("list", directory))?.path();
-        match private::close(&path) {
+        match private_files::close(&path) {
             // A temporary file that was renamed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             closed => closed.map_err(failed("chmod", &path))?,

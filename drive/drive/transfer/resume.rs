@@ -10,7 +10,7 @@ use crate::hyperdrive::Drive;
 use crate::stat::Extent;
 use hypermount_core::error::Result;
 use hypermount_core::hypercore::Core;
-use hypermount_core::private;
+use hypermount_core::private_files;
 
 /// The note, in the store's directory.
 const NOTE: &str = "hypermount.import";
@@ -49,7 +49,7 @@ impl Note {
     /// The next block appended to `content` begins a large file.
     pub fn begin(&self, content: &Core) -> Result<()> {
         let text = format!("{} {}\n", content.discovery_key().to_hex(), content.head().length);
-        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
+        private_files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
     }
 
     pub fn end(&self) {

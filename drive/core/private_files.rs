@@ -84,7 +84,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
 
 /// A new file. What was at `path`, such as what a killed process left or a link, is removed and not
 /// opened.
-pub fn create_anew(path: &Path) -> io::Result<File> {
+pub fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     for _ in 0..MAX_ATTEMPTS {
@@ -134,7 +134,7 @@ fn replace_through(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create_anew(path)?;
+    let mut file = create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(fs::read(path("mark")).unwrap(), b"one");
         replace_shared(&path("mark"), b"two").unwrap();
         assert_eq!(fs::read(path("mark")).unwrap(), b"two");
-        create_anew(&path("created.x")).unwrap();
+        create_new(&path("created.x")).unwrap();
         symlink(path("victim"), path("link")).unwrap();
         assert!(open(&path("link"), OpenOptions::new().write(true)).is_err());
         replace(&path("link"), b"replaced").unwrap();
