@@ -4,8 +4,7 @@
 
 use std::path::Path;
 
-use hypermount_core::Store;
-use hypermount_core::store::Custodian;
+use hypermount_core::{Custodian, Store};
 use hypermount_drive::hyperdrive::StoredDrives;
 use hypermount_swarm::PublicKey;
 

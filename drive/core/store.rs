@@ -39,11 +39,12 @@ use hypermount_swarm::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
 
-pub use closing::MAX_OPEN_CORES;
+#[cfg(test)]
+pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
 pub use healing::Hurt;
 pub use healing::content_name;
-pub use mark::{Custodian, MARK_FILE};
+pub use mark::Custodian;
 use owner::Access;
 pub use turns::{Turns, View};
 
@@ -52,9 +53,9 @@ const NAMESPACE: &str = "corestore";
 /// Name of the core that `hyperdrive("dir")` uses for its metadata.
 const DEFAULT_NAME: &[u8] = b"default";
 /// Bytes of the longest name of a core that is read back.
-pub const MAX_NAME_LENGTH: usize = 1024;
+pub(crate) const MAX_NAME_LENGTH: usize = 1024;
 /// Opened cores a slow subscriber may be behind before it loses the oldest.
-pub const MAX_PENDING_OPENED: usize = 1024;
+pub(crate) const MAX_PENDING_OPENED: usize = 1024;
 /// Named cores looked at to see whether the master key belongs to them.
 const MAX_NAMES_CHECKED: usize = 16;
 const MASTER_KEY: &str = "master_key";
@@ -208,7 +209,8 @@ impl Store {
     }
 
     /// The core of a key pair that is not derived from the master key; its secret key is stored.
-    pub fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
+    #[cfg(test)]
+    pub(crate) fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
         self.open_core(&pair.public_key(), Some(pair.clone()), None, None)
     }
 
@@ -273,7 +275,7 @@ impl Store {
     }
 
     /// Topics of the drives that are, from now on, opened to be read from peers.
-    pub fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
+    pub(crate) fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
         self.inner.wanted.subscribe()
     }
 

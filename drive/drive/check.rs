@@ -11,11 +11,9 @@ use std::ops::Range;
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
-use hypermount_core::store::Store;
-use hypermount_core::wait::Wait;
+use hypermount_core::{
+    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_A_STEP, Store, Wait,
+};
 use hypermount_swarm::crypto::PublicKey;
 
 pub use repair::{DriveRepair, content_of_drive, repair};

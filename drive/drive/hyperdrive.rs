@@ -26,7 +26,7 @@ mod tests;
 
 pub use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
-pub use hypermount_core::hypercore::HashedBlocks;
+pub use hypermount_core::HashedBlocks;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
@@ -39,11 +39,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::index::{Index, IndexLog, Stored};
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::hypercore::{Core, Head};
-use hypermount_core::store::{Store, Turns, content_name};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Error, Head, Result, Store, Turns, Urgency, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 

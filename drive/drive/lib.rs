@@ -21,7 +21,7 @@ pub use crate::stat::{Entry, Extent, Kind, Stat};
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.
-pub use hypermount_core::hypercore::demand::Urgency;
-pub use hypermount_core::store::{Space, View};
+pub use hypermount_core::Urgency;
 pub use hypermount_core::{Core, Error, Head, Result, Store, Wait};
+pub use hypermount_core::{Space, View};
 pub use hypermount_swarm::{DiscoveryKey, Limit, PublicKey, sync};

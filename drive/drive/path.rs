@@ -1,6 +1,6 @@
 //! Paths inside a drive: normalised, bounded, and parsed nowhere else.
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
 pub const MAX_PATH_BYTES: usize = 4096;

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::path::DrivePath;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 const SCHEME: &str = "hyper://";

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hypermount_core::store::Hurt;
-use hypermount_core::{Store, Wait};
+use hypermount_core::{Hurt, Store, Wait};
 use hypermount_drive::check::{
     CheckStep, DriveCheck, HurtFile, check as check_drive, content_of_drive, repair as repair_drive,
 };

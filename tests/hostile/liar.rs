@@ -9,12 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hypermount_core::hypercore::merkle::TreeNode;
-use hypermount_core::replicate::Upload;
-use hypermount_core::wire::Role;
-use hypermount_core::wire::legacy::{self, kind};
-use hypermount_core::wire::message::Message;
-use hypermount_core::wire::varint;
+use hypermount_core::testing::wire::legacy;
+use hypermount_core::testing::wire::{Message, Role, kind, varint};
+use hypermount_core::testing::{TreeNode, Upload};
 use hypermount_core::{Core, Store};
 use hypermount_swarm::crypto::KeyPair;
 use prost::Message as _;
@@ -468,7 +465,7 @@ impl Talk<'_> {
                 self.wire.send(channel, kind::OPTIONS, &options.encode_to_vec())?;
                 for _ in 0..200 {
                     let blocks: Vec<u64> = (0..2176).map(|block| block << 20).collect();
-                    let cache = hypermount_core::wire::extension::TrieMessage::Cache {
+                    let cache = hypermount_core::testing::wire::extension::TrieMessage::Cache {
                         start: 0,
                         end: 1 << 40,
                         blocks,

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hypermount_core::sharing::Share;
-use hypermount_core::{Sharing, Store, Wait};
+use hypermount_core::{Share, Sharing, Store, Wait};
 use hypermount_drive::hyperdrive::Edit;
 use hypermount_drive::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
 use hypermount_drive::sharing_options;

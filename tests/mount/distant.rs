@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drivefs::{Mount, MountOptions, Patience};
-use hypermount_core::sharing::Share;
-use hypermount_core::{Sharing, Store, Wait};
+use hypermount_core::{Share, Sharing, Store, Wait};
 use hypermount_drive::hyperdrive::Edit;
 use hypermount_drive::sharing_options;
 use hypermount_drive::stat::{TYPE_FILE, TYPE_SYMLINK};

@@ -24,7 +24,10 @@ impl Core {
 
     /// As [`Core::accept`], of several proofs in turn: their blocks are hashed together, which is
     /// much faster.
-    pub fn accept_each(&self, proofs: Vec<Proof>) -> Vec<std::result::Result<Accepted, Rejected>> {
+    pub(crate) fn accept_each(
+        &self,
+        proofs: Vec<Proof>,
+    ) -> Vec<std::result::Result<Accepted, Rejected>> {
         // Hashed before the lock is taken: it is the larger part of the work.
         let blocks: Vec<(u64, &[u8])> = proofs
             .iter()

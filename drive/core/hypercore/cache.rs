@@ -10,12 +10,12 @@ use lru::LruCache;
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes of blocks a store keeps in memory unless told otherwise.
-pub const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// What an entry costs besides its bytes, so that empty blocks are bounded too.
 const ENTRY_COST: usize = 128;
 
 /// Tells the cores of one cache apart.
-pub type CoreId = u64;
+pub(crate) type CoreId = u64;
 
 struct Entries {
     blocks: LruCache<(CoreId, u64), Bytes>,

@@ -34,7 +34,7 @@ pub struct CoreCheck {
 }
 
 /// Lengths with a damaged signature that are told.
-pub const MAX_UNSIGNED: usize = 1000;
+pub(crate) const MAX_UNSIGNED: usize = 1000;
 /// Signatures that are verified in one step: some 30 ms.
 pub const SIGNATURES_A_STEP: u64 = 256;
 

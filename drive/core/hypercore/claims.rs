@@ -21,16 +21,16 @@ use super::{Core, CoreEvent, Head, Inner};
 use crate::error::Result;
 
 /// Blocks stored before their claims are written without waiting for a delay.
-pub const MAX_UNCLAIMED_BLOCKS: u64 = 1024;
+pub(super) const MAX_UNCLAIMED_BLOCKS: u64 = 1024;
 /// Bytes stored before their claims are written without waiting for a delay.
-pub const MAX_UNCLAIMED_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_UNCLAIMED_BYTES: u64 = 64 * 1024 * 1024;
 /// How long fetched blocks stay unclaimed at most, as long as a runtime is there to do it.
-pub const CLAIM_DELAY: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_DELAY: Duration = Duration::from_millis(500);
 /// How long appended blocks wait for others, to be synced and shown to peers together.
-pub const SETTLE_DELAY: Duration = Duration::from_millis(150);
+pub(super) const SETTLE_DELAY: Duration = Duration::from_millis(150);
 
 /// How long after a failure what was appended is settled again, while nothing else is appended.
-pub const RETRY_DELAY: Duration = Duration::from_secs(5);
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// What was stored since the bitfield was last written.
 #[derive(Default)]

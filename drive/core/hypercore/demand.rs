@@ -15,9 +15,9 @@ use tokio::sync::{Notify, oneshot, watch};
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
 pub const MAX_WANTED_BLOCKS: usize = 65_536;
 /// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
-pub const MAX_PENDING_HINTS: usize = 64;
+pub(crate) const MAX_PENDING_HINTS: usize = 64;
 /// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
-pub const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
+pub(crate) const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 
 /// How badly a block is wanted; the order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -266,7 +266,7 @@ impl Demand {
     }
 
     /// A verified block has been stored: wakes every caller that waits for it.
-    pub fn fulfil(&self, block: u64, bytes: &Bytes) {
+    pub(crate) fn fulfil(&self, block: u64, bytes: &Bytes) {
         let mut state = self.state();
         let Some(want) = state.blocks.remove(&block) else {
             return;
@@ -283,7 +283,7 @@ impl Demand {
     }
 
     /// The tree has grown new nodes: seeks look again, satisfied upgrades wake.
-    pub fn tree_changed(&self, length: u64) {
+    pub(crate) fn tree_changed(&self, length: u64) {
         self.tree.send_modify(|changes| *changes = changes.wrapping_add(1));
         let mut state = self.state();
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.upgrades)
@@ -297,7 +297,7 @@ impl Demand {
     }
 
     /// A new replicator begins: what is wanted is to be told from the beginning.
-    pub fn tell_again(&self) {
+    pub(crate) fn tell_again(&self) {
         self.state().overflowed = true;
         self.changed.notify_one();
     }
@@ -327,7 +327,7 @@ impl Demand {
         self.changed.notified().await;
     }
 
-    pub fn set_outlook(&self, outlook: Outlook) {
+    pub(crate) fn set_outlook(&self, outlook: Outlook) {
         self.state().outlook = outlook;
     }
 
@@ -376,7 +376,7 @@ pub struct SeekTicket {
 
 impl SeekTicket {
     /// Resolves when the tree has changed since the ticket was made or this last resolved.
-    pub async fn tree_changed(&mut self) {
+    pub(crate) async fn tree_changed(&mut self) {
         // The sender lives as long as the demand this ticket holds.
         let _ = self.tree.changed().await;
     }

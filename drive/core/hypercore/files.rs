@@ -16,13 +16,13 @@ use crate::error::Result;
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
 /// Opens the file of a core with the given name. Nothing is created before the first write.
-pub type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
+pub(crate) type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
 
 /// Bitfield pages, numbered, in the form that [`Bitfield`] keeps in memory.
-pub type Pages = Vec<(usize, Box<[u8]>)>;
+pub(super) type Pages = Vec<(usize, Box<[u8]>)>;
 
 /// What `Dialect::open` is given.
-pub struct OpenFiles<'a> {
+pub(crate) struct OpenFiles<'a> {
     /// Where the files are, for error messages.
     pub directory: &'a Path,
     pub open_file: OpenFile<'a>,
@@ -38,7 +38,7 @@ pub struct OpenFiles<'a> {
 }
 
 /// What `Dialect::open` found.
-pub struct Opened {
+pub(crate) struct Opened {
     pub files: Box<dyn CoreFiles>,
     /// The secret half: as it was given, or as it is stored.
     pub pair: Option<KeyPair>,
@@ -46,7 +46,7 @@ pub struct Opened {
 }
 
 /// An opened core's state as far as it verifies.
-pub struct Recovered {
+pub(crate) struct Recovered {
     pub bits: Bitfield,
     pub head: Head,
     pub roots: Vec<TreeNode>,
@@ -59,7 +59,7 @@ pub struct Recovered {
 /// The files of one open core. Every error names the file.
 ///
 /// A virtual call per file access: next to the system call it cannot be measured.
-pub trait CoreFiles: Send + Sync {
+pub(crate) trait CoreFiles: Send + Sync {
     /// The node's record; `None` if it is blank or beyond the end.
     fn read_node(&self, index: u64) -> Result<Option<TreeNode>>;
 

@@ -14,9 +14,9 @@ pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;
 /// Blocks of the longest core handled: 2^32, 256 TiB of 64 KiB blocks.
 pub const MAX_CORE_LENGTH: u64 = 1 << 32;
 /// Bytes of the longest core handled: what the reference can count.
-pub const MAX_BYTE_LENGTH: u64 = 1 << 53;
+pub(crate) const MAX_BYTE_LENGTH: u64 = 1 << 53;
 /// Highest index of a node in a core of [`MAX_CORE_LENGTH`].
-pub const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
+pub(crate) const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
 /// How long a core provably is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Signature {
 }
 
 /// The sum of the roots' sizes, if it is one a core may have.
-pub fn byte_length(roots: &[TreeNode]) -> Option<u64> {
+pub(crate) fn byte_length(roots: &[TreeNode]) -> Option<u64> {
     roots
         .iter()
         .try_fold(0u64, |sum, root| sum.checked_add(root.size))
@@ -68,7 +68,7 @@ pub fn byte_length(roots: &[TreeNode]) -> Option<u64> {
 
 /// Adds a leaf to the right of a core's roots; returns the nodes this creates, the leaf first.
 /// `None` if the core would grow beyond [`MAX_BYTE_LENGTH`]. `parent` hashes two siblings.
-pub fn push_leaf(
+pub(crate) fn push_leaf(
     roots: &mut Vec<TreeNode>,
     leaf: TreeNode,
     parent: impl Fn(&TreeNode, &TreeNode) -> Option<TreeNode>,
@@ -90,7 +90,7 @@ pub fn push_leaf(
 
 /// A signed length and the roots it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub(crate) struct Signed {
     /// Number of blocks.
     pub length: u64,
     pub byte_length: u64,
@@ -100,7 +100,7 @@ pub struct Signed {
 
 /// What a proof proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
+pub(crate) struct Verified {
     pub leaf: TreeNode,
     /// Every node proven, the leaf among them; some may have been known before.
     pub nodes: Vec<TreeNode>,
@@ -110,7 +110,7 @@ pub struct Verified {
 
 /// Why a proof proves nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Flaw<E> {
+pub(crate) enum Flaw<E> {
     Invalid(String),
     /// The signature over this many blocks is good, but a node under it differs from ours.
     Forked {

@@ -10,26 +10,26 @@
 //! `verified` holds only nodes with a proven path to signed roots; a set data bit whose block was
 //! stored by this process has its facts in the files already.
 
-pub mod flat_tree;
-pub mod bitfield;
-pub mod merkle;
-pub mod storage;
+pub(crate) mod flat_tree;
+pub(crate) mod bitfield;
+pub(crate) mod merkle;
+pub(crate) mod storage;
 mod files;
 mod legacy;
 mod dialect;
-pub mod cache;
-pub mod demand;
+pub(crate) mod cache;
+pub(crate) mod demand;
 
 // Methods of Core, one file per operation; they may use all of the above and each other.
 mod accept;
 mod append;
-pub mod check;
+pub(crate) mod check;
 mod claims;
 mod clear;
 mod nodes;
 mod prove;
 mod read;
-pub mod repair;
+pub(crate) mod repair;
 mod stop;
 mod suspect;
 #[cfg(test)]
@@ -49,20 +49,22 @@ use crate::error::{Error, Result};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
+pub(crate) use dialect::Proof;
 use dialect::{Author, Dialect};
-pub use dialect::{HashedBlocks, Proof, RemoteTree};
-pub use files::OpenFile;
+pub use dialect::{HashedBlocks, RemoteTree};
+pub(crate) use files::OpenFile;
 use files::{CoreFiles, OpenFiles, Opened};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 pub use merkle::Head;
 use merkle::{Signature, TreeNode};
-pub use stop::{OnStop, Stop};
+pub(crate) use stop::OnStop;
+pub use stop::Stop;
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
-pub const MAX_VERIFIED_NODES: usize = 16_384;
+pub(crate) const MAX_VERIFIED_NODES: usize = 16_384;
 /// Events a slow subscriber may be behind before it loses the oldest.
-pub const MAX_PENDING_EVENTS: usize = 1024;
+pub(crate) const MAX_PENDING_EVENTS: usize = 1024;
 
 /// Where a byte of the core is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,11 +216,11 @@ impl Drop for Given {
 pub(crate) struct WeakCore(Weak<Inner>);
 
 impl WeakCore {
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
 
-    pub fn upgrade(&self) -> Option<Core> {
+    pub(crate) fn upgrade(&self) -> Option<Core> {
         self.0.upgrade().map(|inner| Core { inner })
     }
 }
@@ -332,7 +334,7 @@ impl Core {
 
     /// The data bits of `start..start + length` as bytes, most significant bit first, cut after
     /// the last block that peers are shown.
-    pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
+    pub(crate) fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
         let state = self.inner.state.lock();
         let shown = if self.inner.pair.is_some() { state.settled } else { state.head };
         state.bits.data_bits(start, length.min(shown.length.saturating_sub(start)))

@@ -33,17 +33,17 @@ pub(super) struct Repairs {
 
 impl Repairs {
     /// Length in blocks that the core is known to have had.
-    pub fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> u64 {
         self.known.load(Ordering::Acquire)
     }
 
     /// A peer has shown a signed history of this length, and it was not taken over.
-    pub fn refuse(&self, length: u64) {
+    pub(super) fn refuse(&self, length: u64) {
         self.refused.fetch_max(length, Ordering::AcqRel);
     }
 
     /// The longest history that was refused; 0 if none was.
-    pub fn refused(&self) -> u64 {
+    pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Acquire)
     }
 }

@@ -31,7 +31,7 @@ pub enum Stop {
 }
 
 /// Called once with a core that has just stopped, under none of its locks.
-pub type OnStop = Arc<dyn Fn(&Core, Stop) + Send + Sync>;
+pub(crate) type OnStop = Arc<dyn Fn(&Core, Stop) + Send + Sync>;
 
 impl Stop {
     /// For people, after "read-only: ".
@@ -59,7 +59,7 @@ impl Core {
 
     /// The hash over the roots this core had at `length` blocks; `None` where it is shorter, or the
     /// nodes are not here.
-    pub fn root_hash_at(&self, length: u64) -> Result<Option<Hash>> {
+    pub(crate) fn root_hash_at(&self, length: u64) -> Result<Option<Hash>> {
         if length > self.head().length {
             return Ok(None);
         }

@@ -4,7 +4,7 @@
 //! Not here: what is in the files (`layout.rs`) and locking a store (`store.rs`).
 
 #[doc(hidden)]
-pub mod faulty;
+pub(crate) mod faulty;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -64,7 +64,7 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 }
 
 /// A file on disk, opened at its first use and created at its first write.
-pub struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
     /// Permission bits of a file this creates, before the umask.
     mode: u32,
@@ -75,7 +75,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(path: PathBuf, mode: u32) -> Self {
+    pub(crate) fn new(path: PathBuf, mode: u32) -> Self {
         Self { path, mode, file: OnceLock::new(), named: AtomicBool::new(false) }
     }
 
@@ -245,7 +245,7 @@ fn each_page(
 }
 
 /// A file in memory, sparse like one on disk.
-pub struct Memory {
+pub(crate) struct Memory {
     content: Mutex<Pages>,
 }
 

@@ -9,9 +9,9 @@ use crate::store::Store;
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
 use distrust::{DISTRUST_FOR, MAX_DISTRUSTED};
-use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
+use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_IN_FLIGHT, MAX_STRIKES, MAX_UNCONNECTED};
 use skips::{ALWAYS_SKIPPED, MAX_SKIPPED};
-use upload::{MAX_WANT_BLOCKS, TooManyRequests};
+use upload::{MAX_QUEUED_REQUESTS, MAX_WANT_BLOCKS, TooManyRequests};
 
 pub(super) const PEER: PeerId = PeerId(1);
 

@@ -10,11 +10,11 @@ use crate::wire::message::Message;
 use crate::wire::run_length;
 
 /// Requests and Wants one peer may have waiting per core; one more ends the connection.
-pub const MAX_QUEUED_REQUESTS: usize = 4096;
+pub(crate) const MAX_QUEUED_REQUESTS: usize = 4096;
 /// Answers to hints (`sharing/hints.rs`) that may wait beside them; more are dropped.
 const MAX_HINT_ANSWERS: usize = 64;
 /// Longest region one Want may name, and the alignment the reference insists on.
-pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
+pub(super) const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
 
 /// Blocks read and hashed together when several are asked for.
@@ -89,7 +89,7 @@ impl Upload {
     }
 
     /// Messages that answer a hint of the peer: to be sent like other answers.
-    pub fn hint_answered(&mut self, messages: Vec<Message>) {
+    pub(crate) fn hint_answered(&mut self, messages: Vec<Message>) {
         let room = MAX_HINT_ANSWERS.saturating_sub(self.answers.len());
         self.answers.extend(messages.into_iter().take(room));
     }

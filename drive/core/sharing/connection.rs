@@ -24,11 +24,11 @@ use hypermount_swarm::network::{Place, Stream};
 use hypermount_swarm::rate::Limit;
 
 /// The handshake must be done by then.
-pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that has opened no core both sides know by then is of no use.
-pub const CORE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const CORE_WITHIN: Duration = Duration::from_secs(30);
 /// Nothing at all received for this long: the connection is dead (the reference's timeout).
-pub const IDLE_AFTER: Duration = Duration::from_secs(20);
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// A keepalive is sent when nothing else was for this long.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// A peer must take at least some of what is sent to it within this time.

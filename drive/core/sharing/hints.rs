@@ -18,13 +18,13 @@ use hypermount_swarm::crypto::DiscoveryKey;
 use hypermount_swarm::rate::Bucket;
 
 /// Hints of one peer that may wait; more are ignored.
-pub const MAX_QUEUED_HINTS: usize = 32;
+pub(super) const MAX_QUEUED_HINTS: usize = 32;
 /// Bytes of these hints together: room for one of the longest and many usual ones.
-pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
+pub(super) const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
 /// Steps ([`Answered::steps`]) per second that the answers to one peer may take.
-pub const STEPS_PER_SECOND: u64 = 1 << 20;
+pub(super) const STEPS_PER_SECOND: u64 = 1 << 20;
 /// Answers that are computed at once, for all peers together.
-pub const ANSWERED_AT_ONCE: usize = 1;
+pub(super) const ANSWERED_AT_ONCE: usize = 1;
 
 /// What a peer asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ struct Running {
 }
 
 /// See the module documentation. Dropping it cancels the answer under way.
-pub struct Hints {
+pub(super) struct Hints {
     queue: VecDeque<Hint>,
     bytes: usize,
     rate: Bucket,
@@ -75,7 +75,7 @@ pub struct Hints {
 }
 
 impl Hints {
-    pub fn new(turns: Arc<Semaphore>, answer: Option<Answerer>, now: Instant) -> Self {
+    pub(super) fn new(turns: Arc<Semaphore>, answer: Option<Answerer>, now: Instant) -> Self {
         Self {
             queue: VecDeque::new(),
             bytes: 0,
@@ -88,7 +88,7 @@ impl Hints {
     }
 
     /// Queues a hint of the peer about `core`. What is no hint, or is one too many, is ignored.
-    pub fn received(&mut self, core: &Core, payload: &Bytes) {
+    pub(super) fn received(&mut self, core: &Core, payload: &Bytes) {
         let bytes = payload.len();
         if self.answer.is_none()
             || self.queue.len() >= MAX_QUEUED_HINTS
@@ -108,7 +108,7 @@ impl Hints {
     }
 
     /// Resolves to the next answer and the core it is about. Can be dropped and called again.
-    pub async fn answered(&mut self) -> (DiscoveryKey, Vec<Message>) {
+    pub(super) async fn answered(&mut self) -> (DiscoveryKey, Vec<Message>) {
         loop {
             if let Some(running) = &mut self.running {
                 let answer = (&mut running.answer).await.ok().flatten();

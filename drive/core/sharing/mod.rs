@@ -46,7 +46,7 @@ pub use hints::{Answered, Answerer, ExtensionRequest};
 /// beyond use.
 const COMMANDS: usize = 4096;
 /// Drives that are opened without being looked for, while others are.
-pub const MAX_HUSHED: usize = 4096;
+pub(crate) const MAX_HUSHED: usize = 4096;
 
 /// Which cores peers that know their keys are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

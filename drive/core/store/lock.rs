@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::private_files;
 
 /// A lock that lasts until it is dropped or the process ends.
-pub struct FileLock {
+pub(super) struct FileLock {
     _file: Flock<File>,
 }
 
 impl FileLock {
     /// The lock on a store. `None` when the medium cannot be written.
-    pub fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
+    pub(crate) fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
         let file = match open(path) {
             Ok(file) => file,
             // Another user could hold such a lock for ever.
@@ -50,7 +50,7 @@ impl FileLock {
     }
 
     /// The lock on one core, shared with the reference implementation.
-    pub fn take_core(bitfield: &Path) -> Result<Self> {
+    pub(crate) fn take_core(bitfield: &Path) -> Result<Self> {
         let file = open(bitfield).map_err(|source| Error::Storage {
             op: "open",
             path: bitfield.to_owned(),

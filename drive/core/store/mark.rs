@@ -32,9 +32,9 @@ use hypermount_swarm::crypto::{self, DiscoveryKey, Hash};
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// The file in the store.
-pub const MARK_FILE: &str = "hypermount.mark";
+pub(crate) const MARK_FILE: &str = "hypermount.mark";
 /// Bytes of the largest mark read back: some 100,000 cores of ours.
-pub const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
 const HEADER: &str = "hypermount mark 1";
 
 /// What opens a store: what distinguishes this machine from others, and where marks are kept outside of it.
@@ -212,7 +212,7 @@ struct MarkState {
 }
 
 /// The marks of one open store.
-pub struct Marks {
+pub(super) struct Marks {
     path: PathBuf,
     outside: Option<PathBuf>,
     /// Why nothing in this store may be written.
@@ -225,7 +225,7 @@ pub struct Marks {
 
 impl Marks {
     /// Reads the marks of the store in `root`, and leaves a first one in a store that has none.
-    pub fn open(root: &Path, master_key: &[u8; 32], custodian: &Custodian) -> Result<Self> {
+    pub(super) fn open(root: &Path, master_key: &[u8; 32], custodian: &Custodian) -> Result<Self> {
         let path = root.join(MARK_FILE);
         let outside = custodian.state.as_deref().map(|state| {
             let id = DiscoveryKey::new(crypto::blake2b(&[b"hypermount store", master_key]));
@@ -263,33 +263,33 @@ impl Marks {
     }
 
     /// Why nothing in this store may be written.
-    pub fn stop(&self) -> Option<Stop> {
+    pub(super) fn stop(&self) -> Option<Stop> {
         self.stop
     }
 
     /// Why this core may not be written, as far as is known before it is opened.
-    pub fn known_stop(&self, core: &DiscoveryKey) -> Option<Stop> {
+    pub(crate) fn known_stop(&self, core: &DiscoveryKey) -> Option<Stop> {
         self.stop.or_else(|| self.state.lock().mark.stops.get(core).copied())
     }
 
     /// What was found out about cores earlier.
-    pub fn stops(&self) -> Vec<(DiscoveryKey, Stop)> {
+    pub(super) fn stops(&self) -> Vec<(DiscoveryKey, Stop)> {
         self.state.lock().mark.stops.iter().map(|(key, stop)| (*key, *stop)).collect()
     }
 
     /// The cores that were marked.
-    pub fn cores(&self) -> Vec<DiscoveryKey> {
+    pub(super) fn cores(&self) -> Vec<DiscoveryKey> {
         self.state.lock().mark.cores.keys().copied().collect()
     }
 
     /// How many blocks of the core were marked.
-    pub fn length(&self, core: &DiscoveryKey) -> Option<u64> {
+    pub(super) fn length(&self, core: &DiscoveryKey) -> Option<u64> {
         self.state.lock().mark.cores.get(core).map(|(length, _)| *length)
     }
 
     /// Whether the core holds at least what was marked. It does not where damage keeps that from being
     /// told.
-    pub fn holds(&self, core: &Core) -> Result<bool> {
+    pub(super) fn holds(&self, core: &Core) -> Result<bool> {
         let marked = self.state.lock().mark.cores.get(core.discovery_key()).copied();
         let Some((length, root)) = marked else { return Ok(true) };
         match core.root_hash_at(length) {
@@ -299,7 +299,7 @@ impl Marks {
     }
 
     /// Marks the core as it is; it must have been synced.
-    pub fn record(&self, core: &Core) -> Result<()> {
+    pub(super) fn record(&self, core: &Core) -> Result<()> {
         let length = core.announced_head().length;
         if let Some(root) = core.root_hash_at(length)? {
             self.state.lock().mark.cores.insert(*core.discovery_key(), (length, root));
@@ -308,14 +308,14 @@ impl Marks {
     }
 
     /// Remembers across restarts that the core may not be written.
-    pub fn record_stop(&self, core: &DiscoveryKey, stop: Stop) -> Result<()> {
+    pub(crate) fn record_stop(&self, core: &DiscoveryKey, stop: Stop) -> Result<()> {
         self.state.lock().mark.stops.insert(*core, stop);
         self.save()
     }
 
     /// Writes what changed, in the store first: seen alone there it is merely newer. The marks of a
     /// store that must not be written stay as they are.
-    pub fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         match self.stop {
             Some(_) => Ok(()),
             None => self.write(),
@@ -346,7 +346,7 @@ impl Marks {
     }
 
     /// Makes this store, as it is, the one to go on with: `cores` are all of ours in it.
-    pub fn adopt(&self, cores: &[Core]) -> Result<()> {
+    pub(super) fn adopt(&self, cores: &[Core]) -> Result<()> {
         {
             let mut state = self.state.lock();
             state.mark.place = self.here;

@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use bytes::Bytes;
 
+use super::mark::MARK_FILE;
 use super::*;
 
 fn vectors(name: &str) -> serde_json::Value {

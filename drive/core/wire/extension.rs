@@ -12,17 +12,16 @@ use super::error::ProtocolError;
 /// Under which name both sides register it, on the channel of a metadata core.
 pub const NAME: &str = "hypertrie";
 /// Most blocks one answer may name; the reference stops collecting here.
-pub const MAX_BLOCKS: usize = 2176;
+pub(crate) const MAX_BLOCKS: usize = 2176;
 /// Longest key, in bytes: the longest path there is.
-pub const MAX_KEY: usize = 4096;
+pub(crate) const MAX_KEY: usize = 4096;
 /// Longest checkpoint, in bytes: a pair of integers per open node of an iterator.
-pub const MAX_CHECKPOINT: usize = 64 * 1024;
+pub(crate) const MAX_CHECKPOINT: usize = 64 * 1024;
 
 /// Flags of [`TrieMessage::Iterator`].
 pub mod flags {
     pub const RECURSIVE: u64 = 1;
     pub const REVERSE: u64 = 2;
-    pub const GREATER: u64 = 4;
     pub const HIDDEN: u64 = 8;
 }
 
@@ -79,7 +78,7 @@ struct Get {
 
 const WHAT: &str = "hypertrie extension message";
 /// Longest message, in bytes: the longest Cache has ten per block; every Iterator fits as well.
-pub const MAX_MESSAGE: usize = MAX_CHECKPOINT + MAX_KEY + 10 * MAX_BLOCKS;
+pub(crate) const MAX_MESSAGE: usize = MAX_CHECKPOINT + MAX_KEY + 10 * MAX_BLOCKS;
 
 impl TrieMessage {
     /// `None` for a message with none of the three parts, as a later version might send.

@@ -9,14 +9,14 @@ use super::error::ProtocolError;
 use super::varint::{self, MAX_VARINT};
 
 /// Longest payload of a frame, in bytes.
-pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 /// Longest payload, in bytes, of a remote that has not yet shown that it knows the key of a core of
 /// ours: Opens and Options need far less, and there may be many such remotes.
-pub const MAX_STRANGER_PAYLOAD: usize = 64 * 1024;
+pub(crate) const MAX_STRANGER_PAYLOAD: usize = 64 * 1024;
 /// Highest channel number: the reference shifts it in 32-bit arithmetic.
-pub const MAX_CHANNEL: u32 = (1 << 27) - 1;
+pub(crate) const MAX_CHANNEL: u32 = (1 << 27) - 1;
 /// A frame without payload, as sent to show that we are still here.
-pub const KEEPALIVE: [u8; 1] = [0];
+pub(crate) const KEEPALIVE: [u8; 1] = [0];
 
 const LONGEST_FRAME: usize = MAX_PAYLOAD + MAX_VARINT;
 
@@ -79,7 +79,7 @@ pub fn front(input: &[u8]) -> Result<Front, ProtocolError> {
 }
 
 /// Appends the header of a frame that `payload` bytes will follow.
-pub fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
+pub(crate) fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
     debug_assert!(channel <= MAX_CHANNEL && kind < 16 && payload <= MAX_PAYLOAD);
     let word = u64::from(channel) << 4 | u64::from(kind);
     let frame = varint::length(word) + payload;
@@ -89,7 +89,7 @@ pub fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
 }
 
 /// Appends a keep-alive.
-pub fn put_keepalive(out: &mut BytesMut) {
+pub(crate) fn put_keepalive(out: &mut BytesMut) {
     out.put_slice(&KEEPALIVE);
 }
 

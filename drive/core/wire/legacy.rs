@@ -18,11 +18,11 @@ use hypermount_swarm::crypto::{DiscoveryKey, Hash, SIGNATURE_LENGTH};
 
 /// Most tree nodes in one Data. A proof needs a sibling per level and the roots: two times 53 at
 /// the greatest length a core can have, and as many again for the bytes of a seek.
-pub const MAX_NODES: usize = 256;
+pub(crate) const MAX_NODES: usize = 256;
 /// Most extension names in one Options.
-pub const MAX_EXTENSIONS: usize = 64;
+pub(crate) const MAX_EXTENSIONS: usize = 64;
 /// Longest extension name, in bytes.
-pub const MAX_EXTENSION_NAME: usize = 128;
+pub(crate) const MAX_EXTENSION_NAME: usize = 128;
 
 /// The message types, low four bits of a frame's header. 11 to 14 are reserved and ignored.
 pub mod kind {
@@ -32,9 +32,9 @@ pub mod kind {
     pub const HAVE: u8 = 3;
     pub const UNHAVE: u8 = 4;
     pub const WANT: u8 = 5;
-    pub const UNWANT: u8 = 6;
+    pub(crate) const UNWANT: u8 = 6;
     pub const REQUEST: u8 = 7;
-    pub const CANCEL: u8 = 8;
+    pub(crate) const CANCEL: u8 = 8;
     pub const DATA: u8 = 9;
     pub const CLOSE: u8 = 10;
     /// Not protobuf: `varint(id) ‖ payload`.
@@ -367,7 +367,7 @@ fn tree_nodes(nodes: &[TreeNode]) -> Vec<WireNode> {
 
 impl Encodable {
     /// Bytes [`Encodable::encode`] will append.
-    pub fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         match self {
             Self::Status(message) => message.encoded_len(),
             Self::Have(message) => message.encoded_len(),

@@ -61,7 +61,7 @@ pub enum Message {
 
 /// What the session layer tells about its channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionEvent {
+pub(crate) enum SessionEvent {
     /// The Noise handshake is done; the remote's static key.
     Handshaken {
         remote: [u8; 32],

@@ -6,11 +6,7 @@ use std::ops::Range;
 
 use super::{CheckStep, DriveCheck, check_and_blank};
 use crate::index::IndexLog;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::repair::Fetched;
-use hypermount_core::store::{Store, content_name};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Fetched, Result, Store, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 
 /// What a repair did, and what is left.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::hyperdrive::Edit;
 use crate::stat::Stat;
-use hypermount_core::store::Custodian;
+use hypermount_core::Custodian;
 
 fn open(root: &Path) -> Store {
     Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")

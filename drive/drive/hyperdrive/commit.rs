@@ -8,10 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::HashedBlocks;
-use hypermount_core::hypercore::{Core, Head};
-use hypermount_core::store::View;
+use hypermount_core::{Core, Error, HashedBlocks, Head, Result, View};
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 

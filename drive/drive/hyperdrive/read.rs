@@ -9,11 +9,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::{MAX_WANTED_BLOCKS, Ticket, Urgency};
-use hypermount_core::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-use hypermount_core::hypercore::{Core, Located};
-use hypermount_core::wait::Wait;
+use hypermount_core::{
+    Core, Error, Located, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, MAX_WANTED_BLOCKS, Result, Ticket,
+    Urgency, Wait,
+};
 
 /// Blocks of one read that are asked for at once.
 const MAX_BLOCKS_AT_ONCE: u64 = 512;

@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::crash_tests::{bytes, content, path, put, rename, write};
 use super::testing::{World, open};
 use super::*;
-use hypermount_core::hypercore::RemoteTree;
+use hypermount_core::testing::RemoteTree;
 
 /// No time passes in it: nothing settles by itself.
 fn still() -> Runtime {

@@ -6,8 +6,7 @@ use super::Snapshot;
 use crate::index::Index;
 use crate::path::{DrivePath, Name};
 use crate::stat::Entry;
-use hypermount_core::error::Result;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Result, Wait};
 
 impl Snapshot {
     pub(super) fn new(index: Index) -> Self {

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Drive;
 use crate::index::IndexLog;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::store::{Hurt, Store, content_name, lacks_descriptors};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Hurt, Result, Store, Wait, content_name, lacks_descriptors};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// The drives of a store.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::stored::survey;
 use super::*;
-use hypermount_core::store::Custodian;
+use hypermount_core::Custodian;
 use hypermount_swarm::crypto::DiscoveryKey;
 
 fn open(root: &Path) -> Store {

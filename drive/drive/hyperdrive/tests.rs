@@ -12,7 +12,7 @@ use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::index::trie::{Trie, TrieKey, TrieNode, stat, vectors};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use hypermount_core::hypercore::demand::Change;
+use hypermount_core::testing::Change;
 
 fn trie_of(snapshot: &Snapshot) -> Trie {
     let Index::Trie(trie) = snapshot.index();

@@ -15,10 +15,7 @@ use bytes::Bytes;
 
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Stat};
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::sharing::{Share, SharingOptions};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Result, Share, SharingOptions, Wait};
 use hypermount_swarm::crypto::PublicKey;
 
 pub use trie::MAX_LISTING_BYTES;

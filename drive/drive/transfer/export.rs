@@ -16,9 +16,7 @@ use super::{Observer, Report, TransferStep, attributes, failed, local};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Urgency, Wait};
 
 /// Bytes read at once, and asked for ahead of that.
 const CHUNK: u64 = 1024 * 1024;

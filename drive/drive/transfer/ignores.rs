@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Read in every directory that is imported; imported itself like any other file.
 pub const IGNORE_FILE: &str = ".hypermountignore";

@@ -20,8 +20,7 @@ use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
 use crate::hyperdrive::{Drive, Edit, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// Content bytes appended under one signature, and held in memory.
 const MAX_APPEND_BYTES: usize = 4 * 1024 * 1024;

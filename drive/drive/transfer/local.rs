@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
 use crate::stat::{Kind, Stat};
-use hypermount_core::error::Result;
+use hypermount_core::Result;
 
 /// Longest step of the clock that file systems take times from: two changes within one step look like
 /// one. Linux steps each 10 ms at most.

@@ -20,7 +20,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use hypermount_core::error::Error;
+use hypermount_core::Error;
 
 pub use export::{ExportOptions, Measured, export, measure};
 pub use ignores::IGNORE_FILE;

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{BLOCK_BYTES, failed, local};
 use crate::hyperdrive::Drive;
 use crate::stat::Extent;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::private_files;
+use hypermount_core::{Core, Result, private_files};
 
 /// The note, in the store's directory.
 const NOTE: &str = "hypermount.import";

@@ -13,10 +13,7 @@ use crate::hyperdrive::settled_tests::with_one_failure;
 use crate::hyperdrive::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use hypermount_core::error::Error;
-use hypermount_core::hypercore::CoreEvent;
-use hypermount_core::store::Store;
-use hypermount_core::wait::Wait;
+use hypermount_core::{CoreEvent, Error, Store, Wait};
 
 struct Bench {
     directory: TempDir,

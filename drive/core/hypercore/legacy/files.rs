@@ -21,7 +21,7 @@ const MAX_PAGES: usize = (MAX_CORE_LENGTH / DATA_BITS) as usize;
 const MAGIC: [u8; 3] = [0x05, 0x02, 0x57];
 
 /// A named file that puts its path into every error.
-pub struct File {
+pub(crate) struct File {
     storage: Box<dyn Storage>,
     path: PathBuf,
 }
@@ -53,7 +53,7 @@ impl File {
 }
 
 /// The files of one open core.
-pub struct Files {
+pub(crate) struct Files {
     data: File,
     tree: File,
     signatures: File,
@@ -62,7 +62,7 @@ pub struct Files {
 }
 
 /// What the small files of a core say, before it is opened.
-pub struct Keys {
+pub(crate) struct Keys {
     pub key: Option<PublicKey>,
     pub pair: Option<KeyPair>,
 }
@@ -76,7 +76,7 @@ fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<Fil
 }
 
 /// Reads `key` and `secret_key`; absent, short or senseless ones are `None`.
-pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
+pub(crate) fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
     let mut key = [0; 32];
     let length = open_file(directory, open, "key")?.read(0, &mut key)?;
     let key = (length == key.len() && key != [0; 32]).then(|| PublicKey::new(key));
@@ -86,13 +86,13 @@ pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
     Ok(Keys { key, pair })
 }
 
-pub fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
+pub(crate) fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
     let file = open_file(directory, open, "key")?;
     file.write(0, key.as_bytes())?;
     file.sync()
 }
 
-pub fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
+pub(crate) fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
     let file = open_file(directory, open, "secret_key")?;
     file.write(0, &pair.secret_key())?;
     file.sync()
@@ -118,7 +118,7 @@ fn page_size(header: &[u8]) -> usize {
 
 impl Files {
     /// Opens the files and, where `writable`, puts headers right that are absent or damaged.
-    pub fn open(directory: &Path, open: OpenFile, writable: bool) -> Result<Self> {
+    pub(crate) fn open(directory: &Path, open: OpenFile, writable: bool) -> Result<Self> {
         let file = |name| open_file(directory, open, name);
         let bitfield = file("bitfield")?;
         let mut found = [0; HEADER as usize];
@@ -140,7 +140,7 @@ impl Files {
     }
 
     /// All pages of the bitfield file.
-    pub fn read_bitfield(&self) -> Result<Bitfield> {
+    pub(crate) fn read_bitfield(&self) -> Result<Bitfield> {
         /// Pages read at once.
         const CHUNK: usize = 64;
         let mut bitfield = Bitfield::new(self.page_size);

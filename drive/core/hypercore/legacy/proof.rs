@@ -18,10 +18,10 @@ use hypermount_swarm::crypto::PublicKey;
 
 /// Nodes of the longest proof: a path and the other roots of a core of [`MAX_CORE_LENGTH`] need
 /// no more than 2 · 33.
-pub const MAX_PROOF_NODES: usize = 72;
+pub(crate) const MAX_PROOF_NODES: usize = 72;
 /// Nodes remembered of what one peer claims to have; on overflow all are forgotten, which only
 /// makes later proofs longer.
-pub const MAX_REMOTE_NODES: usize = 65_536;
+pub(crate) const MAX_REMOTE_NODES: usize = 65_536;
 
 /// What a peer sends to prove one block (or, without `value`, one leaf hash).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Proof {
 
 /// Twice the length of the longest core that `node` is part of as far as `has` tells (§4.4);
 /// 0 when it is not here.
-pub fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
+pub(crate) fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
     if !has(node) {
         return 0;
     }
@@ -75,7 +75,7 @@ pub fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
 }
 
 /// The length in blocks that the tree bits claim (§4.4). `capacity` is the number of tree bits.
-pub fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
+pub(crate) fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
     let mut top = 0;
     let mut next = 0;
     while flat_tree::right_span(next) < capacity {
@@ -88,7 +88,7 @@ pub fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
 }
 
 /// What a request for leaf `node` tells of the nodes we already have (§10.1).
-pub fn digest(node: u64, has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
+pub(crate) fn digest(node: u64, has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
     if has(node) {
         return 1;
     }
@@ -173,7 +173,7 @@ impl RemoteTree {
 
 /// Which nodes prove a leaf to a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProofPlan {
+pub(crate) struct ProofPlan {
     /// Flat-tree indexes, in the order they are sent.
     pub nodes: Vec<u64>,
     /// Twice the length whose signature must go along; 0 for none.
@@ -182,7 +182,7 @@ pub struct ProofPlan {
 
 /// Plans the proof of leaf `node` (§10.2), with the leaf itself if `with_leaf`. `None` when the
 /// leaf is not here.
-pub fn plan_proof(
+pub(crate) fn plan_proof(
     node: u64,
     digest: u64,
     with_leaf: bool,
@@ -226,7 +226,7 @@ fn invalid<T, E>(reason: impl Into<String>) -> Result<T, Flaw<E>> {
 
 /// Verifies a proof (§10.3). `leaf` is the hash of the value that came along, if one did; `local`
 /// returns the verified node we have at an index.
-pub fn verify<E>(
+pub(crate) fn verify<E>(
     key: &PublicKey,
     proof: &Proof,
     leaf: Option<TreeNode>,
@@ -274,7 +274,7 @@ pub fn verify<E>(
 /// Whether a verified proof of `block` under the roots `new` has passed by every one of the roots
 /// `old`, so that the one version continues the other. (That the nodes are the same where both have
 /// one, [`verify`] has seen to.)
-pub fn connects(old: &[TreeNode], new: &[TreeNode], block: u64) -> bool {
+pub(crate) fn connects(old: &[TreeNode], new: &[TreeNode], block: u64) -> bool {
     let is_root = |index: u64| new.iter().any(|root| root.index == index);
     let mut passed = Vec::new();
     let mut top = block.saturating_mul(2);

@@ -15,9 +15,9 @@ use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 
 /// Signature slots looked at in one direction; an intact core needs one.
-pub const MAX_SLOTS_SCANNED: u64 = 65_536;
+pub(crate) const MAX_SLOTS_SCANNED: u64 = 65_536;
 /// Signatures verified in one direction: each costs about 0.1 ms.
-pub const MAX_SIGNATURES_TRIED: usize = 256;
+pub(crate) const MAX_SIGNATURES_TRIED: usize = 256;
 
 #[derive(Clone)]
 struct Candidate {
@@ -34,7 +34,7 @@ struct Recovery<'a> {
 
 /// Reads the bitfield and finds the length to go on with. Writes only what is damaged, and only
 /// if the medium is `writable`.
-pub fn recover(
+pub(crate) fn recover(
     files: &Files,
     key: &PublicKey,
     pair: Option<&KeyPair>,

@@ -17,7 +17,7 @@ use super::{Pages, Storage};
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes a disk writes whole or not at all.
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 #[derive(Clone)]
 enum Change {

@@ -13,8 +13,7 @@ use super::Trie;
 use super::buckets::Buckets;
 use super::key::{TrieKey, is_terminator};
 use super::node::TrieNode;
-use hypermount_core::error::Result;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Result, Wait};
 
 /// Changes to one version of an index, not yet appended.
 pub struct Batch {

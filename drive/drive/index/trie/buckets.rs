@@ -3,7 +3,7 @@
 
 use prost::encoding::{decode_varint, encode_varint};
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Slots of one position: five branches, and as many again for each further node with the same
 /// branch. The encoding marks used slots in one 64-bit number.

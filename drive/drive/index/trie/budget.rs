@@ -1,8 +1,7 @@
 //! How much memory one listing or comparison may take: the publisher decides how large its nodes and
 //! its directories are.
 
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
+use hypermount_core::{Core, Error, Result};
 
 /// Bytes that a listing, or a comparison of two versions, may hold at once: about 100,000 usual entries.
 pub const MAX_LISTING_BYTES: usize = 36 * 1024 * 1024;

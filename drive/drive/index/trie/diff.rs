@@ -11,8 +11,7 @@ use super::key::{END, TrieKey, is_terminator};
 use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// One key whose node is not the same block in both versions. A delete writes an unrelated key
 /// again, so a difference need not be a change of value.

@@ -12,9 +12,7 @@ use super::{
 use crate::index::{Changed, Edit, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Error, Result, Wait};
 
 /// Permissions of a mountpoint that stores no stat.
 const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;

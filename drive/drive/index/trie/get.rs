@@ -5,9 +5,7 @@ use std::sync::Arc;
 use super::key::{TrieKey, is_terminator};
 use super::node::TrieNode;
 use super::{Trie, check_branch};
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::demand::Hint;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Hint, Result, Wait};
 
 /// Where the way of a key ends.
 #[derive(Clone, Debug)]

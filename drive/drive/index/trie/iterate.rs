@@ -13,8 +13,7 @@ use super::key::{DIGITS_PER_COMPONENT, TrieKey};
 use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// Most nodes that one listing or iteration gives; more are `TooLarge`.
 pub const MAX_ITERATED: usize = 1_000_000;

@@ -12,7 +12,7 @@ use std::ops::Range;
 use siphasher::sip::SipHasher24;
 
 use crate::path::MAX_PATH_BYTES;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Positions that one path component takes.
 pub const DIGITS_PER_COMPONENT: usize = 32;

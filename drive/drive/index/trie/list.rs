@@ -6,8 +6,7 @@ use super::iterate::MAX_ITERATED;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, branches_of};
 use super::node::TrieNode;
 use super::{Budget, Trie};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// What follows a prefix by one component. Blocks, not nodes: there may be many children, and their
 /// nodes may be large.
@@ -80,11 +79,7 @@ impl Trie {
     }
 
     /// Asks for the nodes of these children together, for as long as what is returned is kept.
-    pub fn want_children(
-        &self,
-        children: &[Child],
-        wait: Wait,
-    ) -> Vec<hypermount_core::hypercore::demand::Ticket> {
+    pub fn want_children(&self, children: &[Child], wait: Wait) -> Vec<hypermount_core::Ticket> {
         self.nodes().want(children.iter().map(|child| child.own), wait)
     }
 

@@ -42,8 +42,7 @@ pub use list::{Child, ChildNode};
 pub use node::{Header, MOUNT, TrieNode};
 pub use nodes::{LISTINGS_OF_A_WALK, MAX_EAGER_BLOCKS, MAX_EAGER_BYTES, Nodes};
 
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// One version of an index.
 #[derive(Clone)]

@@ -8,8 +8,7 @@ use super::batch::{Batch, Removed};
 use super::key::TrieKey;
 use super::node::MOUNT;
 use crate::stat::MountTarget;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 use hypermount_swarm::crypto::PublicKey;
 
 /// Hidden directory of the records.

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::buckets::Buckets;
 use super::key::TrieKey;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 /// `type` of a hypertrie's header.

@@ -11,10 +11,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::node::TrieNode;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Hint, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wait};
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 /// Bytes of decoded nodes kept per drive, roughly.

@@ -14,8 +14,7 @@ use prost::encoding::decode_varint;
 use super::check_branch;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
 use super::node::TrieNode;
-use hypermount_core::hypercore::Core;
-use hypermount_core::sharing::{Answered, ExtensionRequest};
+use hypermount_core::{Answered, Core, ExtensionRequest};
 
 /// Blocks named in answer to one question.
 pub const MAX_ANSWERED: usize = 2176;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::stat::{Extent, MountTarget, Stat};
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 /// Longest encoded stat in bytes. A Linux file has at most 64 KiB of attribute names and 64 KiB

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::{Batch, Nodes, Removed, Trie, TrieKey};
-use hypermount_core::hypercore::demand::{Change, Hint};
-use hypermount_core::hypercore::{Core, Located, RemoteTree};
-use hypermount_core::store::Store;
+use hypermount_core::testing::{Change, RemoteTree};
+use hypermount_core::{Core, Hint, Located, Store};
 
 /// A writable core in memory with these blocks.
 pub fn core_of(blocks: &[Bytes]) -> Core {

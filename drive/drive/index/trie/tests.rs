@@ -12,8 +12,7 @@ use super::buckets::Buckets;
 use super::responder::{self, MAX_STEPS};
 use super::testing::{Traffic, Writer, WriterStep, core_of, reader_of, serve};
 use super::*;
-use hypermount_core::hypercore::demand::Hint;
-use hypermount_core::sharing::{Answered, ExtensionRequest};
+use hypermount_core::{Answered, ExtensionRequest, Hint};
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
@@ -50,7 +49,7 @@ fn batches(scenario: &Value) -> Vec<Vec<WriterStep>> {
     scenario["ops"].as_array().unwrap().iter().map(batch).collect()
 }
 
-fn respond(core: &hypermount_core::hypercore::Core, request: &ExtensionRequest) -> Answered {
+fn respond(core: &hypermount_core::Core, request: &ExtensionRequest) -> Answered {
     responder::respond(core, request, &AtomicBool::new(false))
 }
 
@@ -544,7 +543,7 @@ fn checkpoint(places: impl IntoIterator<Item = (u64, u64)>) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-fn resume(core: &hypermount_core::hypercore::Core, checkpoint: Option<Bytes>) -> Answered {
+fn resume(core: &hypermount_core::Core, checkpoint: Option<Bytes>) -> Answered {
     let request = ExtensionRequest::Iterator { head: 1, key: String::new(), flags: 1, checkpoint };
     respond(core, &request)
 }
