@@ -5,6 +5,7 @@
 //! module is public itself: [`private_files`]. The modules are listed in import order;
 //! `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
 mod error;

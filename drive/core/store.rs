@@ -69,7 +69,9 @@ const SCRATCH: &str = "scratch";
 /// Room on the volume that holds the store, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// Of the volume.
     pub total: u64,
+    /// Free for this user.
     pub available: u64,
 }
 
@@ -215,7 +217,7 @@ impl Store {
     }
 
     /// The core, if it is open or on disk; opens it in the latter case.
-    pub fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
+    pub(crate) fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
         if let Some(core) = self.inner.cores.lock().get(key) {
             return Ok(Some(core.clone()));
         }
@@ -286,7 +288,7 @@ impl Store {
     }
 
     /// Every core opened from now on.
-    pub fn opened(&self) -> broadcast::Receiver<Core> {
+    pub(crate) fn opened(&self) -> broadcast::Receiver<Core> {
         self.inner.opened.subscribe()
     }
 
@@ -346,6 +348,10 @@ impl Store {
         marks.adopt(&ours)
     }
 
+    /// Room on the volume that holds the store (`statvfs(3)`); without limit for a store in memory.
+    ///
+    /// # Errors
+    /// If the system does not tell.
     pub fn space(&self) -> Result<Space> {
         let Some(root) = &self.inner.root else {
             return Ok(Space { total: u64::MAX, available: u64::MAX });
@@ -369,11 +375,6 @@ impl Store {
             Some(root) => root.join(SCRATCH),
             None => std::env::temp_dir().join(format!("hypermount-{}", std::process::id())),
         }
-    }
-
-    /// Whether the medium can be written.
-    pub fn writable(&self) -> bool {
-        self.inner.writable
     }
 
     /// The key of the core derived from the master key and `name`, which need not exist.
@@ -523,10 +524,12 @@ impl Store {
 pub struct Custody {
     /// Concerns the whole store.
     pub store: Option<Stop>,
+    /// Concern single cores.
     pub cores: Vec<(DiscoveryKey, Stop)>,
 }
 
 impl Custody {
+    /// Whether no core of ours is read-only.
     pub fn is_clear(&self) -> bool {
         self.store.is_none() && self.cores.is_empty()
     }

@@ -36,6 +36,7 @@ impl Wait {
         }
     }
 
+    /// Whether peers are never asked.
     pub fn is_local(&self) -> bool {
         matches!(self, Wait::Local)
     }

@@ -35,17 +35,17 @@ impl BlockCache {
         Self { budget, entries: Mutex::new(Rank::LEAF, entries) }
     }
 
-    pub fn get(&self, core: CoreId, block: u64) -> Option<Bytes> {
+    pub(crate) fn get(&self, core: CoreId, block: u64) -> Option<Bytes> {
         self.entries.lock().blocks.get(&(core, block)).cloned()
     }
 
     /// Whether the block is here; does not count as a use.
-    pub fn contains(&self, core: CoreId, block: u64) -> bool {
+    pub(crate) fn contains(&self, core: CoreId, block: u64) -> bool {
         self.entries.lock().blocks.contains(&(core, block))
     }
 
     /// Keeps a block; the least recently used ones make room.
-    pub fn insert(&self, core: CoreId, block: u64, bytes: Bytes) {
+    pub(crate) fn insert(&self, core: CoreId, block: u64, bytes: Bytes) {
         let cost = bytes.len() + ENTRY_COST;
         if cost > self.budget {
             return;
@@ -63,7 +63,7 @@ impl BlockCache {
         }
     }
 
-    pub fn remove(&self, core: CoreId, block: u64) {
+    pub(crate) fn remove(&self, core: CoreId, block: u64) {
         let mut entries = self.entries.lock();
         if let Some(old) = entries.blocks.pop(&(core, block)) {
             entries.used -= old.len() + ENTRY_COST;

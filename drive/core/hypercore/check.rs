@@ -28,7 +28,7 @@ pub struct CoreCheck {
     /// How many of these were written again.
     pub records_repaired: u64,
     /// Proven nodes of which the nodes below do not lead there, the first ones.
-    pub unproven: Vec<u64>,
+    pub(crate) unproven: Vec<u64>,
     /// Lengths of which the signature does not verify and was not repaired, the first ones.
     pub unsigned: Vec<u64>,
 }

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Audit, Core, CoreEvent};
+#[cfg(any(test, fuzzing))]
+use super::Audit;
+use super::{Core, CoreEvent};
 use crate::error::Result;
 
 impl Core {
@@ -65,7 +67,8 @@ impl Core {
     }
 
     /// Re-hashes every stored block; a block that does not match is cleared.
-    pub fn audit(&self) -> Result<Audit> {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn audit(&self) -> Result<Audit> {
         let mut audit = Audit::default();
         let mut next = 0;
         loop {

@@ -35,9 +35,21 @@ pub enum Urgency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// The path of index blocks to one key, as seen from head block `head`.
-    Key { head: u64, key: String },
+    Key {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The key, as the index spells it.
+        key: String,
+    },
     /// The index blocks of everything below `prefix`.
-    List { head: u64, prefix: String, recursive: bool },
+    List {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The directory, as the index spells it.
+        prefix: String,
+        /// Whether subdirectories are listed too.
+        recursive: bool,
+    },
 }
 
 /// A change of demand, in order, for the replicator.
@@ -47,24 +59,35 @@ pub enum Change {
     Reset,
     /// Wanted now, or wanted more urgently than before.
     Wanted {
+        /// The block.
         block: u64,
+        /// The highest urgency that any caller has.
         urgency: Urgency,
     },
+    /// No longer wanted.
     Unwanted {
+        /// The block.
         block: u64,
     },
     /// The block containing `byte` is wanted; it lies within `blocks`, probably at `guess`.
     Seek {
+        /// Offset in the core, in bytes.
         byte: u64,
+        /// The blocks that may contain it.
         blocks: Range<u64>,
+        /// The block to request first.
         guess: u64,
     },
+    /// No longer sought.
     Unseek {
+        /// Offset in the core, in bytes.
         byte: u64,
     },
+    /// Sent to peers that understand it.
     Hint(Hint),
     /// A longer head than `length` is wanted.
     Upgrade {
+        /// In blocks.
         length: u64,
     },
 }
@@ -119,9 +142,10 @@ struct Waiter {
 /// What the replicator last knew about its chances; only used to explain a failed wait.
 #[derive(Clone, Debug, Default)]
 pub struct Outlook {
+    /// How many peers share the core now.
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
-    pub last_trouble: Option<String>,
+    pub(crate) last_trouble: Option<String>,
     /// The peer that holds another history of this core, if that is what keeps it from growing.
     pub fork: Option<String>,
     /// Highest length any connected peer has announced.
@@ -137,7 +161,7 @@ pub struct Demand {
 }
 
 impl Demand {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             changed: Notify::new(),
@@ -234,7 +258,7 @@ impl Demand {
 
     /// Asks peers which block holds `byte`. The answer is in the core's tree: look there again
     /// each time [`SeekTicket::tree_changed`] resolves. Dropping the ticket gives up.
-    pub fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
+    pub(crate) fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
         let tree = self.tree.subscribe();
         let mut state = self.state();
         let seekers =
@@ -256,6 +280,7 @@ impl Demand {
         receiver
     }
 
+    /// Adds a hint for peers; dropped while [`MAX_PENDING_HINTS`] wait to be taken.
     pub fn hint(&self, hint: Hint) {
         let mut state = self.state();
         let pending =
@@ -331,6 +356,7 @@ impl Demand {
         self.state().outlook = outlook;
     }
 
+    /// What the replicator last reported; the default if there is none.
     pub fn outlook(&self) -> Outlook {
         self.state().outlook.clone()
     }
@@ -346,7 +372,7 @@ pub struct Ticket {
 impl Ticket {
     /// Resolves to the verified block. Never resolves by itself without one: the caller sets the
     /// deadline.
-    pub async fn arrived(&mut self) -> Option<Bytes> {
+    pub(crate) async fn arrived(&mut self) -> Option<Bytes> {
         (&mut self.receiver).await.ok()
     }
 }
@@ -368,7 +394,7 @@ impl Drop for Ticket {
 }
 
 /// One caller's search for one byte.
-pub struct SeekTicket {
+pub(crate) struct SeekTicket {
     demand: Arc<Demand>,
     byte: u64,
     tree: watch::Receiver<u64>,

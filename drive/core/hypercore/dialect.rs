@@ -151,6 +151,7 @@ impl HashedBlocks {
     /// The kind of core that is written here, by whose rules blocks are hashed ahead.
     pub(crate) const DIALECT: Dialect = Dialect::Legacy;
 
+    /// Hashes the blocks, on this thread.
     pub fn new(blocks: Vec<Bytes>) -> Self {
         // Their places are not known yet; the hash has nothing of them.
         let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
@@ -158,12 +159,13 @@ impl HashedBlocks {
         Self { blocks, hashes }
     }
 
+    /// The blocks, in order.
     pub fn blocks(&self) -> &[Bytes] {
         &self.blocks
     }
 
     /// The leaves, of which the first is that of block `first`.
-    pub fn leaves(&self, first: u64) -> impl Iterator<Item = TreeNode> {
+    pub(crate) fn leaves(&self, first: u64) -> impl Iterator<Item = TreeNode> {
         (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
             let size = bytes.len() as u64;
             TreeNode { index: block.saturating_mul(2), hash: *hash, size }

@@ -24,36 +24,36 @@ pub(super) type Pages = Vec<(usize, Box<[u8]>)>;
 /// What `Dialect::open` is given.
 pub(crate) struct OpenFiles<'a> {
     /// Where the files are, for error messages.
-    pub directory: &'a Path,
-    pub open_file: OpenFile<'a>,
-    pub key: &'a PublicKey,
+    pub(crate) directory: &'a Path,
+    pub(crate) open_file: OpenFile<'a>,
+    pub(crate) key: &'a PublicKey,
     /// The secret half, if it is known.
-    pub pair: Option<KeyPair>,
+    pub(crate) pair: Option<KeyPair>,
     /// Whether `pair` is to be stored beside the core.
-    pub store_pair: bool,
+    pub(crate) store_pair: bool,
     /// Whether the medium can be written.
-    pub writable: bool,
+    pub(crate) writable: bool,
     /// The core takes no more appends: it may have holes that a peer fills.
-    pub stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 /// What `Dialect::open` found.
 pub(crate) struct Opened {
-    pub files: Box<dyn CoreFiles>,
+    pub(crate) files: Box<dyn CoreFiles>,
     /// The secret half: as it was given, or as it is stored.
-    pub pair: Option<KeyPair>,
-    pub found: Recovered,
+    pub(crate) pair: Option<KeyPair>,
+    pub(crate) found: Recovered,
 }
 
 /// An opened core's state as far as it verifies.
 pub(crate) struct Recovered {
-    pub bits: Bitfield,
-    pub head: Head,
-    pub roots: Vec<TreeNode>,
+    pub(crate) bits: Bitfield,
+    pub(crate) head: Head,
+    pub(crate) roots: Vec<TreeNode>,
     /// `None` while the core is empty.
-    pub signature: Option<Signature>,
+    pub(crate) signature: Option<Signature>,
     /// What was claimed, and so had been synced: the head, or shorter where more was found.
-    pub settled: Head,
+    pub(crate) settled: Head,
 }
 
 /// The files of one open core. Every error names the file.

@@ -17,11 +17,13 @@ pub const MAX_CORE_LENGTH: u64 = 1 << 32;
 pub(crate) const MAX_BYTE_LENGTH: u64 = 1 << 53;
 /// Highest index of a node in a core of [`MAX_CORE_LENGTH`].
 pub(crate) const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
+
 /// How long a core provably is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Number of blocks.
     pub length: u64,
+    /// Number of bytes of all blocks.
     pub byte_length: u64,
 }
 
@@ -30,7 +32,9 @@ pub struct Head {
 pub struct TreeNode {
     /// Flat-tree index: leaves are even, block `i` is `2 i`.
     pub index: u64,
+    /// The hash of the block, or of both children.
     pub hash: Hash,
+    /// Bytes of all blocks below.
     pub size: u64,
 }
 
@@ -92,20 +96,20 @@ pub(crate) fn push_leaf(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signed {
     /// Number of blocks.
-    pub length: u64,
-    pub byte_length: u64,
-    pub roots: Vec<TreeNode>,
-    pub signature: Signature,
+    pub(crate) length: u64,
+    pub(crate) byte_length: u64,
+    pub(crate) roots: Vec<TreeNode>,
+    pub(crate) signature: Signature,
 }
 
 /// What a proof proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verified {
-    pub leaf: TreeNode,
+    pub(crate) leaf: TreeNode,
     /// Every node proven, the leaf among them; some may have been known before.
-    pub nodes: Vec<TreeNode>,
+    pub(crate) nodes: Vec<TreeNode>,
     /// Present when the proof needed a signature.
-    pub signed: Option<Signed>,
+    pub(crate) signed: Option<Signed>,
 }
 
 /// Why a proof proves nothing.

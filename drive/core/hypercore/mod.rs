@@ -70,7 +70,12 @@ pub(crate) const MAX_PENDING_EVENTS: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
     /// In `block`, `offset` bytes into it.
-    Found { block: u64, offset: u64 },
+    Found {
+        /// The block.
+        block: u64,
+        /// Offset of the byte in it, in bytes.
+        offset: u64,
+    },
     /// Somewhere in these blocks; the tree nodes that would tell are not here yet.
     Within(Range<u64>),
 }
@@ -79,9 +84,9 @@ pub enum Located {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The block is new here (false for a hash-only proof or a block we had).
-    pub stored: bool,
+    pub(crate) stored: bool,
     /// The new head, if the proof carried a longer signed one.
-    pub head: Option<Head>,
+    pub(crate) head: Option<Head>,
 }
 
 /// Why a proof was not accepted.
@@ -108,22 +113,36 @@ pub enum Rejected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreEvent {
     /// Blocks `start..start + length` were written here, and survive a power cut.
-    Appended { start: u64, length: u64 },
+    Appended {
+        /// The first block.
+        start: u64,
+        /// Number of blocks.
+        length: u64,
+    },
     /// Blocks `start..start + length` are no longer here.
-    Cleared { start: u64, length: u64 },
+    Cleared {
+        /// The first block.
+        start: u64,
+        /// Number of blocks.
+        length: u64,
+    },
 }
 
+/// Stored blocks that [`Core::audit`] hashed again.
+#[cfg(any(test, fuzzing))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
-    pub valid: u64,
-    pub invalid: u64,
+pub(crate) struct Audit {
+    pub(crate) valid: u64,
+    pub(crate) invalid: u64,
 }
 
 /// How to open a core.
 pub struct Opening<'a> {
     /// Where the files are, for error messages.
     pub directory: &'a Path,
+    /// Opens one file of the core by its name.
     pub open_file: OpenFile<'a>,
+    /// The key of the core.
     pub key: PublicKey,
     /// The secret half, if this machine may append.
     pub pair: Option<KeyPair>,
@@ -131,6 +150,7 @@ pub struct Opening<'a> {
     pub store_pair: bool,
     /// Whether the medium can be written at all.
     pub writable: bool,
+    /// Holds blocks that were read; shared by the cores of a store.
     pub cache: Arc<BlockCache>,
     /// Kept alive as long as the core: the locks on its files.
     pub keep: Option<Arc<dyn Any + Send + Sync>>,
@@ -277,10 +297,12 @@ impl Core {
         })
     }
 
+    /// The public key, by which peers know the core.
     pub fn key(&self) -> &PublicKey {
         self.inner.author.key()
     }
 
+    /// A hash of the key, which does not tell the key: the topic under which peers find each other.
     pub fn discovery_key(&self) -> &DiscoveryKey {
         &self.inner.discovery_key
     }
@@ -290,6 +312,7 @@ impl Core {
         self.inner.pair.is_some() && self.inner.writable && self.inner.stop.get().is_none()
     }
 
+    /// How long the core provably is.
     pub fn head(&self) -> Head {
         self.inner.state.lock().head
     }
@@ -304,10 +327,12 @@ impl Core {
         self.inner.events.subscribe()
     }
 
+    /// The blocks that callers wait for.
     pub fn demand(&self) -> &Arc<Demand> {
         &self.inner.demand
     }
 
+    /// Whether the block is stored here.
     pub fn has(&self, block: u64) -> bool {
         self.inner.state.lock().bits.has_data(block)
     }
@@ -377,7 +402,7 @@ impl Core {
 
     /// The turn to drive the core's replication: a core that is closed and opened again has two
     /// replicators for a moment.
-    pub async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(crate) async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.inner.driving).lock_owned().await
     }
 

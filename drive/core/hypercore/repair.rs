@@ -62,6 +62,7 @@ impl Drop for Repairing {
 /// What became of the blocks that were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
+    /// Blocks that came.
     pub fetched: u64,
     /// Blocks that did not come in time.
     pub lacking: u64,

@@ -25,7 +25,10 @@ pub enum Stop {
     /// More was written than is here: the store is an older state of itself.
     Restored,
     /// A peer holds a longer history, of this many blocks, signed with our key.
-    Behind { length: u64 },
+    Behind {
+        /// In blocks.
+        length: u64,
+    },
     /// A peer holds another history, signed with our key.
     Forked,
 }
@@ -52,7 +55,7 @@ impl Core {
     }
 
     /// Takes no more appends until the core is opened again. The first reason counts.
-    pub fn stop(&self, reason: Stop) {
+    pub(crate) fn stop(&self, reason: Stop) {
         let _writer = self.inner.writer.lock();
         let _ = self.inner.stop.set(reason);
     }

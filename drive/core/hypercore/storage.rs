@@ -22,11 +22,15 @@ use hypermount_swarm::sync::{Mutex, Rank};
 pub trait Storage: Send + Sync {
     /// Fills `buffer` from `offset`; returns how much there was, less than asked only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`; the file grows as needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// The length of the file, in bytes; 0 for one that does not exist.
     fn len(&self) -> io::Result<u64>;
+    /// Whether the length is 0.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// Sets the length, in bytes.
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes everything written so far survive a power cut.
     fn sync(&self) -> io::Result<()>;

@@ -64,17 +64,17 @@ pub(crate) struct PeerId(pub u64);
 /// One request that has been sent and not been answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InFlight {
-    pub sent: Instant,
+    pub(crate) sent: Instant,
     /// Its place among the peer's requests; given by [`Peer::asked`] and [`Peer::asked_seek`].
-    pub order: u64,
+    pub(crate) order: u64,
     /// Bytes the answer is expected to have; counts against the window.
-    pub expected: u64,
+    pub(crate) expected: u64,
     /// No longer wanted; the answer is still accepted, and no longer counts.
-    pub cancelled: bool,
+    pub(crate) cancelled: bool,
     /// The full proof was asked for, on a connection on which the peer was told of no nodes of ours,
     /// so a failure cannot be blamed on what we hold.
-    pub full_proof: bool,
-    pub purpose: Purpose,
+    pub(crate) full_proof: bool,
+    pub(crate) purpose: Purpose,
 }
 
 /// What a request is for. All but [`Purpose::Block`] ask for a proof without the block's bytes.
@@ -91,20 +91,20 @@ pub(super) enum Purpose {
 
 pub(super) struct Peer {
     /// How logs call it: its address.
-    pub name: String,
-    pub blocks: RemoteBlocks,
+    pub(crate) name: String,
+    pub(crate) blocks: RemoteBlocks,
     /// The part of `blocks` in which wants may be parked that it could be asked for.
-    pub unexamined: RemoteBlocks,
+    pub(crate) unexamined: RemoteBlocks,
     /// Bitfields that it may still send.
-    pub bitfields_allowed: u32,
-    pub uploading: bool,
+    pub(crate) bitfields_allowed: u32,
+    pub(crate) uploading: bool,
     /// It sent a Want: it is told of new blocks.
-    pub subscribed: bool,
-    pub speaks_hypertrie: bool,
-    pub caches_allowed: u32,
+    pub(crate) subscribed: bool,
+    pub(crate) speaks_hypertrie: bool,
+    pub(crate) caches_allowed: u32,
     /// A listing was hinted at: until then large answers to hints are welcome.
-    pub listing_until: Option<Instant>,
-    pub regions: BTreeSet<u64>,
+    pub(crate) listing_until: Option<Instant>,
+    pub(crate) regions: BTreeSet<u64>,
     in_flight: BTreeMap<u64, InFlight>,
     /// The requests of `in_flight`, oldest first: when they were made, their order and their blocks.
     by_age: BTreeSet<(Instant, u64, u64)>,
@@ -113,16 +113,16 @@ pub(super) struct Peer {
     /// The newest request that was answered, when it was made and its order: older ones were passed over.
     answered_up_to: (Instant, u64),
     /// A request has become late with an answer, not by the time.
-    pub newly_late: bool,
+    pub(crate) newly_late: bool,
     /// How many requests, seeks included, are still to be answered.
     owed: usize,
     /// How many of `in_flight` compare histories.
     comparing: usize,
     /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
     seeks: VecDeque<(u64, InFlight)>,
-    pub unsolicited: u32,
+    pub(crate) unsolicited: u32,
     /// How many more requests it refused than it answered.
-    pub refused: u32,
+    pub(crate) refused: u32,
     /// Blocks with a bad proof, less those with a good one since. With any, it is asked for one block at
     /// a time.
     strikes: u32,
@@ -135,20 +135,20 @@ pub(super) struct Peer {
     /// How often the proof of a block was bad.
     bad_proofs: BTreeMap<u64, u8>,
     /// The newest block it was asked to prove, and when, to compare histories.
-    pub compared: Option<(u64, Instant)>,
+    pub(crate) compared: Option<(u64, Instant)>,
     /// When it opened the core.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// It was told of nodes we hold, and leaves them out of its proofs from then on.
     knows_our_nodes: bool,
     /// It could not show that its version continues ours, which had this many blocks: what it has beyond
     /// them is not asked for.
-    pub discontinued: Option<u64>,
+    pub(crate) discontinued: Option<u64>,
     /// Blocks that wait for the answer to a request that shows continuity.
-    pub unconnected: BTreeSet<u64>,
+    pub(crate) unconnected: BTreeSet<u64>,
     /// The block that this request is for, whatever its purpose.
-    pub showing: Option<u64>,
+    pub(crate) showing: Option<u64>,
     /// Blocks it sent under a shorter version that is not shown to be part of ours.
-    pub withheld: BTreeSet<u64>,
+    pub(crate) withheld: BTreeSet<u64>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,

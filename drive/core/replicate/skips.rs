@@ -17,7 +17,7 @@ pub(super) struct Skips {
     since: Instant,
     count: usize,
     /// When the pass is due that goes further than the last one was allowed to.
-    pub next_pass: Option<Instant>,
+    pub(crate) next_pass: Option<Instant>,
 }
 
 impl Skips {

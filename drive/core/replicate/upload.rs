@@ -43,6 +43,7 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// The answers of `core` to one peer, which has requested nothing yet.
     pub fn new(core: Core) -> Self {
         Self {
             core,
@@ -84,7 +85,7 @@ impl Upload {
         });
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.core
     }
 
@@ -94,7 +95,7 @@ impl Upload {
         self.answers.extend(messages.into_iter().take(room));
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.answers.is_empty()
     }
 

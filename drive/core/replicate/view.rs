@@ -68,26 +68,26 @@ impl View for Core {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Question {
     /// Which of these blocks holds this byte.
-    pub byte: Option<(u64, Range<u64>)>,
+    pub(crate) byte: Option<(u64, Range<u64>)>,
     /// Whether the roots that the core had at this length are known.
-    pub roots_at: Option<u64>,
+    pub(crate) roots_at: Option<u64>,
 }
 
 /// The answers to a [`Question`]; false where nothing was asked or the tree cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Learnt {
     /// The tree tells which block holds the byte.
-    pub byte_located: bool,
+    pub(crate) byte_located: bool,
     /// The roots are known.
-    pub roots_known: bool,
+    pub(crate) roots_known: bool,
 }
 
 /// A proof for the core to judge, see [`super::Action::Accept`].
 #[derive(Debug)]
 pub(crate) struct Submitted {
-    pub peer: PeerId,
-    pub proof: Proof,
-    pub question: Question,
+    pub(crate) peer: PeerId,
+    pub(crate) proof: Proof,
+    pub(crate) question: Question,
 }
 
 /// Has the core judge the proofs, in order and hashed together; the events that tell the replicator.

@@ -14,11 +14,11 @@ const MAX_ASKED: usize = 32;
 /// One wanted block.
 #[derive(Debug)]
 pub(super) struct Want {
-    pub urgency: Urgency,
+    pub(crate) urgency: Urgency,
     /// Peers with an open request for it.
-    pub asked: BTreeSet<PeerId>,
+    pub(crate) asked: BTreeSet<PeerId>,
     /// Peers that did not deliver it; asked again only when no other peer is left.
-    pub failed: BTreeSet<PeerId>,
+    pub(crate) failed: BTreeSet<PeerId>,
 }
 
 /// INVARIANT: every wanted block with no peer asked is in exactly one of `queue` and `unheld`;

@@ -30,10 +30,24 @@ pub(super) const ANSWERED_AT_ONCE: usize = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtensionRequest {
     /// The way to one key.
-    Get { head: u64, key: String },
+    Get {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The key, as the index spells it.
+        key: String,
+    },
     /// What is below a prefix, or what follows the places of `checkpoint`: pairs of position and
     /// block as varints, the last one to be taken first.
-    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
+    Iterator {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The prefix, as the index spells it.
+        key: String,
+        /// Bits: 1 recursive, 2 in reverse, 8 hidden keys.
+        flags: u64,
+        /// Where an earlier answer stopped.
+        checkpoint: Option<Bytes>,
+    },
 }
 
 /// What came of a question.

@@ -59,8 +59,10 @@ pub enum Share {
     Chosen,
 }
 
+/// What a [`Sharing`] shares, and how it answers.
 #[derive(Clone, Debug)]
 pub struct SharingOptions {
+    /// Which cores peers may have.
     pub share: Share,
     /// Answers the hints of peers about the cores that are shared; without it they are ignored.
     pub answer: Option<Answerer>,

@@ -15,9 +15,11 @@ use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hurt {
+    /// By which its directory is named.
     pub discovery_key: DiscoveryKey,
     /// `None` where it is lost: its file is damaged, and the core does not derive from a known name.
     pub key: Option<PublicKey>,
+    /// What is damaged or missing.
     pub why: String,
 }
 

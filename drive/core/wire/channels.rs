@@ -18,28 +18,28 @@ pub(super) const MAX_REMOTE_OPENS: usize = 65_536;
 
 /// Our side of a channel.
 pub(super) struct Local {
-    pub key: PublicKey,
+    pub(crate) key: PublicKey,
     /// `None` until the handshake is done and the Open could be sent.
-    pub id: Option<u32>,
+    pub(crate) id: Option<u32>,
     /// Whether we want stored blocks acknowledged.
-    pub ack: bool,
+    pub(crate) ack: bool,
     /// Sorted; an extension's number is its position.
-    pub extensions: Vec<String>,
+    pub(crate) extensions: Vec<String>,
 }
 
 /// The remote's side of a channel.
 pub(super) struct Remote {
-    pub id: u32,
+    pub(crate) id: u32,
     /// Its claim to know the core's key; not yet looked at while `local` is `None`.
-    pub capability: Option<[u8; 32]>,
-    pub extensions: Vec<String>,
+    pub(crate) capability: Option<[u8; 32]>,
+    pub(crate) extensions: Vec<String>,
 }
 
 /// At least one side is there; with both, the channel is usable.
 #[derive(Default)]
 pub(super) struct Channel {
-    pub local: Option<Local>,
-    pub remote: Option<Remote>,
+    pub(crate) local: Option<Local>,
+    pub(crate) remote: Option<Remote>,
 }
 
 /// INVARIANT: `remote_ids[id] == core` exactly if `cores[core].remote.id == id`.

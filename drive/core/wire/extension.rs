@@ -20,8 +20,11 @@ pub(crate) const MAX_CHECKPOINT: usize = 64 * 1024;
 
 /// Flags of [`TrieMessage::Iterator`].
 pub mod flags {
+    /// Below all subdirectories as well.
     pub const RECURSIVE: u64 = 1;
+    /// In descending order.
     pub const REVERSE: u64 = 2;
+    /// Keys of the hidden name space.
     pub const HIDDEN: u64 = 8;
 }
 
@@ -29,11 +32,32 @@ pub mod flags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrieMessage {
     /// These blocks, all within `start..end`, are what the search needs.
-    Cache { start: u64, end: u64, blocks: Vec<u64> },
+    Cache {
+        /// The first block that was searched.
+        start: u64,
+        /// The block after the last one.
+        end: u64,
+        /// In any order, at most [`MAX_BLOCKS`].
+        blocks: Vec<u64>,
+    },
     /// The peer lists what is below `key`, as of the node at sequence number `head`.
-    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
+    Iterator {
+        /// Sequence number, 0 for the newest.
+        head: u64,
+        /// At most [`MAX_KEY`] bytes.
+        key: String,
+        /// See [`flags`].
+        flags: u64,
+        /// Where an earlier answer stopped, at most [`MAX_CHECKPOINT`] bytes.
+        checkpoint: Option<Bytes>,
+    },
     /// The peer looks up `key`, as of the node at sequence number `head`.
-    Get { head: u64, key: String },
+    Get {
+        /// Sequence number, 0 for the newest.
+        head: u64,
+        /// At most [`MAX_KEY`] bytes.
+        key: String,
+    },
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -86,7 +110,7 @@ impl TrieMessage {
     /// # Errors
     /// Malformed bytes, a missing required field, or one of the limits above. Worth ignoring the
     /// message, not worth ending the connection.
-    pub fn decode(payload: Bytes) -> Result<Option<Self>, ProtocolError> {
+    pub(crate) fn decode(payload: Bytes) -> Result<Option<Self>, ProtocolError> {
         at_most("bytes of extension message", payload.len(), MAX_MESSAGE)?;
         let wire = Wire::decode(payload).map_err(|error| ProtocolError::malformed(WHAT, error))?;
         if let Some(Cache { start, end, blocks }) = wire.cache {
@@ -110,6 +134,7 @@ impl TrieMessage {
         Ok(Some(Self::Get { head: head.unwrap_or(0), key }))
     }
 
+    /// The bytes of the message, without the number of the extension.
     pub fn encode(self) -> Bytes {
         let wire = match self {
             Self::Cache { start, end, blocks } => Wire {

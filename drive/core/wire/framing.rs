@@ -27,8 +27,10 @@ pub enum Front {
     Incomplete,
     /// The bytes, at least one, to be dropped: a zero need not be written in its shortest form.
     KeepAlive {
+        /// Number of bytes to drop.
         length: usize,
     },
+    /// A frame begins here.
     Frame(Header),
 }
 

@@ -26,53 +26,78 @@ pub(crate) const MAX_EXTENSION_NAME: usize = 128;
 
 /// The message types, low four bits of a frame's header. 11 to 14 are reserved and ignored.
 pub mod kind {
+    /// Opens a channel: [`Open`].
     pub const OPEN: u8 = 0;
+    /// [`Options`].
     pub const OPTIONS: u8 = 1;
+    /// [`Status`].
     pub const STATUS: u8 = 2;
+    /// [`Have`].
     pub const HAVE: u8 = 3;
+    /// [`Range`].
     pub const UNHAVE: u8 = 4;
+    /// [`Range`].
     pub const WANT: u8 = 5;
-    pub(crate) const UNWANT: u8 = 6;
+    /// [`Range`].
+    pub const UNWANT: u8 = 6;
+    /// [`Request`].
     pub const REQUEST: u8 = 7;
-    pub(crate) const CANCEL: u8 = 8;
+    /// [`Cancel`].
+    pub const CANCEL: u8 = 8;
+    /// [`Data`].
     pub const DATA: u8 = 9;
+    /// [`Close`].
     pub const CLOSE: u8 = 10;
     /// Not protobuf: `varint(id) ‖ payload`.
     pub const EXTENSION: u8 = 15;
 }
 
+/// Opens a core on a channel (wire8.md §6).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Open {
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub discovery_key: Option<Bytes>,
+    /// 32 bytes that prove knowledge of the key.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub capability: Option<Bytes>,
 }
 
+/// What the sender understands on the channel (wire8.md §8).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Options {
+    /// Names, sorted; the position is the number used in messages.
     #[prost(string, repeated, tag = "1")]
     pub extensions: Vec<String>,
+    /// Whether Haves are to be acknowledged.
     #[prost(bool, optional, tag = "2")]
     pub ack: Option<bool>,
 }
 
+/// What the sender does with the core.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Status {
+    /// Whether the sender sends blocks.
     #[prost(bool, optional, tag = "1")]
     pub uploading: Option<bool>,
+    /// Whether the sender requests blocks.
     #[prost(bool, optional, tag = "2")]
     pub downloading: Option<bool>,
 }
 
+/// Blocks that are held.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Have {
+    /// The first block.
     #[prost(uint64, optional, tag = "1")]
     pub start: Option<u64>,
+    /// Number of blocks; 1 if absent.
     #[prost(uint64, optional, tag = "2")]
     pub length: Option<u64>,
+    /// Which of them, run-length encoded.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub bitfield: Option<Bytes>,
+    /// Whether it answers a Data.
     #[prost(bool, optional, tag = "4")]
     pub ack: Option<bool>,
 }
@@ -80,59 +105,80 @@ pub struct Have {
 /// Unhave, Want and Unwant; they differ in what a missing length means.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Range {
+    /// The first block.
     #[prost(uint64, optional, tag = "1")]
     pub start: Option<u64>,
+    /// Number of blocks.
     #[prost(uint64, optional, tag = "2")]
     pub length: Option<u64>,
 }
 
+/// Requests a block.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
+    /// The block.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// Offset in the core, in bytes, if it is to be found by that.
     #[prost(uint64, optional, tag = "2")]
     pub bytes: Option<u64>,
+    /// Whether only the proof is requested.
     #[prost(bool, optional, tag = "3")]
     pub hash: Option<bool>,
+    /// Digest of the nodes that the sender holds.
     #[prost(uint64, optional, tag = "4")]
     pub nodes: Option<u64>,
 }
 
+/// Withdraws a Request.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Cancel {
+    /// As in the Request.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// As in the Request.
     #[prost(uint64, optional, tag = "2")]
     pub bytes: Option<u64>,
+    /// As in the Request.
     #[prost(bool, optional, tag = "3")]
     pub hash: Option<bool>,
 }
 
+/// A block with its proof.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Data {
+    /// The block.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
     /// Absent in an answer to a hash request; present and empty for an empty block.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub value: Option<Bytes>,
+    /// At most [`MAX_NODES`].
     #[prost(message, repeated, tag = "3")]
     pub nodes: Vec<WireNode>,
+    /// 64 bytes.
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub signature: Option<Bytes>,
 }
 
+/// A tree node in a Data.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct WireNode {
+    /// Flat-tree index.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub hash: Option<Bytes>,
+    /// Bytes of all blocks below.
     #[prost(uint64, optional, tag = "3")]
     pub size: Option<u64>,
 }
 
+/// Closes a channel.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Close {
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub discovery_key: Option<Bytes>,
 }

@@ -25,6 +25,7 @@ pub(crate) const MAX_HANDSHAKE_MESSAGE: usize = 4096;
 pub enum Role {
     /// We dialled.
     Initiator,
+    /// The other side dialled.
     Responder,
 }
 
@@ -84,11 +85,11 @@ pub(super) struct Handshake {
 /// What a finished handshake leaves.
 pub(super) struct Secrets {
     /// Key of what we send.
-    pub transmit: [u8; 32],
+    pub(crate) transmit: [u8; 32],
     /// Key of what we receive.
-    pub receive: [u8; 32],
-    pub remote_nonce: [u8; NONCE_LENGTH],
-    pub remote_static: [u8; 32],
+    pub(crate) receive: [u8; 32],
+    pub(crate) remote_nonce: [u8; NONCE_LENGTH],
+    pub(crate) remote_static: [u8; 32],
 }
 
 impl Handshake {

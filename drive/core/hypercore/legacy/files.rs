@@ -63,8 +63,8 @@ pub(crate) struct Files {
 
 /// What the small files of a core say, before it is opened.
 pub(crate) struct Keys {
-    pub key: Option<PublicKey>,
-    pub pair: Option<KeyPair>,
+    pub(crate) key: Option<PublicKey>,
+    pub(crate) pair: Option<KeyPair>,
 }
 
 fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<File> {

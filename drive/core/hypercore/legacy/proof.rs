@@ -26,25 +26,25 @@ pub(crate) const MAX_REMOTE_NODES: usize = 65_536;
 /// What a peer sends to prove one block (or, without `value`, one leaf hash).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    pub block: u64,
+    pub(crate) block: u64,
     pub value: Option<Bytes>,
     pub nodes: Vec<TreeNode>,
-    pub signature: Option<Signature>,
+    pub(crate) signature: Option<Signature>,
 }
 
 impl Proof {
     /// The block that is proven.
-    pub fn block(&self) -> u64 {
+    pub(crate) fn block(&self) -> u64 {
         self.block
     }
 
     /// Its bytes, if they came along.
-    pub fn value(&self) -> Option<&Bytes> {
+    pub(crate) fn value(&self) -> Option<&Bytes> {
         self.value.as_ref()
     }
 
     /// The nodes that came along.
-    pub fn nodes(&self) -> &[TreeNode] {
+    pub(crate) fn nodes(&self) -> &[TreeNode] {
         &self.nodes
     }
 }
@@ -175,9 +175,9 @@ impl RemoteTree {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProofPlan {
     /// Flat-tree indexes, in the order they are sent.
-    pub nodes: Vec<u64>,
+    pub(crate) nodes: Vec<u64>,
     /// Twice the length whose signature must go along; 0 for none.
-    pub verified_by: u64,
+    pub(crate) verified_by: u64,
 }
 
 /// Plans the proof of leaf `node` (§10.2), with the leaf itself if `with_leaf`. `None` when the
