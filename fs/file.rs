@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FileType;
-use hypermount_drive::Urgency;
-use hypermount_drive::{Entry, Extent, Wait};
+use hypermount_drive::{Entry, Extent, Urgency, Wait};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};

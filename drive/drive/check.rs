@@ -59,8 +59,8 @@ pub struct DriveCheck {
     pub missing: Vec<String>,
     /// Missing blocks that a drive whose secret key is here needs: of the index and of the content. The
     /// first ranges.
-    pub lost_index: Vec<Range<u64>>,
-    pub lost_content: Vec<Range<u64>>,
+    pub(crate) lost_index: Vec<Range<u64>>,
+    pub(crate) lost_content: Vec<Range<u64>>,
 }
 
 impl DriveCheck {

@@ -20,13 +20,12 @@ mod stored;
 #[cfg(test)]
 mod stored_tests;
 #[cfg(any(test, debug_assertions))]
-pub mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use crate::index::{Changed, Edit};
+pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
-pub use hypermount_core::HashedBlocks;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
@@ -34,12 +33,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::index::{Index, IndexLog, Stored};
 use crate::stat::Extent;
-use hypermount_core::{Core, Error, Head, Result, Store, Turns, Urgency, Wait, content_name};
+use hypermount_core::{Core, Error, Result, Store, Turns, Urgency, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 
@@ -63,8 +61,6 @@ struct Inner {
     frozen: Option<u64>,
     /// The last snapshot given out; replaced when the core has grown.
     current: Mutex<Arc<Snapshot>>,
-    /// Never fires; what a frozen drive gives to its watchers.
-    stillness: watch::Sender<Head>,
     /// Shared with every other handle on this drive.
     turns: Arc<Turns>,
 }
@@ -147,7 +143,6 @@ impl Drive {
             metadata.settle_after(content);
         }
         let version = frozen.unwrap_or(metadata.head().length);
-        let (stillness, _) = watch::channel(metadata.head());
         let turns = store.turns(metadata.discovery_key());
         let index = IndexLog::new(metadata);
         let current = Snapshot::new(index.at(version));
@@ -157,7 +152,6 @@ impl Drive {
             content,
             frozen,
             current: Mutex::new(Rank::DRIVE, Arc::new(current)),
-            stillness,
             turns,
         };
         Self { inner: Arc::new(inner) }
@@ -212,14 +206,6 @@ impl Drive {
             *current = Arc::new(Snapshot::new(self.inner.index.at(version)));
         }
         Arc::clone(&current)
-    }
-
-    /// Fires when the metadata core grows; never on a frozen drive.
-    pub fn watch(&self) -> watch::Receiver<Head> {
-        match self.inner.frozen {
-            Some(_) => self.inner.stillness.subscribe(),
-            None => self.metadata().watch(),
-        }
     }
 
     /// Waits until a version newer than `version` is known. A frozen drive never has one.

@@ -3,7 +3,7 @@
 use hypermount_core::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
-pub const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Longest single name in bytes (NAME_MAX).
 pub const MAX_NAME_BYTES: usize = 255;
 

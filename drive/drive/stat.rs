@@ -9,9 +9,9 @@ pub const TYPE_MASK: u32 = 0o170000;
 pub const TYPE_SOCKET: u32 = 0o140000;
 pub const TYPE_SYMLINK: u32 = 0o120000;
 pub const TYPE_FILE: u32 = 0o100000;
-pub const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+pub(crate) const TYPE_BLOCK_DEVICE: u32 = 0o060000;
 pub const TYPE_DIRECTORY: u32 = 0o040000;
-pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+pub(crate) const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
 pub const TYPE_FIFO: u32 = 0o010000;
 
 /// Mode of a directory without an entry of its own.
@@ -80,7 +80,7 @@ pub struct Entry {
 impl Entry {
     /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
     /// times, since one directory may be listed several times at once. Usual files have none.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let Stat { linkname, attributes, .. } = &self.stat;
         let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
             size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
@@ -94,7 +94,7 @@ impl Entry {
 impl Kind {
     /// What the type bits of `mode` say. Signed nonsense (no type, or one that does not exist) is
     /// taken for a file: it can be looked at and does no harm.
-    pub fn from_mode(mode: u32) -> Self {
+    pub(crate) fn from_mode(mode: u32) -> Self {
         match mode & TYPE_MASK {
             TYPE_DIRECTORY => Kind::Directory,
             TYPE_SYMLINK => Kind::Symlink,
@@ -120,7 +120,7 @@ impl Entry {
     }
 
     /// A directory that exists because something is below it, changed when `mtime` says.
-    pub fn implied_directory(mtime: u64) -> Self {
+    pub(crate) fn implied_directory(mtime: u64) -> Self {
         let stat = Stat { mode: IMPLIED_MODE, mtime, ctime: mtime, ..Stat::default() };
         Self { kind: Kind::Directory, stat, explicit: false }
     }

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use hypermount_core::{Core, Hurt, Store, Wait};
-use hypermount_drive::hyperdrive::StoredDrives;
-use hypermount_drive::{Drive, DrivePath, transfer};
+use hypermount_drive::{Drive, DrivePath, StoredDrives, transfer};
 use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

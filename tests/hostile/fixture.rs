@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hypermount_core::{Share, Sharing, Store};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::sharing_options;
-use hypermount_drive::stat::TYPE_FILE;
-use hypermount_drive::{Drive, DrivePath, Stat};
+use hypermount_drive::{Drive, DrivePath, Edit, Stat, TYPE_FILE, sharing_options};
 use tokio::runtime::Runtime;
 
 use crate::common::Home;

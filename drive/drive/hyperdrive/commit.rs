@@ -116,7 +116,7 @@ impl Drive {
     }
 
     /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
-    pub async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
+    pub(crate) async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
         let turn = self.turn().await;
         self.advance_in(&turn, edits).await
     }

@@ -27,7 +27,7 @@ impl Snapshot {
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
     /// NotADirectory / NotFound as expected; TooLarge for more than
-    /// [`crate::index::MAX_LISTING_BYTES`], unless the drive is written here.
+    /// [`crate::MAX_LISTING_BYTES`], unless the drive is written here.
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         self.index.list(path, wait, |entry| entry).await
     }

@@ -69,7 +69,7 @@ pub async fn export(
 /// How much lies below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    pub files: u64,
+    pub(crate) files: u64,
     pub bytes: u64,
     /// False if a part of the index was not to be had.
     pub complete: bool,

@@ -25,7 +25,7 @@ pub struct Batch {
 
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
+pub(crate) enum Removed {
     Done,
     /// The key was not there.
     Absent,
@@ -57,7 +57,7 @@ impl Batch {
     }
 
     /// The node of exactly `key`, this batch's changes included.
-    pub async fn get(&self, key: &TrieKey) -> Result<Option<Arc<TrieNode>>> {
+    pub(crate) async fn get(&self, key: &TrieKey) -> Result<Option<Arc<TrieNode>>> {
         if self.appended.is_empty() {
             return self.trie.get_node(key, Wait::Local).await;
         }
@@ -173,7 +173,7 @@ impl Batch {
     /// Removes `key`: writes the structurally closest other node again, without the pointer to the
     /// removed one. So a delete changes the block number of an unrelated key, but not its value;
     /// the delete of the last key leaves a node that marks the index empty.
-    pub async fn remove(&mut self, key: &TrieKey) -> Result<Removed> {
+    pub(crate) async fn remove(&mut self, key: &TrieKey) -> Result<Removed> {
         let Some(node) = self.get(key).await? else {
             return Ok(Removed::Absent);
         };

@@ -16,13 +16,13 @@ use hypermount_core::{Error, Result, Wait};
 /// One key whose node is not the same block in both versions. A delete writes an unrelated key
 /// again, so a difference need not be a change of value.
 #[derive(Clone, Debug)]
-pub struct Difference {
-    pub old: Option<Arc<TrieNode>>,
-    pub new: Option<Arc<TrieNode>>,
+pub(crate) struct Difference {
+    pub(crate) old: Option<Arc<TrieNode>>,
+    pub(crate) new: Option<Arc<TrieNode>>,
 }
 
 impl Difference {
-    pub fn key(&self) -> Option<&TrieKey> {
+    pub(crate) fn key(&self) -> Option<&TrieKey> {
         self.new.as_ref().or(self.old.as_ref()).map(|node| &node.key)
     }
 }
@@ -64,7 +64,7 @@ struct DiffStep {
 impl Trie {
     /// The differences from `old` to this version in the reference's order, visible keys only; at
     /// most `limit` that `counts` holds for, else `TooLarge`.
-    pub async fn differences(
+    pub(crate) async fn differences(
         &self,
         old: &Trie,
         counts: impl Fn(&Difference) -> bool,

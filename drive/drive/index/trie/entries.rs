@@ -23,7 +23,7 @@ const NODES_AT_ONCE: usize = 4096;
 
 impl Trie {
     /// [`crate::index::Index::entry`].
-    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+    pub(crate) async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         self.look_up(path, Purpose::Lookup, wait).await
     }
 
@@ -47,7 +47,7 @@ impl Trie {
     }
 
     /// [`crate::index::Index::list`].
-    pub async fn list<T>(
+    pub(crate) async fn list<T>(
         &self,
         path: &DrivePath,
         wait: Wait,
@@ -112,7 +112,12 @@ impl Trie {
     }
 
     /// [`crate::index::Index::changes`].
-    pub async fn changes(&self, old: &Self, limit: usize, wait: Wait) -> Result<Vec<Changed>> {
+    pub(crate) async fn changes(
+        &self,
+        old: &Self,
+        limit: usize,
+        wait: Wait,
+    ) -> Result<Vec<Changed>> {
         let differences = self.differences(old, is_change, limit, wait).await?;
         let mut changes = Vec::with_capacity(differences.len());
         for Difference { old: before, new: after } in differences {
@@ -146,7 +151,7 @@ impl Trie {
 
 impl Batch {
     /// [`crate::index::Edits::add`].
-    pub async fn edit(&mut self, edit: Edit) -> Result<()> {
+    pub(crate) async fn edit(&mut self, edit: Edit) -> Result<()> {
         match edit {
             Edit::Put { path, stat } => self.put_entry(&path, &stat).await,
             Edit::Remove { path } => self.remove_entry(&path).await,
@@ -181,7 +186,7 @@ impl Batch {
 }
 
 /// [`crate::index::IndexLog::stored_at`].
-pub fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
+pub(crate) fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
     if seq == 0 || !core.has(seq) {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use hypermount_core::{Hint, Result, Wait};
 
 /// Where the way of a key ends.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// The key is there.
     Key(Arc<TrieNode>),
     /// The key is not there, but others are below it; this is the newest of them.
@@ -20,15 +20,15 @@ pub enum Found {
 
 /// Where a walk stands: `node` takes the same branches as the key before `position`.
 pub(super) struct Place {
-    pub node: Arc<TrieNode>,
-    pub position: usize,
+    pub(crate) node: Arc<TrieNode>,
+    pub(crate) position: usize,
     /// Whether the walk got to where it was to go.
-    pub arrived: bool,
+    pub(crate) arrived: bool,
 }
 
 /// What a lookup is for: peers are told, so that they send what will be needed next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Lookup,
     /// What directly follows the key comes next; with `recursive` all that does.
     Listing {
@@ -38,7 +38,7 @@ pub enum Purpose {
 
 impl Trie {
     /// Looks up `key`. One walk answers whether the key exists and whether anything is below it.
-    pub async fn get(&self, key: &TrieKey, purpose: Purpose, wait: Wait) -> Result<Found> {
+    pub(crate) async fn get(&self, key: &TrieKey, purpose: Purpose, wait: Wait) -> Result<Found> {
         let Some(prefix) = self.walk(key, key.length() - 1, purpose, wait).await? else {
             return Ok(Found::Nothing(None));
         };
@@ -54,7 +54,11 @@ impl Trie {
     }
 
     /// The value node of `key`, if there is one.
-    pub async fn get_node(&self, key: &TrieKey, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
+    pub(crate) async fn get_node(
+        &self,
+        key: &TrieKey,
+        wait: Wait,
+    ) -> Result<Option<Arc<TrieNode>>> {
         Ok(match self.get(key, Purpose::Lookup, wait).await? {
             Found::Key(node) => Some(node),
             Found::Below(_) | Found::Nothing(_) => None,

@@ -16,7 +16,7 @@ use super::{Budget, Trie, check_branch};
 use hypermount_core::{Error, Result, Wait};
 
 /// Most nodes that one listing or iteration gives; more are `TooLarge`.
-pub const MAX_ITERATED: usize = 1_000_000;
+pub(super) const MAX_ITERATED: usize = 1_000_000;
 
 /// A pointer that is still to be followed.
 struct Pointer {
@@ -31,7 +31,8 @@ const VISITED_BYTES: usize = 2 * size_of::<u64>() + size_of::<Pointer>();
 
 impl Trie {
     /// Every node below `prefix` and its own, in the reference's order, at most `limit`.
-    pub async fn iterate(
+    #[cfg(test)]
+    pub(crate) async fn iterate(
         &self,
         prefix: &TrieKey,
         limit: usize,

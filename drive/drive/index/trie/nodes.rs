@@ -15,21 +15,21 @@ use hypermount_core::{Core, Hint, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wa
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 /// Bytes of decoded nodes kept per drive, roughly.
-pub const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 /// Nodes kept per drive.
-pub const MAX_CACHED_NODES: usize = 32_768;
+pub(super) const MAX_CACHED_NODES: usize = 32_768;
 /// Nodes of one step asked for at once.
-pub const MAX_WANTED_AT_ONCE: usize = 4096;
+pub(super) const MAX_WANTED_AT_ONCE: usize = 4096;
 /// An index of at most this many bytes is fetched whole as soon as a listing lacks a block.
-pub const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
 /// An index of at most this many bytes is fetched whole as soon as a drive is opened: it costs less
 /// than the round trips of two lookups.
-pub const MAX_SMALL_BYTES: u64 = 512 * 1024;
+pub(super) const MAX_SMALL_BYTES: u64 = 512 * 1024;
 /// Blocks missing beyond which one listing alone does not fetch the whole index.
-pub const MAX_EAGER_BLOCKS: u64 = 32_768;
+pub(super) const MAX_EAGER_BLOCKS: u64 = 32_768;
 /// This number of listings that lacked blocks is a walk through the whole drive: the rest of the index is
 /// then fetched ahead whatever its size.
-pub const LISTINGS_OF_A_WALK: u64 = 4;
+pub(super) const LISTINGS_OF_A_WALK: u64 = 4;
 
 struct Cache {
     /// `None` for a node that says the trie is empty.
@@ -53,7 +53,7 @@ impl Nodes {
         Self { core, cache, cold_listings: AtomicU64::new(0), ahead: AtomicU64::new(1) }
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.core
     }
 
@@ -84,7 +84,7 @@ impl Nodes {
     }
 
     /// The node in block `seq`; `None` for block 0 and where the trie was emptied.
-    pub async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
+    pub(crate) async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
         if seq == 0 {
             return Ok(None);
         }
@@ -100,13 +100,13 @@ impl Nodes {
     }
 
     /// Whether block `seq` would have to come from a peer.
-    pub fn lacks(&self, seq: u64) -> bool {
+    pub(crate) fn lacks(&self, seq: u64) -> bool {
         seq > 0 && !self.cache().nodes.contains(&seq) && !self.core.has(seq)
     }
 
     /// Asks for those of these nodes that are missing, together: at most `MAX_WANTED_AT_ONCE` at a
     /// time. They are wanted until what is returned is dropped; none of them is kept by it.
-    pub fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
+    pub(crate) fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
         if wait.is_local() {
             return Vec::new();
         }
@@ -116,7 +116,7 @@ impl Nodes {
     }
 
     /// Tells peers what is about to be looked up, so that one answer brings the whole way.
-    pub fn hint(&self, hint: Hint, wait: Wait) {
+    pub(crate) fn hint(&self, hint: Hint, wait: Wait) {
         if !wait.is_local() {
             self.core.demand().hint(hint);
         }
@@ -125,7 +125,7 @@ impl Nodes {
     /// A listing at `head` lacks a block. Wants the whole index ahead if it is small, or if
     /// [`LISTINGS_OF_A_WALK`] directories were listed: a walk through them all. Single lookups never
     /// come here: they must stay cheap in a large drive.
-    pub fn listing_lacks_block(&self, head: u64, wait: Wait) {
+    pub(crate) fn listing_lacks_block(&self, head: u64, wait: Wait) {
         if wait.is_local() {
             return;
         }
@@ -142,7 +142,7 @@ impl Nodes {
     }
 
     /// Wants the whole index ahead if it is small.
-    pub fn fetch_if_small(&self) {
+    pub(crate) fn fetch_if_small(&self) {
         let head = self.core.head();
         if head.byte_length <= MAX_SMALL_BYTES && head.length <= MAX_EAGER_BLOCKS {
             self.want_before(head.length);

@@ -17,14 +17,14 @@ use super::node::TrieNode;
 use hypermount_core::{Answered, Core, ExtensionRequest};
 
 /// Blocks named in answer to one question.
-pub const MAX_ANSWERED: usize = 2176;
+pub(crate) const MAX_ANSWERED: usize = 2176;
 /// Blocks named in one message.
-pub const MAX_ANSWERED_AT_ONCE: usize = 128;
+pub(crate) const MAX_ANSWERED_AT_ONCE: usize = 128;
 /// Places where a listing goes on that a question may name.
 const MAX_CHECKPOINTS: usize = 4096;
 /// Steps that one answer may take; what was found by then is the answer. The largest answer to a
 /// listing of usual files (2176 nodes of about 300 bytes) takes a quarter of it.
-pub const MAX_STEPS: u64 = 1 << 18;
+pub(crate) const MAX_STEPS: u64 = 1 << 18;
 /// Steps that a node costs: it is looked up, read and decoded.
 const STEPS_PER_NODE: u64 = 16;
 /// Bytes of a node's block that cost one more step; so does each component of its key.
@@ -38,7 +38,7 @@ const HIDDEN: u64 = 8;
 
 /// Answers `request`; stops early once `cancelled` is set. It costs at most [`MAX_STEPS`], and the
 /// block that was being read when they ran out.
-pub fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
+pub(crate) fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
     let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new(), steps: 0, cancelled };
     match request {
         ExtensionRequest::Get { key, .. } if key.is_empty() => {}

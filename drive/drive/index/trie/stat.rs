@@ -13,9 +13,9 @@ use hypermount_swarm::crypto::PublicKey;
 
 /// Longest encoded stat in bytes. A Linux file has at most 64 KiB of attribute names and 64 KiB
 /// for each value.
-pub const MAX_STAT_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_STAT_BYTES: usize = 1024 * 1024;
 /// Most extended attributes of one entry; further ones are left out.
-pub const MAX_ATTRIBUTES: usize = 4096;
+pub(crate) const MAX_ATTRIBUTES: usize = 4096;
 
 #[derive(Clone, PartialEq, Message)]
 struct StatMessage {
@@ -68,7 +68,7 @@ struct AttributeMessage {
 }
 
 /// Reads a stat. What a mount's `hash` says is not kept.
-pub fn decode(value: &[u8]) -> Result<Stat> {
+pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     if value.len() > MAX_STAT_BYTES {
         return Err(Error::Malformed(format!("a stat of {} bytes", value.len())));
     }
