@@ -25,7 +25,7 @@ pub use crate::error::{Error, Result};
 pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
 pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, Outlook, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-pub use crate::hypercore::repair::Fetched;
+pub use crate::hypercore::repair::{Fetched, Repairing};
 pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, Stop};
 pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,

@@ -5,10 +5,10 @@
 
 pub use crate::hypercore::cache::BlockCache;
 pub use crate::hypercore::demand::Change;
-pub use crate::hypercore::merkle::TreeNode;
+pub use crate::hypercore::merkle::{Signature, TreeNode};
 pub use crate::hypercore::storage::Storage;
 pub use crate::hypercore::storage::faulty::World;
-pub use crate::hypercore::{Opening, RemoteTree};
+pub use crate::hypercore::{Accepted, Opening, Proof, Rejected, RemoteTree};
 #[cfg(debug_assertions)]
 pub use crate::private_files::power;
 pub use crate::replicate::Upload;
@@ -27,7 +27,7 @@ pub mod wire {
 
     /// Frames: a length and a payload.
     pub mod framing {
-        pub use crate::wire::framing::{Front, front};
+        pub use crate::wire::framing::{Front, Header, front};
     }
 
     /// The messages as protobuf.

@@ -23,8 +23,13 @@ pub use repair::{DriveRepair, content_of_drive, repair};
 pub enum CheckStep {
     /// Bytes that were read and verified.
     Read(u64),
-    /// `fetched` of the `of` blocks that peers were asked for have come.
-    Fetched { fetched: u64, of: u64 },
+    /// Blocks of peers have come.
+    Fetched {
+        /// Blocks that have come.
+        fetched: u64,
+        /// Blocks that were requested.
+        of: u64,
+    },
 }
 
 /// Files, and versions, that are named; more are only counted.
@@ -33,6 +38,7 @@ pub const MAX_NAMED: usize = 1000;
 /// A file that cannot be read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HurtFile {
+    /// In the drive, without a leading slash.
     pub path: String,
     /// The version of the drive that brought it.
     pub version: u64,
@@ -45,13 +51,20 @@ pub struct HurtFile {
 pub struct DriveCheck {
     /// Blocks that are here and sound, of both cores.
     pub sound: u64,
+    /// Blocks that are here and do not verify, of both cores.
     pub damaged_blocks: u64,
+    /// Tree nodes and signatures that do not verify.
     pub records_damaged: u64,
+    /// How many of those were written again.
     pub records_repaired: u64,
+    /// Files with damaged blocks, at most [`MAX_NAMED`].
     pub files: Vec<HurtFile>,
+    /// How many files have damaged blocks.
     pub file_count: u64,
-    /// Versions whose index block is damaged or, in a drive whose secret key is here, missing.
+    /// Versions whose index block is damaged or, in a drive whose secret key is here, missing; at most
+    /// [`MAX_NAMED`].
     pub versions: Vec<u64>,
+    /// How many versions are damaged.
     pub version_count: u64,
     /// Versions of which the signature of the index does not verify and was not repaired, the first ones.
     pub unsigned: Vec<u64>,
@@ -82,7 +95,10 @@ impl DriveCheck {
     }
 }
 
-/// Reads and verifies what is here of the drive.
+/// Reads and verifies what is here of the drive; `tell` hears of each step.
+///
+/// # Errors
+/// Those of [`Drive::open`] without peers, and `Storage`. Damage is in the result.
 pub async fn check(
     store: &Store,
     key: &PublicKey,

@@ -49,6 +49,7 @@ pub struct Snapshot {
     index: Index,
 }
 
+/// A cheap handle on one drive of a store: its two cores, at the newest version or a frozen one.
 #[derive(Clone)]
 pub struct Drive {
     inner: Arc<Inner>,
@@ -68,7 +69,9 @@ struct Inner {
 /// How a drive stands on this machine, index and content together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// Of both cores, as far as their lengths are known.
     pub blocks: u64,
+    /// Those stored on this machine.
     pub blocks_here: u64,
     /// Asked for now, by readers or ahead of them.
     pub blocks_wanted: u64,
@@ -79,6 +82,9 @@ pub struct Standing {
 impl Drive {
     /// Opens the drive with this key, at its newest version or frozen at `version`; fetches the
     /// header block from peers within `wait` if it is not here.
+    ///
+    /// # Errors
+    /// `Malformed` if the core is no index; those of [`Store::core`] and [`Core::get`].
     pub async fn open(
         store: &Store,
         key: &PublicKey,
@@ -125,6 +131,9 @@ impl Drive {
     }
 
     /// Makes (or reopens) the drive whose metadata core derives from `name`.
+    ///
+    /// # Errors
+    /// Those of [`Store::core_named`].
     pub fn create(store: &Store, name: &str) -> Result<Self> {
         let metadata = store.core_named(name.as_bytes())?;
         if metadata.head().length > 0 {
@@ -162,6 +171,9 @@ impl Drive {
     }
 
     /// The core with the bytes of this drive's files.
+    ///
+    /// # Errors
+    /// `Malformed` for an index that names no content core.
     pub fn content(&self) -> Result<&Core> {
         let missing = || Error::Malformed("the drive names no content core".into());
         self.inner.content.as_ref().ok_or_else(missing)
@@ -182,6 +194,7 @@ impl Drive {
         self.inner.index.stored_at(seq)
     }
 
+    /// The key of the metadata core, which is that of the drive.
     pub fn key(&self) -> &PublicKey {
         self.metadata().key()
     }
@@ -209,6 +222,9 @@ impl Drive {
     }
 
     /// Waits until a version newer than `version` is known. A frozen drive never has one.
+    ///
+    /// # Errors
+    /// `Unsupported` for a frozen drive; those of [`Core::longer_than`].
     pub async fn newer_than(&self, version: u64, wait: Wait) -> Result<()> {
         match self.inner.frozen {
             Some(frozen) if frozen > version => Ok(()),
@@ -264,6 +280,9 @@ impl Drive {
     }
 
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
+    ///
+    /// # Errors
+    /// `Malformed` for an extent that is not in the core; those of [`Core::get`].
     pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
         if range.start >= range.end.min(extent.size) {
             return Ok(Vec::new());
@@ -286,6 +305,9 @@ impl Drive {
 
     /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what
     /// is known of the core now, at least one block.
+    ///
+    /// # Errors
+    /// Those of [`Drive::read`] and [`Store::core`].
     pub async fn read_core(
         &self,
         key: &PublicKey,
@@ -325,6 +347,9 @@ impl Drive {
     /// Left out are entries that were only written again with the same value, as a delete does to
     /// an unrelated one, and names that a filesystem cannot hold. An entry whose stat cannot be
     /// read counts as none.
+    ///
+    /// # Errors
+    /// `TooLarge`; those of [`Core::get`].
     pub async fn changes(
         &self,
         old: &Snapshot,

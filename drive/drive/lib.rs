@@ -5,6 +5,7 @@
 //! re-exported here; three modules are public themselves: [`scratch`], [`check`] and [`transfer`]. The
 //! modules are listed in import order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
 mod path;

@@ -13,6 +13,10 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct Name(String);
 
 impl Name {
+    /// A name.
+    ///
+    /// # Errors
+    /// `NameTooLong`, or `InvalidPath` for text that is no name.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
         if text.len() > MAX_NAME_BYTES {
@@ -24,6 +28,7 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,12 +40,16 @@ impl Name {
 pub struct DrivePath(String);
 
 impl DrivePath {
+    /// The root of a drive.
     pub fn root() -> Self {
         Self::default()
     }
 
     /// Parses a path relative to the drive's root; a leading, trailing or doubled slash does not
     /// count; `.` and `..` are refused, never resolved.
+    ///
+    /// # Errors
+    /// Those of [`Name::new`] and [`DrivePath::join`].
     pub fn parse(text: &str) -> Result<Self> {
         let mut path = Self::root();
         for component in text.split('/').filter(|component| !component.is_empty()) {
@@ -49,6 +58,10 @@ impl DrivePath {
         Ok(path)
     }
 
+    /// The path of `name` in this directory.
+    ///
+    /// # Errors
+    /// `NameTooLong` beyond 4096 bytes (PATH_MAX).
     pub fn join(&self, name: &Name) -> Result<Self> {
         let text = if self.is_root() { name.0.clone() } else { format!("{}/{}", self.0, name.0) };
         if text.len() > MAX_PATH_BYTES {
@@ -57,6 +70,7 @@ impl DrivePath {
         Ok(Self(text))
     }
 
+    /// Whether it is the root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
@@ -66,6 +80,7 @@ impl DrivePath {
         &self.0
     }
 
+    /// The directory that contains it; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -78,6 +93,7 @@ impl DrivePath {
         self.0.rsplit('/').next().filter(|name| !name.is_empty())
     }
 
+    /// The names from the root down.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|component| !component.is_empty())
     }

@@ -46,7 +46,9 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 /// What a scratch file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
+    /// The drive of the file.
     pub drive: PublicKey,
+    /// Where the file is in it.
     pub path: DrivePath,
     /// What lies beneath the changes.
     pub base: Extent,
@@ -84,12 +86,17 @@ pub struct Scratch {
 /// What a process that ended too early left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
+    /// What the changes belong to.
     pub origin: Origin,
+    /// Of the file with its changes, in bytes.
     pub size: u64,
     /// Bytes below this that no write covers are the base's; above they are zeros.
     pub base_limit: u64,
+    /// The bytes that were written.
     pub written: Ranges,
+    /// The file with them, at the same offsets.
     pub data: PathBuf,
+    /// The file that describes them.
     pub record: PathBuf,
 }
 
@@ -168,6 +175,9 @@ impl Drop for Files {
 
 impl Scratch {
     /// An empty scratch file.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn create(pool: &Arc<Pool>, origin: &Origin) -> Result<Self> {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
@@ -198,17 +208,27 @@ impl Scratch {
         Ok(())
     }
 
+    /// Stores `bytes` at `offset` of the file. They count once [`Scratch::written`] records them.
+    ///
+    /// # Errors
+    /// `Storage`, such as for a full disk.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         data.write_all_at(bytes, offset).map_err(failed("write", data_path))
     }
 
     /// Notes that these bytes count from now on.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn written(&self, range: &Range<u64>) -> Result<()> {
         self.note(&format!("write {} {}\n", range.start, range.end))
     }
 
     /// Fills the buffer; what the file does not reach are zeros.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         let mut done = 0;
@@ -225,6 +245,9 @@ impl Scratch {
     }
 
     /// The file was cut or extended to `size` bytes.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn resized(&self, size: u64) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         let length = data.metadata().map_err(failed("stat", data_path))?.len();
@@ -235,6 +258,9 @@ impl Scratch {
     }
 
     /// The file is at another path now.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn moved(&self, path: &DrivePath) -> Result<()> {
         self.note(&format!("path {}\n", escape(path.as_str())))
     }
@@ -262,6 +288,9 @@ impl Drop for Scratch {
 
 /// What was left behind in the directory, in no particular order. A record that says nothing
 /// useful is logged and left alone.
+///
+/// # Errors
+/// `Storage` if the directory cannot be read.
 pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

@@ -4,29 +4,42 @@
 
 use hypermount_swarm::crypto::PublicKey;
 
-/// Mask and values of the file type bits in [`Stat::mode`] (stat(2) numbers, part of the format).
+/// Mask of the file type bits in [`Stat::mode`] (`S_IFMT` of inode(7); part of the format).
 pub const TYPE_MASK: u32 = 0o170000;
+/// A socket (`S_IFSOCK`).
 pub const TYPE_SOCKET: u32 = 0o140000;
+/// A symbolic link (`S_IFLNK`).
 pub const TYPE_SYMLINK: u32 = 0o120000;
+/// A regular file (`S_IFREG`).
 pub const TYPE_FILE: u32 = 0o100000;
 pub(crate) const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+/// A directory (`S_IFDIR`).
 pub const TYPE_DIRECTORY: u32 = 0o040000;
 pub(crate) const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+/// A named pipe (`S_IFIFO`).
 pub const TYPE_FIFO: u32 = 0o010000;
 
 /// Mode of a directory without an entry of its own.
 const IMPLIED_MODE: u32 = TYPE_DIRECTORY | 0o755;
 
+/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink,
     /// Another drive begins here; crossed like a mount point.
     Mount,
+    /// A named pipe.
     Fifo,
+    /// A socket.
     Socket,
+    /// A character device.
     CharacterDevice,
+    /// A block device.
     BlockDevice,
 }
 
@@ -34,17 +47,20 @@ pub enum Kind {
 /// make sense: readers check it against the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// First block and number of blocks in the content core.
+    /// First block in the content core.
     pub block: u64,
+    /// Number of blocks.
     pub blocks: u64,
-    /// First byte in the content core, and the file's size in bytes.
+    /// Offset of the first byte in the content core.
     pub byte: u64,
+    /// Size of the file, in bytes.
     pub size: u64,
 }
 
 /// The drive (or, with `core`, the single core) mounted at an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountTarget {
+    /// Of the mounted drive or core.
     pub key: PublicKey,
     /// Pinned version; `None` follows the newest.
     pub version: Option<u64>,
@@ -52,26 +68,35 @@ pub struct MountTarget {
     pub core: bool,
 }
 
+/// The metadata of an entry, as a drive stores it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
     /// Type and permission bits as stored.
     pub mode: u32,
+    /// The owner, as a number of the publisher's system.
     pub uid: u32,
+    /// The group, likewise.
     pub gid: u32,
+    /// The bytes of a file.
     pub extent: Extent,
-    /// Milliseconds since the epoch.
+    /// When the content changed, in milliseconds since the epoch.
     pub mtime: u64,
+    /// When the content or the metadata changed, in milliseconds since the epoch.
     pub ctime: u64,
     /// Target of a symbolic link, as stored.
     pub linkname: Option<String>,
+    /// The drive or core that is mounted here.
     pub mount: Option<MountTarget>,
     /// Extended attributes in stored order; a removed one keeps its name with no value.
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// What is at a path of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// By the stat, see [`Entry::stored`].
     pub kind: Kind,
+    /// Its metadata.
     pub stat: Stat,
     /// False for a directory that exists only because something lies below it.
     pub explicit: bool,

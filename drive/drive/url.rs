@@ -15,11 +15,14 @@ const MODERN_KEY_LETTERS: usize = 52;
 /// and the rest.
 const MAX_URL_BYTES: usize = 3 * crate::path::MAX_PATH_BYTES + 128;
 
+/// `hyper://KEY[+VERSION][/PATH]`: a drive, or a path in it. The key has 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveUrl {
+    /// Of the drive.
     pub key: PublicKey,
     /// A frozen version: the metadata core's length. `None` follows the newest.
     pub version: Option<u64>,
+    /// In the drive; the root if the URL has none.
     pub path: DrivePath,
 }
 

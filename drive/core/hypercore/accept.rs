@@ -17,6 +17,9 @@ impl Core {
     /// this length continues ours: the proof of block [`Head::length`](super::Head::length) always
     /// does. One under a shorter signed length must lead to nodes that are known here. Otherwise it is
     /// `Unconnected`, and nothing of it is kept.
+    ///
+    /// # Errors
+    /// [`Rejected`] says whose fault it is.
     pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
         let one = self.accept_each(vec![proof]);
         one.into_iter().next().unwrap_or_else(|| Err(Rejected::Invalid("no proof".to_owned())))

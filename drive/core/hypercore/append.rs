@@ -25,11 +25,18 @@ struct Batch<'a> {
 impl Core {
     /// Appends a batch under one signature. On return it survives the end of this process; a
     /// power cut only after [`Core::sync`], or a little later by itself. Peers are shown it then.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `TooLarge` for a block of more than [`MAX_BLOCK_SIZE`] bytes or a core of more than
+    /// [`MAX_CORE_LENGTH`] blocks; `Storage`. Nothing is appended then.
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
         self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
     }
 
     /// As [`Core::append`], of blocks that were hashed before.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append_hashed(&self, hashed: &HashedBlocks) -> Result<Head> {
         let blocks = hashed.blocks();
         let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {

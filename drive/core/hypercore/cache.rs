@@ -22,7 +22,7 @@ struct Entries {
     used: usize,
 }
 
-/// See the module documentation.
+/// Verified blocks in memory, within a budget of bytes; the least recently used go first.
 pub struct BlockCache {
     budget: usize,
     entries: Mutex<Entries>,

@@ -48,6 +48,9 @@ impl Core {
     /// Verifies what is stored of this core up to its present head; `tell` gets the bytes of each block.
     /// Damaged records that follow from sound ones are repaired where the medium can be written; blocks
     /// are not changed.
+    ///
+    /// # Errors
+    /// `Storage`. Damage is in the result.
     pub fn check(&self, tell: &mut dyn FnMut(u64)) -> Result<CoreCheck> {
         let (roots, length, signature) = {
             let state = self.inner.state.lock();
@@ -79,6 +82,9 @@ impl Core {
     }
 
     /// How many lengths may have a signature in the file that is not the head's: those below it.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn signed_lengths(&self) -> Result<Range<u64>> {
         Ok(1..self.head().length.min(self.inner.files.longest_signed()? + 1).max(1))
     }
@@ -87,6 +93,9 @@ impl Core {
     /// the bytes of each. A damaged one is written again where the secret key is here and in use: the roots
     /// lead to those of the head, so it signs nothing that is not signed already. With `blank`, others are
     /// removed: no reader here needs them, and peers get no bad proof.
+    ///
+    /// # Errors
+    /// `Storage`. Damage is in `found`.
     pub fn check_signatures(
         &self,
         lengths: Range<u64>,

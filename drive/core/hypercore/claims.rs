@@ -58,11 +58,17 @@ impl Unclaimed {
 
 impl Core {
     /// Writes the claims on everything stored so far. Costs up to five `fdatasync`.
+    ///
+    /// # Errors
+    /// `Storage`; it is tried again later.
     pub fn flush(&self) -> Result<()> {
         if self.inner.pair.is_some() { self.settle() } else { self.inner.write_claims() }
     }
 
     /// Makes everything stored so far survive a power cut.
+    ///
+    /// # Errors
+    /// `Storage`; what was stored may not survive then.
     pub fn sync(&self) -> Result<()> {
         if !self.inner.writable {
             return Ok(());

@@ -10,6 +10,9 @@ use crate::error::Result;
 impl Core {
     /// Drops the blocks' bytes and gives their disk space back (hypercore9.md §7). Tree nodes and
     /// signatures stay, so length, proofs and seeking are as before.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn clear(&self, blocks: Range<u64>) -> Result<()> {
         if !self.inner.writable {
             return Err(self.read_only());

@@ -152,7 +152,7 @@ pub struct Outlook {
     pub remote_length: u64,
 }
 
-/// See the module documentation.
+/// The blocks that callers wait for, or will, and what peers are to be told of it.
 pub struct Demand {
     state: Mutex<DemandState>,
     changed: Notify,
@@ -280,7 +280,7 @@ impl Demand {
         receiver
     }
 
-    /// Adds a hint for peers; dropped while [`MAX_PENDING_HINTS`] wait to be taken.
+    /// Adds a hint for peers; dropped while 64 wait to be taken.
     pub fn hint(&self, hint: Hint) {
         let mut state = self.state();
         let pending =

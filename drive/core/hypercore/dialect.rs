@@ -15,7 +15,7 @@ use crate::error::Result;
 use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
 
 /// A proof as a peer sends it. Core asks it only what its methods tell.
-pub(crate) use super::legacy::proof::Proof;
+pub use super::legacy::proof::Proof;
 /// What requests and proofs of Hypercore 9 say of the nodes the other side has. For `prove.rs` and for
 /// wire protocol 8.
 pub use super::legacy::proof::RemoteTree;

@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
-pub(crate) use dialect::Proof;
+pub use dialect::Proof;
 use dialect::{Author, Dialect};
 pub use dialect::{HashedBlocks, RemoteTree};
 pub(crate) use files::OpenFile;
@@ -97,13 +97,23 @@ pub enum Rejected {
     Invalid(String),
     /// Validly signed, but contradicts what was verified before: the key signed two histories.
     #[error("a signed history of {theirs} blocks contradicts the {ours} blocks known here")]
-    Forked { ours: u64, theirs: u64 },
+    Forked {
+        /// Length of ours, in blocks.
+        ours: u64,
+        /// Length of the other one, in blocks.
+        theirs: u64,
+    },
     /// Validly signed at a length of `signed` blocks, but this proof does not show that this history
     /// and ours, of `ours` blocks, are one.
     #[error(
         "a signed history of {signed} blocks is not shown to be one with the {ours} blocks known here"
     )]
-    Unconnected { ours: u64, signed: u64 },
+    Unconnected {
+        /// Length of ours, in blocks.
+        ours: u64,
+        /// Length that is signed, in blocks.
+        signed: u64,
+    },
     /// Our own disk failed; the peer is innocent.
     #[error(transparent)]
     Storage(Error),
@@ -248,6 +258,10 @@ impl WeakCore {
 impl Core {
     /// Opens the core in the given files, making it where they are empty. An intact core is not
     /// modified; a damaged one is mended as far as what is left proves.
+    ///
+    /// # Errors
+    /// `Storage`, `Corrupt` for a core of ours that cannot be mended, `NotAStore` for files of another core,
+    /// `Locked`.
     pub fn open(opening: Opening) -> Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;

@@ -17,6 +17,9 @@ use crate::wait::Wait;
 impl Core {
     /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
     /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
+    ///
+    /// # Errors
+    /// `Corrupt` as above, `Storage`.
     pub fn get_local(&self, block: u64) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.inner.cache.get(self.inner.id, block) {
             return Ok(Some(bytes));
@@ -108,12 +111,18 @@ impl Core {
     }
 
     /// Byte offset and size of a block, if the tree nodes that tell are here.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Storage`.
     pub fn span(&self, block: u64) -> Result<Option<(u64, u64)>> {
         Ok(self.leaf(block)?.map(|(offset, leaf)| (offset, leaf.size)))
     }
 
     /// Which of `blocks` holds `byte`, as far as the tree here tells. Empty blocks hold no byte
     /// and are passed over. `Malformed` if the byte is provably in none of them.
+    ///
+    /// # Errors
+    /// `Malformed` as above, `Corrupt`, `Storage`.
     pub fn locate(&self, byte: u64, blocks: Range<u64>) -> Result<Located> {
         let (roots, head) = {
             let state = self.inner.state.lock();
@@ -178,6 +187,10 @@ impl Core {
     }
 
     /// The block, from here or from a peer within `wait`.
+    ///
+    /// # Errors
+    /// `Unavailable` or, if a peer has another history, `Forked`; `Malformed` beyond [`MAX_CORE_LENGTH`]; those of
+    /// [`Core::get_local`].
     pub async fn get(&self, block: u64, wait: Wait) -> Result<Bytes> {
         if let Some(bytes) = self.get_local(block)? {
             return Ok(bytes);
@@ -204,6 +217,9 @@ impl Core {
 
     /// Which block holds `byte`, and the offset in it, asking peers if needed; `guess` is asked
     /// for first. With [`Wait::Each`] the clock restarts whenever the search gets narrower.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Forked`; those of [`Core::locate`].
     pub async fn seek(
         &self,
         byte: u64,
@@ -246,6 +262,9 @@ impl Core {
     }
 
     /// Waits until the core is longer than `length`.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Forked`.
     pub async fn longer_than(&self, length: u64, wait: Wait) -> Result<Head> {
         let started = Instant::now();
         let deadline = wait.deadline();

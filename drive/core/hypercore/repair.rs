@@ -99,6 +99,9 @@ impl Core {
 
     /// Gives up the claims on what a check found damaged, on the disk too, so that peers are asked for
     /// it; the ranges of blocks that lack now. The bytes stay where they are.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn forget_to_repair(&self, found: &CoreCheck) -> Result<Vec<Range<u64>>> {
         // A block that a check counts as damaged may be proven by other nodes, and is kept then.
         let held = found.damaged.iter().cloned().flat_map(|range| self.held_blocks(range));
@@ -140,6 +143,9 @@ impl Core {
     }
 
     /// Claims the blocks again that were forgotten and did not come: they are damaged, and not given up.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn claim_again(&self, forgotten: &[Range<u64>]) -> Result<()> {
         for block in forgotten.iter().cloned().flatten() {
             self.inner.state.lock().bits.set_data(block, true);
@@ -157,6 +163,9 @@ impl Core {
 
     /// Fetches those of the blocks that are not here; each may take as long as `wait` says. `tell` gets how
     /// many have come and how many there are. What has come survives a power cut.
+    ///
+    /// # Errors
+    /// `Storage`. Blocks that did not come are in the result.
     pub async fn fetch(
         &self,
         blocks: &[Range<u64>],

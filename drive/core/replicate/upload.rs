@@ -29,7 +29,7 @@ enum Job {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyRequests;
 
-/// See the module documentation.
+/// Answers the requests of one peer for one core.
 pub struct Upload {
     core: Core,
     jobs: VecDeque<Job>,

@@ -83,8 +83,8 @@ pub struct Holding {
     pub blocks: u64,
 }
 
-/// See the module documentation. Connections go on after the last handle is dropped, until their
-/// ends; [`Sharing::close`] ends them.
+/// Shares the cores of a store with peers, and fetches from peers what is wanted of them. Connections
+/// go on after the last handle is dropped, until their ends; [`Sharing::close`] ends them.
 #[derive(Clone)]
 pub struct Sharing {
     inner: Arc<Inner>,
@@ -180,7 +180,7 @@ impl Sharing {
     /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
     ///
     /// # Errors
-    /// When [`MAX_HUSHED`] are hushed.
+    /// When 4096 are hushed.
     pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
         let mut state = self.inner.state();
         if !hushed {

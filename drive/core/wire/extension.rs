@@ -37,25 +37,25 @@ pub enum TrieMessage {
         start: u64,
         /// The block after the last one.
         end: u64,
-        /// In any order, at most [`MAX_BLOCKS`].
+        /// In any order, at most 2176.
         blocks: Vec<u64>,
     },
     /// The peer lists what is below `key`, as of the node at sequence number `head`.
     Iterator {
         /// Sequence number, 0 for the newest.
         head: u64,
-        /// At most [`MAX_KEY`] bytes.
+        /// At most 4096 bytes.
         key: String,
         /// See [`flags`].
         flags: u64,
-        /// Where an earlier answer stopped, at most [`MAX_CHECKPOINT`] bytes.
+        /// Where an earlier answer stopped, at most 64 KiB.
         checkpoint: Option<Bytes>,
     },
     /// The peer looks up `key`, as of the node at sequence number `head`.
     Get {
         /// Sequence number, 0 for the newest.
         head: u64,
-        /// At most [`MAX_KEY`] bytes.
+        /// At most 4096 bytes.
         key: String,
     },
 }

@@ -37,12 +37,13 @@ pub enum Front {
 /// A frame whose payload may still be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Channel number, below 2^27.
     pub channel: u32,
     /// Message type, 0 to 15.
     pub kind: u8,
     /// Bytes before the payload.
     pub length: usize,
-    /// Bytes of the payload, at most [`MAX_PAYLOAD`].
+    /// Bytes of the payload, at most 8 MiB.
     pub payload: usize,
 }
 

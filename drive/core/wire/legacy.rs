@@ -26,27 +26,27 @@ pub(crate) const MAX_EXTENSION_NAME: usize = 128;
 
 /// The message types, low four bits of a frame's header. 11 to 14 are reserved and ignored.
 pub mod kind {
-    /// Opens a channel: [`Open`].
+    /// Opens a channel: `Open`.
     pub const OPEN: u8 = 0;
-    /// [`Options`].
+    /// `Options`.
     pub const OPTIONS: u8 = 1;
-    /// [`Status`].
+    /// `Status`.
     pub const STATUS: u8 = 2;
-    /// [`Have`].
+    /// `Have`.
     pub const HAVE: u8 = 3;
-    /// [`Range`].
+    /// `Range`.
     pub const UNHAVE: u8 = 4;
-    /// [`Range`].
+    /// `Range`.
     pub const WANT: u8 = 5;
-    /// [`Range`].
+    /// `Range`.
     pub const UNWANT: u8 = 6;
-    /// [`Request`].
+    /// `Request`.
     pub const REQUEST: u8 = 7;
-    /// [`Cancel`].
+    /// `Cancel`.
     pub const CANCEL: u8 = 8;
-    /// [`Data`].
+    /// `Data`.
     pub const DATA: u8 = 9;
-    /// [`Close`].
+    /// `Close`.
     pub const CLOSE: u8 = 10;
     /// Not protobuf: `varint(id) ‖ payload`.
     pub const EXTENSION: u8 = 15;
@@ -153,7 +153,7 @@ pub struct Data {
     /// Absent in an answer to a hash request; present and empty for an empty block.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub value: Option<Bytes>,
-    /// At most [`MAX_NODES`].
+    /// At most 256.
     #[prost(message, repeated, tag = "3")]
     pub nodes: Vec<WireNode>,
     /// 64 bytes.

@@ -14,6 +14,7 @@ use hypermount_swarm::crypto::PublicKey;
 pub struct DriveRepair {
     /// What was found when nothing more could be done.
     pub check: DriveCheck,
+    /// Blocks that peers were asked for.
     pub fetched: Fetched,
 }
 
@@ -33,7 +34,10 @@ struct Repair<'a> {
 
 /// Fetches damaged blocks of the drive from peers and, if its secret key is here, lost ones; `wait` is the
 /// limit for each block. What cannot be told from what is here, such as blocks of others that were never here, is
-/// not fetched. `Corrupt` if too little is left to know what the drive consists of.
+/// not fetched.
+///
+/// # Errors
+/// `Corrupt` if too little is left to know what the drive consists of; those of [`super::check()`].
 pub async fn repair(
     store: &Store,
     key: &PublicKey,

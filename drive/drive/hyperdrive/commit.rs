@@ -42,11 +42,17 @@ impl ContentWriter {
     }
 
     /// Appends a batch of blocks under one signature.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
         self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
     }
 
     /// As [`ContentWriter::append`], of blocks that were hashed before.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append_hashed(&mut self, hashed: &HashedBlocks) -> Result<()> {
         self.content.append_hashed(hashed)?;
         let blocks = hashed.blocks();
@@ -84,6 +90,9 @@ impl Drive {
     }
 
     /// Takes a turn at appending file bytes. Waits for earlier turns to end.
+    ///
+    /// # Errors
+    /// `ReadOnly`; those of [`Drive::content`].
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
@@ -92,6 +101,9 @@ impl Drive {
 
     /// Appends the bytes of a whole file at once. Only for the sole user of the drive: while another
     /// file is being written it fails.
+    ///
+    /// # Errors
+    /// `Unsupported` while another file is being written, those of [`Core::append`].
     pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).try_lock_owned();
@@ -111,18 +123,19 @@ impl Drive {
     /// Applies the edits as one signed batch; the new version. Either all of them become visible
     /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
     /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
+    ///
+    /// # Errors
+    /// `NotFound`, `ReadOnly`, `Unsupported`, `TooLarge`, `Storage`.
     pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
-        self.advance(edits).await.map(|versions| versions.end)
-    }
-
-    /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
-    pub(crate) async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
         let turn = self.turn().await;
-        self.advance_in(&turn, edits).await
+        self.advance_in(&turn, edits).await.map(|versions| versions.end)
     }
 
-    /// As [`Drive::advance`], within a turn of the caller's: what it saw of the newest version since it
-    /// has the turn still holds.
+    /// As [`Drive::apply`], within a turn of the caller's: what it saw of the newest version since it
+    /// has the turn still holds. Returns the version the edits were applied to, and the new one.
+    ///
+    /// # Errors
+    /// Those of [`Drive::apply`].
     pub async fn advance_in(&self, _turn: &Turn, edits: Vec<Edit>) -> Result<Range<u64>> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
@@ -142,6 +155,9 @@ impl Drive {
 
     /// Returns when all that was written is on the disk: file bytes first, then the index that
     /// names them. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn sync(&self) -> Result<()> {
         self.content()?.sync()?;
         self.inner.index.core().sync()

@@ -19,6 +19,9 @@ pub struct StoredDrives {
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
 /// drive's index.
+///
+/// # Errors
+/// `TooManyCores`, `Storage`.
 pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
     let mut drives = Vec::new();
     for key in store.keys()? {
@@ -40,6 +43,9 @@ pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
 
 /// The drives of a store, with what is known to be wrong with them. None is left out because it is
 /// damaged.
+///
+/// # Errors
+/// `TooManyCores`, `Locked`, `Storage`.
 pub async fn survey(store: &Store) -> Result<StoredDrives> {
     let (mut found, mut contents) = (StoredDrives::default(), BTreeSet::new());
     for key in store.keys()? {

@@ -31,17 +31,29 @@ pub fn sharing_options(share: Share) -> SharingOptions {
 /// One difference between two versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
+    /// Where they differ.
     pub path: DrivePath,
-    /// The entry before and after; `None` where there was or is none.
+    /// The entry in the older version; `None` if there was none.
     pub before: Option<Entry>,
+    /// The entry in the newer version; `None` if there is none.
     pub after: Option<Entry>,
 }
 
 /// One step of a commit. A batch of them becomes one signed append.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    Put { path: DrivePath, stat: Stat },
-    Remove { path: DrivePath },
+    /// Stores an entry; replaces the one that is there.
+    Put {
+        /// Where; its parents need not exist.
+        path: DrivePath,
+        /// What; its extent must be in the content core.
+        stat: Stat,
+    },
+    /// Removes the entry, and not what is below it.
+    Remove {
+        /// Where.
+        path: DrivePath,
+    },
 }
 
 /// A stat that one block of an index stores, and the path it stores it at.

@@ -24,6 +24,7 @@ const AHEAD: u64 = 4 * CHUNK;
 /// Nested directories; each is held open while the ones below it are written.
 pub(super) const MAX_DEPTH: usize = 256;
 
+/// How [`export()`] works. By default it compares sizes and times, and removes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExportOptions {
     /// Compare the content of files that look the same.
@@ -37,6 +38,9 @@ pub struct ExportOptions {
 /// Makes the directory `to` what the tree at `path` of the drive's newest version is; of a single
 /// file, one in `to` with its name. What is not here and does not come within `wait` is in the
 /// report as missing, and everything else is exported.
+///
+/// # Errors
+/// Those of [`crate::Snapshot::entry`] for `path`, and `Storage` if `to` cannot be made or opened.
 pub async fn export(
     drive: &Drive,
     path: &DrivePath,
@@ -69,13 +73,18 @@ pub async fn export(
 /// How much lies below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    pub(crate) files: u64,
+    /// Regular files.
+    pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// False if a part of the index was not to be had.
     pub complete: bool,
 }
 
 /// How many files and bytes are below `path`, as far as the index is here or comes within `wait`.
+///
+/// # Errors
+/// Those of [`crate::Snapshot::entry`] for `path`.
 pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<Measured> {
     let snapshot = drive.snapshot();
     let entry = snapshot.entry(path, wait).await?;

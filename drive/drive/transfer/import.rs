@@ -30,6 +30,7 @@ const MAX_COMMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// How often a file is read that changes meanwhile.
 const MAX_READS: usize = 3;
 
+/// How [`import()`] works. By default it compares size, time and mode, and removes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// Compare the content of every file of the same size, not only of those whose time or mode
@@ -47,6 +48,9 @@ pub struct ImportOptions {
 
 /// Makes the tree at `path` of the drive what the directory `source` is. Entries that cannot be kept
 /// are in the report; an error ends the run, with everything before it safe.
+///
+/// # Errors
+/// `ReadOnly`, `NotADirectory`, `Storage`; those of [`Drive::apply`].
 pub async fn import(
     source: &Path,
     drive: &Drive,

@@ -39,14 +39,19 @@ pub enum TransferStep {
     Content(u64),
     /// The content stays; mode, times, owner or attributes change.
     Metadata,
+    /// A directory is made.
     Directory,
+    /// A symbolic link is made.
     Symlink,
+    /// The entry is removed.
     Delete,
+    /// Nothing is to be done.
     Unchanged,
 }
 
 /// Is told what happens, in order.
 pub trait Observer: Send {
+    /// The entry at `path`, relative to the tree, is dealt with.
     fn step(&mut self, path: &str, step: TransferStep);
     /// `count` more bytes were copied or found to be there.
     fn bytes(&mut self, count: u64);
@@ -61,7 +66,9 @@ impl Observer for () {
 /// An entry that was not copied, or not wholly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
+    /// Relative to the tree.
     pub path: String,
+    /// The error, as text.
     pub why: String,
     /// It is not on this machine and no peer delivered it in time.
     pub missing: bool,
@@ -70,18 +77,25 @@ pub struct Trouble {
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Files whose content was copied, and their bytes.
+    /// Files whose content was copied.
     pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// Entries of which only the metadata changed.
     pub updated: u64,
+    /// Directories that were made.
     pub directories: u64,
+    /// Symbolic links that were made.
     pub symlinks: u64,
+    /// Entries that were removed.
     pub deleted: u64,
+    /// Entries without a difference.
     pub unchanged: u64,
     /// The first [`MAX_TROUBLES`] of them.
     pub troubles: Vec<Trouble>,
+    /// How many troubles there were.
     pub trouble_count: u64,
+    /// How many of those were missing on this machine and from peers.
     pub missing_count: u64,
 }
 

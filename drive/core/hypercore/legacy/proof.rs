@@ -27,8 +27,8 @@ pub(crate) const MAX_REMOTE_NODES: usize = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     pub(crate) block: u64,
-    pub value: Option<Bytes>,
-    pub nodes: Vec<TreeNode>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) nodes: Vec<TreeNode>,
     pub(crate) signature: Option<Signature>,
 }
 

@@ -80,7 +80,7 @@ struct WorldState {
     evict: bool,
 }
 
-/// See the module documentation.
+/// One machine, whose files share a count of calls and fail at a chosen one.
 #[derive(Clone)]
 pub struct World {
     state: Arc<Mutex<WorldState>>,

@@ -36,6 +36,9 @@ pub(crate) enum Removed {
 
 impl Batch {
     /// An empty batch on top of `trie`, whose blocks must be on this machine.
+    ///
+    /// # Errors
+    /// Those of [`hypermount_core::Core::get_local`]; `Unavailable`.
     pub async fn new(trie: Trie) -> Result<Self> {
         let head = trie.nodes().get(trie.head(), Wait::Local).await?;
         Ok(Self { trie, head, appended: Vec::new() })
@@ -96,6 +99,9 @@ impl Batch {
     }
 
     /// Sets `key` to `value`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unsupported` where the format has no room for the key.
     pub async fn put(&mut self, key: TrieKey, value: Option<Bytes>, flags: u64) -> Result<()> {
         self.put_without(key, value, flags, 0).await
     }

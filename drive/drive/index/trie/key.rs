@@ -31,6 +31,10 @@ pub struct TrieKey {
 }
 
 impl TrieKey {
+    /// The key of a path, in the hidden name space if `hidden`.
+    ///
+    /// # Errors
+    /// `Malformed` for more than 4096 bytes.
     pub fn new(key: &str, hidden: bool) -> Result<Self> {
         if key.len() > MAX_KEY_BYTES {
             return Err(Error::Malformed(format!("a key of {} bytes", key.len())));

@@ -37,7 +37,7 @@ struct Cache {
     bytes: usize,
 }
 
-/// See the module documentation.
+/// The nodes of an index: decoded, cached, and fetched ahead where that saves round trips.
 pub struct Nodes {
     core: Core,
     cache: Mutex<Cache>,
@@ -48,6 +48,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
+    /// The nodes of the index in `core`; none is read.
     pub fn new(core: Core) -> Self {
         let cache = Mutex::new(Rank::LEAF, Cache { nodes: LruCache::unbounded(), bytes: 0 });
         Self { core, cache, cold_listings: AtomicU64::new(0), ahead: AtomicU64::new(1) }

@@ -107,7 +107,10 @@ fn decode_mount(mount: MountMessage) -> Result<MountTarget> {
     })
 }
 
-/// The bytes the reference writes for this stat. `TooLarge` beyond what [`decode`] takes.
+/// The bytes the reference writes for this stat.
+///
+/// # Errors
+/// `TooLarge` for more than 1 MiB or more than 4096 attributes.
 pub fn encode(stat: &Stat) -> Result<Bytes> {
     let attribute = |(name, value): &(String, Option<Vec<u8>>)| AttributeMessage {
         name: Some(name.clone().into_bytes()),
