@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_maker_of_a_file_fails_and_changes_nothing() {
+    fn creating_an_existing_shared_file_fails_and_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("machine");
         create_shared(&path, b"first").unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_open_to_others_is_closed_when_it_is_used() {
+    fn paths_open_to_others_are_closed_when_they_are_used() {
         let parent = tempfile::tempdir().unwrap();
         let directory_path = parent.path().join("a/b");
         directory(&directory_path).unwrap();

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_found_as_it_was() {
+    fn a_kept_scratch_file_is_read_back_unchanged() {
         let directory = tempfile::tempdir().expect("a directory");
         let scratch =
             Scratch::create(&Pool::new(directory.path().join("scratch")), &origin("a")).unwrap();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_kept_leaves_nothing() {
+    fn a_dropped_scratch_file_is_removed() {
         let directory = tempfile::tempdir().expect("a directory");
         let scratch =
             Scratch::create(&Pool::new(directory.path().to_owned()), &origin("a")).unwrap();

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_what_is_mounted() {
+    fn a_mounted_drive_is_a_mount_and_a_mounted_core_a_file() {
         let stat = |core| {
             let key = PublicKey::new([1; 32]);
             let mount = Some(MountTarget { key, version: None, core });

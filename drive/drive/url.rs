@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_people_paste_is_taken() {
+    fn every_accepted_spelling_of_a_url_is_parsed() {
         let upper = KEY.to_uppercase();
         for (text, expected) in [
             (format!("hyper://{KEY}"), url(None, "")),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_saying_what_was_expected() {
+    fn other_texts_are_refused_with_what_was_expected() {
         let modern = "y".repeat(52);
         let long = format!("{KEY}/{}", "a".repeat(MAX_URL_BYTES));
         for (text, says) in [

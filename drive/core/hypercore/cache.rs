@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_too_many_is_not_kept() {
+    fn a_block_larger_than_the_budget_is_not_cached() {
         let cache = BlockCache::new(100 + ENTRY_COST);
         cache.insert(1, 0, Bytes::from(vec![1; 101]));
         assert!(cache.get(1, 0).is_none());

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_hint_is_ignored() {
+    async fn messages_other_than_hints_are_ignored() {
         let (mut hints, core) = hints();
         hints.received(&core, &Bytes::from(vec![0xff; 40]));
         hints.received(&core, &TrieMessage::Cache { start: 0, end: 1, blocks: vec![0] }.encode());

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_another_version_is_nothing() {
+    fn an_unknown_kind_of_message_is_ignored() {
         assert_eq!(TrieMessage::decode(Bytes::from_static(&[0x22, 1, 7])).unwrap(), None);
         let without_end = Bytes::from_static(&[0x0a, 2, 8, 3]);
         assert!(TrieMessage::decode(without_end).is_err());

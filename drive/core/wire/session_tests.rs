@@ -410,7 +410,7 @@ fn opens_of_a_whole_session_are_limited() {
 }
 
 #[test]
-fn keepalives_cost_nothing_and_say_nothing() {
+fn keepalives_are_dropped_without_an_event() {
     let mut hostile = Hostile::new();
     assert_eq!(hostile.say(&vec![0; 1 << 20]).unwrap(), []);
     assert_eq!(hostile.victim.pending_output(), 0);

@@ -45,7 +45,7 @@ fn flip(path: &Path, at: usize) {
 }
 
 #[tokio::test]
-async fn a_sound_drive_is_not_hurt() {
+async fn a_check_of_a_sound_drive_finds_no_damage() {
     let root = tempfile::tempdir().expect("a directory");
     let (key, _) = drive_in(root.path()).await;
     let found = checked(root.path(), &key).await;

@@ -453,7 +453,7 @@ async fn a_cold_random_read_of_usual_blocks_takes_two_round_trips_at_most() {
 }
 
 #[tokio::test]
-async fn what_is_held_is_counted_and_prefetched() {
+async fn held_bytes_are_counted_and_others_prefetched() {
     let drive = Drive::create(&Store::memory(), "d").unwrap();
     let extent = write(&drive, "f", &[&[1; 100], &[2; 50], &[3; 7]]).await;
     assert_eq!(drive.held(&extent), (157, 3));
@@ -553,7 +553,7 @@ async fn a_whole_core_can_be_a_file() {
 }
 
 #[tokio::test]
-async fn opening_a_drive_that_is_none_says_so() {
+async fn opening_a_core_without_an_index_is_malformed() {
     let store = Store::memory();
     let log = store.core_named(b"log").unwrap();
     log.append(&[Bytes::from_static(b"not a header")]).unwrap();

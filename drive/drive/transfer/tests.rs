@@ -180,7 +180,7 @@ async fn content_that_only_a_checksum_tells_is_found() {
 }
 
 #[tokio::test]
-async fn many_small_files_are_few_appends() {
+async fn many_small_files_take_few_appends() {
     let bench = Bench::new();
     for n in 0..2000 {
         bench.write(&format!("{}/{n}", n % 10), format!("file {n}"));
@@ -204,7 +204,7 @@ async fn many_small_files_are_few_appends() {
 /// 62. Nothing is removed without `--delete`, and entries that an ignore file matches are neither
 ///     imported nor removed.
 #[tokio::test]
-async fn nothing_is_deleted_unless_said_and_ignored_names_never() {
+async fn deletion_needs_the_option_and_spares_ignored_names() {
     let bench = Bench::new();
     for name in ["keep", "sub/gone", "build/out.o", "build/deep/x"] {
         bench.write(name, name);
@@ -337,7 +337,7 @@ async fn nesting_has_a_limit_and_the_rest_is_exported() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named_and_the_rest_is_exported() {
+async fn missing_files_are_reported_and_the_rest_is_exported() {
     let bench = Bench::new();
     bench.write("a", "here");
     bench.write("b", "not here");

@@ -85,7 +85,7 @@ fn a_power_cut_takes_back_nothing_that_a_peer_has_seen() {
 /// A killed process leaves an append that no sync covered. It is here, and not shown before it is on
 /// the device.
 #[test]
-fn what_a_killed_process_left_is_settled_before_it_is_shown() {
+fn appends_of_a_killed_process_are_settled_before_peers_see_them() {
     let runtime = still();
     let _entered = runtime.enter();
     let world = World::default();

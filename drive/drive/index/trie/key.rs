@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_digits() {
+    fn the_iteration_order_is_that_of_the_digits() {
         let digits = |key: &TrieKey| -> Vec<u8> {
             (0..key.length()).map(|at| (key.digit(at) + 1) % 5).collect()
         };
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parting_of_two_keys_is_what_a_walk_by_positions_finds() {
+    fn the_first_difference_of_two_keys_is_that_of_a_walk_by_positions() {
         let by_positions = |a: &TrieKey, b: &TrieKey, positions: Range<usize>| {
             positions.into_iter().find(|at| {
                 a.digit(*at) != b.digit(*at) || (is_terminator(*at) && a.collides(b, *at))
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_collision_is_one() {
+    fn known_colliding_keys_collide() {
         let a = TrieKey::new("idgcmnmna", false).unwrap();
         let b = TrieKey::new("mpomeiehc", false).unwrap();
         assert!(a.shares_way(&b, 33) && a.collides(&b, 32));

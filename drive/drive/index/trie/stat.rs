@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reference_makes_of_its_own_stats_means_the_same() {
+    fn stats_reencoded_by_the_reference_decode_to_the_same_values() {
         let vectors = vectors::load("stat.json");
         let (first, again) = (&vectors["stats"], &vectors["reencoded"]);
         for (first, again) in first.as_array().unwrap().iter().zip(again.as_array().unwrap()) {

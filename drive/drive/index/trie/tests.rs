@@ -301,7 +301,7 @@ proptest! {
 
     /// One batch must end where single steps end.
     #[test]
-    fn a_batch_is_its_steps(batches in steps()) {
+    fn a_batch_equals_its_single_steps(batches in steps()) {
         block_on(async {
             let writer = Writer::empty();
             let mut model = Model::new();
@@ -325,7 +325,7 @@ proptest! {
 
     /// Whatever a publisher signs, reading ends, and ends without a panic.
     #[test]
-    fn signed_nonsense_ends(
+    fn reading_a_damaged_index_ends_without_a_panic(
         batches in steps(),
         damage in proptest::collection::vec((any::<u16>(), any::<u16>(), any::<u8>()), 1..6),
     ) {

@@ -286,7 +286,7 @@ fn a_signed_contradiction_is_a_fork_and_an_unsigned_one_is_not() {
 }
 
 #[test]
-fn hostile_digests_end_and_remember_little() {
+fn hostile_digests_are_walked_and_stored_within_bounds() {
     let bits = bits_of(9);
     let has = |node| bits.has_node(node);
     let mut remote = RemoteTree::default();
