@@ -434,7 +434,8 @@ impl Store {
         if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
             && !marks.holds(&core)?
         {
-            let missing = self.ails(&core).map_or(String::new(), |what| format!(" ({what})"));
+            let missing =
+                self.known_damage(&core).map_or(String::new(), |what| format!(" ({what})"));
             log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
             core.stop(Stop::Restored);
         }

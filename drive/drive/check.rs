@@ -126,7 +126,7 @@ async fn check_and_blank(
     found.count(&of_content);
     found.unsigned.clone_from(&of_index.unsigned);
     for core in std::iter::once(index).chain(drive.content().ok()) {
-        found.missing.extend(store.ails(core));
+        found.missing.extend(store.known_damage(core));
     }
     let snapshot = drive.snapshot();
     // What was marked and is beyond the head is missing.

@@ -41,8 +41,8 @@ use hypermount_core::{Core, Error, Result, Store, Turns, Urgency, Wait, content_
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 
-/// How often is looked for what peers have told meanwhile.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often it is checked whether peers have announced a newer version.
+const PEERS_POLLED_EVERY: Duration = Duration::from_millis(20);
 
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
@@ -252,7 +252,7 @@ impl Drive {
                 return;
             }
             // What is told comes without a sign, what grows with one.
-            let next = deadline.min(Instant::now() + LOOK);
+            let next = deadline.min(Instant::now() + PEERS_POLLED_EVERY);
             let closed = matches!(timeout_at(next, grown.changed()).await, Ok(Err(_)));
             if closed || Instant::now() >= deadline {
                 return;

@@ -199,10 +199,11 @@ fn damage(session: &Session) -> Option<String> {
     if drive.writable() || drive.frozen_version().is_some() {
         return None;
     }
-    let ails = |what, core: &hypermount_core::Core| Some(format!("{what}: {}", store.ails(core)?));
-    let content = drive.content().ok().and_then(|core| ails("its content", core));
+    let damage =
+        |what, core: &hypermount_core::Core| Some(format!("{what}: {}", store.known_damage(core)?));
+    let content = drive.content().ok().and_then(|core| damage("its content", core));
     let hurt: Vec<String> =
-        ails("its index", drive.metadata_core()).into_iter().chain(content).collect();
+        damage("its index", drive.metadata_core()).into_iter().chain(content).collect();
     if hurt.is_empty() {
         return None;
     }

@@ -393,7 +393,7 @@ impl Core {
     }
 
     /// How many handles those of [`Core::given_by`] are.
-    pub(crate) fn given(&self) -> usize {
+    pub(crate) fn given_handles(&self) -> usize {
         self.inner.given.load(Ordering::Acquire)
     }
 

@@ -62,7 +62,8 @@ impl Inner {
             return Ok(());
         }
         let unused = |cores: &HashMap<DiscoveryKey, Core>, most: usize| -> Vec<DiscoveryKey> {
-            let unused = cores.iter().filter(|(_, core)| core.uses() == 0 && core.given() <= most);
+            let unused =
+                cores.iter().filter(|(_, core)| core.uses() == 0 && core.given_handles() <= most);
             unused.map(|(key, _)| *key).collect()
         };
         let idle = unused(cores, HANDLES_OF_REPLICATOR);

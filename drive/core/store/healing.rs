@@ -194,7 +194,7 @@ impl Store {
 
     /// What is known to be wrong with an open core that is ours: what was marked as safely stored is
     /// missing, or the name is lost from which its secret key derives.
-    pub fn ails(&self, core: &Core) -> Option<String> {
+    pub fn known_damage(&self, core: &Core) -> Option<String> {
         let marks = self.inner.marks.as_ref()?;
         let marked = marks.length(core.discovery_key())?;
         let here = core.head().length;

@@ -53,7 +53,7 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
         match Drive::open(store, &key, None, Wait::Local).await {
             Ok(drive) => {
                 let cores = std::iter::once(drive.metadata_core()).chain(drive.content().ok());
-                found.hurt.extend(cores.filter_map(|core| store.ails(core)).map(hurt));
+                found.hurt.extend(cores.filter_map(|core| store.known_damage(core)).map(hurt));
                 contents.extend(drive.content().ok().map(|core| *core.discovery_key()));
                 found.drives.push(key);
             }
@@ -68,7 +68,7 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
             }
             // A content core, or another program's: no drive begins there.
             Err(_) => {
-                let missing = store.core(&key).ok().and_then(|core| store.ails(&core));
+                let missing = store.core(&key).ok().and_then(|core| store.known_damage(&core));
                 contents.extend(missing.iter().filter_map(|_| content_of(store, &key)));
                 found.hurt.extend(missing.map(hurt));
             }

@@ -248,7 +248,7 @@ impl Export<'_> {
     ) -> std::result::Result<Option<Frame>, Failed> {
         let local = self.local(path);
         let found = match target {
-            Some(target) => target.look(name.as_str()),
+            Some(target) => target.stat(name.as_str()),
             None => Ok(None),
         };
         let found = found.map_err(failed("stat", &local)).map_err(Failed::Entry)?;
@@ -509,7 +509,7 @@ impl Export<'_> {
     fn delete(&mut self, target: &TargetDirectory, path: &DrivePath, name: &str) -> Result<()> {
         let local = self.local(path).join(name);
         let shown = format!("{}/{name}", path.as_str());
-        let found = target.look(name).map_err(failed("stat", &local))?;
+        let found = target.stat(name).map_err(failed("stat", &local))?;
         if !found.as_ref().is_some_and(target::is_directory) {
             self.report.step(TransferStep::Delete);
             self.observer.step(shown.trim_start_matches('/'), TransferStep::Delete);
@@ -523,7 +523,7 @@ impl Export<'_> {
         let mut left = vec![self.names_of(&open[0].0, &local)?];
         while let (Some((inside, _)), Some(names)) = (open.last(), left.last_mut()) {
             if let Some(name) = names.pop() {
-                let found = inside.look(&name).map_err(failed("stat", &local))?;
+                let found = inside.stat(&name).map_err(failed("stat", &local))?;
                 if found.as_ref().is_some_and(target::is_directory) {
                     let below = inside.existing(&name).map_err(failed("open", &local))?;
                     left.push(self.names_of(&below, &local)?);

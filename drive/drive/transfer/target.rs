@@ -28,7 +28,7 @@ impl TargetDirectory {
     }
 
     /// What lies under the name; `None` if nothing does.
-    pub(super) fn look(&self, name: &str) -> Result<Option<Found>> {
+    pub(super) fn stat(&self, name: &str) -> Result<Option<Found>> {
         match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
