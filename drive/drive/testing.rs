@@ -3,6 +3,7 @@
 //!
 //! Not for product code, and no part of the public face.
 
+#[cfg(any(test, debug_assertions))]
 pub use crate::hyperdrive::testing::{World, open};
 
 /// The index of Hyperdrive 10 (docs/format/hyperdrive10.md), node by node.
