@@ -329,3 +329,7 @@ impl Shown {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "shown_tests.rs"]
+mod tests;

@@ -81,18 +81,12 @@ pub struct Made {
 impl Made {
     /// A mount point that an earlier process made, by its record; `None` if that is not certain.
     pub fn earlier(mountpoint: &Path, directory: MadeDirectory) -> Option<Self> {
-        let made = Self { path: mountpoint.to_owned(), directory };
-        match fs::symlink_metadata(mountpoint) {
+        let is_ours = match fs::symlink_metadata(mountpoint) {
+            Ok(found) => identity(&found) == directory,
             // The mount that the record is about.
-            Err(error) if is_dead(&error) => Some(made),
-            Ok(found) if identity(&found) == directory => Some(made),
-            _ => made.forget(),
-        }
-    }
-
-    fn forget(self) -> Option<Self> {
-        std::mem::forget(self);
-        None
+            Err(error) => is_dead(&error),
+        };
+        is_ours.then(|| Self { path: mountpoint.to_owned(), directory })
     }
 }
 
@@ -191,7 +185,7 @@ mod tests {
     impl Made {
         fn forget_for_test(self) -> MadeDirectory {
             let directory = self.directory;
-            self.forget();
+            std::mem::forget(self);
             directory
         }
     }
