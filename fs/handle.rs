@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn who_jumped_is_given_at_once_what_it_read_the_last_time_and_no_more() {
+    fn a_reader_that_jumps_gets_the_length_of_its_previous_sequence_at_once() {
         let mut readahead = Readahead::default();
         let mut read = |from: u64, bytes: u64| -> Vec<Range<u64>> {
             let pieces = (from..from + bytes).step_by(128 * 1024);

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_or_not_empty_stays() {
+    fn a_foreign_or_nonempty_directory_stays() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("mnt");
         let made = make(&path).unwrap().unwrap();

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_no_daemon() {
+    fn a_presence_file_without_a_lock_is_no_daemon() {
         let store = tempfile::tempdir().unwrap();
         let text = serde_json::to_vec(&presence()).unwrap();
         fs::write(store.path().join(PRESENCE_FILE), text).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_have_names_of_one_length_that_links_do_not_change() {
+    fn names_of_stores_have_one_length_and_do_not_depend_on_links() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("a".repeat(200)).join("b".repeat(200));
         assert_eq!(name_of(&deep).len(), 16);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_user_and_root_may_ask() {
+    fn the_socket_serves_its_own_user_and_root() {
         assert!(may_ask(1000, 1000) && may_ask(0, 1000));
         assert!(!may_ask(1001, 1000) && !may_ask(1001, 0));
     }

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_not_in_force() {
+    fn a_record_without_a_lock_is_not_in_force() {
         let state = tempfile::tempdir().unwrap();
         let mountpoint = Path::new("/mnt/drive");
         let path = record_path(state.path(), mountpoint).unwrap();

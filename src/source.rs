@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_looked_for_where_it_was_said() {
+    fn options_and_environment_choose_where_peers_are_looked_for() {
         let flags = |network: Option<NetworkLevel>, bootstrap: &[&str]| Finding {
             network,
             bootstrap: bootstrap.iter().map(|name| name.parse().unwrap()).collect(),

@@ -52,7 +52,7 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
 /// 77. A key is enough to open a drive that a peer announces on the local network, in the DHT or in the
 ///     HyperDHT, nested drives included.
 #[test]
-fn a_nested_drive_is_found_at_somebody_else() {
+fn a_nested_drive_is_found_at_another_peer() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
     let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
     node.json();
@@ -73,7 +73,7 @@ fn a_nested_drive_is_found_at_somebody_else() {
 }
 
 #[test]
-fn beyond_it_through_a_bootstrap_node_of_the_reference() {
+fn through_a_bootstrap_node_of_the_reference_both_find_each_other() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = reference_command("find-drive.js", &["bootstrap", "--port", "49737"]);
     let mut node = Running::start(&mut machines.on(0, &mut node));
@@ -84,7 +84,7 @@ fn beyond_it_through_a_bootstrap_node_of_the_reference() {
 
 /// 81. With `--bootstrap`, the DHT and the HyperDHT are entered only through the nodes named there.
 #[test]
-fn and_through_one_of_ours() {
+fn through_a_bootstrap_node_of_ours_both_find_each_other() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
     assert_eq!(node.json()["address"], "0.0.0.0:49737");
@@ -126,7 +126,7 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
 /// 80. With `--network lan` nothing is sent beyond the local network, with `off` no peers are looked
 ///     for.
 #[test]
-fn nobody_is_looked_for_who_is_not_needed() {
+fn a_command_looks_for_peers_only_if_it_needs_them() {
     let Some(machines) = Machines::on_one_cable(1) else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
@@ -158,7 +158,7 @@ fn nobody_is_looked_for_who_is_not_needed() {
 
 /// Sentence 78. "Reading and mounting only look up; `serve`, and `mount --listen`, announce."
 #[test]
-fn readers_are_not_found_and_who_listens_is() {
+fn a_reader_is_not_found_and_a_listening_mount_is() {
     let Some(machines) = Machines::on_one_cable(3) else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());

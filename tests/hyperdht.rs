@@ -42,7 +42,7 @@ fn found(machines: &Machines, transport: &str, way: &str) {
 }
 
 #[test]
-fn through_nodes_of_npm_hyperdht_and_then_over_tcp() {
+fn a_peer_found_through_nodes_of_npm_hyperdht_is_reached_over_tcp() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, "0");
     found(&machines, "tcp", "told");
@@ -67,7 +67,7 @@ fn a_reader_is_not_found() {
 }
 
 #[test]
-fn through_one_of_ours() {
+fn a_peer_is_found_through_a_node_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = hypermount();
     node.args(["bootstrap", "--json", "--hyperdht", NODES]);
@@ -78,7 +78,7 @@ fn through_one_of_ours() {
 
 /// One process is a node of both networks, at two ports.
 #[test]
-fn through_one_of_ours_that_is_in_both_networks() {
+fn a_peer_is_found_through_a_node_of_ours_in_both_networks() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = hypermount();
     node.args(["bootstrap", "--json", "--listen", "0.0.0.0:49738", "--hyperdht", NODES]);
@@ -161,7 +161,7 @@ fn a_reader_whose_router_changes_its_ports_reaches_a_hidden_server() {
 
 /// A server that ends withdraws its announcement: no peer is sent to its old address.
 #[test]
-fn what_was_announced_is_taken_back_at_the_end() {
+fn a_server_that_ends_withdraws_its_announcement() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, ENOUGH);
     let directory = tempfile::tempdir().expect("a temporary directory");

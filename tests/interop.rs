@@ -90,7 +90,7 @@ fn a_drive_of_the_reference_is_the_same_folder_here() {
 }
 
 #[test]
-fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
+fn only_the_accessed_parts_of_a_3_gib_file_are_fetched() {
     let made = Made::new(&["--files", "10", "--big", "0", "--huge"]);
     let (mut server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -110,7 +110,7 @@ fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
 }
 
 #[test]
-fn what_the_reference_appends_is_seen() {
+fn appends_of_the_reference_appear_in_a_mount() {
     let made = Made::new(&["--files", "20"]);
     let (mut server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -129,7 +129,7 @@ fn what_the_reference_appends_is_seen() {
 
 /// As above with commands that look once, and a store that already holds the old version.
 #[test]
-fn what_the_reference_appends_is_seen_at_the_next_look() {
+fn appends_of_the_reference_appear_in_the_next_command() {
     let made = Made::new(&["--files", "20"]);
     let (mut server, peer) = made.serve();
     let (store, url) = (made.path("store"), format!("hyper://{}", made.key));
@@ -159,7 +159,7 @@ fn the_reference_reads_what_we_serve() {
 }
 
 #[test]
-fn what_we_fetched_the_reference_opens_and_audits() {
+fn the_reference_opens_and_audits_a_store_that_we_fetched() {
     let made = Made::new(&["--files", "50"]);
     let (server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -183,7 +183,7 @@ fn what_we_fetched_the_reference_opens_and_audits() {
 }
 
 #[test]
-fn three_peers_with_a_third_each_one_killed_one_stalled() {
+fn peers_that_die_or_stall_do_not_fail_a_read_from_several() {
     let made = Made::new(&["--files", "10", "--big", "67108864"]);
     let mut thirds: Vec<_> = ["0", "1", "2"]
         .iter()
@@ -256,7 +256,7 @@ fn version_of(text: &str) -> u64 {
 ///
 /// 5. A single read never mixes two versions of a file.
 #[test]
-fn readers_of_a_drive_that_changes_all_the_time() {
+fn readers_of_a_changing_drive_see_whole_versions() {
     use std::io::Read as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 

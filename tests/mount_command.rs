@@ -90,7 +90,7 @@ fn a_program_learns_what_was_mounted_as_json() {
 
 /// 25. `mount` returns 0 only when the mount is usable; otherwise it mounts nothing.
 #[test]
-fn a_failure_in_the_background_is_the_commands_own() {
+fn the_command_reports_the_failure_of_its_background_process() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     home.run(["mount", "store", "mnt"]).must_succeed();
@@ -135,7 +135,7 @@ fn in_the_foreground_one_line_says_it_is_ready_and_signals_unmount() {
 }
 
 #[test]
-fn what_umount_takes_away_ends_the_process() {
+fn an_unmount_by_umount_ends_the_process() {
     let Some(mounted) = Mounted::new() else { return };
     let mut running =
         Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
@@ -205,7 +205,7 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 ///     the missing block and its core, the number of peers that did not deliver it, and the last error
 ///     of one of them.
 #[test]
-fn the_log_says_what_could_not_be_had() {
+fn the_log_names_the_missing_block() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     let serve = serving(home);
@@ -250,7 +250,7 @@ fn serving(home: &Home) -> Running {
 
 /// With `--wait forever` a call waits longer than with any limit.
 #[test]
-fn forever_is_until_it_comes() {
+fn wait_forever_waits_until_the_data_arrives() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     let serve = serving(home);
@@ -330,7 +330,7 @@ fn a_daemon_makes_a_missing_mount_point_and_removes_it() {
 }
 
 #[test]
-fn a_mount_in_the_foreground_makes_and_removes_it_too() {
+fn a_foreground_mount_makes_and_removes_its_mount_point() {
     let Some(mounted) = Mounted::absent() else { return };
     let start = || {
         let mut command = mounted.home.command();
@@ -430,7 +430,7 @@ fn a_mount_that_fails_leaves_no_directory() {
 
 /// The line of fstab(5) is understood by the same code.
 #[test]
-fn the_helper_of_fstab_makes_and_removes_it() {
+fn the_helper_of_fstab_makes_and_removes_the_mount_point() {
     let Some(mounted) = Mounted::absent() else { return };
     let helper = mounted.home.path("mount.hypermount");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hypermount"), &helper).unwrap();

@@ -542,7 +542,7 @@ mod histories {
     }
 
     #[test]
-    fn a_longer_history_stops_the_writer_and_the_same_does_not() {
+    fn a_longer_history_stops_the_writer_and_an_equal_one_does_not() {
         for seed in 0..40 {
             let mut dice = Dice(seed);
             let (common, more) = (1 + dice.below(40), dice.below(5));

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_not_passed_over() {
+    fn unknown_options_of_fstab_are_refused() {
         for options in ["typo", "store", "uid=5", "read_only"] {
             let called = words(&format!("mount.hypermount x /y -o {options}"));
             assert!(arguments(&called).unwrap().is_err(), "{options}");

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn how_complete_a_seed_is_is_said_in_words() {
+    fn a_seed_is_described_by_its_share_and_version() {
         let mut seed = SeedInfo {
             url: "hyper://00".into(),
             name: None,

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_cannot_say_anything_to_the_service_manager() {
+    fn special_characters_of_a_path_are_quoted() {
         let store = Path::new("/a b/%h/\"x\" $HOME\\");
         let unit = systemd_unit(Path::new("/usr/bin/hypermount"), store).unwrap();
         let line = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();

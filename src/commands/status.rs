@@ -239,7 +239,7 @@ mod tests {
     use crate::model::{DriveLimits, MountedDrive};
 
     #[test]
-    fn a_status_of_very_much_fits_on_a_screen() {
+    fn a_status_of_many_mounts_and_seeds_fits_on_a_screen() {
         let url = format!("hyper://{}", "ab".repeat(32));
         let mount = MountInfo {
             url: Some(url.clone()),

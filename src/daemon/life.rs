@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_done_before_nothing_more_is_taken() {
+    fn the_daemon_does_not_close_while_a_request_is_under_way() {
         let life = Life::new(false);
         let busy = life.busy().expect("it takes requests");
         assert!(!life.close_unless(|| false), "something is under way");

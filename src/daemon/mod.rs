@@ -242,10 +242,10 @@ impl Listener for OwnUser {
 mod tests {
     use super::*;
 
-    /// `docs/openapi.json` is what the server answers at `/openapi.json`. To write it anew:
-    /// `HYPERMOUNT_WRITE_OPENAPI=1 cargo test the_description`.
+    /// `docs/openapi.json` is what the server answers at `/openapi.json`. To rewrite it:
+    /// `HYPERMOUNT_WRITE_OPENAPI=1 cargo test openapi_json`.
     #[test]
-    fn the_description_in_the_documents_is_the_servers() {
+    fn openapi_json_is_the_description_of_the_server() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
         let text = format!(
             "{}\n",

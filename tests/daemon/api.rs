@@ -162,7 +162,7 @@ fn every_route_answers_as_the_document_says() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_words() {
+fn invalid_requests_are_refused_with_a_reason() {
     let home = Home::new();
     let store = home.golden_store("store");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();

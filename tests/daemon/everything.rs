@@ -148,7 +148,7 @@ fn a_saved_mount_of_all_drives_comes_back() {
 }
 
 #[test]
-fn a_drive_is_written_in_one_mount_whichever_that_is() {
+fn a_drive_is_writable_in_one_mount_at_a_time() {
     if !can_mount() {
         return;
     }
@@ -174,7 +174,7 @@ fn a_drive_is_written_in_one_mount_whichever_that_is() {
 }
 
 #[test]
-fn without_a_daemon_too() {
+fn all_drives_are_mounted_in_the_foreground_too() {
     if !can_mount() {
         return;
     }

@@ -75,7 +75,7 @@ fn failures_are_explained_and_bytes_are_charged() {
 }
 
 #[test]
-fn what_happens_is_told_line_by_line() {
+fn watch_prints_one_event_a_line() {
     if !can_mount() {
         return;
     }
@@ -126,7 +126,7 @@ fn an_open_watch_does_not_keep_a_daemon() {
 /// 106. A daemon dials a peer given with `--peer` while a mount, a seed or a command needs it, and for 10 s
 ///      from the start of the command.
 #[test]
-fn peers_that_nobody_needs_are_let_go() {
+fn a_named_peer_is_dialled_only_while_it_is_needed() {
     if !can_mount() {
         return;
     }

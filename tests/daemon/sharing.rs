@@ -61,7 +61,7 @@ fn a_seed_is_whole_follows_and_survives_a_restart() {
 /// Sentence 91. "`publish --wait N` returns 0 when N connected peers say that they hold every block of
 /// the newest version here, and otherwise 3, after `--timeout`."
 #[test]
-fn publishing_waits_until_others_hold_it() {
+fn publish_waits_until_the_peers_hold_every_block() {
     let (author, keeper) = (Home::new(), Home::new());
     let url = create(&author, "notes");
     author.make("in");
@@ -131,7 +131,7 @@ fn lists_of_drives_and_mount_points_can_be_seeded() {
 
 /// A nested drive that was entered through a mount is mounted too, and given.
 #[test]
-fn a_nested_drive_is_given_once_it_was_entered() {
+fn a_nested_drive_is_served_after_a_program_entered_it() {
     if !can_mount() {
         return;
     }
@@ -151,7 +151,7 @@ fn a_nested_drive_is_given_once_it_was_entered() {
 /// Sentence 103. "`limit` changes the transfer rate at once, of all drives together or, with a drive, of its
 /// index and of its content; the limit ends with the daemon."
 #[test]
-fn one_drive_can_be_slower_than_the_others() {
+fn a_rate_limit_applies_to_one_drive_only() {
     if !can_mount() {
         return;
     }
@@ -194,7 +194,7 @@ fn one_drive_can_be_slower_than_the_others() {
 /// 104. A command that inspects a drive that is already in the store, and has a peer to ask, shows
 ///      the newest version that a peer reports within 1.5 s.
 #[test]
-fn looking_again_shows_what_is_new() {
+fn a_repeated_command_shows_the_newest_version() {
     if !can_mount() {
         return;
     }

@@ -89,7 +89,7 @@ const BROKE_THE_PROTOCOL: Option<&str> = Some("broke the protocol");
 
 /// Checks the fixture: the true copy of the liars gives the right bytes.
 #[test]
-fn a_liar_that_does_not_lie_is_a_peer() {
+fn the_fixture_without_a_lie_is_read() {
     let published = Published::get();
     let liar = Liar::new(Lie::None, &published.store, 0);
     let told = cat(&Home::new(), &published.url("big"), &[&liar.address], "10s");
@@ -249,7 +249,7 @@ fn t17_garbage_and_flipped_cipher_bits() {
 }
 
 #[test]
-fn t18_frames_without_measure() {
+fn t18_oversized_and_endless_frames() {
     all_stand(&[
         (Lie::FrameOf2To40, BROKE_THE_PROTOCOL),
         (Lie::EndlessVarint, BROKE_THE_PROTOCOL),

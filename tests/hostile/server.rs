@@ -196,7 +196,7 @@ fn t18_half_sent_frames_have_a_budget() {
 }
 
 #[test]
-fn t18_keepalives_keep_nobody_from_being_served() {
+fn t18_keepalives_do_not_block_other_clients() {
     let server = Server::new();
     let mut wire = server.dial();
     let mut stream = wire.stream.try_clone().expect("a socket");
@@ -223,7 +223,7 @@ fn t18_keepalives_longer_than_they_need_to_be() {
 }
 
 #[test]
-fn t20_without_the_key_nothing_is_told() {
+fn t20_a_client_without_the_key_learns_nothing() {
     let server = Server::new();
     let known = key().discovery_key();
     let unknown = PublicKey::new([0x55; 32]).discovery_key();

@@ -173,7 +173,7 @@ fn drives_beside_each_other_do_not_mix() {
 /// Sentence 96. "Neither directory itself can be changed: EPERM and EROFS; between drives rename(2)
 /// fails with EXDEV."
 #[test]
-fn what_can_be_changed_is_in_drives_with_names() {
+fn only_drives_with_names_can_be_changed() {
     if !can_mount() {
         return;
     }
@@ -252,7 +252,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
 /// 99. `Network` lists the drives that are open there; a drive that no process uses is closed after 5
 ///     minutes.
 #[test]
-fn what_nobody_uses_is_closed() {
+fn an_unused_drive_is_closed() {
     if !can_mount() {
         return;
     }

@@ -63,7 +63,7 @@ fn a_busy_mount_names_its_users_and_goes_on() {
 }
 
 #[test]
-fn an_unmount_by_anybody_ends_the_mount() {
+fn an_unmount_by_another_program_ends_the_mount() {
     if !can_mount() {
         return;
     }
@@ -134,7 +134,7 @@ fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
 }
 
 #[test]
-fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
+fn a_waiting_call_fails_when_the_mount_ends_or_its_time_is_over() {
     if !can_mount() {
         return;
     }

@@ -146,7 +146,7 @@ fn programs_end_within_the_stated_time() {
 /// A failed descriptor waits again a little later, and a new one at once: data that has arrived
 /// meanwhile, or arrives then, is read.
 #[test]
-fn what_comes_after_a_failure_is_read() {
+fn data_that_arrives_after_a_failure_is_read() {
     if !can_mount() {
         return;
     }

@@ -202,7 +202,7 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
 ///
 /// 15. Listing a directory never needs the content of files.
 #[test]
-fn a_hundred_stuck_readers_keep_nobody_from_what_is_here() {
+fn a_hundred_stuck_readers_do_not_block_data_in_the_store() {
     if !can_mount() {
         return;
     }
@@ -251,7 +251,7 @@ signal.pause()
 ";
 
 #[test]
-fn a_thousand_files_held_open_stop_nobody_and_leave_nothing() {
+fn a_thousand_open_files_block_no_program_and_leave_nothing() {
     if !can_mount() {
         return;
     }

@@ -79,7 +79,7 @@ fn had_room(result: io::Result<()>) -> bool {
 /// Sentence 46. "if it cannot be, close(2) fails." Sentence 52. "A full disk fails the call with
 /// ENOSPC and has no other effect."
 #[test]
-fn a_full_disk_is_told_and_costs_nothing_else() {
+fn a_full_disk_fails_the_call_and_has_no_other_effect() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };
     let mut own = Own::stored_at(&disk.store());
     own.mount();

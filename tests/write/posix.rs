@@ -246,7 +246,7 @@ fn metadata_is_stored() {
 /// Sentence 44. "Fifos and sockets are stored. There are no hard links and no devices: EPERM. Names
 /// that are not UTF-8 are EILSEQ."
 #[test]
-fn what_the_format_cannot_hold() {
+fn entries_that_the_format_cannot_hold_are_refused() {
     use std::os::unix::ffi::OsStrExt;
     if !can_mount() {
         return;
@@ -291,8 +291,8 @@ fn read_only() {
 /// by copy_file_range(2) shares the blocks of the original." Sentence 54. "Appending to the file
 /// that was stored last stores only the appended bytes."
 #[test]
-fn what_costs_nothing() {
-    if !alone("posix::what_costs_nothing") {
+fn unchanged_files_and_copies_store_no_bytes() {
+    if !alone("posix::unchanged_files_and_copies_store_no_bytes") {
         return;
     }
     if !can_mount() {

@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_answers_whether_one_may_go() {
+    fn a_verdict_says_whether_going_offline_is_safe() {
         assert_eq!(verdict(2, 3, 812, true), "2 peers hold all of version 812: safe to go offline");
         assert_eq!(verdict(1, 1, 5, true), "1 peer holds all of version 5: safe to go offline");
         assert!(verdict(0, 2, 5, true).contains("stay online"));

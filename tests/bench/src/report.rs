@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn every_goal_is_of_something_that_is_measured() {
+    fn every_goal_has_a_measure() {
         use crate::session::SESSIONS;
         let aspects: Vec<_> = ASPECTS.iter().map(|(name, _)| *name).collect();
         for goal in GOALS {
