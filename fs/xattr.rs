@@ -85,7 +85,7 @@ fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
 pub fn settable(name: &OsStr) -> Result<&str> {
     let name = name.to_str().ok_or(Error::NotUtf8)?;
     if name.starts_with(OWN) {
-        return Err(Error::NotPermitted("what hypermount tells of a file cannot be set"));
+        return Err(Error::NotPermitted("attributes that hypermount provides cannot be set"));
     }
     if !name.starts_with(USER) {
         return Err(Error::NotSupported("attributes outside of user."));

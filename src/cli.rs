@@ -23,7 +23,7 @@ Examples:
   hypermount mount ./my-drive ~/drive      Mount a drive that is on this disk already
   hypermount ls -l hyper://KEY/photos      Look without mounting
   hypermount share ~/drive                 Print its URL, and give it to others
-  hypermount status                        What is going on";
+  hypermount status                        Show mounts, seeds, peers and problems";
 
 const CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no peer or none in time, 4 store in use by
@@ -315,8 +315,8 @@ pub struct Import {
 /// Copy a drive, or a part of it, into a directory
 ///
 /// Moves only what changed; may be interrupted and run again. Files appear when they are whole;
-/// nothing outside the directory is touched, whatever the drive contains. Entries that are neither on this
-/// disk nor sent by a peer are named, and the exit code is 3.
+/// nothing outside the directory is changed, regardless of the drive's content. Entries that are neither on
+/// this disk nor sent by a peer are named, and the exit code is 3.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -361,7 +361,7 @@ pub struct Adopt {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
-    /// Even where a peer is known to hold more than is here: forks those drives
+    /// Also if a peer holds a longer history than this store; this forks those drives
     #[arg(long)]
     pub force: bool,
 }

@@ -137,7 +137,7 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
         Malformed(_) => (Code::Verification, None),
         ReadOnly(why) if is_stop(why) => (
             Code::Failed,
-            Some("go on in the newest copy only; if this is it, see `hypermount adopt --help`"),
+            Some("write in the newest copy only; if this is it, see `hypermount adopt --help`"),
         ),
         _ => (Code::Failed, None),
     };

@@ -1,5 +1,5 @@
 //! The directory that a drive is mounted on: finding it, making it if it is absent, removing it again.
-//! And what a failed mount or unmount means to a user.
+//! Also the messages for a failed mount or unmount.
 //!
 //! Only the last component is made: a mistyped parent is an error, not a new tree. A mount covers the
 //! directory, so its mode is 0700: other users need no access to what lies below the mount. Only a
@@ -107,7 +107,7 @@ impl Drop for Made {
     }
 }
 
-/// Tells a directory from a later one at the same path, which may have the same inode number.
+/// Distinguishes a directory from a later one at the same path, which may have the same inode number.
 fn identity(found: &Metadata) -> MadeDirectory {
     let created = found.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let created = created.and_then(|at| u64::try_from(at.as_nanos()).ok());

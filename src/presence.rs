@@ -44,17 +44,17 @@ impl Drop for Present {
     }
 }
 
-/// What a look for the daemon found.
+/// The result of a look for the daemon.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sight {
     Absent,
-    /// One that is just starting or ending.
+    /// A daemon that is just starting or ending.
     Unready,
     Present(Presence),
 }
 
 impl Presence {
-    /// Becomes the daemon of `store`, which must be open already: there is no other then.
+    /// Becomes the daemon of `store`, which must be open already, so that no other daemon has it.
     pub fn take(&self, store: &Path) -> Result<Present> {
         if Self::of(store) != Sight::Absent {
             let what = format!("become the daemon of {}", store.display());
@@ -105,7 +105,7 @@ fn places(store: &Path) -> Result<[PathBuf; 2]> {
     Ok([store.join(PRESENCE_FILE), runtime_directory()?.join(format!("{}.daemon", name_of(store)))])
 }
 
-/// A name for a store that is as long for every one of them.
+/// A name for a store; all of these names have the same length.
 pub fn name_of(store: &Path) -> String {
     let hash = hypermount_swarm::crypto::blake2b(&[real(store).as_os_str().as_bytes()]);
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()

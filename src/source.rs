@@ -21,7 +21,7 @@ const PUBLIC_BOOTSTRAP: [&str; 3] = [
     "bootstrap3.hyperdht.org:49737",
 ];
 
-/// Where a drive's data is and comes from.
+/// Where a drive's data is stored, and where it is fetched from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Source {
     /// Directory of the store, which keeps fetched data [default: the XDG data directory]
@@ -63,7 +63,7 @@ impl Source {
         Self { store, ..Self::default() }
     }
 
-    /// How long a block may take.
+    /// The longest wait for one block.
     pub fn limit(&self) -> WaitLimit {
         self.wait.unwrap_or_default()
     }
@@ -74,7 +74,7 @@ impl Source {
         self.finding.discovery(by_key && self.peers.is_empty() && !self.is_offline())
     }
 
-    /// As [`Source::discovery`], in the words of the API.
+    /// As [`Source::discovery`], as a value of the API.
     pub fn find(&self, by_key: bool) -> Result<Find> {
         self.discovery(by_key).map(find_of)
     }

@@ -1,4 +1,4 @@
-//! The grammar of the commands about what is running: the daemon, seeds, and what is going on.
+//! The grammar of the commands about running things: the daemon, seeds, and reports of their state.
 
 use std::path::PathBuf;
 

@@ -79,7 +79,7 @@ pub async fn run_export(args: &Export) -> Result {
     conclude(&summary?, args.json, "export")
 }
 
-/// Has the daemon copy, and shows what it tells.
+/// Makes the daemon copy, and shows the progress that it reports.
 async fn copy(
     remote: &Remote,
     what: &str,
