@@ -185,7 +185,11 @@ mod tests {
         let mut file = entry(Kind::File, 0o100644, 1);
         let owners = |file: &Entry, ours| (shown(file, ours).uid, shown(file, ours).gid);
         assert_eq!(owners(&file, true), (7, 8));
-        assert_eq!(owners(&file, false), (1000, 1001), "a stranger's numbers mean nothing here");
+        assert_eq!(
+            owners(&file, false),
+            (1000, 1001),
+            "ids of another publisher mean nothing here"
+        );
         (file.stat.uid, file.stat.gid) = (0, 8);
         assert_eq!(owners(&file, true), (1000, 8));
         let root = Owner { uid: 0, gid: 0 };

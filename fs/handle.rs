@@ -1,7 +1,7 @@
 //! Open files and directories: what each of them pinned at open.
 //!
-//! A file pins its content and reads it to the end, whatever happens to the path. A directory pins
-//! one listing and pages through it; rewinddir(3) makes a new listing.
+//! A file pins its content and reads it to the end, also after the path has changed. A directory
+//! pins one listing and pages through it; rewinddir(3) makes a new listing.
 
 use std::collections::HashMap;
 use std::ops::Range;
