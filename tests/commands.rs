@@ -50,7 +50,7 @@ fn typed(pieces: &[Piece]) -> Vec<&str> {
     typed.collect()
 }
 
-/// Runs all commands in one shell; what each printed, errors included.
+/// Runs all commands in one shell. Returns the output of each, errors included.
 fn run(home: &Home, commands: &[&str]) -> Vec<String> {
     let mut script = String::from("umask 022\n");
     for command in commands {

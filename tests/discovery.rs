@@ -13,7 +13,7 @@ use serde_json::json;
 
 const NOTHING: [u16; 0] = [];
 
-/// Each finds the other's drive by nothing but its key, and sees it change: machine 1 is the
+/// Each side finds the other's drive by its key alone, and sees it change: machine 1 is the
 /// reference's, 2 is ours.
 fn each_finds_the_other(machines: &Machines, options: &[&str], reference_options: &[&str]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -173,7 +173,7 @@ fn a_reader_is_not_found_and_a_listening_mount_is() {
         command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
         living::finish(&mut machines.on(2, command.arg("--store").arg(&second).args(lan)))
     };
-    assert_eq!(look().status.code(), Some(3), "the one who reads it tells nobody");
+    assert_eq!(look().status.code(), Some(3), "a reader does not announce the drive");
     drop(reader);
     let third = directory.path().join("third");
     fs::create_dir_all(&third).expect("make a directory");

@@ -14,7 +14,7 @@ use serde_json::json;
 /// Where the nodes of the network are: on machine 0.
 const NODES: &str = "10.77.0.1:49737";
 const OPTIONS: [&str; 2] = ["--bootstrap", "hyperdht:10.77.0.1:49737"];
-/// As many other nodes as it takes to find out what kind of router one is behind.
+/// Number of other nodes that a node needs to determine the type of its router.
 const ENOUGH: &str = "4";
 
 fn reference_nodes(machines: &Machines, count: &str) -> Running {
@@ -188,7 +188,7 @@ fn our_node(machines: &Machines, port: u16) -> Running {
     node
 }
 
-/// Nothing of npm, and as many nodes as it takes to know one's router.
+/// With nodes of ours only, as many as a node needs to determine the type of its router.
 #[test]
 fn two_behind_routers_meet_through_nodes_of_ours_alone() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
@@ -232,7 +232,7 @@ fn a_javascript_peer_reads_from_us_and_we_from_it() {
     assert_eq!(eventually("a newer one", || read("second.txt")), "second");
 }
 
-/// A peer of the topic that speaks another protocol is let go and not asked again and again.
+/// A peer of the topic that speaks another protocol is disconnected and not dialled repeatedly.
 #[test]
 fn a_peer_of_another_kind_does_no_harm() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -246,7 +246,7 @@ fn a_peer_of_another_kind_does_no_harm() {
     let mut reader = Running::start(
         &mut machines.on(2, reader.arg(directory.path().join("read")).args(OPTIONS)),
     );
-    eventually("the other one was connected to and let go", || {
+    eventually("the other one was connected to and disconnected", || {
         let counts = other.ask(json!({}));
         (counts["connections"] == 1 && counts["open"] == 0).then_some(())
     });
@@ -296,7 +296,7 @@ fn a_server_that_moves_is_found_again() {
     });
 }
 
-/// How fast datagrams are is said, not judged: `cargo test --test hyperdht speed -- --ignored --nocapture`.
+/// Prints the speed of datagrams, without a limit: `cargo test --test hyperdht speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
 fn speed_of_the_datagrams() {

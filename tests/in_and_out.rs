@@ -440,7 +440,7 @@ fn a_copied_store_is_read_only_until_adopted() {
     assert!(nothing.stderr.contains("nothing to adopt"), "{nothing:?}");
 }
 
-/// Two machines go on with one store, and meet.
+/// Two machines write copies of one store, and then meet.
 ///
 /// 74. A copy of a whole machine is not detected until the copies meet a common peer or each other.
 #[test]
@@ -484,7 +484,7 @@ fn a_fork_is_found_when_two_copies_meet() {
     }
 }
 
-/// The marked place is the directory, however it is reached.
+/// The mark is of the directory, regardless of the path that leads to it.
 #[test]
 fn a_moved_directory_is_not_a_copy() {
     let home = Home::new();

@@ -206,7 +206,7 @@ fn peers_that_die_or_stall_do_not_fail_a_read_from_several() {
     shell(&format!("cmp {} {}", quoted(&plain), quoted(&here)));
     drop(mounted);
 
-    // With a full peer beside them, one third dying and one standing still costs nothing but time.
+    // With a full peer beside them, a peer that ends and a peer that stalls only cost time.
     peers.push(full_address);
     std::fs::remove_dir_all(made.path("store")).expect("start over");
     let mounted = made.mount(&peers);
@@ -242,7 +242,7 @@ const APPENDS: u64 = 10_000;
 const LIVING_FILES: u64 = 8;
 const APPENDS_A_TURN: u64 = 250;
 
-/// The version a file's content is of; panics unless it is the whole of exactly one.
+/// The version that a file's content is of; panics unless it is the whole content of exactly one.
 fn version_of(text: &str) -> u64 {
     let first = text.lines().next().expect("no version is empty");
     let version: u64 =
@@ -279,7 +279,7 @@ fn readers_of_a_changing_drive_see_whole_versions() {
 
     let (over, started) = (AtomicBool::new(false), std::time::Instant::now());
     let (rounds, reads, opens) = std::thread::scope(|scope| {
-        // Whatever fails ends the others, too.
+        // A thread that fails ends the others, too.
         struct Over<'a>(&'a AtomicBool);
         impl Drop for Over<'_> {
             fn drop(&mut self) {

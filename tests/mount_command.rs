@@ -10,14 +10,14 @@ use common::{Home, KEY, LIMIT, Running, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A mount of a copy of the golden drive, taken away when the test ends however it ends.
+/// A mount of a copy of the golden drive, removed at the end of the test, also if that fails.
 struct Mounted {
     home: Home,
     mountpoint: PathBuf,
 }
 
 impl Mounted {
-    /// `None`, aloud, where there is no FUSE.
+    /// `None`, with a message, where there is no FUSE.
     fn new() -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: there is no /dev/fuse here");
@@ -64,7 +64,7 @@ fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     assert!(home.path("store/hypermount.daemon").exists());
     home.run(["unmount", "mnt"]).must_succeed();
     assert!(!mounted_at(&mounted.mountpoint));
-    assert!(!home.path("store/hypermount.daemon").exists(), "nobody has it");
+    assert!(!home.path("store/hypermount.daemon").exists(), "no daemon has it");
     home.run(["ls", "store"]).must_succeed();
     home.run(["mount", "store", "mnt"]).must_succeed();
     home.run(["unmount", "mnt"]).must_succeed();
@@ -196,7 +196,7 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     assert_eq!(mounted.read("dir/f1.txt"), "file 1\n");
     let started = std::time::Instant::now();
     assert!(fs::read(mounted.mountpoint.join("big.bin")).is_err(), "never fetched");
-    assert!(started.elapsed() < LIMIT, "nobody is waited for when there is nobody");
+    assert!(started.elapsed() < LIMIT, "without a peer the call does not wait");
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
@@ -236,7 +236,7 @@ fn the_log_names_the_missing_block() {
         fs::read_to_string(&log).unwrap()
     );
     serve.signal(Signal::SIGKILL);
-    eventually("the log says that nobody is left", || {
+    eventually("the log says that no peer is connected", || {
         assert_eq!(read(), Some(libc::ETIMEDOUT));
         says(&["no peer connected; last trouble: peer 127.0.0.1:", "refused"])
     });
@@ -279,7 +279,7 @@ fn wait_forever_waits_until_the_data_arrives() {
     drop(mount);
 }
 
-/// A mount point that is not there: made with the mount, gone after it.
+/// A missing mount point: made by the mount, removed after the unmount.
 impl Mounted {
     fn absent() -> Option<Self> {
         let mut mounted = Self::new()?;

@@ -108,7 +108,7 @@ struct Other {
 }
 
 impl Other {
-    /// `None`, aloud, where it cannot be tried.
+    /// `None`, with a message, where it cannot be tried.
     fn new() -> Option<Self> {
         let home = Home::new();
         fs::set_permissions(home.directory.path(), fs::Permissions::from_mode(0o711)).unwrap();

@@ -16,7 +16,7 @@ use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload, judg
 use hypermount_core::wire::message::Message;
 use tokio::time::Instant;
 
-/// A small deterministic generator (splitmix64); the seed is the whole story of a run.
+/// A small deterministic generator (splitmix64); the seed determines a run.
 struct Dice(u64);
 
 impl Dice {
@@ -121,7 +121,7 @@ impl World {
         let mut remotes = Vec::new();
         for number in 0..count {
             let core = Store::memory().core(writer.key()).expect("memory core");
-            // The first is honest and full, so that every run has a right ending.
+            // The first is honest and full, so that every run can end with all blocks.
             let share = if number == 0 { 100 } else { dice.below(101) };
             let held: Vec<u64> = (0..length).filter(|_| dice.chance(share)).collect();
             copy_blocks(&writer, &core, held.into_iter());

@@ -1,5 +1,5 @@
-//! A laptop that sleeps and wakes in another network: its process stands still meanwhile, its address is
-//! another one afterwards, and nobody told its peers.
+//! A laptop that sleeps and wakes in another network: its processes are stopped meanwhile, its address
+//! changes, and its peers do not learn of that.
 
 mod common;
 

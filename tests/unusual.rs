@@ -27,7 +27,7 @@ fn succeeded(output: Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A mount is taken away however its test ends.
+/// Unmounts at the end of a test, also if that fails.
 struct Unmounted<'a>(&'a Home, &'a Path);
 
 impl Drop for Unmounted<'_> {

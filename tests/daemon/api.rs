@@ -214,7 +214,7 @@ fn one_daemon_looks_for_peers_in_one_way() {
     };
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
-    assert_eq!(seed(value!({})), 200, "who looks for nobody is not concerned");
+    assert_eq!(seed(value!({})), 200, "a request that looks for no peers is accepted");
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:10"] })), 422);
     let (status, _, answer) = http(&socket, "GET", "/drives/-/entries?bootstrap=127.0.0.1:10", "");
     assert_eq!(status, 422, "{answer}");

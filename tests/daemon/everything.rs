@@ -206,7 +206,7 @@ fn all_drives_are_mounted_in_the_foreground_too() {
 fn what_was_looked_up_is_not_for_everybody() {
     use std::os::unix::fs::PermissionsExt;
     if !can_mount() || !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs mounts and root, who may become somebody else");
+        eprintln!("SKIPPED: needs mounts, and root to run a program as another user");
         return;
     }
     let (home, _serve, peer) = with_a_peer();
@@ -216,13 +216,13 @@ fn what_was_looked_up_is_not_for_everybody() {
     fs::write(all.join("notes/file"), "mine").unwrap();
     let known = all.join("Network").join(KEY).join("hello.txt");
     assert_eq!(read(&known), "hello again, overwritten");
-    let nobody = |path: &Path| {
+    let other_user_reads = |path: &Path| {
         let mut cat = std::process::Command::new("setpriv");
         cat.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]).arg(path);
         cat.output().expect("setpriv runs").status.success()
     };
-    assert!(nobody(&all.join("notes/file")), "what is meant for others is not kept from them");
-    assert!(!nobody(&known));
+    assert!(other_user_reads(&all.join("notes/file")), "--allow-other admits other users");
+    assert!(!other_user_reads(&known));
     home.run(["unmount", "all"]).must_succeed();
 }
 

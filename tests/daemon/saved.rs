@@ -18,7 +18,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mnt = home.make("mnt");
     let other = home.make("other");
     let store = default_store(&home);
-    // The peer is nowhere: coming back must not wait for it.
+    // No peer has this address: mounting again must not wait for one.
     let arguments = ["mount", "--save", "notes", "mnt", "--peer", "192.0.2.1:9"];
     home.run(arguments).must_succeed();
     fs::write(mnt.join("closed"), noise(100_000)).unwrap();
@@ -44,7 +44,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mounts = json(home.run(["status", "--json"]));
     assert_eq!(mounts["mounts"][0]["saved"], true);
 
-    // Taken away, it does not come back.
+    // After an unmount it is not mounted again.
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["daemon", "stop"]).must_succeed();
     home.run(["mount", "notes", "other"]).must_succeed();
@@ -147,7 +147,7 @@ fn a_line_of_fstab_mounts() {
         let set = home.command();
         command.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let source = format!("hyper://{KEY}");
-        // At boot there is none.
+        // At boot, HOME is not set.
         command.env_remove("HOME");
         command.args([source.as_str(), mnt.to_str().unwrap(), "-o", options]).output().unwrap()
     };

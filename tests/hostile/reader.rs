@@ -280,7 +280,7 @@ fn t20_a_peer_without_the_key() {
 fn t21_channels_without_end() {
     all_stand(&[
         (Lie::ManyChannels(20_000), None),
-        // It reads no refusals, and is not listened to until it does: which of both ends it, is open.
+        // The liar reads no refusals, so the reader stops reading from it. Either limit may end the connection.
         (Lie::ManyChannels(70_000), None),
         (Lie::OpensAgain, BROKE_THE_PROTOCOL),
         (Lie::OpensAndCloses(1), None),
@@ -322,7 +322,7 @@ fn harmless_oddities_cost_nothing() {
     }
 }
 
-/// A peer that lied and then does not is dialled again, and the read that waits is healed.
+/// A peer that stops lying is dialled again, and the read that waits for it succeeds.
 #[test]
 fn a_liar_that_turns_honest_heals_the_read() {
     let published = Published::get();
@@ -360,7 +360,7 @@ impl Forked {
         copy_tree(&home.path("first"), &home.path("second"));
         // To fork a drive, a user must adopt both copies.
         let copy = Store::open(&home.path("second"), false).expect("opens");
-        copy.adopt(false).expect("nobody is known to have more");
+        copy.adopt(false).expect("no peer is known to have more");
         drop(copy);
         let first = noise(3, 200_000);
         // Of another size, so that the indexes differ as well.

@@ -126,7 +126,7 @@ fn t16_bad_handshakes() {
     server.serves_the_honest("meanwhile");
     for mut stream in silent {
         stream.set_read_timeout(Some(HANGS)).expect("a socket");
-        assert!(hung_up(&mut stream), "nobody shakes hands for ever");
+        assert!(hung_up(&mut stream), "an unfinished handshake is ended");
     }
     server.must_be_sound("bad handshakes");
 }
@@ -241,8 +241,8 @@ fn t20_a_client_without_the_key_learns_nothing() {
         })
     };
     for claim in [None, Some([7; 32])] {
-        let (ours, nobodys) = (about(known.as_bytes(), claim), about(unknown.as_bytes(), claim));
-        assert_eq!(ours, nobodys, "a core it has and one it has not are answered alike");
+        let (ours, absent) = (about(known.as_bytes(), claim), about(unknown.as_bytes(), claim));
+        assert_eq!(ours, absent, "a core it has and one it has not are answered alike");
         assert!(ours.iter().all(|(kind, _)| *kind == kind::CLOSE), "{ours:?}");
     }
     assert_eq!(taken_back(known.as_bytes()), taken_back(unknown.as_bytes()));

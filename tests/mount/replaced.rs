@@ -28,7 +28,8 @@ fn note(failures: &Failures, what: &str, error: impl std::fmt::Display) {
     *failures.entry(format!("{what}: {error}")).or_default() += 1;
 }
 
-/// Makes every call that looks at `file` and `link`; how many bytes of the file differ from its first.
+/// Makes every call that looks at `file` and `link`. Returns how many bytes of the file differ from its
+/// first.
 fn look(directory: &Path, failures: &Failures) -> usize {
     let (file, link) = (directory.join("file"), directory.join("link"));
     let mut torn = 0;
@@ -67,7 +68,7 @@ fn look(directory: &Path, failures: &Failures) -> usize {
     torn
 }
 
-/// Runs `replace` once a round while readers look; what failed for them.
+/// Runs `replace` once a round while readers look. Returns the calls of the readers that failed.
 fn while_replaced(directory: &Path, mut replace: impl FnMut(usize)) -> BTreeMap<String, usize> {
     replace(0);
     let (over, failures, looks) =
@@ -152,8 +153,8 @@ fn a_name_whose_file_changes_elsewhere_is_always_there() {
     drop(mount);
 }
 
-/// What is opened just as it is replaced is the file that was there, and nothing written to it goes
-/// anywhere, as with a file that was unlinked.
+/// A file that is opened while it is replaced is the old file, and changes of it are not stored, as with
+/// an unlinked file.
 #[test]
 fn changes_of_a_replaced_file_do_not_reach_the_new_one() {
     if !can_mount() {

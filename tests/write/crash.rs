@@ -1,4 +1,4 @@
-//! The process that serves a mount is killed in the middle of everything.
+//! The process that serves a mount is killed while programs write, rename and remove files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -78,7 +78,7 @@ fn flags_of_open() {
     truncating.write_all(b"new").expect("writes");
     let mut text = String::new();
     read_only.read_to_string(&mut text).expect("reads");
-    assert_eq!(text, "new", "one file for all who have it open");
+    assert_eq!(text, "new", "all descriptors share one file");
     let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(own.root());
     assert_eq!(code(unnamed), libc::EOPNOTSUPP);
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path);
@@ -108,7 +108,7 @@ fn unlinked_while_open() {
     fs::write(&path, "another").expect("writes");
     drop(file);
     assert_eq!(fs::read(&path).expect("reads"), b"another");
-    // One that never was anybody else's.
+    // A new file that is unlinked before it is ever stored.
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).open(own.path("t")).expect("makes");
     fs::remove_file(own.path("t")).expect("unlinks");
@@ -307,7 +307,7 @@ fn unchanged_files_and_copies_store_no_bytes() {
     let before = own.version();
     drop(OpenOptions::new().read(true).write(true).open(own.path("big")).expect("opens"));
     assert_eq!(own.version(), before);
-    // Without the scratch files, which are emptied when the kernel says so, some time after close.
+    // Without the scratch files, which are emptied at RELEASE, some time after close(2).
     let stored = || {
         let store = own.store();
         let du =
