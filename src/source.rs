@@ -33,7 +33,7 @@ pub struct Source {
     pub peers: Vec<String>,
 
     /// Longest wait for one block: 10s, 2min, 0 (do not wait for peers), forever
-    /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
+    /// [default: 30s; in a mount 10s for the entry of a name, 30s for a block of a file]
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,
 

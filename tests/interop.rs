@@ -236,7 +236,7 @@ fn the_lock_is_respected_both_ways() {
     assert_eq!(locked["locked"], false, "the reference took a core we hold");
 }
 
-/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` says otherwise.
+/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` overrides it.
 const APPENDS: u64 = 10_000;
 /// Number of files that it writes in turns, and number of writes between two checks of open files.
 const LIVING_FILES: u64 = 8;

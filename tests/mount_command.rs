@@ -375,7 +375,7 @@ fn a_saved_mount_makes_its_mount_point_again() {
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
     mounted.must_be_gone("stopped");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();
-    // By its daemon: the kernel answers for a dead mount from its cache.
+    // Asks the daemon, because the kernel answers for a dead mount from its cache.
     let is_mounted = || {
         let status = home.run(["status", "--json", "--store", "store"]).must_succeed().stdout;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();

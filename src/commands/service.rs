@@ -19,7 +19,7 @@ pub fn run(args: &Service) -> Result {
 
 /// One service per store.
 struct Unit {
-    /// As the service manager knows it.
+    /// The name for the service manager.
     name: String,
     path: PathBuf,
     text: String,
@@ -76,7 +76,7 @@ fn uninstall(args: &ServiceInstall) -> Result {
 
 fn manage(program: &str, arguments: &[&str]) -> Result {
     let what = || format!("{program} {}", arguments.join(" "));
-    let hint = "with --no-start only the file is written; switch it on by hand";
+    let hint = "with --no-start only the file is written; enable it by hand";
     let status = Command::new(program)
         .args(arguments)
         .status()

@@ -66,7 +66,7 @@ pub async fn run_export(args: &Export) -> Result {
         Access::Remote(remote) => {
             asked.directory = absolute(&args.directory)?;
             if !asked.dry_run {
-                // With the permissions that this user gives new directories, which a daemon does not know.
+                // Made here, because the daemon does not know this user's permissions for new directories.
                 let what = || format!("make {}", args.directory.display());
                 std::fs::create_dir_all(&asked.directory).context(what)?;
             }

@@ -46,7 +46,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// How to run.
+/// The options of a daemon.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of the store, absolute.

@@ -111,7 +111,7 @@ fn a_service_is_a_file_that_starts_the_daemon() {
     let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     assert!(start.contains("daemon run --create --store"));
     assert!(start.starts_with(&format!("\"{}\"", env!("CARGO_BIN_EXE_hypermount"))), "{start}");
-    // What it starts is a daemon of that store.
+    // The unit starts a daemon of that store.
     let words: Vec<&str> = start.split('"').map(str::trim).filter(|w| !w.is_empty()).collect();
     let [program, _, store] = words[..] else { panic!("{words:?}") };
     let arguments = ["daemon", "run", "--create", "--store", store];

@@ -124,7 +124,7 @@ impl Liar {
         Self::until(lie, store, honest_blocks, usize::MAX)
     }
 
-    /// One that turns honest after some connections.
+    /// A liar that is honest after some connections.
     pub fn until(lie: Lie, store: &Store, honest_blocks: usize, lying_connections: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -382,7 +382,7 @@ impl Talk<'_> {
 
     fn announce_at_rate(&mut self, channel: u32, core: &Core, rate: u64) -> io::Result<()> {
         let length = core.head().length;
-        // Of the index it is a peer like others.
+        // The liar serves the index like any other peer.
         if length < 100 {
             return Ok(());
         }

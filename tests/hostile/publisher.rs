@@ -558,7 +558,7 @@ fn nested_drives_leave_descriptors_to_others() {
     assert!(after < ALLOWED * 3 / 4, "{after} descriptors are open");
     assert_eq!(fs::read_to_string(mounted.path("d/good")).ok().as_deref(), Some("d/good"));
     drop(mounted);
-    // With the usual soft limit, all of them: it is raised.
+    // The soft limit is raised, so with the usual one all of them open.
     let Some(mounted) = Mounted::after(&publisher, "ulimit -S -n 256") else { return };
     let told = watch(Command::new("find").arg(&mounted.at));
     let inside = String::from_utf8_lossy(&told.stdout).matches("/inside").count();

@@ -300,7 +300,7 @@ fn drives_open_by_their_key_are_bounded() {
     until("there is room again", || open(past).is_ok());
     assert_eq!(bench.names(NETWORK).len(), most);
     drop(held);
-    // One after the other needs no room for all.
+    // Drives that are opened one after the other need one place only.
     for _ in 0..2 {
         for (number, drive) in drives.iter().enumerate() {
             let path = bench.by_key(drive, "file");

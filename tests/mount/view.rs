@@ -161,7 +161,7 @@ fn links_lead_where_the_drive_means_and_never_out() {
     bench.put("a/relative", link("b/file"));
     bench.put("a/up", link("../../secret"));
     bench.put("top", link("../secret"));
-    // By way of a link to the root: its name says nothing of where `..` then leads.
+    // Through a link to the root: `..` after its name means the parent of the target.
     bench.put("a/b/root", link("/"));
     bench.put("a/b/sly", link("root/../secret"));
     bench.put("itself", link("itself"));

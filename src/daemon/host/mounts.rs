@@ -222,7 +222,7 @@ impl Host {
         self.choose_shared();
         if asked.save {
             let saved = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
-            // By its URL: a name means the same drive only in this store, and `-` not even that.
+            // Saved with its URL, because a name depends on the store, and `-` on its number of drives.
             let saved = MountRequest { drive: mounted.record.url.clone(), ..saved };
             self.change_state(|state| {
                 state.mounts.retain(|known| known.mountpoint != mountpoint);
