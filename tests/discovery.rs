@@ -119,7 +119,7 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
     table.lines().skip(1).filter_map(port).collect()
 }
 
-/// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for no peers
+/// 79. A command that names a peer with `--peer`, or opens a drive that is on this disk, looks for no peers
 ///     unless `--network` or the environment asks for it. (A daemon that looks for peers does so for all it
 ///     opens.)
 ///

@@ -252,7 +252,7 @@ fn version_of(text: &str) -> u64 {
     version
 }
 
-/// 4. An open file keeps the content it had when it was opened, whatever the drive does meanwhile.
+/// 4. An open file keeps the content it had when it was opened, also after the drive has changed.
 ///
 /// 5. A single read never mixes two versions of a file.
 #[test]

@@ -99,9 +99,9 @@ fn bytes(round: usize) -> Vec<u8> {
     vec![b'a' + (round % 26) as u8; FILE_BYTES]
 }
 
-/// Sentence 116. "Replacing a file under its name makes no call fail that uses the name: open(2),
-/// stat(2), readlink(2) and getxattr(2) succeed, and an open file is read to its end with one
-/// content." Here another program of this machine replaces it.
+/// Sentence 116. "While a file is replaced under its name, no call that uses the name fails:
+/// open(2), stat(2), readlink(2) and getxattr(2) succeed, and an open file is read to its end with
+/// one content." Here another program of this machine replaces it.
 #[test]
 fn a_name_that_is_renamed_over_all_the_time_is_always_there() {
     if !can_mount() {

@@ -168,7 +168,8 @@ fn renames() {
     }
 }
 
-/// Sentence 39. "A directory is removed only when it is empty, and stays when it becomes so."
+/// Sentence 39. "A directory can be removed only while it is empty, and stays when its last entry is
+/// removed."
 #[test]
 fn directories() {
     if !can_mount() {
