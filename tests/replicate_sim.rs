@@ -16,7 +16,7 @@ use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload, judg
 use hypermount_core::wire::message::Message;
 use tokio::time::Instant;
 
-/// A small deterministic generator (splitmix64); the seed determines a run.
+/// A small deterministic generator (splitmix64); the seed is the whole story of a run.
 struct Dice(u64);
 
 impl Dice {

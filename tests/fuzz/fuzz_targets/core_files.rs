@@ -1,5 +1,5 @@
-//! Damaged files of a core: opened by its writer and by a reader, every block read, audited, proven,
-//! and appended to. Only blocks that the key has signed are ever returned.
+//! The files of a core after a disk has had its way with them: opened, by its writer and by a
+//! reader, every block read, audited, proven, and appended to. Nothing but true blocks is ever shown.
 //!
 //! The input is a list of damages: which file and what kind, how much follows, and where.
 
@@ -55,7 +55,7 @@ fn contents(file: &Memory) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The files of an intact core.
+/// What an intact core has on the disk.
 static INTACT: LazyLock<HashMap<&'static str, Vec<u8>>> = LazyLock::new(|| {
     let files = empty();
     let core = open(&files, true).expect("it is new");

@@ -25,7 +25,7 @@ pub fn run(input: &[u8]) {
                 Event::Opened { .. } | Event::Closed { .. } => {}
             }
         }
-        // Each of our answers is well-formed.
+        // Whatever we answer is well-formed.
         let mut other = Mux::default();
         while let Some(frame) = mux.next_frame() {
             let _ = other.receive(frame);

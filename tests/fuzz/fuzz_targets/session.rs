@@ -1,6 +1,5 @@
-//! A remote that completes the handshake, shares one core, and then sends arbitrary bytes: the
-//! input is the plain text of its side of the connection, and before it one byte: the size of the
-//! pieces in which we receive it.
+//! A remote that has done the handshake and shares one core, then sends whatever it likes: the
+//! plain text of its side of the connection is the input, cut where the first byte says.
 
 use bytes::BytesMut;
 use hypermount_core::wire::message::SessionEvent;

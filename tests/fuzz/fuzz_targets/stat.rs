@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use hypermount_drive::index::trie::{Header, Node, stat};
 
-/// The position of the block that the decoder is told.
+/// Where the block is said to be.
 const SEQ: u64 = 1000;
 
 pub fn run(input: &[u8]) {

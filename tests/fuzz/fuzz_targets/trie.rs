@@ -1,5 +1,5 @@
 //! An index of arbitrary blocks, as a publisher may sign and a disk may keep it: the input is the
-//! blocks, each after its length. Every walk through the index ends.
+//! blocks, each after its length. Every way through it ends.
 
 use std::sync::LazyLock;
 

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use hypermount_swarm::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
 
-/// Our stream id: 0, which a header of zero bytes has.
+/// What an empty header has for us: the stream is the first of all.
 const LOCAL: u32 = 0;
-/// Most packets that can follow one of the remote: an answer, the unacknowledged ones, a keepalive.
+/// Packets that can follow one of the remote: an answer, what may be under way, a sign of life.
 const MOST_PACKETS: usize = MAX_UNACKED + 2;
 
 pub fn run(input: &[u8]) {
@@ -27,7 +27,7 @@ pub fn run(input: &[u8]) {
             3 if passed > 200 => stream.destroy(now),
             _ => {}
         }
-        // Milliseconds, or sometimes seconds.
+        // Milliseconds, or now and then a long time.
         now += Duration::from_millis(u64::from(passed) * if passed > 250 { 50 } else { 1 });
         let mut packets = 0;
         while let Some(packet) = stream.next_packet(now) {
