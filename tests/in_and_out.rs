@@ -228,7 +228,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 }
 
 #[test]
-fn an_import_that_was_killed_goes_on() {
+fn a_killed_import_continues_when_run_again() {
     let home = Home::new();
     let (store, _) = make_store(&home, "store");
     let tree = home.make("tree");

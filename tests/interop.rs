@@ -62,7 +62,7 @@ fn quoted(path: &Path) -> String {
 }
 
 #[test]
-fn a_drive_of_the_reference_is_the_same_folder_here() {
+fn a_drive_of_the_reference_equals_its_plain_tree() {
     let made = Made::new(&["--files", "2000", "--big", "314572800"]);
     let (_server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -218,7 +218,7 @@ fn peers_that_die_or_stall_do_not_fail_a_read_from_several() {
 }
 
 #[test]
-fn the_lock_is_respected_both_ways() {
+fn the_lock_of_a_core_excludes_the_reference_and_us() {
     let made = Made::new(&["--files", "3"]);
     let drive = made.path("drive").display().to_string();
     let mut holder = reference("lock.js", &[&drive, &made.key]);

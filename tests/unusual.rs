@@ -102,7 +102,7 @@ fn names_that_are_not_utf8_are_paths_like_others() {
 /// Sentence 114. "A user whose home directory cannot be written mounts and uses the store that
 /// `--store` names; only `--save` needs a state directory."
 #[test]
-fn a_home_that_cannot_be_written_is_not_needed() {
+fn a_mount_works_without_a_writable_home() {
     if !can_mount() {
         return;
     }

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_block_is_never_all() {
+    fn a_drive_with_a_missing_block_is_not_shown_as_complete() {
         assert_eq!(here(0, 0), "all");
         assert_eq!(here(3, 3), "all");
         assert_eq!(here(u64::MAX - 1, u64::MAX), "99%");

@@ -26,7 +26,7 @@ fn with_a_peer() -> (Home, Running, String) {
 /// Sentence 96. "A mount of all drives (`mount --all`) holds the drives of the store that have a name here,
 /// and in `Network` any drive by its key, with `+VERSION` if wanted."
 #[test]
-fn every_drive_has_a_path() {
+fn every_drive_has_a_path_in_a_mount_of_all_drives() {
     if !can_mount() {
         return;
     }
