@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_wait_is_answered_on_the_same_thread() {
+    fn a_ready_operation_is_answered_on_the_same_thread() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_parked_and_answered_when_it_is_done() {
+    fn a_waiting_operation_is_parked_and_answered_when_it_is_done() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_ends_what_is_parked_and_refuses_what_is_new() {
+    fn stopping_ends_parked_requests_and_refuses_new_ones() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();

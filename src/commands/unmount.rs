@@ -65,7 +65,7 @@ pub fn run(args: &Unmount) -> Result {
     ))
 }
 
-/// Whether a daemon had the mount and has taken it away.
+/// Whether a daemon had the mount and unmounted it.
 async fn by_daemon(record: Option<&Record>, mountpoint: &Path, how: How) -> Result<bool> {
     let Some(record) = record.filter(|record| !record.store.as_os_str().is_empty()) else {
         return Ok(false);

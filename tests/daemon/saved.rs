@@ -18,7 +18,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mnt = home.make("mnt");
     let other = home.make("other");
     let store = default_store(&home);
-    // The peer is nowhere: coming back must not wait for it.
+    // No peer has this address: mounting again must not wait for one.
     let arguments = ["mount", "--save", "notes", "mnt", "--peer", "192.0.2.1:9"];
     home.run(arguments).must_succeed();
     fs::write(mnt.join("closed"), noise(100_000)).unwrap();
@@ -44,7 +44,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mounts = json(home.run(["status", "--json"]));
     assert_eq!(mounts["mounts"][0]["saved"], true);
 
-    // Taken away, it does not come back.
+    // After an unmount it is not mounted again.
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["daemon", "stop"]).must_succeed();
     home.run(["mount", "notes", "other"]).must_succeed();
@@ -111,7 +111,7 @@ fn a_service_is_a_file_that_starts_the_daemon() {
     let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     assert!(start.contains("daemon run --create --store"));
     assert!(start.starts_with(&format!("\"{}\"", env!("CARGO_BIN_EXE_hypermount"))), "{start}");
-    // What it starts is a daemon of that store.
+    // The unit starts a daemon of that store.
     let words: Vec<&str> = start.split('"').map(str::trim).filter(|w| !w.is_empty()).collect();
     let [program, _, store] = words[..] else { panic!("{words:?}") };
     let arguments = ["daemon", "run", "--create", "--store", store];
@@ -147,7 +147,7 @@ fn a_line_of_fstab_mounts() {
         let set = home.command();
         command.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let source = format!("hyper://{KEY}");
-        // At boot there is none.
+        // At boot, HOME is not set.
         command.env_remove("HOME");
         command.args([source.as_str(), mnt.to_str().unwrap(), "-o", options]).output().unwrap()
     };

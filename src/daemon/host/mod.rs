@@ -40,11 +40,11 @@ use seeds::Seeding;
 
 pub use report::watch;
 
-/// Peers one daemon dials.
+/// Most peers that one daemon dials.
 pub const MAX_DIALLED: usize = 256;
 /// How long a peer named by one command stays dialled: the next command probably names it, too.
 const LINGER: Duration = Duration::from_secs(10);
-/// Drives that have limits of their own.
+/// Most drives with rate limits of their own.
 pub const MAX_LIMITED: usize = 1024;
 
 pub struct Host {
@@ -145,7 +145,7 @@ impl Host {
         Ok(opened.with_peers(dialled))
     }
 
-    /// How long a block may take, where there is a peer to wait for.
+    /// The wait for one block, if there is a peer to wait for.
     pub fn wait_for(&self, find: &Find, wait: Option<&str>) -> Result<Wait> {
         let named = self.dials_peers() || !self.network.peers().is_empty();
         Ok(match (*find != Find::default() || named, wait) {
@@ -189,7 +189,7 @@ impl Host {
         if self.finds() { self.network.announce(key) } else { Ok(()) }
     }
 
-    /// How fast bytes may flow, all drives together.
+    /// The rate limits of all drives together.
     pub fn limits(&self) -> Limits {
         let (up, down) = self.network.limits();
         Limits { up, down }
@@ -302,12 +302,12 @@ impl Host {
         self.network.choose(cores);
     }
 
-    /// Releases the records of ended mounts, because others go on.
+    /// Releases the records of ended mounts, because other mounts or seeds still keep the store in use.
     pub fn release_records(&self) {
         self.last_records.lock().clear();
     }
 
-    /// Whether there is a reason to stay.
+    /// Whether the daemon must go on: it was told to stay, or has a mount or a seed.
     pub fn is_needed(&self) -> bool {
         self.life.is_kept()
             || !self.mounts.lock().is_empty()
@@ -332,7 +332,7 @@ impl Host {
         stored::name_of(&self.store, key).ok().flatten()
     }
 
-    /// The key a request means.
+    /// The key of the drive that a request names.
     pub async fn key_of(&self, drive: &str) -> Result<PublicKey> {
         if let Ok(Target::Url(url)) = drive.parse() {
             return Ok(url.key);

@@ -24,10 +24,10 @@ use crate::values::{WaitLimit, drive_url, short_url};
 const RETRY: Duration = Duration::from_secs(5);
 /// How long a request to unmount waits until the mount has ended.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
-/// How often it looks.
+/// Pause between two looks whether it has.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Where a drive of a mount is. (Joined with nothing a path would get a slash at its end.)
+/// The path of a drive in a mount. (Joined with an empty path, it would get a slash at its end.)
 pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
     if prefix.is_empty() { mountpoint.to_owned() } else { mountpoint.join(prefix) }
 }
@@ -140,7 +140,7 @@ impl Host {
         Ok((Shown::AllDrives(drives), record))
     }
 
-    /// Has the kernel mount, on a thread that may block.
+    /// Makes the mount in the kernel, on a thread that may block.
     async fn attach(
         &self,
         shown: Shown,
@@ -157,7 +157,8 @@ impl Host {
             let directory = made.as_ref().map(|made| made.directory).or(earlier);
             let held = Record { made: directory, ..record.clone() }.hold(&state)?;
             if made.is_none() {
-                // A process that was killed made it. Only now is it certain that none lives.
+                // A process that was killed made the directory. Only the lock that is now held proves
+                // that it has ended.
                 made = earlier.and_then(|directory| Made::earlier(&at, directory));
             }
             let mount = match shown {
@@ -221,7 +222,7 @@ impl Host {
         self.choose_shared();
         if asked.save {
             let saved = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
-            // By its URL: a name means the same drive only in this store, and `-` not even that.
+            // Saved with its URL, because a name depends on the store, and `-` on its number of drives.
             let saved = MountRequest { drive: mounted.record.url.clone(), ..saved };
             self.change_state(|state| {
                 state.mounts.retain(|known| known.mountpoint != mountpoint);
@@ -257,7 +258,7 @@ impl Host {
             .hint("mount it --read-only here"))
     }
 
-    /// Puts away what is left of a mount that is gone.
+    /// Removes the rest of a mount that has ended.
     async fn mount_ended(self: &Arc<Self>, mounted: &Arc<Mounted>) {
         let busy = self.life.busy();
         let mountpoint = mounted.record.mountpoint.clone();
@@ -318,7 +319,7 @@ impl Host {
         Ok(())
     }
 
-    /// Makes the saved mounts again, each as often as it takes.
+    /// Makes the saved mounts again. Tries each until it succeeds.
     pub fn restore_mounts(self: &Arc<Self>) {
         let saved = self.state.lock().mounts.clone();
         for mount in saved {
@@ -331,7 +332,7 @@ impl Host {
     async fn restore(self: Arc<Self>, saved: MountRequest) {
         let mountpoint = saved.mountpoint.clone();
         loop {
-            // What is here needs no peer, and must not wait for one.
+            // A drive in the store needs no peer, so its mount must not wait for one.
             let here = MountRequest { save: false, ..saved.clone() };
             let made = tokio::select! {
                 made = self.mount_from_here_or(&here) => made,
@@ -364,7 +365,7 @@ impl Host {
         }
     }
 
-    /// A drive that was seen before is opened without asking anybody.
+    /// Mounts a drive that is in the store without asking peers; fetches any other drive first.
     async fn mount_from_here_or(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
         let _peers = self.dial(&asked.peers)?;
         if asked.all {
@@ -373,13 +374,13 @@ impl Host {
         let limit = asked.wait.as_deref();
         let known = self.session(&asked.drive, &[], Some("0"), &asked.find).await.is_ok();
         if !known {
-            // Fetches what opening takes; the mount itself then finds it here.
+            // Fetches the blocks that opening needs; the mount then finds them in the store.
             self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         }
         self.mount(asked).await
     }
 
-    /// Takes every mount down, whatever it takes; for the end of the daemon.
+    /// Ends every mount, also busy ones; for the end of the daemon.
     pub fn unmount_all(&self) {
         let mounts: Vec<_> = std::mem::take(&mut *self.mounts.lock()).into_values().collect();
         for mounted in mounts {
@@ -407,7 +408,7 @@ impl Host {
             read_only: !fs.is_writable(),
         };
         let mut drives: Vec<_> = filesystems.iter().map(describe).collect();
-        // The one drive of a mount is the mount.
+        // A mount of one drive is described by itself, not in the list of drives.
         let only = if record.is_of_all() { None } else { drives.pop() };
         MountInfo {
             url: mounted.url(),
@@ -434,7 +435,7 @@ impl Host {
     }
 }
 
-/// The mount point of a request, absolute, if the request is sound.
+/// The absolute mount point of a request; fails if the request is invalid.
 fn check(asked: &MountRequest) -> Result<PathBuf> {
     let what = || format!("mount on {}", asked.mountpoint.display());
     if !asked.mountpoint.is_absolute() {
@@ -456,7 +457,7 @@ fn check(asked: &MountRequest) -> Result<PathBuf> {
     Ok(mountpoint)
 }
 
-/// How long programs wait. Without a peer there is nothing to wait for.
+/// How long calls wait for data. Without a peer they do not wait.
 fn patience(wait: Option<WaitLimit>, peers: bool) -> Patience {
     match wait {
         _ if !peers => Patience::Offline,
