@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::common::{Home, KEY, eventually};
+use crate::common::{Home, KEY, Running, eventually};
 use crate::steps::*;
 
 /// Sentence 87. "A mount made with `--save` is mounted again when the daemon starts, also after kill -9,
@@ -94,6 +94,36 @@ fn a_saved_mount_that_cannot_be_made_is_said_to_be_wrong_and_tried_again() {
     eventually("it is mounted", || mnt.join("hello.txt").exists());
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+}
+
+#[test]
+fn a_saved_mount_that_is_unmounted_while_it_waits_for_a_peer_stays_unmounted() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    home.golden_store("theirs");
+    let (mnt, other) = (home.make("mnt"), home.make("other"));
+    let url = format!("hyper://{KEY}");
+    let (server, peer) = serve(&home, "theirs");
+    home.run(["mount", "--save", &url, "mnt", "--peer", &peer, "--wait", "forever"]).must_succeed();
+    home.run(["daemon", "stop"]).must_succeed();
+    drop(server);
+    // Now the drive is not in the store, so mounting it again needs the peer.
+    fs::remove_dir_all(default_store(&home)).unwrap();
+    home.run(["daemon", "start"]).must_succeed();
+    eventually("it is being mounted", || {
+        json(home.run(["status", "--json"]))["troubles"].to_string().contains("being mounted")
+    });
+    home.run(["unmount", "mnt"]).must_succeed();
+    let _server = Running::start(home.command().args(["serve", "theirs", "--listen", &peer]));
+    home.run(["mount", &url, "other", "--peer", &peer]).must_succeed();
+    fs::read(other.join("hello.txt")).unwrap();
+    let status = json(home.run(["status", "--json"]));
+    assert_eq!(status["mounts"].as_array().unwrap().len(), 1, "{status}");
+    assert!(!mounted_at(&mnt));
+    home.run(["unmount", "other"]).must_succeed();
+    home.run(["daemon", "stop"]).must_succeed();
 }
 
 /// The unit names this program and this store, and nothing is left of it afterwards.
