@@ -10,7 +10,6 @@
 mod events;
 mod life;
 mod rates;
-mod state;
 mod host;
 mod metrics;
 mod route;
@@ -34,10 +33,10 @@ use crate::network::Network;
 use crate::presence::{self, Presence, Present, is_allowed};
 use crate::process::{Ending, runtime};
 use crate::record::Held;
+use crate::saved::Saved;
 use crate::stored::open_store;
 use host::{Host, Parts};
 use life::Life;
-use state::State;
 
 /// How long answers under way get when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -105,7 +104,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let life = Life::new(options.keep);
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
-        state: State::load(&directory)?,
+        saved: Saved::load(&directory)?,
         state_directory: directories::records_directory()?,
         last_records: kept.records.clone(),
         store,
@@ -155,7 +154,7 @@ async fn serve_mount(
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
         // Only the daemon has saved mounts and seeds.
-        state: State::default(),
+        saved: Saved::default(),
         state_directory: directories::records_directory()?,
         last_records: kept.records.clone(),
         store,

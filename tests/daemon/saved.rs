@@ -116,7 +116,9 @@ fn a_saved_mount_that_is_unmounted_while_it_waits_for_a_peer_stays_unmounted() {
         json(home.run(["status", "--json"]))["troubles"].to_string().contains("being mounted")
     });
     home.run(["unmount", "mnt"]).must_succeed();
-    let _server = Running::start(home.command().args(["serve", "theirs", "--listen", &peer]));
+    let again = ["serve", "--store", "theirs", "--listen", &peer];
+    let server = Running::start(home.command().args(again));
+    assert_eq!(server.line(), peer);
     home.run(["mount", &url, "other", "--peer", &peer]).must_succeed();
     fs::read(other.join("hello.txt")).unwrap();
     let status = json(home.run(["status", "--json"]));
@@ -124,6 +126,26 @@ fn a_saved_mount_that_is_unmounted_while_it_waits_for_a_peer_stays_unmounted() {
     assert!(!mounted_at(&mnt));
     home.run(["unmount", "other"]).must_succeed();
     home.run(["daemon", "stop"]).must_succeed();
+}
+
+#[test]
+fn unmount_forgets_a_saved_mount_while_no_daemon_runs() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    home.golden_store("store");
+    let mnt = home.make("mnt");
+    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    home.run(["unmount", "mnt"]).must_succeed();
+    home.run(["unmount", "mnt"]).must_fail(1, "is not a mount of ours");
+    home.run(["daemon", "start", "--store", "store"]).must_succeed();
+    let status = json(home.run(["status", "--json", "--store", "store"]));
+    assert_eq!(status["mounts"].as_array().unwrap().len(), 0, "{status}");
+    assert_eq!(status["troubles"].as_array().unwrap().len(), 0, "{status}");
+    assert!(!mounted_at(&mnt));
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
 }
 
 /// The unit names this program and this store, and nothing is left of it afterwards.

@@ -25,17 +25,17 @@ use hypermount_swarm::sync::{Mutex, Rank};
 use super::events::Events;
 use super::life::Life;
 use super::rates::Rates;
-use super::state::State;
 use crate::failure::{Failure, Result};
 use crate::model::{DriveLimits, Find, Limits};
 use crate::network::{Dialled, Network};
 use crate::record::Held;
+use crate::saved::Saved;
 use crate::session::Session;
 use crate::stored;
 use crate::target::Target;
 use crate::values::{BootstrapAddress, WaitLimit, drive_url, parse_peer};
 
-use mounts::Mounted;
+use mounts::{Mounted, Pending};
 use seeds::Seeding;
 
 pub use report::watch;
@@ -61,9 +61,9 @@ pub struct Host {
     mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
     seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
     /// What is restored after a restart.
-    state: Mutex<State>,
-    /// Saved mounts that could not be made yet, and why.
-    pending: Mutex<BTreeMap<PathBuf, String>>,
+    saved: Mutex<Saved>,
+    /// Saved mounts that could not be made yet.
+    pending: Mutex<BTreeMap<PathBuf, Pending>>,
     /// Peers that are dialled, each while a mount, a seed or a request needs it.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
     /// Limits of single drives.
@@ -86,7 +86,7 @@ pub struct Parts {
     pub log: Option<PathBuf>,
     pub network: Network,
     pub life: Arc<Life>,
-    pub state: State,
+    pub saved: Saved,
     pub last_records: Arc<Mutex<Vec<Held>>>,
 }
 
@@ -106,7 +106,7 @@ impl Host {
             rates: Mutex::new(Rank::DAEMON_RATES, Rates::default()),
             mounts: Mutex::new(Rank::DAEMON_MOUNTS, BTreeMap::new()),
             seeds: Mutex::new(Rank::DAEMON_SEEDS, BTreeMap::new()),
-            state: Mutex::new(Rank::LEAF, parts.state),
+            saved: Mutex::new(Rank::LEAF, parts.saved),
             pending: Mutex::default(),
             dialled: Mutex::new(Rank::DAEMON_DIALLED, HashMap::new()),
             limits: Mutex::new(Rank::DAEMON_LIMITS, BTreeMap::new()),
@@ -316,13 +316,13 @@ impl Host {
     }
 
     /// Changes the state that is restored after a restart, and stores it.
-    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
-        let mut state = self.state.lock();
-        let mut new = state.clone();
+    fn change_saved(&self, change: impl FnOnce(&mut Saved)) -> Result {
+        let mut saved = self.saved.lock();
+        let mut new = saved.clone();
         change(&mut new);
-        if new != *state {
+        if new != *saved {
             new.save(&self.directory)?;
-            *state = new;
+            *saved = new;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::all_drives::AllDrives;
 use super::{Dialled, Host, wait_limit};
@@ -38,6 +39,13 @@ struct Attached {
     made: Option<Made>,
     held: Held,
     record: Record,
+}
+
+/// A saved mount that could not be made yet.
+pub(super) struct Pending {
+    pub trouble: String,
+    /// Dropped when the mount is not wanted any more, which ends the attempts to make it.
+    _wanted: watch::Sender<()>,
 }
 
 /// What a mount shows.
@@ -221,12 +229,12 @@ impl Host {
         self.mounts.lock().insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
         if asked.save {
-            let saved = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
+            let mount = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
             // Saved with its URL, because a name depends on the store, and `-` on its number of drives.
-            let saved = MountRequest { drive: mounted.record.url.clone(), ..saved };
-            self.change_state(|state| {
-                state.mounts.retain(|known| known.mountpoint != mountpoint);
-                state.mounts.push(saved);
+            let mount = MountRequest { drive: mounted.record.url.clone(), ..mount };
+            self.change_saved(|saved| {
+                saved.forget_mount(&mountpoint);
+                saved.mounts.push(mount);
             })?;
         }
         let version = mounted.record.version;
@@ -283,7 +291,10 @@ impl Host {
     pub async fn unmount(&self, mountpoint: &Path, how: How) -> Result {
         let what = || format!("unmount {}", mountpoint.display());
         let mountpoint = record::absolute(mountpoint).context(what)?;
-        let saved = self.state.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
+        // First, since it may have made the mount just now.
+        let withdrawn = self.pending.lock().remove(&mountpoint);
+        drop(withdrawn);
+        let saved = self.saved.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
         let is_mounted = self.mounts.lock().contains_key(&mountpoint);
         if !saved && !is_mounted {
             return Err(Failure::failed(what(), "this daemon has nothing mounted there"));
@@ -305,8 +316,7 @@ impl Host {
                 mounted.remove_directory();
             }
         }
-        self.pending.lock().remove(&mountpoint);
-        self.change_state(|state| state.mounts.retain(|known| known.mountpoint != mountpoint))?;
+        self.change_saved(|saved| saved.forget_mount(&mountpoint))?;
         if how != How::Lazy {
             let put_away = async {
                 while self.mounts.lock().contains_key(&mountpoint) {
@@ -319,49 +329,58 @@ impl Host {
         Ok(())
     }
 
-    /// Makes the saved mounts again. Tries each until it succeeds.
+    /// Makes the saved mounts again. Tries each until it succeeds or is unmounted.
     pub fn restore_mounts(self: &Arc<Self>) {
-        let saved = self.state.lock().mounts.clone();
+        let saved = self.saved.lock().mounts.clone();
         for mount in saved {
-            self.pending.lock().insert(mount.mountpoint.clone(), "it is being mounted".to_owned());
+            let (wanted, withdrawn) = watch::channel(());
+            let pending = Pending { trouble: "it is being mounted".to_owned(), _wanted: wanted };
+            self.pending.lock().insert(mount.mountpoint.clone(), pending);
             let host = self.clone();
-            tokio::spawn(async move { host.restore(mount).await });
+            tokio::spawn(async move {
+                host.restore(mount, withdrawn).await;
+                host.life.consider();
+            });
         }
     }
 
-    async fn restore(self: Arc<Self>, saved: MountRequest) {
-        let mountpoint = saved.mountpoint.clone();
+    async fn restore(self: &Arc<Self>, saved: MountRequest, mut withdrawn: watch::Receiver<()>) {
+        let mountpoint = &saved.mountpoint;
+        let here = MountRequest { save: false, ..saved.clone() };
         loop {
-            // A drive in the store needs no peer, so its mount must not wait for one.
-            let here = MountRequest { save: false, ..saved.clone() };
             let made = tokio::select! {
-                made = self.mount_from_here_or(&here) => made,
+                biased;
+                // An error: its sender is dropped.
+                _ = withdrawn.changed() => return,
                 () = self.life.ended() => return,
+                made = self.mount_from_here_or(&here) => made,
             };
-            if !self.note_restored(&mountpoint, made.err()) {
-                return self.life.consider();
+            match made {
+                Ok(_) => return self.note_restored(mountpoint).await,
+                Err(failure) => self.note_not_restored(mountpoint, &failure),
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
+                _ = withdrawn.changed() => return,
                 () = self.life.ended() => return,
             }
         }
     }
 
-    /// Whether the mount is to be tried again.
-    fn note_restored(&self, mountpoint: &Path, failure: Option<Failure>) -> bool {
-        let mut pending = self.pending.lock();
-        match (failure, pending.get_mut(mountpoint)) {
-            (Some(failure), Some(why)) => {
-                log::warn!("saved mount: {}", failure.sentence());
-                *why = failure.sentence();
-                true
-            }
-            // Made, or unmounted meanwhile.
-            _ => {
-                pending.remove(mountpoint);
-                false
-            }
+    /// Ends a mount again that a request withdrew while it was made.
+    async fn note_restored(&self, mountpoint: &Path) {
+        let pending = self.pending.lock().remove(mountpoint);
+        if pending.is_none()
+            && let Err(failure) = self.unmount(mountpoint, How::Normal).await
+        {
+            log::warn!("{}", failure.sentence());
+        }
+    }
+
+    fn note_not_restored(&self, mountpoint: &Path, failure: &Failure) {
+        if let Some(pending) = self.pending.lock().get_mut(mountpoint) {
+            log::warn!("saved mount: {}", failure.sentence());
+            pending.trouble = failure.sentence();
         }
     }
 
@@ -397,7 +416,7 @@ impl Host {
 
     fn describe_mount(&self, mounted: &Mounted) -> MountInfo {
         let (mount, record) = (&mounted.mount, &mounted.record);
-        let saved = self.state.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
+        let saved = self.saved.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
         let (_, open) = mount.load();
         let filesystems = mount.open();
         let describe = |fs: &Arc<Fs>| MountedDrive {

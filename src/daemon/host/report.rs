@@ -74,8 +74,8 @@ impl Host {
 
     fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();
-        for (mountpoint, why) in self.pending.lock().iter() {
-            troubles.push(format!("saved mount {}: {why}", mountpoint.display()));
+        for (mountpoint, pending) in self.pending.lock().iter() {
+            troubles.push(format!("saved mount {}: {}", mountpoint.display(), pending.trouble));
         }
         for mount in self.mounts() {
             if mount.waiting > 0 {

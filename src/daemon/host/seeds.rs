@@ -12,9 +12,9 @@ use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use super::{Dialled, Host};
-use crate::daemon::state::SavedSeed;
 use crate::failure::Result;
 use crate::model::{Find, Happening, SeedInfo, SeedRequest};
+use crate::saved::SavedSeed;
 use crate::values::{drive_url, short_url};
 
 /// Most drives that one daemon seeds.
@@ -69,9 +69,9 @@ impl Host {
         let key = self.key_of(drive).await?;
         self.start_seed(key, how).await?;
         let saved = SavedSeed { url: drive_url(&key, None), how: how.clone() };
-        self.change_state(|state| {
-            state.seeds.retain(|known| *known != saved);
-            state.seeds.push(saved);
+        self.change_saved(|all| {
+            all.seeds.retain(|known| *known != saved);
+            all.seeds.push(saved);
         })?;
         self.events.tell(Happening::Seeded { url: drive_url(&key, None) });
         Ok(self
@@ -122,7 +122,7 @@ impl Host {
 
     /// Seeds what was seeded when the daemon ended.
     pub async fn restore_seeds(self: &Arc<Self>) {
-        let saved = self.state.lock().seeds.clone();
+        let saved = self.saved.lock().seeds.clone();
         for seed in saved {
             let Ok(key) = self.key_of(&seed.url).await else {
                 log::error!("{}: no drive to seed", seed.url);
@@ -139,7 +139,7 @@ impl Host {
         let key = self.key_of(drive).await?;
         let seeding = self.seeds.lock().remove(&key);
         let url = drive_url(&key, None);
-        self.change_state(|state| state.seeds.retain(|known| known.url != url))?;
+        self.change_saved(|all| all.seeds.retain(|known| known.url != url))?;
         let was_there = seeding.is_some();
         if let Some(drive) = seeding.and_then(|seeding| seeding.drive()) {
             for core in cores(&drive) {
