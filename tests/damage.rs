@@ -119,7 +119,7 @@ fn list_shows_a_damaged_drive() {
 /// 120. Your own drive opens read-only while blocks of it are missing; `list`, `status` and
 ///      `check` report them.
 #[test]
-fn missing_blocks_of_ones_own_drive_are_said() {
+fn missing_blocks_of_your_own_drive_are_reported() {
     let home = Home::new();
     for which in [0, 1] {
         let _ = fs::remove_dir_all(home.path("store"));

@@ -259,7 +259,7 @@ fn a_peer_of_another_kind_does_no_harm() {
 }
 
 #[test]
-fn who_sends_more_than_was_granted_is_left() {
+fn a_peer_that_sends_more_than_was_granted_is_disconnected() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, "0");
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -203,7 +203,7 @@ fn all_drives_are_mounted_in_the_foreground_too() {
 
 /// 101. Only the user who mounted, and root, can enter `Network`, also with `--allow-other`.
 #[test]
-fn what_was_looked_up_is_not_for_everybody() {
+fn other_users_cannot_enter_the_network_directory() {
     use std::os::unix::fs::PermissionsExt;
     if !can_mount() || !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: needs mounts, and root to run a program as another user");

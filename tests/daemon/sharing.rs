@@ -86,7 +86,7 @@ fn publish_waits_until_the_peers_hold_every_block() {
 /// Sentence 89. "A daemon serves to peers the drives that are mounted, seeded or shared, and no
 /// others of the store."
 #[test]
-fn what_is_not_seeded_is_not_given() {
+fn a_drive_that_is_not_shared_is_not_served() {
     let (home, other) = (Home::new(), Home::new());
     home.golden_store("store");
     home.run(["create", "mine", "--store", "store"]).must_succeed();

@@ -212,7 +212,7 @@ fn t34_t35_a_damaged_copy_shows_no_wrong_byte_and_a_peer_heals_it() {
 /// Deadlines use the monotonic clock and times are shown as stored, so the date of this machine does
 /// not matter. Needs `faketime`; prints a message where it is not installed.
 #[test]
-fn t40_the_clock_on_the_wall_does_not_matter() {
+fn t40_the_wall_clock_does_not_matter() {
     let program = "faketime";
     if std::process::Command::new(program).arg("--version").output().is_err() {
         eprintln!("SKIPPED: {program} is not installed");

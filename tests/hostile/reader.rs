@@ -234,7 +234,7 @@ fn t15_what_was_verified_is_kept_when_the_peer_leaves() {
 }
 
 #[test]
-fn t16_handshakes_that_are_none() {
+fn t16_invalid_handshakes() {
     all_stand(&[
         (Lie::NoHandshake, None),
         (Lie::GarbageHandshake, Some("noise handshake failed")),

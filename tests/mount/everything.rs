@@ -212,7 +212,7 @@ fn only_drives_with_names_can_be_changed() {
 /// a key that no peer serves fails with ETIMEDOUT after the timeout for names, and calls for other
 /// names do not wait for it."
 #[test]
-fn a_key_that_nobody_has_costs_nobody_else_anything() {
+fn a_key_that_no_peer_has_delays_no_other_call() {
     if !can_mount() {
         return;
     }

@@ -106,7 +106,7 @@ fn unreachable() -> Bench {
 const PATIENT: MountOptions = MountOptions { patience: Patience::Forever, ..OPTIONS };
 
 #[test]
-fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
+fn a_process_that_waits_for_the_network_can_be_killed_and_blocks_no_other() {
     if !can_mount() {
         return;
     }
