@@ -222,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_is_left_stays_and_is_not_in_force() {
+        let state = tempfile::tempdir().unwrap();
+        let mountpoint = Path::new("/mnt/drive");
+        record(mountpoint).hold(state.path()).unwrap().leave();
+        assert_eq!(Record::read(state.path(), mountpoint), Some(record(mountpoint)));
+        assert!(Record::wait_released(state.path(), mountpoint, Duration::ZERO));
+    }
+
+    #[test]
     fn a_mount_point_is_resolved_through_its_parent() {
         let directory = tempfile::tempdir().unwrap();
         let real = fs::canonicalize(directory.path()).unwrap();

@@ -185,6 +185,24 @@ fn a_reader_is_not_found_and_a_listening_mount_is() {
     assert_eq!(look().stdout, TEXT.as_bytes());
     succeed(hypermount().arg("unmount").arg(&third));
     listener.wait();
+    // Nor does a mount by a daemon, unless it listens.
+    let mount = |options: &[&str]| {
+        let mut command = hypermount();
+        command.args(["mount", "ours"]).arg(&third).arg("--store").arg(&store);
+        succeed(&mut machines.on(1, command.args(options).args(lan)));
+    };
+    let fourth = directory.path().join("fourth");
+    let look = || {
+        let mut command = hypermount();
+        command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
+        living::finish(&mut machines.on(2, command.arg("--store").arg(&fourth).args(lan)))
+    };
+    mount(&[]);
+    assert_eq!(look().status.code(), Some(3), "a mount that does not listen does not announce");
+    succeed(hypermount().arg("unmount").arg(&third));
+    mount(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(look().stdout, TEXT.as_bytes());
+    succeed(hypermount().arg("unmount").arg(&third));
 }
 
 /// As above, for a key that is looked up in a mount of all drives, with no other source of peers.
