@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
 use hypermount_drive::{
-    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, PublicKey, Stat, Wait,
+    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Stat, Wait,
 };
 
 use crate::attr::MAX_FILE_BYTES;
@@ -346,7 +346,7 @@ impl StagedFile {
     }
 
     /// Reads the bytes of the range, up to the end of the file, in pieces.
-    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         self.view_of(&range).read(drive, range, wait).await
     }
 
@@ -470,9 +470,9 @@ impl State {
 }
 
 impl View {
-    async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         let end = range.end.min(self.size);
-        let mut pieces = Vec::new();
+        let mut pieces = Pieces::new();
         let mut at = range.start;
         while at < end {
             let next = self.written.next(at).unwrap_or(end..end);
@@ -511,7 +511,7 @@ impl View {
         drive: &Drive,
         range: Range<u64>,
         wait: Wait,
-        pieces: &mut Vec<Bytes>,
+        pieces: &mut Pieces,
     ) -> Result<()> {
         let expected = length_of(&range);
         let read = drive.read(&self.base, range, wait).await?;
@@ -599,7 +599,7 @@ fn in_blocks(mut bytes: Bytes) -> Vec<Bytes> {
     blocks
 }
 
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+fn joined(mut pieces: Pieces) -> Bytes {
     match pieces.len() {
         1 => pieces.remove(0),
         _ => pieces.concat().into(),

@@ -26,13 +26,13 @@ mod tests;
 
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
+pub use read::Pieces;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use crate::index::{Index, IndexLog, Stored};
@@ -283,9 +283,9 @@ impl Drive {
     ///
     /// # Errors
     /// `Malformed` for an extent that is not in the core; those of [`Core::get`].
-    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         if range.start >= range.end.min(extent.size) {
-            return Ok(Vec::new());
+            return Ok(Pieces::new());
         }
         let read = read::read(self.content()?, extent, range, wait).await;
         read.map_err(|error| self.explain(error))
@@ -313,7 +313,7 @@ impl Drive {
         key: &PublicKey,
         range: Range<u64>,
         wait: Wait,
-    ) -> Result<Vec<Bytes>> {
+    ) -> Result<Pieces> {
         let core = self.inner.store.core(key)?;
         let mut head = core.head();
         if head.length == 0 && !core.writable() {

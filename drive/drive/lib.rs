@@ -20,7 +20,7 @@ pub mod transfer;
 pub mod testing;
 
 pub use crate::hyperdrive::{
-    ContentWriter, Drive, Snapshot, Standing, StoredDrives, Turn, stored_drives, survey,
+    ContentWriter, Drive, Pieces, Snapshot, Standing, StoredDrives, Turn, stored_drives, survey,
 };
 #[cfg(fuzzing)]
 pub use crate::index::fuzzing;

@@ -1,5 +1,7 @@
 //! Paths inside a drive: normalised, bounded, and parsed nowhere else.
 
+use std::sync::Arc;
+
 use hypermount_core::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
@@ -35,9 +37,9 @@ impl Name {
 }
 
 /// A place in a drive, as its components; the root has none. Its text form has no leading slash,
-/// which is also its trie key.
+/// which is also its trie key. A clone shares the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DrivePath(String);
+pub struct DrivePath(Arc<str>);
 
 impl DrivePath {
     /// The root of a drive.
@@ -67,7 +69,7 @@ impl DrivePath {
         if text.len() > MAX_PATH_BYTES {
             return Err(Error::NameTooLong { max: MAX_PATH_BYTES });
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 
     /// Whether it is the root.
@@ -85,7 +87,7 @@ impl DrivePath {
         if self.is_root() {
             return None;
         }
-        Some(Self(self.0.rsplit_once('/').map_or(String::new(), |(parent, _)| parent.to_owned())))
+        Some(self.0.rsplit_once('/').map_or(Self::root(), |(parent, _)| Self(parent.into())))
     }
 
     /// The last component; `None` for the root.

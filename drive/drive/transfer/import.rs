@@ -17,7 +17,7 @@ use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
-use crate::hyperdrive::{Drive, Edit, Snapshot};
+use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
 use hypermount_core::{Error, Result, Wait};
@@ -452,7 +452,7 @@ impl Import<'_> {
                 Ok(pieces) => pieces,
                 // Not here, or not sound: what is on this disk replaces it.
                 Err(Error::Unavailable { .. } | Error::Malformed(_) | Error::Corrupt { .. }) => {
-                    Vec::new()
+                    Pieces::new()
                 }
                 Err(error) => return Err(error),
             };
