@@ -401,7 +401,7 @@ impl Filesystem for Adapter {
             Ok(room) => {
                 let unit = u64::from(STATFS_UNIT_BYTES);
                 let (total, free) = (room.total / unit, room.available / unit);
-                let names = hypermount_drive::path::MAX_NAME_BYTES as u32;
+                let names = hypermount_drive::MAX_NAME_BYTES as u32;
                 reply.statfs(total, free, free, 0, 0, STATFS_UNIT_BYTES, names, STATFS_UNIT_BYTES);
             }
             Err(error) => reply.error(errno(&error)),

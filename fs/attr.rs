@@ -148,8 +148,7 @@ pub fn time(milliseconds: u64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hypermount_drive::stat::MountTarget;
-    use hypermount_drive::{Extent, Stat};
+    use hypermount_drive::{Extent, MountTarget, Stat};
 
     const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
 

@@ -18,10 +18,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
-use hypermount_drive::Space;
 use hypermount_drive::scratch::Pool;
 use hypermount_drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
-use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Stat, Store};
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Space, Stat, Store};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
@@ -716,11 +715,9 @@ fn parse_name(name: &OsStr) -> Result<Option<Name>> {
     match name.to_str().map(Name::new) {
         Some(Ok(name)) => Ok(Some(name)),
         Some(Err(error @ hypermount_drive::Error::NameTooLong { .. })) => Err(error.into()),
-        None if name.len() > hypermount_drive::path::MAX_NAME_BYTES => {
-            Err(hypermount_drive::Error::NameTooLong {
-                max: hypermount_drive::path::MAX_NAME_BYTES,
-            }
-            .into())
+        None if name.len() > hypermount_drive::MAX_NAME_BYTES => {
+            Err(hypermount_drive::Error::NameTooLong { max: hypermount_drive::MAX_NAME_BYTES }
+                .into())
         }
         Some(Err(_)) | None => Ok(None),
     }

@@ -8,10 +8,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hypermount_drive::View;
-use hypermount_drive::hyperdrive::{Changed, Turn};
-use hypermount_drive::stat::{TYPE_FILE, TYPE_MASK};
-use hypermount_drive::{Drive, DrivePath, Snapshot, Stat, Wait};
+use hypermount_drive::{
+    Changed, Drive, DrivePath, Snapshot, Stat, TYPE_FILE, TYPE_MASK, Turn, View, Wait,
+};
 
 use fuser::FileType;
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::FileAttr;
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::TYPE_MASK;
-use hypermount_drive::{DrivePath, DriveUrl, Entry, Kind, Stat};
+use hypermount_drive::{DrivePath, DriveUrl, Edit, Entry, Kind, Stat, TYPE_MASK};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};

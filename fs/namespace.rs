@@ -8,11 +8,10 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use fuser::{FileAttr, FileType};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::{
-    TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK,
+use hypermount_drive::{
+    DrivePath, Edit, Entry, Kind, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,
+    TYPE_SOCKET, TYPE_SYMLINK,
 };
-use hypermount_drive::{DrivePath, Entry, Kind, Stat};
 
 use crate::attr::{self, TTL_FOLLOWED, now};
 use crate::errno::{Error, Result};

@@ -10,8 +10,7 @@
 
 use std::time::Duration;
 
-use hypermount_drive::stat::{TYPE_DIRECTORY, TYPE_MASK};
-use hypermount_drive::{Entry, Kind, Stat};
+use hypermount_drive::{Entry, Kind, Stat, TYPE_DIRECTORY, TYPE_MASK};
 
 use crate::platform::{self, Caller};
 
@@ -68,7 +67,7 @@ pub fn lifetime(entry: &Entry, otherwise: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hypermount_drive::stat::TYPE_FILE;
+    use hypermount_drive::TYPE_FILE;
 
     fn after(mode: u32, change: impl FnOnce(&mut Stat)) -> u32 {
         let mut stat = Stat { mode, gid: 77, ..Stat::default() };

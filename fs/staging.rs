@@ -11,10 +11,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hypermount_drive::hyperdrive::{ContentWriter, HashedBlocks};
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
-use hypermount_drive::{Drive, DrivePath, Entry, Extent, Pieces, PublicKey, Stat, Wait};
+use hypermount_drive::{
+    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Stat, Wait,
+};
 
 use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};

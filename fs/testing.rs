@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FileAttr;
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::TYPE_FILE;
-use hypermount_drive::{Drive, DrivePath, Stat, Store};
+use hypermount_drive::{Drive, DrivePath, Edit, Stat, Store, TYPE_FILE};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::attr::Owner;

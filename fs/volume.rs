@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hypermount_drive::View;
-use hypermount_drive::stat::MountTarget;
 use hypermount_drive::sync::{Mutex, MutexGuard, Rank, RwLock};
-use hypermount_drive::{Drive, DrivePath, Error, PublicKey, Snapshot, Wait};
+use hypermount_drive::{Drive, DrivePath, Error, MountTarget, PublicKey, Snapshot, View, Wait};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;

@@ -10,9 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hypermount_drive::Urgency;
 use hypermount_drive::sync::{Mutex, MutexGuard};
-use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Snapshot, Wait};
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Snapshot, Urgency, Wait};
 use tokio::runtime::Handle;
 
 /// Largest size of a small file, in bytes.

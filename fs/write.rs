@@ -8,8 +8,7 @@
 
 use std::sync::Arc;
 
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::{DrivePath, Entry, Stat};
+use hypermount_drive::{DrivePath, Edit, Entry, Stat};
 
 use crate::errno::{Error, Result};
 use crate::filesystem::Fs;
@@ -24,7 +23,7 @@ const MAX_TOUCHED: usize = 16_384;
 
 /// A turn at changing a drive; see [`Fs::turn`].
 pub(crate) struct Turn {
-    turn: hypermount_drive::hyperdrive::Turn,
+    turn: hypermount_drive::Turn,
     /// The newest version at the start of the turn.
     version: u64,
 }

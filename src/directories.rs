@@ -37,7 +37,7 @@ pub fn state_directory() -> Result<PathBuf> {
         let why = format!("it belongs to another user (uid {owner}), and this is root");
         return Err(Failure::failed(what(), why).hint(hint));
     }
-    hypermount_core::private::directory(&directory)
+    hypermount_core::private_files::directory(&directory)
         .context(what)
         .map_err(|failure| failure.hint(hint))?;
     Ok(directory)

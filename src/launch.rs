@@ -134,7 +134,8 @@ fn died(mut child: Child, log: &Path) -> Failure {
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    let log = hypermount_core::private::open(path, OpenOptions::new().create(true).append(true))?;
+    let log =
+        hypermount_core::private_files::open(path, OpenOptions::new().create(true).append(true))?;
     if log.metadata()?.len() > MAX_LOG_BYTES {
         log.set_len(0)?;
     }

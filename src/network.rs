@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hypermount_core::sharing::{Holding, Share};
-use hypermount_core::{Sharing, Store};
+use hypermount_core::{Holding, Share, Sharing, Store};
 use hypermount_drive::{Drive, sharing_options};
 use hypermount_swarm::network::{
     BootstrapNode, Dialling, DiscoveryOptions, HyperDhtBootstrapNode, Interest, PeerInfo,

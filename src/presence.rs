@@ -63,7 +63,7 @@ impl Presence {
         let mut last = None;
         for path in places(store)? {
             let new = path.with_extension("daemon.new");
-            match hypermount_core::private::create_anew(&new) {
+            match hypermount_core::private_files::create_new(&new) {
                 Ok(file) => return self.write(file, &new, path),
                 Err(error) => last = Some((path, error)),
             }

@@ -83,7 +83,7 @@ impl Record {
         let what = || format!("record the mount in {}", path.display());
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        let file = hypermount_core::private::open(&path, &options).context(what)?;
+        let file = hypermount_core::private_files::open(&path, &options).context(what)?;
         let mut lock =
             Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
                 Failure::failed(

@@ -108,7 +108,7 @@ impl Saved {
         let path = path_of(store)?;
         let what = || format!("write {}", path.display());
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other).context(what)?;
-        hypermount_core::private::replace(&path, &text).context(what)
+        hypermount_core::private_files::replace(&path, &text).context(what)
     }
 }
 

@@ -4,9 +4,8 @@
 
 use std::path::Path;
 
-use hypermount_core::Store;
-use hypermount_core::store::Custodian;
-use hypermount_drive::hyperdrive::StoredDrives;
+use hypermount_core::{Custodian, Store};
+use hypermount_drive::StoredDrives;
 use hypermount_swarm::PublicKey;
 
 use crate::directories;
@@ -24,7 +23,7 @@ pub fn open_store(directory: &Path, create: bool) -> Result<Store> {
 /// The drives of a store, its default drive first, and which of them are damaged.
 pub async fn survey(store: &Store) -> hypermount_core::Result<StoredDrives> {
     let default = store.default_key()?;
-    let mut found = hypermount_drive::hyperdrive::survey(store).await?;
+    let mut found = hypermount_drive::survey(store).await?;
     found.drives.sort_by_key(|key| Some(*key) != default);
     Ok(found)
 }

@@ -5,9 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::living::{self, Mounted};
 use hypermount_core::Store;
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::{Extent, Stat, TYPE_FILE};
-use hypermount_drive::{Drive, DrivePath};
+use hypermount_drive::{Drive, DrivePath, Edit, Extent, Stat, TYPE_FILE};
 
 const MIB: u64 = 1 << 20;
 

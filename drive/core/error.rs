@@ -10,72 +10,132 @@ use std::time::Duration;
 
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
+/// The result of all that can fail in core and drive.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong when a drive, a core or a store is used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is no entry at the path.
     #[error("no such file or directory")]
     NotFound,
+    /// An entry that is no directory was used as one.
     #[error("not a directory")]
     NotADirectory,
+    /// A directory was used as a file.
     #[error("is a directory")]
     IsADirectory,
+    /// There is an entry at the path already.
     #[error("already exists")]
     AlreadyExists,
+    /// A directory with entries cannot be removed or replaced.
     #[error("directory not empty")]
     NotEmpty,
+    /// The text is no path inside a drive; says why.
     #[error("invalid path: {0}")]
     InvalidPath(String),
+    /// A name or path is too long.
     #[error("name longer than {max} bytes")]
-    NameTooLong { max: usize },
+    NameTooLong {
+        /// The limit, in bytes.
+        max: usize,
+    },
     /// Text a person typed that is not a drive URL; says what was expected.
     #[error("{0}")]
     InvalidUrl(String),
+    /// The core, the drive or the store cannot be written here; says why.
     #[error("read-only: {0}")]
     ReadOnly(&'static str),
+    /// What is asked for, or stored, is beyond what is implemented; says what.
     #[error("unsupported: {0}")]
     Unsupported(String),
+    /// A limit of sizes or counts is exceeded; says which.
     #[error("too large: {0}")]
     TooLarge(String),
     /// No more files may be open: one more core would take what connections and commands need.
     #[error(
         "{open} cores are open and in use, more take more open files than are allowed (ulimit -n)"
     )]
-    TooManyCores { open: usize },
+    TooManyCores {
+        /// Cores that are open and in use.
+        open: usize,
+    },
     /// Too many symbolic links or nested drives were crossed.
     #[error("too many levels of links or nested drives")]
     TooManyLevels,
     /// A block is not here and no peer delivered it in time.
     #[error("block {block} of core {core} not available after {waited:?}: {why}")]
     Unavailable {
+        /// The core with the block.
         core: DiscoveryKey,
+        /// Its number, counted from 0.
         block: u64,
+        /// How long the caller waited.
         waited: Duration,
         /// How many peers were connected, and what kept them from delivering.
         why: String,
     },
     /// Our own disk holds something that does not verify. Never about a peer.
     #[error("core {core} is damaged: {file} at {at}: {what}")]
-    Corrupt { core: DiscoveryKey, file: &'static str, at: u64, what: String },
+    Corrupt {
+        /// The damaged core.
+        core: DiscoveryKey,
+        /// The name of the file in its directory.
+        file: &'static str,
+        /// The block, node or page in that file; by the file.
+        at: u64,
+        /// What does not verify.
+        what: String,
+    },
     /// Signed content that does not make sense: the publisher's fault, not a peer's.
     #[error("malformed drive content: {0}")]
     Malformed(String),
     /// Two validly signed histories of one core exist. The first one seen is kept.
     #[error("core {core} is forked: {what}")]
-    Forked { core: DiscoveryKey, what: String },
+    Forked {
+        /// The core with two histories.
+        core: DiscoveryKey,
+        /// How they contradict each other.
+        what: String,
+    },
     /// Another process owns the store (or one of its cores).
     #[error("store {path} is in use by {holder}")]
-    Locked { path: PathBuf, holder: String },
+    Locked {
+        /// The locked directory.
+        path: PathBuf,
+        /// The process that holds the lock, as far as it is known.
+        holder: String,
+    },
+    /// The directory is no store, or not one of this kind.
     #[error("{path} is not a drive store: {why}")]
-    NotAStore { path: PathBuf, why: String },
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or in the way.
+        why: String,
+    },
     /// Another user's store, which this user may not write.
     #[error("{path} belongs to {owner}")]
-    NotOwner { path: PathBuf, owner: String },
+    NotOwner {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The name or number of its owner.
+        owner: String,
+    },
+    /// The store has no core with this key.
     #[error("no drive with key {0} in this store")]
     NoSuchDrive(PublicKey),
+    /// The network or the mount was closed during the call.
     #[error("closed")]
     Closed,
+    /// A call to the local file system failed.
     #[error("{op} {path}: {source}")]
-    Storage { op: &'static str, path: PathBuf, source: io::Error },
+    Storage {
+        /// The operation, as a verb.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }

@@ -1,21 +1,36 @@
 //! Signed append-only logs, the store that keeps them on disk, the wire codecs, the replicator and
 //! which core is served on which connection.
 //!
-//! This package knows no paths and no files. The modules are listed in import order;
+//! This package knows no paths and no files. What the packages above use is re-exported here; one
+//! module is public itself: [`private_files`]. The modules are listed in import order;
 //! `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
-pub mod error;
-pub mod private;
-pub mod wait;
-pub mod hypercore;
-pub mod store;
-pub mod wire;
-pub mod replicate;
-pub mod sharing;
+mod error;
+pub mod private_files;
+mod wait;
+mod hypercore;
+mod store;
+mod wire;
+mod replicate;
+mod sharing;
+#[doc(hidden)]
+pub mod testing;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 pub use crate::error::{Error, Result};
-pub use crate::hypercore::{Core, Head};
-pub use crate::sharing::Sharing;
-pub use crate::store::Store;
+pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
+pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, Outlook, Ticket, Urgency};
+pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
+pub use crate::hypercore::repair::{Fetched, Repairing};
+pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, Stop};
+pub use crate::sharing::{
+    Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,
+};
+pub use crate::store::{
+    Custodian, Custody, Hurt, Space, Store, Turns, View, content_name, lacks_descriptors,
+};
 pub use crate::wait::Wait;

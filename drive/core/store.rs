@@ -32,18 +32,19 @@ use crate::error::{Error, Result};
 use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::hypercore::storage::{Disk, Memory, Storage};
 use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
-use crate::private;
+use crate::private_files;
 use closing::Kept;
 use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
 
-pub use closing::MAX_OPEN_CORES;
+#[cfg(test)]
+pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
 pub use healing::Hurt;
 pub use healing::content_name;
-pub use mark::{Custodian, MARK_FILE};
+pub use mark::Custodian;
 use owner::Access;
 pub use turns::{Turns, View};
 
@@ -52,9 +53,9 @@ const NAMESPACE: &str = "corestore";
 /// Name of the core that `hyperdrive("dir")` uses for its metadata.
 const DEFAULT_NAME: &[u8] = b"default";
 /// Bytes of the longest name of a core that is read back.
-pub const MAX_NAME_LENGTH: usize = 1024;
+pub(crate) const MAX_NAME_LENGTH: usize = 1024;
 /// Opened cores a slow subscriber may be behind before it loses the oldest.
-pub const MAX_PENDING_OPENED: usize = 1024;
+pub(crate) const MAX_PENDING_OPENED: usize = 1024;
 /// Named cores looked at to see whether the master key belongs to them.
 const MAX_NAMES_CHECKED: usize = 16;
 const MASTER_KEY: &str = "master_key";
@@ -68,7 +69,9 @@ const SCRATCH: &str = "scratch";
 /// Room on the volume that holds the store, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// Of the volume.
     pub total: u64,
+    /// Free for this user.
     pub available: u64,
 }
 
@@ -101,6 +104,7 @@ pub struct Store {
 impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
     /// that cannot be written it is opened for reading, without a lock.
+    /// Errors: `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
         Self::open_as(directory, create, &Custodian::here(None))
     }
@@ -115,7 +119,7 @@ impl Store {
             Ok(_) => return Err(refused("not a directory".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 owner::may_create(directory)?;
-                private::directory(directory).map_err(failed("create", directory))?;
+                private_files::directory(directory).map_err(failed("create", directory))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(refused("no such directory".to_owned()));
@@ -125,7 +129,7 @@ impl Store {
         let access = owner::access(directory, create)?;
         if access == Access::Write && create_or_store(directory, create)? {
             // Before anything else: until then other users can take the lock.
-            private::directory(directory).map_err(failed("chmod", directory))?;
+            private_files::directory(directory).map_err(failed("chmod", directory))?;
         }
         let master_key = read_master_key(directory)?;
         if master_key.is_none() && !create {
@@ -194,11 +198,13 @@ impl Store {
 
     /// The core with this key, opened once and shared; made (read-only, empty) if absent.
     /// Writable if the store has its name or its secret key.
+    /// Errors: `TooManyCores`, `Locked`, those of [`Core::open`].
     pub fn core(&self, key: &PublicKey) -> Result<Core> {
         self.open_core(key, None, None, None)
     }
 
     /// The core derived from the master key and `name`; writable.
+    /// Errors: those of [`Store::core`], `Unsupported` for a name that is empty or longer than 1024 bytes.
     pub fn core_named(&self, name: &[u8]) -> Result<Core> {
         if name.is_empty() || name.len() > MAX_NAME_LENGTH {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
@@ -208,12 +214,13 @@ impl Store {
     }
 
     /// The core of a key pair that is not derived from the master key; its secret key is stored.
-    pub fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
+    #[cfg(test)]
+    pub(crate) fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
         self.open_core(&pair.public_key(), Some(pair.clone()), None, None)
     }
 
     /// The core, if it is open or on disk; opens it in the latter case.
-    pub fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
+    pub(crate) fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
         if let Some(core) = self.inner.cores.lock().get(key) {
             return Ok(Some(core.clone()));
         }
@@ -224,12 +231,14 @@ impl Store {
     }
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
+    /// Errors: `Storage`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
         self.named_key(DEFAULT_NAME)
     }
 
     /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
     /// damaged: without it the secret key cannot be derived when the core is opened by its key.
+    /// Errors: `Storage`.
     pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
         let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
@@ -247,6 +256,7 @@ impl Store {
     }
 
     /// The name a core on disk was derived from, if this store's master key made it.
+    /// Errors: `Storage`.
     pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
         let Some(root) = &self.inner.root else {
             return Ok(None);
@@ -256,6 +266,7 @@ impl Store {
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).
+    /// Errors: `Storage`.
     pub fn keys(&self) -> Result<Vec<PublicKey>> {
         let Some(root) = &self.inner.root else {
             return Ok(self.cores().iter().map(|core| *core.key()).collect());
@@ -273,22 +284,23 @@ impl Store {
     }
 
     /// Topics of the drives that are, from now on, opened to be read from peers.
-    pub fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
+    pub(crate) fn drives_wanted(&self) -> broadcast::Receiver<DiscoveryKey> {
         self.inner.wanted.subscribe()
     }
 
-    /// Somebody opens the drive with this metadata core and would wait for peers.
+    /// The drive with this metadata core is opened, and the caller would wait for peers.
     pub fn want_drive(&self, topic: DiscoveryKey) {
-        // Nobody listens where there is no discovery.
+        // There is no receiver where there is no discovery.
         let _ = self.inner.wanted.send(topic);
     }
 
     /// Every core opened from now on.
-    pub fn opened(&self) -> broadcast::Receiver<Core> {
+    pub(crate) fn opened(&self) -> broadcast::Receiver<Core> {
         self.inner.opened.subscribe()
     }
 
     /// Makes everything stored so far in any open core survive a power cut.
+    /// Errors: `Storage`, of the first core that failed.
     pub fn sync(&self) -> Result<()> {
         let cores = self.cores();
         cores.iter().try_for_each(Core::sync)?;
@@ -301,6 +313,7 @@ impl Store {
     }
 
     /// Why cores of ours open read-only, if any do.
+    /// Errors: those of [`Store::core`].
     pub fn custody(&self) -> Result<Custody> {
         let Some(marks) = &self.inner.marks else {
             return Ok(Custody::default());
@@ -317,8 +330,9 @@ impl Store {
     }
 
     /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
-    /// the store is opened anew. With `force` also where a peer is known to hold more than is here,
+    /// the store is opened again. With `force` also where a peer is known to hold more than is here,
     /// which forks those drives for good.
+    /// Errors: `ReadOnly`, `Forked` without `force`, `Storage`.
     pub fn adopt(&self, force: bool) -> Result<()> {
         let Some(marks) = &self.inner.marks else {
             return Err(Error::ReadOnly("the store's medium cannot be written"));
@@ -344,6 +358,10 @@ impl Store {
         marks.adopt(&ours)
     }
 
+    /// Room on the volume that holds the store (`statvfs(3)`); without limit for a store in memory.
+    ///
+    /// # Errors
+    /// If the system does not tell.
     pub fn space(&self) -> Result<Space> {
         let Some(root) = &self.inner.root else {
             return Ok(Space { total: u64::MAX, available: u64::MAX });
@@ -367,11 +385,6 @@ impl Store {
             Some(root) => root.join(SCRATCH),
             None => std::env::temp_dir().join(format!("hypermount-{}", std::process::id())),
         }
-    }
-
-    /// Whether the medium can be written.
-    pub fn writable(&self) -> bool {
-        self.inner.writable
     }
 
     /// The key of the core derived from the master key and `name`, which need not exist.
@@ -421,7 +434,8 @@ impl Store {
         if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
             && !marks.holds(&core)?
         {
-            let missing = self.ails(&core).map_or(String::new(), |what| format!(" ({what})"));
+            let missing =
+                self.known_damage(&core).map_or(String::new(), |what| format!(" ({what})"));
             log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
             core.stop(Stop::Restored);
         }
@@ -456,7 +470,7 @@ impl Store {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
         if writable {
-            private::directory(directory).map_err(failed("create", directory))?;
+            private_files::directory(directory).map_err(failed("create", directory))?;
         } else if !directory.is_dir() {
             return Err(Error::ReadOnly("the store's medium"));
         }
@@ -521,10 +535,12 @@ impl Store {
 pub struct Custody {
     /// Concerns the whole store.
     pub store: Option<Stop>,
+    /// Concern single cores.
     pub cores: Vec<(DiscoveryKey, Stop)>,
 }
 
 impl Custody {
+    /// Whether no core of ours is read-only.
     pub fn is_clear(&self) -> bool {
         self.store.is_none() && self.cores.is_empty()
     }
@@ -637,7 +653,7 @@ fn create_or_store(directory: &Path, create: bool) -> Result<bool> {
 fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
     let path = directory.join(MASTER_KEY);
     let master_key = crypto::random_bytes().map_err(failed("generate", &path))?;
-    private::replace(&path, &master_key).map_err(failed("write", &path))?;
+    private_files::replace(&path, &master_key).map_err(failed("write", &path))?;
     Ok(master_key)
 }
 
@@ -743,7 +759,7 @@ fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
 /// Makes the directories of a core survive a power cut, up to the root of the store.
 fn sync_ancestors(directory: &Path) -> Result<()> {
     for made in directory.ancestors().take(3) {
-        private::sync_parent(made).map_err(failed("sync the directory of", made))?;
+        private_files::sync_parent(made).map_err(failed("sync the directory of", made))?;
     }
     Ok(())
 }
@@ -754,7 +770,7 @@ fn has_name(directory: &Path) -> bool {
 
 fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
     let path = directory.join("name");
-    private::replace(&path, &encode_name(name)).map_err(failed("write", &path))
+    private_files::replace(&path, &encode_name(name)).map_err(failed("write", &path))
 }
 
 fn warn_if_readable(path: &Path) {

@@ -14,9 +14,9 @@ pub enum Wait {
     Local,
     /// The whole operation must end by this instant.
     Until(Instant),
-    /// Each block may take this long; progress starts the clock anew.
+    /// Each block may take this long; progress restarts the clock.
     Each(Duration),
-    /// As long as it takes; only for callers who asked for exactly that.
+    /// No limit; only for callers that asked for exactly that.
     Forever,
 }
 
@@ -36,6 +36,7 @@ impl Wait {
         }
     }
 
+    /// Whether peers are never asked.
     pub fn is_local(&self) -> bool {
         matches!(self, Wait::Local)
     }

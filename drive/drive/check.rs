@@ -11,22 +11,25 @@ use std::ops::Range;
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
-use hypermount_core::store::Store;
-use hypermount_core::wait::Wait;
+use hypermount_core::{
+    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_A_STEP, Store, Wait,
+};
 use hypermount_swarm::crypto::PublicKey;
 
 pub use repair::{DriveRepair, content_of_drive, repair};
 
 /// Progress of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum CheckStep {
     /// Bytes that were read and verified.
     Read(u64),
-    /// `fetched` of the `of` blocks that peers were asked for have come.
-    Fetched { fetched: u64, of: u64 },
+    /// Blocks of peers have come.
+    Fetched {
+        /// Blocks that have come.
+        fetched: u64,
+        /// Blocks that were requested.
+        of: u64,
+    },
 }
 
 /// Files, and versions, that are named; more are only counted.
@@ -35,6 +38,7 @@ pub const MAX_NAMED: usize = 1000;
 /// A file that cannot be read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HurtFile {
+    /// In the drive, without a leading slash.
     pub path: String,
     /// The version of the drive that brought it.
     pub version: u64,
@@ -47,13 +51,20 @@ pub struct HurtFile {
 pub struct DriveCheck {
     /// Blocks that are here and sound, of both cores.
     pub sound: u64,
+    /// Blocks that are here and do not verify, of both cores.
     pub damaged_blocks: u64,
+    /// Tree nodes and signatures that do not verify.
     pub records_damaged: u64,
+    /// How many of those were written again.
     pub records_repaired: u64,
+    /// Files with damaged blocks, at most [`MAX_NAMED`].
     pub files: Vec<HurtFile>,
+    /// How many files have damaged blocks.
     pub file_count: u64,
-    /// Versions whose index block is damaged or, in a drive whose secret key is here, missing.
+    /// Versions whose index block is damaged or, in a drive whose secret key is here, missing; at most
+    /// [`MAX_NAMED`].
     pub versions: Vec<u64>,
+    /// How many versions are damaged.
     pub version_count: u64,
     /// Versions of which the signature of the index does not verify and was not repaired, the first ones.
     pub unsigned: Vec<u64>,
@@ -61,8 +72,8 @@ pub struct DriveCheck {
     pub missing: Vec<String>,
     /// Missing blocks that a drive whose secret key is here needs: of the index and of the content. The
     /// first ranges.
-    pub lost_index: Vec<Range<u64>>,
-    pub lost_content: Vec<Range<u64>>,
+    pub(crate) lost_index: Vec<Range<u64>>,
+    pub(crate) lost_content: Vec<Range<u64>>,
 }
 
 impl DriveCheck {
@@ -84,11 +95,14 @@ impl DriveCheck {
     }
 }
 
-/// Reads and verifies what is here of the drive.
+/// Reads and verifies what is here of the drive; `tell` hears of each step.
+///
+/// # Errors
+/// Those of [`Drive::open`] without peers, and `Storage`. Damage is in the result.
 pub async fn check(
     store: &Store,
     key: &PublicKey,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveCheck> {
     check_and_blank(store, key, false, tell).await
 }
@@ -98,7 +112,7 @@ async fn check_and_blank(
     store: &Store,
     key: &PublicKey,
     blank: bool,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveCheck> {
     let drive = Drive::open(store, key, None, Wait::Local).await?;
     let index = drive.metadata_core();
@@ -112,7 +126,7 @@ async fn check_and_blank(
     found.count(&of_content);
     found.unsigned.clone_from(&of_index.unsigned);
     for core in std::iter::once(index).chain(drive.content().ok()) {
-        found.missing.extend(store.ails(core));
+        found.missing.extend(store.known_damage(core));
     }
     let snapshot = drive.snapshot();
     // What was marked and is beyond the head is missing.
@@ -152,9 +166,9 @@ async fn check_and_blank(
 async fn check_core(
     core: &Core,
     blank: bool,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<CoreCheck> {
-    let mut read = |bytes| tell(Step::Read(bytes));
+    let mut read = |bytes| tell(CheckStep::Read(bytes));
     let mut found = core.check(&mut read)?;
     let lengths = core.signed_lengths()?;
     for start in lengths.clone().step_by(SIGNATURES_A_STEP as usize) {

@@ -1,8 +1,8 @@
 //! A drive: an index over a metadata core, and a content core.
 //!
 //! [`Drive`] is the handle, [`Snapshot`] one pinned version of it. Not here: what the index looks
-//! like (`index/`), which nested drive lies where in a folder (whoever walks paths opens it as a
-//! drive of its own), and anything about peers beyond how long to wait for them.
+//! like (`index/`), which nested drive lies where in a folder (the code that walks paths opens it
+//! as a drive of its own), and anything about peers beyond how long to wait for them.
 
 mod commit;
 #[cfg(test)]
@@ -20,13 +20,12 @@ mod stored;
 #[cfg(test)]
 mod stored_tests;
 #[cfg(any(test, debug_assertions))]
-pub mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use crate::index::{Changed, Edit};
+pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
-pub use hypermount_core::hypercore::HashedBlocks;
 pub use read::Pieces;
 pub use stored::{StoredDrives, stored_drives, survey};
 
@@ -34,27 +33,23 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::index::{Index, IndexLog, Stored};
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::hypercore::{Core, Head};
-use hypermount_core::store::{Store, Turns, content_name};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Error, Result, Store, Turns, Urgency, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 
-/// How often is looked for what peers have told meanwhile.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often it is checked whether peers have announced a newer version.
+const PEERS_POLLED_EVERY: Duration = Duration::from_millis(20);
 
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
     index: Index,
 }
 
+/// A cheap handle on one drive of a store: its two cores, at the newest version or a frozen one.
 #[derive(Clone)]
 pub struct Drive {
     inner: Arc<Inner>,
@@ -67,8 +62,6 @@ struct Inner {
     frozen: Option<u64>,
     /// The last snapshot given out; replaced when the core has grown.
     current: Mutex<Arc<Snapshot>>,
-    /// Never fires; what a frozen drive gives to those who watch it.
-    stillness: watch::Sender<Head>,
     /// Shared with every other handle on this drive.
     turns: Arc<Turns>,
 }
@@ -76,7 +69,9 @@ struct Inner {
 /// How a drive stands on this machine, index and content together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// Of both cores, as far as their lengths are known.
     pub blocks: u64,
+    /// Those stored on this machine.
     pub blocks_here: u64,
     /// Asked for now, by readers or ahead of them.
     pub blocks_wanted: u64,
@@ -87,6 +82,9 @@ pub struct Standing {
 impl Drive {
     /// Opens the drive with this key, at its newest version or frozen at `version`; fetches the
     /// header block from peers within `wait` if it is not here.
+    ///
+    /// # Errors
+    /// `Malformed` if the core is no index; those of [`Store::core`] and [`Core::get`].
     pub async fn open(
         store: &Store,
         key: &PublicKey,
@@ -112,7 +110,7 @@ impl Drive {
         }
         if version.is_none() && !wait.is_local() && !metadata.has(0) {
             // The newest block leads to everything else: it is fetched in the same round trip as
-            // the first one. Nobody has to wait for it here.
+            // the first one. No caller has to wait for it here.
             drop(metadata.demand().upgrade(metadata.head().length));
         }
         let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
@@ -133,6 +131,9 @@ impl Drive {
     }
 
     /// Makes (or reopens) the drive whose metadata core derives from `name`.
+    ///
+    /// # Errors
+    /// Those of [`Store::core_named`].
     pub fn create(store: &Store, name: &str) -> Result<Self> {
         let metadata = store.core_named(name.as_bytes())?;
         if metadata.head().length > 0 {
@@ -151,7 +152,6 @@ impl Drive {
             metadata.settle_after(content);
         }
         let version = frozen.unwrap_or(metadata.head().length);
-        let (stillness, _) = watch::channel(metadata.head());
         let turns = store.turns(metadata.discovery_key());
         let index = IndexLog::new(metadata);
         let current = Snapshot::new(index.at(version));
@@ -161,7 +161,6 @@ impl Drive {
             content,
             frozen,
             current: Mutex::new(Rank::DRIVE, Arc::new(current)),
-            stillness,
             turns,
         };
         Self { inner: Arc::new(inner) }
@@ -172,6 +171,9 @@ impl Drive {
     }
 
     /// The core with the bytes of this drive's files.
+    ///
+    /// # Errors
+    /// `Malformed` for an index that names no content core.
     pub fn content(&self) -> Result<&Core> {
         let missing = || Error::Malformed("the drive names no content core".into());
         self.inner.content.as_ref().ok_or_else(missing)
@@ -192,6 +194,7 @@ impl Drive {
         self.inner.index.stored_at(seq)
     }
 
+    /// The key of the metadata core, which is that of the drive.
     pub fn key(&self) -> &PublicKey {
         self.metadata().key()
     }
@@ -218,15 +221,10 @@ impl Drive {
         Arc::clone(&current)
     }
 
-    /// Fires when the metadata core grows; never on a frozen drive.
-    pub fn watch(&self) -> watch::Receiver<Head> {
-        match self.inner.frozen {
-            Some(_) => self.inner.stillness.subscribe(),
-            None => self.metadata().watch(),
-        }
-    }
-
     /// Waits until a version newer than `version` is known. A frozen drive never has one.
+    ///
+    /// # Errors
+    /// `Unsupported` for a frozen drive; those of [`Core::longer_than`].
     pub async fn newer_than(&self, version: u64, wait: Wait) -> Result<()> {
         match self.inner.frozen {
             Some(frozen) if frozen > version => Ok(()),
@@ -236,25 +234,25 @@ impl Drive {
     }
 
     /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
-    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own nobody
-    /// else has a newer one.
+    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own no
+    /// peer has a newer one.
     pub async fn freshen(&self, limit: Duration) {
         if self.frozen_version().is_some() || self.writable() {
             return;
         }
         let core = self.metadata();
         let (deadline, mut grown) = (Instant::now() + limit, core.watch());
-        // Has peers asked; nobody has to wait for that here.
+        // Has peers asked; no caller has to wait for that here.
         drop(core.demand().upgrade(core.head().length));
         loop {
             let outlook = core.demand().outlook();
             let told = outlook.remote_length;
-            // Who has another history has no news for us.
+            // A peer that has another history has no news for us.
             if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
                 return;
             }
             // What is told comes without a sign, what grows with one.
-            let next = deadline.min(Instant::now() + LOOK);
+            let next = deadline.min(Instant::now() + PEERS_POLLED_EVERY);
             let closed = matches!(timeout_at(next, grown.changed()).await, Ok(Err(_)));
             if closed || Instant::now() >= deadline {
                 return;
@@ -262,7 +260,7 @@ impl Drive {
         }
     }
 
-    /// How much of the newest version is here, and who has more of it.
+    /// How much of the newest version is here, and how many peers have more of it.
     pub fn standing(&self) -> Standing {
         let mut standing = Standing::default();
         for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
@@ -282,6 +280,9 @@ impl Drive {
     }
 
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
+    ///
+    /// # Errors
+    /// `Malformed` for an extent that is not in the core; those of [`Core::get`].
     pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         if range.start >= range.end.min(extent.size) {
             return Ok(Pieces::new());
@@ -291,7 +292,7 @@ impl Drive {
     }
 
     /// A peer that was given up because its index has another history has no content for us either: that
-    /// is what to tell who misses some.
+    /// is what to tell a caller that misses some.
     fn explain(&self, error: Error) -> Error {
         let index = self.metadata();
         match (error, index.demand().outlook().fork) {
@@ -304,6 +305,9 @@ impl Drive {
 
     /// As `read`, of the whole-core file a `MountTarget { core: true }` names. Its length is what
     /// is known of the core now, at least one block.
+    ///
+    /// # Errors
+    /// Those of [`Drive::read`] and [`Store::core`].
     pub async fn read_core(
         &self,
         key: &PublicKey,
@@ -319,7 +323,7 @@ impl Drive {
         read::read(&core, &extent, range, wait).await
     }
 
-    /// Asks peers for bytes nobody waits for yet.
+    /// Asks peers for bytes that no caller waits for yet.
     pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
         if let Some(content) = &self.inner.content {
             read::prefetch(content, extent, range, urgency);
@@ -343,6 +347,9 @@ impl Drive {
     /// Left out are entries that were only written again with the same value, as a delete does to
     /// an unrelated one, and names that a filesystem cannot hold. An entry whose stat cannot be
     /// read counts as none.
+    ///
+    /// # Errors
+    /// `TooLarge`; those of [`Core::get`].
     pub async fn changes(
         &self,
         old: &Snapshot,

@@ -1,27 +1,39 @@
 //! Hyperdrives: the index that turns two cores into a folder, snapshots, reading, commit and
 //! mend, and transfer between a drive and a local directory.
 //!
-//! This package knows nothing of FUSE, inodes, errno or command lines. The modules are listed in
-//! import order; `scripts/layers.sh` checks it.
+//! This package knows nothing of FUSE, inodes, errno or command lines. What the packages above use is
+//! re-exported here; three modules are public themselves: [`scratch`], [`check`] and [`transfer`]. The
+//! modules are listed in import order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
-pub mod path;
-pub mod stat;
-pub mod url;
+mod path;
+mod stat;
+mod url;
 pub mod scratch;
-pub mod index;
-pub mod hyperdrive;
+mod index;
+mod hyperdrive;
 pub mod check;
 pub mod transfer;
+#[doc(hidden)]
+pub mod testing;
 
-pub use crate::hyperdrive::{Drive, Pieces, Snapshot};
-pub use crate::index::sharing_options;
-pub use crate::path::{DrivePath, Name};
-pub use crate::stat::{Entry, Extent, Kind, Stat};
+pub use crate::hyperdrive::{
+    ContentWriter, Drive, Pieces, Snapshot, Standing, StoredDrives, Turn, stored_drives, survey,
+};
+#[cfg(fuzzing)]
+pub use crate::index::fuzzing;
+pub use crate::index::{Changed, Edit, MAX_LISTING_BYTES, sharing_options};
+pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
+pub use crate::stat::{
+    Entry, Extent, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,
+    TYPE_SOCKET, TYPE_SYMLINK,
+};
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.
-pub use hypermount_core::hypercore::demand::Urgency;
-pub use hypermount_core::store::{Space, View};
-pub use hypermount_core::{Core, Error, Head, Result, Store, Wait};
+pub use hypermount_core::{
+    Core, Error, HashedBlocks, Head, Result, Space, Store, Urgency, View, Wait,
+};
 pub use hypermount_swarm::{DiscoveryKey, Limit, PublicKey, sync};

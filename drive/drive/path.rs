@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
-pub const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Longest single name in bytes (NAME_MAX).
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -15,6 +15,10 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct Name(String);
 
 impl Name {
+    /// A name.
+    ///
+    /// # Errors
+    /// `NameTooLong`, or `InvalidPath` for text that is no name.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
         if text.len() > MAX_NAME_BYTES {
@@ -26,6 +30,7 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,12 +42,16 @@ impl Name {
 pub struct DrivePath(Arc<str>);
 
 impl DrivePath {
+    /// The root of a drive.
     pub fn root() -> Self {
         Self::default()
     }
 
     /// Parses a path relative to the drive's root; a leading, trailing or doubled slash does not
     /// count; `.` and `..` are refused, never resolved.
+    ///
+    /// # Errors
+    /// Those of [`Name::new`] and [`DrivePath::join`].
     pub fn parse(text: &str) -> Result<Self> {
         let mut path = Self::root();
         for component in text.split('/').filter(|component| !component.is_empty()) {
@@ -51,6 +60,10 @@ impl DrivePath {
         Ok(path)
     }
 
+    /// The path of `name` in this directory.
+    ///
+    /// # Errors
+    /// `NameTooLong` beyond 4096 bytes (PATH_MAX).
     pub fn join(&self, name: &Name) -> Result<Self> {
         let text = if self.is_root() { name.0.clone() } else { format!("{}/{}", self.0, name.0) };
         if text.len() > MAX_PATH_BYTES {
@@ -59,6 +72,7 @@ impl DrivePath {
         Ok(Self(text.into()))
     }
 
+    /// Whether it is the root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
@@ -68,6 +82,7 @@ impl DrivePath {
         &self.0
     }
 
+    /// The directory that contains it; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -80,6 +95,7 @@ impl DrivePath {
         self.0.rsplit('/').next().filter(|name| !name.is_empty())
     }
 
+    /// The names from the root down.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|component| !component.is_empty())
     }

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::path::DrivePath;
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 
@@ -46,7 +46,9 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 /// What a scratch file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
+    /// The drive of the file.
     pub drive: PublicKey,
+    /// Where the file is in it.
     pub path: DrivePath,
     /// What lies beneath the changes.
     pub base: Extent,
@@ -84,12 +86,17 @@ pub struct Scratch {
 /// What a process that ended too early left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
+    /// What the changes belong to.
     pub origin: Origin,
+    /// Of the file with its changes, in bytes.
     pub size: u64,
     /// Bytes below this that no write covers are the base's; above they are zeros.
     pub base_limit: u64,
+    /// The bytes that were written.
     pub written: Ranges,
+    /// The file with them, at the same offsets.
     pub data: PathBuf,
+    /// The file that describes them.
     pub record: PathBuf,
 }
 
@@ -119,7 +126,7 @@ impl Pool {
     }
 
     fn give_back(&self, files: Files) {
-        // The record first: bytes that no record speaks of belong to nobody.
+        // The record first: bytes that no record describes belong to no file.
         let emptied = files.record.set_len(0).and_then(|()| files.data.set_len(0));
         let mut free = self.free.lock();
         if emptied.is_ok() && free.len() < MAX_FREE {
@@ -168,6 +175,9 @@ impl Drop for Files {
 
 impl Scratch {
     /// An empty scratch file.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn create(pool: &Arc<Pool>, origin: &Origin) -> Result<Self> {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
@@ -198,17 +208,27 @@ impl Scratch {
         Ok(())
     }
 
+    /// Stores `bytes` at `offset` of the file. They count once [`Scratch::written`] records them.
+    ///
+    /// # Errors
+    /// `Storage`, such as for a full disk.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         data.write_all_at(bytes, offset).map_err(failed("write", data_path))
     }
 
     /// Notes that these bytes count from now on.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn written(&self, range: &Range<u64>) -> Result<()> {
         self.note(&format!("write {} {}\n", range.start, range.end))
     }
 
     /// Fills the buffer; what the file does not reach are zeros.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         let mut done = 0;
@@ -225,6 +245,9 @@ impl Scratch {
     }
 
     /// The file was cut or extended to `size` bytes.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn resized(&self, size: u64) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         let length = data.metadata().map_err(failed("stat", data_path))?.len();
@@ -235,6 +258,9 @@ impl Scratch {
     }
 
     /// The file is at another path now.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn moved(&self, path: &DrivePath) -> Result<()> {
         self.note(&format!("path {}\n", escape(path.as_str())))
     }
@@ -244,7 +270,7 @@ impl Scratch {
         self.keep.store(true, Ordering::Relaxed);
     }
 
-    /// Its bytes are stored by now, or wanted by nobody: [`Scratch::keep`] no longer counts.
+    /// Its bytes are stored by now, or no longer wanted: [`Scratch::keep`] no longer counts.
     pub fn let_go(&self) {
         self.keep.store(false, Ordering::Relaxed);
     }
@@ -262,6 +288,9 @@ impl Drop for Scratch {
 
 /// What was left behind in the directory, in no particular order. A record that says nothing
 /// useful is logged and left alone.
+///
+/// # Errors
+/// `Storage` if the directory cannot be read.
 pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -369,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_found_as_it_was() {
+    fn a_kept_scratch_file_is_read_back_unchanged() {
         let directory = tempfile::tempdir().expect("a directory");
         let scratch =
             Scratch::create(&Pool::new(directory.path().join("scratch")), &origin("a")).unwrap();
@@ -388,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_kept_leaves_nothing() {
+    fn a_dropped_scratch_file_is_removed() {
         let directory = tempfile::tempdir().expect("a directory");
         let scratch =
             Scratch::create(&Pool::new(directory.path().to_owned()), &origin("a")).unwrap();
@@ -431,17 +460,17 @@ mod tests {
             &|| scratch.written(&(1000..2000)).unwrap(),
             &|| scratch.resized(1500).unwrap(),
         ];
-        let told = |text: &str| parse(text, &directory.path().join("1.record"));
+        let parsed = |text: &str| parse(text, &directory.path().join("1.record"));
         let read = || fs::read_to_string(&scratch.files().unwrap().record_path).unwrap();
-        let mut moments = vec![told(&read()).expect("it is whole")];
+        let mut moments = vec![parsed(&read()).expect("it is whole")];
         for step in steps {
             step();
-            moments.push(told(&read()).expect("it is whole"));
+            moments.push(parsed(&read()).expect("it is whole"));
         }
         let whole = read();
         let mut seen = 0;
         for end in 0..=whole.len() {
-            if let Some(left) = told(&whole[..end]) {
+            if let Some(left) = parsed(&whole[..end]) {
                 let at = moments.iter().position(|moment| *moment == left);
                 let at = at.unwrap_or_else(|| panic!("cut at {end}: {left:?}"));
                 assert!(at >= seen, "cut at {end}");

@@ -4,29 +4,42 @@
 
 use hypermount_swarm::crypto::PublicKey;
 
-/// Mask and values of the file type bits in [`Stat::mode`] (stat(2) numbers, part of the format).
+/// Mask of the file type bits in [`Stat::mode`] (`S_IFMT` of inode(7); part of the format).
 pub const TYPE_MASK: u32 = 0o170000;
+/// A socket (`S_IFSOCK`).
 pub const TYPE_SOCKET: u32 = 0o140000;
+/// A symbolic link (`S_IFLNK`).
 pub const TYPE_SYMLINK: u32 = 0o120000;
+/// A regular file (`S_IFREG`).
 pub const TYPE_FILE: u32 = 0o100000;
-pub const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+pub(crate) const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+/// A directory (`S_IFDIR`).
 pub const TYPE_DIRECTORY: u32 = 0o040000;
-pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+pub(crate) const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+/// A named pipe (`S_IFIFO`).
 pub const TYPE_FIFO: u32 = 0o010000;
 
 /// Mode of a directory without an entry of its own.
 const IMPLIED_MODE: u32 = TYPE_DIRECTORY | 0o755;
 
+/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink,
     /// Another drive begins here; crossed like a mount point.
     Mount,
+    /// A named pipe.
     Fifo,
+    /// A socket.
     Socket,
+    /// A character device.
     CharacterDevice,
+    /// A block device.
     BlockDevice,
 }
 
@@ -34,17 +47,20 @@ pub enum Kind {
 /// make sense: readers check it against the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// First block and number of blocks in the content core.
+    /// First block in the content core.
     pub block: u64,
+    /// Number of blocks.
     pub blocks: u64,
-    /// First byte in the content core, and the file's size in bytes.
+    /// Offset of the first byte in the content core.
     pub byte: u64,
+    /// Size of the file, in bytes.
     pub size: u64,
 }
 
 /// The drive (or, with `core`, the single core) mounted at an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountTarget {
+    /// Of the mounted drive or core.
     pub key: PublicKey,
     /// Pinned version; `None` follows the newest.
     pub version: Option<u64>,
@@ -52,26 +68,35 @@ pub struct MountTarget {
     pub core: bool,
 }
 
+/// The metadata of an entry, as a drive stores it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
     /// Type and permission bits as stored.
     pub mode: u32,
+    /// The owner, as a number of the publisher's system.
     pub uid: u32,
+    /// The group, likewise.
     pub gid: u32,
+    /// The bytes of a file.
     pub extent: Extent,
-    /// Milliseconds since the epoch.
+    /// When the content changed, in milliseconds since the epoch.
     pub mtime: u64,
+    /// When the content or the metadata changed, in milliseconds since the epoch.
     pub ctime: u64,
     /// Target of a symbolic link, as stored.
     pub linkname: Option<String>,
+    /// The drive or core that is mounted here.
     pub mount: Option<MountTarget>,
     /// Extended attributes in stored order; a removed one keeps its name with no value.
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// What is at a path of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// By the stat, see [`Entry::stored`].
     pub kind: Kind,
+    /// Its metadata.
     pub stat: Stat,
     /// False for a directory that exists only because something lies below it.
     pub explicit: bool,
@@ -80,7 +105,7 @@ pub struct Entry {
 impl Entry {
     /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
     /// times, since one directory may be listed several times at once. Usual files have none.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let Stat { linkname, attributes, .. } = &self.stat;
         let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
             size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
@@ -94,7 +119,7 @@ impl Entry {
 impl Kind {
     /// What the type bits of `mode` say. Signed nonsense (no type, or one that does not exist) is
     /// taken for a file: it can be looked at and does no harm.
-    pub fn from_mode(mode: u32) -> Self {
+    pub(crate) fn from_mode(mode: u32) -> Self {
         match mode & TYPE_MASK {
             TYPE_DIRECTORY => Kind::Directory,
             TYPE_SYMLINK => Kind::Symlink,
@@ -120,7 +145,7 @@ impl Entry {
     }
 
     /// A directory that exists because something is below it, changed when `mtime` says.
-    pub fn implied_directory(mtime: u64) -> Self {
+    pub(crate) fn implied_directory(mtime: u64) -> Self {
         let stat = Stat { mode: IMPLIED_MODE, mtime, ctime: mtime, ..Stat::default() };
         Self { kind: Kind::Directory, stat, explicit: false }
     }
@@ -149,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_what_is_mounted() {
+    fn a_mounted_drive_is_a_mount_and_a_mounted_core_a_file() {
         let stat = |core| {
             let key = PublicKey::new([1; 32]);
             let mount = Some(MountTarget { key, version: None, core });

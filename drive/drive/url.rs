@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::path::DrivePath;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 const SCHEME: &str = "hyper://";
@@ -15,11 +15,14 @@ const MODERN_KEY_LETTERS: usize = 52;
 /// and the rest.
 const MAX_URL_BYTES: usize = 3 * crate::path::MAX_PATH_BYTES + 128;
 
+/// `hyper://KEY[+VERSION][/PATH]`: a drive, or a path in it. The key has 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveUrl {
+    /// Of the drive.
     pub key: PublicKey,
     /// A frozen version: the metadata core's length. `None` follows the newest.
     pub version: Option<u64>,
+    /// In the drive; the root if the URL has none.
     pub path: DrivePath,
 }
 
@@ -103,7 +106,7 @@ fn percent_decode(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::InvalidUrl("the path is not UTF-8".into()))
 }
 
-/// The whole URL in its canonical form, key included: whoever prints it was asked for it.
+/// The whole URL in its canonical form, key included: it is printed only on request.
 impl fmt::Display for DriveUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}", self.key.to_hex())?;
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_people_paste_is_taken() {
+    fn every_accepted_spelling_of_a_url_is_parsed() {
         let upper = KEY.to_uppercase();
         for (text, expected) in [
             (format!("hyper://{KEY}"), url(None, "")),
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_saying_what_was_expected() {
+    fn other_texts_are_refused_with_what_was_expected() {
         let modern = "y".repeat(52);
         let long = format!("{KEY}/{}", "a".repeat(MAX_URL_BYTES));
         for (text, says) in [

@@ -13,9 +13,10 @@ use drivefs::{
     errno,
 };
 use fuser::{FileAttr, FileType};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use hypermount_drive::{Drive, DrivePath, Extent, PublicKey, Stat, Store, Wait};
+use hypermount_drive::{
+    Drive, DrivePath, Edit, Extent, MountTarget, PublicKey, Stat, Store, TYPE_DIRECTORY, TYPE_FILE,
+    TYPE_SYMLINK, Wait,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;

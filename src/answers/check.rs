@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use hypermount_core::store::Hurt;
-use hypermount_core::{Store, Wait};
+use hypermount_core::{Hurt, Store, Wait};
 use hypermount_drive::check::{
-    DriveCheck, HurtFile, Step, check as check_drive, content_of_drive, repair as repair_drive,
+    CheckStep, DriveCheck, HurtFile, check as check_drive, content_of_drive, repair as repair_drive,
 };
 use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
@@ -196,13 +195,13 @@ async fn check_one(
     let store = small.store;
     let mut pending = 0;
     let mut step = |step| match step {
-        Step::Read(count) => {
+        CheckStep::Read(count) => {
             pending += count;
             if pending >= BETWEEN {
                 tell(Checking::Bytes { count: std::mem::take(&mut pending) });
             }
         }
-        Step::Fetched { fetched, of } => tell(Checking::Fetched { fetched, of }),
+        CheckStep::Fetched { fetched, of } => tell(Checking::Fetched { fetched, of }),
     };
     let mut drive = CheckedDrive {
         url: Some(drive_url(key, None)),

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use hypermount_core::store::Hurt;
-use hypermount_core::{Core, Store, Wait};
-use hypermount_drive::hyperdrive::StoredDrives;
-use hypermount_drive::{Drive, DrivePath, transfer};
+use hypermount_core::{Core, Hurt, Store, Wait};
+use hypermount_drive::{Drive, DrivePath, StoredDrives, transfer};
 use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

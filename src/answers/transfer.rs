@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use hypermount_drive::transfer::{
-    ExportOptions, ImportOptions, Observer, Report, Step, export as copy_out, import as copy_in,
-    measure,
+    ExportOptions, ImportOptions, Observer, Report, TransferStep, export as copy_out,
+    import as copy_in, measure,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -119,15 +119,15 @@ pub enum StepKind {
     Unchanged,
 }
 
-impl From<Step> for StepKind {
-    fn from(step: Step) -> Self {
+impl From<TransferStep> for StepKind {
+    fn from(step: TransferStep) -> Self {
         match step {
-            Step::Content(_) => StepKind::Copy,
-            Step::Metadata => StepKind::Update,
-            Step::Directory => StepKind::Make,
-            Step::Symlink => StepKind::Link,
-            Step::Delete => StepKind::Remove,
-            Step::Unchanged => StepKind::Unchanged,
+            TransferStep::Content(_) => StepKind::Copy,
+            TransferStep::Metadata => StepKind::Update,
+            TransferStep::Directory => StepKind::Make,
+            TransferStep::Symlink => StepKind::Link,
+            TransferStep::Delete => StepKind::Remove,
+            TransferStep::Unchanged => StepKind::Unchanged,
         }
     }
 }
@@ -199,10 +199,11 @@ fn damage(session: &Session) -> Option<String> {
     if drive.writable() || drive.frozen_version().is_some() {
         return None;
     }
-    let ails = |what, core: &hypermount_core::Core| Some(format!("{what}: {}", store.ails(core)?));
-    let content = drive.content().ok().and_then(|core| ails("its content", core));
+    let damage =
+        |what, core: &hypermount_core::Core| Some(format!("{what}: {}", store.known_damage(core)?));
+    let content = drive.content().ok().and_then(|core| damage("its content", core));
     let hurt: Vec<String> =
-        ails("its index", drive.metadata_core()).into_iter().chain(content).collect();
+        damage("its index", drive.metadata_core()).into_iter().chain(content).collect();
     if hurt.is_empty() {
         return None;
     }
@@ -278,7 +279,7 @@ pub async fn export(session: &Session, asked: &Export, tell: Tell<'_>) -> Result
 struct Counted(u64);
 
 impl Observer for Counted {
-    fn step(&mut self, _: &str, _: Step) {}
+    fn step(&mut self, _: &str, _: TransferStep) {}
 
     fn bytes(&mut self, count: u64) {
         self.0 = self.0.saturating_add(count);
@@ -288,7 +289,7 @@ impl Observer for Counted {
 struct Reporter<'a>(Tell<'a>);
 
 impl Observer for Reporter<'_> {
-    fn step(&mut self, path: &str, step: Step) {
+    fn step(&mut self, path: &str, step: TransferStep) {
         (self.0)(Progress::Step { path: path.to_owned(), step: step.into() });
     }
 

@@ -1,6 +1,6 @@
 //! `hypermount adopt`.
 
-use hypermount_core::hypercore::Stop;
+use hypermount_core::Stop;
 
 use crate::cli::Adopt;
 use crate::directories;

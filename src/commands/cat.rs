@@ -1,6 +1,6 @@
 //! `hypermount cat`.
 
-use hypermount_core::hypercore::demand::Urgency;
+use hypermount_core::Urgency;
 
 use crate::access::Access;
 use crate::cli::Cat;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hypermount_drive::stat::TYPE_MASK;
+use hypermount_drive::TYPE_MASK;
 
 use super::print_json;
 use crate::access::Access;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
-use hypermount_drive::url::DriveUrl;
-use hypermount_drive::{DrivePath, Name};
+use hypermount_drive::{DrivePath, DriveUrl, Name};
 
 use super::{Location, Target};
 use crate::failure::{Context, Failure, Result};

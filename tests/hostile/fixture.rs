@@ -7,12 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hypermount_core::sharing::Share;
-use hypermount_core::{Sharing, Store};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::sharing_options;
-use hypermount_drive::stat::TYPE_FILE;
-use hypermount_drive::{Drive, DrivePath, Stat};
+use hypermount_core::{Share, Sharing, Store};
+use hypermount_drive::{Drive, DrivePath, Edit, Stat, TYPE_FILE, sharing_options};
 use tokio::runtime::Runtime;
 
 use crate::common::Home;

@@ -3,8 +3,7 @@
 use std::fs;
 
 use bytes::Bytes;
-use hypermount_core::sharing::SharingOptions;
-use hypermount_core::{Sharing, Store};
+use hypermount_core::{Sharing, SharingOptions, Store};
 use hypermount_drive::Drive;
 
 use crate::common::Home;

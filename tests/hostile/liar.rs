@@ -9,12 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hypermount_core::hypercore::merkle::Node;
-use hypermount_core::replicate::Upload;
-use hypermount_core::wire::Role;
-use hypermount_core::wire::legacy::{self, kind};
-use hypermount_core::wire::message::Message;
-use hypermount_core::wire::varint;
+use hypermount_core::testing::wire::{Message, Role, kind, legacy, varint};
+use hypermount_core::testing::{TreeNode, Upload};
 use hypermount_core::{Core, Store};
 use hypermount_swarm::crypto::KeyPair;
 use prost::Message as _;
@@ -468,7 +464,7 @@ impl Talk<'_> {
                 self.wire.send(channel, kind::OPTIONS, &options.encode_to_vec())?;
                 for _ in 0..200 {
                     let blocks: Vec<u64> = (0..2176).map(|block| block << 20).collect();
-                    let cache = hypermount_core::wire::extension::TrieMessage::Cache {
+                    let cache = hypermount_core::testing::wire::extension::TrieMessage::Cache {
                         start: 0,
                         end: 1 << 40,
                         blocks,
@@ -501,7 +497,12 @@ impl Talk<'_> {
         self.lie_about(channel, honest, &nodes)
     }
 
-    fn lie_about(&mut self, channel: u32, honest: legacy::Data, nodes: &[Node]) -> io::Result<()> {
+    fn lie_about(
+        &mut self,
+        channel: u32,
+        honest: legacy::Data,
+        nodes: &[TreeNode],
+    ) -> io::Result<()> {
         let mut data = honest.clone();
         let value = data.value.clone().unwrap_or_default();
         match self.lie {
@@ -621,8 +622,8 @@ fn flipped(bytes: &Bytes) -> Bytes {
     bytes.into()
 }
 
-fn tree_node(node: &Node) -> legacy::TreeNode {
-    legacy::TreeNode {
+fn tree_node(node: &TreeNode) -> legacy::WireNode {
+    legacy::WireNode {
         index: Some(node.index),
         hash: Some(Bytes::copy_from_slice(&node.hash)),
         size: Some(node.size),
@@ -630,9 +631,9 @@ fn tree_node(node: &Node) -> legacy::TreeNode {
 }
 
 /// Nodes beside those that are asked for.
-fn invented(count: usize, nodes: &[Node]) -> Vec<legacy::TreeNode> {
+fn invented(count: usize, nodes: &[TreeNode]) -> Vec<legacy::WireNode> {
     let after = nodes.iter().map(|node| node.index).max().unwrap_or(0) + 1;
     (0..count as u64)
-        .map(|number| tree_node(&Node { index: after + number, hash: [7; 32], size: 1 }))
+        .map(|number| tree_node(&TreeNode { index: after + number, hash: [7; 32], size: 1 }))
         .collect()
 }

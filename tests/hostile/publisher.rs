@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hypermount_core::sharing::Share;
-use hypermount_core::{Sharing, Store, Wait};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
-use hypermount_drive::sharing_options;
-use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use hypermount_drive::{Drive, DrivePath, Extent, Stat};
+use hypermount_core::{Share, Sharing, Store, Wait};
+use hypermount_drive::testing::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
+use hypermount_drive::{
+    Drive, DrivePath, Edit, Extent, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK,
+    sharing_options,
+};
 use hypermount_swarm::PublicKey;
 use prost::Message as _;
 use tokio::runtime::Runtime;

@@ -6,9 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hypermount_core::wire::legacy::{self, kind};
-use hypermount_core::wire::message::Message;
-use hypermount_core::wire::varint;
+use hypermount_core::testing::wire::{Message, kind, legacy, varint};
 use hypermount_swarm::PublicKey;
 use prost::Message as _;
 
@@ -373,7 +371,7 @@ fn t24_thousands_of_connections() {
         if number % 100 == 0 {
             // One in a hundred shakes hands.
             drop(
-                Wire::new(stream, hypermount_core::wire::Role::Initiator)
+                Wire::new(stream, hypermount_core::testing::wire::Role::Initiator)
                     .map(|wire| held.push(wire.stream)),
             );
         } else {

@@ -8,10 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hypermount_core::wire::extension::{self, TrieMessage};
-use hypermount_core::wire::legacy::{self, kind};
-use hypermount_core::wire::message::Message;
-use hypermount_core::wire::{Role, varint};
+use hypermount_core::testing::wire::extension::{self, TrieMessage};
+use hypermount_core::testing::wire::{Message, Role, kind, legacy, varint};
 use hypermount_swarm::PublicKey;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

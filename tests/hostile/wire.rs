@@ -6,12 +6,10 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hypermount_core::wire::Role;
-use hypermount_core::wire::cipher::{NONCE_LENGTH, StreamCipher};
-use hypermount_core::wire::framing::{self, Front};
-use hypermount_core::wire::legacy::{self, kind};
-use hypermount_core::wire::message::Message;
-use hypermount_core::wire::varint;
+use hypermount_core::testing::wire::framing::{self, Front};
+use hypermount_core::testing::wire::{
+    Message, NONCE_LENGTH, Role, StreamCipher, kind, legacy, varint,
+};
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::crypto::{blake2b_keyed, random_bytes};
 use prost::Message as _;

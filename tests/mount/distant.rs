@@ -8,12 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drivefs::{Mount, MountOptions, Patience};
-use hypermount_core::sharing::Share;
-use hypermount_core::{Sharing, Store, Wait};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::sharing_options;
-use hypermount_drive::stat::{TYPE_FILE, TYPE_SYMLINK};
-use hypermount_drive::{Drive, DrivePath, Stat};
+use hypermount_core::{Share, Sharing, Store, Wait};
+use hypermount_drive::{Drive, DrivePath, Edit, Stat, TYPE_FILE, TYPE_SYMLINK, sharing_options};
 use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 

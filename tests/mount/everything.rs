@@ -11,12 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drivefs::{Drives, Later, Mount, MountOptions, NETWORK, Patience, RootLimits};
-use hypermount_core::sharing::Share;
-use hypermount_core::{Error, Sharing, Store, Wait};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::sharing_options;
-use hypermount_drive::stat::TYPE_FILE;
-use hypermount_drive::{Drive, DrivePath, DriveUrl, Stat};
+use hypermount_core::{Error, Share, Sharing, Store, Wait};
+use hypermount_drive::{Drive, DrivePath, DriveUrl, Edit, Stat, TYPE_FILE, sharing_options};
 use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 

@@ -5,8 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use drivefs::{Detach, Mount, MountError, MountOptions, Patience, UnmountError};
-use hypermount_drive::Stat;
-use hypermount_drive::stat::{MountTarget, TYPE_DIRECTORY};
+use hypermount_drive::{MountTarget, Stat, TYPE_DIRECTORY};
 use hypermount_swarm::PublicKey;
 
 use crate::common::{Bench, OPTIONS, can_mount, until};

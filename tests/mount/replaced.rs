@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use drivefs::MountOptions;
-use hypermount_drive::Stat;
-use hypermount_drive::stat::TYPE_SYMLINK;
+use hypermount_drive::{Stat, TYPE_SYMLINK};
 
 use crate::common::{Bench, OPTIONS, can_mount};
 

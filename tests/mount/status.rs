@@ -9,8 +9,7 @@ use std::process::Command;
 use bytes::Bytes;
 use drivefs::MountOptions;
 use hypermount_core::Wait;
-use hypermount_drive::Stat;
-use hypermount_drive::stat::{TYPE_DIRECTORY, TYPE_FILE};
+use hypermount_drive::{Stat, TYPE_DIRECTORY, TYPE_FILE};
 use serde_json::Value;
 
 use crate::common::{Bench, OPTIONS, can_mount, until};

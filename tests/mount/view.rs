@@ -7,8 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::{DrivePath, Stat};
+use hypermount_drive::{DrivePath, Edit, Stat};
 use sha2::{Digest, Sha256};
 
 use crate::common::{Bench, can_mount, expected};
@@ -152,7 +151,7 @@ fn links_lead_where_the_drive_means_and_never_out() {
     let outside = bench.directory.path().join("secret");
     fs::write(&outside, "outside").expect("written");
     let link = |target: &str| Stat {
-        mode: hypermount_drive::stat::TYPE_SYMLINK | 0o777,
+        mode: hypermount_drive::TYPE_SYMLINK | 0o777,
         linkname: Some(target.to_owned()),
         ..Stat::default()
     };

@@ -3,13 +3,13 @@
 
 use super::dialect::Proof;
 use super::flat_tree;
-use super::merkle::{Flaw, MAX_BLOCK_SIZE, Node, Verified};
+use super::merkle::{Flaw, MAX_BLOCK_SIZE, TreeNode, Verified};
 use super::nodes::Lookup;
 use super::{Accepted, Core, Head, Rejected};
 use crate::error::{Error, Result};
 
 impl Core {
-    /// Verifies a proof and stores what it proves; wakes those who wait. `Storage(Corrupt)` means
+    /// Verifies a proof and stores what it proves; wakes the callers that wait. `Storage(Corrupt)` means
     /// that nodes of ours on the way did not verify and were forgotten: asking again, with a new
     /// digest, helps.
     ///
@@ -17,6 +17,9 @@ impl Core {
     /// this length continues ours: the proof of block [`Head::length`](super::Head::length) always
     /// does. One under a shorter signed length must lead to nodes that are known here. Otherwise it is
     /// `Unconnected`, and nothing of it is kept.
+    ///
+    /// # Errors
+    /// [`Rejected`] says whose fault it is.
     pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
         let one = self.accept_each(vec![proof]);
         one.into_iter().next().unwrap_or_else(|| Err(Rejected::Invalid("no proof".to_owned())))
@@ -24,7 +27,10 @@ impl Core {
 
     /// As [`Core::accept`], of several proofs in turn: their blocks are hashed together, which is
     /// much faster.
-    pub fn accept_each(&self, proofs: Vec<Proof>) -> Vec<std::result::Result<Accepted, Rejected>> {
+    pub(crate) fn accept_each(
+        &self,
+        proofs: Vec<Proof>,
+    ) -> Vec<std::result::Result<Accepted, Rejected>> {
         // Hashed before the lock is taken: it is the larger part of the work.
         let blocks: Vec<(u64, &[u8])> = proofs
             .iter()
@@ -45,7 +51,7 @@ impl Core {
     fn accept_one(
         &self,
         proof: Proof,
-        leaf: Option<Node>,
+        leaf: Option<TreeNode>,
     ) -> std::result::Result<Accepted, Rejected> {
         let value = proof.value();
         let (before, refused) = (self.stopped(), self.inner.repairing.refused());
@@ -76,7 +82,11 @@ impl Core {
         Ok(accepted)
     }
 
-    fn verify(&self, proof: &Proof, leaf: Option<Node>) -> std::result::Result<Verified, Rejected> {
+    fn verify(
+        &self,
+        proof: &Proof,
+        leaf: Option<TreeNode>,
+    ) -> std::result::Result<Verified, Rejected> {
         if self.inner.pair.is_some()
             && let Some(verified) = self.verify_alone(proof, leaf)?
         {
@@ -105,7 +115,7 @@ impl Core {
     fn verify_alone(
         &self,
         proof: &Proof,
-        leaf: Option<Node>,
+        leaf: Option<TreeNode>,
     ) -> std::result::Result<Option<Verified>, Rejected> {
         let nothing = |_| Ok::<_, std::convert::Infallible>(None);
         let Ok(verified) = self.inner.author.verify(proof, leaf, nothing) else {
@@ -160,7 +170,7 @@ impl Core {
             let mut state = self.inner.state.lock();
             let mut nodes = verified.nodes;
             // One that is believed and not claimed came from the way of another, while its own record
-            // was damaged or its claim lost: both are written anew.
+            // was damaged or its claim lost: both are written again.
             let known =
                 proof.nodes().iter().filter(|node| state.believed(node.index) == Some(**node));
             nodes.extend(known.copied().collect::<Vec<_>>());
@@ -210,7 +220,7 @@ impl Core {
     }
 
     /// Byte offset of a block, from nodes just proven and those believed before.
-    fn offset_with(&self, block: u64, proven: &[Node]) -> Result<u64> {
+    fn offset_with(&self, block: u64, proven: &[TreeNode]) -> Result<u64> {
         let mut offset = 0u64;
         for index in flat_tree::full_roots(block) {
             let node = match proven.binary_search_by_key(&index, |node| node.index) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::dialect::HashedBlocks;
-use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node, Signature};
+use super::merkle::{self, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Signature, TreeNode};
 use super::{Core, Head};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::KeyPair;
@@ -17,19 +17,26 @@ struct Batch<'a> {
     blocks: &'a [Bytes],
     before: Head,
     after: Head,
-    roots: Vec<Node>,
-    created: Vec<Node>,
+    roots: Vec<TreeNode>,
+    created: Vec<TreeNode>,
     signature: Signature,
 }
 
 impl Core {
     /// Appends a batch under one signature. On return it survives the end of this process; a
     /// power cut only after [`Core::sync`], or a little later by itself. Peers are shown it then.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `TooLarge` for a block of more than [`MAX_BLOCK_SIZE`] bytes or a core of more than
+    /// [`MAX_CORE_LENGTH`] blocks; `Storage`. Nothing is appended then.
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
         self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
     }
 
     /// As [`Core::append`], of blocks that were hashed before.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append_hashed(&self, hashed: &HashedBlocks) -> Result<Head> {
         let blocks = hashed.blocks();
         let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {
@@ -104,7 +111,7 @@ impl Core {
         }
         // As the reference: the new stretch of the tree in one piece, older parents one by one.
         let first = batch.before.length * 2;
-        let mut parents: Vec<Node> =
+        let mut parents: Vec<TreeNode> =
             batch.created.iter().filter(|node| node.index < first).copied().collect();
         parents.sort_unstable_by_key(|node| node.index);
         files.write_nodes(&parents)?;

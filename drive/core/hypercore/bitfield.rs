@@ -14,21 +14,21 @@ use std::ops::Range;
 use super::flat_tree;
 
 /// Blocks per page.
-pub const DATA_BITS: u64 = 8192;
+pub(crate) const DATA_BITS: u64 = 8192;
 /// Tree nodes per page.
-pub const TREE_BITS: u64 = 16384;
+pub(crate) const TREE_BITS: u64 = 16384;
 const DATA_BYTES: usize = 1024;
 const TREE_BYTES: usize = 2048;
 const INDEX_START: usize = DATA_BYTES + TREE_BYTES;
 /// Where the tree bits are within a page.
-pub const TREE_AREA: Range<usize> = DATA_BYTES..INDEX_START;
+pub(crate) const TREE_AREA: Range<usize> = DATA_BYTES..INDEX_START;
 /// Bytes of a page as written by every recent version.
-pub const PAGE_SIZE: usize = 3584;
+pub(crate) const PAGE_SIZE: usize = 3584;
 /// Bytes of a page as written by very old versions; kept when found.
-pub const OLD_PAGE_SIZE: usize = 3328;
+pub(crate) const OLD_PAGE_SIZE: usize = 3328;
 
 /// See the module documentation.
-pub struct Bitfield {
+pub(crate) struct Bitfield {
     page_size: usize,
     pages: Vec<Option<Box<[u8]>>>,
     dirty: BTreeSet<usize>,
@@ -36,22 +36,18 @@ pub struct Bitfield {
 
 impl Bitfield {
     /// An empty one. `page_size` is [`PAGE_SIZE`] or [`OLD_PAGE_SIZE`].
-    pub fn new(page_size: usize) -> Self {
+    pub(crate) fn new(page_size: usize) -> Self {
         Self { page_size: page_size.max(INDEX_START), pages: Vec::new(), dirty: BTreeSet::new() }
     }
 
-    pub fn page_size(&self) -> usize {
-        self.page_size
-    }
-
     /// How many tree bits the pages have room for.
-    pub fn tree_capacity(&self) -> u64 {
+    pub(crate) fn tree_capacity(&self) -> u64 {
         self.pages.len() as u64 * TREE_BITS
     }
 
     /// Takes over a page as read from disk; a short last page is extended with zeros. Call
     /// [`Bitfield::rebuild_index`] after the last.
-    pub fn load(&mut self, page: usize, bytes: &[u8]) {
+    pub(crate) fn load(&mut self, page: usize, bytes: &[u8]) {
         if self.pages.len() <= page {
             self.pages.resize_with(page + 1, || None);
         }
@@ -66,7 +62,7 @@ impl Bitfield {
 
     /// Puts pages back to the bytes in the file; short ones are extended with zeros. They are not dirty
     /// then.
-    pub fn replace(&mut self, stored: &[(usize, Vec<u8>)]) {
+    pub(crate) fn replace(&mut self, stored: &[(usize, Vec<u8>)]) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for (page, bytes) in stored {
             if let Some(page) = self.pages.get_mut(*page) {
@@ -81,7 +77,7 @@ impl Bitfield {
 
     /// Derives the index from the data bits, so that a torn or damaged index on disk neither
     /// misleads us nor, once its page is written again, the reference.
-    pub fn rebuild_index(&mut self) {
+    pub(crate) fn rebuild_index(&mut self) {
         self.derive_index();
         self.dirty.clear();
     }
@@ -99,16 +95,16 @@ impl Bitfield {
         }
     }
 
-    pub fn has_data(&self, block: u64) -> bool {
+    pub(crate) fn has_data(&self, block: u64) -> bool {
         self.bit((block / DATA_BITS) as usize, (block % DATA_BITS) as usize)
     }
 
-    pub fn has_node(&self, node: u64) -> bool {
+    pub(crate) fn has_node(&self, node: u64) -> bool {
         self.bit((node / TREE_BITS) as usize, DATA_BYTES * 8 + (node % TREE_BITS) as usize)
     }
 
     /// Returns whether the bit changed.
-    pub fn set_data(&mut self, block: u64, value: bool) -> bool {
+    pub(crate) fn set_data(&mut self, block: u64, value: bool) -> bool {
         let page = (block / DATA_BITS) as usize;
         let bit = (block % DATA_BITS) as usize;
         if !self.set_bit(page, bit, value) {
@@ -119,7 +115,7 @@ impl Bitfield {
     }
 
     /// Sets a node's bit and those of all ancestors that it completes.
-    pub fn set_node(&mut self, node: u64) {
+    pub(crate) fn set_node(&mut self, node: u64) {
         let mut node = node;
         while self.set_node_bit(node, true) && self.has_node(flat_tree::sibling(node)) {
             node = flat_tree::parent(node);
@@ -127,7 +123,7 @@ impl Bitfield {
     }
 
     /// Clears one node's bit, and only that.
-    pub fn clear_node(&mut self, node: u64) {
+    pub(crate) fn clear_node(&mut self, node: u64) {
         self.set_node_bit(node, false);
     }
 
@@ -137,7 +133,7 @@ impl Bitfield {
     }
 
     /// How many blocks of the range are here.
-    pub fn count(&self, blocks: Range<u64>) -> u64 {
+    pub(crate) fn count(&self, blocks: Range<u64>) -> u64 {
         let mut count = 0;
         self.each_piece(blocks, |page, bits| {
             if let Some(page) = page {
@@ -149,12 +145,12 @@ impl Bitfield {
     }
 
     /// The first block of the range that is not here.
-    pub fn first_missing(&self, blocks: Range<u64>) -> Option<u64> {
+    pub(crate) fn first_missing(&self, blocks: Range<u64>) -> Option<u64> {
         self.first(blocks, false)
     }
 
     /// The first block of the range that is here.
-    pub fn first_present(&self, blocks: Range<u64>) -> Option<u64> {
+    pub(crate) fn first_present(&self, blocks: Range<u64>) -> Option<u64> {
         self.first(blocks, true)
     }
 
@@ -195,7 +191,7 @@ impl Bitfield {
     }
 
     /// The data bits of `start..start + length` as bytes, first block in the highest bit.
-    pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
+    pub(crate) fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
         let first = (start / 8) as usize;
         let shift = (start % 8) as u32;
         let bytes = length.div_ceil(8) as usize;
@@ -213,14 +209,14 @@ impl Bitfield {
 
     /// Every page that changed since it was last taken, as it shall stand in the file. Hand
     /// back what could not be written with [`Bitfield::mark_dirty`].
-    pub fn take_dirty(&mut self) -> Vec<(usize, Box<[u8]>)> {
+    pub(crate) fn take_dirty(&mut self) -> Vec<(usize, Box<[u8]>)> {
         let pages = self.dirty_pages();
         self.dirty.clear();
         pages
     }
 
     /// The same pages, which stay dirty.
-    pub fn dirty_pages(&self) -> Vec<(usize, Box<[u8]>)> {
+    pub(crate) fn dirty_pages(&self) -> Vec<(usize, Box<[u8]>)> {
         let page = |page: &usize| {
             let bytes = self.pages.get(*page).cloned().flatten();
             (*page, bytes.unwrap_or_else(|| vec![0; self.page_size].into_boxed_slice()))
@@ -228,11 +224,12 @@ impl Bitfield {
         self.dirty.iter().map(page).collect()
     }
 
-    pub fn mark_dirty(&mut self, page: usize) {
+    pub(crate) fn mark_dirty(&mut self, page: usize) {
         self.dirty.insert(page);
     }
 
-    pub fn is_dirty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 

@@ -10,19 +10,19 @@ use lru::LruCache;
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes of blocks a store keeps in memory unless told otherwise.
-pub const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const DEFAULT_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// What an entry costs besides its bytes, so that empty blocks are bounded too.
 const ENTRY_COST: usize = 128;
 
 /// Tells the cores of one cache apart.
-pub type CoreId = u64;
+pub(crate) type CoreId = u64;
 
 struct Entries {
     blocks: LruCache<(CoreId, u64), Bytes>,
     used: usize,
 }
 
-/// See the module documentation.
+/// Verified blocks in memory, within a budget of bytes; the least recently used go first.
 pub struct BlockCache {
     budget: usize,
     entries: Mutex<Entries>,
@@ -35,17 +35,17 @@ impl BlockCache {
         Self { budget, entries: Mutex::new(Rank::LEAF, entries) }
     }
 
-    pub fn get(&self, core: CoreId, block: u64) -> Option<Bytes> {
+    pub(crate) fn get(&self, core: CoreId, block: u64) -> Option<Bytes> {
         self.entries.lock().blocks.get(&(core, block)).cloned()
     }
 
     /// Whether the block is here; does not count as a use.
-    pub fn contains(&self, core: CoreId, block: u64) -> bool {
+    pub(crate) fn contains(&self, core: CoreId, block: u64) -> bool {
         self.entries.lock().blocks.contains(&(core, block))
     }
 
     /// Keeps a block; the least recently used ones make room.
-    pub fn insert(&self, core: CoreId, block: u64, bytes: Bytes) {
+    pub(crate) fn insert(&self, core: CoreId, block: u64, bytes: Bytes) {
         let cost = bytes.len() + ENTRY_COST;
         if cost > self.budget {
             return;
@@ -63,7 +63,7 @@ impl BlockCache {
         }
     }
 
-    pub fn remove(&self, core: CoreId, block: u64) {
+    pub(crate) fn remove(&self, core: CoreId, block: u64) {
         let mut entries = self.entries.lock();
         if let Some(old) = entries.blocks.pop(&(core, block)) {
             entries.used -= old.len() + ENTRY_COST;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_too_many_is_not_kept() {
+    fn a_block_larger_than_the_budget_is_not_cached() {
         let cache = BlockCache::new(100 + ENTRY_COST);
         cache.insert(1, 0, Bytes::from(vec![1; 101]));
         assert!(cache.get(1, 0).is_none());

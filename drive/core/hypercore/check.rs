@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::Core;
 use super::dialect::Dialect;
 use super::flat_tree;
-use super::merkle::{MAX_BLOCK_SIZE, Node};
+use super::merkle::{MAX_BLOCK_SIZE, TreeNode};
 use super::nodes::Lookup;
 use crate::error::Result;
 
@@ -25,16 +25,16 @@ pub struct CoreCheck {
     pub damaged: Vec<Range<u64>>,
     /// Tree nodes, and the newest signature, that were damaged and follow from what is sound.
     pub records_damaged: u64,
-    /// How many of these were written anew.
+    /// How many of these were written again.
     pub records_repaired: u64,
     /// Proven nodes of which the nodes below do not lead there, the first ones.
-    pub unproven: Vec<u64>,
+    pub(crate) unproven: Vec<u64>,
     /// Lengths of which the signature does not verify and was not repaired, the first ones.
     pub unsigned: Vec<u64>,
 }
 
 /// Lengths with a damaged signature that are told.
-pub const MAX_UNSIGNED: usize = 1000;
+pub(crate) const MAX_UNSIGNED: usize = 1000;
 /// Signatures that are verified in one step: some 30 ms.
 pub const SIGNATURES_A_STEP: u64 = 256;
 
@@ -48,6 +48,9 @@ impl Core {
     /// Verifies what is stored of this core up to its present head; `tell` gets the bytes of each block.
     /// Damaged records that follow from sound ones are repaired where the medium can be written; blocks
     /// are not changed.
+    ///
+    /// # Errors
+    /// `Storage`. Damage is in the result.
     pub fn check(&self, tell: &mut dyn FnMut(u64)) -> Result<CoreCheck> {
         let (roots, length, signature) = {
             let state = self.inner.state.lock();
@@ -79,6 +82,9 @@ impl Core {
     }
 
     /// How many lengths may have a signature in the file that is not the head's: those below it.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn signed_lengths(&self) -> Result<Range<u64>> {
         Ok(1..self.head().length.min(self.inner.files.longest_signed()? + 1).max(1))
     }
@@ -87,6 +93,9 @@ impl Core {
     /// the bytes of each. A damaged one is written again where the secret key is here and in use: the roots
     /// lead to those of the head, so it signs nothing that is not signed already. With `blank`, others are
     /// removed: no reader here needs them, and peers get no bad proof.
+    ///
+    /// # Errors
+    /// `Storage`. Damage is in `found`.
     pub fn check_signatures(
         &self,
         lengths: Range<u64>,
@@ -122,7 +131,7 @@ impl Core {
     }
 
     /// The roots of that length, if all are here and lead to the head.
-    fn roots_at(&self, length: u64) -> Result<Option<Vec<Node>>> {
+    fn roots_at(&self, length: u64) -> Result<Option<Vec<TreeNode>>> {
         let mut roots = Vec::new();
         for index in flat_tree::full_roots(length) {
             match self.lookup(index)? {
@@ -137,7 +146,7 @@ impl Core {
 
 impl Walk<'_> {
     /// Verifies what is held below a node that is proven.
-    fn subtree(&mut self, node: &Node, offset: u64) -> Result<()> {
+    fn subtree(&mut self, node: &TreeNode, offset: u64) -> Result<()> {
         let blocks = flat_tree::blocks(node.index);
         if self.core.held(blocks.clone()) == 0 {
             return Ok(());
@@ -160,7 +169,7 @@ impl Walk<'_> {
         }
     }
 
-    fn block(&mut self, leaf: &Node, offset: u64) -> Result<()> {
+    fn block(&mut self, leaf: &TreeNode, offset: u64) -> Result<()> {
         let block = leaf.index / 2;
         (self.tell)(leaf.size);
         if self.hashed(leaf.index, offset, leaf.size)? == Some(*leaf) {
@@ -173,7 +182,7 @@ impl Walk<'_> {
     }
 
     /// The leaf that the bytes on disk have.
-    fn hashed(&self, index: u64, offset: u64, size: u64) -> Result<Option<Node>> {
+    fn hashed(&self, index: u64, offset: u64, size: u64) -> Result<Option<TreeNode>> {
         if size > MAX_BLOCK_SIZE as u64 {
             return Ok(None);
         }
@@ -186,18 +195,18 @@ impl Walk<'_> {
     /// blocks below have them. `None` if none of these leads to the node.
     fn children(
         &mut self,
-        node: &Node,
+        node: &TreeNode,
         left: u64,
         right: u64,
         offset: u64,
-    ) -> Result<Option<(Node, Node)>> {
+    ) -> Result<Option<(TreeNode, TreeNode)>> {
         let stored = [self.stored(left)?, self.stored(right)?];
         let lefts = [stored[0], self.parent_of_stored(left)?];
         let rights = [stored[1], self.parent_of_stored(right)?];
         let mut proven = pair(self.core.dialect(), node, &lefts, &rights);
         if proven.is_none() {
             let rest =
-                |other: Option<Node>| other.and_then(|other| node.size.checked_sub(other.size));
+                |other: Option<TreeNode>| other.and_then(|other| node.size.checked_sub(other.size));
             let from_data = self.rebuilt(left, offset, rest(stored[1]))?;
             let lefts = [lefts[0], lefts[1], from_data];
             let mut rights = vec![rights[0], rights[1]];
@@ -218,11 +227,11 @@ impl Walk<'_> {
         Ok(proven)
     }
 
-    fn stored(&self, index: u64) -> Result<Option<Node>> {
+    fn stored(&self, index: u64) -> Result<Option<TreeNode>> {
         self.core.inner.files.read_node(index)
     }
 
-    fn parent_of_stored(&self, index: u64) -> Result<Option<Node>> {
+    fn parent_of_stored(&self, index: u64) -> Result<Option<TreeNode>> {
         let Some((left, right)) = flat_tree::children(index) else { return Ok(None) };
         let pair = self.stored(left)?.zip(self.stored(right)?);
         Ok(pair.and_then(|(left, right)| self.core.dialect().parent(&left, &right)))
@@ -230,7 +239,7 @@ impl Walk<'_> {
 
     /// A node out of the blocks below it. Their sizes are those of their records but for the last one,
     /// which has what `size` leaves.
-    fn rebuilt(&self, index: u64, offset: u64, size: Option<u64>) -> Result<Option<Node>> {
+    fn rebuilt(&self, index: u64, offset: u64, size: Option<u64>) -> Result<Option<TreeNode>> {
         let Some((left, right)) = flat_tree::children(index) else {
             let size = match size {
                 Some(size) => Some(size),
@@ -248,7 +257,7 @@ impl Walk<'_> {
         Ok(right.and_then(|right| self.core.dialect().parent(&left, &right)))
     }
 
-    fn repair(&mut self, node: &Node) -> Result<()> {
+    fn repair(&mut self, node: &TreeNode) -> Result<()> {
         self.found.records_damaged += 1;
         if self.core.inner.writable {
             self.core.inner.files.write_nodes(std::slice::from_ref(node))?;
@@ -273,10 +282,10 @@ impl Walk<'_> {
 /// The first of the pairs that leads to the node.
 fn pair(
     dialect: Dialect,
-    node: &Node,
-    lefts: &[Option<Node>],
-    rights: &[Option<Node>],
-) -> Option<(Node, Node)> {
+    node: &TreeNode,
+    lefts: &[Option<TreeNode>],
+    rights: &[Option<TreeNode>],
+) -> Option<(TreeNode, TreeNode)> {
     let lefts = lefts.iter().flatten();
     let mut pairs = lefts.flat_map(|left| rights.iter().flatten().map(move |right| (left, right)));
     let found = pairs.find(|(left, right)| dialect.parent(left, right) == Some(*node));

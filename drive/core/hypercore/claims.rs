@@ -21,16 +21,16 @@ use super::{Core, CoreEvent, Head, Inner};
 use crate::error::Result;
 
 /// Blocks stored before their claims are written without waiting for a delay.
-pub const MAX_UNCLAIMED_BLOCKS: u64 = 1024;
+pub(super) const MAX_UNCLAIMED_BLOCKS: u64 = 1024;
 /// Bytes stored before their claims are written without waiting for a delay.
-pub const MAX_UNCLAIMED_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_UNCLAIMED_BYTES: u64 = 64 * 1024 * 1024;
 /// How long fetched blocks stay unclaimed at most, as long as a runtime is there to do it.
-pub const CLAIM_DELAY: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_DELAY: Duration = Duration::from_millis(500);
 /// How long appended blocks wait for others, to be synced and shown to peers together.
-pub const SETTLE_DELAY: Duration = Duration::from_millis(150);
+pub(super) const SETTLE_DELAY: Duration = Duration::from_millis(150);
 
 /// How long after a failure what was appended is settled again, while nothing else is appended.
-pub const RETRY_DELAY: Duration = Duration::from_secs(5);
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// What was stored since the bitfield was last written.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Unclaimed {
         self.bytes += bytes;
     }
 
-    /// Whether a limit is reached; counts anew from then on, so that one flush is started for
+    /// Whether a limit is reached; counts from zero from then on, so that one flush is started for
     /// it and not one for every block that follows while it runs.
     fn limit_reached(&mut self) -> bool {
         let reached = self.blocks >= MAX_UNCLAIMED_BLOCKS || self.bytes >= MAX_UNCLAIMED_BYTES;
@@ -58,11 +58,17 @@ impl Unclaimed {
 
 impl Core {
     /// Writes the claims on everything stored so far. Costs up to five `fdatasync`.
+    ///
+    /// # Errors
+    /// `Storage`; it is tried again later.
     pub fn flush(&self) -> Result<()> {
         if self.inner.pair.is_some() { self.settle() } else { self.inner.write_claims() }
     }
 
     /// Makes everything stored so far survive a power cut.
+    ///
+    /// # Errors
+    /// `Storage`; what was stored may not survive then.
     pub fn sync(&self) -> Result<()> {
         if !self.inner.writable {
             return Ok(());
@@ -72,7 +78,7 @@ impl Core {
     }
 
     /// How much of the core peers are shown: of one whose secret key is here what is settled.
-    pub fn shown(&self) -> Head {
+    pub fn announced_head(&self) -> Head {
         let state = self.inner.state.lock();
         if self.inner.pair.is_some() { state.settled } else { state.head }
     }

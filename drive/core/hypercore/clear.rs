@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use super::{Audit, Core, CoreEvent};
+#[cfg(any(test, fuzzing))]
+use super::Audit;
+use super::{Core, CoreEvent};
 use crate::error::Result;
 
 impl Core {
     /// Drops the blocks' bytes and gives their disk space back (hypercore9.md §7). Tree nodes and
     /// signatures stay, so length, proofs and seeking are as before.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn clear(&self, blocks: Range<u64>) -> Result<()> {
         if !self.inner.writable {
             return Err(self.read_only());
@@ -65,7 +70,8 @@ impl Core {
     }
 
     /// Re-hashes every stored block; a block that does not match is cleared.
-    pub fn audit(&self) -> Result<Audit> {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn audit(&self) -> Result<Audit> {
         let mut audit = Audit::default();
         let mut next = 0;
         loop {

@@ -1,8 +1,8 @@
-//! What a core lacks and who waits for it: the only meeting point of [`super::Core`] and its
+//! What a core lacks and which callers wait for it: the only meeting point of [`super::Core`] and its
 //! replicator, besides the acceptance of proven blocks. Knows no network and no clock.
 //!
-//! INVARIANTS: a block is in `blocks` exactly while somebody waits for it or it is wanted ahead;
-//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that nobody waits for.
+//! INVARIANTS: a block is in `blocks` exactly while a caller waits for it or it is wanted ahead;
+//! `blocks` never holds more than [`MAX_WANTED_BLOCKS`] that no caller waits for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,18 +15,18 @@ use tokio::sync::{Notify, oneshot, watch};
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
 pub const MAX_WANTED_BLOCKS: usize = 65_536;
 /// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
-pub const MAX_PENDING_HINTS: usize = 64;
+pub(crate) const MAX_PENDING_HINTS: usize = 64;
 /// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
-pub const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
+pub(crate) const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 
 /// How badly a block is wanted; the order is the order of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// A download nobody watches.
+    /// A download that no reader waits for.
     Background,
     /// A reader will probably need it soon.
     Ahead,
-    /// Somebody is blocked on it.
+    /// A reader is blocked on it.
     Reader,
 }
 
@@ -35,9 +35,21 @@ pub enum Urgency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// The path of index blocks to one key, as seen from head block `head`.
-    Key { head: u64, key: String },
+    Key {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The key, as the index spells it.
+        key: String,
+    },
     /// The index blocks of everything below `prefix`.
-    List { head: u64, prefix: String, recursive: bool },
+    List {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The directory, as the index spells it.
+        prefix: String,
+        /// Whether subdirectories are listed too.
+        recursive: bool,
+    },
 }
 
 /// A change of demand, in order, for the replicator.
@@ -47,36 +59,47 @@ pub enum Change {
     Reset,
     /// Wanted now, or wanted more urgently than before.
     Wanted {
+        /// The block.
         block: u64,
+        /// The highest urgency that any caller has.
         urgency: Urgency,
     },
+    /// No longer wanted.
     Unwanted {
+        /// The block.
         block: u64,
     },
     /// The block containing `byte` is wanted; it lies within `blocks`, probably at `guess`.
     Seek {
+        /// Offset in the core, in bytes.
         byte: u64,
+        /// The blocks that may contain it.
         blocks: Range<u64>,
+        /// The block to request first.
         guess: u64,
     },
+    /// No longer sought.
     Unseek {
+        /// Offset in the core, in bytes.
         byte: u64,
     },
+    /// Sent to peers that understand it.
     Hint(Hint),
     /// A longer head than `length` is wanted.
     Upgrade {
+        /// In blocks.
         length: u64,
     },
 }
 
 #[derive(Default)]
-struct State {
+struct DemandState {
     blocks: BTreeMap<u64, Want>,
     seeks: BTreeMap<u64, Seekers>,
     upgrades: Vec<(u64, oneshot::Sender<()>)>,
     changes: VecDeque<Change>,
     ahead: usize,
-    /// `changes` outgrew its bound and was emptied: the next taker gets everything anew.
+    /// `changes` outgrew its bound and was emptied: the next taker gets all current demands.
     overflowed: bool,
     outlook: Outlook,
 }
@@ -88,8 +111,8 @@ struct Seekers {
     guess: u64,
 }
 
-impl State {
-    fn everything(&self) -> Vec<Change> {
+impl DemandState {
+    fn all_changes(&self) -> Vec<Change> {
         let blocks = self
             .blocks
             .iter()
@@ -119,25 +142,26 @@ struct Waiter {
 /// What the replicator last knew about its chances; only used to explain a failed wait.
 #[derive(Clone, Debug, Default)]
 pub struct Outlook {
+    /// How many peers share the core now.
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
-    pub last_trouble: Option<String>,
-    /// Who holds another history of this core, if that is what keeps it from growing.
+    pub(crate) last_trouble: Option<String>,
+    /// The peer that holds another history of this core, if that is what keeps it from growing.
     pub fork: Option<String>,
     /// Highest length any connected peer has announced.
     pub remote_length: u64,
 }
 
-/// See the module documentation.
+/// The blocks that callers wait for, or will, and what peers are to be told of it.
 pub struct Demand {
-    state: Mutex<State>,
+    state: Mutex<DemandState>,
     changed: Notify,
     /// Counts changes of the tree.
     tree: watch::Sender<u64>,
 }
 
 impl Demand {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             changed: Notify::new(),
@@ -145,12 +169,12 @@ impl Demand {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DemandState> {
         // No code panics while holding this lock; a poisoned one still holds a usable queue.
         self.state.lock()
     }
 
-    fn push(&self, state: &mut State, change: Change) {
+    fn push(&self, state: &mut DemandState, change: Change) {
         if state.changes.len() >= MAX_PENDING_CHANGES {
             state.changes.clear();
             state.overflowed = true;
@@ -190,7 +214,7 @@ impl Demand {
         Ticket { demand: Arc::clone(self), block, receiver }
     }
 
-    /// Asks for blocks nobody waits for yet. Returns how many were taken: fewer than given when
+    /// Asks for blocks that no caller waits for yet. Returns how many were taken: fewer than given when
     /// [`MAX_WANTED_BLOCKS`] is reached.
     pub fn want_ahead(&self, blocks: impl IntoIterator<Item = u64>, urgency: Urgency) -> usize {
         let urgency = urgency.min(Urgency::Ahead);
@@ -234,7 +258,7 @@ impl Demand {
 
     /// Asks peers which block holds `byte`. The answer is in the core's tree: look there again
     /// each time [`SeekTicket::tree_changed`] resolves. Dropping the ticket gives up.
-    pub fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
+    pub(crate) fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
         let tree = self.tree.subscribe();
         let mut state = self.state();
         let seekers =
@@ -256,6 +280,7 @@ impl Demand {
         receiver
     }
 
+    /// Adds a hint for peers; dropped while 64 wait to be taken.
     pub fn hint(&self, hint: Hint) {
         let mut state = self.state();
         let pending =
@@ -265,8 +290,8 @@ impl Demand {
         }
     }
 
-    /// A verified block has been stored: wakes everybody who waits for it.
-    pub fn fulfil(&self, block: u64, bytes: &Bytes) {
+    /// A verified block has been stored: wakes every caller that waits for it.
+    pub(crate) fn fulfil(&self, block: u64, bytes: &Bytes) {
         let mut state = self.state();
         let Some(want) = state.blocks.remove(&block) else {
             return;
@@ -283,7 +308,7 @@ impl Demand {
     }
 
     /// The tree has grown new nodes: seeks look again, satisfied upgrades wake.
-    pub fn tree_changed(&self, length: u64) {
+    pub(crate) fn tree_changed(&self, length: u64) {
         self.tree.send_modify(|changes| *changes = changes.wrapping_add(1));
         let mut state = self.state();
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.upgrades)
@@ -297,7 +322,7 @@ impl Demand {
     }
 
     /// A new replicator begins: what is wanted is to be told from the beginning.
-    pub fn tell_again(&self) {
+    pub(crate) fn tell_again(&self) {
         self.state().overflowed = true;
         self.changed.notify_one();
     }
@@ -307,7 +332,7 @@ impl Demand {
         let mut state = self.state();
         if std::mem::take(&mut state.overflowed) {
             state.changes.clear();
-            return state.everything();
+            return state.all_changes();
         }
         state.changes.drain(..).collect()
     }
@@ -327,10 +352,11 @@ impl Demand {
         self.changed.notified().await;
     }
 
-    pub fn set_outlook(&self, outlook: Outlook) {
+    pub(crate) fn set_outlook(&self, outlook: Outlook) {
         self.state().outlook = outlook;
     }
 
+    /// What the replicator last reported; the default if there is none.
     pub fn outlook(&self) -> Outlook {
         self.state().outlook.clone()
     }
@@ -346,7 +372,7 @@ pub struct Ticket {
 impl Ticket {
     /// Resolves to the verified block. Never resolves by itself without one: the caller sets the
     /// deadline.
-    pub async fn arrived(&mut self) -> Option<Bytes> {
+    pub(crate) async fn arrived(&mut self) -> Option<Bytes> {
         (&mut self.receiver).await.ok()
     }
 }
@@ -368,7 +394,7 @@ impl Drop for Ticket {
 }
 
 /// One caller's search for one byte.
-pub struct SeekTicket {
+pub(crate) struct SeekTicket {
     demand: Arc<Demand>,
     byte: u64,
     tree: watch::Receiver<u64>,
@@ -376,7 +402,7 @@ pub struct SeekTicket {
 
 impl SeekTicket {
     /// Resolves when the tree has changed since the ticket was made or this last resolved.
-    pub async fn tree_changed(&mut self) {
+    pub(crate) async fn tree_changed(&mut self) {
         // The sender lives as long as the demand this ticket holds.
         let _ = self.tree.changed().await;
     }
@@ -406,7 +432,7 @@ mod tests {
         let most = MAX_WANTED_BLOCKS as u64;
         assert_eq!(demand.want_ahead(0..most, Urgency::Ahead), MAX_WANTED_BLOCKS);
         assert_eq!(demand.want_ahead([most], Urgency::Ahead), 0);
-        // Who waits is served all the same.
+        // A caller that waits is served all the same.
         let _ticket = demand.want(most);
         assert_eq!(demand.wanted().len(), MAX_WANTED_BLOCKS + 1);
     }

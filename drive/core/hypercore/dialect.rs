@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::files::{OpenFiles, Opened};
 use super::legacy::{self, hash, proof};
-use super::merkle::{Flaw, Node, Signature, Verified, push_leaf};
+use super::merkle::{Flaw, Signature, TreeNode, Verified, push_leaf};
 use crate::error::Result;
 use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
 
@@ -18,54 +18,59 @@ use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
 pub use super::legacy::proof::Proof;
 /// What requests and proofs of Hypercore 9 say of the nodes the other side has. For `prove.rs` and for
 /// wire protocol 8.
-pub use super::legacy::proof::{RemoteTree, digest, plan_proof};
+pub use super::legacy::proof::RemoteTree;
+pub(super) use super::legacy::proof::{digest, plan_proof};
 
 /// The rules of one kind of core.
 ///
 /// An enum and no trait object: hashing runs in loops, and a match with one arm is a direct call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// Hypercore 9: the key is an Ed25519 public key, every length may be signed.
     Legacy,
 }
 
 impl Dialect {
     /// The leaf over the bytes of `block`.
-    pub fn leaf(self, block: u64, bytes: &[u8]) -> Node {
+    pub(crate) fn leaf(self, block: u64, bytes: &[u8]) -> TreeNode {
         match self {
             Self::Legacy => hash::leaf(block, bytes),
         }
     }
 
     /// The leaves over blocks, as [`Dialect::leaf`] would make them one by one, several at a time.
-    pub fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<Node> {
+    pub(crate) fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<TreeNode> {
         match self {
             Self::Legacy => hash::leaves(blocks),
         }
     }
 
     /// The parent of two siblings, given in either order; `None` if it is larger than a core may be.
-    pub fn parent(self, one: &Node, other: &Node) -> Option<Node> {
+    pub(crate) fn parent(self, one: &TreeNode, other: &TreeNode) -> Option<TreeNode> {
         match self {
             Self::Legacy => hash::parent(one, other),
         }
     }
 
     /// The hash over a core's roots, left to right.
-    pub fn root_hash(self, roots: &[Node]) -> Hash {
+    pub(crate) fn root_hash(self, roots: &[TreeNode]) -> Hash {
         match self {
             Self::Legacy => hash::root_hash(roots),
         }
     }
 
     /// [`push_leaf`] with the hashes of this kind.
-    pub fn push_leaf(self, roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
+    pub(crate) fn push_leaf(
+        self,
+        roots: &mut Vec<TreeNode>,
+        leaf: TreeNode,
+    ) -> Option<Vec<TreeNode>> {
         push_leaf(roots, leaf, |one, other| self.parent(one, other))
     }
 
     /// Whether a verified proof under the roots `new` has passed by every one of the roots `old`, so that
     /// the one version continues the other.
-    pub fn connects(self, old: &[Node], new: &[Node], proof: &Proof) -> bool {
+    pub(crate) fn connects(self, old: &[TreeNode], new: &[TreeNode], proof: &Proof) -> bool {
         match self {
             Self::Legacy => proof::connects(old, new, proof.block),
         }
@@ -76,7 +81,7 @@ impl Dialect {
     ///
     /// # Errors
     /// `NotAStore` if another core is stored there, `Corrupt` if a core of ours lost blocks, `Storage`.
-    pub fn open(self, opening: OpenFiles) -> Result<Opened> {
+    pub(crate) fn open(self, opening: OpenFiles) -> Result<Opened> {
         match self {
             Self::Legacy => legacy::open(opening),
         }
@@ -85,34 +90,34 @@ impl Dialect {
 
 /// Whose signatures count for a core.
 #[derive(Clone, Debug)]
-pub struct Author {
+pub(super) struct Author {
     dialect: Dialect,
     key: PublicKey,
 }
 
 impl Author {
-    pub fn new(dialect: Dialect, key: PublicKey) -> Self {
+    pub(super) fn new(dialect: Dialect, key: PublicKey) -> Self {
         Self { dialect, key }
     }
 
-    pub fn dialect(&self) -> Dialect {
+    pub(super) fn dialect(&self) -> Dialect {
         self.dialect
     }
 
     /// What the core is named by.
-    pub fn key(&self) -> &PublicKey {
+    pub(super) fn key(&self) -> &PublicKey {
         &self.key
     }
 
     /// Whether the signature is the author's over these roots of a core of `length` blocks.
-    pub fn signed(&self, roots: &[Node], length: u64, signature: &Signature) -> bool {
+    pub(super) fn signed(&self, roots: &[TreeNode], length: u64, signature: &Signature) -> bool {
         match self.dialect {
             Dialect::Legacy => hash::signed_by(&self.key, roots, length, signature),
         }
     }
 
     /// The signature over these roots of a core of `length` blocks.
-    pub fn sign(&self, pair: &KeyPair, roots: &[Node], length: u64) -> Signature {
+    pub(super) fn sign(&self, pair: &KeyPair, roots: &[TreeNode], length: u64) -> Signature {
         match self.dialect {
             Dialect::Legacy => hash::sign(pair, roots, length),
         }
@@ -123,11 +128,11 @@ impl Author {
     ///
     /// # Errors
     /// The flaw of the proof, or the error of `local`.
-    pub fn verify<E>(
+    pub(super) fn verify<E>(
         &self,
         proof: &Proof,
-        leaf: Option<Node>,
-        local: impl FnMut(u64) -> std::result::Result<Option<Node>, E>,
+        leaf: Option<TreeNode>,
+        local: impl FnMut(u64) -> std::result::Result<Option<TreeNode>, E>,
     ) -> std::result::Result<Verified, Flaw<E>> {
         match self.dialect {
             Dialect::Legacy => proof::verify(&self.key, proof, leaf, local),
@@ -144,8 +149,9 @@ pub struct HashedBlocks {
 
 impl HashedBlocks {
     /// The kind of core that is written here, by whose rules blocks are hashed ahead.
-    pub const DIALECT: Dialect = Dialect::Legacy;
+    pub(crate) const DIALECT: Dialect = Dialect::Legacy;
 
+    /// Hashes the blocks, on this thread.
     pub fn new(blocks: Vec<Bytes>) -> Self {
         // Their places are not known yet; the hash has nothing of them.
         let placed: Vec<(u64, &[u8])> = blocks.iter().map(|block| (0, block.as_ref())).collect();
@@ -153,15 +159,16 @@ impl HashedBlocks {
         Self { blocks, hashes }
     }
 
+    /// The blocks, in order.
     pub fn blocks(&self) -> &[Bytes] {
         &self.blocks
     }
 
     /// The leaves, of which the first is that of block `first`.
-    pub fn leaves(&self, first: u64) -> impl Iterator<Item = Node> {
+    pub(crate) fn leaves(&self, first: u64) -> impl Iterator<Item = TreeNode> {
         (first..).zip(self.blocks.iter().zip(&self.hashes)).map(|(block, (bytes, hash))| {
             let size = bytes.len() as u64;
-            Node { index: block.saturating_mul(2), hash: *hash, size }
+            TreeNode { index: block.saturating_mul(2), hash: *hash, size }
         })
     }
 }

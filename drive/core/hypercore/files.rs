@@ -10,64 +10,64 @@ use std::io;
 use std::path::Path;
 
 use super::bitfield::Bitfield;
-use super::merkle::{Head, Node, Signature};
+use super::merkle::{Head, Signature, TreeNode};
 use super::storage::Storage;
 use crate::error::Result;
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
 /// Opens the file of a core with the given name. Nothing is created before the first write.
-pub type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
+pub(crate) type OpenFile<'a> = &'a dyn Fn(&'static str) -> io::Result<Box<dyn Storage>>;
 
 /// Bitfield pages, numbered, in the form that [`Bitfield`] keeps in memory.
-pub type Pages = Vec<(usize, Box<[u8]>)>;
+pub(super) type Pages = Vec<(usize, Box<[u8]>)>;
 
 /// What `Dialect::open` is given.
-pub struct OpenFiles<'a> {
+pub(crate) struct OpenFiles<'a> {
     /// Where the files are, for error messages.
-    pub directory: &'a Path,
-    pub open_file: OpenFile<'a>,
-    pub key: &'a PublicKey,
+    pub(crate) directory: &'a Path,
+    pub(crate) open_file: OpenFile<'a>,
+    pub(crate) key: &'a PublicKey,
     /// The secret half, if it is known.
-    pub pair: Option<KeyPair>,
+    pub(crate) pair: Option<KeyPair>,
     /// Whether `pair` is to be stored beside the core.
-    pub store_pair: bool,
+    pub(crate) store_pair: bool,
     /// Whether the medium can be written.
-    pub writable: bool,
+    pub(crate) writable: bool,
     /// The core takes no more appends: it may have holes that a peer fills.
-    pub stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 /// What `Dialect::open` found.
-pub struct Opened {
-    pub files: Box<dyn CoreFiles>,
+pub(crate) struct Opened {
+    pub(crate) files: Box<dyn CoreFiles>,
     /// The secret half: as it was given, or as it is stored.
-    pub pair: Option<KeyPair>,
-    pub found: Recovered,
+    pub(crate) pair: Option<KeyPair>,
+    pub(crate) found: Recovered,
 }
 
 /// An opened core's state as far as it verifies.
-pub struct Recovered {
-    pub bits: Bitfield,
-    pub head: Head,
-    pub roots: Vec<Node>,
+pub(crate) struct Recovered {
+    pub(crate) bits: Bitfield,
+    pub(crate) head: Head,
+    pub(crate) roots: Vec<TreeNode>,
     /// `None` while the core is empty.
-    pub signature: Option<Signature>,
+    pub(crate) signature: Option<Signature>,
     /// What was claimed, and so had been synced: the head, or shorter where more was found.
-    pub settled: Head,
+    pub(crate) settled: Head,
 }
 
 /// The files of one open core. Every error names the file.
 ///
 /// A virtual call per file access: next to the system call it cannot be measured.
-pub trait CoreFiles: Send + Sync {
+pub(crate) trait CoreFiles: Send + Sync {
     /// The node's record; `None` if it is blank or beyond the end.
-    fn read_node(&self, index: u64) -> Result<Option<Node>>;
+    fn read_node(&self, index: u64) -> Result<Option<TreeNode>>;
 
     /// Writes nodes given in ascending order, neighbours in one call.
-    fn write_nodes(&self, nodes: &[Node]) -> Result<()>;
+    fn write_nodes(&self, nodes: &[TreeNode]) -> Result<()>;
 
     /// Writes the records `start..end` whole: the given nodes, all others blank.
-    fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()>;
+    fn write_node_range(&self, start: u64, end: u64, nodes: &[TreeNode]) -> Result<()>;
 
     /// The signature stored for the core as long as `length` blocks; `None` if there is none.
     fn read_signature(&self, length: u64) -> Result<Option<Signature>>;

@@ -9,17 +9,17 @@ fn saturated(value: u128) -> u64 {
 }
 
 /// Height above the leaves.
-pub fn depth(node: u64) -> u32 {
+pub(crate) fn depth(node: u64) -> u32 {
     node.trailing_ones()
 }
 
 /// Position among the nodes of the same depth, from the left.
-pub fn offset(node: u64) -> u64 {
+pub(crate) fn offset(node: u64) -> u64 {
     saturated(u128::from(node) >> (depth(node) + 1))
 }
 
 /// The node at `depth` with `offset`.
-pub fn index(depth: u32, offset: u64) -> u64 {
+pub(crate) fn index(depth: u32, offset: u64) -> u64 {
     let odd = (u128::from(offset) << 1) | 1;
     if depth > odd.leading_zeros() {
         return u64::MAX;
@@ -27,38 +27,38 @@ pub fn index(depth: u32, offset: u64) -> u64 {
     saturated((odd << depth.min(127)) - 1)
 }
 
-pub fn parent(node: u64) -> u64 {
+pub(crate) fn parent(node: u64) -> u64 {
     index(depth(node) + 1, offset(node) >> 1)
 }
 
-pub fn sibling(node: u64) -> u64 {
+pub(crate) fn sibling(node: u64) -> u64 {
     index(depth(node), offset(node) ^ 1)
 }
 
 /// Left and right child; `None` for a leaf.
-pub fn children(node: u64) -> Option<(u64, u64)> {
+pub(crate) fn children(node: u64) -> Option<(u64, u64)> {
     let below = depth(node).checked_sub(1)?;
     let left = offset(node).saturating_mul(2);
     Some((index(below, left), index(below, left.saturating_add(1))))
 }
 
 /// The leftmost leaf below `node` (itself for a leaf).
-pub fn left_span(node: u64) -> u64 {
+pub(crate) fn left_span(node: u64) -> u64 {
     saturated(u128::from(offset(node)) << (depth(node) + 1))
 }
 
 /// The rightmost leaf below `node` (itself for a leaf).
-pub fn right_span(node: u64) -> u64 {
+pub(crate) fn right_span(node: u64) -> u64 {
     saturated(((u128::from(offset(node)) + 1) << (depth(node) + 1)) - 2)
 }
 
 /// The blocks below `node`.
-pub fn blocks(node: u64) -> std::ops::Range<u64> {
+pub(crate) fn blocks(node: u64) -> std::ops::Range<u64> {
     left_span(node) / 2..(right_span(node) / 2).saturating_add(1)
 }
 
 /// The roots of a log of `length` blocks, left to right: at most 64.
-pub fn full_roots(length: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn full_roots(length: u64) -> impl Iterator<Item = u64> {
     let mut rest = length;
     let mut start: u64 = 0;
     std::iter::from_fn(move || {

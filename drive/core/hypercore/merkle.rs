@@ -14,23 +14,27 @@ pub const MAX_BLOCK_SIZE: usize = 8 * 1024 * 1024;
 /// Blocks of the longest core handled: 2^32, 256 TiB of 64 KiB blocks.
 pub const MAX_CORE_LENGTH: u64 = 1 << 32;
 /// Bytes of the longest core handled: what the reference can count.
-pub const MAX_BYTE_LENGTH: u64 = 1 << 53;
+pub(crate) const MAX_BYTE_LENGTH: u64 = 1 << 53;
 /// Highest index of a node in a core of [`MAX_CORE_LENGTH`].
-pub const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
+pub(crate) const MAX_NODE_INDEX: u64 = 2 * MAX_CORE_LENGTH - 2;
+
 /// How long a core provably is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Number of blocks.
     pub length: u64,
+    /// Number of bytes of all blocks.
     pub byte_length: u64,
 }
 
 /// A node of the flat tree: the hash and byte size of what lies below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct TreeNode {
     /// Flat-tree index: leaves are even, block `i` is `2 i`.
     pub index: u64,
+    /// The hash of the block, or of both children.
     pub hash: Hash,
+    /// Bytes of all blocks below.
     pub size: u64,
 }
 
@@ -59,7 +63,7 @@ impl std::fmt::Debug for Signature {
 }
 
 /// The sum of the roots' sizes, if it is one a core may have.
-pub fn byte_length(roots: &[Node]) -> Option<u64> {
+pub(crate) fn byte_length(roots: &[TreeNode]) -> Option<u64> {
     roots
         .iter()
         .try_fold(0u64, |sum, root| sum.checked_add(root.size))
@@ -68,11 +72,11 @@ pub fn byte_length(roots: &[Node]) -> Option<u64> {
 
 /// Adds a leaf to the right of a core's roots; returns the nodes this creates, the leaf first.
 /// `None` if the core would grow beyond [`MAX_BYTE_LENGTH`]. `parent` hashes two siblings.
-pub fn push_leaf(
-    roots: &mut Vec<Node>,
-    leaf: Node,
-    parent: impl Fn(&Node, &Node) -> Option<Node>,
-) -> Option<Vec<Node>> {
+pub(crate) fn push_leaf(
+    roots: &mut Vec<TreeNode>,
+    leaf: TreeNode,
+    parent: impl Fn(&TreeNode, &TreeNode) -> Option<TreeNode>,
+) -> Option<Vec<TreeNode>> {
     let mut created = vec![leaf];
     let mut top = leaf;
     while let Some(last) = roots.last() {
@@ -90,27 +94,27 @@ pub fn push_leaf(
 
 /// A signed length and the roots it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub(crate) struct Signed {
     /// Number of blocks.
-    pub length: u64,
-    pub byte_length: u64,
-    pub roots: Vec<Node>,
-    pub signature: Signature,
+    pub(crate) length: u64,
+    pub(crate) byte_length: u64,
+    pub(crate) roots: Vec<TreeNode>,
+    pub(crate) signature: Signature,
 }
 
 /// What a proof proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified {
-    pub leaf: Node,
+pub(crate) struct Verified {
+    pub(crate) leaf: TreeNode,
     /// Every node proven, the leaf among them; some may have been known before.
-    pub nodes: Vec<Node>,
+    pub(crate) nodes: Vec<TreeNode>,
     /// Present when the proof needed a signature.
-    pub signed: Option<Signed>,
+    pub(crate) signed: Option<Signed>,
 }
 
 /// Why a proof proves nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Flaw<E> {
+pub(crate) enum Flaw<E> {
     Invalid(String),
     /// The signature over this many blocks is good, but a node under it differs from ours.
     Forked {

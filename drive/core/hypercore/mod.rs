@@ -1,5 +1,5 @@
 //! One signed append-only log (the legacy term is feed): what it holds, what it provably is, and
-//! who waits for the rest.
+//! which callers wait for the rest.
 //!
 //! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
 //! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written),
@@ -10,26 +10,26 @@
 //! `verified` holds only nodes with a proven path to signed roots; a set data bit whose block was
 //! stored by this process has its facts in the files already.
 
-pub mod flat_tree;
-pub mod bitfield;
-pub mod merkle;
-pub mod storage;
+pub(crate) mod flat_tree;
+pub(crate) mod bitfield;
+pub(crate) mod merkle;
+pub(crate) mod storage;
 mod files;
 mod legacy;
 mod dialect;
-pub mod cache;
-pub mod demand;
+pub(crate) mod cache;
+pub(crate) mod demand;
 
 // Methods of Core, one file per operation; they may use all of the above and each other.
 mod accept;
 mod append;
-pub mod check;
+pub(crate) mod check;
 mod claims;
 mod clear;
 mod nodes;
 mod prove;
 mod read;
-pub mod repair;
+pub(crate) mod repair;
 mod stop;
 mod suspect;
 #[cfg(test)]
@@ -49,26 +49,33 @@ use crate::error::{Error, Result};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
+pub use dialect::Proof;
 use dialect::{Author, Dialect};
-pub use dialect::{HashedBlocks, Proof, RemoteTree};
-pub use files::OpenFile;
+pub use dialect::{HashedBlocks, RemoteTree};
+pub(crate) use files::OpenFile;
 use files::{CoreFiles, OpenFiles, Opened};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 pub use merkle::Head;
-use merkle::{Node, Signature};
-pub use stop::{OnStop, Stop};
+use merkle::{Signature, TreeNode};
+pub(crate) use stop::OnStop;
+pub use stop::Stop;
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
-pub const MAX_VERIFIED_NODES: usize = 16_384;
+pub(crate) const MAX_VERIFIED_NODES: usize = 16_384;
 /// Events a slow subscriber may be behind before it loses the oldest.
-pub const MAX_PENDING_EVENTS: usize = 1024;
+pub(crate) const MAX_PENDING_EVENTS: usize = 1024;
 
 /// Where a byte of the core is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
     /// In `block`, `offset` bytes into it.
-    Found { block: u64, offset: u64 },
+    Found {
+        /// The block.
+        block: u64,
+        /// Offset of the byte in it, in bytes.
+        offset: u64,
+    },
     /// Somewhere in these blocks; the tree nodes that would tell are not here yet.
     Within(Range<u64>),
 }
@@ -77,9 +84,9 @@ pub enum Located {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// The block is new here (false for a hash-only proof or a block we had).
-    pub stored: bool,
+    pub(crate) stored: bool,
     /// The new head, if the proof carried a longer signed one.
-    pub head: Option<Head>,
+    pub(crate) head: Option<Head>,
 }
 
 /// Why a proof was not accepted.
@@ -90,13 +97,23 @@ pub enum Rejected {
     Invalid(String),
     /// Validly signed, but contradicts what was verified before: the key signed two histories.
     #[error("a signed history of {theirs} blocks contradicts the {ours} blocks known here")]
-    Forked { ours: u64, theirs: u64 },
+    Forked {
+        /// Length of ours, in blocks.
+        ours: u64,
+        /// Length of the other one, in blocks.
+        theirs: u64,
+    },
     /// Validly signed at a length of `signed` blocks, but this proof does not show that this history
     /// and ours, of `ours` blocks, are one.
     #[error(
         "a signed history of {signed} blocks is not shown to be one with the {ours} blocks known here"
     )]
-    Unconnected { ours: u64, signed: u64 },
+    Unconnected {
+        /// Length of ours, in blocks.
+        ours: u64,
+        /// Length that is signed, in blocks.
+        signed: u64,
+    },
     /// Our own disk failed; the peer is innocent.
     #[error(transparent)]
     Storage(Error),
@@ -106,22 +123,36 @@ pub enum Rejected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreEvent {
     /// Blocks `start..start + length` were written here, and survive a power cut.
-    Appended { start: u64, length: u64 },
+    Appended {
+        /// The first block.
+        start: u64,
+        /// Number of blocks.
+        length: u64,
+    },
     /// Blocks `start..start + length` are no longer here.
-    Cleared { start: u64, length: u64 },
+    Cleared {
+        /// The first block.
+        start: u64,
+        /// Number of blocks.
+        length: u64,
+    },
 }
 
+/// Stored blocks that [`Core::audit`] hashed again.
+#[cfg(any(test, fuzzing))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
-    pub valid: u64,
-    pub invalid: u64,
+pub(crate) struct Audit {
+    pub(crate) valid: u64,
+    pub(crate) invalid: u64,
 }
 
 /// How to open a core.
 pub struct Opening<'a> {
     /// Where the files are, for error messages.
     pub directory: &'a Path,
+    /// Opens one file of the core by its name.
     pub open_file: OpenFile<'a>,
+    /// The key of the core.
     pub key: PublicKey,
     /// The secret half, if this machine may append.
     pub pair: Option<KeyPair>,
@@ -129,6 +160,7 @@ pub struct Opening<'a> {
     pub store_pair: bool,
     /// Whether the medium can be written at all.
     pub writable: bool,
+    /// Holds blocks that were read; shared by the cores of a store.
     pub cache: Arc<BlockCache>,
     /// Kept alive as long as the core: the locks on its files.
     pub keep: Option<Arc<dyn Any + Send + Sync>>,
@@ -138,13 +170,13 @@ pub struct Opening<'a> {
     pub on_stop: Option<OnStop>,
 }
 
-struct State {
+struct CoreState {
     head: Head,
-    roots: Vec<Node>,
+    roots: Vec<TreeNode>,
     /// The signature of `head`; `None` while it is empty.
     signature: Option<Signature>,
     bits: Bitfield,
-    verified: LruCache<u64, Node>,
+    verified: LruCache<u64, TreeNode>,
     /// Blocks and bytes stored since the bitfield was last written.
     unclaimed: claims::Unclaimed,
     /// Where the secret key is here: what is on the device, and shown to peers.
@@ -165,9 +197,9 @@ struct Inner {
     writable: bool,
     /// Held while bitfield pages are written: they must not overtake each other.
     claims: Mutex<()>,
-    /// Held by whoever changes facts: append, accept, clear.
+    /// Held while facts change: append, accept, clear.
     writer: Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<CoreState>,
     cache: Arc<BlockCache>,
     demand: Arc<Demand>,
     head: watch::Sender<Head>,
@@ -214,11 +246,11 @@ impl Drop for Given {
 pub(crate) struct WeakCore(Weak<Inner>);
 
 impl WeakCore {
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
 
-    pub fn upgrade(&self) -> Option<Core> {
+    pub(crate) fn upgrade(&self) -> Option<Core> {
         self.0.upgrade().map(|inner| Core { inner })
     }
 }
@@ -226,6 +258,10 @@ impl WeakCore {
 impl Core {
     /// Opens the core in the given files, making it where they are empty. An intact core is not
     /// modified; a damaged one is mended as far as what is left proves.
+    ///
+    /// # Errors
+    /// `Storage`, `Corrupt` for a core of ours that cannot be mended, `NotAStore` for files of another core,
+    /// `Locked`.
     pub fn open(opening: Opening) -> Result<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
@@ -236,7 +272,7 @@ impl Core {
             OpenFiles { directory, open_file, key: &key, pair, store_pair, writable, stopped };
         let Opened { files, pair, found } = dialect.open(files)?;
         let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
-        let state = State {
+        let state = CoreState {
             head: found.head,
             roots: found.roots,
             signature: found.signature,
@@ -275,10 +311,12 @@ impl Core {
         })
     }
 
+    /// The public key, by which peers know the core.
     pub fn key(&self) -> &PublicKey {
         self.inner.author.key()
     }
 
+    /// A hash of the key, which does not tell the key: the topic under which peers find each other.
     pub fn discovery_key(&self) -> &DiscoveryKey {
         &self.inner.discovery_key
     }
@@ -288,6 +326,7 @@ impl Core {
         self.inner.pair.is_some() && self.inner.writable && self.inner.stop.get().is_none()
     }
 
+    /// How long the core provably is.
     pub fn head(&self) -> Head {
         self.inner.state.lock().head
     }
@@ -302,10 +341,12 @@ impl Core {
         self.inner.events.subscribe()
     }
 
+    /// The blocks that callers wait for.
     pub fn demand(&self) -> &Arc<Demand> {
         &self.inner.demand
     }
 
+    /// Whether the block is stored here.
     pub fn has(&self, block: u64) -> bool {
         self.inner.state.lock().bits.has_data(block)
     }
@@ -332,7 +373,7 @@ impl Core {
 
     /// The data bits of `start..start + length` as bytes, most significant bit first, cut after
     /// the last block that peers are shown.
-    pub fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
+    pub(crate) fn data_bits(&self, start: u64, length: u64) -> Vec<u8> {
         let state = self.inner.state.lock();
         let shown = if self.inner.pair.is_some() { state.settled } else { state.head };
         state.bits.data_bits(start, length.min(shown.length.saturating_sub(start)))
@@ -352,7 +393,7 @@ impl Core {
     }
 
     /// How many handles those of [`Core::given_by`] are.
-    pub(crate) fn given(&self) -> usize {
+    pub(crate) fn given_handles(&self) -> usize {
         self.inner.given.load(Ordering::Acquire)
     }
 
@@ -375,7 +416,7 @@ impl Core {
 
     /// The turn to drive the core's replication: a core that is closed and opened again has two
     /// replicators for a moment.
-    pub async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(crate) async fn drive(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.inner.driving).lock_owned().await
     }
 

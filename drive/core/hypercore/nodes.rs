@@ -8,13 +8,13 @@
 //! that leads to such a signature and not to the head may be of the other one.
 
 use super::flat_tree;
-use super::merkle::Node;
-use super::{Core, State};
+use super::merkle::TreeNode;
+use super::{Core, CoreState};
 use crate::error::{Error, Result};
 
 /// The outcome of looking for a node.
 pub(super) enum Lookup {
-    Known(Node),
+    Known(TreeNode),
     /// Not here.
     Absent,
     /// Was here, but does not lead to the roots. Of a core others write it has been forgotten.
@@ -25,12 +25,12 @@ pub(super) enum Lookup {
 struct Path {
     node: u64,
     /// Siblings bottom-up, those already believed with their content.
-    siblings: Vec<(u64, Option<Node>)>,
-    anchor: Node,
+    siblings: Vec<(u64, Option<TreeNode>)>,
+    anchor: TreeNode,
 }
 
-impl State {
-    pub(super) fn believed(&mut self, index: u64) -> Option<Node> {
+impl CoreState {
+    pub(super) fn believed(&mut self, index: u64) -> Option<TreeNode> {
         if let Some(root) = self.roots.iter().find(|root| root.index == index) {
             return Some(*root);
         }
@@ -129,7 +129,7 @@ impl Core {
     }
 
     /// The node at `index`; `None` when it is missing or, on a core others write, damaged.
-    pub(super) fn node(&self, index: u64) -> Result<Option<Node>> {
+    pub(super) fn node(&self, index: u64) -> Result<Option<TreeNode>> {
         match self.lookup(index)? {
             Lookup::Known(node) => Ok(Some(node)),
             Lookup::Damaged(error) if !self.forgets_nodes() => Err(error),
@@ -138,7 +138,7 @@ impl Core {
     }
 
     /// Reads and hashes a path; the nodes it proves, the lowest first, or `None`.
-    fn verify_path(&self, path: &Path) -> Result<Option<Vec<Node>>> {
+    fn verify_path(&self, path: &Path) -> Result<Option<Vec<TreeNode>>> {
         let files = &*self.inner.files;
         let Some(mut top) = files.read_node(path.node)? else {
             return Ok(None);

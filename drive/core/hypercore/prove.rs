@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 impl Core {
     /// Proves `block` to a peer, under the length that peers are shown; with its value unless `hash_only` or not held. `NotFound` when
     /// the tree here does not reach the block.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Storage`.
     pub fn prove(
         &self,
         block: u64,
@@ -16,7 +19,7 @@ impl Core {
         hash_only: bool,
         remote: &mut RemoteTree,
     ) -> Result<Proof> {
-        let shown = self.shown().length;
+        let shown = self.announced_head().length;
         if block >= shown {
             return Err(Error::NotFound);
         }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::demand::SeekTicket;
 use super::flat_tree;
-use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node};
+use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, TreeNode};
 use super::{Core, Head, Located};
 use crate::error::{Error, Result};
 use crate::wait::Wait;
@@ -17,6 +17,9 @@ use crate::wait::Wait;
 impl Core {
     /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
     /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
+    ///
+    /// # Errors
+    /// `Corrupt` as above, `Storage`.
     pub fn get_local(&self, block: u64) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.inner.cache.get(self.inner.id, block) {
             return Ok(Some(bytes));
@@ -77,7 +80,7 @@ impl Core {
     }
 
     /// The bytes on disk where a block should be, and the leaf they should have.
-    fn read_unchecked(&self, block: u64) -> Result<Option<(Node, Vec<u8>)>> {
+    fn read_unchecked(&self, block: u64) -> Result<Option<(TreeNode, Vec<u8>)>> {
         let Some((offset, leaf)) = self.leaf(block)? else {
             return Ok(None);
         };
@@ -90,7 +93,7 @@ impl Core {
     }
 
     /// Byte offset and leaf of a block.
-    fn leaf(&self, block: u64) -> Result<Option<(u64, Node)>> {
+    fn leaf(&self, block: u64) -> Result<Option<(u64, TreeNode)>> {
         if block >= MAX_CORE_LENGTH {
             return Ok(None);
         }
@@ -108,17 +111,23 @@ impl Core {
     }
 
     /// Byte offset and size of a block, if the tree nodes that tell are here.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Storage`.
     pub fn span(&self, block: u64) -> Result<Option<(u64, u64)>> {
         Ok(self.leaf(block)?.map(|(offset, leaf)| (offset, leaf.size)))
     }
 
     /// Which of `blocks` holds `byte`, as far as the tree here tells. Empty blocks hold no byte
     /// and are passed over. `Malformed` if the byte is provably in none of them.
+    ///
+    /// # Errors
+    /// `Malformed` as above, `Corrupt`, `Storage`.
     pub fn locate(&self, byte: u64, blocks: Range<u64>) -> Result<Located> {
         let mut rest = byte;
         let (root, head) = {
             let state = self.inner.state.lock();
-            let is_above = |root: &&Node| {
+            let is_above = |root: &&TreeNode| {
                 let holds = rest < root.size;
                 if !holds {
                     rest -= root.size;
@@ -139,7 +148,13 @@ impl Core {
         if unknown.is_empty() { Err(outside(byte, blocks)) } else { Ok(Located::Within(unknown)) }
     }
 
-    fn descend(&self, root: Node, mut rest: u64, byte: u64, blocks: Range<u64>) -> Result<Located> {
+    fn descend(
+        &self,
+        root: TreeNode,
+        mut rest: u64,
+        byte: u64,
+        blocks: Range<u64>,
+    ) -> Result<Located> {
         let mut top = root;
         while let Some((left, right)) = flat_tree::children(top.index) {
             let left_size = match self.node(left)? {
@@ -162,7 +177,7 @@ impl Core {
                 (right, top.size.saturating_sub(left_size))
             };
             // Only index and size are used further down; the size is proven by its parent's.
-            top = Node { index, size, ..top };
+            top = TreeNode { index, size, ..top };
         }
         let block = top.index / 2;
         if blocks.contains(&block) {
@@ -173,6 +188,10 @@ impl Core {
     }
 
     /// The block, from here or from a peer within `wait`.
+    ///
+    /// # Errors
+    /// `Unavailable` or, if a peer has another history, `Forked`; `Malformed` beyond [`MAX_CORE_LENGTH`]; those of
+    /// [`Core::get_local`].
     pub async fn get(&self, block: u64, wait: Wait) -> Result<Bytes> {
         if let Some(bytes) = self.get_local(block)? {
             return Ok(bytes);
@@ -198,7 +217,10 @@ impl Core {
     }
 
     /// Which block holds `byte`, and the offset in it, asking peers if needed; `guess` is asked
-    /// for first. With [`Wait::Each`] the clock starts anew whenever the search gets narrower.
+    /// for first. With [`Wait::Each`] the clock restarts whenever the search gets narrower.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Forked`; those of [`Core::locate`].
     pub async fn seek(
         &self,
         byte: u64,
@@ -241,6 +263,9 @@ impl Core {
     }
 
     /// Waits until the core is longer than `length`.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Forked`.
     pub async fn longer_than(&self, length: u64, wait: Wait) -> Result<Head> {
         let started = Instant::now();
         let deadline = wait.deadline();

@@ -33,17 +33,17 @@ pub(super) struct Repairs {
 
 impl Repairs {
     /// Length in blocks that the core is known to have had.
-    pub fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> u64 {
         self.known.load(Ordering::Acquire)
     }
 
     /// A peer has shown a signed history of this length, and it was not taken over.
-    pub fn refuse(&self, length: u64) {
+    pub(super) fn refuse(&self, length: u64) {
         self.refused.fetch_max(length, Ordering::AcqRel);
     }
 
     /// The longest history that was refused; 0 if none was.
-    pub fn refused(&self) -> u64 {
+    pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Acquire)
     }
 }
@@ -62,6 +62,7 @@ impl Drop for Repairing {
 /// What became of the blocks that were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
+    /// Blocks that came.
     pub fetched: u64,
     /// Blocks that did not come in time.
     pub lacking: u64,
@@ -98,6 +99,9 @@ impl Core {
 
     /// Gives up the claims on what a check found damaged, on the disk too, so that peers are asked for
     /// it; the ranges of blocks that lack now. The bytes stay where they are.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn forget_to_repair(&self, found: &CoreCheck) -> Result<Vec<Range<u64>>> {
         // A block that a check counts as damaged may be proven by other nodes, and is kept then.
         let held = found.damaged.iter().cloned().flat_map(|range| self.held_blocks(range));
@@ -139,6 +143,9 @@ impl Core {
     }
 
     /// Claims the blocks again that were forgotten and did not come: they are damaged, and not given up.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn claim_again(&self, forgotten: &[Range<u64>]) -> Result<()> {
         for block in forgotten.iter().cloned().flatten() {
             self.inner.state.lock().bits.set_data(block, true);
@@ -156,6 +163,9 @@ impl Core {
 
     /// Fetches those of the blocks that are not here; each may take as long as `wait` says. `tell` gets how
     /// many have come and how many there are. What has come survives a power cut.
+    ///
+    /// # Errors
+    /// `Storage`. Blocks that did not come are in the result.
     pub async fn fetch(
         &self,
         blocks: &[Range<u64>],

@@ -1,8 +1,8 @@
 //! When a core whose secret key is here must take no more appends: another history of it exists,
-//! or may. A log has one writer; whoever appends to a copy of it signs two histories, and no
+//! or may. A log has one writer; a second one that appends to a copy signs two histories, and no
 //! reader can ever reconcile them.
 //!
-//! Who finds out: the store, from its marks (`store/mark.rs`), and [`Core::accept`], from a signed
+//! What finds out: the store, from its marks (`store/mark.rs`), and [`Core::accept`], from a signed
 //! proof. Not here: making it writable again, which takes a person (`Store::adopt`).
 
 use std::sync::Arc;
@@ -25,13 +25,16 @@ pub enum Stop {
     /// More was written than is here: the store is an older state of itself.
     Restored,
     /// A peer holds a longer history, of this many blocks, signed with our key.
-    Behind { length: u64 },
+    Behind {
+        /// In blocks.
+        length: u64,
+    },
     /// A peer holds another history, signed with our key.
     Forked,
 }
 
 /// Called once with a core that has just stopped, under none of its locks.
-pub type OnStop = Arc<dyn Fn(&Core, Stop) + Send + Sync>;
+pub(crate) type OnStop = Arc<dyn Fn(&Core, Stop) + Send + Sync>;
 
 impl Stop {
     /// For people, after "read-only: ".
@@ -51,15 +54,15 @@ impl Core {
         self.inner.pair.as_ref().and_then(|_| self.inner.stop.get().copied())
     }
 
-    /// Takes no more appends until the core is opened anew. The first reason counts.
-    pub fn stop(&self, reason: Stop) {
+    /// Takes no more appends until the core is opened again. The first reason counts.
+    pub(crate) fn stop(&self, reason: Stop) {
         let _writer = self.inner.writer.lock();
         let _ = self.inner.stop.set(reason);
     }
 
     /// The hash over the roots this core had at `length` blocks; `None` where it is shorter, or the
     /// nodes are not here.
-    pub fn root_hash_at(&self, length: u64) -> Result<Option<Hash>> {
+    pub(crate) fn root_hash_at(&self, length: u64) -> Result<Option<Hash>> {
         if length > self.head().length {
             return Ok(None);
         }
@@ -84,8 +87,8 @@ impl Core {
         !self.owned() || self.is_repaired()
     }
 
-    /// Of a core we write nobody can have more than we do, nor anything else. The writer lock is
-    /// held, so what is being appended is either not sent to anybody yet or counted here.
+    /// Of a core we write no peer can have more than we do, nor anything else. The writer lock is
+    /// held, so what is being appended is either not sent to any peer yet or counted here.
     pub(super) fn judge_history(
         &self,
         verified: std::result::Result<Verified, Rejected>,

@@ -4,7 +4,7 @@
 //! Not here: what is in the files (`layout.rs`) and locking a store (`store.rs`).
 
 #[doc(hidden)]
-pub mod faulty;
+pub(crate) mod faulty;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::private;
+use crate::private_files;
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// One random-access file. Positions and lengths are in bytes; nothing below the length that was
@@ -22,11 +22,15 @@ use hypermount_swarm::sync::{Mutex, Rank};
 pub trait Storage: Send + Sync {
     /// Fills `buffer` from `offset`; returns how much there was, less than asked only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`; the file grows as needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// The length of the file, in bytes; 0 for one that does not exist.
     fn len(&self) -> io::Result<u64>;
+    /// Whether the length is 0.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// Sets the length, in bytes.
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes everything written so far survive a power cut.
     fn sync(&self) -> io::Result<()>;
@@ -64,7 +68,7 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 }
 
 /// A file on disk, opened at its first use and created at its first write.
-pub struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
     /// Permission bits of a file this creates, before the umask.
     mode: u32,
@@ -75,7 +79,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn new(path: PathBuf, mode: u32) -> Self {
+    pub(crate) fn new(path: PathBuf, mode: u32) -> Self {
         Self { path, mode, file: OnceLock::new(), named: AtomicBool::new(false) }
     }
 
@@ -141,7 +145,7 @@ impl Storage for Disk {
             Some(file) => {
                 file.sync_data()?;
                 if !self.named.load(Ordering::Acquire) {
-                    private::sync_parent(&self.path)?;
+                    private_files::sync_parent(&self.path)?;
                     self.named.store(true, Ordering::Release);
                 }
                 Ok(())
@@ -245,7 +249,7 @@ fn each_page(
 }
 
 /// A file in memory, sparse like one on disk.
-pub struct Memory {
+pub(crate) struct Memory {
     content: Mutex<Pages>,
 }
 
@@ -294,20 +298,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum StorageStep {
         Write(u64, Vec<u8>),
         Truncate(u64),
         Punch(u64, u64),
         Read(u64, usize),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = StorageStep> {
         prop_oneof![
             (0u64..20_000, prop::collection::vec(1u8.., 0..5000))
-                .prop_map(|(at, bytes)| Step::Write(at, bytes)),
-            (0u64..25_000).prop_map(Step::Truncate),
-            (0u64..25_000, 1u64..9000).prop_map(|(at, length)| Step::Punch(at, length)),
-            (0u64..25_000, 0usize..9000).prop_map(|(at, length)| Step::Read(at, length)),
+                .prop_map(|(at, bytes)| StorageStep::Write(at, bytes)),
+            (0u64..25_000).prop_map(StorageStep::Truncate),
+            (0u64..25_000, 1u64..9000).prop_map(|(at, length)| StorageStep::Punch(at, length)),
+            (0u64..25_000, 0usize..9000).prop_map(|(at, length)| StorageStep::Read(at, length)),
         ]
     }
 
@@ -321,15 +325,15 @@ mod tests {
             for step in steps {
                 for storage in [&disk as &dyn Storage, &memory] {
                     match &step {
-                        Step::Write(at, bytes) => storage.write_at(*at, bytes).unwrap(),
-                        Step::Truncate(length) => storage.truncate(*length).unwrap(),
-                        Step::Punch(at, length) => storage.punch(*at, *length).unwrap(),
-                        Step::Read(..) => storage.sync().unwrap(),
+                        StorageStep::Write(at, bytes) => storage.write_at(*at, bytes).unwrap(),
+                        StorageStep::Truncate(length) => storage.truncate(*length).unwrap(),
+                        StorageStep::Punch(at, length) => storage.punch(*at, *length).unwrap(),
+                        StorageStep::Read(..) => storage.sync().unwrap(),
                     }
                 }
                 prop_assert_eq!(disk.len().unwrap(), memory.len().unwrap());
                 let (at, length) = match step {
-                    Step::Read(at, length) => (at, length),
+                    StorageStep::Read(at, length) => (at, length),
                     _ => (0, 40_000),
                 };
                 let (mut one, mut other) = (vec![0; length], vec![0; length]);

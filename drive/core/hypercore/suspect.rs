@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::bitfield::{DATA_BITS, TREE_BITS};
 use super::files::Pages;
-use super::merkle::{self, Node};
+use super::merkle::{self, TreeNode};
 use super::nodes::Lookup;
 use super::{Core, Inner, flat_tree};
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ impl Core {
     }
 
     /// Writes the bytes of a block again as they read now; the leaf they have. `None` if they are gone.
-    fn write_block_again(&self, offset: u64, stored: Node) -> Result<Option<Node>> {
+    fn write_block_again(&self, offset: u64, stored: TreeNode) -> Result<Option<TreeNode>> {
         if stored.size > merkle::MAX_BLOCK_SIZE as u64 {
             return Ok(None);
         }

@@ -23,7 +23,7 @@ use crate::wire::message::Message;
 
 /// Shorter versions waiting to be connected with ours at once. A drive's peers are rarely of more than
 /// a few versions; blocks of further ones count as not there.
-pub const MAX_BRIDGES: usize = 64;
+pub(super) const MAX_BRIDGES: usize = 64;
 
 /// A shorter version that is not yet shown to be part of ours.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Bridges {
         true
     }
 
-    pub fn refused(&mut self, length: u64, peer: PeerId) {
+    pub(super) fn refused(&mut self, length: u64, peer: PeerId) {
         if let Some(bridge) = self.0.get_mut(&length) {
             bridge.failed.insert(peer);
             if bridge.asked == Some(peer) {
@@ -61,7 +61,7 @@ impl Bridges {
     }
 
     /// The peer has left: neither is it asked, nor do blocks of it wait.
-    pub fn left(&mut self, peer: PeerId) {
+    pub(super) fn left(&mut self, peer: PeerId) {
         self.0.retain(|_, bridge| {
             bridge.waiting.retain(|(waiting, _)| *waiting != peer);
             bridge.failed.remove(&peer);
@@ -73,7 +73,7 @@ impl Bridges {
     }
 
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 }

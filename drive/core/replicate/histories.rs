@@ -11,7 +11,7 @@ use crate::wire::message::Message;
 
 /// How often a peer that repeats what we wrote is asked again. One that tells of more than we have
 /// is asked at once, or after this time while it has not told of our newest block.
-pub const COMPARE_EVERY: Duration = Duration::from_secs(1);
+pub(super) const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 struct Comparison {
     /// The newest block the peer tells of.

@@ -244,7 +244,7 @@ fn a_bridge_that_one_peer_passes_over_is_asked_of_another() {
 /// A bridge whose proof does not fit what is here. The proofs of all blocks are full for a while, and not
 /// for ever.
 #[test]
-fn distrust_ends() {
+fn full_proofs_are_requested_for_a_limited_time() {
     let written = written(40);
     let mut scene = Scene::new(&written, &[PEER, SECOND]);
     knowing(&written, &mut scene);

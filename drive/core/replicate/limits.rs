@@ -9,9 +9,9 @@ use crate::store::Store;
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
 use distrust::{DISTRUST_FOR, MAX_DISTRUSTED};
-use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_STRIKES, MAX_UNCONNECTED};
+use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_IN_FLIGHT, MAX_STRIKES, MAX_UNCONNECTED};
 use skips::{ALWAYS_SKIPPED, MAX_SKIPPED};
-use upload::{MAX_WANT_BLOCKS, TooManyRequests};
+use upload::{MAX_QUEUED_REQUESTS, MAX_WANT_BLOCKS, TooManyRequests};
 
 pub(super) const PEER: PeerId = PeerId(1);
 
@@ -87,7 +87,7 @@ fn requests_in_flight() {
 }
 
 #[test]
-fn data_nobody_asked_for() {
+fn unsolicited_data_ends_the_connection_at_the_limit() {
     let written = written(1);
     let mut replicator = reading(&written);
     let data = || Message::Data { index: 0, value: None, nodes: Vec::new(), signature: None };
@@ -191,7 +191,7 @@ fn blocks_near_what_was_looked_up() {
 }
 
 #[test]
-fn regions_asked_about() {
+fn wants_sent_to_one_peer_are_limited() {
     let written = written(1);
     let mut replicator = reading(&written);
     actions(&mut replicator);
@@ -208,7 +208,7 @@ fn regions_asked_about() {
     assert_eq!(asked, MAX_WANTED_REGIONS);
 }
 
-/// A writer that went on, met by a reader who has the older version.
+/// A writer that went on, met by a reader that has the older version.
 #[test]
 fn blocks_kept_until_continuity_is_shown() {
     let written = written(2);
@@ -386,7 +386,7 @@ fn requests_waiting_to_be_answered() {
 }
 
 #[test]
-fn regions_told_about() {
+fn a_want_is_answered_up_to_the_limit_of_its_length() {
     let mut upload = Upload::new(written(3));
     upload.received(&Message::Want { start: 0, length: MAX_WANT_BLOCKS }).unwrap();
     assert_eq!(upload.next_answer(), Some(have(2, 1)));
@@ -422,7 +422,7 @@ fn an_offer_of_everything_queues_no_more_than_the_peer_can_be_asked_for() {
 }
 
 #[test]
-fn an_offer_that_changes_nothing_moves_nothing() {
+fn an_offer_without_a_new_block_queues_no_request() {
     let mut replicator = wanting(MANY);
     let bitfield = Some(Bytes::new());
     let nothing = Message::Have { start: 0, length: 1 << 32, bitfield, ack: false };

@@ -17,6 +17,8 @@ mod offers;
 mod peer;
 mod remote_blocks;
 mod schedule;
+#[cfg(test)]
+mod simulation_tests;
 mod skips;
 mod upload;
 mod view;
@@ -28,10 +30,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-pub use peer::{MAX_IN_FLIGHT, MAX_WINDOW_BYTES, PeerId, SILENT_AFTER, STALL_AFTER};
-pub use remote_blocks::{MAX_RANGES, RemoteBlocks};
-pub use upload::{MAX_QUEUED_REQUESTS, Upload};
-pub use view::{ForDemand, Learnt, Question, Submitted, View, judge};
+pub(crate) use peer::PeerId;
+pub use upload::Upload;
+pub(crate) use view::{ForDemand, Learnt, Question, Submitted, View, judge};
 
 use crate::error::Error;
 use crate::hypercore::demand::{Change, Hint, Outlook};
@@ -49,7 +50,7 @@ use skips::Skips;
 use wants::Wants;
 
 /// Wants come in regions of this many blocks, aligned (wire8.md §9).
-pub const REGION_BLOCKS: u64 = 1 << 20;
+pub(crate) const REGION_BLOCKS: u64 = 1 << 20;
 /// Expected size of a block before any has been seen.
 const UNKNOWN_BLOCK_BYTES: u64 = 64 * 1024;
 /// Bytes of an index up to which what lies in a directory is asked for with the lookup of it. In a larger
@@ -58,7 +59,7 @@ const NEAR_INDEX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What happens to a replicator.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Both sides opened the core on a connection; `name` is for logs.
     Opened {
         peer: PeerId,
@@ -98,11 +99,11 @@ pub enum Event {
         /// The answers to the question that came with the proof.
         learnt: Learnt,
     },
-    /// Somebody who was to be a peer is none, and why.
+    /// A connection attempt failed, and why.
     Unreachable {
         trouble: String,
     },
-    /// So many bytes of blocks may be asked for per second from now on.
+    /// How many bytes of blocks per second may be requested from now on.
     Limited {
         limit: Limit,
     },
@@ -112,7 +113,7 @@ pub enum Event {
 
 /// What a replicator wants done, in order.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     Send {
         peer: PeerId,
         message: Message,
@@ -130,12 +131,12 @@ pub enum Action {
 }
 
 /// See the module documentation.
-pub struct Replicator<V = Core> {
+pub(crate) struct Replicator<V = Core> {
     core: V,
     peers: BTreeMap<PeerId, Peer>,
     wants: Wants,
     seeks: BTreeMap<u64, Seek>,
-    /// Somebody waits for a head longer than this.
+    /// A caller waits for a head longer than this.
     upgrade: Option<u64>,
     /// Blocks wanted for that only, because peers tell of no newer ones.
     newest: std::collections::BTreeSet<u64>,
@@ -154,10 +155,10 @@ pub struct Replicator<V = Core> {
     distrusted: Distrusted,
     average_bytes: u64,
     last_trouble: Option<String>,
-    /// Somebody holds another history, and nothing has come from others since.
+    /// A peer holds another history, and nothing has come from others since.
     fork: Option<String>,
     outlook_stale: bool,
-    /// When somebody may have stalled next.
+    /// When the next peer may have stalled.
     due: Option<Instant>,
     /// How fast blocks may be asked for.
     pace: Bucket,
@@ -176,7 +177,7 @@ struct Seek {
 }
 
 impl<V: View> Replicator<V> {
-    pub fn new(core: V, now: Instant) -> Self {
+    pub(crate) fn new(core: V, now: Instant) -> Self {
         let head = core.head();
         let average = head.byte_length.checked_div(head.length);
         Self {
@@ -205,7 +206,7 @@ impl<V: View> Replicator<V> {
     }
 
     /// Handles one event; what is to be done is then in [`Replicator::next_action`].
-    pub fn step(&mut self, event: Event, now: Instant) {
+    pub(crate) fn step(&mut self, event: Event, now: Instant) {
         // What peers say otherwise is looked at for what it changes (`offers.rs`).
         self.unscheduled |= match &event {
             Event::Received { message, .. } => matches!(message, Message::Data { .. }),
@@ -237,7 +238,7 @@ impl<V: View> Replicator<V> {
     }
 
     /// Handles changes of demand, oldest first.
-    pub fn demand(&mut self, changes: Vec<Change>, now: Instant) {
+    pub(crate) fn demand(&mut self, changes: Vec<Change>, now: Instant) {
         self.unscheduled = true;
         for change in changes {
             self.demanded(change, now);
@@ -246,7 +247,7 @@ impl<V: View> Replicator<V> {
     }
 
     fn settle(&mut self, now: Instant) {
-        // Events that keep coming must not push the check of who has stalled aside.
+        // Events that keep coming must not delay the check for stalled peers.
         if self.due.is_some_and(|due| due <= now) {
             self.check_stalls(now);
         }
@@ -274,24 +275,24 @@ impl<V: View> Replicator<V> {
             .min();
     }
 
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// When a [`Event::Tick`] is next due.
-    pub fn next_check(&self) -> Option<Instant> {
+    pub(crate) fn next_check(&self) -> Option<Instant> {
         self.due
     }
 
     /// Length of the longest log any peer has told of, and how many peers hold how much of ours.
-    pub fn holdings(&self) -> Vec<(PeerId, u64)> {
+    pub(crate) fn holdings(&self) -> Vec<(PeerId, u64)> {
         let length = self.core.head().length;
         self.peers.iter().map(|(id, peer)| (*id, peer.blocks.count_below(length))).collect()
     }
 
-    /// Asks the peers that are not known to hold everything what they hold by now: who got a block
-    /// from us does not announce it to us.
-    pub fn ask_what_is_held(&mut self) {
+    /// Asks the peers that are not known to hold everything what they hold by now: a peer that got a
+    /// block from us does not announce it to us.
+    pub(crate) fn ask_what_is_held(&mut self) {
         let length = self.core.head().length;
         let regions = length.div_ceil(REGION_BLOCKS).min(MAX_WANTED_REGIONS as u64);
         let lacking =
@@ -518,7 +519,7 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    /// A seek has been answered; if the tree still does not tell, somebody else is asked.
+    /// A seek has been answered; if the tree still does not tell, another peer is asked.
     fn sought(&mut self, id: PeerId, byte: u64, located: bool) {
         if located {
             self.seeks.remove(&byte);

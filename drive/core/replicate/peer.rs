@@ -9,77 +9,77 @@ use tokio::time::Instant;
 use super::remote_blocks::{MAX_RANGES, RemoteBlocks};
 
 /// Requests one peer may have open for one core, whatever their size.
-pub const MAX_IN_FLIGHT: usize = 1024;
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 /// Bounds of the adaptive window of requested bytes per peer and core.
-pub const MIN_WINDOW_BYTES: u64 = 128 * 1024;
-pub const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const MIN_WINDOW_BYTES: u64 = 128 * 1024;
+pub(crate) const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
 /// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links, for
-/// longer than an answer usually takes, and so many deviations from that: RFC 6298's timeout).
-pub const STALL_AFTER: Duration = Duration::from_millis(500);
+/// longer than the timeout of RFC 6298: the usual time of an answer plus a multiple of its deviation).
+pub(crate) const STALL_AFTER: Duration = Duration::from_millis(500);
 const STALL_DEVIATIONS: u32 = 4;
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
-pub const SILENT_AFTER: Duration = Duration::from_secs(20);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(20);
 /// A request is late when it is this old and the peer has answered one that was made after it (or, on slow
 /// links, when it is older than an answer usually is, as above).
-pub const LATE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const LATE_AFTER: Duration = Duration::from_secs(1);
 /// A single request this old, at a peer that answers others, will not be answered any more.
-pub const OVERDUE_AFTER: Duration = Duration::from_secs(10);
-/// Data nobody asked for (any more) that a peer may send before it counts as misbehaving.
-pub const MAX_UNSOLICITED: u32 = 1024;
+pub(super) const OVERDUE_AFTER: Duration = Duration::from_secs(10);
+/// Data messages without a pending request that a peer may send before it counts as misbehaving.
+pub(super) const MAX_UNSOLICITED: u32 = 1024;
 /// Requests a peer may refuse, beyond as many as it answers, for blocks it offers. One that offers
 /// and takes back without end would have us ask without end.
-pub const MAX_REFUSED: u32 = 4096;
+pub(super) const MAX_REFUSED: u32 = 4096;
 /// Blocks of one peer that wait until it is shown that its version and ours are one history; beyond it
 /// the peer counts as not having the block.
-pub const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
+pub(super) const MAX_UNCONNECTED: usize = MAX_IN_FLIGHT;
 /// Blocks whose proofs did not verify, beyond as many that did, after which a peer is dropped as a liar.
-pub const MAX_STRIKES: u32 = 32;
+pub(super) const MAX_STRIKES: u32 = 32;
 /// Bytes of bad proofs, less those of good ones since, after which a peer is dropped as a liar: two of the
 /// largest blocks.
-pub const MAX_BAD_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_BAD_BYTES: u64 = 16 * 1024 * 1024;
 /// Bad proofs of one block after which the peer counts as not having it.
-pub const MAX_BAD_PROOFS: u8 = 3;
+pub(super) const MAX_BAD_PROOFS: u8 = 3;
 /// Blocks of one peer whose bad proofs are counted; of further ones the first is enough.
-pub const MAX_BAD_BLOCKS: usize = 1024;
+pub(super) const MAX_BAD_BLOCKS: usize = 1024;
 /// Replies that one hint may bring (each at most 2176 blocks).
-pub const MAX_CACHES_PER_HINT: u32 = 64;
+pub(super) const MAX_CACHES_PER_HINT: u32 = 64;
 /// Blocks of a directory that are fetched because something in it was looked up; of a larger one none
 /// are, until it is listed: one lookup must stay cheap in a large drive.
-pub const MAX_NEAR_BLOCKS: usize = 256;
+pub(super) const MAX_NEAR_BLOCKS: usize = 256;
 /// Answers to the hint of a listing come within this time; those that come later may be too large.
-pub const LISTING_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const LISTING_WITHIN: Duration = Duration::from_secs(10);
 /// Regions of 2^20 blocks a peer is asked about.
-pub const MAX_WANTED_REGIONS: usize = 4096;
+pub(super) const MAX_WANTED_REGIONS: usize = 4096;
 
 /// Bitfields that a peer may send when it appears, and for each question of what it holds. Each beyond
 /// them counts as a refused request: a few bytes can unfold to a million blocks.
-pub const FIRST_BITFIELDS: u32 = 16;
-pub const BITFIELDS_PER_WANT: u32 = 4;
+pub(super) const FIRST_BITFIELDS: u32 = 16;
+pub(super) const BITFIELDS_PER_WANT: u32 = 4;
 
 /// Names one peer of one core for the life of its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u64);
+pub(crate) struct PeerId(pub u64);
 
 /// One request that has been sent and not been answered.
 #[derive(Clone, Copy, Debug)]
-pub struct InFlight {
-    pub sent: Instant,
+pub(super) struct InFlight {
+    pub(crate) sent: Instant,
     /// Its place among the peer's requests; given by [`Peer::asked`] and [`Peer::asked_seek`].
-    pub order: u64,
+    pub(crate) order: u64,
     /// Bytes the answer is expected to have; counts against the window.
-    pub expected: u64,
-    /// Nobody wants it any more; the answer is still welcome, and no longer counts.
-    pub cancelled: bool,
+    pub(crate) expected: u64,
+    /// No longer wanted; the answer is still accepted, and no longer counts.
+    pub(crate) cancelled: bool,
     /// The full proof was asked for, on a connection on which the peer was told of no nodes of ours,
     /// so a failure cannot be blamed on what we hold.
-    pub full_proof: bool,
-    pub purpose: Purpose,
+    pub(crate) full_proof: bool,
+    pub(crate) purpose: Purpose,
 }
 
 /// What a request is for. All but [`Purpose::Block`] ask for a proof without the block's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(super) enum Purpose {
     Block,
     /// To compare a peer's history with the one we write (`histories.rs`).
     Comparison,
@@ -89,22 +89,22 @@ pub enum Purpose {
     Bridge,
 }
 
-pub struct Peer {
+pub(super) struct Peer {
     /// How logs call it: its address.
-    pub name: String,
-    pub blocks: RemoteBlocks,
+    pub(crate) name: String,
+    pub(crate) blocks: RemoteBlocks,
     /// The part of `blocks` in which wants may be parked that it could be asked for.
-    pub unexamined: RemoteBlocks,
+    pub(crate) unexamined: RemoteBlocks,
     /// Bitfields that it may still send.
-    pub bitfields_allowed: u32,
-    pub uploading: bool,
+    pub(crate) bitfields_allowed: u32,
+    pub(crate) uploading: bool,
     /// It sent a Want: it is told of new blocks.
-    pub subscribed: bool,
-    pub speaks_hypertrie: bool,
-    pub caches_allowed: u32,
+    pub(crate) subscribed: bool,
+    pub(crate) speaks_hypertrie: bool,
+    pub(crate) caches_allowed: u32,
     /// A listing was hinted at: until then large answers to hints are welcome.
-    pub listing_until: Option<Instant>,
-    pub regions: BTreeSet<u64>,
+    pub(crate) listing_until: Option<Instant>,
+    pub(crate) regions: BTreeSet<u64>,
     in_flight: BTreeMap<u64, InFlight>,
     /// The requests of `in_flight`, oldest first: when they were made, their order and their blocks.
     by_age: BTreeSet<(Instant, u64, u64)>,
@@ -113,16 +113,16 @@ pub struct Peer {
     /// The newest request that was answered, when it was made and its order: older ones were passed over.
     answered_up_to: (Instant, u64),
     /// A request has become late with an answer, not by the time.
-    pub newly_late: bool,
-    /// How many requests, seeks included, somebody still wants answered.
+    pub(crate) newly_late: bool,
+    /// How many requests, seeks included, are still to be answered.
     owed: usize,
     /// How many of `in_flight` compare histories.
     comparing: usize,
     /// Seeks by byte, oldest first: they are answered in order, under an index of the peer's choice.
     seeks: VecDeque<(u64, InFlight)>,
-    pub unsolicited: u32,
+    pub(crate) unsolicited: u32,
     /// How many more requests it refused than it answered.
-    pub refused: u32,
+    pub(crate) refused: u32,
     /// Blocks with a bad proof, less those with a good one since. With any, it is asked for one block at
     /// a time.
     strikes: u32,
@@ -135,20 +135,20 @@ pub struct Peer {
     /// How often the proof of a block was bad.
     bad_proofs: BTreeMap<u64, u8>,
     /// The newest block it was asked to prove, and when, to compare histories.
-    pub compared: Option<(u64, Instant)>,
+    pub(crate) compared: Option<(u64, Instant)>,
     /// When it opened the core.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// It was told of nodes we hold, and leaves them out of its proofs from then on.
-    told_nodes: bool,
+    knows_our_nodes: bool,
     /// It could not show that its version continues ours, which had this many blocks: what it has beyond
     /// them is not asked for.
-    pub discontinued: Option<u64>,
+    pub(crate) discontinued: Option<u64>,
     /// Blocks that wait for the answer to a request that shows continuity.
-    pub unconnected: BTreeSet<u64>,
+    pub(crate) unconnected: BTreeSet<u64>,
     /// The block that this request is for, whatever its purpose.
-    pub showing: Option<u64>,
+    pub(crate) showing: Option<u64>,
     /// Blocks it sent under a shorter version that is not shown to be part of ours.
-    pub withheld: BTreeSet<u64>,
+    pub(crate) withheld: BTreeSet<u64>,
     in_flight_bytes: u64,
     window: u64,
     latency: Option<Duration>,
@@ -159,7 +159,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(name: String, now: Instant) -> Self {
+    pub(super) fn new(name: String, now: Instant) -> Self {
         Self {
             name,
             blocks: RemoteBlocks::default(),
@@ -188,7 +188,7 @@ impl Peer {
             bad_proofs: BTreeMap::new(),
             compared: None,
             since: now,
-            told_nodes: false,
+            knows_our_nodes: false,
             discontinued: None,
             unconnected: BTreeSet::new(),
             showing: None,
@@ -203,7 +203,7 @@ impl Peer {
     }
 
     /// It claims these blocks; those that are new.
-    pub fn claims(&mut self, blocks: Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn claims(&mut self, blocks: Range<u64>) -> Vec<Range<u64>> {
         let new = self.blocks.gaps(blocks.clone());
         self.blocks.insert(blocks);
         for range in &new {
@@ -214,7 +214,7 @@ impl Peer {
     }
 
     /// Of this region it claims these blocks and no others.
-    pub fn claims_bits(&mut self, region: Range<u64>, bits: &[u8]) {
+    pub(crate) fn claims_bits(&mut self, region: Range<u64>, bits: &[u8]) {
         self.blocks.replace(region.clone(), bits);
         self.unexamined.remove(region.clone());
         for range in self.blocks.within(region) {
@@ -224,7 +224,7 @@ impl Peer {
     }
 
     /// It claims these blocks no more.
-    pub fn disclaims(&mut self, blocks: Range<u64>) {
+    pub(crate) fn disclaims(&mut self, blocks: Range<u64>) {
         self.blocks.remove(blocks.clone());
         self.unexamined.remove(blocks);
     }
@@ -237,7 +237,7 @@ impl Peer {
     }
 
     /// Whether it would give us `block` if asked, and we could use it.
-    pub fn offers(&self, block: u64) -> bool {
+    pub(super) fn offers(&self, block: u64) -> bool {
         self.uploading
             && self.blocks.contains(block)
             && self.discontinued.is_none_or(|length| block < length)
@@ -246,43 +246,43 @@ impl Peer {
 
     /// Whether the answer to a request with this digest will be a proof without our help; to be
     /// asked when the request is made.
-    pub fn stands_alone(&mut self, digest: u64) -> bool {
-        self.told_nodes |= digest != 0;
-        !self.told_nodes
+    pub(crate) fn stands_alone(&mut self, digest: u64) -> bool {
+        self.knows_our_nodes |= digest != 0;
+        !self.knows_our_nodes
     }
 
     /// Whether a request for `block` has not been answered.
-    pub fn owes(&self, block: u64) -> bool {
+    pub(crate) fn owes(&self, block: u64) -> bool {
         self.in_flight.contains_key(&block)
     }
 
     /// The same, and the request has not been cancelled.
-    pub fn still_owes(&self, block: u64) -> bool {
+    pub(crate) fn still_owes(&self, block: u64) -> bool {
         self.in_flight.get(&block).is_some_and(|request| !request.cancelled)
     }
 
     /// The blocks of `range` that were asked for and have not come, ascending.
-    pub fn owed(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
+    pub(crate) fn owed(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
         self.in_flight.range(range).map(|(block, _)| *block)
     }
 
     /// Whether any request has not been answered.
-    pub fn is_owing(&self) -> bool {
+    pub(crate) fn is_owing(&self) -> bool {
         !self.in_flight.is_empty() || !self.seeks.is_empty()
     }
 
-    pub fn is_comparing(&self) -> bool {
+    pub(crate) fn is_comparing(&self) -> bool {
         self.comparing > 0
     }
 
     /// Whether a proof of `block` was asked for without its bytes.
-    pub fn is_asked_for_proof(&self, block: u64) -> bool {
+    pub(crate) fn is_asked_for_proof(&self, block: u64) -> bool {
         self.in_flight.get(&block).is_some_and(|request| request.purpose != Purpose::Block)
     }
 
     /// Notes that a proof of `block` with `size` bytes, asked for at `sent`, did not verify. The peer is
     /// asked for the block again at most [`MAX_BAD_PROOFS`] times. True if it is a liar.
-    pub fn strike(&mut self, block: u64, size: u64, sent: Instant, now: Instant) -> bool {
+    pub(crate) fn strike(&mut self, block: u64, size: u64, sent: Instant, now: Instant) -> bool {
         self.bad_bytes = self.bad_bytes.saturating_add(size);
         let full = self.bad_proofs.len() >= MAX_BAD_BLOCKS;
         let times = match self.bad_proofs.get_mut(&block) {
@@ -307,7 +307,7 @@ impl Peer {
     }
 
     /// Notes that a proof with `size` bytes verified.
-    pub fn proved(&mut self, size: u64) {
+    pub(super) fn proved(&mut self, size: u64) {
         self.bad_bytes = self.bad_bytes.saturating_sub(size);
         self.refused = self.refused.saturating_sub(1);
         self.strikes = self.strikes.saturating_sub(1);
@@ -315,7 +315,7 @@ impl Peer {
     }
 
     /// Whether one more request fits; readers may use what readahead leaves free.
-    pub fn has_room(&self, reader: bool) -> bool {
+    pub(super) fn has_room(&self, reader: bool) -> bool {
         if self.strikes > 0 {
             return self.in_flight.is_empty() && self.seeks.is_empty();
         }
@@ -334,7 +334,7 @@ impl Peer {
     }
 
     /// About how many more requests fit, if answers have `average` bytes.
-    pub fn room(&self, average: u64) -> usize {
+    pub(super) fn room(&self, average: u64) -> usize {
         if !self.has_room(true) {
             return 0;
         }
@@ -347,11 +347,11 @@ impl Peer {
     }
 
     /// How full its window is, for choosing between peers; lower is better.
-    pub fn load(&self) -> u64 {
+    pub(super) fn load(&self) -> u64 {
         self.in_flight_bytes.saturating_mul(1024) / self.window.max(1)
     }
 
-    pub fn asked(&mut self, block: u64, mut request: InFlight) {
+    pub(super) fn asked(&mut self, block: u64, mut request: InFlight) {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
@@ -365,7 +365,7 @@ impl Peer {
         self.in_flight.insert(block, request);
     }
 
-    pub fn asked_seek(&mut self, byte: u64, mut request: InFlight) {
+    pub(crate) fn asked_seek(&mut self, byte: u64, mut request: InFlight) {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
@@ -377,7 +377,7 @@ impl Peer {
     }
 
     /// Forgets the request for `block`: it was answered, or never will be.
-    pub fn withdraw(&mut self, block: u64) -> Option<InFlight> {
+    pub(crate) fn withdraw(&mut self, block: u64) -> Option<InFlight> {
         let request = self.in_flight.remove(&block)?;
         self.by_age.remove(&(request.sent, request.order, block));
         self.comparing -= usize::from(request.purpose == Purpose::Comparison);
@@ -393,7 +393,7 @@ impl Peer {
     }
 
     /// Takes the request an answer under `index` belongs to; `None` if there is none.
-    pub fn answered(
+    pub(super) fn answered(
         &mut self,
         index: u64,
         size: u64,
@@ -430,7 +430,7 @@ impl Peer {
         }
     }
 
-    pub fn cancel(&mut self, block: u64) -> bool {
+    pub(crate) fn cancel(&mut self, block: u64) -> bool {
         match self.in_flight.get_mut(&block) {
             Some(request) if !request.cancelled => {
                 request.cancelled = true;
@@ -447,11 +447,11 @@ impl Peer {
     }
 
     /// It owes answers and has sent none for longer than is usual for it.
-    pub fn is_stalled(&self, now: Instant) -> bool {
+    pub(crate) fn is_stalled(&self, now: Instant) -> bool {
         self.owed > 0 && now.saturating_duration_since(self.last_answer) >= self.stall_limit()
     }
 
-    pub fn is_silent(&self, now: Instant) -> bool {
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.owed > 0 && now.saturating_duration_since(self.last_answer) >= SILENT_AFTER
     }
 
@@ -480,7 +480,7 @@ impl Peer {
     }
 
     /// Whether the request for `block`, or the one that `block` waits for, is late.
-    pub fn is_late_with(&self, block: u64, now: Instant) -> bool {
+    pub(crate) fn is_late_with(&self, block: u64, now: Instant) -> bool {
         let waits = self.unconnected.contains(&block);
         let request = if waits { self.showing } else { Some(block) };
         request
@@ -489,7 +489,7 @@ impl Peer {
     }
 
     /// The blocks whose requests are late, and what each request is for.
-    pub fn late(&self, now: Instant) -> impl Iterator<Item = (u64, Purpose)> {
+    pub(super) fn late(&self, now: Instant) -> impl Iterator<Item = (u64, Purpose)> {
         self.by_age
             .iter()
             .filter_map(|(.., block)| Some((*block, self.in_flight.get(block)?)))
@@ -498,13 +498,13 @@ impl Peer {
     }
 
     /// The bytes of seeks that are late.
-    pub fn late_seeks(&self, now: Instant) -> impl Iterator<Item = u64> {
+    pub(crate) fn late_seeks(&self, now: Instant) -> impl Iterator<Item = u64> {
         let late = self.seeks.iter().take_while(move |(_, request)| self.is_late(request, now));
         late.map(|(byte, _)| *byte)
     }
 
     /// Forgets the seeks that are overdue, as [`Peer::overdue`]; their bytes.
-    pub fn give_up_seeks(&mut self, now: Instant) -> Vec<u64> {
+    pub(crate) fn give_up_seeks(&mut self, now: Instant) -> Vec<u64> {
         let mut given_up = Vec::new();
         while let Some((byte, request)) = self.seeks.front().copied()
             && now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
@@ -535,8 +535,8 @@ impl Peer {
             .min()
     }
 
-    /// Blocks asked for so long ago that the peer must have passed over them.
-    pub fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
+    /// Blocks requested more than [`OVERDUE_AFTER`] ago: the peer must have passed over them.
+    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.by_age
             .iter()
             .take_while(move |(sent, ..)| now.saturating_duration_since(*sent) >= OVERDUE_AFTER)
@@ -544,7 +544,7 @@ impl Peer {
     }
 
     /// When the peer may next be stalled or silent, or a request of it late or overdue.
-    pub fn next_check(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
         if self.owed == 0 {
             return None;
         }

@@ -7,23 +7,23 @@ use crate::hypercore::merkle::MAX_CORE_LENGTH;
 
 /// Ranges kept per peer and core (about half a MiB). Beyond it the highest are forgotten, which costs
 /// speed with very scattered peers and nothing else.
-pub const MAX_RANGES: usize = 16_384;
+pub(crate) const MAX_RANGES: usize = 16_384;
 
 /// A set of block numbers below [`MAX_CORE_LENGTH`].
 ///
 /// INVARIANT: ranges are not empty, do not touch each other, and there are at most [`MAX_RANGES`].
 #[derive(Clone, Debug, Default)]
-pub struct RemoteBlocks {
+pub(crate) struct RemoteBlocks {
     ranges: BTreeMap<u64, u64>,
 }
 
 impl RemoteBlocks {
-    pub fn contains(&self, block: u64) -> bool {
+    pub(crate) fn contains(&self, block: u64) -> bool {
         self.ranges.range(..=block).next_back().is_some_and(|(_, end)| block < *end)
     }
 
     /// The first block of `blocks` that is claimed.
-    pub fn first_in(&self, blocks: Range<u64>) -> Option<u64> {
+    pub(crate) fn first_in(&self, blocks: Range<u64>) -> Option<u64> {
         if self.contains(blocks.start) && !blocks.is_empty() {
             return Some(blocks.start);
         }
@@ -32,19 +32,12 @@ impl RemoteBlocks {
     }
 
     /// One past the highest block claimed.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.ranges.last_key_value().map_or(0, |(_, end)| *end)
     }
 
-    /// Whether all of `blocks` that can exist are claimed.
-    pub fn covers(&self, blocks: Range<u64>) -> bool {
-        let Some(range) = clamp(blocks) else { return true };
-        let around = self.ranges.range(..=range.start).next_back();
-        around.is_some_and(|(_, end)| *end >= range.end)
-    }
-
     /// The parts of `blocks` that are not claimed, ascending.
-    pub fn gaps(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn gaps(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
         let Some(range) = clamp(blocks) else { return Vec::new() };
         let before = self.ranges.range(..=range.start).next_back();
         let mut at = before.map_or(range.start, |(_, end)| range.start.max(*end));
@@ -62,7 +55,7 @@ impl RemoteBlocks {
     }
 
     /// The parts of `blocks` that are claimed, ascending.
-    pub fn within(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn within(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
         let Some(range) = clamp(blocks) else { return Vec::new() };
         let before = self.ranges.range(..range.start).next_back();
         let ranges = before.into_iter().chain(self.ranges.range(range.clone()));
@@ -73,20 +66,20 @@ impl RemoteBlocks {
     }
 
     /// The lowest range claimed.
-    pub fn first(&self) -> Option<Range<u64>> {
+    pub(crate) fn first(&self) -> Option<Range<u64>> {
         self.ranges.first_key_value().map(|(start, end)| *start..*end)
     }
 
     /// How many ranges there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    pub fn insert(&mut self, blocks: Range<u64>) {
+    pub(crate) fn insert(&mut self, blocks: Range<u64>) {
         let Some(mut range) = clamp(blocks) else { return };
         if let Some((start, end)) = self.ranges.range(..=range.start).next_back()
             && *end >= range.start
@@ -105,7 +98,7 @@ impl RemoteBlocks {
         }
     }
 
-    pub fn remove(&mut self, blocks: Range<u64>) {
+    pub(crate) fn remove(&mut self, blocks: Range<u64>) {
         let Some(range) = clamp(blocks) else { return };
         if let Some((start, end)) = self.ranges.range(..range.start).next_back() {
             let (start, end) = (*start, *end);
@@ -127,7 +120,7 @@ impl RemoteBlocks {
     }
 
     /// Replaces what is known of `region` by `bits`, most significant bit first from its start.
-    pub fn replace(&mut self, region: Range<u64>, bits: &[u8]) {
+    pub(crate) fn replace(&mut self, region: Range<u64>, bits: &[u8]) {
         self.remove(region.clone());
         let Some(region) = clamp(region) else { return };
         let mut run: Option<u64> = None;
@@ -157,7 +150,7 @@ impl RemoteBlocks {
     }
 
     /// How many blocks below `length` are claimed.
-    pub fn count_below(&self, length: u64) -> u64 {
+    pub(crate) fn count_below(&self, length: u64) -> u64 {
         self.ranges.range(..length).map(|(start, end)| (*end).min(length) - start).sum()
     }
 }
@@ -176,19 +169,19 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum RangesStep {
         Insert(Range<u64>),
         Remove(Range<u64>),
         Replace(Range<u64>, Vec<u8>),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = RangesStep> {
         let range = (0u64..200, 0u64..60).prop_map(|(start, length)| start..start + length);
         prop_oneof![
-            range.clone().prop_map(Step::Insert),
-            range.clone().prop_map(Step::Remove),
+            range.clone().prop_map(RangesStep::Insert),
+            range.clone().prop_map(RangesStep::Remove),
             (range, prop::collection::vec(any::<u8>(), 0..10))
-                .prop_map(|(range, bits)| Step::Replace(range, bits)),
+                .prop_map(|(range, bits)| RangesStep::Replace(range, bits)),
         ]
     }
 
@@ -199,15 +192,15 @@ mod tests {
             let mut model = BTreeSet::new();
             for step in steps {
                 match step {
-                    Step::Insert(range) => {
+                    RangesStep::Insert(range) => {
                         model.extend(range.clone());
                         ours.insert(range);
                     }
-                    Step::Remove(range) => {
+                    RangesStep::Remove(range) => {
                         model.retain(|block| !range.contains(block));
                         ours.remove(range);
                     }
-                    Step::Replace(range, bits) => {
+                    RangesStep::Replace(range, bits) => {
                         model.retain(|block| !range.contains(block));
                         model.extend(range.clone().filter(|block| {
                             let offset = block - range.start;
@@ -222,7 +215,7 @@ mod tests {
                 }
                 for start in [0, 7, 100] {
                     let claimed = (start..start + 20).all(|block| model.contains(&block));
-                    prop_assert_eq!(ours.covers(start..start + 20), claimed);
+                    prop_assert_eq!(ours.gaps(start..start + 20).is_empty(), claimed);
                     let all = |ranges: Vec<Range<u64>>| ranges.into_iter().flatten().collect();
                     let (gaps, within): (BTreeSet<u64>, BTreeSet<u64>) =
                         (all(ours.gaps(start..start + 50)), all(ours.within(start..start + 50)));

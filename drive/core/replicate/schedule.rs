@@ -11,9 +11,10 @@ use crate::wire::message::Message;
 
 enum Choice {
     Ask(PeerId),
-    /// Somebody offers it, but has no room now.
+    /// A peer offers it, but has no room now.
     Busy,
-    Nobody,
+    /// No other peer offers it.
+    NoPeer,
 }
 
 impl<V: View> Replicator<V> {
@@ -129,7 +130,7 @@ impl<V: View> Replicator<V> {
         while let Some((block, urgency)) = self.wants.queued_after(last) {
             last = Some((block, urgency));
             // Less urgent ones follow: what has no room for this one has none for them.
-            if self.nobody_has_room(urgency == Urgency::Reader, now)
+            if self.no_peer_has_room(urgency == Urgency::Reader, now)
                 || self.pace.ready_at(now).is_some()
             {
                 break;
@@ -148,20 +149,20 @@ impl<V: View> Replicator<V> {
     pub(super) fn ask_a_peer(&mut self, block: u64, urgency: Urgency, now: Instant) -> bool {
         match self.choose(block, urgency, now) {
             Choice::Ask(id) => self.request(id, block, now),
-            Choice::Nobody => self.wants.park(block),
+            Choice::NoPeer => self.wants.park(block),
             Choice::Busy => return true,
         }
         false
     }
 
-    fn nobody_has_room(&self, reader: bool, now: Instant) -> bool {
+    fn no_peer_has_room(&self, reader: bool, now: Instant) -> bool {
         !self.peers.values().any(|peer| peer.has_room(reader) && !peer.is_stalled(now))
     }
 
     /// The least loaded peer that offers the block. Stalled peers and those that failed to
-    /// deliver it before are asked only when there is nobody else.
+    /// deliver it before are asked only when there is no other.
     fn choose(&self, block: u64, urgency: Urgency, now: Instant) -> Choice {
-        let Some(want) = self.wants.get(block) else { return Choice::Nobody };
+        let Some(want) = self.wants.get(block) else { return Choice::NoPeer };
         let reader = urgency == Urgency::Reader;
         let mut busy = false;
         let mut best: Option<((bool, bool, u64), PeerId)> = None;
@@ -179,15 +180,15 @@ impl<V: View> Replicator<V> {
             }
         }
         match best {
-            // With somebody asked already, a second stalled or failed peer is no improvement.
+            // With one peer asked already, a second stalled or failed peer is no improvement.
             Some(((failed, stalled, _), _)) if !want.asked.is_empty() && (failed || stalled) => {
-                Choice::Nobody
+                Choice::NoPeer
             }
             // A better peer is only busy: wait for it.
             Some(((failed, stalled, _), _)) if busy && (failed || stalled) => Choice::Busy,
             Some((_, id)) => Choice::Ask(id),
             None if busy => Choice::Busy,
-            None => Choice::Nobody,
+            None => Choice::NoPeer,
         }
     }
 

@@ -6,27 +6,27 @@
 use tokio::time::{Duration, Instant};
 
 /// Blocks skipped by all passes that begin within one [`WINDOW`].
-pub const MAX_SKIPPED: usize = 256;
+pub(super) const MAX_SKIPPED: usize = 256;
 const WINDOW: Duration = Duration::from_millis(10);
 /// Blocks that a pass may skip in any case: what can be asked for is mostly at the front of the queue.
-pub const ALWAYS_SKIPPED: usize = 16;
+pub(super) const ALWAYS_SKIPPED: usize = 16;
 
 /// See the module's description.
-pub struct Skips {
+pub(super) struct Skips {
     /// When the window began.
     since: Instant,
     count: usize,
     /// When the pass is due that goes further than the last one was allowed to.
-    pub next_pass: Option<Instant>,
+    pub(crate) next_pass: Option<Instant>,
 }
 
 impl Skips {
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { since: now, count: 0, next_pass: None }
     }
 
     /// Blocks that a pass which begins now may skip.
-    pub fn allowed(&mut self, now: Instant) -> usize {
+    pub(super) fn allowed(&mut self, now: Instant) -> usize {
         if now >= self.since + WINDOW {
             (self.since, self.count) = (now, 0);
         }
@@ -34,7 +34,7 @@ impl Skips {
     }
 
     /// A pass has skipped `count` blocks; `ended` if it had to end there.
-    pub fn spend(&mut self, count: usize, ended: bool) {
+    pub(super) fn spend(&mut self, count: usize, ended: bool) {
         // The first pass of a window may skip all that passes ever skip: it is complete.
         let is_cut_short = ended && self.count > 0;
         self.count += count;
@@ -42,12 +42,12 @@ impl Skips {
     }
 
     /// Whether the pass is due that goes further; it counts as begun then.
-    pub fn is_due(&mut self, now: Instant) -> bool {
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
         self.next_pass.take_if(|due| *due <= now).is_some()
     }
 
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count
     }
 }

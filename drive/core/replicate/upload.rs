@@ -10,11 +10,11 @@ use crate::wire::message::Message;
 use crate::wire::run_length;
 
 /// Requests and Wants one peer may have waiting per core; one more ends the connection.
-pub const MAX_QUEUED_REQUESTS: usize = 4096;
+pub(crate) const MAX_QUEUED_REQUESTS: usize = 4096;
 /// Answers to hints (`sharing/hints.rs`) that may wait beside them; more are dropped.
 const MAX_HINT_ANSWERS: usize = 64;
 /// Longest region one Want may name, and the alignment the reference insists on.
-pub const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
+pub(super) const MAX_WANT_BLOCKS: u64 = super::REGION_BLOCKS;
 const WANT_ALIGNMENT: u64 = 8192;
 
 /// Blocks read and hashed together when several are asked for.
@@ -29,12 +29,12 @@ enum Job {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyRequests;
 
-/// See the module documentation.
+/// Answers the requests of one peer for one core.
 pub struct Upload {
     core: Core,
     jobs: VecDeque<Job>,
     remote: RemoteTree,
-    told_newest: bool,
+    newest_announced: bool,
     last_sought: Option<u64>,
     /// Blocks that were just read together.
     warmed: Vec<u64>,
@@ -43,12 +43,13 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// The answers of `core` to one peer, which has requested nothing yet.
     pub fn new(core: Core) -> Self {
         Self {
             core,
             jobs: VecDeque::new(),
             remote: RemoteTree::default(),
-            told_newest: false,
+            newest_announced: false,
             last_sought: None,
             warmed: Vec::new(),
             answers: VecDeque::new(),
@@ -84,17 +85,17 @@ impl Upload {
         });
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.core
     }
 
     /// Messages that answer a hint of the peer: to be sent like other answers.
-    pub fn hint_answered(&mut self, messages: Vec<Message>) {
+    pub(crate) fn hint_answered(&mut self, messages: Vec<Message>) {
         let room = MAX_HINT_ANSWERS.saturating_sub(self.answers.len());
         self.answers.extend(messages.into_iter().take(room));
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.answers.is_empty()
     }
 
@@ -135,8 +136,8 @@ impl Upload {
         if !aligned || length > MAX_WANT_BLOCKS {
             return;
         }
-        let newest = self.core.shown().length.checked_sub(1);
-        if !std::mem::replace(&mut self.told_newest, true)
+        let newest = self.core.announced_head().length.checked_sub(1);
+        if !std::mem::replace(&mut self.newest_announced, true)
             && let Some(newest) = newest.filter(|newest| self.core.has(*newest))
         {
             let newest = Message::Have { start: newest, length: 1, bitfield: None, ack: false };
@@ -157,7 +158,7 @@ impl Upload {
                 return; // asked with several fallback indexes: answered once
             }
             if let Ok(Located::Found { block, .. }) =
-                self.core.locate(bytes, 0..self.core.shown().length)
+                self.core.locate(bytes, 0..self.core.announced_head().length)
             {
                 (index, nodes) = (block, 0);
             }

@@ -13,7 +13,7 @@ use crate::hypercore::{Core, Head, Located, Proof};
 use hypermount_swarm::crypto::DiscoveryKey;
 
 /// The core as its replicator sees it. Every answer comes from memory.
-pub trait View {
+pub(crate) trait View {
     /// What logs call the core.
     fn discovery_key(&self) -> &DiscoveryKey;
 
@@ -66,32 +66,32 @@ impl View for Core {
 
 /// What the replicator asks of the core's tree once a proof has been judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Question {
+pub(crate) struct Question {
     /// Which of these blocks holds this byte.
-    pub byte: Option<(u64, Range<u64>)>,
+    pub(crate) byte: Option<(u64, Range<u64>)>,
     /// Whether the roots that the core had at this length are known.
-    pub roots_at: Option<u64>,
+    pub(crate) roots_at: Option<u64>,
 }
 
 /// The answers to a [`Question`]; false where nothing was asked or the tree cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Learnt {
+pub(crate) struct Learnt {
     /// The tree tells which block holds the byte.
-    pub byte_located: bool,
+    pub(crate) byte_located: bool,
     /// The roots are known.
-    pub roots_known: bool,
+    pub(crate) roots_known: bool,
 }
 
 /// A proof for the core to judge, see [`super::Action::Accept`].
 #[derive(Debug)]
-pub struct Submitted {
-    pub peer: PeerId,
-    pub proof: Proof,
-    pub question: Question,
+pub(crate) struct Submitted {
+    pub(crate) peer: PeerId,
+    pub(crate) proof: Proof,
+    pub(crate) question: Question,
 }
 
 /// Has the core judge the proofs, in order and hashed together; the events that tell the replicator.
-pub fn judge(core: &Core, submitted: Vec<Submitted>) -> Vec<Event> {
+pub(crate) fn judge(core: &Core, submitted: Vec<Submitted>) -> Vec<Event> {
     let (mut answers_to, mut proofs) = (Vec::new(), Vec::new());
     for Submitted { peer, proof, question } in submitted {
         let size = proof.value().map_or(0, |value| value.len() as u64);
@@ -120,7 +120,7 @@ fn learnt(core: &Core, question: Question) -> Learnt {
 
 /// What a replicator tells the demand of its core.
 #[derive(Debug)]
-pub enum ForDemand {
+pub(crate) enum ForDemand {
     /// A peer told that these blocks will be needed next.
     Ahead(Vec<u64>),
     /// What the chances of a wait are now.
@@ -129,7 +129,7 @@ pub enum ForDemand {
 
 impl ForDemand {
     /// Tells it.
-    pub fn apply(self, demand: &Demand) {
+    pub(crate) fn apply(self, demand: &Demand) {
         match self {
             Self::Ahead(blocks) => drop(demand.want_ahead(blocks, Urgency::Ahead)),
             Self::Outlook(outlook) => demand.set_outlook(outlook),

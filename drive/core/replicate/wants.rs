@@ -11,20 +11,20 @@ use crate::hypercore::demand::Urgency;
 /// Peers remembered per block that were asked or failed; a block asked of more starts over.
 const MAX_ASKED: usize = 32;
 
-/// One block somebody wants.
+/// One wanted block.
 #[derive(Debug)]
-pub struct Want {
-    pub urgency: Urgency,
+pub(super) struct Want {
+    pub(crate) urgency: Urgency,
     /// Peers with an open request for it.
-    pub asked: BTreeSet<PeerId>,
-    /// Peers that did not deliver it; asked again only when nobody else is left.
-    pub failed: BTreeSet<PeerId>,
+    pub(crate) asked: BTreeSet<PeerId>,
+    /// Peers that did not deliver it; asked again only when no other peer is left.
+    pub(crate) failed: BTreeSet<PeerId>,
 }
 
 /// INVARIANT: every wanted block with no peer asked is in exactly one of `queue` and `unheld`;
 /// a block with a peer asked is in neither.
 #[derive(Debug, Default)]
-pub struct Wants {
+pub(super) struct Wants {
     blocks: BTreeMap<u64, Want>,
     /// To be asked for, most urgent first, then ascending.
     queue: BTreeSet<(Reverse<Urgency>, u64)>,
@@ -39,11 +39,11 @@ pub struct Wants {
 }
 
 impl Wants {
-    pub fn get(&self, block: u64) -> Option<&Want> {
+    pub(super) fn get(&self, block: u64) -> Option<&Want> {
         self.blocks.get(&block)
     }
 
-    pub fn want(&mut self, block: u64, urgency: Urgency) {
+    pub(super) fn want(&mut self, block: u64, urgency: Urgency) {
         let old = self.blocks.get(&block).map(|want| want.urgency);
         if let Some(old) = old {
             if old == urgency {
@@ -64,7 +64,7 @@ impl Wants {
     }
 
     /// Forgets the block; the peers that were asked for it.
-    pub fn forget(&mut self, block: u64) -> BTreeSet<PeerId> {
+    pub(super) fn forget(&mut self, block: u64) -> BTreeSet<PeerId> {
         let Some(want) = self.blocks.remove(&block) else { return BTreeSet::new() };
         self.queue.remove(&(Reverse(want.urgency), block));
         self.take_unheld(block);
@@ -74,12 +74,12 @@ impl Wants {
         want.asked
     }
 
-    pub fn blocks(&self) -> Vec<u64> {
+    pub(super) fn blocks(&self) -> Vec<u64> {
         self.blocks.keys().copied().collect()
     }
 
     /// The first block of the queue, in the order of service, after `last`.
-    pub fn queued_after(&self, last: Option<(u64, Urgency)>) -> Option<(u64, Urgency)> {
+    pub(crate) fn queued_after(&self, last: Option<(u64, Urgency)>) -> Option<(u64, Urgency)> {
         let after = match last {
             Some((block, urgency)) => Bound::Excluded((Reverse(urgency), block)),
             None => Bound::Unbounded,
@@ -88,11 +88,11 @@ impl Wants {
         Some((*block, urgency.0))
     }
 
-    pub fn is_queued(&self) -> bool {
+    pub(crate) fn is_queued(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    pub fn asked(&mut self, block: u64, peer: PeerId) {
+    pub(super) fn asked(&mut self, block: u64, peer: PeerId) {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.insert(peer);
             self.queue.remove(&(Reverse(want.urgency), block));
@@ -101,7 +101,7 @@ impl Wants {
     }
 
     /// `peer` will not deliver the block (it said so, lied, left, or dropped it).
-    pub fn failed(&mut self, block: u64, peer: PeerId) {
+    pub(super) fn failed(&mut self, block: u64, peer: PeerId) {
         let Some(want) = self.blocks.get_mut(&block) else { return };
         want.asked.remove(&peer);
         let all = want.failed.len() >= MAX_ASKED;
@@ -117,7 +117,7 @@ impl Wants {
     }
 
     /// The request is open no more, through no fault of the peer: it may be asked again.
-    pub fn released(&mut self, block: u64, peer: PeerId) {
+    pub(super) fn released(&mut self, block: u64, peer: PeerId) {
         if let Some(want) = self.blocks.get_mut(&block) {
             want.asked.remove(&peer);
             if want.asked.is_empty() {
@@ -127,14 +127,14 @@ impl Wants {
     }
 
     /// Puts a block back in the queue although a peer was asked: that peer has stalled.
-    pub fn ask_again(&mut self, block: u64) {
+    pub(crate) fn ask_again(&mut self, block: u64) {
         if let Some(want) = self.blocks.get(&block) {
             self.queue.insert((Reverse(want.urgency), block));
         }
     }
 
     /// The peer is gone: what it did not deliver is held against it no more.
-    pub fn forgive(&mut self, peer: PeerId) {
+    pub(crate) fn forgive(&mut self, peer: PeerId) {
         for block in self.failed_at.remove(&peer).unwrap_or_default() {
             if let Some(want) = self.blocks.get_mut(&block) {
                 want.failed.remove(&peer);
@@ -151,8 +151,8 @@ impl Wants {
         }
     }
 
-    /// Nobody holds the block: out of the queue until somebody says otherwise.
-    pub fn park(&mut self, block: u64) {
+    /// No peer holds the block: out of the queue until a peer offers it.
+    pub(crate) fn park(&mut self, block: u64) {
         let Some(want) = self.blocks.get(&block) else { return };
         self.queue.remove(&(Reverse(want.urgency), block));
         if want.asked.is_empty() && self.unheld.insert(block) {
@@ -179,14 +179,14 @@ impl Wants {
     }
 
     /// All that is parked may be asked for again.
-    pub fn unpark_all(&mut self) {
+    pub(crate) fn unpark_all(&mut self) {
         while let Some(block) = self.unheld.first().copied() {
             self.unpark(block);
         }
     }
 
     /// The block may be asked for again, if it is parked.
-    pub fn unpark(&mut self, block: u64) {
+    pub(crate) fn unpark(&mut self, block: u64) {
         if self.take_unheld(block)
             && let Some(want) = self.blocks.get(&block)
         {
@@ -195,12 +195,12 @@ impl Wants {
     }
 
     /// What is parked of these blocks, ascending.
-    pub fn parked(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn parked(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         self.unheld.range(blocks.start..blocks.end.max(blocks.start)).copied()
     }
 
     /// What is queued of these blocks, the most urgent first.
-    pub fn queued(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn queued(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         let (start, end) = (blocks.start, blocks.end.max(blocks.start));
         let urgencies = [Urgency::Reader, Urgency::Ahead, Urgency::Background];
         urgencies.into_iter().flat_map(move |urgency| {
@@ -210,12 +210,12 @@ impl Wants {
     }
 
     /// Regions that hold something parked.
-    pub fn parked_regions(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn parked_regions(&self) -> impl Iterator<Item = u64> + '_ {
         self.unheld_regions.keys().copied()
     }
 
     /// Those of them that did not when this was asked last.
-    pub fn take_new_regions(&mut self) -> BTreeSet<u64> {
+    pub(crate) fn take_new_regions(&mut self) -> BTreeSet<u64> {
         std::mem::take(&mut self.new_regions)
     }
 }

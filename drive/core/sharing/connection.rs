@@ -24,11 +24,11 @@ use hypermount_swarm::network::{Place, Stream};
 use hypermount_swarm::rate::Limit;
 
 /// The handshake must be done by then.
-pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that has opened no core both sides know by then is of no use.
-pub const CORE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const CORE_WITHIN: Duration = Duration::from_secs(30);
 /// Nothing at all received for this long: the connection is dead (the reference's timeout).
-pub const IDLE_AFTER: Duration = Duration::from_secs(20);
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(20);
 /// A keepalive is sent when nothing else was for this long.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// A peer must take at least some of what is sent to it within this time.
@@ -48,7 +48,7 @@ const EVENTS_AT_ONCE: usize = 256;
 /// With a limit, so much less flows at once that something does several times a second, if it can.
 const HELPINGS_PER_SECOND: u64 = 4;
 const SMALLEST_HELPING_BYTES: usize = 4096;
-/// With a limit, silence and slowness are borne so many times as long.
+/// The factor by which timeouts for silence and slowness are longer with a limit.
 const LIMITED_PATIENCE: u32 = 3;
 /// Bytes received before the others have their turn, timers above all: a peer that sends without
 /// end must not keep them.
@@ -457,7 +457,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Asks the peer for a core. Whoever dials a server learns of no core by that.
+    /// Asks the peer for a core. A peer that dials a server learns of no core by that.
     async fn offer(&mut self, core: Core) {
         let asked = match self.sharing.options.share {
             Share::Opened => true,

@@ -18,22 +18,36 @@ use hypermount_swarm::crypto::DiscoveryKey;
 use hypermount_swarm::rate::Bucket;
 
 /// Hints of one peer that may wait; more are ignored.
-pub const MAX_QUEUED_HINTS: usize = 32;
+pub(super) const MAX_QUEUED_HINTS: usize = 32;
 /// Bytes of these hints together: room for one of the longest and many usual ones.
-pub const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
+pub(super) const MAX_QUEUED_HINT_BYTES: usize = 128 * 1024;
 /// Steps ([`Answered::steps`]) per second that the answers to one peer may take.
-pub const STEPS_PER_SECOND: u64 = 1 << 20;
+pub(super) const STEPS_PER_SECOND: u64 = 1 << 20;
 /// Answers that are computed at once, for all peers together.
-pub const ANSWERED_AT_ONCE: usize = 1;
+pub(super) const ANSWERED_AT_ONCE: usize = 1;
 
 /// What a peer asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtensionRequest {
     /// The way to one key.
-    Get { head: u64, key: String },
+    Get {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The key, as the index spells it.
+        key: String,
+    },
     /// What is below a prefix, or what follows the places of `checkpoint`: pairs of position and
     /// block as varints, the last one to be taken first.
-    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
+    Iterator {
+        /// Number of the block from which the search starts.
+        head: u64,
+        /// The prefix, as the index spells it.
+        key: String,
+        /// Bits: 1 recursive, 2 in reverse, 8 hidden keys.
+        flags: u64,
+        /// Where an earlier answer stopped.
+        checkpoint: Option<Bytes>,
+    },
 }
 
 /// What came of a question.
@@ -62,7 +76,7 @@ struct Running {
 }
 
 /// See the module documentation. Dropping it cancels the answer under way.
-pub struct Hints {
+pub(super) struct Hints {
     queue: VecDeque<Hint>,
     bytes: usize,
     rate: Bucket,
@@ -75,7 +89,7 @@ pub struct Hints {
 }
 
 impl Hints {
-    pub fn new(turns: Arc<Semaphore>, answer: Option<Answerer>, now: Instant) -> Self {
+    pub(super) fn new(turns: Arc<Semaphore>, answer: Option<Answerer>, now: Instant) -> Self {
         Self {
             queue: VecDeque::new(),
             bytes: 0,
@@ -88,7 +102,7 @@ impl Hints {
     }
 
     /// Queues a hint of the peer about `core`. What is no hint, or is one too many, is ignored.
-    pub fn received(&mut self, core: &Core, payload: &Bytes) {
+    pub(super) fn received(&mut self, core: &Core, payload: &Bytes) {
         let bytes = payload.len();
         if self.answer.is_none()
             || self.queue.len() >= MAX_QUEUED_HINTS
@@ -108,7 +122,7 @@ impl Hints {
     }
 
     /// Resolves to the next answer and the core it is about. Can be dropped and called again.
-    pub async fn answered(&mut self) -> (DiscoveryKey, Vec<Message>) {
+    pub(super) async fn answered(&mut self) -> (DiscoveryKey, Vec<Message>) {
         loop {
             if let Some(running) = &mut self.running {
                 let answer = (&mut running.answer).await.ok().flatten();
@@ -219,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_hint_is_ignored() {
+    async fn messages_other_than_hints_are_ignored() {
         let (mut hints, core) = hints();
         hints.received(&core, &Bytes::from(vec![0xff; 40]));
         hints.received(&core, &TrieMessage::Cache { start: 0, end: 1, blocks: vec![0] }.encode());

@@ -61,30 +61,30 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn all_that_is_received_has_a_limit() {
+async fn receiving_is_rate_limited() {
     pair().await.limited(|pair, limit| pair.reading.rates().down.set(limit)).await;
 }
 
 #[tokio::test]
-async fn all_that_is_sent_has_a_limit() {
+async fn sending_is_rate_limited() {
     pair().await.limited(|pair, limit| pair.serving.rates().up.set(limit)).await;
 }
 
 #[tokio::test]
-async fn what_is_received_of_one_core_has_a_limit() {
+async fn receiving_one_core_is_rate_limited() {
     let set = |pair: &Pair, limit| pair.reading.limit(pair.copy.discovery_key(), None, limit);
     pair().await.limited(set).await;
 }
 
 #[tokio::test]
-async fn what_is_sent_of_one_core_has_a_limit() {
+async fn sending_one_core_is_rate_limited() {
     let set = |pair: &Pair, limit| pair.serving.limit(pair.copy.discovery_key(), limit, None);
     pair().await.limited(set).await;
 }
 
 /// Seeding comes last: what it has used up for minutes does not keep our own requests.
 #[tokio::test]
-async fn what_we_ask_for_ourselves_does_not_wait_until_we_may_give_again() {
+async fn a_used_up_upload_limit_does_not_delay_own_requests() {
     let pair = pair().await;
     let up = &pair.reading.rates().up;
     up.set(Some(1000));

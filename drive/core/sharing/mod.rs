@@ -46,7 +46,7 @@ pub use hints::{Answered, Answerer, ExtensionRequest};
 /// beyond use.
 const COMMANDS: usize = 4096;
 /// Drives that are opened without being looked for, while others are.
-pub const MAX_HUSHED: usize = 4096;
+pub(crate) const MAX_HUSHED: usize = 4096;
 
 /// Which cores peers that know their keys are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,10 @@ pub enum Share {
     Chosen,
 }
 
+/// What a [`Sharing`] shares, and how it answers.
 #[derive(Clone, Debug)]
 pub struct SharingOptions {
+    /// Which cores peers may have.
     pub share: Share,
     /// Answers the hints of peers about the cores that are shared; without it they are ignored.
     pub answer: Option<Answerer>,
@@ -81,8 +83,8 @@ pub struct Holding {
     pub blocks: u64,
 }
 
-/// See the module documentation. Connections go on after the last handle is dropped, until their
-/// ends; [`Sharing::close`] ends them.
+/// Shares the cores of a store with peers, and fetches from peers what is wanted of them. Connections
+/// go on after the last handle is dropped, until their ends; [`Sharing::close`] ends them.
 #[derive(Clone)]
 pub struct Sharing {
     inner: Arc<Inner>,
@@ -94,7 +96,7 @@ pub(crate) struct Inner {
     options: SharingOptions,
     keys: StaticKeyPair,
     runtime: Handle,
-    state: Mutex<State>,
+    state: Mutex<SharingState>,
     /// Answers to hints of all peers take turns.
     hint_turns: Arc<Semaphore>,
 }
@@ -107,7 +109,7 @@ struct CoreLimits {
 }
 
 #[derive(Default)]
-struct State {
+struct SharingState {
     connections: HashMap<u64, Connected>,
     replications: HashMap<DiscoveryKey, Replication>,
     /// Topics that are looked for only when they are joined.
@@ -148,7 +150,7 @@ impl Sharing {
             options,
             keys,
             runtime: Handle::current(),
-            state: Mutex::new(Rank::SHARING, State::default()),
+            state: Mutex::new(Rank::SHARING, SharingState::default()),
             hint_turns: Arc::new(Semaphore::new(hints::ANSWERED_AT_ONCE)),
         });
         let (opened, closed) = (store.opened(), store.closed());
@@ -178,7 +180,7 @@ impl Sharing {
     /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
     ///
     /// # Errors
-    /// When [`MAX_HUSHED`] are hushed.
+    /// When 4096 are hushed.
     pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
         let mut state = self.inner.state();
         if !hushed {
@@ -306,7 +308,7 @@ impl Connected {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SharingState> {
         // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
         self.state.lock()
     }
@@ -409,7 +411,7 @@ impl Protocol for Shared {
         })
     }
 
-    /// Cores keep the reason for those who wait.
+    /// Cores keep the reason for the callers that wait.
     fn unreachable(&self, trouble: &str) {
         let Some(inner) = self.0.upgrade() else { return };
         for replication in inner.state().replications.values() {
@@ -477,7 +479,7 @@ async fn follow_drives(sharing: Weak<Inner>, mut wanted: broadcast::Receiver<Dis
     loop {
         let topic = match wanted.recv().await {
             Ok(topic) => topic,
-            // More drives at once than anybody can read: the rest is looked up when opened again.
+            // More drives at once than can be looked up: the rest is looked up when opened again.
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };

@@ -48,12 +48,12 @@ pub(super) struct Replication {
 
 impl Replication {
     /// On what terms blocks of the core are given away.
-    pub fn terms(&self) -> &Terms {
+    pub(crate) fn terms(&self) -> &Terms {
         &self.terms
     }
 
     /// What the peers say they hold; nothing once the task has ended.
-    pub async fn holdings(&self) -> Vec<Holding> {
+    pub(super) async fn holdings(&self) -> Vec<Holding> {
         let (sender, answer) = oneshot::channel();
         if self.questions.send(sender).await.is_err() {
             return Vec::new();
@@ -62,12 +62,12 @@ impl Replication {
     }
 
     /// Ends the task: the core is closed.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.notify_one();
     }
 
     /// Hands over an event that carries `bytes` of block data; waits while the inbox is full.
-    pub async fn deliver(&self, event: Event, bytes: usize) {
+    pub(super) async fn deliver(&self, event: Event, bytes: usize) {
         let share = if bytes == 0 {
             None
         } else {
@@ -79,13 +79,13 @@ impl Replication {
     }
 
     /// Hands over [`Event::Opened`], and where what is sent to that peer goes.
-    pub async fn open(&self, event: Event, connected: Connected) {
+    pub(super) async fn open(&self, event: Event, connected: Connected) {
         let connected = Some(connected);
         let _ = self.inbox.send(Delivery { event, share: None, connected }).await;
     }
 
     /// Hands over an event that may as well be lost, and is while the inbox is full.
-    pub fn tell(&self, event: Event) {
+    pub(super) fn tell(&self, event: Event) {
         let _ = self.inbox.try_send(Delivery { event, share: None, connected: None });
     }
 }
@@ -141,7 +141,7 @@ async fn run(
             Some(answer) = asked.recv() => {
                 let holdings = replicator.holdings().into_iter();
                 let holdings = holdings.map(|(peer, blocks)| Holding { peer: peer.0, blocks });
-                // Who asked may have gone.
+                // The receiver may have been dropped.
                 let _ = answer.send(holdings.collect());
                 if asked_last.is_none_or(|last| last.elapsed() >= ASK_AGAIN) {
                     asked_last = Some(Instant::now());

@@ -18,31 +18,31 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub fn new(shared: bool, up: Limit) -> Self {
+    pub(super) fn new(shared: bool, up: Limit) -> Self {
         Self { shared: AtomicBool::new(shared), up: Rate::new(up) }
     }
 
     /// Whether peers may be given the blocks that are here.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.shared.load(Ordering::Relaxed)
     }
 
-    pub fn share(&self, shared: bool) {
+    pub(super) fn share(&self, shared: bool) {
         self.shared.store(shared, Ordering::Relaxed);
     }
 
     /// Changes the limit; what was overdrawn under the old one is forgiven.
-    pub fn limit(&self, up: Limit) {
+    pub(super) fn limit(&self, up: Limit) {
         self.up.set(up);
     }
 
     /// When blocks may be given away again; `None` for now.
-    pub fn ready_at(&self) -> Option<Instant> {
+    pub(super) fn ready_at(&self) -> Option<Instant> {
         self.up.ready_at()
     }
 
     /// Counts bytes sent to peers against the limit.
-    pub fn spend(&self, bytes: usize) {
+    pub(super) fn spend(&self, bytes: usize) {
         self.up.spend(bytes);
     }
 }

@@ -1,5 +1,5 @@
-//! Closing cores that are not in use, so that publishers who name drives and peers who ask for cores
-//! cannot take all file descriptors.
+//! Closing cores that are not in use, so that neither publishers that name drives nor peers that ask
+//! for cores take all file descriptors.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::hypercore::{Core, HANDLES_OF_REPLICATOR};
 use hypermount_swarm::crypto::DiscoveryKey;
 
 /// Cores open at once before those are closed that are not in use and that no peer has opened.
-pub const MAX_OPEN_CORES: usize = 64;
+pub(crate) const MAX_OPEN_CORES: usize = 64;
 /// Cores open at once before some of those are closed that only peers use.
 const MAX_GIVEN_CORES: usize = 512;
 /// File descriptors that one core takes at most.
@@ -62,7 +62,8 @@ impl Inner {
             return Ok(());
         }
         let unused = |cores: &HashMap<DiscoveryKey, Core>, most: usize| -> Vec<DiscoveryKey> {
-            let unused = cores.iter().filter(|(_, core)| core.uses() == 0 && core.given() <= most);
+            let unused =
+                cores.iter().filter(|(_, core)| core.uses() == 0 && core.given_handles() <= most);
             unused.map(|(key, _)| *key).collect()
         };
         let idle = unused(cores, HANDLES_OF_REPLICATOR);
@@ -117,7 +118,7 @@ fn most_cores() -> usize {
 }
 
 /// What a core on disk keeps alive.
-pub struct Kept {
+pub(super) struct Kept {
     directory: PathBuf,
     /// No peer had it when it was looked for.
     given_up: AtomicBool,
@@ -126,13 +127,17 @@ pub struct Kept {
 }
 
 impl Kept {
-    pub fn new(directory: &Path, lock: Option<FileLock>, store: Option<Arc<FileLock>>) -> Self {
+    pub(super) fn new(
+        directory: &Path,
+        lock: Option<FileLock>,
+        store: Option<Arc<FileLock>>,
+    ) -> Self {
         let given_up = AtomicBool::new(false);
         Self { directory: directory.to_owned(), given_up, lock, _store: store }
     }
 
     /// Whether no peer has the core, so that its files need not stay.
-    pub fn give_up(&self, given_up: bool) {
+    pub(super) fn give_up(&self, given_up: bool) {
         self.given_up.store(given_up, Ordering::Relaxed);
     }
 }

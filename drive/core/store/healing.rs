@@ -15,9 +15,11 @@ use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hurt {
+    /// By which its directory is named.
     pub discovery_key: DiscoveryKey,
     /// `None` where it is lost: its file is damaged, and the core does not derive from a known name.
     pub key: Option<PublicKey>,
+    /// What is damaged or missing.
     pub why: String,
 }
 
@@ -122,6 +124,9 @@ impl Store {
     }
 
     /// The cores on disk of which not even the key is known any more.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn unknown_cores(&self) -> Result<Vec<Hurt>> {
         let Some(root) = &self.inner.root else {
             return Ok(Vec::new());
@@ -140,6 +145,9 @@ impl Store {
 
     /// The core with this key, to be repaired. One of ours that is too damaged to be written opens read-only,
     /// with what can be proven of it.
+    ///
+    /// # Errors
+    /// `Corrupt` if nothing can be proven; those of [`Store::core`].
     pub fn core_to_repair(&self, key: &PublicKey) -> Result<Core> {
         match self.core(key) {
             Err(Error::Corrupt { .. }) => self.open_core(key, None, None, Some(Stop::Restored)),
@@ -148,12 +156,18 @@ impl Store {
     }
 
     /// Whether what was marked of the core is here, with the history that was marked.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn holds_what_was_marked(&self, core: &Core) -> Result<bool> {
         self.inner.marks.as_ref().map_or(Ok(true), |marks| marks.holds(core))
     }
 
     /// The small files of cores, `key` and `name`, that are damaged or missing. A core that is opened, or
     /// found by its name, has them written again from the master key.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn damaged_small_files(&self) -> Result<BTreeSet<(DiscoveryKey, &'static str)>> {
         let mut damaged = BTreeSet::new();
         let Some(root) = &self.inner.root else { return Ok(damaged) };
@@ -180,7 +194,7 @@ impl Store {
 
     /// What is known to be wrong with an open core that is ours: what was marked as safely stored is
     /// missing, or the name is lost from which its secret key derives.
-    pub fn ails(&self, core: &Core) -> Option<String> {
+    pub fn known_damage(&self, core: &Core) -> Option<String> {
         let marks = self.inner.marks.as_ref()?;
         let marked = marks.length(core.discovery_key())?;
         let here = core.head().length;

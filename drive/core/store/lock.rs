@@ -1,5 +1,5 @@
 //! Whole-file locks that other programs see too: `flock(2)`, as the reference takes it on every
-//! core's `bitfield`; and who holds one that is not to be had.
+//! core's `bitfield`; and which process holds one that is taken.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,16 +11,16 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::owner;
 use crate::error::{Error, Result};
-use crate::private;
+use crate::private_files;
 
 /// A lock that lasts until it is dropped or the process ends.
-pub struct FileLock {
+pub(super) struct FileLock {
     _file: Flock<File>,
 }
 
 impl FileLock {
     /// The lock on a store. `None` when the medium cannot be written.
-    pub fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
+    pub(crate) fn take_store(path: &Path, store: &Path) -> Result<Option<Self>> {
         let file = match open(path) {
             Ok(file) => file,
             // Another user could hold such a lock for ever.
@@ -50,7 +50,7 @@ impl FileLock {
     }
 
     /// The lock on one core, shared with the reference implementation.
-    pub fn take_core(bitfield: &Path) -> Result<Self> {
+    pub(crate) fn take_core(bitfield: &Path) -> Result<Self> {
         let file = open(bitfield).map_err(|source| Error::Storage {
             op: "open",
             path: bitfield.to_owned(),
@@ -62,7 +62,10 @@ impl FileLock {
 
 /// Opens a lock file that other users cannot open, and so cannot lock.
 fn open(path: &Path) -> io::Result<File> {
-    private::open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+    private_files::open(
+        path,
+        OpenOptions::new().read(true).write(true).create(true).truncate(false),
+    )
 }
 
 fn is_anothers(path: &Path) -> bool {
@@ -93,7 +96,7 @@ fn own_name() -> String {
     name.unwrap_or("hypermount").to_owned()
 }
 
-/// Who wrote himself into the lock file.
+/// The process that wrote its id into the lock file.
 fn written_holder(path: &Path) -> Option<String> {
     /// Bytes: a process id and the name of a program.
     const MAX_CONTENT: u64 = 4096;
@@ -105,7 +108,7 @@ fn written_holder(path: &Path) -> Option<String> {
     Some(format!("{name} (pid {pid})"))
 }
 
-/// Who holds a `flock` on the file, from the kernel's list. Linux only.
+/// The process that holds a `flock` on the file, from the kernel's list. Linux only.
 fn kernel_holder(file: &File) -> Option<String> {
     let found = file.metadata().ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;

@@ -27,17 +27,17 @@ use std::str::SplitWhitespace;
 use super::failed;
 use crate::error::{Error, Result};
 use crate::hypercore::{Core, Stop};
-use crate::private;
+use crate::private_files;
 use hypermount_swarm::crypto::{self, DiscoveryKey, Hash};
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// The file in the store.
-pub const MARK_FILE: &str = "hypermount.mark";
+pub(crate) const MARK_FILE: &str = "hypermount.mark";
 /// Bytes of the largest mark read back: some 100,000 cores of ours.
-pub const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
 const HEADER: &str = "hypermount mark 1";
 
-/// Who opens a store: what tells this machine from others, and where marks are kept outside of it.
+/// What opens a store: what distinguishes this machine from others, and where marks are kept outside of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custodian {
     machine: Hash,
@@ -51,7 +51,7 @@ impl Custodian {
         let state = state.map(Path::to_owned);
         let id = fs::read("/etc/machine-id").ok().filter(|id| !id.trim_ascii().is_empty());
         let id = id.or_else(|| state.as_deref().and_then(own_machine_id)).unwrap_or_default();
-        // Hashed as machine-id(5) asks: the id itself is nobody's business.
+        // Hashed as machine-id(5) asks: the id itself is confidential.
         Self { machine: crypto::blake2b(&[b"hypermount machine", id.trim_ascii()]), state }
     }
 
@@ -68,9 +68,9 @@ fn own_machine_id(state: &Path) -> Option<Vec<u8>> {
         return Some(id);
     }
     let id: [u8; 32] = crypto::random_bytes().ok()?;
-    private::directory(state).ok()?;
+    private_files::directory(state).ok()?;
     // Another process may be doing the same: the first one counts.
-    let _ = private::create_shared(&path, &id);
+    let _ = private_files::create_shared(&path, &id);
     fs::read(&path).ok()
 }
 
@@ -205,14 +205,14 @@ fn read(path: &Path) -> Result<Found> {
     Ok(mark.map_or(Found::Damaged, Found::Mark))
 }
 
-struct State {
+struct MarkState {
     mark: Mark,
     /// What is in the file.
     saved: Mark,
 }
 
 /// The marks of one open store.
-pub struct Marks {
+pub(super) struct Marks {
     path: PathBuf,
     outside: Option<PathBuf>,
     /// Why nothing in this store may be written.
@@ -220,12 +220,12 @@ pub struct Marks {
     here: Place,
     /// The highest counter seen anywhere.
     highest: u64,
-    state: Mutex<State>,
+    state: Mutex<MarkState>,
 }
 
 impl Marks {
     /// Reads the marks of the store in `root`, and leaves a first one in a store that has none.
-    pub fn open(root: &Path, master_key: &[u8; 32], custodian: &Custodian) -> Result<Self> {
+    pub(super) fn open(root: &Path, master_key: &[u8; 32], custodian: &Custodian) -> Result<Self> {
         let path = root.join(MARK_FILE);
         let outside = custodian.state.as_deref().map(|state| {
             let id = DiscoveryKey::new(crypto::blake2b(&[b"hypermount store", master_key]));
@@ -256,40 +256,40 @@ impl Marks {
         };
         let mark = Mark { place: here, ..saved.clone() };
         let highest = saved.counter.max(outside_counter.unwrap_or(0));
-        let state = Mutex::new(Rank::LEAF, State { mark, saved });
+        let state = Mutex::new(Rank::LEAF, MarkState { mark, saved });
         let marks = Self { path, outside, stop, here, highest, state };
         marks.save()?;
         Ok(marks)
     }
 
     /// Why nothing in this store may be written.
-    pub fn stop(&self) -> Option<Stop> {
+    pub(super) fn stop(&self) -> Option<Stop> {
         self.stop
     }
 
     /// Why this core may not be written, as far as is known before it is opened.
-    pub fn known_stop(&self, core: &DiscoveryKey) -> Option<Stop> {
+    pub(crate) fn known_stop(&self, core: &DiscoveryKey) -> Option<Stop> {
         self.stop.or_else(|| self.state.lock().mark.stops.get(core).copied())
     }
 
     /// What was found out about cores earlier.
-    pub fn stops(&self) -> Vec<(DiscoveryKey, Stop)> {
+    pub(super) fn stops(&self) -> Vec<(DiscoveryKey, Stop)> {
         self.state.lock().mark.stops.iter().map(|(key, stop)| (*key, *stop)).collect()
     }
 
     /// The cores that were marked.
-    pub fn cores(&self) -> Vec<DiscoveryKey> {
+    pub(super) fn cores(&self) -> Vec<DiscoveryKey> {
         self.state.lock().mark.cores.keys().copied().collect()
     }
 
     /// How many blocks of the core were marked.
-    pub fn length(&self, core: &DiscoveryKey) -> Option<u64> {
+    pub(super) fn length(&self, core: &DiscoveryKey) -> Option<u64> {
         self.state.lock().mark.cores.get(core).map(|(length, _)| *length)
     }
 
     /// Whether the core holds at least what was marked. It does not where damage keeps that from being
     /// told.
-    pub fn holds(&self, core: &Core) -> Result<bool> {
+    pub(super) fn holds(&self, core: &Core) -> Result<bool> {
         let marked = self.state.lock().mark.cores.get(core.discovery_key()).copied();
         let Some((length, root)) = marked else { return Ok(true) };
         match core.root_hash_at(length) {
@@ -299,8 +299,8 @@ impl Marks {
     }
 
     /// Marks the core as it is; it must have been synced.
-    pub fn record(&self, core: &Core) -> Result<()> {
-        let length = core.shown().length;
+    pub(super) fn record(&self, core: &Core) -> Result<()> {
+        let length = core.announced_head().length;
         if let Some(root) = core.root_hash_at(length)? {
             self.state.lock().mark.cores.insert(*core.discovery_key(), (length, root));
         }
@@ -308,14 +308,14 @@ impl Marks {
     }
 
     /// Remembers across restarts that the core may not be written.
-    pub fn record_stop(&self, core: &DiscoveryKey, stop: Stop) -> Result<()> {
+    pub(crate) fn record_stop(&self, core: &DiscoveryKey, stop: Stop) -> Result<()> {
         self.state.lock().mark.stops.insert(*core, stop);
         self.save()
     }
 
     /// Writes what changed, in the store first: seen alone there it is merely newer. The marks of a
     /// store that must not be written stay as they are.
-    pub fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         match self.stop {
             Some(_) => Ok(()),
             None => self.write(),
@@ -329,13 +329,14 @@ impl Marks {
         }
         state.mark.counter = state.mark.counter.max(self.highest) + 1;
         let text = state.mark.encode();
-        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))?;
+        private_files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))?;
         state.saved = state.mark.clone();
         if let Some(outside) = &self.outside {
             let parent = outside.parent().unwrap_or(outside);
             // Copies of a store have one mark here, and may be open at the same time.
-            let made = private::directory(parent);
-            let written = made.and_then(|()| private::replace_shared(outside, text.as_bytes()));
+            let made = private_files::directory(parent);
+            let written =
+                made.and_then(|()| private_files::replace_shared(outside, text.as_bytes()));
             if let Err(error) = written {
                 let outside = outside.display();
                 log::warn!("{outside}: {error}; an old backup of this store will not be noticed");
@@ -345,7 +346,7 @@ impl Marks {
     }
 
     /// Makes this store, as it is, the one to go on with: `cores` are all of ours in it.
-    pub fn adopt(&self, cores: &[Core]) -> Result<()> {
+    pub(super) fn adopt(&self, cores: &[Core]) -> Result<()> {
         {
             let mut state = self.state.lock();
             state.mark.place = self.here;

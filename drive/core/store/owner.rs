@@ -1,6 +1,6 @@
-//! The owner of a store: the one user who may write it and read it.
+//! The owner of a store: the one user that may write it and read it.
 //!
-//! A store belongs to the user who owns its `master_key`. Every file of it has mode 0600 and every
+//! A store belongs to the user that owns its `master_key`. Every file of it has mode 0600 and every
 //! directory 0700. Root does not write the store of another user: the files it made would be root's,
 //! which locks the owner out, and the owner could have planted links for root to follow.
 
@@ -14,18 +14,18 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::{MASTER_KEY, OWN_PREFIX, SCRATCH, directories, failed};
 use crate::error::{Error, Result};
-use crate::private;
+use crate::private_files;
 
 /// What this process may do with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(super) enum Access {
     Write,
     /// It is another user's, or on a medium that cannot be written.
     Read,
 }
 
 /// What the user of this process may do with the store in `directory`, which exists.
-pub fn access(directory: &Path, create: bool) -> Result<Access> {
+pub(super) fn access(directory: &Path, create: bool) -> Result<Access> {
     let above = fs::metadata(directory).map_err(failed("stat", directory))?.uid();
     let key = fs::symlink_metadata(directory.join(MASTER_KEY)).ok();
     let user = geteuid().as_raw();
@@ -51,7 +51,7 @@ pub fn access(directory: &Path, create: bool) -> Result<Access> {
 }
 
 /// Refuses to make a store, as root, in a directory of another user's.
-pub fn may_create(directory: &Path) -> Result<()> {
+pub(super) fn may_create(directory: &Path) -> Result<()> {
     let user = geteuid().as_raw();
     let absolute = std::path::absolute(directory).map_err(failed("find", directory))?;
     let above = absolute.ancestors().skip(1).find_map(|above| fs::metadata(above).ok());
@@ -74,7 +74,7 @@ fn not_owner(directory: &Path, owner: u32) -> Error {
 }
 
 /// Names the owner of a file that this user cannot open.
-pub fn explain(error: io::Error, path: &Path) -> Error {
+pub(super) fn explain(error: io::Error, path: &Path) -> Error {
     let other = fs::symlink_metadata(path).ok().map(|found| found.uid());
     match other.filter(|other| *other != geteuid().as_raw()) {
         Some(other) if error.kind() == io::ErrorKind::PermissionDenied => not_owner(path, other),
@@ -85,14 +85,14 @@ pub fn explain(error: io::Error, path: &Path) -> Error {
 /// Closes to others what an older version, or another program, left open in the store. Directories
 /// below the store's own are closed after what is in them, so that one that is closed need not be
 /// looked into.
-pub fn close_to_others(root: &Path) {
+pub(super) fn close_to_others(root: &Path) {
     if let Err(error) = close_all(root) {
         log::warn!("{error}; other users may be able to read this store");
     }
 }
 
 fn close_all(root: &Path) -> Result<()> {
-    let close = |path: &Path| private::close(path).map_err(failed("chmod", path));
+    let close = |path: &Path| private_files::close(path).map_err(failed("chmod", path));
     for entry in fs::read_dir(root).map_err(failed("list", root))? {
         let entry = entry.map_err(failed("list", root))?;
         let name = entry.file_name();
@@ -125,7 +125,7 @@ fn close_all(root: &Path) -> Result<()> {
 fn close_files(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let path = entry.map_err(failed("list", directory))?.path();
-        match private::close(&path) {
+        match private_files::close(&path) {
             // A temporary file that was renamed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             closed => closed.map_err(failed("chmod", &path))?,

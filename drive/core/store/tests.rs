@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use bytes::Bytes;
 
+use super::mark::MARK_FILE;
 use super::*;
 
 fn vectors(name: &str) -> serde_json::Value {
@@ -155,7 +156,7 @@ fn a_store_in_memory() {
 }
 
 #[test]
-fn a_second_owner_is_refused_and_told_who_is_first() {
+fn a_second_process_is_refused_with_the_id_of_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), true).unwrap();
     match Store::open(directory.path(), true) {
@@ -222,7 +223,7 @@ fn other_directories_are_not_stores() {
 }
 
 #[test]
-fn a_name_that_leads_elsewhere_is_written_anew_or_refused() {
+fn a_name_of_another_core_is_written_again_or_refused() {
     let (_guard, path) = golden();
     let store = Store::open(&path, false).unwrap();
     let key = store.default_key().unwrap().unwrap();
@@ -388,7 +389,7 @@ fn marks_of_different_moments() {
 }
 
 #[test]
-fn a_core_shorter_than_marked_is_read_only_whoever_keeps_marks_outside() {
+fn a_core_shorter_than_marked_is_read_only_with_and_without_outside_marks() {
     let directory = tempfile::tempdir().unwrap();
     let (path, _) = marked(directory.path());
     let custodian = Custodian::on_machine(b"one", None);

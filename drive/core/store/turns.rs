@@ -16,7 +16,7 @@ pub trait View: Send + Sync {
     fn show_newest(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// Who may change a drive now, and what shows it.
+/// The turns at changing a drive, and what shows its newest version.
 #[derive(Default)]
 pub struct Turns {
     /// One batch of index changes at a time.

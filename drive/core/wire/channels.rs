@@ -1,4 +1,4 @@
-//! Which cores are open on a session, under which numbers, and who opened them (§6).
+//! Which cores are open on a session, under which numbers, and which side opened them (§6).
 //!
 //! Each side numbers its own channels; a core that both have opened has two numbers. Pure
 //! bookkeeping: no bytes, no capabilities, no decision what to answer.
@@ -10,40 +10,40 @@ use super::framing::MAX_CHANNEL;
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// Most cores that can be open on one session at a time, counting those only one side has opened.
-pub const MAX_CHANNELS: usize = 1024;
+pub(super) const MAX_CHANNELS: usize = 1024;
 /// Most Opens a remote may send during one session. A store announces each of its cores once, so
 /// this is the largest store we talk to. Every one we do not know costs us a number and an
 /// answer of at most 40 bytes.
-pub const MAX_REMOTE_OPENS: usize = 65_536;
+pub(super) const MAX_REMOTE_OPENS: usize = 65_536;
 
 /// Our side of a channel.
-pub struct Local {
-    pub key: PublicKey,
+pub(super) struct Local {
+    pub(crate) key: PublicKey,
     /// `None` until the handshake is done and the Open could be sent.
-    pub id: Option<u32>,
+    pub(crate) id: Option<u32>,
     /// Whether we want stored blocks acknowledged.
-    pub ack: bool,
+    pub(crate) ack: bool,
     /// Sorted; an extension's number is its position.
-    pub extensions: Vec<String>,
+    pub(crate) extensions: Vec<String>,
 }
 
 /// The remote's side of a channel.
-pub struct Remote {
-    pub id: u32,
+pub(super) struct Remote {
+    pub(crate) id: u32,
     /// Its claim to know the core's key; not yet looked at while `local` is `None`.
-    pub capability: Option<[u8; 32]>,
-    pub extensions: Vec<String>,
+    pub(crate) capability: Option<[u8; 32]>,
+    pub(crate) extensions: Vec<String>,
 }
 
 /// At least one side is there; with both, the channel is usable.
 #[derive(Default)]
-pub struct Channel {
-    pub local: Option<Local>,
-    pub remote: Option<Remote>,
+pub(super) struct Channel {
+    pub(crate) local: Option<Local>,
+    pub(crate) remote: Option<Remote>,
 }
 
 /// INVARIANT: `remote_ids[id] == core` exactly if `cores[core].remote.id == id`.
-pub struct Channels {
+pub(super) struct Channels {
     cores: HashMap<DiscoveryKey, Channel>,
     remote_ids: HashMap<u32, DiscoveryKey>,
     last_id: u32,
@@ -54,7 +54,7 @@ pub struct Channels {
 }
 
 impl Channels {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             cores: HashMap::new(),
             remote_ids: HashMap::new(),
@@ -65,7 +65,7 @@ impl Channels {
     }
 
     /// Our next number, never one used before; `None` when the protocol has no more.
-    pub fn allocate(&mut self) -> Option<u32> {
+    pub(super) fn allocate(&mut self) -> Option<u32> {
         if self.last_id == MAX_CHANNEL {
             return None;
         }
@@ -73,35 +73,39 @@ impl Channels {
         Some(self.last_id)
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.cores.len() >= MAX_CHANNELS
     }
 
-    pub fn get(&self, core: &DiscoveryKey) -> Option<&Channel> {
+    pub(super) fn get(&self, core: &DiscoveryKey) -> Option<&Channel> {
         self.cores.get(core)
     }
 
-    pub fn get_mut(&mut self, core: &DiscoveryKey) -> Option<&mut Channel> {
+    pub(super) fn get_mut(&mut self, core: &DiscoveryKey) -> Option<&mut Channel> {
         self.cores.get_mut(core)
     }
 
     /// The core the remote means by its number `id`.
-    pub fn core_of(&self, id: u32) -> Option<DiscoveryKey> {
+    pub(super) fn core_of(&self, id: u32) -> Option<DiscoveryKey> {
         self.remote_ids.get(&id).copied()
     }
 
     /// Whether the remote has ever used its number `id`.
-    pub fn was_used(&self, id: u32) -> bool {
+    pub(crate) fn was_used(&self, id: u32) -> bool {
         id <= self.highest_remote_id
     }
 
-    pub fn insert_local(&mut self, core: DiscoveryKey, local: Local) {
+    pub(crate) fn insert_local(&mut self, core: DiscoveryKey, local: Local) {
         self.cores.entry(core).or_default().local = Some(local);
         self.check_invariants();
     }
 
     /// Counts an Open of the remote and checks its number, before anything is kept of it.
-    pub fn admit_remote(&mut self, core: &DiscoveryKey, id: u32) -> Result<(), ProtocolError> {
+    pub(crate) fn admit_remote(
+        &mut self,
+        core: &DiscoveryKey,
+        id: u32,
+    ) -> Result<(), ProtocolError> {
         self.remote_opens += 1;
         if self.remote_opens > MAX_REMOTE_OPENS {
             let (count, max) = (self.remote_opens, MAX_REMOTE_OPENS);
@@ -117,18 +121,18 @@ impl Channels {
         Ok(())
     }
 
-    pub fn insert_remote(&mut self, core: DiscoveryKey, remote: Remote) {
+    pub(crate) fn insert_remote(&mut self, core: DiscoveryKey, remote: Remote) {
         self.remote_ids.insert(remote.id, core);
         self.cores.entry(core).or_default().remote = Some(remote);
         self.check_invariants();
     }
 
     /// Remembers that the remote has used its number `id`.
-    pub fn mark_used(&mut self, id: u32) {
+    pub(crate) fn mark_used(&mut self, id: u32) {
         self.highest_remote_id = self.highest_remote_id.max(id);
     }
 
-    pub fn remove(&mut self, core: &DiscoveryKey) -> Option<Channel> {
+    pub(super) fn remove(&mut self, core: &DiscoveryKey) -> Option<Channel> {
         let channel = self.cores.remove(core)?;
         if let Some(remote) = &channel.remote {
             self.remote_ids.remove(&remote.id);

@@ -28,6 +28,7 @@ pub struct StreamCipher {
 }
 
 impl StreamCipher {
+    /// XSalsa20 with this key and nonce, at the start of its key stream.
     pub fn new(key: &[u8; 32], nonce: &[u8; NONCE_LENGTH]) -> Self {
         let (input, rest) = nonce.split_first_chunk::<16>().expect("a nonce has 24 bytes");
         let subkey: [u8; 32] = salsa20::hsalsa::<U10>(key.into(), input.into()).into();

@@ -12,17 +12,19 @@ use super::error::ProtocolError;
 /// Under which name both sides register it, on the channel of a metadata core.
 pub const NAME: &str = "hypertrie";
 /// Most blocks one answer may name; the reference stops collecting here.
-pub const MAX_BLOCKS: usize = 2176;
+pub(crate) const MAX_BLOCKS: usize = 2176;
 /// Longest key, in bytes: the longest path there is.
-pub const MAX_KEY: usize = 4096;
+pub(crate) const MAX_KEY: usize = 4096;
 /// Longest checkpoint, in bytes: a pair of integers per open node of an iterator.
-pub const MAX_CHECKPOINT: usize = 64 * 1024;
+pub(crate) const MAX_CHECKPOINT: usize = 64 * 1024;
 
 /// Flags of [`TrieMessage::Iterator`].
 pub mod flags {
+    /// Below all subdirectories as well.
     pub const RECURSIVE: u64 = 1;
+    /// In descending order.
     pub const REVERSE: u64 = 2;
-    pub const GREATER: u64 = 4;
+    /// Keys of the hidden name space.
     pub const HIDDEN: u64 = 8;
 }
 
@@ -30,11 +32,32 @@ pub mod flags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrieMessage {
     /// These blocks, all within `start..end`, are what the search needs.
-    Cache { start: u64, end: u64, blocks: Vec<u64> },
-    /// Somebody lists what is below `key`, as of the node at sequence number `head`.
-    Iterator { head: u64, key: String, flags: u64, checkpoint: Option<Bytes> },
-    /// Somebody looks up `key`, as of the node at sequence number `head`.
-    Get { head: u64, key: String },
+    Cache {
+        /// The first block that was searched.
+        start: u64,
+        /// The block after the last one.
+        end: u64,
+        /// In any order, at most 2176.
+        blocks: Vec<u64>,
+    },
+    /// The peer lists what is below `key`, as of the node at sequence number `head`.
+    Iterator {
+        /// Sequence number, 0 for the newest.
+        head: u64,
+        /// At most 4096 bytes.
+        key: String,
+        /// See [`flags`].
+        flags: u64,
+        /// Where an earlier answer stopped, at most 64 KiB.
+        checkpoint: Option<Bytes>,
+    },
+    /// The peer looks up `key`, as of the node at sequence number `head`.
+    Get {
+        /// Sequence number, 0 for the newest.
+        head: u64,
+        /// At most 4096 bytes.
+        key: String,
+    },
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -79,7 +102,7 @@ struct Get {
 
 const WHAT: &str = "hypertrie extension message";
 /// Longest message, in bytes: the longest Cache has ten per block; every Iterator fits as well.
-pub const MAX_MESSAGE: usize = MAX_CHECKPOINT + MAX_KEY + 10 * MAX_BLOCKS;
+pub(crate) const MAX_MESSAGE: usize = MAX_CHECKPOINT + MAX_KEY + 10 * MAX_BLOCKS;
 
 impl TrieMessage {
     /// `None` for a message with none of the three parts, as a later version might send.
@@ -87,7 +110,7 @@ impl TrieMessage {
     /// # Errors
     /// Malformed bytes, a missing required field, or one of the limits above. Worth ignoring the
     /// message, not worth ending the connection.
-    pub fn decode(payload: Bytes) -> Result<Option<Self>, ProtocolError> {
+    pub(crate) fn decode(payload: Bytes) -> Result<Option<Self>, ProtocolError> {
         at_most("bytes of extension message", payload.len(), MAX_MESSAGE)?;
         let wire = Wire::decode(payload).map_err(|error| ProtocolError::malformed(WHAT, error))?;
         if let Some(Cache { start, end, blocks }) = wire.cache {
@@ -111,6 +134,7 @@ impl TrieMessage {
         Ok(Some(Self::Get { head: head.unwrap_or(0), key }))
     }
 
+    /// The bytes of the message, without the number of the extension.
     pub fn encode(self) -> Bytes {
         let wire = match self {
             Self::Cache { start, end, blocks } => Wire {
@@ -205,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_another_version_is_nothing() {
+    fn an_unknown_kind_of_message_is_ignored() {
         assert_eq!(TrieMessage::decode(Bytes::from_static(&[0x22, 1, 7])).unwrap(), None);
         let without_end = Bytes::from_static(&[0x0a, 2, 8, 3]);
         assert!(TrieMessage::decode(without_end).is_err());

@@ -9,14 +9,14 @@ use super::error::ProtocolError;
 use super::varint::{self, MAX_VARINT};
 
 /// Longest payload of a frame, in bytes.
-pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 /// Longest payload, in bytes, of a remote that has not yet shown that it knows the key of a core of
 /// ours: Opens and Options need far less, and there may be many such remotes.
-pub const MAX_STRANGER_PAYLOAD: usize = 64 * 1024;
+pub(crate) const MAX_STRANGER_PAYLOAD: usize = 64 * 1024;
 /// Highest channel number: the reference shifts it in 32-bit arithmetic.
-pub const MAX_CHANNEL: u32 = (1 << 27) - 1;
+pub(crate) const MAX_CHANNEL: u32 = (1 << 27) - 1;
 /// A frame without payload, as sent to show that we are still here.
-pub const KEEPALIVE: [u8; 1] = [0];
+pub(crate) const KEEPALIVE: [u8; 1] = [0];
 
 const LONGEST_FRAME: usize = MAX_PAYLOAD + MAX_VARINT;
 
@@ -25,27 +25,30 @@ const LONGEST_FRAME: usize = MAX_PAYLOAD + MAX_VARINT;
 pub enum Front {
     /// Not enough bytes to tell.
     Incomplete,
-    /// So many bytes, at least one, to be dropped: a zero need not be written in its shortest form.
+    /// The bytes, at least one, to be dropped: a zero need not be written in its shortest form.
     KeepAlive {
+        /// Number of bytes to drop.
         length: usize,
     },
+    /// A frame begins here.
     Frame(Header),
 }
 
 /// A frame whose payload may still be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Channel number, below 2^27.
     pub channel: u32,
     /// Message type, 0 to 15.
     pub kind: u8,
     /// Bytes before the payload.
     pub length: usize,
-    /// Bytes of the payload, at most [`MAX_PAYLOAD`].
+    /// Bytes of the payload, at most 8 MiB.
     pub payload: usize,
 }
 
 /// Reads the header at the front of `input`. Judges lengths as soon as they can be read, so a
-/// claim beyond the limits never makes anybody buffer for it.
+/// claim beyond the limits never makes the reader buffer for it.
 pub fn front(input: &[u8]) -> Result<Front, ProtocolError> {
     let Some((claimed, prefix)) = varint::read(input)? else {
         return Ok(Front::Incomplete);
@@ -79,7 +82,7 @@ pub fn front(input: &[u8]) -> Result<Front, ProtocolError> {
 }
 
 /// Appends the header of a frame that `payload` bytes will follow.
-pub fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
+pub(crate) fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
     debug_assert!(channel <= MAX_CHANNEL && kind < 16 && payload <= MAX_PAYLOAD);
     let word = u64::from(channel) << 4 | u64::from(kind);
     let frame = varint::length(word) + payload;
@@ -89,7 +92,7 @@ pub fn put_header(channel: u32, kind: u8, payload: usize, out: &mut BytesMut) {
 }
 
 /// Appends a keep-alive.
-pub fn put_keepalive(out: &mut BytesMut) {
+pub(crate) fn put_keepalive(out: &mut BytesMut) {
     out.put_slice(&KEEPALIVE);
 }
 

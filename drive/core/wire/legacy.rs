@@ -13,66 +13,91 @@ use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::error::ProtocolError;
 use super::message::Message;
-use crate::hypercore::merkle::{Node, Signature};
+use crate::hypercore::merkle::{Signature, TreeNode};
 use hypermount_swarm::crypto::{DiscoveryKey, Hash, SIGNATURE_LENGTH};
 
 /// Most tree nodes in one Data. A proof needs a sibling per level and the roots: two times 53 at
 /// the greatest length a core can have, and as many again for the bytes of a seek.
-pub const MAX_NODES: usize = 256;
+pub(crate) const MAX_NODES: usize = 256;
 /// Most extension names in one Options.
-pub const MAX_EXTENSIONS: usize = 64;
+pub(crate) const MAX_EXTENSIONS: usize = 64;
 /// Longest extension name, in bytes.
-pub const MAX_EXTENSION_NAME: usize = 128;
+pub(crate) const MAX_EXTENSION_NAME: usize = 128;
 
 /// The message types, low four bits of a frame's header. 11 to 14 are reserved and ignored.
 pub mod kind {
+    /// Opens a channel: `Open`.
     pub const OPEN: u8 = 0;
+    /// `Options`.
     pub const OPTIONS: u8 = 1;
+    /// `Status`.
     pub const STATUS: u8 = 2;
+    /// `Have`.
     pub const HAVE: u8 = 3;
+    /// `Range`.
     pub const UNHAVE: u8 = 4;
+    /// `Range`.
     pub const WANT: u8 = 5;
+    /// `Range`.
     pub const UNWANT: u8 = 6;
+    /// `Request`.
     pub const REQUEST: u8 = 7;
+    /// `Cancel`.
     pub const CANCEL: u8 = 8;
+    /// `Data`.
     pub const DATA: u8 = 9;
+    /// `Close`.
     pub const CLOSE: u8 = 10;
     /// Not protobuf: `varint(id) ‖ payload`.
     pub const EXTENSION: u8 = 15;
 }
 
+/// Opens a core on a channel (wire8.md §6).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Open {
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub discovery_key: Option<Bytes>,
+    /// 32 bytes that prove knowledge of the key.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub capability: Option<Bytes>,
 }
 
+/// What the sender understands on the channel (wire8.md §8).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Options {
+    /// Names, sorted; the position is the number used in messages.
     #[prost(string, repeated, tag = "1")]
     pub extensions: Vec<String>,
+    /// Whether Haves are to be acknowledged.
     #[prost(bool, optional, tag = "2")]
     pub ack: Option<bool>,
 }
 
+/// What the sender does with the core.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Status {
+    /// Whether the sender sends blocks.
     #[prost(bool, optional, tag = "1")]
     pub uploading: Option<bool>,
+    /// Whether the sender requests blocks.
     #[prost(bool, optional, tag = "2")]
     pub downloading: Option<bool>,
 }
 
+/// Blocks that are held.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Have {
+    /// The first block.
     #[prost(uint64, optional, tag = "1")]
     pub start: Option<u64>,
+    /// Number of blocks; 1 if absent.
     #[prost(uint64, optional, tag = "2")]
     pub length: Option<u64>,
+    /// Which of them, run-length encoded.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub bitfield: Option<Bytes>,
+    /// Whether it answers a Data.
     #[prost(bool, optional, tag = "4")]
     pub ack: Option<bool>,
 }
@@ -80,59 +105,80 @@ pub struct Have {
 /// Unhave, Want and Unwant; they differ in what a missing length means.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Range {
+    /// The first block.
     #[prost(uint64, optional, tag = "1")]
     pub start: Option<u64>,
+    /// Number of blocks.
     #[prost(uint64, optional, tag = "2")]
     pub length: Option<u64>,
 }
 
+/// Requests a block.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
+    /// The block.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// Offset in the core, in bytes, if it is to be found by that.
     #[prost(uint64, optional, tag = "2")]
     pub bytes: Option<u64>,
+    /// Whether only the proof is requested.
     #[prost(bool, optional, tag = "3")]
     pub hash: Option<bool>,
+    /// Digest of the nodes that the sender holds.
     #[prost(uint64, optional, tag = "4")]
     pub nodes: Option<u64>,
 }
 
+/// Withdraws a Request.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Cancel {
+    /// As in the Request.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// As in the Request.
     #[prost(uint64, optional, tag = "2")]
     pub bytes: Option<u64>,
+    /// As in the Request.
     #[prost(bool, optional, tag = "3")]
     pub hash: Option<bool>,
 }
 
+/// A block with its proof.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Data {
+    /// The block.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
     /// Absent in an answer to a hash request; present and empty for an empty block.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub value: Option<Bytes>,
+    /// At most 256.
     #[prost(message, repeated, tag = "3")]
-    pub nodes: Vec<TreeNode>,
+    pub nodes: Vec<WireNode>,
+    /// 64 bytes.
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub signature: Option<Bytes>,
 }
 
+/// A tree node in a Data.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TreeNode {
+pub struct WireNode {
+    /// Flat-tree index.
     #[prost(uint64, optional, tag = "1")]
     pub index: Option<u64>,
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub hash: Option<Bytes>,
+    /// Bytes of all blocks below.
     #[prost(uint64, optional, tag = "3")]
     pub size: Option<u64>,
 }
 
+/// Closes a channel.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Close {
+    /// 32 bytes.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub discovery_key: Option<Bytes>,
 }
@@ -276,9 +322,9 @@ fn decode_range(
 fn decode_data(payload: Bytes) -> Result<Message, ProtocolError> {
     limit_repeats("tree nodes", 3, MAX_NODES, payload.clone())?;
     let Data { index, value, nodes, signature } = decode("data", payload)?;
-    let nodes = nodes.into_iter().map(|TreeNode { index, hash, size }| {
+    let nodes = nodes.into_iter().map(|WireNode { index, hash, size }| {
         let hash = required("data", "hash of a node", hash)?;
-        Ok(Node {
+        Ok(TreeNode {
             index: required("data", "index of a node", index)?,
             hash: sized("data", "hash of a node", &hash)?,
             size: required("data", "size of a node", size)?,
@@ -350,14 +396,14 @@ fn range(start: u64, length: u64) -> Encodable {
     Encodable::Range(Range { start: Some(start), length: Some(length) })
 }
 
-fn tree_nodes(nodes: &[Node]) -> Vec<TreeNode> {
+fn tree_nodes(nodes: &[TreeNode]) -> Vec<WireNode> {
     // One allocation for all hashes.
     let hashes: Bytes = nodes.iter().flat_map(|node| node.hash).collect();
     let hash_length = size_of::<Hash>();
     nodes
         .iter()
         .enumerate()
-        .map(|(position, node)| TreeNode {
+        .map(|(position, node)| WireNode {
             index: Some(node.index),
             hash: Some(hashes.slice(position * hash_length..(position + 1) * hash_length)),
             size: Some(node.size),
@@ -367,7 +413,7 @@ fn tree_nodes(nodes: &[Node]) -> Vec<TreeNode> {
 
 impl Encodable {
     /// Bytes [`Encodable::encode`] will append.
-    pub fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         match self {
             Self::Status(message) => message.encoded_len(),
             Self::Have(message) => message.encoded_len(),

@@ -71,7 +71,7 @@ fn check_golden(kind: u8, fields: &Fields, payload: &Bytes) {
         }
         kind::CANCEL => check(Cancel { index, bytes: count, hash }, payload),
         kind::DATA => {
-            let nodes = fields.list("nodes").iter().map(Fields).map(|node| TreeNode {
+            let nodes = fields.list("nodes").iter().map(Fields).map(|node| WireNode {
                 index: node.number("index"),
                 hash: node.binary("hash"),
                 size: node.number("size"),
@@ -192,7 +192,7 @@ fn a_large_value_is_a_slice_of_the_frame() {
 }
 
 fn data_with_nodes(count: usize) -> Vec<u8> {
-    let node = TreeNode { index: Some(2), hash: Some(vec![3; 32].into()), size: Some(1) };
+    let node = WireNode { index: Some(2), hash: Some(vec![3; 32].into()), size: Some(1) };
     let nodes = vec![node; count];
     Data { index: Some(0), value: None, nodes, signature: None }.encode_to_vec()
 }
@@ -222,7 +222,7 @@ fn fields_of_fixed_size_have_that_size() {
         assert!(decode_open(open.encode_to_vec().into()).is_err());
         let close = Close { discovery_key: key.clone() };
         assert!(decode_close(close.encode_to_vec().into()).is_err());
-        let nodes = vec![TreeNode { index: Some(1), hash: key, size: Some(1) }];
+        let nodes = vec![WireNode { index: Some(1), hash: key, size: Some(1) }];
         let data = Data { index: Some(0), value: None, nodes, signature: None };
         assert!(decoded(kind::DATA, data.encode_to_vec()).is_err());
     }
@@ -233,8 +233,8 @@ fn fields_of_fixed_size_have_that_size() {
     }
 }
 
-fn any_node() -> impl Strategy<Value = Node> {
-    any::<(u64, [u8; 32], u64)>().prop_map(|(index, hash, size)| Node { index, hash, size })
+fn any_node() -> impl Strategy<Value = TreeNode> {
+    any::<(u64, [u8; 32], u64)>().prop_map(|(index, hash, size)| TreeNode { index, hash, size })
 }
 
 /// Any message about a core but an extension's.

@@ -10,25 +10,21 @@
 //! cipher has no authentication, only proofs are believed.
 
 mod channels;
-pub mod cipher;
-pub mod error;
-pub mod extension;
-pub mod framing;
-pub mod legacy;
-pub mod message;
-pub mod noise;
-pub mod run_length;
-pub mod session;
-pub mod varint;
-
-pub use error::ProtocolError;
-pub use noise::{Role, StaticKeyPair};
-pub use session::{Opening, Session};
+pub(crate) mod cipher;
+pub(crate) mod error;
+pub(crate) mod extension;
+pub(crate) mod framing;
+pub(crate) mod legacy;
+pub(crate) mod message;
+pub(crate) mod noise;
+pub(crate) mod run_length;
+pub(crate) mod session;
+pub(crate) mod varint;
 
 /// Golden vectors, for the tests of every layer.
 #[cfg(test)]
 mod vectors {
-    pub fn load(file: &str) -> serde_json::Value {
+    pub(super) fn load(file: &str) -> serde_json::Value {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/");
         let text = std::fs::read_to_string(format!("{folder}{file}")).unwrap();
         serde_json::from_str(&text).unwrap()

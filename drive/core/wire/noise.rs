@@ -1,6 +1,6 @@
 //! The handshake: Noise XX with both static keys and one nonce per side (§1, §2).
 //!
-//! Not here: who may connect. Any static key is accepted; it only names the peer.
+//! Not here: which peers may connect. Any static key is accepted; it only names the peer.
 
 use std::io;
 
@@ -12,28 +12,26 @@ use snow::resolvers::{CryptoResolver as _, DefaultResolver};
 use super::cipher::NONCE_LENGTH;
 use super::error::ProtocolError;
 use super::varint;
-use hypermount_swarm::crypto::{blake2b, random_bytes};
+use hypermount_swarm::crypto::random_bytes;
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2b";
 
 /// Longest handshake message accepted, in bytes. The longest the protocol needs has 122; the rest
 /// is room for payloads with fields we do not know.
-pub const MAX_HANDSHAKE_MESSAGE: usize = 4096;
-
-/// Length in bytes of the hash over the whole handshake.
-pub const HANDSHAKE_HASH_LENGTH: usize = 64;
+pub(crate) const MAX_HANDSHAKE_MESSAGE: usize = 4096;
 
 /// Which side of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// We dialled.
     Initiator,
+    /// The other side dialled.
     Responder,
 }
 
 /// The X25519 key pair that names us to peers. The secret half has no `Debug`.
 #[derive(Clone)]
-pub struct StaticKeyPair {
+pub(crate) struct StaticKeyPair {
     secret: [u8; 32],
     public: [u8; 32],
 }
@@ -43,13 +41,14 @@ impl StaticKeyPair {
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
-    pub fn generate() -> io::Result<Self> {
+    pub(crate) fn generate() -> io::Result<Self> {
         Ok(Self::from_secret(random_bytes()?))
     }
 
     /// The pair libsodium's `crypto_kx_seed_keypair` makes: the secret is BLAKE2b-256 of the seed.
-    pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self::from_secret(blake2b(&[seed]))
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_seed(seed: &[u8; 32]) -> Self {
+        Self::from_secret(hypermount_swarm::crypto::blake2b(&[seed]))
     }
 
     fn from_secret(secret: [u8; 32]) -> Self {
@@ -62,7 +61,7 @@ impl StaticKeyPair {
         Self { secret, public }
     }
 
-    pub fn public(&self) -> &[u8; 32] {
+    pub(crate) fn public(&self) -> &[u8; 32] {
         &self.public
     }
 }
@@ -86,17 +85,16 @@ pub(super) struct Handshake {
 /// What a finished handshake leaves.
 pub(super) struct Secrets {
     /// Key of what we send.
-    pub transmit: [u8; 32],
+    pub(crate) transmit: [u8; 32],
     /// Key of what we receive.
-    pub receive: [u8; 32],
-    pub remote_nonce: [u8; NONCE_LENGTH],
-    pub remote_static: [u8; 32],
-    pub hash: [u8; HANDSHAKE_HASH_LENGTH],
+    pub(crate) receive: [u8; 32],
+    pub(crate) remote_nonce: [u8; NONCE_LENGTH],
+    pub(crate) remote_static: [u8; 32],
 }
 
 impl Handshake {
     /// `ephemeral` is `None` but in tests that compare bytes.
-    pub fn new(
+    pub(super) fn new(
         role: Role,
         keys: &StaticKeyPair,
         nonce: [u8; NONCE_LENGTH],
@@ -117,7 +115,7 @@ impl Handshake {
     }
 
     /// Appends our next message with its length, if it is our turn.
-    pub fn write(&mut self, out: &mut BytesMut) -> Result<(), ProtocolError> {
+    pub(super) fn write(&mut self, out: &mut BytesMut) -> Result<(), ProtocolError> {
         if self.is_finished() || !self.state.is_my_turn() {
             return Ok(());
         }
@@ -129,7 +127,7 @@ impl Handshake {
     }
 
     /// Takes the remote's next message off the front of `input`; false when it is not all there.
-    pub fn read(&mut self, input: &mut BytesMut) -> Result<bool, ProtocolError> {
+    pub(super) fn read(&mut self, input: &mut BytesMut) -> Result<bool, ProtocolError> {
         let Some((claimed, prefix)) = varint::read(input)? else { return Ok(false) };
         let length = match usize::try_from(claimed) {
             Ok(length) if length <= MAX_HANDSHAKE_MESSAGE => length,
@@ -150,16 +148,16 @@ impl Handshake {
     }
 
     /// The nonce we sent, which starts our key stream.
-    pub fn nonce(&self) -> &[u8; NONCE_LENGTH] {
+    pub(super) fn nonce(&self) -> &[u8; NONCE_LENGTH] {
         &self.nonce
     }
 
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.state.is_handshake_finished()
     }
 
     /// The keys, once finished.
-    pub fn finish(&mut self) -> Result<Secrets, ProtocolError> {
+    pub(super) fn finish(&mut self) -> Result<Secrets, ProtocolError> {
         let payload = NoisePayload::decode(self.remote_payload.clone());
         let nonce = payload.ok().and_then(|payload| payload.nonce);
         let remote_nonce = nonce
@@ -168,15 +166,11 @@ impl Handshake {
         let missing = || ProtocolError::malformed("noise handshake", "no static key");
         let remote_static = self.state.get_remote_static().ok_or_else(missing)?;
         let remote_static = remote_static.try_into().map_err(|_| missing())?;
-        let mut hash = [0; HANDSHAKE_HASH_LENGTH];
-        for (to, from) in hash.iter_mut().zip(self.state.get_handshake_hash()) {
-            *to = *from;
-        }
         let (first, second) = self.state.dangerously_get_raw_split();
         let (transmit, receive) = match self.role {
             Role::Initiator => (first, second),
             Role::Responder => (second, first),
         };
-        Ok(Secrets { transmit, receive, remote_nonce, remote_static, hash })
+        Ok(Secrets { transmit, receive, remote_nonce, remote_static })
     }
 }

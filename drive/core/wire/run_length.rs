@@ -12,10 +12,10 @@ use super::error::ProtocolError;
 use super::varint;
 
 /// Most bytes a peer's bitfield may unfold to: the 1,048,576 blocks a Want asks about.
-pub const MAX_UNFOLDED: usize = 1_048_576 / 8;
+pub(crate) const MAX_UNFOLDED: usize = 1_048_576 / 8;
 
 /// Encodes `bits`.
-pub fn encode(bits: &[u8]) -> BytesMut {
+pub(crate) fn encode(bits: &[u8]) -> BytesMut {
     let significant = bits.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     Encoder { bits: bits.get(..significant).unwrap_or_default(), ..Encoder::default() }.encode()
 }
@@ -88,7 +88,7 @@ fn literal_length(bytes: usize) -> usize {
 /// # Errors
 /// [`ProtocolError::Malformed`] for bytes no encoder writes, and [`ProtocolError::TooMany`] as
 /// soon as the result would exceed `max` bytes (callers have [`MAX_UNFOLDED`]).
-pub fn decode(encoded: &[u8], max: usize) -> Result<Vec<u8>, ProtocolError> {
+pub(crate) fn decode(encoded: &[u8], max: usize) -> Result<Vec<u8>, ProtocolError> {
     const WHAT: &str = "run-length bitfield";
     let mut bits = Vec::new();
     let mut rest = encoded;

@@ -16,7 +16,7 @@ use super::error::ProtocolError;
 use super::framing::{self, Front, Header, MAX_PAYLOAD, MAX_STRANGER_PAYLOAD};
 use super::legacy::{self, kind};
 use super::message::{Message, SessionEvent};
-use super::noise::{HANDSHAKE_HASH_LENGTH, Handshake, Role, StaticKeyPair};
+use super::noise::{Handshake, Role, StaticKeyPair};
 use super::varint;
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey, blake2b_keyed};
 
@@ -27,7 +27,7 @@ const COPIED_BELOW: usize = 4096;
 /// What came of [`Session::open`].
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// The Open is sent, or will be after the handshake; [`SessionEvent::Opened`] or
     /// [`SessionEvent::Closed`] follows.
     Waiting,
@@ -39,7 +39,7 @@ pub enum Opening {
 }
 
 /// See the module's description.
-pub struct Session {
+pub(crate) struct Session {
     stage: Stage,
     inbound: Inbound,
     outbound: Outbound,
@@ -60,8 +60,6 @@ enum Stage {
 struct Established {
     transmit: [u8; 32],
     receive: [u8; 32],
-    remote_static: [u8; 32],
-    handshake_hash: [u8; HANDSHAKE_HASH_LENGTH],
 }
 
 impl Established {
@@ -181,7 +179,7 @@ impl Session {
     ///
     /// # Errors
     /// When the operating system has no randomness for the ephemeral key.
-    pub fn new(
+    pub(crate) fn new(
         role: Role,
         keys: StaticKeyPair,
         payload_nonce: [u8; NONCE_LENGTH],
@@ -202,7 +200,7 @@ impl Session {
 
     /// Sends `plain` as if it were frames: what a remote that means harm would do.
     #[cfg(any(test, fuzzing))]
-    pub fn send_plain(&mut self, plain: &[u8]) {
+    pub(crate) fn send_plain(&mut self, plain: &[u8]) {
         self.outbound.encrypted(|out| out.extend_from_slice(plain));
     }
 
@@ -227,7 +225,7 @@ impl Session {
 
     /// Takes all of `input`; what it means is in [`Session::next_event`], which is to be asked until
     /// there is nothing before more is given: what is not decoded is kept here.
-    pub fn take(&mut self, input: &mut BytesMut) {
+    pub(crate) fn take(&mut self, input: &mut BytesMut) {
         if !matches!(self.stage, Stage::Ended) {
             self.inbound.append(input);
         }
@@ -239,7 +237,7 @@ impl Session {
     ///
     /// # Errors
     /// The remote broke the protocol: drop the connection. Every later call fails.
-    pub fn next_event(&mut self) -> Result<Option<SessionEvent>, ProtocolError> {
+    pub(crate) fn next_event(&mut self) -> Result<Option<SessionEvent>, ProtocolError> {
         let event = self.decode();
         if event.is_err() {
             self.stage = Stage::Ended;
@@ -252,7 +250,10 @@ impl Session {
 
     /// Takes all of `input` and tells everything that it means.
     #[cfg(any(test, fuzzing))]
-    pub fn receive(&mut self, input: &mut BytesMut) -> Result<Vec<SessionEvent>, ProtocolError> {
+    pub(crate) fn receive(
+        &mut self,
+        input: &mut BytesMut,
+    ) -> Result<Vec<SessionEvent>, ProtocolError> {
         self.take(input);
         std::iter::from_fn(|| self.next_event().transpose()).collect()
     }
@@ -264,7 +265,7 @@ impl Session {
     /// Opening tells the remote that we know the core, unasked. Answer a `RemoteOpen` only while it
     /// [`stands`](Session::is_asked_for): after a `Closed` the same call would be an announcement of
     /// our own.
-    pub fn open(&mut self, key: &PublicKey, extensions: &[&str]) -> Opening {
+    pub(crate) fn open(&mut self, key: &PublicKey, extensions: &[&str]) -> Opening {
         let core = key.discovery_key();
         if matches!(self.stage, Stage::Ended) {
             return Opening::Refused;
@@ -301,7 +302,13 @@ impl Session {
 
     /// Replaces what we announce for a core we have opened: whether stored blocks are to be
     /// acknowledged, and the names of extensions. False if we have not opened it.
-    pub fn set_options(&mut self, core: &DiscoveryKey, ack: bool, extensions: &[&str]) -> bool {
+    #[cfg(test)]
+    pub(crate) fn set_options(
+        &mut self,
+        core: &DiscoveryKey,
+        ack: bool,
+        extensions: &[&str],
+    ) -> bool {
         let Some(local) = self.channels.get_mut(core).and_then(|channel| channel.local.as_mut())
         else {
             return false;
@@ -314,7 +321,7 @@ impl Session {
 
     /// Closes a core, whatever its state; no event follows. What the remote still sends on it is
     /// dropped. It can be opened again.
-    pub fn close(&mut self, core: &DiscoveryKey) {
+    pub(crate) fn close(&mut self, core: &DiscoveryKey) {
         match self.channels.get(core) {
             Some(Channel { local: Some(_), .. }) => {}
             _ => return self.refuse(core),
@@ -328,7 +335,7 @@ impl Session {
 
     /// Answers [`SessionEvent::RemoteOpen`]: we do not have that core. Does nothing in any other
     /// state.
-    pub fn refuse(&mut self, core: &DiscoveryKey) {
+    pub(crate) fn refuse(&mut self, core: &DiscoveryKey) {
         if self.channels.get(core).is_some_and(|channel| channel.local.is_none()) {
             self.channels.remove(core);
             self.send_refusal(core);
@@ -339,7 +346,7 @@ impl Session {
     /// sides, if the message exceeds [`MAX_PAYLOAD`], or if it is of an extension that was not
     /// named when the core was opened.
     #[must_use]
-    pub fn send(&mut self, core: &DiscoveryKey, message: Message) -> bool {
+    pub(crate) fn send(&mut self, core: &DiscoveryKey, message: Message) -> bool {
         let Some(Channel { local: Some(local), remote: Some(_) }) = self.channels.get(core) else {
             return false;
         };
@@ -360,45 +367,35 @@ impl Session {
     }
 
     /// Sends the empty frame that shows we are still here. Nothing during the handshake.
-    pub fn keepalive(&mut self) {
+    pub(crate) fn keepalive(&mut self) {
         self.outbound.encrypted(framing::put_keepalive);
     }
 
     /// The bytes to be sent next, if there are any.
-    pub fn take_output(&mut self) -> Option<Bytes> {
+    pub(crate) fn take_output(&mut self) -> Option<Bytes> {
         (!self.outbound.bytes.is_empty()).then(|| self.outbound.bytes.split().freeze())
     }
 
     /// How many bytes [`Session::take_output`] would give. While this is large, do not call
     /// [`Session::next_event`]: the remote causes answers but does not read them.
-    pub fn pending_output(&self) -> usize {
+    pub(crate) fn pending_output(&self) -> usize {
         self.outbound.bytes.len()
     }
 
     /// How many bytes are kept that are not decoded: once there is no event, of an incomplete frame.
-    pub fn pending_input(&self) -> usize {
+    pub(crate) fn pending_input(&self) -> usize {
         self.inbound.bytes.len()
     }
 
     /// Whether a [`SessionEvent::RemoteOpen`] for the core still waits for its answer. The remote may
     /// have closed the core by the time the event is looked at.
-    pub fn is_asked_for(&self, core: &DiscoveryKey) -> bool {
+    pub(crate) fn is_asked_for(&self, core: &DiscoveryKey) -> bool {
         matches!(self.channels.get(core), Some(Channel { local: None, remote: Some(_) }))
     }
 
     /// Whether messages about the core can be sent.
-    pub fn is_open(&self, core: &DiscoveryKey) -> bool {
+    pub(crate) fn is_open(&self, core: &DiscoveryKey) -> bool {
         matches!(self.channels.get(core), Some(Channel { local: Some(_), remote: Some(_) }))
-    }
-
-    /// The remote's static key, once the handshake is done.
-    pub fn remote_static(&self) -> Option<&[u8; 32]> {
-        self.established().map(|established| &established.remote_static)
-    }
-
-    /// A hash over the whole handshake, the same on both sides, once it is done.
-    pub fn handshake_hash(&self) -> Option<&[u8; HANDSHAKE_HASH_LENGTH]> {
-        self.established().map(|established| &established.handshake_hash)
     }
 
     fn established(&self) -> Option<&Established> {
@@ -451,8 +448,6 @@ impl Session {
         self.stage = Stage::Established(Box::new(Established {
             transmit: secrets.transmit,
             receive: secrets.receive,
-            remote_static: secrets.remote_static,
-            handshake_hash: secrets.hash,
         }));
         for core in std::mem::take(&mut self.queued) {
             self.send_open(&core);

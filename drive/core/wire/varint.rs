@@ -5,14 +5,14 @@ use bytes::{BufMut, BytesMut};
 use super::error::ProtocolError;
 
 /// Longest integer the framing accepts, in bytes: 56 bits (§4).
-pub const MAX_VARINT: usize = 8;
+pub(crate) const MAX_VARINT: usize = 8;
 
 /// The integer at the front of `input` and how many bytes it took; `None` when more bytes are
 /// needed to tell.
 ///
 /// # Errors
 /// [`ProtocolError::VarintTooLong`] when the first [`MAX_VARINT`] bytes do not end it.
-pub fn read(input: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
+pub(crate) fn read(input: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
     let mut value = 0;
     for (position, byte) in input.iter().take(MAX_VARINT).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * position);
@@ -27,7 +27,7 @@ pub fn read(input: &[u8]) -> Result<Option<(u64, usize)>, ProtocolError> {
 }
 
 /// Like [`read`] where nothing can follow: an integer that does not end is an error as well.
-pub fn read_whole(input: &[u8], what: &'static str) -> Result<(u64, usize), ProtocolError> {
+pub(crate) fn read_whole(input: &[u8], what: &'static str) -> Result<(u64, usize), ProtocolError> {
     read(input)?.ok_or_else(|| ProtocolError::malformed(what, "an integer is cut off"))
 }
 

@@ -4,13 +4,9 @@
 
 use std::ops::Range;
 
-use super::{DriveCheck, Step, check_and_blank};
+use super::{CheckStep, DriveCheck, check_and_blank};
 use crate::index::IndexLog;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::repair::Fetched;
-use hypermount_core::store::{Store, content_name};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Fetched, Result, Store, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 
 /// What a repair did, and what is left.
@@ -18,6 +14,7 @@ use hypermount_swarm::crypto::PublicKey;
 pub struct DriveRepair {
     /// What was found when nothing more could be done.
     pub check: DriveCheck,
+    /// Blocks that peers were asked for.
     pub fetched: Fetched,
 }
 
@@ -31,18 +28,21 @@ impl DriveRepair {
 struct Repair<'a> {
     store: &'a Store,
     wait: Wait,
-    tell: &'a mut (dyn FnMut(Step) + Send),
+    tell: &'a mut (dyn FnMut(CheckStep) + Send),
     fetched: Fetched,
 }
 
 /// Fetches damaged blocks of the drive from peers and, if its secret key is here, lost ones; `wait` is the
 /// limit for each block. What cannot be told from what is here, such as blocks of others that were never here, is
-/// not fetched. `Corrupt` if too little is left to know what the drive consists of.
+/// not fetched.
+///
+/// # Errors
+/// `Corrupt` if too little is left to know what the drive consists of; those of [`super::check()`].
 pub async fn repair(
     store: &Store,
     key: &PublicKey,
     wait: Wait,
-    tell: &mut (dyn FnMut(Step) + Send),
+    tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveRepair> {
     let index = store.core_to_repair(key)?;
     if !wait.is_local() {
@@ -105,7 +105,7 @@ impl Repair<'_> {
     /// Fetches what is damaged, and the length that was marked where less is here.
     async fn core(&mut self, core: &Core, is_index: bool) -> Result<()> {
         self.lengthen(core).await;
-        let found = core.check(&mut |bytes| (self.tell)(Step::Read(bytes)))?;
+        let found = core.check(&mut |bytes| (self.tell)(CheckStep::Read(bytes)))?;
         let mut lacking = core.forget_to_repair(&found)?;
         let forgotten = Forgotten { core, blocks: lacking.clone() };
         let first = is_index && core.first_missing(0..1).is_some();
@@ -147,7 +147,7 @@ impl Repair<'_> {
 
     async fn fetch(&mut self, core: &Core, blocks: &[Range<u64>]) -> Result<Fetched> {
         let tell = &mut *self.tell;
-        let mut each = |fetched, of| tell(Step::Fetched { fetched, of });
+        let mut each = |fetched, of| tell(CheckStep::Fetched { fetched, of });
         let fetched = core.fetch(blocks, self.wait, &mut each).await?;
         self.fetched.add(fetched.clone());
         Ok(fetched)

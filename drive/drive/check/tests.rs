@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::hyperdrive::Edit;
 use crate::stat::Stat;
-use hypermount_core::store::Custodian;
+use hypermount_core::Custodian;
 
 fn open(root: &Path) -> Store {
     Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")
@@ -45,7 +45,7 @@ fn flip(path: &Path, at: usize) {
 }
 
 #[tokio::test]
-async fn a_sound_drive_is_not_hurt() {
+async fn a_check_of_a_sound_drive_finds_no_damage() {
     let root = tempfile::tempdir().expect("a directory");
     let (key, _) = drive_in(root.path()).await;
     let found = checked(root.path(), &key).await;

@@ -8,16 +8,13 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::HashedBlocks;
-use hypermount_core::hypercore::{Core, Head};
-use hypermount_core::store::View;
+use hypermount_core::{Core, Error, HashedBlocks, Head, Result, View};
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 
 /// The place at the end of the content core, for the blocks of one file after another.
 ///
-/// INVARIANT: while it is there nobody else appends.
+/// INVARIANT: while it exists no other writer appends.
 pub struct ContentWriter {
     content: Core,
     extent: Extent,
@@ -45,11 +42,17 @@ impl ContentWriter {
     }
 
     /// Appends a batch of blocks under one signature.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
         self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
     }
 
     /// As [`ContentWriter::append`], of blocks that were hashed before.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
     pub fn append_hashed(&mut self, hashed: &HashedBlocks) -> Result<()> {
         self.content.append_hashed(hashed)?;
         let blocks = hashed.blocks();
@@ -58,7 +61,7 @@ impl ContentWriter {
         Ok(())
     }
 
-    /// What was appended. Visible to nobody until an [`Edit::Put`] names it.
+    /// What was appended. Not visible until an [`Edit::Put`] names it.
     pub fn finish(self) -> Extent {
         if self.extent.blocks == 0 { Extent::default() } else { self.extent }
     }
@@ -68,7 +71,7 @@ impl ContentWriter {
 pub struct Turn(#[allow(dead_code)] OwnedMutexGuard<()>);
 
 impl Drive {
-    /// Takes a turn at changing the index. Waits for those who have theirs, on whatever handle.
+    /// Takes a turn at changing the index. Waits for earlier turns to end, on whatever handle.
     pub async fn turn(&self) -> Turn {
         Turn(Arc::clone(&self.inner.turns.index).lock_owned().await)
     }
@@ -86,15 +89,21 @@ impl Drive {
         }
     }
 
-    /// Takes a turn at appending file bytes. Waits for those who have theirs.
+    /// Takes a turn at appending file bytes. Waits for earlier turns to end.
+    ///
+    /// # Errors
+    /// `ReadOnly`; those of [`Drive::content`].
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
         Ok(ContentWriter::new(content, turn))
     }
 
-    /// Appends the bytes of a whole file at once. For who is alone with the drive: while another
+    /// Appends the bytes of a whole file at once. Only for the sole user of the drive: while another
     /// file is being written it fails.
+    ///
+    /// # Errors
+    /// `Unsupported` while another file is being written, those of [`Core::append`].
     pub fn append_content(&self, blocks: &[Bytes]) -> Result<Extent> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).try_lock_owned();
@@ -114,18 +123,19 @@ impl Drive {
     /// Applies the edits as one signed batch; the new version. Either all of them become visible
     /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
     /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
+    ///
+    /// # Errors
+    /// `NotFound`, `ReadOnly`, `Unsupported`, `TooLarge`, `Storage`.
     pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
-        self.advance(edits).await.map(|versions| versions.end)
-    }
-
-    /// As [`Drive::apply`]; the version the edits were applied to, and the new one.
-    pub async fn advance(&self, edits: Vec<Edit>) -> Result<Range<u64>> {
         let turn = self.turn().await;
-        self.advance_in(&turn, edits).await
+        self.advance_in(&turn, edits).await.map(|versions| versions.end)
     }
 
-    /// As [`Drive::advance`], within a turn of the caller's: what it saw of the newest version since it
-    /// has the turn still holds.
+    /// As [`Drive::apply`], within a turn of the caller's: what it saw of the newest version since it
+    /// has the turn still holds. Returns the version the edits were applied to, and the new one.
+    ///
+    /// # Errors
+    /// Those of [`Drive::apply`].
     pub async fn advance_in(&self, _turn: &Turn, edits: Vec<Edit>) -> Result<Range<u64>> {
         if !self.writable() {
             return Err(Error::ReadOnly(NOT_OURS));
@@ -145,6 +155,9 @@ impl Drive {
 
     /// Returns when all that was written is on the disk: file bytes first, then the index that
     /// names them. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn sync(&self) -> Result<()> {
         self.content()?.sync()?;
         self.inner.index.core().sync()

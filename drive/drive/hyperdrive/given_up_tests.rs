@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use hypermount_core::sharing::{Sharing, SharingOptions};
-use hypermount_core::{Store, Wait};
+use hypermount_core::{Sharing, SharingOptions, Store, Wait};
 use hypermount_swarm::PublicKey;
 
 use crate::Drive;

@@ -14,9 +14,7 @@ use std::ops::Range;
 use super::{Drive, Edit, Snapshot};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Error, Result, Wait};
 
 impl Drive {
     /// Puts entries whose bytes were lost back to what was there before; how many there were.

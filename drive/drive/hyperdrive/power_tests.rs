@@ -1,4 +1,4 @@
-//! That the names of what was made survive a power cut (`core/private/power.rs` is the model).
+//! That the names of what was made survive a power cut (`core/private_files/power.rs` is the model).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,8 @@ use bytes::Bytes;
 use super::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::Stat;
-use hypermount_core::private::power::{cut, survivors, synced_below, watch};
-use hypermount_core::store::{Custodian, Store};
-use hypermount_core::wait::Wait;
+use hypermount_core::testing::power::{cut, survivors, synced_below, watch};
+use hypermount_core::{Custodian, Store, Wait};
 
 fn open(root: &Path, create: bool) -> crate::Result<Store> {
     Store::open_as(root, create, &Custodian::on_machine(b"one", None))

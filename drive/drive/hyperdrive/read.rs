@@ -10,11 +10,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::stat::Extent;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::{MAX_WANTED_BLOCKS, Ticket, Urgency};
-use hypermount_core::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-use hypermount_core::hypercore::{Core, Located};
-use hypermount_core::wait::Wait;
+use hypermount_core::{
+    Core, Error, Located, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, MAX_WANTED_BLOCKS, Result, Ticket,
+    Urgency, Wait,
+};
 
 /// Blocks of one read that are asked for at once.
 const MAX_BLOCKS_AT_ONCE: u64 = 512;
@@ -22,7 +21,7 @@ const MAX_BLOCKS_AT_ONCE: u64 = 512;
 const READ_TOGETHER: u64 = 4;
 /// Sizes in bytes into which the known writers cut files; the last block has the rest.
 const USUAL_BLOCK_SIZES: [u64; 2] = [64 * 1024, 512 * 1024];
-/// Blocks without a byte that one read passes over; no writer makes them, and a publisher who signs
+/// Blocks without a byte that one read passes over; no writer makes them, and a publisher that signs
 /// millions would keep a reader busy for as long.
 const MAX_EMPTY_BLOCKS: usize = 1024;
 /// Blocks looked at one by one to count how many bytes are here; beyond it is estimated.

@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::crash_tests::{bytes, content, path, put, rename, write};
 use super::testing::{World, open};
 use super::*;
-use hypermount_core::hypercore::RemoteTree;
+use hypermount_core::testing::RemoteTree;
 
 /// No time passes in it: nothing settles by itself.
 fn still() -> Runtime {
@@ -34,7 +34,7 @@ impl Reader {
         for (from, to) in
             [(drive.metadata_core(), &self.index), (drive.content().unwrap(), &self.content)]
         {
-            let shown = from.shown().length;
+            let shown = from.announced_head().length;
             // The newest one first, or what shows that it continues the version here.
             let first = to.head().length.min(shown.saturating_sub(1));
             for block in std::iter::once(first).chain(0..shown).filter(|block| !to.has(*block)) {

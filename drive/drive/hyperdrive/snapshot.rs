@@ -6,8 +6,7 @@ use super::Snapshot;
 use crate::index::Index;
 use crate::path::{DrivePath, Name};
 use crate::stat::Entry;
-use hypermount_core::error::Result;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Result, Wait};
 
 impl Snapshot {
     pub(super) fn new(index: Index) -> Self {
@@ -21,6 +20,9 @@ impl Snapshot {
 
     /// What lies at `path`: NotFound if nothing does, and only if that is proven. Does not cross
     /// nested drives: below a mount it is NotFound.
+    ///
+    /// # Errors
+    /// `NotFound`; `Malformed` for an entry that makes no sense; those of [`hypermount_core::Core::get`].
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         self.index.entry(path, wait).await
     }
@@ -28,12 +30,18 @@ impl Snapshot {
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
     /// NotADirectory / NotFound as expected; TooLarge for more than
-    /// [`crate::index::MAX_LISTING_BYTES`], unless the drive is written here.
+    /// [`crate::MAX_LISTING_BYTES`], unless the drive is written here.
+    ///
+    /// # Errors
+    /// `NotADirectory`, `NotFound`, `TooLarge`; those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         self.index.list(path, wait, |entry| entry).await
     }
 
     /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::list`].
     pub async fn list_shared(
         &self,
         path: &DrivePath,

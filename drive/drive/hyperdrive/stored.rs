@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Drive;
 use crate::index::IndexLog;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::store::{Hurt, Store, content_name, lacks_descriptors};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Hurt, Result, Store, Wait, content_name, lacks_descriptors};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// The drives of a store.
@@ -21,6 +19,9 @@ pub struct StoredDrives {
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
 /// drive's index.
+///
+/// # Errors
+/// `TooManyCores`, `Storage`.
 pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
     let mut drives = Vec::new();
     for key in store.keys()? {
@@ -42,6 +43,9 @@ pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
 
 /// The drives of a store, with what is known to be wrong with them. None is left out because it is
 /// damaged.
+///
+/// # Errors
+/// `TooManyCores`, `Locked`, `Storage`.
 pub async fn survey(store: &Store) -> Result<StoredDrives> {
     let (mut found, mut contents) = (StoredDrives::default(), BTreeSet::new());
     for key in store.keys()? {
@@ -49,7 +53,7 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
         match Drive::open(store, &key, None, Wait::Local).await {
             Ok(drive) => {
                 let cores = std::iter::once(drive.metadata_core()).chain(drive.content().ok());
-                found.hurt.extend(cores.filter_map(|core| store.ails(core)).map(hurt));
+                found.hurt.extend(cores.filter_map(|core| store.known_damage(core)).map(hurt));
                 contents.extend(drive.content().ok().map(|core| *core.discovery_key()));
                 found.drives.push(key);
             }
@@ -64,7 +68,7 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
             }
             // A content core, or another program's: no drive begins there.
             Err(_) => {
-                let missing = store.core(&key).ok().and_then(|core| store.ails(&core));
+                let missing = store.core(&key).ok().and_then(|core| store.known_damage(&core));
                 contents.extend(missing.iter().filter_map(|_| content_of(store, &key)));
                 found.hurt.extend(missing.map(hurt));
             }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::stored::survey;
 use super::*;
-use hypermount_core::store::Custodian;
+use hypermount_core::Custodian;
 use hypermount_swarm::crypto::DiscoveryKey;
 
 fn open(root: &Path) -> Store {
@@ -122,7 +122,7 @@ async fn a_damaged_drive_is_never_left_out() {
 }
 
 #[tokio::test]
-async fn what_is_missing_from_a_drive_of_ones_own_is_said_and_nothing_is_written_to_it() {
+async fn lost_blocks_of_an_own_drive_are_reported_and_nothing_is_written_to_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let (key, [index, content]) = drive_in(directory.path());
     for core in [&index, &content] {

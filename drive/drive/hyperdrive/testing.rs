@@ -5,12 +5,10 @@
 use std::path::Path;
 
 use super::*;
-use hypermount_core::hypercore::Opening;
-use hypermount_core::hypercore::cache::BlockCache;
-use hypermount_core::hypercore::storage::Storage;
+use hypermount_core::testing::{BlockCache, Opening, Storage};
 use hypermount_swarm::crypto::KeyPair;
 
-pub use hypermount_core::hypercore::storage::faulty::World;
+pub use hypermount_core::testing::World;
 
 pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
     let pair = KeyPair::from_seed(&[seed; 32]);

@@ -7,7 +7,9 @@
 //!
 //! Not here: what an entry's bytes are, and which version is shown (`hyperdrive.rs`).
 
-pub mod trie;
+pub(crate) mod trie;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 use std::sync::Arc;
 
@@ -15,10 +17,7 @@ use bytes::Bytes;
 
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Stat};
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::sharing::{Share, SharingOptions};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Result, Share, SharingOptions, Wait};
 use hypermount_swarm::crypto::PublicKey;
 
 pub use trie::MAX_LISTING_BYTES;
@@ -32,30 +31,42 @@ pub fn sharing_options(share: Share) -> SharingOptions {
 /// One difference between two versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
+    /// Where they differ.
     pub path: DrivePath,
-    /// The entry before and after; `None` where there was or is none.
+    /// The entry in the older version; `None` if there was none.
     pub before: Option<Entry>,
+    /// The entry in the newer version; `None` if there is none.
     pub after: Option<Entry>,
 }
 
 /// One step of a commit. A batch of them becomes one signed append.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    Put { path: DrivePath, stat: Stat },
-    Remove { path: DrivePath },
+    /// Stores an entry; replaces the one that is there.
+    Put {
+        /// Where; its parents need not exist.
+        path: DrivePath,
+        /// What; its extent must be in the content core.
+        stat: Stat,
+    },
+    /// Removes the entry, and not what is below it.
+    Remove {
+        /// Where.
+        path: DrivePath,
+    },
 }
 
 /// A stat that one block of an index stores, and the path it stores it at.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Without a slash at the front; it need not be a path that a filesystem can hold.
-    pub path: String,
-    pub stat: Stat,
+    pub(crate) path: String,
+    pub(crate) stat: Stat,
 }
 
 /// The core that holds an index, with what is decoded of it.
 #[derive(Clone)]
-pub enum IndexLog {
+pub(crate) enum IndexLog {
     Trie(Arc<Nodes>),
 }
 
@@ -64,36 +75,36 @@ impl IndexLog {
     ///
     /// # Errors
     /// `Malformed` if the block does not begin an index, `Unsupported` if it begins one of another format.
-    pub fn content_named_by(block: &[u8]) -> Result<Option<PublicKey>> {
+    pub(crate) fn content_named_by(block: &[u8]) -> Result<Option<PublicKey>> {
         Ok(Header::decode(block)?.content)
     }
 
     /// The first block of a new index.
-    pub fn first_block(content: PublicKey) -> Bytes {
+    pub(crate) fn first_block(content: PublicKey) -> Bytes {
         Header { content: Some(content) }.encode()
     }
 
     /// The index in `core`, whose first block has passed [`IndexLog::content_named_by`].
-    pub fn new(core: Core) -> Self {
+    pub(crate) fn new(core: Core) -> Self {
         Self::Trie(Arc::new(Nodes::new(core)))
     }
 
     /// The core that holds the index.
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         match self {
             Self::Trie(nodes) => nodes.core(),
         }
     }
 
     /// The index when its core was `version` blocks long.
-    pub fn at(&self, version: u64) -> Index {
+    pub(crate) fn at(&self, version: u64) -> Index {
         match self {
             Self::Trie(nodes) => Index::Trie(Trie::at(Arc::clone(nodes), version)),
         }
     }
 
     /// Asks peers for the whole index if it is small: that costs less than the round trips of two lookups.
-    pub fn fetch_if_small(&self) {
+    pub(crate) fn fetch_if_small(&self) {
         match self {
             Self::Trie(nodes) => nodes.fetch_if_small(),
         }
@@ -104,7 +115,7 @@ impl IndexLog {
     ///
     /// # Errors
     /// Those of [`Core::get_local`].
-    pub fn stored_at(&self, seq: u64) -> Result<Option<Stored>> {
+    pub(crate) fn stored_at(&self, seq: u64) -> Result<Option<Stored>> {
         match self {
             Self::Trie(nodes) => trie::stored_at(nodes.core(), seq),
         }
@@ -113,13 +124,13 @@ impl IndexLog {
 
 /// One version of an index.
 #[derive(Clone)]
-pub enum Index {
+pub(crate) enum Index {
     Trie(Trie),
 }
 
 impl Index {
     /// The length of its core at this version, in blocks.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         match self {
             Self::Trie(trie) => trie.version(),
         }
@@ -130,7 +141,7 @@ impl Index {
     /// # Errors
     /// `NotFound` if nothing does, and only if that is proven; `Malformed` for an entry that makes no
     /// sense; those of [`Core::get`].
-    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+    pub(crate) async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         match self {
             Self::Trie(trie) => trie.entry(path, wait).await,
         }
@@ -142,7 +153,7 @@ impl Index {
     /// # Errors
     /// `NotADirectory`, those of [`Index::entry`], and `TooLarge` for more than [`MAX_LISTING_BYTES`] of an
     /// index that is not written here.
-    pub async fn list<T>(
+    pub(crate) async fn list<T>(
         &self,
         path: &DrivePath,
         wait: Wait,
@@ -158,7 +169,12 @@ impl Index {
     ///
     /// # Errors
     /// `TooLarge` for more changes, or for more than [`MAX_LISTING_BYTES`]; those of [`Core::get`].
-    pub async fn changes(&self, old: &Self, limit: usize, wait: Wait) -> Result<Vec<Changed>> {
+    pub(crate) async fn changes(
+        &self,
+        old: &Self,
+        limit: usize,
+        wait: Wait,
+    ) -> Result<Vec<Changed>> {
         match (self, old) {
             (Self::Trie(new), Self::Trie(old)) => new.changes(old, limit, wait).await,
         }
@@ -168,7 +184,7 @@ impl Index {
     ///
     /// # Errors
     /// Those of [`Core::get_local`].
-    pub async fn edits(self) -> Result<Edits> {
+    pub(crate) async fn edits(self) -> Result<Edits> {
         match self {
             Self::Trie(trie) => Batch::new(trie).await.map(Edits::Trie),
         }
@@ -176,7 +192,7 @@ impl Index {
 }
 
 /// Changes to one version of an index, not yet appended.
-pub enum Edits {
+pub(crate) enum Edits {
     Trie(Batch),
 }
 
@@ -186,14 +202,14 @@ impl Edits {
     /// # Errors
     /// `NotFound` if nothing is there to be removed, `ReadOnly` inside a nested drive, `Unsupported` or
     /// `TooLarge` for what the format cannot hold.
-    pub async fn add(&mut self, edit: Edit) -> Result<()> {
+    pub(crate) async fn add(&mut self, edit: Edit) -> Result<()> {
         match self {
             Self::Trie(batch) => batch.edit(edit).await,
         }
     }
 
     /// The blocks to append, in order.
-    pub fn encode(&self) -> Vec<Bytes> {
+    pub(crate) fn encode(&self) -> Vec<Bytes> {
         match self {
             Self::Trie(batch) => batch.encode(),
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// A set of byte positions, as the fewest ranges that hold it.
+///
 /// INVARIANT: no range is empty, and no two touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
@@ -39,6 +41,7 @@ impl Ranges {
         }
     }
 
+    /// Whether all positions of the range are in the set.
     pub fn covers(&self, range: &Range<u64>) -> bool {
         let holder = self.by_start.range(..=range.start).next_back();
         range.is_empty() || holder.is_some_and(|(_, end)| *end >= range.end)
@@ -54,6 +57,7 @@ impl Ranges {
         self.by_start.range(from..).next().map(|(start, end)| *start..*end)
     }
 
+    /// Whether there is no position.
     pub fn is_empty(&self) -> bool {
         self.by_start.is_empty()
     }
@@ -63,10 +67,12 @@ impl Ranges {
         self.by_start.len()
     }
 
+    /// The ranges, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
         self.by_start.iter().map(|(start, end)| *start..*end)
     }
 
+    /// Removes all positions.
     pub fn clear(&mut self) {
         self.by_start.clear();
     }

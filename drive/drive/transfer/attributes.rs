@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_inside_survives_an_import_and_sameness_changes_nothing() {
+    fn unexported_attributes_survive_an_import_and_equal_ones_stay_as_stored() {
         let before = stat(&[("security.x", Some(b"s")), ("bare", Some(b"1"))]);
         let same = Attributes::from([("user.bare".to_owned(), b"1".to_vec())]);
         assert_eq!(stored_for(&same, Some(&before)), before.attributes);

@@ -1,7 +1,7 @@
 //! From a drive into a local directory.
 //!
 //! A file appears under its name only when it is whole; a link is made, never followed. The drive may
-//! be anybody's: its set-user-id and the like bits stay behind unless it is our own, its owners
+//! be of any publisher: its set-user-id and the like bits stay behind unless it is our own, its owners
 //! always do.
 
 use std::fs::File;
@@ -11,14 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::target::{self, Target};
-use super::{Observer, Report, Step, attributes, failed, local};
+use super::target::{self, TargetDirectory};
+use super::{Observer, Report, TransferStep, attributes, failed, local};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Urgency, Wait};
 
 /// Bytes read at once, and asked for ahead of that.
 const CHUNK: u64 = 1024 * 1024;
@@ -26,6 +24,7 @@ const AHEAD: u64 = 4 * CHUNK;
 /// Nested directories; each is held open while the ones below it are written.
 pub(super) const MAX_DEPTH: usize = 256;
 
+/// How [`export()`] works. By default it compares sizes and times, and removes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExportOptions {
     /// Compare the content of files that look the same.
@@ -39,6 +38,9 @@ pub struct ExportOptions {
 /// Makes the directory `to` what the tree at `path` of the drive's newest version is; of a single
 /// file, one in `to` with its name. What is not here and does not come within `wait` is in the
 /// report as missing, and everything else is exported.
+///
+/// # Errors
+/// Those of [`crate::Snapshot::entry`] for `path`, and `Storage` if `to` cannot be made or opened.
 pub async fn export(
     drive: &Drive,
     path: &DrivePath,
@@ -52,7 +54,7 @@ pub async fn export(
     if !options.dry_run {
         std::fs::create_dir_all(to).map_err(failed("create", to))?;
     }
-    let root = match Target::open(to) {
+    let root = match TargetDirectory::open(to) {
         Ok(root) => Some(root),
         // Only where nothing is to be changed.
         Err(rustix::io::Errno::NOENT) if options.dry_run => None,
@@ -62,7 +64,7 @@ pub async fn export(
     let mut export = Export { drive, snapshot, to, options, wait, report, observer };
     export.walk(path, entry, root).await?;
     if !options.dry_run && !export.report.is_idle() {
-        let root = Target::open(to).map_err(failed("open", to))?;
+        let root = TargetDirectory::open(to).map_err(failed("open", to))?;
         root.sync().map_err(failed("sync", to))?;
     }
     Ok(export.report)
@@ -71,13 +73,18 @@ pub async fn export(
 /// How much lies below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
+    /// Regular files.
     pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// False if a part of the index was not to be had.
     pub complete: bool,
 }
 
 /// How many files and bytes are below `path`, as far as the index is here or comes within `wait`.
+///
+/// # Errors
+/// Those of [`crate::Snapshot::entry`] for `path`.
 pub async fn measure(drive: &Drive, path: &DrivePath, wait: Wait) -> Result<Measured> {
     let snapshot = drive.snapshot();
     let entry = snapshot.entry(path, wait).await?;
@@ -120,7 +127,7 @@ struct Export<'a> {
 struct Frame {
     path: DrivePath,
     /// `None` in a dry run where it does not exist.
-    target: Option<Target>,
+    target: Option<TargetDirectory>,
     left: std::vec::IntoIter<(Name, Entry)>,
     /// What the directory becomes at last; `None` for the one the user named.
     stat: Option<Stat>,
@@ -135,7 +142,7 @@ enum Failed {
 }
 
 impl Export<'_> {
-    fn step(&mut self, path: &DrivePath, step: Step) {
+    fn step(&mut self, path: &DrivePath, step: TransferStep) {
         self.report.step(step);
         self.observer.step(path.as_str(), step);
     }
@@ -150,7 +157,12 @@ impl Export<'_> {
         stat.mode & kept
     }
 
-    async fn walk(&mut self, path: &DrivePath, entry: Entry, root: Option<Target>) -> Result<()> {
+    async fn walk(
+        &mut self,
+        path: &DrivePath,
+        entry: Entry,
+        root: Option<TargetDirectory>,
+    ) -> Result<()> {
         let mut open = Vec::new();
         if entry.kind == Kind::Directory {
             let root = self.enter(path.clone(), root, None).await?;
@@ -185,7 +197,7 @@ impl Export<'_> {
     async fn enter(
         &mut self,
         path: DrivePath,
-        target: Option<Target>,
+        target: Option<TargetDirectory>,
         stat: Option<Stat>,
     ) -> Result<Option<Frame>> {
         let mut listed = match self.snapshot.list(&path, self.wait).await {
@@ -228,7 +240,7 @@ impl Export<'_> {
 
     async fn entry(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         entry: &Entry,
@@ -236,7 +248,7 @@ impl Export<'_> {
     ) -> std::result::Result<Option<Frame>, Failed> {
         let local = self.local(path);
         let found = match target {
-            Some(target) => target.look(name.as_str()),
+            Some(target) => target.stat(name.as_str()),
             None => Ok(None),
         };
         let found = found.map_err(failed("stat", &local)).map_err(Failed::Entry)?;
@@ -285,14 +297,14 @@ impl Export<'_> {
 
     async fn directory(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         entry: &Entry,
         found: Option<&rustix::fs::Stat>,
     ) -> std::result::Result<Option<Frame>, Failed> {
         let there = found.filter(|found| target::is_directory(found));
-        // What nobody stored has no mode of its own: an existing directory keeps its.
+        // A directory that was not stored has no mode of its own: an existing one keeps its mode.
         let stat = (entry.explicit || there.is_none()).then(|| entry.stat.clone());
         let same = there.is_some_and(|found| {
             let mode = target::permissions(found);
@@ -300,12 +312,12 @@ impl Export<'_> {
                 .is_none_or(|stat| mode == self.mode(stat) && target::mtime(found) == stat.mtime)
         });
         let step = match (there, same) {
-            (None, _) => Step::Directory,
-            (Some(_), false) => Step::Metadata,
-            (Some(_), true) => Step::Unchanged,
+            (None, _) => TransferStep::Directory,
+            (Some(_), false) => TransferStep::Metadata,
+            (Some(_), true) => TransferStep::Unchanged,
         };
         if found.is_some() && there.is_none() {
-            self.step(path, Step::Delete);
+            self.step(path, TransferStep::Delete);
         }
         let inside = self.open_directory(target, name, found).map_err(|error| {
             let local = self.local(path);
@@ -317,10 +329,10 @@ impl Export<'_> {
 
     fn open_directory(
         &self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         found: Option<&rustix::fs::Stat>,
-    ) -> rustix::io::Result<Option<Target>> {
+    ) -> rustix::io::Result<Option<TargetDirectory>> {
         let Some(target) = target else { return Ok(None) };
         let other = found.is_some_and(|found| !target::is_directory(found));
         if self.options.dry_run {
@@ -337,7 +349,7 @@ impl Export<'_> {
 
     fn symlink(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -350,16 +362,16 @@ impl Export<'_> {
                 .and_then(|target| target.link_target(name).ok())
                 .is_some_and(|present| present == linkname.as_bytes());
         if there && found.is_some_and(|found| target::mtime(found) == stat.mtime) {
-            self.step(path, Step::Unchanged);
+            self.step(path, TransferStep::Unchanged);
             return Ok(());
         }
-        self.step(path, if there { Step::Metadata } else { Step::Symlink });
+        self.step(path, if there { TransferStep::Metadata } else { TransferStep::Symlink });
         let Some(target) = target.filter(|_| !self.options.dry_run) else { return Ok(()) };
         let make = || {
             if there {
                 return target.set_link_time(name, stat.mtime);
             }
-            let temporary = Target::temporary(name);
+            let temporary = TargetDirectory::temporary(name);
             target.symlink(&temporary, linkname)?;
             target.set_link_time(&temporary, stat.mtime)?;
             target.rename(&temporary, name)
@@ -369,7 +381,7 @@ impl Export<'_> {
 
     async fn file(
         &mut self,
-        target: Option<&Target>,
+        target: Option<&TargetDirectory>,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -386,18 +398,18 @@ impl Export<'_> {
             return self.refresh(target, name, path, stat, found);
         }
         if self.options.dry_run {
-            self.step(path, Step::Content(size));
+            self.step(path, TransferStep::Content(size));
             return Ok(());
         }
         let Some(target) = target else { return Ok(()) };
-        let temporary = Target::temporary(name.as_str());
+        let temporary = TargetDirectory::temporary(name.as_str());
         let written = self.write(target, &temporary, path, stat).await.and_then(|()| {
             let renamed = target.rename(&temporary, name.as_str());
             renamed.map_err(failed("rename", &self.local(path)))
         });
         match written {
             Ok(()) => {
-                self.step(path, Step::Content(size));
+                self.step(path, TransferStep::Content(size));
                 Ok(())
             }
             Err(error) => {
@@ -413,7 +425,7 @@ impl Export<'_> {
 
     async fn same_content(
         &self,
-        target: &Target,
+        target: &TargetDirectory,
         name: &Name,
         stat: &Stat,
         found: &rustix::fs::Stat,
@@ -440,7 +452,7 @@ impl Export<'_> {
     /// Mode and attributes of a file whose content is there already.
     fn refresh(
         &mut self,
-        target: &Target,
+        target: &TargetDirectory,
         name: &Name,
         path: &DrivePath,
         stat: &Stat,
@@ -451,10 +463,10 @@ impl Export<'_> {
         let present = file.as_ref().and_then(|file| attributes::read(file).ok());
         let same_mode = target::permissions(found) == self.mode(stat);
         if same_mode && present.is_none_or(|present| present == wanted) {
-            self.step(path, Step::Unchanged);
+            self.step(path, TransferStep::Unchanged);
             return Ok(());
         }
-        self.step(path, Step::Metadata);
+        self.step(path, TransferStep::Metadata);
         let Some(file) = file.filter(|_| !self.options.dry_run) else { return Ok(()) };
         let set = attributes::write(&file, &wanted)
             .and_then(|()| target::finish(&file, self.mode(stat), stat.mtime));
@@ -464,7 +476,7 @@ impl Export<'_> {
     /// Writes a file whole, with mode, time and attributes, under a temporary name.
     async fn write(
         &mut self,
-        target: &Target,
+        target: &TargetDirectory,
         temporary: &str,
         path: &DrivePath,
         stat: &Stat,
@@ -494,13 +506,13 @@ impl Export<'_> {
     }
 
     /// Removes a local entry and everything below it, never through a link.
-    fn delete(&mut self, target: &Target, path: &DrivePath, name: &str) -> Result<()> {
+    fn delete(&mut self, target: &TargetDirectory, path: &DrivePath, name: &str) -> Result<()> {
         let local = self.local(path).join(name);
         let shown = format!("{}/{name}", path.as_str());
-        let found = target.look(name).map_err(failed("stat", &local))?;
+        let found = target.stat(name).map_err(failed("stat", &local))?;
         if !found.as_ref().is_some_and(target::is_directory) {
-            self.report.step(Step::Delete);
-            self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+            self.report.step(TransferStep::Delete);
+            self.observer.step(shown.trim_start_matches('/'), TransferStep::Delete);
             return match self.options.dry_run {
                 true => Ok(()),
                 false => target.unlink(name).map_err(failed("remove", &local)),
@@ -511,7 +523,7 @@ impl Export<'_> {
         let mut left = vec![self.names_of(&open[0].0, &local)?];
         while let (Some((inside, _)), Some(names)) = (open.last(), left.last_mut()) {
             if let Some(name) = names.pop() {
-                let found = inside.look(&name).map_err(failed("stat", &local))?;
+                let found = inside.stat(&name).map_err(failed("stat", &local))?;
                 if found.as_ref().is_some_and(target::is_directory) {
                     let below = inside.existing(&name).map_err(failed("open", &local))?;
                     left.push(self.names_of(&below, &local)?);
@@ -528,12 +540,12 @@ impl Export<'_> {
                 parent.remove_directory(&name).map_err(failed("remove", &local))?;
             }
         }
-        self.report.step(Step::Delete);
-        self.observer.step(shown.trim_start_matches('/'), Step::Delete);
+        self.report.step(TransferStep::Delete);
+        self.observer.step(shown.trim_start_matches('/'), TransferStep::Delete);
         Ok(())
     }
 
-    fn names_of(&self, directory: &Target, local: &Path) -> Result<Vec<String>> {
+    fn names_of(&self, directory: &TargetDirectory, local: &Path) -> Result<Vec<String>> {
         if !self.options.dry_run {
             directory.unlock().map_err(failed("unlock", local))?;
         }

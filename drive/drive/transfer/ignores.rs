@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Read in every directory that is imported; imported itself like any other file.
 pub const IGNORE_FILE: &str = ".hypermountignore";
@@ -23,7 +23,7 @@ struct Rules {
 
 impl Ignores {
     /// The rules of the files given by hand, as if they lay in `root`.
-    pub fn given(root: &Path, files: &[PathBuf]) -> Result<Self> {
+    pub(super) fn given(root: &Path, files: &[PathBuf]) -> Result<Self> {
         let mut builder = GitignoreBuilder::new(root);
         for file in files {
             if let Some(error) = builder.add(file) {
@@ -35,7 +35,7 @@ impl Ignores {
     }
 
     /// The rules inside `directory`, which these ones reach.
-    pub fn inside(&self, directory: &Path) -> Result<Self> {
+    pub(super) fn inside(&self, directory: &Path) -> Result<Self> {
         let file = directory.join(IGNORE_FILE);
         if !file.is_file() {
             return Ok(self.clone());
@@ -48,7 +48,7 @@ impl Ignores {
         Ok(Self(Some(Arc::new(Rules { own, outer: self.clone() }))))
     }
 
-    pub fn match_path(&self, path: &Path, is_directory: bool) -> bool {
+    pub(super) fn match_path(&self, path: &Path, is_directory: bool) -> bool {
         let mut next = &self.0;
         while let Some(rules) = next {
             match rules.own.matched(path, is_directory) {

@@ -16,12 +16,11 @@ use super::attributes::{self, Attributes};
 use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
-use super::{BLOCK_BYTES, Observer, Report, Step, failed};
+use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
 use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// Content bytes appended under one signature, and held in memory.
 const MAX_APPEND_BYTES: usize = 4 * 1024 * 1024;
@@ -31,6 +30,7 @@ const MAX_COMMIT_BYTES: u64 = 64 * 1024 * 1024;
 /// How often a file is read that changes meanwhile.
 const MAX_READS: usize = 3;
 
+/// How [`import()`] works. By default it compares size, time and mode, and removes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// Compare the content of every file of the same size, not only of those whose time or mode
@@ -48,6 +48,9 @@ pub struct ImportOptions {
 
 /// Makes the tree at `path` of the drive what the directory `source` is. Entries that cannot be kept
 /// are in the report; an error ends the run, with everything before it safe.
+///
+/// # Errors
+/// `ReadOnly`, `NotADirectory`, `Storage`; those of [`Drive::apply`].
 pub async fn import(
     source: &Path,
     drive: &Drive,
@@ -121,7 +124,7 @@ struct Directory {
 }
 
 impl Import<'_> {
-    fn step(&mut self, path: &DrivePath, step: Step) {
+    fn step(&mut self, path: &DrivePath, step: TransferStep) {
         self.report.step(step);
         self.observer.step(path.as_str(), step);
     }
@@ -212,7 +215,7 @@ impl Import<'_> {
             if self.options.delete {
                 for (name, entry) in theirs {
                     let path = directory.path.join(&Name::new(name)?)?;
-                    // What is ignored here is nobody's business there.
+                    // What is ignored here is left alone there.
                     let is_directory = entry.kind == Kind::Directory;
                     let local = directory.local.join(path.name().unwrap_or_default());
                     if !ignores.match_path(&local, is_directory) {
@@ -304,15 +307,17 @@ impl Import<'_> {
                 self.report.trouble(path.as_str(), why, false);
                 return Ok(None);
             }
-            self.step(path, Step::Delete);
+            self.step(path, TransferStep::Delete);
         }
         let existing = existing.filter(|entry| entry.kind == Kind::Directory);
         let before = existing.as_ref().filter(|entry| entry.explicit).map(|entry| &entry.stat);
         let stat = found.stat(&attributes, before);
         match before {
-            Some(before) if same_metadata(before, &stat) => self.step(path, Step::Unchanged),
-            Some(_) => self.put(path, stat, Step::Metadata),
-            None => self.put(path, stat, Step::Directory),
+            Some(before) if same_metadata(before, &stat) => {
+                self.step(path, TransferStep::Unchanged)
+            }
+            Some(_) => self.put(path, stat, TransferStep::Metadata),
+            None => self.put(path, stat, TransferStep::Directory),
         }
         Ok(Some(existing.is_some()))
     }
@@ -342,13 +347,15 @@ impl Import<'_> {
         let mut stat = found.stat(&Attributes::new(), before);
         stat.linkname = Some(target.to_owned());
         match before {
-            Some(before) if same_metadata(before, &stat) => self.step(path, Step::Unchanged),
-            _ => self.put(path, stat, Step::Symlink),
+            Some(before) if same_metadata(before, &stat) => {
+                self.step(path, TransferStep::Unchanged)
+            }
+            _ => self.put(path, stat, TransferStep::Symlink),
         }
         Ok(())
     }
 
-    fn put(&mut self, path: &DrivePath, stat: Stat, step: Step) {
+    fn put(&mut self, path: &DrivePath, stat: Stat, step: TransferStep) {
         self.step(path, step);
         if !self.options.dry_run {
             self.pending.edits.push(Edit::Put { path: path.clone(), stat });
@@ -401,13 +408,13 @@ impl Import<'_> {
             stat.extent = before.extent;
             self.observer.bytes(found.size);
             match same_metadata(before, &stat) {
-                true => self.step(path, Step::Unchanged),
-                false => self.put(path, stat, Step::Metadata),
+                true => self.step(path, TransferStep::Unchanged),
+                false => self.put(path, stat, TransferStep::Metadata),
             }
             return Ok(true);
         }
         if self.options.dry_run {
-            self.step(path, Step::Content(found.size));
+            self.step(path, TransferStep::Content(found.size));
             return Ok(true);
         }
         let whole = match found.size > MAX_APPEND_BYTES as u64 {
@@ -415,7 +422,7 @@ impl Import<'_> {
             false => self.small_file(path, stat, file, found, local).await?,
         };
         if whole {
-            self.step(path, Step::Content(found.size));
+            self.step(path, TransferStep::Content(found.size));
         }
         Ok(whole)
     }
@@ -506,7 +513,7 @@ impl Import<'_> {
         local: &Path,
     ) -> Result<bool> {
         self.append().await?;
-        // To its end nobody else appends: a file's blocks are one stretch.
+        // Until its end no other writer appends: a file's blocks are one stretch.
         let mut writer = self.drive.content_writer().await?;
         let content = self.drive.content()?;
         let resumed = match &self.note {
@@ -564,7 +571,7 @@ impl Import<'_> {
                 }
             }
             if entry.explicit {
-                self.step(&path, Step::Delete);
+                self.step(&path, TransferStep::Delete);
                 if !self.options.dry_run {
                     self.pending.edits.push(Edit::Remove { path });
                     self.commit_if_full().await?;

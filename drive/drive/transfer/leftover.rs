@@ -6,9 +6,7 @@ use std::path::Path;
 
 use crate::hyperdrive::Drive;
 use crate::scratch::Leftover;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::store::Store;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Store, Wait};
 
 /// Bytes copied at once.
 const PIECE_BYTES: u64 = 1024 * 1024;

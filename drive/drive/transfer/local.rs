@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
 use crate::stat::{Kind, Stat};
-use hypermount_core::error::Result;
+use hypermount_core::Result;
 
 /// Longest step of the clock that file systems take times from: two changes within one step look like
 /// one. Linux steps each 10 ms at most.
@@ -22,24 +22,24 @@ const MAX_RESTS: usize = 3;
 
 /// One local entry, its link not followed.
 pub(super) struct Local {
-    pub kind: Kind,
-    pub mode: u32,
-    pub size: u64,
+    pub(crate) kind: Kind,
+    pub(crate) mode: u32,
+    pub(crate) size: u64,
     /// Milliseconds since the epoch; 0 for earlier times, which the format cannot hold: its times are
     /// unsigned, and the reference cannot decode larger ones.
-    pub mtime: u64,
+    pub(crate) mtime: u64,
     /// Whether the file's time is earlier.
-    pub before_epoch: bool,
+    pub(crate) before_epoch: bool,
     ctime: u64,
     uid: u32,
     gid: u32,
-    state: State,
+    state: FileState,
 }
 
 /// What changes when the content of a file does: its size, and both times in nanoseconds.
-type State = (u64, (i64, i64), (i64, i64));
+type FileState = (u64, (i64, i64), (i64, i64));
 
-fn state(found: &Metadata) -> State {
+fn state(found: &Metadata) -> FileState {
     let (mtime, ctime) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
     (found.size(), mtime, ctime)
 }
@@ -47,7 +47,7 @@ fn state(found: &Metadata) -> State {
 impl Local {
     /// An open file. Of one that was changed a moment ago the times may stay what they are when it is
     /// changed again: that moment is waited for.
-    pub fn at_rest(file: &File) -> std::io::Result<Self> {
+    pub(super) fn at_rest(file: &File) -> std::io::Result<Self> {
         let mut found = file.metadata()?;
         for _ in 0..MAX_RESTS {
             let changed = u64::try_from(found.ctime()).unwrap_or(0);
@@ -64,11 +64,11 @@ impl Local {
     }
 
     /// Whether nothing has changed the file since.
-    pub fn is_still(&self, file: &File) -> std::io::Result<bool> {
+    pub(super) fn is_still(&self, file: &File) -> std::io::Result<bool> {
         Ok(state(&file.metadata()?) == self.state)
     }
 
-    pub fn new(found: &Metadata) -> Self {
+    pub(super) fn new(found: &Metadata) -> Self {
         Self {
             kind: Kind::from_mode(found.mode()),
             mode: found.mode(),
@@ -83,7 +83,7 @@ impl Local {
     }
 
     /// The stat to store, its extent and link target yet to be filled in.
-    pub fn stat(&self, attributes: &Attributes, before: Option<&Stat>) -> Stat {
+    pub(super) fn stat(&self, attributes: &Attributes, before: Option<&Stat>) -> Stat {
         Stat {
             mode: self.mode,
             uid: self.uid,

@@ -20,7 +20,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use hypermount_core::error::Error;
+use hypermount_core::Error;
 
 pub use export::{ExportOptions, Measured, export, measure};
 pub use ignores::IGNORE_FILE;
@@ -34,34 +34,41 @@ pub const MAX_TROUBLES: usize = 1000;
 
 /// What is done (or, dry, would be done) with one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum TransferStep {
     /// The content of a file of this many bytes is copied.
     Content(u64),
     /// The content stays; mode, times, owner or attributes change.
     Metadata,
+    /// A directory is made.
     Directory,
+    /// A symbolic link is made.
     Symlink,
+    /// The entry is removed.
     Delete,
+    /// Nothing is to be done.
     Unchanged,
 }
 
 /// Is told what happens, in order.
 pub trait Observer: Send {
-    fn step(&mut self, path: &str, step: Step);
-    /// So many bytes more were copied or found to be there.
+    /// The entry at `path`, relative to the tree, is dealt with.
+    fn step(&mut self, path: &str, step: TransferStep);
+    /// `count` more bytes were copied or found to be there.
     fn bytes(&mut self, count: u64);
 }
 
-/// Tells nobody.
+/// Ignores every report.
 impl Observer for () {
-    fn step(&mut self, _: &str, _: Step) {}
+    fn step(&mut self, _: &str, _: TransferStep) {}
     fn bytes(&mut self, _: u64) {}
 }
 
 /// An entry that was not copied, or not wholly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
+    /// Relative to the tree.
     pub path: String,
+    /// The error, as text.
     pub why: String,
     /// It is not on this machine and no peer delivered it in time.
     pub missing: bool,
@@ -70,18 +77,25 @@ pub struct Trouble {
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Files whose content was copied, and their bytes.
+    /// Files whose content was copied.
     pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// Entries of which only the metadata changed.
     pub updated: u64,
+    /// Directories that were made.
     pub directories: u64,
+    /// Symbolic links that were made.
     pub symlinks: u64,
+    /// Entries that were removed.
     pub deleted: u64,
+    /// Entries without a difference.
     pub unchanged: u64,
     /// The first [`MAX_TROUBLES`] of them.
     pub troubles: Vec<Trouble>,
+    /// How many troubles there were.
     pub trouble_count: u64,
+    /// How many of those were missing on this machine and from peers.
     pub missing_count: u64,
 }
 
@@ -91,17 +105,17 @@ impl Report {
         self.files + self.updated + self.directories + self.symlinks + self.deleted == 0
     }
 
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, step: TransferStep) {
         match step {
-            Step::Content(bytes) => {
+            TransferStep::Content(bytes) => {
                 self.files += 1;
                 self.bytes += bytes;
             }
-            Step::Metadata => self.updated += 1,
-            Step::Directory => self.directories += 1,
-            Step::Symlink => self.symlinks += 1,
-            Step::Delete => self.deleted += 1,
-            Step::Unchanged => self.unchanged += 1,
+            TransferStep::Metadata => self.updated += 1,
+            TransferStep::Directory => self.directories += 1,
+            TransferStep::Symlink => self.symlinks += 1,
+            TransferStep::Delete => self.deleted += 1,
+            TransferStep::Unchanged => self.unchanged += 1,
         }
     }
 

@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use super::{BLOCK_BYTES, failed, local};
 use crate::hyperdrive::Drive;
 use crate::stat::Extent;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::private;
+use hypermount_core::{Core, Result, private_files};
 
 /// The note, in the store's directory.
 const NOTE: &str = "hypermount.import";
-/// Files smaller than this are begun anew: the bytes lost to the log are few.
+/// Files smaller than this are imported from the start again: the bytes lost to the log are few.
 pub(super) const MIN_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(super) struct Note {
@@ -23,12 +21,17 @@ pub(super) struct Note {
 
 impl Note {
     /// `None` for a store in memory.
-    pub fn of(drive: &Drive) -> Option<Self> {
+    pub(super) fn of(drive: &Drive) -> Option<Self> {
         Some(Self { path: drive.store().root()?.join(NOTE) })
     }
 
     /// The blocks of `file` that an earlier run appended last; `file` is left behind them.
-    pub fn resume(&self, content: &Core, file: &mut File, path: &Path) -> Result<Option<Extent>> {
+    pub(super) fn resume(
+        &self,
+        content: &Core,
+        file: &mut File,
+        path: &Path,
+    ) -> Result<Option<Extent>> {
         let begun = self.read(content).filter(|block| *block < content.head().length);
         let found = match begun {
             Some(block) => matching(content, block, file, path)?,
@@ -47,12 +50,12 @@ impl Note {
     }
 
     /// The next block appended to `content` begins a large file.
-    pub fn begin(&self, content: &Core) -> Result<()> {
+    pub(super) fn begin(&self, content: &Core) -> Result<()> {
         let text = format!("{} {}\n", content.discovery_key().to_hex(), content.head().length);
-        private::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
+        private_files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
     }
 
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         // Left behind it is only looked at in vain.
         let _ = fs::remove_file(&self.path);
     }

@@ -1,5 +1,5 @@
 //! A local directory that is written without ever leaving it: every step is relative to an open
-//! directory, and no link is followed, whoever made it.
+//! directory, and no link is followed.
 
 use std::fs::File;
 use std::io;
@@ -18,17 +18,17 @@ const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// One open directory.
-pub(super) struct Target(OwnedFd);
+pub(super) struct TargetDirectory(OwnedFd);
 
-impl Target {
+impl TargetDirectory {
     /// The directory a person named; here links are followed.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map(Self)
     }
 
     /// What lies under the name; `None` if nothing does.
-    pub fn look(&self, name: &str) -> Result<Option<Found>> {
+    pub(super) fn stat(&self, name: &str) -> Result<Option<Found>> {
         match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
@@ -36,8 +36,8 @@ impl Target {
         }
     }
 
-    /// The subdirectory, made if it is not there; for its owner alone until [`Target::finish`].
-    pub fn subdirectory(&self, name: &str) -> Result<Self> {
+    /// The subdirectory, made if it is not there; for its owner alone until [`TargetDirectory::finish`].
+    pub(super) fn subdirectory(&self, name: &str) -> Result<Self> {
         match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
@@ -45,12 +45,12 @@ impl Target {
         self.existing(name)
     }
 
-    pub fn existing(&self, name: &str) -> Result<Self> {
+    pub(super) fn existing(&self, name: &str) -> Result<Self> {
         rustix::fs::openat(&self.0, name, OPEN_DIRECTORY, Mode::empty()).map(Self)
     }
 
     /// Makes an open directory one we may write in, whatever its mode is to be in the end.
-    pub fn unlock(&self) -> Result<()> {
+    pub(super) fn unlock(&self) -> Result<()> {
         let mode = Mode::from_raw_mode(rustix::fs::fstat(&self.0)?.st_mode);
         if mode.contains(Mode::RWXU) {
             return Ok(());
@@ -58,54 +58,54 @@ impl Target {
         rustix::fs::fchmod(&self.0, mode | Mode::RWXU)
     }
 
-    pub fn file(&self, name: &str) -> Result<File> {
+    pub(super) fn file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::openat(&self.0, name, flags, Mode::empty()).map(File::from)
     }
 
     /// The name under which `name` is written until it is whole. Always the same, so that what an
     /// interrupted run leaves behind is replaced by the next.
-    pub fn temporary(name: &str) -> String {
+    pub(super) fn temporary(name: &str) -> String {
         let hash = crypto::blake2b(&[b"hypermount export", name.as_bytes()]);
         let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         format!(".hypermount-{hex}.partial")
     }
 
     /// A new empty file for its owner alone; what had the name is gone.
-    pub fn create(&self, name: &str) -> Result<File> {
+    pub(super) fn create(&self, name: &str) -> Result<File> {
         self.unlink(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, mode).map(File::from)
     }
 
-    pub fn symlink(&self, name: &str, target: &str) -> Result<()> {
+    pub(super) fn symlink(&self, name: &str, target: &str) -> Result<()> {
         self.unlink(name)?;
         rustix::fs::symlinkat(target, &self.0, name)
     }
 
-    pub fn link_target(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn link_target(&self, name: &str) -> Result<Vec<u8>> {
         rustix::fs::readlinkat(&self.0, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
-    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
         rustix::fs::renameat(&self.0, from, &self.0, to)
     }
 
     /// Removes what is no directory, if it is there.
-    pub fn unlink(&self, name: &str) -> Result<()> {
+    pub(super) fn unlink(&self, name: &str) -> Result<()> {
         match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
 
-    pub fn remove_directory(&self, name: &str) -> Result<()> {
+    pub(super) fn remove_directory(&self, name: &str) -> Result<()> {
         rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
     }
 
     /// The names inside.
-    pub fn names(&self) -> Result<Vec<std::ffi::OsString>> {
+    pub(super) fn names(&self) -> Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStringExt;
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.0)? {
@@ -118,16 +118,16 @@ impl Target {
     }
 
     /// Sets the times of a link itself.
-    pub fn set_link_time(&self, name: &str, mtime: u64) -> Result<()> {
+    pub(super) fn set_link_time(&self, name: &str, mtime: u64) -> Result<()> {
         rustix::fs::utimensat(&self.0, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    pub fn as_file(&self) -> impl AsFd + '_ {
+    pub(super) fn as_file(&self) -> impl AsFd + '_ {
         self.0.as_fd()
     }
 
     /// Returns when everything on the file system of this directory is on the disk.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         rustix::fs::syncfs(&self.0)?;
         #[cfg(not(target_os = "linux"))]

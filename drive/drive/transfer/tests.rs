@@ -13,10 +13,7 @@ use crate::hyperdrive::settled_tests::with_one_failure;
 use crate::hyperdrive::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
-use hypermount_core::error::Error;
-use hypermount_core::hypercore::CoreEvent;
-use hypermount_core::store::Store;
-use hypermount_core::wait::Wait;
+use hypermount_core::{CoreEvent, Error, Store, Wait};
 
 struct Bench {
     directory: TempDir,
@@ -183,7 +180,7 @@ async fn content_that_only_a_checksum_tells_is_found() {
 }
 
 #[tokio::test]
-async fn many_small_files_are_few_appends() {
+async fn many_small_files_take_few_appends() {
     let bench = Bench::new();
     for n in 0..2000 {
         bench.write(&format!("{}/{n}", n % 10), format!("file {n}"));
@@ -207,7 +204,7 @@ async fn many_small_files_are_few_appends() {
 /// 62. Nothing is removed without `--delete`, and entries that an ignore file matches are neither
 ///     imported nor removed.
 #[tokio::test]
-async fn nothing_is_deleted_unless_said_and_ignored_names_never() {
+async fn deletion_needs_the_option_and_spares_ignored_names() {
     let bench = Bench::new();
     for name in ["keep", "sub/gone", "build/out.o", "build/deep/x"] {
         bench.write(name, name);
@@ -285,7 +282,7 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     bench.export(ExportOptions::default()).await;
     assert!(fs::read(bench.at("out/large")).unwrap() == bytes);
 
-    // Other blocks than the file's begin it anew.
+    // Other blocks than the file's restart it.
     bench.write("other", bytes.iter().rev().copied().collect::<Vec<u8>>());
     note.begin(bench.drive.content().unwrap()).unwrap();
     bench.drive.append_content(&blocks).unwrap();
@@ -295,7 +292,7 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
     assert!(fs::read(bench.at("out/other")).unwrap().iter().rev().eq(&bytes));
 }
 
-/// A publisher may store anything; so may whoever prepared the directory.
+/// A publisher may store anything; so may the user that prepared the directory.
 ///
 /// 64. `export` writes nothing outside its directory: it follows no symbolic link, whatever its origin.
 #[tokio::test]
@@ -340,7 +337,7 @@ async fn nesting_has_a_limit_and_the_rest_is_exported() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named_and_the_rest_is_exported() {
+async fn missing_files_are_reported_and_the_rest_is_exported() {
     let bench = Bench::new();
     bench.write("a", "here");
     bench.write("b", "not here");
@@ -389,7 +386,7 @@ struct Tearing {
 }
 
 impl Observer for Tearing {
-    fn step(&mut self, _: &str, _: Step) {}
+    fn step(&mut self, _: &str, _: TransferStep) {}
 
     fn bytes(&mut self, _: u64) {
         if self.times > 0 {

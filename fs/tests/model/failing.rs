@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use drivefs::{Caller, Rename};
 use fuser::FileType;
 use hypermount_drive::Store;
-use hypermount_drive::hyperdrive::testing::{World, open};
+use hypermount_drive::testing::{World, open};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;

@@ -14,9 +14,7 @@ use std::ffi::OsStr;
 
 use bytes::Bytes;
 use drivefs::{Caller, Changes, Rename};
-use hypermount_drive::hyperdrive::Edit;
-use hypermount_drive::stat::TYPE_FILE;
-use hypermount_drive::{Drive, DrivePath, Stat, Store};
+use hypermount_drive::{Drive, DrivePath, Edit, Stat, Store, TYPE_FILE};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;

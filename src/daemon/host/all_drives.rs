@@ -30,7 +30,7 @@ impl Drives for AllDrives {
         Box::pin(async move {
             // Reads a block of every core in the store.
             let names = tokio::task::spawn_blocking(move || {
-                let keys = hypermount_drive::hyperdrive::stored_drives(&store)?;
+                let keys = hypermount_drive::stored_drives(&store)?;
                 let named: hypermount_core::Result<Vec<_>> =
                     keys.iter().map(|key| name_of(&store, key)).collect();
                 Ok(named?.into_iter().flatten().collect())

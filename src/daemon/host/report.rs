@@ -92,7 +92,7 @@ impl Host {
             troubles.extend(seed.trouble.map(|why| format!("seeding {name}: {why}")));
         }
         for core in self.store.cores() {
-            if let Some(why) = self.store.ails(&core) {
+            if let Some(why) = self.store.known_damage(&core) {
                 let name = core.discovery_key();
                 troubles.push(format!("core {name}: damaged: {why}; see hypermount check"));
             }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::{Core, Store, Wait};
+use hypermount_core::{Core, Store, Urgency, Wait};
 use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::Mutex;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use hypermount_core::Store;
-use hypermount_core::store::Custodian;
+use hypermount_core::Custodian;
 use hypermount_drive::scratch;
 use hypermount_swarm::crypto;
 

@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hypermount_core::{Store, Wait};
-use hypermount_drive::index::trie::Header;
-use hypermount_drive::{Drive, DrivePath, Kind, Snapshot};
+use hypermount_drive::{Drive, DrivePath, Kind, Snapshot, fuzzing};
 use tokio::runtime::Runtime;
 
 const MOST_BLOCKS: usize = 64;
@@ -50,8 +49,8 @@ pub fn run(input: &[u8]) {
     let store = Store::memory();
     let core = store.core_named(b"fuzzed").expect("memory cannot fail");
     // A drive's first block says where its content is; that decoder has the target `stat`.
-    let header = Header { content: Some(*store.core_named(b"content").expect("memory").key()) };
-    let blocks = [vec![header.encode()], blocks(input)].concat();
+    let content = *store.core_named(b"content").expect("memory").key();
+    let blocks = [vec![fuzzing::first_block(content)], blocks(input)].concat();
     core.append(&blocks).expect("memory cannot fail");
     RUNTIME.block_on(async {
         let mut seen = None;

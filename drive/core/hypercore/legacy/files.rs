@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE, TREE_AREA};
 use super::super::files::{CoreFiles, OpenFile, Pages};
-use super::super::merkle::{MAX_CORE_LENGTH, Node, Signature};
+use super::super::merkle::{MAX_CORE_LENGTH, Signature, TreeNode};
 use super::super::storage::Storage;
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH};
@@ -21,7 +21,7 @@ const MAX_PAGES: usize = (MAX_CORE_LENGTH / DATA_BITS) as usize;
 const MAGIC: [u8; 3] = [0x05, 0x02, 0x57];
 
 /// A named file that puts its path into every error.
-pub struct File {
+pub(crate) struct File {
     storage: Box<dyn Storage>,
     path: PathBuf,
 }
@@ -53,7 +53,7 @@ impl File {
 }
 
 /// The files of one open core.
-pub struct Files {
+pub(crate) struct Files {
     data: File,
     tree: File,
     signatures: File,
@@ -62,9 +62,9 @@ pub struct Files {
 }
 
 /// What the small files of a core say, before it is opened.
-pub struct Keys {
-    pub key: Option<PublicKey>,
-    pub pair: Option<KeyPair>,
+pub(crate) struct Keys {
+    pub(crate) key: Option<PublicKey>,
+    pub(crate) pair: Option<KeyPair>,
 }
 
 fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<File> {
@@ -76,7 +76,7 @@ fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<Fil
 }
 
 /// Reads `key` and `secret_key`; absent, short or senseless ones are `None`.
-pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
+pub(crate) fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
     let mut key = [0; 32];
     let length = open_file(directory, open, "key")?.read(0, &mut key)?;
     let key = (length == key.len() && key != [0; 32]).then(|| PublicKey::new(key));
@@ -86,13 +86,13 @@ pub fn read_keys(directory: &Path, open: OpenFile) -> Result<Keys> {
     Ok(Keys { key, pair })
 }
 
-pub fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
+pub(crate) fn write_key(directory: &Path, open: OpenFile, key: &PublicKey) -> Result<()> {
     let file = open_file(directory, open, "key")?;
     file.write(0, key.as_bytes())?;
     file.sync()
 }
 
-pub fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
+pub(crate) fn write_secret_key(directory: &Path, open: OpenFile, pair: &KeyPair) -> Result<()> {
     let file = open_file(directory, open, "secret_key")?;
     file.write(0, &pair.secret_key())?;
     file.sync()
@@ -118,7 +118,7 @@ fn page_size(header: &[u8]) -> usize {
 
 impl Files {
     /// Opens the files and, where `writable`, puts headers right that are absent or damaged.
-    pub fn open(directory: &Path, open: OpenFile, writable: bool) -> Result<Self> {
+    pub(crate) fn open(directory: &Path, open: OpenFile, writable: bool) -> Result<Self> {
         let file = |name| open_file(directory, open, name);
         let bitfield = file("bitfield")?;
         let mut found = [0; HEADER as usize];
@@ -140,7 +140,7 @@ impl Files {
     }
 
     /// All pages of the bitfield file.
-    pub fn read_bitfield(&self) -> Result<Bitfield> {
+    pub(crate) fn read_bitfield(&self) -> Result<Bitfield> {
         /// Pages read at once.
         const CHUNK: usize = 64;
         let mut bitfield = Bitfield::new(self.page_size);
@@ -192,7 +192,7 @@ impl CoreFiles for Files {
         if ordered { self.sync_claims() } else { Ok(()) }
     }
 
-    fn read_node(&self, index: u64) -> Result<Option<Node>> {
+    fn read_node(&self, index: u64) -> Result<Option<TreeNode>> {
         let mut record = [0; NODE as usize];
         let length = self.tree.read(HEADER + NODE * index, &mut record)?;
         if length < record.len() || record == [0; NODE as usize] {
@@ -201,7 +201,7 @@ impl CoreFiles for Files {
         Ok(Some(decode_node(index, &record)))
     }
 
-    fn write_nodes(&self, nodes: &[Node]) -> Result<()> {
+    fn write_nodes(&self, nodes: &[TreeNode]) -> Result<()> {
         for run in nodes.chunk_by(|one, next| one.index + 1 == next.index) {
             let Some(first) = run.first() else {
                 continue;
@@ -212,7 +212,7 @@ impl CoreFiles for Files {
         Ok(())
     }
 
-    fn write_node_range(&self, start: u64, end: u64, nodes: &[Node]) -> Result<()> {
+    fn write_node_range(&self, start: u64, end: u64, nodes: &[TreeNode]) -> Result<()> {
         let mut bytes = vec![0; ((end - start) * NODE) as usize];
         for node in nodes.iter().filter(|node| (start..end).contains(&node.index)) {
             let at = ((node.index - start) * NODE) as usize;
@@ -311,16 +311,16 @@ fn ensure_header(file: &File, expected: [u8; HEADER as usize]) -> Result<()> {
     file.write(0, &expected)
 }
 
-fn encode_node(node: &Node) -> [u8; NODE as usize] {
+fn encode_node(node: &TreeNode) -> [u8; NODE as usize] {
     let mut record = [0; NODE as usize];
     record[..32].copy_from_slice(&node.hash);
     record[32..].copy_from_slice(&node.size.to_be_bytes());
     record
 }
 
-fn decode_node(index: u64, record: &[u8; NODE as usize]) -> Node {
+fn decode_node(index: u64, record: &[u8; NODE as usize]) -> TreeNode {
     let (mut hash, mut size) = ([0; 32], [0; 8]);
     hash.copy_from_slice(&record[..32]);
     size.copy_from_slice(&record[32..]);
-    Node { index, hash, size: u64::from_be_bytes(size) }
+    TreeNode { index, hash, size: u64::from_be_bytes(size) }
 }

@@ -3,17 +3,17 @@
 //!
 //! `dialect.rs` alone names this room. Not here: anything that a second kind of core shares.
 
-pub mod hash;
-pub mod proof;
-pub mod files;
-pub mod recover;
+pub(super) mod hash;
+pub(super) mod proof;
+pub(super) mod files;
+pub(super) mod recover;
 
 use self::files::Files;
 use super::files::{OpenFiles, Opened};
 use crate::error::{Error, Result};
 
 /// [`super::dialect::Dialect::open`] for Hypercore 9.
-pub fn open(opening: OpenFiles) -> Result<Opened> {
+pub(super) fn open(opening: OpenFiles) -> Result<Opened> {
     let OpenFiles { directory, open_file, key, pair, store_pair, writable, stopped } = opening;
     let stored = files::read_keys(directory, open_file)?;
     match stored.key {

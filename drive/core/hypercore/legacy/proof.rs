@@ -10,48 +10,48 @@ use bytes::Bytes;
 
 use super::super::flat_tree;
 use super::super::merkle::{
-    Flaw, MAX_BLOCK_SIZE, MAX_BYTE_LENGTH, MAX_CORE_LENGTH, MAX_NODE_INDEX, Node, Signature,
-    Signed, Verified, byte_length,
+    Flaw, MAX_BLOCK_SIZE, MAX_BYTE_LENGTH, MAX_CORE_LENGTH, MAX_NODE_INDEX, Signature, Signed,
+    TreeNode, Verified, byte_length,
 };
 use super::hash;
 use hypermount_swarm::crypto::PublicKey;
 
 /// Nodes of the longest proof: a path and the other roots of a core of [`MAX_CORE_LENGTH`] need
 /// no more than 2 · 33.
-pub const MAX_PROOF_NODES: usize = 72;
+pub(crate) const MAX_PROOF_NODES: usize = 72;
 /// Nodes remembered of what one peer claims to have; on overflow all are forgotten, which only
 /// makes later proofs longer.
-pub const MAX_REMOTE_NODES: usize = 65_536;
+pub(crate) const MAX_REMOTE_NODES: usize = 65_536;
 
 /// What a peer sends to prove one block (or, without `value`, one leaf hash).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    pub block: u64,
-    pub value: Option<Bytes>,
-    pub nodes: Vec<Node>,
-    pub signature: Option<Signature>,
+    pub(crate) block: u64,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) nodes: Vec<TreeNode>,
+    pub(crate) signature: Option<Signature>,
 }
 
 impl Proof {
     /// The block that is proven.
-    pub fn block(&self) -> u64 {
+    pub(crate) fn block(&self) -> u64 {
         self.block
     }
 
     /// Its bytes, if they came along.
-    pub fn value(&self) -> Option<&Bytes> {
+    pub(crate) fn value(&self) -> Option<&Bytes> {
         self.value.as_ref()
     }
 
     /// The nodes that came along.
-    pub fn nodes(&self) -> &[Node] {
+    pub(crate) fn nodes(&self) -> &[TreeNode] {
         &self.nodes
     }
 }
 
 /// Twice the length of the longest core that `node` is part of as far as `has` tells (§4.4);
 /// 0 when it is not here.
-pub fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
+pub(crate) fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
     if !has(node) {
         return 0;
     }
@@ -75,7 +75,7 @@ pub fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
 }
 
 /// The length in blocks that the tree bits claim (§4.4). `capacity` is the number of tree bits.
-pub fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
+pub(crate) fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
     let mut top = 0;
     let mut next = 0;
     while flat_tree::right_span(next) < capacity {
@@ -88,7 +88,7 @@ pub fn claimed_length(has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
 }
 
 /// What a request for leaf `node` tells of the nodes we already have (§10.1).
-pub fn digest(node: u64, has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
+pub(crate) fn digest(node: u64, has: &impl Fn(u64) -> bool, capacity: u64) -> u64 {
     if has(node) {
         return 1;
     }
@@ -173,16 +173,16 @@ impl RemoteTree {
 
 /// Which nodes prove a leaf to a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProofPlan {
+pub(crate) struct ProofPlan {
     /// Flat-tree indexes, in the order they are sent.
-    pub nodes: Vec<u64>,
+    pub(crate) nodes: Vec<u64>,
     /// Twice the length whose signature must go along; 0 for none.
-    pub verified_by: u64,
+    pub(crate) verified_by: u64,
 }
 
 /// Plans the proof of leaf `node` (§10.2), with the leaf itself if `with_leaf`. `None` when the
 /// leaf is not here.
-pub fn plan_proof(
+pub(crate) fn plan_proof(
     node: u64,
     digest: u64,
     with_leaf: bool,
@@ -226,11 +226,11 @@ fn invalid<T, E>(reason: impl Into<String>) -> Result<T, Flaw<E>> {
 
 /// Verifies a proof (§10.3). `leaf` is the hash of the value that came along, if one did; `local`
 /// returns the verified node we have at an index.
-pub fn verify<E>(
+pub(crate) fn verify<E>(
     key: &PublicKey,
     proof: &Proof,
-    leaf: Option<Node>,
-    mut local: impl FnMut(u64) -> Result<Option<Node>, E>,
+    leaf: Option<TreeNode>,
+    mut local: impl FnMut(u64) -> Result<Option<TreeNode>, E>,
 ) -> Result<Verified, Flaw<E>> {
     let index = check_bounds(proof)?;
     let (leaf, rest) = match (leaf, proof.nodes.split_first()) {
@@ -274,7 +274,7 @@ pub fn verify<E>(
 /// Whether a verified proof of `block` under the roots `new` has passed by every one of the roots
 /// `old`, so that the one version continues the other. (That the nodes are the same where both have
 /// one, [`verify`] has seen to.)
-pub fn connects(old: &[Node], new: &[Node], block: u64) -> bool {
+pub(crate) fn connects(old: &[TreeNode], new: &[TreeNode], block: u64) -> bool {
     let is_root = |index: u64| new.iter().any(|root| root.index == index);
     let mut passed = Vec::new();
     let mut top = block.saturating_mul(2);
@@ -304,9 +304,9 @@ fn check_bounds<E>(proof: &Proof) -> Result<u64, Flaw<E>> {
 /// The lowest node on the way up from the leaf that is here already.
 fn find_trusted<E>(
     leaf: u64,
-    proof: &[Node],
-    local: &mut impl FnMut(u64) -> Result<Option<Node>, E>,
-) -> Result<Option<Node>, Flaw<E>> {
+    proof: &[TreeNode],
+    local: &mut impl FnMut(u64) -> Result<Option<TreeNode>, E>,
+) -> Result<Option<TreeNode>, Flaw<E>> {
     let mut proof = proof.iter().peekable();
     let mut next = leaf;
     while next <= MAX_NODE_INDEX {
@@ -327,9 +327,9 @@ fn find_trusted<E>(
 fn verify_roots<E>(
     key: &PublicKey,
     proof: &Proof,
-    top: Node,
-    rest: Vec<Node>,
-    local: &mut impl FnMut(u64) -> Result<Option<Node>, E>,
+    top: TreeNode,
+    rest: Vec<TreeNode>,
+    local: &mut impl FnMut(u64) -> Result<Option<TreeNode>, E>,
 ) -> Result<Signed, Flaw<E>> {
     let Some(signature) = &proof.signature else {
         return invalid("does not lead to a node we trust, and is not signed");

@@ -8,21 +8,21 @@
 use super::super::bitfield::Bitfield;
 use super::super::files::{CoreFiles, Recovered};
 use super::super::flat_tree;
-use super::super::merkle::{self, Head, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Node, Signature};
+use super::super::merkle::{self, Head, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Signature, TreeNode};
 use super::files::Files;
 use super::{hash, proof};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 
 /// Signature slots looked at in one direction; an intact core needs one.
-pub const MAX_SLOTS_SCANNED: u64 = 65_536;
+pub(crate) const MAX_SLOTS_SCANNED: u64 = 65_536;
 /// Signatures verified in one direction: each costs about 0.1 ms.
-pub const MAX_SIGNATURES_TRIED: usize = 256;
+pub(crate) const MAX_SIGNATURES_TRIED: usize = 256;
 
 #[derive(Clone)]
 struct Candidate {
     length: u64,
-    roots: Vec<Node>,
+    roots: Vec<TreeNode>,
     signature: Signature,
 }
 
@@ -34,7 +34,7 @@ struct Recovery<'a> {
 
 /// Reads the bitfield and finds the length to go on with. Writes only what is damaged, and only
 /// if the medium is `writable`.
-pub fn recover(
+pub(crate) fn recover(
     files: &Files,
     key: &PublicKey,
     pair: Option<&KeyPair>,
@@ -57,7 +57,7 @@ pub fn recover(
     Ok(Recovered { bits, head, roots, signature, settled })
 }
 
-fn head_of(length: u64, roots: &[Node]) -> Head {
+fn head_of(length: u64, roots: &[TreeNode]) -> Head {
     Head { length, byte_length: merkle::byte_length(roots).unwrap_or_default() }
 }
 
@@ -171,7 +171,7 @@ impl Recovery<'_> {
     /// The longest signed length beyond `claimed` whose blocks are all here, and the nodes from there
     /// on. Upwards, block by block: what a power cut left of later appends ends the search and does
     /// not lengthen it.
-    fn grow_signed(&self, claimed: u64) -> Result<Option<(Candidate, Vec<Node>)>> {
+    fn grow_signed(&self, claimed: u64) -> Result<Option<(Candidate, Vec<TreeNode>)>> {
         let Some(mut roots) = self.read_roots(claimed)? else { return Ok(None) };
         let Some(mut offset) = merkle::byte_length(&roots) else { return Ok(None) };
         let (mut created, mut longest) = (Vec::new(), None);
@@ -205,7 +205,7 @@ impl Recovery<'_> {
     }
 
     /// The leaf of a block, if its bytes are where they belong and agree with the record.
-    fn read_leaf(&self, block: u64, offset: u64) -> Result<Option<Node>> {
+    fn read_leaf(&self, block: u64, offset: u64) -> Result<Option<TreeNode>> {
         let leaf = self.files.read_node(block * 2)?;
         let Some(leaf) = leaf.filter(|leaf| leaf.size <= MAX_BLOCK_SIZE as u64) else {
             return Ok(None);
@@ -244,8 +244,8 @@ impl Recovery<'_> {
 
     /// The roots of that length if the signature agrees: as they are stored or, where a record is
     /// damaged, as their children have it.
-    fn signed_roots(&self, length: u64, signature: &Signature) -> Result<Option<Vec<Node>>> {
-        let signed = |roots: &[Node]| hash::signed_by(self.key, roots, length, signature);
+    fn signed_roots(&self, length: u64, signature: &Signature) -> Result<Option<Vec<TreeNode>>> {
+        let signed = |roots: &[TreeNode]| hash::signed_by(self.key, roots, length, signature);
         let stored = self.read_roots(length)?;
         if let Some(stored) = stored.filter(|roots| signed(roots)) {
             return Ok(Some(stored));
@@ -274,7 +274,7 @@ impl Recovery<'_> {
         Ok(Some(computed))
     }
 
-    fn read_roots(&self, length: u64) -> Result<Option<Vec<Node>>> {
+    fn read_roots(&self, length: u64) -> Result<Option<Vec<TreeNode>>> {
         let mut roots = Vec::new();
         for index in flat_tree::full_roots(length) {
             match self.files.read_node(index)? {
@@ -287,7 +287,7 @@ impl Recovery<'_> {
 
     /// Rebuilds the tree from `start` to `end` blocks out of the data itself. `None` when a block
     /// is missing or not what its leaf says.
-    fn grow_from(&self, start: u64, end: u64) -> Result<Option<(Vec<Node>, Vec<Node>)>> {
+    fn grow_from(&self, start: u64, end: u64) -> Result<Option<(Vec<TreeNode>, Vec<TreeNode>)>> {
         let Some(mut roots) = self.read_roots(start)? else {
             return Ok(None);
         };
@@ -329,7 +329,7 @@ impl Recovery<'_> {
         Ok((Candidate { length, roots, signature }, base))
     }
 
-    fn repair_nodes(&self, nodes: &[Node]) -> Result<()> {
+    fn repair_nodes(&self, nodes: &[TreeNode]) -> Result<()> {
         for node in nodes {
             if self.writable && self.files.read_node(node.index)? != Some(*node) {
                 self.files.write_nodes(std::slice::from_ref(node))?;

@@ -17,7 +17,7 @@ use super::{Pages, Storage};
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes a disk writes whole or not at all.
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 
 #[derive(Clone)]
 enum Change {
@@ -70,7 +70,7 @@ struct File {
     unsynced: Vec<Change>,
 }
 
-struct State {
+struct WorldState {
     files: BTreeMap<String, File>,
     calls: u64,
     fail_at: Option<u64>,
@@ -80,16 +80,21 @@ struct State {
     evict: bool,
 }
 
-/// See the module documentation.
+/// One machine, whose files share a count of calls and fail at a chosen one.
 #[derive(Clone)]
 pub struct World {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<WorldState>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        let state =
-            State { files: BTreeMap::new(), calls: 0, fail_at: None, once: false, evict: false };
+        let state = WorldState {
+            files: BTreeMap::new(),
+            calls: 0,
+            fail_at: None,
+            once: false,
+            evict: false,
+        };
         Self { state: Arc::new(Mutex::new(Rank::LEAF, state)) }
     }
 }
@@ -166,7 +171,7 @@ impl World {
     }
 }
 
-impl State {
+impl WorldState {
     fn step(&mut self) -> io::Result<()> {
         let call = self.calls;
         self.calls += 1;

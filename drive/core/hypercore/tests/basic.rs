@@ -51,7 +51,7 @@ fn sparse_replication_in_any_order() {
     }
 }
 
-/// What was fetched under a shorter length is read after the core has grown and was opened anew.
+/// What was fetched under a shorter length is read after the core has grown and was opened again.
 #[test]
 fn blocks_of_older_lengths_stay_readable() {
     let (world, target) = (World::default(), World::default());

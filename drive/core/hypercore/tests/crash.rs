@@ -121,7 +121,7 @@ fn appending_without_a_flush_in_between() {
 }
 
 #[test]
-fn synced_is_whole_after_any_power_cut() {
+fn synced_blocks_survive_any_power_cut() {
     let blocks = uneven(7);
     for seed in 0..40 {
         let world = World::default();

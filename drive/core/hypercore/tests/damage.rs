@@ -24,7 +24,7 @@ fn bits_to_flip(name: &str, length: usize) -> Vec<u64> {
 }
 
 #[test]
-fn of_a_writer() {
+fn flipped_bits_of_a_writers_files_are_reported() {
     let blocks = uneven(BLOCKS);
     for name in ["bitfield", "data", "tree", "signatures", "secret_key"] {
         let world = World::default();
@@ -67,7 +67,7 @@ fn of_a_writer() {
 
 /// 2. Bytes are verified before they are stored, and again when they are first read from disk.
 #[test]
-fn of_a_reader_heals_by_fetching() {
+fn flipped_bits_of_a_readers_files_are_fetched_again() {
     let blocks = uneven(BLOCKS);
     let from = source(&blocks);
     let world = World::default();

@@ -13,7 +13,7 @@ fn proof(from: &Core, at: u64) -> Proof {
 }
 
 #[test]
-fn wrong_bytes_leave_nothing_behind() {
+fn refused_proofs_change_no_file() {
     let from = source(&uneven(9));
     let world = World::default();
     let to = reader(&world);
@@ -134,7 +134,7 @@ fn a_shorter_version_counts_once_it_is_shown_to_be_part_of_ours() {
 }
 
 #[test]
-fn requests_from_nowhere_are_answered_or_refused() {
+fn requests_beyond_the_core_are_refused() {
     let core = source(&uneven(5));
     for at in [5, 1 << 31, 1 << 32, 1 << 53, u64::MAX] {
         for digest in [0, 1, u64::MAX] {

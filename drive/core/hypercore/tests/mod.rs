@@ -95,7 +95,7 @@ fn send(
     accepted
 }
 
-/// Fetches all blocks, asking anew where own damage was found on the way.
+/// Fetches all blocks, asking again where own damage was found on the way.
 fn fetch_all(from: &Core, to: &Core) {
     for at in 0..from.head().length {
         for _ in 0..4 {

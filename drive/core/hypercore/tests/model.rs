@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum ModelStep {
     Append(Vec<usize>),
     Send(u64),
     Clear(u64, u64),
@@ -15,15 +15,15 @@ enum Step {
     Audit,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ModelStep> {
     prop_oneof![
-        4 => prop::collection::vec(0usize..5000, 1..6).prop_map(Step::Append),
-        6 => (0u64..40).prop_map(Step::Send),
-        1 => (0u64..30, 1u64..10).prop_map(|(start, length)| Step::Clear(start, length)),
-        1 => Just(Step::ReopenWriter),
-        1 => Just(Step::ReopenReader),
-        1 => Just(Step::KillReader),
-        1 => Just(Step::Audit),
+        4 => prop::collection::vec(0usize..5000, 1..6).prop_map(ModelStep::Append),
+        6 => (0u64..40).prop_map(ModelStep::Send),
+        1 => (0u64..30, 1u64..10).prop_map(|(start, length)| ModelStep::Clear(start, length)),
+        1 => Just(ModelStep::ReopenWriter),
+        1 => Just(ModelStep::ReopenReader),
+        1 => Just(ModelStep::KillReader),
+        1 => Just(ModelStep::Audit),
     ]
 }
 
@@ -35,14 +35,14 @@ struct Model {
     byte_length: u64,
 }
 
-fn run(steps: Vec<Step>) {
+fn run(steps: Vec<ModelStep>) {
     let (source, target) = (World::default(), World::default());
     let (mut from, mut to) = (writer(&source), reader(&target));
     let mut model = Model::default();
     let mut remote = RemoteTree::default();
     for step in steps {
         match step {
-            Step::Append(sizes) => {
+            ModelStep::Append(sizes) => {
                 let start = model.blocks.len();
                 let batch: Vec<Bytes> = sizes
                     .iter()
@@ -56,29 +56,29 @@ fn run(steps: Vec<Step>) {
                 assert_eq!(head.length, model.blocks.len() as u64);
                 assert_eq!(head.byte_length, model.byte_length);
             }
-            Step::Send(at) if (at as usize) < model.blocks.len() => {
+            ModelStep::Send(at) if (at as usize) < model.blocks.len() => {
                 let had = to.has(at);
                 let accepted = send(&from, &to, at, &mut remote).unwrap();
                 assert_eq!(accepted.stored, !had);
                 model.held[at as usize] = Some(model.blocks[at as usize].clone());
             }
-            Step::Send(_) => {}
-            Step::Clear(start, length) => {
+            ModelStep::Send(_) => {}
+            ModelStep::Clear(start, length) => {
                 to.clear(start..start + length).unwrap();
                 for at in start..(start + length).min(model.held.len() as u64) {
                     model.held[at as usize] = None;
                 }
             }
-            Step::ReopenWriter => {
+            ModelStep::ReopenWriter => {
                 drop(from);
                 from = writer(&source);
             }
-            Step::ReopenReader => {
+            ModelStep::ReopenReader => {
                 drop(to);
                 to = reader(&target);
                 remote = RemoteTree::default();
             }
-            Step::KillReader => {
+            ModelStep::KillReader => {
                 target.stop_at(0);
                 drop(to);
                 target.restart();
@@ -90,7 +90,7 @@ fn run(steps: Vec<Step>) {
                     }
                 }
             }
-            Step::Audit => {
+            ModelStep::Audit => {
                 assert_eq!(to.audit().unwrap().invalid, 0);
                 assert_eq!(from.audit().unwrap().valid, model.blocks.len() as u64);
             }

@@ -16,7 +16,7 @@ fn still() -> Runtime {
 
 /// Takes all that the writer shows, as a peer that is told of it would.
 fn follow(from: &Core, to: &Core) {
-    let shown = from.shown();
+    let shown = from.announced_head();
     for block in 0..from.head().length {
         let Ok(proof) = from.prove(block, to.digest(block), false, &mut RemoteTree::default())
         else {
@@ -85,7 +85,7 @@ fn a_power_cut_takes_back_nothing_that_a_peer_has_seen() {
 /// A killed process leaves an append that no sync covered. It is here, and not shown before it is on
 /// the device.
 #[test]
-fn what_a_killed_process_left_is_settled_before_it_is_shown() {
+fn appends_of_a_killed_process_are_settled_before_peers_see_them() {
     let runtime = still();
     let _entered = runtime.enter();
     let world = World::default();
@@ -96,10 +96,10 @@ fn what_a_killed_process_left_is_settled_before_it_is_shown() {
     drop(core);
     world.restart();
     let core = writer(&world);
-    assert_eq!((core.head().length, core.shown().length), (3, 1));
+    assert_eq!((core.head().length, core.announced_head().length), (3, 1));
     let mut events = core.events();
     core.sync().unwrap();
-    assert_eq!(core.shown(), core.head());
+    assert_eq!(core.announced_head(), core.head());
     let told = events.try_recv().unwrap();
     assert_eq!(told, super::super::CoreEvent::Appended { start: 1, length: 2 });
     drop(core);
@@ -133,7 +133,7 @@ fn a_sync_that_failed_is_made_up_for_before_one_succeeds() {
             let (reached, length) = (world.stopped(), core.head().length);
             drop(entered);
             assert!(synced || (reached && evict), "call {call}: {tries:?}");
-            assert!(core.shown() == core.head() || !synced, "call {call}");
+            assert!(core.announced_head() == core.head() || !synced, "call {call}");
             drop(core);
             world.cut_power(0);
             let core = writer(&world);
@@ -325,7 +325,7 @@ fn a_stopped_core_announces_only_what_it_has() {
     core.flush().unwrap();
     let told = events.try_recv().unwrap();
     assert_eq!(told, super::super::CoreEvent::Appended { start: 3, length: 1 });
-    assert_eq!(core.shown(), core.head());
+    assert_eq!(core.announced_head(), core.head());
 }
 
 /// One sync fails and nothing is appended afterwards. What was appended is shown to peers all the same.
@@ -348,7 +348,7 @@ fn settling_that_failed_is_tried_again() {
                     let limit = std::time::Duration::from_secs(60);
                     let told = tokio::time::timeout(limit, events.recv()).await;
                     assert!(told.is_ok(), "first {first}, call {call}: never settled");
-                    assert_eq!(core.shown(), core.head());
+                    assert_eq!(core.announced_head(), core.head());
                 }
                 world.stopped()
             });

@@ -12,21 +12,20 @@ use bytes::Bytes;
 use super::Trie;
 use super::buckets::Buckets;
 use super::key::{TrieKey, is_terminator};
-use super::node::Node;
-use hypermount_core::error::Result;
-use hypermount_core::wait::Wait;
+use super::node::TrieNode;
+use hypermount_core::{Result, Wait};
 
 /// Changes to one version of an index, not yet appended.
 pub struct Batch {
     trie: Trie,
-    head: Option<Arc<Node>>,
+    head: Option<Arc<TrieNode>>,
     /// The nodes to append, the first one becoming block `trie.version()`.
-    appended: Vec<Arc<Node>>,
+    appended: Vec<Arc<TrieNode>>,
 }
 
 /// What a delete did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
+pub(crate) enum Removed {
     Done,
     /// The key was not there.
     Absent,
@@ -37,6 +36,9 @@ pub enum Removed {
 
 impl Batch {
     /// An empty batch on top of `trie`, whose blocks must be on this machine.
+    ///
+    /// # Errors
+    /// Those of [`hypermount_core::Core::get_local`]; `Unavailable`.
     pub async fn new(trie: Trie) -> Result<Self> {
         let head = trie.nodes().get(trie.head(), Wait::Local).await?;
         Ok(Self { trie, head, appended: Vec::new() })
@@ -47,7 +49,7 @@ impl Batch {
         self.appended.iter().map(|node| node.encode()).collect()
     }
 
-    async fn node(&self, seq: u64) -> Result<Option<Arc<Node>>> {
+    async fn node(&self, seq: u64) -> Result<Option<Arc<TrieNode>>> {
         match seq.checked_sub(self.trie.version()) {
             None => self.trie.nodes().get(seq, Wait::Local).await,
             Some(index) => {
@@ -58,7 +60,7 @@ impl Batch {
     }
 
     /// The node of exactly `key`, this batch's changes included.
-    pub async fn get(&self, key: &TrieKey) -> Result<Option<Arc<Node>>> {
+    pub(crate) async fn get(&self, key: &TrieKey) -> Result<Option<Arc<TrieNode>>> {
         if self.appended.is_empty() {
             return self.trie.get_node(key, Wait::Local).await;
         }
@@ -75,7 +77,12 @@ impl Batch {
     }
 
     /// The node to go on with where `key` parts from `node` at `position`.
-    async fn step(&self, key: &TrieKey, node: &Node, position: usize) -> Result<Option<Arc<Node>>> {
+    async fn step(
+        &self,
+        key: &TrieKey,
+        node: &TrieNode,
+        position: usize,
+    ) -> Result<Option<Arc<TrieNode>>> {
         let branch = key.digit(position);
         if !is_terminator(position) {
             return match node.buckets.slot(position, u32::from(branch)) {
@@ -92,6 +99,9 @@ impl Batch {
     }
 
     /// Sets `key` to `value`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Unsupported` where the format has no room for the key.
     pub async fn put(&mut self, key: TrieKey, value: Option<Bytes>, flags: u64) -> Result<()> {
         self.put_without(key, value, flags, 0).await
     }
@@ -106,7 +116,7 @@ impl Batch {
     ) -> Result<()> {
         let buckets = self.pointers(&key, without).await?;
         let seq = self.trie.version() + self.appended.len() as u64;
-        let node = Arc::new(Node { seq, key, value, flags, buckets });
+        let node = Arc::new(TrieNode { seq, key, value, flags, buckets });
         self.head = (!node.is_reset()).then(|| Arc::clone(&node));
         self.appended.push(node);
         Ok(())
@@ -146,7 +156,7 @@ impl Batch {
         &self,
         buckets: &mut Buckets,
         key: &TrieKey,
-        node: &Node,
+        node: &TrieNode,
         position: usize,
         without: u64,
     ) -> Result<()> {
@@ -169,7 +179,7 @@ impl Batch {
     /// Removes `key`: writes the structurally closest other node again, without the pointer to the
     /// removed one. So a delete changes the block number of an unrelated key, but not its value;
     /// the delete of the last key leaves a node that marks the index empty.
-    pub async fn remove(&mut self, key: &TrieKey) -> Result<Removed> {
+    pub(crate) async fn remove(&mut self, key: &TrieKey) -> Result<Removed> {
         let Some(node) = self.get(key).await? else {
             return Ok(Removed::Absent);
         };
@@ -223,7 +233,7 @@ impl Batch {
 }
 
 /// The first position from `from` on where `key` leaves the way of `node`.
-fn first_parting(key: &TrieKey, node: &Node, from: usize) -> Option<usize> {
+fn first_parting(key: &TrieKey, node: &TrieNode, from: usize) -> Option<usize> {
     (from..key.length()).find(|position| {
         node.key.digit(*position) != key.digit(*position)
             || is_terminator(*position) && key.collides(&node.key, *position)

@@ -3,11 +3,11 @@
 
 use prost::encoding::{decode_varint, encode_varint};
 
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Slots of one position: five branches, and as many again for each further node with the same
 /// branch. The encoding marks used slots in one 64-bit number.
-pub const MAX_SLOTS: u32 = 64;
+pub(super) const MAX_SLOTS: u32 = 64;
 const BRANCHES: u32 = 5;
 
 /// One pointer. Packed, as tens of thousands of nodes are kept decoded.
@@ -20,15 +20,15 @@ struct Pointer {
 
 /// All pointers of a node, by ascending position and slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Buckets(Vec<Pointer>);
+pub(crate) struct Buckets(Vec<Pointer>);
 
 impl Buckets {
     /// Bytes one pointer takes in memory.
-    pub const POINTER_BYTES: usize = size_of::<Pointer>();
+    pub(crate) const POINTER_BYTES: usize = size_of::<Pointer>();
 
     /// Reads the pointers of block `seq`, whose key has `length` positions. A pointer may only
     /// lead to an older block: that is how every writer makes them, and what makes every walk end.
-    pub fn decode(mut bytes: &[u8], seq: u64, length: usize) -> Result<Self> {
+    pub(crate) fn decode(mut bytes: &[u8], seq: u64, length: usize) -> Result<Self> {
         let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
         let cut_off = |_| bad("pointers are cut off");
         let mut pointers = Vec::new();
@@ -56,7 +56,7 @@ impl Buckets {
         Ok(Self(pointers))
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut number = |value: u64| encode_varint(value, &mut bytes);
         number(self.0.last().map_or(0, |last| u64::from(last.position) + 1));
@@ -82,31 +82,31 @@ impl Buckets {
     }
 
     /// Slots and the blocks they point to at `position`, ascending.
-    pub fn at(&self, position: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
+    pub(crate) fn at(&self, position: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
         let here = self.range(position, position.saturating_add(1));
         here.iter().map(|pointer| (pointer.slot, pointer.target))
     }
 
     /// The first position from `position` on that has a pointer.
-    pub fn next_position(&self, position: usize) -> Option<usize> {
+    pub(crate) fn next_position(&self, position: usize) -> Option<usize> {
         self.0.get(self.start_of(position)).map(|pointer| pointer.position as usize)
     }
 
     /// The block in exactly this slot.
-    pub fn slot(&self, position: usize, slot: u32) -> Option<u64> {
+    pub(crate) fn slot(&self, position: usize, slot: u32) -> Option<u64> {
         self.at(position).find(|(used, _)| *used == slot).map(|(_, target)| target)
     }
 
     /// The blocks that take `branch` at `position`: its slot and those that follow it in steps of
     /// five, up to the first unused one.
-    pub fn branch(&self, position: usize, branch: u8) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn branch(&self, position: usize, branch: u8) -> impl Iterator<Item = u64> + '_ {
         (u32::from(branch)..MAX_SLOTS)
             .step_by(BRANCHES as usize)
             .map_while(move |slot| self.slot(position, slot))
     }
 
     /// Adds a pointer in the first free slot of its branch, unless the position already has it.
-    pub fn push(&mut self, position: usize, slot: u32, target: u64) -> Result<()> {
+    pub(crate) fn push(&mut self, position: usize, slot: u32, target: u64) -> Result<()> {
         if self.at(position).any(|(_, known)| known == target) {
             return Ok(());
         }
@@ -123,12 +123,12 @@ impl Buckets {
     }
 
     /// How many pointers there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
     /// Every pointer as (position, branch, block), from `position` up to but not including `end`.
-    pub fn between(
+    pub(crate) fn between(
         &self,
         position: usize,
         end: usize,

@@ -1,21 +1,20 @@
 //! How much memory one listing or comparison may take: the publisher decides how large its nodes and
 //! its directories are.
 
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
+use hypermount_core::{Core, Error, Result};
 
 /// Bytes that a listing, or a comparison of two versions, may hold at once: about 100,000 usual entries.
 pub const MAX_LISTING_BYTES: usize = 36 * 1024 * 1024;
 
 /// Bytes that may still be held.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     left: usize,
 }
 
 impl Budget {
     /// For looking at an index of this core. What was written here needs no bound.
-    pub fn new(core: &Core) -> Self {
+    pub(crate) fn new(core: &Core) -> Self {
         Self { left: if core.writable() { usize::MAX } else { MAX_LISTING_BYTES } }
     }
 
@@ -23,7 +22,7 @@ impl Budget {
     ///
     /// # Errors
     /// `TooLarge` when fewer are left.
-    pub fn take(&mut self, bytes: usize) -> Result<()> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<()> {
         let left = self.left.checked_sub(bytes).ok_or_else(|| {
             let most = MAX_LISTING_BYTES / (1024 * 1024);
             Error::TooLarge(format!(
@@ -35,7 +34,7 @@ impl Budget {
     }
 
     /// `bytes` are no longer held.
-    pub fn give_back(&mut self, bytes: usize) {
+    pub(crate) fn give_back(&mut self, bytes: usize) {
         self.left = self.left.saturating_add(bytes);
     }
 }

@@ -8,28 +8,27 @@ use std::sync::Arc;
 use super::get::Purpose;
 use super::iterate::MAX_ITERATED;
 use super::key::{END, TrieKey, is_terminator};
-use super::node::Node;
+use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// One key whose node is not the same block in both versions. A delete writes an unrelated key
 /// again, so a difference need not be a change of value.
 #[derive(Clone, Debug)]
-pub struct Difference {
-    pub old: Option<Arc<Node>>,
-    pub new: Option<Arc<Node>>,
+pub(crate) struct Difference {
+    pub(crate) old: Option<Arc<TrieNode>>,
+    pub(crate) new: Option<Arc<TrieNode>>,
 }
 
 impl Difference {
-    pub fn key(&self) -> Option<&TrieKey> {
+    pub(crate) fn key(&self) -> Option<&TrieKey> {
         self.new.as_ref().or(self.old.as_ref()).map(|node| &node.key)
     }
 }
 
 /// One side of a pair: everything below the way of `node` up to the pair's position.
-type Side = Option<Arc<Node>>;
+type Side = Option<Arc<TrieNode>>;
 
 /// Two subtrees to compare from `position` on.
 struct Pair {
@@ -40,8 +39,8 @@ struct Pair {
 
 /// A subtree that begins at a pointer, or goes on in the same node.
 enum Branch {
-    Same(Arc<Node>),
-    Pointer { parent: Arc<Node>, seq: u64 },
+    Same(Arc<TrieNode>),
+    Pointer { parent: Arc<TrieNode>, seq: u64 },
 }
 
 impl Branch {
@@ -55,7 +54,7 @@ impl Branch {
 
 /// Two lists of subtrees that take `branch` at `position`; longer than one only where hashes
 /// collide.
-struct Step {
+struct DiffStep {
     old: Vec<Branch>,
     new: Vec<Branch>,
     position: usize,
@@ -65,7 +64,7 @@ struct Step {
 impl Trie {
     /// The differences from `old` to this version in the reference's order, visible keys only; at
     /// most `limit` that `counts` holds for, else `TooLarge`.
-    pub async fn differences(
+    pub(crate) async fn differences(
         &self,
         old: &Trie,
         counts: impl Fn(&Difference) -> bool,
@@ -107,7 +106,7 @@ impl Trie {
     /// Loads what the steps point to and pairs up what belongs together.
     async fn load(
         &self,
-        steps: Vec<Step>,
+        steps: Vec<DiffStep>,
         visited: &mut [HashSet<u64>; 2],
         wait: Wait,
     ) -> Result<Vec<Pair>> {
@@ -128,7 +127,7 @@ impl Trie {
         // What the last level held is forgotten with it.
         let mut budget = Budget::new(self.nodes().core());
         for step in steps {
-            let Step { old, new, position, branch } = step;
+            let DiffStep { old, new, position, branch } = step;
             let [visited_old, visited_new] = &mut *visited;
             let old = self.load_side(old, position, branch, visited_old, wait).await?;
             let new = self.load_side(new, position, branch, visited_new, wait).await?;
@@ -145,7 +144,7 @@ impl Trie {
         branch: u8,
         visited: &mut HashSet<u64>,
         wait: Wait,
-    ) -> Result<Vec<Arc<Node>>> {
+    ) -> Result<Vec<Arc<TrieNode>>> {
         let mut nodes = Vec::with_capacity(branches.len());
         for one in branches {
             match one {
@@ -165,7 +164,7 @@ impl Trie {
 
 /// Compares two subtrees as far as their own nodes tell: the difference if the way ends here, and
 /// the steps that lead on.
-fn compare(pair: Pair, steps: &mut Vec<Step>) -> impl Iterator<Item = Difference> {
+fn compare(pair: Pair, steps: &mut Vec<DiffStep>) -> impl Iterator<Item = Difference> {
     let Pair { old, new, position } = pair;
     if seq(&old) == seq(&new) {
         return None.into_iter();
@@ -192,7 +191,7 @@ fn compare(pair: Pair, steps: &mut Vec<Step>) -> impl Iterator<Item = Difference
                 goes_on = true;
                 continue;
             }
-            steps.push(Step { old: old_branches, new: new_branches, position, branch });
+            steps.push(DiffStep { old: old_branches, new: new_branches, position, branch });
         }
         if !goes_on {
             return None.into_iter();
@@ -222,7 +221,12 @@ fn branches(side: &Side, position: usize, branch: u8) -> Vec<Branch> {
 
 /// Pairs the subtrees of both sides that stand for the same component and drops those that are the
 /// same block on both.
-fn pair_up(old: Vec<Arc<Node>>, new: Vec<Arc<Node>>, position: usize, pairs: &mut Vec<Pair>) {
+fn pair_up(
+    old: Vec<Arc<TrieNode>>,
+    new: Vec<Arc<TrieNode>>,
+    position: usize,
+    pairs: &mut Vec<Pair>,
+) {
     let mut new: Vec<Side> = new.into_iter().map(Some).collect();
     let next = position + 1;
     for old in old {

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use super::{
-    Batch, Budget, Child, ChildNode, Difference, Found, Node, Purpose, Removed, Trie, TrieKey, stat,
+    Batch, Budget, Child, ChildNode, Difference, Found, Purpose, Removed, Trie, TrieKey, TrieNode,
+    stat,
 };
 use crate::index::{Changed, Edit, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::hypercore::Core;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Core, Error, Result, Wait};
 
 /// Permissions of a mountpoint that stores no stat.
 const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;
@@ -24,7 +23,7 @@ const NODES_AT_ONCE: usize = 4096;
 
 impl Trie {
     /// [`crate::index::Index::entry`].
-    pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+    pub(crate) async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         self.look_up(path, Purpose::Lookup, wait).await
     }
 
@@ -48,7 +47,7 @@ impl Trie {
     }
 
     /// [`crate::index::Index::list`].
-    pub async fn list<T>(
+    pub(crate) async fn list<T>(
         &self,
         path: &DrivePath,
         wait: Wait,
@@ -100,7 +99,7 @@ impl Trie {
 
     /// The entry a node stores. Where another drive is mounted its stat usually says which; only
     /// if not, the hidden record is looked up.
-    async fn stored_entry(&self, node: &Node, wait: Wait) -> Result<Entry> {
+    async fn stored_entry(&self, node: &TrieNode, wait: Wait) -> Result<Entry> {
         let value = node.value.as_deref().unwrap_or_default();
         let mut stat = match value {
             [] if node.is_mount() => Stat { mode: MOUNTPOINT_MODE, ..Stat::default() },
@@ -113,7 +112,12 @@ impl Trie {
     }
 
     /// [`crate::index::Index::changes`].
-    pub async fn changes(&self, old: &Self, limit: usize, wait: Wait) -> Result<Vec<Changed>> {
+    pub(crate) async fn changes(
+        &self,
+        old: &Self,
+        limit: usize,
+        wait: Wait,
+    ) -> Result<Vec<Changed>> {
         let differences = self.differences(old, is_change, limit, wait).await?;
         let mut changes = Vec::with_capacity(differences.len());
         for Difference { old: before, new: after } in differences {
@@ -129,7 +133,11 @@ impl Trie {
     }
 
     /// The entry of a node; `None` if it makes no sense.
-    async fn sensible_entry(&self, node: Option<Arc<Node>>, wait: Wait) -> Result<Option<Entry>> {
+    async fn sensible_entry(
+        &self,
+        node: Option<Arc<TrieNode>>,
+        wait: Wait,
+    ) -> Result<Option<Entry>> {
         match node {
             None => Ok(None),
             Some(node) => match self.stored_entry(&node, wait).await {
@@ -143,7 +151,7 @@ impl Trie {
 
 impl Batch {
     /// [`crate::index::Edits::add`].
-    pub async fn edit(&mut self, edit: Edit) -> Result<()> {
+    pub(crate) async fn edit(&mut self, edit: Edit) -> Result<()> {
         match edit {
             Edit::Put { path, stat } => self.put_entry(&path, &stat).await,
             Edit::Remove { path } => self.remove_entry(&path).await,
@@ -178,12 +186,12 @@ impl Batch {
 }
 
 /// [`crate::index::IndexLog::stored_at`].
-pub fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
+pub(crate) fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
     if seq == 0 || !core.has(seq) {
         return Ok(None);
     }
     let Some(block) = core.get_local(seq)? else { return Ok(None) };
-    let Ok(node) = Node::decode(block, seq) else { return Ok(None) };
+    let Ok(node) = TrieNode::decode(block, seq) else { return Ok(None) };
     if node.key.hidden() || node.is_mount() {
         return Ok(None);
     }
@@ -193,18 +201,18 @@ pub fn stored_at(core: &Core, seq: u64) -> Result<Option<Stored>> {
 
 fn is_change(difference: &Difference) -> bool {
     let what =
-        |node: &Option<Arc<Node>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
+        |node: &Option<Arc<TrieNode>>| node.as_ref().map(|node| (node.value.clone(), node.flags));
     what(&difference.old) != what(&difference.new)
 }
 
 /// The path of a node, if a filesystem can hold it.
-fn path_of(node: &Node) -> Option<DrivePath> {
+fn path_of(node: &TrieNode) -> Option<DrivePath> {
     let path = DrivePath::parse(node.key.text()).ok()?;
     (path.as_str() == node.key.text()).then_some(path)
 }
 
 /// A directory without an entry of its own; its time is that of `node`, an entry below it.
-fn implied_by(node: &Arc<Node>) -> Entry {
+fn implied_by(node: &Arc<TrieNode>) -> Entry {
     let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
     Entry::implied_directory(stat.map_or(0, |stat| stat.mtime))
 }

@@ -3,34 +3,32 @@
 use std::sync::Arc;
 
 use super::key::{TrieKey, is_terminator};
-use super::node::Node;
+use super::node::TrieNode;
 use super::{Trie, check_branch};
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::demand::Hint;
-use hypermount_core::wait::Wait;
+use hypermount_core::{Hint, Result, Wait};
 
 /// Where the way of a key ends.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// The key is there.
-    Key(Arc<Node>),
+    Key(Arc<TrieNode>),
     /// The key is not there, but others are below it; this is the newest of them.
-    Below(Arc<Node>),
+    Below(Arc<TrieNode>),
     /// Nothing is there or below; the node where the way parted, if the index is not empty.
-    Nothing(Option<Arc<Node>>),
+    Nothing(Option<Arc<TrieNode>>),
 }
 
 /// Where a walk stands: `node` takes the same branches as the key before `position`.
 pub(super) struct Place {
-    pub node: Arc<Node>,
-    pub position: usize,
+    pub(crate) node: Arc<TrieNode>,
+    pub(crate) position: usize,
     /// Whether the walk got to where it was to go.
-    pub arrived: bool,
+    pub(crate) arrived: bool,
 }
 
 /// What a lookup is for: peers are told, so that they send what will be needed next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Lookup,
     /// What directly follows the key comes next; with `recursive` all that does.
     Listing {
@@ -40,7 +38,7 @@ pub enum Purpose {
 
 impl Trie {
     /// Looks up `key`. One walk answers whether the key exists and whether anything is below it.
-    pub async fn get(&self, key: &TrieKey, purpose: Purpose, wait: Wait) -> Result<Found> {
+    pub(crate) async fn get(&self, key: &TrieKey, purpose: Purpose, wait: Wait) -> Result<Found> {
         let Some(prefix) = self.walk(key, key.length() - 1, purpose, wait).await? else {
             return Ok(Found::Nothing(None));
         };
@@ -56,7 +54,11 @@ impl Trie {
     }
 
     /// The value node of `key`, if there is one.
-    pub async fn get_node(&self, key: &TrieKey, wait: Wait) -> Result<Option<Arc<Node>>> {
+    pub(crate) async fn get_node(
+        &self,
+        key: &TrieKey,
+        wait: Wait,
+    ) -> Result<Option<Arc<TrieNode>>> {
         Ok(match self.get(key, Purpose::Lookup, wait).await? {
             Found::Key(node) => Some(node),
             Found::Below(_) | Found::Nothing(_) => None,
@@ -69,7 +71,7 @@ impl Trie {
         prefix: &Place,
         key: &TrieKey,
         wait: Wait,
-    ) -> Result<Option<Arc<Node>>> {
+    ) -> Result<Option<Arc<TrieNode>>> {
         let end = key.length() - 1;
         let branch = key.digit(end);
         let node = if prefix.node.key.digit(end) == branch {
@@ -137,12 +139,12 @@ impl Trie {
 
     pub(super) async fn follow(
         &self,
-        parent: &Node,
+        parent: &TrieNode,
         position: usize,
         branch: u8,
         seq: u64,
         wait: Wait,
-    ) -> Result<Option<Arc<Node>>> {
+    ) -> Result<Option<Arc<TrieNode>>> {
         let Some(node) = self.nodes.get(seq, wait).await? else {
             return Ok(None);
         };

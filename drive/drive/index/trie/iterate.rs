@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use super::get::Purpose;
 use super::key::{DIGITS_PER_COMPONENT, TrieKey};
-use super::node::Node;
+use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
 use super::{Budget, Trie, check_branch};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// Most nodes that one listing or iteration gives; more are `TooLarge`.
-pub const MAX_ITERATED: usize = 1_000_000;
+pub(super) const MAX_ITERATED: usize = 1_000_000;
 
 /// A pointer that is still to be followed.
 struct Pointer {
@@ -32,12 +31,13 @@ const VISITED_BYTES: usize = 2 * size_of::<u64>() + size_of::<Pointer>();
 
 impl Trie {
     /// Every node below `prefix` and its own, in the reference's order, at most `limit`.
-    pub async fn iterate(
+    #[cfg(test)]
+    pub(crate) async fn iterate(
         &self,
         prefix: &TrieKey,
         limit: usize,
         wait: Wait,
-    ) -> Result<Vec<Arc<Node>>> {
+    ) -> Result<Vec<Arc<TrieNode>>> {
         let limit = limit.min(MAX_ITERATED);
         let mut budget = Budget::new(self.nodes().core());
         let mut found = Vec::new();
@@ -63,7 +63,7 @@ impl Trie {
         recursive: bool,
         budget: &mut Budget,
         wait: Wait,
-        mut found: impl FnMut(&Arc<Node>, &mut Budget) -> Result<()>,
+        mut found: impl FnMut(&Arc<TrieNode>, &mut Budget) -> Result<()>,
     ) -> Result<()> {
         let purpose = Purpose::Listing { recursive };
         let place = self.walk(prefix, prefix.length() - 1, purpose, wait).await?;
@@ -74,7 +74,7 @@ impl Trie {
         let mut next = Vec::new();
         let mut lacked = false;
         let mut enter =
-            |node: &Arc<Node>, from: usize, next: &mut Vec<Pointer>, budget: &mut Budget| {
+            |node: &Arc<TrieNode>, from: usize, next: &mut Vec<Pointer>, budget: &mut Budget| {
                 found(node, budget)?;
                 for (position, branch, seq) in node.buckets.between(from, end) {
                     if visited.insert(seq) {

@@ -12,15 +12,15 @@ use std::ops::Range;
 use siphasher::sip::SipHasher24;
 
 use crate::path::MAX_PATH_BYTES;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 
 /// Positions that one path component takes.
-pub const DIGITS_PER_COMPONENT: usize = 32;
+pub(super) const DIGITS_PER_COMPONENT: usize = 32;
 /// The branch a key takes at its last position.
-pub const END: u8 = 4;
+pub(super) const END: u8 = 4;
 /// Longest key in bytes: the longest path. The reference has no limit, but no filesystem can show a
 /// longer one, and hashing and comparing keys must cost little.
-pub const MAX_KEY_BYTES: usize = MAX_PATH_BYTES;
+pub(super) const MAX_KEY_BYTES: usize = MAX_PATH_BYTES;
 
 /// A normalised key with its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub struct TrieKey {
 }
 
 impl TrieKey {
+    /// The key of a path, in the hidden name space if `hidden`.
+    ///
+    /// # Errors
+    /// `Malformed` for more than 4096 bytes.
     pub fn new(key: &str, hidden: bool) -> Result<Self> {
         if key.len() > MAX_KEY_BYTES {
             return Err(Error::Malformed(format!("a key of {} bytes", key.len())));
@@ -40,27 +44,27 @@ impl TrieKey {
         Ok(Self { text, hashes, hidden })
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    pub fn hidden(&self) -> bool {
+    pub(crate) fn hidden(&self) -> bool {
         self.hidden
     }
 
     /// The key's components as the hash sees them: an outer slash makes none, an inner pair of
     /// slashes makes an empty one.
-    pub fn components(&self) -> Vec<&str> {
+    pub(crate) fn components(&self) -> Vec<&str> {
         components(&self.text).collect()
     }
 
     /// Number of positions, the terminator included.
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.hashes.len() * DIGITS_PER_COMPONENT + 2
     }
 
     /// The branch taken at `position`.
-    pub fn digit(&self, position: usize) -> u8 {
+    pub(crate) fn digit(&self, position: usize) -> u8 {
         let Some(bit_pair) = position.checked_sub(1) else {
             return u8::from(self.hidden);
         };
@@ -71,7 +75,7 @@ impl TrieKey {
     }
 
     /// Whether both keys take the same branches at all positions before `position`.
-    pub fn shares_way(&self, other: &TrieKey, position: usize) -> bool {
+    pub(crate) fn shares_way(&self, other: &TrieKey, position: usize) -> bool {
         let Some(bit_pairs) = position.checked_sub(1) else {
             return true;
         };
@@ -84,7 +88,7 @@ impl TrieKey {
 
     /// Whether the two keys, alike in hash up to `position`, differ in the component that ends
     /// there: only a collision of the hash brings them together.
-    pub fn collides(&self, other: &TrieKey, position: usize) -> bool {
+    pub(crate) fn collides(&self, other: &TrieKey, position: usize) -> bool {
         let Some(bit_pair) = position.checked_sub(1) else {
             return false;
         };
@@ -98,7 +102,7 @@ impl TrieKey {
     /// The first position of `positions` at which a lookup of this key has to leave a node of key
     /// `other`: another branch is taken there, or a component ends that only has the same hash.
     /// Compares components, not positions, so that its cost is the length of the text.
-    pub fn parting(&self, other: &TrieKey, positions: Range<usize>) -> Option<usize> {
+    pub(crate) fn parting(&self, other: &TrieKey, positions: Range<usize>) -> Option<usize> {
         if positions.start == 0 && positions.end > 0 && self.hidden != other.hidden {
             return Some(0);
         }
@@ -130,13 +134,14 @@ impl TrieKey {
 
     /// The order in which the reference iterates: by branches, a key before what lies below it,
     /// keys of equal hash by name.
-    pub fn iteration_order(&self, other: &TrieKey) -> Ordering {
+    #[cfg(test)]
+    pub(crate) fn iteration_order(&self, other: &TrieKey) -> Ordering {
         self.hidden.cmp(&other.hidden).then_with(|| self.way_order(other, |hash| hash))
     }
 
     /// The order in which the reference lists differences: as iteration, but with the branches of
     /// one position descending.
-    pub fn difference_order(&self, other: &TrieKey) -> Ordering {
+    pub(crate) fn difference_order(&self, other: &TrieKey) -> Ordering {
         self.hidden.cmp(&other.hidden).then_with(|| self.way_order(other, |hash| !hash))
     }
 
@@ -156,7 +161,7 @@ impl TrieKey {
 }
 
 /// Whether `position` is the last one of a path component, where collisions are told apart.
-pub fn is_terminator(position: usize) -> bool {
+pub(super) fn is_terminator(position: usize) -> bool {
     position > 0 && position.is_multiple_of(DIGITS_PER_COMPONENT)
 }
 
@@ -167,7 +172,7 @@ fn components(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The branches that a path component takes, as a number that orders as the reference iterates.
-pub fn branches_of(component: &str) -> u64 {
+pub(super) fn branches_of(component: &str) -> u64 {
     first_digit_highest(component_hash(component))
 }
 
@@ -209,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_digits() {
+    fn the_iteration_order_is_that_of_the_digits() {
         let digits = |key: &TrieKey| -> Vec<u8> {
             (0..key.length()).map(|at| (key.digit(at) + 1) % 5).collect()
         };
@@ -225,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parting_of_two_keys_is_what_a_walk_by_positions_finds() {
+    fn the_first_difference_of_two_keys_is_that_of_a_walk_by_positions() {
         let by_positions = |a: &TrieKey, b: &TrieKey, positions: Range<usize>| {
             positions.into_iter().find(|at| {
                 a.digit(*at) != b.digit(*at) || (is_terminator(*at) && a.collides(b, *at))
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_collision_is_one() {
+    fn known_colliding_keys_collide() {
         let a = TrieKey::new("idgcmnmna", false).unwrap();
         let b = TrieKey::new("mpomeiehc", false).unwrap();
         assert!(a.shares_way(&b, 33) && a.collides(&b, 32));

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use super::iterate::MAX_ITERATED;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, branches_of};
-use super::node::Node;
+use super::node::TrieNode;
 use super::{Budget, Trie};
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 
 /// What follows a prefix by one component. Blocks, not nodes: there may be many children, and their
 /// nodes may be large.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Child {
-    pub name: String,
+pub(crate) struct Child {
+    pub(crate) name: String,
     /// The block of its own node; it need not be what it is taken for ([`Trie::child_node`]).
     own: u64,
     /// Its own node or one below it: the newest.
@@ -24,10 +23,10 @@ pub struct Child {
 
 /// The node of a child.
 #[derive(Clone, Debug)]
-pub enum ChildNode {
-    Own(Arc<Node>),
+pub(crate) enum ChildNode {
+    Own(Arc<TrieNode>),
     /// Only something below it exists.
-    Below(Arc<Node>),
+    Below(Arc<TrieNode>),
 }
 
 impl Trie {
@@ -36,7 +35,7 @@ impl Trie {
     ///
     /// # Errors
     /// `TooLarge` for more than the budget, or [`MAX_ITERATED`] of them.
-    pub async fn children(
+    pub(crate) async fn children(
         &self,
         prefix: &TrieKey,
         budget: &mut Budget,
@@ -80,16 +79,16 @@ impl Trie {
     }
 
     /// Asks for the nodes of these children together, for as long as what is returned is kept.
-    pub fn want_children(
+    pub(crate) fn want_children(
         &self,
         children: &[Child],
         wait: Wait,
-    ) -> Vec<hypermount_core::hypercore::demand::Ticket> {
+    ) -> Vec<hypermount_core::Ticket> {
         self.nodes().want(children.iter().map(|child| child.own), wait)
     }
 
     /// The node of a child of `prefix`; `None` if the index was emptied there.
-    pub async fn child_node(
+    pub(crate) async fn child_node(
         &self,
         prefix: &TrieKey,
         child: &Child,
@@ -105,13 +104,13 @@ impl Trie {
 
 impl Child {
     /// Roughly what it takes in memory, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.name.len()
     }
 }
 
 /// Whether the node's key is the prefix, a slash and the name.
-fn is_child(node: &Node, prefix: &TrieKey, name: &str) -> bool {
+fn is_child(node: &TrieNode, prefix: &TrieKey, name: &str) -> bool {
     match prefix.text() {
         "" => node.key.text() == name,
         prefix => {

@@ -17,33 +17,34 @@ mod get;
 mod iterate;
 mod key;
 mod list;
-pub mod mounts;
+pub(crate) mod mounts;
 mod node;
 mod nodes;
-pub mod responder;
-pub mod stat;
+pub(crate) mod responder;
+pub(crate) mod stat;
 #[cfg(test)]
-pub mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub mod vectors;
+pub(crate) mod vectors;
 
 use std::sync::Arc;
 
-pub use batch::{Batch, Removed};
-pub use budget::{Budget, MAX_LISTING_BYTES};
-pub use diff::Difference;
-pub use entries::stored_at;
-pub use get::{Found, Purpose};
-pub use iterate::MAX_ITERATED;
+pub use batch::Batch;
+pub(crate) use batch::Removed;
+pub(crate) use budget::Budget;
+pub use budget::MAX_LISTING_BYTES;
+pub(crate) use diff::Difference;
+pub(crate) use entries::stored_at;
+pub(crate) use get::{Found, Purpose};
 pub use key::TrieKey;
-pub use list::{Child, ChildNode};
-pub use node::{Header, MOUNT, Node};
-pub use nodes::{LISTINGS_OF_A_WALK, MAX_EAGER_BLOCKS, MAX_EAGER_BYTES, Nodes};
+pub(crate) use list::{Child, ChildNode};
+pub use node::MOUNT;
+pub(crate) use node::{Header, TrieNode};
+pub use nodes::Nodes;
 
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result};
 
 /// One version of an index.
 #[derive(Clone)]
@@ -58,39 +59,23 @@ impl Trie {
         Self { nodes, version }
     }
 
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
-    pub fn nodes(&self) -> &Arc<Nodes> {
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
         &self.nodes
     }
 
     /// The block where every walk begins; 0 when there is none.
-    pub fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.version.saturating_sub(1)
-    }
-
-    /// The nodes written in this version's blocks `from..`, at most `limit`, up to the last block
-    /// or to where the index was emptied; nothing if it is empty now.
-    pub async fn history(&self, from: u64, limit: usize, wait: Wait) -> Result<Vec<Arc<Node>>> {
-        let mut history = Vec::new();
-        if self.nodes.get(self.head(), wait).await?.is_none() {
-            return Ok(history);
-        }
-        for seq in (from.max(1)..self.version).take(limit) {
-            match self.nodes.get(seq, wait).await? {
-                Some(node) => history.push(node),
-                None => break,
-            }
-        }
-        Ok(history)
     }
 }
 
 /// Refuses a node that was reached by taking `branch` at `position` from `parent`, unless its key
 /// goes that way.
-fn check_branch(parent: &Node, position: usize, branch: u8, node: &Node) -> Result<()> {
+fn check_branch(parent: &TrieNode, position: usize, branch: u8, node: &TrieNode) -> Result<()> {
     let right = node.key.length() > position
         && node.key.digit(position) == branch
         && node.key.shares_way(&parent.key, position);

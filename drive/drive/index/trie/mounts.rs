@@ -8,8 +8,7 @@ use super::batch::{Batch, Removed};
 use super::key::TrieKey;
 use super::node::MOUNT;
 use crate::stat::MountTarget;
-use hypermount_core::error::{Error, Result};
-use hypermount_core::wait::Wait;
+use hypermount_core::{Error, Result, Wait};
 use hypermount_swarm::crypto::PublicKey;
 
 /// Hidden directory of the records.
@@ -30,7 +29,7 @@ struct RecordMessage {
 }
 
 /// The record of a mount at `path`.
-pub fn encode_record(path: &str, target: &MountTarget) -> Bytes {
+pub(crate) fn encode_record(path: &str, target: &MountTarget) -> Bytes {
     let record = RecordMessage {
         key: target.key.as_bytes().to_vec(),
         local_path: path.to_owned(),
@@ -43,7 +42,7 @@ pub fn encode_record(path: &str, target: &MountTarget) -> Bytes {
 
 /// What a record says. One that leads into the middle of a drive is refused: nothing that writes
 /// drives makes them.
-pub fn decode_record(value: &[u8]) -> Result<MountTarget> {
+pub(crate) fn decode_record(value: &[u8]) -> Result<MountTarget> {
     let record = RecordMessage::decode(value)
         .map_err(|_| Error::Malformed("a mount record that is none".into()))?;
     let key = PublicKey::from_slice(&record.key)
@@ -61,7 +60,7 @@ fn record_key(path: &str) -> Result<TrieKey> {
 impl Trie {
     /// The hidden record of the mount at `path`. Only asked for where the mountpoint's own value
     /// does not say it: the reference writes both together.
-    pub async fn mount_record(&self, path: &str, wait: Wait) -> Result<Option<MountTarget>> {
+    pub(crate) async fn mount_record(&self, path: &str, wait: Wait) -> Result<Option<MountTarget>> {
         let record = self.get_node(&record_key(path)?, wait).await?;
         record.and_then(|node| node.value.clone()).map(|value| decode_record(&value)).transpose()
     }
@@ -69,7 +68,7 @@ impl Trie {
 
 impl Batch {
     /// The mounted drive that `path` lies in, if this index has a mountpoint above it.
-    pub async fn mount_above(&self, path: &str) -> Result<Option<String>> {
+    pub(crate) async fn mount_above(&self, path: &str) -> Result<Option<String>> {
         for (slash, _) in path.match_indices('/') {
             let above = &path[..slash];
             if self.get(&record_key(above)?).await?.is_some() {
@@ -80,7 +79,7 @@ impl Batch {
     }
 
     /// Sets `path` to `value` and makes it a mountpoint.
-    pub async fn put_mount(
+    pub(crate) async fn put_mount(
         &mut self,
         path: &str,
         target: &MountTarget,
@@ -96,7 +95,7 @@ impl Batch {
     }
 
     /// Sets `path` to `value`; if it was a mountpoint, it no longer is.
-    pub async fn put_plain(&mut self, path: &str, value: Bytes) -> Result<()> {
+    pub(crate) async fn put_plain(&mut self, path: &str, value: Bytes) -> Result<()> {
         let key = TrieKey::new(path, false)?;
         if self.get(&key).await?.is_some_and(|node| node.is_mount()) {
             self.remove(&record_key(path)?).await?;
@@ -105,7 +104,7 @@ impl Batch {
     }
 
     /// Removes `path`, with its mount record if it has one.
-    pub async fn remove_path(&mut self, path: &str) -> Result<Removed> {
+    pub(crate) async fn remove_path(&mut self, path: &str) -> Result<Removed> {
         let key = TrieKey::new(path, false)?;
         let mounted = self.get(&key).await?.is_some_and(|node| node.is_mount());
         let removed = self.remove(&key).await?;

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::buckets::Buckets;
 use super::key::TrieKey;
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 /// `type` of a hypertrie's header.
@@ -24,9 +24,9 @@ pub const MOUNT: u64 = 1;
 
 /// What block 0 says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// The core that holds file bytes, if the trie is a drive's.
-    pub content: Option<PublicKey>,
+    pub(crate) content: Option<PublicKey>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -41,7 +41,7 @@ struct HeaderMessage {
 
 impl Header {
     /// Reads block 0. A trie whose subtype is not a drive's is refused; one without any is taken.
-    pub fn decode(block: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(block: &[u8]) -> Result<Self> {
         let header = HeaderMessage::decode(block)
             .map_err(|_| Error::Malformed("its first block is not an index header".into()))?;
         match header.kind.as_str() {
@@ -64,7 +64,7 @@ impl Header {
     }
 
     /// Block 0 of a drive.
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let header = HeaderMessage {
             kind: HEADER_TYPE.into(),
             metadata: self.content.map(|key| key.as_bytes().to_vec()),
@@ -76,14 +76,14 @@ impl Header {
 
 /// One key with its value, as written by one put.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct TrieNode {
     /// The block it is in. The copy inside the block is not believed.
-    pub seq: u64,
-    pub key: TrieKey,
-    pub value: Option<Bytes>,
+    pub(crate) seq: u64,
+    pub(crate) key: TrieKey,
+    pub(crate) value: Option<Bytes>,
     /// User flags, [`MOUNT`] being the only one in use.
-    pub flags: u64,
-    pub buckets: Buckets,
+    pub(crate) flags: u64,
+    pub(crate) buckets: Buckets,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,8 +101,8 @@ struct NodeMessage {
     flags: Option<u64>,
 }
 
-impl Node {
-    pub fn decode(block: Bytes, seq: u64) -> Result<Self> {
+impl TrieNode {
+    pub(crate) fn decode(block: Bytes, seq: u64) -> Result<Self> {
         let bad = |what: &str| Error::Malformed(format!("index block {seq}: {what}"));
         let length = block.len();
         let message = NodeMessage::decode(block).map_err(|_| bad("not a node"))?;
@@ -119,7 +119,7 @@ impl Node {
         Ok(Self { seq, key, value, flags: flags >> USER_FLAGS_SHIFT, buckets })
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let hidden = if self.key.hidden() { HIDDEN } else { 0 };
         let message = NodeMessage {
             key: Some(self.key.text().as_bytes().to_vec()),
@@ -133,16 +133,16 @@ impl Node {
 
     /// Whether this node only says that the trie is empty again: it is left by a delete of the
     /// last key.
-    pub fn is_reset(&self) -> bool {
+    pub(crate) fn is_reset(&self) -> bool {
         self.key.text().is_empty() && self.value.is_none()
     }
 
-    pub fn is_mount(&self) -> bool {
+    pub(crate) fn is_mount(&self) -> bool {
         self.flags == MOUNT
     }
 
     /// Roughly what it takes in memory, in bytes.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let value = self.value.as_ref().map_or(0, Bytes::len);
         size_of::<Self>()
             + 2 * self.key.text().len()
@@ -165,7 +165,7 @@ mod tests {
         blocks.extend(vectors::blocks(&vectors::drive_small()["metadataBlocks"]));
         assert!(blocks.len() > 80);
         for (seq, block) in blocks.into_iter().filter(|(seq, _)| *seq > 0) {
-            let node = Node::decode(block.clone(), seq).unwrap();
+            let node = TrieNode::decode(block.clone(), seq).unwrap();
             assert_eq!(node.encode(), block, "block {seq}");
         }
     }
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn an_empty_or_foreign_block_is_not_a_reset() {
         for block in [&[][..], &[0x0a], &[0xff; 40], b"\x12\x01v"] {
-            let decoded = Node::decode(Bytes::copy_from_slice(block), 3);
+            let decoded = TrieNode::decode(Bytes::copy_from_slice(block), 3);
             assert!(matches!(decoded, Err(Error::Malformed(_))), "{block:?}");
         }
     }

@@ -10,37 +10,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::node::Node;
-use hypermount_core::error::Result;
-use hypermount_core::hypercore::Core;
-use hypermount_core::hypercore::demand::{Hint, MAX_WANTED_BLOCKS, Ticket, Urgency};
-use hypermount_core::wait::Wait;
+use super::node::TrieNode;
+use hypermount_core::{Core, Hint, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wait};
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
 /// Bytes of decoded nodes kept per drive, roughly.
-pub const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 /// Nodes kept per drive.
-pub const MAX_CACHED_NODES: usize = 32_768;
+pub(super) const MAX_CACHED_NODES: usize = 32_768;
 /// Nodes of one step asked for at once.
-pub const MAX_WANTED_AT_ONCE: usize = 4096;
+pub(super) const MAX_WANTED_AT_ONCE: usize = 4096;
 /// An index of at most this many bytes is fetched whole as soon as a listing lacks a block.
-pub const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const MAX_EAGER_BYTES: u64 = 8 * 1024 * 1024;
 /// An index of at most this many bytes is fetched whole as soon as a drive is opened: it costs less
 /// than the round trips of two lookups.
-pub const MAX_SMALL_BYTES: u64 = 512 * 1024;
+pub(super) const MAX_SMALL_BYTES: u64 = 512 * 1024;
 /// Blocks missing beyond which one listing alone does not fetch the whole index.
-pub const MAX_EAGER_BLOCKS: u64 = 32_768;
-/// So many listings that lacked blocks are a walk through the whole drive: the rest of the index is
+pub(super) const MAX_EAGER_BLOCKS: u64 = 32_768;
+/// This number of listings that lacked blocks is a walk through the whole drive: the rest of the index is
 /// then fetched ahead whatever its size.
-pub const LISTINGS_OF_A_WALK: u64 = 4;
+pub(super) const LISTINGS_OF_A_WALK: u64 = 4;
 
 struct Cache {
     /// `None` for a node that says the trie is empty.
-    nodes: LruCache<u64, Option<Arc<Node>>>,
+    nodes: LruCache<u64, Option<Arc<TrieNode>>>,
     bytes: usize,
 }
 
-/// See the module documentation.
+/// The nodes of an index: decoded, cached, and fetched ahead where that saves round trips.
 pub struct Nodes {
     core: Core,
     cache: Mutex<Cache>,
@@ -51,12 +48,13 @@ pub struct Nodes {
 }
 
 impl Nodes {
+    /// The nodes of the index in `core`; none is read.
     pub fn new(core: Core) -> Self {
         let cache = Mutex::new(Rank::LEAF, Cache { nodes: LruCache::unbounded(), bytes: 0 });
         Self { core, cache, cold_listings: AtomicU64::new(0), ahead: AtomicU64::new(1) }
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.core
     }
 
@@ -65,8 +63,8 @@ impl Nodes {
         self.cache.lock()
     }
 
-    fn keep(&self, seq: u64, block: Bytes) -> Result<Option<Arc<Node>>> {
-        let node = Node::decode(block, seq)?;
+    fn keep(&self, seq: u64, block: Bytes) -> Result<Option<Arc<TrieNode>>> {
+        let node = TrieNode::decode(block, seq)?;
         let weight = node.weight();
         let node = (!node.is_reset()).then(|| Arc::new(node));
         let mut cache = self.cache();
@@ -87,7 +85,7 @@ impl Nodes {
     }
 
     /// The node in block `seq`; `None` for block 0 and where the trie was emptied.
-    pub async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<Node>>> {
+    pub(crate) async fn get(&self, seq: u64, wait: Wait) -> Result<Option<Arc<TrieNode>>> {
         if seq == 0 {
             return Ok(None);
         }
@@ -98,18 +96,18 @@ impl Nodes {
         self.keep(seq, block)
     }
 
-    fn cached(&self, seq: u64) -> Option<Option<Arc<Node>>> {
+    fn cached(&self, seq: u64) -> Option<Option<Arc<TrieNode>>> {
         self.cache().nodes.get(&seq).cloned()
     }
 
     /// Whether block `seq` would have to come from a peer.
-    pub fn lacks(&self, seq: u64) -> bool {
+    pub(crate) fn lacks(&self, seq: u64) -> bool {
         seq > 0 && !self.cache().nodes.contains(&seq) && !self.core.has(seq)
     }
 
     /// Asks for those of these nodes that are missing, together: at most `MAX_WANTED_AT_ONCE` at a
     /// time. They are wanted until what is returned is dropped; none of them is kept by it.
-    pub fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
+    pub(crate) fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
         if wait.is_local() {
             return Vec::new();
         }
@@ -119,16 +117,16 @@ impl Nodes {
     }
 
     /// Tells peers what is about to be looked up, so that one answer brings the whole way.
-    pub fn hint(&self, hint: Hint, wait: Wait) {
+    pub(crate) fn hint(&self, hint: Hint, wait: Wait) {
         if !wait.is_local() {
             self.core.demand().hint(hint);
         }
     }
 
-    /// A listing at `head` lacks a block. Wants the whole index ahead if it is small, or if so
-    /// many directories were listed that somebody walks through them all. Single lookups never
+    /// A listing at `head` lacks a block. Wants the whole index ahead if it is small, or if
+    /// [`LISTINGS_OF_A_WALK`] directories were listed: a walk through them all. Single lookups never
     /// come here: they must stay cheap in a large drive.
-    pub fn listing_lacks_block(&self, head: u64, wait: Wait) {
+    pub(crate) fn listing_lacks_block(&self, head: u64, wait: Wait) {
         if wait.is_local() {
             return;
         }
@@ -145,7 +143,7 @@ impl Nodes {
     }
 
     /// Wants the whole index ahead if it is small.
-    pub fn fetch_if_small(&self) {
+    pub(crate) fn fetch_if_small(&self) {
         let head = self.core.head();
         if head.byte_length <= MAX_SMALL_BYTES && head.length <= MAX_EAGER_BLOCKS {
             self.want_before(head.length);

@@ -13,19 +13,18 @@ use prost::encoding::decode_varint;
 
 use super::check_branch;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, is_terminator};
-use super::node::Node;
-use hypermount_core::hypercore::Core;
-use hypermount_core::sharing::{Answered, ExtensionRequest};
+use super::node::TrieNode;
+use hypermount_core::{Answered, Core, ExtensionRequest};
 
 /// Blocks named in answer to one question.
-pub const MAX_ANSWERED: usize = 2176;
+pub(crate) const MAX_ANSWERED: usize = 2176;
 /// Blocks named in one message.
-pub const MAX_ANSWERED_AT_ONCE: usize = 128;
+pub(crate) const MAX_ANSWERED_AT_ONCE: usize = 128;
 /// Places where a listing goes on that a question may name.
 const MAX_CHECKPOINTS: usize = 4096;
 /// Steps that one answer may take; what was found by then is the answer. The largest answer to a
 /// listing of usual files (2176 nodes of about 300 bytes) takes a quarter of it.
-pub const MAX_STEPS: u64 = 1 << 18;
+pub(crate) const MAX_STEPS: u64 = 1 << 18;
 /// Steps that a node costs: it is looked up, read and decoded.
 const STEPS_PER_NODE: u64 = 16;
 /// Bytes of a node's block that cost one more step; so does each component of its key.
@@ -39,7 +38,7 @@ const HIDDEN: u64 = 8;
 
 /// Answers `request`; stops early once `cancelled` is set. It costs at most [`MAX_STEPS`], and the
 /// block that was being read when they ran out.
-pub fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
+pub(crate) fn respond(core: &Core, request: &ExtensionRequest, cancelled: &AtomicBool) -> Answered {
     let mut answer = Answer { core, seqs: Vec::new(), seen: HashSet::new(), steps: 0, cancelled };
     match request {
         ExtensionRequest::Get { key, .. } if key.is_empty() => {}
@@ -71,7 +70,7 @@ struct Answer<'a> {
 }
 
 struct Frame {
-    node: Arc<Node>,
+    node: Arc<TrieNode>,
     position: usize,
 }
 
@@ -86,14 +85,14 @@ impl Answer<'_> {
     }
 
     /// The node, if its block is here and makes sense, and if it may still be looked at.
-    fn local(&mut self, seq: u64) -> Option<Arc<Node>> {
-        if seq == 0 || seq >= self.core.shown().length || !self.may_continue() {
+    fn local(&mut self, seq: u64) -> Option<Arc<TrieNode>> {
+        if seq == 0 || seq >= self.core.announced_head().length || !self.may_continue() {
             return None;
         }
         self.steps += STEPS_PER_NODE;
         let block = self.core.get_local(seq).ok().flatten()?;
         self.steps += block.len() as u64 / BYTES_PER_STEP;
-        let node = Node::decode(block, seq).ok()?;
+        let node = TrieNode::decode(block, seq).ok()?;
         // Each component was hashed, however short.
         self.steps += (node.key.length() / DIGITS_PER_COMPONENT) as u64;
         (!node.is_reset()).then(|| Arc::new(node))

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::stat::{Extent, MountTarget, Stat};
-use hypermount_core::error::{Error, Result};
+use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 /// Longest encoded stat in bytes. A Linux file has at most 64 KiB of attribute names and 64 KiB
 /// for each value.
-pub const MAX_STAT_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_STAT_BYTES: usize = 1024 * 1024;
 /// Most extended attributes of one entry; further ones are left out.
-pub const MAX_ATTRIBUTES: usize = 4096;
+pub(crate) const MAX_ATTRIBUTES: usize = 4096;
 
 #[derive(Clone, PartialEq, Message)]
 struct StatMessage {
@@ -68,7 +68,7 @@ struct AttributeMessage {
 }
 
 /// Reads a stat. What a mount's `hash` says is not kept.
-pub fn decode(value: &[u8]) -> Result<Stat> {
+pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     if value.len() > MAX_STAT_BYTES {
         return Err(Error::Malformed(format!("a stat of {} bytes", value.len())));
     }
@@ -107,7 +107,10 @@ fn decode_mount(mount: MountMessage) -> Result<MountTarget> {
     })
 }
 
-/// The bytes the reference writes for this stat. `TooLarge` beyond what [`decode`] takes.
+/// The bytes the reference writes for this stat.
+///
+/// # Errors
+/// `TooLarge` for more than 1 MiB or more than 4096 attributes.
 pub fn encode(stat: &Stat) -> Result<Bytes> {
     let attribute = |(name, value): &(String, Option<Vec<u8>>)| AttributeMessage {
         name: Some(name.clone().into_bytes()),
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reference_makes_of_its_own_stats_means_the_same() {
+    fn stats_reencoded_by_the_reference_decode_to_the_same_values() {
         let vectors = vectors::load("stat.json");
         let (first, again) = (&vectors["stats"], &vectors["reencoded"]);
         for (first, again) in first.as_array().unwrap().iter().zip(again.as_array().unwrap()) {

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::{Batch, Nodes, Removed, Trie, TrieKey};
-use hypermount_core::hypercore::demand::{Change, Hint};
-use hypermount_core::hypercore::{Core, Located, RemoteTree};
-use hypermount_core::store::Store;
+use hypermount_core::testing::{Change, RemoteTree};
+use hypermount_core::{Core, Hint, Located, Store};
 
 /// A writable core in memory with these blocks.
-pub fn core_of(blocks: &[Bytes]) -> Core {
+pub(crate) fn core_of(blocks: &[Bytes]) -> Core {
     let core = Store::memory().core_named(b"index").expect("memory cannot fail");
     if !blocks.is_empty() {
         core.append(blocks).expect("memory cannot fail");
@@ -21,43 +20,43 @@ pub fn core_of(blocks: &[Bytes]) -> Core {
 
 /// A step of a test's writer.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum WriterStep {
     Put { key: String, value: Bytes, flags: u64, hidden: bool },
     Remove { key: String, hidden: bool },
 }
 
 /// A writer as the reference is one: every batch one append.
-pub struct Writer {
+pub(crate) struct Writer {
     nodes: Arc<Nodes>,
 }
 
 impl Writer {
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { nodes: Arc::new(Nodes::new(core_of(&[Bytes::from_static(b"\x0a\x09hypertrie")]))) }
     }
 
-    pub fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         self.nodes.core()
     }
 
-    pub fn trie(&self) -> Trie {
+    pub(crate) fn trie(&self) -> Trie {
         Trie::at(Arc::clone(&self.nodes), self.core().head().length)
     }
 
-    pub fn at(&self, version: u64) -> Trie {
+    pub(crate) fn at(&self, version: u64) -> Trie {
         Trie::at(Arc::clone(&self.nodes), version)
     }
 
-    pub async fn apply(&self, steps: &[Step]) -> Vec<Removed> {
+    pub(crate) async fn apply(&self, steps: &[WriterStep]) -> Vec<Removed> {
         let mut batch = Batch::new(self.trie()).await.unwrap();
         let mut removed = Vec::new();
         for step in steps {
             match step {
-                Step::Put { key, value, flags, hidden } => {
+                WriterStep::Put { key, value, flags, hidden } => {
                     let key = TrieKey::new(key, *hidden).unwrap();
                     batch.put(key, Some(value.clone()), *flags).await.unwrap();
                 }
-                Step::Remove { key, hidden } => {
+                WriterStep::Remove { key, hidden } => {
                     let key = TrieKey::new(key, *hidden).unwrap();
                     removed.push(batch.remove(&key).await.unwrap());
                 }
@@ -73,31 +72,26 @@ impl Writer {
 
 /// What a peer was asked.
 #[derive(Default)]
-pub struct Traffic {
-    /// How often somebody had to wait for an answer.
+pub(crate) struct Traffic {
+    /// How often a caller had to wait for an answer.
     pub rounds: AtomicU64,
     pub blocks: AtomicU64,
-    pub bytes: AtomicU64,
     pub hints: hypermount_swarm::sync::Mutex<Vec<Hint>>,
 }
 
 impl Traffic {
-    pub fn rounds(&self) -> u64 {
+    pub(crate) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)
     }
 }
 
 /// Answers what `reader` demands from `origin`: all that is demanded at once in one round trip.
 /// Never returns: to be raced with the reader's work.
-pub async fn serve(origin: &Core, reader: &Core, traffic: &Traffic) {
+pub(crate) async fn serve(origin: &Core, reader: &Core, traffic: &Traffic) {
     let mut remote = RemoteTree::default();
     loop {
         reader.demand().changed().await;
@@ -124,8 +118,6 @@ pub async fn serve(origin: &Core, reader: &Core, traffic: &Traffic) {
             asked = true;
             let digest = reader.digest(block);
             let proof = origin.prove(block, digest, hash_only, &mut remote).expect("a proof");
-            let bytes = proof.value.as_ref().map_or(0, Bytes::len) + 48 * proof.nodes.len();
-            traffic.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             traffic.blocks.fetch_add(1, Ordering::Relaxed);
             reader.accept(proof).expect("an honest proof is accepted");
         }
@@ -134,6 +126,6 @@ pub async fn serve(origin: &Core, reader: &Core, traffic: &Traffic) {
 }
 
 /// An empty reader's copy of the core.
-pub fn reader_of(origin: &Core) -> Core {
+pub(crate) fn reader_of(origin: &Core) -> Core {
     Store::memory().core(origin.key()).expect("memory cannot fail")
 }

@@ -3,26 +3,26 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-pub fn load(file: &str) -> Value {
+pub(crate) fn load(file: &str) -> Value {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/");
     let text = std::fs::read_to_string(format!("{folder}{file}")).expect("the vectors are here");
     serde_json::from_str(&text).expect("the vectors are JSON")
 }
 
-pub fn trie() -> Value {
+pub(crate) fn trie() -> Value {
     load("trie.json")
 }
 
-pub fn messages() -> Value {
+pub(crate) fn messages() -> Value {
     load("messages.json")
 }
 
-pub fn drive_small() -> Value {
+pub(crate) fn drive_small() -> Value {
     load("drive-small.expected.json")
 }
 
 /// A list of recorded blocks, with their numbers.
-pub fn blocks(nodes: &Value) -> Vec<(u64, Bytes)> {
+pub(crate) fn blocks(nodes: &Value) -> Vec<(u64, Bytes)> {
     let block = |node: &Value| {
         let block = hex::decode(node["block"].as_str().expect("hex")).expect("hex");
         (node["seq"].as_u64().expect("a number"), Bytes::from(block))

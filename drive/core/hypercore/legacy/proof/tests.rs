@@ -7,7 +7,7 @@ use crate::hypercore::HashedBlocks;
 use crate::hypercore::bitfield::{Bitfield, PAGE_SIZE};
 use hypermount_swarm::crypto::KeyPair;
 
-fn push_leaf(roots: &mut Vec<Node>, leaf: Node) -> Option<Vec<Node>> {
+fn push_leaf(roots: &mut Vec<TreeNode>, leaf: TreeNode) -> Option<Vec<TreeNode>> {
     crate::hypercore::merkle::push_leaf(roots, leaf, hash::parent)
 }
 
@@ -29,7 +29,7 @@ fn bytes<const N: usize>(value: &serde_json::Value) -> [u8; N] {
 }
 
 /// Every node of a core with these blocks, and its roots.
-fn grown(blocks: &[&[u8]]) -> (BTreeMap<u64, Node>, Vec<Node>) {
+fn grown(blocks: &[&[u8]]) -> (BTreeMap<u64, TreeNode>, Vec<TreeNode>) {
     let (mut nodes, mut roots) = (BTreeMap::new(), Vec::new());
     for (at, block) in blocks.iter().enumerate() {
         let created = push_leaf(&mut roots, leaf(at as u64, block)).unwrap();
@@ -49,11 +49,11 @@ fn golden_hashes_and_signatures() {
     for (at, step) in vectors["steps"].as_array().unwrap().iter().enumerate() {
         let block = hex::decode(step["block"].as_str().unwrap()).unwrap();
         let created = push_leaf(&mut roots, leaf(at as u64, &block)).unwrap();
-        let expected: Vec<Node> = step["newNodes"]
+        let expected: Vec<TreeNode> = step["newNodes"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|node| Node {
+            .map(|node| TreeNode {
                 index: number(&node["index"]),
                 size: number(&node["size"]),
                 hash: bytes(&node["hash"]),
@@ -166,11 +166,11 @@ fn golden_proofs() {
         let mut remote = RemoteTree::default();
         let has = |node| bits.has_node(node);
         let plan = plan_proof(block * 2, digest, with_leaf, &mut remote, &has).unwrap();
-        let nodes: Vec<Node> = case["nodes"]
+        let nodes: Vec<TreeNode> = case["nodes"]
             .as_array()
             .unwrap()
             .iter()
-            .map(|node| Node {
+            .map(|node| TreeNode {
                 index: number(&node["index"]),
                 size: number(&node["size"]),
                 hash: bytes(&node["hash"]),
@@ -191,7 +191,7 @@ fn golden_proofs() {
 }
 
 /// A signed proof of block 2 of five, without its value.
-fn proof_of_five() -> (KeyPair, Proof, Node) {
+fn proof_of_five() -> (KeyPair, Proof, TreeNode) {
     let pair = KeyPair::from_seed(&[9; 32]);
     let (all, roots) = grown(&[b"a", b"b", b"c", b"dd", b"e"]);
     let nodes = [6, 1, 8].map(|index| all[&index]).to_vec();
@@ -207,12 +207,12 @@ proptest::proptest! {
             sizes.iter().enumerate().map(|(at, size)| vec![at as u8; size * 7]).collect();
         let given: Vec<(u64, &[u8])> =
             blocks.iter().enumerate().map(|(at, block)| (at as u64, block.as_slice())).collect();
-        let alone: Vec<Node> = given.iter().map(|(at, block)| leaf(*at, block)).collect();
+        let alone: Vec<TreeNode> = given.iter().map(|(at, block)| leaf(*at, block)).collect();
         proptest::prop_assert_eq!(leaves(&given), alone);
     }
 }
 
-fn check(pair: &KeyPair, proof: &Proof, leaf: Node) -> Result<Verified, Flaw<Infallible>> {
+fn check(pair: &KeyPair, proof: &Proof, leaf: TreeNode) -> Result<Verified, Flaw<Infallible>> {
     verify(&pair.public_key(), proof, Some(leaf), |_| Ok(None))
 }
 
@@ -223,8 +223,8 @@ fn no_changed_proof_verifies() {
     let refused = |proof: &Proof, leaf| {
         assert!(matches!(check(&pair, proof, leaf), Err(Flaw::Invalid(_))), "{proof:?}");
     };
-    refused(&good, Node { size: leaf.size + 1, ..leaf });
-    refused(&good, Node { hash: [0; 32], ..leaf });
+    refused(&good, TreeNode { size: leaf.size + 1, ..leaf });
+    refused(&good, TreeNode { hash: [0; 32], ..leaf });
     refused(&Proof { signature: None, ..good.clone() }, leaf);
     refused(&Proof { signature: Some([0; 64].into()), ..good.clone() }, leaf);
     for at in 0..good.nodes.len() {
@@ -246,7 +246,7 @@ fn no_changed_proof_verifies() {
 #[test]
 fn limits_hold_at_and_past() {
     let (pair, good, leaf) = proof_of_five();
-    let spare = Node { index: 100, hash: [1; 32], size: 1 };
+    let spare = TreeNode { index: 100, hash: [1; 32], size: 1 };
     let reason = |proof: &Proof| match check(&pair, proof, leaf) {
         Err(Flaw::Invalid(reason)) => reason,
         other => panic!("{other:?}"),
@@ -258,7 +258,7 @@ fn limits_hold_at_and_past() {
     assert_eq!(reason(&many), format!("{} nodes", MAX_PROOF_NODES + 1));
 
     let far = |index, size| {
-        let nodes = vec![Node { index, size, hash: [1; 32] }];
+        let nodes = vec![TreeNode { index, size, hash: [1; 32] }];
         reason(&Proof { nodes, ..good.clone() })
     };
     assert!(!far(MAX_NODE_INDEX, 1).contains("beyond"));
@@ -270,14 +270,14 @@ fn limits_hold_at_and_past() {
         assert!(reason(&Proof { block, ..good.clone() }).contains("beyond"));
     }
     let last = Proof { block: MAX_CORE_LENGTH - 1, ..good };
-    let leaf = Node { index: last.block * 2, ..leaf };
+    let leaf = TreeNode { index: last.block * 2, ..leaf };
     assert!(matches!(check(&pair, &last, leaf), Err(Flaw::Invalid(_))));
 }
 
 #[test]
 fn a_signed_contradiction_is_a_fork_and_an_unsigned_one_is_not() {
     let (pair, good, leaf) = proof_of_five();
-    let ours = Node { hash: [3; 32], ..good.nodes[1] };
+    let ours = TreeNode { hash: [3; 32], ..good.nodes[1] };
     let local = |index| Ok::<_, Infallible>((index == ours.index).then_some(ours));
     let key = pair.public_key();
     assert_eq!(verify(&key, &good, Some(leaf), local), Err(Flaw::Forked { length: 5 }));
@@ -286,7 +286,7 @@ fn a_signed_contradiction_is_a_fork_and_an_unsigned_one_is_not() {
 }
 
 #[test]
-fn hostile_digests_end_and_remember_little() {
+fn hostile_digests_are_walked_and_stored_within_bounds() {
     let bits = bits_of(9);
     let has = |node| bits.has_node(node);
     let mut remote = RemoteTree::default();
@@ -319,9 +319,9 @@ fn blocks_hashed_before_they_are_appended_have_the_same_leaves() {
     for count in [0, 1, 2, 3, 4, 5, 9, 33] {
         let length = |n: usize| [0, 1, 118, 119, 120, 127, 128, 129, 4096, 65_536][n * 7 % 10];
         let blocks: Vec<Bytes> = (0..count).map(|n| vec![n as u8; length(n)].into()).collect();
-        let alone: Vec<Node> =
+        let alone: Vec<TreeNode> =
             (5..).zip(&blocks).map(|(block, bytes)| leaf(block, bytes)).collect();
-        let together: Vec<Node> = HashedBlocks::new(blocks).leaves(5).collect();
+        let together: Vec<TreeNode> = HashedBlocks::new(blocks).leaves(5).collect();
         assert_eq!(together, alone);
     }
 }

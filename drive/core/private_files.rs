@@ -19,6 +19,9 @@ const MAX_ATTEMPTS: usize = 16;
 
 /// Makes the directory, and its parents where they are absent; what is made survives a power cut. One
 /// that exists and is this user's is closed to others.
+///
+/// # Errors
+/// Those of mkdir(2), chmod(2) and fsync(2).
 pub fn directory(path: &Path) -> io::Result<()> {
     let absent = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let made: Vec<&Path> = path.ancestors().take_while(absent).collect();
@@ -29,6 +32,9 @@ pub fn directory(path: &Path) -> io::Result<()> {
 }
 
 /// Closes what is at `path` to others if it is a file or directory of this user's; no link is followed.
+///
+/// # Errors
+/// Those of lstat(2) and chmod(2).
 pub fn close(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let plain = found.is_file() || found.is_dir();
@@ -67,6 +73,9 @@ fn own() -> u32 {
 
 /// Opens a file of this user's, as `options` say; one that is made, and one that exists, is closed to
 /// others. A link, or a file of another user's, is refused.
+///
+/// # Errors
+/// Those of open(2), such as `ELOOP` for a link; `PermissionDenied` for a file of another user.
 pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
     // All flags are defined in the low 31 bits.
     let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
@@ -84,7 +93,10 @@ pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
 
 /// A new file. What was at `path`, such as what a killed process left or a link, is removed and not
 /// opened.
-pub fn create_anew(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// Those of open(2) and unlink(2).
+pub fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     for _ in 0..MAX_ATTEMPTS {
@@ -103,16 +115,25 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
 
 /// Replaces a file so that it holds `bytes` or what it held before, also after a power cut. No other
 /// process may replace it at the same time.
+///
+/// # Errors
+/// Those of open(2), write(2), fsync(2) and rename(2). The file is as before then.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_through(&temporary(path, "new"), path, bytes)
 }
 
 /// As [`replace`], where other processes may replace the file at the same time: the last one counts.
+///
+/// # Errors
+/// Those of [`replace`].
 pub fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_through(&temporary(path, &std::process::id().to_string()), path, bytes)
 }
 
 /// Makes a file that holds `bytes`, whole from the moment it appears. Fails if there is one.
+///
+/// # Errors
+/// `AlreadyExists`; those of [`replace`].
 pub fn create_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path, &std::process::id().to_string());
     write(&temporary, bytes)?;
@@ -134,12 +155,15 @@ fn replace_through(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create_anew(path)?;
+    let mut file = create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 /// Makes the name of `path` survive a power cut.
+///
+/// # Errors
+/// Those of open(2) and fsync(2).
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     let synced = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
@@ -192,7 +216,7 @@ mod tests {
         assert_eq!(fs::read(path("mark")).unwrap(), b"one");
         replace_shared(&path("mark"), b"two").unwrap();
         assert_eq!(fs::read(path("mark")).unwrap(), b"two");
-        create_anew(&path("created.x")).unwrap();
+        create_new(&path("created.x")).unwrap();
         symlink(path("victim"), path("link")).unwrap();
         assert!(open(&path("link"), OpenOptions::new().write(true)).is_err());
         replace(&path("link"), b"replaced").unwrap();
@@ -202,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_maker_of_a_file_fails_and_changes_nothing() {
+    fn creating_an_existing_shared_file_fails_and_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("machine");
         create_shared(&path, b"first").unwrap();
@@ -213,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_open_to_others_is_closed_when_it_is_used() {
+    fn paths_open_to_others_are_closed_when_they_are_used() {
         let parent = tempfile::tempdir().unwrap();
         let directory_path = parent.path().join("a/b");
         directory(&directory_path).unwrap();

@@ -2,19 +2,20 @@
 //! network that delays, loses and reorders, with peers that stall, lie, leave and come back. Every
 //! run must end with all obtainable blocks, in virtual time, without a single wrong byte.
 //!
-//! A failing seed replays with `SEED=n cargo test --test replicate_sim`.
+//! A failing seed replays with `SEED=n cargo test -p hypermount-core simulation`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hypermount_core::Store;
-use hypermount_core::hypercore::demand::Urgency;
-use hypermount_core::hypercore::{Core, RemoteTree};
-use hypermount_core::replicate::{Action, Event, PeerId, Replicator, Upload, judge};
-use hypermount_core::wire::message::Message;
 use tokio::time::Instant;
+
+use super::{Action, Event, PeerId, Replicator, Upload, judge};
+use crate::hypercore::demand::Urgency;
+use crate::hypercore::{Core, RemoteTree};
+use crate::store::Store;
+use crate::wire::message::Message;
 
 /// A small deterministic generator (splitmix64); the seed is the whole story of a run.
 struct Dice(u64);
@@ -465,7 +466,7 @@ mod continuity {
 
 /// A core we write, and a peer with another or a longer history of it, on the same bad network.
 mod histories {
-    use hypermount_core::hypercore::Stop;
+    use crate::hypercore::Stop;
     use hypermount_swarm::crypto::KeyPair;
 
     use super::*;

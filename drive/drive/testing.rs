@@ -1,0 +1,17 @@
+//! Parts of this package for tests outside of it: a drive on storage that fails at a chosen call, and
+//! the writer of an index for publishers that lie (`tests/hostile`).
+//!
+//! Not for product code, and no part of the public face.
+
+#[cfg(any(test, debug_assertions))]
+pub use crate::hyperdrive::testing::{World, open};
+
+/// The index of Hyperdrive 10 (docs/format/hyperdrive10.md), node by node.
+pub mod trie {
+    pub use crate::index::trie::{Batch, MOUNT, Nodes, Trie, TrieKey};
+
+    /// The values of its nodes.
+    pub mod stat {
+        pub use crate::index::trie::stat::encode;
+    }
+}
