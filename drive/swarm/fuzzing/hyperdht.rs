@@ -4,13 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use crate::crypto::KeyPair;
+use crate::hyperdht::announcement::{Announcement, LookupReply, Peer};
+use crate::hyperdht::message::Packet;
+use crate::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
+use crate::hyperdht::{Event, Node, Role, SocketId};
+use crate::kademlia::Chosen;
 use bytes::Bytes;
-use hypermount_swarm::crypto::KeyPair;
-use hypermount_swarm::hyperdht::announcement::{Announcement, LookupReply, Peer};
-use hypermount_swarm::hyperdht::message::Packet;
-use hypermount_swarm::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
-use hypermount_swarm::hyperdht::{Event, Node, Role, SocketId};
-use hypermount_swarm::kademlia::Chosen;
 use tokio::time::Instant;
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);

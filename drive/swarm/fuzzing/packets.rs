@@ -2,12 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use hypermount_swarm::dht::{Goal, Node};
-use hypermount_swarm::kademlia::Chosen;
+use crate::dht::{Goal, Node};
+use crate::kademlia::Chosen;
 use tokio::time::Instant;
 
 pub fn run(input: &[u8]) {
-    hypermount_swarm::network::hear_on_the_lan(input);
+    crate::network::hear_on_the_lan(input);
     let now = Instant::now();
     let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
     // The number of the first request is known, so that answers to it can be made up.

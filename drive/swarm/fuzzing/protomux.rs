@@ -1,8 +1,8 @@
 //! Messages of a HyperDHT peer inside the encrypted connection: each piece of the input is one
 //! message.
 
+use crate::protomux::{Event, Mux};
 use bytes::Bytes;
-use hypermount_swarm::protomux::{Event, Mux};
 
 pub fn run(input: &[u8]) {
     let mut mux = Mux::default();

@@ -1,14 +1,14 @@
 //! The handshake of a HyperDHT peer, and the bytes of its encrypted stream after it.
 
-use hypermount_swarm::crypto::KeyPair;
-use hypermount_swarm::secret_stream::{Handshake, Secrets, begin};
+use crate::crypto::KeyPair;
+use crate::secret_stream::{Handshake, Secrets, begin};
 
 /// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
 const LONGEST: usize = 1000;
 
 pub fn run(input: &[u8]) {
     let keys = KeyPair::from_seed(&[2; 32]);
-    let prologue = hypermount_swarm::secret_stream::namespace("hyperswarm/dht", 0);
+    let prologue = crate::secret_stream::namespace("hyperswarm/dht", 0);
     let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
     if handshake.read(input).is_ok() {
         assert!(handshake.remote().is_some());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hypermount_swarm::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
+use crate::udx::{MAX_UNACKED, RESERVE, SEND_BUFFER, Stream, WINDOW, stream_of};
 
 /// What an empty header has for us: the stream is the first of all.
 const LOCAL: u32 = 0;
