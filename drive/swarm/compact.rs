@@ -16,7 +16,7 @@ const EIGHT_BYTES: u8 = 0xff;
 /// Bytes end before what they hold does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it ends early")]
-pub struct CutOff;
+pub(crate) struct CutOff;
 
 impl From<bytes::TryGetError> for CutOff {
     fn from(_: bytes::TryGetError) -> Self {
@@ -25,7 +25,7 @@ impl From<bytes::TryGetError> for CutOff {
 }
 
 /// Takes a number off the front.
-pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
+pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     Ok(match from.try_get_u8()? {
         TWO_BYTES => from.try_get_u16_le()?.into(),
         FOUR_BYTES => from.try_get_u32_le()?.into(),
@@ -35,7 +35,7 @@ pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
 }
 
 /// Takes bytes off the front that stand behind their number.
-pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
+pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     let length = usize::try_from(take_uint(from)?).map_err(|_| CutOff)?;
     if length > from.len() {
         return Err(CutOff);
@@ -44,26 +44,26 @@ pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
 }
 
 /// Takes exactly `N` bytes off the front.
-pub fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
+pub(crate) fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
     let mut bytes = [0; N];
     from.try_copy_to_slice(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Takes an address off the front; its port may be 0.
-pub fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
+pub(crate) fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
     let ip = Ipv4Addr::from(take_fixed::<4>(from)?);
     Ok(SocketAddrV4::new(ip, from.try_get_u16_le()?))
 }
 
-pub fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
+pub(crate) fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
     let ip = Ipv6Addr::from(take_fixed::<16>(from)?);
     Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
 }
 
 /// Takes a list off the front that stands behind its number. Keeps the first `most` elements and
 /// skips the rest, which may be valid but exceed what a caller needs.
-pub fn take_list<T>(
+pub(crate) fn take_list<T>(
     from: &mut Bytes,
     most: usize,
     take_one: impl Fn(&mut Bytes) -> Result<T, CutOff>,
@@ -80,7 +80,7 @@ pub fn take_list<T>(
     Ok(kept)
 }
 
-pub fn put_uint(number: u64, to: &mut BytesMut) {
+pub(crate) fn put_uint(number: u64, to: &mut BytesMut) {
     if number <= ONE_BYTE {
         to.put_u8(number as u8);
     } else if let Ok(number) = u16::try_from(number) {
@@ -95,22 +95,22 @@ pub fn put_uint(number: u64, to: &mut BytesMut) {
     }
 }
 
-pub fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
+pub(crate) fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
     put_uint(bytes.len() as u64, to);
     to.put_slice(bytes);
 }
 
-pub fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
+pub(crate) fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
+pub(crate) fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
+pub(crate) fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
     put_uint(all.len() as u64, to);
     all.iter().for_each(|one| put_one(one, to));
 }

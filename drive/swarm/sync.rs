@@ -66,9 +66,9 @@ mod order {
     }
 
     /// One rank held by this thread; dropping it gives the rank up.
-    pub struct Held(Rank);
+    pub(crate) struct Held(Rank);
 
-    pub fn acquire(rank: Rank) -> Held {
+    pub(crate) fn acquire(rank: Rank) -> Held {
         HELD.with_borrow_mut(|held| {
             if let Some(above) = held.iter().find(|above| above.level >= rank.level) {
                 panic!("lock order: {} taken while holding {}", rank.name, above.name);

@@ -9,13 +9,13 @@ use super::message::{LocalPeer, MAX_PEERS};
 use crate::kademlia::{Id, Limits, Shelves};
 
 /// Announcements kept, of all topics; the oldest goes first.
-pub const MAX_ANNOUNCEMENTS: usize = 65_536;
+pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic and kind.
-pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
+pub(crate) const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
 /// Announcements expire after this unless refreshed.
-pub const MAX_AGE: Duration = Duration::from_secs(12 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 /// Local peers in one answer.
-pub const MAX_LOCAL: usize = 32;
+pub(crate) const MAX_LOCAL: usize = 32;
 
 /// A topic, and of local peers the first half of their address.
 type Shelf = (Id, Option<[u8; 2]>);
@@ -27,7 +27,7 @@ enum Entry {
 }
 
 /// See the module's description.
-pub struct Announcements(Shelves<Shelf, Entry, ()>);
+pub(crate) struct Announcements(Shelves<Shelf, Entry, ()>);
 
 impl Default for Announcements {
     fn default() -> Self {
@@ -40,7 +40,7 @@ impl Default for Announcements {
 }
 
 impl Announcements {
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         topic: Id,
         peer: SocketAddrV4,
@@ -53,7 +53,7 @@ impl Announcements {
         }
     }
 
-    pub fn remove(&mut self, topic: Id, peer: SocketAddrV4, local: Option<SocketAddrV4>) {
+    pub(crate) fn remove(&mut self, topic: Id, peer: SocketAddrV4, local: Option<SocketAddrV4>) {
         self.0.remove(&(topic, None), &Entry::Remote(peer));
         if let Some((prefix, end)) = local.map(split) {
             self.0.remove(&(topic, Some(prefix)), &Entry::Local(end));
@@ -62,7 +62,7 @@ impl Announcements {
 
     /// The peers of a topic for a querying node, which is not among them: at most [`MAX_PEERS`]
     /// together.
-    pub fn peers(
+    pub(crate) fn peers(
         &mut self,
         topic: Id,
         asker: SocketAddrV4,

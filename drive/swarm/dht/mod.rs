@@ -6,7 +6,7 @@
 //! (`swarm/discovery`), the values that the original can store besides peers (such requests are
 //! answered "Unsupported command"), and uTP.
 
-pub mod message;
+pub(crate) mod message;
 mod announcements;
 mod purpose;
 mod node;
@@ -16,6 +16,6 @@ mod network_tests;
 #[cfg(test)]
 mod node_tests;
 
-pub use message::MAX_PACKET;
-pub use node::{Event, Node};
-pub use purpose::Goal;
+pub(crate) use message::MAX_PACKET;
+pub(crate) use node::{Event, Node};
+pub(crate) use purpose::Goal;

@@ -24,13 +24,13 @@ use crate::kademlia::{
 };
 
 /// Queries under way; one more is refused.
-pub const MAX_QUERIES: usize = 16;
+pub(crate) const MAX_QUERIES: usize = 16;
 /// Requests answered within a second; the rest is ignored.
-pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
 /// New requests sent within a second.
-pub const MAX_REQUESTS_PER_SECOND: u32 = 100;
+pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 100;
 /// Topics whose announcement is remembered so that it can be taken back.
-pub const MAX_TAKEN_BACK: usize = 4096;
+pub(crate) const MAX_TAKEN_BACK: usize = 4096;
 /// Requests of one query that wait for an answer at the same time.
 const AT_ONCE: usize = 16;
 /// How many unknown nodes that sent a request are checked with a request of ours at a time.
@@ -58,7 +58,7 @@ type Taker = (SocketAddrV4, [u8; 32]);
 
 /// What came of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// `via` names a peer; `seen_as` is our own address as that node sees it.
     Peer { query: QueryId, address: SocketAddrV4, via: SocketAddrV4, seen_as: Option<SocketAddrV4> },
     /// `answered` nodes answered, `announced` took the announcement.
@@ -66,7 +66,7 @@ pub enum Event {
 }
 
 /// See the module's description.
-pub struct Node {
+pub(crate) struct Node {
     id: Id,
     /// Others are told no id and do not come to rely on us.
     ephemeral: bool,
@@ -91,7 +91,7 @@ pub struct Node {
 
 impl Node {
     /// A node that joins the network of its `bootstrap` nodes, or begins one.
-    pub fn new(
+    pub(crate) fn new(
         chosen: Chosen,
         bootstrap: Vec<SocketAddrV4>,
         ephemeral: bool,
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// Replaces the bootstrap nodes and bootstraps again.
-    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+    pub(crate) fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = bootstrap;
         self.rejoin_pause = FIRST_REJOIN;
         self.next_rejoin = now + FIRST_REJOIN;
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// Nodes known.
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.table.len()
     }
 
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// Begins a query about `target`; `None` if too many are under way.
-    pub fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
+    pub(crate) fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
         if self.queries.len() >= MAX_QUERIES {
             return None;
         }
@@ -165,7 +165,7 @@ impl Node {
     }
 
     /// Withdraws our announcement of `topic` from all nodes that accepted it.
-    pub fn take_back(&mut self, topic: &Id, now: Instant) {
+    pub(crate) fn take_back(&mut self, topic: &Id, now: Instant) {
         let Some((port, nodes)) = self.taken.remove(topic) else { return };
         for (node, token) in nodes {
             let packet = announcement(topic, port, token, true);
@@ -174,21 +174,21 @@ impl Node {
     }
 
     /// The same of all topics.
-    pub fn take_back_all(&mut self, now: Instant) {
+    pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
     }
 
-    pub fn next_packet(&mut self) -> Option<(SocketAddrV4, Bytes)> {
+    pub(crate) fn next_packet(&mut self) -> Option<(SocketAddrV4, Bytes)> {
         self.out.pop_front()
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
     /// When [`Node::tick`] has something to do.
-    pub fn next_tick(&self) -> Instant {
+    pub(crate) fn next_tick(&self) -> Instant {
         let mut next = self.next_check.min(self.next_rejoin);
         if let Some(due) = self.requests.next_due() {
             next = next.min(due);
@@ -201,7 +201,7 @@ impl Node {
         self.queries.values().map(|query| query.deadline).fold(next, Instant::min)
     }
 
-    pub fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(due) = self.requests.take_due(now) {
             match due {
@@ -380,7 +380,7 @@ impl Node {
     }
 
     /// A datagram came.
-    pub fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+    pub(crate) fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
         let Some(packet) = Packet::decode(bytes) else { return };
         match packet.kind {
             Kind::Response => self.response(from, packet, now),

@@ -7,7 +7,7 @@ use crate::kademlia::{Id, Patience, QueryId};
 
 /// Two of the original's ticks of 750 ms before a request is sent again; its referrer is asked to
 /// help before that.
-pub const PATIENCE: Patience = Patience {
+pub(crate) const PATIENCE: Patience = Patience {
     late_after: Some(Duration::from_millis(500)),
     again_after: Duration::from_millis(1500),
     times: 2,
@@ -15,11 +15,11 @@ pub const PATIENCE: Patience = Patience {
 };
 
 /// No other node can help.
-pub const ALONE: Patience = Patience { late_after: None, ..PATIENCE };
+pub(crate) const ALONE: Patience = Patience { late_after: None, ..PATIENCE };
 
 /// What a query is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
+pub(crate) enum Goal {
     /// The nodes near an id.
     Nodes,
     /// The peers of a topic.
@@ -30,7 +30,7 @@ pub enum Goal {
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Ask {
         query: QueryId,
         asked: Option<Id>,

@@ -7,7 +7,7 @@ use crate::kademlia::Chosen;
 use tokio::time::Instant;
 
 pub fn run(input: &[u8]) {
-    crate::network::hear_on_the_lan(input);
+    crate::network::parse_multicast_dns(input);
     let now = Instant::now();
     let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
     // The number of the first request is known, so that answers to it can be made up.

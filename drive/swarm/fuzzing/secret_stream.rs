@@ -22,7 +22,6 @@ pub fn run(input: &[u8]) {
         transmit: [1; 32],
         receive: array(0),
         hash: std::array::from_fn(|n| input.get(32 + n).copied().unwrap_or(0)),
-        remote: [0; 32],
     };
     let (_, mut unsealer, _) = begin(&secrets, LONGEST);
     for piece in input.get(96..).unwrap_or_default().chunks(700) {

@@ -14,7 +14,7 @@ use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b};
 use crate::kademlia::Id;
 
 /// Peers of one answer that are looked at, or told.
-pub const MAX_PEERS: usize = 20;
+pub(crate) const MAX_PEERS: usize = 20;
 
 /// What everything is signed and encrypted under, so that it means nothing elsewhere: a hash of the
 /// network's name, and that with a command's number.
@@ -25,30 +25,30 @@ fn namespace(command: Command) -> Hash {
 }
 
 /// What the Noise handshake begins with.
-pub fn handshake_namespace() -> Hash {
+pub(crate) fn handshake_namespace() -> Hash {
     namespace(Command::Handshake)
 }
 
 /// What the key of messages about holes is made with.
-pub fn holepunch_namespace() -> Hash {
+pub(crate) fn holepunch_namespace() -> Hash {
     namespace(Command::Holepunch)
 }
 
 /// What a peer's address is kept under.
-pub fn target_of(key: &PublicKey) -> Id {
+pub(crate) fn target_of(key: &PublicKey) -> Id {
     blake2b(&[key.as_bytes()])
 }
 
 /// A peer that accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     pub key: PublicKey,
     /// Nodes that know the peer's address.
     pub relays: Vec<SocketAddrV4>,
 }
 
 impl Peer {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         self.put(&mut out);
         out.freeze()
@@ -56,7 +56,7 @@ impl Peer {
 
     /// # Errors
     /// Fails if the bytes are not a valid peer record.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         Ok(Self::take(&mut value)?)
     }
 
@@ -73,7 +73,7 @@ impl Peer {
 
 /// The peers of a topic that a node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LookupReply {
+pub(crate) struct LookupReply {
     /// At most [`MAX_PEERS`].
     pub peers: Vec<Peer>,
     /// The time at which the last announcer wanted the topic to be queried again; 0 is never.
@@ -81,7 +81,7 @@ pub struct LookupReply {
 }
 
 impl LookupReply {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_list(&self.peers, &mut out, Peer::put);
         put_uint(self.bump, &mut out);
@@ -90,7 +90,7 @@ impl LookupReply {
 
     /// # Errors
     /// Fails if the bytes are not a valid list of peers.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let peers = take_list(&mut value, MAX_PEERS, Peer::take)?;
         // Older nodes end here.
         let bump = if value.is_empty() { 0 } else { take_uint(&mut value)? };
@@ -100,7 +100,7 @@ impl LookupReply {
 
 /// The value of a request to keep an announcement, or to keep it no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
+pub(crate) struct Announcement {
     /// None when an earlier one is only to be kept longer.
     pub peer: Option<Peer>,
     /// A hash of what the announcement can be kept longer with; or that, if there is no peer.
@@ -112,7 +112,7 @@ pub struct Announcement {
 /// Where an announcement is made: what it is signed for besides itself, so that it counts nowhere
 /// else.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     pub target: Id,
     /// That the node gave.
     pub token: Token,
@@ -122,13 +122,13 @@ pub struct Place {
 
 /// Whether an announcement is made or taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     Here,
     Gone,
 }
 
 impl Meaning {
-    pub fn command(self) -> Command {
+    pub(crate) fn command(self) -> Command {
         match self {
             Self::Here => Command::Announce,
             Self::Gone => Command::Unannounce,
@@ -138,7 +138,7 @@ impl Meaning {
 
 impl Announcement {
     /// That `keys` can be reached through `relays`, or no longer can.
-    pub fn signed(
+    pub(crate) fn signed(
         meaning: Meaning,
         keys: &KeyPair,
         relays: Vec<SocketAddrV4>,
@@ -150,13 +150,13 @@ impl Announcement {
     }
 
     /// The announcing peer, if the signature is by its key and for this place.
-    pub fn verified(&self, meaning: Meaning, place: &Place) -> Option<&Peer> {
+    pub(crate) fn verified(&self, meaning: Meaning, place: &Place) -> Option<&Peer> {
         let (peer, signature) = (self.peer.as_ref()?, self.signature.as_ref()?);
         let signable = signable(meaning, peer, self.refresh.as_ref(), place);
         peer.key.verifies(&signable, signature).then_some(peer)
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         let flags =
             [self.peer.is_some(), self.refresh.is_some(), self.signature.is_some(), self.bump != 0];
@@ -174,7 +174,7 @@ impl Announcement {
 
     /// # Errors
     /// Fails if the bytes are not a valid announcement.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let has = |place| super::payload::has(flags, place);

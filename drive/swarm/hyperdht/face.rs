@@ -11,20 +11,20 @@ use crate::kademlia::{Id, QueryId};
 
 /// One of the sockets that a node's packets come and go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketId(pub u32);
+pub(crate) struct SocketId(pub u32);
 
 impl SocketId {
     /// The socket from which an ephemeral node sends requests. All numbers above
     /// [`SocketId::SERVER`] are sockets that holes are punched for.
-    pub const CLIENT: Self = Self(0);
+    pub(crate) const CLIENT: Self = Self(0);
     /// The socket of a persistent node, and the one at which an ephemeral node is reached if every
     /// address can reach it.
-    pub const SERVER: Self = Self(1);
+    pub(crate) const SERVER: Self = Self(1);
 }
 
 /// Whether others rely on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// An ephemeral node: it sends no id and stores no records for other nodes. Its server socket
     /// has this port.
     Passing { server_port: u16 },
@@ -34,7 +34,7 @@ pub enum Role {
 
 /// Where others can reach a socket, as far as their answers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reach {
     Unknown,
     /// Reachable from every address, at this one.
     Open(SocketAddrV4),
@@ -46,7 +46,7 @@ pub enum Reach {
 
 impl Reach {
     /// The address at which every peer can reach us, if there is one.
-    pub fn open(&self) -> Option<SocketAddrV4> {
+    pub(crate) fn open(&self) -> Option<SocketAddrV4> {
         match self {
             Self::Open(address) => Some(*address),
             Self::Unknown | Self::Consistent(_) | Self::Random => None,
@@ -54,11 +54,11 @@ impl Reach {
     }
 }
 
-pub type RequestId = u64;
+pub(crate) type RequestId = u64;
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub to: SocketAddrV4,
     /// `None` is the one that the node itself asks from.
     pub socket: Option<SocketId>,
@@ -71,14 +71,14 @@ pub struct Ask {
 }
 
 impl Ask {
-    pub fn new(to: SocketAddrV4, command: Command) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, command: Command) -> Self {
         Self { to, socket: None, command, target: None, token: None, value: None, again: true }
     }
 }
 
 /// What a node answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub from: SocketAddrV4,
     /// Our address, as the node sees it.
     pub to: SocketAddrV4,
@@ -91,7 +91,7 @@ pub struct Answer {
 
 /// A packet to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     pub socket: SocketId,
     pub to: SocketAddrV4,
     pub bytes: Bytes,
@@ -99,7 +99,7 @@ pub struct Outgoing {
 
 /// What a peer wants of our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The sender: the peer, or the node that forwarded the message.
     pub from: SocketAddrV4,
     pub socket: SocketId,
@@ -120,7 +120,7 @@ pub struct Asked {
 
 /// What came of what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// Of [`super::Node::request`]; `None` if no node answered in time.
     Answered {
         request: RequestId,

@@ -14,9 +14,9 @@ use crate::kademlia::{Contact, Id};
 
 /// Longest packet read or written, in bytes. What is longer than a datagram that is not taken apart
 /// on its way is nothing an honest node sends.
-pub const MAX_PACKET: usize = 2048;
+pub(crate) const MAX_PACKET: usize = 2048;
 /// Nearer nodes of one answer that are looked at.
-pub const MAX_CLOSER: usize = 20;
+pub(crate) const MAX_CLOSER: usize = 20;
 
 /// The first byte: the version below, the kind above.
 const VERSION: u8 = 0b11;
@@ -24,26 +24,26 @@ const REQUEST: u8 = VERSION;
 const RESPONSE: u8 = 1 << 4 | VERSION;
 
 /// The queried node does not know the command.
-pub const UNKNOWN_COMMAND: u64 = 1;
+pub(crate) const UNKNOWN_COMMAND: u64 = 1;
 /// The token was not given to the sender, or it has expired.
-pub const INVALID_TOKEN: u64 = 2;
+pub(crate) const INVALID_TOKEN: u64 = 2;
 
-pub type Token = [u8; 32];
+pub(crate) type Token = [u8; 32];
 
 /// Which fields a request or a response has.
 mod flag {
-    pub const ID: u64 = 1;
-    pub const TOKEN: u64 = 2;
-    pub const INTERNAL: u64 = 4;
-    pub const TARGET: u64 = 8;
-    pub const CLOSER: u64 = 4;
-    pub const ERROR: u64 = 8;
-    pub const VALUE: u64 = 16;
+    pub(crate) const ID: u64 = 1;
+    pub(crate) const TOKEN: u64 = 2;
+    pub(crate) const INTERNAL: u64 = 4;
+    pub(crate) const TARGET: u64 = 8;
+    pub(crate) const CLOSER: u64 = 4;
+    pub(crate) const ERROR: u64 = 8;
+    pub(crate) const VALUE: u64 = 16;
 }
 
 /// What is asked. The hash table's own commands are numbered apart from those of what is built on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     Ping,
     /// To be answered to another port of the asker.
     PingNat,
@@ -65,7 +65,7 @@ pub enum Command {
 
 impl Command {
     /// Whether it is the hash table's own, and its number.
-    pub fn number(self) -> (bool, u64) {
+    pub(crate) fn number(self) -> (bool, u64) {
         match self {
             Self::Ping => (true, 0),
             Self::PingNat => (true, 1),
@@ -101,7 +101,7 @@ impl Command {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// Chosen by the node that sends the request, repeated in the response.
     pub number: u16,
     /// The receiver, as the sender sees it.
@@ -117,7 +117,7 @@ pub struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub(crate) struct Response {
     pub number: u16,
     pub to: SocketAddrV4,
     pub id: Option<Id>,
@@ -130,26 +130,26 @@ pub struct Response {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub(crate) enum Packet {
     Request(Request),
     Response(Response),
 }
 
 /// What says which node it is: a hash of its address.
-pub fn id_of(address: SocketAddrV4) -> Id {
+pub(crate) fn id_of(address: SocketAddrV4) -> Id {
     let mut bytes = BytesMut::with_capacity(6);
     put_ipv4(address, &mut bytes);
     blake2b(&[&bytes])
 }
 
 /// The node at an address.
-pub fn contact(address: SocketAddrV4) -> Contact {
+pub(crate) fn contact(address: SocketAddrV4) -> Contact {
     Contact { id: id_of(address), address }
 }
 
 impl Packet {
     /// `None` if the bytes are not a valid packet.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;
         }
@@ -176,7 +176,7 @@ fn take_value(there: bool, from: &mut Bytes) -> Result<Option<Bytes>, CutOff> {
 }
 
 impl Request {
-    pub fn new(to: SocketAddrV4, command: Command) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, command: Command) -> Self {
         Self { number: 0, to, id: None, token: None, command, target: None, value: None }
     }
 
@@ -194,7 +194,7 @@ impl Request {
         })
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let (internal, command) = self.command.number();
         let flags = [
             (self.id.is_some(), flag::ID),
@@ -216,7 +216,7 @@ impl Request {
 }
 
 impl Response {
-    pub fn new(to: SocketAddrV4, number: u16) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, number: u16) -> Self {
         Self { number, to, id: None, token: None, closer: Vec::new(), error: 0, value: None }
     }
 
@@ -235,7 +235,7 @@ impl Response {
         })
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let flags = [
             (self.id.is_some(), flag::ID),
             (self.token.is_some(), flag::TOKEN),

@@ -6,9 +6,9 @@
 //! and the holes that are punched for them (`swarm/hyperdht`), and the values that the original can
 //! store besides peers (such requests are answered with an error).
 
-pub mod message;
-pub mod payload;
-pub mod announcement;
+pub(crate) mod message;
+pub(crate) mod payload;
+pub(crate) mod announcement;
 mod face;
 mod records;
 mod reach;
@@ -23,7 +23,6 @@ mod router_tests;
 #[cfg(test)]
 mod vectors;
 
-pub use face::{Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId};
-pub use message::MAX_PACKET;
-pub use node::Node;
-pub use reach::Samples;
+pub(crate) use face::{Answer, Ask, Asked, Event, Reach, RequestId, Role, SocketId};
+pub(crate) use node::Node;
+pub(crate) use reach::Samples;

@@ -35,12 +35,12 @@ use serving::Serving;
 use walk::{Goal, Taker, Walk};
 
 /// Requests answered within a second; the rest is ignored.
-pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
 /// Pending events that other nodes cause; further ones are dropped. Events that end an operation of
 /// ours are never dropped.
-pub const MAX_EVENTS: usize = 1024;
+pub(crate) const MAX_EVENTS: usize = 1024;
 /// How many unknown nodes that sent a request are checked with a request of ours at a time.
-pub const MAX_CHECKS: usize = 32;
+pub(crate) const MAX_CHECKS: usize = 32;
 /// The nodes that were silent longest are asked for a sign of life this often.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
@@ -50,7 +50,7 @@ const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
 /// See the module's description.
-pub struct Node {
+pub(crate) struct Node {
     pub(super) id: Id,
     pub(super) keys: KeyPair,
     pub(super) role: Role,
@@ -81,7 +81,7 @@ pub struct Node {
 
 impl Node {
     /// A node that joins the network of its `bootstrap` nodes, or begins one.
-    pub fn new(
+    pub(crate) fn new(
         chosen: Chosen,
         keys: KeyPair,
         bootstrap: Vec<SocketAddrV4>,
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// Replaces the bootstrap nodes and bootstraps again.
-    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+    pub(crate) fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = others(bootstrap, self.id);
         self.rejoin_pause = FIRST_REJOIN;
         self.next_rejoin = now + FIRST_REJOIN;
@@ -140,27 +140,23 @@ impl Node {
         }
     }
 
-    pub fn keys(&self) -> &KeyPair {
-        &self.keys
-    }
-
     /// Looks for the peers of a topic; `None` if too many queries are under way.
-    pub fn lookup(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+    pub(crate) fn lookup(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
         self.start(topic, Goal::Lookup, now)
     }
 
     /// The same, and to be one of them.
-    pub fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+    pub(crate) fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
         self.start(topic, Goal::Announce, now)
     }
 
     /// Looks for the nodes that know where a peer is; `target` is the hash of the peer's key.
-    pub fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
+    pub(crate) fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
         self.start(target, Goal::Peer, now)
     }
 
     /// Sends one request, now or soon; `None` if too many wait.
-    pub fn request(&mut self, ask: Ask, now: Instant) -> Option<RequestId> {
+    pub(crate) fn request(&mut self, ask: Ask, now: Instant) -> Option<RequestId> {
         let Ask { to, socket, command, target, token, value, again } = ask;
         let request = Request { target, token, value, ..Request::new(to, command) };
         let number = self.next_request;
@@ -177,23 +173,13 @@ impl Node {
         Some(number)
     }
 
-    /// Asks a node once for a sign of life, and where it sees that socket of ours.
-    pub fn ping(
-        &mut self,
-        to: SocketAddrV4,
-        socket: Option<SocketId>,
-        now: Instant,
-    ) -> Option<RequestId> {
-        self.request(Ask { socket, again: false, ..Ask::new(to, Command::Ping) }, now)
-    }
-
     /// Nodes known.
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.table.len()
     }
 
     /// Nodes that answered lately, the newest first; bootstrap nodes too if there are fewer.
-    pub fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
+    pub(crate) fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
         let mut nodes: Vec<SocketAddrV4> =
             self.table.newest(count).iter().map(|contact| contact.address).collect();
         for address in &self.bootstrap {
@@ -205,7 +191,7 @@ impl Node {
     }
 
     /// Where others can reach the socket that the node asks from.
-    pub fn reach(&self) -> Reach {
+    pub(crate) fn reach(&self) -> Reach {
         self.open.map_or_else(|| self.samples.reach(), Reach::Open)
     }
 
@@ -229,11 +215,11 @@ impl Node {
         (stays && socket == SocketId::SERVER).then_some(self.id)
     }
 
-    pub fn next_packet(&mut self) -> Option<Outgoing> {
+    pub(crate) fn next_packet(&mut self) -> Option<Outgoing> {
         self.sending.next_packet()
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
@@ -262,7 +248,7 @@ impl Node {
     }
 
     /// When [`Node::tick`] has something to do.
-    pub fn next_tick(&self) -> Instant {
+    pub(crate) fn next_tick(&self) -> Instant {
         let next = self.next_check.min(self.next_rejoin);
         let requests = self.sending.next_due(!self.queries.is_empty());
         let probe = self.expected_at().map(|_| self.probe.next);
@@ -271,7 +257,7 @@ impl Node {
         [requests, probe, serving].into_iter().flatten().chain(queries).fold(next, Instant::min)
     }
 
-    pub fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(overdue) = self.sending.take_due(now) {
             self.overdue(overdue, now);
@@ -329,7 +315,13 @@ impl Node {
     }
 
     /// A datagram came.
-    pub fn receive(&mut self, socket: SocketId, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+    pub(crate) fn receive(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddrV4,
+        bytes: &[u8],
+        now: Instant,
+    ) {
         if from.port() == 0 {
             return;
         }

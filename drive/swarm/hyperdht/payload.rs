@@ -14,22 +14,22 @@ use crate::compact::{
 };
 
 /// Addresses of one list that are looked at. A machine has some, and three relays.
-pub const MAX_ADDRESSES: usize = 32;
+pub(crate) const MAX_ADDRESSES: usize = 32;
 
 /// The version of the hello, and of each of its parts.
-pub const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 /// What is wrong with a connection that is to be.
-pub mod fault {
-    pub const NONE: u64 = 0;
-    pub const ABORTED: u64 = 1;
-    pub const VERSION_MISMATCH: u64 = 2;
-    pub const TRY_LATER: u64 = 3;
+pub(crate) mod fault {
+    pub(crate) const NONE: u64 = 0;
+    pub(crate) const ABORTED: u64 = 1;
+    pub(crate) const VERSION_MISMATCH: u64 = 2;
+    pub(crate) const TRY_LATER: u64 = 3;
 }
 
 /// Why a value is none that we can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     #[error("it ends early")]
     CutOff,
     #[error("from whom it comes, {0}, is unknown")]
@@ -48,7 +48,7 @@ impl From<CutOff> for Malformed {
 
 /// The party that sends a handshake or a holepunch round between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     FromClient,
     FromServer,
     FromRelay,
@@ -81,7 +81,7 @@ impl Mode {
 
 /// The kind of router that a peer is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Firewall {
+pub(crate) enum Firewall {
     #[default]
     Unknown,
     /// No router, or one that admits every address.
@@ -93,7 +93,7 @@ pub enum Firewall {
 }
 
 impl Firewall {
-    pub fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         match self {
             Self::Unknown => 0,
             Self::Open => 1,
@@ -134,7 +134,7 @@ pub(super) fn has(flags: u64, place: u32) -> bool {
 
 /// The value of a handshake request, and of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     pub mode: Mode,
     /// A message of the Noise handshake.
     pub noise: Bytes,
@@ -145,7 +145,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(&[self.peer_address.is_some(), self.relay_address.is_some()], &mut out);
         put_uint(self.mode.number(), &mut out);
@@ -158,7 +158,7 @@ impl Handshake {
 
     /// # Errors
     /// Fails if the bytes are not a valid handshake.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let mode = Mode::take(from)?;
@@ -171,7 +171,7 @@ impl Handshake {
 
 /// The value of a request about a hole, and of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holepunch {
+pub(crate) struct Holepunch {
     pub mode: Mode,
     /// The server's number for the handshake it is about.
     pub id: u64,
@@ -181,7 +181,7 @@ pub struct Holepunch {
 }
 
 impl Holepunch {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(&[self.peer_address.is_some()], &mut out);
         put_uint(self.mode.number(), &mut out);
@@ -195,7 +195,7 @@ impl Holepunch {
 
     /// # Errors
     /// Fails if the bytes are not a valid holepunch message.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let mode = Mode::take(from)?;
@@ -208,21 +208,21 @@ impl Holepunch {
 
 /// A node that passes messages about holes on, and the server's address as that node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Relay {
+pub(crate) struct Relay {
     pub relay_address: SocketAddrV4,
     pub peer_address: SocketAddrV4,
 }
 
 /// How holes can be punched to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HolepunchInfo {
+pub(crate) struct HolepunchInfo {
     pub id: u64,
     pub relays: Vec<Relay>,
 }
 
 /// The stream that is to be connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdxInfo {
+pub(crate) struct UdxInfo {
     pub version: u64,
     /// The socket may be used for further streams.
     pub reusable_socket: bool,
@@ -232,7 +232,7 @@ pub struct UdxInfo {
 
 /// A relay through which the whole stream may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayThrough {
+pub(crate) struct RelayThrough {
     pub version: u64,
     pub public_key: [u8; 32],
     pub token: [u8; 32],
@@ -240,7 +240,7 @@ pub struct RelayThrough {
 
 /// What each side says of itself inside the Noise handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NoisePayload {
+pub(crate) struct NoisePayload {
     /// One of [`fault`].
     pub error: u64,
     pub firewall: Firewall,
@@ -256,7 +256,7 @@ pub struct NoisePayload {
 }
 
 impl NoisePayload {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_uint(VERSION, &mut out);
         put_flags(
@@ -300,7 +300,7 @@ impl NoisePayload {
     /// # Errors
     /// Fails if the bytes are not a valid handshake payload; [`Malformed::Version`] if they are one
     /// of another version, whose layout is unknown.
-    pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let version = take_uint(from)?;
         if version != VERSION {
@@ -382,7 +382,7 @@ impl RelayThrough {
 
 /// What each side says in one round about a hole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Round {
+pub(crate) struct Round {
     /// One of [`fault`].
     pub error: u64,
     pub firewall: Firewall,
@@ -399,7 +399,7 @@ pub struct Round {
 }
 
 impl Round {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(
             &[
@@ -429,7 +429,7 @@ impl Round {
 
     /// # Errors
     /// Fails if the bytes are not a valid holepunch round.
-    pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let flags = take_uint(from)?;
         Ok(Self {

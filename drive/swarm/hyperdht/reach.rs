@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::face::Reach;
 
 /// Most reports of our address that are kept, one per node.
-pub const MAX_SAMPLES: usize = 16;
+pub(crate) const MAX_SAMPLES: usize = 16;
 /// Fewer reports do not determine the kind of router.
 const FEWEST_SAMPLES: usize = 3;
 /// Number of nodes that are asked to send a packet to our server socket.
-pub const PROBED: usize = 5;
+pub(crate) const PROBED: usize = 5;
 /// Number of their packets that must arrive; if fewer nodes are asked, one.
 const CAME_THROUGH: usize = 3;
 /// Pause between two attempts: the first one, and the longest. It doubles in between.
@@ -23,11 +23,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(20 * 60);
 
 /// The addresses at which nodes see one of our sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
+pub(crate) struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
 
 impl Samples {
     /// Notes that `node` sees us at `seen_as`. Only the last report of each node counts.
-    pub fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
+    pub(crate) fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
         self.0.retain(|(known, _)| *known != node);
         if self.0.len() >= MAX_SAMPLES {
             self.0.pop_front();
@@ -54,12 +54,12 @@ impl Samples {
     }
 
     /// The address that all nodes but the tolerated number report.
-    pub fn agreed(&self) -> Option<SocketAddrV4> {
+    pub(crate) fn agreed(&self) -> Option<SocketAddrV4> {
         let (address, hits) = self.most()?;
         (hits + self.tolerated() >= self.0.len()).then_some(address)
     }
 
-    pub fn reach(&self) -> Reach {
+    pub(crate) fn reach(&self) -> Reach {
         let (Some((_, hits)), true) = (self.most(), self.0.len() >= FEWEST_SAMPLES) else {
             return Reach::Unknown;
         };
@@ -83,7 +83,7 @@ struct Attempt {
 }
 
 /// Determines whether every peer can reach our server socket.
-pub struct Probe {
+pub(crate) struct Probe {
     attempt: Option<Attempt>,
     /// Time of the next attempt, and the pause after it.
     pub next: Instant,
@@ -91,22 +91,22 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { attempt: None, next: now, pause: FIRST_PROBE_AGAIN }
     }
 
     /// Begins with a pause, since a router still lets packets in from addresses that the socket has
     /// sent to.
-    pub fn later(now: Instant) -> Self {
+    pub(crate) fn later(now: Instant) -> Self {
         Self { attempt: None, next: now + PROBE_EVERY, pause: PROBE_EVERY }
     }
 
-    pub fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         self.attempt.is_some()
     }
 
     /// Notes that `asked` nodes were asked to send to `expected`. With 0, the attempt ends at once.
-    pub fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
+    pub(crate) fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
         let attempt = Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 };
         self.attempt = (asked > 0).then_some(attempt);
         self.next = now + self.pause;
@@ -115,7 +115,7 @@ impl Probe {
 
     /// Notes the result of one node: its packet arrived and reports `seen_as`, or did not arrive.
     /// Returns the address at which every peer can reach us, if the last result shows it.
-    pub fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
+    pub(crate) fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
         let attempt = self.attempt.as_mut()?;
         attempt.waiting = attempt.waiting.saturating_sub(1);
         match seen_as {

@@ -13,26 +13,26 @@ use crate::crypto::PublicKey;
 use crate::kademlia::{Id, Limits, Shelves};
 
 /// Announcements kept, of all topics; the oldest goes first.
-pub const MAX_ANNOUNCEMENTS: usize = 65_536;
+pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic.
-pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
+pub(crate) const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
 /// Peers whose whereabouts are kept; the oldest goes first.
-pub const MAX_FORWARDS: usize = 65_536;
+pub(crate) const MAX_FORWARDS: usize = 65_536;
 /// Relays kept per peer: as many as fit into an answer with [`MAX_PEERS`] peers.
-pub const MAX_RELAYS: usize = 3;
+pub(crate) const MAX_RELAYS: usize = 3;
 /// Announcements expire after this unless refreshed.
-pub const MAX_AGE: Duration = Duration::from_secs(20 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 
 /// Where messages for a peer go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
+pub(crate) struct Forward {
     /// The peer's own address, from which the announcement came.
     pub to: SocketAddrV4,
     pub peer: Peer,
 }
 
 /// See the module's description.
-pub struct Records {
+pub(crate) struct Records {
     topics: Shelves<Id, PublicKey, Peer>,
     forwards: Shelves<Id, (), Forward>,
 }
@@ -49,7 +49,7 @@ impl Default for Records {
 
 impl Records {
     /// A peer at `from` announced itself: under the target of its key, or in a topic.
-    pub fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
+    pub(crate) fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
         peer.relays.truncate(MAX_RELAYS);
         // The sender chose the spare capacity: release it.
         peer.relays.shrink_to_fit();
@@ -60,7 +60,7 @@ impl Records {
         }
     }
 
-    pub fn remove(&mut self, target: &Id, key: &PublicKey) {
+    pub(crate) fn remove(&mut self, target: &Id, key: &PublicKey) {
         if target_of(key) == *target {
             self.forwards.remove(target, &());
         } else {
@@ -69,13 +69,13 @@ impl Records {
     }
 
     /// Where messages for the peer of that target go.
-    pub fn forward(&mut self, target: &Id, now: Instant) -> Option<&Forward> {
+    pub(crate) fn forward(&mut self, target: &Id, now: Instant) -> Option<&Forward> {
         self.forwards.expire(now);
         self.forwards.get(target, &())
     }
 
     /// Peers of a topic, others each time if there are more than [`MAX_PEERS`].
-    pub fn peers(&mut self, target: &Id, now: Instant) -> Vec<Peer> {
+    pub(crate) fn peers(&mut self, target: &Id, now: Instant) -> Vec<Peer> {
         self.topics.expire(now);
         let mut all: Vec<&Peer> = self.topics.of(*target).map(|(_, peer)| peer).collect();
         fastrand::shuffle(&mut all);

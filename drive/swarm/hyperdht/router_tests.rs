@@ -307,7 +307,7 @@ async fn so_many_events_wait_and_none_of_them_in_vain() {
     for n in 0..MAX_EVENTS as u64 + 1 {
         node.receive(SocketId::CLIENT, PEER, &hello.encode(), now + Duration::from_millis(n * 2));
     }
-    let ping = node.ping(PEER, None, now + Duration::from_secs(3)).unwrap();
+    let ping = ping(&mut node, PEER, None, now + Duration::from_secs(3)).unwrap();
     node.tick(now + Duration::from_secs(4));
     let mut all = events(&mut node);
     let given_up = Event::Answered { request: ping, answer: None };

@@ -13,26 +13,26 @@ use super::message::{Request, Response};
 use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
 
 /// New requests sent within a second.
-pub const MAX_REQUESTS_PER_SECOND: u32 = 200;
+pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 200;
 /// Requests that wait to be sent; one more is refused.
-pub const MAX_WAITING: usize = 256;
+pub(crate) const MAX_WAITING: usize = 256;
 /// Pending outgoing packets; further ones are dropped, as on any network.
-pub const MAX_OUT: usize = 4096;
+pub(crate) const MAX_OUT: usize = 4096;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Sent once.
-pub const ONCE: Patience =
+pub(crate) const ONCE: Patience =
     Patience { late_after: None, again_after: SECOND, times: 0, given_up_after: SECOND };
 /// Sent again twice: done before the relays hear from us the next time.
-pub const THRICE: Patience = Patience { times: 2, ..ONCE };
+pub(crate) const THRICE: Patience = Patience { times: 2, ..ONCE };
 /// As often as the original.
-pub const PATIENT: Patience = Patience { times: 3, ..ONCE };
+pub(crate) const PATIENT: Patience = Patience { times: 3, ..ONCE };
 /// The same, and the walk continues after the first second.
-pub const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
+pub(crate) const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// One step of a walk.
     Step {
         query: QueryId,
@@ -63,7 +63,7 @@ pub enum Purpose {
 }
 
 /// A request with what is known about it before it has a number.
-pub struct Ready {
+pub(crate) struct Ready {
     /// Asked from here.
     pub socket: SocketId,
     pub request: Request,
@@ -75,7 +75,7 @@ pub struct Ready {
 type Place = (SocketId, SocketAddrV4);
 
 /// See the module's description.
-pub struct Sending {
+pub(crate) struct Sending {
     out: VecDeque<Outgoing>,
     requests: Requests<Place, Purpose>,
     waiting: VecDeque<Ready>,
@@ -83,7 +83,7 @@ pub struct Sending {
 }
 
 impl Sending {
-    pub fn new(first_request: u16, now: Instant) -> Self {
+    pub(crate) fn new(first_request: u16, now: Instant) -> Self {
         Self {
             out: VecDeque::new(),
             requests: Requests::new(first_request),
@@ -93,12 +93,12 @@ impl Sending {
     }
 
     /// Whether a new request would have to wait.
-    pub fn is_full(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.window.is_full(now) || self.requests.is_full() || !self.waiting.is_empty()
     }
 
     /// Sends a request, now or soon; false if too many wait.
-    pub fn ask(&mut self, ready: Ready, now: Instant) -> bool {
+    pub(crate) fn ask(&mut self, ready: Ready, now: Instant) -> bool {
         if !self.is_full(now) {
             self.send(ready, now);
             return true;
@@ -125,7 +125,7 @@ impl Sending {
     }
 
     /// Sends what waits, as far as there is room now.
-    pub fn go_on(&mut self, now: Instant) {
+    pub(crate) fn go_on(&mut self, now: Instant) {
         // The window first: it is to notice that it is open.
         while !self.window.is_full(now) && !self.requests.is_full() {
             let Some(ready) = self.waiting.pop_front() else { return };
@@ -133,28 +133,28 @@ impl Sending {
         }
     }
 
-    pub fn reply(&mut self, socket: SocketId, response: &Response) {
+    pub(crate) fn reply(&mut self, socket: SocketId, response: &Response) {
         self.put(socket, response.to, response.encode());
     }
 
     /// Sends a request whose answer, if there is one, goes to another node.
-    pub fn pass_on(&mut self, socket: SocketId, request: &Request) {
+    pub(crate) fn pass_on(&mut self, socket: SocketId, request: &Request) {
         self.put(socket, request.to, request.encode());
     }
 
     /// Sends these bytes.
-    pub fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
+    pub(crate) fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
         if self.out.len() < MAX_OUT {
             self.out.push_back(Outgoing { socket, to, bytes });
         }
     }
 
-    pub fn next_packet(&mut self) -> Option<Outgoing> {
+    pub(crate) fn next_packet(&mut self) -> Option<Outgoing> {
         self.out.pop_front()
     }
 
     /// What the request was for that this answers, if any was sent there from that socket.
-    pub fn answered(
+    pub(crate) fn answered(
         &mut self,
         socket: SocketId,
         from: SocketAddrV4,
@@ -164,13 +164,13 @@ impl Sending {
     }
 
     /// How many requests wait that are for something, sent or not.
-    pub fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
+    pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         let unsent = self.waiting.iter().filter(|ready| is_for(&ready.purpose)).count();
         unsent + self.requests.count(is_for)
     }
 
     /// Repeats the requests that are due, and returns the first event that a caller must handle.
-    pub fn take_due(&mut self, now: Instant) -> Option<Overdue> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Overdue> {
         loop {
             match self.requests.take_due(now)? {
                 Due::Again { to: (socket, to), packet, purpose } => {
@@ -186,7 +186,7 @@ impl Sending {
     }
 
     /// When something is due; `eager` if there is more to be sent than what waits here.
-    pub fn next_due(&self, eager: bool) -> Option<Instant> {
+    pub(crate) fn next_due(&self, eager: bool) -> Option<Instant> {
         let opens = self.window.opens().filter(|_| eager || !self.waiting.is_empty());
         [self.requests.next_due(), opens].into_iter().flatten().min()
     }
@@ -194,7 +194,7 @@ impl Sending {
 
 /// A request that has no answer yet, or gets none.
 #[derive(Debug)]
-pub enum Overdue {
+pub(crate) enum Overdue {
     Late { purpose: Purpose },
     TimedOut { to: SocketAddrV4, purpose: Purpose },
 }

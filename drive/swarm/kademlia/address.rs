@@ -25,7 +25,7 @@ fn reach(address: Ipv4Addr) -> Option<Reach> {
 
 /// Whether a node at `from` can know `named`: a remote node must not make us dial our own machine
 /// or our local network.
-pub fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
+pub(crate) fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
     match (reach(from), reach(named)) {
         (Some(from), Some(named)) => from <= named,
         _ => false,

@@ -5,7 +5,7 @@ use std::io;
 use super::id::Id;
 use crate::crypto::random_bytes;
 
-pub struct Chosen {
+pub(crate) struct Chosen {
     pub id: Id,
     /// Of the tokens it gives.
     pub secrets: [[u8; 32]; 2],
@@ -16,7 +16,7 @@ pub struct Chosen {
 impl Chosen {
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn at_random() -> io::Result<Self> {
+    pub(crate) fn at_random() -> io::Result<Self> {
         Ok(Self {
             id: random_bytes()?,
             secrets: [random_bytes()?, random_bytes()?],

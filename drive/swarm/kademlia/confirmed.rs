@@ -13,13 +13,13 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 /// Bytes sent to an unconfirmed address for each byte received from it.
-pub const AMPLIFICATION: usize = 3;
+pub(crate) const AMPLIFICATION: usize = 3;
 /// Confirmed addresses that are remembered; the least recently confirmed one makes room.
-pub const MAX_CONFIRMED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+pub(crate) const MAX_CONFIRMED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long an address counts as confirmed after its last answer.
-pub const CONFIRMED_FOR: Duration = Duration::from_secs(15 * 60);
+pub(crate) const CONFIRMED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Requests that wait for the confirmation of their address.
-pub const MAX_HELD: usize = 128;
+pub(crate) const MAX_HELD: usize = 128;
 /// How long a request waits for that.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
@@ -30,7 +30,7 @@ struct Held<R> {
 }
 
 /// See the module's description. `R` is a request as its network has it.
-pub struct Confirmed<R> {
+pub(crate) struct Confirmed<R> {
     addresses: LruCache<SocketAddrV4, Instant>,
     held: VecDeque<Held<R>>,
 }
@@ -43,7 +43,7 @@ impl<R> Default for Confirmed<R> {
 
 impl<R> Confirmed<R> {
     /// The address answered a request of ours. Returns the requests that waited for that.
-    pub fn confirm(&mut self, address: SocketAddrV4, now: Instant) -> Vec<R> {
+    pub(crate) fn confirm(&mut self, address: SocketAddrV4, now: Instant) -> Vec<R> {
         self.addresses.put(address, now);
         if self.held.is_empty() {
             return Vec::new();
@@ -56,13 +56,13 @@ impl<R> Confirmed<R> {
     }
 
     /// Whether the address has answered us within 15 minutes.
-    pub fn has(&self, address: SocketAddrV4, now: Instant) -> bool {
+    pub(crate) fn has(&self, address: SocketAddrV4, now: Instant) -> bool {
         self.addresses.peek(&address).is_some_and(|at| now < *at + CONFIRMED_FOR)
     }
 
     /// Keeps a request until its address is confirmed, in place of one of that address that
     /// `is_same`; false if 128 requests wait already.
-    pub fn hold(
+    pub(crate) fn hold(
         &mut self,
         from: SocketAddrV4,
         request: R,

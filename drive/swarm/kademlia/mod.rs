@@ -4,7 +4,7 @@
 //! Pure bookkeeping in given time. Not here: packets and what is asked with them (`dht`,
 //! `hyperdht`), sockets and clocks (`swarm/discovery`).
 
-pub mod id;
+pub(crate) mod id;
 mod address;
 mod chosen;
 mod window;
@@ -15,13 +15,15 @@ mod routing;
 mod query;
 mod requests;
 
-pub use address::may_name;
-pub use chosen::Chosen;
-pub use confirmed::{AMPLIFICATION, Confirmed};
-pub use id::Id;
-pub use query::{MAX_ASKED, MAX_CONTACTS, QUERY_WITHIN, Query, QueryId, Step};
-pub use requests::{Due, MAX_REQUESTS, Patience, Requests};
-pub use routing::{BUCKET, BUCKETS, Contact, RoutingTable};
-pub use shelves::{Limits, Shelves};
-pub use tokens::Tokens;
-pub use window::Window;
+pub(crate) use address::may_name;
+pub(crate) use chosen::Chosen;
+pub(crate) use confirmed::{AMPLIFICATION, Confirmed};
+pub(crate) use id::Id;
+pub(crate) use query::{Query, QueryId, Step};
+#[cfg(test)]
+pub(crate) use requests::MAX_REQUESTS;
+pub(crate) use requests::{Due, Patience, Requests};
+pub(crate) use routing::{BUCKET, Contact, RoutingTable};
+pub(crate) use shelves::{Limits, Shelves};
+pub(crate) use tokens::Tokens;
+pub(crate) use window::Window;

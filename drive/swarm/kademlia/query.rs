@@ -14,15 +14,15 @@ use super::id::{Id, distance};
 use super::routing::{BUCKET, Contact};
 
 /// Nodes of one query that are remembered.
-pub const MAX_CONTACTS: usize = 128;
+pub(crate) const MAX_CONTACTS: usize = 128;
 /// Nodes that one query asks at most.
-pub const MAX_ASKED: usize = 256;
+pub(crate) const MAX_ASKED: usize = 256;
 /// A query ends by then, whatever it has found.
-pub const QUERY_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const QUERY_WITHIN: Duration = Duration::from_secs(30);
 /// A query ends when it has this many answers for each late one.
 const ANSWERS_PER_LATE: usize = 3;
 
-pub type QueryId = u64;
+pub(crate) type QueryId = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State<Reply> {
@@ -49,7 +49,7 @@ impl<Reply> Candidate<Reply> {
 
 /// Whom to ask next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     pub to: SocketAddrV4,
     /// Its id, if it is known.
     pub asked: Option<Id>,
@@ -65,7 +65,7 @@ struct Telling {
 }
 
 /// See the module's description. `Goal` is what the walk is for, `Reply` what is kept of an answer.
-pub struct Query<Goal, Reply> {
+pub(crate) struct Query<Goal, Reply> {
     pub target: Id,
     pub goal: Goal,
     pub deadline: Instant,
@@ -82,7 +82,7 @@ pub struct Query<Goal, Reply> {
 }
 
 impl<Goal, Reply: Clone> Query<Goal, Reply> {
-    pub fn new(target: Id, goal: Goal, at_once: usize, now: Instant) -> Self {
+    pub(crate) fn new(target: Id, goal: Goal, at_once: usize, now: Instant) -> Self {
         Self {
             target,
             goal,
@@ -99,12 +99,12 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// Begins with nodes whose ids are not known.
-    pub fn begin_with(&mut self, bootstrap: Vec<SocketAddrV4>) {
+    pub(crate) fn begin_with(&mut self, bootstrap: Vec<SocketAddrV4>) {
         self.bootstrap = bootstrap;
     }
 
     /// Adds a node that another node named. If there are too many, the farthest is dropped.
-    pub fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
+    pub(crate) fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
         let at = distance(&contact.id, &self.target);
         let candidate = Candidate { contact, referrer, state: State::New };
         self.candidates.entry(at).or_insert(candidate);
@@ -124,7 +124,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// The next node to query, if one may be queried now.
-    pub fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<Step> {
         let waiting = self.in_flight.saturating_sub(self.late);
         if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
             return None;
@@ -151,7 +151,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// A node that was asked has not answered yet.
-    pub fn late(&mut self, asked: &Id) {
+    pub(crate) fn late(&mut self, asked: &Id) {
         if let Some(one) = self.candidates.get_mut(&distance(asked, &self.target))
             && matches!(one.state, State::Asked)
         {
@@ -161,7 +161,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// A node that was asked as `asked` answered as `contact`, if it has an id.
-    pub fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, reply: Reply) {
+    pub(crate) fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, reply: Reply) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.answered += 1;
         if let Some(asked) = asked
@@ -175,7 +175,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         }
     }
 
-    pub fn failed(&mut self, asked: Option<Id>) {
+    pub(crate) fn failed(&mut self, asked: Option<Id>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(asked) = asked {
             self.set(&asked, State::Failed);
@@ -183,13 +183,13 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// How many nodes answered.
-    pub fn answered(&self) -> usize {
+    pub(crate) fn answered(&self) -> usize {
         self.answered
     }
 
     /// Whether all relevant nodes were queried, and the nodes that were sent something have
     /// answered. Late nodes are waited for only while few others have answered.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         if let Some(telling) = self.telling {
             return telling.waiting == 0;
         }
@@ -204,7 +204,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// The nearest nodes that answered, with what was kept of each answer.
-    pub fn closest(&self) -> Vec<(Contact, Reply)> {
+    pub(crate) fn closest(&self) -> Vec<(Contact, Reply)> {
         let answered = |one: &Candidate<Reply>| match &one.state {
             State::Answered(reply) => Some((one.contact, reply.clone())),
             _ => None,
@@ -213,13 +213,13 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// The walk is over; `count` nodes are told what it was for, until `deadline`.
-    pub fn tell(&mut self, count: usize, deadline: Instant) {
+    pub(crate) fn tell(&mut self, count: usize, deadline: Instant) {
         self.telling = Some(Telling { waiting: count, took: 0 });
         self.deadline = deadline;
     }
 
     /// One that was told has answered, or has not.
-    pub fn told(&mut self, took: bool) {
+    pub(crate) fn told(&mut self, took: bool) {
         if let Some(telling) = &mut self.telling {
             telling.waiting = telling.waiting.saturating_sub(1);
             telling.took += usize::from(took);
@@ -227,7 +227,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     }
 
     /// How many took what they were told; `None` before they are told.
-    pub fn took(&self) -> Option<usize> {
+    pub(crate) fn took(&self) -> Option<usize> {
         self.telling.map(|telling| telling.took)
     }
 }

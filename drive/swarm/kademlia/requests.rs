@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 /// Requests that wait for an answer at the same time.
-pub const MAX_REQUESTS: usize = 512;
+pub(crate) const MAX_REQUESTS: usize = 512;
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// Time without an answer after which the request is reported as late, once; `None` never
     /// reports it.
     pub late_after: Option<Duration>,
@@ -25,7 +25,7 @@ pub struct Patience {
 
 /// What has to be done about a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Due<To, Purpose> {
+pub(crate) enum Due<To, Purpose> {
     /// There is no answer yet, and nothing to be done if nothing helps.
     Late {
         to: To,
@@ -65,23 +65,23 @@ impl<To, Purpose> Request<To, Purpose> {
 
 /// See the module's description. `To` is the queried node, and everything that an answer must
 /// match.
-pub struct Requests<To, Purpose> {
+pub(crate) struct Requests<To, Purpose> {
     all: BTreeMap<u16, Request<To, Purpose>>,
     next: u16,
 }
 
 impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
     /// Numbers begin at a random `first`, so that answers cannot be foretold.
-    pub fn new(first: u16) -> Self {
+    pub(crate) fn new(first: u16) -> Self {
         Self { all: BTreeMap::new(), next: first }
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.all.len() >= MAX_REQUESTS
     }
 
     /// Keeps a request, which `encode` makes of its number; its bytes, or `None` if too many wait.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         to: To,
         purpose: Purpose,
@@ -111,24 +111,24 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
     }
 
     /// What the request was for that this answers, if any was sent there.
-    pub fn answered(&mut self, from: To, number: u16) -> Option<Purpose> {
+    pub(crate) fn answered(&mut self, from: To, number: u16) -> Option<Purpose> {
         if self.all.get(&number)?.to != from {
             return None;
         }
         self.all.remove(&number).map(|request| request.purpose)
     }
 
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.all.values().map(Request::due).min()
     }
 
     /// How many wait that are for something.
-    pub fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
+    pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         self.all.values().filter(|request| is_for(&request.purpose)).count()
     }
 
     /// One thing that is due, and done by that.
-    pub fn take_due(&mut self, now: Instant) -> Option<Due<To, Purpose>> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Due<To, Purpose>> {
         let (&number, request) = self.all.iter_mut().find(|(_, request)| request.due() <= now)?;
         let to = request.to;
         if request.late.take_if(|late| *late <= now).is_some() {

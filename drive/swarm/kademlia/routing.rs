@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::id::{Id, common_bits, distance};
 
 /// Nodes kept per distance, which is the number of leading bits shared with our id.
-pub const BUCKET: usize = 20;
+pub(crate) const BUCKET: usize = 20;
 /// Distances told apart; what is nearer shares the last bucket. Only a deliberately chosen id is
 /// that near.
-pub const BUCKETS: usize = 64;
+pub(crate) const BUCKETS: usize = 64;
 
 /// A node as one names it to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contact {
+pub(crate) struct Contact {
     pub id: Id,
     pub address: SocketAddrV4,
 }
@@ -25,19 +25,19 @@ struct Known {
 }
 
 /// At most [`BUCKET`] times [`BUCKETS`] nodes.
-pub struct RoutingTable {
+pub(crate) struct RoutingTable {
     own: Id,
     buckets: Vec<Vec<Known>>,
 }
 
 impl RoutingTable {
-    pub fn new(own: Id) -> Self {
+    pub(crate) fn new(own: Id) -> Self {
         Self { own, buckets: (0..BUCKETS).map(|_| Vec::new()).collect() }
     }
 
     /// A node was heard. One that is new gets a place only if there is one: a node that has stayed
     /// long is likelier to stay. A known id keeps its address until it fails to answer.
-    pub fn heard(&mut self, contact: Contact, now: Instant) {
+    pub(crate) fn heard(&mut self, contact: Contact, now: Instant) {
         if contact.id == self.own {
             return;
         }
@@ -53,7 +53,7 @@ impl RoutingTable {
     }
 
     /// A node did not answer.
-    pub fn failed(&mut self, address: SocketAddrV4) {
+    pub(crate) fn failed(&mut self, address: SocketAddrV4) {
         for bucket in &mut self.buckets {
             bucket.retain(|known| known.contact.address != address);
         }
@@ -64,11 +64,11 @@ impl RoutingTable {
         common_bits(&self.own, id).min(BUCKETS - 1)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.buckets.iter().all(Vec::is_empty)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.buckets.iter().map(Vec::len).sum()
     }
 
@@ -77,7 +77,7 @@ impl RoutingTable {
     }
 
     /// The nodes nearest to `target`, at most [`BUCKET`].
-    pub fn closest(&self, target: &Id) -> Vec<Contact> {
+    pub(crate) fn closest(&self, target: &Id) -> Vec<Contact> {
         let mut all: Vec<Contact> = self.all().map(|known| known.contact).collect();
         let far = |contact: &Contact| distance(&contact.id, target);
         if all.len() > BUCKET {
@@ -90,21 +90,21 @@ impl RoutingTable {
     }
 
     /// The `count` nodes that have been silent longest.
-    pub fn oldest(&self, count: usize) -> Vec<Contact> {
+    pub(crate) fn oldest(&self, count: usize) -> Vec<Contact> {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| known.heard);
         all.iter().take(count).map(|known| known.contact).collect()
     }
 
     /// The `count` nodes that were heard last, the newest first.
-    pub fn newest(&self, count: usize) -> Vec<Contact> {
+    pub(crate) fn newest(&self, count: usize) -> Vec<Contact> {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| std::cmp::Reverse(known.heard));
         all.iter().take(count).map(|known| known.contact).collect()
     }
 
     /// The node of that id, if it is known.
-    pub fn get(&self, id: &Id) -> Option<Contact> {
+    pub(crate) fn get(&self, id: &Id) -> Option<Contact> {
         let known = self.buckets.get(self.index(id))?;
         known.iter().find(|known| known.contact.id == *id).map(|known| known.contact)
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// How much is kept. At each of the two bounds the oldest gives way to what is new.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub in_all: usize,
     pub of_one: usize,
     /// Records expire after this unless they are put again.
@@ -16,7 +16,7 @@ pub struct Limits {
 }
 
 /// See the module's description. Of one key there is one value on a shelf.
-pub struct Shelves<Shelf, Key, Value> {
+pub(crate) struct Shelves<Shelf, Key, Value> {
     limits: Limits,
     all: HashMap<Shelf, HashMap<Key, (u64, Value)>>,
     /// In the order in which they were put last.
@@ -25,11 +25,11 @@ pub struct Shelves<Shelf, Key, Value> {
 }
 
 impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, Value> {
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, all: HashMap::new(), order: BTreeMap::new(), next: 0 }
     }
 
-    pub fn put(&mut self, shelf: Shelf, key: Key, value: Value, now: Instant) {
+    pub(crate) fn put(&mut self, shelf: Shelf, key: Key, value: Value, now: Instant) {
         self.expire(now);
         self.remove(&shelf, &key);
         let of_shelf = self.all.get(&shelf);
@@ -48,7 +48,7 @@ impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, 
         self.next += 1;
     }
 
-    pub fn remove(&mut self, shelf: &Shelf, key: &Key) -> Option<Value> {
+    pub(crate) fn remove(&mut self, shelf: &Shelf, key: &Key) -> Option<Value> {
         let on_shelf = self.all.get_mut(shelf)?;
         let (number, value) = on_shelf.remove(key)?;
         if on_shelf.is_empty() {
@@ -59,7 +59,7 @@ impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, 
     }
 
     /// Lets go of what is too old.
-    pub fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         while let Some((_, &(shelf, key, at))) = self.order.first_key_value()
             && now >= at + self.limits.age
         {
@@ -68,21 +68,18 @@ impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, 
     }
 
     /// What is on one shelf, in no order; [`Shelves::expire`] comes before.
-    pub fn of(&self, shelf: Shelf) -> impl Iterator<Item = (&Key, &Value)> {
+    pub(crate) fn of(&self, shelf: Shelf) -> impl Iterator<Item = (&Key, &Value)> {
         let on_shelf = self.all.get(&shelf).into_iter().flatten();
         on_shelf.map(|(key, (_, value))| (key, value))
     }
 
-    pub fn get(&self, shelf: &Shelf, key: &Key) -> Option<&Value> {
+    pub(crate) fn get(&self, shelf: &Shelf, key: &Key) -> Option<&Value> {
         self.all.get(shelf)?.get(key).map(|(_, value)| value)
     }
 
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.order.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
     }
 }
 

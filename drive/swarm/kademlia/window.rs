@@ -7,18 +7,18 @@ use tokio::time::Instant;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Counts what happens within a second.
-pub struct Window {
+pub(crate) struct Window {
     since: Instant,
     count: u32,
     most: u32,
 }
 
 impl Window {
-    pub fn new(most: u32, now: Instant) -> Self {
+    pub(crate) fn new(most: u32, now: Instant) -> Self {
         Self { since: now, count: 0, most }
     }
 
-    pub fn is_full(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         if now >= self.since + PERIOD {
             (self.since, self.count) = (now, 0);
         }
@@ -26,14 +26,14 @@ impl Window {
     }
 
     /// Whether one more may happen now; it is counted.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let room = !self.is_full(now);
         self.count += u32::from(room);
         room
     }
 
     /// When there is room again, if there is none.
-    pub fn opens(&self) -> Option<Instant> {
+    pub(crate) fn opens(&self) -> Option<Instant> {
         (self.count >= self.most).then(|| self.since + PERIOD)
     }
 }

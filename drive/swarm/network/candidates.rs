@@ -16,15 +16,15 @@ use tokio::time::Instant;
 use crate::crypto::DiscoveryKey;
 
 /// Addresses remembered at once.
-pub const MAX_CANDIDATES: usize = 1024;
+pub(crate) const MAX_CANDIDATES: usize = 1024;
 /// Of these, how many on the word of one source: one answer of an honest node has at most 128.
-pub const MAX_CANDIDATES_PER_SOURCE: usize = 128;
+pub(crate) const MAX_CANDIDATES_PER_SOURCE: usize = 128;
 /// Topics remembered of one address; it is dialled while one of them is still joined.
-pub const MAX_TOPICS_PER_CANDIDATE: usize = 64;
+pub(crate) const MAX_TOPICS_PER_CANDIDATE: usize = 64;
 /// Dialled at the same time, from the start to the end of the attempt to connect.
-pub const MAX_DIALLING: usize = 16;
+pub(crate) const MAX_DIALLING: usize = 16;
 /// Of these, how many by the key of a HyperDHT node: each may take most of a minute.
-pub const MAX_DIALLING_BY_KEY: usize = 8;
+pub(crate) const MAX_DIALLING_BY_KEY: usize = 8;
 /// Pauses after the first, second and third failure in a row, each times 0.66 to 1.33.
 const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
@@ -37,7 +37,7 @@ const FOREIGN_FOR: Duration = Duration::from_secs(600);
 
 /// Where a peer can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+pub(crate) enum Target {
     Tcp(SocketAddr),
     /// The public key of its HyperDHT node, wherever that is.
     HyperDht([u8; 32]),
@@ -70,7 +70,7 @@ pub enum Source {
 
 /// In the order of dialling, last first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
+pub(crate) enum Priority {
     /// Behind the public address that we have too.
     SameHost,
     Normal,
@@ -79,7 +79,7 @@ pub enum Priority {
 
 /// A peer that discovery found for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     pub topic: DiscoveryKey,
     pub target: Target,
     pub source: Source,
@@ -88,7 +88,7 @@ pub struct Found {
 
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It could not be reached, or was of no use, or lied.
     Failed,
     /// It had shown that it knows a key of ours.
@@ -124,7 +124,7 @@ struct Candidate {
 
 /// See the module's description.
 #[derive(Default)]
-pub struct Candidates {
+pub(crate) struct Candidates {
     all: HashMap<Target, Candidate>,
     chance: fastrand::Rng,
 }
@@ -136,7 +136,7 @@ impl Candidates {
     }
 
     /// Adds a peer that was found; false if there is no room for it.
-    pub fn found(&mut self, found: &Found, now: Instant) -> bool {
+    pub(crate) fn found(&mut self, found: &Found, now: Instant) -> bool {
         if let Some(known) = self.all.get_mut(&found.target) {
             known.priority = known.priority.max(found.priority);
             if !known.topics.contains(&found.topic) && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
@@ -181,7 +181,7 @@ impl Candidates {
 
     /// The address to dial now; it counts as being dialled until [`Candidates::connected`] or
     /// [`Candidates::ended`].
-    pub fn next(&mut self, now: Instant) -> Option<Target> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Target> {
         self.all.retain(|_, one| match one.state {
             State::Spent(until) | State::Aside(until) => now < until,
             _ => true,
@@ -210,12 +210,12 @@ impl Candidates {
     }
 
     /// The first source of a peer, and the topics it was found for.
-    pub fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
+    pub(crate) fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
         self.all.get(target).map(|one| (one.source, one.topics.clone()))
     }
 
     /// Addresses that are being dialled or connected.
-    pub fn busy(&self) -> usize {
+    pub(crate) fn busy(&self) -> usize {
         let busy = |one: &&Candidate| matches!(one.state, State::Dialling | State::Connected);
         self.all.values().filter(busy).count()
     }
@@ -226,12 +226,12 @@ impl Candidates {
         }
     }
 
-    pub fn connected(&mut self, address: &Target) {
+    pub(crate) fn connected(&mut self, address: &Target) {
         self.set(address, State::Connected);
     }
 
     /// An attempt failed, or a connection that was dialled is over.
-    pub fn ended(&mut self, address: &Target, outcome: Outcome, now: Instant) {
+    pub(crate) fn ended(&mut self, address: &Target, outcome: Outcome, now: Instant) {
         let jitter = 0.66 + 0.67 * self.chance.f64();
         let Some(one) = self.all.get_mut(address) else { return };
         if one.topics.is_empty() {
@@ -253,14 +253,14 @@ impl Candidates {
     }
 
     /// The last connection to the peer with this static key is over.
-    pub fn gone(&mut self, key: &[u8; 32], now: Instant) {
+    pub(crate) fn gone(&mut self, key: &[u8; 32], now: Instant) {
         for one in self.all.values_mut().filter(|one| one.state == State::Duplicate(*key)) {
             one.state = State::Waiting(now);
         }
     }
 
     /// Stops dialling peers for this topic. Connections stay.
-    pub fn left(&mut self, topic: &DiscoveryKey) {
+    pub(crate) fn left(&mut self, topic: &DiscoveryKey) {
         self.all.retain(|_, one| {
             one.topics.retain(|other| other != topic);
             !one.topics.is_empty() || matches!(one.state, State::Dialling | State::Connected)
@@ -268,7 +268,7 @@ impl Candidates {
     }
 
     /// When [`Candidates::next`] may have an answer that it has not now.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = |one: &Candidate| match one.state {
             State::Waiting(at) => Some(at),
             _ => None,
@@ -282,7 +282,7 @@ impl Candidates {
     }
 
     /// Addresses known for a topic, whatever became of them.
-    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+    pub(crate) fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.all.values().filter(|one| one.topics.contains(topic)).count()
     }
 }

@@ -29,7 +29,7 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Connections to peers that were found, those being dialled included: places stay for peers that
 /// dial us.
-pub const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+pub(crate) const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
 /// Found peers that wait for the task below; when full, discovery waits.
 const PENDING: usize = 256;
 
@@ -52,7 +52,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub fn new() -> (Self, mpsc::Receiver<Found>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Found>) {
         let (found, receiver) = mpsc::channel(PENDING);
         let finding = Self {
             topics: watch::channel(Topics::new()).0,
@@ -72,7 +72,11 @@ impl Finding {
         self.candidates.lock()
     }
 
-    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+    pub(crate) fn join(
+        &self,
+        topic: DiscoveryKey,
+        interest: Interest,
+    ) -> Result<(), TooManyTopics> {
         let mut full = false;
         self.topics.send_if_modified(|topics| {
             full = topics.len() >= MAX_TOPICS && !topics.contains_key(&topic);
@@ -81,7 +85,7 @@ impl Finding {
         if full { Err(TooManyTopics) } else { Ok(()) }
     }
 
-    pub fn leave(&self, topic: &DiscoveryKey) {
+    pub(crate) fn leave(&self, topic: &DiscoveryKey) {
         if self.topics.send_if_modified(|topics| topics.remove(topic).is_some()) {
             self.candidates().left(topic);
         }
@@ -93,27 +97,27 @@ impl Finding {
     }
 
     /// How many addresses were found for a topic.
-    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+    pub(crate) fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.candidates().known_for(topic)
     }
 
     #[cfg(test)]
-    pub fn busy(&self) -> usize {
+    pub(crate) fn busy(&self) -> usize {
         self.candidates().busy()
     }
 
     #[cfg(test)]
-    pub fn has_duplicates(&self) -> bool {
+    pub(crate) fn has_duplicates(&self) -> bool {
         self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
     }
 
     #[cfg(test)]
-    pub fn knows_itself(&self) -> bool {
+    pub(crate) fn knows_itself(&self) -> bool {
         self.candidates().is_any(|state| matches!(state, State::Aside(_)))
     }
 
     /// A connection is over; `last` if it was the last one to that static key.
-    pub fn connection_gone(&self, last: Option<&[u8; 32]>) {
+    pub(crate) fn connection_gone(&self, last: Option<&[u8; 32]>) {
         if let Some(key) = last {
             self.candidates().gone(key, Instant::now());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::candidates::{Found, Priority, Source, Target};
 use super::testing::{idle, introducing};
 use super::*;
 

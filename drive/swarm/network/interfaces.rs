@@ -7,7 +7,7 @@ use nix::net::if_::InterfaceFlags;
 
 /// One address of an interface that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Interface {
+pub(crate) struct Interface {
     pub address: Ipv4Addr,
     pub mask: Ipv4Addr,
     pub loopback: bool,
@@ -15,14 +15,14 @@ pub struct Interface {
 
 impl Interface {
     /// Whether a packet from there has crossed no router.
-    pub fn reaches(&self, other: Ipv4Addr) -> bool {
+    pub(crate) fn reaches(&self, other: Ipv4Addr) -> bool {
         let masked = |address: Ipv4Addr| u32::from(address) & u32::from(self.mask);
         masked(self.address) == masked(other)
     }
 }
 
 /// Those that are up now, other than the loopback; that one only where there is no other.
-pub fn usable() -> Vec<Interface> {
+pub(crate) fn usable() -> Vec<Interface> {
     let mut all = up();
     if all.iter().any(|one| !one.loopback) {
         all.retain(|one| !one.loopback);
@@ -31,7 +31,7 @@ pub fn usable() -> Vec<Interface> {
 }
 
 /// Every address this machine has, of either kind.
-pub fn addresses() -> Vec<IpAddr> {
+pub(crate) fn addresses() -> Vec<IpAddr> {
     let Ok(addresses) = getifaddrs() else { return Vec::new() };
     let ip = |one: nix::ifaddrs::InterfaceAddress| {
         let address = one.address?;

@@ -37,15 +37,14 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 
 use finding::Finding;
 
-pub use candidates::{Found, Priority, Source, Target};
 pub use dial::Dialling;
 #[cfg(fuzzing)]
-pub use discovery::hear_on_the_lan;
+pub(crate) use discovery::parse_multicast_dns;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub use place::{ConnectionHandle, Ended, Ending, Place};
-pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
+pub use places::MAX_STRANGERS;
 pub use protocol::Protocol;
-pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+pub use topics::{Interest, MAX_TOPICS, TooManyTopics};
 pub use transport::{Stream, Transport, Way};
 
 /// Bytes of frames that have not arrived whole, all connections together; beyond it the connection

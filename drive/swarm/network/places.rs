@@ -16,9 +16,9 @@ use super::{ConnectionHandle, Inner, State};
 use crate::crypto::random_bytes;
 
 /// Peers connected at once: those that we dialled, and those that have shown a key.
-pub const MAX_CONNECTIONS: usize = 128;
+pub(crate) const MAX_CONNECTIONS: usize = 128;
 /// Of the latter, how many may be at one address.
-pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
+pub(crate) const MAX_CONNECTIONS_PER_HOST: usize = 32;
 /// Strangers connected at once.
 pub const MAX_STRANGERS: usize = 384;
 /// A handshake and the opening of a channel take three round trips; a stranger has this time for them.

@@ -26,7 +26,7 @@ impl Protocol for Idle {
 }
 
 /// A swarm whose connections say nothing.
-pub fn idle() -> Swarm {
+pub(crate) fn idle() -> Swarm {
     Swarm::new([7; 32], Arc::new(Idle))
 }
 
@@ -67,7 +67,7 @@ impl Protocol for Introduces {
 }
 
 /// A swarm whose connections have a channel as soon as both sides know each other.
-pub fn introducing() -> Swarm {
+pub(crate) fn introducing() -> Swarm {
     let identity = crate::crypto::random_bytes().expect("random numbers");
     Swarm::new(identity, Arc::new(Introduces(identity)))
 }

@@ -24,7 +24,7 @@ impl Interest {
 }
 
 /// The topics that are joined.
-pub type Topics = BTreeMap<DiscoveryKey, Interest>;
+pub(crate) type Topics = BTreeMap<DiscoveryKey, Interest>;
 
 /// [`MAX_TOPICS`] are joined already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

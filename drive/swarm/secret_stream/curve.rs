@@ -13,10 +13,10 @@ use snow::types::{Cipher, Dh, Hash, Random};
 const LENGTH: usize = 32;
 
 /// What the reference calls the curve, and hashes as part of the protocol's name.
-pub const NAME: &str = "Ed25519";
+pub(crate) const NAME: &str = "Ed25519";
 
 /// Everything as snow has it, but for the curve.
-pub struct Resolver;
+pub(crate) struct Resolver;
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {

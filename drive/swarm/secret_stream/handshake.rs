@@ -7,10 +7,10 @@ use super::curve::{NAME, Resolver};
 use crate::crypto::{Hash, KeyPair};
 
 /// Longest handshake message read or written, in bytes: what fits into one datagram.
-pub const MAX_HANDSHAKE: usize = 1400;
+pub(crate) const MAX_HANDSHAKE: usize = 1400;
 
 #[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
+pub(crate) enum HandshakeError {
     #[error("Noise: {0}")]
     Noise(#[from] snow::Error),
     #[error("a handshake message of {0} bytes, of which {MAX_HANDSHAKE} are possible")]
@@ -20,14 +20,14 @@ pub enum HandshakeError {
 }
 
 /// A handshake under way.
-pub struct Handshake {
+pub(crate) struct Handshake {
     state: snow::HandshakeState,
     initiator: bool,
 }
 
 /// What a finished handshake leaves.
 #[derive(Clone)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     pub initiator: bool,
     /// Key of what we send.
     pub transmit: [u8; 32],
@@ -35,14 +35,12 @@ pub struct Secrets {
     pub receive: [u8; 32],
     /// Over everything that was said.
     pub hash: [u8; 64],
-    /// The remote's public key.
-    pub remote: [u8; 32],
 }
 
 impl Handshake {
     /// The connecting side; `remote` is the responder's key. Both sides must use the same
     /// `prologue`.
-    pub fn initiator(
+    pub(crate) fn initiator(
         keys: &KeyPair,
         prologue: &Hash,
         remote: &[u8; 32],
@@ -51,7 +49,7 @@ impl Handshake {
     }
 
     /// The side that accepts the connection.
-    pub fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
+    pub(crate) fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
         Self::with_ephemeral(keys, prologue, None, None)
     }
 
@@ -75,14 +73,14 @@ impl Handshake {
     }
 
     /// Our message, with `payload` in it.
-    pub fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
+    pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
         let mut message = [0; MAX_HANDSHAKE];
         let length = self.state.write_message(payload, &mut message)?;
         Ok(Bytes::copy_from_slice(message.get(..length).unwrap_or_default()))
     }
 
     /// The payload of the remote's message. After one that is wrong, the right one may still come.
-    pub fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
+    pub(crate) fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
         if message.len() > MAX_HANDSHAKE {
             return Err(HandshakeError::TooLong(message.len()));
         }
@@ -92,20 +90,20 @@ impl Handshake {
     }
 
     /// The public key the remote has shown.
-    pub fn remote(&self) -> Option<[u8; 32]> {
+    pub(crate) fn remote(&self) -> Option<[u8; 32]> {
         self.state.get_remote_static()?.try_into().ok()
     }
 
     /// The keys, once both messages are said.
-    pub fn finish(mut self) -> Result<Secrets, HandshakeError> {
-        let remote = self.remote().ok_or(HandshakeError::NoKey)?;
+    pub(crate) fn finish(mut self) -> Result<Secrets, HandshakeError> {
+        self.remote().ok_or(HandshakeError::NoKey)?;
         let mut hash = [0; 64];
         for (to, from) in hash.iter_mut().zip(self.state.get_handshake_hash()) {
             *to = *from;
         }
         let (first, second) = self.state.dangerously_get_raw_split();
         let (transmit, receive) = if self.initiator { (first, second) } else { (second, first) };
-        Ok(Secrets { initiator: self.initiator, transmit, receive, hash, remote })
+        Ok(Secrets { initiator: self.initiator, transmit, receive, hash })
     }
 }
 
@@ -153,10 +151,6 @@ mod tests {
         let (a, b) = (a.finish().unwrap(), b.finish().unwrap());
         assert_eq!((a.transmit, a.receive, a.hash), (b.receive, b.transmit, b.hash));
         assert_ne!(a.transmit, a.receive);
-        assert_eq!(
-            (a.remote, b.remote),
-            (*keys(2).public_key().as_bytes(), *keys(1).public_key().as_bytes())
-        );
     }
 
     #[test]

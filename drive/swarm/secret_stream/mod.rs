@@ -11,13 +11,13 @@ mod stream;
 #[cfg(test)]
 mod vectors;
 
-pub use handshake::{Handshake, HandshakeError, MAX_HANDSHAKE, Secrets};
-pub use stream::{Sealer, StreamError, Unsealer, begin};
+pub(crate) use handshake::{Handshake, HandshakeError, Secrets};
+pub(crate) use stream::{Sealer, StreamError, Unsealer, begin};
 
 use crate::crypto::{Hash, blake2b};
 
 /// One of the numbered namespaces of a protocol (hypercore-crypto 3): what is hashed or signed for one
 /// purpose can never be taken for another's.
-pub fn namespace(protocol: &str, number: u8) -> Hash {
+pub(crate) fn namespace(protocol: &str, number: u8) -> Hash {
     blake2b(&[&blake2b(&[protocol.as_bytes()]), &[number]])
 }

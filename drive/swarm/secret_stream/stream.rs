@@ -23,7 +23,7 @@ const HEADER: usize = 32 + Header::BYTES;
 const LONGEST: usize = 0xff_ffff - SEAL;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StreamError {
+pub(crate) enum StreamError {
     #[error("the stream begins with something else")]
     Header,
     #[error("a frame of {length} bytes, of which {most} are taken")]
@@ -33,12 +33,12 @@ pub enum StreamError {
 }
 
 /// Seals the messages that we send.
-pub struct Sealer {
+pub(crate) struct Sealer {
     push: PushStream,
 }
 
 /// Opens the messages that the remote sends.
-pub struct Unsealer {
+pub(crate) struct Unsealer {
     /// `None` until the remote's header has arrived.
     pull: Option<PullStream>,
     receive: [u8; 32],
@@ -50,7 +50,7 @@ pub struct Unsealer {
 
 /// Both directions of the stream after a handshake, and the bytes to send first. A message from the
 /// remote of more than `longest` bytes breaks the stream before it is received whole.
-pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
+pub(crate) fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
     let key = Key::from(secrets.transmit);
     let (header, push) = PushStream::init(rand_core::OsRng, &key);
     let mut begin = BytesMut::with_capacity(FRAME + HEADER);
@@ -69,7 +69,7 @@ pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
 
 impl Sealer {
     /// The frame of a message; `None` if the message is longer than a frame can hold.
-    pub fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
+    pub(crate) fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
         if message.len() > LONGEST {
             return None;
         }
@@ -85,7 +85,7 @@ impl Sealer {
 
 impl Unsealer {
     /// Adds received bytes. Call [`Unsealer::next_message`] afterwards until it returns `None`.
-    pub fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
 
@@ -96,7 +96,7 @@ impl Unsealer {
     ///
     /// Fails if the header or a frame is not the remote's, or a frame is too long. The stream is
     /// then broken permanently.
-    pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };
             let Some(pull) = &mut self.pull else {
@@ -111,7 +111,7 @@ impl Unsealer {
     }
 
     /// Whether the remote's header has arrived, which proves that it took part in the handshake.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.pull.is_some()
     }
 
@@ -183,7 +183,7 @@ mod tests {
 
     fn secrets(initiator: bool, transmit: u8, receive: u8) -> Secrets {
         let (transmit, receive) = ([transmit; 32], [receive; 32]);
-        Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+        Secrets { initiator, transmit, receive, hash: [7; 64] }
     }
 
     fn side(secrets: &Secrets, longest: usize) -> (Side, Bytes) {

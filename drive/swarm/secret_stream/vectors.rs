@@ -57,7 +57,6 @@ fn what_the_reference_sealed_is_unsealed() {
         transmit: array(&vectors, "initiatorReceive"),
         receive: array(&vectors, "initiatorTransmit"),
         hash: array(&vectors, "hash"),
-        remote: [0; 32],
     };
     let (_, mut unsealer, _) = begin(&secrets, 1000);
     unsealer.receive(&bytes(&vectors, "stream"));

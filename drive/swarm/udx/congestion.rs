@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use super::round_trip::RoundTrip;
 
 /// First window, in packets (about the bytes that RFC 6928 allows).
-pub const FIRST_WINDOW: f64 = 12.0;
+pub(crate) const FIRST_WINDOW: f64 = 12.0;
 /// Smallest window, in packets.
-pub const LEAST_WINDOW: f64 = 4.0;
+pub(crate) const LEAST_WINDOW: f64 = 4.0;
 /// Largest window, in packets: what the sender can track.
-pub const MOST_WINDOW: f64 = 16_384.0;
+pub(crate) const MOST_WINDOW: f64 = 16_384.0;
 
 /// Congestion multiplies the window by this.
 const KEPT: f64 = 0.7;
@@ -43,7 +43,7 @@ const CAREFUL_ROUNDS: u32 = 3;
 
 /// An acknowledgement.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     pub packets: usize,
     /// The latest transmission among those that arrived.
     pub newest: u64,
@@ -90,7 +90,7 @@ struct Before {
 }
 
 /// Congestion control of one stream; see the module documentation.
-pub struct Congestion {
+pub(crate) struct Congestion {
     window: f64,
     /// Set during slow start.
     start: Option<Start>,
@@ -109,7 +109,7 @@ pub struct Congestion {
 }
 
 impl Congestion {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let round =
             Round { ends: 0, since: None, arrived: 0.0, lost: 0.0, least: None, samples: 0 };
         Self {
@@ -126,24 +126,24 @@ impl Congestion {
         }
     }
 
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.window as usize
     }
 
     /// Whether no packet has arrived yet that was sent after the last loss was noticed.
-    pub fn is_recovering(&self) -> bool {
+    pub(crate) fn is_recovering(&self) -> bool {
         self.recovering
     }
 
     /// Pacing rate in packets per second; `None` before a round trip is known.
-    pub fn rate(&self, trip: &RoundTrip) -> Option<f64> {
+    pub(crate) fn rate(&self, trip: &RoundTrip) -> Option<f64> {
         let doubles = self.start.as_ref().is_some_and(|start| start.careful.is_none());
         let gain = if doubles { 2.0 } else { 1.25 };
         let trip = trip.smoothed()?.as_secs_f64().max(1e-6);
         Some(gain * self.window / trip)
     }
 
-    pub fn arrived(&mut self, arrival: Arrival, trip: &RoundTrip) {
+    pub(crate) fn arrived(&mut self, arrival: Arrival, trip: &RoundTrip) {
         if self.recovering && arrival.newest >= self.recovery {
             self.recovering = false;
         }
@@ -240,7 +240,7 @@ impl Congestion {
 
     /// Notes that packets were lost; `newest` is the latest transmission among them, `next` the
     /// number of the next transmission.
-    pub fn lost(&mut self, packets: usize, newest: u64, next: u64, trip: &RoundTrip) {
+    pub(crate) fn lost(&mut self, packets: usize, newest: u64, next: u64, trip: &RoundTrip) {
         self.round.lost += packets as f64;
         if let Some(before) = &mut self.before {
             before.lost += packets;
@@ -268,7 +268,7 @@ impl Congestion {
     }
 
     /// Notes a timeout: `packets` packets, everything in flight, are sent again.
-    pub fn timed_out(&mut self, packets: usize, next: u64) {
+    pub(crate) fn timed_out(&mut self, packets: usize, next: u64) {
         if !self.recovering || self.before.is_none() {
             self.remember(packets);
         }
@@ -299,7 +299,7 @@ impl Congestion {
     }
 
     /// Notes that packets counted as lost arrived late. If all of them did, undoes the reaction.
-    pub fn false_alarm(&mut self, packets: usize) {
+    pub(crate) fn false_alarm(&mut self, packets: usize) {
         let Some(before) = &mut self.before else { return };
         before.false_alarms += packets;
         if before.false_alarms < before.lost {

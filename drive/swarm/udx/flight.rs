@@ -12,7 +12,7 @@ use super::header::{FIRST_SEQUENCE, widen};
 use super::round_trip::RoundTrip;
 
 /// Packets from the first that is not acknowledged to the last.
-pub const MAX_UNACKED: usize = 32_768;
+pub(crate) const MAX_UNACKED: usize = 32_768;
 
 /// Packets that may overtake another before it counts as lost.
 const OVERTAKEN: usize = 3;
@@ -44,7 +44,7 @@ struct Sent {
 
 /// A packet to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outbound {
+pub(crate) struct Outbound {
     pub sequence: u64,
     pub payload: Bytes,
     pub is_end: bool,
@@ -52,7 +52,7 @@ pub struct Outbound {
 
 /// What an acknowledgement told.
 #[derive(Debug, Default)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     pub packets: usize,
     /// Bytes of them and of those before, up to the first that is missing.
     pub let_go: usize,
@@ -64,14 +64,14 @@ pub struct Delivery {
 
 /// What counts as lost from now on.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub(crate) struct Losses {
     pub packets: usize,
     /// The last transmission among them.
     pub newest: u64,
 }
 
 /// See the module's description.
-pub struct Flight {
+pub(crate) struct Flight {
     sent: VecDeque<Sent>,
     /// The number of the first in `sent`.
     first: u64,
@@ -93,7 +93,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    pub fn new(first: u32) -> Self {
+    pub(crate) fn new(first: u32) -> Self {
         Self {
             sent: VecDeque::new(),
             first: FIRST_SEQUENCE + u64::from(first),
@@ -111,56 +111,56 @@ impl Flight {
     }
 
     /// The first that is not acknowledged.
-    pub fn first(&self) -> u64 {
+    pub(crate) fn first(&self) -> u64 {
         self.first
     }
 
     /// The number of the next new packet.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.first + self.sent.len() as u64
     }
 
     /// The number that is `wire` on the wire.
-    pub fn number(&self, wire: u32) -> u64 {
+    pub(crate) fn number(&self, wire: u32) -> u64 {
         widen(wire, self.first)
     }
 
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.under_way
     }
 
-    pub fn lost(&self) -> usize {
+    pub(crate) fn lost(&self) -> usize {
         self.lost_now
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.sent.len() >= MAX_UNACKED
     }
 
     /// Only the end is not acknowledged.
-    pub fn only_end(&self) -> bool {
+    pub(crate) fn only_end(&self) -> bool {
         self.sent.len() == 1 && self.sent.front().is_some_and(|sent| sent.is_end)
     }
 
-    pub fn next_transmission(&self) -> u64 {
+    pub(crate) fn next_transmission(&self) -> u64 {
         self.next_transmission
     }
 
     /// The transmission that was sent last of all that have arrived.
-    pub fn newest(&self) -> u64 {
+    pub(crate) fn newest(&self) -> u64 {
         self.newest.map_or(0, |(transmission, _)| transmission.number)
     }
 
-    pub fn late_at(&self) -> Option<Instant> {
+    pub(crate) fn late_at(&self) -> Option<Instant> {
         self.late_at
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.first = self.next();
         self.sent.clear();
         self.lost.clear();
@@ -181,7 +181,7 @@ impl Flight {
     }
 
     /// A new packet.
-    pub fn send(&mut self, payload: Bytes, is_end: bool, now: Instant) -> Outbound {
+    pub(crate) fn send(&mut self, payload: Bytes, is_end: bool, now: Instant) -> Outbound {
         let sequence = self.next();
         let last = self.transmit(sequence, true, now);
         let length = payload.len();
@@ -191,7 +191,7 @@ impl Flight {
     }
 
     /// The first that is lost, sent again.
-    pub fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
+    pub(crate) fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
         while let Some(sequence) = self.lost.pop_front() {
             if self.state(sequence) == Some(State::Lost) {
                 self.lost_now -= 1;
@@ -202,7 +202,7 @@ impl Flight {
     }
 
     /// The last that is under way, sent again to learn what has become of all of them.
-    pub fn send_last(&mut self, now: Instant) -> Option<Outbound> {
+    pub(crate) fn send_last(&mut self, now: Instant) -> Option<Outbound> {
         let back = self.sent.iter().rposition(|sent| sent.state == State::UnderWay)?;
         self.under_way -= 1;
         self.send_again(self.first + back as u64, now)
@@ -221,7 +221,7 @@ impl Flight {
     }
 
     /// All before `ack` have arrived, and those in the ranges. What was never sent has not.
-    pub fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         ack: u64,
         ranges: impl Iterator<Item = (u32, u32)>,
@@ -295,7 +295,7 @@ impl Flight {
     }
 
     /// What counted as lost was late: more patience from now on.
-    pub fn be_patient(&mut self) {
+    pub(crate) fn be_patient(&mut self) {
         self.reorders = true;
         if self.newest() >= self.impatient_until {
             self.patience = (self.patience + 1).min(MOST_PATIENCE);
@@ -312,7 +312,12 @@ impl Flight {
     }
 
     /// What was sent before something that has arrived, and is late itself, is lost.
-    pub fn find_losses(&mut self, trip: &RoundTrip, recovering: bool, now: Instant) -> Losses {
+    pub(crate) fn find_losses(
+        &mut self,
+        trip: &RoundTrip,
+        recovering: bool,
+        now: Instant,
+    ) -> Losses {
         self.late_at = None;
         let mut losses = Losses::default();
         let Some((newest, took)) = self.newest else { return losses };
@@ -344,7 +349,7 @@ impl Flight {
     }
 
     /// Nothing has arrived for long: all that was sent before `before` is lost, and the first one.
-    pub fn time_out(&mut self, before: Instant) -> Losses {
+    pub(crate) fn time_out(&mut self, before: Instant) -> Losses {
         let mut losses = Losses::default();
         self.lost.clear();
         for (index, sent) in self.sent.iter_mut().enumerate() {

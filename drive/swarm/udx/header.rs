@@ -4,22 +4,22 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of a header.
-pub const HEADER: usize = 20;
+pub(crate) const HEADER: usize = 20;
 /// Ranges that one datagram is asked for; the reference sends 50 at most.
-pub const MAX_RANGES: usize = 50;
+pub(crate) const MAX_RANGES: usize = 50;
 
-pub const DATA: u8 = 1;
-pub const END: u8 = 2;
-pub const RANGES: u8 = 4;
-pub const DESTROY: u8 = 16;
-pub const HEARTBEAT: u8 = 32;
+pub(crate) const DATA: u8 = 1;
+pub(crate) const END: u8 = 2;
+pub(crate) const RANGES: u8 = 4;
+pub(crate) const DESTROY: u8 = 16;
+pub(crate) const HEARTBEAT: u8 = 32;
 
 const MAGIC: u8 = 0xff;
 const VERSION: u8 = 1;
 
 /// What every datagram begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     pub kind: u8,
     /// Whose it is, by the number that the receiver gave it.
     pub stream: u32,
@@ -30,19 +30,19 @@ pub struct Header {
 
 /// A datagram taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet<'a> {
+pub(crate) struct Packet<'a> {
     pub header: Header,
     ranges: &'a [u8],
     pub payload: &'a [u8],
 }
 
 /// The stream a datagram is for, if it is one of UDX's.
-pub fn stream_of(packet: &[u8]) -> Option<u32> {
+pub(crate) fn stream_of(packet: &[u8]) -> Option<u32> {
     Packet::parse(packet).map(|packet| packet.header.stream)
 }
 
 impl<'a> Packet<'a> {
-    pub fn parse(packet: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(packet: &'a [u8]) -> Option<Self> {
         let mut rest = packet;
         if rest.len() < HEADER || rest.get_u8() != MAGIC || rest.get_u8() != VERSION {
             return None;
@@ -66,12 +66,12 @@ impl<'a> Packet<'a> {
         Some(Self { header, ranges, payload })
     }
 
-    pub fn is(&self, kind: u8) -> bool {
+    pub(crate) fn is(&self, kind: u8) -> bool {
         self.header.kind & kind != 0
     }
 
     /// What arrived out of turn: first of each range, and the one after its last.
-    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         let mut rest = self.ranges;
         let next = move || Some((rest.try_get_u32_le().ok()?, rest.try_get_u32_le().ok()?));
         std::iter::from_fn(next).take(MAX_RANGES)
@@ -79,14 +79,14 @@ impl<'a> Packet<'a> {
 }
 
 impl Header {
-    pub fn with_payload(&self, payload: &[u8]) -> Bytes {
+    pub(crate) fn with_payload(&self, payload: &[u8]) -> Bytes {
         let mut packet = self.begin(payload.len());
         packet.put_slice(payload);
         packet.freeze()
     }
 
     /// As [`Self::with_payload`], for a datagram of nothing but ranges.
-    pub fn with_ranges(mut self, ranges: impl Iterator<Item = (u32, u32)>) -> Bytes {
+    pub(crate) fn with_ranges(mut self, ranges: impl Iterator<Item = (u32, u32)>) -> Bytes {
         self.kind |= RANGES;
         let mut packet = self.begin(MAX_RANGES * 8);
         for (start, end) in ranges.take(MAX_RANGES) {
@@ -109,10 +109,10 @@ impl Header {
 
 /// Sequence numbers of 32 bits are counted in 64, from here, so that neither wrapping around nor
 /// going back is a special case.
-pub const FIRST_SEQUENCE: u64 = 1 << 32;
+pub(crate) const FIRST_SEQUENCE: u64 = 1 << 32;
 
 /// The number nearest to `near` that is `wire` on the wire.
-pub fn widen(wire: u32, near: u64) -> u64 {
+pub(crate) fn widen(wire: u32, near: u64) -> u64 {
     let distance = wire.wrapping_sub(near as u32) as i32;
     near.saturating_add_signed(distance.into())
 }

@@ -1,9 +1,9 @@
 //! A reliable stream of bytes in datagrams, as Hyperswarm 4 has it (libudx): packets and time
 //! in, packets and bytes out.
 //!
-//! Everything that the remote controls has a bound: what is kept of it ([`WINDOW`], [`RESERVE`]), how
-//! far ahead it may be ([`MAX_AHEAD`]), what it does not acknowledge ([`SEND_BUFFER`],
-//! [`MAX_UNACKED`]), and how long it may be silent ([`SILENCE`]). A peer that does not read is sent
+//! Everything that the remote controls has a bound: what is kept of it (`WINDOW`, `RESERVE`), how
+//! far ahead it may be (`MAX_AHEAD`), what it does not acknowledge (`SEND_BUFFER`, `MAX_UNACKED`),
+//! and how long it may be silent (`SILENCE`). A peer that does not read is sent
 //! no more.
 //!
 //! Not here: sockets and addresses, clocks, encryption, and the unreliable messages that the
@@ -28,8 +28,14 @@ mod stream_tests;
 #[cfg(test)]
 mod hostile_tests;
 
-pub use flight::MAX_UNACKED;
-pub use header::stream_of;
-pub use outgoing::SEND_BUFFER;
-pub use receive::{MAX_AHEAD, RESERVE, WINDOW};
-pub use stream::{Counts, Failure, LINGER, SILENCE, Stream};
+#[cfg(fuzzing)]
+pub(crate) use flight::MAX_UNACKED;
+pub(crate) use header::stream_of;
+pub(crate) use outgoing::SEND_BUFFER;
+#[cfg(fuzzing)]
+pub(crate) use receive::RESERVE;
+#[cfg(any(test, fuzzing))]
+pub(crate) use receive::WINDOW;
+#[cfg(test)]
+pub(crate) use stream::SILENCE;
+pub(crate) use stream::{Failure, Stream};

@@ -11,19 +11,19 @@ const LEAST_BURST: f64 = 10.0;
 const BURST_TIME: f64 = 0.003;
 
 /// See the module's description.
-pub struct Pacer {
+pub(crate) struct Pacer {
     /// Packets that may be sent at `since`.
     allowed: f64,
     since: Instant,
 }
 
 impl Pacer {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { allowed: LEAST_BURST, since: now }
     }
 
     /// Whether a packet may be sent now, at a rate in packets a second.
-    pub fn allows(&mut self, rate: f64, now: Instant) -> bool {
+    pub(crate) fn allows(&mut self, rate: f64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         let burst = (rate * BURST_TIME).max(LEAST_BURST);
         self.allowed = (self.allowed + passed * rate).min(burst);
@@ -31,12 +31,12 @@ impl Pacer {
         self.allowed >= 1.0
     }
 
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.allowed -= 1.0;
     }
 
     /// The time from which [`Self::allows`] returns true.
-    pub fn next(&self, rate: f64) -> Instant {
+    pub(crate) fn next(&self, rate: f64) -> Instant {
         let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
         // A little later than computed, so that it is never a moment too early for ever.
         self.since + Duration::from_secs_f64(missing) + Duration::from_micros(1)

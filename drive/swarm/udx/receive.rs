@@ -9,14 +9,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::header::{FIRST_SEQUENCE, MAX_RANGES, widen};
 
 /// Bytes that are kept for a reader, in order or waiting for what is missing before them.
-pub const WINDOW: usize = 4 * 1024 * 1024;
+pub(crate) const WINDOW: usize = 4 * 1024 * 1024;
 /// What the next packet in order may go beyond that: others wait behind it, and the reference sends
 /// a packet more than it may when it wants to know about losses.
-pub const RESERVE: usize = 64 * 1024;
+pub(crate) const RESERVE: usize = 64 * 1024;
 /// Packets so far ahead of the next one are not looked at.
-pub const MAX_AHEAD: u64 = 65_536;
+pub(crate) const MAX_AHEAD: u64 = 65_536;
 /// What a packet that waits for others costs besides its bytes.
-pub const PACKET_OVERHEAD: usize = 128;
+pub(crate) const PACKET_OVERHEAD: usize = 128;
 
 /// A window below this would be rounded down to no packet at all, and an older reference only asks
 /// again when it is told of none.
@@ -31,7 +31,7 @@ struct Waiting {
 }
 
 /// See the module's description.
-pub struct Receiver {
+pub(crate) struct Receiver {
     /// The next in order.
     next: u64,
     full: VecDeque<Bytes>,
@@ -50,7 +50,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    pub fn new(first: u32) -> Self {
+    pub(crate) fn new(first: u32) -> Self {
         Self {
             next: FIRST_SEQUENCE + u64::from(first),
             full: VecDeque::new(),
@@ -66,32 +66,32 @@ impl Receiver {
     }
 
     /// The number of the next packet in order: all before it have arrived.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// The number that is `wire` on the wire.
-    pub fn number(&self, wire: u32) -> u64 {
+    pub(crate) fn number(&self, wire: u32) -> u64 {
         widen(wire, self.next)
     }
 
     /// All of the stream has arrived, read or not.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    pub fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.unread
     }
 
     /// What is kept, with what it costs.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.unread + self.waiting_cost
     }
 
     /// Takes a packet's bytes; false if they are dropped, since there is no room or they make no
     /// sense. What was here already is taken again for nothing.
-    pub fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
+    pub(crate) fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
         let Some(ahead) = number.checked_sub(self.next) else { return true };
         if self.ended || ahead > MAX_AHEAD {
             return false;
@@ -166,7 +166,7 @@ impl Receiver {
         }
     }
 
-    pub fn read(&mut self) -> Option<Bytes> {
+    pub(crate) fn read(&mut self) -> Option<Bytes> {
         let bytes = match self.full.pop_front() {
             Some(bytes) => bytes,
             None if self.last.is_empty() => return None,
@@ -185,23 +185,23 @@ impl Receiver {
     }
 
     /// The window for a header that is sent now.
-    pub fn tell_window(&mut self) -> u32 {
+    pub(crate) fn tell_window(&mut self) -> u32 {
         self.told = self.window();
         u32::try_from(self.told).unwrap_or(u32::MAX)
     }
 
     /// Whether the sender should hear of room that it does not know of.
-    pub fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         !self.ended && self.window() >= self.told + WORTH_TELLING
     }
 
-    pub fn has_ranges(&self) -> bool {
+    pub(crate) fn has_ranges(&self) -> bool {
         !self.ranges.is_empty()
     }
 
     /// What arrived out of turn, as ranges: the one that changed last, then the others from the
     /// first.
-    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         let newest =
             self.ranges.range(..=self.newest).next_back().map(|(start, end)| (*start, *end));
         let others = self.ranges.iter().map(|(start, end)| (*start, *end));

@@ -29,7 +29,7 @@ enum End {
 }
 
 /// See the module's description.
-pub struct Sender {
+pub(crate) struct Sender {
     outgoing: Outgoing,
     end: End,
     flight: Flight,
@@ -50,11 +50,10 @@ pub struct Sender {
     /// The congestion window was used up, or nearly.
     was_full: bool,
     paced_until: Option<Instant>,
-    pub sent_again: u64,
 }
 
 impl Sender {
-    pub fn new(first: u32, now: Instant) -> Self {
+    pub(crate) fn new(first: u32, now: Instant) -> Self {
         Self {
             outgoing: Outgoing::new(),
             end: End::NotYet,
@@ -70,62 +69,58 @@ impl Sender {
             probe: false,
             was_full: false,
             paced_until: None,
-            sent_again: 0,
         }
     }
 
-    pub fn write(&mut self, data: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         if self.end == End::NotYet { self.outgoing.write(data) } else { 0 }
     }
 
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         if self.end == End::NotYet { self.outgoing.room() } else { 0 }
     }
 
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if self.end == End::NotYet {
             self.end = End::Wanted;
         }
     }
 
     /// Forgets all that was to be sent.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.outgoing = Outgoing::new();
         self.end = End::Sent;
         self.flight.clear();
     }
 
     /// The number of the next new packet.
-    pub fn next_sequence(&self) -> u64 {
+    pub(crate) fn next_sequence(&self) -> u64 {
         self.flight.next()
     }
 
     /// The number of the first that is not acknowledged.
-    pub fn first_sequence(&self) -> u64 {
+    pub(crate) fn first_sequence(&self) -> u64 {
         self.flight.first()
     }
 
-    pub fn all_acknowledged(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn all_acknowledged(&self) -> bool {
         self.outgoing.is_empty() && self.flight.is_empty() && self.end != End::Wanted
     }
 
     /// All is acknowledged, with the end.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.end == End::Sent && self.flight.is_empty()
     }
 
     /// All is acknowledged but the end, again and again.
-    pub fn waits_only_for_end(&self) -> bool {
+    pub(crate) fn waits_only_for_end(&self) -> bool {
         self.flight.only_end() && self.attempts > END_ATTEMPTS
     }
 
     /// Since when something waits to be acknowledged, if anything does.
-    pub fn waits_since(&self) -> Option<Instant> {
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
         (!self.flight.is_empty()).then_some(self.progress)
-    }
-
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.trip.smoothed()
     }
 
     fn has_new(&self) -> bool {
@@ -134,7 +129,7 @@ impl Sender {
 
     /// There is something to be sent that the remote has no room for, and nothing on the way that
     /// it would answer to.
-    pub fn is_shut_out(&self) -> bool {
+    pub(crate) fn is_shut_out(&self) -> bool {
         self.window == 0 && self.flight.is_empty() && self.has_new()
     }
 
@@ -145,7 +140,7 @@ impl Sender {
     }
 
     /// The next packet that carries something, if any may be sent now.
-    pub fn next(&mut self, now: Instant) -> Option<Outbound> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Outbound> {
         if self.flight.is_empty() {
             self.progress = now;
         }
@@ -173,7 +168,6 @@ impl Sender {
             return None;
         }
         let outbound = if again { self.flight.send_lost(now) } else { None };
-        self.sent_again += u64::from(outbound.is_some());
         let outbound = outbound.or_else(|| if new { self.new_packet(now) } else { None })?;
         self.pacer.sent();
         self.tried = now;
@@ -206,17 +200,12 @@ impl Sender {
     fn probe(&mut self, now: Instant) -> Option<Outbound> {
         let room = self.window_in_packets() > self.flight.under_way() && !self.flight.is_full();
         let new = if room { self.new_packet(now) } else { None };
-        let outbound = new.or_else(|| {
-            let last = self.flight.send_last(now);
-            self.sent_again += u64::from(last.is_some());
-            last
-        });
         self.tried = now;
-        outbound
+        new.or_else(|| self.flight.send_last(now))
     }
 
     /// The window as a packet with these numbers told it; what came before it does not count.
-    pub fn told_window(&mut self, sequence: u64, ack: u64, window: u32) {
+    pub(crate) fn told_window(&mut self, sequence: u64, ack: u64, window: u32) {
         let is_newer = self.window_from.is_none_or(|before| (sequence, ack) >= before);
         if is_newer && ack >= self.flight.first() {
             (self.window, self.window_from) = (window, Some((sequence, ack)));
@@ -224,11 +213,11 @@ impl Sender {
     }
 
     /// The number that an acknowledgement is on the wire, if it is of what was sent.
-    pub fn acknowledged_number(&self, wire: u32) -> Option<u64> {
+    pub(crate) fn acknowledged_number(&self, wire: u32) -> Option<u64> {
         Some(self.flight.number(wire)).filter(|number| *number <= self.flight.next())
     }
 
-    pub fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         ack: u64,
         ranges: impl Iterator<Item = (u32, u32)>,
@@ -304,7 +293,7 @@ impl Sender {
         self.tried = now;
     }
 
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let all = [self.paced_until, self.flight.late_at(), self.attempt_at()];
         all.into_iter().flatten().min()
     }

@@ -11,34 +11,24 @@ use super::send::Sender;
 
 /// A heartbeat is requested after this time without a received, or a sent, packet. Routers forget
 /// after 30 s.
-pub const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
 /// And again as often.
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
 /// A remote without room is asked as often whether there is some: its word of it may be lost.
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
 /// A remote is gone after this time without a packet, or without an acknowledgement while data
 /// waits for one.
-pub const SILENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// How long an ended stream still answers, since its last answer may be lost.
-pub const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// Why a stream ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("the remote has destroyed the stream")]
     Destroyed,
     #[error("the remote has answered nothing for {} seconds", SILENCE.as_secs())]
     Silent,
-}
-
-/// What went through a stream, in packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub sent: u64,
-    pub sent_again: u64,
-    pub received: u64,
-    /// Without any effect: malformed, beyond the window, about what was never sent.
-    pub ignored: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +44,7 @@ enum State {
 }
 
 /// See the description of [the room](super).
-pub struct Stream {
+pub(crate) struct Stream {
     local_id: u32,
     remote_id: u32,
     state: State,
@@ -68,12 +58,11 @@ pub struct Stream {
     heard: Instant,
     said: Instant,
     asked: Option<Instant>,
-    counts: Counts,
 }
 
 impl Stream {
     /// One with `remote_id` at the remote, which knows this one by `local_id`; each chooses its own.
-    pub fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
+    pub(crate) fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
         Self::starting_at(0, 0, local_id, remote_id, now)
     }
 
@@ -97,47 +86,44 @@ impl Stream {
             heard: now,
             said: now,
             asked: None,
-            counts: Counts::default(),
         }
     }
 
     /// Takes a datagram that is for this stream ([`stream_of`](super::stream_of)).
-    pub fn receive(&mut self, packet: &[u8], now: Instant) {
-        let parsed = Packet::parse(packet).filter(|it| it.header.stream == self.local_id);
-        self.counts.received += 1;
-        let useful = parsed.is_some_and(|packet| self.take(&packet, now));
-        self.counts.ignored += u64::from(!useful);
+    pub(crate) fn receive(&mut self, packet: &[u8], now: Instant) {
+        if let Some(packet) = Packet::parse(packet)
+            && packet.header.stream == self.local_id
+        {
+            self.take(&packet, now);
+        }
     }
 
-    /// False if it has no effect.
-    fn take(&mut self, packet: &Packet<'_>, now: Instant) -> bool {
+    fn take(&mut self, packet: &Packet<'_>, now: Instant) {
         match &mut self.state {
             State::Open | State::Ended => {}
             State::Destroyed { tell } => {
                 *tell |= !packet.is(DESTROY);
-                return true;
+                return;
             }
-            State::Failed(_) => return false,
+            State::Failed(_) => return,
         }
         self.heard = self.heard.max(now);
         let number = self.receiver.number(packet.header.sequence);
-        let mut useful = true;
         if packet.is(DATA | END) && !packet.is(HEARTBEAT) {
             let payload = if packet.is(DATA) { packet.payload } else { &[] };
-            useful = self.receiver.accept(number, payload, packet.is(END));
+            self.receiver.accept(number, payload, packet.is(END));
         }
         self.owes_answer |= packet.is(DATA | END | HEARTBEAT);
         if packet.is(DESTROY) && number >= self.receiver.next() {
             if self.state == State::Open {
                 self.close(State::Failed(Failure::Destroyed), now);
             }
-            return true;
+            return;
         }
-        let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return false };
+        let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return };
         self.sender.told_window(number, ack, packet.header.window);
         self.sender.acknowledged(ack, packet.ranges(), now);
         self.close_if_ended(now);
-        useful
     }
 
     fn close_if_ended(&mut self, now: Instant) {
@@ -156,32 +142,32 @@ impl Stream {
 
     /// The next bytes in order, if any are here. Taking them makes room for more: ask for the next
     /// packet afterwards.
-    pub fn read(&mut self) -> Option<Bytes> {
+    pub(crate) fn read(&mut self) -> Option<Bytes> {
         self.receiver.read()
     }
 
     /// Bytes that can be read.
-    pub fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.receiver.unread()
     }
 
     /// Takes as much of `data` as there is room for, and tells how much that was.
-    pub fn write(&mut self, data: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         if self.state == State::Open { self.sender.write(data) } else { 0 }
     }
 
     /// Bytes that [`Self::write`] would take.
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         if self.state == State::Open { self.sender.room() } else { 0 }
     }
 
     /// Nothing more is written: the remote is told when it has all that was.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.sender.finish();
     }
 
     /// Ends both directions at once; what was not acknowledged may be lost.
-    pub fn destroy(&mut self, now: Instant) {
+    pub(crate) fn destroy(&mut self, now: Instant) {
         if self.state == State::Open {
             self.close(State::Destroyed { tell: true }, now);
         }
@@ -190,11 +176,10 @@ impl Stream {
     /// The next datagram for the remote. To be asked until there is none: after
     /// [`Self::receive`], [`Self::read`], [`Self::write`] and [`Self::finish`], and at
     /// [`Self::next_timeout`]. What has arrived before it is asked shares one acknowledgement.
-    pub fn next_packet(&mut self, now: Instant) -> Option<Bytes> {
+    pub(crate) fn next_packet(&mut self, now: Instant) -> Option<Bytes> {
         self.on_time(now);
         let packet = self.choose_packet(now)?;
         self.said = self.said.max(now);
-        self.counts.sent += 1;
         Some(packet)
     }
 
@@ -279,7 +264,7 @@ impl Stream {
     }
 
     /// When to ask for the next packet though nothing has arrived.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         if let Some(closed) = self.closed {
             return (!self.forgotten).then_some(closed + LINGER);
         }
@@ -288,22 +273,24 @@ impl Stream {
     }
 
     /// All that the remote sent has arrived and was read.
-    pub fn remote_ended(&self) -> bool {
+    pub(crate) fn remote_ended(&self) -> bool {
         self.receiver.has_ended() && self.receiver.unread() == 0
     }
 
     /// All that was written has arrived, and the end if there is one.
-    pub fn all_acknowledged(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn all_acknowledged(&self) -> bool {
         self.sender.all_acknowledged()
     }
 
     /// Both sides have ended, and know of it.
-    pub fn has_ended(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn has_ended(&self) -> bool {
         self.state == State::Ended
     }
 
     /// Why the stream ended early, if it did; what had arrived until then can still be read.
-    pub fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<Failure> {
         match self.state {
             State::Failed(failure) => Some(failure),
             State::Open | State::Ended | State::Destroyed { .. } => None,
@@ -311,21 +298,12 @@ impl Stream {
     }
 
     /// It will say nothing any more. Until then what arrives for it may still need an answer.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.forgotten || matches!(self.state, State::Failed(_))
     }
 
-    /// How long a round trip takes, once that is known.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.sender.round_trip()
-    }
-
-    pub fn counts(&self) -> Counts {
-        Counts { sent_again: self.sender.sent_again, ..self.counts }
-    }
-
     /// What is kept of what was received, with what that costs besides its bytes.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.receiver.held()
     }
 }

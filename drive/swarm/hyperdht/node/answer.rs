@@ -16,7 +16,7 @@ use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
 /// A request with where it came from and to.
-pub struct Incoming {
+pub(crate) struct Incoming {
     pub(super) socket: SocketId,
     pub(super) from: SocketAddrV4,
     /// Bytes that may be sent to the address because of the datagram, unless it is confirmed.
@@ -33,7 +33,7 @@ struct With {
 }
 
 /// Pings that confirm addresses, at the same time.
-pub const MAX_CONFIRMING: usize = 64;
+pub(crate) const MAX_CONFIRMING: usize = 64;
 /// An answer to an unconfirmed address is sent at once if it names this many nodes.
 const ENOUGH_CLOSER: usize = 8;
 /// Bytes of the ping that [`Node::check`] sends, with our id.

@@ -21,17 +21,17 @@ use super::answer::Incoming;
 use crate::kademlia::{Id, may_name};
 
 /// Most clients in [`Passed`].
-pub const MAX_PASSED: usize = 256;
+pub(crate) const MAX_PASSED: usize = 256;
 /// How long a client in [`Passed`] is remembered.
 const PASSED_FOR: Duration = Duration::from_secs(30);
 
 /// Clients whose requests we forwarded to a server that could not reach them by itself. The
 /// server's answers to them are forwarded.
 #[derive(Default)]
-pub struct Passed(VecDeque<(SocketAddrV4, Instant)>);
+pub(crate) struct Passed(VecDeque<(SocketAddrV4, Instant)>);
 
 impl Passed {
-    pub fn remember(&mut self, client: SocketAddrV4, now: Instant) {
+    pub(crate) fn remember(&mut self, client: SocketAddrV4, now: Instant) {
         self.0.retain(|(known, _)| *known != client);
         if self.0.len() >= MAX_PASSED {
             self.0.pop_front();
@@ -39,7 +39,7 @@ impl Passed {
         self.0.push_back((client, now));
     }
 
-    pub fn has(&self, client: SocketAddrV4, now: Instant) -> bool {
+    pub(crate) fn has(&self, client: SocketAddrV4, now: Instant) -> bool {
         self.0.iter().any(|(known, at)| *known == client && now < *at + PASSED_FOR)
     }
 }
@@ -183,7 +183,12 @@ impl Node {
 
     /// Answers [`Event::Handshake`] from `socket`. Returns how many more bytes may be sent because
     /// of that event; sends nothing if the answer is larger than the limit.
-    pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
+    pub(crate) fn answer_handshake(
+        &mut self,
+        asked: &Asked,
+        socket: SocketId,
+        noise: Bytes,
+    ) -> usize {
         let (mode, to) = match (asked.mode, asked.relay) {
             (Mode::FromSecondRelay, Some(relay)) => (Mode::FromServer, relay),
             (Mode::FromRelay, _) => (Mode::FromServer, asked.from),
@@ -195,7 +200,7 @@ impl Node {
 
     /// Answers [`Event::Holepunch`] from `socket`. Sends nothing if the answer is larger than the
     /// limit.
-    pub fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
+    pub(crate) fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
         let mode = Mode::FromServer;
         let answer = Holepunch { mode, id: 0, payload, peer_address: asked.peer };
         self.answer_asked(asked, Command::Holepunch, socket, asked.from, mode, answer.encode());

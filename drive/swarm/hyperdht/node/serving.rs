@@ -24,7 +24,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(5);
 const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module's description.
-pub struct Serving {
+pub(crate) struct Serving {
     target: Id,
     relays: Vec<Relay>,
     /// Relays that accepted the announcement in the current round.
@@ -56,12 +56,12 @@ impl Serving {
         }
     }
 
-    pub fn target(&self) -> &Id {
+    pub(crate) fn target(&self) -> &Id {
         &self.target
     }
 
     /// A node will pass messages on to us.
-    pub fn taken(&mut self, relay: Relay) {
+    pub(crate) fn taken(&mut self, relay: Relay) {
         self.taking.push(relay);
     }
 
@@ -71,7 +71,7 @@ impl Serving {
         self.outdated = self.query.is_some();
     }
 
-    pub fn next_tick(&self) -> Instant {
+    pub(crate) fn next_tick(&self) -> Instant {
         match self.query {
             Some(_) => self.next_awake,
             None => self.next_awake.min(self.next_tell),
@@ -112,14 +112,14 @@ impl Serving {
 
 impl Node {
     /// Can be found by our key from now on.
-    pub fn serve(&mut self, now: Instant) {
+    pub(crate) fn serve(&mut self, now: Instant) {
         if self.serving.is_none() {
             self.serving = Some(Serving::new(target_of(&self.keys.public_key()), now));
             self.tick_serving(now);
         }
     }
 
-    pub fn stop_serving(&mut self, now: Instant) {
+    pub(crate) fn stop_serving(&mut self, now: Instant) {
         if let Some(serving) = self.serving.take() {
             if let Some(query) = serving.query {
                 self.queries.remove(&query);
@@ -129,7 +129,7 @@ impl Node {
     }
 
     /// The nodes that pass messages on to us, and our address as each sees it.
-    pub fn relays(&self) -> Vec<Relay> {
+    pub(crate) fn relays(&self) -> Vec<Relay> {
         self.serving.as_ref().map(|serving| serving.relays.clone()).unwrap_or_default()
     }
 

@@ -16,13 +16,13 @@ use crate::compact::put_ipv4;
 use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, Step, may_name};
 
 /// Queries under way; one more is refused.
-pub const MAX_QUERIES: usize = 16;
+pub(crate) const MAX_QUERIES: usize = 16;
 /// Topics whose announcement is remembered so that it can be taken back.
-pub const MAX_TAKEN_BACK: usize = 4096;
+pub(crate) const MAX_TAKEN_BACK: usize = 4096;
 /// Nodes of one topic that are told so.
-pub const MAX_TAKERS: usize = 2 * BUCKET;
+pub(crate) const MAX_TAKERS: usize = 2 * BUCKET;
 /// Nodes that are told where we are, and pass messages on to us.
-pub const RELAYS: usize = 3;
+pub(crate) const RELAYS: usize = 3;
 /// Requests of one query that wait for an answer at the same time, late ones aside.
 const AT_ONCE: usize = 10;
 /// How long nodes have to accept an announcement after the walk to them.
@@ -32,7 +32,7 @@ const MAX_HINTS: usize = 16;
 
 /// What a walk is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
+pub(crate) enum Goal {
     /// The nodes near an id.
     Nodes,
     /// The peers of a topic.
@@ -65,10 +65,10 @@ impl Goal {
 }
 
 /// A walk, and the token that each node on it gave.
-pub type Walk = Query<Goal, Option<Token>>;
+pub(crate) type Walk = Query<Goal, Option<Token>>;
 
 /// A node that took an announcement, and the token it gave for that.
-pub type Taker = (SocketAddrV4, Token);
+pub(crate) type Taker = (SocketAddrV4, Token);
 
 impl Node {
     /// Begins a walk; `None` if too many are under way.
@@ -311,20 +311,21 @@ impl Node {
     }
 
     /// Withdraws our announcement of `topic` from all nodes that accepted it.
-    pub fn take_back(&mut self, topic: &Id, now: Instant) {
+    pub(crate) fn take_back(&mut self, topic: &Id, now: Instant) {
         for taker in self.taken.remove(topic).unwrap_or_default() {
             self.take_back_from(*topic, taker, false, now);
         }
     }
 
     /// The same of all topics, and of where we are.
-    pub fn take_back_all(&mut self, now: Instant) {
+    pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
     }
 
     /// Whether a node has not yet answered a withdrawal.
-    pub fn is_taking_back(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_taking_back(&self) -> bool {
         self.sending.count(|purpose| matches!(purpose, Purpose::TakeBack { .. })) > 0
     }
 

@@ -96,7 +96,7 @@ impl Link {
     }
 
     /// Takes all announcements back, without waiting whether that is heard.
-    pub fn farewell(&self) {
+    pub(crate) fn farewell(&self) {
         self.node().take_back_all(Instant::now());
         self.flush();
     }

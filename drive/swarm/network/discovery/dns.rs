@@ -13,22 +13,22 @@ use simple_dns::{
 use crate::crypto::DiscoveryKey;
 
 /// Bytes of a topic that its name tells.
-pub const SHORT: usize = 20;
+pub(crate) const SHORT: usize = 20;
 /// Longest message read, in bytes: what RFC 6762 §17 allows.
-pub const MAX_MESSAGE: usize = 9000;
+pub(crate) const MAX_MESSAGE: usize = 9000;
 /// Questions, or records, of one message that are looked at.
-pub const MAX_ENTRIES: usize = 64;
+pub(crate) const MAX_ENTRIES: usize = 64;
 const DOMAIN: [&[u8]; 2] = [b"hyperswarm", b"local"];
 /// The name of the record that holds the querier's own address.
 const REFERRER: &str = "referrer.hyperswarm.local";
 
-pub type Short = [u8; SHORT];
+pub(crate) type Short = [u8; SHORT];
 /// By which a process knows its own answers.
-pub type Token = [u8; 32];
+pub(crate) type Token = [u8; 32];
 
 /// What a message says that we understand.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// A query for peers of these topics.
     Query(Vec<Short>),
     Response(Vec<Answer>),
@@ -36,13 +36,13 @@ pub enum Heard {
 
 /// "I have it, at this port."
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub topic: Short,
     pub port: u16,
     pub token: Option<Token>,
 }
 
-pub fn short(topic: &DiscoveryKey) -> Short {
+pub(crate) fn short(topic: &DiscoveryKey) -> Short {
     let mut short = [0; SHORT];
     short.copy_from_slice(&topic.as_bytes()[..SHORT]);
     short
@@ -73,7 +73,7 @@ fn topic_of(name: &Name) -> Option<Short> {
 ///
 /// # Errors
 /// Fails with the encoder's error; never for a name that we build.
-pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
+pub(crate) fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
     let name = name_of(topic);
     let mut packet = Packet::new_query(0);
     packet.questions.push(Question::new(
@@ -89,7 +89,7 @@ pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`query`].
-pub fn response(
+pub(crate) fn response(
     topics: &[(Short, Token)],
     port: u16,
     asked_by: Option<Ipv4Addr>,
@@ -121,7 +121,7 @@ pub fn response(
 }
 
 /// Decodes a message from the network; `None` if it has nothing for us.
-pub fn parse(bytes: &[u8]) -> Option<Heard> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Heard> {
     if bytes.len() > MAX_MESSAGE {
         return None;
     }

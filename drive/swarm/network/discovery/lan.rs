@@ -28,7 +28,7 @@ const QUERY_EVERY: std::ops::Range<u64> = 30..60;
 /// Interfaces are looked at, and the group is joined where it is not, this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// Questions of others that are answered within a second.
-pub const MAX_ANSWERS_PER_SECOND: u32 = 100;
+pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 100;
 /// Messages that leave together, and the pause before the next: many topics are not a burst.
 const TOGETHER: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);

@@ -41,9 +41,9 @@ impl DiscoveryOptions {
     }
 }
 
-/// For fuzzing: what becomes of a datagram on the local network.
+/// Decodes a datagram of the local network, for the fuzz target.
 #[cfg(fuzzing)]
-pub fn hear_on_the_lan(message: &[u8]) {
+pub(crate) fn parse_multicast_dns(message: &[u8]) {
     drop(dns::parse(message));
 }
 

@@ -13,7 +13,7 @@ const MAX_ADDRESSES: usize = 4;
 
 /// Addresses of `names`, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`. Where an address is
 /// known the name is looked up only if `again` says that it has led nowhere.
-pub async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
+pub(crate) async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
     let mut all = Vec::new();
     for name in names {
         let (known, name) = match name.split_once('@') {
@@ -43,7 +43,7 @@ fn ipv4(address: SocketAddr) -> Option<SocketAddrV4> {
 }
 
 /// What a task that resolves has come to; never, if there is none.
-pub async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
+pub(crate) async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
     match task {
         Some(task) => task.await.unwrap_or_default(),
         None => std::future::pending().await,

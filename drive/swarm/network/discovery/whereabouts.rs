@@ -10,22 +10,22 @@ use crate::network::interfaces::{self, Interface};
 const SLEPT: Duration = Duration::from_secs(30);
 
 /// What tells that the machine is somewhere else now, or was asleep.
-pub struct Whereabouts {
+pub(crate) struct Whereabouts {
     interfaces: Vec<Interface>,
     clock: SystemTime,
     time: Instant,
 }
 
 impl Whereabouts {
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { interfaces: interfaces::usable(), clock: SystemTime::now(), time: Instant::now() }
     }
 
-    pub fn differ(&self, before: &Self) -> bool {
+    pub(crate) fn differ(&self, before: &Self) -> bool {
         self.slept_since(before) || self.interfaces != before.interfaces
     }
 
-    pub fn slept_since(&self, before: &Self) -> bool {
+    pub(crate) fn slept_since(&self, before: &Self) -> bool {
         let time = self.time.saturating_duration_since(before.time);
         let clock = self.clock.duration_since(before.clock).unwrap_or_default();
         clock > time + SLEPT

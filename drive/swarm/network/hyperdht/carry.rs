@@ -21,12 +21,12 @@ use crate::compact::{CutOff, put_uint, take_uint};
 use crate::protomux::{ChannelId, Event, MAX_FRAME, Mux, MuxError};
 
 /// The channel's name.
-pub const PROTOCOL: &str = "hypermount/hypercore-protocol-8";
+pub(crate) const PROTOCOL: &str = "hypermount/hypercore-protocol-8";
 const VERSION: u64 = 1;
 /// Both sides must have opened the channel by then.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of the stream that we take before we grant more: memory of one connection.
-pub const WINDOW: usize = 1024 * 1024;
+pub(crate) const WINDOW: usize = 1024 * 1024;
 /// More is granted after this many bytes have been passed on.
 const GRANT: usize = WINDOW / 4;
 /// Longest piece of the stream that we send.
@@ -43,7 +43,7 @@ const GRANT_KIND: u64 = 1;
 
 /// Why a connection carries nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum CarryError {
+pub(crate) enum CarryError {
     /// A peer of the topic, but none of ours.
     #[error("does not know {PROTOCOL}")]
     Foreign,
@@ -68,7 +68,7 @@ impl From<CutOff> for CarryError {
 }
 
 /// The stream, and what the remote has said before it.
-pub struct Carried {
+pub(crate) struct Carried {
     pub stream: DuplexStream,
     /// Where the remote listens for TCP, at the address it has.
     pub port: Option<NonZeroU16>,
@@ -98,7 +98,10 @@ struct Ledger {
 ///
 /// # Errors
 /// Fails if the remote does not open the channel in time; the connection is then closed.
-pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried, CarryError> {
+pub(crate) async fn carry(
+    connection: Connection,
+    port: Option<u16>,
+) -> Result<Carried, CarryError> {
     let Connection { reader, writer, address } = connection;
     let mut mux = Mux::default();
     let mut handshake = BytesMut::new();

@@ -42,7 +42,7 @@ const GUESS_WITHIN: Duration = Duration::from_secs(40);
 const LET_IT_FIND_OUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("nobody knows where it is")]
     NotFound,
     #[error("no node that knows it passed a handshake on")]
@@ -83,7 +83,7 @@ type Way = (Arc<Socket>, SocketAddrV4);
 ///
 /// # Errors
 /// Fails if no path to the peer is found, at the latest after the sum of the limits above.
-pub async fn connect(
+pub(crate) async fn connect(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
     relays: Vec<SocketAddrV4>,

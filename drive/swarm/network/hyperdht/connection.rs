@@ -15,10 +15,10 @@ use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
 
 /// An empty message is sent after this time without another one: routers forget idle streams, and a
 /// remote that is gone is detected only by missing acknowledgements.
-pub const ALIVE_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error(transparent)]
     Lost(#[from] Lost),
     #[error(transparent)]
@@ -28,19 +28,19 @@ pub enum ConnectionError {
 }
 
 /// See the module's description. What is dropped ends when its last bytes have arrived.
-pub struct Connection {
+pub(crate) struct Connection {
     pub reader: Reader,
     pub writer: Writer,
     pub address: SocketAddrV4,
 }
 
-pub struct Reader {
+pub(crate) struct Reader {
     line: Arc<Line>,
     unsealer: Unsealer,
     pieces: Vec<Bytes>,
 }
 
-pub struct Writer {
+pub(crate) struct Writer {
     line: Arc<Line>,
     sealer: Sealer,
     waiting: VecDeque<Bytes>,
@@ -50,7 +50,7 @@ pub struct Writer {
 
 impl Connection {
     /// On a line that is connected. Messages of the remote may have `longest` bytes.
-    pub fn new(
+    pub(crate) fn new(
         endpoint: Arc<Endpoint>,
         line: Arc<Line>,
         secrets: &Secrets,
@@ -67,7 +67,7 @@ impl Connection {
 
 impl Reader {
     /// The next message; `None` once the remote has ended. Giving it up loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
         loop {
             if let Some(message) = self.unsealer.next_message()? {
                 return Ok(Some(message));
@@ -83,7 +83,7 @@ impl Reader {
     }
 
     /// Whether the remote has proved that it is the peer of the handshake.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.unsealer.has_begun()
     }
 }
@@ -93,34 +93,34 @@ impl Writer {
     ///
     /// # Errors
     /// Fails if the message is longer than a frame can hold.
-    pub fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
+    pub(crate) fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
         let sealed = self.sealer.seal(message).ok_or(ConnectionError::TooLong(message.len()))?;
         self.waiting.push_back(sealed);
         Ok(())
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Ends the connection at once: what waits is lost.
-    pub fn destroy(&self) {
+    pub(crate) fn destroy(&self) {
         self.line.destroy();
     }
 
     /// Bytes that the stream has not taken yet.
     #[cfg(test)]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.iter().map(Bytes::len).sum()
     }
 
     #[cfg(test)]
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self._endpoint
     }
 
     /// Writes what waits. Giving it up loses nothing.
-    pub async fn flush(&mut self) -> Result<(), ConnectionError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(first) = self.waiting.front_mut() {
             let count = self.line.write(first).await?;
             first.advance(count);

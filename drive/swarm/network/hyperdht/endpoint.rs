@@ -24,12 +24,12 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::stream_of;
 
 /// Streams at once, those that are being made or ended included; one more is refused.
-pub const MAX_LINES: usize = 512;
+pub(crate) const MAX_LINES: usize = 512;
 /// Sockets at once.
-pub const MAX_SOCKETS: usize = 1024;
+pub(crate) const MAX_SOCKETS: usize = 1024;
 /// Bytes received that all streams together may keep: those before which some lack. Beyond it the
 /// stream that keeps most is ended.
-pub const MAX_HELD: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_HELD: usize = 32 * 1024 * 1024;
 /// A stream that keeps less is not looked at.
 const LITTLE: usize = 256 * 1024;
 /// Events of one query that may wait; more peers than that are of no use.
@@ -42,7 +42,7 @@ const DATAGRAM: usize = 65_536;
 const BATCH: usize = 64;
 
 /// See the module's description.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     own: Weak<Endpoint>,
     pub keys: KeyPair,
     ip: Ipv4Addr,
@@ -69,13 +69,13 @@ struct Waiting {
 }
 
 /// What peers want of our own server.
-pub enum ServerEvent {
+pub(crate) enum ServerEvent {
     Handshake(Asked),
     Holepunch(Asked),
 }
 
 /// Where an endpoint is, and what its node is.
-pub struct Settings {
+pub(crate) struct Settings {
     pub ip: Ipv4Addr,
     /// Of the socket that strangers come to; 0 for any.
     pub port: u16,
@@ -84,7 +84,7 @@ pub struct Settings {
 }
 
 /// A stream that is to be connected. It is forgotten if it is dropped before.
-pub struct NewLine {
+pub(crate) struct NewLine {
     line: Arc<Line>,
     endpoint: Arc<Endpoint>,
     connected: bool,
@@ -100,7 +100,7 @@ impl Deref for NewLine {
 
 impl NewLine {
     /// From now on its packets go there, as long as it is not over.
-    pub fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
+    pub(crate) fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
         self.connected = true;
         self.line.connect(socket, to);
         let endpoint: Weak<Endpoint> = Arc::downgrade(&self.endpoint);
@@ -118,13 +118,13 @@ impl Drop for NewLine {
 }
 
 /// A socket for one hole.
-pub struct OpenSocket {
+pub(crate) struct OpenSocket {
     pub socket: Arc<Socket>,
     pub closing: Closing,
 }
 
 /// Closes a socket when dropped.
-pub struct Closing {
+pub(crate) struct Closing {
     endpoint: Weak<Endpoint>,
     socket: SocketId,
 }
@@ -134,7 +134,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Fails if a socket cannot be opened.
-    pub async fn new(
+    pub(crate) async fn new(
         keys: KeyPair,
         settings: Settings,
     ) -> io::Result<(Arc<Self>, mpsc::Receiver<ServerEvent>)> {
@@ -191,7 +191,7 @@ impl Endpoint {
     }
 
     /// Has the node do something, and what follows from it.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
         let result = act(&mut self.node(), Instant::now());
         self.flush();
         result
@@ -247,7 +247,7 @@ impl Endpoint {
     }
 
     /// One request and its answer; `None` if there is none in time.
-    pub async fn request(&self, ask: Ask) -> Option<Answer> {
+    pub(crate) async fn request(&self, ask: Ask) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
         {
             let mut node = self.node();
@@ -259,7 +259,7 @@ impl Endpoint {
     }
 
     /// Starts a query; what it finds, and at last that it has finished.
-    pub fn query(
+    pub(crate) fn query(
         &self,
         start: impl FnOnce(&mut Node, Instant) -> Option<QueryId>,
     ) -> Option<mpsc::Receiver<Event>> {
@@ -274,16 +274,16 @@ impl Endpoint {
     }
 
     /// The socket that strangers come to.
-    pub fn server_socket(&self) -> Option<Arc<Socket>> {
+    pub(crate) fn server_socket(&self) -> Option<Arc<Socket>> {
         self.socket(SocketId::SERVER)
     }
 
-    pub fn socket(&self, id: SocketId) -> Option<Arc<Socket>> {
+    pub(crate) fn socket(&self, id: SocketId) -> Option<Arc<Socket>> {
         self.sockets().get(&id).map(|(socket, _)| Arc::clone(socket))
     }
 
     /// A socket for one hole, which reports knocks.
-    pub async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
+    pub(crate) async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
         if self.sockets().len() >= MAX_SOCKETS {
             return Err(io::Error::other("too many holes are being punched"));
         }
@@ -306,12 +306,12 @@ impl Endpoint {
     }
 
     /// The permit to try ports, if no other caller holds it.
-    pub fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).try_acquire_owned().ok()
     }
 
     /// A stream that is to be connected; `None` if there are too many.
-    pub fn new_line(self: &Arc<Self>) -> Option<NewLine> {
+    pub(crate) fn new_line(self: &Arc<Self>) -> Option<NewLine> {
         let mut lines = self.lines();
         if lines.len() >= MAX_LINES {
             return None;
@@ -329,7 +329,7 @@ impl Endpoint {
 
     /// The node says nothing any more: another endpoint with the same keys takes its place, and what
     /// this one announced, too. Streams go on.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 
@@ -346,13 +346,13 @@ impl Endpoint {
 
     /// What all streams keep together, and how many there are.
     #[cfg(test)]
-    pub fn held(&self) -> (usize, usize) {
+    pub(crate) fn held(&self) -> (usize, usize) {
         let all: Vec<_> = self.lines().values().cloned().collect();
         (all.iter().map(|line| line.held()).sum(), all.len())
     }
 
     /// Takes all announcements back, without waiting whether that is heard.
-    pub fn farewell(&self) {
+    pub(crate) fn farewell(&self) {
         self.with(|node, now| node.take_back_all(now));
     }
 

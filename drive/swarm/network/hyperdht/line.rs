@@ -17,16 +17,16 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::{SEND_BUFFER, Stream};
 
 /// Packets kept of a stream that is not known well enough yet to take them.
-pub const MAX_EARLY: usize = 8;
+pub(crate) const MAX_EARLY: usize = 8;
 /// How long an unused stream has to deliver its last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes sent and not acknowledged that all streams together may keep, each at least
 /// [`SMALLEST_SHARE`].
-pub const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
-pub const SMALLEST_SHARE: usize = 128 * 1024;
+pub(crate) const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
+pub(crate) const SMALLEST_SHARE: usize = 128 * 1024;
 
 /// See the module's description.
-pub struct Line {
+pub(crate) struct Line {
     pub local_id: u32,
     /// How many there are, this one included.
     all: Arc<AtomicUsize>,
@@ -110,7 +110,7 @@ impl State {
 
 /// What a read or a write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
+pub(crate) enum Lost {
     #[error("the stream is not connected")]
     Unconnected,
     #[error(transparent)]
@@ -118,7 +118,7 @@ pub enum Lost {
 }
 
 /// Keeps streams, and forgets those that are over.
-pub trait Forget: Send + Sync {
+pub(crate) trait Forget: Send + Sync {
     fn forget(&self, id: u32);
 }
 
@@ -129,7 +129,7 @@ impl Drop for Line {
 }
 
 impl Line {
-    pub fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
         all.fetch_add(1, Ordering::Relaxed);
         Self {
             local_id,
@@ -154,12 +154,12 @@ impl Line {
     }
 
     /// Received bytes that are kept: unread ones, and those that follow a gap.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.state().stream.as_ref().map_or(0, Stream::held)
     }
 
     /// Ends it at once, and tells the remote so.
-    pub fn destroy(&self) {
+    pub(crate) fn destroy(&self) {
         let now = now();
         if let Some(stream) = &mut self.state().stream {
             stream.destroy(now);
@@ -168,7 +168,13 @@ impl Line {
     }
 
     /// A packet for this stream has come.
-    pub fn receive(&self, socket: &Arc<Socket>, from: SocketAddrV4, packet: &[u8], now: Instant) {
+    pub(crate) fn receive(
+        &self,
+        socket: &Arc<Socket>,
+        from: SocketAddrV4,
+        packet: &[u8],
+        now: Instant,
+    ) {
         let mut state = self.state();
         let State { stream, place, heard, first, early, .. } = &mut *state;
         match (stream, place) {
@@ -193,7 +199,7 @@ impl Line {
     }
 
     /// Resolves to where the first packet came from. For one task at a time.
-    pub async fn arrived(&self) -> (Arc<Socket>, SocketAddrV4) {
+    pub(crate) async fn arrived(&self) -> (Arc<Socket>, SocketAddrV4) {
         loop {
             if let Some((socket, from)) = &self.state().first {
                 return (Arc::clone(socket), *from);
@@ -203,7 +209,7 @@ impl Line {
     }
 
     /// The remote's number of the stream.
-    pub fn remote_is(&self, remote_id: u32) {
+    pub(crate) fn remote_is(&self, remote_id: u32) {
         let now = now();
         let mut state = self.state();
         state.stream.get_or_insert_with(|| Stream::new(self.local_id, remote_id, now));
@@ -211,7 +217,7 @@ impl Line {
     }
 
     /// From now on packets go there. Once one has come from somewhere they are taken from there only.
-    pub fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
+    pub(crate) fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
         let now = now();
         let mut state = self.state();
         state.place.get_or_insert_with(|| (Arc::clone(socket), to));
@@ -222,17 +228,17 @@ impl Line {
 
     /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
     /// address may be forged.
-    pub fn say_at_most(&self, bytes: usize) {
+    pub(crate) fn say_at_most(&self, bytes: usize) {
         self.state().unheard_bytes = Some(bytes);
     }
 
     /// The socket is closed when the stream is over.
-    pub fn keep(&self, closing: impl Send + 'static) {
+    pub(crate) fn keep(&self, closing: impl Send + 'static) {
         self.state().closing = Some(Box::new(closing));
     }
 
     /// Bytes in order, as many packets as are there; none at all once the remote has ended.
-    pub async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), Lost> {
+    pub(crate) async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), Lost> {
         loop {
             let readable = self.readable.notified();
             let now = now();
@@ -255,7 +261,7 @@ impl Line {
     }
 
     /// Writes what there is room for; waits until there is some.
-    pub async fn write(&self, bytes: &[u8]) -> Result<usize, Lost> {
+    pub(crate) async fn write(&self, bytes: &[u8]) -> Result<usize, Lost> {
         loop {
             let writable = self.writable.notified();
             let now = now();
@@ -279,7 +285,7 @@ impl Line {
     }
 
     /// No caller uses it any more: written data is still sent for a limited time.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         let now = now();
         let mut state = self.state();
         state.left.get_or_insert(now + LAST_WORDS);
@@ -291,7 +297,7 @@ impl Line {
     }
 
     /// Sends packets that are due and wakes waiting tasks.
-    pub fn attend(&self, now: Instant) {
+    pub(crate) fn attend(&self, now: Instant) {
         if self.send(now) {
             self.earlier.notify_one();
         }
@@ -321,7 +327,7 @@ impl Line {
     }
 
     /// Does in time what is due, until the stream is over or its endpoint gone.
-    pub async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
+    pub(crate) async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
         loop {
             let (due, blocked) = {
                 let mut state = self.state();

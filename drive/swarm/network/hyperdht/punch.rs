@@ -36,7 +36,7 @@ const UNVERIFIED_EVERY: u32 = 4;
 /// Addresses of a peer that are tried.
 const MAX_REMOTE: usize = 8;
 /// Sockets that meet the other side's tries where our router changes its ports.
-pub const BIRTHDAY_SOCKETS: usize = 256;
+pub(crate) const BIRTHDAY_SOCKETS: usize = 256;
 /// Between two tries then, and how many there are.
 const RANDOM_PAUSE: Duration = Duration::from_millis(20);
 const RANDOM_TRIES: usize = 1750;
@@ -45,7 +45,7 @@ const LOWEST_PORT: u16 = 1000;
 
 /// What is known of the other side.
 #[derive(Debug, Default)]
-pub struct Remote {
+pub(crate) struct Remote {
     pub firewall: Firewall,
     addresses: Vec<(SocketAddrV4, bool)>,
     pub punching: bool,
@@ -53,7 +53,7 @@ pub struct Remote {
 
 impl Remote {
     /// The other side's last word. `verified` has been shown to be its host.
-    pub fn update(
+    pub(crate) fn update(
         &mut self,
         firewall: Firewall,
         punching: bool,
@@ -76,7 +76,7 @@ impl Remote {
 type Sockets = Arc<Mutex<Vec<OpenSocket>>>;
 
 /// See the module's description. Dropping it ends the knocking and closes the sockets.
-pub struct Puncher {
+pub(crate) struct Puncher {
     endpoint: Arc<Endpoint>,
     pub socket: Arc<Socket>,
     sockets: Sockets,
@@ -102,7 +102,7 @@ impl Drop for Puncher {
 
 /// Why no hole can be punched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Hopeless {
+pub(crate) enum Hopeless {
     #[error("both routers use another port for everybody")]
     BothRandom,
     #[error("the other side has shown no address that is its own")]
@@ -112,7 +112,7 @@ pub enum Hopeless {
 }
 
 impl Puncher {
-    pub async fn new(endpoint: Arc<Endpoint>) -> std::io::Result<Self> {
+    pub(crate) async fn new(endpoint: Arc<Endpoint>) -> std::io::Result<Self> {
         let (sender, knocks) = mpsc::channel(KNOCKS);
         let open = endpoint.open_socket(sender.clone()).await?;
         let socket = Arc::clone(&open.socket);
@@ -131,11 +131,11 @@ impl Puncher {
     }
 
     /// What others see of our socket; to be given to [`Puncher::sampled`].
-    pub fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
+    pub(crate) fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
         sample(Arc::clone(&self.endpoint), self.socket.id)
     }
 
-    pub fn sampled(&mut self, seen: Vec<Seen>) {
+    pub(crate) fn sampled(&mut self, seen: Vec<Seen>) {
         for Seen { own, by } in seen {
             self.samples.add(by, own);
             self.seen_as = Some(own);
@@ -143,7 +143,7 @@ impl Puncher {
     }
 
     /// What we are behind. Where there are too few nodes to tell, the best that is possible.
-    pub fn firewall(&self) -> Firewall {
+    pub(crate) fn firewall(&self) -> Firewall {
         match self.samples.reach() {
             Reach::Random => Firewall::Random,
             // An openly reachable peer needs no hole.
@@ -155,13 +155,13 @@ impl Puncher {
     }
 
     /// Where the other side is to send to; of a router that changes its ports only the host counts.
-    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddrV4> {
         let host = || self.seen_as.map(|seen_as| SocketAddrV4::new(*seen_as.ip(), 0));
         self.samples.agreed().or_else(host).into_iter().collect()
     }
 
     /// The next knock at one of our sockets.
-    pub async fn knocked(&mut self) -> (Arc<Socket>, SocketAddrV4) {
+    pub(crate) async fn knocked(&mut self) -> (Arc<Socket>, SocketAddrV4) {
         loop {
             // It cannot end: we hold a sender ourselves.
             let Some(knock) = self.knocks.recv().await else { return std::future::pending().await };
@@ -173,7 +173,7 @@ impl Puncher {
     }
 
     /// The socket stays when the rest of the hole is closed.
-    pub fn take(&self, id: SocketId) -> Option<Closing> {
+    pub(crate) fn take(&self, id: SocketId) -> Option<Closing> {
         let mut sockets = lock(&self.sockets);
         let at = sockets.iter().position(|open| open.socket.id == id)?;
         Some(sockets.swap_remove(at).closing)
@@ -185,7 +185,7 @@ impl Puncher {
     /// # Errors
     /// Fails if both routers choose ports at random, if no usable address of the peer
     /// is known, or if another caller is trying ports.
-    pub fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
+    pub(crate) fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
         if self.knocking.is_some() {
             return Ok(());
         }
@@ -225,7 +225,7 @@ fn lock(sockets: &Sockets) -> MutexGuard<'_, Vec<OpenSocket>> {
 }
 
 /// How a node sees a socket of ours.
-pub struct Seen {
+pub(crate) struct Seen {
     pub own: SocketAddrV4,
     pub by: SocketAddrV4,
 }

@@ -14,7 +14,7 @@ use crate::hyperdht::payload::Round;
 const NONCE: usize = 24;
 
 /// See the module's description.
-pub struct Sealed {
+pub(crate) struct Sealed {
     cipher: XSalsa20Poly1305,
     /// Of our tokens.
     secret: [u8; 32],
@@ -25,14 +25,14 @@ impl Sealed {
     ///
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn new(handshake: &[u8; 64]) -> io::Result<Self> {
+    pub(crate) fn new(handshake: &[u8; 64]) -> io::Result<Self> {
         let key = blake2b_keyed(handshake, &[&holepunch_namespace()]);
         Ok(Self { cipher: XSalsa20Poly1305::new(&key.into()), secret: random_bytes()? })
     }
 
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn seal(&self, round: &Round) -> io::Result<Bytes> {
+    pub(crate) fn seal(&self, round: &Round) -> io::Result<Bytes> {
         let nonce: [u8; NONCE] = random_bytes()?;
         let sealed = self.cipher.encrypt(&Nonce::from(nonce), round.encode().as_ref());
         let sealed = sealed.map_err(|_| io::Error::other("a message too long to be sealed"))?;
@@ -43,14 +43,14 @@ impl Sealed {
     }
 
     /// `None` if it is not what the other one has sealed.
-    pub fn open(&self, sealed: &[u8]) -> Option<Round> {
+    pub(crate) fn open(&self, sealed: &[u8]) -> Option<Round> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
         let plain = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
         Round::decode(plain.into()).ok()
     }
 
     /// A peer that repeats it has received it at that host.
-    pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
+    pub(crate) fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
     }
 }

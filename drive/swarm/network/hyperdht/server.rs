@@ -27,9 +27,9 @@ use crate::secret_stream::{Handshake, Secrets};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Handshakes under way at once; others are not answered.
-pub const MAX_HANDSHAKES: usize = 64;
+pub(crate) const MAX_HANDSHAKES: usize = 64;
 /// Handshakes that have been answered and are remembered: the same one comes through several nodes.
-pub const MAX_REMEMBERED: usize = 256;
+pub(crate) const MAX_REMEMBERED: usize = 256;
 /// How long an answered handshake is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// From the answer to a handshake until the first packet of the stream.
@@ -119,7 +119,7 @@ impl Server {
 }
 
 /// Answers until the endpoint is gone; connected peers go to `arrivals`.
-pub async fn serve(
+pub(crate) async fn serve(
     endpoint: Arc<Endpoint>,
     mut events: mpsc::Receiver<ServerEvent>,
     arrivals: mpsc::Sender<Connection>,

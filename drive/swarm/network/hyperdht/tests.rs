@@ -26,7 +26,7 @@ async fn endpoint() -> Arc<Endpoint> {
 
 fn secrets(initiator: bool) -> Secrets {
     let (transmit, receive) = if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) };
-    Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+    Secrets { initiator, transmit, receive, hash: [7; 64] }
 }
 
 fn connection(
@@ -45,7 +45,7 @@ fn address(endpoint: &Endpoint) -> SocketAddrV4 {
 }
 
 /// Both ends of a connection.
-pub async fn pair() -> (Connection, Connection) {
+pub(crate) async fn pair() -> (Connection, Connection) {
     let (a, b) = (endpoint().await, endpoint().await);
     let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
     line_a.remote_is(line_b.local_id);
@@ -55,7 +55,7 @@ pub async fn pair() -> (Connection, Connection) {
 }
 
 /// One end of a connection, and an endpoint that does not know of it.
-pub async fn half() -> (Connection, Arc<Endpoint>) {
+pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
     let (a, b) = (endpoint().await, endpoint().await);
     let line = a.new_line().unwrap();
     line.remote_is(7);
