@@ -6,6 +6,7 @@
 //! of their own, which all packages use: [`crypto`], [`rate`] and [`sync`]. The modules are listed in
 //! import order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
 pub mod sync;

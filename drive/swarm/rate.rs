@@ -15,10 +15,10 @@ const BURST: Duration = Duration::from_millis(100);
 /// A bucket holds at least this many bytes, however slow it fills.
 const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
 
-/// Bytes per second; `None` for as many as there are.
+/// A limit in bytes per second; `None` is no limit.
 pub type Limit = Option<u64>;
 
-/// The bucket alone: no clock, no waiting tasks.
+/// A token bucket without clock and waiting tasks. It may be overdrawn by one transfer.
 #[derive(Debug)]
 pub struct Bucket {
     limit: Limit,
@@ -28,6 +28,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// An empty bucket that fills from `now` on.
     pub fn new(limit: Limit, now: Instant) -> Self {
         Self { limit, balance: 0.0, at: now }
     }
@@ -64,7 +65,8 @@ impl Bucket {
     }
 }
 
-/// See the module documentation.
+/// A rate of transfer with a limit that may be changed while tasks wait for it. It holds up to
+/// 100 ms of the limit, and at least 16 KiB.
 #[derive(Debug)]
 pub struct Rate {
     /// Whether there is a limit: without one, what flows takes no lock.
@@ -74,6 +76,7 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// A rate with this limit.
     pub fn new(limit: Limit) -> Self {
         Self {
             limited: AtomicBool::new(limit.is_some()),
@@ -91,6 +94,7 @@ impl Rate {
         self.limited.load(Ordering::Acquire)
     }
 
+    /// The current limit.
     pub fn limit(&self) -> Limit {
         if self.is_limited() { self.bucket().limit } else { None }
     }

@@ -25,7 +25,7 @@ pub(super) fn level(lied: bool) -> log::Level {
     if lied { log::Level::Warn } else { log::Level::Info }
 }
 
-/// An address is dialled, and dialled again, while this is kept.
+/// Keeps an address dialled until it is dropped; see [`Swarm::dial_while`](super::Swarm::dial_while).
 #[derive(Debug)]
 #[must_use = "the connection ends when this is dropped"]
 pub struct Dialling {

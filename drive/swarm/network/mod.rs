@@ -47,24 +47,28 @@ pub use protocol::Protocol;
 pub use topics::{Interest, MAX_TOPICS, TooManyTopics};
 pub use transport::{Stream, Transport, Way};
 
-/// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
-/// that holds most is ended.
+/// Bytes that incomplete frames of all connections may hold together; beyond it the connection that
+/// holds most is ended.
 pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// Bytes on all connections since the start, everything included that TCP carries for us; without
-/// what the HyperDHT adds to what it carries.
+/// Bytes that the protocol of a connection has read and written, its encryption and framing
+/// included, without what TCP or Hyperswarm 4 adds to carry them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// Bytes received.
     pub received: u64,
+    /// Bytes sent.
     pub sent: u64,
 }
 
-/// How fast bytes may flow, and may be changed while they do.
+/// The rates of all connections together; their limits may be changed while bytes flow.
 #[derive(Debug)]
 pub struct Rates {
+    /// Of bytes sent.
     pub up: Rate,
+    /// Of bytes received.
     pub down: Rate,
 }
 
@@ -77,19 +81,24 @@ impl Default for Rates {
 /// One connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// Names the connection as long as the swarm lives.
+    /// Number of the connection, unique in its swarm.
     pub id: u64,
+    /// Where the peer is.
     pub address: SocketAddr,
     /// Whether it dialled us.
     pub incoming: bool,
+    /// What carries the connection.
     pub transport: Transport,
+    /// How the peer was found.
     pub way: Way,
     /// Channels open on both sides: one per core.
     pub cores: usize,
+    /// Bytes on this connection.
     pub traffic: Traffic,
 }
 
-/// See the module documentation.
+/// Connections to the peers of joined topics, and to peers that a caller names. Clones are handles of
+/// the same swarm.
 #[derive(Clone)]
 pub struct Swarm {
     inner: Arc<Inner>,
@@ -117,8 +126,11 @@ struct State {
 }
 
 impl Swarm {
-    /// A swarm in which `protocol` runs on every connection; tasks run on the current tokio runtime.
-    /// `identity` is the static key that the protocol shows to peers.
+    /// A swarm in which `protocol` runs on every connection. `identity` is the static key that the
+    /// protocol shows to peers.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime: its tasks run on the current one.
     pub fn new(identity: [u8; 32], protocol: Arc<dyn Protocol>) -> Self {
         let (finding, found) = Finding::new();
         let inner = Arc::new(Inner {
@@ -138,7 +150,10 @@ impl Swarm {
         Self { inner }
     }
 
-    /// Listens for peers; returns the address with the port that was chosen.
+    /// Listens for peers by TCP; returns the address with the port that was chosen.
+    ///
+    /// # Errors
+    /// As bind(2) and listen(2), or if a name is not resolved.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -147,11 +162,11 @@ impl Swarm {
         Ok(address)
     }
 
-    /// Takes interest in a topic. What is announced is the address that [`Swarm::listen`] returned last;
-    /// what is found is dialled.
+    /// Joins a topic, or changes the interest in it. The address that [`Swarm::listen`] returned last
+    /// is announced; peers that are found are dialled.
     ///
     /// # Errors
-    /// Fails if [`MAX_TOPICS`] topics are joined already.
+    /// Fails if [`MAX_TOPICS`] other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }
@@ -161,17 +176,18 @@ impl Swarm {
         self.inner.finding.topics.borrow().contains_key(topic)
     }
 
-    /// Withdraws a topic's announcement and stops dialling peers for it; connections stay.
+    /// Leaves a topic: withdraws its announcement and dials no more peers for it. Connections stay.
     pub fn leave(&self, topic: &DiscoveryKey) {
         self.inner.finding.leave(topic);
     }
 
-    /// How many addresses discovery has named for a topic, good or bad.
+    /// How many addresses discovery has found for a topic, including those that do not answer.
     pub fn found(&self, topic: &DiscoveryKey) -> usize {
         self.inner.finding.known_for(topic)
     }
 
-    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
+    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until the swarm is
+    /// closed.
     pub fn dial(&self, address: &str) {
         let (forever, needed) = watch::channel(());
         let dialling = dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned(), needed);
@@ -181,7 +197,7 @@ impl Swarm {
         });
     }
 
-    /// The same, until what is returned is dropped; the connection then ends, too.
+    /// As [`Swarm::dial`], until the returned value is dropped; then the connection ends too.
     pub fn dial_while(&self, address: &str) -> Dialling {
         let (sender, needed) = watch::channel(());
         let swarm = Arc::downgrade(&self.inner);
@@ -189,11 +205,12 @@ impl Swarm {
         Dialling { _needed: sender }
     }
 
-    /// How fast everything together may flow.
+    /// The rates of all connections together.
     pub fn rates(&self) -> &Rates {
         &self.inner.rates
     }
 
+    /// Bytes on all connections since the start, ended ones included.
     pub fn traffic(&self) -> Traffic {
         Traffic {
             received: self.inner.received.load(Ordering::Relaxed),
@@ -201,6 +218,7 @@ impl Swarm {
         }
     }
 
+    /// The connections that are open now, in no order.
     pub fn peers(&self) -> Vec<PeerInfo> {
         let state = self.inner.state();
         state.connections.iter().map(|(id, handle)| handle.info(*id)).collect()
@@ -212,7 +230,7 @@ impl Swarm {
         state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
     }
 
-    /// Ends every connection and stops listening and dialling; announcements are taken back.
+    /// Ends every connection, stops listening and dialling, and sends the withdrawal of announcements.
     pub fn close(&self) {
         if let Some(link) = self.inner.finding.dht.get() {
             link.farewell();
@@ -223,7 +241,7 @@ impl Swarm {
         self.inner.closing.send_replace(true);
     }
 
-    /// Becomes true when the swarm is being closed; see [`closed`].
+    /// A channel whose value becomes true when the swarm is closed; [`closed`] waits for it.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.inner.closing.subscribe()
     }
@@ -294,7 +312,7 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
     }
 }
 
-/// Resolves at an instant, or never.
+/// Resolves at `at`; never if it is `None`.
 pub async fn wait_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -302,7 +320,7 @@ pub async fn wait_until(at: Option<Instant>) {
     }
 }
 
-/// Resolves when the swarm is being closed.
+/// Resolves when the swarm of this channel ([`Swarm::closing`]) is closed or dropped.
 pub async fn closed(closing: &mut watch::Receiver<bool>) {
     // A swarm that is gone without a word is closed, too.
     let _ = closing.wait_for(|closing| *closing).await;

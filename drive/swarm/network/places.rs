@@ -19,7 +19,7 @@ use crate::crypto::random_bytes;
 pub(crate) const MAX_CONNECTIONS: usize = 128;
 /// Of the latter, how many may be at one address.
 pub(crate) const MAX_CONNECTIONS_PER_HOST: usize = 32;
-/// Strangers connected at once.
+/// Strangers connected at once: peers that dialled us and have no channel open yet.
 pub const MAX_STRANGERS: usize = 384;
 /// A handshake and the opening of a channel take three round trips; a stranger has this time for them.
 const TIME_TO_SHOW: Duration = Duration::from_secs(3);

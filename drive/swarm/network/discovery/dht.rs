@@ -102,15 +102,17 @@ impl Link {
     }
 }
 
-/// A node that others begin with, and nothing else.
+/// A bootstrap node of the hash table of Hyperswarm 2, without topics of its own.
 pub struct BootstrapNode {
     link: Link,
     address: SocketAddr,
 }
 
 impl BootstrapNode {
+    /// A node at `address` that knows the nodes `others`, each `HOST:PORT` or `ADDRESS@HOST:PORT`.
+    ///
     /// # Errors
-    /// Fails if the address cannot be bound.
+    /// Fails if the address cannot be bound, or if the operating system returns no random bytes.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;
@@ -119,16 +121,17 @@ impl BootstrapNode {
         Ok(Self { link: Link::new(node, socket), address })
     }
 
+    /// The address with the port that was chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nodes it knows.
+    /// How many nodes it knows.
     pub fn nodes(&self) -> usize {
         self.link.node().nodes()
     }
 
-    /// Answers until dropped.
+    /// Answers other nodes; never resolves.
     pub async fn run(&self) {
         let mut buffer = vec![0; MAX_PACKET + 1];
         self.link.flush();

@@ -351,7 +351,7 @@ async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -
     answer
 }
 
-/// A HyperDHT node that others begin with, and nothing else.
+/// A bootstrap node of HyperDHT 6, without topics of its own.
 pub struct HyperDhtBootstrapNode {
     endpoint: Arc<Endpoint>,
     address: SocketAddr,
@@ -360,7 +360,8 @@ pub struct HyperDhtBootstrapNode {
 }
 
 impl HyperDhtBootstrapNode {
-    /// `address` is the one that others see: a node's id is made of it.
+    /// A node at `address`, which is the one that others see, since the id of the node is a hash of it.
+    /// It knows the nodes `others`, each `HOST:PORT` or `ADDRESS@HOST:PORT`.
     ///
     /// # Errors
     /// Fails if the address cannot be bound, or if other machines cannot reach it.
@@ -383,16 +384,17 @@ impl HyperDhtBootstrapNode {
         Ok(Self { endpoint, address, _events: events })
     }
 
+    /// The address with the port that was chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nodes it knows.
+    /// How many nodes it knows.
     pub async fn nodes(&self) -> usize {
         self.endpoint.with(|node, _| node.nodes())
     }
 
-    /// Answers until dropped.
+    /// Answers other nodes until dropped; never resolves.
     pub async fn run(&mut self) {
         std::future::pending().await
     }

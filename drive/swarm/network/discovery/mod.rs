@@ -29,13 +29,15 @@ pub(super) use whereabouts::Whereabouts;
 pub struct DiscoveryOptions {
     /// Multicast DNS on the local network.
     pub lan: bool,
-    /// Nodes of the DHT to begin with, as `HOST:PORT`; without any, there is no DHT.
+    /// Bootstrap nodes of the hash table of Hyperswarm 2, as `HOST:PORT` or `ADDRESS@HOST:PORT`; if
+    /// there are none, it is not used.
     pub bootstrap: Vec<String>,
-    /// The same of the HyperDHT.
+    /// Bootstrap nodes of HyperDHT 6, in the same form; if there are none, it is not used.
     pub hyperdht: Vec<String>,
 }
 
 impl DiscoveryOptions {
+    /// Whether no way of finding peers is used.
     pub fn is_off(&self) -> bool {
         !self.lan && self.bootstrap.is_empty() && self.hyperdht.is_empty()
     }
@@ -67,10 +69,10 @@ impl Inner {
 }
 
 impl Swarm {
-    /// Starts finding peers of the topics that are joined, now and later. To be called once.
+    /// Starts to find peers of the topics that are joined, now and later. Call it once.
     ///
     /// # Errors
-    /// Fails if the socket cannot be opened.
+    /// Fails if a socket cannot be opened, or if the operating system returns no random bytes.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
         if options.lan {
