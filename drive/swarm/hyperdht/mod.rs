@@ -9,9 +9,9 @@
 pub(crate) mod message;
 pub(crate) mod payload;
 pub(crate) mod announcement;
-mod face;
+mod interface;
 mod records;
-mod reach;
+mod reachability;
 mod sending;
 mod node;
 #[cfg(test)]
@@ -23,6 +23,6 @@ mod router_tests;
 #[cfg(test)]
 mod vectors;
 
-pub(crate) use face::{Answer, Ask, Asked, Event, Reach, RequestId, Role, SocketId};
+pub(crate) use interface::{Answer, Ask, Asked, Event, Reach, RequestId, Role, SocketId};
 pub(crate) use node::Node;
-pub(crate) use reach::Samples;
+pub(crate) use reachability::Samples;

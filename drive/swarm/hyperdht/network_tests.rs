@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::target_of;
-use super::face::{Ask, Asked, Event, Reach, Role, SocketId};
+use super::interface::{Ask, Asked, Event, Reach, Role, SocketId};
 use super::message::Command;
 use super::node::Node;
 use super::payload::{Handshake, Holepunch, Mode};

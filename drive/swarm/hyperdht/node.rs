@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::face::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
+use super::interface::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
 use super::message::{Command, Packet, Request, Response, contact, id_of};
-use super::reach::{PROBED, Probe, Samples};
+use super::reachability::{PROBED, Probe, Samples};
 use super::records::Records;
 use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use crate::crypto::{KeyPair, random_bytes};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::*;
-use super::face::*;
+use super::interface::*;
 use super::message::*;
 use super::node::answer::MAX_CONFIRMING;
 use super::node::walk::{MAX_QUERIES, MAX_TAKEN_BACK};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::{Meaning, target_of};
-use super::face::{Asked, Event, SocketId};
+use super::interface::{Asked, Event, SocketId};
 use super::message::{Command, Packet, Request, Response};
 use super::node::router::{MAX_PASSED, Passed};
 use super::node::{MAX_EVENTS, Node};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::face::{Outgoing, RequestId, SocketId};
+use super::interface::{Outgoing, RequestId, SocketId};
 use super::message::{Request, Response};
 use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
 

@@ -6,24 +6,24 @@
 
 pub(crate) mod id;
 mod address;
-mod chosen;
+mod random_parts;
 mod window;
 mod tokens;
 mod confirmed;
-mod shelves;
+mod topic_store;
 mod routing;
 mod query;
 mod requests;
 
 pub(crate) use address::may_name;
-pub(crate) use chosen::Chosen;
 pub(crate) use confirmed::{AMPLIFICATION, Confirmed};
 pub(crate) use id::Id;
 pub(crate) use query::{Query, QueryId, Step};
+pub(crate) use random_parts::Chosen;
 #[cfg(test)]
 pub(crate) use requests::MAX_REQUESTS;
 pub(crate) use requests::{Due, Patience, Requests};
 pub(crate) use routing::{BUCKET, Contact, RoutingTable};
-pub(crate) use shelves::{Limits, Shelves};
 pub(crate) use tokens::Tokens;
+pub(crate) use topic_store::{Limits, Shelves};
 pub(crate) use window::Window;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
-use super::super::face::{Role, SocketId};
+use super::super::interface::{Role, SocketId};
 use super::super::message::{
     Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
 };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::face::{Asked, Event, Role, SocketId};
+use super::super::interface::{Asked, Event, Role, SocketId};
 use super::super::message::{Command, Request, Response};
 use super::super::payload::{Handshake, Holepunch, Mode};
 use super::Node;

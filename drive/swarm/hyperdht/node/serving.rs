@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::announcement::target_of;
-use super::super::face::Event;
+use super::super::interface::Event;
 use super::super::message::{Command, Request};
 use super::super::payload::Relay;
 use super::super::sending::{Purpose, Ready, THRICE};

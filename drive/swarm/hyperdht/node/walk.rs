@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place, target_of};
-use super::super::face::Event;
+use super::super::interface::Event;
 use super::super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
 use super::super::payload::Relay;
 use super::super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Surroundings;
+use super::location::Whereabouts;
 use super::names::{joined, resolve};
-use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::dht::{Event, Goal, MAX_PACKET, Node};
 use crate::kademlia::{Chosen, QueryId};

@@ -15,8 +15,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::Surroundings;
+use super::location::Whereabouts;
 use super::names::{joined, resolve};
-use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
 use crate::network::Inner;

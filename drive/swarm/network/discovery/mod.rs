@@ -5,7 +5,7 @@
 
 mod dns;
 mod lan;
-mod whereabouts;
+mod location;
 mod names;
 mod dht;
 mod hyperdht;
@@ -22,7 +22,7 @@ use super::{Inner, Swarm};
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub(super) use whereabouts::Whereabouts;
+pub(super) use location::Whereabouts;
 
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::endpoint::Endpoint;
-use super::line::{Line, Lost};
+use super::socket_stream::{Line, Lost};
 use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
 
 /// An empty message is sent after this time without another one: routers forget idle streams, and a

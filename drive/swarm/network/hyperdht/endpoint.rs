@@ -15,8 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::line::{Forget, Line};
 use super::socket::{Knock, Socket, now};
+use super::socket_stream::{Forget, Line};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
 use crate::kademlia::{Chosen, QueryId};

@@ -7,7 +7,7 @@
 //! (`carry`). Not here: when topics are queried (`discovery/hyperdht`).
 
 mod socket;
-mod line;
+mod socket_stream;
 mod endpoint;
 mod connection;
 mod sealed;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::net::UdpSocket;
 
 use super::endpoint::{MAX_HELD, MAX_LINES, NewLine};
-use super::line::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
 use super::server::{MAX_HANDSHAKES, MAX_REMEMBERED};
+use super::socket_stream::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
 use super::*;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::{Command, Packet, Request};

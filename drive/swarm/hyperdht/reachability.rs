@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::face::Reach;
+use super::interface::Reach;
 
 /// Most reports of our address that are kept, one per node.
 pub(crate) const MAX_SAMPLES: usize = 16;
