@@ -25,7 +25,10 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
         ),
         ("drive/swarm/network/place.rs", "use super::Inner;\n"),
         ("drive/swarm/network/hyperdht/mod.rs", "mod socket_stream;\nuse super::place::Place;\n"),
-        ("drive/swarm/network/hyperdht/socket_stream.rs", "use crate::network::{Inner, place::Place};\n"),
+        (
+            "drive/swarm/network/hyperdht/socket_stream.rs",
+            "use crate::network::{Inner, place::Place};\n",
+        ),
         ("drive/swarm/network/finding.rs", "use super::{hyperdht::Link, place};\n"),
         (
             "drive/core/lib.rs",

@@ -58,9 +58,9 @@ impl Rank {
     /// Sockets of one hole.
     pub(crate) const PUNCH: Self = Self::new(55, "punch sockets");
     /// All datagram streams of an endpoint.
-    pub(crate) const LINES: Self = Self::new(56, "lines");
+    pub(crate) const STREAMS: Self = Self::new(56, "datagram streams");
     /// One datagram stream.
-    pub(crate) const LINE: Self = Self::new(57, "line");
+    pub(crate) const STREAM: Self = Self::new(57, "datagram stream");
     /// A node of a hash table.
     pub(crate) const NODE: Self = Self::new(58, "hash table node");
     /// Sockets of an endpoint.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::message::{LocalPeer, MAX_PEERS};
-use crate::kademlia::{Id, Limits, Shelves};
+use crate::kademlia::{Id, Limits, TopicStore};
 
 /// Announcements kept, of all topics; the oldest goes first.
 pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
@@ -18,7 +18,7 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 pub(crate) const MAX_LOCAL: usize = 32;
 
 /// A topic, and of local peers the first half of their address.
-type Shelf = (Id, Option<[u8; 2]>);
+type TopicKey = (Id, Option<[u8; 2]>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Entry {
@@ -27,11 +27,11 @@ enum Entry {
 }
 
 /// See the module's description.
-pub(crate) struct Announcements(Shelves<Shelf, Entry, ()>);
+pub(crate) struct Announcements(TopicStore<TopicKey, Entry, ()>);
 
 impl Default for Announcements {
     fn default() -> Self {
-        Self(Shelves::new(Limits {
+        Self(TopicStore::new(Limits {
             in_all: MAX_ANNOUNCEMENTS,
             of_one: MAX_ANNOUNCEMENTS_PER_TOPIC,
             age: MAX_AGE,

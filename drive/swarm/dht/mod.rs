@@ -17,5 +17,5 @@ mod network_tests;
 mod node_tests;
 
 pub(crate) use message::MAX_PACKET;
-pub(crate) use node::{Event, Node};
+pub(crate) use node::{DhtNode, Event};
 pub(crate) use purpose::Goal;

@@ -19,8 +19,8 @@ use super::message::{
 use super::purpose::{ALONE, Goal, PATIENCE, Purpose};
 use crate::crypto::random_bytes;
 use crate::kademlia::{
-    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Due, Id, Query, QueryId, Requests,
-    RoutingTable, Step, Tokens, Window, may_name,
+    AMPLIFICATION, BUCKET, Confirmed, Contact, Due, Id, Query, QueryId, QueryStep, RandomParts,
+    Requests, RoutingTable, Tokens, Window, may_name,
 };
 
 /// Queries under way; one more is refused.
@@ -66,7 +66,7 @@ pub(crate) enum Event {
 }
 
 /// See the module's description.
-pub(crate) struct Node {
+pub(crate) struct DhtNode {
     id: Id,
     /// Others are told no id and do not come to rely on us.
     ephemeral: bool,
@@ -89,10 +89,10 @@ pub(crate) struct Node {
     rejoin_pause: Duration,
 }
 
-impl Node {
+impl DhtNode {
     /// A node that joins the network of its `bootstrap` nodes, or begins one.
     pub(crate) fn new(
-        chosen: Chosen,
+        chosen: RandomParts,
         bootstrap: Vec<SocketAddrV4>,
         ephemeral: bool,
         now: Instant,
@@ -187,7 +187,7 @@ impl Node {
         self.events.pop_front()
     }
 
-    /// When [`Node::tick`] has something to do.
+    /// When [`DhtNode::tick`] has something to do.
     pub(crate) fn next_tick(&self) -> Instant {
         let mut next = self.next_check.min(self.next_rejoin);
         if let Some(due) = self.requests.next_due() {
@@ -241,7 +241,7 @@ impl Node {
             }
             Purpose::Announce { query } => {
                 if let Some(query) = self.queries.get_mut(&query) {
-                    query.told(false);
+                    query.commit_answered(false);
                 }
             }
             Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
@@ -255,7 +255,7 @@ impl Node {
                 break;
             }
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
+            let Some(QueryStep { to, asked, referrer }) = query.next_step() else { break };
             self.asked.take(now);
             let mut packet = Packet::new(Kind::Query, 0);
             packet.target = Some(query.target);
@@ -278,12 +278,12 @@ impl Node {
         if !query.is_done() && !late {
             return;
         }
-        if let (Goal::Announce { port }, None) = (query.goal, query.took()) {
+        if let (Goal::Announce { port }, None) = (query.goal, query.accepted()) {
             let closest = query.closest().into_iter();
             let closest: Vec<Taker> =
                 closest.filter_map(|(contact, token)| Some((contact.address, token?))).collect();
             let target = query.target;
-            query.tell(closest.len(), now + ANNOUNCE_WITHIN);
+            query.commit(closest.len(), now + ANNOUNCE_WITHIN);
             self.announce(number, target, port, &closest, now);
             return self.finish_if_done(number);
         }
@@ -300,7 +300,7 @@ impl Node {
             if !self.request(*node, packet, purpose, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
-                query.told(false);
+                query.commit_answered(false);
             }
         }
     }
@@ -316,7 +316,7 @@ impl Node {
             self.events.push_back(Event::Finished {
                 query: number,
                 answered: query.answered(),
-                announced: query.took().unwrap_or(0),
+                announced: query.accepted().unwrap_or(0),
             });
         }
     }
@@ -404,7 +404,7 @@ impl Node {
             Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
             Purpose::Announce { query: number } => {
                 if let Some(query) = self.queries.get_mut(&number) {
-                    query.told(packet.error.is_none());
+                    query.commit_answered(packet.error.is_none());
                 }
                 self.finish_if_done(number);
             }

@@ -11,19 +11,19 @@ use tokio::time::Instant;
 use super::message::*;
 use super::node::*;
 use super::purpose::Goal;
-use crate::kademlia::{Chosen, Contact};
+use crate::kademlia::{Contact, RandomParts};
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
 const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 8);
 const TOPIC: [u8; 32] = [7; 32];
 
-fn node() -> Node {
+fn node() -> DhtNode {
     node_with(Vec::new(), false)
 }
 
-fn node_with(bootstrap: Vec<SocketAddrV4>, ephemeral: bool) -> Node {
-    let chosen = Chosen { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 };
-    Node::new(chosen, bootstrap, ephemeral, Instant::now())
+fn node_with(bootstrap: Vec<SocketAddrV4>, ephemeral: bool) -> DhtNode {
+    let chosen = RandomParts { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 };
+    DhtNode::new(chosen, bootstrap, ephemeral, Instant::now())
 }
 
 fn request(kind: Kind, command: &str) -> Packet {
@@ -32,13 +32,13 @@ fn request(kind: Kind, command: &str) -> Packet {
     packet
 }
 
-fn sent(node: &mut Node) -> Vec<(SocketAddrV4, Packet)> {
+fn sent(node: &mut DhtNode) -> Vec<(SocketAddrV4, Packet)> {
     std::iter::from_fn(|| node.next_packet())
         .map(|(to, bytes)| (to, Packet::decode(&bytes).unwrap()))
         .collect()
 }
 
-fn ask(node: &mut Node, packet: &Packet) -> Option<Packet> {
+fn ask(node: &mut DhtNode, packet: &Packet) -> Option<Packet> {
     node.receive(PEER, &packet.encode(), Instant::now());
     let mut answers = sent(node);
     assert!(answers.len() <= 1);
@@ -91,7 +91,7 @@ fn update(token: Option<[u8; 32]>, unannounce: bool) -> Packet {
 }
 
 /// The peers that `OTHER` is told of.
-fn peers(node: &mut Node) -> Vec<SocketAddrV4> {
+fn peers(node: &mut DhtNode) -> Vec<SocketAddrV4> {
     let mut packet = request(Kind::Query, PEERS);
     packet.target = Some(TOPIC);
     node.receive(OTHER, &packet.encode(), Instant::now());

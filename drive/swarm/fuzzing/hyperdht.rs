@@ -8,25 +8,25 @@ use crate::crypto::KeyPair;
 use crate::hyperdht::announcement::{Announcement, LookupReply, Peer};
 use crate::hyperdht::message::Packet;
 use crate::hyperdht::payload::{Handshake, Holepunch, NoisePayload, Round};
-use crate::hyperdht::{Event, Node, Role, SocketId};
-use crate::kademlia::Chosen;
+use crate::hyperdht::{Event, HyperDhtNode, Role, SocketId};
+use crate::kademlia::RandomParts;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
 const OWN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), 7);
 
-fn node(role: Role, now: Instant) -> Node {
+fn node(role: Role, now: Instant) -> HyperDhtNode {
     // The number of the first request is known, so that answers to it can be made up.
-    let chosen = Chosen { id: [1; 32], secrets: [[2; 32], [3; 32]], first_request: 7 };
-    let mut node = Node::new(chosen, KeyPair::from_seed(&[6; 32]), vec![PEER], role, now);
+    let chosen = RandomParts { id: [1; 32], secrets: [[2; 32], [3; 32]], first_request: 7 };
+    let mut node = HyperDhtNode::new(chosen, KeyPair::from_seed(&[6; 32]), vec![PEER], role, now);
     node.serve(now);
     node.announce([9; 32], now);
     node.find_peer([9; 32], now);
     node
 }
 
-fn hear(node: &mut Node, socket: SocketId, packet: &[u8], now: Instant) {
+fn hear(node: &mut HyperDhtNode, socket: SocketId, packet: &[u8], now: Instant) {
     node.receive(socket, PEER, packet, now);
     while let Some(event) = node.next_event() {
         match event {
@@ -55,8 +55,8 @@ macro_rules! same_again {
 pub fn run(input: &[u8]) {
     let now = Instant::now();
     for (role, socket) in [
-        (Role::Passing { server_port: 4000 }, SocketId::CLIENT),
-        (Role::Staying { address: OWN }, SocketId::SERVER),
+        (Role::Ephemeral { server_port: 4000 }, SocketId::CLIENT),
+        (Role::Persistent { address: OWN }, SocketId::SERVER),
     ] {
         let mut node = node(role, now);
         for packet in input.split(|byte| *byte == 0xfe) {

@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::dht::{Goal, Node};
-use crate::kademlia::Chosen;
+use crate::dht::{DhtNode, Goal};
+use crate::kademlia::RandomParts;
 use tokio::time::Instant;
 
 pub fn run(input: &[u8]) {
@@ -11,8 +11,8 @@ pub fn run(input: &[u8]) {
     let now = Instant::now();
     let peer = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
     // The number of the first request is known, so that answers to it can be made up.
-    let chosen = Chosen { id: [1; 32], secrets: [[2; 32], [3; 32]], first_request: 7 };
-    let mut node = Node::new(chosen, vec![peer], false, now);
+    let chosen = RandomParts { id: [1; 32], secrets: [[2; 32], [3; 32]], first_request: 7 };
+    let mut node = DhtNode::new(chosen, vec![peer], false, now);
     node.start([4; 32], Goal::Announce { port: 5 }, now);
     for packet in input.split(|byte| *byte == 0xfe) {
         node.receive(peer, packet, now);

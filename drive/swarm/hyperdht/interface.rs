@@ -27,14 +27,14 @@ impl SocketId {
 pub(crate) enum Role {
     /// An ephemeral node: it sends no id and stores no records for other nodes. Its server socket
     /// has this port.
-    Passing { server_port: u16 },
+    Ephemeral { server_port: u16 },
     /// It is there to stay, at the address that others see: its id is made of that.
-    Staying { address: SocketAddrV4 },
+    Persistent { address: SocketAddrV4 },
 }
 
 /// Where others can reach a socket, as far as their answers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum Reachability {
     Unknown,
     /// Reachable from every address, at this one.
     Open(SocketAddrV4),
@@ -44,7 +44,7 @@ pub(crate) enum Reach {
     Random,
 }
 
-impl Reach {
+impl Reachability {
     /// The address at which every peer can reach us, if there is one.
     pub(crate) fn open(&self) -> Option<SocketAddrV4> {
         match self {
@@ -121,7 +121,7 @@ pub(crate) struct Asked {
 /// What came of what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Of [`super::Node::request`]; `None` if no node answered in time.
+    /// Of [`super::HyperDhtNode::request`]; `None` if no node answered in time.
     Answered {
         request: RequestId,
         answer: Option<Answer>,

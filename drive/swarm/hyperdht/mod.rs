@@ -23,6 +23,6 @@ mod router_tests;
 #[cfg(test)]
 mod vectors;
 
-pub(crate) use interface::{Answer, Ask, Asked, Event, Reach, RequestId, Role, SocketId};
-pub(crate) use node::Node;
+pub(crate) use interface::{Answer, Ask, Asked, Event, Reachability, RequestId, Role, SocketId};
+pub(crate) use node::HyperDhtNode;
 pub(crate) use reachability::Samples;

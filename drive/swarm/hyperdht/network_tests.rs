@@ -9,13 +9,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::target_of;
-use super::interface::{Ask, Asked, Event, Reach, Role, SocketId};
+use super::interface::{Ask, Asked, Event, Reachability, Role, SocketId};
 use super::message::Command;
-use super::node::Node;
+use super::node::HyperDhtNode;
 use super::payload::{Handshake, Holepunch, Mode};
 use super::records::MAX_AGE;
 use crate::crypto::KeyPair;
-use crate::kademlia::{Chosen, Id};
+use crate::kademlia::{Id, RandomParts};
 
 const TOPIC: Id = [0xab; 32];
 const STAYING: u8 = 40;
@@ -31,7 +31,7 @@ enum Router {
 }
 
 struct Host {
-    node: Node,
+    node: HyperDhtNode,
     router: Router,
     /// Whom each socket has sent to.
     known: BTreeSet<(SocketId, SocketAddrV4)>,
@@ -77,7 +77,7 @@ impl Network {
             down: BTreeSet::new(),
         };
         for n in 0..count {
-            let role = Role::Staying { address: address(n, SocketId::SERVER) };
+            let role = Role::Persistent { address: address(n, SocketId::SERVER) };
             network.add(n, role, Router::None);
         }
         network
@@ -92,14 +92,14 @@ impl Network {
 
     fn enter(&mut self, n: u8, router: Router) {
         let server_port = address(n, SocketId::SERVER).port();
-        self.add(n, Role::Passing { server_port }, router);
+        self.add(n, Role::Ephemeral { server_port }, router);
     }
 
     fn add(&mut self, n: u8, role: Role, router: Router) {
         let first = if n == 0 { Vec::new() } else { vec![address(0, SocketId::SERVER)] };
         let mut random = || std::array::from_fn(|_| self.chance.u8(..));
-        let chosen = Chosen { id: random(), secrets: [random(), random()], first_request: 9 };
-        let node = Node::new(chosen, keys(n), first, role, self.now);
+        let chosen = RandomParts { id: random(), secrets: [random(), random()], first_request: 9 };
+        let node = HyperDhtNode::new(chosen, keys(n), first, role, self.now);
         for socket in [SocketId::CLIENT, SocketId::SERVER] {
             self.places.insert(address(n, socket), (n, socket, None));
         }
@@ -107,11 +107,11 @@ impl Network {
         self.hosts.insert(n, host);
     }
 
-    fn node(&mut self, n: u8) -> &mut Node {
+    fn node(&mut self, n: u8) -> &mut HyperDhtNode {
         &mut self.hosts.get_mut(&n).unwrap().node
     }
 
-    fn with<T>(&mut self, n: u8, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    fn with<T>(&mut self, n: u8, act: impl FnOnce(&mut HyperDhtNode, Instant) -> T) -> T {
         let now = self.now;
         act(self.node(n), now)
     }
@@ -389,16 +389,16 @@ async fn everybody_finds_out_what_router_he_is_behind() {
         network.enter(101, Router::Consistent);
         network.enter(102, Router::Random);
         network.run(Duration::from_secs(60));
-        let open = Reach::Open(address(100, SocketId::SERVER));
-        assert_eq!(network.node(100).reach(), open);
-        let consistent = Reach::Consistent(address(101, SocketId::CLIENT));
-        assert_eq!(network.node(101).reach(), consistent);
-        assert_eq!(network.node(102).reach(), Reach::Random);
-        let staying = Reach::Open(address(1, SocketId::SERVER));
-        assert_eq!(network.node(1).reach(), staying);
+        let open = Reachability::Open(address(100, SocketId::SERVER));
+        assert_eq!(network.node(100).reachability(), open);
+        let consistent = Reachability::Consistent(address(101, SocketId::CLIENT));
+        assert_eq!(network.node(101).reachability(), consistent);
+        assert_eq!(network.node(102).reachability(), Reachability::Random);
+        let staying = Reachability::Open(address(1, SocketId::SERVER));
+        assert_eq!(network.node(1).reachability(), staying);
         network.reroute(100, Router::Random);
         network.run(Duration::from_secs(600));
-        assert_eq!(network.node(100).reach(), Reach::Random);
+        assert_eq!(network.node(100).reachability(), Reachability::Random);
     }
 }
 

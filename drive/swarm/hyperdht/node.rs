@@ -18,19 +18,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::interface::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
+use super::interface::{Answer, Ask, Event, Outgoing, Reachability, RequestId, Role, SocketId};
 use super::message::{Command, Packet, Request, Response, contact, id_of};
 use super::reachability::{PROBED, Probe, Samples};
 use super::records::Records;
 use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::kademlia::{
-    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Id, Patience, QueryId, RoutingTable, Tokens,
-    Window,
+    AMPLIFICATION, BUCKET, Confirmed, Contact, Id, Patience, QueryId, RandomParts, RoutingTable,
+    Tokens, Window,
 };
 
 use answer::Incoming;
-use router::Passed;
+use router::ForwardedClients;
 use serving::Serving;
 use walk::{Goal, Taker, Walk};
 
@@ -50,7 +50,7 @@ const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
 /// See the module's description.
-pub(crate) struct Node {
+pub(crate) struct HyperDhtNode {
     pub(super) id: Id,
     pub(super) keys: KeyPair,
     pub(super) role: Role,
@@ -58,7 +58,7 @@ pub(crate) struct Node {
     pub(super) table: RoutingTable,
     pub(super) tokens: Tokens,
     pub(super) records: Records,
-    pub(super) passed: Passed,
+    pub(super) forwarded_clients: ForwardedClients,
     pub(super) confirmed: Confirmed<Incoming>,
     pub(super) sending: Sending,
     pub(super) queries: BTreeMap<QueryId, Walk>,
@@ -79,18 +79,18 @@ pub(crate) struct Node {
     rejoin_pause: Duration,
 }
 
-impl Node {
+impl HyperDhtNode {
     /// A node that joins the network of its `bootstrap` nodes, or begins one.
     pub(crate) fn new(
-        chosen: Chosen,
+        chosen: RandomParts,
         keys: KeyPair,
         bootstrap: Vec<SocketAddrV4>,
         role: Role,
         now: Instant,
     ) -> Self {
         let (id, open) = match role {
-            Role::Passing { .. } => (chosen.id, None),
-            Role::Staying { address } => (id_of(address), Some(address)),
+            Role::Ephemeral { .. } => (chosen.id, None),
+            Role::Persistent { address } => (id_of(address), Some(address)),
         };
         let mut node = Self {
             id,
@@ -100,7 +100,7 @@ impl Node {
             table: RoutingTable::new(id),
             tokens: Tokens::new(chosen.secrets, now),
             records: Records::default(),
-            passed: Passed::default(),
+            forwarded_clients: ForwardedClients::default(),
             confirmed: Confirmed::default(),
             sending: Sending::new(chosen.first_request, now),
             queries: BTreeMap::new(),
@@ -191,8 +191,8 @@ impl Node {
     }
 
     /// Where others can reach the socket that the node asks from.
-    pub(crate) fn reach(&self) -> Reach {
-        self.open.map_or_else(|| self.samples.reach(), Reach::Open)
+    pub(crate) fn reachability(&self) -> Reachability {
+        self.open.map_or_else(|| self.samples.reachability(), Reachability::Open)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -211,7 +211,7 @@ impl Node {
 
     /// What is told of us from a socket.
     pub(super) fn public_id(&self, socket: SocketId) -> Option<Id> {
-        let stays = matches!(self.role, Role::Staying { .. });
+        let stays = matches!(self.role, Role::Persistent { .. });
         (stays && socket == SocketId::SERVER).then_some(self.id)
     }
 
@@ -223,7 +223,7 @@ impl Node {
         self.events.pop_front()
     }
 
-    pub(super) fn happened(&mut self, event: Event) {
+    pub(super) fn report(&mut self, event: Event) {
         let ends_something =
             matches!(event, Event::Answered { .. } | Event::Finished { .. } | Event::Served { .. });
         if ends_something || self.events.len() < MAX_EVENTS {
@@ -247,7 +247,7 @@ impl Node {
         }
     }
 
-    /// When [`Node::tick`] has something to do.
+    /// When [`HyperDhtNode::tick`] has something to do.
     pub(crate) fn next_tick(&self) -> Instant {
         let next = self.next_check.min(self.next_rejoin);
         let requests = self.sending.next_due(!self.queries.is_empty());
@@ -299,7 +299,7 @@ impl Node {
         match purpose {
             // The silent party may be the peer to which the node forwarded the request.
             Purpose::Asked(request) => {
-                return self.happened(Event::Answered { request, answer: None });
+                return self.report(Event::Answered { request, answer: None });
             }
             // What does not come through says nothing of the node.
             Purpose::Nat => return self.probe_ended(None),
@@ -307,7 +307,7 @@ impl Node {
             Purpose::Step { query, asked, referrer } => {
                 self.step_failed(query, asked, to, referrer, now);
             }
-            Purpose::Tell { query, .. } => self.told(query, false, now),
+            Purpose::Commit { query, .. } => self.commit_result(query, false, now),
             Purpose::Relay => self.relay_failed(to),
             Purpose::TakeBack { .. } | Purpose::Check => {}
         }
@@ -355,8 +355,8 @@ impl Node {
             Purpose::Step { query, asked, .. } => {
                 self.step_answered(query, asked, from, response, now);
             }
-            Purpose::Tell { query, replaced } => {
-                self.tell_answered(query, replaced, from, &response, now);
+            Purpose::Commit { query, replaced } => {
+                self.commit_answered(query, replaced, from, &response, now);
             }
             Purpose::TakeBack { target, replaced } => {
                 self.take_back_answered(target, replaced, from, &response, now);
@@ -367,7 +367,7 @@ impl Node {
             Purpose::Asked(request) => {
                 let Response { to, token, error, value, .. } = response;
                 let answer = Some(Answer { from, to, socket, value, error, token });
-                self.happened(Event::Answered { request, answer });
+                self.report(Event::Answered { request, answer });
             }
             Purpose::Check | Purpose::Nat | Purpose::Hint | Purpose::Confirm => {}
         }
@@ -378,10 +378,10 @@ impl Node {
     /// A node sees us at an address.
     fn seen(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4, now: Instant) {
         self.samples.add(node, seen_as);
-        let (Role::Passing { .. }, Some(open)) = (self.role, self.open) else { return };
-        let moved = match self.samples.reach() {
-            Reach::Consistent(address) => address != open,
-            reach => reach == Reach::Random,
+        let (Role::Ephemeral { .. }, Some(open)) = (self.role, self.open) else { return };
+        let moved = match self.samples.reachability() {
+            Reachability::Consistent(address) => address != open,
+            reach => reach == Reachability::Random,
         };
         // Our router admitted every address, and no longer does.
         if moved {
@@ -393,7 +393,7 @@ impl Node {
     /// Where our server socket would be reached, if it is to be found out whether it is: where most
     /// see us, by its own number.
     fn expected_at(&self) -> Option<SocketAddrV4> {
-        let Role::Passing { server_port } = self.role else { return None };
+        let Role::Ephemeral { server_port } = self.role else { return None };
         let seen_as = self.samples.agreed()?;
         let probing = self.is_open() || self.probe.is_under_way();
         (!probing).then(|| SocketAddrV4::new(*seen_as.ip(), server_port))
@@ -401,7 +401,7 @@ impl Node {
 
     /// Asks nodes to send to our server socket, which has sent them nothing.
     fn tick_probe(&mut self, now: Instant) {
-        let Role::Passing { server_port } = self.role else { return };
+        let Role::Ephemeral { server_port } = self.role else { return };
         let Some(expected) = self.expected_at().filter(|_| now >= self.probe.next) else { return };
         let nodes = self.recent_nodes(PROBED);
         self.probe.begin(expected, nodes.len(), now);

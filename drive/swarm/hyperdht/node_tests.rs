@@ -16,7 +16,7 @@ use super::node::*;
 use super::payload::{Handshake, Holepunch, Mode};
 use super::sending::{MAX_REQUESTS_PER_SECOND, MAX_WAITING};
 use crate::crypto::KeyPair;
-use crate::kademlia::{Chosen, Id};
+use crate::kademlia::{Id, RandomParts};
 
 pub(super) const OWN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), 7);
 pub(super) const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -26,26 +26,26 @@ pub(super) const NEAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 
 const SERVER_PORT: u16 = 4000;
 pub(super) const TOPIC: Id = [7; 32];
 
-fn chosen() -> Chosen {
-    Chosen { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 }
+fn chosen() -> RandomParts {
+    RandomParts { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 }
 }
 
 pub(super) fn keys() -> KeyPair {
     KeyPair::from_seed(&[6; 32])
 }
 
-pub(super) fn staying() -> Node {
+pub(super) fn staying() -> HyperDhtNode {
     staying_with(Vec::new())
 }
 
-fn staying_with(bootstrap: Vec<SocketAddrV4>) -> Node {
-    let role = Role::Staying { address: OWN };
-    Node::new(chosen(), keys(), bootstrap, role, Instant::now())
+fn staying_with(bootstrap: Vec<SocketAddrV4>) -> HyperDhtNode {
+    let role = Role::Persistent { address: OWN };
+    HyperDhtNode::new(chosen(), keys(), bootstrap, role, Instant::now())
 }
 
-pub(super) fn passing(bootstrap: Vec<SocketAddrV4>) -> Node {
-    let role = Role::Passing { server_port: SERVER_PORT };
-    Node::new(chosen(), keys(), bootstrap, role, Instant::now())
+pub(super) fn passing(bootstrap: Vec<SocketAddrV4>) -> HyperDhtNode {
+    let role = Role::Ephemeral { server_port: SERVER_PORT };
+    HyperDhtNode::new(chosen(), keys(), bootstrap, role, Instant::now())
 }
 
 pub(super) fn request(command: Command) -> Request {
@@ -53,24 +53,24 @@ pub(super) fn request(command: Command) -> Request {
 }
 
 /// The socket that a node has in any case.
-fn socket(node: &Node) -> SocketId {
-    match node.reach() {
-        Reach::Open(_) => SocketId::SERVER,
+fn socket(node: &HyperDhtNode) -> SocketId {
+    match node.reachability() {
+        Reachability::Open(_) => SocketId::SERVER,
         _ => SocketId::CLIENT,
     }
 }
 
-pub(super) fn sent(node: &mut Node) -> Vec<(SocketAddrV4, Packet)> {
+pub(super) fn sent(node: &mut HyperDhtNode) -> Vec<(SocketAddrV4, Packet)> {
     std::iter::from_fn(|| node.next_packet())
         .map(|out| (out.to, Packet::decode(&out.bytes).unwrap()))
         .collect()
 }
 
-pub(super) fn events(node: &mut Node) -> Vec<Event> {
+pub(super) fn events(node: &mut HyperDhtNode) -> Vec<Event> {
     std::iter::from_fn(|| node.next_event()).collect()
 }
 
-fn requests(node: &mut Node) -> Vec<Request> {
+fn requests(node: &mut HyperDhtNode) -> Vec<Request> {
     let requests = sent(node).into_iter().filter_map(|(_, packet)| match packet {
         Packet::Request(request) => Some(request),
         Packet::Response(_) => None,
@@ -78,19 +78,19 @@ fn requests(node: &mut Node) -> Vec<Request> {
     requests.collect()
 }
 
-pub(super) fn hand(node: &mut Node, from: SocketAddrV4, request: &Request) {
+pub(super) fn hand(node: &mut HyperDhtNode, from: SocketAddrV4, request: &Request) {
     let socket = socket(node);
     node.receive(socket, from, &request.encode(), Instant::now());
 }
 
-fn hand_answer(node: &mut Node, from: SocketAddrV4, response: &Response) {
+fn hand_answer(node: &mut HyperDhtNode, from: SocketAddrV4, response: &Response) {
     let socket = socket(node);
     node.receive(socket, from, &response.encode(), Instant::now());
 }
 
 /// Has a node ping another one once, from one of its sockets.
 pub(crate) fn ping(
-    node: &mut Node,
+    node: &mut HyperDhtNode,
     to: SocketAddrV4,
     socket: Option<SocketId>,
     now: Instant,
@@ -99,7 +99,11 @@ pub(crate) fn ping(
 }
 
 /// The answer to `from`; asserts that nothing is sent to other addresses.
-pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -> Option<Response> {
+pub(super) fn ask_from(
+    node: &mut HyperDhtNode,
+    from: SocketAddrV4,
+    request: &Request,
+) -> Option<Response> {
     hand(node, from, request);
     let mut answers = sent(node);
     assert!(answers.len() <= 1, "{answers:?}");
@@ -112,7 +116,7 @@ pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -
     })
 }
 
-fn ask(node: &mut Node, request: &Request) -> Option<Response> {
+fn ask(node: &mut HyperDhtNode, request: &Request) -> Option<Response> {
     ask_from(node, PEER, request)
 }
 
@@ -222,7 +226,7 @@ fn every_holepunch() -> impl Iterator<Item = Request> {
 }
 
 /// The token that a node gives to `from`.
-pub(super) fn token(node: &mut Node, from: SocketAddrV4) -> Token {
+pub(super) fn token(node: &mut HyperDhtNode, from: SocketAddrV4) -> Token {
     ask_from(node, from, &request(Command::Lookup)).unwrap().token.unwrap()
 }
 
@@ -234,7 +238,7 @@ pub(super) fn announce(keys: &KeyPair, target: Id, token: Token, meaning: Meanin
     Request { number: 5, target: Some(target), token: Some(token), value: Some(value), ..request }
 }
 
-fn peers(node: &mut Node) -> Vec<Peer> {
+fn peers(node: &mut HyperDhtNode) -> Vec<Peer> {
     let value = ask_from(node, OTHER, &request(Command::Lookup)).unwrap().value;
     value.map_or_else(Vec::new, |value| LookupReply::decode(value).unwrap().peers)
 }
@@ -385,7 +389,7 @@ async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
 }
 
 /// Walks one step: a node that is asked something for a query, and what it answers.
-fn answer_step(node: &mut Node, command: Command, answer: Response) -> SocketAddrV4 {
+fn answer_step(node: &mut HyperDhtNode, command: Command, answer: Response) -> SocketAddrV4 {
     let asked = requests(node).into_iter().find(|one| one.command == command).unwrap();
     let id = Some(id_of(asked.to));
     let answer = Response { number: asked.number, to: OWN, id, ..answer };
@@ -440,13 +444,13 @@ async fn a_token_that_has_grown_old_is_replaced_once() {
     let answer = |token| Response { token: Some([token; 32]), ..Response::new(OWN, 0) };
     answer_step(&mut node, Command::Lookup, answer(1));
     let refused = |token| Response { error: INVALID_TOKEN, ..answer(token) };
-    let told = |node: &mut Node| {
+    let told = |node: &mut HyperDhtNode| {
         let mut all = requests(node);
         all.retain(|one| matches!(one.command, Command::Announce | Command::Unannounce));
         assert_eq!(all.len(), 1);
         all.pop().unwrap()
     };
-    let refuse = |node: &mut Node, asked: &Request, token| {
+    let refuse = |node: &mut HyperDhtNode, asked: &Request, token| {
         let id = Some(id_of(PEER));
         let answer = Response { id, number: asked.number, ..refused(token) };
         hand_answer(node, PEER, &answer);
@@ -538,7 +542,8 @@ async fn a_request_is_answered_on_its_own_socket_or_given_up() {
 async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
     let now = Instant::now();
     let mut node = staying_with(vec![OWN, PEER]);
-    let asked = |node: &mut Node| requests(node).iter().map(|one| one.to).collect::<Vec<_>>();
+    let asked =
+        |node: &mut HyperDhtNode| requests(node).iter().map(|one| one.to).collect::<Vec<_>>();
     assert_eq!(asked(&mut node), [PEER]);
     node.set_bootstrap(vec![OTHER, OWN], now);
     assert_eq!(asked(&mut node), [OTHER], "though it still waits for the first");
@@ -573,7 +578,7 @@ async fn a_tick_does_all_there_is_to_do() {
 }
 
 /// A node that knows 20 others and 20 peers of [`TOPIC`], and where [`keys`] are.
-fn well_known() -> Node {
+fn well_known() -> HyperDhtNode {
     let mut node = staying();
     let now = Instant::now();
     for n in 1..=20 {

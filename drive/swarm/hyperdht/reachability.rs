@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::interface::Reach;
+use super::interface::Reachability;
 
 /// Most reports of our address that are kept, one per node.
 pub(crate) const MAX_SAMPLES: usize = 16;
@@ -59,14 +59,14 @@ impl Samples {
         (hits + self.tolerated() >= self.0.len()).then_some(address)
     }
 
-    pub(crate) fn reach(&self) -> Reach {
+    pub(crate) fn reachability(&self) -> Reachability {
         let (Some((_, hits)), true) = (self.most(), self.0.len() >= FEWEST_SAMPLES) else {
-            return Reach::Unknown;
+            return Reachability::Unknown;
         };
         match self.agreed() {
-            Some(address) if hits >= FEWEST_SAMPLES => Reach::Consistent(address),
-            _ if hits * 2 <= self.0.len() => Reach::Random,
-            _ => Reach::Unknown,
+            Some(address) if hits >= FEWEST_SAMPLES => Reachability::Consistent(address),
+            _ if hits * 2 <= self.0.len() => Reachability::Random,
+            _ => Reachability::Unknown,
         }
     }
 }
@@ -152,22 +152,22 @@ mod tests {
 
     #[test]
     fn routers_are_told_apart_by_the_ports_they_give() {
-        let consistent = Reach::Consistent(at(1, 5));
+        let consistent = Reachability::Consistent(at(1, 5));
         for (ports, reach, agreed) in [
-            (&[][..], Reach::Unknown, None),
-            (&[5], Reach::Unknown, Some(5)),
-            (&[5, 5], Reach::Unknown, Some(5)),
+            (&[][..], Reachability::Unknown, None),
+            (&[5], Reachability::Unknown, Some(5)),
+            (&[5, 5], Reachability::Unknown, Some(5)),
             (&[5, 5, 5], consistent, Some(5)),
             (&[5, 5, 5, 6], consistent, Some(5)),
-            (&[5, 5, 6], Reach::Unknown, None),
-            (&[5, 6, 7], Reach::Random, None),
-            (&[5, 5, 6, 6], Reach::Random, None),
-            (&[5, 5, 6, 7], Reach::Random, None),
-            (&[5, 5, 5, 5, 5, 6, 7], Reach::Unknown, None),
+            (&[5, 5, 6], Reachability::Unknown, None),
+            (&[5, 6, 7], Reachability::Random, None),
+            (&[5, 5, 6, 6], Reachability::Random, None),
+            (&[5, 5, 6, 7], Reachability::Random, None),
+            (&[5, 5, 5, 5, 5, 6, 7], Reachability::Unknown, None),
             (&[5, 5, 5, 5, 5, 5, 6, 7], consistent, Some(5)),
         ] {
             let samples = seen(ports);
-            assert_eq!(samples.reach(), reach, "{ports:?}");
+            assert_eq!(samples.reachability(), reach, "{ports:?}");
             assert_eq!(samples.agreed(), agreed.map(|port| at(1, port)), "{ports:?}");
         }
     }
@@ -176,7 +176,7 @@ mod tests {
     fn a_node_counts_once_and_so_many_count() {
         let mut samples = Samples::default();
         (0..10).for_each(|_| samples.add(at(100, 1), at(1, 5)));
-        assert_eq!(samples.reach(), Reach::Unknown, "one node, ten times");
+        assert_eq!(samples.reachability(), Reachability::Unknown, "one node, ten times");
         let mut samples = seen(&[5; MAX_SAMPLES]);
         for n in 0..MAX_SAMPLES as u8 {
             samples.add(at(n, 2), at(1, 6));

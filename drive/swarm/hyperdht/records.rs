@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::announcement::{MAX_PEERS, Peer, target_of};
 use crate::crypto::PublicKey;
-use crate::kademlia::{Id, Limits, Shelves};
+use crate::kademlia::{Id, Limits, TopicStore};
 
 /// Announcements kept, of all topics; the oldest goes first.
 pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
@@ -33,16 +33,16 @@ pub(crate) struct Forward {
 
 /// See the module's description.
 pub(crate) struct Records {
-    topics: Shelves<Id, PublicKey, Peer>,
-    forwards: Shelves<Id, (), Forward>,
+    topics: TopicStore<Id, PublicKey, Peer>,
+    forwards: TopicStore<Id, (), Forward>,
 }
 
 impl Default for Records {
     fn default() -> Self {
         let limits = |in_all, of_one| Limits { in_all, of_one, age: MAX_AGE };
         Self {
-            topics: Shelves::new(limits(MAX_ANNOUNCEMENTS, MAX_ANNOUNCEMENTS_PER_TOPIC)),
-            forwards: Shelves::new(limits(MAX_FORWARDS, 1)),
+            topics: TopicStore::new(limits(MAX_ANNOUNCEMENTS, MAX_ANNOUNCEMENTS_PER_TOPIC)),
+            forwards: TopicStore::new(limits(MAX_FORWARDS, 1)),
         }
     }
 }

@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use super::announcement::{Meaning, target_of};
 use super::interface::{Asked, Event, SocketId};
 use super::message::{Command, Packet, Request, Response};
-use super::node::router::{MAX_PASSED, Passed};
-use super::node::{MAX_EVENTS, Node};
+use super::node::router::{ForwardedClients, MAX_FORWARDED_CLIENTS};
+use super::node::{HyperDhtNode, MAX_EVENTS};
 use super::node_tests::*;
 use super::payload::{Handshake, Holepunch, Mode};
 use crate::crypto::KeyPair;
 use crate::kademlia::Id;
 
 /// Makes a node the one that knows where the holder of a key is, which is `at`.
-fn relay(at: SocketAddrV4) -> (Node, Id) {
+fn relay(at: SocketAddrV4) -> (HyperDhtNode, Id) {
     let mut node = staying();
     let server = KeyPair::from_seed(&[8; 32]);
     let target = target_of(&server.public_key());
@@ -29,7 +29,7 @@ fn relay(at: SocketAddrV4) -> (Node, Id) {
 
 /// The messages that a node sends, with their addresses, after it receives a value.
 fn passed(
-    node: &mut Node,
+    node: &mut HyperDhtNode,
     command: Command,
     target: Id,
     from: SocketAddrV4,
@@ -189,22 +189,22 @@ async fn neighbours_reach_servers_and_are_reached_as_servers() {
 
 #[tokio::test(start_paused = true)]
 async fn so_many_neighbours_are_remembered_and_not_for_long() {
-    let mut passed = Passed::default();
+    let mut passed = ForwardedClients::default();
     let now = Instant::now();
     let client = |n: usize| SocketAddrV4::new(*NEAR.ip(), n as u16 + 1);
-    for n in 0..MAX_PASSED {
+    for n in 0..MAX_FORWARDED_CLIENTS {
         passed.remember(client(n), now);
     }
     passed.remember(client(0), now);
     assert!(passed.has(client(0), now) && passed.has(client(1), now));
-    passed.remember(client(MAX_PASSED), now);
+    passed.remember(client(MAX_FORWARDED_CLIENTS), now);
     assert!(!passed.has(client(1), now) && passed.has(client(2), now));
     assert!(passed.has(client(0), now + Duration::from_millis(29_999)));
     assert!(!passed.has(client(0), now + Duration::from_secs(30)));
 }
 
 /// A node that serves, and its target.
-fn server() -> (Node, Id) {
+fn server() -> (HyperDhtNode, Id) {
     let mut node = passing(Vec::new());
     node.serve(Instant::now());
     assert_eq!(events(&mut node), [Event::Served { relays: 0 }]);
@@ -212,7 +212,7 @@ fn server() -> (Node, Id) {
 }
 
 /// What is told of a request for us.
-fn asked(node: &mut Node, command: Command, target: Id, value: Bytes) -> Option<Asked> {
+fn asked(node: &mut HyperDhtNode, command: Command, target: Id, value: Bytes) -> Option<Asked> {
     assert_eq!(passed(node, command, target, PEER, value), None);
     let mut all = events(node);
     assert!(all.len() <= 1);

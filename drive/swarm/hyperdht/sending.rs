@@ -41,7 +41,7 @@ pub(crate) enum Purpose {
         referrer: Option<SocketAddrV4>,
     },
     /// An announcement at the end of a walk. A token that has grown old on the way is replaced once.
-    Tell {
+    Commit {
         query: QueryId,
         replaced: bool,
     },

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 /// The scope of an address; machines outside the scope cannot know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+enum Scope {
     /// This machine.
     Own,
     /// Private networks and those of one cable.
@@ -12,21 +12,21 @@ enum Reach {
     Everywhere,
 }
 
-fn reach(address: Ipv4Addr) -> Option<Reach> {
+fn scope(address: Ipv4Addr) -> Option<Scope> {
     let [first, second, ..] = address.octets();
     let shared = first == 100 && (64..128).contains(&second);
     match address {
-        _ if address.is_loopback() => Some(Reach::Own),
+        _ if address.is_loopback() => Some(Scope::Own),
         _ if first == 0 || address.is_multicast() || first >= 240 => None,
-        _ if address.is_private() || address.is_link_local() || shared => Some(Reach::Private),
-        _ => Some(Reach::Everywhere),
+        _ if address.is_private() || address.is_link_local() || shared => Some(Scope::Private),
+        _ => Some(Scope::Everywhere),
     }
 }
 
 /// Whether a node at `from` can know `named`: a remote node must not make us dial our own machine
 /// or our local network.
 pub(crate) fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
-    match (reach(from), reach(named)) {
+    match (scope(from), scope(named)) {
         (Some(from), Some(named)) => from <= named,
         _ => false,
     }

@@ -18,12 +18,12 @@ mod requests;
 pub(crate) use address::may_name;
 pub(crate) use confirmed::{AMPLIFICATION, Confirmed};
 pub(crate) use id::Id;
-pub(crate) use query::{Query, QueryId, Step};
-pub(crate) use random_parts::Chosen;
+pub(crate) use query::{Query, QueryId, QueryStep};
+pub(crate) use random_parts::RandomParts;
 #[cfg(test)]
 pub(crate) use requests::MAX_REQUESTS;
 pub(crate) use requests::{Due, Patience, Requests};
 pub(crate) use routing::{BUCKET, Contact, RoutingTable};
 pub(crate) use tokens::Tokens;
-pub(crate) use topic_store::{Limits, Shelves};
+pub(crate) use topic_store::{Limits, TopicStore};
 pub(crate) use window::Window;

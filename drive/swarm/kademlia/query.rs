@@ -25,7 +25,7 @@ const ANSWERS_PER_LATE: usize = 3;
 pub(crate) type QueryId = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State<Reply> {
+enum NodeState<Reply> {
     New,
     Asked,
     /// It may answer yet, but others are not kept waiting for it.
@@ -34,22 +34,22 @@ enum State<Reply> {
     Failed,
 }
 
-struct Candidate<Reply> {
+struct QueryNode<Reply> {
     contact: Contact,
     /// The node that named it.
     referrer: Option<SocketAddrV4>,
-    state: State<Reply>,
+    state: NodeState<Reply>,
 }
 
-impl<Reply> Candidate<Reply> {
+impl<Reply> QueryNode<Reply> {
     fn counts(&self) -> bool {
-        !matches!(self.state, State::Late | State::Failed)
+        !matches!(self.state, NodeState::Late | NodeState::Failed)
     }
 }
 
 /// Whom to ask next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct QueryStep {
     pub to: SocketAddrV4,
     /// Its id, if it is known.
     pub asked: Option<Id>,
@@ -59,9 +59,9 @@ pub(crate) struct Step {
 
 /// The nodes that are sent something at the end.
 #[derive(Clone, Copy)]
-struct Telling {
+struct CommitPhase {
     waiting: usize,
-    took: usize,
+    accepted: usize,
 }
 
 /// See the module's description. `Goal` is what the walk is for, `Reply` what is kept of an answer.
@@ -73,12 +73,12 @@ pub(crate) struct Query<Goal, Reply> {
     at_once: usize,
     /// Asked first, because their ids are not known.
     bootstrap: Vec<SocketAddrV4>,
-    candidates: BTreeMap<Id, Candidate<Reply>>,
+    candidates: BTreeMap<Id, QueryNode<Reply>>,
     in_flight: usize,
     late: usize,
     asked: usize,
     answered: usize,
-    telling: Option<Telling>,
+    commit: Option<CommitPhase>,
 }
 
 impl<Goal, Reply: Clone> Query<Goal, Reply> {
@@ -94,7 +94,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
             late: 0,
             asked: 0,
             answered: 0,
-            telling: None,
+            commit: None,
         }
     }
 
@@ -106,36 +106,36 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     /// Adds a node that another node named. If there are too many, the farthest is dropped.
     pub(crate) fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
         let at = distance(&contact.id, &self.target);
-        let candidate = Candidate { contact, referrer, state: State::New };
+        let candidate = QueryNode { contact, referrer, state: NodeState::New };
         self.candidates.entry(at).or_insert(candidate);
         if self.candidates.len() > MAX_CONTACTS
             && let Some((_, farthest)) = self.candidates.pop_last()
         {
-            self.late -= usize::from(matches!(farthest.state, State::Late));
+            self.late -= usize::from(matches!(farthest.state, NodeState::Late));
         }
     }
 
-    fn nearest(&self) -> impl Iterator<Item = &Candidate<Reply>> {
+    fn nearest(&self) -> impl Iterator<Item = &QueryNode<Reply>> {
         self.candidates.values().filter(|one| one.counts()).take(BUCKET)
     }
 
-    fn nearest_new(&self) -> Option<&Candidate<Reply>> {
-        self.nearest().find(|one| matches!(one.state, State::New))
+    fn nearest_new(&self) -> Option<&QueryNode<Reply>> {
+        self.nearest().find(|one| matches!(one.state, NodeState::New))
     }
 
     /// The next node to query, if one may be queried now.
-    pub(crate) fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<QueryStep> {
         let waiting = self.in_flight.saturating_sub(self.late);
-        if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
+        if waiting >= self.at_once || self.asked >= MAX_ASKED || self.commit.is_some() {
             return None;
         }
         let next = match self.bootstrap.pop() {
-            Some(to) => Step { to, asked: None, referrer: None },
+            Some(to) => QueryStep { to, asked: None, referrer: None },
             None => {
                 let new = self.nearest_new()?;
                 let (contact, referrer) = (new.contact, new.referrer);
-                self.set(&contact.id, State::Asked);
-                Step { to: contact.address, asked: Some(contact.id), referrer }
+                self.set(&contact.id, NodeState::Asked);
+                QueryStep { to: contact.address, asked: Some(contact.id), referrer }
             }
         };
         self.in_flight += 1;
@@ -143,9 +143,9 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         Some(next)
     }
 
-    fn set(&mut self, id: &Id, state: State<Reply>) {
+    fn set(&mut self, id: &Id, state: NodeState<Reply>) {
         if let Some(one) = self.candidates.get_mut(&distance(id, &self.target)) {
-            self.late -= usize::from(matches!(one.state, State::Late));
+            self.late -= usize::from(matches!(one.state, NodeState::Late));
             one.state = state;
         }
     }
@@ -153,9 +153,9 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     /// A node that was asked has not answered yet.
     pub(crate) fn late(&mut self, asked: &Id) {
         if let Some(one) = self.candidates.get_mut(&distance(asked, &self.target))
-            && matches!(one.state, State::Asked)
+            && matches!(one.state, NodeState::Asked)
         {
-            one.state = State::Late;
+            one.state = NodeState::Late;
             self.late += 1;
         }
     }
@@ -167,18 +167,18 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         if let Some(asked) = asked
             && contact.map(|contact| contact.id) != Some(asked)
         {
-            self.set(&asked, State::Failed);
+            self.set(&asked, NodeState::Failed);
         }
         if let Some(contact) = contact {
             self.add(contact, None);
-            self.set(&contact.id, State::Answered(reply));
+            self.set(&contact.id, NodeState::Answered(reply));
         }
     }
 
     pub(crate) fn failed(&mut self, asked: Option<Id>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(asked) = asked {
-            self.set(&asked, State::Failed);
+            self.set(&asked, NodeState::Failed);
         }
     }
 
@@ -190,45 +190,45 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
     /// Whether all relevant nodes were queried, and the nodes that were sent something have
     /// answered. Late nodes are waited for only while few others have answered.
     pub(crate) fn is_done(&self) -> bool {
-        if let Some(telling) = self.telling {
-            return telling.waiting == 0;
+        if let Some(commit) = self.commit {
+            return commit.waiting == 0;
         }
         let more =
             self.asked < MAX_ASKED && (!self.bootstrap.is_empty() || self.nearest_new().is_some());
         if more || self.in_flight > self.late {
             return false;
         }
-        let answered = |one: &&Candidate<Reply>| matches!(one.state, State::Answered(_));
+        let answered = |one: &&QueryNode<Reply>| matches!(one.state, NodeState::Answered(_));
         self.late * ANSWERS_PER_LATE <= self.answered
             || self.nearest().filter(answered).count() >= BUCKET
     }
 
     /// The nearest nodes that answered, with what was kept of each answer.
     pub(crate) fn closest(&self) -> Vec<(Contact, Reply)> {
-        let answered = |one: &Candidate<Reply>| match &one.state {
-            State::Answered(reply) => Some((one.contact, reply.clone())),
+        let answered = |one: &QueryNode<Reply>| match &one.state {
+            NodeState::Answered(reply) => Some((one.contact, reply.clone())),
             _ => None,
         };
         self.nearest().filter_map(answered).collect()
     }
 
     /// The walk is over; `count` nodes are told what it was for, until `deadline`.
-    pub(crate) fn tell(&mut self, count: usize, deadline: Instant) {
-        self.telling = Some(Telling { waiting: count, took: 0 });
+    pub(crate) fn commit(&mut self, count: usize, deadline: Instant) {
+        self.commit = Some(CommitPhase { waiting: count, accepted: 0 });
         self.deadline = deadline;
     }
 
     /// One that was told has answered, or has not.
-    pub(crate) fn told(&mut self, took: bool) {
-        if let Some(telling) = &mut self.telling {
-            telling.waiting = telling.waiting.saturating_sub(1);
-            telling.took += usize::from(took);
+    pub(crate) fn commit_answered(&mut self, accepted: bool) {
+        if let Some(commit) = &mut self.commit {
+            commit.waiting = commit.waiting.saturating_sub(1);
+            commit.accepted += usize::from(accepted);
         }
     }
 
     /// How many took what they were told; `None` before they are told.
-    pub(crate) fn took(&self) -> Option<usize> {
-        self.telling.map(|telling| telling.took)
+    pub(crate) fn accepted(&self) -> Option<usize> {
+        self.commit.map(|commit| commit.accepted)
     }
 }
 
@@ -310,7 +310,10 @@ mod tests {
         let (five, six) = (contact(5), contact(6));
         query.begin_with(vec![five.address]);
         assert!(!query.is_done());
-        assert_eq!(query.next_step(), Some(Step { to: five.address, asked: None, referrer: None }));
+        assert_eq!(
+            query.next_step(),
+            Some(QueryStep { to: five.address, asked: None, referrer: None })
+        );
         query.answer(None, Some(five), 5);
         query.add(six, Some(five.address));
         assert_eq!(query.next_step().unwrap().referrer, Some(five.address));
@@ -380,7 +383,7 @@ mod tests {
                     3 => query.answer(Some(contact.id), Some(contact), n),
                     _ => query.failed(Some(contact.id)),
                 }
-                let late = |one: &&Candidate<u16>| matches!(one.state, State::Late);
+                let late = |one: &&QueryNode<u16>| matches!(one.state, NodeState::Late);
                 prop_assert_eq!(query.candidates.values().filter(late).count(), query.late);
                 prop_assert!(query.candidates.len() <= MAX_CONTACTS);
                 let _ = (query.is_done(), query.closest());
@@ -396,14 +399,14 @@ mod tests {
             query.next_step();
         });
         query.answer(Some(contact(0).id), Some(contact(0)), 0);
-        query.tell(1, now);
-        assert_eq!((query.took(), query.next_step()), (Some(0), None));
+        query.commit(1, now);
+        assert_eq!((query.accepted(), query.next_step()), (Some(0), None));
         query.answer(Some(contact(1).id), Some(contact(1)), 0);
         query.failed(Some(contact(2).id));
         assert!(!query.is_done());
-        query.told(true);
+        query.commit_answered(true);
         assert!(query.is_done());
-        query.told(false);
-        assert_eq!(query.took(), Some(1));
+        query.commit_answered(false);
+        assert_eq!(query.accepted(), Some(1));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::id::Id;
 use crate::crypto::random_bytes;
 
-pub(crate) struct Chosen {
+pub(crate) struct RandomParts {
     pub id: Id,
     /// Of the tokens it gives.
     pub secrets: [[u8; 32]; 2],
@@ -13,7 +13,7 @@ pub(crate) struct Chosen {
     pub first_request: u16,
 }
 
-impl Chosen {
+impl RandomParts {
     /// # Errors
     /// Fails if the operating system returns no random bytes.
     pub(crate) fn at_random() -> io::Result<Self> {

@@ -15,44 +15,44 @@ pub(crate) struct Limits {
     pub age: Duration,
 }
 
-/// See the module's description. Of one key there is one value on a shelf.
-pub(crate) struct Shelves<Shelf, Key, Value> {
+/// See the module's description. A topic has one value per key.
+pub(crate) struct TopicStore<Topic, Key, Value> {
     limits: Limits,
-    all: HashMap<Shelf, HashMap<Key, (u64, Value)>>,
+    all: HashMap<Topic, HashMap<Key, (u64, Value)>>,
     /// In the order in which they were put last.
-    order: BTreeMap<u64, (Shelf, Key, Instant)>,
+    order: BTreeMap<u64, (Topic, Key, Instant)>,
     next: u64,
 }
 
-impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, Value> {
+impl<Topic: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> TopicStore<Topic, Key, Value> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, all: HashMap::new(), order: BTreeMap::new(), next: 0 }
     }
 
-    pub(crate) fn put(&mut self, shelf: Shelf, key: Key, value: Value, now: Instant) {
+    pub(crate) fn put(&mut self, topic: Topic, key: Key, value: Value, now: Instant) {
         self.expire(now);
-        self.remove(&shelf, &key);
-        let of_shelf = self.all.get(&shelf);
-        let oldest = if of_shelf.is_some_and(|all| all.len() >= self.limits.of_one) {
-            of_shelf.and_then(|all| all.values().map(|(number, _)| *number).min())
+        self.remove(&topic, &key);
+        let of_topic = self.all.get(&topic);
+        let oldest = if of_topic.is_some_and(|all| all.len() >= self.limits.of_one) {
+            of_topic.and_then(|all| all.values().map(|(number, _)| *number).min())
         } else if self.order.len() >= self.limits.in_all {
             self.order.keys().next().copied()
         } else {
             None
         };
-        if let Some((shelf, key, _)) = oldest.and_then(|oldest| self.order.get(&oldest)).copied() {
-            self.remove(&shelf, &key);
+        if let Some((topic, key, _)) = oldest.and_then(|oldest| self.order.get(&oldest)).copied() {
+            self.remove(&topic, &key);
         }
-        self.order.insert(self.next, (shelf, key, now));
-        self.all.entry(shelf).or_default().insert(key, (self.next, value));
+        self.order.insert(self.next, (topic, key, now));
+        self.all.entry(topic).or_default().insert(key, (self.next, value));
         self.next += 1;
     }
 
-    pub(crate) fn remove(&mut self, shelf: &Shelf, key: &Key) -> Option<Value> {
-        let on_shelf = self.all.get_mut(shelf)?;
-        let (number, value) = on_shelf.remove(key)?;
-        if on_shelf.is_empty() {
-            self.all.remove(shelf);
+    pub(crate) fn remove(&mut self, topic: &Topic, key: &Key) -> Option<Value> {
+        let of_topic = self.all.get_mut(topic)?;
+        let (number, value) = of_topic.remove(key)?;
+        if of_topic.is_empty() {
+            self.all.remove(topic);
         }
         self.order.remove(&number);
         Some(value)
@@ -60,21 +60,21 @@ impl<Shelf: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> Shelves<Shelf, Key, 
 
     /// Lets go of what is too old.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some((_, &(shelf, key, at))) = self.order.first_key_value()
+        while let Some((_, &(topic, key, at))) = self.order.first_key_value()
             && now >= at + self.limits.age
         {
-            self.remove(&shelf, &key);
+            self.remove(&topic, &key);
         }
     }
 
-    /// What is on one shelf, in no order; [`Shelves::expire`] comes before.
-    pub(crate) fn of(&self, shelf: Shelf) -> impl Iterator<Item = (&Key, &Value)> {
-        let on_shelf = self.all.get(&shelf).into_iter().flatten();
-        on_shelf.map(|(key, (_, value))| (key, value))
+    /// The records of one topic, in no order. Call [`TopicStore::expire`] before.
+    pub(crate) fn of(&self, topic: Topic) -> impl Iterator<Item = (&Key, &Value)> {
+        let of_topic = self.all.get(&topic).into_iter().flatten();
+        of_topic.map(|(key, (_, value))| (key, value))
     }
 
-    pub(crate) fn get(&self, shelf: &Shelf, key: &Key) -> Option<&Value> {
-        self.all.get(shelf)?.get(key).map(|(_, value)| value)
+    pub(crate) fn get(&self, topic: &Topic, key: &Key) -> Option<&Value> {
+        self.all.get(topic)?.get(key).map(|(_, value)| value)
     }
 
     #[cfg(test)]
@@ -89,15 +89,15 @@ mod tests {
 
     const LIMITS: Limits = Limits { in_all: 5, of_one: 3, age: Duration::from_secs(60) };
 
-    fn keys(all: &Shelves<u8, u8, u8>, shelf: u8) -> Vec<u8> {
-        let mut keys: Vec<u8> = all.of(shelf).map(|(key, _)| *key).collect();
+    fn keys(all: &TopicStore<u8, u8, u8>, topic: u8) -> Vec<u8> {
+        let mut keys: Vec<u8> = all.of(topic).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_many_in_all_and_of_one_and_the_oldest_goes_first() {
-        let (mut all, now) = (Shelves::new(LIMITS), Instant::now());
+        let (mut all, now) = (TopicStore::new(LIMITS), Instant::now());
         for key in 0..3 {
             all.put(1, key, key, now);
         }
@@ -115,12 +115,12 @@ mod tests {
             (all.remove(&1, &0), all.remove(&1, &3), all.remove(&1, &3)),
             (Some(9), Some(3), None)
         );
-        assert!(!all.all.contains_key(&1), "nor is an empty shelf kept");
+        assert!(!all.all.contains_key(&1), "an empty topic is not kept");
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_for_long() {
-        let (mut all, now) = (Shelves::new(LIMITS), Instant::now());
+        let (mut all, now) = (TopicStore::new(LIMITS), Instant::now());
         all.put(1, 1, 1, now);
         all.put(1, 2, 2, now + Duration::from_secs(1));
         all.expire(now + LIMITS.age - Duration::from_millis(1));

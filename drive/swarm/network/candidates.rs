@@ -37,17 +37,17 @@ const FOREIGN_FOR: Duration = Duration::from_secs(600);
 
 /// Where a peer can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
+pub(crate) enum DialTarget {
     Tcp(SocketAddr),
     /// The public key of its HyperDHT node, wherever that is.
     HyperDht([u8; 32]),
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for DialTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::Tcp(address) => address.fmt(f),
-            Target::HyperDht(key) => {
+            DialTarget::Tcp(address) => address.fmt(f),
+            DialTarget::HyperDht(key) => {
                 f.write_str("HyperDHT ")?;
                 key.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
             }
@@ -81,7 +81,7 @@ pub(crate) enum Priority {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub topic: DiscoveryKey,
-    pub target: Target,
+    pub target: DialTarget,
     pub source: Source,
     pub priority: Priority,
 }
@@ -101,7 +101,7 @@ pub(crate) enum Outcome {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum CandidateState {
     Waiting(Instant),
     /// Being dialled.
     Dialling,
@@ -119,13 +119,13 @@ struct Candidate {
     source: Source,
     priority: Priority,
     failures: usize,
-    state: State,
+    state: CandidateState,
 }
 
 /// See the module's description.
 #[derive(Default)]
 pub(crate) struct Candidates {
-    all: HashMap<Target, Candidate>,
+    all: HashMap<DialTarget, Candidate>,
     chance: fastrand::Rng,
 }
 
@@ -143,9 +143,9 @@ impl Candidates {
             {
                 known.topics.push(found.topic);
             }
-            if matches!(known.state, State::Spent(_)) {
+            if matches!(known.state, CandidateState::Spent(_)) {
                 known.failures = 0;
-                known.state = State::Waiting(now);
+                known.state = CandidateState::Waiting(now);
             }
             return true;
         }
@@ -158,7 +158,7 @@ impl Candidates {
             source: found.source,
             priority: found.priority,
             failures: 0,
-            state: State::Waiting(now),
+            state: CandidateState::Waiting(now),
         };
         self.all.insert(found.target, candidate);
         true
@@ -169,7 +169,9 @@ impl Candidates {
         if self.all.len() < MAX_CANDIDATES {
             return true;
         }
-        let idle = |state: State| matches!(state, State::Waiting(_) | State::Spent(_));
+        let idle = |state: CandidateState| {
+            matches!(state, CandidateState::Waiting(_) | CandidateState::Spent(_))
+        };
         let failed = self.all.iter().filter(|(_, one)| one.failures > 0 && idle(one.state));
         let Some(most) = failed.max_by_key(|(_, one)| one.failures).map(|(address, _)| *address)
         else {
@@ -181,57 +183,60 @@ impl Candidates {
 
     /// The address to dial now; it counts as being dialled until [`Candidates::connected`] or
     /// [`Candidates::ended`].
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Target> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<DialTarget> {
         self.all.retain(|_, one| match one.state {
-            State::Spent(until) | State::Aside(until) => now < until,
+            CandidateState::Spent(until) | CandidateState::Aside(until) => now < until,
             _ => true,
         });
         if self.dialling(|_| true) >= MAX_DIALLING {
             return None;
         }
-        let by_key = |target: &Target| matches!(target, Target::HyperDht(_));
+        let by_key = |target: &DialTarget| matches!(target, DialTarget::HyperDht(_));
         let only_addresses = self.dialling(by_key) >= MAX_DIALLING_BY_KEY;
-        let due = |target: &Target, one: &Candidate| {
-            let due = matches!(one.state, State::Waiting(at) if at <= now);
+        let due = |target: &DialTarget, one: &Candidate| {
+            let due = matches!(one.state, CandidateState::Waiting(at) if at <= now);
             (due && !(only_addresses && by_key(target))).then_some(one.priority)
         };
         let best = self.all.iter().filter_map(|(target, one)| due(target, one)).max()?;
         let equals = self.all.iter().filter(|(target, one)| due(target, one) == Some(best));
         let equals: Vec<_> = equals.map(|(target, _)| *target).collect();
         let address = *self.chance.choice(&equals)?;
-        self.set(&address, State::Dialling);
+        self.set(&address, CandidateState::Dialling);
         Some(address)
     }
 
-    fn dialling(&self, count: impl Fn(&Target) -> bool) -> usize {
-        let dialling =
-            |(at, one): &(&Target, &Candidate)| one.state == State::Dialling && count(at);
+    fn dialling(&self, count: impl Fn(&DialTarget) -> bool) -> usize {
+        let dialling = |(at, one): &(&DialTarget, &Candidate)| {
+            one.state == CandidateState::Dialling && count(at)
+        };
         self.all.iter().filter(dialling).count()
     }
 
     /// The first source of a peer, and the topics it was found for.
-    pub(crate) fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
+    pub(crate) fn origin(&self, target: &DialTarget) -> Option<(Source, Vec<DiscoveryKey>)> {
         self.all.get(target).map(|one| (one.source, one.topics.clone()))
     }
 
     /// Addresses that are being dialled or connected.
     pub(crate) fn busy(&self) -> usize {
-        let busy = |one: &&Candidate| matches!(one.state, State::Dialling | State::Connected);
+        let busy = |one: &&Candidate| {
+            matches!(one.state, CandidateState::Dialling | CandidateState::Connected)
+        };
         self.all.values().filter(busy).count()
     }
 
-    fn set(&mut self, address: &Target, state: State) {
+    fn set(&mut self, address: &DialTarget, state: CandidateState) {
         if let Some(one) = self.all.get_mut(address) {
             one.state = state;
         }
     }
 
-    pub(crate) fn connected(&mut self, address: &Target) {
-        self.set(address, State::Connected);
+    pub(crate) fn connected(&mut self, address: &DialTarget) {
+        self.set(address, CandidateState::Connected);
     }
 
     /// An attempt failed, or a connection that was dialled is over.
-    pub(crate) fn ended(&mut self, address: &Target, outcome: Outcome, now: Instant) {
+    pub(crate) fn ended(&mut self, address: &DialTarget, outcome: Outcome, now: Instant) {
         let jitter = 0.66 + 0.67 * self.chance.f64();
         let Some(one) = self.all.get_mut(address) else { return };
         if one.topics.is_empty() {
@@ -239,14 +244,14 @@ impl Candidates {
             return;
         }
         one.state = match outcome {
-            Outcome::Duplicate(key) => State::Duplicate(key),
-            Outcome::Ourselves => State::Aside(now + OURSELVES_FOR),
-            Outcome::Foreign => State::Aside(now + FOREIGN_FOR),
+            Outcome::Duplicate(key) => CandidateState::Duplicate(key),
+            Outcome::Ourselves => CandidateState::Aside(now + OURSELVES_FOR),
+            Outcome::Foreign => CandidateState::Aside(now + FOREIGN_FOR),
             Outcome::Failed | Outcome::Left => {
                 one.failures = if outcome == Outcome::Left { 1 } else { one.failures + 1 };
                 match PAUSES.get(one.failures - 1) {
-                    Some(pause) => State::Waiting(now + pause.mul_f64(jitter)),
-                    None => State::Spent(now + FORGOTTEN_AFTER),
+                    Some(pause) => CandidateState::Waiting(now + pause.mul_f64(jitter)),
+                    None => CandidateState::Spent(now + FORGOTTEN_AFTER),
                 }
             }
         };
@@ -254,8 +259,9 @@ impl Candidates {
 
     /// The last connection to the peer with this static key is over.
     pub(crate) fn gone(&mut self, key: &[u8; 32], now: Instant) {
-        for one in self.all.values_mut().filter(|one| one.state == State::Duplicate(*key)) {
-            one.state = State::Waiting(now);
+        for one in self.all.values_mut().filter(|one| one.state == CandidateState::Duplicate(*key))
+        {
+            one.state = CandidateState::Waiting(now);
         }
     }
 
@@ -263,21 +269,22 @@ impl Candidates {
     pub(crate) fn left(&mut self, topic: &DiscoveryKey) {
         self.all.retain(|_, one| {
             one.topics.retain(|other| other != topic);
-            !one.topics.is_empty() || matches!(one.state, State::Dialling | State::Connected)
+            !one.topics.is_empty()
+                || matches!(one.state, CandidateState::Dialling | CandidateState::Connected)
         });
     }
 
     /// When [`Candidates::next`] may have an answer that it has not now.
     pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = |one: &Candidate| match one.state {
-            State::Waiting(at) => Some(at),
+            CandidateState::Waiting(at) => Some(at),
             _ => None,
         };
         self.all.values().filter_map(waiting).min()
     }
 
     #[cfg(test)]
-    pub(super) fn is_any(&self, holds: impl Fn(State) -> bool) -> bool {
+    pub(super) fn is_any(&self, holds: impl Fn(CandidateState) -> bool) -> bool {
         self.all.values().any(|one| holds(one.state))
     }
 
@@ -295,8 +302,8 @@ mod tests {
         DiscoveryKey::new([n; 32])
     }
 
-    fn address(n: usize) -> Target {
-        Target::Tcp(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1)))
+    fn address(n: usize) -> DialTarget {
+        DialTarget::Tcp(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1)))
     }
 
     fn found(n: usize, source: u8, priority: Priority) -> Found {
@@ -415,12 +422,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_so_many_are_dialled_by_key_at_once() {
         let (mut candidates, now) = (Candidates::with_seed(9), Instant::now());
-        let by_key = |n: u8| Found { target: Target::HyperDht([n; 32]), ..normal(0) };
+        let by_key = |n: u8| Found { target: DialTarget::HyperDht([n; 32]), ..normal(0) };
         for n in 0..=MAX_DIALLING_BY_KEY as u8 {
             assert!(candidates.found(&by_key(n), now));
         }
         for _ in 0..MAX_DIALLING_BY_KEY {
-            assert!(matches!(candidates.next(now), Some(Target::HyperDht(_))));
+            assert!(matches!(candidates.next(now), Some(DialTarget::HyperDht(_))));
         }
         assert_eq!(candidates.next(now), None);
         candidates.found(&normal(1), now);

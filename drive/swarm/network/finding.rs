@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::Inner;
 #[cfg(test)]
-use super::candidates::State;
+use super::candidates::CandidateState;
 use super::candidates::{
-    Candidates, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source, Target,
+    Candidates, DialTarget, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source,
 };
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::Link;
@@ -108,12 +108,12 @@ impl Finding {
 
     #[cfg(test)]
     pub(crate) fn has_duplicates(&self) -> bool {
-        self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
+        self.candidates().is_any(|state| matches!(state, CandidateState::Duplicate(_)))
     }
 
     #[cfg(test)]
     pub(crate) fn knows_itself(&self) -> bool {
-        self.candidates().is_any(|state| matches!(state, State::Aside(_)))
+        self.candidates().is_any(|state| matches!(state, CandidateState::Aside(_)))
     }
 
     /// A connection is over; `last` if it was the last one to that static key.
@@ -189,7 +189,7 @@ impl Inner {
     }
 
     /// The address to dial now, if there is one and a place for it.
-    fn next_candidate(&self) -> Option<Target> {
+    fn next_candidate(&self) -> Option<DialTarget> {
         let connected = self.peer_count();
         let mut candidates = self.finding.candidates();
         if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
@@ -236,7 +236,7 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
 }
 
 /// One attempt at a peer that was found, and the connection that comes of it.
-async fn attempt(swarm: Arc<Inner>, target: Target) {
+async fn attempt(swarm: Arc<Inner>, target: DialTarget) {
     let mut closing = swarm.closing.subscribe();
     let (reason, outcome) = tokio::select! {
         ending = connect(&swarm, target) => ending,
@@ -253,12 +253,14 @@ async fn attempt(swarm: Arc<Inner>, target: Target) {
     swarm.finding.changed.notify_one();
 }
 
-async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
+async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
     let origin = swarm.finding.candidates().origin(&target);
     let Some((source, topics)) = origin else { return ("is forgotten".into(), Outcome::Failed) };
     let connected = match target {
-        Target::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
-        Target::HyperDht(key) => connect_by_key(swarm, target, key, source.into(), topics).await,
+        DialTarget::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
+        DialTarget::HyperDht(key) => {
+            connect_by_key(swarm, target, key, source.into(), topics).await
+        }
     };
     let (connection, stream) = match connected {
         Ok(connected) => connected,
@@ -282,19 +284,19 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
 type Connected = Result<(Place, Stream), (String, Outcome)>;
 
 /// The attempt has come through: its place among those being dialled is free.
-fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Place {
+fn registered(swarm: &Arc<Inner>, target: DialTarget, at: SocketAddr, way: Way) -> Place {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
     let transport = match target {
-        Target::Tcp(_) => Transport::Tcp,
-        Target::HyperDht(_) => Transport::HyperDht,
+        DialTarget::Tcp(_) => Transport::Tcp,
+        DialTarget::HyperDht(_) => Transport::HyperDht,
     };
     swarm.register(at, transport, way)
 }
 
 async fn connect_tcp(
     swarm: &Arc<Inner>,
-    target: Target,
+    target: DialTarget,
     address: SocketAddr,
     way: Way,
 ) -> Connected {
@@ -309,7 +311,7 @@ async fn connect_tcp(
 
 async fn connect_by_key(
     swarm: &Arc<Inner>,
-    target: Target,
+    target: DialTarget,
     key: [u8; 32],
     way: Way,
     topics: Vec<DiscoveryKey>,
@@ -344,13 +346,13 @@ impl Inner {
             _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
         };
         if let Some(port) = carried.port {
-            self.told(address.ip(), port, topics);
+            self.add_tcp_address(address.ip(), port, topics);
         }
         Ok(Stream::Carried(carried.stream))
     }
 
-    fn told(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
-        let target = Target::Tcp((ip, port.get()).into());
+    fn add_tcp_address(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
+        let target = DialTarget::Tcp((ip, port.get()).into());
         let source = Source::Itself(ip);
         let found = |topic| Found { topic, target, source, priority: Priority::Normal };
         self.take_found(topics.into_iter().map(found));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::candidates::{Found, Priority, Source, Target};
+use super::candidates::{DialTarget, Found, Priority, Source};
 use super::testing::{idle, introducing};
 use super::*;
 
@@ -33,7 +33,7 @@ impl Pair {
         let source = Source::Lan(address.ip());
         let found = Found {
             topic: self.topic,
-            target: Target::Tcp(address),
+            target: DialTarget::Tcp(address),
             source,
             priority: Priority::Local,
         };
@@ -164,7 +164,7 @@ async fn a_flood_of_addresses_is_no_storm_of_connections() {
         let source = Source::Node(Ipv4Addr::from(0xc000_0200 + n % 16).into());
         let found = Found {
             topic: pair.topic,
-            target: Target::Tcp(address),
+            target: DialTarget::Tcp(address),
             source,
             priority: Priority::Normal,
         };

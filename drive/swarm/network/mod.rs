@@ -111,7 +111,7 @@ pub(crate) struct Inner {
     runtime: Handle,
     closing: watch::Sender<bool>,
     next_connection: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<ConnectionTable>,
     received: AtomicU64,
     sent: AtomicU64,
     finding: Arc<Finding>,
@@ -119,7 +119,7 @@ pub(crate) struct Inner {
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionTable {
     connections: HashMap<u64, ConnectionHandle>,
     /// Why each dialled address could not be reached, or left us, last.
     troubles: HashMap<String, String>,
@@ -139,7 +139,7 @@ impl Swarm {
             runtime: Handle::current(),
             closing: watch::channel(false).0,
             next_connection: AtomicU64::new(1),
-            state: Mutex::new(Rank::SWARM, State::default()),
+            state: Mutex::new(Rank::SWARM, ConnectionTable::default()),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
@@ -248,7 +248,7 @@ impl Swarm {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionTable> {
         // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
         self.state.lock()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ConnectionHandle, Inner, State};
+use super::{ConnectionHandle, ConnectionTable, Inner};
 use crate::crypto::random_bytes;
 
 /// Peers connected at once: those that we dialled, and those that have shown a key.
@@ -57,7 +57,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl ConnectionTable {
     /// Sees to it that there is a place for one more stranger, which comes from `newcomer`.
     pub(super) fn make_room_for_stranger(&mut self, newcomer: IpAddr) {
         let strangers = || self.connections.iter().filter(|(_, handle)| handle.is_stranger());

@@ -65,7 +65,7 @@ struct Round {
     samples: u32,
 }
 
-struct Start {
+struct SlowStart {
     least_before: Option<Duration>,
     /// While growth is slowed: the shortest round trip at which that began, and the rounds since.
     careful: Option<(Duration, u32)>,
@@ -81,7 +81,7 @@ struct Epoch {
 }
 
 /// The state before the reaction to a loss, restored if no packet was lost after all.
-struct Before {
+struct SavedState {
     window: f64,
     start: bool,
     top: f64,
@@ -93,7 +93,7 @@ struct Before {
 pub(crate) struct Congestion {
     window: f64,
     /// Set during slow start.
-    start: Option<Start>,
+    start: Option<SlowStart>,
     /// Slow start ends at this window.
     threshold: f64,
     /// The window at the last congestion, or less (fast convergence).
@@ -102,7 +102,7 @@ pub(crate) struct Congestion {
     /// Losses of transmissions before this one have been reacted to.
     recovery: u64,
     recovering: bool,
-    before: Option<Before>,
+    before: Option<SavedState>,
     round: Round,
     /// Packets per second that arrived in each of the last two rounds.
     rates: [f64; 2],
@@ -114,7 +114,7 @@ impl Congestion {
             Round { ends: 0, since: None, arrived: 0.0, lost: 0.0, least: None, samples: 0 };
         Self {
             window: FIRST_WINDOW,
-            start: Some(Start { least_before: None, careful: None }),
+            start: Some(SlowStart { least_before: None, careful: None }),
             threshold: MOST_WINDOW,
             top: 0.0,
             epoch: None,
@@ -277,11 +277,11 @@ impl Congestion {
         self.shrink(half);
         self.threshold = half;
         self.window = LEAST_WINDOW;
-        self.start = Some(Start { least_before: None, careful: None });
+        self.start = Some(SlowStart { least_before: None, careful: None });
     }
 
     fn remember(&mut self, lost: usize) {
-        self.before = Some(Before {
+        self.before = Some(SavedState {
             window: self.window,
             start: self.start.is_some(),
             top: self.top,
@@ -308,7 +308,7 @@ impl Congestion {
         self.window = self.window.max(before.window);
         self.top = before.top;
         self.threshold = MOST_WINDOW;
-        self.start = before.start.then_some(Start { least_before: None, careful: None });
+        self.start = before.start.then_some(SlowStart { least_before: None, careful: None });
         (self.before, self.epoch, self.recovering) = (None, None, false);
     }
 }
@@ -321,7 +321,7 @@ mod tests {
 
     /// A sender whose window is always full, on a path with a given number of packets per round
     /// trip.
-    struct Way {
+    struct TestPath {
         congestion: Congestion,
         trip: RoundTrip,
         now: Instant,
@@ -329,7 +329,7 @@ mod tests {
         holds: f64,
     }
 
-    impl Way {
+    impl TestPath {
         fn new(holds: f64) -> Self {
             let mut trip = RoundTrip::default();
             trip.add(TRIP);
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn starts_by_doubling_and_stops_when_a_queue_forms() {
-        let mut way = Way::new(300.0);
+        let mut way = TestPath::new(300.0);
         let mut windows = Vec::new();
         for _ in 0..5 {
             way.round(None);
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_loss_with_a_queue_shrinks_the_window_once_a_round() {
-        let mut way = Way::new(300.0);
+        let mut way = TestPath::new(300.0);
         for _ in 0..12 {
             way.round(None);
         }
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_loss_without_a_queue_is_chance_unless_there_are_many() {
-        let mut way = Way::new(3000.0);
+        let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);
         }
@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_timeout_that_was_none_is_taken_back() {
-        let mut way = Way::new(3000.0);
+        let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);
         }

@@ -21,7 +21,7 @@ const OVERTAKEN: usize = 3;
 const MOST_PATIENCE: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum PacketState {
     UnderWay,
     Lost,
     Arrived,
@@ -38,7 +38,7 @@ struct Sent {
     payload: Bytes,
     length: usize,
     is_end: bool,
-    state: State,
+    state: PacketState,
     last: Transmission,
 }
 
@@ -186,14 +186,14 @@ impl Flight {
         let last = self.transmit(sequence, true, now);
         let length = payload.len();
         let outbound = Outbound { sequence, payload: payload.clone(), is_end };
-        self.sent.push_back(Sent { payload, length, is_end, state: State::UnderWay, last });
+        self.sent.push_back(Sent { payload, length, is_end, state: PacketState::UnderWay, last });
         outbound
     }
 
     /// The first that is lost, sent again.
     pub(crate) fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
         while let Some(sequence) = self.lost.pop_front() {
-            if self.state(sequence) == Some(State::Lost) {
+            if self.state(sequence) == Some(PacketState::Lost) {
                 self.lost_now -= 1;
                 return self.send_again(sequence, now);
             }
@@ -203,12 +203,12 @@ impl Flight {
 
     /// The last that is under way, sent again to learn what has become of all of them.
     pub(crate) fn send_last(&mut self, now: Instant) -> Option<Outbound> {
-        let back = self.sent.iter().rposition(|sent| sent.state == State::UnderWay)?;
+        let back = self.sent.iter().rposition(|sent| sent.state == PacketState::UnderWay)?;
         self.under_way -= 1;
         self.send_again(self.first + back as u64, now)
     }
 
-    fn state(&self, sequence: u64) -> Option<State> {
+    fn state(&self, sequence: u64) -> Option<PacketState> {
         self.sent.get(self.index(sequence)?).map(|sent| sent.state)
     }
 
@@ -216,7 +216,7 @@ impl Flight {
         let last = self.transmit(sequence, false, now);
         let index = self.index(sequence)?;
         let sent = self.sent.get_mut(index)?;
-        (sent.state, sent.last) = (State::UnderWay, last);
+        (sent.state, sent.last) = (PacketState::UnderWay, last);
         Some(Outbound { sequence, payload: sent.payload.clone(), is_end: sent.is_end })
     }
 
@@ -252,7 +252,7 @@ impl Flight {
                 let Some(sent) = self.sent.get_mut(index) else { continue };
                 let (state, last) = (sent.state, sent.last);
                 // An acknowledgement is never revoked: the bytes are not needed any more.
-                (sent.state, sent.payload) = (State::Arrived, Bytes::new());
+                (sent.state, sent.payload) = (PacketState::Arrived, Bytes::new());
                 self.arrived(state, last, newest_before, trip, now, &mut delivery);
             }
         }
@@ -261,7 +261,7 @@ impl Flight {
 
     fn arrived(
         &mut self,
-        state: State,
+        state: PacketState,
         last: Transmission,
         newest_before: u64,
         trip: &RoundTrip,
@@ -269,9 +269,9 @@ impl Flight {
         delivery: &mut Delivery,
     ) {
         match state {
-            State::Arrived => return,
-            State::UnderWay => self.under_way -= 1,
-            State::Lost => {
+            PacketState::Arrived => return,
+            PacketState::UnderWay => self.under_way -= 1,
+            PacketState::Lost => {
                 self.lost_now -= 1;
                 delivery.false_alarms += 1;
             }
@@ -280,12 +280,12 @@ impl Flight {
         let took = now.saturating_duration_since(last.at);
         if !last.is_first && took < trip.least() {
             // Sent again, but that is not what has arrived.
-            if state == State::UnderWay && took < trip.least() / 2 {
+            if state == PacketState::UnderWay && took < trip.least() / 2 {
                 delivery.false_alarms += 1;
             }
             return;
         }
-        if last.is_first && state == State::UnderWay && last.number < newest_before {
+        if last.is_first && state == PacketState::UnderWay && last.number < newest_before {
             self.reorders = true;
         }
         if self.newest.is_none_or(|(newest, _)| last.number >= newest.number) {
@@ -325,8 +325,8 @@ impl Flight {
         while let Some(&(sequence, number)) = self.order.front() {
             let index = self.index(sequence);
             let sent = index.and_then(|index| self.sent.get_mut(index));
-            let current =
-                sent.filter(|sent| sent.state == State::UnderWay && sent.last.number == number);
+            let current = sent
+                .filter(|sent| sent.state == PacketState::UnderWay && sent.last.number == number);
             if let Some(sent) = current {
                 if number >= newest.number {
                     break;
@@ -336,7 +336,7 @@ impl Flight {
                     self.late_at = Some(due);
                     break;
                 }
-                sent.state = State::Lost;
+                sent.state = PacketState::Lost;
                 self.lost.push_back(sequence);
                 self.under_way -= 1;
                 self.lost_now += 1;
@@ -355,15 +355,15 @@ impl Flight {
         for (index, sent) in self.sent.iter_mut().enumerate() {
             let sequence = self.first + index as u64;
             match sent.state {
-                State::UnderWay if index == 0 || sent.last.at <= before => {
-                    sent.state = State::Lost;
+                PacketState::UnderWay if index == 0 || sent.last.at <= before => {
+                    sent.state = PacketState::Lost;
                     self.under_way -= 1;
                     self.lost_now += 1;
                     losses.packets += 1;
                     losses.newest = losses.newest.max(sent.last.number);
                 }
-                State::Lost => {}
-                State::UnderWay | State::Arrived => continue,
+                PacketState::Lost => {}
+                PacketState::UnderWay | PacketState::Arrived => continue,
             }
             self.lost.push_back(sequence);
         }
@@ -371,7 +371,7 @@ impl Flight {
         self.order.retain(|(sequence, number)| {
             let index = sequence.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let sent = index.and_then(|index| sent.get(index));
-            sent.is_some_and(|it| it.state == State::UnderWay && it.last.number == *number)
+            sent.is_some_and(|it| it.state == PacketState::UnderWay && it.last.number == *number)
         });
         losses
     }

@@ -22,7 +22,7 @@ pub(crate) const PACKET_OVERHEAD: usize = 128;
 /// again when it is told of none.
 const LEAST_WINDOW: usize = 4096;
 /// The freed room, in bytes, after which the reader informs the sender.
-const WORTH_TELLING: usize = WINDOW / 8;
+const WORTH_ADVERTISING: usize = WINDOW / 8;
 const CHUNK: usize = 64 * 1024;
 
 struct Waiting {
@@ -46,7 +46,7 @@ pub(crate) struct Receiver {
     newest: u64,
     ended: bool,
     /// The window that the sender was told of.
-    told: usize,
+    advertised: usize,
 }
 
 impl Receiver {
@@ -61,7 +61,7 @@ impl Receiver {
             ranges: BTreeMap::new(),
             newest: 0,
             ended: false,
-            told: WINDOW,
+            advertised: WINDOW,
         }
     }
 
@@ -185,14 +185,14 @@ impl Receiver {
     }
 
     /// The window for a header that is sent now.
-    pub(crate) fn tell_window(&mut self) -> u32 {
-        self.told = self.window();
-        u32::try_from(self.told).unwrap_or(u32::MAX)
+    pub(crate) fn advertise_window(&mut self) -> u32 {
+        self.advertised = self.window();
+        u32::try_from(self.advertised).unwrap_or(u32::MAX)
     }
 
     /// Whether the sender should hear of room that it does not know of.
-    pub(crate) fn has_news(&self) -> bool {
-        !self.ended && self.window() >= self.told + WORTH_TELLING
+    pub(crate) fn should_advertise(&self) -> bool {
+        !self.ended && self.window() >= self.advertised + WORTH_ADVERTISING
     }
 
     pub(crate) fn has_ranges(&self) -> bool {
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(taken, WINDOW / PACKET_OVERHEAD);
         assert!(!receiver.accept(first + MAX_AHEAD + 1, b"", false));
         assert!(receiver.held() <= WINDOW);
-        assert_eq!(receiver.tell_window(), 0);
+        assert_eq!(receiver.advertise_window(), 0);
         assert!(receiver.accept(first, &[1; 1500], false));
         assert_eq!(receiver.held(), 1500);
     }
@@ -270,18 +270,18 @@ mod tests {
     fn who_does_not_read_is_sent_no_more() {
         let mut receiver = Receiver::new(0);
         let mut sent = 0;
-        while receiver.tell_window() > 0 {
+        while receiver.advertise_window() > 0 {
             assert!(receiver.accept(receiver.next(), &[0; 1400], false));
             sent += 1400;
         }
         assert!(sent <= WINDOW && sent > WINDOW - 2 * LEAST_WINDOW);
         while receiver.accept(receiver.next(), &[0; 1400], false) {}
         assert!(receiver.held() <= WINDOW + RESERVE);
-        assert!(!receiver.has_news());
-        while !receiver.has_news() {
+        assert!(!receiver.should_advertise());
+        while !receiver.should_advertise() {
             assert!(receiver.read().is_some());
         }
-        assert!(receiver.tell_window() as usize >= WORTH_TELLING);
-        assert!(!receiver.has_news());
+        assert!(receiver.advertise_window() as usize >= WORTH_ADVERTISING);
+        assert!(!receiver.should_advertise());
     }
 }

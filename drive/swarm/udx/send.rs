@@ -205,7 +205,7 @@ impl Sender {
     }
 
     /// The window as a packet with these numbers told it; what came before it does not count.
-    pub(crate) fn told_window(&mut self, sequence: u64, ack: u64, window: u32) {
+    pub(crate) fn update_window(&mut self, sequence: u64, ack: u64, window: u32) {
         let is_newer = self.window_from.is_none_or(|before| (sequence, ack) >= before);
         if is_newer && ack >= self.flight.first() {
             (self.window, self.window_from) = (window, Some((sequence, ack)));

@@ -32,7 +32,7 @@ pub(crate) enum Failure {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum StreamPhase {
     Open,
     /// By both sides.
     Ended,
@@ -47,7 +47,7 @@ enum State {
 pub(crate) struct Stream {
     local_id: u32,
     remote_id: u32,
-    state: State,
+    state: StreamPhase,
     /// Since when it is no longer open.
     closed: Option<Instant>,
     forgotten: bool,
@@ -77,7 +77,7 @@ impl Stream {
         Self {
             local_id,
             remote_id,
-            state: State::Open,
+            state: StreamPhase::Open,
             closed: None,
             forgotten: false,
             sender: Sender::new(first, now),
@@ -100,12 +100,12 @@ impl Stream {
 
     fn take(&mut self, packet: &Packet<'_>, now: Instant) {
         match &mut self.state {
-            State::Open | State::Ended => {}
-            State::Destroyed { tell } => {
+            StreamPhase::Open | StreamPhase::Ended => {}
+            StreamPhase::Destroyed { tell } => {
                 *tell |= !packet.is(DESTROY);
                 return;
             }
-            State::Failed(_) => return,
+            StreamPhase::Failed(_) => return,
         }
         self.heard = self.heard.max(now);
         let number = self.receiver.number(packet.header.sequence);
@@ -115,13 +115,13 @@ impl Stream {
         }
         self.owes_answer |= packet.is(DATA | END | HEARTBEAT);
         if packet.is(DESTROY) && number >= self.receiver.next() {
-            if self.state == State::Open {
-                self.close(State::Failed(Failure::Destroyed), now);
+            if self.state == StreamPhase::Open {
+                self.close(StreamPhase::Failed(Failure::Destroyed), now);
             }
             return;
         }
         let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return };
-        self.sender.told_window(number, ack, packet.header.window);
+        self.sender.update_window(number, ack, packet.header.window);
         self.sender.acknowledged(ack, packet.ranges(), now);
         self.close_if_ended(now);
     }
@@ -129,12 +129,12 @@ impl Stream {
     fn close_if_ended(&mut self, now: Instant) {
         let theirs = self.receiver.has_ended();
         let ours = self.sender.has_ended() || self.sender.waits_only_for_end();
-        if self.state == State::Open && theirs && ours {
-            self.close(State::Ended, now);
+        if self.state == StreamPhase::Open && theirs && ours {
+            self.close(StreamPhase::Ended, now);
         }
     }
 
-    fn close(&mut self, state: State, now: Instant) {
+    fn close(&mut self, state: StreamPhase, now: Instant) {
         self.state = state;
         self.closed = Some(now);
         self.sender.clear();
@@ -153,12 +153,12 @@ impl Stream {
 
     /// Takes as much of `data` as there is room for, and tells how much that was.
     pub(crate) fn write(&mut self, data: &[u8]) -> usize {
-        if self.state == State::Open { self.sender.write(data) } else { 0 }
+        if self.state == StreamPhase::Open { self.sender.write(data) } else { 0 }
     }
 
     /// Bytes that [`Self::write`] would take.
     pub(crate) fn room(&self) -> usize {
-        if self.state == State::Open { self.sender.room() } else { 0 }
+        if self.state == StreamPhase::Open { self.sender.room() } else { 0 }
     }
 
     /// Nothing more is written: the remote is told when it has all that was.
@@ -168,8 +168,8 @@ impl Stream {
 
     /// Ends both directions at once; what was not acknowledged may be lost.
     pub(crate) fn destroy(&mut self, now: Instant) {
-        if self.state == State::Open {
-            self.close(State::Destroyed { tell: true }, now);
+        if self.state == StreamPhase::Open {
+            self.close(StreamPhase::Destroyed { tell: true }, now);
         }
     }
 
@@ -185,12 +185,12 @@ impl Stream {
 
     fn choose_packet(&mut self, now: Instant) -> Option<Bytes> {
         match &mut self.state {
-            State::Open => {}
-            State::Ended => return self.answer(),
-            State::Destroyed { tell } => {
+            StreamPhase::Open => {}
+            StreamPhase::Ended => return self.answer(),
+            StreamPhase::Destroyed { tell } => {
                 return std::mem::take(tell).then(|| self.header(DESTROY, None).with_payload(&[]));
             }
-            State::Failed(_) => return None,
+            StreamPhase::Failed(_) => return None,
         }
         // What carries bytes carries the acknowledgement too, but not what came out of turn.
         if self.receiver.has_ranges()
@@ -204,7 +204,7 @@ impl Stream {
             let header = self.header(kind, Some(outbound.sequence));
             return Some(header.with_payload(&outbound.payload));
         }
-        self.owes_answer |= self.receiver.has_news();
+        self.owes_answer |= self.receiver.should_advertise();
         self.answer().or_else(|| self.heartbeat(now))
     }
 
@@ -247,7 +247,7 @@ impl Stream {
         Header {
             kind,
             stream: self.remote_id,
-            window: self.receiver.tell_window(),
+            window: self.receiver.advertise_window(),
             sequence: sequence.unwrap_or(self.sender.next_sequence()) as u32,
             ack: self.receiver.next() as u32,
         }
@@ -257,8 +257,8 @@ impl Stream {
         if self.closed.is_some_and(|closed| now >= closed + LINGER) {
             self.forgotten = true;
         }
-        if self.state == State::Open && now >= self.gone_at() {
-            self.close(State::Failed(Failure::Silent), now);
+        if self.state == StreamPhase::Open && now >= self.gone_at() {
+            self.close(StreamPhase::Failed(Failure::Silent), now);
         }
         self.close_if_ended(now);
     }
@@ -286,20 +286,20 @@ impl Stream {
     /// Both sides have ended, and know of it.
     #[cfg(test)]
     pub(crate) fn has_ended(&self) -> bool {
-        self.state == State::Ended
+        self.state == StreamPhase::Ended
     }
 
     /// Why the stream ended early, if it did; what had arrived until then can still be read.
     pub(crate) fn failure(&self) -> Option<Failure> {
         match self.state {
-            State::Failed(failure) => Some(failure),
-            State::Open | State::Ended | State::Destroyed { .. } => None,
+            StreamPhase::Failed(failure) => Some(failure),
+            StreamPhase::Open | StreamPhase::Ended | StreamPhase::Destroyed { .. } => None,
         }
     }
 
     /// It will say nothing any more. Until then what arrives for it may still need an answer.
     pub(crate) fn is_over(&self) -> bool {
-        self.forgotten || matches!(self.state, State::Failed(_))
+        self.forgotten || matches!(self.state, StreamPhase::Failed(_))
     }
 
     /// What is kept of what was received, with what that costs besides its bytes.

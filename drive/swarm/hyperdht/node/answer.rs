@@ -11,7 +11,7 @@ use super::super::message::{
     Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
 };
 use super::super::sending::{ONCE, PATIENT, Purpose, Ready};
-use super::Node;
+use super::HyperDhtNode;
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
@@ -26,7 +26,7 @@ pub(crate) struct Incoming {
 
 /// What an answer has besides its error and its value.
 #[derive(Clone, Copy, Default)]
-struct With {
+struct AnswerParts {
     token: bool,
     /// Nodes near the target, if there is one.
     closer: bool,
@@ -36,14 +36,14 @@ struct With {
 pub(crate) const MAX_CONFIRMING: usize = 64;
 /// An answer to an unconfirmed address is sent at once if it names this many nodes.
 const ENOUGH_CLOSER: usize = 8;
-/// Bytes of the ping that [`Node::check`] sends, with our id.
+/// Bytes of the ping that [`HyperDhtNode::check`] sends, with our id.
 const CHECK_BYTES: usize = 43;
 
-const NOTHING: With = With { token: false, closer: false };
-const CLOSER: With = With { token: false, closer: true };
-const BOTH: With = With { token: true, closer: true };
+const NOTHING: AnswerParts = AnswerParts { token: false, closer: false };
+const CLOSER: AnswerParts = AnswerParts { token: false, closer: true };
+const BOTH: AnswerParts = AnswerParts { token: true, closer: true };
 
-impl Node {
+impl HyperDhtNode {
     /// Answers a request of another.
     pub(super) fn answer(&mut self, mut asked: Incoming, now: Instant) {
         let from = asked.from;
@@ -61,16 +61,16 @@ impl Node {
             self.check(from, ONCE, now);
             asked.allowance = asked.allowance.saturating_sub(CHECK_BYTES);
         }
-        let stays = matches!(self.role, Role::Staying { .. });
+        let stays = matches!(self.role, Role::Persistent { .. });
         match (asked.request.command, asked.request.target) {
             (Command::Ping, _) => self.reply(&asked, 0, None, NOTHING, now),
             (Command::PingNat, _) => self.ping_nat(asked, now),
             (Command::FindNode, Some(_)) => self.reply(&asked, 0, None, CLOSER, now),
             (Command::DownHint, _) => self.down_hint(&asked, now),
-            (Command::Handshake, Some(target)) => self.pass_handshake(asked, target, now),
-            (Command::Holepunch, Some(target)) => self.pass_holepunch(asked, target, now),
-            (Command::FindPeer, Some(_)) if stays => self.tell_record(&asked, now),
-            (Command::Lookup, Some(_)) if stays => self.tell_peers(&asked, now),
+            (Command::Handshake, Some(target)) => self.forward_handshake(asked, target, now),
+            (Command::Holepunch, Some(target)) => self.forward_holepunch(asked, target, now),
+            (Command::FindPeer, Some(_)) if stays => self.answer_find_peer(&asked, now),
+            (Command::Lookup, Some(_)) if stays => self.answer_lookup(&asked, now),
             (Command::Announce, Some(_)) if stays => self.announced(&asked, Meaning::Here, now),
             (Command::Unannounce, Some(_)) if stays => self.announced(&asked, Meaning::Gone, now),
             // What makes no sense without a target.
@@ -93,7 +93,7 @@ impl Node {
         asked: &Incoming,
         error: u64,
         value: Option<Bytes>,
-        with: With,
+        with: AnswerParts,
         now: Instant,
     ) {
         let Incoming { socket, from, allowance, ref request } = *asked;
@@ -162,7 +162,7 @@ impl Node {
         self.reply(asked, 0, None, NOTHING, now);
     }
 
-    fn tell_record(&mut self, asked: &Incoming, now: Instant) {
+    fn answer_find_peer(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let record = match self.serves(&target) {
             true => Some(Peer { key: self.keys.public_key(), relays: Vec::new() }),
@@ -171,7 +171,7 @@ impl Node {
         self.reply(asked, 0, record.map(|peer| peer.encode()), BOTH, now);
     }
 
-    fn tell_peers(&mut self, asked: &Incoming, now: Instant) {
+    fn answer_lookup(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let peers = self.records.peers(&target, now);
         let value = (!peers.is_empty()).then(|| LookupReply { peers, bump: 0 }.encode());

@@ -11,15 +11,15 @@ use super::super::interface::Event;
 use super::super::message::{Command, Request};
 use super::super::payload::Relay;
 use super::super::sending::{Purpose, Ready, THRICE};
-use super::Node;
+use super::HyperDhtNode;
 use super::walk::{Goal, RELAYS};
 use crate::kademlia::{Id, QueryId};
 
 /// How often our address is announced to the relays.
-const TELL_EVERY: Duration = Duration::from_secs(300);
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(300);
 /// The pause when a relay is needed sooner, and after the first announcement that no node accepted;
 /// it doubles each time.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
 /// How often we send to relays: routers soon forget which addresses may answer.
 const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
 
@@ -28,12 +28,12 @@ pub(crate) struct Serving {
     target: Id,
     relays: Vec<Relay>,
     /// Relays that accepted the announcement in the current round.
-    taking: Vec<Relay>,
+    accepting: Vec<Relay>,
     /// How many accepted it in the last round.
-    took: usize,
+    accepted: usize,
     query: Option<QueryId>,
-    next_tell: Instant,
-    earliest_tell: Instant,
+    next_announcement: Instant,
+    earliest_announcement: Instant,
     /// What the round under way tells is no longer true.
     outdated: bool,
     next_awake: Instant,
@@ -45,14 +45,14 @@ impl Serving {
         Self {
             target,
             relays: Vec::new(),
-            taking: Vec::new(),
-            took: 0,
+            accepting: Vec::new(),
+            accepted: 0,
             query: None,
-            next_tell: now,
-            earliest_tell: now,
+            next_announcement: now,
+            earliest_announcement: now,
             outdated: false,
             next_awake: now + STAY_AWAKE_EVERY,
-            pause: TELL_AGAIN,
+            pause: ANNOUNCE_AGAIN,
         }
     }
 
@@ -61,41 +61,41 @@ impl Serving {
     }
 
     /// A node will pass messages on to us.
-    pub(crate) fn taken(&mut self, relay: Relay) {
-        self.taking.push(relay);
+    pub(crate) fn accepted_by(&mut self, relay: Relay) {
+        self.accepting.push(relay);
     }
 
     /// The relays have to be told again, as soon as they may be.
     fn hurry(&mut self) {
-        self.next_tell = self.next_tell.min(self.earliest_tell);
+        self.next_announcement = self.next_announcement.min(self.earliest_announcement);
         self.outdated = self.query.is_some();
     }
 
     pub(crate) fn next_tick(&self) -> Instant {
         match self.query {
             Some(_) => self.next_awake,
-            None => self.next_awake.min(self.next_tell),
+            None => self.next_awake.min(self.next_announcement),
         }
     }
 
-    fn told(&mut self, now: Instant) {
+    fn announced(&mut self, now: Instant) {
         self.query = None;
-        self.relays = std::mem::take(&mut self.taking);
-        self.took = self.relays.len();
+        self.relays = std::mem::take(&mut self.accepting);
+        self.accepted = self.relays.len();
         let pause;
         (pause, self.pause) = if self.relays.is_empty() {
-            (self.pause, (self.pause * 2).min(TELL_EVERY))
+            (self.pause, (self.pause * 2).min(ANNOUNCE_EVERY))
         } else {
-            (if self.outdated { TELL_AGAIN } else { TELL_EVERY }, TELL_AGAIN)
+            (if self.outdated { ANNOUNCE_AGAIN } else { ANNOUNCE_EVERY }, ANNOUNCE_AGAIN)
         };
         self.outdated = false;
-        (self.next_tell, self.earliest_tell) = (now + pause, now + TELL_AGAIN);
+        (self.next_announcement, self.earliest_announcement) = (now + pause, now + ANNOUNCE_AGAIN);
         self.next_awake = now + STAY_AWAKE_EVERY;
     }
 
     fn lost(&mut self, relay: SocketAddrV4) {
         self.relays.retain(|one| one.relay_address != relay);
-        if self.relays.len() < self.took.min(RELAYS) {
+        if self.relays.len() < self.accepted.min(RELAYS) {
             self.hurry();
         }
     }
@@ -110,7 +110,7 @@ impl Serving {
     }
 }
 
-impl Node {
+impl HyperDhtNode {
     /// Can be found by our key from now on.
     pub(crate) fn serve(&mut self, now: Instant) {
         if self.serving.is_none() {
@@ -144,9 +144,9 @@ impl Node {
 
     pub(super) fn tick_serving(&mut self, now: Instant) {
         let Some(serving) = &mut self.serving else { return };
-        if serving.query.is_none() && now >= serving.next_tell {
-            serving.taking.clear();
-            serving.next_tell = now + TELL_AGAIN;
+        if serving.query.is_none() && now >= serving.next_announcement {
+            serving.accepting.clear();
+            serving.next_announcement = now + ANNOUNCE_AGAIN;
             let target = serving.target;
             // May be over before it is known to be under way.
             let query = self.start(target, Goal::Serve, now);
@@ -172,9 +172,9 @@ impl Node {
     /// The walk to the relays has ended, and they have answered.
     pub(super) fn served(&mut self, now: Instant) {
         let Some(serving) = &mut self.serving else { return };
-        serving.told(now);
-        let relays = serving.took;
-        self.happened(Event::Served { relays });
+        serving.announced(now);
+        let relays = serving.accepted;
+        self.report(Event::Served { relays });
     }
 
     pub(super) fn relay_answered(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {

@@ -11,9 +11,9 @@ use super::super::interface::Event;
 use super::super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
 use super::super::payload::Relay;
 use super::super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};
-use super::Node;
+use super::HyperDhtNode;
 use crate::compact::put_ipv4;
-use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, Step, may_name};
+use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, QueryStep, may_name};
 
 /// Queries under way; one more is refused.
 pub(crate) const MAX_QUERIES: usize = 16;
@@ -26,7 +26,7 @@ pub(crate) const RELAYS: usize = 3;
 /// Requests of one query that wait for an answer at the same time, late ones aside.
 const AT_ONCE: usize = 10;
 /// How long nodes have to accept an announcement after the walk to them.
-const TELL_WITHIN: Duration = Duration::from_secs(10);
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
 /// Nodes that are told at a time that one they named is down.
 const MAX_HINTS: usize = 16;
 
@@ -55,7 +55,7 @@ impl Goal {
     }
 
     /// How many of the nearest are told something at the end.
-    fn told(self) -> Option<usize> {
+    fn commit_count(self) -> Option<usize> {
         match self {
             Self::Announce => Some(BUCKET),
             Self::Serve => Some(RELAYS),
@@ -70,7 +70,7 @@ pub(crate) type Walk = Query<Goal, Option<Token>>;
 /// A node that took an announcement, and the token it gave for that.
 pub(crate) type Taker = (SocketAddrV4, Token);
 
-impl Node {
+impl HyperDhtNode {
     /// Begins a walk; `None` if too many are under way.
     pub(super) fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
         if self.queries.len() >= MAX_QUERIES {
@@ -94,7 +94,7 @@ impl Node {
         while !self.sending.is_full(now) {
             let socket = self.socket();
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
+            let Some(QueryStep { to, asked, referrer }) = query.next_step() else { break };
             let request =
                 Request { target: Some(query.target), ..Request::new(to, query.goal.command()) };
             let purpose = Purpose::Step { query: number, asked, referrer };
@@ -104,8 +104,8 @@ impl Node {
         if !query.is_done() && now < query.deadline {
             return;
         }
-        match query.goal.told() {
-            Some(most) if query.took().is_none() => self.tell(number, most, now),
+        match query.goal.commit_count() {
+            Some(most) if query.accepted().is_none() => self.commit(number, most, now),
             _ => self.finish(number, now),
         }
     }
@@ -146,7 +146,7 @@ impl Node {
         let own = self.keys.public_key();
         for Peer { key, relays } in reply.peers.into_iter().filter(|peer| peer.key != own) {
             let relays = believed_relays(via, relays);
-            self.happened(Event::Peer { query, key, relays, via });
+            self.report(Event::Peer { query, key, relays, via });
         }
     }
 
@@ -154,7 +154,7 @@ impl Node {
         let Ok(peer) = Peer::decode(value) else { return };
         if target_of(&peer.key) == target {
             let relays = believed_relays(from, peer.relays);
-            self.happened(Event::Record { query, from, relays });
+            self.report(Event::Record { query, from, relays });
         }
     }
 
@@ -183,21 +183,21 @@ impl Node {
     }
 
     /// The walk is over: tells the nearest what it was for.
-    fn tell(&mut self, number: QueryId, most: usize, now: Instant) {
+    fn commit(&mut self, number: QueryId, most: usize, now: Instant) {
         let Some(query) = self.queries.get_mut(&number) else { return };
         let closest = query.closest().into_iter();
         let takers: Vec<Taker> = closest
             .filter_map(|(contact, token)| Some((contact.address, token?)))
             .take(most)
             .collect();
-        query.tell(takers.len(), now + TELL_WITHIN);
+        query.commit(takers.len(), now + COMMIT_WITHIN);
         let (target, goal) = (query.target, query.goal);
         self.remember_takers(target, goal, &takers, now);
         for taker in takers {
-            if !self.tell_one(number, taker, false, now)
+            if !self.commit_one(number, taker, false, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
-                query.told(false);
+                query.commit_answered(false);
             }
         }
         if self.queries.get(&number).is_some_and(Walk::is_done) {
@@ -225,7 +225,7 @@ impl Node {
         }
     }
 
-    fn tell_one(
+    fn commit_one(
         &mut self,
         number: QueryId,
         (to, token): Taker,
@@ -239,7 +239,7 @@ impl Node {
             _ => self.relay_addresses(),
         };
         let request = self.announcement(Meaning::Here, target, (to, token), relays);
-        let purpose = Purpose::Tell { query: number, replaced };
+        let purpose = Purpose::Commit { query: number, replaced };
         self.ask(Ready { socket: self.socket(), request, purpose, patience: PATIENT }, now)
     }
 
@@ -261,7 +261,7 @@ impl Node {
     }
 
     /// A node that was told something has answered.
-    pub(super) fn tell_answered(
+    pub(super) fn commit_answered(
         &mut self,
         number: QueryId,
         replaced: bool,
@@ -273,20 +273,20 @@ impl Node {
         let (target, goal) = (query.target, query.goal);
         if let (INVALID_TOKEN, false, Some(token)) = (response.error, replaced, response.token) {
             self.replace_token(&target, from, token);
-            if self.tell_one(number, (from, token), true, now) {
+            if self.commit_one(number, (from, token), true, now) {
                 return;
             }
         }
-        let took = response.error == 0;
-        if let Some(serving) = self.serving.as_mut().filter(|_| took && goal == Goal::Serve) {
-            serving.taken(Relay { relay_address: from, peer_address: response.to });
+        let accepted = response.error == 0;
+        if let Some(serving) = self.serving.as_mut().filter(|_| accepted && goal == Goal::Serve) {
+            serving.accepted_by(Relay { relay_address: from, peer_address: response.to });
         }
-        self.told(number, took, now);
+        self.commit_result(number, accepted, now);
     }
 
-    pub(super) fn told(&mut self, number: QueryId, took: bool, now: Instant) {
+    pub(super) fn commit_result(&mut self, number: QueryId, accepted: bool, now: Instant) {
         if let Some(query) = self.queries.get_mut(&number) {
-            query.told(took);
+            query.commit_answered(accepted);
         }
         if self.queries.get(&number).is_some_and(Walk::is_done) {
             self.finish(number, now);
@@ -304,8 +304,8 @@ impl Node {
             Goal::Nodes => {}
             Goal::Serve => self.served(now),
             Goal::Lookup | Goal::Announce | Goal::Peer => {
-                let (answered, announced) = (query.answered(), query.took().unwrap_or(0));
-                self.happened(Event::Finished { query: number, answered, announced });
+                let (answered, announced) = (query.answered(), query.accepted().unwrap_or(0));
+                self.report(Event::Finished { query: number, answered, announced });
             }
         }
     }

@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
-use super::Surroundings;
-use super::location::Whereabouts;
+use super::DiscoveryContext;
+use super::location::NetworkLocation;
 use super::names::{joined, resolve};
 use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
 use crate::network::Inner;
-use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::candidates::{DialTarget, Found, Priority, Source};
 use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
 use crate::network::topics::Interest;
 
@@ -56,13 +56,13 @@ const ARRIVALS: usize = 16;
 /// Runs until the swarm is closed.
 pub(super) async fn run(
     swarm: Weak<Inner>,
-    mut around: Surroundings,
+    mut context: DiscoveryContext,
     link: Arc<Link>,
     bootstrap: Vec<String>,
 ) {
-    let mut closing = around.closing.clone();
+    let mut closing = context.closing.clone();
     tokio::select! {
-        () = find(&swarm, &mut around, &link, &bootstrap) => {}
+        () = find(&swarm, &mut context, &link, &bootstrap) => {}
         () = crate::network::closed(&mut closing) => {}
     }
     link.set(None);
@@ -71,7 +71,7 @@ pub(super) async fn run(
 /// One endpoint after the other: a new one where this machine is somewhere else.
 async fn find(
     swarm: &Weak<Inner>,
-    around: &mut Surroundings,
+    context: &mut DiscoveryContext,
     link: &Arc<Link>,
     bootstrap: &[String],
 ) {
@@ -88,8 +88,9 @@ async fn find(
         link.set(Some(Arc::clone(&endpoint)));
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
         let serving = tokio::spawn(hyperdht::serve(Arc::clone(&endpoint), events, sender));
-        let mut running = Running::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
-        let ended = running.find(swarm, around).await;
+        let mut running =
+            EndpointTasks::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
+        let ended = running.find(swarm, context).await;
         link.set(None);
         running.endpoint.retire();
         if ended == Ended::Closed {
@@ -103,17 +104,17 @@ async fn find(
 enum Ended {
     Closed,
     /// There is to be another one.
-    Anew,
+    Restart,
 }
 
 /// When something is asked next.
-struct Appointment {
+struct QuerySchedule {
     at: Instant,
     pause: Duration,
     running: bool,
 }
 
-impl Appointment {
+impl QuerySchedule {
     fn new(at: Instant) -> Self {
         Self { at, pause: FIRST_AGAIN, running: false }
     }
@@ -149,10 +150,10 @@ struct Peer {
 }
 
 /// An endpoint with its running tasks; dropping it ends them.
-struct Running {
+struct EndpointTasks {
     endpoint: Arc<Endpoint>,
     link: Arc<Link>,
-    topics: HashMap<DiscoveryKey, (Interest, Appointment)>,
+    topics: HashMap<DiscoveryKey, (Interest, QuerySchedule)>,
     /// Whether peers can find us by our key.
     serving: bool,
     queries: JoinSet<Answer>,
@@ -163,13 +164,13 @@ struct Running {
     resolved: Instant,
 }
 
-impl Drop for Running {
+impl Drop for EndpointTasks {
     fn drop(&mut self) {
         self.answering.abort();
     }
 }
 
-impl Running {
+impl EndpointTasks {
     fn new(
         endpoint: Arc<Endpoint>,
         link: Arc<Link>,
@@ -192,26 +193,26 @@ impl Running {
     }
 
     /// Until the endpoint is of no use any more.
-    async fn find(&mut self, swarm: &Weak<Inner>, around: &mut Surroundings) -> Ended {
-        let mut whereabouts = Whereabouts::now();
+    async fn find(&mut self, swarm: &Weak<Inner>, context: &mut DiscoveryContext) -> Ended {
+        let mut location = NetworkLocation::now();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.follow(around);
+        self.follow(context);
         loop {
             self.start(Instant::now());
             let next = self.next().unwrap_or_else(|| Instant::now() + LOOK_EVERY);
             tokio::select! {
-                changed = around.topics.changed() => {
+                changed = context.topics.changed() => {
                     if changed.is_err() {
                         return Ended::Closed;
                     }
-                    self.follow(around);
+                    self.follow(context);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
                     // One that panicked has not said what it was about.
-                    let Ok(answer) = answer else { return Ended::Anew };
+                    let Ok(answer) = answer else { return Ended::Restart };
                     let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
-                    if self.finished(around, answer, useful).await.is_err() {
+                    if self.finished(context, answer, useful).await.is_err() {
                         return Ended::Closed;
                     }
                 }
@@ -229,11 +230,11 @@ impl Running {
                 }
                 () = tokio::time::sleep_until(next) => {}
                 _ = look.tick() => {
-                    let here = Whereabouts::now();
-                    if here.differ(&whereabouts) {
-                        return Ended::Anew;
+                    let here = NetworkLocation::now();
+                    if here.differ(&location) {
+                        return Ended::Restart;
                     }
-                    whereabouts = here;
+                    location = here;
                     let alone = self.endpoint.with(|node, _| node.nodes() == 0);
                     let long_ago = self.resolved.elapsed() >= RESOLVE_EVERY;
                     if alone && long_ago && self.resolving.is_none() {
@@ -245,13 +246,13 @@ impl Running {
     }
 
     fn all_now(&mut self, now: Instant) {
-        self.topics.values_mut().for_each(|(_, appointment)| appointment.at = now);
+        self.topics.values_mut().for_each(|(_, schedule)| schedule.at = now);
     }
 
     /// Takes over what is wanted now.
-    fn follow(&mut self, around: &mut Surroundings) {
+    fn follow(&mut self, context: &mut DiscoveryContext) {
         let now = Instant::now();
-        let wanted = around.topics.borrow_and_update();
+        let wanted = context.topics.borrow_and_update();
         self.topics.retain(|topic, (interest, _)| {
             let kept = wanted.get(topic);
             if interest.announce && !kept.is_some_and(|kept| kept.announce) {
@@ -260,10 +261,10 @@ impl Running {
             kept.is_some()
         });
         for (topic, &interest) in wanted.iter() {
-            let (known, appointment) =
-                self.topics.entry(*topic).or_insert_with(|| (interest, Appointment::new(now)));
+            let (known, schedule) =
+                self.topics.entry(*topic).or_insert_with(|| (interest, QuerySchedule::new(now)));
             if *known != interest {
-                (*known, appointment.at) = (interest, now);
+                (*known, schedule.at) = (interest, now);
             }
         }
     }
@@ -299,23 +300,23 @@ impl Running {
     /// Hands over the found peers. While none of them is `useful`, the topic is queried again soon.
     async fn finished(
         &mut self,
-        around: &Surroundings,
+        context: &DiscoveryContext,
         answer: Answer,
         useful: bool,
     ) -> Result<(), ()> {
         let Answer { topic, found, announced } = answer;
         log::debug!("HyperDHT: {topic}: {} peers, {announced} announcements", found.len());
-        let Some((interest, appointment)) = self.topics.get_mut(&topic) else { return Ok(()) };
+        let Some((interest, schedule)) = self.topics.get_mut(&topic) else { return Ok(()) };
         let success = announced > 0 || (useful && !found.is_empty());
-        appointment.finished(success, Instant::now());
+        schedule.finished(success, Instant::now());
         if !interest.lookup {
             return Ok(());
         }
         for Peer { key, relays, via } in found {
             self.link.know(&key, relays);
-            let (target, source) = (Target::HyperDht(key), Source::HyperNode(via));
+            let (target, source) = (DialTarget::HyperDht(key), Source::HyperNode(via));
             let found = Found { topic, target, source, priority: Priority::Normal };
-            around.found.send(found).await.map_err(|_| ())?;
+            context.found.send(found).await.map_err(|_| ())?;
         }
         Ok(())
     }

@@ -13,10 +13,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Surroundings;
-use super::dns::{self, Answer, Heard, MAX_MESSAGE, Short, Token, short};
+use super::DiscoveryContext;
+use super::dns::{self, Answer, DnsMessage, MAX_MESSAGE, Token, TopicPrefix, topic_prefix};
 use crate::crypto::{DiscoveryKey, random_bytes};
-use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::network::candidates::{DialTarget, Found, Priority, Source};
 use crate::network::interfaces::{self, Interface};
 use crate::network::topics::Topics;
 
@@ -35,24 +35,24 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is asked and told, without sockets and clocks.
 #[derive(Default)]
-struct Speaker {
-    looked_for: HashMap<Short, DiscoveryKey>,
+struct LanNode {
+    looked_for: HashMap<TopicPrefix, DiscoveryKey>,
     /// With the token of our own announcement.
-    announced: HashMap<Short, Token>,
+    announced: HashMap<TopicPrefix, Token>,
     port: Option<u16>,
     outbox: VecDeque<Vec<u8>>,
     /// Answers given in the second that began then.
     answers: (Option<Instant>, u32),
 }
 
-impl Speaker {
+impl LanNode {
     /// Takes over what is wanted now, and asks and tells at once what is new.
     fn follow(&mut self, topics: &Topics, port: Option<u16>) -> io::Result<()> {
         let (had_port, had) = (self.port, std::mem::take(&mut self.announced));
         self.port = port;
         let asked = std::mem::take(&mut self.looked_for);
         for (topic, interest) in topics {
-            let name = short(topic);
+            let name = topic_prefix(topic);
             if interest.lookup {
                 self.looked_for.insert(name, *topic);
                 if !asked.contains_key(&name) {
@@ -74,11 +74,11 @@ impl Speaker {
         Ok(())
     }
 
-    fn ask(&mut self, name: &Short) {
+    fn ask(&mut self, name: &TopicPrefix) {
         self.outbox.extend(dns::query(name));
     }
 
-    fn tell(&mut self, topics: &[(Short, Token)], asked_by: Option<Ipv4Addr>) {
+    fn tell(&mut self, topics: &[(TopicPrefix, Token)], asked_by: Option<Ipv4Addr>) {
         if let Some(port) = self.port {
             self.outbox.extend(dns::response(topics, port, asked_by));
         }
@@ -87,7 +87,7 @@ impl Speaker {
     /// Asks for everything anew, unless what was asked before is still leaving.
     fn ask_all(&mut self) {
         if self.outbox.is_empty() {
-            let names: Vec<Short> = self.looked_for.keys().copied().collect();
+            let names: Vec<TopicPrefix> = self.looked_for.keys().copied().collect();
             names.iter().for_each(|name| self.ask(name));
         }
     }
@@ -100,15 +100,16 @@ impl Speaker {
     /// A message from `source`: the peers it tells of. What it asks is answered.
     fn hear(&mut self, message: &[u8], source: Ipv4Addr, now: Instant) -> Vec<Found> {
         match dns::parse(message) {
-            Some(Heard::Query(asked)) => {
-                let known = |name: &Short| self.announced.get(name).map(|token| (*name, *token));
+            Some(DnsMessage::Query(asked)) => {
+                let known =
+                    |name: &TopicPrefix| self.announced.get(name).map(|token| (*name, *token));
                 let topics: Vec<_> = asked.iter().filter_map(known).collect();
                 if !topics.is_empty() && self.may_answer(now) {
                     self.tell(&topics, Some(source));
                 }
                 Vec::new()
             }
-            Some(Heard::Response(answers)) => {
+            Some(DnsMessage::Response(answers)) => {
                 answers.iter().filter_map(|answer| self.peer(answer, source)).collect()
             }
             None => Vec::new(),
@@ -123,7 +124,7 @@ impl Speaker {
         }
         let address = SocketAddr::from((source, answer.port));
         let source = Source::Lan(IpAddr::V4(source));
-        Some(Found { topic, target: Target::Tcp(address), source, priority: Priority::Local })
+        Some(Found { topic, target: DialTarget::Tcp(address), source, priority: Priority::Local })
     }
 
     fn may_answer(&mut self, now: Instant) -> bool {
@@ -137,11 +138,11 @@ impl Speaker {
 }
 
 /// Runs until the swarm is closed.
-pub(super) async fn run(mut surroundings: Surroundings) {
-    let mut closing = surroundings.closing.clone();
+pub(super) async fn run(mut discovery_context: DiscoveryContext) {
+    let mut closing = discovery_context.closing.clone();
     loop {
         let error = tokio::select! {
-            ended = speak(&mut surroundings) => match ended {
+            ended = speak(&mut discovery_context) => match ended {
                 Ok(()) => return,
                 Err(error) => error,
             },
@@ -156,10 +157,10 @@ pub(super) async fn run(mut surroundings: Surroundings) {
 }
 
 /// Until an error, or until the swarm is gone.
-async fn speak(around: &mut Surroundings) -> io::Result<()> {
+async fn speak(context: &mut DiscoveryContext) -> io::Result<()> {
     let mut group = Group::open()?;
-    let mut speaker = Speaker::default();
-    around.topics.mark_changed();
+    let mut speaker = LanNode::default();
+    context.topics.mark_changed();
     let mut buffer = vec![0; MAX_MESSAGE + 1];
     let mut refresh = tokio::time::interval(REFRESH_EVERY);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,18 +179,18 @@ async fn speak(around: &mut Surroundings) -> io::Result<()> {
                     continue;
                 }
                 for found in speaker.hear(message, *source.ip(), Instant::now()) {
-                    if around.found.send(found).await.is_err() {
+                    if context.found.send(found).await.is_err() {
                         return Ok(());
                     }
                 }
             }
-            changed = around.topics.changed() => {
+            changed = context.topics.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
-                around.follow(&mut speaker)?;
+                context.follow(&mut speaker)?;
             }
-            _ = around.listening.changed() => around.follow(&mut speaker)?,
+            _ = context.listening.changed() => context.follow(&mut speaker)?,
             _ = refresh.tick() => if group.refresh() {
                 speaker.ask_all();
                 speaker.tell_all();
@@ -200,7 +201,7 @@ async fn speak(around: &mut Surroundings) -> io::Result<()> {
             }
             _ = pace.tick(), if !speaker.outbox.is_empty() => {
                 for message in speaker.outbox.drain(..speaker.outbox.len().min(TOGETHER)) {
-                    group.send(&message, around.only_at()).await;
+                    group.send(&message, context.only_at()).await;
                 }
             }
         }
@@ -211,8 +212,8 @@ fn query_pause() -> Duration {
     Duration::from_secs(fastrand::u64(QUERY_EVERY))
 }
 
-impl Surroundings {
-    fn follow(&mut self, speaker: &mut Speaker) -> io::Result<()> {
+impl DiscoveryContext {
+    fn follow(&mut self, speaker: &mut LanNode) -> io::Result<()> {
         let listening = *self.listening.borrow_and_update();
         let topics = self.topics.borrow_and_update();
         speaker.follow(&topics, listening.map(|address| address.port()))
@@ -298,21 +299,21 @@ mod tests {
         DiscoveryKey::new([n; 32])
     }
 
-    fn speaker(topics: &[(u8, Interest)], port: Option<u16>) -> Speaker {
-        let mut speaker = Speaker::default();
+    fn speaker(topics: &[(u8, Interest)], port: Option<u16>) -> LanNode {
+        let mut speaker = LanNode::default();
         let topics = topics.iter().map(|(n, interest)| (topic(*n), *interest)).collect();
         speaker.follow(&topics, port).unwrap();
         speaker
     }
 
-    fn said(speaker: &mut Speaker) -> Vec<Heard> {
+    fn said(speaker: &mut LanNode) -> Vec<DnsMessage> {
         speaker.outbox.drain(..).map(|message| dns::parse(&message).unwrap()).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_asks_and_tells_nothing() {
         let mut reader = speaker(&[(1, Interest::LOOKUP)], Some(7));
-        assert_eq!(said(&mut reader), [Heard::Query(vec![[1; 20]])]);
+        assert_eq!(said(&mut reader), [DnsMessage::Query(vec![[1; 20]])]);
         let question = dns::query(&[1; 20]).unwrap();
         assert_eq!(reader.hear(&question, PEER, Instant::now()), []);
         assert_eq!(said(&mut reader), []);
@@ -322,12 +323,12 @@ mod tests {
     #[test]
     fn the_key_itself_is_not_told() {
         let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();
-        let mut reader = Speaker::default();
+        let mut reader = LanNode::default();
         reader.follow(&[(key.discovery_key(), Interest::BOTH)].into(), Some(7)).unwrap();
         let said: Vec<u8> = reader.outbox.into_iter().flatten().collect();
         let tells = |bytes: &[u8]| said.windows(bytes.len()).any(|window| window == bytes);
         let hex = |bytes: &[u8]| hex::encode(bytes).into_bytes();
-        assert!(tells(&hex(&key.discovery_key().as_bytes()[..dns::SHORT])));
+        assert!(tells(&hex(&key.discovery_key().as_bytes()[..dns::PREFIX_LENGTH])));
         assert!(!tells(&hex(&key.as_bytes()[..8])) && !tells(&key.as_bytes()[..8]));
     }
 
@@ -341,7 +342,7 @@ mod tests {
         let answer = server.outbox.pop_front().unwrap();
         let mut reader = speaker(&[(2, Interest::LOOKUP)], None);
         let found = reader.hear(&answer, PEER, Instant::now());
-        assert_eq!(found[0].target, Target::Tcp(SocketAddr::from((PEER, 7))));
+        assert_eq!(found[0].target, DialTarget::Tcp(SocketAddr::from((PEER, 7))));
         assert_eq!((found[0].topic, found[0].priority), (topic(2), Priority::Local));
         assert_eq!(server.hear(&answer, PEER, Instant::now()), [], "not its own answer");
     }
@@ -350,10 +351,10 @@ mod tests {
     async fn nothing_is_told_without_a_port_and_everything_once_there_is_one() {
         let topics: Topics = [(topic(1), Interest::BOTH)].into();
         let mut server = speaker(&[(1, Interest::BOTH)], None);
-        assert_eq!(said(&mut server), [Heard::Query(vec![[1; 20]])]);
+        assert_eq!(said(&mut server), [DnsMessage::Query(vec![[1; 20]])]);
         server.follow(&topics, Some(9)).unwrap();
         assert!(
-            matches!(&said(&mut server)[..], [Heard::Response(answers)] if answers[0].port == 9)
+            matches!(&said(&mut server)[..], [DnsMessage::Response(answers)] if answers[0].port == 9)
         );
         server.follow(&topics, Some(9)).unwrap();
         assert_eq!(said(&mut server), [], "nothing is new");

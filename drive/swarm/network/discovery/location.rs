@@ -10,13 +10,13 @@ use crate::network::interfaces::{self, Interface};
 const SLEPT: Duration = Duration::from_secs(30);
 
 /// What tells that the machine is somewhere else now, or was asleep.
-pub(crate) struct Whereabouts {
+pub(crate) struct NetworkLocation {
     interfaces: Vec<Interface>,
     clock: SystemTime,
     time: Instant,
 }
 
-impl Whereabouts {
+impl NetworkLocation {
     pub(crate) fn now() -> Self {
         Self { interfaces: interfaces::usable(), clock: SystemTime::now(), time: Instant::now() }
     }
@@ -38,25 +38,25 @@ mod tests {
 
     use super::*;
 
-    fn whereabouts(clock: u64, time: Instant, interfaces: &[Interface]) -> Whereabouts {
+    fn location(clock: u64, time: Instant, interfaces: &[Interface]) -> NetworkLocation {
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(clock);
-        Whereabouts { interfaces: interfaces.to_vec(), clock, time }
+        NetworkLocation { interfaces: interfaces.to_vec(), clock, time }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_machine_that_slept_or_moved_is_noticed() {
         let now = Instant::now();
-        let before = whereabouts(100, now, &[]);
+        let before = location(100, now, &[]);
         let later = now + Duration::from_secs(5);
-        assert!(!whereabouts(105, later, &[]).differ(&before));
-        assert!(!whereabouts(135, later, &[]).differ(&before));
-        assert!(whereabouts(136, later, &[]).differ(&before));
-        assert!(!whereabouts(50, later, &[]).differ(&before), "a clock that was put right");
+        assert!(!location(105, later, &[]).differ(&before));
+        assert!(!location(135, later, &[]).differ(&before));
+        assert!(location(136, later, &[]).differ(&before));
+        assert!(!location(50, later, &[]).differ(&before), "a clock that was put right");
         let wire = Interface {
             address: Ipv4Addr::new(10, 0, 0, 1),
             mask: Ipv4Addr::new(255, 0, 0, 0),
             loopback: false,
         };
-        assert!(whereabouts(105, later, &[wire]).differ(&before));
+        assert!(location(105, later, &[wire]).differ(&before));
     }
 }

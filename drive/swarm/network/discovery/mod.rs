@@ -22,7 +22,7 @@ use super::{Inner, Swarm};
 pub use dht::BootstrapNode;
 pub(super) use dht::Link;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub(super) use location::Whereabouts;
+pub(super) use location::NetworkLocation;
 
 /// Which ways of finding peers are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) fn parse_multicast_dns(message: &[u8]) {
 }
 
 /// What a way of finding peers sees of the swarm.
-pub(super) struct Surroundings {
+pub(super) struct DiscoveryContext {
     topics: watch::Receiver<Topics>,
     listening: watch::Receiver<Option<SocketAddr>>,
     found: mpsc::Sender<Found>,
@@ -58,8 +58,8 @@ pub(super) struct Surroundings {
 }
 
 impl Inner {
-    fn surroundings(&self) -> Surroundings {
-        Surroundings {
+    fn discovery_context(&self) -> DiscoveryContext {
+        DiscoveryContext {
             topics: self.finding.topics.subscribe(),
             listening: self.finding.listening.subscribe(),
             found: self.finding.found.clone(),
@@ -76,13 +76,13 @@ impl Swarm {
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let inner = &self.inner;
         if options.lan {
-            inner.runtime.spawn(lan::run(inner.surroundings()));
+            inner.runtime.spawn(lan::run(inner.discovery_context()));
         }
         if !options.bootstrap.is_empty() {
-            let link = Arc::new(dht::link(&inner.surroundings()).await?);
+            let link = Arc::new(dht::link(&inner.discovery_context()).await?);
             if inner.finding.dht.set(Arc::clone(&link)).is_ok() {
                 let bootstrap = options.bootstrap.clone();
-                inner.runtime.spawn(dht::run(inner.surroundings(), link, bootstrap));
+                inner.runtime.spawn(dht::run(inner.discovery_context(), link, bootstrap));
             }
         }
         if !options.hyperdht.is_empty() {
@@ -90,7 +90,12 @@ impl Swarm {
             if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
                 let swarm = Arc::downgrade(inner);
                 let bootstrap = options.hyperdht.clone();
-                inner.runtime.spawn(hyperdht::run(swarm, inner.surroundings(), link, bootstrap));
+                inner.runtime.spawn(hyperdht::run(
+                    swarm,
+                    inner.discovery_context(),
+                    link,
+                    bootstrap,
+                ));
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::endpoint::Endpoint;
-use super::socket_stream::{Line, Lost};
+use super::socket_stream::{SocketStream, SocketStreamError};
 use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
 
 /// An empty message is sent after this time without another one: routers forget idle streams, and a
@@ -20,7 +20,7 @@ pub(crate) const ALIVE_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConnectionError {
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] SocketStreamError),
     #[error(transparent)]
     Broken(#[from] StreamError),
     #[error("a message of {0} bytes is longer than can be sent")]
@@ -35,13 +35,13 @@ pub(crate) struct Connection {
 }
 
 pub(crate) struct Reader {
-    line: Arc<Line>,
+    stream: Arc<SocketStream>,
     unsealer: Unsealer,
     pieces: Vec<Bytes>,
 }
 
 pub(crate) struct Writer {
-    line: Arc<Line>,
+    stream: Arc<SocketStream>,
     sealer: Sealer,
     waiting: VecDeque<Bytes>,
     /// Its tasks carry the stream.
@@ -49,18 +49,18 @@ pub(crate) struct Writer {
 }
 
 impl Connection {
-    /// On a line that is connected. Messages of the remote may have `longest` bytes.
+    /// On a stream that is connected. Messages of the remote may have `longest` bytes.
     pub(crate) fn new(
         endpoint: Arc<Endpoint>,
-        line: Arc<Line>,
+        stream: Arc<SocketStream>,
         secrets: &Secrets,
         address: SocketAddrV4,
         longest: usize,
     ) -> Self {
         let (sealer, unsealer, header) = begin(secrets, longest);
-        let reader = Reader { line: Arc::clone(&line), unsealer, pieces: Vec::new() };
+        let reader = Reader { stream: Arc::clone(&stream), unsealer, pieces: Vec::new() };
         let waiting = VecDeque::from([header]);
-        let writer = Writer { line, sealer, waiting, _endpoint: endpoint };
+        let writer = Writer { stream, sealer, waiting, _endpoint: endpoint };
         Self { reader, writer, address }
     }
 }
@@ -72,7 +72,7 @@ impl Reader {
             if let Some(message) = self.unsealer.next_message()? {
                 return Ok(Some(message));
             }
-            self.line.read(&mut self.pieces).await?;
+            self.stream.read(&mut self.pieces).await?;
             if self.pieces.is_empty() {
                 return Ok(None);
             }
@@ -105,7 +105,7 @@ impl Writer {
 
     /// Ends the connection at once: what waits is lost.
     pub(crate) fn destroy(&self) {
-        self.line.destroy();
+        self.stream.destroy();
     }
 
     /// Bytes that the stream has not taken yet.
@@ -122,7 +122,7 @@ impl Writer {
     /// Writes what waits. Giving it up loses nothing.
     pub(crate) async fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(first) = self.waiting.front_mut() {
-            let count = self.line.write(first).await?;
+            let count = self.stream.write(first).await?;
             first.advance(count);
             if first.is_empty() {
                 self.waiting.pop_front();
@@ -134,6 +134,6 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.line.leave();
+        self.stream.leave();
     }
 }

@@ -16,15 +16,15 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::socket::{Knock, Socket, now};
-use super::socket_stream::{Forget, Line};
+use super::socket_stream::{Forget, SocketStream};
 use crate::crypto::{KeyPair, random_bytes};
-use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
-use crate::kademlia::{Chosen, QueryId};
+use crate::hyperdht::{Answer, Ask, Asked, Event, HyperDhtNode, RequestId, Role, SocketId};
+use crate::kademlia::{QueryId, RandomParts};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::stream_of;
 
 /// Streams at once, those that are being made or ended included; one more is refused.
-pub(crate) const MAX_LINES: usize = 512;
+pub(crate) const MAX_STREAMS: usize = 512;
 /// Sockets at once.
 pub(crate) const MAX_SOCKETS: usize = 1024;
 /// Bytes received that all streams together may keep: those before which some lack. Beyond it the
@@ -46,11 +46,11 @@ pub(crate) struct Endpoint {
     own: Weak<Endpoint>,
     pub keys: KeyPair,
     ip: Ipv4Addr,
-    node: Mutex<Node>,
+    node: Mutex<HyperDhtNode>,
     sockets: Mutex<HashMap<SocketId, (Arc<Socket>, AbortHandle)>>,
     next_socket: AtomicU32,
-    lines: Mutex<HashMap<u32, Arc<Line>>>,
-    line_count: Arc<AtomicUsize>,
+    streams: Mutex<HashMap<u32, Arc<SocketStream>>>,
+    stream_count: Arc<AtomicUsize>,
     waiting: Mutex<Waiting>,
     asked: mpsc::Sender<ServerEvent>,
     /// Trying ports looks like an attack from outside: one hole at a time.
@@ -84,35 +84,35 @@ pub(crate) struct Settings {
 }
 
 /// A stream that is to be connected. It is forgotten if it is dropped before.
-pub(crate) struct NewLine {
-    line: Arc<Line>,
+pub(crate) struct UnconnectedStream {
+    stream: Arc<SocketStream>,
     endpoint: Arc<Endpoint>,
     connected: bool,
 }
 
-impl Deref for NewLine {
-    type Target = Line;
+impl Deref for UnconnectedStream {
+    type Target = SocketStream;
 
-    fn deref(&self) -> &Line {
-        &self.line
+    fn deref(&self) -> &SocketStream {
+        &self.stream
     }
 }
 
-impl NewLine {
+impl UnconnectedStream {
     /// From now on its packets go there, as long as it is not over.
-    pub(crate) fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
+    pub(crate) fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<SocketStream> {
         self.connected = true;
-        self.line.connect(socket, to);
+        self.stream.connect(socket, to);
         let endpoint: Weak<Endpoint> = Arc::downgrade(&self.endpoint);
-        tokio::spawn(Arc::clone(&self.line).drive(endpoint));
-        Arc::clone(&self.line)
+        tokio::spawn(Arc::clone(&self.stream).drive(endpoint));
+        Arc::clone(&self.stream)
     }
 }
 
-impl Drop for NewLine {
+impl Drop for UnconnectedStream {
     fn drop(&mut self) {
         if !self.connected {
-            self.endpoint.forget(self.line.local_id);
+            self.endpoint.forget(self.stream.local_id);
         }
     }
 }
@@ -145,10 +145,16 @@ impl Endpoint {
             None => Some(Arc::new(Socket::bind(SocketId::CLIENT, settings.ip, 0, None).await?)),
         };
         let role = match settings.stays_at {
-            Some(ip) => Role::Staying { address: SocketAddrV4::new(ip, server.port()) },
-            None => Role::Passing { server_port: server.port() },
+            Some(ip) => Role::Persistent { address: SocketAddrV4::new(ip, server.port()) },
+            None => Role::Ephemeral { server_port: server.port() },
         };
-        let node = Node::new(Chosen::at_random()?, keys.clone(), Vec::new(), role, Instant::now());
+        let node = HyperDhtNode::new(
+            RandomParts::at_random()?,
+            keys.clone(),
+            Vec::new(),
+            role,
+            Instant::now(),
+        );
         let (sender, asked) = mpsc::channel(ASKED);
         let earlier = Arc::new(Notify::new());
         let endpoint = Arc::new_cyclic(|own| Self {
@@ -158,8 +164,8 @@ impl Endpoint {
             node: Mutex::new(Rank::NODE, node),
             sockets: Mutex::new(Rank::SOCKETS, HashMap::new()),
             next_socket: AtomicU32::new(SocketId::SERVER.0 + 1),
-            lines: Mutex::new(Rank::LINES, HashMap::new()),
-            line_count: Arc::default(),
+            streams: Mutex::new(Rank::STREAMS, HashMap::new()),
+            stream_count: Arc::default(),
             waiting: Mutex::default(),
             asked: sender,
             turns: Arc::new(Semaphore::new(1)),
@@ -173,7 +179,7 @@ impl Endpoint {
     }
 
     /// The node, for what it does at once; [`Endpoint::flush`] has to follow.
-    fn node(&self) -> MutexGuard<'_, Node> {
+    fn node(&self) -> MutexGuard<'_, HyperDhtNode> {
         // Nothing panics while holding it.
         self.node.lock()
     }
@@ -182,8 +188,8 @@ impl Endpoint {
         self.sockets.lock()
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<u32, Arc<Line>>> {
-        self.lines.lock()
+    fn streams(&self) -> MutexGuard<'_, HashMap<u32, Arc<SocketStream>>> {
+        self.streams.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -191,7 +197,7 @@ impl Endpoint {
     }
 
     /// Has the node do something, and what follows from it.
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HyperDhtNode, Instant) -> T) -> T {
         let result = act(&mut self.node(), Instant::now());
         self.flush();
         result
@@ -216,12 +222,12 @@ impl Endpoint {
             events.extend(std::iter::from_fn(|| node.next_event()));
         }
         for event in events {
-            self.tell(event);
+            self.deliver(event);
         }
         self.earlier.notify_one();
     }
 
-    fn tell(&self, event: Event) {
+    fn deliver(&self, event: Event) {
         match event {
             Event::Answered { request, answer } => {
                 if let Some(waits) = self.waiting().answers.remove(&request) {
@@ -261,7 +267,7 @@ impl Endpoint {
     /// Starts a query; what it finds, and at last that it has finished.
     pub(crate) fn query(
         &self,
-        start: impl FnOnce(&mut Node, Instant) -> Option<QueryId>,
+        start: impl FnOnce(&mut HyperDhtNode, Instant) -> Option<QueryId>,
     ) -> Option<mpsc::Receiver<Event>> {
         let (sender, events) = mpsc::channel(EVENTS);
         {
@@ -311,9 +317,9 @@ impl Endpoint {
     }
 
     /// A stream that is to be connected; `None` if there are too many.
-    pub(crate) fn new_line(self: &Arc<Self>) -> Option<NewLine> {
-        let mut lines = self.lines();
-        if lines.len() >= MAX_LINES {
+    pub(crate) fn new_stream(self: &Arc<Self>) -> Option<UnconnectedStream> {
+        let mut streams = self.streams();
+        if streams.len() >= MAX_STREAMS {
             return None;
         }
         // It must not be guessable: the first packet of a stream determines the address of the
@@ -321,10 +327,10 @@ impl Endpoint {
         let id = std::iter::repeat_with(|| random_bytes().map(u32::from_le_bytes))
             .take_while(Result::is_ok)
             .flatten()
-            .find(|id| !lines.contains_key(id))?;
-        let line = Arc::new(Line::new(id, Arc::clone(&self.line_count)));
-        lines.insert(id, Arc::clone(&line));
-        Some(NewLine { line, endpoint: Arc::clone(self), connected: false })
+            .find(|id| !streams.contains_key(id))?;
+        let stream = Arc::new(SocketStream::new(id, Arc::clone(&self.stream_count)));
+        streams.insert(id, Arc::clone(&stream));
+        Some(UnconnectedStream { stream, endpoint: Arc::clone(self), connected: false })
     }
 
     /// The node says nothing any more: another endpoint with the same keys takes its place, and what
@@ -335,8 +341,8 @@ impl Endpoint {
 
     /// Ends the stream that keeps most, if all together keep too much.
     fn bound_held(&self) {
-        let all: Vec<_> = self.lines().values().cloned().collect();
-        let held: Vec<_> = all.iter().map(|line| line.held()).collect();
+        let all: Vec<_> = self.streams().values().cloned().collect();
+        let held: Vec<_> = all.iter().map(|stream| stream.held()).collect();
         if held.iter().sum::<usize>() > MAX_HELD
             && let Some((most, _)) = all.iter().zip(held).max_by_key(|(_, held)| *held)
         {
@@ -347,8 +353,8 @@ impl Endpoint {
     /// What all streams keep together, and how many there are.
     #[cfg(test)]
     pub(crate) fn held(&self) -> (usize, usize) {
-        let all: Vec<_> = self.lines().values().cloned().collect();
-        (all.iter().map(|line| line.held()).sum(), all.len())
+        let all: Vec<_> = self.streams().values().cloned().collect();
+        (all.iter().map(|stream| stream.held()).sum(), all.len())
     }
 
     /// Takes all announcements back, without waiting whether that is heard.
@@ -362,16 +368,16 @@ impl Endpoint {
         socket: &Arc<Socket>,
         from: SocketAddrV4,
         packet: &[u8],
-    ) -> Option<Arc<Line>> {
+    ) -> Option<Arc<SocketStream>> {
         if packet.len() <= 1 {
             socket.knocked(from);
             return None;
         }
         match stream_of(packet) {
             Some(id) => {
-                let line = self.lines().get(&id).cloned()?;
-                line.receive(socket, from, packet, now());
-                Some(line)
+                let stream = self.streams().get(&id).cloned()?;
+                stream.receive(socket, from, packet, now());
+                Some(stream)
             }
             None => {
                 self.with(|node, now| node.receive(socket.id, from, packet, now));
@@ -391,7 +397,7 @@ impl Drop for Endpoint {
 
 impl Forget for Endpoint {
     fn forget(&self, id: u32) {
-        self.lines().remove(&id);
+        self.streams().remove(&id);
     }
 }
 
@@ -406,7 +412,7 @@ impl Drop for Closing {
 /// Reads a socket until it is closed.
 async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
     let mut buffer = vec![0; DATAGRAM];
-    let mut touched: HashMap<u32, Arc<Line>> = HashMap::new();
+    let mut touched: HashMap<u32, Arc<SocketStream>> = HashMap::new();
     loop {
         let mut received = match socket.receive(&mut buffer).await {
             Ok(received) => Some(received),
@@ -421,15 +427,15 @@ async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
         let mut count = 0;
         while let Some((length, from)) = received {
             let packet = buffer.get(..length).unwrap_or_default();
-            if let Some(line) = endpoint.dispatch(&socket, from, packet) {
-                touched.insert(line.local_id, line);
+            if let Some(stream) = endpoint.dispatch(&socket, from, packet) {
+                touched.insert(stream.local_id, stream);
             }
             count += 1;
             received = if count < BATCH { socket.try_receive(&mut buffer) } else { None };
         }
         let now = now();
-        let much = touched.values().any(|line| line.held() > LITTLE);
-        touched.drain().for_each(|(_, line)| line.attend(now));
+        let much = touched.values().any(|stream| stream.held() > LITTLE);
+        touched.drain().for_each(|(_, stream)| stream.attend(now));
         if much {
             endpoint.bound_held();
         }

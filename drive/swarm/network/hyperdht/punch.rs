@@ -19,7 +19,7 @@ use super::endpoint::{Closing, Endpoint, OpenSocket};
 use super::socket::{Knock, Socket};
 use crate::hyperdht::message::Command;
 use crate::hyperdht::payload::Firewall;
-use crate::hyperdht::{Ask, Reach, Samples, SocketId};
+use crate::hyperdht::{Ask, Reachability, Samples, SocketId};
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Nodes asked how they see a socket.
@@ -102,7 +102,7 @@ impl Drop for Puncher {
 
 /// Why no hole can be punched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Hopeless {
+pub(crate) enum PunchError {
     #[error("both routers use another port for everybody")]
     BothRandom,
     #[error("the other side has shown no address that is its own")]
@@ -144,13 +144,13 @@ impl Puncher {
 
     /// What we are behind. Where there are too few nodes to tell, the best that is possible.
     pub(crate) fn firewall(&self) -> Firewall {
-        match self.samples.reach() {
-            Reach::Random => Firewall::Random,
+        match self.samples.reachability() {
+            Reachability::Random => Firewall::Random,
             // An openly reachable peer needs no hole.
-            Reach::Open(_) | Reach::Consistent(_) => Firewall::Consistent,
-            Reach::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
-            Reach::Unknown if self.seen_as.is_some() => Firewall::Random,
-            Reach::Unknown => Firewall::Unknown,
+            Reachability::Open(_) | Reachability::Consistent(_) => Firewall::Consistent,
+            Reachability::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
+            Reachability::Unknown if self.seen_as.is_some() => Firewall::Random,
+            Reachability::Unknown => Firewall::Unknown,
         }
     }
 
@@ -185,7 +185,7 @@ impl Puncher {
     /// # Errors
     /// Fails if both routers choose ports at random, if no usable address of the peer
     /// is known, or if another caller is trying ports.
-    pub(crate) fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
+    pub(crate) fn punch(&mut self, first: bool) -> Result<(), PunchError> {
         if self.knocking.is_some() {
             return Ok(());
         }
@@ -195,17 +195,17 @@ impl Puncher {
         };
         let (ours, theirs) = (coerce(self.firewall()), coerce(self.remote.firewall));
         let knocking = match (ours, theirs) {
-            (Firewall::Random, Firewall::Random) => return Err(Hopeless::BothRandom),
+            (Firewall::Random, Firewall::Random) => return Err(PunchError::BothRandom),
             (Firewall::Consistent, Firewall::Consistent) => {
                 let addresses = self.remote.addresses.clone();
                 if addresses.is_empty() {
-                    return Err(Hopeless::NoAddress);
+                    return Err(PunchError::NoAddress);
                 }
                 tokio::spawn(knock(Arc::clone(&self.socket), addresses, first))
             }
             _ => {
-                let to = self.remote.verified().ok_or(Hopeless::NoAddress)?;
-                self._turn = Some(self.endpoint.turn().ok_or(Hopeless::Busy)?);
+                let to = self.remote.verified().ok_or(PunchError::NoAddress)?;
+                self._turn = Some(self.endpoint.turn().ok_or(PunchError::Busy)?);
                 if theirs == Firewall::Random {
                     tokio::spawn(try_ports(Arc::clone(&self.socket), *to.ip()))
                 } else {

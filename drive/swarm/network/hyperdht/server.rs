@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
-use super::endpoint::{Closing, Endpoint, NewLine, ServerEvent};
-use super::punch::{Hopeless, Puncher, Seen};
+use super::endpoint::{Closing, Endpoint, ServerEvent, UnconnectedStream};
+use super::punch::{PunchError, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
 use super::{LONGEST_MESSAGE, hello};
@@ -175,7 +175,7 @@ async fn handshake(
 }
 
 /// How the peer's stream and ours come together.
-enum Meeting {
+enum ConnectPlan {
     /// We connect to the peer: every address can reach it, or its packets have reached us already.
     There(Arc<Socket>, SocketAddrV4),
     /// It comes to where this node is.
@@ -184,22 +184,22 @@ enum Meeting {
     Between(Box<Puncher>),
 }
 
-async fn meeting(
+async fn plan(
     endpoint: &Arc<Endpoint>,
     asked: &Asked,
     theirs: &NoisePayload,
     open: bool,
-) -> Result<Meeting, Unanswered> {
+) -> Result<ConnectPlan, Unanswered> {
     let socket = |id| endpoint.socket(id).ok_or(Unanswered::NoSocket);
     Ok(match asked.peer {
-        None => Meeting::There(socket(asked.socket)?, asked.from),
+        None => ConnectPlan::There(socket(asked.socket)?, asked.from),
         // From the socket that we report as openly reachable, since the peer may connect to us as
         // well.
         Some(peer) if theirs.firewall == Firewall::Open => {
-            Meeting::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
+            ConnectPlan::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
         }
-        Some(_) if open => Meeting::Here,
-        Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
+        Some(_) if open => ConnectPlan::Here,
+        Some(_) => ConnectPlan::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
     })
 }
 
@@ -212,70 +212,70 @@ async fn answer(
     let endpoint = &server.endpoint;
     let mut noise = Handshake::responder(&endpoint.keys, &handshake_namespace())?;
     let theirs = NoisePayload::decode(noise.read(&asked.message)?)?;
-    let UdxInfo { id: stream, .. } = theirs
+    let UdxInfo { id: remote_stream, .. } = theirs
         .udx
         .filter(|_| theirs.error == fault::NONE)
         .ok_or(Unanswered::NoStream(theirs.error))?;
-    let line = endpoint.new_line().ok_or(Unanswered::TooMany)?;
-    line.remote_is(stream);
-    let (reach, relays) = endpoint.with(|node, _| (node.reach(), node.relays()));
+    let stream = endpoint.new_stream().ok_or(Unanswered::TooMany)?;
+    stream.remote_is(remote_stream);
+    let (reach, relays) = endpoint.with(|node, _| (node.reachability(), node.relays()));
     let open = reach.open();
-    let meeting = meeting(endpoint, &asked, &theirs, open.is_some()).await?;
+    let plan = plan(endpoint, &asked, &theirs, open.is_some()).await?;
     let payload = NoisePayload {
         relay_addresses: relays.iter().map(|relay| relay.relay_address).collect(),
         holepunch: open.is_none().then_some(HolepunchInfo { id, relays }),
-        ..hello(endpoint, open, line.local_id)
+        ..hello(endpoint, open, stream.local_id)
     };
     let hello = noise.write(&payload.encode())?;
     let secrets = noise.finish()?;
     // The peer takes where the answer comes from for where the hole is to lead. Behind the same router
     // it finds us at home.
-    let next_door = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
-    let from = match &meeting {
-        Meeting::Between(puncher) if !next_door => puncher.socket.id,
+    let same_router = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
+    let from = match &plan {
+        ConnectPlan::Between(puncher) if !same_router => puncher.socket.id,
         _ => asked.socket,
     };
     let (rounds, receiver) = mpsc::channel(ROUNDS);
-    if let Meeting::Between(_) = meeting {
+    if let ConnectPlan::Between(_) = plan {
         server.holes().insert(id, rounds);
     }
     if let Some(answered) = server.answered().get_mut(&hash) {
         answered.reply = Some((from, hello.clone()));
     }
     let left = server.reply(&asked, from, hello);
-    match meeting {
-        Meeting::There(socket, to) => {
+    match plan {
+        ConnectPlan::There(socket, to) => {
             // Nothing shows yet that the peer is there.
-            line.say_at_most(left);
-            Ok(connected(server, line, &socket, to, &secrets, None))
+            stream.limit_unconfirmed(left);
+            Ok(connected(server, stream, &socket, to, &secrets, None))
         }
-        Meeting::Here => {
-            let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, line.arrived()).await;
+        ConnectPlan::Here => {
+            let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, stream.arrived()).await;
             let (socket, from) = arrived.map_err(|_| Unanswered::NotArrived)?;
-            Ok(connected(server, line, &socket, from, &secrets, None))
+            Ok(connected(server, stream, &socket, from, &secrets, None))
         }
-        Meeting::Between(puncher) => {
+        ConnectPlan::Between(puncher) => {
             let sealed = Sealed::new(&secrets.hash)?;
             let mut hole = Hole { endpoint, puncher: *puncher, sealed, round: 0, rounds: receiver };
             hole.puncher.remote.firewall = theirs.firewall;
-            let (socket, from) = hole.open(&line).await.ok_or(Unanswered::NotArrived)?;
+            let (socket, from) = hole.open(&stream).await.ok_or(Unanswered::NotArrived)?;
             let closing = hole.puncher.take(socket.id);
-            Ok(connected(server, line, &socket, from, &secrets, closing))
+            Ok(connected(server, stream, &socket, from, &secrets, closing))
         }
     }
 }
 
 fn connected(
     server: &Server,
-    line: NewLine,
+    stream: UnconnectedStream,
     socket: &Arc<Socket>,
     to: SocketAddrV4,
     secrets: &Secrets,
     closing: Option<Closing>,
 ) -> Connection {
-    let line = line.connect(socket, to);
-    closing.into_iter().for_each(|closing| line.keep(closing));
-    Connection::new(Arc::clone(&server.endpoint), line, secrets, to, LONGEST_MESSAGE)
+    let stream = stream.connect(socket, to);
+    closing.into_iter().for_each(|closing| stream.keep(closing));
+    Connection::new(Arc::clone(&server.endpoint), stream, secrets, to, LONGEST_MESSAGE)
 }
 
 /// A hole that is being punched for one peer.
@@ -290,7 +290,7 @@ struct Hole<'a> {
 
 impl Hole<'_> {
     /// Until the first packet of the stream comes through.
-    async fn open(&mut self, line: &NewLine) -> Option<(Arc<Socket>, SocketAddrV4)> {
+    async fn open(&mut self, stream: &UnconnectedStream) -> Option<(Arc<Socket>, SocketAddrV4)> {
         let sampling = self.puncher.sampling();
         tokio::pin!(sampling);
         let mut until = Instant::now() + ARRIVE_WITHIN;
@@ -302,7 +302,7 @@ impl Hole<'_> {
                     self.puncher.sampled(seen);
                     sampled = true;
                 }
-                way = line.arrived() => return Some(way),
+                way = stream.arrived() => return Some(way),
                 (socket, from) = self.puncher.knocked() => socket.knock(from),
                 Some(asked) = self.rounds.recv(), if sampled => {
                     if self.take_part(&asked) {
@@ -330,7 +330,7 @@ impl Hole<'_> {
         let punching = if theirs.punching { self.puncher.punch(false) } else { Ok(()) };
         let error = match punching {
             Ok(()) => fault::NONE,
-            Err(Hopeless::Busy) => fault::TRY_LATER,
+            Err(PunchError::Busy) => fault::TRY_LATER,
             Err(_) => fault::ABORTED,
         };
         let answer = Round {

@@ -26,7 +26,7 @@ pub(crate) const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
 pub(crate) const SMALLEST_SHARE: usize = 128 * 1024;
 
 /// See the module's description.
-pub(crate) struct Line {
+pub(crate) struct SocketStream {
     pub local_id: u32,
     /// How many there are, this one included.
     all: Arc<AtomicUsize>,
@@ -110,7 +110,7 @@ impl State {
 
 /// What a read or a write came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Lost {
+pub(crate) enum SocketStreamError {
     #[error("the stream is not connected")]
     Unconnected,
     #[error(transparent)]
@@ -122,19 +122,19 @@ pub(crate) trait Forget: Send + Sync {
     fn forget(&self, id: u32);
 }
 
-impl Drop for Line {
+impl Drop for SocketStream {
     fn drop(&mut self) {
         self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Line {
+impl SocketStream {
     pub(crate) fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
         all.fetch_add(1, Ordering::Relaxed);
         Self {
             local_id,
             all,
-            state: Mutex::new(Rank::LINE, State::default()),
+            state: Mutex::new(Rank::STREAM, State::default()),
             readable: Notify::new(),
             writable: Notify::new(),
             arrived: Notify::new(),
@@ -228,7 +228,7 @@ impl Line {
 
     /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
     /// address may be forged.
-    pub(crate) fn say_at_most(&self, bytes: usize) {
+    pub(crate) fn limit_unconfirmed(&self, bytes: usize) {
         self.state().unheard_bytes = Some(bytes);
     }
 
@@ -238,13 +238,13 @@ impl Line {
     }
 
     /// Bytes in order, as many packets as are there; none at all once the remote has ended.
-    pub(crate) async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), Lost> {
+    pub(crate) async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), SocketStreamError> {
         loop {
             let readable = self.readable.notified();
             let now = now();
             {
                 let mut state = self.state();
-                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                let stream = state.stream.as_mut().ok_or(SocketStreamError::Unconnected)?;
                 into.extend(std::iter::from_fn(|| stream.read()));
                 if !into.is_empty() || stream.remote_ended() {
                     drop(state);
@@ -261,13 +261,13 @@ impl Line {
     }
 
     /// Writes what there is room for; waits until there is some.
-    pub(crate) async fn write(&self, bytes: &[u8]) -> Result<usize, Lost> {
+    pub(crate) async fn write(&self, bytes: &[u8]) -> Result<usize, SocketStreamError> {
         loop {
             let writable = self.writable.notified();
             let now = now();
             {
                 let mut state = self.state();
-                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                let stream = state.stream.as_mut().ok_or(SocketStreamError::Unconnected)?;
                 if let Some(failure) = stream.failure() {
                     return Err(failure.into());
                 }

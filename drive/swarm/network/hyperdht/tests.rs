@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 
-use super::endpoint::{MAX_HELD, MAX_LINES, NewLine};
+use super::endpoint::{MAX_HELD, MAX_STREAMS, UnconnectedStream};
 use super::server::{MAX_HANDSHAKES, MAX_REMEMBERED};
-use super::socket_stream::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
+use super::socket_stream::{MAX_UNACKNOWLEDGED, SMALLEST_SHARE, SocketStreamError};
 use super::*;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::{Command, Packet, Request};
@@ -31,13 +31,13 @@ fn secrets(initiator: bool) -> Secrets {
 
 fn connection(
     endpoint: &Arc<Endpoint>,
-    line: NewLine,
+    stream: UnconnectedStream,
     to: SocketAddrV4,
     first: bool,
 ) -> Connection {
     let socket = endpoint.server_socket().unwrap();
-    let line = line.connect(&socket, to);
-    Connection::new(Arc::clone(endpoint), line, &secrets(first), to, LONGEST_MESSAGE)
+    let stream = stream.connect(&socket, to);
+    Connection::new(Arc::clone(endpoint), stream, &secrets(first), to, LONGEST_MESSAGE)
 }
 
 fn address(endpoint: &Endpoint) -> SocketAddrV4 {
@@ -47,19 +47,19 @@ fn address(endpoint: &Endpoint) -> SocketAddrV4 {
 /// Both ends of a connection.
 pub(crate) async fn pair() -> (Connection, Connection) {
     let (a, b) = (endpoint().await, endpoint().await);
-    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
-    line_a.remote_is(line_b.local_id);
-    line_b.remote_is(line_a.local_id);
+    let (stream_a, stream_b) = (a.new_stream().unwrap(), b.new_stream().unwrap());
+    stream_a.remote_is(stream_b.local_id);
+    stream_b.remote_is(stream_a.local_id);
     let (at_a, at_b) = (address(&a), address(&b));
-    (connection(&a, line_a, at_b, true), connection(&b, line_b, at_a, false))
+    (connection(&a, stream_a, at_b, true), connection(&b, stream_b, at_a, false))
 }
 
 /// One end of a connection, and an endpoint that does not know of it.
 pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
     let (a, b) = (endpoint().await, endpoint().await);
-    let line = a.new_line().unwrap();
-    line.remote_is(7);
-    (connection(&a, line, address(&b), true), b)
+    let stream = a.new_stream().unwrap();
+    stream.remote_is(7);
+    (connection(&a, stream, address(&b), true), b)
 }
 
 #[tokio::test]
@@ -86,14 +86,14 @@ async fn messages_arrive_both_ways_and_last_words_too() {
 #[tokio::test]
 async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
     let (a, b) = (endpoint().await, endpoint().await);
-    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
-    line_a.remote_is(line_b.local_id);
-    line_b.remote_is(line_a.local_id);
+    let (stream_a, stream_b) = (a.new_stream().unwrap(), b.new_stream().unwrap());
+    stream_a.remote_is(stream_b.local_id);
+    stream_b.remote_is(stream_a.local_id);
     let other = b.socket(crate::hyperdht::SocketId::CLIENT).unwrap();
     let (at_a, at_b) = (address(&a), address(&b));
-    let mut a = connection(&a, line_a, at_b, true);
-    let line = line_b.connect(&other, at_a);
-    let mut b = Connection::new(b, line, &secrets(false), at_a, LONGEST_MESSAGE);
+    let mut a = connection(&a, stream_a, at_b, true);
+    let stream = stream_b.connect(&other, at_a);
+    let mut b = Connection::new(b, stream, &secrets(false), at_a, LONGEST_MESSAGE);
     for (from, to) in [(&mut a.writer, &mut b.reader), (&mut b.writer, &mut a.reader)] {
         from.queue(b"here").unwrap();
         let (sent, received) = tokio::join!(from.flush(), to.next());
@@ -138,25 +138,25 @@ async fn a_remote_that_is_silent_is_given_up_and_forgotten() {
     a.writer.queue(b"anybody there?").unwrap();
     a.writer.flush().await.unwrap();
     let error = a.reader.next().await.unwrap_err();
-    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
     assert!(started.elapsed() <= SILENCE * 2, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn so_many_streams_at_once_and_their_places_are_given_back() {
     let endpoint = endpoint().await;
-    let mut lines: Vec<_> = (0..MAX_LINES).map(|_| endpoint.new_line().unwrap()).collect();
-    assert!(endpoint.new_line().is_none());
-    lines.pop();
-    assert!(endpoint.new_line().is_some());
+    let mut streams: Vec<_> = (0..MAX_STREAMS).map(|_| endpoint.new_stream().unwrap()).collect();
+    assert!(endpoint.new_stream().is_none());
+    streams.pop();
+    assert!(endpoint.new_stream().is_some());
 }
 
 /// What all of them may keep unacknowledged does not grow with their number.
 #[tokio::test]
 async fn streams_share_what_may_wait_to_be_acknowledged() {
     let (mut a, silent) = half().await;
-    let others: Vec<_> = (0..MAX_LINES - 1).map(|_| a.writer.endpoint().new_line()).collect();
-    const { assert!(MAX_UNACKNOWLEDGED / MAX_LINES <= SMALLEST_SHARE) };
+    let others: Vec<_> = (0..MAX_STREAMS - 1).map(|_| a.writer.endpoint().new_stream()).collect();
+    const { assert!(MAX_UNACKNOWLEDGED / MAX_STREAMS <= SMALLEST_SHARE) };
     let mut written = 0;
     a.writer.queue(&vec![5; LONGEST_MESSAGE]).unwrap();
     let before = a.writer.waiting();
@@ -175,10 +175,10 @@ async fn all_streams_together_keep_so_much_that_cannot_be_read() {
     let streams = MAX_HELD / crate::udx::WINDOW + 2;
     let connections: Vec<_> = (0..streams)
         .map(|_| {
-            let line = endpoint.new_line().unwrap();
-            line.remote_is(7);
-            let id = line.local_id;
-            (id, connection(&endpoint, line, from, true))
+            let stream = endpoint.new_stream().unwrap();
+            stream.remote_is(7);
+            let id = stream.local_id;
+            (id, connection(&endpoint, stream, from, true))
         })
         .collect();
     let mut most = 0;
@@ -194,9 +194,9 @@ async fn all_streams_together_keep_so_much_that_cannot_be_read() {
             remote.send_to(&packet, to).await.unwrap();
         }
         tokio::task::yield_now().await;
-        let (held, lines) = endpoint.held();
+        let (held, count) = endpoint.held();
         most = most.max(held);
-        if lines < streams {
+        if count < streams {
             break;
         }
     }
@@ -310,7 +310,7 @@ async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
     connection.writer.queue(&[5; 1000]).unwrap();
     let _ = connection.writer.flush().await;
     let error = connection.reader.next().await.unwrap_err();
-    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
     drop(connection);
     tokio::time::sleep(SILENCE * 2).await;
     let (mut bytes, mut packets) = (0, 0);
