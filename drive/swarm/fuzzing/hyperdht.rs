@@ -52,6 +52,10 @@ macro_rules! same_again {
     };
 }
 
+/// Splits the input at 0xfe bytes into datagrams, and takes it whole as each kind of value.
+///
+/// # Panics
+/// If an invariant is broken.
 pub fn run(input: &[u8]) {
     let now = Instant::now();
     for (role, socket) in [

@@ -6,6 +6,10 @@ use crate::dht::{DhtNode, Goal};
 use crate::kademlia::RandomParts;
 use tokio::time::Instant;
 
+/// Splits the input at 0xfe bytes into datagrams, and takes it whole as one more.
+///
+/// # Panics
+/// If an invariant is broken.
 pub fn run(input: &[u8]) {
     crate::network::parse_multicast_dns(input);
     let now = Instant::now();

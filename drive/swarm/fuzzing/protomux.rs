@@ -4,6 +4,10 @@
 use crate::protomux::{Event, Mux};
 use bytes::Bytes;
 
+/// Splits the input at 0xfe bytes into messages.
+///
+/// # Panics
+/// If an invariant is broken.
 pub fn run(input: &[u8]) {
     let mut mux = Mux::default();
     let ours =

@@ -6,6 +6,10 @@ use crate::secret_stream::{Handshake, Secrets, begin};
 /// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
 const LONGEST: usize = 1000;
 
+/// Takes the input as a handshake message, and its rest as bytes of the stream.
+///
+/// # Panics
+/// If an invariant is broken.
 pub fn run(input: &[u8]) {
     let keys = KeyPair::from_seed(&[2; 32]);
     let prologue = crate::secret_stream::namespace("hyperswarm/dht", 0);

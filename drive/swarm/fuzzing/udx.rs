@@ -9,6 +9,10 @@ const LOCAL: u32 = 0;
 /// Packets that can follow one of the remote: an answer, what may be under way, a sign of life.
 const MOST_PACKETS: usize = MAX_UNACKED + 2;
 
+/// Takes the input as packets, each after its length and the time that has passed.
+///
+/// # Panics
+/// If an invariant is broken.
 pub fn run(input: &[u8]) {
     let mut now = Instant::now();
     let mut stream = Stream::new(LOCAL, 1, now);
