@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_longer_than_what_there_is_is_an_error() {
+    fn a_buffer_longer_than_the_remaining_bytes_is_an_error() {
         let mut whole = Bytes::from_static(&[3, 1, 2, 3, 9]);
         assert_eq!(take_buffer(&mut whole).as_deref(), Ok(&[1, 2, 3][..]));
         assert!(take_buffer(&mut Bytes::from_static(&[4, 1, 2, 3])).is_err());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_their_port_the_low_byte_first() {
+    fn ports_of_addresses_are_little_endian() {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 0x0102);
         let mut bytes = BytesMut::new();
         put_ipv4(address, &mut bytes);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_so_many_are_kept_and_none_that_is_not_there() {
+    fn lists_are_truncated_to_the_limit_and_cut_off_ones_refused() {
         let list = |count: u64| {
             let mut bytes = BytesMut::new();
             put_list(&(0..count).collect::<Vec<_>>(), &mut bytes, |one, to| put_uint(*one, to));

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_many_bytes_flow_as_the_limit_says_however_they_come() {
+    async fn the_limit_holds_for_transfers_of_any_size() {
         for (limit, helping) in [(1_000_000, 1000), (1_000_000, 128 * 1024), (50_000, 64 * 1024)] {
             let rate = Rate::new(Some(limit));
             let moved = flow(&rate, helping, 10).await;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_is_changed_while_somebody_waits() {
+    async fn a_changed_limit_applies_to_a_waiting_task() {
         let rate = Rate::new(Some(0));
         rate.spend(1);
         let lift = async {

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn announced_until_taken_back_or_too_old() {
+    async fn peers_are_stored_until_withdrawn_or_expired() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         all.add([1; 32], peer(1), None, now);
         all.add([1; 32], peer(2), None, now + Duration::from_secs(60));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn local_peers_are_told_to_their_neighbours_only() {
+    async fn local_peers_are_named_only_to_nodes_of_their_network() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         let local = |c, d| Some(SocketAddrV4::new(Ipv4Addr::new(192, 168, c, d), 7));
         for n in 0..=MAX_LOCAL as u8 {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_in_one_answer_of_one_topic_and_in_all() {
+    async fn peers_are_limited_per_answer_per_topic_and_in_total() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         for n in 0..MAX_PEERS {
             all.add([1; 32], peer(n), None, now);

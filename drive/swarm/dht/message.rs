@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_a_version_is_not_believed() {
+    fn an_id_without_a_version_is_ignored() {
         let mut wire =
             Wire { kind: 3, rid: 1, id: Some(Bytes::from(vec![7; 32])), ..Wire::default() };
         assert_eq!(Packet::decode(&wire.encode_to_vec()).unwrap().id, None);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn so_long_a_packet_so_many_nodes_and_so_many_peers() {
+    fn packet_length_nodes_and_peers_are_limited() {
         let contacts = |count: usize| {
             (0..count).map(|n| Contact { id: [n as u8; 32], address: PEER }).collect()
         };

@@ -165,19 +165,19 @@ fn announced_is_found(loss: f64, seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_of_forty_announces_the_others_find() {
+async fn an_announcement_of_one_of_forty_nodes_is_found_by_the_others() {
     announced_is_found(0.0, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fifth_of_all_packets_may_be_lost() {
+async fn lookups_succeed_when_a_fifth_of_all_packets_is_lost() {
     for seed in 1..=5 {
         announced_is_found(0.2, seed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_nodes_may_disappear() {
+async fn lookups_succeed_after_half_of_the_nodes_disappear() {
     let mut network = Network::new(40, 0.05, 3);
     network.run(Duration::from_secs(30));
     network.enter(100, true);
@@ -194,7 +194,7 @@ async fn half_of_the_nodes_may_disappear() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_is_taken_back_and_grows_old() {
+async fn an_announcement_is_withdrawn_and_expires() {
     let mut network = Network::new(30, 0.0, 4);
     network.run(Duration::from_secs(30));
     for n in [100, 101] {

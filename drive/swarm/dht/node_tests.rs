@@ -61,7 +61,7 @@ async fn a_ping_tells_the_asker_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
+async fn unknown_commands_get_an_error_and_malformed_packets_no_answer() {
     let mut node = node();
     let mut packet = request(Kind::Query, "immutable-store");
     assert_eq!(ask(&mut node, &packet), None, "no target");
@@ -76,7 +76,7 @@ async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_there_to_stay_tells_no_id() {
+async fn an_ephemeral_node_sends_no_id() {
     let mut node = node_with(Vec::new(), true);
     assert_eq!(ask(&mut node, &request(Kind::Query, PING)).unwrap().id, None);
 }
@@ -170,7 +170,7 @@ async fn a_holepunch_is_passed_on_and_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_answers_in_a_second() {
+async fn answers_per_second_are_limited() {
     let (mut node, now) = (node(), Instant::now());
     let ping = request(Kind::Query, PING).encode();
     for _ in 0..=MAX_ANSWERS_PER_SECOND {
@@ -182,7 +182,7 @@ async fn so_many_answers_in_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
+async fn concurrent_queries_and_requests_per_second_are_limited() {
     let now = Instant::now();
     // One query, for the network itself, is under way from the start.
     let mut node = node_with(vec![PEER; 16], true);
@@ -198,7 +198,7 @@ async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
 
 /// A node that answers with peers on our own machine and in our own network, which it cannot know.
 #[tokio::test(start_paused = true)]
-async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
+async fn addresses_of_our_machine_and_network_are_ignored_in_answers_from_elsewhere() {
     let now = Instant::now();
     let mut node = node_with(vec![PEER], true);
     let lookup = node.start(TOPIC, Goal::Lookup, now).unwrap();
@@ -221,7 +221,7 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+async fn an_unconfirmed_address_gets_at_most_three_times_the_bytes_it_sent() {
     for command in [PING, FIND_NODE, PEERS, HOLEPUNCH, "unknown"] {
         for id in [None, Some([9; 32])] {
             let mut node = node();

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_counts_for_one_place_one_meaning_and_one_content() {
+    fn a_signature_is_valid_for_one_place_one_meaning_and_one_content() {
         let good = Announcement::decode(value("announce")).unwrap();
         assert_eq!(good.verified(Meaning::Here, &place()), Some(&peer()));
         assert_eq!(good.verified(Meaning::Gone, &place()), None);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_peers_and_so_many_relays() {
+    fn peers_and_relays_of_one_record_are_limited() {
         let peers = |count| {
             let reply = LookupReply { peers: vec![peer(); count], bump: 7 };
             let read = LookupReply::decode(reply.encode()).unwrap();

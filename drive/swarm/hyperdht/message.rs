@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_say_what_the_original_means() {
+    fn requests_of_the_original_are_decoded() {
         let id = Some(id_of(TO));
         let ping = Request { number: 7, ..Request::new(TO, Command::Ping) };
         assert_eq!(request("ping"), ping);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_say_what_the_original_means() {
+    fn responses_of_the_original_are_decoded() {
         let pong = Response::new(OTHER, 513);
         assert_eq!(response("pong"), pong);
         let third = SocketAddrV4::new(Ipv4Addr::new(8, 8, 8, 8), 65535);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_made_of_the_address() {
+    fn an_id_is_a_hash_of_the_address() {
         let all = include_str!("../../../tests/vectors/hyperdht.json");
         let all: serde_json::Value = serde_json::from_str(all).unwrap();
         for one in all["ids"].as_array().unwrap() {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn so_long_a_packet_and_so_many_nodes() {
+    fn packet_length_and_nodes_of_one_answer_are_limited() {
         let padded = |length: usize| {
             let value = Some(Bytes::from(vec![0; length - 14]));
             let bytes = Request { value, ..Request::new(TO, Command::Ping) }.encode();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_none_and_other_versions_are_no_packets() {
+    fn an_empty_value_counts_as_absent_and_other_versions_are_refused() {
         let value = Some(Bytes::new());
         let bytes = Request { value, ..Request::new(TO, Command::Ping) }.encode();
         assert_eq!(Packet::decode(&bytes), Some(Packet::Request(Request::new(TO, Command::Ping))));

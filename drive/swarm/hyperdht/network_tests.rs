@@ -290,19 +290,19 @@ fn announced_is_found(loss: f64, seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_announces_the_others_find() {
+async fn an_announcement_of_one_node_is_found_by_the_others() {
     announced_is_found(0.0, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fifth_of_all_packets_may_be_lost() {
+async fn lookups_succeed_when_a_fifth_of_all_packets_is_lost() {
     for seed in 1..=5 {
         announced_is_found(0.2, seed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_nodes_may_disappear() {
+async fn lookups_succeed_after_half_of_the_nodes_disappear() {
     let mut network = Network::settled(STAYING, 0.05, 3);
     network.enter(100, Router::None);
     network.announce(100);
@@ -316,7 +316,7 @@ async fn half_of_the_nodes_may_disappear() {
 
 /// The waiting time of a caller that opens a drive.
 #[tokio::test(start_paused = true)]
-async fn a_few_that_are_silent_hold_nobody_up() {
+async fn a_few_silent_nodes_do_not_delay_a_lookup() {
     let mut network = Network::settled(STAYING, 0.0, 8);
     network.enter(100, Router::None);
     network.run(Duration::from_secs(5));
@@ -328,7 +328,7 @@ async fn a_few_that_are_silent_hold_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_is_taken_back_and_grows_old() {
+async fn an_announcement_is_withdrawn_and_expires() {
     let mut network = Network::settled(30, 0.0, 4);
     for n in [100, 101] {
         network.enter(n, Router::Consistent);
@@ -347,7 +347,7 @@ async fn an_announcement_is_taken_back_and_grows_old() {
 
 /// Tokens are forgotten long before announcements.
 #[tokio::test(start_paused = true)]
-async fn what_was_announced_long_ago_is_taken_back_as_well() {
+async fn an_announcement_is_withdrawn_after_its_tokens_have_expired() {
     let mut network = Network::settled(30, 0.1, 5);
     network.enter(100, Router::Consistent);
     network.enter(101, Router::Consistent);
@@ -382,7 +382,7 @@ async fn without_any_answer_a_query_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everybody_finds_out_what_router_he_is_behind() {
+async fn every_node_determines_the_kind_of_its_router() {
     for seed in 1..=3 {
         let mut network = Network::settled(STAYING, 0.05, seed);
         network.enter(100, Router::None);
@@ -482,7 +482,7 @@ async fn a_hidden_server_is_found_and_reached_through_its_relays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_the_wrong_node_is_told_so_at_once() {
+async fn a_client_that_asks_the_wrong_node_gets_an_answer_at_once() {
     let mut network = Network::settled(20, 0.0, 1);
     network.enter(101, Router::Consistent);
     network.run(Duration::from_secs(5));
@@ -498,7 +498,7 @@ async fn a_client_that_asks_the_wrong_node_is_told_so_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_a_relay_dies_another_takes_its_place() {
+async fn a_relay_that_stops_answering_is_replaced() {
     for (loss, seed) in [(0.0, 1), (0.05, 2), (0.05, 3)] {
         let mut network = Network::settled(STAYING, loss, seed);
         network.enter(100, Router::Consistent);
@@ -525,7 +525,7 @@ fn through_a_relay_without_loss(network: &mut Network, relay: SocketAddrV4) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_serves_no_longer_is_not_found_and_who_went_is_forgotten() {
+async fn a_server_that_stops_is_not_found_and_one_that_disappears_expires() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     for n in [100, 101] {
         network.enter(n, Router::Consistent);
@@ -545,7 +545,7 @@ async fn who_serves_no_longer_is_not_found_and_who_went_is_forgotten() {
 
 /// A router forgets its ports, or a machine its network: relays would send clients nowhere.
 #[tokio::test(start_paused = true)]
-async fn who_is_seen_elsewhere_tells_his_relays() {
+async fn a_node_whose_address_changes_announces_it_to_its_relays() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     network.enter(100, Router::Consistent);
     network.enter(101, Router::Consistent);
@@ -574,7 +574,7 @@ async fn who_is_seen_elsewhere_tells_his_relays() {
 
 /// The address of an openly reachable peer is sent to every peer.
 #[tokio::test(start_paused = true)]
-async fn an_open_server_names_itself() {
+async fn a_reachable_server_announces_its_own_address_as_relay() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     network.enter(100, Router::None);
     network.serve(100);

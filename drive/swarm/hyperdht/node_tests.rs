@@ -149,7 +149,7 @@ async fn a_ping_to_another_socket_goes_there_and_nowhere_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
+async fn unknown_commands_get_an_error_and_malformed_packets_no_answer() {
     for mut node in [staying(), passing(Vec::new())] {
         for command in [
             Command::DelayedPing,
@@ -174,7 +174,7 @@ async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_stay_keeps_nothing_and_passes_nothing_on() {
+async fn an_ephemeral_node_stores_no_records_and_forwards_no_messages() {
     let mut node = passing(Vec::new());
     for command in [Command::FindPeer, Command::Lookup, Command::Announce, Command::Unannounce] {
         let answer = ask(&mut node, &request(command)).unwrap();
@@ -316,7 +316,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_said_to_be_down_is_looked_at() {
+async fn a_node_that_is_reported_down_is_pinged() {
     let mut node = staying();
     let hint = |address: SocketAddrV4| {
         let mut value = bytes::BytesMut::new();
@@ -346,7 +346,7 @@ async fn a_node_that_was_said_to_be_down_is_looked_at() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_answers_in_a_second() {
+async fn answers_per_second_are_limited() {
     let (mut node, now) = (staying(), Instant::now());
     let ping = request(Command::Ping).encode();
     for _ in 0..=MAX_ANSWERS_PER_SECOND {
@@ -358,7 +358,7 @@ async fn so_many_answers_in_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_nodes_are_asked_back_at_once() {
+async fn concurrent_checks_of_unknown_nodes_are_limited() {
     let mut node = staying();
     for n in 0..=MAX_CHECKS as u16 {
         let from = SocketAddrV4::new(*PEER.ip(), n + 1);
@@ -368,7 +368,7 @@ async fn so_many_nodes_are_asked_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
+async fn concurrent_queries_and_requests_per_second_are_limited() {
     let now = Instant::now();
     // One query, for the network itself, is under way from the start.
     let bootstrap: Vec<_> = (1..=20).map(|n| SocketAddrV4::new(*PEER.ip(), n)).collect();
@@ -398,7 +398,7 @@ fn answer_step(node: &mut HyperDhtNode, command: Command, answer: Response) -> S
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
+async fn addresses_of_our_machine_and_network_are_ignored_in_answers_from_elsewhere() {
     let now = Instant::now();
     let mut node = passing(vec![PEER]);
     let lookup = node.lookup(TOPIC, now).unwrap();
@@ -421,7 +421,7 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_of_somebody_else_is_none() {
+async fn a_record_of_another_key_is_ignored() {
     let server = KeyPair::from_seed(&[9; 32]).public_key();
     for (key, found) in [(server, true), (keys().public_key(), false)] {
         let mut node = passing(vec![PEER]);
@@ -437,7 +437,7 @@ async fn a_record_of_somebody_else_is_none() {
 
 /// Nodes of the original change their tokens every few seconds.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_has_grown_old_is_replaced_once() {
+async fn an_expired_token_is_replaced_once() {
     let now = Instant::now();
     let mut node = passing(vec![PEER]);
     let query = node.announce(TOPIC, now).unwrap();
@@ -478,7 +478,7 @@ async fn a_token_that_has_grown_old_is_replaced_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_announcements_are_remembered_to_be_taken_back() {
+async fn announcements_remembered_for_withdrawal_are_limited() {
     let mut now = Instant::now();
     let mut node = passing(vec![PEER]);
     let topic = |n: usize| {
@@ -539,7 +539,7 @@ async fn a_request_is_answered_on_its_own_socket_or_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
+async fn new_bootstrap_nodes_are_queried_at_once_and_our_own_address_never() {
     let now = Instant::now();
     let mut node = staying_with(vec![OWN, PEER]);
     let asked =
@@ -552,7 +552,7 @@ async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
 
 /// The time of the next tick lies ahead after each, whatever is under way: no busy loop.
 #[tokio::test(start_paused = true)]
-async fn a_tick_does_all_there_is_to_do() {
+async fn a_tick_does_all_that_is_due() {
     let mut now = Instant::now();
     let bootstrap: Vec<_> = (1..=20).map(|n| SocketAddrV4::new(*PEER.ip(), n)).collect();
     let mut node = passing(bootstrap);
@@ -613,7 +613,7 @@ fn every_command() -> Vec<Request> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+async fn an_unconfirmed_address_gets_at_most_three_times_the_bytes_it_sent() {
     for asked in every_command() {
         for id in [None, Some(id_of(PEER))] {
             for value in [asked.value.clone(), Some(Bytes::from(vec![1; 900]))] {

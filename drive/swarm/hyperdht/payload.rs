@@ -480,7 +480,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_nodes_pass_on_is_that_of_the_original() {
+    fn forwarded_messages_have_the_bytes_of_the_original() {
         for (what, mode) in MODES {
             let handshake = Handshake {
                 mode,
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_in_the_handshake_is_that_of_the_original() {
+    fn handshake_payloads_have_the_bytes_of_the_original() {
         let (decode, encode) = (NoisePayload::decode, NoisePayload::encode);
         let client = NoisePayload {
             addresses4: vec![TO, OTHER],
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_about_holes_is_that_of_the_original() {
+    fn holepunch_rounds_have_the_bytes_of_the_original() {
         let (decode, encode) = (Round::decode, Round::encode);
         check("round with nothing", Round::default(), decode, encode);
         let punches = Round {
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_from_nonsense() {
+    fn another_version_is_distinguished_from_malformed_bytes() {
         for version in [0, 2, 300] {
             let mut bytes = BytesMut::new();
             put_uint(version, &mut bytes);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_addresses_and_no_stream_beyond_its_numbers() {
+    fn addresses_are_limited_and_stream_numbers_in_range() {
         let addresses = |count| {
             let hello = NoisePayload {
                 addresses4: vec![TO; count],

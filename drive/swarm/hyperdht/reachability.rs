@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn routers_are_told_apart_by_the_ports_they_give() {
+    fn kinds_of_routers_are_distinguished_by_their_ports() {
         let consistent = Reachability::Consistent(at(1, 5));
         for (ports, reach, agreed) in [
             (&[][..], Reachability::Unknown, None),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_counts_once_and_so_many_count() {
+    fn a_node_counts_once_and_the_number_of_samples_is_limited() {
         let mut samples = Samples::default();
         (0..10).for_each(|_| samples.add(at(100, 1), at(1, 5)));
         assert_eq!(samples.reachability(), Reachability::Unknown, "one node, ten times");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn open_is_who_is_reached_where_he_seems_to_be() {
+    async fn a_socket_is_open_if_packets_arrive_at_the_address_that_nodes_see() {
         let now = Instant::now();
         let open = |asked: usize, answers: &[Option<SocketAddrV4>]| {
             let mut probe = Probe::new(now);

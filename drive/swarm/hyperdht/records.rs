@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn peers_are_kept_until_taken_back_or_too_old() {
+    async fn peers_are_stored_until_withdrawn_or_expired() {
         let (mut records, now) = (Records::default(), Instant::now());
         records.add(TOPIC, FROM, peer(1), now);
         records.add(TOPIC, FROM, peer(2), now);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_announces_his_own_key_is_where_it_came_from() {
+    async fn a_peer_that_announces_its_key_is_at_the_source_address() {
         let (mut records, now) = (Records::default(), Instant::now());
         let target = target_of(&peer(1).key);
         let forward = Forward { to: FROM, peer: peer(1) };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_relays_and_so_many_in_one_answer() {
+    async fn relays_of_a_peer_and_peers_of_an_answer_are_limited() {
         let (mut records, now) = (Records::default(), Instant::now());
         let relays = |count| Peer { relays: vec![FROM; count], ..peer(0) };
         for count in [MAX_RELAYS, MAX_RELAYS + 1] {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_of_one_topic_and_the_oldest_goes_first() {
+    async fn announcements_of_a_topic_are_limited_and_the_oldest_goes_first() {
         let (mut records, now) = (Records::default(), Instant::now());
         (0..MAX_ANNOUNCEMENTS_PER_TOPIC).for_each(|n| records.add(TOPIC, FROM, peer(n), now));
         assert!(has(&mut records, 0, now));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_in_all_and_the_oldest_goes_first() {
+    async fn announcements_in_total_are_limited_and_the_oldest_goes_first() {
         let (mut records, now) = (Records::default(), Instant::now());
         records.add(TOPIC, FROM, peer(0), now);
         for n in 1..MAX_ANNOUNCEMENTS {

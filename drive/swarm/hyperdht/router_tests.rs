@@ -62,7 +62,7 @@ fn passed_reply(to: SocketAddrV4, value: Bytes) -> (SocketAddrV4, Packet) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handshakes_are_passed_on_in_every_way_of_the_original() {
+async fn handshakes_are_forwarded_on_every_path_of_the_original() {
     let (mut node, target) = relay(THIRD);
     let mut pass = |from, value| passed(&mut node, Command::Handshake, target, from, value);
     let request = |to, value| Some(passed_request(Command::Handshake, target, to, value));
@@ -105,7 +105,7 @@ async fn handshakes_are_passed_on_in_every_way_of_the_original() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_somebody_unknown_is_shown_nearer_nodes() {
+async fn a_handshake_for_an_unknown_peer_is_answered_with_nearer_nodes() {
     let (mut node, _) = relay(THIRD);
     let hello = handshake(Mode::FromClient, None, None);
     let answer = passed(&mut node, Command::Handshake, TOPIC, PEER, hello);
@@ -118,7 +118,7 @@ async fn who_asks_for_somebody_unknown_is_shown_nearer_nodes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
+async fn holepunch_rounds_are_forwarded_on_every_path_of_the_original() {
     let (mut node, target) = relay(THIRD);
     let mut pass = |from, value| passed(&mut node, Command::Holepunch, target, from, value);
     let request = |to, value| Some(passed_request(Command::Holepunch, target, to, value));
@@ -146,7 +146,7 @@ async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
 
 /// A node must not let strangers reach other machines on its local network.
 #[tokio::test(start_paused = true)]
-async fn a_stranger_has_nothing_sent_to_our_neighbours() {
+async fn a_remote_sender_cannot_have_messages_forwarded_into_our_network() {
     let (mut node, target) = relay(THIRD);
     let own_machine = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
     for near in [NEAR, own_machine, SocketAddrV4::new(*OTHER.ip(), 0)] {
@@ -165,7 +165,7 @@ async fn a_stranger_has_nothing_sent_to_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neighbours_reach_servers_and_are_reached_as_servers() {
+async fn clients_and_servers_in_our_network_use_us_as_relay() {
     let (mut node, target) = relay(THIRD);
     // A client in our own network, of a server far away.
     let hello = handshake(Mode::FromClient, None, None);
@@ -188,7 +188,7 @@ async fn neighbours_reach_servers_and_are_reached_as_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_neighbours_are_remembered_and_not_for_long() {
+async fn forwarded_clients_are_limited_and_expire() {
     let mut passed = ForwardedClients::default();
     let now = Instant::now();
     let client = |n: usize| SocketAddrV4::new(*NEAR.ip(), n as u16 + 1);
@@ -223,7 +223,7 @@ fn asked(node: &mut HyperDhtNode, command: Command, target: Id, value: Bytes) ->
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_asked_and_its_answer_goes_back_the_same_way() {
+async fn a_handshake_for_us_is_reported_and_the_answer_returns_on_its_path() {
     let (mut node, target) = server();
     let welcome = Bytes::from_static(b"welcome");
     for (mode, peer, relay, told, to, back) in [
@@ -267,7 +267,7 @@ async fn a_server_is_asked_and_its_answer_goes_back_the_same_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_told_of_holes_and_answers_through_who_told_it() {
+async fn a_holepunch_round_is_reported_and_answered_through_its_forwarder() {
     let (mut node, target) = server();
     let value = holepunch(Mode::FromRelay, Some(OTHER));
     let round = asked(&mut node, Command::Holepunch, target, value).unwrap();
@@ -296,7 +296,7 @@ async fn a_server_is_told_of_holes_and_answers_through_who_told_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_events_wait_and_none_of_them_in_vain() {
+async fn events_of_other_nodes_are_limited_and_ends_of_own_requests_kept() {
     let (mut node, target) = server();
     let hello = Request {
         target: Some(target),

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_a_second_and_so_many_wait() {
+    async fn requests_per_second_and_waiting_requests_are_limited() {
         let now = Instant::now();
         let mut sending = Sending::new(7, now);
         for n in 0..MAX + MAX_WAITING {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_wait_for_an_answer_than_have_numbers() {
+    async fn requests_without_answer_are_limited_by_their_numbers() {
         let mut now = Instant::now();
         let mut sending = Sending::new(7, now);
         let forever = Patience { again_after: Duration::from_secs(1000), ..PATIENT };
@@ -261,7 +261,7 @@ mod tests {
 
     /// Nothing is due before what can be done about it.
     #[tokio::test(start_paused = true)]
-    async fn who_has_no_number_to_give_does_not_count_seconds() {
+    async fn a_full_request_table_does_not_spend_the_rate_limit() {
         let mut now = Instant::now();
         let mut sending = Sending::new(7, now);
         let again_after = Duration::from_secs(1000);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn packets_nobody_takes_are_lost() {
+    async fn packets_beyond_the_queue_are_dropped() {
         let mut sending = Sending::new(7, Instant::now());
         for number in 0..=MAX_OUT as u16 {
             sending.reply(SocketId::CLIENT, &Response::new(TO, number));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_come_to_the_socket_they_are_meant_for() {
+    async fn an_answer_counts_only_at_the_socket_of_its_request() {
         let now = Instant::now();
         let mut sending = Sending::new(7, now);
         let other = SocketAddrV4::new(*TO.ip(), 2);

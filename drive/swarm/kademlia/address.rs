@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_names_what_is_nearer_to_us_than_himself() {
+    fn a_node_cannot_name_addresses_nearer_to_us_than_itself() {
         let address = |text: &str| text.parse::<Ipv4Addr>().unwrap();
         let (own, near, world) = (
             ["127.0.0.1", "127.9.9.9"],

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_nearest_are_asked_first_and_so_many_at_once() {
+    async fn the_nearest_are_queried_first_and_concurrent_requests_are_limited() {
         let mut query = query();
         for n in (0..40).rev() {
             query.add(contact(n), None);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_contacts_are_remembered() {
+    async fn nodes_of_a_query_are_limited() {
         let mut query = query();
         for n in 0..=MAX_CONTACTS as u16 {
             query.add(contact(n + 1), None);
@@ -292,7 +292,7 @@ mod tests {
 
     /// A node that keeps naming nearer nodes prolongs a query only up to its limits.
     #[tokio::test(start_paused = true)]
-    async fn so_many_are_asked() {
+    async fn requests_of_a_query_are_limited() {
         let mut query = query();
         query.add(contact(u16::MAX - 1), None);
         for n in 0..MAX_ASKED as u16 {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bootstrap_nodes_are_asked_without_an_id_and_who_has_another_id_is_another_node() {
+    async fn a_node_that_answers_under_another_id_is_another_node() {
         let mut query = query();
         let (five, six) = (contact(5), contact(6));
         query.begin_with(vec![five.address]);
@@ -325,7 +325,7 @@ mod tests {
 
     /// What a person would be waiting for.
     #[tokio::test(start_paused = true)]
-    async fn who_is_late_keeps_nobody_waiting_when_most_have_answered() {
+    async fn a_late_node_does_not_delay_a_query_when_most_have_answered() {
         let mut query = query();
         (0..30).for_each(|n| query.add(contact(n), None));
         (0..AT_ONCE).for_each(|_| {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_few_are_those_who_are_late_are_waited_for() {
+    async fn a_query_with_few_nodes_waits_for_late_ones() {
         let mut query = query();
         (0..4).for_each(|n| query.add(contact(n), None));
         (0..4).for_each(|_| {
@@ -370,7 +370,7 @@ mod tests {
     proptest! {
         /// Unrequested answers, late ones, and nodes that no longer fit.
         #[test]
-        fn whatever_happens_in_whatever_order_is_counted_right(
+        fn counters_are_right_after_any_order_of_events(
             happened in prop::collection::vec((0..5_u8, 0..300_u16), 0..2000),
         ) {
             let mut query = query();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_are_told_at_the_end_are_counted_apart_from_who_answers_late() {
+    async fn answers_to_the_commit_are_counted_apart_from_late_answers() {
         let (mut query, now) = (query(), Instant::now());
         (0..3).for_each(|n| query.add(contact(n), None));
         (0..3).for_each(|_| {

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_sent_again_twice_and_given_up() {
+    async fn a_request_is_late_then_sent_again_twice_then_failed() {
         let (mut requests, start) = (Requests::new(u16::MAX), Instant::now());
         let packet = add(&mut requests, start).unwrap();
         assert_eq!(packet[..], [255, 255]);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_who_was_asked_can_answer_and_only_once() {
+    async fn only_the_queried_node_can_answer_and_only_once() {
         let (mut requests, now) = (Requests::new(7), Instant::now());
         add(&mut requests, now);
         assert_eq!(requests.answered(OTHER, 7), None);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_wait_at_once() {
+    async fn waiting_requests_are_limited() {
         let (mut requests, now) = (Requests::new(65_300), Instant::now());
         for _ in 0..MAX_REQUESTS {
             assert!(add(&mut requests, now).is_some());

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_nodes_of_one_distance() {
+    async fn nodes_of_one_distance_are_limited() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         for n in 0..BUCKET as u8 {
             table.heard(node(0x80, n), now);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_nodes_at_all() {
+    async fn nodes_in_total_are_limited() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         for bit in 0..256 {
             for n in 0..=BUCKET {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_takes_the_place_of_a_node_that_is_there() {
+    async fn a_new_node_does_not_replace_a_known_one() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         table.heard(node(0x80, 1), now);
         let liar = Contact { id: node(0x80, 1).id, ..node(0x80, 2) };
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_nearest_and_the_most_silent() {
+    async fn the_nearest_and_the_longest_silent_nodes_are_selected() {
         let (mut table, now) = (RoutingTable::new([0xff; 32]), Instant::now());
         for n in 0..40 {
             table.heard(node(n * 6, n), now + std::time::Duration::from_secs(n.into()));

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_in_all_and_of_one_and_the_oldest_goes_first() {
+    async fn records_are_limited_in_total_and_per_topic_and_the_oldest_goes_first() {
         let (mut all, now) = (TopicStore::new(LIMITS), Instant::now());
         for key in 0..3 {
             all.put(1, key, key, now);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_kept_for_long() {
+    async fn records_expire() {
         let (mut all, now) = (TopicStore::new(LIMITS), Instant::now());
         all.put(1, 1, 1, now);
         all.put(1, 2, 2, now + Duration::from_secs(1));

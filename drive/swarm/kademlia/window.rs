@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_a_second() {
+    async fn events_per_second_are_limited() {
         let start = Instant::now();
         let mut window = Window::new(2, start);
         assert_eq!(window.opens(), None);

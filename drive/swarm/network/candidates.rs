@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn near_ones_are_dialled_first_and_only_so_many_at_once() {
+    async fn local_peers_are_dialled_first_and_concurrent_attempts_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(1), Instant::now());
         for n in 0..MAX_DIALLING + 3 {
             let priority = match n {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn three_failures_with_growing_pauses_then_forgotten_until_named_again() {
+    async fn an_address_is_forgotten_after_three_pauses_until_it_is_found_again() {
         let (mut candidates, start) = (Candidates::with_seed(2), Instant::now());
         candidates.found(&normal(0), start);
         let mut now = start;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_knew_a_key_starts_the_pauses_anew() {
+    async fn a_peer_that_was_useful_is_dialled_again_after_the_shortest_pause() {
         let (mut candidates, now) = (Candidates::with_seed(3), Instant::now());
         candidates.found(&normal(0), now);
         candidates.ended(&address(0), Outcome::Failed, now);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_candidates_and_no_more() {
+    async fn candidates_in_total_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(4), Instant::now());
         for n in 0..MAX_CANDIDATES {
             assert!(candidates.found(&normal(n), now), "{n}");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_source_has_so_many_places() {
+    async fn candidates_of_one_source_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(5), Instant::now());
         for n in 0..MAX_CANDIDATES_PER_SOURCE {
             assert!(candidates.found(&found(n, 1, Priority::Normal), now));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_topics_of_one_address() {
+    async fn topics_of_one_address_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(6), Instant::now());
         for n in 0..=MAX_TOPICS_PER_CANDIDATE {
             candidates.found(&Found { topic: topic(n as u8), ..normal(0) }, now);
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_dialled_for_a_topic_that_was_left() {
+    async fn no_peer_is_dialled_for_a_topic_that_was_left() {
         let (mut candidates, now) = (Candidates::with_seed(7), Instant::now());
         candidates.found(&normal(0), now);
         candidates.found(&normal(1), now);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_are_dialled_by_key_at_once() {
+    async fn concurrent_attempts_by_key_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(9), Instant::now());
         let by_key = |n: u8| Found { target: DialTarget::HyperDht([n; 32]), ..normal(0) };
         for n in 0..=MAX_DIALLING_BY_KEY as u8 {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_speaks_another_protocol_is_left_alone() {
+    async fn a_peer_of_another_protocol_is_not_dialled_again_soon() {
         let (mut candidates, now) = (Candidates::with_seed(10), Instant::now());
         candidates.found(&normal(0), now);
         candidates.ended(&address(0), Outcome::Foreign, now);

@@ -64,7 +64,7 @@ impl Pair {
 
 /// Both dial each other at the same time: both keep the one connection of the smaller key.
 #[tokio::test]
-async fn of_two_connections_to_a_peer_both_keep_the_same() {
+async fn both_peers_keep_the_same_one_of_two_connections() {
     for _ in 0..10 {
         let pair = Pair::new().await;
         let addresses = [pair.swarms[1].1, pair.swarms[0].1];
@@ -118,7 +118,7 @@ async fn we_do_not_stay_connected_to_ourselves() {
 }
 
 #[tokio::test]
-async fn only_topics_that_are_looked_for_lead_to_anybody() {
+async fn peers_are_dialled_only_for_topics_with_lookup() {
     let pair = Pair::new().await;
     let (first, _) = &pair.swarms[0];
     first.leave(&pair.topic);
@@ -137,7 +137,7 @@ async fn only_topics_that_are_looked_for_lead_to_anybody() {
 }
 
 #[tokio::test]
-async fn so_many_topics() {
+async fn joined_topics_are_limited() {
     let swarm = idle();
     let topic = |n: usize| {
         let mut bytes = [0; 32];
@@ -155,7 +155,7 @@ async fn so_many_topics() {
 
 /// 20,000 addresses from one source are dialled with a bounded number of attempts at a time.
 #[tokio::test]
-async fn a_flood_of_addresses_is_no_storm_of_connections() {
+async fn a_flood_of_addresses_causes_a_limited_number_of_attempts() {
     let pair = Pair::new().await;
     let swarm = &pair.swarms[0].0;
     for n in 0..20_000_u32 {

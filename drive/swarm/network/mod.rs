@@ -333,7 +333,7 @@ mod tests {
 
     /// A peer that moved dials again while its old connection is not yet known to be dead.
     #[tokio::test]
-    async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
+    async fn a_second_incoming_connection_is_kept_and_a_second_outgoing_one_is_not() {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_received_frames_have_a_budget() {
+    async fn incomplete_frames_of_all_connections_are_limited() {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         let register = || swarm.register(address, Transport::Tcp, Way::Incoming);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_has_so_many_peers_and_the_world_so_many() {
+    async fn peers_are_limited_per_host_and_in_total() {
         let mut places = Places::new();
         let mut admitted = |host| {
             let id = places.connect(host, Way::Incoming);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_displaces_strangers_of_the_host_that_has_most() {
+    async fn a_flood_displaces_strangers_of_the_host_with_most_connections() {
         let mut places = Places::new();
         let dialled = places.connect(1, Way::Given);
         let known = places.connect(1, Way::Incoming);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_that_had_time_to_show_a_key_go_first() {
+    async fn strangers_that_are_older_than_three_seconds_are_displaced_first() {
         let mut places = Places::new();
         let old: Vec<u64> = (0..10).map(|_| places.connect(1, Way::Incoming)).collect();
         tokio::time::advance(TIME_TO_SHOW).await;

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_signs_takes_part_and_both_sides_agree() {
+    fn both_sides_derive_the_same_secret_from_signing_keys() {
         let (a, b) = (pair(1), pair(2));
         assert_eq!(a.pubkey(), KeyPair::from_seed(&[1; 32]).public_key().as_bytes());
         let (mut ab, mut ba) = ([0; 32], [0; 32]);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_point_of_the_large_group_is_refused() {
+    fn points_outside_of_the_large_group_are_refused() {
         let a = pair(1);
         let mut out = [0; 32];
         let zero = [0; 32]; // of order 4

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_flipped_or_for_another_is_refused_and_the_right_one_still_read() {
+    fn a_damaged_or_misdirected_message_is_refused_and_the_right_one_still_read() {
         let mut a = initiator(2);
         let mut b = Handshake::responder(&keys(2), &PROLOGUE).unwrap();
         let hello = a.write(b"hello").unwrap();

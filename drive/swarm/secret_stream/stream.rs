@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_as_they_went_in_however_they_are_cut() {
+    fn messages_arrive_whole_however_the_bytes_are_split() {
         let (mut a, mut b) = pair(1000);
         let mut bytes = Vec::new();
         for message in [&b"first"[..], b"", &[3; 1000]] {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_ends_the_stream_before_it_is_there() {
+    fn a_message_that_is_too_long_breaks_the_stream_before_it_is_received() {
         let (mut a, mut b) = pair(1000);
         b.unsealer.receive(&a.sealer.seal(&[0; 1001]).unwrap()[..FRAME]);
         let error = StreamError::TooLong { length: 1001 + SEAL, most: 1000 + SEAL };
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_repeated_or_left_out_is_forged() {
+    fn changed_repeated_and_missing_frames_break_the_stream() {
         for spoil in 0..4 {
             let (mut a, mut b) = pair(1000);
             let (first, second) = (a.sealer.seal(b"first").unwrap(), a.sealer.seal(b"2").unwrap());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_take_part_in_the_handshake_is_refused() {
+    fn a_header_from_outside_of_the_handshake_is_refused() {
         let (_, own) = side(&secrets(true, 1, 2), 1000);
         let mut other = own.to_vec();
         other[FRAME] ^= 1;

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_without_a_queue_is_chance_unless_there_are_many() {
+    fn a_loss_without_a_queue_is_ignored_unless_there_are_many() {
         let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_that_was_none_is_taken_back() {
+    fn a_spurious_timeout_is_undone() {
         let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);

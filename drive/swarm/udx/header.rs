@@ -124,7 +124,7 @@ mod tests {
     const SOME: Header = Header { kind: DATA, stream: 7, window: 9, sequence: 3, ack: 4 };
 
     #[test]
-    fn a_header_is_20_bytes_the_low_ones_first() {
+    fn a_header_is_20_bytes_little_endian() {
         let expected = b"\xff\x01\x01\x00\x07\0\0\0\x09\0\0\0\x03\0\0\0\x04\0\0\0hi";
         let packet = SOME.with_payload(b"hi");
         assert_eq!(packet[..], expected[..]);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_nobodys() {
+    fn datagrams_of_other_protocols_belong_to_no_stream() {
         let packet = SOME.with_payload(b"");
         assert_eq!(stream_of(&packet[..19]), None);
         for place in [0, 1] {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_with_and_without_their_length() {
+    fn ranges_are_read_with_and_without_their_length() {
         let only = Header { kind: 0, ..SOME }.with_ranges([(5, 7), (9, 10)].into_iter());
         let ranges = |packet: &[u8]| Packet::parse(packet).unwrap().ranges().collect::<Vec<_>>();
         assert_eq!(ranges(&only), [(5, 7), (9, 10)]);

@@ -31,7 +31,7 @@ fn millis(millis: u64) -> Duration {
 }
 
 #[test]
-fn what_asks_for_an_answer_gets_one_and_only_that() {
+fn packets_that_need_an_answer_get_one_and_others_none() {
     let now = Instant::now();
     let mut stream = Stream::new(7, 8, now);
     let mut answers = |kind, sequence, payload: &[u8]| {
@@ -68,7 +68,7 @@ fn packets_that_came_together_share_an_answer() {
 }
 
 #[test]
-fn who_acknowledges_what_was_never_sent_is_not_believed() {
+fn acknowledgements_of_unsent_packets_are_ignored() {
     let mut now = Instant::now();
     let mut stream = Stream::new(7, 8, now);
     assert_eq!(stream.write(&[1; 5 * PAYLOAD]), 5 * PAYLOAD);
@@ -92,7 +92,7 @@ fn who_acknowledges_what_was_never_sent_is_not_believed() {
 }
 
 #[test]
-fn what_nobody_acknowledges_is_bounded() {
+fn unacknowledged_packets_are_limited() {
     // The first packet is never acknowledged, all others are, and there is always room.
     for length in [1, PAYLOAD] {
         let mut now = Instant::now();
@@ -164,7 +164,7 @@ fn noise_is_survived() {
 }
 
 #[test]
-fn who_lives_and_acknowledges_nothing_is_given_up() {
+fn a_remote_that_answers_and_acknowledges_nothing_times_out() {
     let start = Instant::now();
     let mut now = start;
     let mut stream = Stream::new(7, 8, now);
@@ -182,7 +182,7 @@ fn who_lives_and_acknowledges_nothing_is_given_up() {
 }
 
 #[test]
-fn the_end_of_a_remote_that_has_forgotten_us_is_an_end() {
+fn a_stream_ends_when_the_remote_has_ended_and_forgotten_it() {
     let mut now = Instant::now();
     let mut stream = Stream::new(7, 8, now);
     stream.write(b"all");
@@ -209,7 +209,7 @@ fn the_end_of_a_remote_that_has_forgotten_us_is_an_end() {
 }
 
 #[test]
-fn destroying_is_told_and_told_again() {
+fn a_destroyed_stream_notifies_the_remote_again_if_needed() {
     let now = Instant::now();
     let mut stream = Stream::new(7, 8, now);
     stream.write(b"never mind");
@@ -225,7 +225,7 @@ fn destroying_is_told_and_told_again() {
 }
 
 #[test]
-fn what_came_before_the_remote_destroyed_it_can_be_read() {
+fn bytes_received_before_the_remote_destroyed_the_stream_can_be_read() {
     let now = Instant::now();
     let mut stream = Stream::new(7, 8, now);
     stream.receive(&header(DATA, 0, 0).with_payload(b"x"), now);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_there_is_room_for() {
+    fn writes_are_limited_to_the_room() {
         let mut outgoing = Outgoing::new();
         assert_eq!(outgoing.write(&vec![0; SEND_BUFFER + 1]), SEND_BUFFER);
         assert_eq!(outgoing.write(b"x"), 0);

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_tell_what_is_missing_the_newest_first() {
+    fn ranges_begin_with_the_newest() {
         let mut receiver = Receiver::new(u32::MAX - 1);
         let first = receiver.next();
         for ahead in [5, 1, 9, 3, 2] {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_out_of_turn_is_bounded_and_leaves_room_for_what_is_missing() {
+    fn packets_out_of_order_are_limited_and_leave_room_for_the_missing_ones() {
         let mut receiver = Receiver::new(0);
         let first = receiver.next();
         let taken = (1..2 * MAX_AHEAD).filter(|n| receiver.accept(first + n, b"", false)).count();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_sent_no_more() {
+    fn the_window_closes_when_the_reader_does_not_read() {
         let mut receiver = Receiver::new(0);
         let mut sent = 0;
         while receiver.advertise_window() > 0 {

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_what_is_measured() {
+    fn timeouts_follow_the_measured_round_trips() {
         let ms = Duration::from_millis;
         let mut time = RoundTrip::default();
         assert_eq!((time.timeout(), time.least()), (FIRST_TIMEOUT, Duration::ZERO));

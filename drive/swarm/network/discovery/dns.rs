@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_for_us_says_nothing() {
+    fn other_messages_are_ignored() {
         assert_eq!(parse(b""), None);
         assert_eq!(parse(&[0xff; 300]), None);
         let mut packet = Packet::new_query(0);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_questions_and_so_many_records() {
+    fn questions_and_records_of_a_message_are_limited() {
         let topics: Vec<(TopicPrefix, Token)> =
             (0..=MAX_ENTRIES as u8).map(|n| ([n; PREFIX_LENGTH], [n; 32])).collect();
         let message = response(&topics[..MAX_ENTRIES / 2], 7, None).unwrap();

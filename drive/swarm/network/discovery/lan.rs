@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_asks_and_tells_nothing() {
+    async fn a_lookup_sends_queries_and_announces_nothing() {
         let mut reader = speaker(&[(1, Interest::LOOKUP)], Some(7));
         assert_eq!(said(&mut reader), [DnsMessage::Query(vec![[1; 20]])]);
         let question = dns::query(&[1; 20]).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_tells_at_once_and_when_asked() {
+    async fn a_server_announces_at_once_and_when_queried() {
         let mut server = speaker(&[(1, Interest::BOTH), (2, Interest::BOTH)], Some(7));
         assert_eq!(said(&mut server).len(), 4, "a query and an answer each");
         server.hear(&dns::query(&[3; 20]).unwrap(), PEER, Instant::now());
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_told_without_a_port_and_everything_once_there_is_one() {
+    async fn topics_are_announced_once_there_is_a_port() {
         let topics: Topics = [(topic(1), Interest::BOTH)].into();
         let mut server = speaker(&[(1, Interest::BOTH)], None);
         assert_eq!(said(&mut server), [DnsMessage::Query(vec![[1; 20]])]);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_answers_in_a_second() {
+    async fn answers_per_second_are_limited() {
         let mut server = speaker(&[(1, Interest::BOTH)], Some(7));
         said(&mut server);
         let (question, now) = (dns::query(&[1; 20]).unwrap(), Instant::now());

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_taken_as_was_granted_and_not_a_byte_more() {
+    fn a_byte_beyond_the_grant_is_refused() {
         let (mut ledger, mut theirs, remote) = opened();
         for _ in 0..WINDOW / PIECE {
             say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0; PIECE]);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_causes_answers_and_does_not_read_them_is_left() {
+    async fn a_remote_that_does_not_read_the_answers_it_causes_is_disconnected() {
         for (channels, left) in [(MAX_FRAMES, false), (MAX_FRAMES + 3, true)] {
             let (mut carrier, mut theirs) = carrier().await;
             let mut frame = BytesMut::from(&[0, 0, 0][..]);
@@ -401,7 +401,7 @@ mod tests {
 
     /// The address is answered by a peer other than that of the handshake, or by none.
     #[tokio::test(start_paused = true)]
-    async fn a_remote_that_says_nothing_is_given_up() {
+    async fn a_silent_remote_times_out() {
         let (ours, _silent) = super::super::tests::half().await;
         assert!(matches!(carry(ours, None).await, Err(CarryError::Silent)));
     }

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_verified_once_stays_so_while_it_is_named() {
+    fn a_verified_host_stays_verified_while_the_peer_names_it() {
         let mut remote = Remote::default();
         remote.update(Firewall::Consistent, false, &[at(1, 1), at(2, 2)], None);
         assert_eq!(remote.verified(), None);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_addresses_are_tried() {
+    fn addresses_of_a_peer_are_limited() {
         let mut remote = Remote::default();
         let all: Vec<_> = (0..=MAX_REMOTE as u8).map(|n| at(n, 1)).collect();
         remote.update(Firewall::Consistent, true, &all, None);

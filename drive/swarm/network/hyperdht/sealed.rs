@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_seals_the_other_opens_and_nobody_else() {
+    fn only_a_party_of_the_handshake_opens_a_sealed_round() {
         let (a, b) = (Sealed::new(&[1; 64]).unwrap(), Sealed::new(&[1; 64]).unwrap());
         let sealed = a.seal(&round()).unwrap();
         assert_eq!(b.open(&sealed), Some(round()));
@@ -81,7 +81,7 @@ mod tests {
 
     /// Sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
     #[test]
-    fn what_the_reference_sealed_is_opened() {
+    fn a_round_sealed_by_the_reference_is_opened() {
         let vectors: serde_json::Value =
             serde_json::from_str(include_str!("../../../../tests/vectors/secret-stream.json"))
                 .unwrap();

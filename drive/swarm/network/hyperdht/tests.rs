@@ -63,7 +63,7 @@ pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
 }
 
 #[tokio::test]
-async fn messages_arrive_both_ways_and_last_words_too() {
+async fn messages_arrive_in_both_directions_and_after_the_writer_is_dropped() {
     let (mut a, mut b) = pair().await;
     let large = vec![5; LONGEST_MESSAGE];
     for message in [&b"first"[..], b"", &large] {
@@ -84,7 +84,7 @@ async fn messages_arrive_both_ways_and_last_words_too() {
 
 /// Each thinks of another socket of the other: the side that is heard first has found the path.
 #[tokio::test]
-async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
+async fn the_address_of_the_first_packet_replaces_the_assumed_one() {
     let (a, b) = (endpoint().await, endpoint().await);
     let (stream_a, stream_b) = (a.new_stream().unwrap(), b.new_stream().unwrap());
     stream_a.remote_is(stream_b.local_id);
@@ -104,7 +104,7 @@ async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
 
 /// A peer that does not read is sent no more than there is room for, and continues when it reads.
 #[tokio::test]
-async fn who_does_not_read_is_waited_for() {
+async fn a_writer_waits_for_a_peer_that_does_not_read() {
     let (mut a, mut b) = pair().await;
     let message = vec![5; LONGEST_MESSAGE];
     let count = (crate::udx::WINDOW + crate::udx::SEND_BUFFER) / message.len() + 2;
@@ -132,7 +132,7 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_remote_that_is_silent_is_given_up_and_forgotten() {
+async fn a_silent_remote_times_out_and_is_forgotten() {
     let (mut a, _silent) = half().await;
     let started = tokio::time::Instant::now();
     a.writer.queue(b"anybody there?").unwrap();
@@ -143,7 +143,7 @@ async fn a_remote_that_is_silent_is_given_up_and_forgotten() {
 }
 
 #[tokio::test]
-async fn so_many_streams_at_once_and_their_places_are_given_back() {
+async fn concurrent_streams_are_limited_and_dropped_ones_not_counted() {
     let endpoint = endpoint().await;
     let mut streams: Vec<_> = (0..MAX_STREAMS).map(|_| endpoint.new_stream().unwrap()).collect();
     assert!(endpoint.new_stream().is_none());
@@ -153,7 +153,7 @@ async fn so_many_streams_at_once_and_their_places_are_given_back() {
 
 /// What all of them may keep unacknowledged does not grow with their number.
 #[tokio::test]
-async fn streams_share_what_may_wait_to_be_acknowledged() {
+async fn streams_share_the_limit_of_unacknowledged_bytes() {
     let (mut a, silent) = half().await;
     let others: Vec<_> = (0..MAX_STREAMS - 1).map(|_| a.writer.endpoint().new_stream()).collect();
     const { assert!(MAX_UNACKNOWLEDGED / MAX_STREAMS <= SMALLEST_SHARE) };
@@ -168,7 +168,7 @@ async fn streams_share_what_may_wait_to_be_acknowledged() {
 
 /// Holds packets of streams before which some lack: all together no more than is said.
 #[tokio::test]
-async fn all_streams_together_keep_so_much_that_cannot_be_read() {
+async fn received_bytes_that_cannot_be_read_are_limited_over_all_streams() {
     let endpoint = endpoint().await;
     let remote = UdpSocket::bind((HERE, 0)).await.unwrap();
     let from = SocketAddrV4::new(HERE, remote.local_addr().unwrap().port());
@@ -274,7 +274,7 @@ impl Relay {
 }
 
 #[tokio::test]
-async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
+async fn concurrent_handshakes_are_limited_and_malformed_ones_not_remembered() {
     let settings = Settings { ip: HERE, port: 0, stays_at: None };
     let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
     let (arrivals, _arrived) = tokio::sync::mpsc::channel(1);
@@ -299,7 +299,7 @@ async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
 
 /// The connection is used as the swarm uses it: both sides have something to say at once.
 #[tokio::test(start_paused = true)]
-async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
+async fn a_silent_address_gets_three_times_the_bytes_it_sent() {
     let settings = Settings { ip: HERE, port: 0, stays_at: None };
     let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
     let (arrivals, mut arrived) = tokio::sync::mpsc::channel(1);
