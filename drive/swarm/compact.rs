@@ -1,19 +1,19 @@
-//! Numbers, byte strings, addresses and lists as Hyperswarm 4 writes them
-//! (compact-encoding): each is taken off the front of what there is, or put behind it.
+//! Numbers, byte strings, addresses and lists in the encoding of Hyperswarm 4 (compact-encoding).
+//! Decoders take a value from the front of the bytes; encoders append one.
 //!
-//! Not here: which of them make a message.
+//! Not here: the messages that are made of them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Numbers up to this are one byte; above stand a marker and 2, 4 or 8 bytes, the low ones first.
+/// Numbers up to this are one byte; larger ones are a marker and 2, 4 or 8 bytes, little-endian.
 const ONE_BYTE: u64 = 0xfc;
 const TWO_BYTES: u8 = 0xfd;
 const FOUR_BYTES: u8 = 0xfe;
 const EIGHT_BYTES: u8 = 0xff;
 
-/// Bytes end before what they hold does.
+/// The bytes end before the value does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it ends early")]
 pub(crate) struct CutOff;
@@ -24,7 +24,7 @@ impl From<bytes::TryGetError> for CutOff {
     }
 }
 
-/// Takes a number off the front.
+/// Decodes a number.
 pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     Ok(match from.try_get_u8()? {
         TWO_BYTES => from.try_get_u16_le()?.into(),
@@ -34,7 +34,7 @@ pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     })
 }
 
-/// Takes bytes off the front that stand behind their number.
+/// Decodes bytes that follow their length.
 pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     let length = usize::try_from(take_uint(from)?).map_err(|_| CutOff)?;
     if length > from.len() {
@@ -43,14 +43,14 @@ pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     Ok(from.split_to(length))
 }
 
-/// Takes exactly `N` bytes off the front.
+/// Takes exactly `N` bytes.
 pub(crate) fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
     let mut bytes = [0; N];
     from.try_copy_to_slice(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Takes an address off the front; its port may be 0.
+/// Decodes an address; its port may be 0.
 pub(crate) fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
     let ip = Ipv4Addr::from(take_fixed::<4>(from)?);
     Ok(SocketAddrV4::new(ip, from.try_get_u16_le()?))
@@ -61,8 +61,8 @@ pub(crate) fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
     Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
 }
 
-/// Takes a list off the front that stands behind its number. Keeps the first `most` elements and
-/// skips the rest, which may be valid but exceed what a caller needs.
+/// Decodes a list that follows its length. Keeps the first `most` elements and skips the rest, which
+/// may be valid but exceed what a caller needs.
 pub(crate) fn take_list<T>(
     from: &mut Bytes,
     most: usize,
@@ -71,7 +71,7 @@ pub(crate) fn take_list<T>(
     let count = take_uint(from)?;
     let mut kept = Vec::new();
     for _ in 0..count {
-        // Ends with the bytes, whatever the number says: nothing that is in a list takes none.
+        // The loop ends with the bytes, whatever the length says: each element takes at least one.
         let one = take_one(from)?;
         if kept.len() < most {
             kept.push(one);

@@ -1,7 +1,7 @@
-//! How fast bytes may flow: a bucket that fills with time and is emptied by what flows.
+//! Rate limits: a token bucket that fills with time and is emptied by transfers.
 //!
-//! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
-//! fit, and its rate can be changed while a task waits. Not here: the order in which tasks wait.
+//! It may be overdrawn by one transfer, so that received or written bytes need not be split to fit.
+//! The limit can be changed while a task waits. Not here: the order in which tasks wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Bucket {
         if self.balance >= 0.0 {
             return None;
         }
-        // A limit of nothing at all is looked at again each second: it may be lifted.
+        // A limit of 0 is checked again each second: it may be lifted.
         let wait = match limit {
             0 => 1.0,
             limit => (-self.balance / limit as f64).min(1.0),
@@ -69,7 +69,7 @@ impl Bucket {
 /// 100 ms of the limit, and at least 16 KiB.
 #[derive(Debug)]
 pub struct Rate {
-    /// Whether there is a limit: without one, what flows takes no lock.
+    /// Whether there is a limit. Without one, a transfer takes no lock.
     limited: AtomicBool,
     bucket: Mutex<Bucket>,
     changed: Notify,
@@ -99,7 +99,7 @@ impl Rate {
         if self.is_limited() { self.bucket().limit } else { None }
     }
 
-    /// Changes the limit; what was overdrawn under the old one is forgiven.
+    /// Changes the limit and cancels the debt under the old one.
     pub fn set(&self, limit: Limit) {
         {
             let mut bucket = self.bucket();
@@ -138,7 +138,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Moves bytes in helpings for `seconds` seconds; returns their number.
+    /// Transfers bytes in pieces for `seconds` seconds; returns their number.
     async fn flow(rate: &Rate, helping: usize, seconds: u64) -> u64 {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut moved = 0;

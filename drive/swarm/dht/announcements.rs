@@ -1,4 +1,4 @@
-//! Announcements that we store: the peers that we name to nodes that query a topic.
+//! Announcements that we store for other nodes: the peers of a topic.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 /// Local peers in one answer.
 pub(crate) const MAX_LOCAL: usize = 32;
 
-/// A topic, and of local peers the first half of their address.
+/// A topic; for local peers, with the first half of their IPv4 address.
 type TopicKey = (Id, Option<[u8; 2]>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ enum Entry {
     Local(LocalPeer),
 }
 
-/// See the module's description.
+/// All stored announcements.
 pub(crate) struct Announcements(TopicStore<TopicKey, Entry, ()>);
 
 impl Default for Announcements {

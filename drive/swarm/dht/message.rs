@@ -11,9 +11,9 @@ use crate::kademlia::{Contact, Id};
 
 /// Longest packet read or written, in bytes.
 pub(crate) const MAX_PACKET: usize = 4096;
-/// Nodes of one packet that are looked at.
+/// Nodes of one packet that are decoded; more are ignored.
 pub(crate) const MAX_NODES: usize = 20;
-/// Peers of one packet that are looked at, local and remote together.
+/// Peers of one packet that are decoded, local and remote together; more are ignored.
 pub(crate) const MAX_PEERS: usize = 128;
 const VERSION: u64 = 1;
 const ADDRESS: usize = 6;
@@ -38,7 +38,7 @@ pub(crate) struct Packet {
     pub rid: u16,
     /// The receiver, as the sender sees it.
     pub to: Option<SocketAddrV4>,
-    /// The sender's, if it is there to stay.
+    /// The sender's id, if it is a persistent node.
     pub id: Option<Id>,
     pub target: Option<Id>,
     pub closer_nodes: Option<Vec<Contact>>,
@@ -117,8 +117,7 @@ impl Packet {
         out.freeze()
     }
 
-    /// `None` if the bytes are not a valid packet. Fields that make no sense are left out, as the
-    /// original does.
+    /// `None` if the bytes are not a valid packet. Invalid fields are left out, as in the original.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;
@@ -154,7 +153,7 @@ pub(crate) fn encode_address(address: SocketAddrV4) -> [u8; ADDRESS] {
     [a, b, c, d, high, low]
 }
 
-/// `None` for a port of zero too.
+/// `None` if the length is wrong or the port is 0.
 pub(crate) fn decode_address(bytes: &[u8]) -> Option<SocketAddrV4> {
     let [a, b, c, d, high, low] = *<&[u8; ADDRESS]>::try_from(bytes).ok()?;
     let port = u16::from_be_bytes([high, low]);
@@ -179,10 +178,10 @@ fn decode_contacts(bytes: &[u8]) -> Vec<Contact> {
 /// The value of a `peers` request.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct PeersInput {
-    /// The sender's own, or 0 for the one the packet comes from.
+    /// The port of the sender, or 0 for the one from which the packet came.
     #[prost(uint32, optional, tag = "1")]
     pub port: Option<u32>,
-    /// For those on the same local network.
+    /// The address for peers on the same local network.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub local_address: Option<Bytes>,
     #[prost(bool, optional, tag = "3")]

@@ -1,10 +1,10 @@
 //! The distributed hash table of Hyperswarm 2 (dht-rpc 4): a node that asks and answers, without
 //! sockets or clocks.
 //!
-//! A topic's peers are kept by the nodes whose ids are near it. A lookup of a topic walks to them; an
-//! announcement leaves an address with them for some minutes. Not here: datagrams and time
-//! (`swarm/discovery`), the values that the original can store besides peers (such requests are
-//! answered "Unsupported command"), and uTP.
+//! The nodes whose ids are near a topic store its peers. A lookup walks to those nodes; an announcement
+//! stores an address with them for some minutes. Not here: datagrams and time (`network/discovery`),
+//! the values that the original can store besides peers (such requests are answered "Unsupported
+//! command"), and uTP.
 
 pub(crate) mod message;
 mod announcements;

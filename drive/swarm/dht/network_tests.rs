@@ -160,7 +160,7 @@ fn announced_is_found(loss: f64, seed: u64) {
     let own = network.start(100, Goal::Lookup);
     network.finish(100, own);
     for node in network.nodes.values() {
-        assert!(node.nodes() <= 40, "nobody remembers those who are not there to stay");
+        assert!(node.nodes() <= 40, "no node remembers an ephemeral node");
     }
 }
 

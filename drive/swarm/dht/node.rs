@@ -1,7 +1,7 @@
-//! A node of the DHT: asks on our behalf, and answers what others ask.
+//! A node of the hash table of Hyperswarm 2: sends our requests and answers those of others.
 //!
 //! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
-//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! address can be forged: a node is remembered after it has answered us, an announcement is accepted
 //! with a token that was sent to that address.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,17 +25,17 @@ use crate::kademlia::{
 
 /// Queries under way; one more is refused.
 pub(crate) const MAX_QUERIES: usize = 16;
-/// Requests answered within a second; the rest is ignored.
+/// Requests answered per second; more are ignored.
 pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
-/// New requests sent within a second.
+/// New requests sent per second.
 pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 100;
-/// Topics whose announcement is remembered so that it can be taken back.
+/// Announced topics that are remembered for withdrawal.
 pub(crate) const MAX_TAKEN_BACK: usize = 4096;
 /// Requests of one query that wait for an answer at the same time.
 const AT_ONCE: usize = 16;
-/// How many unknown nodes that sent a request are checked with a request of ours at a time.
+/// Unknown nodes that sent a request and are pinged at the same time.
 const MAX_CHECKS: usize = 32;
-/// The nodes that were silent longest are asked for a sign of life this often.
+/// How often the nodes that were silent longest are pinged.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
 /// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
@@ -53,22 +53,22 @@ const MAX_CONFIRMING: usize = 64;
 /// An answer to an unconfirmed address is sent at once if it names this many nodes.
 const ENOUGH_CLOSER: usize = 8;
 
-/// A node that takes announcements, and the token it gave for that.
+/// A node that accepts announcements, and the token it gave.
 type Taker = (SocketAddrV4, [u8; 32]);
 
-/// What came of what.
+/// A result of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// `via` names a peer; `seen_as` is our own address as that node sees it.
     Peer { query: QueryId, address: SocketAddrV4, via: SocketAddrV4, seen_as: Option<SocketAddrV4> },
-    /// `answered` nodes answered, `announced` took the announcement.
+    /// The query has ended: `answered` nodes answered, `announced` accepted the announcement.
     Finished { query: QueryId, answered: usize, announced: usize },
 }
 
-/// See the module's description.
+/// One node; see the module documentation.
 pub(crate) struct DhtNode {
     id: Id,
-    /// Others are told no id and do not come to rely on us.
+    /// Others get no id of ours, so that they do not rely on us.
     ephemeral: bool,
     bootstrap: Vec<SocketAddrV4>,
     table: RoutingTable,
@@ -90,7 +90,7 @@ pub(crate) struct DhtNode {
 }
 
 impl DhtNode {
-    /// A node that joins the network of its `bootstrap` nodes, or begins one.
+    /// A node that joins the network of its `bootstrap` nodes, or starts one.
     pub(crate) fn new(
         chosen: RandomParts,
         bootstrap: Vec<SocketAddrV4>,
@@ -173,7 +173,7 @@ impl DhtNode {
         }
     }
 
-    /// The same of all topics.
+    /// Withdraws the announcements of all topics.
     pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
@@ -248,7 +248,7 @@ impl DhtNode {
         }
     }
 
-    /// Sends what a query may send now, and ends it when it is done.
+    /// Sends the requests that a query may send now, and ends it when it is done.
     fn advance(&mut self, number: QueryId, now: Instant) {
         loop {
             if self.asked.is_full(now) {
@@ -356,7 +356,7 @@ impl DhtNode {
         self.out.push_back((to, packet.clone()));
     }
 
-    /// Asks a node for a sign of life, which gets it a place in the table.
+    /// Pings a node; its answer adds it to the table.
     /// Returns how many bytes are sent.
     fn check(&mut self, contact: Contact, now: Instant) -> usize {
         let mut packet = Packet::new(Kind::Query, 0);
@@ -379,7 +379,7 @@ impl DhtNode {
         self.send(referrer, &packet.encode());
     }
 
-    /// A datagram came.
+    /// Handles a datagram.
     pub(crate) fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
         let Some(packet) = Packet::decode(bytes) else { return };
         match packet.kind {
@@ -481,8 +481,8 @@ impl DhtNode {
             (_, None) => return,
         }
         self.sign(from, &mut answer);
-        // A token that was accepted shows that the host received it. A ping confirms addresses, so
-        // two nodes may not make each other wait for one.
+        // A valid token shows that the host received it. A ping confirms an address, so it must not
+        // wait itself: two nodes would wait for each other.
         let is_ping = packet.command.as_deref() == Some(PING);
         if !is_ping && packet.token.is_none() && !self.confirmed.has(from, now) {
             let enough = named(&answer).min(ENOUGH_CLOSER);
@@ -523,7 +523,7 @@ impl DhtNode {
         self.out.push_back((to, answer.encode()));
     }
 
-    /// Adds what every answer says: its receiver, our id, and a token unless it is an error.
+    /// Adds the fields of every answer: its receiver, our id, and a token unless it is an error.
     fn sign(&self, to: SocketAddrV4, answer: &mut Packet) {
         answer.to = Some(to);
         answer.id = self.public_id();
@@ -532,7 +532,7 @@ impl DhtNode {
         }
     }
 
-    /// Takes or takes back an announcement, or names the peers of a topic.
+    /// Stores or removes an announcement, or answers with the peers of a topic.
     fn peers(
         &mut self,
         from: SocketAddrV4,

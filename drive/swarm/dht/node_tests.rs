@@ -90,7 +90,7 @@ fn update(token: Option<[u8; 32]>, unannounce: bool) -> Packet {
     packet
 }
 
-/// The peers that `OTHER` is told of.
+/// The peers in an answer to `OTHER`.
 fn peers(node: &mut DhtNode) -> Vec<SocketAddrV4> {
     let mut packet = request(Kind::Query, PEERS);
     packet.target = Some(TOPIC);

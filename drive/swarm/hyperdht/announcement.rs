@@ -13,28 +13,28 @@ use crate::compact::{
 use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b};
 use crate::kademlia::Id;
 
-/// Peers of one answer that are looked at, or told.
+/// Peers of one answer that are encoded or decoded; more are ignored.
 pub(crate) const MAX_PEERS: usize = 20;
 
-/// What everything is signed and encrypted under, so that it means nothing elsewhere: a hash of the
-/// network's name, and that with a command's number.
+/// The namespace of signatures and keys of one command, so that they are valid for nothing else: a hash
+/// of the network's name and the command's number.
 fn namespace(command: Command) -> Hash {
     let (_, number) = command.number();
-    // All that have one are below 256.
+    // The numbers of all commands with a namespace are below 256.
     blake2b(&[&blake2b(&[b"hyperswarm/dht"]), &[number as u8]])
 }
 
-/// What the Noise handshake begins with.
+/// The prologue of the Noise handshake.
 pub(crate) fn handshake_namespace() -> Hash {
     namespace(Command::Handshake)
 }
 
-/// What the key of messages about holes is made with.
+/// The namespace of the key that encrypts holepunch rounds.
 pub(crate) fn holepunch_namespace() -> Hash {
     namespace(Command::Holepunch)
 }
 
-/// What a peer's address is kept under.
+/// The target under which nodes store a peer's address: a hash of its key.
 pub(crate) fn target_of(key: &PublicKey) -> Id {
     blake2b(&[key.as_bytes()])
 }
@@ -92,35 +92,34 @@ impl LookupReply {
     /// Fails if the bytes are not a valid list of peers.
     pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let peers = take_list(&mut value, MAX_PEERS, Peer::take)?;
-        // Older nodes end here.
+        // The values of older nodes end here.
         let bump = if value.is_empty() { 0 } else { take_uint(&mut value)? };
         Ok(Self { peers, bump })
     }
 }
 
-/// The value of a request to keep an announcement, or to keep it no longer.
+/// The value of a request to store or to remove an announcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announcement {
-    /// None when an earlier one is only to be kept longer.
+    /// `None` if the request only extends an earlier announcement.
     pub peer: Option<Peer>,
-    /// A hash of what the announcement can be kept longer with; or that, if there is no peer.
+    /// The hash of a secret; without a peer, the secret itself, which extends the announcement.
     pub refresh: Option<[u8; 32]>,
     pub signature: Option<SignatureBytes>,
     pub bump: u64,
 }
 
-/// Where an announcement is made: what it is signed for besides itself, so that it counts nowhere
-/// else.
+/// Where an announcement is made. The signature covers it, so that it is valid nowhere else.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub target: Id,
-    /// That the node gave.
+    /// The token that the node gave.
     pub token: Token,
     /// The node's id.
     pub node: Id,
 }
 
-/// Whether an announcement is made or taken back.
+/// Whether an announcement is made or withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     Here,
@@ -137,7 +136,7 @@ impl Meaning {
 }
 
 impl Announcement {
-    /// That `keys` can be reached through `relays`, or no longer can.
+    /// An announcement that `keys` can be reached through `relays`, or its withdrawal.
     pub(crate) fn signed(
         meaning: Meaning,
         keys: &KeyPair,
@@ -187,7 +186,7 @@ impl Announcement {
     }
 }
 
-/// What is signed: under a namespace, a hash of where and what.
+/// The signed bytes: a namespace, and a hash of the place and the announcement.
 fn signable(meaning: Meaning, peer: &Peer, refresh: Option<&[u8; 32]>, place: &Place) -> [u8; 64] {
     let refresh = refresh.map_or(&[][..], |refresh| refresh);
     let hash = blake2b(&[&place.target, &place.node, &place.token, &peer.encode(), refresh]);

@@ -1,4 +1,4 @@
-//! What goes into a node and comes out of it, besides packets and time.
+//! The types of requests to a node and of its events.
 
 use std::net::SocketAddrV4;
 
@@ -28,19 +28,19 @@ pub(crate) enum Role {
     /// An ephemeral node: it sends no id and stores no records for other nodes. Its server socket
     /// has this port.
     Ephemeral { server_port: u16 },
-    /// It is there to stay, at the address that others see: its id is made of that.
+    /// A persistent node at the address that others see; its id is a hash of that address.
     Persistent { address: SocketAddrV4 },
 }
 
-/// Where others can reach a socket, as far as their answers tell.
+/// Where others can reach a socket, as determined from their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reachability {
     Unknown,
-    /// Reachable from every address, at this one.
+    /// Every address can reach it, at this address.
     Open(SocketAddrV4),
-    /// Whom it sends to, here.
+    /// Addresses to which it has sent can reach it, at this address.
     Consistent(SocketAddrV4),
-    /// Its router gives it another port for each.
+    /// Its router uses a different port for each remote address.
     Random,
 }
 
@@ -56,11 +56,11 @@ impl Reachability {
 
 pub(crate) type RequestId = u64;
 
-/// One request.
+/// A request to one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub to: SocketAddrV4,
-    /// `None` is the one that the node itself asks from.
+    /// The socket to send from; `None` is that of the node's own requests.
     pub socket: Option<SocketId>,
     pub command: Command,
     pub target: Option<Id>,
@@ -76,7 +76,7 @@ impl Ask {
     }
 }
 
-/// What a node answered.
+/// The answer of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub from: SocketAddrV4,
@@ -97,7 +97,7 @@ pub(crate) struct Outgoing {
     pub bytes: Bytes,
 }
 
-/// What a peer wants of our server.
+/// A message of a peer to our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// The sender: the peer, or the node that forwarded the message.
@@ -105,11 +105,11 @@ pub(crate) struct Asked {
     pub socket: SocketId,
     /// Our address, as the sender sees it.
     pub to: SocketAddrV4,
-    /// The peer, if the sender passed it on. `from` says so, and may say anything.
+    /// The peer, if `from` forwarded the message. It is a claim of `from` and not verified.
     pub peer: Option<SocketAddrV4>,
     /// A message of the Noise handshake, or an encrypted round about a hole.
     pub message: Bytes,
-    /// Of a round: our number for the handshake it is about.
+    /// In a holepunch round: our number of the handshake.
     pub id: u64,
     /// Bytes that may be sent because of the datagram, as `from` may be forged.
     pub allowance: usize,
@@ -118,10 +118,10 @@ pub(crate) struct Asked {
     pub(super) relay: Option<SocketAddrV4>,
 }
 
-/// What came of what.
+/// An event for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Of [`super::HyperDhtNode::request`]; `None` if no node answered in time.
+    /// The result of [`super::HyperDhtNode::request`]; `None` if the node did not answer in time.
     Answered {
         request: RequestId,
         answer: Option<Answer>,
@@ -139,13 +139,13 @@ pub(crate) enum Event {
         from: SocketAddrV4,
         relays: Vec<SocketAddrV4>,
     },
-    /// `answered` nodes answered, `announced` took the announcement.
+    /// A query has ended: `answered` nodes answered, `announced` accepted the announcement.
     Finished {
         query: QueryId,
         answered: usize,
         announced: usize,
     },
-    /// The number of nodes that forward messages to us since the last request to do so.
+    /// The announcement to our relays has ended; `relays` nodes forward messages to us.
     Served {
         relays: usize,
     },

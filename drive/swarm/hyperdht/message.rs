@@ -12,13 +12,12 @@ use crate::compact::{
 use crate::crypto::blake2b;
 use crate::kademlia::{Contact, Id};
 
-/// Longest packet read or written, in bytes. What is longer than a datagram that is not taken apart
-/// on its way is nothing an honest node sends.
+/// Longest packet read or written, in bytes. Honest nodes send none that IP has to fragment.
 pub(crate) const MAX_PACKET: usize = 2048;
-/// Nearer nodes of one answer that are looked at.
+/// Nearer nodes of one answer that are decoded; more are ignored.
 pub(crate) const MAX_CLOSER: usize = 20;
 
-/// The first byte: the version below, the kind above.
+/// The first byte: the version in the low bits, the kind in the high ones.
 const VERSION: u8 = 0b11;
 const REQUEST: u8 = VERSION;
 const RESPONSE: u8 = 1 << 4 | VERSION;
@@ -41,14 +40,14 @@ mod flag {
     pub(crate) const VALUE: u64 = 16;
 }
 
-/// What is asked. The hash table's own commands are numbered apart from those of what is built on it.
+/// The command of a request. Those of dht-rpc and those of HyperDHT are numbered separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Ping,
-    /// To be answered to another port of the asker.
+    /// The answer goes to another port of the sender.
     PingNat,
     FindNode,
-    /// A node that was named does not answer.
+    /// A node that was named to the sender does not answer.
     DownHint,
     DelayedPing,
     Handshake,
@@ -64,7 +63,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it is the hash table's own, and its number.
+    /// Whether it is a command of dht-rpc, and its number.
     pub(crate) fn number(self) -> (bool, u64) {
         match self {
             Self::Ping => (true, 0),
@@ -106,13 +105,13 @@ pub(crate) struct Request {
     pub number: u16,
     /// The receiver, as the sender sees it.
     pub to: SocketAddrV4,
-    /// The sender's, if it is there to stay.
+    /// The sender's id, if it is a persistent node.
     pub id: Option<Id>,
-    /// Given by the receiver, to show that the sender is where the packet says.
+    /// The token that the receiver gave. It proves the sender's address.
     pub token: Option<Token>,
     pub command: Command,
     pub target: Option<Id>,
-    /// Never empty: that is as good as none.
+    /// Never empty: the encoding does not distinguish that from `None`.
     pub value: Option<Bytes>,
 }
 
@@ -122,7 +121,7 @@ pub(crate) struct Response {
     pub to: SocketAddrV4,
     pub id: Option<Id>,
     pub token: Option<Token>,
-    /// Nodes that are nearer to the target; their ids are made of their addresses.
+    /// Nodes that are nearer to the target; their ids are hashes of their addresses.
     pub closer: Vec<SocketAddrV4>,
     /// 0 is none.
     pub error: u64,
@@ -135,7 +134,7 @@ pub(crate) enum Packet {
     Response(Response),
 }
 
-/// What says which node it is: a hash of its address.
+/// The id of a node: a hash of its address.
 pub(crate) fn id_of(address: SocketAddrV4) -> Id {
     let mut bytes = BytesMut::with_capacity(6);
     put_ipv4(address, &mut bytes);
@@ -162,7 +161,7 @@ impl Packet {
     }
 }
 
-/// Takes a field that is there if its flag is set.
+/// Takes a field that is present if its flag is set.
 fn take_if<T>(
     there: bool,
     from: &mut Bytes,
@@ -259,7 +258,7 @@ impl Response {
     }
 }
 
-/// What requests and responses begin with.
+/// The fields with which requests and responses begin.
 fn head(kind: u8, flags: &[(bool, u64)], number: u16, to: SocketAddrV4) -> BytesMut {
     let mut out = BytesMut::new();
     out.put_u8(kind);

@@ -2,9 +2,9 @@
 //! without sockets or clocks.
 //!
 //! Peers are found by topic and by the key of their node. Nodes near a key forward the first messages
-//! of a connection to the holder of the key. Not here: datagrams and time, the connections themselves
-//! and the holes that are punched for them (`swarm/hyperdht`), and the values that the original can
-//! store besides peers (such requests are answered with an error).
+//! of a connection to the holder of the key. Not here: datagrams and time, connections and hole
+//! punching (`network/hyperdht`), and the values that the original can store besides peers (such
+//! requests are answered with an error).
 
 pub(crate) mod message;
 pub(crate) mod payload;

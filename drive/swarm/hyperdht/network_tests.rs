@@ -20,20 +20,20 @@ use crate::kademlia::{Id, RandomParts};
 const TOPIC: Id = [0xab; 32];
 const STAYING: u8 = 40;
 
-/// What is between a host and the others.
+/// The router between a host and the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Router {
     None,
     /// Admits addresses to which a packet was sent; one port for all remotes.
     Consistent,
-    /// A port for each.
+    /// A port for each remote address.
     Random,
 }
 
 struct Host {
     node: HyperDhtNode,
     router: Router,
-    /// Whom each socket has sent to.
+    /// The addresses to which each socket has sent.
     known: BTreeSet<(SocketId, SocketAddrV4)>,
     events: Vec<Event>,
 }
@@ -83,7 +83,7 @@ impl Network {
         network
     }
 
-    /// One that has run for half a minute.
+    /// A network that has run for half a minute.
     fn settled(count: u8, loss: f64, seed: u64) -> Self {
         let mut network = Self::new(count, loss, seed);
         network.run(Duration::from_secs(30));
@@ -200,7 +200,7 @@ impl Network {
         while self.step(until) {}
     }
 
-    /// Runs until something has happened at a host; what did.
+    /// Runs until a host has events; returns them.
     fn wait<T>(&mut self, n: u8, within: Duration, what: impl Fn(&Event) -> Option<T>) -> T {
         let until = self.now + within;
         loop {
@@ -226,7 +226,7 @@ impl Network {
         self.finish(n, query).1
     }
 
-    /// Whose keys are found in the topic.
+    /// The hosts whose keys a lookup of the topic finds.
     fn lookup(&mut self, n: u8) -> Vec<u8> {
         let query = self.with(n, |node, now| node.lookup(TOPIC, now)).unwrap();
         self.finish(n, query);
@@ -285,7 +285,7 @@ fn announced_is_found(loss: f64, seed: u64) {
         assert_eq!(named, Some(vec![100]));
     }
     for host in network.hosts.values() {
-        assert!(host.node.nodes() <= usize::from(STAYING), "nobody remembers who does not stay");
+        assert!(host.node.nodes() <= usize::from(STAYING), "no node remembers an ephemeral node");
     }
 }
 
@@ -537,7 +537,7 @@ async fn a_server_that_stops_is_not_found_and_one_that_disappears_expires() {
     assert_eq!(network.records(102, 100), []);
     assert_eq!(network.records(102, 101).len(), 3);
     network.run(MAX_AGE * 2);
-    assert_eq!(network.records(102, 101).len(), 3, "told again every few minutes");
+    assert_eq!(network.records(102, 101).len(), 3, "announced again every few minutes");
     network.down.insert(101);
     network.run(MAX_AGE);
     assert_eq!(network.records(102, 101), []);

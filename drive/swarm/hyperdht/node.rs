@@ -1,7 +1,7 @@
-//! A node of the hash table: asks on our behalf, and answers what others ask.
+//! A node of HyperDHT 6: sends our requests and answers those of others.
 //!
 //! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
-//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! address can be forged: a node is remembered after it has answered us, an announcement is accepted
 //! with a token that was sent to that address.
 //!
 //! Not here: walks (`walk`), how we are found (`serving`), answers to other nodes (`answer`) and
@@ -34,14 +34,14 @@ use router::ForwardedClients;
 use serving::Serving;
 use walk::{Goal, Taker, Walk};
 
-/// Requests answered within a second; the rest is ignored.
+/// Requests answered per second; more are ignored.
 pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
 /// Pending events that other nodes cause; further ones are dropped. Events that end an operation of
 /// ours are never dropped.
 pub(crate) const MAX_EVENTS: usize = 1024;
-/// How many unknown nodes that sent a request are checked with a request of ours at a time.
+/// Unknown nodes that sent a request and are pinged at the same time.
 pub(crate) const MAX_CHECKS: usize = 32;
-/// The nodes that were silent longest are asked for a sign of life this often.
+/// How often the nodes that were silent longest are pinged.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
 /// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
@@ -67,7 +67,7 @@ pub(crate) struct HyperDhtNode {
     pub(super) taken: BTreeMap<Id, Vec<Taker>>,
     pub(super) serving: Option<Serving>,
     next_request: RequestId,
-    /// Of the socket that the node asks from.
+    /// Reports of the address of the socket from which the node sends requests.
     samples: Samples,
     probe: Probe,
     /// The address at which every peer can reach our server socket.
@@ -80,7 +80,7 @@ pub(crate) struct HyperDhtNode {
 }
 
 impl HyperDhtNode {
-    /// A node that joins the network of its `bootstrap` nodes, or begins one.
+    /// A node that joins the network of its `bootstrap` nodes, or starts one.
     pub(crate) fn new(
         chosen: RandomParts,
         keys: KeyPair,
@@ -145,7 +145,7 @@ impl HyperDhtNode {
         self.start(topic, Goal::Lookup, now)
     }
 
-    /// The same, and to be one of them.
+    /// Looks for the peers of a topic and announces us as one.
     pub(crate) fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
         self.start(topic, Goal::Announce, now)
     }
@@ -178,7 +178,7 @@ impl HyperDhtNode {
         self.table.len()
     }
 
-    /// Nodes that answered lately, the newest first; bootstrap nodes too if there are fewer.
+    /// At most `count` nodes: those that answered last, the newest first, then bootstrap nodes.
     pub(crate) fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
         let mut nodes: Vec<SocketAddrV4> =
             self.table.newest(count).iter().map(|contact| contact.address).collect();
@@ -190,7 +190,7 @@ impl HyperDhtNode {
         nodes
     }
 
-    /// Where others can reach the socket that the node asks from.
+    /// Where others can reach the socket from which the node sends requests.
     pub(crate) fn reachability(&self) -> Reachability {
         self.open.map_or_else(|| self.samples.reachability(), Reachability::Open)
     }
@@ -209,7 +209,7 @@ impl HyperDhtNode {
         if self.is_open() { SocketId::SERVER } else { SocketId::CLIENT }
     }
 
-    /// What is told of us from a socket.
+    /// Our id, in packets from this socket; `None` if we are ephemeral there.
     pub(super) fn public_id(&self, socket: SocketId) -> Option<Id> {
         let stays = matches!(self.role, Role::Persistent { .. });
         (stays && socket == SocketId::SERVER).then_some(self.id)
@@ -237,7 +237,7 @@ impl HyperDhtNode {
         self.sending.ask(ready, now)
     }
 
-    /// Asks a node for a sign of life, which gets it a place in the table.
+    /// Pings a node; its answer adds it to the table.
     pub(super) fn check(&mut self, address: SocketAddrV4, patience: Patience, now: Instant) {
         let checks = self.sending.count(|purpose| *purpose == Purpose::Check);
         if checks < MAX_CHECKS {
@@ -297,11 +297,11 @@ impl HyperDhtNode {
 
     fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose, now: Instant) {
         match purpose {
-            // The silent party may be the peer to which the node forwarded the request.
+            // The peer to which the node forwarded the request may be the silent one.
             Purpose::Asked(request) => {
                 return self.report(Event::Answered { request, answer: None });
             }
-            // What does not come through says nothing of the node.
+            // A ping that does not arrive is no fault of the node.
             Purpose::Nat => return self.probe_ended(None),
             Purpose::Hint | Purpose::Confirm => return,
             Purpose::Step { query, asked, referrer } => {
@@ -314,7 +314,7 @@ impl HyperDhtNode {
         self.table.failed(to);
     }
 
-    /// A datagram came.
+    /// Handles a datagram.
     pub(crate) fn receive(
         &mut self,
         socket: SocketId,
@@ -371,17 +371,17 @@ impl HyperDhtNode {
             }
             Purpose::Check | Purpose::Nat | Purpose::Hint | Purpose::Confirm => {}
         }
-        // There is a place for one that waits.
+        // The answer makes room for a waiting request.
         self.sending.go_on(now);
     }
 
-    /// A node sees us at an address.
+    /// Notes that a node sees us at an address.
     fn seen(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4, now: Instant) {
         self.samples.add(node, seen_as);
         let (Role::Ephemeral { .. }, Some(open)) = (self.role, self.open) else { return };
         let moved = match self.samples.reachability() {
             Reachability::Consistent(address) => address != open,
-            reach => reach == Reachability::Random,
+            other => other == Reachability::Random,
         };
         // Our router admitted every address, and no longer does.
         if moved {
@@ -390,8 +390,8 @@ impl HyperDhtNode {
         }
     }
 
-    /// Where our server socket would be reached, if it is to be found out whether it is: where most
-    /// see us, by its own number.
+    /// The address at which our server socket would be reachable, if that is to be tested: the host that
+    /// most nodes report, and the port of the socket.
     fn expected_at(&self) -> Option<SocketAddrV4> {
         let Role::Ephemeral { server_port } = self.role else { return None };
         let seen_as = self.samples.agreed()?;
@@ -399,7 +399,7 @@ impl HyperDhtNode {
         (!probing).then(|| SocketAddrV4::new(*seen_as.ip(), server_port))
     }
 
-    /// Asks nodes to send to our server socket, which has sent them nothing.
+    /// Asks nodes to send a packet to our server socket, which has sent them none.
     fn tick_probe(&mut self, now: Instant) {
         let Role::Ephemeral { server_port } = self.role else { return };
         let Some(expected) = self.expected_at().filter(|_| now >= self.probe.next) else { return };

@@ -52,7 +52,7 @@ pub(super) fn request(command: Command) -> Request {
     Request { number: 5, target: Some(TOPIC), ..Request::new(OWN, command) }
 }
 
-/// The socket that a node has in any case.
+/// The socket from which a node sends requests.
 fn socket(node: &HyperDhtNode) -> SocketId {
     match node.reachability() {
         Reachability::Open(_) => SocketId::SERVER,
@@ -279,7 +279,7 @@ async fn an_announcement_needs_a_signature_and_the_token_that_was_sent_to_that_h
     assert_eq!(peers(&mut node), [peer]);
     let stranger = announce(&KeyPair::from_seed(&[9; 32]), TOPIC, given, Meaning::Gone);
     assert!(ask(&mut node, &stranger).is_some());
-    assert_eq!(peers(&mut node).len(), 1, "only he can take it back");
+    assert_eq!(peers(&mut node).len(), 1, "only that peer can withdraw it");
     assert_eq!(ask(&mut node, &announce(&keys(), TOPIC, given, Meaning::Gone)), Some(taken));
     assert_eq!(peers(&mut node), []);
 }
@@ -289,7 +289,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
     let now = Instant::now();
     let mut node = staying();
     let stranger = Request { id: Some([9; 32]), ..request(Command::FindNode) };
-    assert!(ask(&mut node, &stranger).is_some(), "whose id is another address's");
+    assert!(ask(&mut node, &stranger).is_some(), "with the id of another address");
     let honest = Request { id: Some(id_of(PEER)), ..request(Command::FindNode) };
     hand(&mut node, PEER, &honest);
     assert_eq!(node.nodes(), 0, "its address may be forged");
@@ -388,7 +388,7 @@ async fn concurrent_queries_and_requests_per_second_are_limited() {
     assert_eq!(node.next_tick(), now + Duration::from_secs(1));
 }
 
-/// Walks one step: a node that is asked something for a query, and what it answers.
+/// One step of a walk: answers the next request of a query.
 fn answer_step(node: &mut HyperDhtNode, command: Command, answer: Response) -> SocketAddrV4 {
     let asked = requests(node).into_iter().find(|one| one.command == command).unwrap();
     let id = Some(id_of(asked.to));
@@ -444,7 +444,7 @@ async fn an_expired_token_is_replaced_once() {
     let answer = |token| Response { token: Some([token; 32]), ..Response::new(OWN, 0) };
     answer_step(&mut node, Command::Lookup, answer(1));
     let refused = |token| Response { error: INVALID_TOKEN, ..answer(token) };
-    let told = |node: &mut HyperDhtNode| {
+    let next_request = |node: &mut HyperDhtNode| {
         let mut all = requests(node);
         all.retain(|one| matches!(one.command, Command::Announce | Command::Unannounce));
         assert_eq!(all.len(), 1);
@@ -455,22 +455,22 @@ async fn an_expired_token_is_replaced_once() {
         let answer = Response { id, number: asked.number, ..refused(token) };
         hand_answer(node, PEER, &answer);
     };
-    let first = told(&mut node);
+    let first = next_request(&mut node);
     assert_eq!(first.token, Some([1; 32]));
     refuse(&mut node, &first, 2);
-    let second = told(&mut node);
+    let second = next_request(&mut node);
     assert_eq!(second.token, Some([2; 32]));
     let value = Announcement::decode(second.value.clone().unwrap()).unwrap();
     let place = Place { target: TOPIC, token: [2; 32], node: id_of(PEER) };
-    assert!(value.verified(Meaning::Here, &place).is_some(), "and signed anew");
+    assert!(value.verified(Meaning::Here, &place).is_some(), "and signed again");
     refuse(&mut node, &second, 3);
     assert_eq!(events(&mut node), [Event::Finished { query, answered: 1, announced: 0 }]);
     // Taken back with the token that is known best; it may have been taken after all.
     node.take_back(&TOPIC, now);
-    let first = told(&mut node);
+    let first = next_request(&mut node);
     assert_eq!((first.command, first.token), (Command::Unannounce, Some([2; 32])));
     refuse(&mut node, &first, 4);
-    let second = told(&mut node);
+    let second = next_request(&mut node);
     assert_eq!((second.command, second.token), (Command::Unannounce, Some([4; 32])));
     assert!(node.is_taking_back());
     refuse(&mut node, &second, 5);
@@ -491,15 +491,15 @@ async fn announcements_remembered_for_withdrawal_are_limited() {
         node.announce(topic(n), now).unwrap();
         let answer = Response { token: Some([1; 32]), ..Response::new(OWN, 0) };
         answer_step(&mut node, Command::Lookup, answer);
-        let told = requests(&mut node).pop().unwrap();
-        hand_answer(&mut node, PEER, &Response::new(OWN, told.number));
+        let request = requests(&mut node).pop().unwrap();
+        hand_answer(&mut node, PEER, &Response::new(OWN, request.number));
         events(&mut node);
     }
     for (n, known) in [(MAX_TAKEN_BACK, false), (MAX_TAKEN_BACK - 1, true)] {
         node.take_back(&topic(n), now + Duration::from_secs(9));
-        let told =
+        let count =
             requests(&mut node).iter().filter(|one| one.command == Command::Unannounce).count();
-        assert_eq!(told, usize::from(known));
+        assert_eq!(count, usize::from(known));
     }
 }
 

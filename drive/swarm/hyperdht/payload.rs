@@ -1,8 +1,8 @@
-//! What two peers tell each other through nodes before they have a connection: the handshake, and
-//! the rounds in which both punch holes into their routers (hyperdht.md §4, §5).
+//! Messages that two peers exchange through nodes before they have a connection: the handshake, and
+//! the rounds of hole punching (hyperdht.md §4, §5).
 //!
-//! Not here: the encryption of what is inside (`secret_stream`), and what is done about it
-//! (`swarm/hyperdht`).
+//! Not here: the encryption of the payloads (`secret_stream`), and how peers act on them
+//! (`network/hyperdht`).
 
 use std::net::{SocketAddrV4, SocketAddrV6};
 
@@ -13,13 +13,13 @@ use crate::compact::{
     take_ipv6, take_list, take_uint,
 };
 
-/// Addresses of one list that are looked at. A machine has some, and three relays.
+/// Addresses of one list that are decoded; more are ignored. A machine has a few, and three relays.
 pub(crate) const MAX_ADDRESSES: usize = 32;
 
-/// The version of the hello, and of each of its parts.
+/// The version of the Noise payload and of each of its parts.
 pub(crate) const VERSION: u64 = 1;
 
-/// What is wrong with a connection that is to be.
+/// Faults: why a peer refuses a connection.
 pub(crate) mod fault {
     pub(crate) const NONE: u64 = 0;
     pub(crate) const ABORTED: u64 = 1;
@@ -27,12 +27,12 @@ pub(crate) mod fault {
     pub(crate) const TRY_LATER: u64 = 3;
 }
 
-/// Why a value is none that we can read.
+/// Why a value cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("it ends early")]
     CutOff,
-    #[error("from whom it comes, {0}, is unknown")]
+    #[error("the mode {0} is unknown")]
     Mode(u64),
     #[error("it is of version {0}")]
     Version(u64),
@@ -88,7 +88,7 @@ pub(crate) enum Firewall {
     Open,
     /// The same port for every remote address.
     Consistent,
-    /// Another port for each.
+    /// A different port for each remote address.
     Random,
 }
 
@@ -107,7 +107,7 @@ impl Firewall {
             0 => Self::Unknown,
             1 => Self::Open,
             2 => Self::Consistent,
-            // What comes later will hardly be easier to come through.
+            // Later versions may add kinds; assume the hardest to traverse.
             _ => Self::Random,
         })
     }
@@ -121,13 +121,13 @@ fn put_addresses(all: &[SocketAddrV4], out: &mut BytesMut) {
     put_list(all, out, |one, out| put_ipv4(*one, out));
 }
 
-/// The sum of the flags whose field is there.
+/// The flags of the fields that are present.
 pub(super) fn put_flags(fields: &[bool], out: &mut BytesMut) {
     let flags = fields.iter().rev().fold(0, |flags, there| flags << 1 | u64::from(*there));
     put_uint(flags, out);
 }
 
-/// Whether the field of that place is there.
+/// Whether the field of that place is present.
 pub(super) fn has(flags: u64, place: u32) -> bool {
     flags >> place & 1 != 0
 }
@@ -140,7 +140,7 @@ pub(crate) struct Handshake {
     pub noise: Bytes,
     /// The address of the peer behind the sender: the client, or in a reply the server.
     pub peer_address: Option<SocketAddrV4>,
-    /// Of the node through which the answer goes, if that is not the sender.
+    /// The node through which the answer goes, if that is not the sender.
     pub relay_address: Option<SocketAddrV4>,
 }
 
@@ -169,7 +169,7 @@ impl Handshake {
     }
 }
 
-/// The value of a request about a hole, and of its answer.
+/// The value of a holepunch request, and of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holepunch {
     pub mode: Mode,
@@ -206,21 +206,21 @@ impl Holepunch {
     }
 }
 
-/// A node that passes messages about holes on, and the server's address as that node sees it.
+/// A node that forwards holepunch messages, and the server's address as that node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Relay {
     pub relay_address: SocketAddrV4,
     pub peer_address: SocketAddrV4,
 }
 
-/// How holes can be punched to a server.
+/// How a client can punch a hole to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HolepunchInfo {
     pub id: u64,
     pub relays: Vec<Relay>,
 }
 
-/// The stream that is to be connected.
+/// The datagram stream that is to be connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UdxInfo {
     pub version: u64,
@@ -238,7 +238,7 @@ pub(crate) struct RelayThrough {
     pub token: [u8; 32],
 }
 
-/// What each side says of itself inside the Noise handshake.
+/// The payload of a Noise handshake message: what each side reports of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NoisePayload {
     /// One of [`fault`].
@@ -251,7 +251,7 @@ pub(crate) struct NoisePayload {
     /// The version of the encrypted stream.
     pub secret_stream: Option<u64>,
     pub relay_through: Option<RelayThrough>,
-    /// Where this server can be asked for the next time.
+    /// Relays of this server, for the next connection.
     pub relay_addresses: Vec<SocketAddrV4>,
 }
 
@@ -380,7 +380,7 @@ impl RelayThrough {
     }
 }
 
-/// What each side says in one round about a hole.
+/// The payload of one holepunch round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Round {
     /// One of [`fault`].
@@ -391,9 +391,9 @@ pub(crate) struct Round {
     pub punching: bool,
     /// Where the sender's socket can be reached.
     pub addresses: Vec<SocketAddrV4>,
-    /// Where the sender has begun to send to.
+    /// The address to which the sender has begun to send.
     pub remote_address: Option<SocketAddrV4>,
-    /// To be repeated by the other side, which shows that it is where it says.
+    /// A token that the other side repeats, which proves its address.
     pub token: Option<[u8; 32]>,
     pub remote_token: Option<[u8; 32]>,
 }
@@ -456,7 +456,7 @@ mod tests {
     const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 258);
     const THIRD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(8, 8, 8, 8), 65535);
 
-    /// Reads what the original wrote, and writes it again; no part of it can be read.
+    /// Decodes bytes of the original and encodes them again; no prefix of them can be decoded.
     fn check<T: std::fmt::Debug + PartialEq>(
         what: &str,
         expected: T,

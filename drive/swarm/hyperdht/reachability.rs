@@ -200,7 +200,7 @@ mod tests {
         };
         let mut probe = Probe::new(now);
         probe.begin(at(1, 5), 0, now);
-        assert!(!probe.is_under_way() && probe.next > now, "nobody to be asked");
+        assert!(!probe.is_under_way() && probe.next > now, "no node to ask");
         let (here, there) = (Some(at(1, 5)), Some(at(1, 6)));
         assert!(open(1, &[here]));
         assert!(!open(1, &[None]) && !open(1, &[there]));

@@ -16,14 +16,14 @@ use crate::kademlia::{Id, Limits, TopicStore};
 pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic.
 pub(crate) const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
-/// Peers whose whereabouts are kept; the oldest goes first.
+/// Peers whose address is stored by key; the oldest goes first.
 pub(crate) const MAX_FORWARDS: usize = 65_536;
 /// Relays kept per peer: as many as fit into an answer with [`MAX_PEERS`] peers.
 pub(crate) const MAX_RELAYS: usize = 3;
 /// Announcements expire after this unless refreshed.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 
-/// Where messages for a peer go.
+/// Where messages for a peer are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Forward {
     /// The peer's own address, from which the announcement came.
@@ -51,7 +51,7 @@ impl Records {
     /// A peer at `from` announced itself: under the target of its key, or in a topic.
     pub(crate) fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
         peer.relays.truncate(MAX_RELAYS);
-        // The sender chose the spare capacity: release it.
+        // The sender chose the capacity of the list: release the spare part.
         peer.relays.shrink_to_fit();
         if target_of(&peer.key) == target {
             self.forwards.put(target, (), Forward { to: from, peer }, now);
@@ -68,13 +68,13 @@ impl Records {
         }
     }
 
-    /// Where messages for the peer of that target go.
+    /// Where messages for the peer of that target are forwarded to.
     pub(crate) fn forward(&mut self, target: &Id, now: Instant) -> Option<&Forward> {
         self.forwards.expire(now);
         self.forwards.get(target, &())
     }
 
-    /// Peers of a topic, others each time if there are more than [`MAX_PEERS`].
+    /// Peers of a topic: a random selection if there are more than [`MAX_PEERS`].
     pub(crate) fn peers(&mut self, target: &Id, now: Instant) -> Vec<Peer> {
         self.topics.expire(now);
         let mut all: Vec<&Peer> = self.topics.of(*target).map(|(_, peer)| peer).collect();

@@ -17,7 +17,7 @@ use super::payload::{Handshake, Holepunch, Mode};
 use crate::crypto::KeyPair;
 use crate::kademlia::Id;
 
-/// Makes a node the one that knows where the holder of a key is, which is `at`.
+/// A node that stores that the holder of a key is at `at`.
 fn relay(at: SocketAddrV4) -> (HyperDhtNode, Id) {
     let mut node = staying();
     let server = KeyPair::from_seed(&[8; 32]);
@@ -178,7 +178,7 @@ async fn clients_and_servers_in_our_network_use_us_as_relay() {
     assert_eq!(
         passed(&mut node, Command::Handshake, target, THIRD, answer),
         None,
-        "he has not asked"
+        "it has not asked"
     );
     // A server there, with another socket for the hole, and a client far away.
     let (mut node, target) = relay(NEAR);
@@ -211,7 +211,7 @@ fn server() -> (HyperDhtNode, Id) {
     (node, target_of(&keys().public_key()))
 }
 
-/// What is told of a request for us.
+/// The event of a request for us.
 fn asked(node: &mut HyperDhtNode, command: Command, target: Id, value: Bytes) -> Option<Asked> {
     assert_eq!(passed(node, command, target, PEER, value), None);
     let mut all = events(node);
@@ -228,7 +228,7 @@ async fn a_handshake_for_us_is_reported_and_the_answer_returns_on_its_path() {
     let welcome = Bytes::from_static(b"welcome");
     for (mode, peer, relay, told, to, back) in [
         (Mode::FromClient, None, None, None, PEER, Mode::Reply),
-        // It says where it is by itself: that is known better.
+        // The source address is more reliable than the address in the message.
         (Mode::FromClient, Some(OTHER), None, None, PEER, Mode::Reply),
         (Mode::FromRelay, Some(OTHER), None, Some(OTHER), PEER, Mode::FromServer),
         (Mode::FromSecondRelay, Some(OTHER), Some(THIRD), Some(OTHER), THIRD, Mode::FromServer),

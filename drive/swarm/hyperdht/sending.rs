@@ -12,7 +12,7 @@ use super::interface::{Outgoing, RequestId, SocketId};
 use super::message::{Request, Response};
 use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
 
-/// New requests sent within a second.
+/// New requests sent per second.
 pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 200;
 /// Requests that wait to be sent; one more is refused.
 pub(crate) const MAX_WAITING: usize = 256;
@@ -23,14 +23,14 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Sent once.
 pub(crate) const ONCE: Patience =
     Patience { late_after: None, again_after: SECOND, times: 0, given_up_after: SECOND };
-/// Sent again twice: done before the relays hear from us the next time.
+/// Sent again twice, which is over before the next ping to the relays.
 pub(crate) const THRICE: Patience = Patience { times: 2, ..ONCE };
 /// As often as the original.
 pub(crate) const PATIENT: Patience = Patience { times: 3, ..ONCE };
-/// The same, and the walk continues after the first second.
+/// As often as the original; the walk continues after the first second.
 pub(crate) const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// One step of a walk.
@@ -40,7 +40,7 @@ pub(crate) enum Purpose {
         /// The node that named this one.
         referrer: Option<SocketAddrV4>,
     },
-    /// An announcement at the end of a walk. A token that has grown old on the way is replaced once.
+    /// An announcement at the end of a walk. A token that has expired on the way is replaced once.
     Commit {
         query: QueryId,
         replaced: bool,
@@ -49,22 +49,22 @@ pub(crate) enum Purpose {
         target: Id,
         replaced: bool,
     },
-    /// Is the node there?
+    /// A ping of a node, for the routing table.
     Check,
-    /// A node that passes messages on to us: is it there, and does it see us where it did?
+    /// A ping of a relay, which also reports our address.
     Relay,
-    /// To be answered to our server socket.
+    /// A ping whose answer goes to our server socket.
     Nat,
-    /// Nothing depends on it.
+    /// A hint that a node is down.
     Hint,
-    /// Is the sender of a request at the address that its datagram names?
+    /// A ping that confirms the source address of a request.
     Confirm,
     Asked(RequestId),
 }
 
-/// A request with what is known about it before it has a number.
+/// A request that has no number yet.
 pub(crate) struct Ready {
-    /// Asked from here.
+    /// The socket to send from.
     pub socket: SocketId,
     pub request: Request,
     pub purpose: Purpose,
@@ -124,9 +124,9 @@ impl Sending {
         }
     }
 
-    /// Sends what waits, as far as there is room now.
+    /// Sends waiting requests, as far as the limits allow.
     pub(crate) fn go_on(&mut self, now: Instant) {
-        // The window first: it is to notice that it is open.
+        // The window first: the call lets it notice that it is open.
         while !self.window.is_full(now) && !self.requests.is_full() {
             let Some(ready) = self.waiting.pop_front() else { return };
             self.send(ready, now);
@@ -153,7 +153,7 @@ impl Sending {
         self.out.pop_front()
     }
 
-    /// What the request was for that this answers, if any was sent there from that socket.
+    /// The purpose of the request with this number, if it was sent there from that socket.
     pub(crate) fn answered(
         &mut self,
         socket: SocketId,
@@ -163,7 +163,7 @@ impl Sending {
         self.requests.answered((socket, from), number)
     }
 
-    /// How many requests wait that are for something, sent or not.
+    /// How many requests have such a purpose, sent or waiting.
     pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         let unsent = self.waiting.iter().filter(|ready| is_for(&ready.purpose)).count();
         unsent + self.requests.count(is_for)
@@ -185,14 +185,14 @@ impl Sending {
         }
     }
 
-    /// When something is due; `eager` if there is more to be sent than what waits here.
+    /// When something is due; `eager` if a caller has more to send than the waiting requests.
     pub(crate) fn next_due(&self, eager: bool) -> Option<Instant> {
         let opens = self.window.opens().filter(|_| eager || !self.waiting.is_empty());
         [self.requests.next_due(), opens].into_iter().flatten().min()
     }
 }
 
-/// A request that has no answer yet, or gets none.
+/// A request that is late or has failed.
 #[derive(Debug)]
 pub(crate) enum Overdue {
     Late { purpose: Purpose },
@@ -241,7 +241,7 @@ mod tests {
         }
         sending.go_on(opens);
         assert_eq!(sent(&mut sending).len(), MAX);
-        assert!(sending.is_full(opens), "those who waited go first");
+        assert!(sending.is_full(opens), "waiting requests go first");
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(sent(&mut sending).len(), 1);
     }
 
-    /// Nothing is due before what can be done about it.
+    /// Nothing is due before it can be done.
     #[tokio::test(start_paused = true)]
     async fn a_full_request_table_does_not_spend_the_rate_limit() {
         let mut now = Instant::now();

@@ -1,4 +1,4 @@
-//! What npm hyperdht wrote, for the tests of everything that reads it.
+//! Bytes that npm hyperdht wrote, for the tests of the decoders.
 
 use std::collections::BTreeMap;
 

@@ -63,9 +63,9 @@ mod tests {
             assert!([may(from, &own), may(from, &near)].concat().iter().all(|may| !may), "{from}");
             assert!(may(from, &world).iter().all(|may| *may));
         }
-        for nobody in ["0.0.0.0", "0.1.2.3", "224.0.0.251", "240.0.0.1", "255.255.255.255"] {
-            assert_eq!(may("127.0.0.1", &[nobody]), [false], "{nobody}");
-            assert_eq!(may(nobody, &["8.8.8.8"]), [false], "{nobody}");
+        for invalid in ["0.0.0.0", "0.1.2.3", "224.0.0.251", "240.0.0.1", "255.255.255.255"] {
+            assert_eq!(may("127.0.0.1", &[invalid]), [false], "{invalid}");
+            assert_eq!(may(invalid, &["8.8.8.8"]), [false], "{invalid}");
         }
     }
 }

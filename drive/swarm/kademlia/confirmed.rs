@@ -1,4 +1,4 @@
-//! Which addresses have been confirmed, and the requests that wait until theirs is.
+//! Confirmed addresses, and requests that wait for the confirmation of theirs.
 //!
 //! The source address of a datagram can be forged. Before an address has answered us, at most
 //! [`AMPLIFICATION`] times the bytes that came from it are sent to it. A request whose answer is
@@ -29,7 +29,7 @@ struct Held<R> {
     request: R,
 }
 
-/// See the module's description. `R` is a request as its network has it.
+/// Confirmed addresses and waiting requests; `R` is the type of a request.
 pub(crate) struct Confirmed<R> {
     addresses: LruCache<SocketAddrV4, Instant>,
     held: VecDeque<Held<R>>,
@@ -60,8 +60,8 @@ impl<R> Confirmed<R> {
         self.addresses.peek(&address).is_some_and(|at| now < *at + CONFIRMED_FOR)
     }
 
-    /// Keeps a request until its address is confirmed, in place of one of that address that
-    /// `is_same`; false if 128 requests wait already.
+    /// Keeps a request until its address is confirmed. It replaces a request of the same address for
+    /// which `is_same` holds. False if 128 requests wait already.
     pub(crate) fn hold(
         &mut self,
         from: SocketAddrV4,

@@ -1,9 +1,9 @@
-//! Names of nodes and of topics, and how near they are to each other.
+//! Ids of nodes and topics, and the distance between them.
 
-/// A node's own choice, or a topic.
+/// 32 bytes: a node or a topic.
 pub(crate) type Id = [u8; 32];
 
-/// The bits in which two ids differ, first ones first: smaller is nearer.
+/// The XOR distance (Kademlia) as a big-endian number; a smaller one is nearer.
 pub(crate) fn distance(a: &Id, b: &Id) -> Id {
     std::array::from_fn(|n| a[n] ^ b[n])
 }

@@ -1,8 +1,8 @@
 //! What both hash tables have in common (Kademlia): node ids and their distances, the routing
 //! table, walks to a target, and pending requests.
 //!
-//! Pure bookkeeping in given time. Not here: packets and what is asked with them (`dht`,
-//! `hyperdht`), sockets and clocks (`swarm/discovery`).
+//! Times are passed in. Not here: packets and requests (`dht`, `hyperdht`), sockets and clocks
+//! (`network/discovery`).
 
 pub(crate) mod id;
 mod address;

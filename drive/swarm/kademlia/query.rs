@@ -1,8 +1,8 @@
-//! One walk through a hash table: from the nodes known to ever nearer ones, until the nearest have
-//! answered; those may then be told something.
+//! One walk through a hash table: from known nodes to ever nearer ones, until the nearest have
+//! answered. The commit may follow (dht-rpc): one more request to each of those.
 //!
-//! Every node on the way may lie about the next ones: the nodes kept, the nodes asked and the time
-//! are bounded.
+//! Every node on the way may lie about nearer ones. So the nodes kept, the nodes queried and the time
+//! are limited.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -17,7 +17,7 @@ use super::routing::{BUCKET, Contact};
 pub(crate) const MAX_CONTACTS: usize = 128;
 /// Nodes that one query asks at most.
 pub(crate) const MAX_ASKED: usize = 256;
-/// A query ends by then, whatever it has found.
+/// The walk of a query ends after this time, whatever it has found.
 pub(crate) const QUERY_WITHIN: Duration = Duration::from_secs(30);
 /// A query ends when it has this many answers for each late one.
 const ANSWERS_PER_LATE: usize = 3;
@@ -28,7 +28,7 @@ pub(crate) type QueryId = u64;
 enum NodeState<Reply> {
     New,
     Asked,
-    /// It may answer yet, but others are not kept waiting for it.
+    /// It may still answer, but the query continues without it.
     Late,
     Answered(Reply),
     Failed,
@@ -47,7 +47,7 @@ impl<Reply> QueryNode<Reply> {
     }
 }
 
-/// Whom to ask next.
+/// The next node to query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueryStep {
     pub to: SocketAddrV4,
@@ -57,14 +57,14 @@ pub(crate) struct QueryStep {
     pub referrer: Option<SocketAddrV4>,
 }
 
-/// The nodes that are sent something at the end.
+/// The state of the commit.
 #[derive(Clone, Copy)]
 struct CommitPhase {
     waiting: usize,
     accepted: usize,
 }
 
-/// See the module's description. `Goal` is what the walk is for, `Reply` what is kept of an answer.
+/// One walk. `Goal` is its purpose, `Reply` what is kept of each answer.
 pub(crate) struct Query<Goal, Reply> {
     pub target: Id,
     pub goal: Goal,
@@ -187,8 +187,8 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         self.answered
     }
 
-    /// Whether all relevant nodes were queried, and the nodes that were sent something have
-    /// answered. Late nodes are waited for only while few others have answered.
+    /// Whether all relevant nodes were queried, and all requests of the commit answered. The query
+    /// waits for late nodes only while few others have answered.
     pub(crate) fn is_done(&self) -> bool {
         if let Some(commit) = self.commit {
             return commit.waiting == 0;
@@ -212,13 +212,13 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         self.nearest().filter_map(answered).collect()
     }
 
-    /// The walk is over; `count` nodes are told what it was for, until `deadline`.
+    /// Begins the commit: `count` requests, answered by `deadline`.
     pub(crate) fn commit(&mut self, count: usize, deadline: Instant) {
         self.commit = Some(CommitPhase { waiting: count, accepted: 0 });
         self.deadline = deadline;
     }
 
-    /// One that was told has answered, or has not.
+    /// Notes the result of one request of the commit.
     pub(crate) fn commit_answered(&mut self, accepted: bool) {
         if let Some(commit) = &mut self.commit {
             commit.waiting = commit.waiting.saturating_sub(1);
@@ -226,7 +226,7 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         }
     }
 
-    /// How many took what they were told; `None` before they are told.
+    /// How many nodes accepted the commit; `None` before it.
     pub(crate) fn accepted(&self) -> Option<usize> {
         self.commit.map(|commit| commit.accepted)
     }
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(closest, [five, contact(7)]);
     }
 
-    /// What a person would be waiting for.
+    /// A user would wait for it.
     #[tokio::test(start_paused = true)]
     async fn a_late_node_does_not_delay_a_query_when_most_have_answered() {
         let mut query = query();

@@ -1,4 +1,4 @@
-//! Requests that wait for an answer: whose they are, when they are sent again, when they are given up.
+//! Requests that wait for an answer: their purpose, when they are sent again, and when they fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Requests that wait for an answer at the same time.
 pub(crate) const MAX_REQUESTS: usize = 512;
 
-/// How long an answer is waited for.
+/// How long a node waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patience {
     /// Time without an answer after which the request is reported as late, once; `None` never
@@ -23,10 +23,10 @@ pub(crate) struct Patience {
     pub given_up_after: Duration,
 }
 
-/// What has to be done about a request.
+/// What is due for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Due<To, Purpose> {
-    /// There is no answer yet, and nothing to be done if nothing helps.
+    /// There is no answer yet. The request stays under way.
     Late {
         to: To,
         number: u16,
@@ -63,15 +63,14 @@ impl<To, Purpose> Request<To, Purpose> {
     }
 }
 
-/// See the module's description. `To` is the queried node, and everything that an answer must
-/// match.
+/// Pending requests. `To` is what an answer must match, such as the queried node and the socket.
 pub(crate) struct Requests<To, Purpose> {
     all: BTreeMap<u16, Request<To, Purpose>>,
     next: u16,
 }
 
 impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
-    /// Numbers begin at a random `first`, so that answers cannot be foretold.
+    /// Numbers begin at a random `first`, so that answers cannot be guessed.
     pub(crate) fn new(first: u16) -> Self {
         Self { all: BTreeMap::new(), next: first }
     }
@@ -80,7 +79,8 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
         self.all.len() >= MAX_REQUESTS
     }
 
-    /// Keeps a request, which `encode` makes of its number; its bytes, or `None` if too many wait.
+    /// Keeps a request and returns its bytes, which `encode` makes of its number; `None` if too many
+    /// wait.
     pub(crate) fn add(
         &mut self,
         to: To,
@@ -110,7 +110,7 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
         Some(packet)
     }
 
-    /// What the request was for that this answers, if any was sent there.
+    /// The purpose of the request with this number, if it was sent there; the request is removed.
     pub(crate) fn answered(&mut self, from: To, number: u16) -> Option<Purpose> {
         if self.all.get(&number)?.to != from {
             return None;
@@ -122,12 +122,12 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
         self.all.values().map(Request::due).min()
     }
 
-    /// How many wait that are for something.
+    /// How many waiting requests have such a purpose.
     pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         self.all.values().filter(|request| is_for(&request.purpose)).count()
     }
 
-    /// One thing that is due, and done by that.
+    /// Takes the next event that is due.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<Due<To, Purpose>> {
         let (&number, request) = self.all.iter_mut().find(|(_, request)| request.due() <= now)?;
         let to = request.to;

@@ -1,4 +1,4 @@
-//! The nodes we know: more of those that are near to us, at most [`BUCKET`] of each distance.
+//! The routing table: known nodes, at most [`BUCKET`] of each distance from our id.
 
 use std::net::SocketAddrV4;
 
@@ -8,11 +8,11 @@ use super::id::{Id, common_bits, distance};
 
 /// Nodes kept per distance, which is the number of leading bits shared with our id.
 pub(crate) const BUCKET: usize = 20;
-/// Distances told apart; what is nearer shares the last bucket. Only a deliberately chosen id is
-/// that near.
+/// Number of distances; nearer nodes share the last bucket. Only a deliberately chosen id is that
+/// near.
 pub(crate) const BUCKETS: usize = 64;
 
-/// A node as one names it to others.
+/// The id and the address of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contact {
     pub id: Id,
@@ -35,7 +35,7 @@ impl RoutingTable {
         Self { own, buckets: (0..BUCKETS).map(|_| Vec::new()).collect() }
     }
 
-    /// A node was heard. One that is new gets a place only if there is one: a node that has stayed
+    /// Notes that a node answered. A new one is added only if its bucket has room: a node that has stayed
     /// long is likelier to stay. A known id keeps its address until it fails to answer.
     pub(crate) fn heard(&mut self, contact: Contact, now: Instant) {
         if contact.id == self.own {
@@ -52,14 +52,14 @@ impl RoutingTable {
         }
     }
 
-    /// A node did not answer.
+    /// Removes a node that did not answer.
     pub(crate) fn failed(&mut self, address: SocketAddrV4) {
         for bucket in &mut self.buckets {
             bucket.retain(|known| known.contact.address != address);
         }
     }
 
-    /// Of the bucket that an id belongs to.
+    /// The index of the bucket of an id.
     fn index(&self, id: &Id) -> usize {
         common_bits(&self.own, id).min(BUCKETS - 1)
     }
@@ -96,7 +96,7 @@ impl RoutingTable {
         all.iter().take(count).map(|known| known.contact).collect()
     }
 
-    /// The `count` nodes that were heard last, the newest first.
+    /// The `count` nodes that answered last, the newest first.
     pub(crate) fn newest(&self, count: usize) -> Vec<Contact> {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| std::cmp::Reverse(known.heard));

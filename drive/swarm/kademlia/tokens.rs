@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::crypto::blake2b;
 
-/// A token is good for this long, and as long again.
+/// A token is valid for one to two of these periods.
 const TOKEN_EVERY: Duration = Duration::from_secs(300);
 
-/// See the module's description.
+/// The tokens of one node.
 pub(crate) struct Tokens {
     secrets: [[u8; 32]; 2],
     since: Instant,
@@ -22,7 +22,7 @@ impl Tokens {
         Self { secrets, since: now }
     }
 
-    /// Changes the secret if it is old; `fresh` is a new one.
+    /// Replaces the secret by `fresh` if it is old.
     pub(crate) fn rotate(&mut self, now: Instant, fresh: impl FnOnce() -> Option<[u8; 32]>) {
         if now >= self.since + TOKEN_EVERY
             && let Some(fresh) = fresh()

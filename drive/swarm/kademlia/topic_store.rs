@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much is kept. At each of the two bounds the oldest gives way to what is new.
+/// The limits of a store. At each of the two bounds a new record replaces the oldest one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub in_all: usize,
@@ -15,7 +15,7 @@ pub(crate) struct Limits {
     pub age: Duration,
 }
 
-/// See the module's description. A topic has one value per key.
+/// Records by topic. A topic has one value per key.
 pub(crate) struct TopicStore<Topic, Key, Value> {
     limits: Limits,
     all: HashMap<Topic, HashMap<Key, (u64, Value)>>,
@@ -58,7 +58,7 @@ impl<Topic: Copy + Eq + Hash, Key: Copy + Eq + Hash, Value> TopicStore<Topic, Ke
         Some(value)
     }
 
-    /// Lets go of what is too old.
+    /// Removes expired records.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some((_, &(topic, key, at))) = self.order.first_key_value()
             && now >= at + self.limits.age

@@ -1,4 +1,4 @@
-//! How often something may happen.
+//! A limit of events per second.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ impl Window {
         self.count >= self.most
     }
 
-    /// Whether one more may happen now; it is counted.
+    /// Counts one more event; false if the limit is reached.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let room = !self.is_full(now);
         self.count += u32::from(room);
         room
     }
 
-    /// When there is room again, if there is none.
+    /// When the next event is allowed; `None` if one is allowed now.
     pub(crate) fn opens(&self) -> Option<Instant> {
         (self.count >= self.most).then(|| self.since + PERIOD)
     }

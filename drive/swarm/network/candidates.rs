@@ -1,11 +1,11 @@
-//! Which of the addresses that discovery named is dialled next, and which are better left alone.
+//! Addresses that discovery found: which one is dialled next, and which are not dialled for a while.
 //!
 //! Priorities and pauses are those of the original: peers of the local network first, then others,
 //! then those behind our own public address; after a failure a pause of 1, 5 and 15 seconds, then
 //! the address is forgotten until it is found again. The bounds are ours: discovery can return
 //! wrong addresses, and any number of them.
 //!
-//! Pure: time and chance are passed in. Not here: dialling, and how addresses are found.
+//! Times are passed in, and tests choose the seed. Not here: dialling, and how addresses are found.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,29 +17,29 @@ use crate::crypto::DiscoveryKey;
 
 /// Addresses remembered at once.
 pub(crate) const MAX_CANDIDATES: usize = 1024;
-/// Of these, how many on the word of one source: one answer of an honest node has at most 128.
+/// Of these, addresses from one source: one answer of an honest node has at most 128.
 pub(crate) const MAX_CANDIDATES_PER_SOURCE: usize = 128;
 /// Topics remembered of one address; it is dialled while one of them is still joined.
 pub(crate) const MAX_TOPICS_PER_CANDIDATE: usize = 64;
-/// Dialled at the same time, from the start to the end of the attempt to connect.
+/// Concurrent attempts to connect.
 pub(crate) const MAX_DIALLING: usize = 16;
-/// Of these, how many by the key of a HyperDHT node: each may take most of a minute.
+/// Of these, attempts by the key of a HyperDHT node: each may take most of a minute.
 pub(crate) const MAX_DIALLING_BY_KEY: usize = 8;
 /// Pauses after the first, second and third failure in a row, each times 0.66 to 1.33.
 const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
-/// An address that failed too often is forgotten after this long.
+/// How long an address that failed too often is remembered.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(7500);
-/// An address that turned out to be our own is not tried again for this long.
+/// How long an address that proved to be our own is not dialled.
 const OURSELVES_FOR: Duration = Duration::from_secs(600);
-/// Nor is a peer of the topic that speaks another protocol.
+/// How long a peer that speaks another protocol is not dialled.
 const FOREIGN_FOR: Duration = Duration::from_secs(600);
 
 /// Where a peer can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DialTarget {
     Tcp(SocketAddr),
-    /// The public key of its HyperDHT node, wherever that is.
+    /// The public key of its HyperDHT node.
     HyperDht([u8; 32]),
 }
 
@@ -58,20 +58,20 @@ impl std::fmt::Display for DialTarget {
 /// The source of a peer's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// It did itself, on the local network.
+    /// The peer itself, on the local network.
     Lan(IpAddr),
     /// A node of the DHT.
     Node(IpAddr),
     /// A node of the HyperDHT.
     HyperNode(IpAddr),
-    /// It did itself, over a connection that it has with us by other means.
+    /// The peer itself, over another connection to us.
     Itself(IpAddr),
 }
 
-/// In the order of dialling, last first.
+/// Candidates of the greatest priority are dialled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Priority {
-    /// Behind the public address that we have too.
+    /// The peer has our own public address.
     SameHost,
     Normal,
     Local,
@@ -89,14 +89,14 @@ pub(crate) struct Found {
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It could not be reached, or was of no use, or lied.
+    /// It could not be reached, opened no channel, or sent invalid data.
     Failed,
-    /// It had shown that it knows a key of ours.
+    /// It had opened a channel, so it knows a key of ours.
     Left,
     /// We have another connection to the peer with this static key.
     Duplicate([u8; 32]),
     Ourselves,
-    /// It does not speak our protocol, and has done nothing wrong.
+    /// It does not speak our protocol, which is no fault.
     Foreign,
 }
 
@@ -108,9 +108,9 @@ pub(super) enum CandidateState {
     Connected,
     /// Failed too often; forgotten at that time unless it is found again.
     Spent(Instant),
-    /// Left alone while another connection to that static key lasts.
+    /// Not dialled while another connection to that static key lasts.
     Duplicate([u8; 32]),
-    /// It is ourselves, or speaks another protocol: left alone until then.
+    /// It is this process, or speaks another protocol: not dialled until that time.
     Aside(Instant),
 }
 
@@ -122,7 +122,7 @@ struct Candidate {
     state: CandidateState,
 }
 
-/// See the module's description.
+/// All candidates.
 #[derive(Default)]
 pub(crate) struct Candidates {
     all: HashMap<DialTarget, Candidate>,
@@ -164,7 +164,7 @@ impl Candidates {
         true
     }
 
-    /// Forgets the address that failed most if there is no room otherwise.
+    /// Forgets the address that failed most often if the limit is reached.
     fn make_room(&mut self) -> bool {
         if self.all.len() < MAX_CANDIDATES {
             return true;
@@ -288,7 +288,7 @@ impl Candidates {
         self.all.values().any(|one| holds(one.state))
     }
 
-    /// Addresses known for a topic, whatever became of them.
+    /// How many addresses are known for a topic, in any state.
     pub(crate) fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.all.values().filter(|one| one.topics.contains(topic)).count()
     }

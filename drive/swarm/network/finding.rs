@@ -1,5 +1,5 @@
-//! From topics that are joined to connections: what discovery finds becomes candidates, candidates
-//! are dialled, and of two connections to one peer one is kept.
+//! From joined topics to connections: peers that discovery finds become candidates, candidates are
+//! dialled, and of two connections to one peer one is kept.
 //!
 //! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
 
@@ -36,18 +36,18 @@ const PENDING: usize = 256;
 /// What the swarm knows of topics and of peers that were found.
 pub(super) struct Finding {
     pub topics: watch::Sender<Topics>,
-    /// Where bodies of discovery put what they find.
+    /// Receives the peers that discovery finds.
     pub found: mpsc::Sender<Found>,
     /// The port that peers can dial.
     pub listening: watch::Sender<Option<SocketAddr>>,
-    /// The DHT's node, where there is one.
+    /// The node of the hash table of Hyperswarm 2, if it is used.
     pub dht: OnceLock<Arc<Link>>,
-    /// The same of the HyperDHT.
+    /// The node of HyperDHT 6, if it is used.
     pub hyperdht: OnceLock<Arc<hyperdht::Link>>,
     candidates: Mutex<Candidates>,
-    /// A candidate became due, or a place became free.
+    /// Notified when a candidate becomes due or a place becomes free.
     changed: Notify,
-    /// Any connection is over.
+    /// Notified when any connection has ended.
     gone: Notify,
 }
 
@@ -91,7 +91,7 @@ impl Finding {
         }
     }
 
-    /// As many as a candidate has at most.
+    /// Joined topics, at most as many as one candidate may have.
     fn some_topics(&self) -> Vec<DiscoveryKey> {
         self.topics.borrow().keys().copied().take(MAX_TOPICS_PER_CANDIDATE).collect()
     }
@@ -116,7 +116,7 @@ impl Finding {
         self.candidates().is_any(|state| matches!(state, CandidateState::Aside(_)))
     }
 
-    /// A connection is over; `last` if it was the last one to that static key.
+    /// Notes the end of a connection; `last` is its static key if no other connection to it is left.
     pub(crate) fn connection_gone(&self, last: Option<&[u8; 32]>) {
         if let Some(key) = last {
             self.candidates().gone(key, Instant::now());
@@ -127,12 +127,12 @@ impl Finding {
 }
 
 impl Inner {
-    /// The peer of a connection has shown its static key: whether the connection is kept.
+    /// Notes the static key that a peer has proved, and decides whether the connection is kept.
     ///
-    /// Of two connections between the same two peers both keep the faster transport's, and of two of
-    /// a kind the one that was dialled by the peer with the smaller key, so that neither has to be
-    /// asked. Of two that the remote dialled it knows best: it may have moved, and one of them lead
-    /// nowhere.
+    /// Of two connections between two peers, both keep the one with the faster transport; of two with the
+    /// same transport, the one that the peer with the smaller key dialled. So both decide alike without
+    /// a message. Two connections that the remote dialled are both kept: it may have moved, and one of
+    /// them may be dead.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
         let local = self.identity;
         let state = self.state();
@@ -211,7 +211,7 @@ impl Inner {
     }
 }
 
-/// Takes what was found and dials it, until the swarm is closed or dropped.
+/// Takes the peers that discovery finds and dials them, until the swarm is closed or dropped.
 pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
     let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
     let mut batch = Vec::new();
@@ -247,7 +247,7 @@ async fn attempt(swarm: Arc<Inner>, target: DialTarget) {
     if let Outcome::Duplicate(key) = outcome
         && !swarm.is_connected_to(&key)
     {
-        // The other one ended between the two lines above, or before.
+        // The other connection ended meanwhile.
         swarm.finding.candidates().gone(&key, Instant::now());
     }
     swarm.finding.changed.notify_one();
@@ -283,7 +283,7 @@ async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
 /// A connection with its place and its bytes, or why there is none.
 type Connected = Result<(Place, Stream), (String, Outcome)>;
 
-/// The attempt has come through: its place among those being dialled is free.
+/// Registers a connection that was dialled; its place among the attempts becomes free.
 fn registered(swarm: &Arc<Inner>, target: DialTarget, at: SocketAddr, way: Way) -> Place {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
@@ -330,8 +330,8 @@ async fn connect_by_key(
 }
 
 impl Inner {
-    /// The stream in a HyperDHT connection that has its place. Where the remote tells that it can be
-    /// reached by TCP too, that is tried, for these topics.
+    /// Opens the replication stream in a connection of Hyperswarm 4. If the remote names a TCP port too,
+    /// that becomes a candidate for these topics.
     async fn carried(
         &self,
         place: &Place,
@@ -359,11 +359,11 @@ impl Inner {
         self.finding.changed.notify_one();
     }
 
-    /// A peer has connected by HyperDHT.
+    /// Handles a peer that connected by Hyperswarm 4.
     pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
         let address = SocketAddr::V4(connection.address);
         let place = self.register(address, Transport::HyperDht, Way::Incoming);
-        // It does not say which topic it comes for.
+        // The peer does not name the topic.
         let topics = self.finding.some_topics();
         match self.carried(&place, connection, topics).await {
             Ok(stream) => {

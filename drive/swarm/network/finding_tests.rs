@@ -1,5 +1,5 @@
-//! Swarms on this machine that find each other, twice, and themselves. What a body of discovery
-//! would find is handed in. On their connections both sides tell their keys, no more.
+//! Swarms on this machine that find each other, twice, and themselves. The tests take the part of
+//! discovery. On each connection both sides only exchange their keys.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -111,7 +111,7 @@ async fn we_do_not_stay_connected_to_ourselves() {
     })
     .await;
     swarm.dial(&address.to_string());
-    pair.eventually("also who was told to dial says so", |pair| {
+    pair.eventually("both sides report the same connection", |pair| {
         pair.swarms[0].0.troubles().iter().any(|trouble| trouble.ends_with("this process itself"))
     })
     .await;
@@ -125,7 +125,7 @@ async fn peers_are_dialled_only_for_topics_with_lookup() {
     pair.find(0, pair.swarms[1].1).await;
     first.join(pair.topic, Interest { announce: true, lookup: false }).unwrap();
     pair.find(0, pair.swarms[1].1).await;
-    pair.eventually("all was looked at", |pair| {
+    pair.eventually("all addresses were handled", |pair| {
         let found = &pair.swarms[0].0.inner.finding.found;
         found.capacity() == found.max_capacity()
     })

@@ -14,14 +14,14 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    /// Whether a packet from there has crossed no router.
+    /// Whether `other` is in the network of this interface.
     pub(crate) fn reaches(&self, other: Ipv4Addr) -> bool {
         let masked = |address: Ipv4Addr| u32::from(address) & u32::from(self.mask);
         masked(self.address) == masked(other)
     }
 }
 
-/// Those that are up now, other than the loopback; that one only where there is no other.
+/// The interfaces that are up now. The loopback is among them only if there is no other.
 pub(crate) fn usable() -> Vec<Interface> {
     let mut all = up();
     if all.iter().any(|one| !one.loopback) {
@@ -30,7 +30,7 @@ pub(crate) fn usable() -> Vec<Interface> {
     all
 }
 
-/// Every address this machine has, of either kind.
+/// All IPv4 and IPv6 addresses of this machine.
 pub(crate) fn addresses() -> Vec<IpAddr> {
     let Ok(addresses) = getifaddrs() else { return Vec::new() };
     let ip = |one: nix::ifaddrs::InterfaceAddress| {

@@ -1,7 +1,7 @@
-//! Connections to peers: listening, dialling those that were given and those that were found.
+//! Connections to peers: listening, and dialling peers that a caller named or discovery found.
 //!
-//! Not here: how peers find each other (`discovery/`), and what is said on a connection: that is
-//! the [`Protocol`] of the layer above.
+//! Not here: how peers find each other (`discovery/`), and the bytes on a connection, which are of the
+//! [`Protocol`] of the layer above.
 
 mod topics;
 mod candidates;
@@ -105,7 +105,7 @@ pub struct Swarm {
 }
 
 pub(crate) struct Inner {
-    /// Our static key, by which we know ourselves.
+    /// Our static key, by which a connection to ourselves is recognised.
     identity: [u8; 32],
     protocol: Arc<dyn Protocol>,
     runtime: Handle,
@@ -121,7 +121,7 @@ pub(crate) struct Inner {
 #[derive(Default)]
 struct ConnectionTable {
     connections: HashMap<u64, ConnectionHandle>,
-    /// Why each dialled address could not be reached, or left us, last.
+    /// By dialled address, the reason of the last failure or end.
     troubles: HashMap<String, String>,
 }
 
@@ -249,24 +249,23 @@ impl Swarm {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, ConnectionTable> {
-        // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
+        // Nothing panics while holding it.
         self.state.lock()
     }
 
-    /// A dialled address could not be reached, or has left us.
+    /// Notes that a dialled address could not be reached, or that its connection ended.
     fn not_connected(&self, address: &str, reason: String) {
         let trouble = format!("peer {address}: {reason}");
         self.state().troubles.insert(address.to_owned(), reason);
         self.protocol.unreachable(&trouble);
     }
 
-    /// Ends the connection that holds most, if all together have received too much of frames that
-    /// are not whole.
+    /// Ends the connection that holds most, if incomplete frames of all connections exceed the limit.
     fn bound_half_received(&self) {
         let state = self.state();
         let held =
             |handle: &ConnectionHandle| handle.statistics.half_received.load(Ordering::Relaxed);
-        // One that is being ended still holds its bytes, but not for long.
+        // A connection that is being ended releases its bytes soon.
         let staying = || state.connections.values().filter(|handle| !handle.is_ending());
         if staying().map(held).sum::<usize>() > MAX_HALF_RECEIVED
             && let Some(most) = staying().max_by_key(|handle| held(handle))
@@ -322,7 +321,7 @@ pub async fn wait_until(at: Option<Instant>) {
 
 /// Resolves when the swarm of this channel ([`Swarm::closing`]) is closed or dropped.
 pub async fn closed(closing: &mut watch::Receiver<bool>) {
-    // A swarm that is gone without a word is closed, too.
+    // A swarm that was dropped is closed too.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 

@@ -38,7 +38,7 @@ fn end_dead(connections: &[ConnectionHandle], slept: bool) {
     let here = addresses();
     for connection in connections {
         if slept {
-            // Longer than any peer waits for a sign of life.
+            // Longer than any peer keeps a silent connection.
             connection.end("this machine slept".into(), false);
         } else if let Some(local) = connection.local.get()
             && !here.is_empty()

@@ -1,6 +1,6 @@
-//! One connection as the network sees it: its place, what it has carried, and its end.
+//! One connection as the network sees it: its place, its counters and its end.
 //!
-//! Not here: which connections get a place (`places`), and what is said on them (`protocol`).
+//! Not here: which connections get a place (`places`), and the bytes on them (`protocol`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::transport::{Stream, Transport, Way};
 use super::{Inner, PeerInfo, Rates, Traffic, closed};
 
-/// A connection that holds no more than this of a frame that is not whole is not looked at when
-/// there is too much of that: 128 KiB, what is read from a socket at once.
+/// A connection that holds at most this many bytes of an incomplete frame causes no check of the total:
+/// 128 KiB, which one read from a socket may return.
 const SMALLEST_HALF_RECEIVED: usize = 128 * 1024;
 
 /// Why a connection ended.
@@ -44,7 +44,7 @@ pub(super) struct Statistics {
     sent: AtomicU64,
     /// Channels open on both sides.
     pub channels: AtomicUsize,
-    /// Bytes of a frame that has not arrived whole.
+    /// Bytes of an incomplete frame.
     pub half_received: AtomicUsize,
 }
 
@@ -67,10 +67,10 @@ pub struct ConnectionHandle {
     /// Set once: ends the connection.
     pub(super) ending: watch::Sender<Option<Ended>>,
     pub(super) statistics: Arc<Statistics>,
-    /// The peer's static key, once it has shown it.
+    /// The peer's static key, once it has proved it.
     pub(super) identity: Arc<OnceLock<[u8; 32]>>,
     pub(super) given_up: Arc<OnceLock<GivenUp>>,
-    /// Where it goes out from, over TCP.
+    /// Its local address, if it is over TCP.
     pub(super) local: Arc<OnceLock<IpAddr>>,
     pub(super) since: Instant,
 }

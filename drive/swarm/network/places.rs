@@ -1,9 +1,9 @@
-//! Places among the connections: which peers get one, and which lose theirs to others.
+//! Places of connections: which peers get one, and which lose it to others.
 //!
-//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted. There
-//! are other places for strangers than for peers, so that no number of them keeps a peer out. When theirs
-//! are taken, the host that has most of them gives one up, at random: a host that floods us displaces
-//! itself. Those that had no time yet to show a key are spared as long as there are others.
+//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted.
+//! Strangers have places of their own, so that no number of them keeps a peer out. When those are taken,
+//! a random stranger of the host with most strangers is displaced: a host that floods us displaces
+//! itself. Strangers that are too young to have opened a channel are displaced last.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::{ConnectionHandle, ConnectionTable, Inner};
 use crate::crypto::random_bytes;
 
-/// Peers connected at once: those that we dialled, and those that have shown a key.
+/// Peers connected at once: those that we dialled, and those with an admitted channel.
 pub(crate) const MAX_CONNECTIONS: usize = 128;
-/// Of the latter, how many may be at one address.
+/// Of the latter, peers at one address.
 pub(crate) const MAX_CONNECTIONS_PER_HOST: usize = 32;
 /// Strangers connected at once: peers that dialled us and have no channel open yet.
 pub const MAX_STRANGERS: usize = 384;
@@ -31,7 +31,7 @@ impl ConnectionHandle {
 }
 
 impl Inner {
-    /// A channel was opened on a connection: false if there is no place for another peer.
+    /// Counts a channel that was opened on a connection; false if there is no place for another peer.
     pub(super) fn admit(&self, id: u64) -> bool {
         let state = self.state();
         // A connection that has lost its place is being ended.
@@ -51,14 +51,14 @@ impl Inner {
         true
     }
 
-    /// How many peers there are, without strangers.
+    /// The number of peers, without strangers.
     pub(super) fn peer_count(&self) -> usize {
         self.state().connections.values().filter(|handle| !handle.is_stranger()).count()
     }
 }
 
 impl ConnectionTable {
-    /// Sees to it that there is a place for one more stranger, which comes from `newcomer`.
+    /// Displaces a stranger if there is no place for one more, which comes from `newcomer`.
     pub(super) fn make_room_for_stranger(&mut self, newcomer: IpAddr) {
         let strangers = || self.connections.iter().filter(|(_, handle)| handle.is_stranger());
         if strangers().count() < MAX_STRANGERS {

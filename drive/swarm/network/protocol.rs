@@ -1,4 +1,4 @@
-//! What runs on a connection: the seam between the network and the layer above it.
+//! The interface between the network and the protocol of the layer above, which runs on connections.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! What we look for and what we announce.
+//! The topics that are joined.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What a connection's bytes go over, and how its peer came to us.
+//! The transports of connections, and how their peers were found.
 
 use std::fmt;
 

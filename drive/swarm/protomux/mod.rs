@@ -13,30 +13,30 @@ use bytes::{Bytes, BytesMut};
 
 use crate::compact::{CutOff, put_buffer, put_uint, take_buffer, take_uint};
 
-/// Longest message of the remote that is looked at.
+/// Longest message of the remote that is accepted, in bytes.
 pub(crate) const MAX_FRAME: usize = 1024 * 1024;
-/// Channels that are open on our side at once.
+/// Channels that we may have open at the same time.
 pub(crate) const MAX_LOCAL: usize = 64;
-/// Channels that the remote has open or waits for an answer to; it is refused others.
+/// Channels that the remote may have open or requested at the same time; more are refused.
 pub(crate) const MAX_REMOTE: usize = 64;
-/// Bytes of messages on channels that we have yet to answer, all together. (The reference stops
-/// reading at as many.)
+/// Bytes of queued messages on channels that are not open yet, all together. The reference stops
+/// reading at this number.
 pub(crate) const MAX_QUEUED: usize = 32 * 1024;
-/// Longest name of a protocol, and longest id.
+/// Longest name of a protocol, and longest id, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 /// Messages that one frame may hold: a batch of empty ones costs a byte each.
 pub(crate) const MAX_BATCH: usize = 16 * 1024;
 
-/// Number of the channel that all others are opened and closed on.
+/// Number of the control channel, on which all others are opened and closed.
 const CONTROL: u64 = 0;
 const BATCH: u64 = 0;
 const OPEN: u64 = 1;
 const REJECT: u64 = 2;
 const CLOSE: u64 = 3;
-/// What the memory of a queued message costs besides its bytes.
+/// Memory, in bytes, that a queued message costs besides its payload.
 const QUEUED_OVERHEAD: usize = 64;
 
-/// What the remote did that ends the connection.
+/// Errors of the remote that end the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MuxError {
     #[error("a message of {0} bytes, more than {MAX_FRAME}")]
@@ -71,13 +71,13 @@ pub(crate) struct RemoteId(u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The remote opens what we have not: open the same, or [`Mux::refuse`] it.
+    /// The remote opens a channel that we have not opened: open the same, or [`Mux::refuse`] it.
     Asked {
         remote: RemoteId,
         protocol: String,
         id: Bytes,
     },
-    /// Open on both sides; with what the remote said when it opened it.
+    /// A channel is open on both sides; `handshake` is from the remote.
     Opened {
         channel: ChannelId,
         handshake: Bytes,
@@ -87,7 +87,7 @@ pub(crate) enum Event {
         kind: u64,
         payload: Bytes,
     },
-    /// Refused, or closed by the remote.
+    /// A channel was refused or closed by the remote.
     Closed {
         channel: ChannelId,
     },
@@ -110,7 +110,7 @@ enum Remote {
     Open(ChannelId),
 }
 
-/// See the module's description.
+/// The channels of one connection; see the module documentation.
 #[derive(Default)]
 pub(crate) struct Mux {
     local: BTreeMap<u64, Local>,
@@ -168,7 +168,7 @@ impl Mux {
         }
     }
 
-    /// Answers [`Event::Asked`]: we do not take part in that.
+    /// Answers [`Event::Asked`]: refuses the channel.
     pub(crate) fn refuse(&mut self, remote: RemoteId) {
         if let Some(Remote::Asking { .. }) = self.remote.get(&remote.0)
             && let Some(Remote::Asking { queued, .. }) = self.remote.remove(&remote.0)
@@ -178,7 +178,7 @@ impl Mux {
         }
     }
 
-    /// Sends a message; false, and nothing sent, if the channel is not open on both sides or the
+    /// Sends a message. Returns false and sends nothing if the channel is not open on both sides or the
     /// message is too long.
     #[must_use]
     pub(crate) fn send(&mut self, channel: ChannelId, kind: u64, payload: &[u8]) -> bool {
@@ -221,7 +221,7 @@ impl Mux {
         self.frames.pop_front()
     }
 
-    /// How many there are. While it grows, the remote causes answers that it does not read.
+    /// How many frames wait to be sent. It grows if the remote causes answers and does not read them.
     pub(crate) fn pending_frames(&self) -> usize {
         self.frames.len()
     }
@@ -242,7 +242,7 @@ impl Mux {
         }
     }
 
-    /// A number of messages; those of the control channel among them stand without its number.
+    /// A batch: several messages in one frame; those of the control channel omit its number.
     fn receive_batch(&mut self, mut batch: Bytes) -> Result<(), MuxError> {
         let mut channel = take_uint(&mut batch)?;
         let mut count = 0;
@@ -305,7 +305,7 @@ impl Mux {
                 self.remote_closed(number);
                 Ok(())
             }
-            // What a later version may say.
+            // A later version may have more.
             _ => Ok(()),
         }
     }

@@ -19,21 +19,21 @@ pub(crate) enum HandshakeError {
     NoKey,
 }
 
-/// A handshake under way.
+/// One side of a handshake.
 pub(crate) struct Handshake {
     state: snow::HandshakeState,
     initiator: bool,
 }
 
-/// What a finished handshake leaves.
+/// The result of a handshake: the keys of the stream.
 #[derive(Clone)]
 pub(crate) struct Secrets {
     pub initiator: bool,
-    /// Key of what we send.
+    /// The key of messages that we send.
     pub transmit: [u8; 32],
-    /// Key of what we receive.
+    /// The key of messages that we receive.
     pub receive: [u8; 32],
-    /// Over everything that was said.
+    /// The hash of all handshake messages.
     pub hash: [u8; 64],
 }
 
@@ -53,7 +53,7 @@ impl Handshake {
         Self::with_ephemeral(keys, prologue, None, None)
     }
 
-    /// `ephemeral` is `None` but in tests that compare bytes.
+    /// `ephemeral` is `None` except in tests that compare bytes.
     pub(super) fn with_ephemeral(
         keys: &KeyPair,
         prologue: &Hash,
@@ -72,14 +72,14 @@ impl Handshake {
         Ok(Self { state, initiator: remote.is_some() })
     }
 
-    /// Our message, with `payload` in it.
+    /// Our next message, with `payload` in it.
     pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
         let mut message = [0; MAX_HANDSHAKE];
         let length = self.state.write_message(payload, &mut message)?;
         Ok(Bytes::copy_from_slice(message.get(..length).unwrap_or_default()))
     }
 
-    /// The payload of the remote's message. After one that is wrong, the right one may still come.
+    /// The payload of the remote's message. After an error, the right message may still be read.
     pub(crate) fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
         if message.len() > MAX_HANDSHAKE {
             return Err(HandshakeError::TooLong(message.len()));
@@ -89,12 +89,12 @@ impl Handshake {
         Ok(Bytes::copy_from_slice(payload.get(..length).unwrap_or_default()))
     }
 
-    /// The public key the remote has shown.
+    /// The public key of the remote, once a message has proved it.
     pub(crate) fn remote(&self) -> Option<[u8; 32]> {
         self.state.get_remote_static()?.try_into().ok()
     }
 
-    /// The keys, once both messages are said.
+    /// The keys, once both messages have been exchanged.
     pub(crate) fn finish(mut self) -> Result<Secrets, HandshakeError> {
         self.remote().ok_or(HandshakeError::NoKey)?;
         let mut hash = [0; 64];
@@ -168,7 +168,7 @@ mod tests {
         }
         assert!(b.read(&[0; MAX_HANDSHAKE + 1]).is_err());
         let other = initiator(3).write(b"hello").unwrap();
-        assert!(b.read(&other).is_err(), "for somebody else");
+        assert!(b.read(&other).is_err(), "for another key");
         let prologue = Handshake::initiator(&keys(1), &[8; 32], keys(2).public_key().as_bytes());
         assert!(b.read(&prologue.unwrap().write(b"").unwrap()).is_err(), "of another protocol");
         assert_eq!(b.read(&hello).unwrap(), b"hello"[..]);

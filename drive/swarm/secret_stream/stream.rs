@@ -130,9 +130,9 @@ impl Unsealer {
     }
 
     fn begun(&self, frame: &[u8]) -> Result<PullStream, StreamError> {
-        let (who, header) = frame.split_at_checked(32).ok_or(StreamError::Header)?;
+        let (stream_id, header) = frame.split_at_checked(32).ok_or(StreamError::Header)?;
         let header = Header::try_from(header).map_err(|_| StreamError::Header)?;
-        if who != self.expected {
+        if stream_id != self.expected {
             return Err(StreamError::Header);
         }
         Ok(PullStream::init(header, &Key::from(self.receive)))

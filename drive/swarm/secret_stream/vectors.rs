@@ -1,4 +1,4 @@
-//! What npm hyperdht and secret-stream said with keys that are known (tests/vectors).
+//! Recordings of npm hyperdht and secret-stream with known keys (tests/vectors).
 
 use bytes::Bytes;
 use serde_json::Value;

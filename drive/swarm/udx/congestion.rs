@@ -80,7 +80,7 @@ struct Epoch {
     reno: f64,
 }
 
-/// The state before the reaction to a loss, restored if no packet was lost after all.
+/// The state before the reaction to a loss, restored if the loss proves spurious.
 struct SavedState {
     window: f64,
     start: bool,

@@ -1,4 +1,4 @@
-//! The packets that were sent: which have arrived, which are lost (RACK, RFC 8985), which go next.
+//! The packets in flight: which have arrived, which are lost (RACK, RFC 8985), which are sent next.
 //!
 //! A transmission is a packet sent once; sent again it is another one. They are numbered, since
 //! several are sent at the same time by the clock.
@@ -16,8 +16,8 @@ pub(crate) const MAX_UNACKED: usize = 32_768;
 
 /// Packets that may overtake another before it counts as lost.
 const OVERTAKEN: usize = 3;
-/// What is late waits for a share of the shortest round trip before it counts as lost; for more of
-/// them each time that was wrong.
+/// A late packet counts as lost after a share of the shortest round trip. The number of shares grows
+/// each time that proves wrong.
 const MOST_PATIENCE: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,45 +50,45 @@ pub(crate) struct Outbound {
     pub is_end: bool,
 }
 
-/// What an acknowledgement told.
+/// The result of an acknowledgement.
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
     pub packets: usize,
-    /// Bytes of them and of those before, up to the first that is missing.
+    /// Bytes of packets that have arrived in order.
     pub let_go: usize,
     pub sample: Option<Duration>,
-    /// Packets that had counted as lost and were late.
+    /// Packets that had counted as lost and have arrived late.
     pub false_alarms: usize,
     pub advanced: bool,
 }
 
-/// What counts as lost from now on.
+/// Packets that newly count as lost.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Losses {
     pub packets: usize,
-    /// The last transmission among them.
+    /// The latest transmission among them.
     pub newest: u64,
 }
 
-/// See the module's description.
+/// The packets of one stream.
 pub(crate) struct Flight {
     sent: VecDeque<Sent>,
-    /// The number of the first in `sent`.
+    /// The number of the first packet in `sent`.
     first: u64,
     under_way: usize,
-    /// Those that are lost; some have arrived meanwhile.
+    /// Lost packets, and some that have arrived since.
     lost: VecDeque<u64>,
     lost_now: usize,
-    /// All that is under way, by when it was sent, and some that is not any more.
+    /// Packets in flight in the order of sending, and some that no longer are.
     order: VecDeque<(u64, u64)>,
     next_transmission: u64,
-    /// The newest transmission that has arrived, and how long that took.
+    /// The newest transmission that has arrived, and its round trip.
     newest: Option<(Transmission, Duration)>,
     reorders: bool,
     patience: u32,
-    /// Patience grows once for what was sent before this transmission.
+    /// Patience grows once for all packets sent before this transmission.
     impatient_until: u64,
-    /// When one that is late counts as lost.
+    /// When the next late packet counts as lost.
     late_at: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Flight {
         }
     }
 
-    /// The first that is not acknowledged.
+    /// The number of the first unacknowledged packet.
     pub(crate) fn first(&self) -> u64 {
         self.first
     }
@@ -150,7 +150,7 @@ impl Flight {
         self.next_transmission
     }
 
-    /// The transmission that was sent last of all that have arrived.
+    /// The latest transmission that has arrived.
     pub(crate) fn newest(&self) -> u64 {
         self.newest.map_or(0, |(transmission, _)| transmission.number)
     }
@@ -180,7 +180,7 @@ impl Flight {
         transmission
     }
 
-    /// A new packet.
+    /// Sends a new packet.
     pub(crate) fn send(&mut self, payload: Bytes, is_end: bool, now: Instant) -> Outbound {
         let sequence = self.next();
         let last = self.transmit(sequence, true, now);
@@ -190,7 +190,7 @@ impl Flight {
         outbound
     }
 
-    /// The first that is lost, sent again.
+    /// Sends the first lost packet again.
     pub(crate) fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
         while let Some(sequence) = self.lost.pop_front() {
             if self.state(sequence) == Some(PacketState::Lost) {
@@ -201,7 +201,7 @@ impl Flight {
         None
     }
 
-    /// The last that is under way, sent again to learn what has become of all of them.
+    /// Sends the last packet in flight again; its acknowledgement shows which others have arrived.
     pub(crate) fn send_last(&mut self, now: Instant) -> Option<Outbound> {
         let back = self.sent.iter().rposition(|sent| sent.state == PacketState::UnderWay)?;
         self.under_way -= 1;
@@ -220,7 +220,8 @@ impl Flight {
         Some(Outbound { sequence, payload: sent.payload.clone(), is_end: sent.is_end })
     }
 
-    /// All before `ack` have arrived, and those in the ranges. What was never sent has not.
+    /// Handles an acknowledgement of all packets before `ack` and of those in the ranges. Numbers that were
+    /// never sent are ignored.
     pub(crate) fn acknowledged(
         &mut self,
         ack: u64,
@@ -238,7 +239,7 @@ impl Flight {
             delivery.let_go += sent.length;
             self.arrived(sent.state, sent.last, newest_before, trip, now, &mut delivery);
         }
-        // Ranges that are true do not overlap: all together they are no longer than what was sent.
+        // Honest ranges do not overlap: together they are no longer than the flight.
         let mut most = self.sent.len();
         for (start, end) in ranges {
             let (start, end) = (self.number(start), self.number(end));
@@ -279,7 +280,7 @@ impl Flight {
         delivery.packets += 1;
         let took = now.saturating_duration_since(last.at);
         if !last.is_first && took < trip.least() {
-            // Sent again, but that is not what has arrived.
+            // It was sent again, but the first transmission has arrived.
             if state == PacketState::UnderWay && took < trip.least() / 2 {
                 delivery.false_alarms += 1;
             }
@@ -294,7 +295,7 @@ impl Flight {
         }
     }
 
-    /// What counted as lost was late: more patience from now on.
+    /// Increases the patience, because a packet that counted as lost was only late.
     pub(crate) fn be_patient(&mut self) {
         self.reorders = true;
         if self.newest() >= self.impatient_until {
@@ -311,7 +312,7 @@ impl Flight {
         (trip.least() / 4 * self.patience).min(trip.smoothed().unwrap_or_default())
     }
 
-    /// What was sent before something that has arrived, and is late itself, is lost.
+    /// Finds losses: packets that are late and were sent before one that has arrived.
     pub(crate) fn find_losses(
         &mut self,
         trip: &RoundTrip,
@@ -348,7 +349,7 @@ impl Flight {
         losses
     }
 
-    /// Nothing has arrived for long: all that was sent before `before` is lost, and the first one.
+    /// Handles a timeout: all packets sent before `before` are lost, and the first packet.
     pub(crate) fn time_out(&mut self, before: Instant) -> Losses {
         let mut losses = Losses::default();
         self.lost.clear();

@@ -1,11 +1,11 @@
-//! A datagram as it is on the wire: the header, the ranges behind it, the payload
+//! The encoding of a datagram: the header, the ranges behind it, the payload
 //! (docs/format/udx.md §1).
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of a header.
 pub(crate) const HEADER: usize = 20;
-/// Ranges that one datagram is asked for; the reference sends 50 at most.
+/// Ranges of one datagram that are decoded or encoded; the reference sends at most 50.
 pub(crate) const MAX_RANGES: usize = 50;
 
 pub(crate) const DATA: u8 = 1;
@@ -17,18 +17,18 @@ pub(crate) const HEARTBEAT: u8 = 32;
 const MAGIC: u8 = 0xff;
 const VERSION: u8 = 1;
 
-/// What every datagram begins with.
+/// The header of every datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub kind: u8,
-    /// Whose it is, by the number that the receiver gave it.
+    /// The number that the receiver gave to the stream.
     pub stream: u32,
     pub window: u32,
     pub sequence: u32,
     pub ack: u32,
 }
 
-/// A datagram taken apart.
+/// A decoded datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
     pub header: Header,
@@ -57,7 +57,7 @@ impl<'a> Packet<'a> {
             ack: rest.get_u32_le(),
         };
         let (between, payload) = rest.split_at_checked(offset)?;
-        // The reference tells how long the ranges are only where something follows them.
+        // The reference encodes the length of the ranges only where bytes follow them.
         let ranges = match (kind & RANGES != 0, offset) {
             (false, _) => &[][..],
             (true, 0) if kind & DATA == 0 => rest,
@@ -70,7 +70,7 @@ impl<'a> Packet<'a> {
         self.header.kind & kind != 0
     }
 
-    /// What arrived out of turn: first of each range, and the one after its last.
+    /// The packets received out of order: first of each range, and the one after its last.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         let mut rest = self.ranges;
         let next = move || Some((rest.try_get_u32_le().ok()?, rest.try_get_u32_le().ok()?));
@@ -85,7 +85,7 @@ impl Header {
         packet.freeze()
     }
 
-    /// As [`Self::with_payload`], for a datagram of nothing but ranges.
+    /// As [`Self::with_payload`], for a datagram that has only ranges.
     pub(crate) fn with_ranges(mut self, ranges: impl Iterator<Item = (u32, u32)>) -> Bytes {
         self.kind |= RANGES;
         let mut packet = self.begin(MAX_RANGES * 8);
@@ -107,8 +107,8 @@ impl Header {
     }
 }
 
-/// Sequence numbers of 32 bits are counted in 64, from here, so that neither wrapping around nor
-/// going back is a special case.
+/// Sequence numbers of 32 bits are extended to 64 bits from here, so that wrapping around and going
+/// back are no special cases.
 pub(crate) const FIRST_SEQUENCE: u64 = 1 << 32;
 
 /// The number nearest to `near` that is `wire` on the wire.
@@ -142,7 +142,7 @@ mod tests {
             other[place] ^= 2;
             assert_eq!(stream_of(&other), None);
         }
-        // What is said to stand between header and payload has to be there.
+        // The bytes between header and payload must be present.
         let mut longer = packet.to_vec();
         longer[3] = 1;
         assert_eq!(stream_of(&longer), None);
@@ -155,12 +155,12 @@ mod tests {
         let only = Header { kind: 0, ..SOME }.with_ranges([(5, 7), (9, 10)].into_iter());
         let ranges = |packet: &[u8]| Packet::parse(packet).unwrap().ranges().collect::<Vec<_>>();
         assert_eq!(ranges(&only), [(5, 7), (9, 10)]);
-        let mut told = only.to_vec();
-        told[2] |= DATA;
-        assert_eq!(ranges(&told), []);
-        told[3] = 8;
-        assert_eq!(ranges(&told), [(5, 7)]);
-        assert_eq!(Packet::parse(&told).unwrap().payload.len(), 8);
+        let mut bytes = only.to_vec();
+        bytes[2] |= DATA;
+        assert_eq!(ranges(&bytes), []);
+        bytes[3] = 8;
+        assert_eq!(ranges(&bytes), [(5, 7)]);
+        assert_eq!(Packet::parse(&bytes).unwrap().payload.len(), 8);
         let half = &only[..only.len() - 3];
         assert_eq!(ranges(half), [(5, 7)]);
         let many = SOME.with_ranges((0..99).map(|n| (n, n + 1)));

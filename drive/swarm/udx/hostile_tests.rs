@@ -1,4 +1,4 @@
-//! Streams with remotes that lie, flood, or are no more.
+//! Streams with remotes that lie, flood, or have disappeared.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ fn packets_that_need_an_answer_get_one_and_others_none() {
     assert_eq!(answers(DATA, 0, b"a"), Some((0, 8, 1)));
     assert_eq!(answers(DATA, 9, b"later"), Some((4, 8, 1)));
     assert_eq!(answers(DATA, 1, b"b"), Some((4, 8, 2)));
-    // Asking never carries anything, whatever it looks like.
+    // A heartbeat carries no data, even with the data flag.
     assert_eq!(answers(HEARTBEAT | DATA, 2, b"no"), Some((4, 8, 2)));
     const MESSAGE: u8 = 8;
     for kind in [0, MESSAGE] {
@@ -61,7 +61,7 @@ fn packets_that_came_together_share_an_answer() {
         stream.receive(&header(DATA, sequence, 0).with_payload(b"x"), now);
     }
     assert_eq!(answer(&mut stream, now).map(|header| header.ack), Some(30));
-    // And what carries bytes is answer enough.
+    // A packet with data is an answer too.
     stream.receive(&header(DATA, 30, 0).with_payload(b"x"), now);
     stream.write(b"y");
     assert_eq!(answer(&mut stream, now).map(|header| (header.kind, header.ack)), Some((DATA, 31)));

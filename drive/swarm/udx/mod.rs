@@ -1,15 +1,14 @@
-//! A reliable stream of bytes in datagrams, as Hyperswarm 4 has it (libudx): packets and time
-//! in, packets and bytes out.
+//! The reliable datagram stream of Hyperswarm 4 (libudx): packets and time in, packets and bytes out.
 //!
-//! Everything that the remote controls has a bound: what is kept of it (`WINDOW`, `RESERVE`), how
-//! far ahead it may be (`MAX_AHEAD`), what it does not acknowledge (`SEND_BUFFER`, `MAX_UNACKED`),
-//! and how long it may be silent (`SILENCE`). A peer that does not read is sent
-//! no more.
+//! Everything that the remote controls has a bound: received bytes that are kept (`WINDOW`,
+//! `RESERVE`), sequence numbers ahead (`MAX_AHEAD`), unacknowledged bytes and packets (`SEND_BUFFER`,
+//! `MAX_UNACKED`), and the time of its silence (`SILENCE`). The sender stops when the remote does not
+//! read.
 //!
 //! Not here: sockets and addresses, clocks, encryption, and the unreliable messages that the
 //! reference can send besides (they are ignored). Packets stay at 1200 bytes: a packet keeps its
-//! number when it is sent again, so that one which has become too long for its way could never
-//! be cut smaller, and the stream would be stuck for good.
+//! sequence number and its bytes when it is sent again, so one that is too long for a new path could
+//! not be split, and the stream would stall.
 
 mod header;
 mod receive;

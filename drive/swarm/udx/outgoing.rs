@@ -1,12 +1,12 @@
-//! Bytes that were written, cut into the payloads of packets.
+//! Written bytes, split into the payloads of packets.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes that were written and not acknowledged yet.
+/// Limit of written bytes that are not acknowledged yet.
 pub(crate) const SEND_BUFFER: usize = 4 * 1024 * 1024;
-/// Bytes of a packet besides its header: packets of 1200 bytes pass everywhere (RFC 9000 §14).
+/// Payload bytes of a packet: packets of 1200 bytes pass on every path (RFC 9000 §14).
 pub(crate) const PAYLOAD: usize = 1180;
 
 const CHUNK: usize = 64 * 1024;
@@ -14,9 +14,9 @@ const CHUNK: usize = 64 * 1024;
 /// See the module's description.
 pub(crate) struct Outgoing {
     full: VecDeque<Bytes>,
-    /// The last of them, less than a payload.
+    /// The last bytes, less than a payload.
     last: BytesMut,
-    /// What was written and not let go of.
+    /// Written bytes that are not released.
     held: usize,
 }
 
@@ -29,7 +29,7 @@ impl Outgoing {
         SEND_BUFFER.saturating_sub(self.held)
     }
 
-    /// Takes as much as there is room for, and tells how much that was.
+    /// Takes as many bytes as there is room for; returns their number.
     pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.room());
         let mut rest = &data[..taken];

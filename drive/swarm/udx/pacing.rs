@@ -1,11 +1,11 @@
-//! Spreads what may be sent over the round trip, so that a window does not arrive as one burst.
+//! Pacing: spreads a window over the round trip, so that it does not arrive as one burst.
 //!
-//! The caller wakes up 1 to 2 ms late. What was not sent meanwhile may be sent then, up to a burst,
-//! so that a coarse clock never is the limit.
+//! The caller wakes up 1 to 2 ms late. Packets that were due meanwhile may be sent then, up to a burst,
+//! so that a coarse clock is not the limit.
 
 use std::time::{Duration, Instant};
 
-/// Packets that may always go together.
+/// Packets that may always be sent together.
 const LEAST_BURST: f64 = 10.0;
 /// Or the packets of this many seconds.
 const BURST_TIME: f64 = 0.003;
@@ -38,7 +38,7 @@ impl Pacer {
     /// The time from which [`Self::allows`] returns true.
     pub(crate) fn next(&self, rate: f64) -> Instant {
         let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
-        // A little later than computed, so that it is never a moment too early for ever.
+        // A little later than computed: rounding must not make the caller wake too early again and again.
         self.since + Duration::from_secs_f64(missing) + Duration::from_micros(1)
     }
 }

@@ -1,4 +1,4 @@
-//! The half that receives: puts what arrives in order, within bounds, and knows what to acknowledge.
+//! The receiving half: puts packets in order, within limits, and knows what to acknowledge.
 //!
 //! Not here: when an acknowledgement is sent.
 
@@ -8,18 +8,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::header::{FIRST_SEQUENCE, MAX_RANGES, widen};
 
-/// Bytes that are kept for a reader, in order or waiting for what is missing before them.
+/// Bytes that are kept for the reader, in order or behind missing packets.
 pub(crate) const WINDOW: usize = 4 * 1024 * 1024;
-/// What the next packet in order may go beyond that: others wait behind it, and the reference sends
-/// a packet more than it may when it wants to know about losses.
+/// Bytes by which the next packet in order may exceed that: others wait behind it, and the reference
+/// sends one packet more than allowed to probe for losses.
 pub(crate) const RESERVE: usize = 64 * 1024;
-/// Packets so far ahead of the next one are not looked at.
+/// Packets further ahead of the next one are dropped.
 pub(crate) const MAX_AHEAD: u64 = 65_536;
-/// What a packet that waits for others costs besides its bytes.
+/// Memory, in bytes, that a packet out of order costs besides its payload.
 pub(crate) const PACKET_OVERHEAD: usize = 128;
 
-/// A window below this would be rounded down to no packet at all, and an older reference only asks
-/// again when it is told of none.
+/// Smaller windows are advertised as 0: an old reference would round them down to no packet, and it
+/// probes only a window of 0.
 const LEAST_WINDOW: usize = 4096;
 /// The freed room, in bytes, after which the reader informs the sender.
 const WORTH_ADVERTISING: usize = WINDOW / 8;
@@ -40,12 +40,12 @@ pub(crate) struct Receiver {
     unread: usize,
     waiting: BTreeMap<u64, Waiting>,
     waiting_cost: usize,
-    /// The numbers of those that wait, as ranges: the first, and the one after the last.
+    /// The numbers of waiting packets as ranges: the first, and the one after the last.
     ranges: BTreeMap<u64, u64>,
-    /// What arrived last out of turn.
+    /// The packet that arrived last out of order.
     newest: u64,
     ended: bool,
-    /// The window that the sender was told of.
+    /// The window that was advertised last.
     advertised: usize,
 }
 
@@ -75,7 +75,7 @@ impl Receiver {
         widen(wire, self.next)
     }
 
-    /// All of the stream has arrived, read or not.
+    /// Whether the whole stream has arrived, read or not.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -84,13 +84,13 @@ impl Receiver {
         self.unread
     }
 
-    /// What is kept, with what it costs.
+    /// Bytes that are kept, with the overhead of packets.
     pub(crate) fn held(&self) -> usize {
         self.unread + self.waiting_cost
     }
 
-    /// Takes a packet's bytes; false if they are dropped, since there is no room or they make no
-    /// sense. What was here already is taken again for nothing.
+    /// Takes a packet; false if it is dropped because there is no room or it is invalid. A repeated
+    /// packet has no effect.
     pub(crate) fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
         let Some(ahead) = number.checked_sub(self.next) else { return true };
         if self.ended || ahead > MAX_AHEAD {
@@ -135,7 +135,7 @@ impl Receiver {
         }
     }
 
-    /// The next in order, if it waits already.
+    /// Takes the next packet in order, if it has arrived already.
     fn take_waiting(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.remove(&self.next)?;
         self.waiting_cost -= waiting.payload.len() + PACKET_OVERHEAD;
@@ -176,8 +176,8 @@ impl Receiver {
         Some(bytes)
     }
 
-    /// What may still come. An eighth of the room is kept back for what packets cost besides their
-    /// bytes, since the sender counts packets of full length.
+    /// The window, in bytes. An eighth of the room is kept back for the overhead of packets, since the
+    /// sender counts packets of full length.
     fn window(&self) -> usize {
         let room = WINDOW.saturating_sub(self.held());
         let window = room - room / 8;
@@ -190,7 +190,7 @@ impl Receiver {
         u32::try_from(self.advertised).unwrap_or(u32::MAX)
     }
 
-    /// Whether the sender should hear of room that it does not know of.
+    /// Whether the window has grown enough since it was advertised.
     pub(crate) fn should_advertise(&self) -> bool {
         !self.ended && self.window() >= self.advertised + WORTH_ADVERTISING
     }
@@ -199,7 +199,7 @@ impl Receiver {
         !self.ranges.is_empty()
     }
 
-    /// What arrived out of turn, as ranges: the one that changed last, then the others from the
+    /// Packets received out of order, as ranges: the one that changed last, then the others from the
     /// first.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         let newest =

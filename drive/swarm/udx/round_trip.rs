@@ -1,4 +1,4 @@
-//! How long a round trip takes (RFC 6298).
+//! The round-trip time and the timeouts that follow from it (RFC 6298).
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ impl RoundTrip {
         self.smoothed
     }
 
-    /// The shortest ever, which is that of the way itself, without queues; zero if none is known.
+    /// The shortest round trip, which is that of the path without queues; zero if none is known.
     pub(crate) fn least(&self) -> Duration {
         self.least.unwrap_or_default()
     }
 
-    /// The time without an answer after which everything is sent again.
+    /// The time without an answer after which all packets in flight are sent again.
     pub(crate) fn timeout(&self) -> Duration {
         let after = |smoothed| smoothed + (self.variation * 4).max(GRAIN);
         self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| after(smoothed).max(LEAST_TIMEOUT))

@@ -1,6 +1,6 @@
-//! The half that sends: what goes out next and when, how much of it, and what is sent again.
+//! The sending half: what is sent next and when, within both windows, and what is sent again.
 //!
-//! Not here: headers, and packets that carry nothing.
+//! Not here: headers, and packets without data.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::outgoing::{Outgoing, PAYLOAD};
 use super::pacing::Pacer;
 use super::round_trip::RoundTrip;
 
-/// The window of the remote until it tells its own.
+/// The window of the remote until it advertises its own.
 const FIRST_WINDOW: u32 = 64 * 1024;
-/// Longest time between two attempts at what gets no answer.
+/// Longest time between two attempts with a packet that gets no answer.
 const MOST_TIMEOUT: Duration = Duration::from_secs(8);
-/// Attempts with one packet, before everything counts as lost. On a short way many of them take less
+/// Probes with one packet before all packets count as lost. On a short path several probes take less
 /// time than the shortest timeout.
 const PROBES: u32 = 3;
 /// An end that is not acknowledged after this many attempts, when the remote has ended too, counts
@@ -36,16 +36,16 @@ pub(crate) struct Sender {
     trip: RoundTrip,
     congestion: Congestion,
     pacer: Pacer,
-    /// What the remote has room for, and the packet that told so.
+    /// The window of the remote, and the packet that advertised it.
     window: u32,
     window_from: Option<(u64, u64)>,
-    /// When the last news came, or the last packet was sent.
+    /// When the last acknowledgement came, or the last packet was sent.
     tried: Instant,
-    /// When something was acknowledged last, or nothing was unacknowledged.
+    /// When a packet was acknowledged last, or no packet was unacknowledged.
     progress: Instant,
-    /// Attempts since the last news.
+    /// Attempts since the last acknowledgement.
     attempts: u32,
-    /// What goes out whatever the windows say: a packet that asks for news.
+    /// Whether a probe is due; it is sent whatever the windows allow.
     probe: bool,
     /// The congestion window was used up, or nearly.
     was_full: bool,
@@ -86,7 +86,7 @@ impl Sender {
         }
     }
 
-    /// Forgets all that was to be sent.
+    /// Discards all bytes that were to be sent.
     pub(crate) fn clear(&mut self) {
         self.outgoing = Outgoing::new();
         self.end = End::Sent;
@@ -98,7 +98,7 @@ impl Sender {
         self.flight.next()
     }
 
-    /// The number of the first that is not acknowledged.
+    /// The number of the first unacknowledged packet.
     pub(crate) fn first_sequence(&self) -> u64 {
         self.flight.first()
     }
@@ -108,17 +108,17 @@ impl Sender {
         self.outgoing.is_empty() && self.flight.is_empty() && self.end != End::Wanted
     }
 
-    /// All is acknowledged, with the end.
+    /// Whether all data and the end are acknowledged.
     pub(crate) fn has_ended(&self) -> bool {
         self.end == End::Sent && self.flight.is_empty()
     }
 
-    /// All is acknowledged but the end, again and again.
+    /// Whether all data is acknowledged, and the end is not after several attempts.
     pub(crate) fn waits_only_for_end(&self) -> bool {
         self.flight.only_end() && self.attempts > END_ATTEMPTS
     }
 
-    /// Since when something waits to be acknowledged, if anything does.
+    /// Since when a packet waits to be acknowledged, if any does.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
         (!self.flight.is_empty()).then_some(self.progress)
     }
@@ -127,19 +127,19 @@ impl Sender {
         !self.outgoing.is_empty() || self.end == End::Wanted
     }
 
-    /// There is something to be sent that the remote has no room for, and nothing on the way that
-    /// it would answer to.
+    /// Whether the window of the remote is closed, data waits, and no packet in flight will bring an
+    /// answer.
     pub(crate) fn is_shut_out(&self) -> bool {
         self.window == 0 && self.flight.is_empty() && self.has_new()
     }
 
-    /// Packets that the remote has room for; a little room is room for one.
+    /// The window of the remote in packets; a window that is not 0 is at least one packet.
     fn window_in_packets(&self) -> usize {
         let packets = self.window as usize / PAYLOAD;
         if self.window > 0 { packets.max(1) } else { 0 }
     }
 
-    /// The next packet that carries something, if any may be sent now.
+    /// The next packet with data or the end, if any may be sent now.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Outbound> {
         if self.flight.is_empty() {
             self.progress = now;
@@ -153,7 +153,7 @@ impl Sender {
         }
         let under_way = self.flight.under_way();
         let again = self.flight.lost() > 0;
-        // What is sent again was counted when it was sent first.
+        // A packet that is sent again was counted when it was sent first.
         let room = self.window_in_packets() > under_way && !self.flight.is_full();
         let new = self.has_new() && room;
         if !(again || new) {
@@ -191,12 +191,12 @@ impl Sender {
         if self.end != End::Wanted {
             return None;
         }
-        // In a packet of its own: whether the bytes have arrived is then never in doubt.
+        // In a packet of its own: its acknowledgement is then distinct from that of the last data.
         self.end = End::Sent;
         Some(self.flight.send(bytes::Bytes::new(), true, now))
     }
 
-    /// Something new if the remote has room for it, else the last that is under way.
+    /// A new packet if the remote has room for it, else the last one in flight.
     fn probe(&mut self, now: Instant) -> Option<Outbound> {
         let room = self.window_in_packets() > self.flight.under_way() && !self.flight.is_full();
         let new = if room { self.new_packet(now) } else { None };
@@ -204,7 +204,7 @@ impl Sender {
         new.or_else(|| self.flight.send_last(now))
     }
 
-    /// The window as a packet with these numbers told it; what came before it does not count.
+    /// Notes the window that a packet with these numbers advertised; older packets are ignored.
     pub(crate) fn update_window(&mut self, sequence: u64, ack: u64, window: u32) {
         let is_newer = self.window_from.is_none_or(|before| (sequence, ack) >= before);
         if is_newer && ack >= self.flight.first() {
@@ -212,7 +212,7 @@ impl Sender {
         }
     }
 
-    /// The number that an acknowledgement is on the wire, if it is of what was sent.
+    /// The extended number of an acknowledgement, if that number was sent.
     pub(crate) fn acknowledged_number(&self, wire: u32) -> Option<u64> {
         Some(self.flight.number(wire)).filter(|number| *number <= self.flight.next())
     }

@@ -1,4 +1,4 @@
-//! Streams and the network between their two sides, in a time of its own and by a seed.
+//! Streams and the network between their two sides, in simulated time and from a seed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -39,7 +39,7 @@ impl Link {
 /// A stream with its writer and its reader.
 pub(crate) struct Side {
     pub stream: Stream,
-    /// Bytes that are to be written, in the end; and how many were.
+    /// Bytes to write in total, and bytes written so far.
     pub to_write: u64,
     pub written: u64,
     pub finishes: bool,
@@ -73,7 +73,7 @@ impl Side {
         }
     }
 
-    /// Writes and reads what can be.
+    /// Writes and reads as much as is possible.
     fn work(&mut self, passed: Duration) {
         while self.written < self.to_write {
             let length = (self.to_write - self.written).min(10_007);
@@ -105,7 +105,7 @@ impl Side {
     }
 }
 
-/// A prime, so that what went wrong by a round number is noticed.
+/// A prime, so that a shift by a round number is noticed.
 const TEXT: usize = 65_521;
 
 /// The bytes at an offset of the text that every side writes.
@@ -125,7 +125,8 @@ pub(crate) struct Network {
     pub now: Instant,
     /// Of each stream one after the other.
     pub sides: Vec<Side>,
-    /// The way there, which all streams share, and the way back; and until when they are busy.
+    /// The link there, which all streams share, and the link back, each with the time of its next idle
+    /// moment.
     links: [(Link, Instant); 2],
     under_way: BinaryHeap<Reverse<(Instant, u64, usize, Bytes)>>,
     count: u64,
@@ -220,7 +221,7 @@ impl Network {
         }
     }
 
-    /// Goes on to the next thing that happens; false if nothing ever will.
+    /// Advances to the next event; false if there is none.
     pub(crate) fn step(&mut self) -> bool {
         self.pump();
         let arrival = self.under_way.peek().map(|Reverse((at, ..))| *at);

@@ -1,5 +1,5 @@
-//! A stream: its two halves, and the packets that carry nothing: acknowledgements, signs of life,
-//! the notice that it is no more.
+//! A stream: its two halves, and the packets without data: acknowledgements, heartbeats, and the
+//! notice that the stream is destroyed.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::send::Sender;
 /// A heartbeat is requested after this time without a received, or a sent, packet. Routers forget
 /// after 30 s.
 pub(crate) const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
-/// And again as often.
+/// Pause between two heartbeats.
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
-/// A remote without room is asked as often whether there is some: its word of it may be lost.
+/// Pause between two probes of a closed window: the update of the window may be lost.
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
-/// A remote is gone after this time without a packet, or without an acknowledgement while data
-/// waits for one.
+/// A stream fails after this time without a packet of the remote, or without an acknowledgement while
+/// data waits for one.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// How long an ended stream still answers, since its last answer may be lost.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ enum StreamPhase {
     Open,
     /// By both sides.
     Ended,
-    /// By us; the remote is still to be told.
+    /// By us; `tell` if the remote must still be notified.
     Destroyed {
         tell: bool,
     },
@@ -48,12 +48,12 @@ pub(crate) struct Stream {
     local_id: u32,
     remote_id: u32,
     state: StreamPhase,
-    /// Since when it is no longer open.
+    /// When it was closed.
     closed: Option<Instant>,
     forgotten: bool,
     sender: Sender,
     receiver: Receiver,
-    /// Something has arrived that is to be answered.
+    /// Whether a received packet must be acknowledged.
     owes_answer: bool,
     heard: Instant,
     said: Instant,
@@ -61,12 +61,12 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// One with `remote_id` at the remote, which knows this one by `local_id`; each chooses its own.
+    /// A stream that is `local_id` here and `remote_id` at the remote; each side chooses its own number.
     pub(crate) fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
         Self::starting_at(0, 0, local_id, remote_id, now)
     }
 
-    /// As [`Self::new`], with other first numbers than both sides agree on otherwise.
+    /// As [`Self::new`], with first sequence numbers other than 0.
     pub(super) fn starting_at(
         first: u32,
         remote_first: u32,
@@ -89,7 +89,7 @@ impl Stream {
         }
     }
 
-    /// Takes a datagram that is for this stream ([`stream_of`](super::stream_of)).
+    /// Handles a datagram for this stream ([`stream_of`](super::stream_of)).
     pub(crate) fn receive(&mut self, packet: &[u8], now: Instant) {
         if let Some(packet) = Packet::parse(packet)
             && packet.header.stream == self.local_id
@@ -140,8 +140,8 @@ impl Stream {
         self.sender.clear();
     }
 
-    /// The next bytes in order, if any are here. Taking them makes room for more: ask for the next
-    /// packet afterwards.
+    /// The next bytes in order, if any have arrived. Reading makes room: call [`Self::next_packet`]
+    /// afterwards.
     pub(crate) fn read(&mut self) -> Option<Bytes> {
         self.receiver.read()
     }
@@ -151,7 +151,7 @@ impl Stream {
         self.receiver.unread()
     }
 
-    /// Takes as much of `data` as there is room for, and tells how much that was.
+    /// Takes as many bytes as there is room for; returns their number.
     pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         if self.state == StreamPhase::Open { self.sender.write(data) } else { 0 }
     }
@@ -161,12 +161,12 @@ impl Stream {
         if self.state == StreamPhase::Open { self.sender.room() } else { 0 }
     }
 
-    /// Nothing more is written: the remote is told when it has all that was.
+    /// Ends our direction: the remote receives the end after all written bytes.
     pub(crate) fn finish(&mut self) {
         self.sender.finish();
     }
 
-    /// Ends both directions at once; what was not acknowledged may be lost.
+    /// Ends both directions at once; unacknowledged bytes may be lost.
     pub(crate) fn destroy(&mut self, now: Instant) {
         if self.state == StreamPhase::Open {
             self.close(StreamPhase::Destroyed { tell: true }, now);
@@ -192,7 +192,7 @@ impl Stream {
             }
             StreamPhase::Failed(_) => return None,
         }
-        // What carries bytes carries the acknowledgement too, but not what came out of turn.
+        // A packet with data carries the acknowledgement too, but no ranges.
         if self.receiver.has_ranges()
             && let Some(answer) = self.answer()
         {
@@ -219,8 +219,8 @@ impl Stream {
         })
     }
 
-    /// Asks for an answer. Since February 2026 the reference answers to what is called a heartbeat,
-    /// before that and ever since to data that it has already.
+    /// A packet that requires an answer. Since February 2026 the reference answers to heartbeats; all of
+    /// its versions answer to data that they have received already.
     fn heartbeat(&mut self, now: Instant) -> Option<Bytes> {
         if self.heartbeat_at() > now {
             return None;
@@ -263,7 +263,7 @@ impl Stream {
         self.close_if_ended(now);
     }
 
-    /// When to ask for the next packet though nothing has arrived.
+    /// When to call [`Self::next_packet`] although no packet has arrived.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         if let Some(closed) = self.closed {
             return (!self.forgotten).then_some(closed + LINGER);
@@ -272,24 +272,24 @@ impl Stream {
         Some(self.sender.next_timeout().map_or(own, |at| at.min(own)))
     }
 
-    /// All that the remote sent has arrived and was read.
+    /// Whether the remote has ended its direction, and all its bytes were read.
     pub(crate) fn remote_ended(&self) -> bool {
         self.receiver.has_ended() && self.receiver.unread() == 0
     }
 
-    /// All that was written has arrived, and the end if there is one.
+    /// Whether all written bytes, and the end if there is one, have been acknowledged.
     #[cfg(test)]
     pub(crate) fn all_acknowledged(&self) -> bool {
         self.sender.all_acknowledged()
     }
 
-    /// Both sides have ended, and know of it.
+    /// Whether both directions have ended and are acknowledged.
     #[cfg(test)]
     pub(crate) fn has_ended(&self) -> bool {
         self.state == StreamPhase::Ended
     }
 
-    /// Why the stream ended early, if it did; what had arrived until then can still be read.
+    /// Why the stream ended early, if it did. Bytes that arrived before can still be read.
     pub(crate) fn failure(&self) -> Option<Failure> {
         match self.state {
             StreamPhase::Failed(failure) => Some(failure),
@@ -297,12 +297,12 @@ impl Stream {
         }
     }
 
-    /// It will say nothing any more. Until then what arrives for it may still need an answer.
+    /// Whether the stream will send no more packets. Until then, received packets may need an answer.
     pub(crate) fn is_over(&self) -> bool {
         self.forgotten || matches!(self.state, StreamPhase::Failed(_))
     }
 
-    /// What is kept of what was received, with what that costs besides its bytes.
+    /// Received bytes that are kept, with the overhead of packets.
     pub(crate) fn held(&self) -> usize {
         self.receiver.held()
     }

@@ -121,7 +121,7 @@ fn transfer_continues_when_the_window_update_is_lost() {
     network.sides[1].reads = false;
     network.sides[0].to_write = 10 * MB;
     assert!(!network.run(s(10), |_| false));
-    // All that the reader says for a tenth of a second is lost.
+    // All packets of the reader are lost for a tenth of a second.
     network.set_links([link, link.loses(1.0)]);
     network.sides[1].reads = true;
     assert!(!network.run(ms(100), |network| network.sides[1].read > 5 * MB));

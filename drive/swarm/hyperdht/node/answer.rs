@@ -1,4 +1,4 @@
-//! What others are answered: nodes near a target, and what a node that stays keeps for others.
+//! Answers to other nodes: nodes near a target, and the records that a persistent node stores.
 
 use std::net::SocketAddrV4;
 
@@ -15,7 +15,7 @@ use super::HyperDhtNode;
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
-/// A request with where it came from and to.
+/// A received request with its socket and its source.
 pub(crate) struct Incoming {
     pub(super) socket: SocketId,
     pub(super) from: SocketAddrV4,
@@ -24,7 +24,7 @@ pub(crate) struct Incoming {
     pub(super) request: Request,
 }
 
-/// What an answer has besides its error and its value.
+/// The fields of an answer besides its error and its value.
 #[derive(Clone, Copy, Default)]
 struct AnswerParts {
     token: bool,
@@ -44,7 +44,7 @@ const CLOSER: AnswerParts = AnswerParts { token: false, closer: true };
 const BOTH: AnswerParts = AnswerParts { token: true, closer: true };
 
 impl HyperDhtNode {
-    /// Answers a request of another.
+    /// Answers a request of another node.
     pub(super) fn answer(&mut self, mut asked: Incoming, now: Instant) {
         let from = asked.from;
         if let Some(token) = &asked.request.token
@@ -73,7 +73,7 @@ impl HyperDhtNode {
             (Command::Lookup, Some(_)) if stays => self.answer_lookup(&asked, now),
             (Command::Announce, Some(_)) if stays => self.announced(&asked, Meaning::Here, now),
             (Command::Unannounce, Some(_)) if stays => self.announced(&asked, Meaning::Gone, now),
-            // What makes no sense without a target.
+            // These need a target.
             (
                 Command::FindNode
                 | Command::Handshake
@@ -107,8 +107,8 @@ impl HyperDhtNode {
             value,
             ..Response::new(from, request.number)
         };
-        // A token that is accepted shows that the host received it. A ping confirms addresses, so
-        // two nodes may not make each other wait for one.
+        // A valid token shows that the host received it. A ping confirms an address, so it must not
+        // wait itself: two nodes would wait for each other.
         let is_ping = request.command == Command::Ping;
         if !is_ping && request.token.is_none() && !self.confirmed.has(from, now) {
             let enough = response.closer.len().min(ENOUGH_CLOSER);
@@ -131,7 +131,7 @@ impl HyperDhtNode {
         if ping.encode().len() > allowance || pings >= MAX_CONFIRMING {
             return false;
         }
-        // No answer that may be long depends on the value, which may be long itself.
+        // The value may be long, and no long answer depends on it: do not keep it.
         let kept = Request { value: None, ..request.clone() };
         let held = Incoming { socket, from, allowance, request: kept };
         let same = |held: &Incoming| held.request.number == request.number;

@@ -60,8 +60,8 @@ impl HyperDhtNode {
         let (to, mode, peer, relay) = match (handshake.mode, handshake.peer_address) {
             (Mode::FromClient, _) => {
                 // The relay that the client names, or the address that the server announced to us.
-                let told = handshake.relay_address.filter(|told| reaches(from, *told));
-                match told.filter(|_| self.stays()).or(way) {
+                let named = handshake.relay_address.filter(|named| reaches(from, *named));
+                match named.filter(|_| self.stays()).or(way) {
                     Some(to) => (to, Mode::FromRelay, from, None),
                     None => return self.point_elsewhere(&asked, now),
                 }
@@ -103,13 +103,13 @@ impl HyperDhtNode {
         let Ok(holepunch) = Holepunch::decode(value) else { return };
         let from = asked.from;
         match (holepunch.mode, holepunch.peer_address) {
-            (Mode::FromClient, told) => {
+            (Mode::FromClient, named) => {
                 let way = self.way_to(&target, now);
                 // The server uses a new socket for each hole, so its port differs from the
                 // announced one.
-                let known = |told: &SocketAddrV4| way.is_some_and(|way| way.ip() == told.ip());
-                let told = told.filter(|told| known(told) || reaches(from, *told));
-                let Some(to) = told.filter(|_| self.stays()).or(way) else { return };
+                let known = |named: &SocketAddrV4| way.is_some_and(|way| way.ip() == named.ip());
+                let named = named.filter(|named| known(named) || reaches(from, *named));
+                let Some(to) = named.filter(|_| self.stays()).or(way) else { return };
                 let mode = Mode::FromRelay;
                 let passed = Holepunch { mode, peer_address: Some(from), ..holepunch };
                 self.pass_on(&asked, to, passed.encode(), now);

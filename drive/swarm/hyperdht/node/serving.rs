@@ -1,5 +1,6 @@
-//! Being found by our key: the nodes near it store our address, are kept awake, and are asked again
-//! when they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
+//! Being found by our key: nodes near the key store our address and forward messages to us. We ping
+//! them to keep routers open, and announce our address again when one stops answering, when one sees
+//! us at another address, and every few minutes.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -20,7 +21,7 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(300);
 /// The pause when a relay is needed sooner, and after the first announcement that no node accepted;
 /// it doubles each time.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
-/// How often we send to relays: routers soon forget which addresses may answer.
+/// How often relays are pinged: routers soon forget which addresses may answer.
 const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module's description.
@@ -34,7 +35,7 @@ pub(crate) struct Serving {
     query: Option<QueryId>,
     next_announcement: Instant,
     earliest_announcement: Instant,
-    /// What the round under way tells is no longer true.
+    /// The address in the announcement that is under way has changed.
     outdated: bool,
     next_awake: Instant,
     pause: Duration,
@@ -60,12 +61,12 @@ impl Serving {
         &self.target
     }
 
-    /// A node will pass messages on to us.
+    /// Notes that a node will forward messages to us.
     pub(crate) fn accepted_by(&mut self, relay: Relay) {
         self.accepting.push(relay);
     }
 
-    /// The relays have to be told again, as soon as they may be.
+    /// Schedules the next announcement as soon as the pause allows.
     fn hurry(&mut self) {
         self.next_announcement = self.next_announcement.min(self.earliest_announcement);
         self.outdated = self.query.is_some();
@@ -100,7 +101,7 @@ impl Serving {
         }
     }
 
-    /// What it has of us is where it saw us when it was told.
+    /// Notes where a relay sees us. It stores the address from which the announcement came.
     fn seen(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {
         let one = self.relays.iter_mut().find(|one| one.relay_address == relay);
         if let Some(one) = one.filter(|one| one.peer_address != seen_as) {
@@ -111,7 +112,7 @@ impl Serving {
 }
 
 impl HyperDhtNode {
-    /// Can be found by our key from now on.
+    /// Starts to announce our key, so that peers can find us by it.
     pub(crate) fn serve(&mut self, now: Instant) {
         if self.serving.is_none() {
             self.serving = Some(Serving::new(target_of(&self.keys.public_key()), now));
@@ -128,7 +129,7 @@ impl HyperDhtNode {
         }
     }
 
-    /// The nodes that pass messages on to us, and our address as each sees it.
+    /// The nodes that forward messages to us, and our address as each sees it.
     pub(crate) fn relays(&self) -> Vec<Relay> {
         self.serving.as_ref().map(|serving| serving.relays.clone()).unwrap_or_default()
     }
@@ -148,7 +149,7 @@ impl HyperDhtNode {
             serving.accepting.clear();
             serving.next_announcement = now + ANNOUNCE_AGAIN;
             let target = serving.target;
-            // May be over before it is known to be under way.
+            // The query may have ended already, without a node to ask.
             let query = self.start(target, Goal::Serve, now);
             let under_way = query.filter(|query| self.queries.contains_key(query));
             if let Some(serving) = &mut self.serving {

@@ -1,4 +1,4 @@
-//! Walks of a node: towards a topic or a key, and what the nearest nodes are told at the end.
+//! Walks of a node towards a topic or a key, and the commit to the nearest nodes.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, QueryStep, may_name};
 
 /// Queries under way; one more is refused.
 pub(crate) const MAX_QUERIES: usize = 16;
-/// Topics whose announcement is remembered so that it can be taken back.
+/// Announced topics that are remembered for withdrawal.
 pub(crate) const MAX_TAKEN_BACK: usize = 4096;
-/// Nodes of one topic that are told so.
+/// Nodes of one topic that are remembered for withdrawal.
 pub(crate) const MAX_TAKERS: usize = 2 * BUCKET;
-/// Nodes that are told where we are, and pass messages on to us.
+/// Relays: nodes that store our address and forward messages to us.
 pub(crate) const RELAYS: usize = 3;
 /// Requests of one query that wait for an answer at the same time, late ones aside.
 const AT_ONCE: usize = 10;
 /// How long nodes have to accept an announcement after the walk to them.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);
-/// Nodes that are told at a time that one they named is down.
+/// Down hints under way at the same time.
 const MAX_HINTS: usize = 16;
 
-/// What a walk is for.
+/// The goal of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
-    /// The nodes near an id.
+    /// Find the nodes near an id.
     Nodes,
-    /// The peers of a topic.
+    /// Find the peers of a topic.
     Lookup,
-    /// The same, and to be one of them.
+    /// Find the peers of a topic, and announce us.
     Announce,
-    /// The nodes that pass messages on to a peer.
+    /// Find the nodes that forward messages to a peer.
     Peer,
-    /// To have some do that for us.
+    /// Find nodes that will forward messages to us.
     Serve,
 }
 
@@ -54,7 +54,7 @@ impl Goal {
         }
     }
 
-    /// How many of the nearest are told something at the end.
+    /// The number of nearest nodes that the commit is sent to; `None` if there is no commit.
     fn commit_count(self) -> Option<usize> {
         match self {
             Self::Announce => Some(BUCKET),
@@ -64,10 +64,10 @@ impl Goal {
     }
 }
 
-/// A walk, and the token that each node on it gave.
+/// A walk; of each answer its token is kept.
 pub(crate) type Walk = Query<Goal, Option<Token>>;
 
-/// A node that took an announcement, and the token it gave for that.
+/// A node that accepted an announcement, and the token it gave.
 pub(crate) type Taker = (SocketAddrV4, Token);
 
 impl HyperDhtNode {
@@ -89,7 +89,7 @@ impl HyperDhtNode {
         Some(number)
     }
 
-    /// Sends what a walk may send now, and ends it when it is done.
+    /// Sends the requests that a walk may send now, and ends it when it is done.
     pub(super) fn advance(&mut self, number: QueryId, now: Instant) {
         while !self.sending.is_full(now) {
             let socket = self.socket();
@@ -110,7 +110,7 @@ impl HyperDhtNode {
         }
     }
 
-    /// A node on the way answered.
+    /// Handles the answer of a node on the way.
     pub(super) fn step_answered(
         &mut self,
         number: QueryId,
@@ -182,7 +182,7 @@ impl HyperDhtNode {
         self.advance(number, now);
     }
 
-    /// The walk is over: tells the nearest what it was for.
+    /// Begins the commit of a walk: announces us to the nearest nodes.
     fn commit(&mut self, number: QueryId, most: usize, now: Instant) {
         let Some(query) = self.queries.get_mut(&number) else { return };
         let closest = query.closest().into_iter();
@@ -212,8 +212,8 @@ impl HyperDhtNode {
             return;
         }
         let before = self.taken.insert(target, takers.to_vec()).unwrap_or_default();
-        let is_told = |one: &Taker| takers.iter().any(|(told, _)| *told == one.0);
-        for one in before.into_iter().filter(|one| !is_told(one)) {
+        let is_taker = |one: &Taker| takers.iter().any(|(taker, _)| *taker == one.0);
+        for one in before.into_iter().filter(|one| !is_taker(one)) {
             if goal == Goal::Serve {
                 // A node that is no longer our relay must not refer peers to us.
                 self.take_back_from(target, one, false, now);
@@ -260,7 +260,7 @@ impl HyperDhtNode {
         }
     }
 
-    /// A node that was told something has answered.
+    /// Handles the answer to a request of the commit.
     pub(super) fn commit_answered(
         &mut self,
         number: QueryId,
@@ -317,7 +317,7 @@ impl HyperDhtNode {
         }
     }
 
-    /// The same of all topics, and of where we are.
+    /// Withdraws all announcements, including that of our address.
     pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
@@ -335,7 +335,7 @@ impl HyperDhtNode {
         self.ask(Ready { socket: self.socket(), request, purpose, patience: THRICE }, now);
     }
 
-    /// The token is the one thing that can be wrong with it: nodes forget theirs within seconds.
+    /// Repeats a withdrawal with a new token: nodes change their tokens every few seconds.
     pub(super) fn take_back_answered(
         &mut self,
         target: Id,
@@ -350,7 +350,7 @@ impl HyperDhtNode {
     }
 }
 
-/// What a node may name.
+/// The relays that the node `from` may name.
 fn believed_relays(from: SocketAddrV4, relays: Vec<SocketAddrV4>) -> Vec<SocketAddrV4> {
     let believed = |relay: &SocketAddrV4| relay.port() != 0 && may_name(*from.ip(), *relay.ip());
     relays.into_iter().filter(believed).collect()

@@ -1,8 +1,8 @@
 //! Finding peers through the distributed hash table of Hyperswarm 2: the socket, the clock and the
 //! schedules of a [`DhtNode`].
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
-//! peer was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if a caller wants that, every few minutes, and sooner while
+//! no peer was found. The nodes on the way learn the topics and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,16 +24,16 @@ use crate::network::candidates::{DialTarget, Found, Priority, Source};
 use crate::network::topics::Interest;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
-/// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
+/// Time from one query of a topic to the next, in seconds: a random value of this range each time.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 /// The first pause while no peer was found or no node accepted an announcement; it doubles each
 /// time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
-/// Topics that are asked about at the same time.
+/// Topics that are queried at the same time.
 const RUNNING: usize = 8;
 /// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// The machine's addresses and the clock are looked at this often.
+/// How often the addresses of the machine and the clock are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A node on a socket.
@@ -63,7 +63,7 @@ impl Link {
         *self.socket.lock() = Arc::new(socket);
     }
 
-    /// Sends what waits; what the system does not take now is lost, as on any network.
+    /// Sends waiting packets; those that the system does not take now are lost, as on any network.
     fn flush(&self) {
         let (socket, mut node) = (self.socket(), self.node());
         while let Some((to, packet)) = node.next_packet() {
@@ -86,7 +86,7 @@ impl Link {
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!("DHT: {error}");
-                    // Whatever it is, it may be there again at once.
+                    // The error may repeat at once.
                     tokio::task::yield_now().await;
                 }
             },
@@ -95,7 +95,7 @@ impl Link {
         self.flush();
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
+    /// Withdraws all announcements, without waiting for answers.
     pub(crate) fn farewell(&self) {
         self.node().take_back_all(Instant::now());
         self.flush();
@@ -141,7 +141,7 @@ impl BootstrapNode {
     }
 }
 
-/// When a topic is asked about next.
+/// When a topic is queried next.
 struct QuerySchedule {
     interest: Interest,
     at: Instant,
@@ -161,7 +161,7 @@ impl TopicSchedules {
         Self { topics: HashMap::new(), queries: HashMap::new() }
     }
 
-    /// Takes over what is wanted now.
+    /// Applies a change of the joined topics.
     fn follow(&mut self, context: &mut DiscoveryContext, node: &mut DhtNode, now: Instant) {
         let wanted = context.topics.borrow_and_update();
         self.topics.retain(|topic, known| {
@@ -185,14 +185,14 @@ impl TopicSchedules {
         }
     }
 
-    /// Everything is to be asked again now.
+    /// Makes all topics due now.
     fn all_now(&mut self, now: Instant) {
         for schedule in self.topics.values_mut() {
             (schedule.at, schedule.pause) = (now, FIRST_AGAIN);
         }
     }
 
-    /// Starts what is due, `port` being ours if we can be reached.
+    /// Starts the queries that are due; `port` is ours if peers can reach us.
     fn start(&mut self, node: &mut DhtNode, port: Option<u16>, now: Instant) {
         while self.queries.len() < RUNNING {
             let due = |schedule: &QuerySchedule| !schedule.running && schedule.at <= now;
@@ -203,7 +203,7 @@ impl TopicSchedules {
                 (Interest { announce: true, .. }, Some(port)) => Goal::Announce { port },
                 (Interest { lookup: true, .. }, _) => Goal::Lookup,
                 _ => {
-                    // Asked again as soon as there is a port.
+                    // Queried again as soon as there is a port.
                     schedule.at = now + Duration::from_secs(AGAIN_EVERY.end);
                     continue;
                 }

@@ -1,5 +1,5 @@
-//! The DNS messages by which peers of Hyperswarm 2 find each other on a local network: a query and
-//! a response per topic, whose name is a part of the topic.
+//! The DNS messages of Hyperswarm 2 on a local network: a query and a response per topic, with a name
+//! that has the first 20 bytes of the topic.
 //!
 //! Not here: sockets, and which topics are queried or answered (`lan`).
 
@@ -12,21 +12,21 @@ use simple_dns::{
 
 use crate::crypto::DiscoveryKey;
 
-/// Bytes of a topic that its name tells.
+/// Bytes of a topic in its name.
 pub(crate) const PREFIX_LENGTH: usize = 20;
 /// Longest message read, in bytes: what RFC 6762 §17 allows.
 pub(crate) const MAX_MESSAGE: usize = 9000;
-/// Questions, or records, of one message that are looked at.
+/// Questions, or records, of one message that are decoded; more are ignored.
 pub(crate) const MAX_ENTRIES: usize = 64;
 const DOMAIN: [&[u8]; 2] = [b"hyperswarm", b"local"];
 /// The name of the record that holds the querier's own address.
 const REFERRER: &str = "referrer.hyperswarm.local";
 
 pub(crate) type TopicPrefix = [u8; PREFIX_LENGTH];
-/// By which a process knows its own answers.
+/// The token by which a process recognises its own announcements.
 pub(crate) type Token = [u8; 32];
 
-/// What a message says that we understand.
+/// A decoded message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DnsMessage {
     /// A query for peers of these topics.
@@ -34,7 +34,7 @@ pub(crate) enum DnsMessage {
     Response(Vec<Answer>),
 }
 
-/// "I have it, at this port."
+/// An announcement of a topic at a port of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub topic: TopicPrefix,
@@ -53,7 +53,7 @@ fn name_of(topic: &TopicPrefix) -> String {
     format!("{hex}.hyperswarm.local")
 }
 
-/// The topic that a name tells, in either case of letters.
+/// The topic in a name, in upper or lower case.
 fn topic_of(name: &Name) -> Option<TopicPrefix> {
     let [hex, domain @ ..] = name.get_labels() else { return None };
     let same = domain.len() == DOMAIN.len()
@@ -108,7 +108,7 @@ pub(crate) fn response(
         ));
     };
     for (name, text) in names.iter().zip(&texts) {
-        // That address means the one the packet comes from.
+        // This address stands for the source of the packet.
         let target = Name::new("0.0.0.0")?;
         put(Name::new(name)?, RData::SRV(SRV { priority: 0, weight: 0, port, target }));
         let text = TXT::new().with_char_string(CharacterString::new(text)?);

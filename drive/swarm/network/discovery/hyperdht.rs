@@ -1,8 +1,8 @@
-//! Finding peers through HyperDHT 6: which topics its node asks about and when, and when its
-//! sockets are made anew.
+//! Finding peers through HyperDHT 6: which topics its node queries and when, and when its sockets are
+//! replaced.
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
-//! peer was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if a caller wants that, every few minutes, and sooner while
+//! no peer was found. The nodes on the way learn the topics and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,33 +24,33 @@ use crate::network::candidates::{DialTarget, Found, Priority, Source};
 use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
 use crate::network::topics::Interest;
 
-/// Where the public network is entered: the nodes the reference has built in, with the address that
-/// each had for long and the name by which it is found if it moved.
+/// The bootstrap nodes of the public network, which are those of the reference: `ADDRESS@HOST:PORT`,
+/// with a long-lived address, and a name to resolve if the address does not answer.
 pub const PUBLIC_HYPERDHT: [&str; 3] = [
     "88.99.3.86@node1.hyperdht.org:49737",
     "142.93.90.113@node2.hyperdht.org:49737",
     "138.68.147.8@node3.hyperdht.org:49737",
 ];
 
-/// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
+/// Time from one query of a topic to the next, in seconds: a random value of this range each time.
 /// Announcements last 20 minutes.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 /// The first pause while no useful peer was found or no node accepted an announcement; it doubles
 /// each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
-/// Topics that are asked about at the same time.
+/// Topics that are queried at the same time.
 const RUNNING: usize = 4;
 /// Longest time for one query with its announcements.
 const QUERY_WITHIN: Duration = Duration::from_secs(60);
 /// Peers taken from the answers of one query; an honest node names at most 20.
 const MAX_FOUND: usize = 128;
-/// The machine's addresses and the clock are looked at this often.
+/// How often the addresses of the machine and the clock are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// Pause before another attempt to have sockets.
+/// Pause before another attempt to open sockets.
 const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
-/// Peers that have connected and wait to be welcomed.
+/// Connected peers that wait for their place.
 const ARRIVALS: usize = 16;
 
 /// Runs until the swarm is closed.
@@ -68,7 +68,7 @@ pub(super) async fn run(
     link.set(None);
 }
 
-/// One endpoint after the other: a new one where this machine is somewhere else.
+/// Runs one endpoint after the other: a new one when this machine has changed its network.
 async fn find(
     swarm: &Weak<Inner>,
     context: &mut DiscoveryContext,
@@ -99,15 +99,15 @@ async fn find(
     }
 }
 
-/// Why an endpoint is given up.
+/// Why an endpoint has ended.
 #[derive(PartialEq, Eq)]
 enum Ended {
     Closed,
-    /// There is to be another one.
+    /// A new endpoint replaces it.
     Restart,
 }
 
-/// When something is asked next.
+/// When a topic is queried next.
 struct QuerySchedule {
     at: Instant,
     pause: Duration,
@@ -135,7 +135,7 @@ impl QuerySchedule {
     }
 }
 
-/// What came of one query.
+/// The result of one query.
 struct Answer {
     topic: DiscoveryKey,
     found: Vec<Peer>,
@@ -192,7 +192,7 @@ impl EndpointTasks {
         }
     }
 
-    /// Until the endpoint is of no use any more.
+    /// Runs until the endpoint has ended.
     async fn find(&mut self, swarm: &Weak<Inner>, context: &mut DiscoveryContext) -> Ended {
         let mut location = NetworkLocation::now();
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -209,7 +209,7 @@ impl EndpointTasks {
                     self.follow(context);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
-                    // One that panicked has not said what it was about.
+                    // A task that panicked returns no topic.
                     let Ok(answer) = answer else { return Ended::Restart };
                     let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
                     if self.finished(context, answer, useful).await.is_err() {
@@ -249,7 +249,7 @@ impl EndpointTasks {
         self.topics.values_mut().for_each(|(_, schedule)| schedule.at = now);
     }
 
-    /// Takes over what is wanted now.
+    /// Applies a change of the joined topics.
     fn follow(&mut self, context: &mut DiscoveryContext) {
         let now = Instant::now();
         let wanted = context.topics.borrow_and_update();
@@ -269,7 +269,7 @@ impl EndpointTasks {
         }
     }
 
-    /// Starts what is due. Without a node to query, a query would only lengthen the pauses.
+    /// Starts the queries that are due. Without a node to query, a query would only lengthen the pauses.
     fn start(&mut self, now: Instant) {
         if self.resolving.is_some() {
             return;
@@ -322,7 +322,7 @@ impl EndpointTasks {
     }
 }
 
-/// Asks about a topic once.
+/// Queries a topic once.
 async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -> Answer {
     let id = *topic.as_bytes();
     let mut answer = Answer { topic, found: Vec::new(), announced: 0 };
@@ -347,7 +347,7 @@ async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -
             }
         }
     };
-    // What was found by then is found.
+    // A timeout keeps the peers found so far.
     let _ = timeout(QUERY_WITHIN, listen).await;
     answer
 }

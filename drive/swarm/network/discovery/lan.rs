@@ -1,5 +1,5 @@
-//! Finding peers on the local network by multicast DNS: asking again and again for the topics that
-//! are looked for, answering for those that are announced.
+//! Finding peers on the local network by multicast DNS: repeated queries for topics with lookup, and
+//! answers for announced topics.
 //!
 //! Every machine on the network can read which topics are queried, and can send any answer. Packets
 //! that have crossed a router are ignored.
@@ -23,17 +23,17 @@ use crate::network::topics::Topics;
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
 const HOPS: u32 = 255;
-/// Time from one round of queries to the next, in seconds: chosen anew between these each time.
+/// Time from one round of queries to the next, in seconds: a random value of this range each time.
 const QUERY_EVERY: std::ops::Range<u64> = 30..60;
-/// Interfaces are looked at, and the group is joined where it is not, this often.
+/// How often interfaces are checked, and the group is joined on new ones.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
-/// Questions of others that are answered within a second.
+/// Queries of others that are answered per second.
 pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 100;
-/// Messages that leave together, and the pause before the next: many topics are not a burst.
+/// Messages sent together, and the pause before the next ones, so that many topics make no burst.
 const TOGETHER: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is asked and told, without sockets and clocks.
+/// The queries and answers of this process, without sockets and clocks.
 #[derive(Default)]
 struct LanNode {
     looked_for: HashMap<TopicPrefix, DiscoveryKey>,
@@ -46,7 +46,7 @@ struct LanNode {
 }
 
 impl LanNode {
-    /// Takes over what is wanted now, and asks and tells at once what is new.
+    /// Applies a change of the joined topics: queries and announces the new ones at once.
     fn follow(&mut self, topics: &Topics, port: Option<u16>) -> io::Result<()> {
         let (had_port, had) = (self.port, std::mem::take(&mut self.announced));
         self.port = port;
@@ -56,7 +56,7 @@ impl LanNode {
             if interest.lookup {
                 self.looked_for.insert(name, *topic);
                 if !asked.contains_key(&name) {
-                    self.ask(&name);
+                    self.query(&name);
                 }
             }
             if interest.announce {
@@ -67,45 +67,45 @@ impl LanNode {
                 };
                 self.announced.insert(name, token);
                 if known.is_none() || had_port != port {
-                    self.tell(&[(name, token)], None);
+                    self.announce(&[(name, token)], None);
                 }
             }
         }
         Ok(())
     }
 
-    fn ask(&mut self, name: &TopicPrefix) {
+    fn query(&mut self, name: &TopicPrefix) {
         self.outbox.extend(dns::query(name));
     }
 
-    fn tell(&mut self, topics: &[(TopicPrefix, Token)], asked_by: Option<Ipv4Addr>) {
+    fn announce(&mut self, topics: &[(TopicPrefix, Token)], asked_by: Option<Ipv4Addr>) {
         if let Some(port) = self.port {
             self.outbox.extend(dns::response(topics, port, asked_by));
         }
     }
 
-    /// Asks for everything anew, unless what was asked before is still leaving.
-    fn ask_all(&mut self) {
+    /// Queries all topics again, unless messages still wait to be sent.
+    fn query_all(&mut self) {
         if self.outbox.is_empty() {
             let names: Vec<TopicPrefix> = self.looked_for.keys().copied().collect();
-            names.iter().for_each(|name| self.ask(name));
+            names.iter().for_each(|name| self.query(name));
         }
     }
 
-    fn tell_all(&mut self) {
+    fn announce_all(&mut self) {
         let all: Vec<_> = self.announced.iter().map(|(name, token)| (*name, *token)).collect();
-        all.iter().for_each(|one| self.tell(&[*one], None));
+        all.iter().for_each(|one| self.announce(&[*one], None));
     }
 
-    /// A message from `source`: the peers it tells of. What it asks is answered.
-    fn hear(&mut self, message: &[u8], source: Ipv4Addr, now: Instant) -> Vec<Found> {
+    /// Handles a message from `source`: answers a query, or returns the peers that a response names.
+    fn receive(&mut self, message: &[u8], source: Ipv4Addr, now: Instant) -> Vec<Found> {
         match dns::parse(message) {
             Some(DnsMessage::Query(asked)) => {
                 let known =
                     |name: &TopicPrefix| self.announced.get(name).map(|token| (*name, *token));
                 let topics: Vec<_> = asked.iter().filter_map(known).collect();
                 if !topics.is_empty() && self.may_answer(now) {
-                    self.tell(&topics, Some(source));
+                    self.announce(&topics, Some(source));
                 }
                 Vec::new()
             }
@@ -167,7 +167,7 @@ async fn speak(context: &mut DiscoveryContext) -> io::Result<()> {
     let mut pace = tokio::time::interval(PAUSE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_query = Instant::now() + query_pause();
-    // The interfaces first: what is new is told on them.
+    // The interfaces first: new topics are announced on them.
     refresh.tick().await;
     group.refresh();
     loop {
@@ -178,7 +178,7 @@ async fn speak(context: &mut DiscoveryContext) -> io::Result<()> {
                 if !group.is_near(*source.ip()) {
                     continue;
                 }
-                for found in speaker.hear(message, *source.ip(), Instant::now()) {
+                for found in speaker.receive(message, *source.ip(), Instant::now()) {
                     if context.found.send(found).await.is_err() {
                         return Ok(());
                     }
@@ -192,12 +192,12 @@ async fn speak(context: &mut DiscoveryContext) -> io::Result<()> {
             }
             _ = context.listening.changed() => context.follow(&mut speaker)?,
             _ = refresh.tick() => if group.refresh() {
-                speaker.ask_all();
-                speaker.tell_all();
+                speaker.query_all();
+                speaker.announce_all();
             },
             () = tokio::time::sleep_until(next_query) => {
                 next_query = Instant::now() + query_pause();
-                speaker.ask_all();
+                speaker.query_all();
             }
             _ = pace.tick(), if !speaker.outbox.is_empty() => {
                 for message in speaker.outbox.drain(..speaker.outbox.len().min(TOGETHER)) {
@@ -253,7 +253,7 @@ impl Group {
         let socket = SockRef::from(&self.socket);
         let now = interfaces::usable();
         for interface in &now {
-            // An interface that went and came back has to be joined again; one that stayed says so.
+            // An interface that was away needs to be joined again; one that stayed returns an error.
             match socket.join_multicast_v4(&GROUP, &interface.address) {
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
                     log::debug!("no multicast on {}: {error}", interface.address);
@@ -281,7 +281,7 @@ impl Group {
                 Err(error) => Err(error),
             };
             if let Err(error) = sent {
-                // It went away, or has no route; the next refresh knows.
+                // The interface went away or has no route; the next refresh removes it.
                 log::debug!("multicast on {}: {error}", interface.address);
             }
         }
@@ -315,13 +315,13 @@ mod tests {
         let mut reader = speaker(&[(1, Interest::LOOKUP)], Some(7));
         assert_eq!(said(&mut reader), [DnsMessage::Query(vec![[1; 20]])]);
         let question = dns::query(&[1; 20]).unwrap();
-        assert_eq!(reader.hear(&question, PEER, Instant::now()), []);
+        assert_eq!(reader.receive(&question, PEER, Instant::now()), []);
         assert_eq!(said(&mut reader), []);
     }
 
     /// 82. A node that is queried learns the topic: a hash of the key, which does not open the drive.
     #[test]
-    fn the_key_itself_is_not_told() {
+    fn messages_do_not_contain_the_key_of_a_drive() {
         let key = crate::crypto::KeyPair::from_seed(&[5; 32]).public_key();
         let mut reader = LanNode::default();
         reader.follow(&[(key.discovery_key(), Interest::BOTH)].into(), Some(7)).unwrap();
@@ -336,15 +336,15 @@ mod tests {
     async fn a_server_announces_at_once_and_when_queried() {
         let mut server = speaker(&[(1, Interest::BOTH), (2, Interest::BOTH)], Some(7));
         assert_eq!(said(&mut server).len(), 4, "a query and an answer each");
-        server.hear(&dns::query(&[3; 20]).unwrap(), PEER, Instant::now());
+        server.receive(&dns::query(&[3; 20]).unwrap(), PEER, Instant::now());
         assert_eq!(said(&mut server), [], "of other topics it knows nothing");
-        server.hear(&dns::query(&[2; 20]).unwrap(), PEER, Instant::now());
+        server.receive(&dns::query(&[2; 20]).unwrap(), PEER, Instant::now());
         let answer = server.outbox.pop_front().unwrap();
         let mut reader = speaker(&[(2, Interest::LOOKUP)], None);
-        let found = reader.hear(&answer, PEER, Instant::now());
+        let found = reader.receive(&answer, PEER, Instant::now());
         assert_eq!(found[0].target, DialTarget::Tcp(SocketAddr::from((PEER, 7))));
         assert_eq!((found[0].topic, found[0].priority), (topic(2), Priority::Local));
-        assert_eq!(server.hear(&answer, PEER, Instant::now()), [], "not its own answer");
+        assert_eq!(server.receive(&answer, PEER, Instant::now()), [], "not its own answer");
     }
 
     #[tokio::test(start_paused = true)]
@@ -366,10 +366,10 @@ mod tests {
         said(&mut server);
         let (question, now) = (dns::query(&[1; 20]).unwrap(), Instant::now());
         for _ in 0..=MAX_ANSWERS_PER_SECOND {
-            server.hear(&question, PEER, now);
+            server.receive(&question, PEER, now);
         }
         assert_eq!(said(&mut server).len(), MAX_ANSWERS_PER_SECOND as usize);
-        server.hear(&question, PEER, now + Duration::from_secs(1));
+        server.receive(&question, PEER, now + Duration::from_secs(1));
         assert_eq!(said(&mut server).len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether this machine is still where it was.
+//! Whether this machine has changed its network or slept.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::network::interfaces::{self, Interface};
 /// If the clock advanced by this much more than the timer, the machine slept.
 const SLEPT: Duration = Duration::from_secs(30);
 
-/// What tells that the machine is somewhere else now, or was asleep.
+/// The interfaces and the clocks of the machine at one time.
 pub(crate) struct NetworkLocation {
     interfaces: Vec<Interface>,
     clock: SystemTime,

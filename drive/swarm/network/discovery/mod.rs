@@ -1,5 +1,5 @@
-//! How peers are found by a topic. Each way is a task that follows the topics that are
-//! joined and hands over what it finds; that is all they have in common.
+//! How peers of a topic are found. Each method is a task that follows the joined topics and sends the
+//! peers it finds.
 //!
 //! Not here: which of the found peers are dialled (`candidates`).
 
@@ -49,7 +49,7 @@ pub(crate) fn parse_multicast_dns(message: &[u8]) {
     drop(dns::parse(message));
 }
 
-/// What a way of finding peers sees of the swarm.
+/// The parts of the swarm that a discovery task uses.
 pub(super) struct DiscoveryContext {
     topics: watch::Receiver<Topics>,
     listening: watch::Receiver<Option<SocketAddr>>,

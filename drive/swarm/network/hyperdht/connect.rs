@@ -1,7 +1,7 @@
-//! Connecting to a peer by the key of its node: the handshake through nodes that know it, then a way
-//! for datagrams, through routers if need be.
+//! Connecting to a peer by the key of its node: the handshake through nodes that know it, then a path
+//! for datagrams, through routers if necessary.
 //!
-//! Whatever else is tried, the first packet of the stream that arrives has found a way.
+//! The first packet of the stream that arrives decides the path, whatever else is tried.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddrV4;
@@ -30,20 +30,20 @@ use crate::hyperdht::{Answer, Ask, Event};
 use crate::kademlia::{Id, may_name};
 use crate::secret_stream::{Handshake, HandshakeError, Secrets};
 
-/// Nodes that are asked at the same time to pass the handshake on.
+/// Nodes that are asked at the same time to forward the handshake.
 const AT_ONCE: usize = 3;
-/// Nodes that are asked at all.
+/// Nodes that are asked in total.
 const MAX_NODES: usize = 32;
 /// How long the first packet of the server may take, after the handshake or once both sides punch.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
-/// The same where ports have to be guessed.
+/// As [`ARRIVE_WITHIN`], where ports must be guessed.
 const GUESS_WITHIN: Duration = Duration::from_secs(40);
 /// A server that does not know its router yet is asked again after this long.
 const LET_IT_FIND_OUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("nobody knows where it is")]
+    #[error("no node knows its address")]
     NotFound,
     #[error("no node that knows it passed a handshake on")]
     Unanswered,
@@ -63,7 +63,7 @@ pub(crate) enum ConnectError {
     Io(#[from] std::io::Error),
 }
 
-/// A handshake that has come through.
+/// A finished handshake.
 struct FinishedHandshake {
     /// The node that passed it on, or the server itself.
     node: SocketAddrV4,
@@ -76,7 +76,7 @@ struct FinishedHandshake {
     secrets: Secrets,
 }
 
-/// A way for the stream's packets.
+/// A path for the packets of the stream: our socket, and the peer's address.
 type NetworkPath = (Arc<Socket>, SocketAddrV4);
 
 /// Connects to the owner of `key`. `relays` are nodes that are said to know it.
@@ -104,7 +104,7 @@ pub(crate) async fn connect(
     Ok(Connection::new(Arc::clone(endpoint), stream, &shaken.secrets, to, LONGEST_MESSAGE))
 }
 
-/// The handshake, through whichever node passes it on first.
+/// The handshake, through the node that forwards it first.
 async fn shake_hands(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
@@ -128,7 +128,7 @@ async fn shake_hands(
             true = search.more() => {}
             Some(answer) = asked.join_next() => {
                 let Ok(Some((answer, value))) = answer else { continue };
-                // Another node may still tell the truth.
+                // Another node may still forward the right answer.
                 let Ok(theirs) = handshake.read(&value.noise) else { continue };
                 return finish_handshake(endpoint, handshake, &theirs, answer, value);
             }
@@ -159,7 +159,7 @@ fn finish_handshake(
     })
 }
 
-/// Asks one node to pass the handshake on; what comes back, if it is the answer to it.
+/// Asks one node to forward the handshake; returns the peer's answer, if there is one.
 async fn pass_on(
     endpoint: Arc<Endpoint>,
     node: SocketAddrV4,
@@ -178,7 +178,7 @@ async fn pass_on(
     (value.mode == Mode::Reply).then_some((answer, value))
 }
 
-/// The nodes that know a peer: those that are said to, and those that are found to.
+/// Nodes that know a peer: those that were named, and those that a query finds.
 struct Search {
     waiting: VecDeque<SocketAddrV4>,
     seen: HashSet<SocketAddrV4>,
@@ -203,7 +203,7 @@ impl Search {
         self.waiting.pop_front()
     }
 
-    /// Waits until there are more; false if there will be none.
+    /// Waits until there are more nodes; false if there will be none.
     async fn more(&mut self) -> bool {
         let Some(found) = &mut self.found else { return false };
         match found.recv().await {
@@ -222,7 +222,7 @@ impl Search {
     }
 }
 
-/// Where to send the first packet to, once the other side lets it in.
+/// The path for the first packet, once the router of the other side admits it.
 async fn find_path(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
@@ -234,7 +234,7 @@ async fn find_path(
         return Ok((Arc::clone(&shaken.socket), *server));
     }
     if theirs.firewall == Firewall::Open {
-        // What a node far away has let through is no address next door.
+        // A remote node must not name an address in our network.
         let known = |at: &&SocketAddrV4| may_name(*node.ip(), *at.ip()) && at.port() != 0;
         let to = theirs.addresses4.iter().find(known).unwrap_or(server);
         return Ok((Arc::clone(&shaken.socket), *to));
@@ -243,7 +243,7 @@ async fn find_path(
         return Ok((Arc::clone(&shaken.socket), *server));
     };
     if endpoint.with(|node, _| node.reachability().open()).is_some() {
-        // It comes to us.
+        // The peer connects to us.
         tokio::time::sleep(ARRIVE_WITHIN).await;
         return Err(ConnectError::NotThrough(ARRIVE_WITHIN));
     }
@@ -255,7 +255,7 @@ async fn find_path(
     }
 }
 
-/// A server behind the router that we are behind too: the shorter way, if it answers there.
+/// A server behind our own router: the path inside of that network, if the server answers there.
 async fn same_router(endpoint: &Arc<Endpoint>, shaken: &FinishedHandshake) -> Option<NetworkPath> {
     if shaken.client.ip() != shaken.server.ip() {
         return None;
@@ -276,7 +276,7 @@ struct Hole {
 }
 
 impl Hole {
-    /// Preferably by way of the node that has passed on the handshake.
+    /// The offered hole, preferably through the node that forwarded the handshake.
     fn through(offered: &HolepunchInfo, node: SocketAddrV4) -> Option<Self> {
         let same = |relay: &&Relay| relay.relay_address == node;
         let relay = offered.relays.iter().find(same).or(offered.relays.first())?;
@@ -284,7 +284,7 @@ impl Hole {
     }
 }
 
-/// What the two sides tell each other about the hole, through nodes that know the server.
+/// The exchange of rounds about a hole, through nodes that know the server.
 struct PunchNegotiation<'a> {
     endpoint: &'a Arc<Endpoint>,
     target: Id,
@@ -320,8 +320,8 @@ impl<'a> PunchNegotiation<'a> {
         knocked.map_err(|_| ConnectError::NotThrough(within))
     }
 
-    /// Lets each side know what the other one is behind; where the server's socket is, and what shows
-    /// it that we heard that.
+    /// The first rounds: both sides learn the kind of router of the other one. Returns the address of the
+    /// server's socket, and the token that proves to the server that we received its answer.
     async fn probe_routers(&mut self) -> Result<(SocketAddrV4, Option<[u8; 32]>), ConnectError> {
         let server = self.shaken.server;
         // The peer at this address may send to us now; it need not receive this packet.
@@ -344,7 +344,7 @@ impl<'a> PunchNegotiation<'a> {
         Ok((server, heard.round.token))
     }
 
-    /// Both sides knock from now on.
+    /// The last round: both sides knock from now on.
     async fn agree(
         &mut self,
         server: SocketAddrV4,
@@ -360,7 +360,7 @@ impl<'a> PunchNegotiation<'a> {
         if said.punching { Ok(()) } else { Err(ConnectError::Refused(said.error)) }
     }
 
-    /// What we say of ourselves.
+    /// Our part of a round.
     fn own_round(&self, remote_address: Option<SocketAddrV4>) -> Round {
         Round {
             firewall: self.puncher.firewall(),
@@ -371,7 +371,7 @@ impl<'a> PunchNegotiation<'a> {
         }
     }
 
-    /// Asks the server what it is behind, and lets it know where we have sent to.
+    /// One of the first rounds; it names the address to which we have sent.
     async fn probe(&self, server: SocketAddrV4) -> Result<RoundReply, ConnectError> {
         let round = self.own_round(Some(server));
         self.exchange(self.hole.relay.peer_address, self.hole.relay.relay_address, &round).await
@@ -383,7 +383,7 @@ impl<'a> PunchNegotiation<'a> {
         self.puncher.remote.update(round.firewall, round.punching, &round.addresses, None);
     }
 
-    /// One round, by way of `relay`, to the server where that node sees it.
+    /// Exchanges one round through `relay`; `to` is the server as that node sees it.
     async fn exchange(
         &self,
         to: SocketAddrV4,
@@ -415,7 +415,7 @@ impl<'a> PunchNegotiation<'a> {
     }
 }
 
-/// What the server said.
+/// The server's answer to a round.
 struct RoundReply {
     /// Our socket, and the node that sees it at this address.
     own: SocketAddrV4,

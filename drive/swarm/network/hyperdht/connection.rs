@@ -1,6 +1,6 @@
 //! An encrypted connection to a peer: messages on a datagram stream.
 //!
-//! Not here: how the stream came about (`connect.rs`, `server.rs`), and what the messages say.
+//! Not here: how the stream is connected (`connect.rs`, `server.rs`), and the content of messages.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -27,7 +27,7 @@ pub(crate) enum ConnectionError {
     TooLong(usize),
 }
 
-/// See the module's description. What is dropped ends when its last bytes have arrived.
+/// An encrypted connection. After it is dropped, written bytes are still sent for a limited time.
 pub(crate) struct Connection {
     pub reader: Reader,
     pub writer: Writer,
@@ -44,12 +44,12 @@ pub(crate) struct Writer {
     stream: Arc<SocketStream>,
     sealer: Sealer,
     waiting: VecDeque<Bytes>,
-    /// Its tasks carry the stream.
+    /// Keeps the endpoint, whose tasks drive the stream.
     _endpoint: Arc<Endpoint>,
 }
 
 impl Connection {
-    /// On a stream that is connected. Messages of the remote may have `longest` bytes.
+    /// A connection on a connected stream. Messages of the remote may have `longest` bytes.
     pub(crate) fn new(
         endpoint: Arc<Endpoint>,
         stream: Arc<SocketStream>,
@@ -66,7 +66,7 @@ impl Connection {
 }
 
 impl Reader {
-    /// The next message; `None` once the remote has ended. Giving it up loses nothing.
+    /// The next message; `None` once the remote has ended. Cancelling it loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
         loop {
             if let Some(message) = self.unsealer.next_message()? {
@@ -89,7 +89,7 @@ impl Reader {
 }
 
 impl Writer {
-    /// Puts a message behind those that wait.
+    /// Queues a message.
     ///
     /// # Errors
     /// Fails if the message is longer than a frame can hold.
@@ -103,7 +103,7 @@ impl Writer {
         self.waiting.is_empty()
     }
 
-    /// Ends the connection at once: what waits is lost.
+    /// Ends the connection at once: queued messages are lost.
     pub(crate) fn destroy(&self) {
         self.stream.destroy();
     }
@@ -119,7 +119,7 @@ impl Writer {
         &self._endpoint
     }
 
-    /// Writes what waits. Giving it up loses nothing.
+    /// Writes the queued messages. Cancelling it loses nothing.
     pub(crate) async fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(first) = self.waiting.front_mut() {
             let count = self.stream.write(first).await?;

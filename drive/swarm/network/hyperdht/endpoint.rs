@@ -1,8 +1,8 @@
 //! A node of the HyperDHT on its sockets: packets and time in, answers to waiting callers.
 //!
-//! A node speaks from one socket and hears on another whether strangers come through to it; each hole
-//! that is punched has a socket of its own. Whatever arrives is told apart by its first bytes: a
-//! packet of a stream, a knock, or a packet of the hash table.
+//! A node sends from one socket, and tests whether every address can reach a second one. Each hole has a
+//! socket of its own. The first bytes of a datagram distinguish packets of streams, knocks, and packets
+//! of the hash table.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,25 +23,24 @@ use crate::kademlia::{QueryId, RandomParts};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::stream_of;
 
-/// Streams at once, those that are being made or ended included; one more is refused.
+/// Concurrent streams, including those that are being connected or ended; one more is refused.
 pub(crate) const MAX_STREAMS: usize = 512;
 /// Sockets at once.
 pub(crate) const MAX_SOCKETS: usize = 1024;
-/// Bytes received that all streams together may keep: those before which some lack. Beyond it the
-/// stream that keeps most is ended.
+/// Received bytes that all streams together may keep. Beyond it the stream that keeps most is ended.
 pub(crate) const MAX_HELD: usize = 32 * 1024 * 1024;
-/// A stream that keeps less is not looked at.
+/// A stream that keeps fewer bytes causes no check of the total.
 const LITTLE: usize = 256 * 1024;
-/// Events of one query that may wait; more peers than that are of no use.
+/// Events of one query that may wait; more are dropped.
 const EVENTS: usize = 256;
 /// Requests to our own server that may wait.
 const ASKED: usize = 256;
-/// Longest datagram there is.
+/// Longest possible datagram, in bytes.
 const DATAGRAM: usize = 65_536;
 /// Packets received before their streams answer.
 const BATCH: usize = 64;
 
-/// See the module's description.
+/// A node with its sockets and streams.
 pub(crate) struct Endpoint {
     own: Weak<Endpoint>,
     pub keys: KeyPair,
@@ -53,11 +52,11 @@ pub(crate) struct Endpoint {
     stream_count: Arc<AtomicUsize>,
     waiting: Mutex<Waiting>,
     asked: mpsc::Sender<ServerEvent>,
-    /// Trying ports looks like an attack from outside: one hole at a time.
+    /// The permit to try ports, which looks like an attack from outside: one hole at a time.
     turns: Arc<Semaphore>,
-    /// The node has an earlier appointment than was thought.
+    /// Notified when the node has an earlier tick than before.
     earlier: Arc<Notify>,
-    /// Another one has taken its place: only streams are still served.
+    /// Another endpoint has replaced it: only streams are still served.
     retired: AtomicBool,
 }
 
@@ -68,22 +67,22 @@ struct Waiting {
     queries: HashMap<QueryId, mpsc::Sender<Event>>,
 }
 
-/// What peers want of our own server.
+/// Messages of peers to our own server.
 pub(crate) enum ServerEvent {
     Handshake(Asked),
     Holepunch(Asked),
 }
 
-/// Where an endpoint is, and what its node is.
+/// The address of an endpoint, and the role of its node.
 pub(crate) struct Settings {
     pub ip: Ipv4Addr,
-    /// Of the socket that strangers come to; 0 for any.
+    /// The port of the server socket; 0 for any.
     pub port: u16,
-    /// Others may rely on the node, which is at this address for them.
+    /// The address at which others see a persistent node; `None` for an ephemeral node.
     pub stays_at: Option<Ipv4Addr>,
 }
 
-/// A stream that is to be connected. It is forgotten if it is dropped before.
+/// A stream that is not connected yet. It is removed if it is dropped before that.
 pub(crate) struct UnconnectedStream {
     stream: Arc<SocketStream>,
     endpoint: Arc<Endpoint>,
@@ -99,7 +98,7 @@ impl Deref for UnconnectedStream {
 }
 
 impl UnconnectedStream {
-    /// From now on its packets go there, as long as it is not over.
+    /// Sends its packets to this address from now on, until the stream is over.
     pub(crate) fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<SocketStream> {
         self.connected = true;
         self.stream.connect(socket, to);
@@ -196,7 +195,7 @@ impl Endpoint {
         self.waiting.lock()
     }
 
-    /// Has the node do something, and what follows from it.
+    /// Calls the node, then sends its packets and delivers its events.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HyperDhtNode, Instant) -> T) -> T {
         let result = act(&mut self.node(), Instant::now());
         self.flush();
@@ -252,7 +251,7 @@ impl Endpoint {
         }
     }
 
-    /// One request and its answer; `None` if there is none in time.
+    /// Sends a request and returns the answer; `None` if there is none in time.
     pub(crate) async fn request(&self, ask: Ask) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
         {
@@ -264,7 +263,7 @@ impl Endpoint {
         answer.await.ok().flatten()
     }
 
-    /// Starts a query; what it finds, and at last that it has finished.
+    /// Starts a query; the channel gets its results and then the event that it has finished.
     pub(crate) fn query(
         &self,
         start: impl FnOnce(&mut HyperDhtNode, Instant) -> Option<QueryId>,
@@ -279,7 +278,7 @@ impl Endpoint {
         Some(events)
     }
 
-    /// The socket that strangers come to.
+    /// The server socket.
     pub(crate) fn server_socket(&self) -> Option<Arc<Socket>> {
         self.socket(SocketId::SERVER)
     }
@@ -322,8 +321,7 @@ impl Endpoint {
         if streams.len() >= MAX_STREAMS {
             return None;
         }
-        // It must not be guessable: the first packet of a stream determines the address of the
-        // others.
+        // It must not be guessable: the source of the first packet becomes the address of the stream.
         let id = std::iter::repeat_with(|| random_bytes().map(u32::from_le_bytes))
             .take_while(Result::is_ok)
             .flatten()
@@ -333,8 +331,8 @@ impl Endpoint {
         Some(UnconnectedStream { stream, endpoint: Arc::clone(self), connected: false })
     }
 
-    /// The node says nothing any more: another endpoint with the same keys takes its place, and what
-    /// this one announced, too. Streams go on.
+    /// The node sends nothing any more: another endpoint with the same keys replaces it and takes over its
+    /// announcements. Streams continue.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
@@ -350,14 +348,14 @@ impl Endpoint {
         }
     }
 
-    /// What all streams keep together, and how many there are.
+    /// The bytes that all streams keep together, and the number of streams.
     #[cfg(test)]
     pub(crate) fn held(&self) -> (usize, usize) {
         let all: Vec<_> = self.streams().values().cloned().collect();
         (all.iter().map(|stream| stream.held()).sum(), all.len())
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
+    /// Withdraws all announcements, without waiting for answers.
     pub(crate) fn farewell(&self) {
         self.with(|node, now| node.take_back_all(now));
     }
@@ -417,7 +415,7 @@ async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
         let mut received = match socket.receive(&mut buffer).await {
             Ok(received) => Some(received),
             Err(error) => {
-                // Whatever it is, it may be there again at once.
+                // The error may repeat at once.
                 log::debug!("HyperDHT: {error}");
                 tokio::task::yield_now().await;
                 continue;
@@ -442,7 +440,7 @@ async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
     }
 }
 
-/// Does in time what the node has to do.
+/// Calls the node's ticks in time.
 async fn keep_time(endpoint: Weak<Endpoint>, earlier: Arc<Notify>) {
     loop {
         let Some(next) = endpoint.upgrade().map(|endpoint| endpoint.node().next_tick()) else {

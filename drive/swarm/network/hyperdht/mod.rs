@@ -40,11 +40,11 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 /// Longest message of a connection that is taken.
 const LONGEST_MESSAGE: usize = MAX_FRAME;
-/// Peers of which it is remembered which nodes know them.
+/// Peers whose relays are remembered.
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
-/// Nodes remembered of each.
+/// Relays remembered per peer.
 const MAX_RELAYS: usize = 8;
-/// Addresses of ours that a peer is told.
+/// Own addresses in a handshake.
 const MAX_OWN_ADDRESSES: usize = 8;
 
 /// The current endpoint, for dialling.
@@ -79,7 +79,7 @@ impl Link {
         *self.lock() = endpoint;
     }
 
-    /// Records nodes that are said to know a peer.
+    /// Remembers nodes that may know a peer.
     pub(crate) fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
         let mut known = self.known.lock();
         let all = known.get_or_insert_mut(*key, Vec::new);
@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
+    /// Withdraws all announcements, without waiting for answers.
     pub(crate) fn farewell(&self) {
         if let Some(endpoint) = self.endpoint() {
             endpoint.farewell();
@@ -112,8 +112,8 @@ impl Link {
     }
 }
 
-/// What each side says about itself in a handshake. `open` is the address at which every peer can reach us,
-/// if there is one; `stream` is our number of the stream.
+/// The payload of our handshake message. `open` is the address at which every peer can reach us, if there
+/// is one; `stream` is our number of the stream.
 fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
     let port = endpoint.server_socket().map_or(0, |socket| socket.port());
     let near = super::interfaces::usable().into_iter();

@@ -1,12 +1,12 @@
 //! Holes through routers: a socket for one peer, what kind of router it is behind, and the knocking by
 //! which both sides open theirs.
 //!
-//! A router lets in answers to what went out. So both sides send to each other until a packet of one
-//! meets the way that a packet of the other has opened. Where one side's router uses another port for
-//! each remote, that side opens many sockets and the other one tries many ports: after half a minute
-//! two of them have met, but for one case in a thousand.
+//! A router admits answers to packets that went out. So both sides send to each other until a packet of
+//! one side arrives through the path that a packet of the other has opened. If the router of one side
+//! uses a different port for each remote, that side opens many sockets and the other one tries many
+//! ports: after half a minute a pair has met, except in one case in a thousand.
 //!
-//! Not here: what the two sides tell each other before (`connect.rs`, `server.rs`).
+//! Not here: the rounds that the two sides exchange before (`connect.rs`, `server.rs`).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::hyperdht::payload::Firewall;
 use crate::hyperdht::{Ask, Reachability, Samples, SocketId};
 use crate::sync::{Mutex, MutexGuard, Rank};
 
-/// Nodes asked how they see a socket.
+/// Nodes that are asked for the address of a socket.
 const SAMPLES: usize = 4;
-/// Others are asked instead of those that do not answer.
+/// Rounds of asking: other nodes replace those that do not answer.
 const SAMPLE_ROUNDS: usize = 2;
-/// Knocks that may wait to be heard.
+/// Knocks that may wait for the task.
 const KNOCKS: usize = 64;
 /// Between two knocks where both routers keep their ports, and how many there are.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ const RANDOM_TRIES: usize = 1750;
 /// Ports below are not tried.
 const LOWEST_PORT: u16 = 1000;
 
-/// What is known of the other side.
+/// The state of the other side.
 #[derive(Debug, Default)]
 pub(crate) struct Remote {
     pub firewall: Firewall,
@@ -52,7 +52,7 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// The other side's last word. `verified` has been shown to be its host.
+    /// Applies the last round of the other side. `verified` is a host that has proved to be its own.
     pub(crate) fn update(
         &mut self,
         firewall: Firewall,
@@ -75,13 +75,13 @@ impl Remote {
 /// The sockets of one hole; usually one.
 type Sockets = Arc<Mutex<Vec<OpenSocket>>>;
 
-/// See the module's description. Dropping it ends the knocking and closes the sockets.
+/// One hole. Dropping it ends the knocking and closes the sockets.
 pub(crate) struct Puncher {
     endpoint: Arc<Endpoint>,
     pub socket: Arc<Socket>,
     sockets: Sockets,
     samples: Samples,
-    /// What a node said last of where we are.
+    /// Our address as the last node reported it.
     seen_as: Option<SocketAddrV4>,
     pub remote: Remote,
     knocks: mpsc::Receiver<Knock>,
@@ -103,7 +103,7 @@ impl Drop for Puncher {
 /// Why no hole can be punched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PunchError {
-    #[error("both routers use another port for everybody")]
+    #[error("both routers use a different port for each remote")]
     BothRandom,
     #[error("the other side has shown no address that is its own")]
     NoAddress,
@@ -130,7 +130,7 @@ impl Puncher {
         })
     }
 
-    /// What others see of our socket; to be given to [`Puncher::sampled`].
+    /// The addresses at which nodes see our socket, for [`Puncher::sampled`].
     pub(crate) fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
         sample(Arc::clone(&self.endpoint), self.socket.id)
     }
@@ -142,7 +142,7 @@ impl Puncher {
         }
     }
 
-    /// What we are behind. Where there are too few nodes to tell, the best that is possible.
+    /// The kind of our router; the best possible kind if too few nodes answered.
     pub(crate) fn firewall(&self) -> Firewall {
         match self.samples.reachability() {
             Reachability::Random => Firewall::Random,
@@ -154,7 +154,7 @@ impl Puncher {
         }
     }
 
-    /// Where the other side is to send to; of a router that changes its ports only the host counts.
+    /// Our addresses for the other side; if our router changes its ports, only the host counts.
     pub(crate) fn addresses(&self) -> Vec<SocketAddrV4> {
         let host = || self.seen_as.map(|seen_as| SocketAddrV4::new(*seen_as.ip(), 0));
         self.samples.agreed().or_else(host).into_iter().collect()
@@ -172,7 +172,7 @@ impl Puncher {
         }
     }
 
-    /// The socket stays when the rest of the hole is closed.
+    /// Takes a socket, which stays open when the rest of the hole is closed.
     pub(crate) fn take(&self, id: SocketId) -> Option<Closing> {
         let mut sockets = lock(&self.sockets);
         let at = sockets.iter().position(|open| open.socket.id == id)?;
@@ -224,7 +224,7 @@ fn lock(sockets: &Sockets) -> MutexGuard<'_, Vec<OpenSocket>> {
     sockets.lock()
 }
 
-/// How a node sees a socket of ours.
+/// The address of a socket of ours, and the node that reported it.
 pub(crate) struct Seen {
     pub own: SocketAddrV4,
     pub by: SocketAddrV4,
@@ -256,7 +256,7 @@ async fn sample(endpoint: Arc<Endpoint>, socket: SocketId) -> Vec<Seen> {
     seen
 }
 
-/// Both routers keep their ports.
+/// Knocks, if both routers keep their ports.
 async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first: bool) {
     if !first {
         tokio::time::sleep(PAUSE).await;
@@ -271,7 +271,7 @@ async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first:
     }
 }
 
-/// The other side has opened many sockets with unknown ports.
+/// Tries ports, if the other side has opened many sockets with unknown ports.
 async fn try_ports(socket: Arc<Socket>, ip: Ipv4Addr) {
     for _ in 0..RANDOM_TRIES {
         socket.knock(SocketAddrV4::new(ip, fastrand::u16(LOWEST_PORT..)));
@@ -297,7 +297,7 @@ async fn open_many(
             all.get(n % all.len().max(1)).map(|open| Arc::clone(&open.socket))
         };
         let Some(socket) = socket else { return };
-        // The first round is to open our router and not to make the other one suspicious.
+        // The first round opens our router without reaching the other one, which might block us.
         if n < BIRTHDAY_SOCKETS {
             socket.open_for(to)
         } else {

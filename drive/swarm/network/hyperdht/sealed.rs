@@ -1,4 +1,4 @@
-//! What two peers tell each other about a hole, sealed from the nodes that pass it on.
+//! Encryption of the rounds about a hole against the nodes that forward them.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,15 +13,15 @@ use crate::hyperdht::payload::Round;
 
 const NONCE: usize = 24;
 
-/// See the module's description.
+/// The cipher and the tokens of one handshake.
 pub(crate) struct Sealed {
     cipher: XSalsa20Poly1305,
-    /// Of our tokens.
+    /// The secret of our tokens.
     secret: [u8; 32],
 }
 
 impl Sealed {
-    /// Between those whose handshake had this hash.
+    /// For the two parties of the handshake with this hash.
     ///
     /// # Errors
     /// Fails if the operating system returns no random bytes.
@@ -42,14 +42,14 @@ impl Sealed {
         Ok(out.freeze())
     }
 
-    /// `None` if it is not what the other one has sealed.
+    /// The round in a message; `None` if the other party has not sealed it.
     pub(crate) fn open(&self, sealed: &[u8]) -> Option<Round> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
         let plain = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
         Round::decode(plain.into()).ok()
     }
 
-    /// A peer that repeats it has received it at that host.
+    /// A token for `host`: a peer that repeats it receives packets at that host.
     pub(crate) fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
     }
@@ -79,7 +79,7 @@ mod tests {
         assert_ne!(a.token(host), a.token(Ipv4Addr::new(192, 0, 2, 2)));
     }
 
-    /// Sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
+    /// A round sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
     #[test]
     fn a_round_sealed_by_the_reference_is_opened() {
         let vectors: serde_json::Value =

@@ -1,5 +1,5 @@
-//! Answering peers that connect to us: their handshakes, which nodes of the network pass on, and the
-//! holes that both sides punch into their routers at the same time.
+//! Answering peers that connect to us: their handshakes, which nodes of the network forward, and the
+//! holes that both sides punch at the same time.
 
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
@@ -34,12 +34,12 @@ pub(crate) const MAX_REMEMBERED: usize = 256;
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// From the answer to a handshake until the first packet of the stream.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(20);
-/// The same where ports have to be guessed.
+/// As [`ARRIVE_WITHIN`], where ports must be guessed.
 const GUESS_WITHIN: Duration = Duration::from_secs(50);
 /// Messages about one hole that may wait.
 const ROUNDS: usize = 8;
 
-/// Why a peer does not get through to us.
+/// Why a handshake leads to no connection.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
     #[error("handshake: {0}")]
@@ -84,12 +84,12 @@ impl Server {
         self.holes.lock()
     }
 
-    /// Answers; how many bytes may still be sent until the peer is heard.
+    /// Answers a handshake; returns how many bytes may still be sent until a packet of the peer arrives.
     fn reply(&self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
         self.endpoint.with(|node, _| node.answer_handshake(asked, socket, noise))
     }
 
-    /// Whether this handshake is new; one that is not gets the answer it had.
+    /// Whether this handshake is new. A repeated one gets its answer again.
     fn is_new(&self, hash: Hash, asked: &Asked) -> bool {
         let now = Instant::now();
         let mut answered = self.answered();
@@ -109,7 +109,7 @@ impl Server {
         true
     }
 
-    /// What made no sense is not remembered: it must not take the place of what does.
+    /// Forgets a handshake that was not answered, so that invalid ones do not fill the table.
     fn forget_unanswered(&self, hash: &Hash) {
         let mut answered = self.answered();
         if answered.get(hash).is_some_and(|one| one.reply.is_none()) {
@@ -164,7 +164,7 @@ async fn handshake(
 ) {
     let peer = asked.peer.unwrap_or(asked.from);
     match answer(&server, id, hash, asked).await {
-        // It fails only when the swarm is gone.
+        // Fails only when the swarm is dropped.
         Ok(connection) => drop(server.arrivals.send(connection).await),
         Err(reason) => {
             log::debug!("HyperDHT peer {peer}: {reason}");
@@ -174,11 +174,11 @@ async fn handshake(
     server.holes().remove(&id);
 }
 
-/// How the peer's stream and ours come together.
+/// How the two sides connect.
 enum ConnectPlan {
     /// We connect to the peer: every address can reach it, or its packets have reached us already.
     There(Arc<Socket>, SocketAddrV4),
-    /// It comes to where this node is.
+    /// The peer connects to us, because every address can reach us.
     Here,
     /// Both punch a hole for it.
     Between(Box<Puncher>),
@@ -218,8 +218,8 @@ async fn answer(
         .ok_or(Unanswered::NoStream(theirs.error))?;
     let stream = endpoint.new_stream().ok_or(Unanswered::TooMany)?;
     stream.remote_is(remote_stream);
-    let (reach, relays) = endpoint.with(|node, _| (node.reachability(), node.relays()));
-    let open = reach.open();
+    let (reachability, relays) = endpoint.with(|node, _| (node.reachability(), node.relays()));
+    let open = reachability.open();
     let plan = plan(endpoint, &asked, &theirs, open.is_some()).await?;
     let payload = NoisePayload {
         relay_addresses: relays.iter().map(|relay| relay.relay_address).collect(),
@@ -228,8 +228,8 @@ async fn answer(
     };
     let hello = noise.write(&payload.encode())?;
     let secrets = noise.finish()?;
-    // The peer takes where the answer comes from for where the hole is to lead. Behind the same router
-    // it finds us at home.
+    // The peer punches towards the source of the answer. Behind the same router it reaches us
+    // directly.
     let same_router = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
     let from = match &plan {
         ConnectPlan::Between(puncher) if !same_router => puncher.socket.id,
@@ -245,7 +245,7 @@ async fn answer(
     let left = server.reply(&asked, from, hello);
     match plan {
         ConnectPlan::There(socket, to) => {
-            // Nothing shows yet that the peer is there.
+            // The peer's address is not confirmed yet.
             stream.limit_unconfirmed(left);
             Ok(connected(server, stream, &socket, to, &secrets, None))
         }
@@ -283,7 +283,7 @@ struct Hole<'a> {
     endpoint: &'a Endpoint,
     puncher: Puncher,
     sealed: Sealed,
-    /// The peer's last one.
+    /// The number of the peer's last round.
     round: u64,
     rounds: mpsc::Receiver<Asked>,
 }
@@ -297,7 +297,7 @@ impl Hole<'_> {
         let mut sampled = false;
         loop {
             tokio::select! {
-                // Rounds wait until we know what we are behind.
+                // Rounds wait until the kind of our router is known.
                 seen = &mut sampling, if !sampled => {
                     self.puncher.sampled(seen);
                     sampled = true;
@@ -314,7 +314,7 @@ impl Hole<'_> {
         }
     }
 
-    /// Answers one round; whether ports have to be guessed from now on.
+    /// Answers one round; returns whether ports must be guessed from now on.
     fn take_part(&mut self, asked: &Asked) -> bool {
         let (Some(theirs), Some(peer)) = (self.sealed.open(&asked.message), asked.peer) else {
             return false;
@@ -322,7 +322,7 @@ impl Hole<'_> {
         if theirs.error != fault::NONE {
             return false;
         }
-        // What goes through a node of our choice, the peer cannot have invented.
+        // A round through a relay of our choice proves the peer's address: it cannot invent it.
         let relays = self.endpoint.with(|node, _| node.relays());
         let through_ours = relays.iter().any(|relay| relay.relay_address == asked.from);
         let token = through_ours.then(|| self.sealed.token(*peer.ip()));
@@ -352,7 +352,7 @@ impl Hole<'_> {
         answer.punching && random.contains(&Firewall::Random)
     }
 
-    /// What a round tells of both sides; `verified` is whether the peer is at the host it comes from.
+    /// Applies a round; `verified` is whether the peer has proved its host.
     fn learn(&mut self, asked: &Asked, theirs: &Round, peer: SocketAddrV4, verified: bool) {
         if asked.socket == self.puncher.socket.id {
             self.puncher.sampled(vec![Seen { own: asked.to, by: asked.from }]);
@@ -370,7 +370,7 @@ impl Hole<'_> {
         if self.puncher.firewall() == Firewall::Consistent
             && theirs.remote_address.is_some_and(|at| ours.contains(&at))
         {
-            // It has opened its router for us: we may be through at once.
+            // It has opened its router for us: a knock may arrive at once.
             self.puncher.socket.knock(peer);
         }
     }

@@ -15,10 +15,10 @@ pub(crate) const KNOCK: [u8; 1] = [0];
 /// The hop limit of a knock that must open our own router and not reach the other one.
 const SHORT_TTL: u32 = 5;
 const USUAL_TTL: u32 = 64;
-/// Bytes that the system may keep of what has arrived and was not read: a burst of a fast stream.
+/// The receive buffer of the system, in bytes: a burst of a fast stream.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 
-/// The time as tokio has it.
+/// The time of tokio, which tests can pause.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -30,13 +30,13 @@ pub(crate) struct Knock {
     pub from: SocketAddrV4,
 }
 
-/// See the module's description.
+/// One UDP socket.
 pub(crate) struct Socket {
     pub id: SocketId,
     udp: UdpSocket,
-    /// Where knocks are told, of a socket that is there to be knocked at.
+    /// Receives the knocks at a socket of a hole.
     knocks: Option<mpsc::Sender<Knock>>,
-    /// The time to live is the socket's, not a packet's.
+    /// Held while the time to live is changed, which is of the socket and not of a packet.
     knocking: Mutex<()>,
 }
 
@@ -49,9 +49,9 @@ impl Socket {
         knocks: Option<mpsc::Sender<Knock>>,
     ) -> io::Result<Self> {
         let udp = UdpSocket::bind((ip, port)).await?;
-        // What the system does not grant only costs speed.
+        // A smaller buffer only costs speed.
         let _ = socket2::SockRef::from(&udp).set_recv_buffer_size(RECEIVE_BUFFER);
-        // Until tokio has seen that it is writable, it takes nothing: the first packet would be lost.
+        // Until tokio has seen that it is writable, sending fails: the first packet would be lost.
         udp.writable().await?;
         Ok(Self { id, udp, knocks, knocking: Mutex::new(Rank::LEAF, ()) })
     }
@@ -67,11 +67,11 @@ impl Socket {
 
     /// Resolves when the system may take more.
     pub(crate) async fn writable(&self) {
-        // The sender meets the error again.
+        // The next send returns the error.
         let _ = self.udp.writable().await;
     }
 
-    /// The next packet; one from another kind of address is passed over.
+    /// The next packet; packets from IPv6 addresses are skipped.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddrV4)> {
         loop {
             if let (count, SocketAddr::V4(from)) = self.udp.recv_from(buffer).await? {
@@ -80,7 +80,7 @@ impl Socket {
         }
     }
 
-    /// The same, if there is one already.
+    /// The next packet, if one has arrived.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4)> {
         match self.udp.try_recv_from(buffer) {
             Ok((count, SocketAddr::V4(from))) => Some((count, from)),
@@ -88,9 +88,9 @@ impl Socket {
         }
     }
 
-    /// Knocks at a door that is to be found open.
+    /// Sends a knock that shall reach the peer.
     pub(crate) fn knock(&self, to: SocketAddrV4) {
-        // What is lost is sent again.
+        // Callers repeat knocks that are lost.
         let _ = self.try_send(&KNOCK, to);
     }
 

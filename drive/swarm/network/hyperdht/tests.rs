@@ -1,5 +1,5 @@
-//! Connections between endpoints on this machine, without a network of nodes; that is
-//! `tests/hyperdht.rs`'s affair.
+//! Connections between endpoints on this machine, without a network of nodes (`tests/hyperdht.rs` has
+//! one).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ async fn messages_arrive_in_both_directions_and_after_the_writer_is_dropped() {
     assert_eq!(a.reader.next().await, Ok(None));
 }
 
-/// Each thinks of another socket of the other: the side that is heard first has found the path.
+/// Each side assumes another socket of the other: the first packet that arrives decides the path.
 #[tokio::test]
 async fn the_address_of_the_first_packet_replaces_the_assumed_one() {
     let (a, b) = (endpoint().await, endpoint().await);
@@ -135,7 +135,7 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 async fn a_silent_remote_times_out_and_is_forgotten() {
     let (mut a, _silent) = half().await;
     let started = tokio::time::Instant::now();
-    a.writer.queue(b"anybody there?").unwrap();
+    a.writer.queue(b"are you there?").unwrap();
     a.writer.flush().await.unwrap();
     let error = a.reader.next().await.unwrap_err();
     assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
@@ -151,7 +151,7 @@ async fn concurrent_streams_are_limited_and_dropped_ones_not_counted() {
     assert!(endpoint.new_stream().is_some());
 }
 
-/// What all of them may keep unacknowledged does not grow with their number.
+/// The limit of unacknowledged bytes does not grow with the number of streams.
 #[tokio::test]
 async fn streams_share_the_limit_of_unacknowledged_bytes() {
     let (mut a, silent) = half().await;
@@ -166,7 +166,7 @@ async fn streams_share_the_limit_of_unacknowledged_bytes() {
     drop((others, silent));
 }
 
-/// Holds packets of streams before which some lack: all together no more than is said.
+/// Packets behind a gap are kept up to the limit of all streams together.
 #[tokio::test]
 async fn received_bytes_that_cannot_be_read_are_limited_over_all_streams() {
     let endpoint = endpoint().await;
@@ -231,7 +231,7 @@ impl Relay {
         self.socket.send_to(&request.encode(), self.to).await.unwrap()
     }
 
-    /// The handshake of a peer that will not come.
+    /// The handshake of a peer that sends no packet after it.
     fn handshake(&self) -> Bytes {
         let keys = KeyPair::from_seed(&random_bytes().unwrap());
         let mut noise =
@@ -251,12 +251,12 @@ impl Relay {
         self.socket.send_to(&request.encode(), self.to).await.unwrap();
     }
 
-    /// Passes one on; the answer, if there is one soon.
+    /// Forwards a handshake; returns the answer, if there is one soon.
     async fn pass_on(&self, noise: Bytes) -> Option<Bytes> {
         self.pass_on_for([192, 0, 2, 1], noise).await
     }
 
-    /// The same, for a peer that is said to be there.
+    /// Forwards a handshake of a peer at an address.
     async fn pass_on_for(&self, peer: [u8; 4], noise: Bytes) -> Option<Bytes> {
         self.send(peer, noise).await;
         let mut buffer = [0; 2048];
