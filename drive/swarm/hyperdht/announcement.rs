@@ -111,7 +111,7 @@ pub(crate) struct Announcement {
 
 /// Where an announcement is made. The signature covers it, so that it is valid nowhere else.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct AnnouncementPlace {
     pub target: Id,
     /// The token that the node gave.
     pub token: Token,
@@ -141,7 +141,7 @@ impl Announcement {
         meaning: Meaning,
         keys: &KeyPair,
         relays: Vec<SocketAddrV4>,
-        place: &Place,
+        place: &AnnouncementPlace,
     ) -> Self {
         let peer = Peer { key: keys.public_key(), relays };
         let signature = keys.sign(&signable(meaning, &peer, None, place));
@@ -149,7 +149,7 @@ impl Announcement {
     }
 
     /// The announcing peer, if the signature is by its key and for this place.
-    pub(crate) fn verified(&self, meaning: Meaning, place: &Place) -> Option<&Peer> {
+    pub(crate) fn verified(&self, meaning: Meaning, place: &AnnouncementPlace) -> Option<&Peer> {
         let (peer, signature) = (self.peer.as_ref()?, self.signature.as_ref()?);
         let signable = signable(meaning, peer, self.refresh.as_ref(), place);
         peer.key.verifies(&signable, signature).then_some(peer)
@@ -187,7 +187,12 @@ impl Announcement {
 }
 
 /// The signed bytes: a namespace, and a hash of the place and the announcement.
-fn signable(meaning: Meaning, peer: &Peer, refresh: Option<&[u8; 32]>, place: &Place) -> [u8; 64] {
+fn signable(
+    meaning: Meaning,
+    peer: &Peer,
+    refresh: Option<&[u8; 32]>,
+    place: &AnnouncementPlace,
+) -> [u8; 64] {
     let refresh = refresh.map_or(&[][..], |refresh| refresh);
     let hash = blake2b(&[&place.target, &place.node, &place.token, &peer.encode(), refresh]);
     let mut signable = [0; 64];
@@ -218,10 +223,10 @@ mod tests {
         Peer { key: keys().public_key(), relays: vec![OTHER, THIRD] }
     }
 
-    fn place() -> Place {
+    fn place() -> AnnouncementPlace {
         let signed = &all()["signed"];
         let field = |name| hex(&signed[name])[..].try_into().unwrap();
-        Place { target: field("target"), token: field("token"), node: field("id") }
+        AnnouncementPlace { target: field("target"), token: field("token"), node: field("id") }
     }
 
     #[test]
@@ -277,9 +282,9 @@ mod tests {
         assert_eq!(good.verified(Meaning::Here, &place()), Some(&peer()));
         assert_eq!(good.verified(Meaning::Gone, &place()), None);
         for wrong in [
-            Place { target: [1; 32], ..place() },
-            Place { token: [1; 32], ..place() },
-            Place { node: [1; 32], ..place() },
+            AnnouncementPlace { target: [1; 32], ..place() },
+            AnnouncementPlace { token: [1; 32], ..place() },
+            AnnouncementPlace { node: [1; 32], ..place() },
         ] {
             assert_eq!(good.verified(Meaning::Here, &wrong), None);
         }

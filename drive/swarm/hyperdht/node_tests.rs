@@ -232,7 +232,7 @@ pub(super) fn token(node: &mut HyperDhtNode, from: SocketAddrV4) -> Token {
 
 /// An announcement of a peer in a topic.
 pub(super) fn announce(keys: &KeyPair, target: Id, token: Token, meaning: Meaning) -> Request {
-    let place = Place { target, token, node: id_of(OWN) };
+    let place = AnnouncementPlace { target, token, node: id_of(OWN) };
     let value = Announcement::signed(meaning, keys, vec![OTHER], &place).encode();
     let request = Request::new(OWN, meaning.command());
     Request { number: 5, target: Some(target), token: Some(token), value: Some(value), ..request }
@@ -461,7 +461,7 @@ async fn an_expired_token_is_replaced_once() {
     let second = next_request(&mut node);
     assert_eq!(second.token, Some([2; 32]));
     let value = Announcement::decode(second.value.clone().unwrap()).unwrap();
-    let place = Place { target: TOPIC, token: [2; 32], node: id_of(PEER) };
+    let place = AnnouncementPlace { target: TOPIC, token: [2; 32], node: id_of(PEER) };
     assert!(value.verified(Meaning::Here, &place).is_some(), "and signed again");
     refuse(&mut node, &second, 3);
     assert_eq!(events(&mut node), [Event::Finished { query, answered: 1, announced: 0 }]);

@@ -72,12 +72,12 @@ pub(crate) struct Ready {
 }
 
 /// The address that must answer, and the socket.
-type Place = (SocketId, SocketAddrV4);
+type Destination = (SocketId, SocketAddrV4);
 
 /// See the module's description.
 pub(crate) struct Sending {
     out: VecDeque<Outgoing>,
-    requests: Requests<Place, Purpose>,
+    requests: Requests<Destination, Purpose>,
     waiting: VecDeque<Ready>,
     window: Window,
 }

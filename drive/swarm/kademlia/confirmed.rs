@@ -23,7 +23,7 @@ pub(crate) const MAX_HELD: usize = 128;
 /// How long a request waits for that.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
-struct Held<R> {
+struct HeldRequest<R> {
     from: SocketAddrV4,
     since: Instant,
     request: R,
@@ -32,7 +32,7 @@ struct Held<R> {
 /// Confirmed addresses and waiting requests; `R` is the type of a request.
 pub(crate) struct Confirmed<R> {
     addresses: LruCache<SocketAddrV4, Instant>,
-    held: VecDeque<Held<R>>,
+    held: VecDeque<HeldRequest<R>>,
 }
 
 impl<R> Default for Confirmed<R> {
@@ -51,7 +51,7 @@ impl<R> Confirmed<R> {
         self.expire(now);
         let (released, held) = self.held.drain(..).partition(|held| held.from == address);
         self.held = held;
-        let released: VecDeque<Held<R>> = released;
+        let released: VecDeque<HeldRequest<R>> = released;
         released.into_iter().map(|held| held.request).collect()
     }
 
@@ -73,7 +73,7 @@ impl<R> Confirmed<R> {
         self.held.retain(|held| held.from != from || !is_same(&held.request));
         let room = self.held.len() < MAX_HELD;
         if room {
-            self.held.push_back(Held { from, since: now, request });
+            self.held.push_back(HeldRequest { from, since: now, request });
         }
         room
     }

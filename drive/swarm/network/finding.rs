@@ -18,7 +18,7 @@ use super::candidates::{
     Candidates, DialTarget, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source,
 };
 use super::dial::{self, CONNECT_WITHIN};
-use super::discovery::Link;
+use super::discovery::NodeSocket;
 use super::hyperdht::{self, CarryError};
 use super::place::{ConnectionHandle, Ended, GivenUp, Place};
 use super::places::MAX_CONNECTIONS;
@@ -41,9 +41,9 @@ pub(super) struct Finding {
     /// The port that peers can dial.
     pub listening: watch::Sender<Option<SocketAddr>>,
     /// The node of the hash table of Hyperswarm 2, if it is used.
-    pub dht: OnceLock<Arc<Link>>,
+    pub dht: OnceLock<Arc<NodeSocket>>,
     /// The node of HyperDHT 6, if it is used.
-    pub hyperdht: OnceLock<Arc<hyperdht::Link>>,
+    pub hyperdht: OnceLock<Arc<hyperdht::CurrentEndpoint>>,
     candidates: Mutex<Candidates>,
     /// Notified when a candidate becomes due or a place becomes free.
     changed: Notify,

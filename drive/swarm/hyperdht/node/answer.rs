@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
+use super::super::announcement::{Announcement, AnnouncementPlace, LookupReply, Meaning, Peer};
 use super::super::interface::{Role, SocketId};
 use super::super::message::{
     Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
@@ -187,7 +187,7 @@ impl HyperDhtNode {
             return;
         };
         let Ok(announcement) = Announcement::decode(value.clone()) else { return };
-        let place = Place { target: *target, token: *token, node: self.id };
+        let place = AnnouncementPlace { target: *target, token: *token, node: self.id };
         let Some(peer) = announcement.verified(meaning, &place) else { return };
         match meaning {
             Meaning::Here => self.records.add(*target, asked.from, peer.clone(), now),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place, target_of};
+use super::super::announcement::{
+    Announcement, AnnouncementPlace, LookupReply, Meaning, Peer, target_of,
+};
 use super::super::interface::Event;
 use super::super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
 use super::super::payload::Relay;
@@ -250,7 +252,7 @@ impl HyperDhtNode {
         (to, token): Taker,
         relays: Vec<SocketAddrV4>,
     ) -> Request {
-        let place = Place { target, token, node: id_of(to) };
+        let place = AnnouncementPlace { target, token, node: id_of(to) };
         let value = Announcement::signed(meaning, &self.keys, relays, &place).encode();
         Request {
             target: Some(target),

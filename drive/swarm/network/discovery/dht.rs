@@ -37,12 +37,12 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A node on a socket.
-pub(in crate::network) struct Link {
+pub(in crate::network) struct NodeSocket {
     node: Mutex<DhtNode>,
     socket: Mutex<Arc<UdpSocket>>,
 }
 
-impl Link {
+impl NodeSocket {
     fn new(node: DhtNode, socket: UdpSocket) -> Self {
         Self {
             node: Mutex::new(Rank::NODE, node),
@@ -104,7 +104,7 @@ impl Link {
 
 /// A bootstrap node of the hash table of Hyperswarm 2, without topics of its own.
 pub struct BootstrapNode {
-    link: Link,
+    link: NodeSocket,
     address: SocketAddr,
 }
 
@@ -118,7 +118,7 @@ impl BootstrapNode {
         let address = socket.local_addr()?;
         let others = resolve(others.to_vec(), true).await;
         let node = DhtNode::new(RandomParts::at_random()?, others, false, Instant::now());
-        Ok(Self { link: Link::new(node, socket), address })
+        Ok(Self { link: NodeSocket::new(node, socket), address })
     }
 
     /// The address with the port that was chosen.
@@ -240,7 +240,11 @@ impl TopicSchedules {
 }
 
 /// Runs until the swarm is closed.
-pub(super) async fn run(mut context: DiscoveryContext, link: Arc<Link>, bootstrap: Vec<String>) {
+pub(super) async fn run(
+    mut context: DiscoveryContext,
+    link: Arc<NodeSocket>,
+    bootstrap: Vec<String>,
+) {
     let mut closing = context.closing.clone();
     tokio::select! {
         () = find(&mut context, &link, bootstrap) => {}
@@ -249,10 +253,10 @@ pub(super) async fn run(mut context: DiscoveryContext, link: Arc<Link>, bootstra
 }
 
 /// An ephemeral node, on the port where peers reach us, if there is one yet.
-pub(super) async fn link(context: &DiscoveryContext) -> io::Result<Link> {
+pub(super) async fn link(context: &DiscoveryContext) -> io::Result<NodeSocket> {
     let listening = *context.listening.borrow();
     let node = DhtNode::new(RandomParts::at_random()?, Vec::new(), true, Instant::now());
-    Ok(Link::new(node, bind(listening).await?))
+    Ok(NodeSocket::new(node, bind(listening).await?))
 }
 
 /// The port with the same number as that of TCP: observers take one for the other.
@@ -269,7 +273,7 @@ async fn bind(listening: Option<SocketAddr>) -> io::Result<UdpSocket> {
     }
 }
 
-async fn find(context: &mut DiscoveryContext, link: &Link, bootstrap: Vec<String>) {
+async fn find(context: &mut DiscoveryContext, link: &NodeSocket, bootstrap: Vec<String>) {
     let mut buffer = vec![0; MAX_PACKET + 1];
     let mut schedules = TopicSchedules::new();
     let mut location = NetworkLocation::now();
@@ -333,7 +337,7 @@ async fn find(context: &mut DiscoveryContext, link: &Link, bootstrap: Vec<String
 /// The peers that the node's queries have found meanwhile.
 fn take_events(
     context: &DiscoveryContext,
-    link: &Link,
+    link: &NodeSocket,
     schedules: &mut TopicSchedules,
     port: Option<u16>,
 ) -> Vec<Found> {

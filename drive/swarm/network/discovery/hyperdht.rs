@@ -21,7 +21,7 @@ use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
 use crate::network::Inner;
 use crate::network::candidates::{DialTarget, Found, Priority, Source};
-use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
+use crate::network::hyperdht::{self, Connection, CurrentEndpoint, Endpoint, Settings};
 use crate::network::topics::Interest;
 
 /// The bootstrap nodes of the public network, which are those of the reference: `ADDRESS@HOST:PORT`,
@@ -57,7 +57,7 @@ const ARRIVALS: usize = 16;
 pub(super) async fn run(
     swarm: Weak<Inner>,
     mut context: DiscoveryContext,
-    link: Arc<Link>,
+    link: Arc<CurrentEndpoint>,
     bootstrap: Vec<String>,
 ) {
     let mut closing = context.closing.clone();
@@ -72,7 +72,7 @@ pub(super) async fn run(
 async fn find(
     swarm: &Weak<Inner>,
     context: &mut DiscoveryContext,
-    link: &Arc<Link>,
+    link: &Arc<CurrentEndpoint>,
     bootstrap: &[String],
 ) {
     loop {
@@ -152,7 +152,7 @@ struct Peer {
 /// An endpoint with its running tasks; dropping it ends them.
 struct EndpointTasks {
     endpoint: Arc<Endpoint>,
-    link: Arc<Link>,
+    link: Arc<CurrentEndpoint>,
     topics: HashMap<DiscoveryKey, (Interest, QuerySchedule)>,
     /// Whether peers can find us by our key.
     serving: bool,
@@ -173,7 +173,7 @@ impl Drop for EndpointTasks {
 impl EndpointTasks {
     fn new(
         endpoint: Arc<Endpoint>,
-        link: Arc<Link>,
+        link: Arc<CurrentEndpoint>,
         bootstrap: &[String],
         arrivals: mpsc::Receiver<Connection>,
         answering: JoinHandle<()>,
@@ -376,7 +376,7 @@ impl HyperDhtBootstrapNode {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         };
         let settings = Settings { ip: *v4.ip(), port: v4.port(), stays_at: Some(*v4.ip()) };
-        let link = Link::new()?;
+        let link = CurrentEndpoint::new()?;
         let (endpoint, events) = Endpoint::new(link.keys, settings).await?;
         let others = resolve(others.to_vec(), true).await;
         endpoint.with(|node, now| node.set_bootstrap(others, now));

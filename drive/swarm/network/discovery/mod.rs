@@ -20,7 +20,7 @@ use super::topics::Topics;
 use super::{Inner, Swarm};
 
 pub use dht::BootstrapNode;
-pub(super) use dht::Link;
+pub(super) use dht::NodeSocket;
 pub use hyperdht::{HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub(super) use location::NetworkLocation;
 
@@ -86,7 +86,7 @@ impl Swarm {
             }
         }
         if !options.hyperdht.is_empty() {
-            let link = Arc::new(super::hyperdht::Link::new()?);
+            let link = Arc::new(super::hyperdht::CurrentEndpoint::new()?);
             if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
                 let swarm = Arc::downgrade(inner);
                 let bootstrap = options.hyperdht.clone();

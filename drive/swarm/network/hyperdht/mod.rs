@@ -48,14 +48,14 @@ const MAX_RELAYS: usize = 8;
 const MAX_OWN_ADDRESSES: usize = 8;
 
 /// The current endpoint, for dialling.
-pub(crate) struct Link {
+pub(crate) struct CurrentEndpoint {
     /// Our key pair on this network. It proves no identity: each process makes a new one.
     pub keys: KeyPair,
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     known: Mutex<LruCache<[u8; 32], Vec<SocketAddrV4>>>,
 }
 
-impl Link {
+impl CurrentEndpoint {
     /// # Errors
     /// Fails if the operating system returns no random bytes.
     pub(crate) fn new() -> std::io::Result<Self> {
