@@ -181,11 +181,15 @@ mod tests {
     /// Sentence 41. "An owner of 0, which programs without owners store, is shown to a mounting
     /// user other than root as that user."
     #[test]
-    fn owners_of_ones_own_drive_are_shown_but_for_roots() {
+    fn owners_in_a_writable_drive_are_shown_except_root() {
         let mut file = entry(Kind::File, 0o100644, 1);
         let owners = |file: &Entry, ours| (shown(file, ours).uid, shown(file, ours).gid);
         assert_eq!(owners(&file, true), (7, 8));
-        assert_eq!(owners(&file, false), (1000, 1001), "a stranger's numbers mean nothing here");
+        assert_eq!(
+            owners(&file, false),
+            (1000, 1001),
+            "ids of another publisher mean nothing here"
+        );
         (file.stat.uid, file.stat.gid) = (0, 8);
         assert_eq!(owners(&file, true), (1000, 8));
         let root = Owner { uid: 0, gid: 0 };

@@ -6,10 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fuser::FileType;
-use hypermount_drive::Urgency;
-use hypermount_drive::{Entry, Extent, Wait};
+use hypermount_drive::{Entry, Extent, Pieces, Urgency, Wait};
 
 use crate::attr::{self, now};
 use crate::errno::{Error, Result};
@@ -91,7 +89,7 @@ impl Fs {
 
     /// Reads up to `length` bytes from `offset`; fewer only at the end of the file. Returns the
     /// pieces as they lie in blocks.
-    pub async fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
+    pub async fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Pieces> {
         self.read_for(handle, offset, length, 0).await
     }
 
@@ -102,11 +100,11 @@ impl Fs {
         offset: u64,
         length: u32,
         thread: u32,
-    ) -> Result<Vec<Bytes>> {
+    ) -> Result<Pieces> {
         let file = self.files.get(handle)?;
         let range = file.clamp(offset, length)?;
         if range.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Pieces::new());
         }
         let drive = &file.volume.drive;
         if let Some(staged) = &file.staged {
@@ -130,7 +128,7 @@ impl Fs {
 
     /// Reads bytes of which some are not in the store. If the same bytes failed to arrive for this
     /// handle within the last 2 s, fails at once.
-    async fn fetch(&self, file: &FileHandle, range: Range<u64>) -> Result<Vec<Bytes>> {
+    async fn fetch(&self, file: &FileHandle, range: Range<u64>) -> Result<Pieces> {
         let asked = |known: &Range<u64>| known.start <= range.start && range.end <= known.end;
         if file.stalled.any()
             && let Some(missing) = file.stalled.find(asked)
@@ -439,7 +437,7 @@ pub(crate) fn seek(size: u64, offset: i64, whence: i32) -> Result<i64> {
 }
 
 /// Bytes `range` of an open file; the range lies inside the file.
-async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result<Pieces> {
     let (drive, expected) = (&file.volume.drive, range.end - range.start);
     let pieces = match &file.content {
         Content::Extent(extent) => drive.read(extent, range, wait).await?,

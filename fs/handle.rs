@@ -1,7 +1,7 @@
 //! Open files and directories: what each of them pinned at open.
 //!
-//! A file pins its content and reads it to the end, whatever happens to the path. A directory pins
-//! one listing and pages through it; rewinddir(3) makes a new listing.
+//! A file pins its content and reads it to the end, also after the path has changed. A directory
+//! pins one listing and pages through it; rewinddir(3) makes a new listing.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn who_jumped_is_given_at_once_what_it_read_the_last_time_and_no_more() {
+    fn a_reader_that_jumps_gets_the_length_of_its_previous_sequence_at_once() {
         let mut readahead = Readahead::default();
         let mut read = |from: u64, bytes: u64| -> Vec<Range<u64>> {
             let pieces = (from..from + bytes).step_by(128 * 1024);

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_pushed_is_told_when_the_thread_asks_for_more() {
+    fn a_push_counts_as_sent_when_the_thread_takes_the_next_one() {
         let pending = std::sync::Arc::new(Invalidations::default());
         assert!(pending.wait_told(pending.pushed(), Duration::ZERO));
         pending.push([Invalidation::Inode(2)]);

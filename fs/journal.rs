@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn that_something_is_not_there_is_no_failure() {
+    fn a_missing_entry_is_not_a_failure() {
         let journal = Journal::default();
         journal.failed("x", "lookup", 0, &hypermount_drive::Error::NotFound.into());
         journal.failed("x", "getxattr", 0, &Error::NoAttribute);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_charged_is_not_charged_again() {
+    fn a_range_is_charged_once() {
         let mut charged = Charged::default();
         let mut new = |range: Range<u64>| {
             charged.add(range).into_iter().map(|new| (new.start, new.end)).collect::<Vec<_>>()

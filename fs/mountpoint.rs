@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn unmounting_what_is_not_ours_is_refused() {
+    fn unmounting_a_directory_that_is_no_mount_of_ours_is_refused() {
         let directory = tempfile::tempdir().expect("a directory is made");
         let refused = unmount(directory.path(), Detach::Force);
         assert!(matches!(refused, Err(UnmountError::NotMounted { .. })));

@@ -485,7 +485,9 @@ impl Fs {
                     found.push((path, entry.stat));
                 }
                 if found.len() > MAX_RENAMED {
-                    return Err(Error::NotSupported("renaming so many files at once"));
+                    return Err(Error::NotSupported(
+                        "renaming more than 1,000,000 entries at once",
+                    ));
                 }
             }
         }

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_looks_again_once_and_a_bounded_number_of_them_does() {
+    fn a_bounded_number_of_threads_looks_again_once_each() {
         let overtaken = Overtaken::default();
         assert!(overtaken.look_again(1) && !overtaken.look_again(1));
         assert!(overtaken.look_again(1), "that was another call");

@@ -326,7 +326,7 @@ mod linux {
         }
 
         #[test]
-        fn this_thread_is_not_interrupted_and_nobody_cannot_be() {
+        fn neither_a_running_nor_an_unknown_thread_is_interrupted() {
             let thread = nix::unistd::gettid().as_raw();
             assert!(!is_interrupted(u32::try_from(thread).expect("positive")));
             assert!(!is_interrupted(0));

@@ -554,7 +554,7 @@ impl State {
         if !alone || !member.is_forgotten() {
             return false;
         }
-        log::debug!("{path} is closed: nobody uses it");
+        log::debug!("{path} is closed: no process uses it");
         self.spots.remove(path);
         self.slots.remove(&Numbers::slot_of(member.fs.root_number()));
         member.fs.invalidations().close();
@@ -607,7 +607,7 @@ impl Waiting<'_> {
                     Wanted::ByKey(url) => url.key.discovery_key(),
                     _ => return Err(Error::Stale),
                 };
-                let (waited, why) = (started.elapsed(), "no peer has told of it".to_owned());
+                let (waited, why) = (started.elapsed(), "no peer has announced it".to_owned());
                 Err(hypermount_drive::Error::Unavailable { core, block: 0, waited, why }.into())
             }),
         };

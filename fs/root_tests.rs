@@ -79,7 +79,7 @@ impl Bench {
 }
 
 #[test]
-fn names_lead_to_drives_and_what_is_no_key_to_nothing() {
+fn names_lead_to_drives_and_invalid_keys_to_nothing() {
     runtime().block_on(async {
         let bench = bench(1, 4);
         let mine = bench.look(ROOT, "mine").await.expect("looked up").expect("it is there");
@@ -127,7 +127,7 @@ fn listings_hold_usable_names_and_the_keys_that_are_open() {
 }
 
 #[test]
-fn one_drive_more_than_may_be_open_takes_the_place_of_one_that_is_not_used() {
+fn a_drive_beyond_the_limit_takes_the_place_of_an_unused_one() {
     runtime().block_on(async {
         let bench = bench(4, 2);
         let mut inodes = Vec::new();
@@ -146,7 +146,7 @@ fn one_drive_more_than_may_be_open_takes_the_place_of_one_that_is_not_used() {
 }
 
 #[test]
-fn a_key_that_leads_nowhere_keeps_no_place() {
+fn a_failed_lookup_of_a_key_frees_its_place() {
     runtime().block_on(async {
         let bench = bench(1, 1);
         let unknown = PublicKey::new([9; 32]);

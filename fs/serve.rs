@@ -13,7 +13,7 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -157,13 +157,14 @@ async fn wait<T>(
     }
 }
 
-/// Runs the operation, and turns a panic into a failure of this one request.
-fn caught<T>(
+/// Runs the operation, and turns a panic into a failure of this one request. The operation lies in the
+/// returned future, so that [`Server::serve`] allocates once for both.
+async fn caught<T>(
     request: Request,
     operation: impl Future<Output = Result<T>> + Send,
-) -> impl Future<Output = Result<T>> + Send {
-    let mut operation = Box::pin(operation);
-    poll_fn(move |context| {
+) -> Result<T> {
+    let mut operation = pin!(operation);
+    poll_fn(|context| {
         // The operation is not polled again after a panic: the result ends it.
         catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(context))).unwrap_or_else(
             |panic| {
@@ -172,6 +173,7 @@ fn caught<T>(
             },
         )
     })
+    .await
 }
 
 fn finish<T>(
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_wait_is_answered_on_the_same_thread() {
+    fn a_ready_operation_is_answered_on_the_same_thread() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_parked_and_answered_when_it_is_done() {
+    fn a_waiting_operation_is_parked_and_answered_when_it_is_done() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_ends_what_is_parked_and_refuses_what_is_new() {
+    fn stopping_ends_parked_requests_and_refuses_new_ones() {
         let runtime = runtime();
         let server = Server::new(runtime.handle().clone(), Arc::new(|_, _| ()));
         let (sender, receiver) = mpsc::channel();

@@ -5,9 +5,8 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fuser::FileAttr;
-use hypermount_drive::Drive;
+use hypermount_drive::{Drive, Pieces};
 
 use crate::errno::{Error, Result};
 use crate::file::Opened;
@@ -192,7 +191,7 @@ impl Shown {
         offset: u64,
         length: u32,
         thread: u32,
-    ) -> Result<Vec<Bytes>> {
+    ) -> Result<Pieces> {
         match self.at(ino)? {
             At::Status(status) => status.read(handle, offset, length),
             At::Drive(fs) => fs.read_for(handle, offset, length, thread).await,
@@ -329,3 +328,7 @@ impl Shown {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "shown_tests.rs"]
+mod tests;

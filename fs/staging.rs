@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hypermount_drive::hyperdrive::{ContentWriter, HashedBlocks};
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
-use hypermount_drive::{Drive, DrivePath, Entry, Extent, PublicKey, Stat, Wait};
+use hypermount_drive::{Drive, DrivePath, Entry, Extent, Pieces, PublicKey, Stat, Wait};
 
 use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};
@@ -345,7 +345,7 @@ impl StagedFile {
     }
 
     /// Reads the bytes of the range, up to the end of the file, in pieces.
-    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         self.view_of(&range).read(drive, range, wait).await
     }
 
@@ -469,9 +469,9 @@ impl State {
 }
 
 impl View {
-    async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         let end = range.end.min(self.size);
-        let mut pieces = Vec::new();
+        let mut pieces = Pieces::new();
         let mut at = range.start;
         while at < end {
             let next = self.written.next(at).unwrap_or(end..end);
@@ -510,7 +510,7 @@ impl View {
         drive: &Drive,
         range: Range<u64>,
         wait: Wait,
-        pieces: &mut Vec<Bytes>,
+        pieces: &mut Pieces,
     ) -> Result<()> {
         let expected = length_of(&range);
         let read = drive.read(&self.base, range, wait).await?;
@@ -598,7 +598,7 @@ fn in_blocks(mut bytes: Bytes) -> Vec<Bytes> {
     blocks
 }
 
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+fn joined(mut pieces: Pieces) -> Bytes {
     match pieces.len() {
         1 => pieces.remove(0),
         _ => pieces.concat().into(),

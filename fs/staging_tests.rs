@@ -85,7 +85,7 @@ proptest! {
 }
 
 #[test]
-fn more_stretches_than_are_kept_need_a_copy_which_is_one_stretch() {
+fn a_file_with_too_many_stretches_is_copied_up_into_one() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, &[7; 3000], &pool);
     for n in 0..MAX_STRETCHES as u64 {
@@ -101,7 +101,7 @@ fn more_stretches_than_are_kept_need_a_copy_which_is_one_stretch() {
 }
 
 #[test]
-fn what_changes_during_a_commit_is_committed_by_the_next_one() {
+fn a_change_during_a_commit_is_committed_by_the_next_one() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"base", &pool);
     assert!(file.pending().is_none() && !file.is_dirty());
@@ -118,7 +118,7 @@ fn what_changes_during_a_commit_is_committed_by_the_next_one() {
 }
 
 #[test]
-fn what_was_unlinked_is_not_committed_and_stays_readable() {
+fn an_unlinked_file_is_not_committed_and_stays_readable() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"base", &pool);
     file.write(4, b"!", 1).unwrap();
@@ -129,7 +129,7 @@ fn what_was_unlinked_is_not_committed_and_stays_readable() {
 }
 
 #[test]
-fn what_another_writer_changed_is_taken_over_where_nothing_was_changed_here() {
+fn values_of_another_writer_are_taken_over_unless_changed_here() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"base", &pool);
     let change = |stat: &mut Stat| {

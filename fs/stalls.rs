@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_remembered_for_a_moment() {
+    async fn a_failure_is_remembered_for_two_seconds() {
         let stalls = Stalls::default();
         assert!(!stalls.any());
         stalls.note("name", missing(1));

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
-use hypermount_drive::DriveUrl;
+use hypermount_drive::{DriveUrl, Pieces};
 use serde_json::{Value, json};
+use smallvec::smallvec;
 
 use crate::attr::{TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
@@ -136,11 +137,11 @@ impl Status {
         }
     }
 
-    pub fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Vec<Bytes>> {
+    pub fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Pieces> {
         let status = self.fs.statuses.get(handle)?;
         let start = usize_of(offset).min(status.len());
         let end = start.saturating_add(length as usize).min(status.len());
-        Ok(vec![status.slice(start..end)])
+        Ok(smallvec![status.slice(start..end)])
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.

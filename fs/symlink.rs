@@ -141,10 +141,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is stored, the shown target climbs at most to the root and then only descends.
-        /// So no chain of links leaves the drive, whatever each name is.
+        /// The shown target of any stored one climbs at most to the root and then only descends. So
+        /// no chain of links leaves the drive, even if every name on it is a link.
         #[test]
-        fn what_is_shown_never_leads_out(
+        fn a_shown_target_never_leads_out_of_the_drive(
             parents in proptest::collection::vec("[a-c]", 0..4),
             steps in proptest::collection::vec(prop_oneof!["\\.\\.", "\\.", "[a-c]", ""], 1..12),
             absolute: bool,

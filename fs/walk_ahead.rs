@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn files_here_and_there_are_no_walk() {
+    fn scattered_files_are_no_walk() {
         let mut state = State::default();
         for text in ["a/1", "b/1", "a/2", "c/1", "a/3", "b/2"] {
             assert!(!state.opened(&path(text)), "{text}");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_on_where_it_was_expected_to_and_ends_elsewhere() {
+    fn a_walk_ends_with_the_second_unexpected_file_in_a_row() {
         let mut state = State::default();
         for text in ["a/1", "a/2", "a/3"] {
             state.opened(&path(text));

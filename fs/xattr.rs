@@ -21,8 +21,8 @@ pub const MAX_TOTAL_BYTES: usize = 512 * 1024;
 
 /// The namespace that programs may use freely, and the only one that a mount shows (xattr(7)).
 const USER: &str = "user.";
-/// Namespaces that a kernel interprets. A publisher's values under them are not shown: they would
-/// be labels and capabilities granted by a stranger.
+/// Namespaces that a kernel interprets. A publisher's values under them are not shown: a publisher
+/// must not grant labels and capabilities on this machine.
 const SYSTEM_NAMESPACES: [&str; 4] = ["security.", "system.", "trusted.", "os2."];
 /// The kernel requests these itself, and remembers that there are none.
 const ACL: &str = "system.posix_acl_";
@@ -85,7 +85,7 @@ fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
 pub fn settable(name: &OsStr) -> Result<&str> {
     let name = name.to_str().ok_or(Error::NotUtf8)?;
     if name.starts_with(OWN) {
-        return Err(Error::NotPermitted("what hypermount tells of a file cannot be set"));
+        return Err(Error::NotPermitted("attributes that hypermount provides cannot be set"));
     }
     if !name.starts_with(USER) {
         return Err(Error::NotSupported("attributes outside of user."));

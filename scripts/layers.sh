@@ -82,7 +82,7 @@ for my $n (0 .. $#packages) {
             if $code =~ /\b($above)\b/;
         breach("$file: $packages[$n] may not name $1, it knows nothing of mounts")
             if $code =~ /\b(libc::E[A-Z]+)\b/;
-        # Only where a disk is spoken to may an error number of the system's be looked at.
+        # Only files that access a disk may look at an error number of the system.
         breach("$file: $packages[$n] may not name $1, it knows nothing of mounts")
             if $file !~ m{^drive/(core/hypercore/storage|core/store|drive/transfer)\b}
             && $code =~ /\b([Ee]rrno)\b/;
@@ -90,7 +90,7 @@ for my $n (0 .. $#packages) {
 }
 
 # Inside hypercore, the parts come first and know nothing of Core itself (a capital: an item of
-# mod.rs). What Core's methods are spread over comes after a comment that says so, and may use all.
+# mod.rs). The files with Core's methods come after a comment that says so, and may use all.
 my $core = order_in('drive/core/hypercore/mod.rs', '^// Methods of Core');
 my $whole_core = order_in('drive/core/hypercore/mod.rs');
 for my $file (glob('drive/core/hypercore/*.rs')) {

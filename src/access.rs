@@ -10,7 +10,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::target::{Location, Target, TargetPath};
 
-/// How often a command looks for the daemon before it gives up.
+/// Most attempts of a command to find the daemon.
 const ATTEMPTS: usize = 3;
 
 /// The drive of a command.
@@ -24,7 +24,7 @@ pub enum Access {
 /// A drive in the store of a daemon.
 pub struct Remote {
     pub client: Client,
-    /// As the API names it.
+    /// The drive's name in the API.
     pub drive: String,
     /// Within the drive.
     pub path: DrivePath,

@@ -23,7 +23,7 @@ Examples:
   hypermount mount ./my-drive ~/drive      Mount a drive that is on this disk already
   hypermount ls -l hyper://KEY/photos      Look without mounting
   hypermount share ~/drive                 Print its URL, and give it to others
-  hypermount status                        What is going on";
+  hypermount status                        Show mounts, seeds, peers and problems";
 
 const CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no peer or none in time, 4 store in use by
@@ -168,7 +168,7 @@ pub struct Unmount {
     #[arg(value_name = "MNT")]
     pub mountpoint: PathBuf,
 
-    /// Take the mount away now; processes inside keep what they have open until they close it
+    /// Detach the mount at once; processes keep the files that they have open until they close them
     #[arg(long, conflicts_with = "force")]
     pub lazy: bool,
 
@@ -295,7 +295,7 @@ pub struct Import {
     #[arg(long)]
     pub checksum: bool,
 
-    /// Remove from the drive what is not in the directory; what is ignored stays
+    /// Remove entries of the drive that are not in the directory; ignored entries stay
     #[arg(long)]
     pub delete: bool,
 
@@ -315,8 +315,8 @@ pub struct Import {
 /// Copy a drive, or a part of it, into a directory
 ///
 /// Moves only what changed; may be interrupted and run again. Files appear when they are whole;
-/// nothing outside the directory is touched, whatever the drive contains. Entries that are neither on this
-/// disk nor sent by a peer are named, and the exit code is 3.
+/// nothing outside the directory is changed, regardless of the drive's content. Entries that are neither on
+/// this disk nor sent by a peer are named, and the exit code is 3.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -338,7 +338,7 @@ pub struct Export {
     #[arg(long)]
     pub checksum: bool,
 
-    /// Remove from the directory what is not in the drive
+    /// Remove entries of the directory that are not in the drive
     #[arg(long)]
     pub delete: bool,
 
@@ -361,16 +361,16 @@ pub struct Adopt {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
-    /// Even where a peer is known to hold more than is here: forks those drives
+    /// Also if a peer holds a longer history than this store; this forks those drives
     #[arg(long)]
     pub force: bool,
 }
 
-/// Verify what is on this disk, and name what is damaged
+/// Verify the data on this disk, and name the damaged files and versions
 ///
 /// Reads and hashes every block that is here, of one drive or of all drives of the store, verifies the
 /// signature of every version, and names each damaged file and version. Key files, names, tree nodes and
-/// signatures that follow from what is sound are repaired; with --repair, blocks are fetched again from
+/// signatures that follow from sound data are repaired; with --repair, blocks are fetched again from
 /// peers, and --peer, --wait, --network and --bootstrap select the peers and the timeout per block. Exit
 /// code 5 if something stays damaged.
 #[derive(Debug, Args)]
@@ -392,15 +392,15 @@ pub struct Check {
     #[command(flatten)]
     pub source: Source,
 
-    /// What was found in each drive, as a JSON array
+    /// Print the results for each drive as a JSON array
     #[arg(long)]
     pub json: bool,
 }
 
 /// Show, save or forget changes that a killed mount left uncommitted
 ///
-/// What was written and neither closed nor synced when a mount was killed is not part of the drive. It
-/// is kept in the store until it is forgotten here.
+/// Data that was written and neither closed nor synced when a mount was killed is not part of the drive.
+/// It is kept in the store until this command removes it.
 #[derive(Debug, Args)]
 pub struct Recover {
     /// Directory of the store [default: the XDG data directory]

@@ -1,4 +1,4 @@
-//! Asking a daemon: finding it, one HTTP request, its answer. What can be asked is in
+//! A client of the daemon: finds it, sends one HTTP request, receives the answer. The requests are in
 //! `model.rs`.
 
 use std::io;
@@ -20,35 +20,35 @@ use crate::launch;
 use crate::model::{API, API_HEADER, VERSION_HEADER};
 use crate::presence::{Presence, Sight, is_allowed};
 
-/// How long a daemon that is starting or ending is waited for.
+/// Longest wait for a daemon that is starting or ending.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// How often it is looked for meanwhile.
+/// Pause between two attempts to find it.
 const POLL: Duration = Duration::from_millis(20);
-/// How many daemons are asked that end before they answer.
+/// Most daemons that are asked in a row, if each ends before it answers.
 const ATTEMPTS: usize = 5;
-/// How long an answer may take to begin that does not depend on peers.
+/// Longest wait for the start of an answer that does not depend on peers.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// The longest answer that is not taken in pieces, in bytes: a listing of a very large directory.
 const MAX_ANSWER: usize = 1024 * 1024 * 1024;
 /// The longest line of an answer in lines, in bytes.
 const MAX_LINE: usize = 16 * 1024 * 1024;
-/// What may stand in a segment of a path as it is (RFC 3986, unreserved).
+/// Characters of a path segment that are not percent-encoded (RFC 3986, unreserved).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A daemon that can be asked.
+/// A running daemon, to send requests to.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub presence: Presence,
 }
 
-/// The daemon of a store, if there is one. One that is just starting or ending is waited for.
+/// The daemon of a store, if there is one. Waits for a daemon that is just starting or ending.
 pub async fn find(store: &Path) -> Result<Option<Client>> {
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         match Presence::of(store) {
             Sight::Absent => return Ok(None),
             Sight::Present(presence) => {
-                // Removed by a daemon that ends, before all else.
+                // A daemon that ends removes its socket first.
                 if connect(&presence.socket).await.is_ok() {
                     return Ok(Some(Client { presence }));
                 }
@@ -139,13 +139,13 @@ impl Client {
         self.ask(Method::GET, path, &(), Some(ANSWER_LIMIT)).await
     }
 
-    /// As [`Client::get`], of what the daemon may have to ask peers for.
+    /// As [`Client::get`], for an answer that the daemon may need peers for.
     pub async fn ask_patiently<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.ask(Method::GET, path, &(), None).await
     }
 
-    /// Asks, and takes the whole answer. `limit` bounds the wait for its beginning; `None` for what
-    /// may wait for peers until the user's own limit.
+    /// Sends a request and receives the whole answer. `limit` bounds the wait for its start; `None` for
+    /// a request that may wait for peers until the user's own limit.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -158,7 +158,7 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.strange(error))
     }
 
-    /// Asks, and takes the answer line by line until `take` says that it has enough.
+    /// Sends a request and passes each line of the answer to `take`, until `take` returns `false`.
     pub async fn lines<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -186,7 +186,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks, and takes the answer in pieces.
+    /// Sends a request and passes the answer to `take` in pieces.
     pub async fn pieces(&self, path: &str, mut take: impl FnMut(&[u8]) -> Result) -> Result {
         let mut response = self.send(Method::GET, path, &(), None).await?;
         while let Some(frame) = response.body_mut().frame().await {
@@ -242,8 +242,8 @@ impl Client {
         Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| self.strange(status)))
     }
 
-    /// A daemon of another version may mean something else by the same words. It goes on serving its
-    /// mounts until it is stopped.
+    /// Refuses a daemon of another version: the same fields may have another meaning there. That daemon
+    /// serves its mounts until it is stopped.
     fn check_version(&self, response: &Response<Incoming>) -> Result {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if header(API_HEADER) == Some(API) {
@@ -251,7 +251,7 @@ impl Client {
         }
         let theirs = header(VERSION_HEADER).unwrap_or(&self.presence.version);
         let ours = env!("CARGO_PKG_VERSION");
-        let why = format!("it is version {theirs}, which this command ({ours}) does not speak to");
+        let why = format!("it is version {theirs}; this command is version {ours}");
         Err(Failure::failed(self.what(), why)
             .hint("end it with `hypermount daemon stop`; the next command starts this version"))
     }

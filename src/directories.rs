@@ -56,8 +56,8 @@ pub fn records_directory() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The owner of the directory, or of what it would be made in, if this is root and that is another user:
-/// what root makes there the other user could not use.
+/// If this process is root: the owner of the directory, or of the nearest existing directory above it,
+/// unless that is root. That user could not use files that root makes there.
 fn other_owner(directory: &Path) -> Option<u32> {
     let there = directory.ancestors().find_map(|above| fs::metadata(above).ok())?;
     (nix::unistd::geteuid().is_root() && there.uid() != 0).then_some(there.uid())
@@ -91,7 +91,8 @@ pub fn home() -> Result<PathBuf> {
     })
 }
 
-/// The XDG base directory, macOS's one place for both, each with our name appended.
+/// Our directory in the XDG base directory of `variable`, or in its default below the home directory. On
+/// macOS the default is the same for data and state.
 fn base_directory(variable: &str, below_home: &str) -> Result<PathBuf> {
     // The XDG specification excludes relative values.
     if let Some(base) = env::var_os(variable).map(PathBuf::from).filter(|base| base.is_absolute()) {

@@ -137,7 +137,7 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
         Malformed(_) => (Code::Verification, None),
         ReadOnly(why) if is_stop(why) => (
             Code::Failed,
-            Some("go on in the newest copy only; if this is it, see `hypermount adopt --help`"),
+            Some("write in the newest copy only; if this is it, see `hypermount adopt --help`"),
         ),
         _ => (Code::Failed, None),
     };
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_of_ones_own_replaces_the_general_one() {
+    fn an_explicit_hint_replaces_the_general_one() {
         let unavailable =
             hypermount_core::Error::NoSuchDrive(hypermount_swarm::PublicKey::new([0; 32]));
         let failure = Err::<(), _>(unavailable).context(|| "open").unwrap_err().hint("mine");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn it_survives_the_pipe_between_processes() {
+    fn a_failure_is_the_same_after_serialisation() {
         let failure = Failure::new(Code::Unavailable, "what", "why\n\u{1b}[31m").hint("hint");
         let line = serde_json::to_string(&failure).unwrap();
         assert_eq!(serde_json::from_str::<Failure>(&line).unwrap(), failure);

@@ -44,11 +44,11 @@ const LIMITS: [Resource; 5] = [
 ];
 /// How long a daemon that was started for a request waits for it, and how long its starter waits for the daemon.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(30);
-/// A log larger than this, in bytes, is begun anew at the next start.
+/// A log larger than this, in bytes, is emptied at the next start.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
-/// The most a report may be, in bytes.
+/// Largest report, in bytes.
 const MAX_REPORT_BYTES: u64 = 64 * 1024;
-/// What the process gets on top of the user's own limit: for starting, and for the kernel's mount.
+/// Time that the process gets in addition to the user's own limit, for starting and for the kernel's mount.
 const GRACE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,7 +118,7 @@ fn start_process<T: DeserializeOwned + Send>(
 }
 
 fn give_up(mut child: Child, log: &Path) -> Failure {
-    // Our own child, and not yet waited for: the number cannot have passed to another process.
+    // Our own child, and not yet waited for, so no other process can have its id.
     let _ = child.kill();
     let _ = child.wait();
     Failure::new(Code::Unavailable, "start in the background", "it did not become ready in time")
@@ -144,7 +144,7 @@ fn open_log(path: &Path) -> io::Result<File> {
 /// In the background process, before anything else: leaves the terminal's session, sets the umask and
 /// raises limits.
 pub fn detach() -> Result {
-    // What is to be read by others gets its mode explicitly.
+    // Files that other users may read get their mode explicitly.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     for limit in LIMITS {
         let raised = getrlimit(limit).and_then(|(_, hard)| setrlimit(limit, hard, hard));

@@ -14,6 +14,7 @@ mod source;
 mod network;
 mod record;
 mod presence;
+mod saved;
 mod launch;
 mod client;
 mod stored;

@@ -1,5 +1,5 @@
 //! The directory that a drive is mounted on: finding it, making it if it is absent, removing it again.
-//! And what a failed mount or unmount means to a user.
+//! Also the messages for a failed mount or unmount.
 //!
 //! Only the last component is made: a mistyped parent is an error, not a new tree. A mount covers the
 //! directory, so its mode is 0700: other users need no access to what lies below the mount. Only a
@@ -81,18 +81,12 @@ pub struct Made {
 impl Made {
     /// A mount point that an earlier process made, by its record; `None` if that is not certain.
     pub fn earlier(mountpoint: &Path, directory: MadeDirectory) -> Option<Self> {
-        let made = Self { path: mountpoint.to_owned(), directory };
-        match fs::symlink_metadata(mountpoint) {
+        let is_ours = match fs::symlink_metadata(mountpoint) {
+            Ok(found) => identity(&found) == directory,
             // The mount that the record is about.
-            Err(error) if is_dead(&error) => Some(made),
-            Ok(found) if identity(&found) == directory => Some(made),
-            _ => made.forget(),
-        }
-    }
-
-    fn forget(self) -> Option<Self> {
-        std::mem::forget(self);
-        None
+            Err(error) => is_dead(&error),
+        };
+        is_ours.then(|| Self { path: mountpoint.to_owned(), directory })
     }
 }
 
@@ -107,7 +101,7 @@ impl Drop for Made {
     }
 }
 
-/// Tells a directory from a later one at the same path, which may have the same inode number.
+/// Distinguishes a directory from a later one at the same path, which may have the same inode number.
 fn identity(found: &Metadata) -> MadeDirectory {
     let created = found.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let created = created.and_then(|at| u64::try_from(at.as_nanos()).ok());
@@ -160,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_or_not_empty_stays() {
+    fn a_foreign_or_nonempty_directory_stays() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("mnt");
         let made = make(&path).unwrap().unwrap();
@@ -191,7 +185,7 @@ mod tests {
     impl Made {
         fn forget_for_test(self) -> MadeDirectory {
             let directory = self.directory;
-            self.forget();
+            std::mem::forget(self);
             directory
         }
     }

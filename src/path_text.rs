@@ -1,7 +1,7 @@
 //! Local paths as text, for JSON and queries: a path is any bytes, and JSON has only Unicode.
 //!
-//! A path that is UTF-8 stands as it is. One that is not, and one that could be taken for such a text,
-//! is `bytes:` and its bytes as hex digits. For a field: `#[serde(with = "crate::path_text")]`.
+//! A path in UTF-8 is written as it is. A path that is not UTF-8, or that begins with `bytes:`, is written
+//! as `bytes:` and its bytes in hex digits. For a field: `#[serde(with = "crate::path_text")]`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -22,12 +22,12 @@ pub fn encode(path: &Path) -> String {
     }
 }
 
-/// The path of a text; `None` if the digits after `bytes:` are none.
+/// The path that a text stands for; `None` if the text after `bytes:` is not pairs of hex digits.
 pub fn decode(text: &str) -> Option<PathBuf> {
     let Some(digits) = text.strip_prefix(BYTES) else { return Some(PathBuf::from(text)) };
     let bytes = digits.as_bytes().chunks(2).map(|pair| {
         let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-        // What from_str_radix takes beside digits is a sign.
+        // from_str_radix also accepts a sign.
         u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))
     });
     let bytes: Option<Vec<u8>> = bytes.collect();

@@ -44,17 +44,17 @@ impl Drop for Present {
     }
 }
 
-/// What a look for the daemon found.
+/// The result of a look for the daemon.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sight {
     Absent,
-    /// One that is just starting or ending.
+    /// A daemon that is just starting or ending.
     Unready,
     Present(Presence),
 }
 
 impl Presence {
-    /// Becomes the daemon of `store`, which must be open already: there is no other then.
+    /// Becomes the daemon of `store`, which must be open already, so that no other daemon has it.
     pub fn take(&self, store: &Path) -> Result<Present> {
         if Self::of(store) != Sight::Absent {
             let what = format!("become the daemon of {}", store.display());
@@ -105,7 +105,7 @@ fn places(store: &Path) -> Result<[PathBuf; 2]> {
     Ok([store.join(PRESENCE_FILE), runtime_directory()?.join(format!("{}.daemon", name_of(store)))])
 }
 
-/// A name for a store that is as long for every one of them.
+/// A name for a store; all of these names have the same length.
 pub fn name_of(store: &Path) -> String {
     let hash = hypermount_swarm::crypto::blake2b(&[real(store).as_os_str().as_bytes()]);
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_no_daemon() {
+    fn a_presence_file_without_a_lock_is_no_daemon() {
         let store = tempfile::tempdir().unwrap();
         let text = serde_json::to_vec(&presence()).unwrap();
         fs::write(store.path().join(PRESENCE_FILE), text).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn stores_have_names_of_one_length_that_links_do_not_change() {
+    fn names_of_stores_have_one_length_and_do_not_depend_on_links() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("a".repeat(200)).join("b".repeat(200));
         assert_eq!(name_of(&deep).len(), 16);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_user_and_root_may_ask() {
+    fn the_socket_serves_its_own_user_and_root() {
         assert!(may_ask(1000, 1000) && may_ask(0, 1000));
         assert!(!may_ask(1001, 1000) && !may_ask(1001, 0));
     }

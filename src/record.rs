@@ -1,5 +1,5 @@
-//! A file per mount that names the process that holds it, locked while that process lives. By it
-//! `unmount` knows when the store is free again, and a record left by a crash is recognised.
+//! A file per mount that names the process that holds it, locked while that process lives. The lock shows
+//! `unmount` when the store is free again, and distinguishes a record that a crash left.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -56,7 +56,7 @@ pub struct MadeDirectory {
 /// A record in force; dropping it removes it.
 pub struct Held {
     _lock: Flock<File>,
-    /// What is removed; `None` once it is to stay.
+    /// The file to remove; `None` if it is to stay.
     path: Option<PathBuf>,
 }
 
@@ -105,8 +105,8 @@ impl Record {
         serde_json::from_slice(&text).ok()
     }
 
-    /// The record of the mount that a path is in, and the path within it. Looks from the outside
-    /// inwards, and not into the mount: that may hang.
+    /// The record of the mount that a path is in, and the path within it. Begins at the root directory and
+    /// never accesses the mount, which may hang.
     pub fn containing(state: &Path, path: &Path) -> Option<(Self, PathBuf)> {
         let path = std::path::absolute(path).ok()?;
         let outwards: Vec<_> = path.ancestors().collect();
@@ -131,7 +131,7 @@ impl Record {
         }
     }
 
-    /// Waits until no process holds the mount point, at most `limit`; whether that came true.
+    /// Waits until no process holds the mount point, at most `limit`. Returns whether none does.
     pub fn wait_released(state: &Path, mountpoint: &Path, limit: Duration) -> bool {
         let Ok(path) = record_path(state, mountpoint) else {
             return true;
@@ -212,13 +212,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_behind_is_not_in_force() {
+    fn a_record_without_a_lock_is_not_in_force() {
         let state = tempfile::tempdir().unwrap();
         let mountpoint = Path::new("/mnt/drive");
         let path = record_path(state.path(), mountpoint).unwrap();
         fs::write(path, serde_json::to_vec(&record(mountpoint)).unwrap()).unwrap();
         assert!(Record::wait_released(state.path(), mountpoint, Duration::ZERO));
         assert!(record(mountpoint).hold(state.path()).is_ok());
+    }
+
+    #[test]
+    fn a_record_that_is_left_stays_and_is_not_in_force() {
+        let state = tempfile::tempdir().unwrap();
+        let mountpoint = Path::new("/mnt/drive");
+        record(mountpoint).hold(state.path()).unwrap().leave();
+        assert_eq!(Record::read(state.path(), mountpoint), Some(record(mountpoint)));
+        assert!(Record::wait_released(state.path(), mountpoint, Duration::ZERO));
     }
 
     #[test]

@@ -168,7 +168,7 @@ pub async fn network(store: &Store, source: &Source, by_key: bool) -> Result<Opt
     Ok(Some(network))
 }
 
-/// Adds to the failure of an opening that waited for peers why none sent the drive.
+/// Adds to the failure of an opening that waited for peers the reason why none sent the drive.
 fn explain(failure: Failure, wait: Wait, network: &Network, key: &PublicKey) -> Failure {
     match network.troubles().as_slice() {
         _ if wait.is_local() => failure,

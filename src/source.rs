@@ -21,7 +21,7 @@ const PUBLIC_BOOTSTRAP: [&str; 3] = [
     "bootstrap3.hyperdht.org:49737",
 ];
 
-/// Where a drive's data is and comes from.
+/// Where a drive's data is stored, and where it is fetched from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Source {
     /// Directory of the store, which keeps fetched data [default: the XDG data directory]
@@ -33,7 +33,7 @@ pub struct Source {
     pub peers: Vec<String>,
 
     /// Longest wait for one block: 10s, 2min, 0 (do not wait for peers), forever
-    /// [default: 30s; in a mount 10s for what a name leads to, 30s for a block of a file]
+    /// [default: 30s; in a mount 10s for the entry of a name, 30s for a block of a file]
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,
 
@@ -63,7 +63,7 @@ impl Source {
         Self { store, ..Self::default() }
     }
 
-    /// How long a block may take.
+    /// The longest wait for one block.
     pub fn limit(&self) -> WaitLimit {
         self.wait.unwrap_or_default()
     }
@@ -74,7 +74,7 @@ impl Source {
         self.finding.discovery(by_key && self.peers.is_empty() && !self.is_offline())
     }
 
-    /// As [`Source::discovery`], in the words of the API.
+    /// As [`Source::discovery`], as a value of the API.
     pub fn find(&self, by_key: bool) -> Result<Find> {
         self.discovery(by_key).map(find_of)
     }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_looked_for_where_it_was_said() {
+    fn options_and_environment_choose_where_peers_are_looked_for() {
         let flags = |network: Option<NetworkLevel>, bootstrap: &[&str]| Finding {
             network,
             bootstrap: bootstrap.iter().map(|name| name.parse().unwrap()).collect(),

@@ -1,6 +1,7 @@
-//! What people see: escaping of names, sizes and times in words, the spinner, the log.
+//! Output for people: escaped names, sizes and times as text, the spinner, the log.
 //!
-//! Convention: stdout is data, stderr is talk. Neither is coloured or animated unless it is a terminal.
+//! Convention: data goes to stdout, messages to stderr. Neither is coloured or animated unless it is a
+//! terminal.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -8,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often the spinner turns.
+/// Time between two steps of the spinner.
 const SPINNER_TICK: Duration = Duration::from_millis(120);
 /// The last millisecond of the year 9999, the end of the dates RFC 3339 can write.
 const LAST_DATE_MS: u64 = 253_402_300_799_999;
 
-/// `text` with everything a terminal might obey instead of show written as `\xNN` or `\u{…}`:
-/// control characters, and those that reorder or hide text. A backslash is doubled, so that the
-/// result is unambiguous.
+/// `text` with each character that could control a terminal written as `\xNN` or `\u{…}`: control
+/// characters, and those that reorder or hide text. A backslash is doubled, so that the result is
+/// unambiguous.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c == '\\' || deceptive(c)) {
         return Cow::Borrowed(text);
@@ -56,7 +57,7 @@ pub fn escaped_content(bytes: &[u8]) -> Vec<u8> {
     shown
 }
 
-/// Writes to stdout; a reader that went away (`| head`) is its right and ends the program quietly.
+/// Writes to stdout. If the reader has closed the pipe (`| head`), ends the program without a message.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -74,7 +75,7 @@ pub fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Milliseconds since the epoch as `2020-09-13T12:26:40Z`; a time no date exists for as a number.
+/// Milliseconds since the epoch as `2020-09-13T12:26:40Z`; a time after the year 9999 as a number.
 pub fn date(milliseconds: u64) -> String {
     if milliseconds > LAST_DATE_MS {
         return format!("@{milliseconds}ms");
@@ -101,7 +102,7 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Whether the terminal declares that it can only scroll.
+/// Whether the terminal cannot move the cursor (TERM is `dumb`).
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

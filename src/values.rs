@@ -47,7 +47,7 @@ impl WaitLimit {
     }
 }
 
-/// As it is parsed.
+/// In the form that is parsed.
 impl fmt::Display for WaitLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,7 +124,7 @@ impl FromStr for BootstrapAddress {
     }
 }
 
-/// As it is parsed.
+/// In the form that is parsed.
 impl fmt::Display for BootstrapAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -142,7 +142,7 @@ impl BootstrapAddress {
         all.map(|one| one.to_string()).collect()
     }
 
-    /// The inverse.
+    /// The inverse of [`BootstrapAddress::names`].
     pub fn options(lan: bool, names: &[String]) -> Result<DiscoveryOptions> {
         let all = names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
         let all = all.map_err(|why| Failure::usage("the bootstrap nodes", why))?;

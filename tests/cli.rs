@@ -66,7 +66,7 @@ fn an_unknown_drive_in_a_known_store_is_exit_code_3() {
 }
 
 #[test]
-fn a_directory_that_is_no_store_is_said_to_be_none() {
+fn a_directory_without_a_store_is_reported() {
     let home = Home::new();
     home.make("empty");
     home.run(["ls", "empty"]).must_fail(1, "empty").hints("master_key");
@@ -91,7 +91,7 @@ fn a_mount_point_must_be_a_directory() {
 }
 
 #[test]
-fn what_is_not_mounted_cannot_be_unmounted() {
+fn unmounting_a_plain_directory_fails() {
     let home = Home::new();
     home.make("mnt");
     home.run(["unmount", "mnt"]).must_fail(1, "not a mount");

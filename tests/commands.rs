@@ -50,7 +50,7 @@ fn typed(pieces: &[Piece]) -> Vec<&str> {
     typed.collect()
 }
 
-/// Runs all commands in one shell; what each printed, errors included.
+/// Runs all commands in one shell. Returns the output of each, errors included.
 fn run(home: &Home, commands: &[&str]) -> Vec<String> {
     let mut script = String::from("umask 022\n");
     for command in commands {
@@ -182,7 +182,7 @@ fn dated(line: &str) -> String {
 }
 
 #[test]
-fn the_session_in_the_documents_is_what_happens() {
+fn the_documented_session_prints_what_the_document_shows() {
     if !Path::new("/dev/fuse").exists() {
         eprintln!("SKIPPED: there is no /dev/fuse here");
         return;
@@ -253,7 +253,7 @@ fn no_command_is_left_out() {
 }
 
 #[test]
-fn what_differs_from_day_to_day_has_a_name() {
+fn values_that_differ_between_runs_are_replaced_by_names() {
     let home = Home::new();
     let normal = |line: &str| normal(&home, line).trim_end().to_owned();
     let key = "ab".repeat(32);

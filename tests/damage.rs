@@ -111,7 +111,7 @@ fn list_shows_a_damaged_drive() {
     let drive = checked(&listed.stdout);
     let name = index.file_name().and_then(|name| name.to_str()).expect("a discovery key");
     assert_eq!((drive["discovery_key"].as_str(), &drive["key"]), (Some(name), &Value::Null));
-    // Its user knows the name, from which all derives.
+    // The user knows the name, from which the keys derive.
     home.run(["import", "tree", "notes", "--store", "store"]).must_succeed();
     home.run(["list", "--store", "store"]).must_succeed();
 }
@@ -119,7 +119,7 @@ fn list_shows_a_damaged_drive() {
 /// 120. Your own drive opens read-only while blocks of it are missing; `list`, `status` and
 ///      `check` report them.
 #[test]
-fn missing_blocks_of_ones_own_drive_are_said() {
+fn missing_blocks_of_your_own_drive_are_reported() {
     let home = Home::new();
     for which in [0, 1] {
         let _ = fs::remove_dir_all(home.path("store"));
@@ -206,7 +206,7 @@ fn check_repairs_a_drive_of_ones_own_from_a_peer() {
     for (at, how) in DAMAGES.into_iter().enumerate() {
         for which in [0, 1] {
             let case = format!("{how} of core {which}");
-            // In the same place, by the same inode: no copy.
+            // In the same place, with the same inodes, so the store does not count as a copy.
             for file in files_below(&home.path("sound")) {
                 let bytes = fs::read(home.path("sound").join(&file)).expect("read");
                 fs::write(home.path("store").join(&file), bytes).expect("write");
@@ -249,8 +249,8 @@ fn check_repairs_a_drive_of_ones_own_from_a_peer() {
     }
 }
 
-/// Of a drive of others, damaged blocks are fetched again as well; signatures of older versions that are
-/// damaged are made again by the key, or given up.
+/// Damaged blocks of another publisher's drive are fetched again as well. Damaged signatures of older
+/// versions are made again with the secret key, or dropped without one.
 #[test]
 fn check_repairs_a_copy_and_signatures() {
     let home = Home::new();
@@ -296,7 +296,7 @@ fn check_repairs_a_copy_and_signatures() {
     assert_eq!(left[first..first + 64], [0; 64]);
 }
 
-/// Key files that are damaged are written again from the master key, and that is said.
+/// Damaged key files are written again from the master key, and `check` reports it.
 #[test]
 fn check_says_which_key_files_it_repaired() {
     let home = Home::new();

@@ -13,7 +13,7 @@ use serde_json::json;
 
 const NOTHING: [u16; 0] = [];
 
-/// Each finds the other's drive by nothing but its key, and sees it change: machine 1 is the
+/// Each side finds the other's drive by its key alone, and sees it change: machine 1 is the
 /// reference's, 2 is ours.
 fn each_finds_the_other(machines: &Machines, options: &[&str], reference_options: &[&str]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -52,7 +52,7 @@ fn on_the_local_network_the_reference_and_we_find_each_other() {
 /// 77. A key is enough to open a drive that a peer announces on the local network, in the DHT or in the
 ///     HyperDHT, nested drives included.
 #[test]
-fn a_nested_drive_is_found_at_somebody_else() {
+fn a_nested_drive_is_found_at_another_peer() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
     let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
     node.json();
@@ -73,7 +73,7 @@ fn a_nested_drive_is_found_at_somebody_else() {
 }
 
 #[test]
-fn beyond_it_through_a_bootstrap_node_of_the_reference() {
+fn through_a_bootstrap_node_of_the_reference_both_find_each_other() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = reference_command("find-drive.js", &["bootstrap", "--port", "49737"]);
     let mut node = Running::start(&mut machines.on(0, &mut node));
@@ -84,7 +84,7 @@ fn beyond_it_through_a_bootstrap_node_of_the_reference() {
 
 /// 81. With `--bootstrap`, the DHT and the HyperDHT are entered only through the nodes named there.
 #[test]
-fn and_through_one_of_ours() {
+fn through_a_bootstrap_node_of_ours_both_find_each_other() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
     assert_eq!(node.json()["address"], "0.0.0.0:49737");
@@ -119,14 +119,14 @@ fn udp_ports(machines: &Machines, n: u8) -> Vec<u16> {
     table.lines().skip(1).filter_map(port).collect()
 }
 
-/// 79. A command that names a peer with `--peer`, or that opens what is on this disk, looks for no peers
+/// 79. A command that names a peer with `--peer`, or opens a drive that is on this disk, looks for no peers
 ///     unless `--network` or the environment asks for it. (A daemon that looks for peers does so for all it
 ///     opens.)
 ///
 /// 80. With `--network lan` nothing is sent beyond the local network, with `off` no peers are looked
 ///     for.
 #[test]
-fn nobody_is_looked_for_who_is_not_needed() {
+fn a_command_looks_for_peers_only_if_it_needs_them() {
     let Some(machines) = Machines::on_one_cable(1) else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
@@ -158,7 +158,7 @@ fn nobody_is_looked_for_who_is_not_needed() {
 
 /// Sentence 78. "Reading and mounting only look up; `serve`, and `mount --listen`, announce."
 #[test]
-fn readers_are_not_found_and_who_listens_is() {
+fn a_reader_is_not_found_and_a_listening_mount_is() {
     let Some(machines) = Machines::on_one_cable(3) else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (store, key) = our_drive(directory.path());
@@ -173,7 +173,7 @@ fn readers_are_not_found_and_who_listens_is() {
         command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
         living::finish(&mut machines.on(2, command.arg("--store").arg(&second).args(lan)))
     };
-    assert_eq!(look().status.code(), Some(3), "the one who reads it tells nobody");
+    assert_eq!(look().status.code(), Some(3), "a reader does not announce the drive");
     drop(reader);
     let third = directory.path().join("third");
     fs::create_dir_all(&third).expect("make a directory");
@@ -185,6 +185,24 @@ fn readers_are_not_found_and_who_listens_is() {
     assert_eq!(look().stdout, TEXT.as_bytes());
     succeed(hypermount().arg("unmount").arg(&third));
     listener.wait();
+    // Nor does a mount by a daemon, unless it listens.
+    let mount = |options: &[&str]| {
+        let mut command = hypermount();
+        command.args(["mount", "ours"]).arg(&third).arg("--store").arg(&store);
+        succeed(&mut machines.on(1, command.args(options).args(lan)));
+    };
+    let fourth = directory.path().join("fourth");
+    let look = || {
+        let mut command = hypermount();
+        command.args(["cat", &format!("hyper://{key}"), "hello.txt", "--wait", "3s"]);
+        living::finish(&mut machines.on(2, command.arg("--store").arg(&fourth).args(lan)))
+    };
+    mount(&[]);
+    assert_eq!(look().status.code(), Some(3), "a mount that does not listen does not announce");
+    succeed(hypermount().arg("unmount").arg(&third));
+    mount(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(look().stdout, TEXT.as_bytes());
+    succeed(hypermount().arg("unmount").arg(&third));
 }
 
 /// As above, for a key that is looked up in a mount of all drives, with no other source of peers.

@@ -14,7 +14,7 @@ use serde_json::json;
 /// Where the nodes of the network are: on machine 0.
 const NODES: &str = "10.77.0.1:49737";
 const OPTIONS: [&str; 2] = ["--bootstrap", "hyperdht:10.77.0.1:49737"];
-/// As many other nodes as it takes to find out what kind of router one is behind.
+/// Number of other nodes that a node needs to determine the type of its router.
 const ENOUGH: &str = "4";
 
 fn reference_nodes(machines: &Machines, count: &str) -> Running {
@@ -42,7 +42,7 @@ fn found(machines: &Machines, transport: &str, way: &str) {
 }
 
 #[test]
-fn through_nodes_of_npm_hyperdht_and_then_over_tcp() {
+fn a_peer_found_through_nodes_of_npm_hyperdht_is_reached_over_tcp() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, "0");
     found(&machines, "tcp", "told");
@@ -67,7 +67,7 @@ fn a_reader_is_not_found() {
 }
 
 #[test]
-fn through_one_of_ours() {
+fn a_peer_is_found_through_a_node_of_ours() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = hypermount();
     node.args(["bootstrap", "--json", "--hyperdht", NODES]);
@@ -78,7 +78,7 @@ fn through_one_of_ours() {
 
 /// One process is a node of both networks, at two ports.
 #[test]
-fn through_one_of_ours_that_is_in_both_networks() {
+fn a_peer_is_found_through_a_node_of_ours_in_both_networks() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = hypermount();
     node.args(["bootstrap", "--json", "--listen", "0.0.0.0:49738", "--hyperdht", NODES]);
@@ -161,7 +161,7 @@ fn a_reader_whose_router_changes_its_ports_reaches_a_hidden_server() {
 
 /// A server that ends withdraws its announcement: no peer is sent to its old address.
 #[test]
-fn what_was_announced_is_taken_back_at_the_end() {
+fn a_server_that_ends_withdraws_its_announcement() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, ENOUGH);
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -188,7 +188,7 @@ fn our_node(machines: &Machines, port: u16) -> Running {
     node
 }
 
-/// Nothing of npm, and as many nodes as it takes to know one's router.
+/// With nodes of ours only, as many as a node needs to determine the type of its router.
 #[test]
 fn two_behind_routers_meet_through_nodes_of_ours_alone() {
     let Some(machines) = Machines::behind_routers(3, &[1, 2]) else { return };
@@ -232,7 +232,7 @@ fn a_javascript_peer_reads_from_us_and_we_from_it() {
     assert_eq!(eventually("a newer one", || read("second.txt")), "second");
 }
 
-/// A peer of the topic that speaks another protocol is let go and not asked again and again.
+/// A peer of the topic that speaks another protocol is disconnected and not dialled repeatedly.
 #[test]
 fn a_peer_of_another_kind_does_no_harm() {
     let Some(machines) = Machines::behind_a_router(4) else { return };
@@ -246,7 +246,7 @@ fn a_peer_of_another_kind_does_no_harm() {
     let mut reader = Running::start(
         &mut machines.on(2, reader.arg(directory.path().join("read")).args(OPTIONS)),
     );
-    eventually("the other one was connected to and let go", || {
+    eventually("the other one was connected to and disconnected", || {
         let counts = other.ask(json!({}));
         (counts["connections"] == 1 && counts["open"] == 0).then_some(())
     });
@@ -259,7 +259,7 @@ fn a_peer_of_another_kind_does_no_harm() {
 }
 
 #[test]
-fn who_sends_more_than_was_granted_is_left() {
+fn a_peer_that_sends_more_than_was_granted_is_disconnected() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let _nodes = reference_nodes(&machines, "0");
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -296,7 +296,7 @@ fn a_server_that_moves_is_found_again() {
     });
 }
 
-/// How fast datagrams are is said, not judged: `cargo test --test hyperdht speed -- --ignored --nocapture`.
+/// Prints the speed of datagrams, without a limit: `cargo test --test hyperdht speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
 fn speed_of_the_datagrams() {

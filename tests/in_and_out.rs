@@ -140,7 +140,7 @@ fn we_and_the_reference_write_the_same_store_in_turns() {
 /// 67. `export` names the files that a partially fetched drive lacks, exports all others, and exits
 ///     with code 3.
 #[test]
-fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
+fn a_partial_export_names_the_missing_files_and_ends_with_code_3() {
     let home = Home::new();
     let (store, key) = make_store(&home, "store");
     let tree = home.make("tree");
@@ -176,7 +176,7 @@ fn a_remote_drive_is_exported_and_what_is_missing_has_a_code() {
 }
 
 #[test]
-fn list_tells_what_is_there() {
+fn list_shows_name_size_and_access() {
     let home = Home::new();
     let store = home.path("store");
     let key = {
@@ -228,7 +228,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 }
 
 #[test]
-fn an_import_that_was_killed_goes_on() {
+fn a_killed_import_continues_when_run_again() {
     let home = Home::new();
     let (store, _) = make_store(&home, "store");
     let tree = home.make("tree");
@@ -295,7 +295,7 @@ impl Drop for SmallDisk {
 /// 63. `import` says how much the store may grow before it begins, and fails if the data cannot
 ///     fit.
 #[test]
-fn what_cannot_fit_is_not_begun() {
+fn an_import_that_cannot_fit_does_not_begin() {
     let home = Home::new();
     let Some(disk) = SmallDisk::mounted(home.make("disk"), 8) else { return };
     let store = disk.0.join("store");
@@ -353,7 +353,7 @@ fn an_export_that_is_killed_shows_no_half_file() {
 /// 66. From a drive that is not your own, set-user-id, set-group-id and sticky bits are not exported;
 ///     owners never are.
 #[test]
-fn a_strangers_special_bits_stay_behind() {
+fn special_bits_of_another_publisher_are_not_exported() {
     let home = Home::new();
     let (store, key) = make_store(&home, "store");
     let tree = home.make("tree");
@@ -440,7 +440,7 @@ fn a_copied_store_is_read_only_until_adopted() {
     assert!(nothing.stderr.contains("nothing to adopt"), "{nothing:?}");
 }
 
-/// Two machines go on with one store, and meet.
+/// Two machines write copies of one store, and then meet.
 ///
 /// 74. A copy of a whole machine is not detected until the copies meet a common peer or each other.
 #[test]
@@ -484,7 +484,7 @@ fn a_fork_is_found_when_two_copies_meet() {
     }
 }
 
-/// The marked place is the directory, however it is reached.
+/// The mark is of the directory, regardless of the path that leads to it.
 #[test]
 fn a_moved_directory_is_not_a_copy() {
     let home = Home::new();

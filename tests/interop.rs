@@ -62,7 +62,7 @@ fn quoted(path: &Path) -> String {
 }
 
 #[test]
-fn a_drive_of_the_reference_is_the_same_folder_here() {
+fn a_drive_of_the_reference_equals_its_plain_tree() {
     let made = Made::new(&["--files", "2000", "--big", "314572800"]);
     let (_server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -90,7 +90,7 @@ fn a_drive_of_the_reference_is_the_same_folder_here() {
 }
 
 #[test]
-fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
+fn only_the_accessed_parts_of_a_3_gib_file_are_fetched() {
     let made = Made::new(&["--files", "10", "--big", "0", "--huge"]);
     let (mut server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -110,7 +110,7 @@ fn a_file_beyond_32_bits_is_read_where_it_is_touched() {
 }
 
 #[test]
-fn what_the_reference_appends_is_seen() {
+fn appends_of_the_reference_appear_in_a_mount() {
     let made = Made::new(&["--files", "20"]);
     let (mut server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -129,7 +129,7 @@ fn what_the_reference_appends_is_seen() {
 
 /// As above with commands that look once, and a store that already holds the old version.
 #[test]
-fn what_the_reference_appends_is_seen_at_the_next_look() {
+fn appends_of_the_reference_appear_in_the_next_command() {
     let made = Made::new(&["--files", "20"]);
     let (mut server, peer) = made.serve();
     let (store, url) = (made.path("store"), format!("hyper://{}", made.key));
@@ -159,7 +159,7 @@ fn the_reference_reads_what_we_serve() {
 }
 
 #[test]
-fn what_we_fetched_the_reference_opens_and_audits() {
+fn the_reference_opens_and_audits_a_store_that_we_fetched() {
     let made = Made::new(&["--files", "50"]);
     let (server, address) = made.serve();
     let mounted = made.mount(&[address]);
@@ -183,7 +183,7 @@ fn what_we_fetched_the_reference_opens_and_audits() {
 }
 
 #[test]
-fn three_peers_with_a_third_each_one_killed_one_stalled() {
+fn peers_that_die_or_stall_do_not_fail_a_read_from_several() {
     let made = Made::new(&["--files", "10", "--big", "67108864"]);
     let mut thirds: Vec<_> = ["0", "1", "2"]
         .iter()
@@ -206,7 +206,7 @@ fn three_peers_with_a_third_each_one_killed_one_stalled() {
     shell(&format!("cmp {} {}", quoted(&plain), quoted(&here)));
     drop(mounted);
 
-    // With a full peer beside them, one third dying and one standing still costs nothing but time.
+    // With a full peer beside them, a peer that ends and a peer that stalls only cost time.
     peers.push(full_address);
     std::fs::remove_dir_all(made.path("store")).expect("start over");
     let mounted = made.mount(&peers);
@@ -218,7 +218,7 @@ fn three_peers_with_a_third_each_one_killed_one_stalled() {
 }
 
 #[test]
-fn the_lock_is_respected_both_ways() {
+fn the_lock_of_a_core_excludes_the_reference_and_us() {
     let made = Made::new(&["--files", "3"]);
     let drive = made.path("drive").display().to_string();
     let mut holder = reference("lock.js", &[&drive, &made.key]);
@@ -236,13 +236,13 @@ fn the_lock_is_respected_both_ways() {
     assert_eq!(locked["locked"], false, "the reference took a core we hold");
 }
 
-/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` says otherwise.
+/// How many times the reference writes in the next test; `HYPERMOUNT_APPENDS` overrides it.
 const APPENDS: u64 = 10_000;
 /// Number of files that it writes in turns, and number of writes between two checks of open files.
 const LIVING_FILES: u64 = 8;
 const APPENDS_A_TURN: u64 = 250;
 
-/// The version a file's content is of; panics unless it is the whole of exactly one.
+/// The version that a file's content is of; panics unless it is the whole content of exactly one.
 fn version_of(text: &str) -> u64 {
     let first = text.lines().next().expect("no version is empty");
     let version: u64 =
@@ -252,11 +252,11 @@ fn version_of(text: &str) -> u64 {
     version
 }
 
-/// 4. An open file keeps the content it had when it was opened, whatever the drive does meanwhile.
+/// 4. An open file keeps the content it had when it was opened, also after the drive has changed.
 ///
 /// 5. A single read never mixes two versions of a file.
 #[test]
-fn readers_of_a_drive_that_changes_all_the_time() {
+fn readers_of_a_changing_drive_see_whole_versions() {
     use std::io::Read as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -279,7 +279,7 @@ fn readers_of_a_drive_that_changes_all_the_time() {
 
     let (over, started) = (AtomicBool::new(false), std::time::Instant::now());
     let (rounds, reads, opens) = std::thread::scope(|scope| {
-        // Whatever fails ends the others, too.
+        // A thread that fails ends the others, too.
         struct Over<'a>(&'a AtomicBool);
         impl Drop for Over<'_> {
             fn drop(&mut self) {

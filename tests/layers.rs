@@ -84,7 +84,7 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn this_tree_keeps_to_its_rooms() {
+fn this_source_tree_passes_layers_sh() {
     assert_eq!(breaches(Path::new(env!("CARGO_MANIFEST_DIR"))), (true, String::new()));
 }
 
@@ -180,7 +180,7 @@ fn every_kind_of_breach_is_named() {
         ("drive/core/hypercore/merkle.rs", "fn f() { super::layout::g() }", circle),
         ("drive/swarm/network/hyperdht/socket_stream.rs", "use super::super::finding::A;", circle),
         ("fs/inode.rs", "use crate::file::File;", "fs: file, inode use each other in a circle"),
-        // What is dealt with elsewhere.
+        // Names that belong to other files.
         ("drive/core/store.rs", "fn f() -> i32 { libc::ENOENT }", "may not name libc::ENOENT"),
         ("drive/core/store.rs", "use fuser::Request;", "may not name fuser"),
         ("drive/core/error.rs", "use nix::errno::Errno;", "may not name errno"),

@@ -10,14 +10,14 @@ use common::{Home, KEY, LIMIT, Running, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A mount of a copy of the golden drive, taken away when the test ends however it ends.
+/// A mount of a copy of the golden drive, removed at the end of the test, also if that fails.
 struct Mounted {
     home: Home,
     mountpoint: PathBuf,
 }
 
 impl Mounted {
-    /// `None`, aloud, where there is no FUSE.
+    /// `None`, with a message, where there is no FUSE.
     fn new() -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: there is no /dev/fuse here");
@@ -64,7 +64,7 @@ fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
     assert!(home.path("store/hypermount.daemon").exists());
     home.run(["unmount", "mnt"]).must_succeed();
     assert!(!mounted_at(&mounted.mountpoint));
-    assert!(!home.path("store/hypermount.daemon").exists(), "nobody has it");
+    assert!(!home.path("store/hypermount.daemon").exists(), "no daemon has it");
     home.run(["ls", "store"]).must_succeed();
     home.run(["mount", "store", "mnt"]).must_succeed();
     home.run(["unmount", "mnt"]).must_succeed();
@@ -90,7 +90,7 @@ fn a_program_learns_what_was_mounted_as_json() {
 
 /// 25. `mount` returns 0 only when the mount is usable; otherwise it mounts nothing.
 #[test]
-fn a_failure_in_the_background_is_the_commands_own() {
+fn the_command_reports_the_failure_of_its_background_process() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     home.run(["mount", "store", "mnt"]).must_succeed();
@@ -135,7 +135,7 @@ fn in_the_foreground_one_line_says_it_is_ready_and_signals_unmount() {
 }
 
 #[test]
-fn what_umount_takes_away_ends_the_process() {
+fn an_unmount_by_umount_ends_the_process() {
     let Some(mounted) = Mounted::new() else { return };
     let mut running =
         Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
@@ -196,7 +196,7 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
     assert_eq!(mounted.read("dir/f1.txt"), "file 1\n");
     let started = std::time::Instant::now();
     assert!(fs::read(mounted.mountpoint.join("big.bin")).is_err(), "never fetched");
-    assert!(started.elapsed() < LIMIT, "nobody is waited for when there is nobody");
+    assert!(started.elapsed() < LIMIT, "without a peer the call does not wait");
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
@@ -205,7 +205,7 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 ///     the missing block and its core, the number of peers that did not deliver it, and the last error
 ///     of one of them.
 #[test]
-fn the_log_says_what_could_not_be_had() {
+fn the_log_names_the_missing_block() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     let serve = serving(home);
@@ -236,7 +236,7 @@ fn the_log_says_what_could_not_be_had() {
         fs::read_to_string(&log).unwrap()
     );
     serve.signal(Signal::SIGKILL);
-    eventually("the log says that nobody is left", || {
+    eventually("the log says that no peer is connected", || {
         assert_eq!(read(), Some(libc::ETIMEDOUT));
         says(&["no peer connected; last trouble: peer 127.0.0.1:", "refused"])
     });
@@ -250,7 +250,7 @@ fn serving(home: &Home) -> Running {
 
 /// With `--wait forever` a call waits longer than with any limit.
 #[test]
-fn forever_is_until_it_comes() {
+fn wait_forever_waits_until_the_data_arrives() {
     let Some(mounted) = Mounted::new() else { return };
     let home = &mounted.home;
     let serve = serving(home);
@@ -279,7 +279,7 @@ fn forever_is_until_it_comes() {
     drop(mount);
 }
 
-/// A mount point that is not there: made with the mount, gone after it.
+/// A missing mount point: made by the mount, removed after the unmount.
 impl Mounted {
     fn absent() -> Option<Self> {
         let mut mounted = Self::new()?;
@@ -330,7 +330,7 @@ fn a_daemon_makes_a_missing_mount_point_and_removes_it() {
 }
 
 #[test]
-fn a_mount_in_the_foreground_makes_and_removes_it_too() {
+fn a_foreground_mount_makes_and_removes_its_mount_point() {
     let Some(mounted) = Mounted::absent() else { return };
     let start = || {
         let mut command = mounted.home.command();
@@ -375,7 +375,7 @@ fn a_saved_mount_makes_its_mount_point_again() {
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
     mounted.must_be_gone("stopped");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();
-    // By its daemon: the kernel answers for a dead mount from its cache.
+    // Asks the daemon, because the kernel answers for a dead mount from its cache.
     let is_mounted = || {
         let status = home.run(["status", "--json", "--store", "store"]).must_succeed().stdout;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -430,7 +430,7 @@ fn a_mount_that_fails_leaves_no_directory() {
 
 /// The line of fstab(5) is understood by the same code.
 #[test]
-fn the_helper_of_fstab_makes_and_removes_it() {
+fn the_helper_of_fstab_makes_and_removes_the_mount_point() {
     let Some(mounted) = Mounted::absent() else { return };
     let helper = mounted.home.path("mount.hypermount");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hypermount"), &helper).unwrap();

@@ -34,7 +34,7 @@ fn must_be_closed(root: &Path) {
     assert!(open.is_empty(), "others have permissions on {open:?}");
 }
 
-/// As the command runs under the umask that most users have.
+/// Runs a script with the umask that most users have.
 fn with_umask(home: &Home, script: &str) -> Output {
     let mut command = Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_hypermount");
@@ -108,7 +108,7 @@ struct Other {
 }
 
 impl Other {
-    /// `None`, aloud, where it cannot be tried.
+    /// `None`, with a message, where it cannot be tried.
     fn new() -> Option<Self> {
         let home = Home::new();
         fs::set_permissions(home.directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
@@ -257,7 +257,7 @@ fn another_user_cannot_hold_the_lock() {
     let cores = found(&store).into_keys().filter(|path| path.ends_with("bitfield"));
     assert!(cores.map(|core| tries(&core)).all(|held| !held));
 
-    // One that was planted before the store was made is not used.
+    // A lock file that was planted before the store was made is not used.
     let planted = other.home.make("planted");
     let lock = planted.join("hypermount.lock");
     fs::write(&lock, "").unwrap();

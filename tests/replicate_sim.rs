@@ -121,7 +121,7 @@ impl World {
         let mut remotes = Vec::new();
         for number in 0..count {
             let core = Store::memory().core(writer.key()).expect("memory core");
-            // The first is honest and full, so that every run has a right ending.
+            // The first is honest and full, so that every run can end with all blocks.
             let share = if number == 0 { 100 } else { dice.below(101) };
             let held: Vec<u64> = (0..length).filter(|_| dice.chance(share)).collect();
             copy_blocks(&writer, &core, held.into_iter());
@@ -542,7 +542,7 @@ mod histories {
     }
 
     #[test]
-    fn a_longer_history_stops_the_writer_and_the_same_does_not() {
+    fn a_longer_history_stops_the_writer_and_an_equal_one_does_not() {
         for seed in 0..40 {
             let mut dice = Dice(seed);
             let (common, more) = (1 + dice.below(40), dice.below(5));

@@ -1,5 +1,5 @@
-//! A laptop that sleeps and wakes in another network: its process stands still meanwhile, its address is
-//! another one afterwards, and nobody told its peers.
+//! A laptop that sleeps and wakes in another network: its processes are stopped meanwhile, its address
+//! changes, and its peers do not learn of that.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn a_drive(store: &Path, tree: &Path) -> String {
 ///      that the machine no longer has are closed, after a sleep of more than 30 s all connections
 ///      are, and peers are dialled again.
 #[test]
-fn who_wakes_in_another_network_goes_on_reading() {
+fn a_reader_that_wakes_in_another_network_continues() {
     let Some(machines) = Machines::behind_a_router(3) else { return };
     let mut node = Running::start(&mut machines.on(0, hypermount().args(["bootstrap", "--json"])));
     node.json();

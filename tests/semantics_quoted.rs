@@ -102,7 +102,7 @@ fn quoted(sentences: &BTreeMap<u32, String>, comments: &[String]) -> BTreeSet<u3
         let text = sentence.split_once(". ").map_or("", |(_, text)| text);
         text.split_inclusive(". ").map(str::trim).all(|part| {
             let shown = parts.iter().any(|(of, quote)| *of == number && quote.contains(part));
-            // What is in brackets points elsewhere.
+            // A part in brackets refers to another sentence.
             shown || part.starts_with('(')
         })
     };

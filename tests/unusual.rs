@@ -27,7 +27,7 @@ fn succeeded(output: Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A mount is taken away however its test ends.
+/// Unmounts at the end of a test, also if that fails.
 struct Unmounted<'a>(&'a Home, &'a Path);
 
 impl Drop for Unmounted<'_> {
@@ -100,9 +100,9 @@ fn names_that_are_not_utf8_are_paths_like_others() {
 }
 
 /// Sentence 114. "A user whose home directory cannot be written mounts and uses the store that
-/// `--store` names; only what `--save` keeps needs a state directory."
+/// `--store` names; only `--save` needs a state directory."
 #[test]
-fn a_home_that_cannot_be_written_is_not_needed() {
+fn a_mount_works_without_a_writable_home() {
     if !can_mount() {
         return;
     }

@@ -27,13 +27,13 @@ mod tests;
 pub use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
 pub use hypermount_core::hypercore::HashedBlocks;
+pub use read::Pieces;
 pub use stored::{StoredDrives, stored_drives, survey};
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -282,9 +282,9 @@ impl Drive {
     }
 
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
-    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Vec<Bytes>> {
+    pub async fn read(&self, extent: &Extent, range: Range<u64>, wait: Wait) -> Result<Pieces> {
         if range.start >= range.end.min(extent.size) {
-            return Ok(Vec::new());
+            return Ok(Pieces::new());
         }
         let read = read::read(self.content()?, extent, range, wait).await;
         read.map_err(|error| self.explain(error))
@@ -309,7 +309,7 @@ impl Drive {
         key: &PublicKey,
         range: Range<u64>,
         wait: Wait,
-    ) -> Result<Vec<Bytes>> {
+    ) -> Result<Pieces> {
         let core = self.inner.store.core(key)?;
         let mut head = core.head();
         if head.length == 0 && !core.writable() {

@@ -14,7 +14,7 @@ pub mod hyperdrive;
 pub mod check;
 pub mod transfer;
 
-pub use crate::hyperdrive::{Drive, Snapshot};
+pub use crate::hyperdrive::{Drive, Pieces, Snapshot};
 pub use crate::index::sharing_options;
 pub use crate::path::{DrivePath, Name};
 pub use crate::stat::{Entry, Extent, Kind, Stat};

@@ -1,5 +1,7 @@
 //! Paths inside a drive: normalised, bounded, and parsed nowhere else.
 
+use std::sync::Arc;
+
 use hypermount_core::error::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
@@ -30,9 +32,9 @@ impl Name {
 }
 
 /// A place in a drive, as its components; the root has none. Its text form has no leading slash,
-/// which is also its trie key.
+/// which is also its trie key. A clone shares the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DrivePath(String);
+pub struct DrivePath(Arc<str>);
 
 impl DrivePath {
     pub fn root() -> Self {
@@ -54,7 +56,7 @@ impl DrivePath {
         if text.len() > MAX_PATH_BYTES {
             return Err(Error::NameTooLong { max: MAX_PATH_BYTES });
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 
     pub fn is_root(&self) -> bool {
@@ -70,7 +72,7 @@ impl DrivePath {
         if self.is_root() {
             return None;
         }
-        Some(Self(self.0.rsplit_once('/').map_or(String::new(), |(parent, _)| parent.to_owned())))
+        Some(self.0.rsplit_once('/').map_or(Self::root(), |(parent, _)| Self(parent.into())))
     }
 
     /// The last component; `None` for the root.

@@ -181,7 +181,7 @@ async fn listings_are_in_drive_order_whole_and_page_by_page() {
 }
 
 #[tokio::test]
-async fn numbers_are_the_same_however_they_are_asked_for() {
+async fn lookups_and_listings_show_the_same_numbers() {
     let recorded = Recorded::new();
     let mut seen: Option<BTreeMap<String, u64>> = None;
     for plus in [false, true] {
@@ -476,7 +476,7 @@ fn entry(parent: u64, name: &str) -> Invalidation {
 }
 
 #[tokio::test]
-async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
+async fn an_open_file_keeps_its_content_and_the_path_shows_the_new_one() {
     let made = Made::new();
     made.write("file", "old").await;
     let fs = made.fs();
@@ -513,7 +513,7 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new() {
 /// the old content once counted as still open: the new open got it, and an attribute query in
 /// between made the kernel keep the old size for an hour.
 #[tokio::test]
-async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
+async fn opening_a_replaced_path_again_opens_the_new_file() {
     let made = Made::new();
     made.write("file", "old").await;
     let fs = made.fs();
@@ -538,7 +538,7 @@ async fn opening_a_path_again_never_gives_what_it_no_longer_leads_to() {
 }
 
 #[tokio::test]
-async fn changes_are_told_where_the_kernel_may_know_better() {
+async fn the_kernel_is_notified_of_every_stale_cache_entry() {
     let made = Made::new();
     made.write("dir/one", "1").await;
     made.write("dir/sub/two", "2").await;
@@ -577,7 +577,7 @@ async fn changes_are_told_where_the_kernel_may_know_better() {
 }
 
 #[tokio::test]
-async fn a_listing_in_use_stays_and_starting_over_shows_the_new() {
+async fn an_open_listing_stays_and_rewinding_shows_the_new_version() {
     let made = Made::new();
     made.write("a", "1").await;
     made.write("b", "2").await;

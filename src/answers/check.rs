@@ -1,5 +1,5 @@
-//! `check`: what of a store, or of one drive in it, was verified, what is hurt, and what was repaired. The
-//! reading, hashing and fetching is `hypermount_drive::check`.
+//! `check`: which data of a store, or of one drive in it, was verified, is damaged, and was repaired.
+//! `hypermount_drive::check` reads, hashes and fetches.
 
 use std::collections::BTreeSet;
 
@@ -108,8 +108,8 @@ pub struct HurtPath {
     pub newest: bool,
 }
 
-/// Verifies one drive of the store, or all. With `repair` it fetches damaged blocks, and waits that long
-/// for each. Returns how many drives are still damaged.
+/// Verifies one drive of the store, or all. With `repair`, fetches damaged blocks; `repair` is the wait for
+/// each. Returns the number of drives that are still damaged.
 pub async fn check(
     store: &Store,
     asked: &Check,
@@ -127,7 +127,7 @@ pub async fn check(
         hurt += u64::from(drive.hurt);
         tell(Checking::Drive { drive: Box::new(drive) });
     }
-    // Of a drive that opens, its own check tells.
+    // The damage of a drive that opens was reported by its own check above.
     let closed = found.hurt.into_iter().filter(|hurt| {
         let opens = hurt.key.is_some_and(|key| found.drives.contains(&key));
         !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == hurt.discovery_key)
@@ -147,11 +147,11 @@ pub async fn check(
     Ok(hurt)
 }
 
-/// The key of a drive that need not open.
+/// The key of a drive, which may be too damaged to open.
 fn key_of(store: &Store, drive: &str) -> Result<PublicKey> {
     match drive.parse::<Target>().context(|| format!("find the drive {drive}"))? {
         Target::Url(url) => Ok(url.key),
-        // Found by its name, its name file is written again if that is damaged.
+        // The look-up by name also rewrites the name file if that is damaged.
         Target::Name(name) => {
             let found = store.named_key(name.as_bytes()).context(|| format!("find {drive}"))?;
             Ok(found.unwrap_or_else(|| store.key_named(name.as_bytes())))
@@ -170,7 +170,7 @@ struct SmallFiles<'a> {
 }
 
 impl SmallFiles<'_> {
-    /// Those of the drive that are sound by now.
+    /// The damaged files of the drive that were repaired since.
     fn repaired(&self, drive: &PublicKey) -> Result<Vec<String>> {
         if self.damaged.is_empty() {
             return Ok(Vec::new());
@@ -222,7 +222,7 @@ async fn check_one(
     };
     match found {
         Ok(found) => drive.found(found),
-        // These do not concern this drive alone, and would end the others as well.
+        // These errors concern every drive of the store, so they end the whole check.
         Err(
             error @ (hypermount_core::Error::Locked { .. }
             | hypermount_core::Error::TooManyCores { .. }),

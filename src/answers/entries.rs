@@ -113,7 +113,7 @@ pub struct Found {
     pub blocks_here: Option<u64>,
 }
 
-/// The children of a directory in the order of their names; of anything else, itself.
+/// The children of a directory in the order of their names; for any other entry, that entry alone.
 pub async fn entries(session: &Session, path: &str) -> Result<Vec<Described>> {
     let place = session.find(path).await?;
     if place.entry.kind != Kind::Directory {
@@ -126,7 +126,7 @@ pub async fn entries(session: &Session, path: &str) -> Result<Vec<Described>> {
     Ok(listed.iter().map(|(name, entry)| Described::new(name.as_str(), entry)).collect())
 }
 
-/// What lies at a path.
+/// The entry at a path.
 pub async fn entry(session: &Session, path: &str) -> Result<Found> {
     let place = session.find(path).await?;
     let here = (place.entry.kind == Kind::File).then(|| place.drive.held(&place.entry.stat.extent));

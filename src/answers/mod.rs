@@ -1,5 +1,5 @@
 //! What is known of drives and their entries, as the daemon answers it and as `--json` prints it. A
-//! command computes an answer itself where it has the store, and asks the daemon where that has it.
+//! command that has the store open computes the answer itself; otherwise it asks the daemon.
 //!
 //! Not here: words for people (`commands/`), and requests (`model.rs`).
 

@@ -231,7 +231,7 @@ async fn import_into(session: &Session, asked: &Import, tell: Tell<'_>) -> Resul
     Ok(Summary::new(copied.context(what)?, asked.dry_run))
 }
 
-/// Looks what there is to do without reading any content; the bytes to go through.
+/// Finds the differences without reading any content. Returns the number of bytes to copy or compare.
 async fn forecast(
     session: &Session,
     asked: &Import,

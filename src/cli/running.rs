@@ -1,4 +1,4 @@
-//! The grammar of the commands about what is running: the daemon, seeds, and what is going on.
+//! The grammar of the commands about running things: the daemon, seeds, and reports of their state.
 
 use std::path::PathBuf;
 
@@ -19,9 +19,9 @@ pub struct Daemon {
 
 #[derive(Debug, Subcommand)]
 pub enum DaemonCommand {
-    /// Start it, to stay until `daemon stop`; saved mounts and seeds come back
+    /// Start it, to run until `daemon stop`; saved mounts and seeds come back
     Start(DaemonStart),
-    /// Unmount everything and end it; what was saved comes back with the next start
+    /// Unmount everything and end it; saved mounts and seeds come back with the next start
     Stop(DaemonStop),
     /// Show whether it runs, its process, socket and log
     Status(DaemonStatus),
@@ -110,7 +110,7 @@ pub struct Seeding {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
-    /// Peer to fetch from and to give to; may be given several times
+    /// Peer to fetch from and to serve; may be given several times
     #[arg(long = "peer", value_name = "HOST:PORT", value_parser = parse_peer)]
     pub peers: Vec<String>,
 
@@ -140,7 +140,7 @@ pub struct Seed {
     #[arg(value_name = "URL|NAME|DIR", required_unless_present = "from")]
     pub drives: Vec<Target>,
 
-    /// File with one drive a line; what follows a # is ignored
+    /// File with one drive a line; a # begins a comment
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
@@ -148,7 +148,7 @@ pub struct Seed {
     pub seeding: Seeding,
 }
 
-/// Stop seeding drives; what was fetched stays
+/// Stop seeding drives; fetched blocks stay
 #[derive(Debug, Args)]
 pub struct Unseed {
     #[arg(value_name = "URL|NAME|DIR", required = true)]
@@ -286,9 +286,9 @@ pub struct Service {
 
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
-    /// Write the unit (systemd) or agent (launchd), and switch it on
+    /// Write the unit (systemd) or agent (launchd), enable and start it
     Install(ServiceInstall),
-    /// Switch it off and remove it
+    /// Stop, disable and remove it
     Uninstall(ServiceInstall),
 }
 

@@ -27,8 +27,8 @@ pub fn run(args: &Adopt) -> Result {
         }
     }
     eprintln!(
-        "Adopting makes this store the one to go on with. If another copy of it was written or \
-         ever will be, its drives are forked: readers keep what they saw first and refuse the rest."
+        "Adopting makes this copy of the store the writable one. If another copy was or will be \
+        written, its drives are forked: readers keep the history that they saw first and refuse the other."
     );
     store.adopt(args.force).context(what).map_err(|failure| {
         failure.hint("fetch the rest first: hypermount export URL DIR --peer HOST:PORT; or --force")

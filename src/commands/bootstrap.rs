@@ -12,7 +12,7 @@ use crate::process::Ending;
 use crate::terminal;
 use crate::values::BootstrapAddress;
 
-/// Where the original's nodes answer.
+/// The port on which the original's nodes listen, on every address.
 const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 49737);
 
 pub async fn run(args: &Bootstrap) -> Result {

@@ -8,7 +8,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::session::{Place, Session};
 use crate::terminal;
 
-/// How much is read at once, and how far ahead peers are asked, in bytes.
+/// Bytes that are read at once, and bytes that are requested ahead of the output.
 const CHUNK: u64 = 1024 * 1024;
 const AHEAD: u64 = 4 * CHUNK;
 
@@ -58,7 +58,7 @@ async fn print(session: &Session, place: &Place) -> Result {
     Ok(())
 }
 
-/// To a terminal text only, and nothing it would obey.
+/// Prints the bytes as they are; on a terminal, escapes control characters.
 fn show(piece: &[u8]) -> Result {
     if terminal::stdout_is_terminal() {
         return terminal::print(&terminal::escaped_content(piece)).context(|| "print");

@@ -56,11 +56,11 @@ pub async fn run(args: &Check) -> Result {
             let what = format!("check {}", directory.display());
             let hint = match args.repair {
                 true => {
-                    "name a peer that has what is lacking with --peer HOST:PORT; what no peer has, take \
-                     from a backup"
+                    "name a peer that has the missing blocks with --peer HOST:PORT; restore blocks that \
+                    no peer has from a backup"
                 }
                 false => {
-                    "fetch what is damaged from a peer that has it: hypermount check DRIVE --repair --peer \
+                    "fetch the damaged blocks from a peer: hypermount check DRIVE --repair --peer \
                      HOST:PORT"
                 }
             };
@@ -117,7 +117,7 @@ async fn here(
     answers::check(&store, asked, repair, &mut |checking| shown.tell(checking)).await
 }
 
-/// How much was read, on a terminal; and what was found.
+/// Prints the results, and on a terminal the progress.
 struct Shown {
     bar: ProgressBar,
     bytes: u64,

@@ -15,7 +15,7 @@ use crate::target::Target;
 use crate::terminal;
 
 pub async fn run(args: &Create) -> Result {
-    // A name that `mount` would take for something else could never be used.
+    // `mount` would take such a name for a URL or a directory, so the drive could not be named.
     if !matches!(args.name.parse(), Ok(Target::Name(_))) || args.name == ONLY {
         let what = format!("create {}", args.name);
         return Err(Failure::usage(what, "that would be taken for a URL or a directory")

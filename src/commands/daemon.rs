@@ -24,7 +24,7 @@ use crate::terminal;
 
 /// How long a daemon gets to unmount everything and end.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// How often is looked whether it has, and whether a log has grown.
+/// Pause between two checks whether it has ended, or whether a log has grown.
 const POLL: Duration = Duration::from_millis(50);
 /// Bytes of a log that are copied at once.
 const CHUNK: usize = 64 * 1024;
@@ -50,7 +50,7 @@ fn serve(args: &DaemonRun, detached: bool) -> Result {
         return daemon::run(&options);
     }
     launch::detach()?;
-    // Once it was reported ready, a failure goes to the log, where stdout then leads.
+    // After the report that the daemon is ready, stdout leads to the log, and so does a later failure.
     daemon::run(&options).inspect_err(|failure| {
         let _ = launch::report_failure(failure);
     })
@@ -106,7 +106,7 @@ fn stop(store: &Path) -> Result {
     if let Err(failure) = asked {
         log::info!("{}", failure.sentence());
         let pid = i32::try_from(presence.pid).unwrap_or(0);
-        // Its number cannot have passed to another process: the lock on its presence was seen held.
+        // No other process can have this id: the lock on the presence file is still held.
         if pid > 0 && Presence::of(store) == Sight::Present(presence.clone()) {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);

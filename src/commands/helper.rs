@@ -55,7 +55,7 @@ fn translate(arguments: &[OsString]) -> Result<Vec<OsString>, String> {
         match argument.to_str() {
             Some("-o") => options.push(rest.next().ok_or("-o takes options")?.clone()),
             Some("-t") => drop(rest.next()),
-            Some("-f") => return Err("-f: a mount is not faked".to_owned()),
+            Some("-f") => return Err("-f: faking a mount is not supported".to_owned()),
             // Sloppy, no mtab, verbose.
             Some(flags) if flags.starts_with('-') && flags.len() > 1 => {}
             _ => plain.push(argument.clone()),
@@ -78,7 +78,7 @@ fn translate(arguments: &[OsString]) -> Result<Vec<OsString>, String> {
 fn translate_option(option: &OsStr) -> Result<Option<OsString>, String> {
     let word = |text: String| Ok(Some(OsString::from(text)));
     let Some(option) = option.to_str() else {
-        // Only a path can be anything but UTF-8.
+        // Only the path of the store may be other than UTF-8.
         let path = option.as_bytes().strip_prefix(b"store=").map(OsStr::from_bytes);
         let path = path.ok_or_else(|| format!("{}: not UTF-8", option.display()))?;
         let mut word = OsString::from("--store=");
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_not_passed_over() {
+    fn unknown_options_of_fstab_are_refused() {
         for options in ["typo", "store", "uid=5", "read_only"] {
             let called = words(&format!("mount.hypermount x /y -o {options}"));
             assert!(arguments(&called).unwrap().is_err(), "{options}");

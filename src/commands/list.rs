@@ -46,7 +46,7 @@ fn conclude(directory: &Path, listed: &[Listed]) -> Result {
         count => {
             let what = format!("list {}", directory.display());
             Err(Failure::new(Code::Verification, what, format!("{count} damaged"))
-                .hint("`hypermount check` names what is hurt and repairs what it can"))
+                .hint("`hypermount check` names the damage and repairs what it can"))
         }
     }
 }
@@ -72,7 +72,7 @@ fn row(drive: &Listed, short: bool) -> [String; 6] {
             (None, false) => "read-only",
         }
         .to_owned(),
-        // What is missing of a damaged one is not known from the blocks it has.
+        // The blocks that a damaged drive has do not show which others it lacks.
         match drive.damaged {
             Some(_) => "?".to_owned(),
             None => here(drive.blocks_here, drive.blocks),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_block_is_never_all() {
+    fn a_drive_with_a_missing_block_is_not_shown_as_complete() {
         assert_eq!(here(0, 0), "all");
         assert_eq!(here(3, 3), "all");
         assert_eq!(here(u64::MAX - 1, u64::MAX), "99%");

@@ -22,7 +22,7 @@ use crate::terminal::{self, escaped};
 
 /// Where all drives are mounted by default, in the home directory.
 const ROOT: &str = "Hyperdrive";
-/// What the daemon gets on top of the user's own limit: for the kernel's mount.
+/// Time that the daemon gets in addition to the user's own limit, for the kernel's mount.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A mount to be made, and the store it is made from.
@@ -57,7 +57,8 @@ pub fn run(args: &Mount) -> Result {
     announce(args, &mounted?.1)
 }
 
-/// What the command line orders. Fails if that is known to be impossible before a store is opened.
+/// Reads the order from the command line. Fails if the mount is known to be impossible before a store is
+/// opened.
 fn order(args: &Mount) -> Result<Order> {
     let source = &args.source;
     let mountpoint = mountpoint::absolute(&directory(args)?)?;

@@ -19,7 +19,7 @@ use crate::values::drive_url;
 
 pub async fn run(args: &Recover) -> Result {
     let directory = directories::store(args.store.as_deref())?;
-    // With the store open no mount is writing to what is looked at.
+    // While this process has the store open, no mount writes to these files.
     let store = open_store(&directory, false)?;
     let what = || format!("recover from {}", directory.display());
     let mut found = leftovers(&store.scratch_directory()).context(what)?;

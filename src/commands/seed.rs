@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// The largest list of drives that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Has the store's daemon seed a drive, which is started if there is none.
+/// Makes the store's daemon seed a drive. Starts a daemon if none runs.
 async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client, SeedInfo)> {
     let location = Location::of(target, source)?;
     let nearby = how.listen.is_some_and(|address| address.ip().is_loopback());
@@ -116,7 +116,7 @@ pub fn line(seed: &SeedInfo) -> String {
 }
 
 pub async fn run_unseed(args: &Unseed) -> Result {
-    // A daemon is started for each store once, since what is seeded is in its state.
+    // Seeds are part of a daemon's state, so a daemon is started for each store that has none.
     let mut stores: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for target in &args.drives {
         let store = args.store.clone().filter(|_| !is_directory(target));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn how_complete_a_seed_is_is_said_in_words() {
+    fn a_seed_is_described_by_its_share_and_version() {
         let mut seed = SeedInfo {
             url: "hyper://00".into(),
             name: None,

@@ -19,7 +19,7 @@ pub fn run(args: &Service) -> Result {
 
 /// One service per store.
 struct Unit {
-    /// As the service manager knows it.
+    /// The name for the service manager.
     name: String,
     path: PathBuf,
     text: String,
@@ -76,7 +76,7 @@ fn uninstall(args: &ServiceInstall) -> Result {
 
 fn manage(program: &str, arguments: &[&str]) -> Result {
     let what = || format!("{program} {}", arguments.join(" "));
-    let hint = "with --no-start only the file is written; switch it on by hand";
+    let hint = "with --no-start only the file is written; enable it by hand";
     let status = Command::new(program)
         .args(arguments)
         .status()
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_cannot_say_anything_to_the_service_manager() {
+    fn special_characters_of_a_path_are_quoted() {
         let store = Path::new("/a b/%h/\"x\" $HOME\\");
         let unit = systemd_unit(Path::new("/usr/bin/hypermount"), store).unwrap();
         let line = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();

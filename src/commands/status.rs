@@ -18,7 +18,7 @@ use crate::record::Record;
 use crate::target::{Location, drive_or_mount};
 use crate::terminal::{self, date, escaped, size};
 
-/// Lines of a kind that a status has; it is to fit on a screen with a prompt below.
+/// Most lines of one section: a status fits on a screen with a prompt below it.
 const MAX_LINES: usize = 4;
 /// Hex digits of a key that are shown.
 const SHORT: usize = "hyper://".len() + 12;
@@ -129,7 +129,8 @@ fn seed_line(seed: &SeedInfo) -> String {
     format!("{}  {state}", short(&seed.url, &seed.name))
 }
 
-/// A drive by its name, or by as much of its key as tells drives apart and opens none.
+/// The name of a drive, or the first digits of its key: enough to tell drives apart, too few to open
+/// one.
 fn short(url: &str, name: &Option<String>) -> String {
     match name {
         Some(name) => escaped(name).into_owned(),
@@ -190,8 +191,8 @@ pub async fn run_why(args: &Why) -> Result {
     Ok(())
 }
 
-/// The daemon that has a path mounted, and the path with its mount point resolved. The mount itself
-/// is not asked: it may hang.
+/// The daemon that has a path mounted, and the path with its mount point resolved. Does not access the
+/// mount, which may hang.
 async fn daemon_of_path(path: &Path) -> Result<(Client, std::path::PathBuf)> {
     let state = directories::records_directory()?;
     if let Some((record, inside)) = Record::containing(&state, path)
@@ -239,7 +240,7 @@ mod tests {
     use crate::model::{DriveLimits, MountedDrive};
 
     #[test]
-    fn a_status_of_very_much_fits_on_a_screen() {
+    fn a_status_of_many_mounts_and_seeds_fits_on_a_screen() {
         let url = format!("hyper://{}", "ab".repeat(32));
         let mount = MountInfo {
             url: Some(url.clone()),

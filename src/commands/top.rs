@@ -11,7 +11,7 @@ use crate::model::Activity;
 use crate::process::Ending;
 use crate::terminal::{self, escaped, size, stdout_is_terminal, table};
 
-/// How often the screen is drawn anew.
+/// Pause between two updates of the screen.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Lines of each kind.
 const MAX_LINES: usize = 8;

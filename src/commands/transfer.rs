@@ -66,7 +66,7 @@ pub async fn run_export(args: &Export) -> Result {
         Access::Remote(remote) => {
             asked.directory = absolute(&args.directory)?;
             if !asked.dry_run {
-                // With the permissions that this user gives new directories, which a daemon does not know.
+                // Made here, because the daemon does not know this user's permissions for new directories.
                 let what = || format!("make {}", args.directory.display());
                 std::fs::create_dir_all(&asked.directory).context(what)?;
             }
@@ -79,7 +79,7 @@ pub async fn run_export(args: &Export) -> Result {
     conclude(&summary?, args.json, "export")
 }
 
-/// Has the daemon copy, and shows what it tells.
+/// Makes the daemon copy, and shows the progress that it reports.
 async fn copy(
     remote: &Remote,
     what: &str,

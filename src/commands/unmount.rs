@@ -7,13 +7,14 @@ use drivefs::Detach;
 use hyper::Method;
 
 use crate::cli::Unmount;
-use crate::client;
+use crate::client::{self, Client};
 use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::model::{Done, How, UnmountQuery};
 use crate::mountpoint::{Made, cannot_unmount};
 use crate::process::runtime;
 use crate::record::{self, Record};
+use crate::saved::Saved;
 
 /// How long the process behind the mount gets to close its store after the mount is gone.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
@@ -38,8 +39,13 @@ pub fn run(args: &Unmount) -> Result {
             .hint(format!("hypermount unmount {at}")));
     }
     // The daemon also forgets a saved mount. Everything else the system can do alone.
-    let by_daemon = runtime()?.block_on(by_daemon(process.as_ref(), &mountpoint, how))?;
-    if !by_daemon {
+    let is_done = runtime()?.block_on(async {
+        match &process {
+            Some(record) => by_daemon(record, &mountpoint, how).await,
+            None => forget(&mountpoint, how).await,
+        }
+    })?;
+    if !is_done {
         let how = match how {
             How::Normal => Detach::Normal,
             How::Lazy => Detach::Lazy,
@@ -65,15 +71,44 @@ pub fn run(args: &Unmount) -> Result {
     ))
 }
 
-/// Whether a daemon had the mount and has taken it away.
-async fn by_daemon(record: Option<&Record>, mountpoint: &Path, how: How) -> Result<bool> {
-    let Some(record) = record.filter(|record| !record.store.as_os_str().is_empty()) else {
+/// Whether a daemon had the mount and unmounted it.
+async fn by_daemon(record: &Record, mountpoint: &Path, how: How) -> Result<bool> {
+    if record.store.as_os_str().is_empty() {
         return Ok(false);
-    };
+    }
     let Ok(Some(client)) = client::find(&record.store).await else { return Ok(false) };
     if client.presence.pid != record.pid {
         return Ok(false);
     }
+    ask(&client, mountpoint, how).await
+}
+
+/// Withdraws a saved mount that is not mounted now. Whether there was one and nothing is left to do.
+async fn forget(mountpoint: &Path, how: How) -> Result<bool> {
+    // Without a state directory nothing was saved.
+    let stores = Saved::stores_with_mount_at(mountpoint).unwrap_or_default();
+    let mut is_done = false;
+    for store in stores {
+        if client::find(&store).await?.is_none() {
+            let mut saved = Saved::load(&store)?;
+            saved.forget_mount(mountpoint);
+            saved.save(&store)?;
+            is_done = true;
+        }
+        // Also a daemon that started meanwhile, and may have read the file before it changed.
+        if let Some(client) = client::find(&store).await? {
+            match ask(&client, mountpoint, how).await {
+                Ok(asked) => is_done |= asked,
+                // It read the file after it changed.
+                Err(_) if is_done => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Ok(is_done && !drivefs::mounts().iter().any(|mounted| mounted.mountpoint == mountpoint))
+}
+
+async fn ask(client: &Client, mountpoint: &Path, how: How) -> Result<bool> {
     let query = UnmountQuery { mountpoint: mountpoint.to_owned(), how };
     let path = client::path(&["mounts"], &query)?;
     match client.ask::<Done>(Method::DELETE, &path, &(), Some(ANSWER_LIMIT)).await {

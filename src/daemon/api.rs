@@ -32,9 +32,9 @@ use crate::path_text;
 use crate::session::Session;
 use crate::values::SLOWEST;
 
-/// Pieces of an answer that is sent in pieces which wait for a slow client.
+/// Most pieces of an answer that wait for a slow client.
 const PIECES: usize = 16;
-/// How much of a file is read at once, and how far ahead peers are asked, in bytes.
+/// Bytes of a file that are read at once, and bytes that are requested ahead of the client.
 const CHUNK: u64 = 256 * 1024;
 const AHEAD: u64 = 4 * 1024 * 1024;
 const NDJSON: &str = "application/x-ndjson";
@@ -259,16 +259,16 @@ pub fn router(host: Arc<Host>) -> Router {
         .with_state(host)
 }
 
-/// Around every request: the headers, and that the daemon does not end meanwhile for want of work.
+/// Runs around every request: adds the headers, and keeps an otherwise idle daemon from ending meanwhile.
 async fn frame(State(host): App, request: Request, next: Next) -> Response {
     log::debug!("{} {}", request.method(), template(request.uri().path()));
-    // A listener for events waits for the work of others, and keeps no daemon from ending.
+    // A listener for events only waits, so it does not keep the daemon from ending.
     let listens = request.uri().path() == "/events";
     let busy = if listens { None } else { host.life.busy() };
     let mut response = if listens || busy.is_some() {
         next.run(request).await
     } else {
-        // Another daemon can be started, which does what this one is asked.
+        // The client can start another daemon and send the request to that one.
         let what = format!("ask the daemon (pid {})", std::process::id());
         Failure::new(Code::Locked, what, "it is ending").hint("try again").into_response()
     };
@@ -279,7 +279,7 @@ async fn frame(State(host): App, request: Request, next: Next) -> Response {
     response
 }
 
-/// A path for the log: keys are not for logs.
+/// The path as it is logged: without keys.
 fn template(path: &str) -> String {
     let hide = |part: &'_ str| match part.len() {
         0..32 => part.to_owned(),
@@ -302,8 +302,7 @@ impl IntoResponse for Failure {
 }
 
 fn not_found(why: &str) -> Response {
-    let failure =
-        Failure::usage("ask the daemon", why).hint("GET /openapi.json tells what there is");
+    let failure = Failure::usage("ask the daemon", why).hint("GET /openapi.json lists all paths");
     (StatusCode::NOT_FOUND, Json(failure)).into_response()
 }
 
@@ -406,7 +405,7 @@ async fn create(
     answers::create(&host.store, &host.directory, &asked.name).map(Json)
 }
 
-/// What stands between the commas.
+/// The items of a list that commas separate.
 fn split(list: &str) -> Vec<String> {
     list.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -465,7 +464,7 @@ async fn content(State(host): App, drive: Segment, query: DriveAsked) -> Result<
             pieces = match place.drive.read(&extent, at..end, session.wait).await {
                 Ok(pieces) => pieces,
                 Err(error) => {
-                    // The length that was promised is missed, which no client takes for the end.
+                    // The answer ends before its content-length, so no client takes it for complete.
                     let _ = sender.send(Err(std::io::Error::other(error))).await;
                     return;
                 }
@@ -497,7 +496,7 @@ async fn import(
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| {
         let imported = answers::import(&session, &asked, tell).await;
-        // Also after a failure: what was done before it is in the drive.
+        // Also after a failure: the changes that were made before it are in the drive.
         session.drive.show_newest().await;
         imported
     }))
@@ -547,7 +546,7 @@ async fn check(State(host): App, body: Result<Json<Check>, JsonRejection>) -> Re
     }))
 }
 
-/// Runs a copy and tells how it goes on.
+/// Runs a copy and sends its progress.
 fn copying<F>(host: &Host, copy: F) -> Response
 where
     F: AsyncFnOnce(answers::Tell<'_>) -> Result<answers::Summary> + Send + 'static,
@@ -561,8 +560,8 @@ where
     })
 }
 
-/// Runs work on a thread of its own, since file access blocks, and sends what it tells as lines. It ends
-/// when the client goes away.
+/// Runs work on a thread of its own, since file access blocks, and sends its progress as lines. The work
+/// ends when the client disconnects.
 fn working<T, F>(host: &Host, work: F) -> Response
 where
     T: Serialize + 'static,
@@ -576,13 +575,13 @@ where
         let left = sender.clone();
         let mut tell = move |progress: T| {
             let line = line(&progress);
-            // This thread is the work's own, so it may wait for a slow client. One that is gone ends
-            // the work at its next pause.
+            // No other work runs on this thread, so it may wait for a slow client. A client that has
+            // gone ends the work at its next pause.
             let _ = tokio::task::block_in_place(|| sender.blocking_send(Ok(line)));
         };
         runtime.block_on(async {
             tokio::select! {
-                () = left.closed() => log::info!("work was given up: its client has gone"),
+                () = left.closed() => log::info!("work was stopped: its client has gone"),
                 () = work(&mut tell) => {}
             }
         });
@@ -657,7 +656,7 @@ async fn description() -> Json<serde_json::Value> {
 }
 
 fn line(value: &impl Serialize) -> Bytes {
-    // Every value here has a form in JSON; one that had none would be left out.
+    // No value here fails to serialise; one that did would be left out.
     let mut text = serde_json::to_vec(value).unwrap_or_default();
     text.push(b'\n');
     text.into()

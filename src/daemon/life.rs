@@ -15,15 +15,15 @@ pub struct Life {
     ending: watch::Sender<bool>,
 }
 
-/// What is under way, and whether more is taken. Both change together: a request that was taken is done
-/// before the daemon ends for want of work.
+/// The requests under way, and whether more are accepted. One lock protects both, so an idle daemon never
+/// ends while an accepted request is under way.
 #[derive(Default)]
 struct Requests {
     busy: usize,
     closed: bool,
 }
 
-/// Something under way that must not be cut off by an end for want of work.
+/// A request under way. While one exists, the daemon does not end because it is idle.
 pub struct Busy(Arc<Life>);
 
 impl Drop for Busy {
@@ -47,7 +47,7 @@ impl Life {
         self.requests.lock()
     }
 
-    /// Begins a request; `None` if no more are taken.
+    /// Begins a request; `None` if no more are accepted.
     pub fn busy(self: &Arc<Self>) -> Option<Busy> {
         let mut requests = self.requests();
         if requests.closed {
@@ -57,7 +57,7 @@ impl Life {
         Some(Busy(self.clone()))
     }
 
-    /// Takes no more requests, if none is under way and `needed` is false. Returns whether it takes none.
+    /// Stops accepting requests if none is under way and `needed` is false. Returns whether it has stopped.
     pub fn close_unless(&self, needed: impl FnOnce() -> bool) -> bool {
         let mut requests = self.requests();
         requests.closed |= requests.busy == 0 && !needed();
@@ -72,12 +72,12 @@ impl Life {
         self.kept.load(Ordering::Acquire)
     }
 
-    /// Something changed that may have been the last thing to do.
+    /// Notes that the daemon may have become idle.
     pub fn consider(&self) {
         self.changed.notify_one();
     }
 
-    /// Resolves when something may have changed since the last time.
+    /// Resolves when the daemon may have become idle since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_done_before_nothing_more_is_taken() {
+    fn the_daemon_does_not_close_while_a_request_is_under_way() {
         let life = Life::new(false);
         let busy = life.busy().expect("it takes requests");
         assert!(!life.close_unless(|| false), "something is under way");

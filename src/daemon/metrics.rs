@@ -26,7 +26,7 @@ pub fn render(host: &Host) -> String {
     let traffic = status.traffic;
     family("received_bytes_total", "counter", "Bytes received.", one(traffic.received));
     family("sent_bytes_total", "counter", "Bytes sent.", one(traffic.sent));
-    family("troubles", "gauge", "Things that are wrong.", one(status.troubles.len() as u64));
+    family("troubles", "gauge", "Problems at present.", one(status.troubles.len() as u64));
     let at = |path: &std::path::Path| {
         format!("{{mountpoint=\"{}\"}}", label(&crate::path_text::encode(path)))
     };
@@ -44,7 +44,12 @@ pub fn render(host: &Host) -> String {
         status.seeds.iter().map(|seed| (drive(&seed.url), value(seed))).collect::<Vec<_>>()
     };
     family("seed_blocks", "gauge", "Blocks of the newest version known.", seeds(|s| s.blocks));
-    family("seed_blocks_here", "gauge", "Those that are on this disk.", seeds(|s| s.blocks_here));
+    family(
+        "seed_blocks_here",
+        "gauge",
+        "Blocks of that version on this disk.",
+        seeds(|s| s.blocks_here),
+    );
     text
 }
 

@@ -10,7 +10,6 @@
 mod events;
 mod life;
 mod rates;
-mod state;
 mod host;
 mod metrics;
 mod route;
@@ -34,10 +33,10 @@ use crate::network::Network;
 use crate::presence::{self, Presence, Present, is_allowed};
 use crate::process::{Ending, runtime};
 use crate::record::Held;
+use crate::saved::Saved;
 use crate::stored::open_store;
 use host::{Host, Parts};
 use life::Life;
-use state::State;
 
 /// How long answers under way get when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -46,7 +45,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// How to run.
+/// The options of a daemon.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of the store, absolute.
@@ -59,14 +58,14 @@ pub struct Options {
     pub detached: bool,
 }
 
-/// What must outlive the store: a process that sees it gone finds the store free.
+/// Files that must outlive the store: a process that sees them gone finds the store free.
 #[derive(Default)]
 struct Kept {
     presence: Option<Present>,
     records: Arc<Mutex<Vec<Held>>>,
 }
 
-/// Runs to the end.
+/// Runs the daemon until it ends.
 pub fn run(options: &Options) -> Result {
     let runtime = runtime()?;
     let mut kept = Kept::default();
@@ -105,7 +104,7 @@ async fn serve(options: &Options, kept: &mut Kept) -> Result {
     let life = Life::new(options.keep);
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
-        state: State::load(&directory)?,
+        saved: Saved::load(&directory)?,
         state_directory: directories::records_directory()?,
         last_records: kept.records.clone(),
         store,
@@ -154,8 +153,8 @@ async fn serve_mount(
     let life = Life::new(false);
     let host = Host::new(Parts {
         network: Network::for_choosing(&store)?,
-        // Saved mounts and seeds are the daemon's.
-        state: State::default(),
+        // Only the daemon has saved mounts and seeds.
+        saved: Saved::default(),
         state_directory: directories::records_directory()?,
         last_records: kept.records.clone(),
         store,
@@ -195,7 +194,7 @@ async fn end(host: &Arc<Host>) -> Result {
 
 /// Resolves when there is nothing left to do.
 async fn unneeded(host: &Arc<Host>, life: &Life) {
-    // The command that started it is about to ask something.
+    // The command that started the daemon is about to send a request.
     let mut first = !host.is_needed();
     loop {
         if first {
@@ -212,8 +211,8 @@ async fn unneeded(host: &Arc<Host>, life: &Life) {
     }
 }
 
-/// Takes connections of this user and of root. The permissions of the socket say the same; this also
-/// holds where they are not looked at.
+/// Accepts connections of this user and of root only. The permissions of the socket allow no others
+/// either, except on systems that ignore them.
 struct OwnUser(UnixListener);
 
 impl Listener for OwnUser {
@@ -242,10 +241,10 @@ impl Listener for OwnUser {
 mod tests {
     use super::*;
 
-    /// `docs/openapi.json` is what the server answers at `/openapi.json`. To write it anew:
-    /// `HYPERMOUNT_WRITE_OPENAPI=1 cargo test the_description`.
+    /// `docs/openapi.json` is what the server answers at `/openapi.json`. To rewrite it:
+    /// `HYPERMOUNT_WRITE_OPENAPI=1 cargo test openapi_json`.
     #[test]
-    fn the_description_in_the_documents_is_the_servers() {
+    fn openapi_json_is_the_description_of_the_server() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
         let text = format!(
             "{}\n",

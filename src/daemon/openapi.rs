@@ -8,7 +8,7 @@ use super::route::{Body, Route, Shape};
 use crate::failure::Failure;
 use crate::model::{API, API_HEADER, VERSION_HEADER};
 
-/// The whole of it: OpenAPI 3.1.
+/// The whole description, as OpenAPI 3.1.
 pub fn document(routes: &[Route]) -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();

@@ -1,4 +1,4 @@
-//! How fast bytes go: the traffic of the last seconds, for all peers and for each.
+//! Transfer rates over the last seconds, of all peers together and of each.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use hypermount_swarm::PeerInfo;
 
 use crate::network::Traffic;
 
-/// Rates are of this long.
+/// Time over which a rate is averaged.
 const SPAN: Duration = Duration::from_secs(3);
-/// Samples kept at most, whatever the clock does.
+/// Most samples kept, regardless of the times they carry.
 const MAX_SAMPLES: usize = 64;
 
 #[derive(Default)]
@@ -73,6 +73,6 @@ mod tests {
             rates.sample(now, Traffic { received, sent: 0 }, &[]);
         }
         assert_eq!(rates.total(), (1000, 0));
-        assert_eq!(rates.of(7), (0, 0), "nobody has this number");
+        assert_eq!(rates.of(7), (0, 0), "no peer has this number");
     }
 }

@@ -15,7 +15,7 @@ use crate::values::drive_url;
 pub struct Location {
     /// Directory of the store, absolute.
     pub store: PathBuf,
-    /// As the API names it.
+    /// The drive's name in the API.
     pub drive: String,
     /// Within the drive.
     pub path: DrivePath,

@@ -17,9 +17,9 @@ use crate::source::Source;
 pub enum TargetPath {
     /// A drive of the store by the name it was created with.
     Name { name: String, path: DrivePath },
-    /// By its key.
+    /// A drive by its key.
     Url(DriveUrl),
-    /// The drive of a store directory, which may go on as a path inside that drive.
+    /// The directory of a store, with a path in its drive after it if wanted.
     Directory(PathBuf),
 }
 
@@ -68,7 +68,7 @@ fn is_explicit(text: &str) -> bool {
 /// Splits a path into the store directory it leads into and what is left of it. The innermost
 /// directory with a master key counts.
 fn split_store(path: &Path) -> Option<(PathBuf, String)> {
-    // The last ancestor of a relative path is empty, and not what was named.
+    // The last ancestor of a relative path is empty, and no directory that was named.
     let mut named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
     let store = named.find(|directory| directory.join("master_key").is_file())?;
     let inside = path.strip_prefix(store).unwrap_or(Path::new(""));

@@ -1,5 +1,5 @@
-"""What a program does that knows nothing of the daemon but its description: `generated` is made of
-docs/openapi.json by openapi-python-client. Fails where an answer is not of the type that was promised.
+"""A client that knows only the description of the API: openapi-python-client makes `generated` from
+docs/openapi.json. Fails if an answer is not of the described type.
 
 Usage: use.py DIRECTORY-OF-GENERATED SOCKET MOUNTPOINT
 """

@@ -12,7 +12,7 @@ use super::namespaces::Machines;
 /// The content of the file in the drive of [`our_drive`].
 pub const TEXT: &str = "found by its key\n";
 
-/// A store with one drive of our own; its key.
+/// Makes a store with one drive of our own. Returns its path and the drive's key.
 pub fn our_drive(directory: &Path) -> (PathBuf, String) {
     let (store, tree) = (directory.join("ours"), directory.join("tree"));
     fs::create_dir_all(&tree).expect("make a directory");
@@ -47,7 +47,7 @@ impl Drop for ByKey {
     }
 }
 
-/// `serve`, which has said where it listens.
+/// Starts `serve`, and waits until it listens.
 pub fn serve(machines: &Machines, n: u8, store: &Path, options: &[&str]) -> Running {
     let mut command = hypermount();
     command.args(["serve", "--json", "--listen", "0.0.0.0:0", "--store"]).arg(store).args(options);

@@ -101,7 +101,7 @@ impl Running {
         })
     }
 
-    /// Whether it says a line before it ends.
+    /// Whether it prints a line before it ends.
     pub fn ready(&mut self) -> bool {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(_) => true,
@@ -191,14 +191,14 @@ pub fn serve(store: &Path) -> Server {
 }
 
 impl Server {
-    /// Ends it; how many bytes it had sent.
+    /// Ends it. Returns the number of bytes that it had sent.
     pub fn sent(&mut self) -> u64 {
         self.process.signal(nix::sys::signal::Signal::SIGTERM);
         self.process.json()["sent"].as_u64().expect("a count")
     }
 }
 
-/// A kernel mount by the real binary, which goes when this is dropped.
+/// A kernel mount by the real binary, which is unmounted when this is dropped.
 pub struct Mounted {
     pub process: Running,
     pub at: PathBuf,
@@ -231,14 +231,13 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Whatever state it is in: a lazy unmount leaves nothing behind.
+        // Lazy, because that succeeds in every state of the mount.
         let _ = hypermount().args(["unmount", "--lazy"]).arg(&self.at).output();
         let _ = Command::new("umount").arg("-l").arg(&self.at).stderr(Stdio::null()).status();
     }
 }
 
-/// Waits until `condition` holds, looking again whenever `again` returns; the test fails after
-/// [`PATIENCE`].
+/// Calls `look` repeatedly until it returns a value; the test fails after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {

@@ -203,8 +203,8 @@ impl Drop for Running {
     }
 }
 
-/// Looks again and again until `true_now` is, and panics at the deadline. The pause between looks
-/// spares the processor; nothing depends on its length.
+/// Calls `true_now` repeatedly until it returns true, and panics at the deadline. The pause between
+/// two calls spares the processor; no test depends on its length.
 #[track_caller]
 pub fn eventually(what: &str, mut true_now: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;

@@ -13,7 +13,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Some machines and what connects them.
 pub struct Machines {
     prefix: String,
-    /// Every one there is, by its name here.
+    /// The name of every namespace here.
     names: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ impl Machines {
         self.ip(n, &format!("route add default via 10.77.{network}.254"));
     }
 
-    /// `None` where the system does not allow it, which is said.
+    /// `None`, with a message, where the system does not allow namespaces.
     fn new(count: u8) -> Option<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let names = (0..count).map(|n| n.to_string()).chain(["hub".to_owned()]).collect();

@@ -162,7 +162,7 @@ fn every_route_answers_as_the_document_says() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_words() {
+fn invalid_requests_are_refused_with_a_reason() {
     let home = Home::new();
     let store = home.golden_store("store");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();
@@ -214,7 +214,7 @@ fn one_daemon_looks_for_peers_in_one_way() {
     };
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:9"] })), 200);
-    assert_eq!(seed(value!({})), 200, "who looks for nobody is not concerned");
+    assert_eq!(seed(value!({})), 200, "a request that looks for no peers is accepted");
     assert_eq!(seed(value!({ "bootstrap": ["127.0.0.1:10"] })), 422);
     let (status, _, answer) = http(&socket, "GET", "/drives/-/entries?bootstrap=127.0.0.1:10", "");
     assert_eq!(status, 422, "{answer}");

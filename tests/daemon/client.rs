@@ -24,7 +24,7 @@ fn a_generated_client_can_do_what_the_document_says() {
     let told = [made.stdout, made.stderr].concat();
     let told = String::from_utf8_lossy(&told);
     let left_out: Vec<_> = told.lines().filter(|line| line.starts_with("WARNING")).collect();
-    // It knows no answers of several lines.
+    // The generator does not support answers of several lines.
     let lines = ["/export", "/import", "/events", "/check"];
     let expected = |line: &&str| lines.iter().any(|path| line.contains(path));
     assert!(left_out.len() == lines.len() && left_out.iter().all(expected), "{told}");

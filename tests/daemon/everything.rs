@@ -26,7 +26,7 @@ fn with_a_peer() -> (Home, Running, String) {
 /// Sentence 96. "A mount of all drives (`mount --all`) holds the drives of the store that have a name here,
 /// and in `Network` any drive by its key, with `+VERSION` if wanted."
 #[test]
-fn every_drive_has_a_path() {
+fn every_drive_has_a_path_in_a_mount_of_all_drives() {
     if !can_mount() {
         return;
     }
@@ -148,7 +148,7 @@ fn a_saved_mount_of_all_drives_comes_back() {
 }
 
 #[test]
-fn a_drive_is_written_in_one_mount_whichever_that_is() {
+fn a_drive_is_writable_in_one_mount_at_a_time() {
     if !can_mount() {
         return;
     }
@@ -174,7 +174,7 @@ fn a_drive_is_written_in_one_mount_whichever_that_is() {
 }
 
 #[test]
-fn without_a_daemon_too() {
+fn all_drives_are_mounted_in_the_foreground_too() {
     if !can_mount() {
         return;
     }
@@ -203,10 +203,10 @@ fn without_a_daemon_too() {
 
 /// 101. Only the user who mounted, and root, can enter `Network`, also with `--allow-other`.
 #[test]
-fn what_was_looked_up_is_not_for_everybody() {
+fn other_users_cannot_enter_the_network_directory() {
     use std::os::unix::fs::PermissionsExt;
     if !can_mount() || !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs mounts and root, who may become somebody else");
+        eprintln!("SKIPPED: needs mounts, and root to run a program as another user");
         return;
     }
     let (home, _serve, peer) = with_a_peer();
@@ -216,13 +216,13 @@ fn what_was_looked_up_is_not_for_everybody() {
     fs::write(all.join("notes/file"), "mine").unwrap();
     let known = all.join("Network").join(KEY).join("hello.txt");
     assert_eq!(read(&known), "hello again, overwritten");
-    let nobody = |path: &Path| {
+    let other_user_reads = |path: &Path| {
         let mut cat = std::process::Command::new("setpriv");
         cat.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]).arg(path);
         cat.output().expect("setpriv runs").status.success()
     };
-    assert!(nobody(&all.join("notes/file")), "what is meant for others is not kept from them");
-    assert!(!nobody(&known));
+    assert!(other_user_reads(&all.join("notes/file")), "--allow-other admits other users");
+    assert!(!other_user_reads(&known));
     home.run(["unmount", "all"]).must_succeed();
 }
 

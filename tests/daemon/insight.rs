@@ -75,7 +75,7 @@ fn failures_are_explained_and_bytes_are_charged() {
 }
 
 #[test]
-fn what_happens_is_told_line_by_line() {
+fn watch_prints_one_event_a_line() {
     if !can_mount() {
         return;
     }
@@ -126,21 +126,21 @@ fn an_open_watch_does_not_keep_a_daemon() {
 /// 106. A daemon dials a peer given with `--peer` while a mount, a seed or a command needs it, and for 10 s
 ///      from the start of the command.
 #[test]
-fn peers_that_nobody_needs_are_let_go() {
+fn a_named_peer_is_dialled_only_while_it_is_needed() {
     if !can_mount() {
         return;
     }
-    const NOBODY: &str = "127.0.0.1:1";
+    const NO_PEER: &str = "127.0.0.1:1";
     let home = Home::new();
     let url = create(&home, "notes");
     home.make("mnt");
     home.run(["daemon", "start"]).must_succeed();
-    let dials = || home.run(["status", "--json"]).must_succeed().stdout.contains(NOBODY);
-    home.run(["ls", &url, "--peer", NOBODY]).must_succeed();
+    let dials = || home.run(["status", "--json"]).must_succeed().stdout.contains(NO_PEER);
+    home.run(["ls", &url, "--peer", NO_PEER]).must_succeed();
     eventually("it is dialled for a command", dials);
-    eventually("and not for ever", || !dials());
-    home.run(["mount", "notes", "mnt", "--peer", NOBODY]).must_succeed();
+    eventually("it is not dialled any more", || !dials());
+    home.run(["mount", "notes", "mnt", "--peer", NO_PEER]).must_succeed();
     eventually("it is dialled for a mount", dials);
     home.run(["unmount", "mnt"]).must_succeed();
-    eventually("which is gone", || !dials());
+    eventually("it is not dialled after the unmount", || !dials());
 }

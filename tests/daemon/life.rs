@@ -169,7 +169,7 @@ fn a_daemon_that_was_started_stays_until_it_is_stopped() {
     home.run(["daemon", "stop"]).must_succeed();
 }
 
-/// A mount that is already wanted by a daemon which keeps itself going becomes kept.
+/// A daemon that a mount has started stays after `daemon start`, also when the mount is gone.
 #[test]
 fn a_daemon_that_started_by_itself_can_be_told_to_stay() {
     if !can_mount() {
@@ -221,7 +221,7 @@ fn another_user_gets_no_answer() {
     let socket = socket(&default_store(&home));
     let own = http(&socket, "GET", "/status", "");
     assert_eq!(own.0, 200);
-    // Even if all permissions were lost.
+    // Also if the permissions of the socket and of all directories above it are open.
     for directory in socket.ancestors().skip(1).take_while(|path| *path != Path::new("/tmp")) {
         fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
     }
@@ -230,7 +230,7 @@ fn another_user_gets_no_answer() {
     let request = ["--silent", "--max-time", "60", "--unix-socket", socket.to_str().unwrap()];
     let asked = program("setpriv", &[&user[..], &request, &["http://x/status"]].concat());
     assert!(!asked.status.success() && asked.stdout.is_empty(), "{asked:?}");
-    // It is not that it could not be asked.
+    // The same request of the daemon's own user is answered.
     let asked = program("curl", &[&request[..], &["http://x/status"]].concat());
     assert!(asked.status.success() && !asked.stdout.is_empty(), "{asked:?}");
     home.run(["daemon", "stop"]).must_succeed();
@@ -262,6 +262,6 @@ fn a_daemon_of_another_version_is_named_with_the_remedy() {
     let failed = home.run(["ls", "store"]).must_fail(1, "99.0.0").hints("daemon stop");
     assert!(failed.stderr.contains(env!("CARGO_PKG_VERSION")), "{failed:?}");
     drop(locked);
-    // Files of the ended daemon do not hinder.
+    // The files that the ended daemon left do not fail a command.
     home.run(["ls", "store"]).must_succeed();
 }

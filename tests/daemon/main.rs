@@ -1,5 +1,5 @@
-//! The daemon as its users meet it: a real process per test, in directories of its own, with real
-//! mounts and sockets. What needs /dev/fuse says so and does nothing where there is none.
+//! The daemon as users run it: a real process per test, in directories of its own, with real mounts
+//! and sockets. A test that needs /dev/fuse prints a message and passes where there is none.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::common::{Home, KEY, eventually};
+use crate::common::{Home, KEY, Running, eventually};
 use crate::steps::*;
 
 /// Sentence 87. "A mount made with `--save` is mounted again when the daemon starts, also after kill -9,
@@ -18,7 +18,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mnt = home.make("mnt");
     let other = home.make("other");
     let store = default_store(&home);
-    // The peer is nowhere: coming back must not wait for it.
+    // No peer has this address: mounting again must not wait for one.
     let arguments = ["mount", "--save", "notes", "mnt", "--peer", "192.0.2.1:9"];
     home.run(arguments).must_succeed();
     fs::write(mnt.join("closed"), noise(100_000)).unwrap();
@@ -44,7 +44,7 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
     let mounts = json(home.run(["status", "--json"]));
     assert_eq!(mounts["mounts"][0]["saved"], true);
 
-    // Taken away, it does not come back.
+    // After an unmount it is not mounted again.
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["daemon", "stop"]).must_succeed();
     home.run(["mount", "notes", "other"]).must_succeed();
@@ -96,6 +96,58 @@ fn a_saved_mount_that_cannot_be_made_is_said_to_be_wrong_and_tried_again() {
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
 }
 
+#[test]
+fn a_saved_mount_that_is_unmounted_while_it_waits_for_a_peer_stays_unmounted() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    home.golden_store("theirs");
+    let (mnt, other) = (home.make("mnt"), home.make("other"));
+    let url = format!("hyper://{KEY}");
+    let (server, peer) = serve(&home, "theirs");
+    home.run(["mount", "--save", &url, "mnt", "--peer", &peer, "--wait", "forever"]).must_succeed();
+    home.run(["daemon", "stop"]).must_succeed();
+    drop(server);
+    // Now the drive is not in the store, so mounting it again needs the peer.
+    fs::remove_dir_all(default_store(&home)).unwrap();
+    home.run(["daemon", "start"]).must_succeed();
+    eventually("it is being mounted", || {
+        json(home.run(["status", "--json"]))["troubles"].to_string().contains("being mounted")
+    });
+    home.run(["unmount", "mnt"]).must_succeed();
+    let again = ["serve", "--store", "theirs", "--listen", &peer];
+    let server = Running::start(home.command().args(again));
+    assert_eq!(server.line(), peer);
+    home.run(["mount", &url, "other", "--peer", &peer]).must_succeed();
+    fs::read(other.join("hello.txt")).unwrap();
+    let status = json(home.run(["status", "--json"]));
+    assert_eq!(status["mounts"].as_array().unwrap().len(), 1, "{status}");
+    assert!(!mounted_at(&mnt));
+    home.run(["unmount", "other"]).must_succeed();
+    home.run(["daemon", "stop"]).must_succeed();
+}
+
+#[test]
+fn unmount_forgets_a_saved_mount_while_no_daemon_runs() {
+    if !can_mount() {
+        return;
+    }
+    let home = Home::new();
+    home.golden_store("store");
+    let mnt = home.make("mnt");
+    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    home.run(["unmount", "mnt"]).must_succeed();
+    home.run(["unmount", "mnt"]).must_fail(1, "is not a mount of ours");
+    home.run(["daemon", "start", "--store", "store"]).must_succeed();
+    let status = json(home.run(["status", "--json", "--store", "store"]));
+    assert_eq!(status["mounts"].as_array().unwrap().len(), 0, "{status}");
+    assert_eq!(status["troubles"].as_array().unwrap().len(), 0, "{status}");
+    assert!(!mounted_at(&mnt));
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+}
+
 /// The unit names this program and this store, and nothing is left of it afterwards.
 #[test]
 fn a_service_is_a_file_that_starts_the_daemon() {
@@ -111,7 +163,7 @@ fn a_service_is_a_file_that_starts_the_daemon() {
     let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     assert!(start.contains("daemon run --create --store"));
     assert!(start.starts_with(&format!("\"{}\"", env!("CARGO_BIN_EXE_hypermount"))), "{start}");
-    // What it starts is a daemon of that store.
+    // The unit starts a daemon of that store.
     let words: Vec<&str> = start.split('"').map(str::trim).filter(|w| !w.is_empty()).collect();
     let [program, _, store] = words[..] else { panic!("{words:?}") };
     let arguments = ["daemon", "run", "--create", "--store", store];
@@ -147,7 +199,7 @@ fn a_line_of_fstab_mounts() {
         let set = home.command();
         command.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let source = format!("hyper://{KEY}");
-        // At boot there is none.
+        // At boot, HOME is not set.
         command.env_remove("HOME");
         command.args([source.as_str(), mnt.to_str().unwrap(), "-o", options]).output().unwrap()
     };

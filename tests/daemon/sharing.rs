@@ -61,7 +61,7 @@ fn a_seed_is_whole_follows_and_survives_a_restart() {
 /// Sentence 91. "`publish --wait N` returns 0 when N connected peers say that they hold every block of
 /// the newest version here, and otherwise 3, after `--timeout`."
 #[test]
-fn publishing_waits_until_others_hold_it() {
+fn publish_waits_until_the_peers_hold_every_block() {
     let (author, keeper) = (Home::new(), Home::new());
     let url = create(&author, "notes");
     author.make("in");
@@ -77,7 +77,7 @@ fn publishing_waits_until_others_hold_it() {
     assert!(published.stderr.contains("safe to go offline"), "{published:?}");
     let peers = json(author.run(["peers", "notes", "--json"]));
     assert_eq!((&peers["complete"], &peers["peers"][0]["complete"]), (&1.into(), &true.into()));
-    assert_eq!(seed_of(&keeper, &url)["complete"], true, "it was no lie");
+    assert_eq!(seed_of(&keeper, &url)["complete"], true, "the keeper does hold all of it");
     for home in [author, keeper] {
         home.run(["daemon", "stop"]).must_succeed();
     }
@@ -86,7 +86,7 @@ fn publishing_waits_until_others_hold_it() {
 /// Sentence 89. "A daemon serves to peers the drives that are mounted, seeded or shared, and no
 /// others of the store."
 #[test]
-fn what_is_not_seeded_is_not_given() {
+fn a_drive_that_is_not_shared_is_not_served() {
     let (home, other) = (Home::new(), Home::new());
     home.golden_store("store");
     home.run(["create", "mine", "--store", "store"]).must_succeed();
@@ -121,7 +121,7 @@ fn lists_of_drives_and_mount_points_can_be_seeded() {
         home.make("mnt");
         home.run(["mount", "one", "mnt"]).must_succeed();
         let shared = home.run(["share", "mnt"]).must_succeed();
-        assert_eq!(shared.stdout, format!("{one}\n"), "no picture where no terminal is");
+        assert_eq!(shared.stdout, format!("{one}\n"), "no QR code without a terminal");
         home.run(["unmount", "mnt"]).must_succeed();
         assert_eq!(seed_of(&home, &one)["own"], true, "shared is seeded");
         home.run(["unseed", "one"]).must_succeed();
@@ -129,9 +129,9 @@ fn lists_of_drives_and_mount_points_can_be_seeded() {
     eventually("nothing is left to do", || !has_daemon(&default_store(&home)));
 }
 
-/// A nested drive that was entered through a mount is mounted too, and given.
+/// A nested drive that was entered through a mount counts as mounted, so it is served.
 #[test]
-fn a_nested_drive_is_given_once_it_was_entered() {
+fn a_nested_drive_is_served_after_a_program_entered_it() {
     if !can_mount() {
         return;
     }
@@ -151,7 +151,7 @@ fn a_nested_drive_is_given_once_it_was_entered() {
 /// Sentence 103. "`limit` changes the transfer rate at once, of all drives together or, with a drive, of its
 /// index and of its content; the limit ends with the daemon."
 #[test]
-fn one_drive_can_be_slower_than_the_others() {
+fn a_rate_limit_applies_to_one_drive_only() {
     if !can_mount() {
         return;
     }
@@ -178,7 +178,7 @@ fn one_drive_can_be_slower_than_the_others() {
 
     let reader = std::thread::spawn(move || fs::read(slow.join("large")).unwrap());
     assert_eq!(fs::read(fast.join("big.bin")).unwrap().len(), 204_800);
-    assert!(!reader.is_finished(), "5 MB take fifty seconds, whatever the machine");
+    assert!(!reader.is_finished(), "5 MB take 50 s at this limit");
     home.run(["limit", other.trim(), "--down", "none"]).must_succeed();
     assert_eq!(reader.join().unwrap(), noise(5_000_000));
     let status = home.run(["status", "--json"]);
@@ -194,7 +194,7 @@ fn one_drive_can_be_slower_than_the_others() {
 /// 104. A command that inspects a drive that is already in the store, and has a peer to ask, shows
 ///      the newest version that a peer reports within 1.5 s.
 #[test]
-fn looking_again_shows_what_is_new() {
+fn a_repeated_command_shows_the_newest_version() {
     if !can_mount() {
         return;
     }
@@ -224,8 +224,8 @@ fn looking_again_shows_what_is_new() {
     }
     // With no peer, and with a peer that does not answer, the data in the store is shown.
     assert_eq!(reader.run(["cat", &url, "file"]).must_succeed().stdout, "text of 4");
-    let nobody = ["cat", &url, "file", "--peer", "127.0.0.1:9"];
-    assert_eq!(reader.run(nobody).must_succeed().stdout, "text of 4");
+    let unreachable = ["cat", &url, "file", "--peer", "127.0.0.1:9"];
+    assert_eq!(reader.run(unreachable).must_succeed().stdout, "text of 4");
     served.run(["daemon", "stop"]).must_succeed();
     writer.run(["unmount", "mnt"]).must_succeed();
 }

@@ -19,8 +19,8 @@ const FILES: usize = 10_000;
 const CHANGED_A_ROUND: usize = 100;
 const STRANGERS: usize = 20;
 const FEWEST_ROUNDS: usize = 8;
-/// What the last quarter may use more than the second: for threads and connections that are just
-/// starting or ending, and caches that are not full yet.
+/// Resources that the last quarter may use in addition to those of the second: for threads and
+/// connections that are just starting or ending, and caches that are not full yet.
 const MORE_THREADS: usize = 8;
 const MORE_DESCRIPTORS: usize = 8;
 const MORE_KIB: usize = 16 * 1024;
@@ -47,7 +47,7 @@ impl Needs {
         Self { kib: field("VmRSS:"), descriptors: open, threads: field("Threads:") }
     }
 
-    /// The middle of each over some rounds.
+    /// The median of each over some rounds.
     fn median(rounds: &[Self]) -> Self {
         let middle = |of: fn(&Self) -> usize| {
             let mut all: Vec<_> = rounds.iter().map(of).collect();
@@ -118,7 +118,7 @@ impl Soak {
         assert!(!guest.run(read).must_succeed().stdout.is_empty());
     }
 
-    /// The author makes a file and takes it away, changes some, and the reader sees it.
+    /// The author makes and removes a file and changes others, and the reader sees that.
     fn change(&mut self, number: usize) {
         let gone = self.here.join("0/gone");
         fs::write(&gone, "soon").unwrap();
@@ -165,12 +165,12 @@ impl Soak {
         self.reader.run(["unmount", "own"]).must_succeed();
     }
 
-    /// Some say nonsense, some nothing, and all hang up.
+    /// Peers without a key: some send nonsense, some nothing, and all close the connection.
     fn strangers(&self) {
         let connections: Vec<_> = (0..STRANGERS)
             .map(|n| {
                 let mut stream = TcpStream::connect(&self.peer).unwrap();
-                // It may have hung up already; that is its right.
+                // The daemon may have closed the connection already.
                 let _ = stream.write_all(&noise(n * 100));
                 stream
             })

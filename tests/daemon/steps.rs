@@ -56,7 +56,7 @@ pub fn kill_daemon(store: &Path) {
     eventually("the daemon is gone", || !alive(pid));
 }
 
-/// Whether a process runs. One that is gone and was not waited for yet does not.
+/// Whether a process runs. One that has ended and was not waited for yet does not count.
 pub fn alive(pid: i64) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
@@ -95,7 +95,7 @@ pub fn serve(home: &Home, store: &str) -> (Running, String) {
     (serve, peer)
 }
 
-/// Bytes that repeat nowhere near.
+/// Bytes without short repetitions.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let next = || {

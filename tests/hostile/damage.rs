@@ -45,7 +45,7 @@ const DAMAGES: [Damage; 15] = [
 ];
 
 impl Damage {
-    /// False if this file cannot have it.
+    /// Returns false if this file cannot have the damage.
     fn inflict(self, path: &Path) -> bool {
         let mut bytes = fs::read(path).expect("reads");
         let length = bytes.len();
@@ -209,10 +209,10 @@ fn t34_t35_a_damaged_copy_shows_no_wrong_byte_and_a_peer_heals_it() {
     });
 }
 
-/// Deadlines are by the monotonic clock and times are shown as stored, whatever day it is here:
-/// nothing asks the clock on the wall. Needs `faketime`; says so where it is not.
+/// Deadlines use the monotonic clock and times are shown as stored, so the date of this machine does
+/// not matter. Needs `faketime`; prints a message where it is not installed.
 #[test]
-fn t40_the_clock_on_the_wall_does_not_matter() {
+fn t40_the_wall_clock_does_not_matter() {
     let program = "faketime";
     if std::process::Command::new(program).arg("--version").output().is_err() {
         eprintln!("SKIPPED: {program} is not installed");

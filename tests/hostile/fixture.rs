@@ -1,4 +1,4 @@
-//! A drive to lie about, and the command watched from outside.
+//! A published drive that liars offer, and a runner that measures the command from outside.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -21,7 +21,7 @@ use crate::common::Home;
 pub const MOST_MEMORY: u64 = 128 * 1024;
 /// Memory in KiB that strangers or a publisher may make a process of ours use above its idle size.
 pub const MOST_ABOVE_IDLE: u64 = 64 * 1024;
-/// After this long a command hangs.
+/// A command that runs longer than this counts as hanging.
 pub const HANGS: Duration = Duration::from_secs(60);
 
 const BLOCK: usize = 64 * 1024;
@@ -127,7 +127,7 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     })
 }
 
-/// Runs a command to its end, which must come, and measures it.
+/// Runs a command to its end, which must come before [`HANGS`], and measures it.
 pub fn watch(command: &mut Command) -> Watched {
     let started = Instant::now();
     let mut child: Child =

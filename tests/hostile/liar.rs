@@ -24,7 +24,7 @@ use crate::wire::{Frame, Wire, encode, frame, handshake_message, open_payload};
 /// The fault of a liar. The number is that of the bad input in `docs/threats.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
-    /// It does not: a peer of ours for comparison.
+    /// No lie: a peer of ours, for comparison.
     None,
     FlippedBit,
     OtherBlock,
@@ -90,7 +90,7 @@ pub enum Lie {
 }
 
 impl Lie {
-    /// Whether telling it takes megabytes.
+    /// Whether the lie takes megabytes to send.
     pub fn is_large(self) -> bool {
         matches!(
             self,
@@ -124,7 +124,7 @@ impl Liar {
         Self::until(lie, store, honest_blocks, usize::MAX)
     }
 
-    /// One that turns honest after some connections.
+    /// A liar that is honest after some connections.
     pub fn until(lie: Lie, store: &Store, honest_blocks: usize, lying_connections: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -144,7 +144,7 @@ impl Liar {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                // The remote going away is how most lies end.
+                // Most lies end when the remote closes the connection.
                 thread::spawn(move || drop(shared.meet(stream)));
             }
         });
@@ -382,7 +382,7 @@ impl Talk<'_> {
 
     fn announce_at_rate(&mut self, channel: u32, core: &Core, rate: u64) -> io::Result<()> {
         let length = core.head().length;
-        // Of the index it is a peer like others.
+        // The liar serves the index like any other peer.
         if length < 100 {
             return Ok(());
         }
@@ -590,7 +590,7 @@ impl Talk<'_> {
                 return leave();
             }
             _ => {
-                // Some in the header's way, some in the block.
+                // Bits of the rest of the header, and of the block.
                 for byte in bytes.iter_mut().skip(half) {
                     *byte ^= 0x40;
                 }

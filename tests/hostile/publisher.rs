@@ -94,7 +94,7 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// `None`, aloud, where there is no FUSE.
+    /// `None`, with a message, where there is no FUSE.
     fn new(publisher: &Publisher) -> Option<Self> {
         Self::after(publisher, "true")
     }
@@ -119,7 +119,7 @@ impl Mounted {
             };
         }
         command.current_dir(home.directory.path()).stdin(Stdio::null());
-        // Only the newest version has it all.
+        // Only the newest version has all entries.
         let running = Running::start(command.args(arguments).arg(&publisher.address));
         running.line();
         Some(Self { home, running, at })
@@ -142,7 +142,7 @@ impl Mounted {
             ("sh", &["-c", "tar -cf - \"$0\" | wc -c"]),
             ("find", &["-type", "f", "-exec", "cat", "{}", "+"]),
         ] {
-            // By name: in a directory that is all errors nothing can be started.
+            // The directory is an argument: no program starts in a directory where every call fails.
             let mut command = Command::new(program);
             let told = match program {
                 "find" => watch(command.arg(&self.at).args(arguments)),
@@ -178,7 +178,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Whatever state it is in.
+        // By force, because that succeeds in every state of the mount.
         let _ = self.home.command().args(["unmount", "--force", "mnt"]).output();
     }
 }
@@ -558,7 +558,7 @@ fn nested_drives_leave_descriptors_to_others() {
     assert!(after < ALLOWED * 3 / 4, "{after} descriptors are open");
     assert_eq!(fs::read_to_string(mounted.path("d/good")).ok().as_deref(), Some("d/good"));
     drop(mounted);
-    // With the usual soft limit, all of them: it is raised.
+    // The soft limit is raised, so with the usual one all of them open.
     let Some(mounted) = Mounted::after(&publisher, "ulimit -S -n 256") else { return };
     let told = watch(Command::new("find").arg(&mounted.at));
     let inside = String::from_utf8_lossy(&told.stdout).matches("/inside").count();

@@ -89,7 +89,7 @@ const BROKE_THE_PROTOCOL: Option<&str> = Some("broke the protocol");
 
 /// Checks the fixture: the true copy of the liars gives the right bytes.
 #[test]
-fn a_liar_that_does_not_lie_is_a_peer() {
+fn the_fixture_without_a_lie_is_read() {
     let published = Published::get();
     let liar = Liar::new(Lie::None, &published.store, 0);
     let told = cat(&Home::new(), &published.url("big"), &[&liar.address], "10s");
@@ -234,7 +234,7 @@ fn t15_what_was_verified_is_kept_when_the_peer_leaves() {
 }
 
 #[test]
-fn t16_handshakes_that_are_none() {
+fn t16_invalid_handshakes() {
     all_stand(&[
         (Lie::NoHandshake, None),
         (Lie::GarbageHandshake, Some("noise handshake failed")),
@@ -249,7 +249,7 @@ fn t17_garbage_and_flipped_cipher_bits() {
 }
 
 #[test]
-fn t18_frames_without_measure() {
+fn t18_oversized_and_endless_frames() {
     all_stand(&[
         (Lie::FrameOf2To40, BROKE_THE_PROTOCOL),
         (Lie::EndlessVarint, BROKE_THE_PROTOCOL),
@@ -280,7 +280,7 @@ fn t20_a_peer_without_the_key() {
 fn t21_channels_without_end() {
     all_stand(&[
         (Lie::ManyChannels(20_000), None),
-        // It reads no refusals, and is not listened to until it does: which of both ends it, is open.
+        // The liar reads no refusals, so the reader stops reading from it. Either limit may end the connection.
         (Lie::ManyChannels(70_000), None),
         (Lie::OpensAgain, BROKE_THE_PROTOCOL),
         (Lie::OpensAndCloses(1), None),
@@ -322,7 +322,7 @@ fn harmless_oddities_cost_nothing() {
     }
 }
 
-/// A peer that lied and then does not is dialled again, and the read that waits is healed.
+/// A peer that stops lying is dialled again, and the read that waits for it succeeds.
 #[test]
 fn a_liar_that_turns_honest_heals_the_read() {
     let published = Published::get();
@@ -360,7 +360,7 @@ impl Forked {
         copy_tree(&home.path("first"), &home.path("second"));
         // To fork a drive, a user must adopt both copies.
         let copy = Store::open(&home.path("second"), false).expect("opens");
-        copy.adopt(false).expect("nobody is known to have more");
+        copy.adopt(false).expect("no peer is known to have more");
         drop(copy);
         let first = noise(3, 200_000);
         // Of another size, so that the indexes differ as well.

@@ -126,7 +126,7 @@ fn t16_bad_handshakes() {
     server.serves_the_honest("meanwhile");
     for mut stream in silent {
         stream.set_read_timeout(Some(HANGS)).expect("a socket");
-        assert!(hung_up(&mut stream), "nobody shakes hands for ever");
+        assert!(hung_up(&mut stream), "an unfinished handshake is ended");
     }
     server.must_be_sound("bad handshakes");
 }
@@ -196,7 +196,7 @@ fn t18_half_sent_frames_have_a_budget() {
 }
 
 #[test]
-fn t18_keepalives_keep_nobody_from_being_served() {
+fn t18_keepalives_do_not_block_other_clients() {
     let server = Server::new();
     let mut wire = server.dial();
     let mut stream = wire.stream.try_clone().expect("a socket");
@@ -223,7 +223,7 @@ fn t18_keepalives_longer_than_they_need_to_be() {
 }
 
 #[test]
-fn t20_without_the_key_nothing_is_told() {
+fn t20_a_client_without_the_key_learns_nothing() {
     let server = Server::new();
     let known = key().discovery_key();
     let unknown = PublicKey::new([0x55; 32]).discovery_key();
@@ -241,8 +241,8 @@ fn t20_without_the_key_nothing_is_told() {
         })
     };
     for claim in [None, Some([7; 32])] {
-        let (ours, nobodys) = (about(known.as_bytes(), claim), about(unknown.as_bytes(), claim));
-        assert_eq!(ours, nobodys, "a core it has and one it has not are answered alike");
+        let (ours, absent) = (about(known.as_bytes(), claim), about(unknown.as_bytes(), claim));
+        assert_eq!(ours, absent, "a core it has and one it has not are answered alike");
         assert!(ours.iter().all(|(kind, _)| *kind == kind::CLOSE), "{ours:?}");
     }
     assert_eq!(taken_back(known.as_bytes()), taken_back(unknown.as_bytes()));

@@ -24,7 +24,7 @@ use crate::publisher::{Publisher, node};
 use crate::server::next;
 use crate::wire::{Wire, encode, frame, open_payload};
 
-/// An answer that takes longer is none.
+/// An answer that takes longer counts as missing.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Hosts of peers, and connections of each: all places there are for peers.
@@ -99,7 +99,7 @@ impl Daemon {
         Some((wire, channel))
     }
 
-    /// A client each of whose messages takes `delay`.
+    /// A client that sends each message after `delay`.
     fn far_client(&self, host: u8, delay: Duration) -> Option<Wire> {
         let mut wire = Wire::with_delay(self.connect(host), Role::Initiator, delay).ok()?;
         thread::sleep(delay);
@@ -148,7 +148,7 @@ impl Daemon {
     }
 }
 
-/// A hint that resumes a listing at the beginning of this block, as often as one can say so.
+/// A hint that resumes a listing at the beginning of this block, 4096 times.
 fn resuming(block: u64) -> Vec<u8> {
     let mut checkpoint = BytesMut::new();
     for _ in 0..4096 {
@@ -273,14 +273,14 @@ fn strangers_without_end_keep_no_peer_out() {
                 let mut open = VecDeque::new();
                 while !stop.load(Ordering::Relaxed) {
                     open.push_back(daemon.connect(host));
-                    // Descriptors are ours to keep in check.
+                    // This process has a limit of descriptors too.
                     if open.len() > 50 {
                         open.pop_front();
                     }
                 }
             });
         }
-        // As far away as that no step of it takes less than 100 ms.
+        // So far away that every step of the handshake takes at least 100 ms.
         let far: Vec<_> = (20..25)
             .map(|host| daemon.far_client(host, Duration::from_millis(100)).is_some())
             .collect();

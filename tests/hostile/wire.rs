@@ -1,5 +1,5 @@
-//! The wire protocol as a peer that means harm speaks it: a handshake of its own, and then any
-//! bytes it likes. Blocking, so that every step of a lie stands where it happens.
+//! The wire protocol of a hostile peer: a handshake of its own, and then arbitrary bytes. Blocking, so
+//! that the code of a lie has its steps in the order in which they happen.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -182,7 +182,7 @@ impl Wire {
         self.send(channel, kind, &payload)
     }
 
-    /// What shows the remote that we know the key.
+    /// The proof for the remote that we know the key.
     pub fn capability(&self, key: &PublicKey) -> [u8; 32] {
         blake2b_keyed(&self.receive, &[b"hypercore capability", &self.transmit, key.as_bytes()])
     }
@@ -200,7 +200,7 @@ impl Wire {
         Ok(channel)
     }
 
-    /// Opens a core as one should.
+    /// Opens a core with a valid capability.
     pub fn open(&mut self, key: &PublicKey) -> io::Result<u32> {
         let claim = self.capability(key);
         self.open_with(key.discovery_key().as_bytes(), Some(&claim))

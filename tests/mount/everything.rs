@@ -59,7 +59,7 @@ impl Drives for Shelf {
                         None => std::future::pending().await,
                     }
                     let (core, waited) = (url.key.discovery_key(), Duration::ZERO);
-                    let why = "nobody has it".to_owned();
+                    let why = "no peer has it".to_owned();
                     Err(Error::Unavailable { core, block: 0, waited, why })
                 }
             }
@@ -131,7 +131,7 @@ fn code<T>(result: io::Result<T>) -> i32 {
 const QUICK: Patience =
     Patience::Limited { names: Duration::from_millis(300), data: Duration::from_secs(5) };
 
-/// Paths are equal, and so are the numbers these would have alone.
+/// The drives have the same paths, so in mounts of one drive the files would have the same numbers.
 ///
 /// 98. Inode numbers are unique among the drives of one mount.
 #[test]
@@ -150,7 +150,7 @@ fn drives_beside_each_other_do_not_mix() {
         let metadata = fs::metadata(&file).unwrap();
         numbers.extend([metadata.ino(), fs::metadata(file.parent().unwrap()).unwrap().ino()]);
     }
-    // All over again, with everything known to the kernel.
+    // Once more, now that the kernel knows every name.
     for (number, drive) in drives.iter().enumerate() {
         assert_eq!(read(&bench.by_key(drive, "file")), format!("text of {number}"));
     }
@@ -173,7 +173,7 @@ fn drives_beside_each_other_do_not_mix() {
 /// Sentence 96. "Neither directory itself can be changed: EPERM and EROFS; between drives rename(2)
 /// fails with EXDEV."
 #[test]
-fn what_can_be_changed_is_in_drives_with_names() {
+fn only_drives_with_names_can_be_changed() {
     if !can_mount() {
         return;
     }
@@ -212,7 +212,7 @@ fn what_can_be_changed_is_in_drives_with_names() {
 /// a key that no peer serves fails with ETIMEDOUT after the timeout for names, and calls for other
 /// names do not wait for it."
 #[test]
-fn a_key_that_nobody_has_costs_nobody_else_anything() {
+fn a_key_that_no_peer_has_delays_no_other_call() {
     if !can_mount() {
         return;
     }
@@ -244,7 +244,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
     for _ in 0..3 {
         assert_eq!(code(fs::metadata(&path)), libc::ETIMEDOUT, "each time, with room for one");
     }
-    assert_eq!(bench.shelf.left.lock().unwrap().len(), 3, "nobody goes on looking for it");
+    assert_eq!(bench.shelf.left.lock().unwrap().len(), 3, "no look-up goes on");
     let failures = bench.mount.journal().failures();
     assert!(failures.iter().all(|failed| failed.path == NETWORK && failed.errno == "ETIMEDOUT"));
 }
@@ -252,7 +252,7 @@ fn a_key_that_nobody_has_costs_nobody_else_anything() {
 /// 99. `Network` lists the drives that are open there; a drive that no process uses is closed after 5
 ///     minutes.
 #[test]
-fn what_nobody_uses_is_closed() {
+fn an_unused_drive_is_closed() {
     if !can_mount() {
         return;
     }
@@ -300,7 +300,7 @@ fn drives_open_by_their_key_are_bounded() {
     until("there is room again", || open(past).is_ok());
     assert_eq!(bench.names(NETWORK).len(), most);
     drop(held);
-    // One after the other needs no room for all.
+    // Drives that are opened one after the other need one place only.
     for _ in 0..2 {
         for (number, drive) in drives.iter().enumerate() {
             let path = bench.by_key(drive, "file");
@@ -373,7 +373,7 @@ fn each_drive_is_followed_by_itself() {
     bench.put(&one, "added", "more");
     until("the new version shows", || read(&live) == "new");
     assert_eq!(read(&bench.by_key(&one, "added")), "more");
-    assert_eq!(io::read_to_string(held).unwrap(), "old", "who has it open reads on");
+    assert_eq!(io::read_to_string(held).unwrap(), "old", "an open file keeps its content");
     assert_eq!(read(&frozen), "old");
     assert!(!frozen.with_file_name("added").exists());
     let attribute = |path: &Path, name: &str| {

@@ -1,4 +1,4 @@
-//! Mounting, unmounting, and everything that can be in the way.
+//! Mounting and unmounting, with busy, waiting and dead mounts.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -57,13 +57,13 @@ fn a_busy_mount_names_its_users_and_goes_on() {
     sitting.kill().expect("killed");
     sitting.wait().expect("ends");
     drop(open);
-    mount.unmount(Detach::Normal).expect("nobody is left");
+    mount.unmount(Detach::Normal).expect("no process uses it");
     assert!(mount.has_ended());
     assert!(fs::read_dir(mount.mountpoint()).expect("the empty directory").next().is_none());
 }
 
 #[test]
-fn an_unmount_by_anybody_ends_the_mount() {
+fn an_unmount_by_another_program_ends_the_mount() {
     if !can_mount() {
         return;
     }
@@ -106,7 +106,7 @@ fn unreachable() -> Bench {
 const PATIENT: MountOptions = MountOptions { patience: Patience::Forever, ..OPTIONS };
 
 #[test]
-fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
+fn a_process_that_waits_for_the_network_can_be_killed_and_blocks_no_other() {
     if !can_mount() {
         return;
     }
@@ -134,7 +134,7 @@ fn one_who_waits_for_the_network_can_be_killed_and_stops_nobody_else() {
 }
 
 #[test]
-fn who_waits_gets_an_error_when_the_mount_goes_or_patience_ends() {
+fn a_waiting_call_fails_when_the_mount_ends_or_its_time_is_over() {
     if !can_mount() {
         return;
     }
@@ -203,6 +203,6 @@ fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
     drop(mount);
 
     die();
-    drivefs::unmount(&bench.mountpoint(), Detach::Normal).expect("nobody serves it");
+    drivefs::unmount(&bench.mountpoint(), Detach::Normal).expect("no process serves it");
     assert_eq!(mounted(), None);
 }

@@ -1,5 +1,5 @@
-//! How long calls wait for what does not come: as long as was said and not longer, measured at the
-//! system call.
+//! How long calls wait for data that does not arrive: for the stated time and not longer, measured at
+//! the system call.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -61,7 +61,7 @@ fn fails_in_time(what: &str, errno: i32, call: impl FnOnce() -> std::io::Result<
     let took = start.elapsed();
     eprintln!("{what}: {took:?}");
     assert_eq!(failed.raw_os_error(), Some(errno), "{what}");
-    assert!(took < WAIT + GRACE, "{what} took {took:?} where {WAIT:?} were said");
+    assert!(took < WAIT + GRACE, "{what} took {took:?}, the stated time is {WAIT:?}");
     assert!(took > WAIT / 2, "{what} took {took:?}: it did not wait");
 }
 
@@ -77,7 +77,7 @@ fn every_call_fails_within_the_stated_time() {
     let at = distant.mount.mountpoint().to_owned();
     let large = at.join("large");
     for size in [1, 4096, 128 * 1024, 1024 * 1024, BLOCKS * BLOCK] {
-        // A new descriptor waits again, whatever was missing for an earlier one.
+        // A new descriptor waits again, also after the failure of an earlier one.
         let mut file = fs::File::open(&large).expect("opens");
         let mut buffer = vec![0; size];
         fails_in_time(&format!("read of {size}"), libc::ETIMEDOUT, || {
@@ -146,7 +146,7 @@ fn programs_end_within_the_stated_time() {
 /// A failed descriptor waits again a little later, and a new one at once: data that has arrived
 /// meanwhile, or arrives then, is read.
 #[test]
-fn what_comes_after_a_failure_is_read() {
+fn data_that_arrives_after_a_failure_is_read() {
     if !can_mount() {
         return;
     }

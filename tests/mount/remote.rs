@@ -8,7 +8,7 @@ use crate::common::{Bench, can_mount, until};
 
 /// 8. When a newer version arrives, later look-ups of names show it, without remounting.
 #[test]
-fn changes_show_although_the_kernel_caches_for_long() {
+fn changes_appear_before_the_kernels_cache_expires() {
     if !can_mount() {
         return;
     }
@@ -34,7 +34,7 @@ fn changes_show_although_the_kernel_caches_for_long() {
 }
 
 #[test]
-fn an_open_file_is_read_to_its_end_as_it_was() {
+fn an_open_file_keeps_its_content_to_its_end() {
     if !can_mount() {
         return;
     }

@@ -28,7 +28,8 @@ fn note(failures: &Failures, what: &str, error: impl std::fmt::Display) {
     *failures.entry(format!("{what}: {error}")).or_default() += 1;
 }
 
-/// Makes every call that looks at `file` and `link`; how many bytes of the file differ from its first.
+/// Makes every call that looks at `file` and `link`. Returns how many bytes of the file differ from its
+/// first.
 fn look(directory: &Path, failures: &Failures) -> usize {
     let (file, link) = (directory.join("file"), directory.join("link"));
     let mut torn = 0;
@@ -67,7 +68,7 @@ fn look(directory: &Path, failures: &Failures) -> usize {
     torn
 }
 
-/// Runs `replace` once a round while readers look; what failed for them.
+/// Runs `replace` once a round while readers look. Returns the calls of the readers that failed.
 fn while_replaced(directory: &Path, mut replace: impl FnMut(usize)) -> BTreeMap<String, usize> {
     replace(0);
     let (over, failures, looks) =
@@ -98,9 +99,9 @@ fn bytes(round: usize) -> Vec<u8> {
     vec![b'a' + (round % 26) as u8; FILE_BYTES]
 }
 
-/// Sentence 116. "Replacing a file under its name makes no call fail that uses the name: open(2),
-/// stat(2), readlink(2) and getxattr(2) succeed, and an open file is read to its end with one
-/// content." Here another program of this machine replaces it.
+/// Sentence 116. "While a file is replaced under its name, no call that uses the name fails:
+/// open(2), stat(2), readlink(2) and getxattr(2) succeed, and an open file is read to its end with
+/// one content." Here another program of this machine replaces it.
 #[test]
 fn a_name_that_is_renamed_over_all_the_time_is_always_there() {
     if !can_mount() {
@@ -152,8 +153,8 @@ fn a_name_whose_file_changes_elsewhere_is_always_there() {
     drop(mount);
 }
 
-/// What is opened just as it is replaced is the file that was there, and nothing written to it goes
-/// anywhere, as with a file that was unlinked.
+/// A file that is opened while it is replaced is the old file, and changes of it are not stored, as with
+/// an unlinked file.
 #[test]
 fn changes_of_a_replaced_file_do_not_reach_the_new_one() {
     if !can_mount() {

@@ -33,7 +33,7 @@ fn output(program: &str, arguments: &[&str], at: &Path) -> String {
 /// when the file is opened: URL, name, version, peers, bytes in the store and requested, and the last failed
 /// calls."
 #[test]
-fn a_status_is_as_new_as_its_opening() {
+fn a_status_is_made_when_it_is_opened() {
     if !can_mount() {
         return;
     }
@@ -77,7 +77,7 @@ fn a_status_is_as_new_as_its_opening() {
 /// Sentence 102. "It is no part of the drive, is in no listing, can be read only by the user who mounted, and
 /// gives way to an entry of the drive that is called `.hypermount`."
 #[test]
-fn a_status_is_in_nobodys_way() {
+fn a_status_is_unlisted_and_gives_way_to_an_entry_of_the_drive() {
     if !can_mount() {
         return;
     }

@@ -34,7 +34,7 @@ with open(sys.argv[1], 'rb') as file:
     print(mapped[int(sys.argv[2])])
 ";
 
-/// A process that is killed at the end, whatever happens.
+/// A process that is killed when this is dropped.
 struct Reader(Child);
 
 impl Reader {
@@ -69,7 +69,7 @@ impl Drop for Reader {
     }
 }
 
-/// A drive with everything one can be stuck in.
+/// A drive with an entry for each kind of call that can wait.
 fn origin() -> Origin {
     let origin = Origin::new();
     let small = origin.file(&[Bytes::from_static(b"small")]);
@@ -134,7 +134,7 @@ fn ends_in_time(
         let thread = reader.0.id();
         until("nothing is parked for it any more", || !distant.mount.waiting().contains(&thread));
     }
-    // The mount is none the worse for it.
+    // The mount still works.
     distant.line.release();
     let text = fs::read_to_string(distant.mount.mountpoint().join("faulted/7"));
     assert_eq!(text.expect("reads"), "small");
@@ -198,11 +198,11 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
 /// 16. A program that waits for one file does not block other programs from data in the store. A fatal
 ///     signal ends the program within 1.5 s, whichever call it waits in.
 ///
-/// Not even a hundred of them, all at one file, each at a place of its own.
+/// Here a hundred programs read one file, each at an offset of its own.
 ///
 /// 15. Listing a directory never needs the content of files.
 #[test]
-fn a_hundred_stuck_readers_keep_nobody_from_what_is_here() {
+fn a_hundred_stuck_readers_do_not_block_data_in_the_store() {
     if !can_mount() {
         return;
     }
@@ -251,7 +251,7 @@ signal.pause()
 ";
 
 #[test]
-fn a_thousand_files_held_open_stop_nobody_and_leave_nothing() {
+fn a_thousand_open_files_block_no_program_and_leave_nothing() {
     if !can_mount() {
         return;
     }

@@ -161,7 +161,7 @@ fn links_lead_where_the_drive_means_and_never_out() {
     bench.put("a/relative", link("b/file"));
     bench.put("a/up", link("../../secret"));
     bench.put("top", link("../secret"));
-    // By way of a link to the root: its name says nothing of where `..` then leads.
+    // Through a link to the root: `..` after its name means the parent of the target.
     bench.put("a/b/root", link("/"));
     bench.put("a/b/sly", link("root/../secret"));
     bench.put("itself", link("itself"));
@@ -177,7 +177,7 @@ fn links_lead_where_the_drive_means_and_never_out() {
 }
 
 #[test]
-fn a_large_directory_lists_whole_and_from_where_it_was_left() {
+fn a_large_directory_is_listed_completely_and_from_any_position() {
     if !can_mount() {
         return;
     }
@@ -214,7 +214,7 @@ fn a_large_directory_lists_whole_and_from_where_it_was_left() {
 }
 
 #[test]
-fn many_readers_at_once_read_the_same() {
+fn concurrent_readers_read_the_same_bytes() {
     if !can_mount() {
         return;
     }
@@ -264,7 +264,7 @@ fn a_file_is_data_to_its_end_and_maps() {
 }
 
 #[test]
-fn the_volume_tells_its_room() {
+fn statfs_reports_the_disk_of_the_store() {
     if !can_mount() {
         return;
     }

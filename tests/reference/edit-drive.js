@@ -1,6 +1,7 @@
 'use strict'
-// Goes on writing in a drive of a store directory, its default one unless --key names another: the same edits for the same seed, of
-// every kind the reference knows. Prints {key, version, before, after}, both a listing with hashes.
+// Writes more to a drive of a store directory, its default one unless --key names another: the same edits for
+// the same seed, of every kind the reference knows. Prints {key, version, before, after}, the latter two
+// listings with hashes.
 
 const { openDrive, openStore, promised, run, said, say, usage, walk } = require('./peer')
 

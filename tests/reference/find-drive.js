@@ -1,10 +1,10 @@
 'use strict'
-// The reference with its own discovery, to be run where it can reach others by something else than
-// 127.0.0.1, from which it takes no connections. One of
+// The reference with its own discovery, to be run where it reaches other machines by addresses other than
+// 127.0.0.1, from which it accepts no connections. One of
 //   bootstrap --port N        a DHT node for the others to begin with; prints {port}
 //   serve DIR                 announces the drive of a directory (made if absent); prints {key, version}
-//                             and obeys {"path", "text"}, a file to write, and {"path", "key"}, a drive of
-//                             somebody else to mount there, on stdin
+//                             and obeys {"path", "text"}, a file to write, and {"path", "key"}, a drive to
+//                             mount there, on stdin
 //   read KEY                  finds a drive by its key alone; prints {version, entries, connections}
 // with --bootstrap HOST:PORT; without, only the local network is used.
 
@@ -67,7 +67,7 @@ async function read (key, options) {
   const networker = await network(store, options)
   const connections = []
   networker.on('peer-add', peer => connections.push(peer.type))
-  // It looks once and then again after minutes; who announces a little later is only found then.
+  // It looks once and then again after minutes: a peer that announces a little later is only found then.
   await networker.configure(drive.discoveryKey, { announce: false, lookup: true })
   if (drive.metadata.length === 0) await promised(done => drive.metadata.update({ ifAvailable: false }, done))
   say({ version: drive.version, entries: await walk(drive, true), connections })

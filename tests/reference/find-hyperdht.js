@@ -1,20 +1,20 @@
 'use strict'
-// Today's Hyperswarm (npm hyperdht, hyperswarm 4) around the original's drives. One of
+// Hyperswarm 4 (npm hyperdht 6, hyperswarm 4) with drives of Hyperdrive 10. One of
 //   nodes HOST PORT COUNT     a bootstrap node of a HyperDHT and COUNT others at the ports after it;
 //                             prints {port} when they know each other
 //   serve DIR                 announces the drive of a directory (made if absent); prints {key}, and
 //                             obeys {"path", "text"}, a file to write, on stdin
 //   read KEY                  finds a drive by its key alone; prints {version, entries}
-//   idle KEY                  announces the topic of a drive, speaks of other things and counts who
-//                             comes: {} on stdin is answered {connections, open}
-//   peers KEY                 asks who has announced a drive; prints {peers}, how many
+//   idle KEY                  announces the topic of a drive, opens another protocol and counts its
+//                             connections: {} on stdin is answered {connections, open}
+//   peers KEY                 looks up the peers that announced a drive; prints {peers}, their number
 //   flood KEY                 finds a drive's server and sends it more than it has granted; prints
 //                             {granted, sent} when the server has ended the connection
 // with --bootstrap HOST:PORT.
 //
-// What carries the original's replication is what docs/decisions/0013 says: a protomux channel of the
-// name below, a handshake of three numbers, pieces of the stream as message 0, further bytes granted
-// as message 1.
+// The replication of Hyperdrive 10 runs in the protomux channel that docs/decisions/0013 describes: the
+// name below, a handshake of three numbers, pieces of the stream as message 0, the number of further
+// bytes that may be sent as message 1.
 
 const DHT = require('hyperdht')
 const Hyperswarm = require('hyperswarm-4')
@@ -67,7 +67,7 @@ const handshake = {
   decode (state) { return [c.uint.decode(state), c.uint.decode(state), c.uint.decode(state)] }
 }
 
-/** Opens our channel; `on.open(window)`, `on.piece(bytes)`, `on.granted(bytes)` tell what comes. */
+/** Opens our channel; calls `on.open(window)`, `on.piece(bytes)` and `on.granted(bytes)`. */
 function openChannel (connection, on) {
   const mux = Protomux.from(connection)
   const channel = mux.createChannel({
@@ -92,7 +92,7 @@ function carry (store, connection) {
   const channel = openChannel(connection, {
     open: window => { granted = window; flush() },
     piece: bytes => {
-      // The stream takes what it is given; it is said at once.
+      // The stream buffers every piece, so the remote may send as many bytes again at once.
       stream.write(bytes)
       channel.grant.send(bytes.length)
     },
@@ -178,7 +178,7 @@ async function flood (key, options) {
     const channel = openChannel(connection, {
       open: window => {
         granted = window
-        // At once, before anybody can say anything about it.
+        // At once, before the server can grant more bytes.
         while (sent <= granted) {
           channel.piece.send(Buffer.alloc(PIECE))
           sent += PIECE
@@ -191,7 +191,7 @@ async function flood (key, options) {
         }
         send()
       },
-      // Not that it waited for any.
+      // Counted only: the flood does not wait for it.
       granted: bytes => { granted += bytes }
     })
     connection.on('error', () => {})

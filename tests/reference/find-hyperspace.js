@@ -1,6 +1,6 @@
 'use strict'
-// hyperspace 3 and hyperdrive-daemon 1 as people ran them: whole daemons with their own networking, asked
-// by their own clients. To be run where they reach others by something else than 127.0.0.1. One of
+// hyperspace 3 and hyperdrive-daemon 1, unmodified: whole daemons with their own networking, used by their
+// own clients. To be run where they reach other machines by addresses other than 127.0.0.1. One of
 //   hyperspace serve DIR | hyperspace read DIR KEY
 //   daemon serve DIR     | daemon read DIR KEY
 // with --bootstrap HOST:PORT. `serve` makes a drive, announces it, prints {key}, and obeys

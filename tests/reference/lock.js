@@ -1,6 +1,6 @@
 'use strict'
 // Holds the reference's lock on one core of a store (the flock on its `bitfield`, made if absent)
-// until stdin ends. Prints {locked, file}; `locked` is false when someone else holds it.
+// until stdin ends. Prints {locked, file}; `locked` is false when another process holds it.
 
 const fs = require('fs')
 const path = require('path')

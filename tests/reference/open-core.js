@@ -1,5 +1,5 @@
 'use strict'
-// Opens a store directory with the reference, whoever wrote it: prints every core with its length,
+// Opens a store directory, of the reference or of ours, with the reference: prints every core with its length,
 // the outcome of a full audit and the sha256 of what is held. --append KEY TEXT… appends to one.
 
 const crypto = require('crypto')

@@ -12,7 +12,7 @@ const { parseArgs } = require('util')
 const Corestore = require('corestore')
 const hyperdrive = require('hyperdrive')
 
-/** Seconds after which a program ends itself, whatever it is doing. */
+/** Seconds after which a program ends itself in any case. */
 const DEFAULT_DEADLINE = 120
 
 /** Runs `main`; a failure or the deadline ends the process with a JSON line that says why. */

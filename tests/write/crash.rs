@@ -1,4 +1,4 @@
-//! The process that serves a mount is killed in the middle of everything.
+//! The process that serves a mount is killed while programs write, rename and remove files.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,8 +11,8 @@ const ROUNDS: usize = 20;
 /// Sentence 48. "After kill -9 every file has its content from before or from after the interrupted
 /// change, and every file whose close(2) returned 0 has its new content."
 #[test]
-fn killed_again_and_again() {
-    if !alone("crash::killed_again_and_again") {
+fn a_mount_killed_repeatedly_keeps_every_closed_file() {
+    if !alone("crash::a_mount_killed_repeatedly_keeps_every_closed_file") {
         return;
     }
     if !can_mount() {
@@ -95,8 +95,8 @@ fn killed_again_and_again() {
 /// Sentence 75. "`recover` shows the data that sentence 50 describes; `--to` saves each file as the
 /// process last saw it, `--forget` removes it."
 #[test]
-fn what_a_killed_mount_left_is_recovered() {
-    if !alone("crash::what_a_killed_mount_left_is_recovered") {
+fn changes_of_a_killed_mount_are_recovered() {
+    if !alone("crash::changes_of_a_killed_mount_are_recovered") {
         return;
     }
     if !can_mount() {

@@ -1,8 +1,8 @@
 /* Preloaded into a process: its storage fails at a chosen call.
  *
- * Counted are the calls that change files below FAULT_ROOT, from 0. At call FAULT_AT half of it is
- * done, and then the process is killed (FAULT=kill) or the disk is full this once (FAULT=full). That
- * it came so far is told by making the file FAULT_REACHED. */
+  * The calls that change files below FAULT_ROOT are counted from 0. Half of call FAULT_AT is done; then
+  * the process is killed (FAULT=kill), or the call fails as on a full disk (FAULT=full). The file
+  * FAULT_REACHED is made when the process gets to that call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

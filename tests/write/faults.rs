@@ -43,7 +43,7 @@ fn store(path: &Path, create: bool, offset: u64, bytes: &[u8]) -> io::Result<()>
     close(file)
 }
 
-/// With an answer, which dropping does not give.
+/// Closes a file and returns the result, which dropping the file does not.
 fn close(file: File) -> io::Result<()> {
     Ok(nix::unistd::close(file.into_raw_fd())?)
 }
@@ -181,7 +181,7 @@ fn killed_at_every_call() {
         let mut command = stage.failing("kill", call);
         let process = stage.start(&mut command);
         let (mut mounted, mut done) = (Mounted { process, at: stage.path("mnt") }, 0);
-        // Killed before it was ready, it says nothing.
+        // A process that was killed before it was ready prints nothing.
         if mounted.process.ready() {
             done = STEPS.iter().take_while(|step| step(&mounted.at).is_ok()).count();
             let _ = finish(stage.command().arg("unmount").arg(&mounted.at));

@@ -55,7 +55,7 @@ impl Drop for Disk {
     }
 }
 
-/// Writes a file and closes it, which std does without saying how that went.
+/// Writes a file and closes it. (std ignores the result of close(2).)
 fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).open(path)?;
@@ -64,7 +64,7 @@ fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Whether it worked; if not, then for want of room.
+/// Whether the call succeeded; a failure must be ENOSPC.
 #[track_caller]
 fn had_room(result: io::Result<()>) -> bool {
     match result {
@@ -79,7 +79,7 @@ fn had_room(result: io::Result<()>) -> bool {
 /// Sentence 46. "if it cannot be, close(2) fails." Sentence 52. "A full disk fails the call with
 /// ENOSPC and has no other effect."
 #[test]
-fn a_full_disk_is_told_and_costs_nothing_else() {
+fn a_full_disk_fails_the_call_and_has_no_other_effect() {
     let Some(disk) = can_mount().then(Disk::new).flatten() else { return };
     let mut own = Own::stored_at(&disk.store());
     own.mount();

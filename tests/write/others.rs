@@ -37,7 +37,7 @@ struct Locker {
 
 impl Locker {
     fn new(own: &Own, name: &str) -> Self {
-        // Commands go through a fifo: what reads them is a program, not one of our JSON peers.
+        // Commands go through a fifo, because the program that reads them is not one of our JSON peers.
         let fifo = own.beside(name);
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("makes");
         let mut command = Command::new("sh");

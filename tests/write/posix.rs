@@ -78,7 +78,7 @@ fn flags_of_open() {
     truncating.write_all(b"new").expect("writes");
     let mut text = String::new();
     read_only.read_to_string(&mut text).expect("reads");
-    assert_eq!(text, "new", "one file for all who have it open");
+    assert_eq!(text, "new", "all descriptors share one file");
     let unnamed = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(own.root());
     assert_eq!(code(unnamed), libc::EOPNOTSUPP);
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path);
@@ -108,7 +108,7 @@ fn unlinked_while_open() {
     fs::write(&path, "another").expect("writes");
     drop(file);
     assert_eq!(fs::read(&path).expect("reads"), b"another");
-    // One that never was anybody else's.
+    // A new file that is unlinked before it is ever stored.
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).open(own.path("t")).expect("makes");
     fs::remove_file(own.path("t")).expect("unlinks");
@@ -168,7 +168,8 @@ fn renames() {
     }
 }
 
-/// Sentence 39. "A directory is removed only when it is empty, and stays when it becomes so."
+/// Sentence 39. "A directory can be removed only while it is empty, and stays when its last entry is
+/// removed."
 #[test]
 fn directories() {
     if !can_mount() {
@@ -246,7 +247,7 @@ fn metadata_is_stored() {
 /// Sentence 44. "Fifos and sockets are stored. There are no hard links and no devices: EPERM. Names
 /// that are not UTF-8 are EILSEQ."
 #[test]
-fn what_the_format_cannot_hold() {
+fn entries_that_the_format_cannot_hold_are_refused() {
     use std::os::unix::ffi::OsStrExt;
     if !can_mount() {
         return;
@@ -291,8 +292,8 @@ fn read_only() {
 /// by copy_file_range(2) shares the blocks of the original." Sentence 54. "Appending to the file
 /// that was stored last stores only the appended bytes."
 #[test]
-fn what_costs_nothing() {
-    if !alone("posix::what_costs_nothing") {
+fn unchanged_files_and_copies_store_no_bytes() {
+    if !alone("posix::unchanged_files_and_copies_store_no_bytes") {
         return;
     }
     if !can_mount() {
@@ -307,7 +308,7 @@ fn what_costs_nothing() {
     let before = own.version();
     drop(OpenOptions::new().read(true).write(true).open(own.path("big")).expect("opens"));
     assert_eq!(own.version(), before);
-    // Without the scratch files, which are emptied when the kernel says so, some time after close.
+    // Without the scratch files, which are emptied at RELEASE, some time after close(2).
     let stored = || {
         let store = own.store();
         let du =

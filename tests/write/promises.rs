@@ -167,7 +167,7 @@ fn a_version_for_each_close() {
     }
     let mut old = OpenOptions::new().append(true).open(own.path("old")).expect("opens");
     old.write_all(b" and new").expect("writes");
-    assert_eq!(own.version(), before, "nobody else sees it");
+    assert_eq!(own.version(), before, "no other mount shows it");
     assert_eq!(fs::metadata(own.path("new")).expect("we see it").len(), 100_000);
     drop(file);
     assert_eq!(own.version(), before + 1);

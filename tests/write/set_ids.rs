@@ -89,7 +89,7 @@ fn after(directory: &Path, mode: u32, caller: (u32, u32), call: Call) -> String 
         scope.spawn(calls).join().expect("it does not panic")
     });
     let mode = |found: fs::Metadata| found.mode() & 0o7777;
-    // Of the mode alone, as chmod(1) and find(1) ask for it: the kernel may answer that by itself.
+    // Asks for the mode alone, as chmod(1) and find(1) do: the kernel may answer from its cache.
     let asked = rustix::fs::statx(
         rustix::fs::CWD,
         &path,

@@ -33,7 +33,7 @@ fn another_mount_reads_what_was_written() {
 /// Sentence 56. "A file saved here appears within 1 s in every mount of the drive by its key, while
 /// this mount answers peers (`--listen`) and the network permits it."
 #[test]
-fn what_is_saved_appears_on_the_other_side() {
+fn a_saved_file_appears_in_another_mount() {
     if !can_mount() {
         return;
     }
@@ -90,7 +90,7 @@ fn the_reference_goes_on_in_the_same_store() {
 /// this mount answers peers (`--listen`) and the network permits it." The reference is such a
 /// reader.
 #[test]
-fn what_is_saved_appears_at_the_reference() {
+fn a_saved_file_appears_at_the_reference() {
     if !can_mount() || !has_reference() {
         return;
     }

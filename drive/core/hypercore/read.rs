@@ -115,21 +115,22 @@ impl Core {
     /// Which of `blocks` holds `byte`, as far as the tree here tells. Empty blocks hold no byte
     /// and are passed over. `Malformed` if the byte is provably in none of them.
     pub fn locate(&self, byte: u64, blocks: Range<u64>) -> Result<Located> {
-        let (roots, head) = {
-            let state = self.inner.state.lock();
-            (state.roots.clone(), state.head)
-        };
-        if byte >= head.byte_length {
-            return self.beyond(byte, &blocks, head);
-        }
         let mut rest = byte;
-        for root in roots {
-            if rest < root.size {
-                return self.descend(root, rest, byte, blocks);
-            }
-            rest -= root.size;
+        let (root, head) = {
+            let state = self.inner.state.lock();
+            let is_above = |root: &&Node| {
+                let holds = rest < root.size;
+                if !holds {
+                    rest -= root.size;
+                }
+                holds
+            };
+            (state.roots.iter().find(is_above).copied(), state.head)
+        };
+        match root {
+            Some(root) if byte < head.byte_length => self.descend(root, rest, byte, blocks),
+            _ => self.beyond(byte, &blocks, head),
         }
-        self.beyond(byte, &blocks, head)
     }
 
     /// The byte lies past all we know: it can only be in blocks past all we know.

@@ -232,10 +232,14 @@ impl Sharing {
         let replication = {
             let mut state = self.inner.state();
             state.limits.insert(*core, CoreLimits { up, down });
-            state.replications.get(core).cloned()
+            let replication = state.replications.get(core).cloned();
+            // Before another call can change it again.
+            if let Some(replication) = &replication {
+                replication.terms().limit(up);
+            }
+            replication
         };
         if let Some(replication) = replication {
-            replication.terms().limit(up);
             self.inner.runtime.spawn(async move {
                 replication.deliver(Event::Limited { limit: down }, 0).await;
             });

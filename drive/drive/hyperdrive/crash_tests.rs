@@ -127,9 +127,9 @@ fn making_a_file() {
     });
 }
 
-/// Sentence 49. "After a power cut every file has its old or its new content; a file that was
-/// closed and not synced may have its old content." Sentence 47. "When fsync(2) returns 0, no power
-/// cut can lose the written data."
+/// Sentence 49. "After a power cut every file has, whole, the content of its last fsync(2) or of a
+/// later close(2). A file that was closed and never synced may have older content, or be missing."
+/// Sentence 47. "When fsync(2) returns 0, no power cut can lose the written data."
 #[test]
 fn changing_a_file_twice() {
     let state = |fill| Files::from([("a", fill), ("b", 2)]);

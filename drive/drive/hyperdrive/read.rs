@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::stat::Extent;
 use hypermount_core::error::{Error, Result};
@@ -92,16 +93,20 @@ pub(super) fn check(extent: &Extent) -> Result<()> {
     Stretch::new(extent).map(drop)
 }
 
-/// Bytes `range` of the extent, cut at its size, in pieces as they lie in blocks.
+/// The bytes of a range in order, as the parts of blocks that hold them. Up to two pieces need no
+/// allocation.
+pub type Pieces = SmallVec<[Bytes; 2]>;
+
+/// Bytes `range` of the extent, cut at its size.
 pub(super) async fn read(
     core: &Core,
     extent: &Extent,
     range: Range<u64>,
     wait: Wait,
-) -> Result<Vec<Bytes>> {
+) -> Result<Pieces> {
     let range = range.start..range.end.min(extent.size);
     if range.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Pieces::new());
     }
     let stretch = Stretch::new(extent)?;
     if core.writable() && stretch.end_block > core.head().length {
@@ -165,8 +170,8 @@ async fn gather(
     offset: u64,
     bytes: Range<u64>,
     wait: Wait,
-) -> Result<Vec<Bytes>> {
-    let mut pieces = Vec::new();
+) -> Result<Pieces> {
+    let mut pieces = Pieces::new();
     let mut left = bytes.end - bytes.start;
     let mut skip = offset;
     let mut tickets = Vec::new();

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::stored::survey;
 use super::*;
 use hypermount_core::store::Custodian;

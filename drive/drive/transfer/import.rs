@@ -17,7 +17,7 @@ use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, Step, failed};
-use crate::hyperdrive::{Drive, Edit, Snapshot};
+use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
 use hypermount_core::error::{Error, Result};
@@ -445,7 +445,7 @@ impl Import<'_> {
                 Ok(pieces) => pieces,
                 // Not here, or not sound: what is on this disk replaces it.
                 Err(Error::Unavailable { .. } | Error::Malformed(_) | Error::Corrupt { .. }) => {
-                    Vec::new()
+                    Pieces::new()
                 }
                 Err(error) => return Err(error),
             };

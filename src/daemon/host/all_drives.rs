@@ -9,7 +9,7 @@ use hypermount_swarm::PublicKey;
 use crate::network::Network;
 use crate::stored::name_of;
 
-/// A question about a drive.
+/// A condition on the drive with a key.
 pub type ByKey = Box<dyn Fn(&PublicKey) -> bool + Send + Sync>;
 
 /// See the module documentation.
@@ -28,7 +28,7 @@ impl Drives for AllDrives {
     fn names(&self) -> Later<'_, Vec<String>> {
         let store = self.store.clone();
         Box::pin(async move {
-            // Reads a block of every core there is.
+            // Reads a block of every core in the store.
             let names = tokio::task::spawn_blocking(move || {
                 let keys = hypermount_drive::hyperdrive::stored_drives(&store)?;
                 let named: hypermount_core::Result<Vec<_>> =

@@ -24,26 +24,26 @@ use hypermount_swarm::{Dialling, PublicKey};
 use super::events::Events;
 use super::life::Life;
 use super::rates::Rates;
-use super::state::State;
 use crate::failure::{Failure, Result};
 use crate::model::{DriveLimits, Find, Limits};
 use crate::network::{Dialled, Network};
 use crate::record::Held;
+use crate::saved::Saved;
 use crate::session::Session;
 use crate::stored;
 use crate::target::Target;
 use crate::values::{BootstrapAddress, WaitLimit, drive_url, parse_peer};
 
-use mounts::Mounted;
+use mounts::{Mounted, Pending};
 use seeds::Seeding;
 
 pub use report::watch;
 
-/// Peers one daemon dials.
+/// Most peers that one daemon dials.
 pub const MAX_DIALLED: usize = 256;
 /// How long a peer named by one command stays dialled: the next command probably names it, too.
 const LINGER: Duration = Duration::from_secs(10);
-/// Drives that have limits of their own.
+/// Most drives with rate limits of their own.
 pub const MAX_LIMITED: usize = 1024;
 
 pub struct Host {
@@ -60,9 +60,9 @@ pub struct Host {
     mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
     seeds: Mutex<BTreeMap<PublicKey, Seeding>>,
     /// What is restored after a restart.
-    state: Mutex<State>,
-    /// Saved mounts that could not be made yet, and why.
-    pending: Mutex<BTreeMap<PathBuf, String>>,
+    saved: Mutex<Saved>,
+    /// Saved mounts that could not be made yet.
+    pending: Mutex<BTreeMap<PathBuf, Pending>>,
     /// Peers that are dialled, each while a mount, a seed or a request needs it.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
     /// Limits of single drives.
@@ -85,7 +85,7 @@ pub struct Parts {
     pub log: Option<PathBuf>,
     pub network: Network,
     pub life: Arc<Life>,
-    pub state: State,
+    pub saved: Saved,
     pub last_records: Arc<Mutex<Vec<Held>>>,
 }
 
@@ -105,7 +105,7 @@ impl Host {
             rates: Mutex::new(Rank::DAEMON_RATES, Rates::default()),
             mounts: Mutex::new(Rank::DAEMON_MOUNTS, BTreeMap::new()),
             seeds: Mutex::new(Rank::DAEMON_SEEDS, BTreeMap::new()),
-            state: Mutex::new(Rank::LEAF, parts.state),
+            saved: Mutex::new(Rank::LEAF, parts.saved),
             pending: Mutex::default(),
             dialled: Mutex::new(Rank::DAEMON_DIALLED, HashMap::new()),
             limits: Mutex::new(Rank::DAEMON_LIMITS, BTreeMap::new()),
@@ -144,7 +144,7 @@ impl Host {
         Ok(opened.with_peers(dialled))
     }
 
-    /// How long a block may take, where there is a peer to wait for.
+    /// The wait for one block, if there is a peer to wait for.
     pub fn wait_for(&self, find: &Find, wait: Option<&str>) -> Result<Wait> {
         let named = self.dials_peers() || !self.network.peers().is_empty();
         Ok(match (*find != Find::default() || named, wait) {
@@ -188,7 +188,7 @@ impl Host {
         if self.finds() { self.network.announce(key) } else { Ok(()) }
     }
 
-    /// How fast bytes may flow, all drives together.
+    /// The rate limits of all drives together.
     pub fn limits(&self) -> Limits {
         let (up, down) = self.network.limits();
         Limits { up, down }
@@ -301,12 +301,12 @@ impl Host {
         self.network.choose(cores);
     }
 
-    /// Releases the records of ended mounts, because others go on.
+    /// Releases the records of ended mounts, because other mounts or seeds still keep the store in use.
     pub fn release_records(&self) {
         self.last_records.lock().clear();
     }
 
-    /// Whether there is a reason to stay.
+    /// Whether the daemon must go on: it was told to stay, or has a mount or a seed.
     pub fn is_needed(&self) -> bool {
         self.life.is_kept()
             || !self.mounts.lock().is_empty()
@@ -315,13 +315,13 @@ impl Host {
     }
 
     /// Changes the state that is restored after a restart, and stores it.
-    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result {
-        let mut state = self.state.lock();
-        let mut new = state.clone();
+    fn change_saved(&self, change: impl FnOnce(&mut Saved)) -> Result {
+        let mut saved = self.saved.lock();
+        let mut new = saved.clone();
         change(&mut new);
-        if new != *state {
+        if new != *saved {
             new.save(&self.directory)?;
-            *state = new;
+            *saved = new;
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Host {
         stored::name_of(&self.store, key).ok().flatten()
     }
 
-    /// The key a request means.
+    /// The key of the drive that a request names.
     pub async fn key_of(&self, drive: &str) -> Result<PublicKey> {
         if let Ok(Target::Url(url)) = drive.parse() {
             return Ok(url.key);

@@ -10,6 +10,7 @@ use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::all_drives::AllDrives;
 use super::{Dialled, Host, wait_limit};
@@ -24,10 +25,10 @@ use crate::values::{WaitLimit, drive_url, short_url};
 const RETRY: Duration = Duration::from_secs(5);
 /// How long a request to unmount waits until the mount has ended.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
-/// How often it looks.
+/// Pause between two looks whether it has.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Where a drive of a mount is. (Joined with nothing a path would get a slash at its end.)
+/// The path of a drive in a mount. (Joined with an empty path, it would get a slash at its end.)
 pub fn within(mountpoint: &Path, prefix: &str) -> PathBuf {
     if prefix.is_empty() { mountpoint.to_owned() } else { mountpoint.join(prefix) }
 }
@@ -38,6 +39,13 @@ struct Attached {
     made: Option<Made>,
     held: Held,
     record: Record,
+}
+
+/// A saved mount that could not be made yet.
+pub(super) struct Pending {
+    pub trouble: String,
+    /// Dropped when the mount is not wanted any more, which ends the attempts to make it.
+    _wanted: watch::Sender<()>,
 }
 
 /// What a mount shows.
@@ -140,7 +148,7 @@ impl Host {
         Ok((Shown::AllDrives(drives), record))
     }
 
-    /// Has the kernel mount, on a thread that may block.
+    /// Makes the mount in the kernel, on a thread that may block.
     async fn attach(
         &self,
         shown: Shown,
@@ -157,7 +165,8 @@ impl Host {
             let directory = made.as_ref().map(|made| made.directory).or(earlier);
             let held = Record { made: directory, ..record.clone() }.hold(&state)?;
             if made.is_none() {
-                // A process that was killed made it. Only now is it certain that none lives.
+                // A process that was killed made the directory. Only the lock that is now held proves
+                // that it has ended.
                 made = earlier.and_then(|directory| Made::earlier(&at, directory));
             }
             let mount = match shown {
@@ -220,12 +229,12 @@ impl Host {
         self.mounts.lock().insert(mountpoint.clone(), mounted.clone());
         self.choose_shared();
         if asked.save {
-            let saved = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
-            // By its URL: a name means the same drive only in this store, and `-` not even that.
-            let saved = MountRequest { drive: mounted.record.url.clone(), ..saved };
-            self.change_state(|state| {
-                state.mounts.retain(|known| known.mountpoint != mountpoint);
-                state.mounts.push(saved);
+            let mount = MountRequest { mountpoint: mountpoint.clone(), ..asked.clone() };
+            // Saved with its URL, because a name depends on the store, and `-` on its number of drives.
+            let mount = MountRequest { drive: mounted.record.url.clone(), ..mount };
+            self.change_saved(|saved| {
+                saved.forget_mount(&mountpoint);
+                saved.mounts.push(mount);
             })?;
         }
         let version = mounted.record.version;
@@ -257,7 +266,7 @@ impl Host {
             .hint("mount it --read-only here"))
     }
 
-    /// Puts away what is left of a mount that is gone.
+    /// Removes the rest of a mount that has ended.
     async fn mount_ended(self: &Arc<Self>, mounted: &Arc<Mounted>) {
         let busy = self.life.busy();
         let mountpoint = mounted.record.mountpoint.clone();
@@ -282,7 +291,10 @@ impl Host {
     pub async fn unmount(&self, mountpoint: &Path, how: How) -> Result {
         let what = || format!("unmount {}", mountpoint.display());
         let mountpoint = record::absolute(mountpoint).context(what)?;
-        let saved = self.state.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
+        // First, since it may have made the mount just now.
+        let withdrawn = self.pending.lock().remove(&mountpoint);
+        drop(withdrawn);
+        let saved = self.saved.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
         let is_mounted = self.mounts.lock().contains_key(&mountpoint);
         if !saved && !is_mounted {
             return Err(Failure::failed(what(), "this daemon has nothing mounted there"));
@@ -304,8 +316,7 @@ impl Host {
                 mounted.remove_directory();
             }
         }
-        self.pending.lock().remove(&mountpoint);
-        self.change_state(|state| state.mounts.retain(|known| known.mountpoint != mountpoint))?;
+        self.change_saved(|saved| saved.forget_mount(&mountpoint))?;
         if how != How::Lazy {
             let put_away = async {
                 while self.mounts.lock().contains_key(&mountpoint) {
@@ -318,53 +329,62 @@ impl Host {
         Ok(())
     }
 
-    /// Makes the saved mounts again, each as often as it takes.
+    /// Makes the saved mounts again. Tries each until it succeeds or is unmounted.
     pub fn restore_mounts(self: &Arc<Self>) {
-        let saved = self.state.lock().mounts.clone();
+        let saved = self.saved.lock().mounts.clone();
         for mount in saved {
-            self.pending.lock().insert(mount.mountpoint.clone(), "it is being mounted".to_owned());
+            let (wanted, withdrawn) = watch::channel(());
+            let pending = Pending { trouble: "it is being mounted".to_owned(), _wanted: wanted };
+            self.pending.lock().insert(mount.mountpoint.clone(), pending);
             let host = self.clone();
-            tokio::spawn(async move { host.restore(mount).await });
+            tokio::spawn(async move {
+                host.restore(mount, withdrawn).await;
+                host.life.consider();
+            });
         }
     }
 
-    async fn restore(self: Arc<Self>, saved: MountRequest) {
-        let mountpoint = saved.mountpoint.clone();
+    async fn restore(self: &Arc<Self>, saved: MountRequest, mut withdrawn: watch::Receiver<()>) {
+        let mountpoint = &saved.mountpoint;
+        let here = MountRequest { save: false, ..saved.clone() };
         loop {
-            // What is here needs no peer, and must not wait for one.
-            let here = MountRequest { save: false, ..saved.clone() };
             let made = tokio::select! {
-                made = self.mount_from_here_or(&here) => made,
+                biased;
+                // An error: its sender is dropped.
+                _ = withdrawn.changed() => return,
                 () = self.life.ended() => return,
+                made = self.mount_from_here_or(&here) => made,
             };
-            if !self.note_restored(&mountpoint, made.err()) {
-                return self.life.consider();
+            match made {
+                Ok(_) => return self.note_restored(mountpoint).await,
+                Err(failure) => self.note_not_restored(mountpoint, &failure),
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
+                _ = withdrawn.changed() => return,
                 () = self.life.ended() => return,
             }
         }
     }
 
-    /// Whether the mount is to be tried again.
-    fn note_restored(&self, mountpoint: &Path, failure: Option<Failure>) -> bool {
-        let mut pending = self.pending.lock();
-        match (failure, pending.get_mut(mountpoint)) {
-            (Some(failure), Some(why)) => {
-                log::warn!("saved mount: {}", failure.sentence());
-                *why = failure.sentence();
-                true
-            }
-            // Made, or unmounted meanwhile.
-            _ => {
-                pending.remove(mountpoint);
-                false
-            }
+    /// Ends a mount again that a request withdrew while it was made.
+    async fn note_restored(&self, mountpoint: &Path) {
+        let pending = self.pending.lock().remove(mountpoint);
+        if pending.is_none()
+            && let Err(failure) = self.unmount(mountpoint, How::Normal).await
+        {
+            log::warn!("{}", failure.sentence());
         }
     }
 
-    /// A drive that was seen before is opened without asking anybody.
+    fn note_not_restored(&self, mountpoint: &Path, failure: &Failure) {
+        if let Some(pending) = self.pending.lock().get_mut(mountpoint) {
+            log::warn!("saved mount: {}", failure.sentence());
+            pending.trouble = failure.sentence();
+        }
+    }
+
+    /// Mounts a drive that is in the store without asking peers; fetches any other drive first.
     async fn mount_from_here_or(self: &Arc<Self>, asked: &MountRequest) -> Result<MountInfo> {
         let _peers = self.dial(&asked.peers)?;
         if asked.all {
@@ -373,13 +393,13 @@ impl Host {
         let limit = asked.wait.as_deref();
         let known = self.session(&asked.drive, &[], Some("0"), &asked.find).await.is_ok();
         if !known {
-            // Fetches what opening takes; the mount itself then finds it here.
+            // Fetches the blocks that opening needs; the mount then finds them in the store.
             self.session(&asked.drive, &asked.peers, limit, &asked.find).await?;
         }
         self.mount(asked).await
     }
 
-    /// Takes every mount down, whatever it takes; for the end of the daemon.
+    /// Ends every mount, also busy ones; for the end of the daemon.
     pub fn unmount_all(&self) {
         let mounts: Vec<_> = std::mem::take(&mut *self.mounts.lock()).into_values().collect();
         for mounted in mounts {
@@ -396,7 +416,7 @@ impl Host {
 
     fn describe_mount(&self, mounted: &Mounted) -> MountInfo {
         let (mount, record) = (&mounted.mount, &mounted.record);
-        let saved = self.state.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
+        let saved = self.saved.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
         let (_, open) = mount.load();
         let filesystems = mount.open();
         let describe = |fs: &Arc<Fs>| MountedDrive {
@@ -407,7 +427,7 @@ impl Host {
             read_only: !fs.is_writable(),
         };
         let mut drives: Vec<_> = filesystems.iter().map(describe).collect();
-        // The one drive of a mount is the mount.
+        // A mount of one drive is described by itself, not in the list of drives.
         let only = if record.is_of_all() { None } else { drives.pop() };
         MountInfo {
             url: mounted.url(),
@@ -434,7 +454,7 @@ impl Host {
     }
 }
 
-/// The mount point of a request, absolute, if the request is sound.
+/// The absolute mount point of a request; fails if the request is invalid.
 fn check(asked: &MountRequest) -> Result<PathBuf> {
     let what = || format!("mount on {}", asked.mountpoint.display());
     if !asked.mountpoint.is_absolute() {
@@ -456,7 +476,7 @@ fn check(asked: &MountRequest) -> Result<PathBuf> {
     Ok(mountpoint)
 }
 
-/// How long programs wait. Without a peer there is nothing to wait for.
+/// How long calls wait for data. Without a peer they do not wait.
 fn patience(wait: Option<WaitLimit>, peers: bool) -> Patience {
     match wait {
         _ if !peers => Patience::Offline,

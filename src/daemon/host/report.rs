@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::values::drive_url;
 
-/// How often changes are looked for.
+/// Pause between two looks for changes.
 const LOOK: Duration = Duration::from_millis(500);
 /// The most sentences about troubles in a status.
 const MAX_TROUBLES: usize = 20;
@@ -74,8 +74,8 @@ impl Host {
 
     fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();
-        for (mountpoint, why) in self.pending.lock().iter() {
-            troubles.push(format!("saved mount {}: {why}", mountpoint.display()));
+        for (mountpoint, pending) in self.pending.lock().iter() {
+            troubles.push(format!("saved mount {}: {}", mountpoint.display(), pending.trouble));
         }
         for mount in self.mounts() {
             if mount.waiting > 0 {
@@ -136,8 +136,8 @@ impl Host {
         })
     }
 
-    /// The calls that failed at a path, or anywhere, oldest first. Where nothing is known of the path
-    /// itself, those of the directories above it.
+    /// The calls that failed at a path, or anywhere, oldest first. If none failed at the path itself, those at
+    /// the directories above it.
     pub fn failures(&self, path: Option<&Path>) -> Vec<FailedCall> {
         let mounts: Vec<_> = match path {
             Some(path) => self.mount_of(path).into_iter().collect(),
@@ -201,7 +201,7 @@ fn verdict(complete: usize, peers: usize, version: u64, all_here: bool) -> Strin
         count => format!("{count} peers hold"),
     };
     match (complete, peers) {
-        (0, 0) => "no peer is connected: nobody is known to have it".to_owned(),
+        (0, 0) => "no peer is connected, so none is known to hold it".to_owned(),
         (0, _) if all_here => {
             format!("no connected peer holds all of version {version}: stay online")
         }
@@ -234,7 +234,7 @@ fn remedy(errno: &str) -> Option<&'static str> {
             "it is not on this disk: `hypermount peers DRIVE` lists the peers that have it; mount with another \
              --peer, or a longer --wait"
         }
-        "EROFS" => "mount without --read-only; drives of others cannot be written at all",
+        "EROFS" => "mount without --read-only; a drive of another publisher cannot be written",
         "EIO" => {
             "stored or published data does not verify; the log names it \
              (`hypermount daemon logs`)"
@@ -242,7 +242,7 @@ fn remedy(errno: &str) -> Option<&'static str> {
         "ENOSPC" | "EDQUOT" => "make room on the disk that holds the store (`hypermount status`)",
         "ENOTCONN" => "the mount was going away; mount it again",
         "EFBIG" => "the format holds no file that large",
-        "EPERM" => "the format has no such thing, or it belongs to another drive",
+        "EPERM" => "the format cannot store it, or it belongs to another drive",
         "EILSEQ" => "give it a name in UTF-8",
         "ENFILE" => {
             "leave some of the drives that are open there; they are closed when no program uses them"
@@ -251,7 +251,7 @@ fn remedy(errno: &str) -> Option<&'static str> {
     })
 }
 
-/// What was seen the last time.
+/// The state at the previous look.
 #[derive(Default)]
 struct Seen {
     versions: HashMap<String, u64>,
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_answers_whether_one_may_go() {
+    fn a_verdict_says_whether_going_offline_is_safe() {
         assert_eq!(verdict(2, 3, 812, true), "2 peers hold all of version 812: safe to go offline");
         assert_eq!(verdict(1, 1, 5, true), "1 peer holds all of version 5: safe to go offline");
         assert!(verdict(0, 2, 5, true).contains("stay online"));

@@ -12,29 +12,29 @@ use hypermount_swarm::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use super::{Dialled, Host};
-use crate::daemon::state::SavedSeed;
 use crate::failure::Result;
 use crate::model::{Find, Happening, SeedInfo, SeedRequest};
+use crate::saved::SavedSeed;
 use crate::values::{drive_url, short_url};
 
-/// Drives that one daemon seeds.
+/// Most drives that one daemon seeds.
 pub const MAX_SEEDS: usize = 4096;
-/// Blocks wanted at once in the background, per core.
+/// Blocks requested at once in the background, per core.
 const WANTED_AT_ONCE: usize = 4096;
-/// How often more are wanted while some are missing.
+/// Pause between two requests for more while some are missing.
 const REFILL: Duration = Duration::from_millis(200);
 /// How long opening a drive that is not in the store waits for peers, before it reports that and tries again.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// The default address to listen on: every address, any port.
 const ANYWHERE: &str = "0.0.0.0:0";
-/// Pause after that.
+/// Pause before a failed opening is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A drive that is seeded. Dropping it ends the fetching, not what was fetched.
 pub struct Seeding {
     shared: Arc<Shared>,
     task: AbortHandle,
-    /// Those that were named for it.
+    /// Peers that were named for it.
     peers: Dialled,
 }
 
@@ -57,7 +57,7 @@ impl Seeding {
         self.peers.extend(new);
     }
 
-    /// Once it could be opened.
+    /// The drive, once it is open.
     pub fn drive(&self) -> Option<Drive> {
         self.shared.drive.lock().clone()
     }
@@ -69,9 +69,9 @@ impl Host {
         let key = self.key_of(drive).await?;
         self.start_seed(key, how).await?;
         let saved = SavedSeed { url: drive_url(&key, None), how: how.clone() };
-        self.change_state(|state| {
-            state.seeds.retain(|known| *known != saved);
-            state.seeds.push(saved);
+        self.change_saved(|all| {
+            all.seeds.retain(|known| *known != saved);
+            all.seeds.push(saved);
         })?;
         self.events.tell(Happening::Seeded { url: drive_url(&key, None) });
         Ok(self
@@ -101,7 +101,7 @@ impl Host {
             return Err(crate::failure::Failure::failed("seed", why));
         }
         let shared = Arc::new(Shared::default());
-        // What is here is there at once, so that the answer tells of it.
+        // A drive that is in the store is opened now, so that the answer describes it.
         *shared.drive.lock() = Drive::open(&self.store, &key, None, Wait::Local).await.ok();
         let task = keep_whole(self.store.clone(), key, shared.clone());
         let host = Arc::downgrade(self);
@@ -122,7 +122,7 @@ impl Host {
 
     /// Seeds what was seeded when the daemon ended.
     pub async fn restore_seeds(self: &Arc<Self>) {
-        let saved = self.state.lock().seeds.clone();
+        let saved = self.saved.lock().seeds.clone();
         for seed in saved {
             let Ok(key) = self.key_of(&seed.url).await else {
                 log::error!("{}: no drive to seed", seed.url);
@@ -139,7 +139,7 @@ impl Host {
         let key = self.key_of(drive).await?;
         let seeding = self.seeds.lock().remove(&key);
         let url = drive_url(&key, None);
-        self.change_state(|state| state.seeds.retain(|known| known.url != url))?;
+        self.change_saved(|all| all.seeds.retain(|known| known.url != url))?;
         let was_there = seeding.is_some();
         if let Some(drive) = seeding.and_then(|seeding| seeding.drive()) {
             for core in cores(&drive) {
@@ -193,7 +193,7 @@ pub fn completeness(drive: &Drive) -> (u64, u64) {
     })
 }
 
-/// Opening a drive that may not be here yet.
+/// Opens a drive that may not be in the store yet.
 struct Opening {
     store: Store,
     key: PublicKey,
@@ -205,7 +205,7 @@ fn keep_whole(store: Store, key: PublicKey, shared: Arc<Shared>) -> Opening {
 }
 
 impl Opening {
-    /// As long as it takes. `None` if it never will be.
+    /// The drive, tried until it opens; `None` if its data is malformed, so that it never will.
     async fn opened(self) -> Option<Drive> {
         loop {
             let known = self.shared.drive.lock().clone();

@@ -77,7 +77,7 @@ async function mountRemote (directory, key, peer, mountpoint) {
   const socket = net.connect({ host, port: Number(port), noDelay: true })
   join(socket, drive.replicate(true, { live: true }))
   await drive.promises.ready()
-  // Without a first length every look-up would say ENOENT.
+  // While the length is unknown, every look-up fails with ENOENT.
   while (drive.metadata.length === 0) await promisify(cb => drive.metadata.update(cb))()
   await mount(drive, mountpoint)
 }

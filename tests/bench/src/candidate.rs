@@ -1,4 +1,4 @@
-//! The candidates: how each is served, mounted and taken away again.
+//! The candidates: how each is served, mounted and unmounted.
 
 use crate::data::{Data, DataSet, remove_tree};
 use crate::net::Net;
@@ -61,7 +61,7 @@ impl Candidate {
     }
 }
 
-/// What every mounting needs.
+/// The tools, data and directories that every mount needs.
 pub struct Workshop {
     pub tools: Tools,
     pub data: Data,
@@ -72,7 +72,7 @@ pub struct Workshop {
 
 /// A candidate at work. Dropping it unmounts and ends every process.
 pub struct Mounted {
-    /// Where the data set is to be seen.
+    /// Where the data set is mounted.
     pub root: PathBuf,
     /// From the start of the client to a usable mount.
     pub took: Duration,
@@ -135,7 +135,7 @@ impl Mounted {
         logs: &Logs,
     ) -> io::Result<Mounted> {
         let started = Instant::now();
-        // Before anything can fail: whatever it has mounted by then is taken away.
+        // Set before anything can fail, so that a mount of a failed client is removed as well.
         self.mountpoint = Some(mountpoint.clone());
         let service = self.client.insert(Service::start(client, logs)?);
         service.line(START)?;
@@ -156,7 +156,7 @@ impl Mounted {
         self.relays.iter_mut().try_for_each(|relay| relay.say("reset"))
     }
 
-    /// What passed each link.
+    /// The traffic of each link.
     pub fn traffic(&mut self) -> io::Result<Vec<Traffic>> {
         let mut traffic = Vec::new();
         for relay in &mut self.relays {
@@ -223,7 +223,7 @@ fn own_drive(
     copy_tree(&shop.data.store(DataSet::Seedling), store)?;
     let mut command = Command::new(&shop.tools.hypermount);
     command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
-    // The marks of the store elsewhere would show that this is an old copy of it.
+    // With the user's state directory, the marks would show that this is an old copy of the store.
     command.env("XDG_STATE_HOME", store.join("state"));
     Ok(command)
 }

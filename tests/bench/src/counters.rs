@@ -1,4 +1,4 @@
-//! What passed the middle of the link.
+//! Counts the traffic at the middle of the link.
 
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ pub enum Direction {
 /// Payload bytes, turns and connections since the last reset.
 ///
 /// A turn begins when, at the middle of the link, payload towards the server follows payload
-/// towards the client (or nothing): what a request and its answer cost if nothing overlaps.
+/// towards the client (or nothing). Without overlap, a request and its answer are one turn.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     pub to_server_bytes: u64,
@@ -22,7 +22,7 @@ pub struct Traffic {
     pub connections: u64,
 }
 
-/// A stretch of payload in one direction, by when its last byte passes the middle.
+/// A piece of payload in one direction, and the time at which its last byte passes the middle.
 struct Passage {
     at: Instant,
     direction: Direction,

@@ -1,4 +1,4 @@
-//! What hypermount aims for: the one place where the goals stand.
+//! The performance goals of hypermount; no other file states them.
 
 use crate::candidate::Candidate;
 

@@ -38,7 +38,7 @@ Examples:
   scripts/bench --from target/bench/results.json           Show the tables of a run again"
 )]
 struct Options {
-    /// Only these measures (and what has to precede them)
+    /// Only these measures (and those that must precede them)
     #[arg(long, value_name = "MEASURE")]
     only: Vec<String>,
     /// Only over these links
@@ -102,7 +102,7 @@ impl Options {
         Candidate::ALL.into_iter().filter(usual).collect()
     }
 
-    /// Every turn of the run, candidates next to each other: what disturbs one disturbs all.
+    /// Every turn of the run, candidates next to each other, so that a disturbance affects all of them.
     fn turns(&self) -> Vec<Turn<'static>> {
         let (repetitions, limit) =
             if self.quick { (1, self.limit.min(5.0)) } else { (self.repetitions, self.limit) };
@@ -159,7 +159,7 @@ fn data_sets(turns: &[Turn]) -> Vec<DataSet> {
 fn measure(options: &Options, stop: &AtomicBool) -> io::Result<Results> {
     let turns = options.turns();
     if turns.is_empty() {
-        return Err(io::Error::other("nothing of that name is measured there"));
+        return Err(io::Error::other("no measure of that name exists there"));
     }
     let shop = workshop(options, &data_sets(&turns))?;
     let machine = Machine::here();
@@ -172,7 +172,7 @@ fn measure(options: &Options, stop: &AtomicBool) -> io::Result<Results> {
         found.iter().for_each(|sample| tell(sample, number + 1, turns.len()));
         samples.extend(found);
     }
-    eprintln!("what the processes said is in {}", shop.logs.path().display());
+    eprintln!("the output of the processes is in {}", shop.logs.path().display());
     let repetitions = turns.last().map_or(0, |turn| turn.repetition + 1);
     let limit_seconds = turns.first().map_or(0.0, |turn| turn.limit.as_secs_f64());
     let machine = Machine { load: [machine.load[0].clone(), report::load()], ..machine };

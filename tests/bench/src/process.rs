@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// How long a service may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where children say what went wrong.
+/// The log file that child processes write their errors to.
 pub struct Logs {
     path: PathBuf,
 }
@@ -38,7 +38,7 @@ impl Logs {
     }
 }
 
-/// Runs a command to its end; the answer is its output.
+/// Runs a command to its end and returns its output.
 pub fn run(command: &mut Command, logs: &Logs) -> io::Result<String> {
     logs.note(&format!("{command:?}"));
     let output = command.stdin(Stdio::null()).stderr(logs.file()?).output()?;
@@ -157,7 +157,7 @@ fn usage(pid: u32) -> Option<Usage> {
     Some(Usage { peak: kib * 1024, cpu: ticks as f64 / per_second as f64 })
 }
 
-/// How a command that was read until its end or a deadline came out.
+/// The result of a command whose output was read until its end or a deadline.
 pub struct Streamed {
     pub took: Duration,
     /// The deadline came first.

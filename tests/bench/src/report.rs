@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::fs;
 
-/// Everything one run found out, as it is kept in a file.
+/// All results of one run, as they are kept in a file.
 #[derive(Deserialize, Serialize)]
 pub struct Results {
     pub machine: Machine,
@@ -61,7 +61,7 @@ struct Cell {
     fault: bool,
 }
 
-/// What besides its own figure a measure is asked for.
+/// Further figures of a measure: the end of the name, and the unit.
 const ASPECTS: &[(&str, &str)] = &[
     ("wire_mb", "MB on the wire"),
     ("turns", "turns"),
@@ -202,7 +202,7 @@ impl Results {
         format!("Faults (`!` above):\n\n{}\n", lines.join("\n"))
     }
 
-    /// The document: how is measured, and what this run found.
+    /// The document: the method, and the results of this run.
     pub fn document(&self) -> String {
         let machine = &self.machine;
         let mut found = String::new();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn every_goal_is_of_something_that_is_measured() {
+    fn every_goal_has_a_measure() {
         use crate::session::SESSIONS;
         let aspects: Vec<_> = ASPECTS.iter().map(|(name, _)| *name).collect();
         for goal in GOALS {

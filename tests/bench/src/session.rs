@@ -1,4 +1,4 @@
-//! Sessions: a fresh mount and the workloads that are done to it, one after the other.
+//! Sessions: a fresh mount and the workloads that run on it, one after the other.
 
 use crate::candidate::{Candidate, Mounted, Workshop};
 use crate::data::DataSet;
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 const LINKS: &[Net] = &[Net::Loopback, Net::Near, Net::Far];
 
-/// The first step finds a client that knows nothing and an empty page cache; the others find what
-/// those before them left.
+/// The first step begins with an empty store and an empty page cache, each further step with the
+/// state that the steps before it left.
 pub struct Session {
     pub set: DataSet,
     pub nets: &'static [Net],
@@ -59,7 +59,7 @@ pub struct Sample {
     pub value: Option<f64>,
     pub cut: bool,
     pub fault: Option<String>,
-    /// What passed the middle of the link during the workload.
+    /// The traffic at the middle of the link during the workload.
     pub traffic: Option<Traffic>,
     /// Share of the bytes over several links that came over the link with the fewest.
     #[serde(default)]
@@ -90,7 +90,7 @@ impl Turn<'_> {
             let steps = self.session.steps.iter();
             let missed = steps.filter(|step| !samples.iter().any(|s| s.measure == step.name));
             let mut failed: Vec<_> = missed.map(|step| self.failed(step, &error)).collect();
-            // Only the first is to blame; the others were never begun.
+            // Only the first of them failed; the others were not started.
             failed.truncate(usize::from(done < self.session.steps.len()));
             samples.append(&mut failed);
         }
@@ -115,7 +115,7 @@ impl Turn<'_> {
             }
             samples.push(sample);
             if stopped {
-                // What follows would not be warm.
+                // The next steps would not be warm.
                 break;
             }
         }
@@ -150,7 +150,7 @@ impl Turn<'_> {
         })
     }
 
-    /// The figures of the way to the first byte: the mount, and all of it.
+    /// The times until the mount is usable, and until the first byte is read.
     fn start(&self, mounted: &Mounted, first_byte: &Sample) -> Vec<Sample> {
         let mount = mounted.took.as_secs_f64() * 1000.0;
         let figure = |measure, value| {
@@ -184,7 +184,7 @@ impl Turn<'_> {
     }
 }
 
-/// What passed all links together; none without a link.
+/// The traffic of all links together; `None` without a link.
 fn sum(links: &[Traffic]) -> Option<Traffic> {
     links.iter().copied().reduce(|a, b| Traffic {
         to_server_bytes: a.to_server_bytes + b.to_server_bytes,
@@ -200,7 +200,7 @@ fn least_share(links: &[Traffic]) -> Option<f64> {
     (links.len() > 1).then_some(least as f64 / all as f64)
 }
 
-/// Names, attributes and data the kernel still knows of earlier mounts, and of the disk.
+/// Empties the kernel's caches of names, attributes and data, of earlier mounts and of the disk.
 fn drop_caches() -> io::Result<()> {
     nix::unistd::sync();
     fs::write("/proc/sys/vm/drop_caches", "3")

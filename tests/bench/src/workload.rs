@@ -1,5 +1,5 @@
-//! What is done to a mounted data set and how it is timed. Every workload checks that it got the
-//! right bytes or names, at a cost that does not show in its figure.
+//! The workloads on a mounted data set, and how they are timed. Every workload checks that it got
+//! the right bytes or names, at a cost that does not show in its figure.
 
 use crate::data::{DataFile, DataSet, MIB, mixed, seek_file, shared_file, stream_file};
 use crate::net::Net;
@@ -119,7 +119,7 @@ fn milliseconds(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-/// The file of a tree whose first byte is timed: none of those at the start of a listing.
+/// The file of a tree whose first byte is timed: not one at the start of a listing.
 fn probe(set: DataSet) -> DataFile {
     let files = set.files();
     files[files.len() / 2].clone()
@@ -331,7 +331,7 @@ fn sequential(bench: &Bench) -> io::Result<Outcome> {
         .expect("bytes", offset, expected.size))
 }
 
-/// Reads the shared file in pieces and hands on each piece's end and how long it took.
+/// Reads the shared file in pieces and passes the end of each piece and its duration to `read`.
 fn read_shared(bench: &Bench, mut read: impl FnMut(u64, Duration)) -> io::Result<(u64, bool)> {
     const PIECE: usize = 64 << 10;
     let expected = shared_file();
@@ -361,7 +361,7 @@ fn from_three_peers(bench: &Bench) -> io::Result<Outcome> {
         .expect("bytes", read, size))
 }
 
-/// A third into the file one of the peers falls silent without hanging up.
+/// After a third of the file, one of the peers falls silent without closing its connection.
 fn with_a_stalled_peer(bench: &Bench) -> io::Result<Outcome> {
     let size = shared_file().size;
     let (mut stalled, mut longest) = (false, Duration::ZERO);

@@ -1,5 +1,5 @@
-//! A bare passthrough filesystem, the benchmark's yardstick: what the same requests cost when
-//! FUSE is paid for and nothing else.
+//! A bare passthrough filesystem, to compare with: it shows what the same requests cost through
+//! FUSE alone.
 //!
 //! `passthrough DIR MNT` shows the local directory DIR at MNT, writable, until SIGTERM. It is
 //! configured as well as a careful filesystem would be: four threads with a device descriptor
@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long the kernel may believe names and attributes. Only this process changes the directory.
+/// How long the kernel may cache names and attributes. Only this process changes the directory.
 const LIFETIME: Duration = Duration::from_secs(60);
 const THREADS: usize = 4;
 const GENERATION: Generation = Generation(0);
@@ -244,7 +244,7 @@ fn attempt<T>(operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     operation()
 }
 
-/// Sends what an operation came to: its value by `$done`, or its error.
+/// Sends the result of an operation: its value by `$done`, or its error.
 macro_rules! answer {
     ($reply:expr, $result:expr, |$value:pat_param, $sink:ident| $done:expr) => {
         match attempt(|| $result) {
@@ -627,7 +627,8 @@ fn main() -> io::Result<()> {
         eprintln!("usage: passthrough DIR MNT");
         std::process::exit(2);
     };
-    // One descriptor per inode the kernel knows: the usual 1,024 would end at the first listing.
+    // One descriptor per inode that the kernel knows: the usual limit of 1,024 is less than one
+    // listing needs.
     let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
     let signals = block_termination()?;

@@ -1,11 +1,11 @@
-//! A link between two TCP endpoints with a length and a width, for kernels without netem.
+//! A link between two TCP endpoints with a given delay and bandwidth, for kernels without netem.
 //!
 //! `relay --to HOST:PORT [--rtt MS] [--mbit N]` prints the address it listens on. Every byte first
-//! waits until the link has serialised what came before it (one queue per direction, shared by all
+//! waits until the link has serialised the bytes before it (one queue per direction, shared by all
 //! connections), then travels half a round trip. A connection opens as slowly as over a real link:
-//! what the client says first enters the link one round trip after its connect, and the far side
-//! sees the connection half a round trip later. `--mbit 0` is no limit; `--rtt 0 --mbit 0` splices
-//! bytes through the kernel and costs next to nothing.
+//! the client's first bytes enter the link one round trip after its connect, and the far side sees
+//! the connection half a round trip later. `--mbit 0` is no limit; `--rtt 0 --mbit 0` splices bytes
+//! through the kernel at nearly no cost.
 //!
 //! On stdin, a line each: `reset` clears the counters, `report` prints them as one line of JSON.
 //! The end of stdin, SIGTERM and SIGINT print them a last time and end the relay.
@@ -56,20 +56,20 @@ struct Options {
     mbit: f64,
 }
 
-/// One direction of the link: when it will have serialised all it was given.
+/// One direction of the link: the time at which it will have serialised all bytes given to it.
 struct Lane {
     free_at: Mutex<Instant>,
 }
 
 struct Link {
     delay: Duration,
-    /// Bytes per second, none without a limit.
+    /// Bytes per second; `None` without a limit.
     rate: Option<f64>,
     lanes: [Lane; 2],
     counters: Counters,
 }
 
-/// Bytes, or none for the end of the stream, and when they reach the far end.
+/// Bytes, or `None` for the end of the stream, and the time at which they reach the far end.
 struct Travelling {
     arrival: Instant,
     bytes: Option<Vec<u8>>,
@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// Puts bytes on the link; the answer is when the last of them reaches the far end.
+    /// Puts bytes on the link. Returns the time at which the last of them reaches the far end.
     fn enter(&self, direction: Direction, length: usize) -> Instant {
         let mut free_at = self.lane(direction);
         let serialisation = self.rate.map_or(0.0, |rate| length as f64 / rate);
@@ -143,7 +143,7 @@ fn carry(link: &Arc<Link>, client: TcpStream, to: SocketAddr) -> io::Result<()> 
         let (uphill, at_server) = sync_channel(WINDOW);
         let (downhill, at_client) = sync_channel(WINDOW);
         scope.spawn(|| {
-            // The client may speak when the second packet of the handshake has come back.
+            // The client may send when the second packet of the handshake has come back.
             sleep_until(accepted + 2 * link.delay);
             take_in(link, Direction::ToServer, &client, uphill);
         });
@@ -163,7 +163,7 @@ fn carry(link: &Arc<Link>, client: TcpStream, to: SocketAddr) -> io::Result<()> 
     })
 }
 
-/// A limited link must not hide megabytes in front of its queue.
+/// Limits the receive buffer on a limited link, which would otherwise hold megabytes before the queue.
 fn limit_buffer(link: &Link, socket: &TcpStream) -> io::Result<()> {
     if link.rate.is_some() {
         setsockopt(socket, sockopt::RcvBuf, &(256 << 10))?;

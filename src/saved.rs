@@ -17,7 +17,7 @@ use crate::presence::name_of;
 const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct Saved {
     /// The store that this state belongs to, for readers of the file.
     #[serde(default)]
     #[serde(with = "crate::path_text")]
@@ -42,7 +42,7 @@ impl PartialEq for SavedSeed {
     }
 }
 
-impl State {
+impl Saved {
     /// The saved state of the store; empty if none was saved. A file that cannot be parsed is an
     /// error, so that it is not overwritten.
     pub fn load(store: &Path) -> Result<Self> {
@@ -54,20 +54,53 @@ impl State {
                 return Ok(Self { store: store.to_owned(), ..Self::default() });
             }
         };
+        Ok(Self::read(&path)?
+            .unwrap_or_else(|| Self { store: store.to_owned(), ..Self::default() }))
+    }
+
+    /// The saved state in a file; `None` if there is no such file.
+    fn read(path: &Path) -> Result<Option<Self>> {
         let what = || format!("read {}", path.display());
-        let file = match fs::File::open(&path) {
+        let file = match fs::File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { store: store.to_owned(), ..Self::default() });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context(what),
         };
         let mut text = Vec::new();
         file.take(MAX_STATE_BYTES).read_to_end(&mut text).context(what)?;
-        serde_json::from_slice(&text).map_err(|error| {
+        let saved = serde_json::from_slice(&text).map_err(|error| {
             Failure::failed(what(), error)
                 .hint("it holds saved mounts and seeds; correct it, or move it away to start without them")
-        })
+        });
+        saved.map(Some)
+    }
+
+    /// The stores whose daemons mount something at `mountpoint` when they start, running or not.
+    pub fn stores_with_mount_at(mountpoint: &Path) -> Result<Vec<PathBuf>> {
+        let directory = directory()?;
+        let what = || format!("read {}", directory.display());
+        let mut stores = Vec::new();
+        for entry in fs::read_dir(&directory).context(what)? {
+            let path = entry.context(what)?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match Self::read(&path) {
+                Ok(Some(saved)) if saved.has_mount_at(mountpoint) => stores.push(saved.store),
+                Ok(_) => {}
+                Err(failure) => log::warn!("{}", failure.sentence()),
+            }
+        }
+        Ok(stores)
+    }
+
+    fn has_mount_at(&self, mountpoint: &Path) -> bool {
+        self.mounts.iter().any(|mount| mount.mountpoint == mountpoint)
+    }
+
+    /// Removes a mount from what is restored.
+    pub fn forget_mount(&mut self, mountpoint: &Path) {
+        self.mounts.retain(|mount| mount.mountpoint != mountpoint);
     }
 
     /// Written whole or not at all. It holds keys of drives: for this user only.
@@ -79,9 +112,13 @@ impl State {
     }
 }
 
-/// Where a daemon of this store keeps its state.
+/// Where the daemon of this store keeps its state.
 fn path_of(store: &Path) -> Result<PathBuf> {
+    Ok(directory()?.join(format!("{}.json", name_of(store))))
+}
+
+fn directory() -> Result<PathBuf> {
     let directory = directories::state_directory()?.join("daemons");
     directories::private_directory(&directory)?;
-    Ok(directory.join(format!("{}.json", name_of(store))))
+    Ok(directory)
 }
