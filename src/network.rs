@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hypermount_core::{Holding, Share, Sharing, Store};
 use hypermount_drive::{Drive, sharing_options};
-use hypermount_swarm::network::{
-    BootstrapNode, Dialling, DiscoveryOptions, HyperDhtBootstrapNode, Interest, PeerInfo,
+use hypermount_swarm::{
+    BootstrapNode, Dialling, DiscoveryKey, DiscoveryOptions, HyperDhtBootstrapNode, Interest,
+    Limit, PeerInfo, PublicKey,
 };
-use hypermount_swarm::{DiscoveryKey, Limit, PublicKey};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure, Result};

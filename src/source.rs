@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use hypermount_swarm::network::{DiscoveryOptions, PUBLIC_HYPERDHT};
+use hypermount_swarm::{DiscoveryOptions, PUBLIC_HYPERDHT};
 
 use crate::failure::{Failure, Result};
 use crate::model::Find;

@@ -8,8 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hypermount_core::Wait;
-use hypermount_swarm::PublicKey;
-use hypermount_swarm::network::DiscoveryOptions;
+use hypermount_swarm::{DiscoveryOptions, PublicKey};
 
 use crate::failure::{Failure, Result};
 

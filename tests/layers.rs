@@ -24,8 +24,11 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
             "mod place;\nmod hyperdht;\nmod finding;\npub use finding::Found;\npub struct Inner;\n",
         ),
         ("drive/swarm/network/place.rs", "use super::Inner;\n"),
-        ("drive/swarm/network/hyperdht/mod.rs", "mod line;\nuse super::place::Place;\n"),
-        ("drive/swarm/network/hyperdht/line.rs", "use crate::network::{Inner, place::Place};\n"),
+        ("drive/swarm/network/hyperdht/mod.rs", "mod socket_stream;\nuse super::place::Place;\n"),
+        (
+            "drive/swarm/network/hyperdht/socket_stream.rs",
+            "use crate::network::{Inner, place::Place};\n",
+        ),
         ("drive/swarm/network/finding.rs", "use super::{hyperdht::Link, place};\n"),
         (
             "drive/core/lib.rs",
@@ -148,7 +151,7 @@ fn every_kind_of_breach_is_named() {
         ("drive/drive/hyperdrive.rs", "use crate::index::TrieKey;", "only drive/drive/index may"),
         ("drive/swarm/network/place.rs", "use super::finding::A;", "place may not use finding"),
         (
-            "drive/swarm/network/hyperdht/line.rs",
+            "drive/swarm/network/hyperdht/socket_stream.rs",
             "use crate::network::finding::A;",
             "hyperdht may not use finding",
         ),
@@ -175,7 +178,7 @@ fn every_kind_of_breach_is_named() {
         ("drive/swarm/dht/walk.rs", "use super::node::Node;", circle),
         ("drive/swarm/dht/walk.rs", "use crate::{dht::{self, node::Node}, sync};", circle),
         ("drive/core/hypercore/merkle.rs", "fn f() { super::layout::g() }", circle),
-        ("drive/swarm/network/hyperdht/line.rs", "use super::super::finding::A;", circle),
+        ("drive/swarm/network/hyperdht/socket_stream.rs", "use super::super::finding::A;", circle),
         ("fs/inode.rs", "use crate::file::File;", "fs: file, inode use each other in a circle"),
         // Names that belong to other files.
         ("drive/core/store.rs", "fn f() -> i32 { libc::ENOENT }", "may not name libc::ENOENT"),

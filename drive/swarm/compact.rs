@@ -1,22 +1,22 @@
-//! Numbers, byte strings, addresses and lists as Hyperswarm 4 writes them
-//! (compact-encoding): each is taken off the front of what there is, or put behind it.
+//! Numbers, byte strings, addresses and lists in the encoding of Hyperswarm 4 (compact-encoding).
+//! Decoders take a value from the front of the bytes; encoders append one.
 //!
-//! Not here: which of them make a message.
+//! Not here: the messages that are made of them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Numbers up to this are one byte; above stand a marker and 2, 4 or 8 bytes, the low ones first.
+/// Numbers up to this are one byte; larger ones are a marker and 2, 4 or 8 bytes, little-endian.
 const ONE_BYTE: u64 = 0xfc;
 const TWO_BYTES: u8 = 0xfd;
 const FOUR_BYTES: u8 = 0xfe;
 const EIGHT_BYTES: u8 = 0xff;
 
-/// Bytes end before what they hold does.
+/// The bytes end before the value does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it ends early")]
-pub struct CutOff;
+pub(crate) struct CutOff;
 
 impl From<bytes::TryGetError> for CutOff {
     fn from(_: bytes::TryGetError) -> Self {
@@ -24,8 +24,8 @@ impl From<bytes::TryGetError> for CutOff {
     }
 }
 
-/// Takes a number off the front.
-pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
+/// Decodes a number.
+pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     Ok(match from.try_get_u8()? {
         TWO_BYTES => from.try_get_u16_le()?.into(),
         FOUR_BYTES => from.try_get_u32_le()?.into(),
@@ -34,8 +34,8 @@ pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     })
 }
 
-/// Takes bytes off the front that stand behind their number.
-pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
+/// Decodes bytes that follow their length.
+pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     let length = usize::try_from(take_uint(from)?).map_err(|_| CutOff)?;
     if length > from.len() {
         return Err(CutOff);
@@ -43,27 +43,27 @@ pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     Ok(from.split_to(length))
 }
 
-/// Takes exactly `N` bytes off the front.
-pub fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
+/// Takes exactly `N` bytes.
+pub(crate) fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
     let mut bytes = [0; N];
     from.try_copy_to_slice(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Takes an address off the front; its port may be 0.
-pub fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
+/// Decodes an address; its port may be 0.
+pub(crate) fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
     let ip = Ipv4Addr::from(take_fixed::<4>(from)?);
     Ok(SocketAddrV4::new(ip, from.try_get_u16_le()?))
 }
 
-pub fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
+pub(crate) fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
     let ip = Ipv6Addr::from(take_fixed::<16>(from)?);
     Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
 }
 
-/// Takes a list off the front that stands behind its number. Keeps the first `most` elements and
-/// skips the rest, which may be valid but exceed what a caller needs.
-pub fn take_list<T>(
+/// Decodes a list that follows its length. Keeps the first `most` elements and skips the rest, which
+/// may be valid but exceed what a caller needs.
+pub(crate) fn take_list<T>(
     from: &mut Bytes,
     most: usize,
     take_one: impl Fn(&mut Bytes) -> Result<T, CutOff>,
@@ -71,7 +71,7 @@ pub fn take_list<T>(
     let count = take_uint(from)?;
     let mut kept = Vec::new();
     for _ in 0..count {
-        // Ends with the bytes, whatever the number says: nothing that is in a list takes none.
+        // The loop ends with the bytes, whatever the length says: each element takes at least one.
         let one = take_one(from)?;
         if kept.len() < most {
             kept.push(one);
@@ -80,7 +80,7 @@ pub fn take_list<T>(
     Ok(kept)
 }
 
-pub fn put_uint(number: u64, to: &mut BytesMut) {
+pub(crate) fn put_uint(number: u64, to: &mut BytesMut) {
     if number <= ONE_BYTE {
         to.put_u8(number as u8);
     } else if let Ok(number) = u16::try_from(number) {
@@ -95,22 +95,22 @@ pub fn put_uint(number: u64, to: &mut BytesMut) {
     }
 }
 
-pub fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
+pub(crate) fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
     put_uint(bytes.len() as u64, to);
     to.put_slice(bytes);
 }
 
-pub fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
+pub(crate) fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
+pub(crate) fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
+pub(crate) fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
     put_uint(all.len() as u64, to);
     all.iter().for_each(|one| put_one(one, to));
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_longer_than_what_there_is_is_an_error() {
+    fn a_buffer_longer_than_the_remaining_bytes_is_an_error() {
         let mut whole = Bytes::from_static(&[3, 1, 2, 3, 9]);
         assert_eq!(take_buffer(&mut whole).as_deref(), Ok(&[1, 2, 3][..]));
         assert!(take_buffer(&mut Bytes::from_static(&[4, 1, 2, 3])).is_err());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_their_port_the_low_byte_first() {
+    fn ports_of_addresses_are_little_endian() {
         let address = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 0x0102);
         let mut bytes = BytesMut::new();
         put_ipv4(address, &mut bytes);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_so_many_are_kept_and_none_that_is_not_there() {
+    fn lists_are_truncated_to_the_limit_and_cut_off_ones_refused() {
         let list = |count: u64| {
             let mut bytes = BytesMut::new();
             put_list(&(0..count).collect::<Vec<_>>(), &mut bytes, |one, to| put_uint(*one, to));

@@ -10,10 +10,12 @@ use blake2::digest::{FixedOutput, KeyInit, Mac, Update};
 use blake2::{Blake2b, Blake2bMac, Digest};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
+/// A BLAKE2b hash of 256 bits (RFC 7693).
 pub type Hash = [u8; 32];
 
 /// Length in bytes of an Ed25519 signature.
 pub const SIGNATURE_LENGTH: usize = 64;
+/// An Ed25519 signature (RFC 8032).
 pub type SignatureBytes = [u8; SIGNATURE_LENGTH];
 
 type Blake2b256 = Blake2b<U32>;
@@ -64,14 +66,17 @@ macro_rules! key_type {
         pub struct $name([u8; 32]);
 
         impl $name {
+            /// The key with these bytes; any are accepted.
             pub fn new(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
+            /// The key with these bytes; `None` if they are not exactly 32.
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 Some(Self(bytes.try_into().ok()?))
             }
 
+            /// The 32 bytes of the key.
             pub fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
@@ -82,7 +87,7 @@ macro_rules! key_type {
                 self.0.iter().map(|byte| format!("{byte:02x}")).collect()
             }
 
-            /// Reads exactly 64 hex digits, either case.
+            /// Reads exactly 64 hex digits, in either case; `None` for anything else.
             pub fn from_hex(text: &str) -> Option<Self> {
                 let digits = text.as_bytes();
                 if digits.len() != 64 {
@@ -143,6 +148,7 @@ impl PublicKey {
 pub struct KeyPair(SigningKey);
 
 impl KeyPair {
+    /// The key pair that RFC 8032 derives from a seed.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
     }
@@ -157,10 +163,12 @@ impl KeyPair {
         self.0.to_keypair_bytes()
     }
 
+    /// The public half.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.0.verifying_key().to_bytes())
     }
 
+    /// The Ed25519 signature of `message`.
     pub fn sign(&self, message: &[u8]) -> SignatureBytes {
         self.0.sign(message).to_bytes()
     }
@@ -172,7 +180,10 @@ pub fn derive_seed(master: &[u8; 32], namespace: &str, name: &[u8]) -> [u8; 32] 
     blake2b_keyed(master, &[prefix.as_bytes(), name])
 }
 
-/// Fills `N` bytes from the operating system's generator.
+/// `N` bytes from the operating system's generator, getrandom(2) on Linux.
+///
+/// # Errors
+/// Fails if the operating system returns no random bytes.
 pub fn random_bytes<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;

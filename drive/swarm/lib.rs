@@ -1,23 +1,33 @@
 //! Connections to peers by topic: two hash tables, multicast DNS, dialling, holes through routers,
 //! authenticated streams, and the limits on all of it.
 //!
-//! This package knows no cores and no drives. What runs on a connection is a
-//! [`Protocol`](network::Protocol) that the layer above hands in. The modules are listed in import
-//! order; `scripts/layers.sh` checks it.
+//! This package knows no cores and no drives. A caller makes a [`Swarm`], joins topics and dials
+//! peers; on each connection runs a [`Protocol`] that the caller hands in. Three rooms have a face
+//! of their own, which all packages use: [`crypto`], [`rate`] and [`sync`]. The modules are listed in
+//! import order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
 pub mod sync;
 pub mod crypto;
 pub mod rate;
-pub mod compact;
-pub mod kademlia;
-pub mod dht;
-pub mod secret_stream;
-pub mod hyperdht;
-pub mod protomux;
-pub mod udx;
-pub mod network;
+mod compact;
+mod kademlia;
+mod dht;
+mod secret_stream;
+mod hyperdht;
+mod protomux;
+mod udx;
+mod network;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 pub use crate::crypto::{DiscoveryKey, PublicKey};
-pub use crate::network::Swarm;
-pub use crate::rate::{Limit, Rate};
+pub use crate::network::{
+    BootstrapNode, ConnectionHandle, Dialling, DiscoveryOptions, Ended, Ending,
+    HyperDhtBootstrapNode, Interest, MAX_HALF_RECEIVED, MAX_STRANGERS, MAX_TOPICS, PUBLIC_HYPERDHT,
+    PeerInfo, Place, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, Way,
+    closed, wait_until,
+};
+pub use crate::rate::Limit;

@@ -1,7 +1,7 @@
-//! How fast bytes may flow: a bucket that fills with time and is emptied by what flows.
+//! Rate limits: a token bucket that fills with time and is emptied by transfers.
 //!
-//! It may be overdrawn by one helping, so that what has arrived or been written need not be cut to
-//! fit, and its rate can be changed while a task waits. Not here: the order in which tasks wait.
+//! It may be overdrawn by one transfer, so that received or written bytes need not be split to fit.
+//! The limit can be changed while a task waits. Not here: the order in which tasks wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,10 +15,10 @@ const BURST: Duration = Duration::from_millis(100);
 /// A bucket holds at least this many bytes, however slow it fills.
 const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
 
-/// Bytes per second; `None` for as many as there are.
+/// A limit in bytes per second; `None` is no limit.
 pub type Limit = Option<u64>;
 
-/// The bucket alone: no clock, no waiting tasks.
+/// A token bucket without clock and waiting tasks. It may be overdrawn by one transfer.
 #[derive(Debug)]
 pub struct Bucket {
     limit: Limit,
@@ -28,6 +28,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// An empty bucket that fills from `now` on.
     pub fn new(limit: Limit, now: Instant) -> Self {
         Self { limit, balance: 0.0, at: now }
     }
@@ -55,7 +56,7 @@ impl Bucket {
         if self.balance >= 0.0 {
             return None;
         }
-        // A limit of nothing at all is looked at again each second: it may be lifted.
+        // A limit of 0 is checked again each second: it may be lifted.
         let wait = match limit {
             0 => 1.0,
             limit => (-self.balance / limit as f64).min(1.0),
@@ -64,16 +65,18 @@ impl Bucket {
     }
 }
 
-/// See the module documentation.
+/// A rate of transfer with a limit that may be changed while tasks wait for it. It holds up to
+/// 100 ms of the limit, and at least 16 KiB.
 #[derive(Debug)]
 pub struct Rate {
-    /// Whether there is a limit: without one, what flows takes no lock.
+    /// Whether there is a limit. Without one, a transfer takes no lock.
     limited: AtomicBool,
     bucket: Mutex<Bucket>,
     changed: Notify,
 }
 
 impl Rate {
+    /// A rate with this limit.
     pub fn new(limit: Limit) -> Self {
         Self {
             limited: AtomicBool::new(limit.is_some()),
@@ -91,11 +94,12 @@ impl Rate {
         self.limited.load(Ordering::Acquire)
     }
 
+    /// The current limit.
     pub fn limit(&self) -> Limit {
         if self.is_limited() { self.bucket().limit } else { None }
     }
 
-    /// Changes the limit; what was overdrawn under the old one is forgiven.
+    /// Changes the limit and cancels the debt under the old one.
     pub fn set(&self, limit: Limit) {
         {
             let mut bucket = self.bucket();
@@ -134,7 +138,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Moves bytes in helpings for `seconds` seconds; returns their number.
+    /// Transfers bytes in pieces for `seconds` seconds; returns their number.
     async fn flow(rate: &Rate, helping: usize, seconds: u64) -> u64 {
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut moved = 0;
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_many_bytes_flow_as_the_limit_says_however_they_come() {
+    async fn the_limit_holds_for_transfers_of_any_size() {
         for (limit, helping) in [(1_000_000, 1000), (1_000_000, 128 * 1024), (50_000, 64 * 1024)] {
             let rate = Rate::new(Some(limit));
             let moved = flow(&rate, helping, 10).await;
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_is_changed_while_somebody_waits() {
+    async fn a_changed_limit_applies_to_a_waiting_task() {
         let rate = Rate::new(Some(0));
         rate.spend(1);
         let lift = async {

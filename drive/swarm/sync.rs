@@ -21,35 +21,64 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// Requests to the daemon that are under way.
     pub const DAEMON_LIFE: Self = Self::new(4, "daemon life");
+    /// Peers that the daemon keeps dialled.
     pub const DAEMON_DIALLED: Self = Self::new(7, "daemon dialled");
+    /// Limits of the rates that the daemon has set.
     pub const DAEMON_LIMITS: Self = Self::new(8, "daemon limits");
+    /// Rates of transfer that the daemon measures.
     pub const DAEMON_RATES: Self = Self::new(9, "daemon rates");
+    /// Mounts of the daemon.
     pub const DAEMON_MOUNTS: Self = Self::new(10, "daemon mounts");
+    /// Seeds of the daemon.
     pub const DAEMON_SEEDS: Self = Self::new(12, "daemon seeds");
+    /// Notifier of the kernel in a mount of all drives.
     pub const ROOT_TELL: Self = Self::new(18, "root notifier");
+    /// Drives of one mount.
     pub const ROOT: Self = Self::new(20, "root of drives");
+    /// Inode table of a drive in a mount.
     pub const INODES: Self = Self::new(30, "inode table");
+    /// Files of a volume that are to be stored.
     pub const UNSTORED: Self = Self::new(32, "unstored files");
+    /// Directories of a volume that are to be stored.
     pub const TOUCHED: Self = Self::new(34, "touched directories");
+    /// Open files.
     pub const HANDLES: Self = Self::new(40, "handle table");
+    /// A file that is being written.
     pub const STAGED: Self = Self::new(50, "staged file");
+    /// Which cores and connections are shared.
     pub const SHARING: Self = Self::new(51, "sharing");
-    pub const SWARM: Self = Self::new(52, "swarm");
-    pub const CANDIDATES: Self = Self::new(53, "candidates");
-    pub const ENDPOINT: Self = Self::new(54, "endpoint");
-    pub const PUNCH: Self = Self::new(55, "punch sockets");
-    pub const LINES: Self = Self::new(56, "lines");
-    pub const LINE: Self = Self::new(57, "line");
-    pub const NODE: Self = Self::new(58, "hash table node");
-    pub const SOCKETS: Self = Self::new(59, "sockets");
+    /// Connections of a swarm.
+    pub(crate) const SWARM: Self = Self::new(52, "swarm");
+    /// Addresses that discovery found.
+    pub(crate) const CANDIDATES: Self = Self::new(53, "candidates");
+    /// The current endpoint of Hyperswarm 4.
+    pub(crate) const ENDPOINT: Self = Self::new(54, "endpoint");
+    /// Sockets of one hole.
+    pub(crate) const PUNCH: Self = Self::new(55, "punch sockets");
+    /// All datagram streams of an endpoint.
+    pub(crate) const STREAMS: Self = Self::new(56, "datagram streams");
+    /// One datagram stream.
+    pub(crate) const STREAM: Self = Self::new(57, "datagram stream");
+    /// A node of a hash table.
+    pub(crate) const NODE: Self = Self::new(58, "hash table node");
+    /// Sockets of an endpoint.
+    pub(crate) const SOCKETS: Self = Self::new(59, "sockets");
+    /// The newest snapshot of a drive.
     pub const DRIVE: Self = Self::new(60, "drive");
+    /// Open cores of a store.
     pub const STORE: Self = Self::new(62, "store");
+    /// Writing the bitfield of a core.
     pub const CORE_CLAIMS: Self = Self::new(66, "core claims");
+    /// Append, accept and clear of a core.
     pub const CORE_WRITER: Self = Self::new(68, "core writer");
+    /// State of a core.
     pub const CORE: Self = Self::new(70, "core state");
+    /// Everything else: no other lock is taken while it is held.
     pub const LEAF: Self = Self::new(80, "leaf");
 
+    /// A rank at `level`, for tests; the name is for the message of a violation.
     pub const fn new(level: u8, name: &'static str) -> Self {
         Self { level, name }
     }
@@ -66,9 +95,9 @@ mod order {
     }
 
     /// One rank held by this thread; dropping it gives the rank up.
-    pub struct Held(Rank);
+    pub(crate) struct Held(Rank);
 
-    pub fn acquire(rank: Rank) -> Held {
+    pub(crate) fn acquire(rank: Rank) -> Held {
         HELD.with_borrow_mut(|held| {
             if let Some(above) = held.iter().find(|above| above.level >= rank.level) {
                 panic!("lock order: {} taken while holding {}", rank.name, above.name);
@@ -122,8 +151,11 @@ impl<G: DerefMut> DerefMut for Guard<G> {
     }
 }
 
+/// The guard of a [`Mutex`].
 pub type MutexGuard<'a, T> = Guard<std::sync::MutexGuard<'a, T>>;
+/// The shared guard of a [`RwLock`].
 pub type ReadGuard<'a, T> = Guard<std::sync::RwLockReadGuard<'a, T>>;
+/// The exclusive guard of a [`RwLock`].
 pub type WriteGuard<'a, T> = Guard<std::sync::RwLockWriteGuard<'a, T>>;
 
 /// A mutual exclusion lock with a place in the order.
@@ -133,10 +165,15 @@ pub struct Mutex<T> {
 }
 
 impl<T> Mutex<T> {
+    /// A lock of this rank around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
         Self { rank, inner: std::sync::Mutex::new(value) }
     }
 
+    /// Waits until no other thread holds the lock, and takes it.
+    ///
+    /// # Panics
+    /// In debug builds if this thread holds a lock of the same or a higher rank.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let held = order::acquire(self.rank);
         Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), _held: held }
@@ -162,10 +199,12 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 pub struct Condvar(std::sync::Condvar);
 
 impl Condvar {
+    /// Wakes one waiting thread.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
@@ -204,15 +243,24 @@ pub struct RwLock<T> {
 }
 
 impl<T> RwLock<T> {
+    /// A lock of this rank around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
         Self { rank, inner: std::sync::RwLock::new(value) }
     }
 
+    /// Takes the lock shared with other readers.
+    ///
+    /// # Panics
+    /// In debug builds if this thread holds a lock of the same or a higher rank.
     pub fn read(&self) -> ReadGuard<'_, T> {
         let held = order::acquire(self.rank);
         Guard { inner: self.inner.read().unwrap_or_else(PoisonError::into_inner), _held: held }
     }
 
+    /// Takes the lock exclusively.
+    ///
+    /// # Panics
+    /// In debug builds if this thread holds a lock of the same or a higher rank.
     pub fn write(&self) -> WriteGuard<'_, T> {
         let held = order::acquire(self.rank);
         Guard { inner: self.inner.write().unwrap_or_else(PoisonError::into_inner), _held: held }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use hypermount_swarm::network::PeerInfo;
+use hypermount_swarm::PeerInfo;
 
 use crate::network::Traffic;
 
@@ -20,7 +20,7 @@ pub struct Rates {
 impl Rates {
     pub fn sample(&mut self, now: Instant, total: Traffic, peers: &[PeerInfo]) {
         let traffic = |peer: &PeerInfo| {
-            let hypermount_swarm::network::Traffic { received, sent } = peer.traffic;
+            let hypermount_swarm::Traffic { received, sent } = peer.traffic;
             Traffic { received, sent }
         };
         let by_peer = peers.iter().map(|peer| (peer.id, traffic(peer))).collect();

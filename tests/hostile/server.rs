@@ -384,7 +384,7 @@ fn t24_thousands_of_connections() {
     server.serves_the_honest("with thousands connected");
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.running.child.id()));
     let open = open.expect("it runs").count();
-    assert!(open < hypermount_swarm::network::MAX_STRANGERS + 64, "{open} descriptors");
+    assert!(open < hypermount_swarm::MAX_STRANGERS + 64, "{open} descriptors");
     server.must_be_sound("thousands of connections");
 }
 

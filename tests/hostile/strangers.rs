@@ -29,7 +29,7 @@ const SOON: Duration = Duration::from_secs(5);
 const HOSTS: u8 = 4;
 const CONNECTIONS: u8 = 32;
 /// Connections of each host that take all places there are for strangers.
-const STRANGERS: u8 = (hypermount_swarm::network::MAX_STRANGERS / HOSTS as usize) as u8;
+const STRANGERS: u8 = (hypermount_swarm::MAX_STRANGERS / HOSTS as usize) as u8;
 
 /// A daemon that gives a drive to peers.
 struct Daemon {

@@ -20,8 +20,8 @@ use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
 use hypermount_swarm::crypto::DiscoveryKey;
-use hypermount_swarm::network::{Place, Stream};
 use hypermount_swarm::rate::Limit;
+use hypermount_swarm::{Place, Stream};
 
 /// The handshake must be done by then.
 pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Which cores are shared on which connection.
 //!
-//! Not here: how peers find and reach each other (`hypermount_swarm::network`), what is asked of
+//! Not here: how peers find and reach each other (`hypermount_swarm::Swarm`), what is asked of
 //! them (`replicate/`), and how bytes become messages (`wire/`).
 
 mod hints;
@@ -19,12 +19,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
-use hypermount_swarm::network::{
+use hypermount_swarm::rate::Limit;
+use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
+use hypermount_swarm::{
     ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
     Rates, Stream, Swarm, TooManyTopics, Traffic,
 };
-use hypermount_swarm::rate::Limit;
-use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use tokio::net::ToSocketAddrs;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;

@@ -14,8 +14,8 @@ use super::terms::Terms;
 use super::{Command, Connected, Holding};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, PeerId, Replicator, judge};
-use hypermount_swarm::network::{closed, wait_until};
 use hypermount_swarm::rate::Limit;
+use hypermount_swarm::{closed, wait_until};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
 const INBOX: usize = 256;

@@ -1,4 +1,4 @@
-//! Announcements that we store: the peers that we name to nodes that query a topic.
+//! Announcements that we store for other nodes: the peers of a topic.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::message::{LocalPeer, MAX_PEERS};
-use crate::kademlia::{Id, Limits, Shelves};
+use crate::kademlia::{Id, Limits, TopicStore};
 
 /// Announcements kept, of all topics; the oldest goes first.
-pub const MAX_ANNOUNCEMENTS: usize = 65_536;
+pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic and kind.
-pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
+pub(crate) const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
 /// Announcements expire after this unless refreshed.
-pub const MAX_AGE: Duration = Duration::from_secs(12 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(12 * 60);
 /// Local peers in one answer.
-pub const MAX_LOCAL: usize = 32;
+pub(crate) const MAX_LOCAL: usize = 32;
 
-/// A topic, and of local peers the first half of their address.
-type Shelf = (Id, Option<[u8; 2]>);
+/// A topic; for local peers, with the first half of their IPv4 address.
+type TopicKey = (Id, Option<[u8; 2]>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Entry {
@@ -26,12 +26,12 @@ enum Entry {
     Local(LocalPeer),
 }
 
-/// See the module's description.
-pub struct Announcements(Shelves<Shelf, Entry, ()>);
+/// All stored announcements.
+pub(crate) struct Announcements(TopicStore<TopicKey, Entry, ()>);
 
 impl Default for Announcements {
     fn default() -> Self {
-        Self(Shelves::new(Limits {
+        Self(TopicStore::new(Limits {
             in_all: MAX_ANNOUNCEMENTS,
             of_one: MAX_ANNOUNCEMENTS_PER_TOPIC,
             age: MAX_AGE,
@@ -40,7 +40,7 @@ impl Default for Announcements {
 }
 
 impl Announcements {
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         topic: Id,
         peer: SocketAddrV4,
@@ -53,7 +53,7 @@ impl Announcements {
         }
     }
 
-    pub fn remove(&mut self, topic: Id, peer: SocketAddrV4, local: Option<SocketAddrV4>) {
+    pub(crate) fn remove(&mut self, topic: Id, peer: SocketAddrV4, local: Option<SocketAddrV4>) {
         self.0.remove(&(topic, None), &Entry::Remote(peer));
         if let Some((prefix, end)) = local.map(split) {
             self.0.remove(&(topic, Some(prefix)), &Entry::Local(end));
@@ -62,7 +62,7 @@ impl Announcements {
 
     /// The peers of a topic for a querying node, which is not among them: at most [`MAX_PEERS`]
     /// together.
-    pub fn peers(
+    pub(crate) fn peers(
         &mut self,
         topic: Id,
         asker: SocketAddrV4,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn announced_until_taken_back_or_too_old() {
+    async fn peers_are_stored_until_withdrawn_or_expired() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         all.add([1; 32], peer(1), None, now);
         all.add([1; 32], peer(2), None, now + Duration::from_secs(60));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn local_peers_are_told_to_their_neighbours_only() {
+    async fn local_peers_are_named_only_to_nodes_of_their_network() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         let local = |c, d| Some(SocketAddrV4::new(Ipv4Addr::new(192, 168, c, d), 7));
         for n in 0..=MAX_LOCAL as u8 {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_in_one_answer_of_one_topic_and_in_all() {
+    async fn peers_are_limited_per_answer_per_topic_and_in_total() {
         let (mut all, now) = (Announcements::default(), Instant::now());
         for n in 0..MAX_PEERS {
             all.add([1; 32], peer(n), None, now);

@@ -10,35 +10,35 @@ use prost::encoding;
 use crate::kademlia::{Contact, Id};
 
 /// Longest packet read or written, in bytes.
-pub const MAX_PACKET: usize = 4096;
-/// Nodes of one packet that are looked at.
-pub const MAX_NODES: usize = 20;
-/// Peers of one packet that are looked at, local and remote together.
-pub const MAX_PEERS: usize = 128;
+pub(crate) const MAX_PACKET: usize = 4096;
+/// Nodes of one packet that are decoded; more are ignored.
+pub(crate) const MAX_NODES: usize = 20;
+/// Peers of one packet that are decoded, local and remote together; more are ignored.
+pub(crate) const MAX_PEERS: usize = 128;
 const VERSION: u64 = 1;
 const ADDRESS: usize = 6;
 const NODE: usize = 32 + ADDRESS;
 
-pub const PING: &str = "_ping";
-pub const FIND_NODE: &str = "_find_node";
-pub const HOLEPUNCH: &str = "_holepunch";
-pub const PEERS: &str = "peers";
+pub(crate) const PING: &str = "_ping";
+pub(crate) const FIND_NODE: &str = "_find_node";
+pub(crate) const HOLEPUNCH: &str = "_holepunch";
+pub(crate) const PEERS: &str = "peers";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Query,
     Update,
     Response,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub(crate) struct Packet {
     pub kind: Kind,
     /// Chosen by the node that sends the request, repeated in the response.
     pub rid: u16,
     /// The receiver, as the sender sees it.
     pub to: Option<SocketAddrV4>,
-    /// The sender's, if it is there to stay.
+    /// The sender's id, if it is a persistent node.
     pub id: Option<Id>,
     pub target: Option<Id>,
     pub closer_nodes: Option<Vec<Contact>>,
@@ -75,7 +75,7 @@ struct Wire {
 }
 
 impl Packet {
-    pub fn new(kind: Kind, rid: u16) -> Self {
+    pub(crate) fn new(kind: Kind, rid: u16) -> Self {
         Self {
             kind,
             rid,
@@ -91,7 +91,7 @@ impl Packet {
     }
 
     /// The fields in the order in which the original writes them, which is not that of their tags.
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         let kind = match self.kind {
             Kind::Query => 1,
@@ -117,9 +117,8 @@ impl Packet {
         out.freeze()
     }
 
-    /// `None` if the bytes are not a valid packet. Fields that make no sense are left out, as the
-    /// original does.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    /// `None` if the bytes are not a valid packet. Invalid fields are left out, as in the original.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;
         }
@@ -148,14 +147,14 @@ impl Packet {
     }
 }
 
-pub fn encode_address(address: SocketAddrV4) -> [u8; ADDRESS] {
+pub(crate) fn encode_address(address: SocketAddrV4) -> [u8; ADDRESS] {
     let [a, b, c, d] = address.ip().octets();
     let [high, low] = address.port().to_be_bytes();
     [a, b, c, d, high, low]
 }
 
-/// `None` for a port of zero too.
-pub fn decode_address(bytes: &[u8]) -> Option<SocketAddrV4> {
+/// `None` if the length is wrong or the port is 0.
+pub(crate) fn decode_address(bytes: &[u8]) -> Option<SocketAddrV4> {
     let [a, b, c, d, high, low] = *<&[u8; ADDRESS]>::try_from(bytes).ok()?;
     let port = u16::from_be_bytes([high, low]);
     (port != 0).then(|| SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
@@ -178,11 +177,11 @@ fn decode_contacts(bytes: &[u8]) -> Vec<Contact> {
 
 /// The value of a `peers` request.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct PeersInput {
-    /// The sender's own, or 0 for the one the packet comes from.
+pub(crate) struct PeersInput {
+    /// The port of the sender, or 0 for the one from which the packet came.
     #[prost(uint32, optional, tag = "1")]
     pub port: Option<u32>,
-    /// For those on the same local network.
+    /// The address for peers on the same local network.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub local_address: Option<Bytes>,
     #[prost(bool, optional, tag = "3")]
@@ -191,7 +190,7 @@ pub struct PeersInput {
 
 /// The value of a `peers` response.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct PeersOutput {
+pub(crate) struct PeersOutput {
     /// Addresses of six bytes.
     #[prost(bytes = "bytes", optional, tag = "1")]
     peers: Option<Bytes>,
@@ -201,10 +200,10 @@ pub struct PeersOutput {
 }
 
 /// The end of a local address.
-pub type LocalPeer = [u8; 4];
+pub(crate) type LocalPeer = [u8; 4];
 
 impl PeersOutput {
-    pub fn new(peers: &[SocketAddrV4], local: &[LocalPeer]) -> Self {
+    pub(crate) fn new(peers: &[SocketAddrV4], local: &[LocalPeer]) -> Self {
         let join = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| Bytes::from(bytes));
         Self {
             peers: join(peers.iter().flat_map(|peer| encode_address(*peer)).collect()),
@@ -213,7 +212,7 @@ impl PeersOutput {
     }
 
     /// The peers that are not local; no more than [`MAX_PEERS`].
-    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddrV4> {
         let bytes = self.peers.as_deref().unwrap_or_default();
         bytes.chunks_exact(ADDRESS).take(MAX_PEERS).filter_map(decode_address).collect()
     }
@@ -229,20 +228,20 @@ struct HolepunchWire {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holepunch {
+pub(crate) struct Holepunch {
     pub from: Option<SocketAddrV4>,
     pub to: Option<SocketAddrV4>,
 }
 
 impl Holepunch {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let field = |address: Option<SocketAddrV4>| {
             address.map(|address| Bytes::copy_from_slice(&encode_address(address)))
         };
         HolepunchWire { from: field(self.from), to: field(self.to) }.encode_to_vec().into()
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let wire = HolepunchWire::decode(bytes).ok()?;
         let address = |field: Option<Bytes>| field.and_then(|bytes| decode_address(&bytes));
         Some(Self { from: address(wire.from), to: address(wire.to) })
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_a_version_is_not_believed() {
+    fn an_id_without_a_version_is_ignored() {
         let mut wire =
             Wire { kind: 3, rid: 1, id: Some(Bytes::from(vec![7; 32])), ..Wire::default() };
         assert_eq!(Packet::decode(&wire.encode_to_vec()).unwrap().id, None);
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn so_long_a_packet_so_many_nodes_and_so_many_peers() {
+    fn packet_length_nodes_and_peers_are_limited() {
         let contacts = |count: usize| {
             (0..count).map(|n| Contact { id: [n as u8; 32], address: PEER }).collect()
         };

@@ -1,12 +1,12 @@
 //! The distributed hash table of Hyperswarm 2 (dht-rpc 4): a node that asks and answers, without
 //! sockets or clocks.
 //!
-//! A topic's peers are kept by the nodes whose ids are near it. A lookup of a topic walks to them; an
-//! announcement leaves an address with them for some minutes. Not here: datagrams and time
-//! (`swarm/discovery`), the values that the original can store besides peers (such requests are
-//! answered "Unsupported command"), and uTP.
+//! The nodes whose ids are near a topic store its peers. A lookup walks to those nodes; an announcement
+//! stores an address with them for some minutes. Not here: datagrams and time (`network/discovery`),
+//! the values that the original can store besides peers (such requests are answered "Unsupported
+//! command"), and uTP.
 
-pub mod message;
+pub(crate) mod message;
 mod announcements;
 mod purpose;
 mod node;
@@ -16,6 +16,6 @@ mod network_tests;
 #[cfg(test)]
 mod node_tests;
 
-pub use message::MAX_PACKET;
-pub use node::{Event, Node};
-pub use purpose::Goal;
+pub(crate) use message::MAX_PACKET;
+pub(crate) use node::{DhtNode, Event};
+pub(crate) use purpose::Goal;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::node::{Event, Node};
+use super::node::{DhtNode, Event};
 use super::purpose::Goal;
-use crate::kademlia::Chosen;
+use crate::kademlia::RandomParts;
 
 const TOPIC: [u8; 32] = [0xab; 32];
 
 struct Network {
-    nodes: BTreeMap<SocketAddrV4, Node>,
+    nodes: BTreeMap<SocketAddrV4, DhtNode>,
     /// Under way: when it arrives, a number to keep the order, from, to, what.
     packets: BTreeMap<(Instant, u64), (SocketAddrV4, SocketAddrV4, Bytes)>,
     chance: fastrand::Rng,
@@ -53,11 +53,11 @@ impl Network {
     fn enter(&mut self, n: u8, ephemeral: bool) {
         let bootstrap = if n == 0 { Vec::new() } else { vec![address(0)] };
         let mut random = || std::array::from_fn(|_| self.chance.u8(..));
-        let chosen = Chosen { id: random(), secrets: [random(), random()], first_request: 9 };
-        self.nodes.insert(address(n), Node::new(chosen, bootstrap, ephemeral, self.now));
+        let chosen = RandomParts { id: random(), secrets: [random(), random()], first_request: 9 };
+        self.nodes.insert(address(n), DhtNode::new(chosen, bootstrap, ephemeral, self.now));
     }
 
-    fn node(&mut self, n: u8) -> &mut Node {
+    fn node(&mut self, n: u8) -> &mut DhtNode {
         self.nodes.get_mut(&address(n)).unwrap()
     }
 
@@ -79,7 +79,7 @@ impl Network {
             }
             self.events.entry(*from).or_default().extend(std::iter::from_fn(|| node.next_event()));
         }
-        let tick = self.nodes.values().map(Node::next_tick).min().unwrap();
+        let tick = self.nodes.values().map(DhtNode::next_tick).min().unwrap();
         let arrival = self.packets.first_key_value().map(|((at, _), _)| *at);
         let next = arrival.map_or(tick, |arrival| arrival.min(tick)).max(self.now);
         if next > until {
@@ -136,7 +136,7 @@ impl Network {
 fn announced_is_found(loss: f64, seed: u64) {
     let mut network = Network::new(40, loss, seed);
     network.run(Duration::from_secs(30));
-    let fewest = network.nodes.values().map(Node::nodes).min().unwrap();
+    let fewest = network.nodes.values().map(DhtNode::nodes).min().unwrap();
     assert!(fewest >= 10, "a node knows only {fewest} others");
 
     // Repeated when no node answered, as every node does: a single bootstrap node may lose its
@@ -160,24 +160,24 @@ fn announced_is_found(loss: f64, seed: u64) {
     let own = network.start(100, Goal::Lookup);
     network.finish(100, own);
     for node in network.nodes.values() {
-        assert!(node.nodes() <= 40, "nobody remembers those who are not there to stay");
+        assert!(node.nodes() <= 40, "no node remembers an ephemeral node");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_of_forty_announces_the_others_find() {
+async fn an_announcement_of_one_of_forty_nodes_is_found_by_the_others() {
     announced_is_found(0.0, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fifth_of_all_packets_may_be_lost() {
+async fn lookups_succeed_when_a_fifth_of_all_packets_is_lost() {
     for seed in 1..=5 {
         announced_is_found(0.2, seed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_nodes_may_disappear() {
+async fn lookups_succeed_after_half_of_the_nodes_disappear() {
     let mut network = Network::new(40, 0.05, 3);
     network.run(Duration::from_secs(30));
     network.enter(100, true);
@@ -194,7 +194,7 @@ async fn half_of_the_nodes_may_disappear() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_is_taken_back_and_grows_old() {
+async fn an_announcement_is_withdrawn_and_expires() {
     let mut network = Network::new(30, 0.0, 4);
     network.run(Duration::from_secs(30));
     for n in [100, 101] {

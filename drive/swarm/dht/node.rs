@@ -1,7 +1,7 @@
-//! A node of the DHT: asks on our behalf, and answers what others ask.
+//! A node of the hash table of Hyperswarm 2: sends our requests and answers those of others.
 //!
 //! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
-//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! address can be forged: a node is remembered after it has answered us, an announcement is accepted
 //! with a token that was sent to that address.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,23 +19,23 @@ use super::message::{
 use super::purpose::{ALONE, Goal, PATIENCE, Purpose};
 use crate::crypto::random_bytes;
 use crate::kademlia::{
-    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Due, Id, Query, QueryId, Requests,
-    RoutingTable, Step, Tokens, Window, may_name,
+    AMPLIFICATION, BUCKET, Confirmed, Contact, Due, Id, Query, QueryId, QueryStep, RandomParts,
+    Requests, RoutingTable, Tokens, Window, may_name,
 };
 
 /// Queries under way; one more is refused.
-pub const MAX_QUERIES: usize = 16;
-/// Requests answered within a second; the rest is ignored.
-pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
-/// New requests sent within a second.
-pub const MAX_REQUESTS_PER_SECOND: u32 = 100;
-/// Topics whose announcement is remembered so that it can be taken back.
-pub const MAX_TAKEN_BACK: usize = 4096;
+pub(crate) const MAX_QUERIES: usize = 16;
+/// Requests answered per second; more are ignored.
+pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+/// New requests sent per second.
+pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 100;
+/// Announced topics that are remembered for withdrawal.
+pub(crate) const MAX_TAKEN_BACK: usize = 4096;
 /// Requests of one query that wait for an answer at the same time.
 const AT_ONCE: usize = 16;
-/// How many unknown nodes that sent a request are checked with a request of ours at a time.
+/// Unknown nodes that sent a request and are pinged at the same time.
 const MAX_CHECKS: usize = 32;
-/// The nodes that were silent longest are asked for a sign of life this often.
+/// How often the nodes that were silent longest are pinged.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
 /// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
@@ -53,22 +53,22 @@ const MAX_CONFIRMING: usize = 64;
 /// An answer to an unconfirmed address is sent at once if it names this many nodes.
 const ENOUGH_CLOSER: usize = 8;
 
-/// A node that takes announcements, and the token it gave for that.
+/// A node that accepts announcements, and the token it gave.
 type Taker = (SocketAddrV4, [u8; 32]);
 
-/// What came of what.
+/// A result of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// `via` names a peer; `seen_as` is our own address as that node sees it.
     Peer { query: QueryId, address: SocketAddrV4, via: SocketAddrV4, seen_as: Option<SocketAddrV4> },
-    /// `answered` nodes answered, `announced` took the announcement.
+    /// The query has ended: `answered` nodes answered, `announced` accepted the announcement.
     Finished { query: QueryId, answered: usize, announced: usize },
 }
 
-/// See the module's description.
-pub struct Node {
+/// One node; see the module documentation.
+pub(crate) struct DhtNode {
     id: Id,
-    /// Others are told no id and do not come to rely on us.
+    /// Others get no id of ours, so that they do not rely on us.
     ephemeral: bool,
     bootstrap: Vec<SocketAddrV4>,
     table: RoutingTable,
@@ -89,10 +89,10 @@ pub struct Node {
     rejoin_pause: Duration,
 }
 
-impl Node {
-    /// A node that joins the network of its `bootstrap` nodes, or begins one.
-    pub fn new(
-        chosen: Chosen,
+impl DhtNode {
+    /// A node that joins the network of its `bootstrap` nodes, or starts one.
+    pub(crate) fn new(
+        chosen: RandomParts,
         bootstrap: Vec<SocketAddrV4>,
         ephemeral: bool,
         now: Instant,
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// Replaces the bootstrap nodes and bootstraps again.
-    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+    pub(crate) fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = bootstrap;
         self.rejoin_pause = FIRST_REJOIN;
         self.next_rejoin = now + FIRST_REJOIN;
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// Nodes known.
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.table.len()
     }
 
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// Begins a query about `target`; `None` if too many are under way.
-    pub fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
+    pub(crate) fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
         if self.queries.len() >= MAX_QUERIES {
             return None;
         }
@@ -165,7 +165,7 @@ impl Node {
     }
 
     /// Withdraws our announcement of `topic` from all nodes that accepted it.
-    pub fn take_back(&mut self, topic: &Id, now: Instant) {
+    pub(crate) fn take_back(&mut self, topic: &Id, now: Instant) {
         let Some((port, nodes)) = self.taken.remove(topic) else { return };
         for (node, token) in nodes {
             let packet = announcement(topic, port, token, true);
@@ -173,22 +173,22 @@ impl Node {
         }
     }
 
-    /// The same of all topics.
-    pub fn take_back_all(&mut self, now: Instant) {
+    /// Withdraws the announcements of all topics.
+    pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
     }
 
-    pub fn next_packet(&mut self) -> Option<(SocketAddrV4, Bytes)> {
+    pub(crate) fn next_packet(&mut self) -> Option<(SocketAddrV4, Bytes)> {
         self.out.pop_front()
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When [`Node::tick`] has something to do.
-    pub fn next_tick(&self) -> Instant {
+    /// When [`DhtNode::tick`] has something to do.
+    pub(crate) fn next_tick(&self) -> Instant {
         let mut next = self.next_check.min(self.next_rejoin);
         if let Some(due) = self.requests.next_due() {
             next = next.min(due);
@@ -201,7 +201,7 @@ impl Node {
         self.queries.values().map(|query| query.deadline).fold(next, Instant::min)
     }
 
-    pub fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(due) = self.requests.take_due(now) {
             match due {
@@ -241,21 +241,21 @@ impl Node {
             }
             Purpose::Announce { query } => {
                 if let Some(query) = self.queries.get_mut(&query) {
-                    query.told(false);
+                    query.commit_answered(false);
                 }
             }
             Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
         }
     }
 
-    /// Sends what a query may send now, and ends it when it is done.
+    /// Sends the requests that a query may send now, and ends it when it is done.
     fn advance(&mut self, number: QueryId, now: Instant) {
         loop {
             if self.asked.is_full(now) {
                 break;
             }
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
+            let Some(QueryStep { to, asked, referrer }) = query.next_step() else { break };
             self.asked.take(now);
             let mut packet = Packet::new(Kind::Query, 0);
             packet.target = Some(query.target);
@@ -278,12 +278,12 @@ impl Node {
         if !query.is_done() && !late {
             return;
         }
-        if let (Goal::Announce { port }, None) = (query.goal, query.took()) {
+        if let (Goal::Announce { port }, None) = (query.goal, query.accepted()) {
             let closest = query.closest().into_iter();
             let closest: Vec<Taker> =
                 closest.filter_map(|(contact, token)| Some((contact.address, token?))).collect();
             let target = query.target;
-            query.tell(closest.len(), now + ANNOUNCE_WITHIN);
+            query.commit(closest.len(), now + ANNOUNCE_WITHIN);
             self.announce(number, target, port, &closest, now);
             return self.finish_if_done(number);
         }
@@ -300,7 +300,7 @@ impl Node {
             if !self.request(*node, packet, purpose, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
-                query.told(false);
+                query.commit_answered(false);
             }
         }
     }
@@ -316,7 +316,7 @@ impl Node {
             self.events.push_back(Event::Finished {
                 query: number,
                 answered: query.answered(),
-                announced: query.took().unwrap_or(0),
+                announced: query.accepted().unwrap_or(0),
             });
         }
     }
@@ -356,7 +356,7 @@ impl Node {
         self.out.push_back((to, packet.clone()));
     }
 
-    /// Asks a node for a sign of life, which gets it a place in the table.
+    /// Pings a node; its answer adds it to the table.
     /// Returns how many bytes are sent.
     fn check(&mut self, contact: Contact, now: Instant) -> usize {
         let mut packet = Packet::new(Kind::Query, 0);
@@ -379,8 +379,8 @@ impl Node {
         self.send(referrer, &packet.encode());
     }
 
-    /// A datagram came.
-    pub fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+    /// Handles a datagram.
+    pub(crate) fn receive(&mut self, from: SocketAddrV4, bytes: &[u8], now: Instant) {
         let Some(packet) = Packet::decode(bytes) else { return };
         match packet.kind {
             Kind::Response => self.response(from, packet, now),
@@ -404,7 +404,7 @@ impl Node {
             Purpose::Check { .. } | Purpose::Confirm | Purpose::TakeBack => {}
             Purpose::Announce { query: number } => {
                 if let Some(query) = self.queries.get_mut(&number) {
-                    query.told(packet.error.is_none());
+                    query.commit_answered(packet.error.is_none());
                 }
                 self.finish_if_done(number);
             }
@@ -481,8 +481,8 @@ impl Node {
             (_, None) => return,
         }
         self.sign(from, &mut answer);
-        // A token that was accepted shows that the host received it. A ping confirms addresses, so
-        // two nodes may not make each other wait for one.
+        // A valid token shows that the host received it. A ping confirms an address, so it must not
+        // wait itself: two nodes would wait for each other.
         let is_ping = packet.command.as_deref() == Some(PING);
         if !is_ping && packet.token.is_none() && !self.confirmed.has(from, now) {
             let enough = named(&answer).min(ENOUGH_CLOSER);
@@ -523,7 +523,7 @@ impl Node {
         self.out.push_back((to, answer.encode()));
     }
 
-    /// Adds what every answer says: its receiver, our id, and a token unless it is an error.
+    /// Adds the fields of every answer: its receiver, our id, and a token unless it is an error.
     fn sign(&self, to: SocketAddrV4, answer: &mut Packet) {
         answer.to = Some(to);
         answer.id = self.public_id();
@@ -532,7 +532,7 @@ impl Node {
         }
     }
 
-    /// Takes or takes back an announcement, or names the peers of a topic.
+    /// Stores or removes an announcement, or answers with the peers of a topic.
     fn peers(
         &mut self,
         from: SocketAddrV4,

@@ -11,19 +11,19 @@ use tokio::time::Instant;
 use super::message::*;
 use super::node::*;
 use super::purpose::Goal;
-use crate::kademlia::{Chosen, Contact};
+use crate::kademlia::{Contact, RandomParts};
 
 const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
 const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 8);
 const TOPIC: [u8; 32] = [7; 32];
 
-fn node() -> Node {
+fn node() -> DhtNode {
     node_with(Vec::new(), false)
 }
 
-fn node_with(bootstrap: Vec<SocketAddrV4>, ephemeral: bool) -> Node {
-    let chosen = Chosen { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 };
-    Node::new(chosen, bootstrap, ephemeral, Instant::now())
+fn node_with(bootstrap: Vec<SocketAddrV4>, ephemeral: bool) -> DhtNode {
+    let chosen = RandomParts { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 };
+    DhtNode::new(chosen, bootstrap, ephemeral, Instant::now())
 }
 
 fn request(kind: Kind, command: &str) -> Packet {
@@ -32,13 +32,13 @@ fn request(kind: Kind, command: &str) -> Packet {
     packet
 }
 
-fn sent(node: &mut Node) -> Vec<(SocketAddrV4, Packet)> {
+fn sent(node: &mut DhtNode) -> Vec<(SocketAddrV4, Packet)> {
     std::iter::from_fn(|| node.next_packet())
         .map(|(to, bytes)| (to, Packet::decode(&bytes).unwrap()))
         .collect()
 }
 
-fn ask(node: &mut Node, packet: &Packet) -> Option<Packet> {
+fn ask(node: &mut DhtNode, packet: &Packet) -> Option<Packet> {
     node.receive(PEER, &packet.encode(), Instant::now());
     let mut answers = sent(node);
     assert!(answers.len() <= 1);
@@ -61,7 +61,7 @@ async fn a_ping_tells_the_asker_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
+async fn unknown_commands_get_an_error_and_malformed_packets_no_answer() {
     let mut node = node();
     let mut packet = request(Kind::Query, "immutable-store");
     assert_eq!(ask(&mut node, &packet), None, "no target");
@@ -76,7 +76,7 @@ async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_there_to_stay_tells_no_id() {
+async fn an_ephemeral_node_sends_no_id() {
     let mut node = node_with(Vec::new(), true);
     assert_eq!(ask(&mut node, &request(Kind::Query, PING)).unwrap().id, None);
 }
@@ -90,8 +90,8 @@ fn update(token: Option<[u8; 32]>, unannounce: bool) -> Packet {
     packet
 }
 
-/// The peers that `OTHER` is told of.
-fn peers(node: &mut Node) -> Vec<SocketAddrV4> {
+/// The peers in an answer to `OTHER`.
+fn peers(node: &mut DhtNode) -> Vec<SocketAddrV4> {
     let mut packet = request(Kind::Query, PEERS);
     packet.target = Some(TOPIC);
     node.receive(OTHER, &packet.encode(), Instant::now());
@@ -170,7 +170,7 @@ async fn a_holepunch_is_passed_on_and_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_answers_in_a_second() {
+async fn answers_per_second_are_limited() {
     let (mut node, now) = (node(), Instant::now());
     let ping = request(Kind::Query, PING).encode();
     for _ in 0..=MAX_ANSWERS_PER_SECOND {
@@ -182,7 +182,7 @@ async fn so_many_answers_in_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
+async fn concurrent_queries_and_requests_per_second_are_limited() {
     let now = Instant::now();
     // One query, for the network itself, is under way from the start.
     let mut node = node_with(vec![PEER; 16], true);
@@ -198,7 +198,7 @@ async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
 
 /// A node that answers with peers on our own machine and in our own network, which it cannot know.
 #[tokio::test(start_paused = true)]
-async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
+async fn addresses_of_our_machine_and_network_are_ignored_in_answers_from_elsewhere() {
     let now = Instant::now();
     let mut node = node_with(vec![PEER], true);
     let lookup = node.start(TOPIC, Goal::Lookup, now).unwrap();
@@ -221,7 +221,7 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+async fn an_unconfirmed_address_gets_at_most_three_times_the_bytes_it_sent() {
     for command in [PING, FIND_NODE, PEERS, HOLEPUNCH, "unknown"] {
         for id in [None, Some([9; 32])] {
             let mut node = node();

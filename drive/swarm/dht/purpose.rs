@@ -1,36 +1,36 @@
-//! What the node asks others for, and how long it waits for each answer.
+//! The purposes of requests, and how long the node waits for each answer.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use crate::kademlia::{Id, Patience, QueryId};
 
-/// Two of the original's ticks of 750 ms before a request is sent again; its referrer is asked to
-/// help before that.
-pub const PATIENCE: Patience = Patience {
+/// A request is sent again after 1.5 s, two ticks of the original. Before that, its referrer is asked
+/// to help.
+pub(crate) const PATIENCE: Patience = Patience {
     late_after: Some(Duration::from_millis(500)),
     again_after: Duration::from_millis(1500),
     times: 2,
     given_up_after: Duration::from_secs(3),
 };
 
-/// No other node can help.
-pub const ALONE: Patience = Patience { late_after: None, ..PATIENCE };
+/// As [`PATIENCE`], for a node without referrer.
+pub(crate) const ALONE: Patience = Patience { late_after: None, ..PATIENCE };
 
-/// What a query is for.
+/// The goal of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// The nodes near an id.
+pub(crate) enum Goal {
+    /// Find the nodes near an id.
     Nodes,
-    /// The peers of a topic.
+    /// Find the peers of a topic.
     Lookup,
-    /// The same, and to be one of them, reachable at this port of ours.
+    /// Find the peers of a topic, and announce us at this port.
     Announce { port: u16 },
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Ask {
         query: QueryId,
         asked: Option<Id>,
@@ -41,9 +41,9 @@ pub enum Purpose {
         query: QueryId,
     },
     TakeBack,
-    /// Is the sender of a request at the address that its datagram names?
+    /// A ping that confirms the source address of a request.
     Confirm,
-    /// Is the node with this id there?
+    /// A ping of the node with this id.
     Check {
         id: Id,
     },

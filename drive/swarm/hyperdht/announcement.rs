@@ -13,42 +13,42 @@ use crate::compact::{
 use crate::crypto::{Hash, KeyPair, PublicKey, SignatureBytes, blake2b};
 use crate::kademlia::Id;
 
-/// Peers of one answer that are looked at, or told.
-pub const MAX_PEERS: usize = 20;
+/// Peers of one answer that are encoded or decoded; more are ignored.
+pub(crate) const MAX_PEERS: usize = 20;
 
-/// What everything is signed and encrypted under, so that it means nothing elsewhere: a hash of the
-/// network's name, and that with a command's number.
+/// The namespace of signatures and keys of one command, so that they are valid for nothing else: a hash
+/// of the network's name and the command's number.
 fn namespace(command: Command) -> Hash {
     let (_, number) = command.number();
-    // All that have one are below 256.
+    // The numbers of all commands with a namespace are below 256.
     blake2b(&[&blake2b(&[b"hyperswarm/dht"]), &[number as u8]])
 }
 
-/// What the Noise handshake begins with.
-pub fn handshake_namespace() -> Hash {
+/// The prologue of the Noise handshake.
+pub(crate) fn handshake_namespace() -> Hash {
     namespace(Command::Handshake)
 }
 
-/// What the key of messages about holes is made with.
-pub fn holepunch_namespace() -> Hash {
+/// The namespace of the key that encrypts holepunch rounds.
+pub(crate) fn holepunch_namespace() -> Hash {
     namespace(Command::Holepunch)
 }
 
-/// What a peer's address is kept under.
-pub fn target_of(key: &PublicKey) -> Id {
+/// The target under which nodes store a peer's address: a hash of its key.
+pub(crate) fn target_of(key: &PublicKey) -> Id {
     blake2b(&[key.as_bytes()])
 }
 
 /// A peer that accepts connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     pub key: PublicKey,
     /// Nodes that know the peer's address.
     pub relays: Vec<SocketAddrV4>,
 }
 
 impl Peer {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         self.put(&mut out);
         out.freeze()
@@ -56,7 +56,7 @@ impl Peer {
 
     /// # Errors
     /// Fails if the bytes are not a valid peer record.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         Ok(Self::take(&mut value)?)
     }
 
@@ -73,7 +73,7 @@ impl Peer {
 
 /// The peers of a topic that a node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LookupReply {
+pub(crate) struct LookupReply {
     /// At most [`MAX_PEERS`].
     pub peers: Vec<Peer>,
     /// The time at which the last announcer wanted the topic to be queried again; 0 is never.
@@ -81,7 +81,7 @@ pub struct LookupReply {
 }
 
 impl LookupReply {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_list(&self.peers, &mut out, Peer::put);
         put_uint(self.bump, &mut out);
@@ -90,45 +90,44 @@ impl LookupReply {
 
     /// # Errors
     /// Fails if the bytes are not a valid list of peers.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let peers = take_list(&mut value, MAX_PEERS, Peer::take)?;
-        // Older nodes end here.
+        // The values of older nodes end here.
         let bump = if value.is_empty() { 0 } else { take_uint(&mut value)? };
         Ok(Self { peers, bump })
     }
 }
 
-/// The value of a request to keep an announcement, or to keep it no longer.
+/// The value of a request to store or to remove an announcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// None when an earlier one is only to be kept longer.
+pub(crate) struct Announcement {
+    /// `None` if the request only extends an earlier announcement.
     pub peer: Option<Peer>,
-    /// A hash of what the announcement can be kept longer with; or that, if there is no peer.
+    /// The hash of a secret; without a peer, the secret itself, which extends the announcement.
     pub refresh: Option<[u8; 32]>,
     pub signature: Option<SignatureBytes>,
     pub bump: u64,
 }
 
-/// Where an announcement is made: what it is signed for besides itself, so that it counts nowhere
-/// else.
+/// Where an announcement is made. The signature covers it, so that it is valid nowhere else.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub(crate) struct AnnouncementPlace {
     pub target: Id,
-    /// That the node gave.
+    /// The token that the node gave.
     pub token: Token,
     /// The node's id.
     pub node: Id,
 }
 
-/// Whether an announcement is made or taken back.
+/// Whether an announcement is made or withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     Here,
     Gone,
 }
 
 impl Meaning {
-    pub fn command(self) -> Command {
+    pub(crate) fn command(self) -> Command {
         match self {
             Self::Here => Command::Announce,
             Self::Gone => Command::Unannounce,
@@ -137,12 +136,12 @@ impl Meaning {
 }
 
 impl Announcement {
-    /// That `keys` can be reached through `relays`, or no longer can.
-    pub fn signed(
+    /// An announcement that `keys` can be reached through `relays`, or its withdrawal.
+    pub(crate) fn signed(
         meaning: Meaning,
         keys: &KeyPair,
         relays: Vec<SocketAddrV4>,
-        place: &Place,
+        place: &AnnouncementPlace,
     ) -> Self {
         let peer = Peer { key: keys.public_key(), relays };
         let signature = keys.sign(&signable(meaning, &peer, None, place));
@@ -150,13 +149,13 @@ impl Announcement {
     }
 
     /// The announcing peer, if the signature is by its key and for this place.
-    pub fn verified(&self, meaning: Meaning, place: &Place) -> Option<&Peer> {
+    pub(crate) fn verified(&self, meaning: Meaning, place: &AnnouncementPlace) -> Option<&Peer> {
         let (peer, signature) = (self.peer.as_ref()?, self.signature.as_ref()?);
         let signable = signable(meaning, peer, self.refresh.as_ref(), place);
         peer.key.verifies(&signable, signature).then_some(peer)
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         let flags =
             [self.peer.is_some(), self.refresh.is_some(), self.signature.is_some(), self.bump != 0];
@@ -174,7 +173,7 @@ impl Announcement {
 
     /// # Errors
     /// Fails if the bytes are not a valid announcement.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let has = |place| super::payload::has(flags, place);
@@ -187,8 +186,13 @@ impl Announcement {
     }
 }
 
-/// What is signed: under a namespace, a hash of where and what.
-fn signable(meaning: Meaning, peer: &Peer, refresh: Option<&[u8; 32]>, place: &Place) -> [u8; 64] {
+/// The signed bytes: a namespace, and a hash of the place and the announcement.
+fn signable(
+    meaning: Meaning,
+    peer: &Peer,
+    refresh: Option<&[u8; 32]>,
+    place: &AnnouncementPlace,
+) -> [u8; 64] {
     let refresh = refresh.map_or(&[][..], |refresh| refresh);
     let hash = blake2b(&[&place.target, &place.node, &place.token, &peer.encode(), refresh]);
     let mut signable = [0; 64];
@@ -219,10 +223,10 @@ mod tests {
         Peer { key: keys().public_key(), relays: vec![OTHER, THIRD] }
     }
 
-    fn place() -> Place {
+    fn place() -> AnnouncementPlace {
         let signed = &all()["signed"];
         let field = |name| hex(&signed[name])[..].try_into().unwrap();
-        Place { target: field("target"), token: field("token"), node: field("id") }
+        AnnouncementPlace { target: field("target"), token: field("token"), node: field("id") }
     }
 
     #[test]
@@ -273,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_counts_for_one_place_one_meaning_and_one_content() {
+    fn a_signature_is_valid_for_one_place_one_meaning_and_one_content() {
         let good = Announcement::decode(value("announce")).unwrap();
         assert_eq!(good.verified(Meaning::Here, &place()), Some(&peer()));
         assert_eq!(good.verified(Meaning::Gone, &place()), None);
         for wrong in [
-            Place { target: [1; 32], ..place() },
-            Place { token: [1; 32], ..place() },
-            Place { node: [1; 32], ..place() },
+            AnnouncementPlace { target: [1; 32], ..place() },
+            AnnouncementPlace { token: [1; 32], ..place() },
+            AnnouncementPlace { node: [1; 32], ..place() },
         ] {
             assert_eq!(good.verified(Meaning::Here, &wrong), None);
         }
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_peers_and_so_many_relays() {
+    fn peers_and_relays_of_one_record_are_limited() {
         let peers = |count| {
             let reply = LookupReply { peers: vec![peer(); count], bump: 7 };
             let read = LookupReply::decode(reply.encode()).unwrap();

@@ -12,43 +12,42 @@ use crate::compact::{
 use crate::crypto::blake2b;
 use crate::kademlia::{Contact, Id};
 
-/// Longest packet read or written, in bytes. What is longer than a datagram that is not taken apart
-/// on its way is nothing an honest node sends.
-pub const MAX_PACKET: usize = 2048;
-/// Nearer nodes of one answer that are looked at.
-pub const MAX_CLOSER: usize = 20;
+/// Longest packet read or written, in bytes. Honest nodes send none that IP has to fragment.
+pub(crate) const MAX_PACKET: usize = 2048;
+/// Nearer nodes of one answer that are decoded; more are ignored.
+pub(crate) const MAX_CLOSER: usize = 20;
 
-/// The first byte: the version below, the kind above.
+/// The first byte: the version in the low bits, the kind in the high ones.
 const VERSION: u8 = 0b11;
 const REQUEST: u8 = VERSION;
 const RESPONSE: u8 = 1 << 4 | VERSION;
 
 /// The queried node does not know the command.
-pub const UNKNOWN_COMMAND: u64 = 1;
+pub(crate) const UNKNOWN_COMMAND: u64 = 1;
 /// The token was not given to the sender, or it has expired.
-pub const INVALID_TOKEN: u64 = 2;
+pub(crate) const INVALID_TOKEN: u64 = 2;
 
-pub type Token = [u8; 32];
+pub(crate) type Token = [u8; 32];
 
 /// Which fields a request or a response has.
 mod flag {
-    pub const ID: u64 = 1;
-    pub const TOKEN: u64 = 2;
-    pub const INTERNAL: u64 = 4;
-    pub const TARGET: u64 = 8;
-    pub const CLOSER: u64 = 4;
-    pub const ERROR: u64 = 8;
-    pub const VALUE: u64 = 16;
+    pub(crate) const ID: u64 = 1;
+    pub(crate) const TOKEN: u64 = 2;
+    pub(crate) const INTERNAL: u64 = 4;
+    pub(crate) const TARGET: u64 = 8;
+    pub(crate) const CLOSER: u64 = 4;
+    pub(crate) const ERROR: u64 = 8;
+    pub(crate) const VALUE: u64 = 16;
 }
 
-/// What is asked. The hash table's own commands are numbered apart from those of what is built on it.
+/// The command of a request. Those of dht-rpc and those of HyperDHT are numbered separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     Ping,
-    /// To be answered to another port of the asker.
+    /// The answer goes to another port of the sender.
     PingNat,
     FindNode,
-    /// A node that was named does not answer.
+    /// A node that was named to the sender does not answer.
     DownHint,
     DelayedPing,
     Handshake,
@@ -64,8 +63,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it is the hash table's own, and its number.
-    pub fn number(self) -> (bool, u64) {
+    /// Whether it is a command of dht-rpc, and its number.
+    pub(crate) fn number(self) -> (bool, u64) {
         match self {
             Self::Ping => (true, 0),
             Self::PingNat => (true, 1),
@@ -101,28 +100,28 @@ impl Command {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// Chosen by the node that sends the request, repeated in the response.
     pub number: u16,
     /// The receiver, as the sender sees it.
     pub to: SocketAddrV4,
-    /// The sender's, if it is there to stay.
+    /// The sender's id, if it is a persistent node.
     pub id: Option<Id>,
-    /// Given by the receiver, to show that the sender is where the packet says.
+    /// The token that the receiver gave. It proves the sender's address.
     pub token: Option<Token>,
     pub command: Command,
     pub target: Option<Id>,
-    /// Never empty: that is as good as none.
+    /// Never empty: the encoding does not distinguish that from `None`.
     pub value: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub(crate) struct Response {
     pub number: u16,
     pub to: SocketAddrV4,
     pub id: Option<Id>,
     pub token: Option<Token>,
-    /// Nodes that are nearer to the target; their ids are made of their addresses.
+    /// Nodes that are nearer to the target; their ids are hashes of their addresses.
     pub closer: Vec<SocketAddrV4>,
     /// 0 is none.
     pub error: u64,
@@ -130,26 +129,26 @@ pub struct Response {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub(crate) enum Packet {
     Request(Request),
     Response(Response),
 }
 
-/// What says which node it is: a hash of its address.
-pub fn id_of(address: SocketAddrV4) -> Id {
+/// The id of a node: a hash of its address.
+pub(crate) fn id_of(address: SocketAddrV4) -> Id {
     let mut bytes = BytesMut::with_capacity(6);
     put_ipv4(address, &mut bytes);
     blake2b(&[&bytes])
 }
 
 /// The node at an address.
-pub fn contact(address: SocketAddrV4) -> Contact {
+pub(crate) fn contact(address: SocketAddrV4) -> Contact {
     Contact { id: id_of(address), address }
 }
 
 impl Packet {
     /// `None` if the bytes are not a valid packet.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > MAX_PACKET {
             return None;
         }
@@ -162,7 +161,7 @@ impl Packet {
     }
 }
 
-/// Takes a field that is there if its flag is set.
+/// Takes a field that is present if its flag is set.
 fn take_if<T>(
     there: bool,
     from: &mut Bytes,
@@ -176,7 +175,7 @@ fn take_value(there: bool, from: &mut Bytes) -> Result<Option<Bytes>, CutOff> {
 }
 
 impl Request {
-    pub fn new(to: SocketAddrV4, command: Command) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, command: Command) -> Self {
         Self { number: 0, to, id: None, token: None, command, target: None, value: None }
     }
 
@@ -194,7 +193,7 @@ impl Request {
         })
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let (internal, command) = self.command.number();
         let flags = [
             (self.id.is_some(), flag::ID),
@@ -216,7 +215,7 @@ impl Request {
 }
 
 impl Response {
-    pub fn new(to: SocketAddrV4, number: u16) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, number: u16) -> Self {
         Self { number, to, id: None, token: None, closer: Vec::new(), error: 0, value: None }
     }
 
@@ -235,7 +234,7 @@ impl Response {
         })
     }
 
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let flags = [
             (self.id.is_some(), flag::ID),
             (self.token.is_some(), flag::TOKEN),
@@ -259,7 +258,7 @@ impl Response {
     }
 }
 
-/// What requests and responses begin with.
+/// The fields with which requests and responses begin.
 fn head(kind: u8, flags: &[(bool, u64)], number: u16, to: SocketAddrV4) -> BytesMut {
     let mut out = BytesMut::new();
     out.put_u8(kind);
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_say_what_the_original_means() {
+    fn requests_of_the_original_are_decoded() {
         let id = Some(id_of(TO));
         let ping = Request { number: 7, ..Request::new(TO, Command::Ping) };
         assert_eq!(request("ping"), ping);
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_say_what_the_original_means() {
+    fn responses_of_the_original_are_decoded() {
         let pong = Response::new(OTHER, 513);
         assert_eq!(response("pong"), pong);
         let third = SocketAddrV4::new(Ipv4Addr::new(8, 8, 8, 8), 65535);
@@ -372,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_made_of_the_address() {
+    fn an_id_is_a_hash_of_the_address() {
         let all = include_str!("../../../tests/vectors/hyperdht.json");
         let all: serde_json::Value = serde_json::from_str(all).unwrap();
         for one in all["ids"].as_array().unwrap() {
@@ -382,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn so_long_a_packet_and_so_many_nodes() {
+    fn packet_length_and_nodes_of_one_answer_are_limited() {
         let padded = |length: usize| {
             let value = Some(Bytes::from(vec![0; length - 14]));
             let bytes = Request { value, ..Request::new(TO, Command::Ping) }.encode();
@@ -402,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_none_and_other_versions_are_no_packets() {
+    fn an_empty_value_counts_as_absent_and_other_versions_are_refused() {
         let value = Some(Bytes::new());
         let bytes = Request { value, ..Request::new(TO, Command::Ping) }.encode();
         assert_eq!(Packet::decode(&bytes), Some(Packet::Request(Request::new(TO, Command::Ping))));

@@ -2,16 +2,16 @@
 //! without sockets or clocks.
 //!
 //! Peers are found by topic and by the key of their node. Nodes near a key forward the first messages
-//! of a connection to the holder of the key. Not here: datagrams and time, the connections themselves
-//! and the holes that are punched for them (`swarm/hyperdht`), and the values that the original can
-//! store besides peers (such requests are answered with an error).
+//! of a connection to the holder of the key. Not here: datagrams and time, connections and hole
+//! punching (`network/hyperdht`), and the values that the original can store besides peers (such
+//! requests are answered with an error).
 
-pub mod message;
-pub mod payload;
-pub mod announcement;
-mod face;
+pub(crate) mod message;
+pub(crate) mod payload;
+pub(crate) mod announcement;
+mod interface;
 mod records;
-mod reach;
+mod reachability;
 mod sending;
 mod node;
 #[cfg(test)]
@@ -23,7 +23,6 @@ mod router_tests;
 #[cfg(test)]
 mod vectors;
 
-pub use face::{Answer, Ask, Asked, Event, Outgoing, Reach, RequestId, Role, SocketId};
-pub use message::MAX_PACKET;
-pub use node::Node;
-pub use reach::Samples;
+pub(crate) use interface::{Answer, Ask, Asked, Event, Reachability, RequestId, Role, SocketId};
+pub(crate) use node::HyperDhtNode;
+pub(crate) use reachability::Samples;

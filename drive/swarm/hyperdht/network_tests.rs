@@ -9,31 +9,31 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::target_of;
-use super::face::{Ask, Asked, Event, Reach, Role, SocketId};
+use super::interface::{Ask, Asked, Event, Reachability, Role, SocketId};
 use super::message::Command;
-use super::node::Node;
+use super::node::HyperDhtNode;
 use super::payload::{Handshake, Holepunch, Mode};
 use super::records::MAX_AGE;
 use crate::crypto::KeyPair;
-use crate::kademlia::{Chosen, Id};
+use crate::kademlia::{Id, RandomParts};
 
 const TOPIC: Id = [0xab; 32];
 const STAYING: u8 = 40;
 
-/// What is between a host and the others.
+/// The router between a host and the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Router {
     None,
     /// Admits addresses to which a packet was sent; one port for all remotes.
     Consistent,
-    /// A port for each.
+    /// A port for each remote address.
     Random,
 }
 
 struct Host {
-    node: Node,
+    node: HyperDhtNode,
     router: Router,
-    /// Whom each socket has sent to.
+    /// The addresses to which each socket has sent.
     known: BTreeSet<(SocketId, SocketAddrV4)>,
     events: Vec<Event>,
 }
@@ -77,13 +77,13 @@ impl Network {
             down: BTreeSet::new(),
         };
         for n in 0..count {
-            let role = Role::Staying { address: address(n, SocketId::SERVER) };
+            let role = Role::Persistent { address: address(n, SocketId::SERVER) };
             network.add(n, role, Router::None);
         }
         network
     }
 
-    /// One that has run for half a minute.
+    /// A network that has run for half a minute.
     fn settled(count: u8, loss: f64, seed: u64) -> Self {
         let mut network = Self::new(count, loss, seed);
         network.run(Duration::from_secs(30));
@@ -92,14 +92,14 @@ impl Network {
 
     fn enter(&mut self, n: u8, router: Router) {
         let server_port = address(n, SocketId::SERVER).port();
-        self.add(n, Role::Passing { server_port }, router);
+        self.add(n, Role::Ephemeral { server_port }, router);
     }
 
     fn add(&mut self, n: u8, role: Role, router: Router) {
         let first = if n == 0 { Vec::new() } else { vec![address(0, SocketId::SERVER)] };
         let mut random = || std::array::from_fn(|_| self.chance.u8(..));
-        let chosen = Chosen { id: random(), secrets: [random(), random()], first_request: 9 };
-        let node = Node::new(chosen, keys(n), first, role, self.now);
+        let chosen = RandomParts { id: random(), secrets: [random(), random()], first_request: 9 };
+        let node = HyperDhtNode::new(chosen, keys(n), first, role, self.now);
         for socket in [SocketId::CLIENT, SocketId::SERVER] {
             self.places.insert(address(n, socket), (n, socket, None));
         }
@@ -107,11 +107,11 @@ impl Network {
         self.hosts.insert(n, host);
     }
 
-    fn node(&mut self, n: u8) -> &mut Node {
+    fn node(&mut self, n: u8) -> &mut HyperDhtNode {
         &mut self.hosts.get_mut(&n).unwrap().node
     }
 
-    fn with<T>(&mut self, n: u8, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    fn with<T>(&mut self, n: u8, act: impl FnOnce(&mut HyperDhtNode, Instant) -> T) -> T {
         let now = self.now;
         act(self.node(n), now)
     }
@@ -200,7 +200,7 @@ impl Network {
         while self.step(until) {}
     }
 
-    /// Runs until something has happened at a host; what did.
+    /// Runs until a host has events; returns them.
     fn wait<T>(&mut self, n: u8, within: Duration, what: impl Fn(&Event) -> Option<T>) -> T {
         let until = self.now + within;
         loop {
@@ -226,7 +226,7 @@ impl Network {
         self.finish(n, query).1
     }
 
-    /// Whose keys are found in the topic.
+    /// The hosts whose keys a lookup of the topic finds.
     fn lookup(&mut self, n: u8) -> Vec<u8> {
         let query = self.with(n, |node, now| node.lookup(TOPIC, now)).unwrap();
         self.finish(n, query);
@@ -285,24 +285,24 @@ fn announced_is_found(loss: f64, seed: u64) {
         assert_eq!(named, Some(vec![100]));
     }
     for host in network.hosts.values() {
-        assert!(host.node.nodes() <= usize::from(STAYING), "nobody remembers who does not stay");
+        assert!(host.node.nodes() <= usize::from(STAYING), "no node remembers an ephemeral node");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_one_announces_the_others_find() {
+async fn an_announcement_of_one_node_is_found_by_the_others() {
     announced_is_found(0.0, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fifth_of_all_packets_may_be_lost() {
+async fn lookups_succeed_when_a_fifth_of_all_packets_is_lost() {
     for seed in 1..=5 {
         announced_is_found(0.2, seed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_of_the_nodes_may_disappear() {
+async fn lookups_succeed_after_half_of_the_nodes_disappear() {
     let mut network = Network::settled(STAYING, 0.05, 3);
     network.enter(100, Router::None);
     network.announce(100);
@@ -316,7 +316,7 @@ async fn half_of_the_nodes_may_disappear() {
 
 /// The waiting time of a caller that opens a drive.
 #[tokio::test(start_paused = true)]
-async fn a_few_that_are_silent_hold_nobody_up() {
+async fn a_few_silent_nodes_do_not_delay_a_lookup() {
     let mut network = Network::settled(STAYING, 0.0, 8);
     network.enter(100, Router::None);
     network.run(Duration::from_secs(5));
@@ -328,7 +328,7 @@ async fn a_few_that_are_silent_hold_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_is_taken_back_and_grows_old() {
+async fn an_announcement_is_withdrawn_and_expires() {
     let mut network = Network::settled(30, 0.0, 4);
     for n in [100, 101] {
         network.enter(n, Router::Consistent);
@@ -347,7 +347,7 @@ async fn an_announcement_is_taken_back_and_grows_old() {
 
 /// Tokens are forgotten long before announcements.
 #[tokio::test(start_paused = true)]
-async fn what_was_announced_long_ago_is_taken_back_as_well() {
+async fn an_announcement_is_withdrawn_after_its_tokens_have_expired() {
     let mut network = Network::settled(30, 0.1, 5);
     network.enter(100, Router::Consistent);
     network.enter(101, Router::Consistent);
@@ -382,23 +382,23 @@ async fn without_any_answer_a_query_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everybody_finds_out_what_router_he_is_behind() {
+async fn every_node_determines_the_kind_of_its_router() {
     for seed in 1..=3 {
         let mut network = Network::settled(STAYING, 0.05, seed);
         network.enter(100, Router::None);
         network.enter(101, Router::Consistent);
         network.enter(102, Router::Random);
         network.run(Duration::from_secs(60));
-        let open = Reach::Open(address(100, SocketId::SERVER));
-        assert_eq!(network.node(100).reach(), open);
-        let consistent = Reach::Consistent(address(101, SocketId::CLIENT));
-        assert_eq!(network.node(101).reach(), consistent);
-        assert_eq!(network.node(102).reach(), Reach::Random);
-        let staying = Reach::Open(address(1, SocketId::SERVER));
-        assert_eq!(network.node(1).reach(), staying);
+        let open = Reachability::Open(address(100, SocketId::SERVER));
+        assert_eq!(network.node(100).reachability(), open);
+        let consistent = Reachability::Consistent(address(101, SocketId::CLIENT));
+        assert_eq!(network.node(101).reachability(), consistent);
+        assert_eq!(network.node(102).reachability(), Reachability::Random);
+        let staying = Reachability::Open(address(1, SocketId::SERVER));
+        assert_eq!(network.node(1).reachability(), staying);
         network.reroute(100, Router::Random);
         network.run(Duration::from_secs(600));
-        assert_eq!(network.node(100).reach(), Reach::Random);
+        assert_eq!(network.node(100).reachability(), Reachability::Random);
     }
 }
 
@@ -482,7 +482,7 @@ async fn a_hidden_server_is_found_and_reached_through_its_relays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_the_wrong_node_is_told_so_at_once() {
+async fn a_client_that_asks_the_wrong_node_gets_an_answer_at_once() {
     let mut network = Network::settled(20, 0.0, 1);
     network.enter(101, Router::Consistent);
     network.run(Duration::from_secs(5));
@@ -498,7 +498,7 @@ async fn a_client_that_asks_the_wrong_node_is_told_so_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_a_relay_dies_another_takes_its_place() {
+async fn a_relay_that_stops_answering_is_replaced() {
     for (loss, seed) in [(0.0, 1), (0.05, 2), (0.05, 3)] {
         let mut network = Network::settled(STAYING, loss, seed);
         network.enter(100, Router::Consistent);
@@ -525,7 +525,7 @@ fn through_a_relay_without_loss(network: &mut Network, relay: SocketAddrV4) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_serves_no_longer_is_not_found_and_who_went_is_forgotten() {
+async fn a_server_that_stops_is_not_found_and_one_that_disappears_expires() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     for n in [100, 101] {
         network.enter(n, Router::Consistent);
@@ -537,7 +537,7 @@ async fn who_serves_no_longer_is_not_found_and_who_went_is_forgotten() {
     assert_eq!(network.records(102, 100), []);
     assert_eq!(network.records(102, 101).len(), 3);
     network.run(MAX_AGE * 2);
-    assert_eq!(network.records(102, 101).len(), 3, "told again every few minutes");
+    assert_eq!(network.records(102, 101).len(), 3, "announced again every few minutes");
     network.down.insert(101);
     network.run(MAX_AGE);
     assert_eq!(network.records(102, 101), []);
@@ -545,7 +545,7 @@ async fn who_serves_no_longer_is_not_found_and_who_went_is_forgotten() {
 
 /// A router forgets its ports, or a machine its network: relays would send clients nowhere.
 #[tokio::test(start_paused = true)]
-async fn who_is_seen_elsewhere_tells_his_relays() {
+async fn a_node_whose_address_changes_announces_it_to_its_relays() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     network.enter(100, Router::Consistent);
     network.enter(101, Router::Consistent);
@@ -574,7 +574,7 @@ async fn who_is_seen_elsewhere_tells_his_relays() {
 
 /// The address of an openly reachable peer is sent to every peer.
 #[tokio::test(start_paused = true)]
-async fn an_open_server_names_itself() {
+async fn a_reachable_server_announces_its_own_address_as_relay() {
     let mut network = Network::settled(STAYING, 0.0, 1);
     network.enter(100, Router::None);
     network.serve(100);

@@ -1,7 +1,7 @@
-//! A node of the hash table: asks on our behalf, and answers what others ask.
+//! A node of HyperDHT 6: sends our requests and answers those of others.
 //!
 //! Packets and time go in, packets and events come out; no sockets, no clock. A datagram's source
-//! address can be forged: a node is remembered after it has answered us, an announcement is taken
+//! address can be forged: a node is remembered after it has answered us, an announcement is accepted
 //! with a token that was sent to that address.
 //!
 //! Not here: walks (`walk`), how we are found (`serving`), answers to other nodes (`answer`) and
@@ -18,30 +18,30 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::face::{Answer, Ask, Event, Outgoing, Reach, RequestId, Role, SocketId};
+use super::interface::{Answer, Ask, Event, Outgoing, Reachability, RequestId, Role, SocketId};
 use super::message::{Command, Packet, Request, Response, contact, id_of};
-use super::reach::{PROBED, Probe, Samples};
+use super::reachability::{PROBED, Probe, Samples};
 use super::records::Records;
 use super::sending::{ONCE, Overdue, PATIENT, Purpose, Ready, Sending};
 use crate::crypto::{KeyPair, random_bytes};
 use crate::kademlia::{
-    AMPLIFICATION, BUCKET, Chosen, Confirmed, Contact, Id, Patience, QueryId, RoutingTable, Tokens,
-    Window,
+    AMPLIFICATION, BUCKET, Confirmed, Contact, Id, Patience, QueryId, RandomParts, RoutingTable,
+    Tokens, Window,
 };
 
 use answer::Incoming;
-use router::Passed;
+use router::ForwardedClients;
 use serving::Serving;
 use walk::{Goal, Taker, Walk};
 
-/// Requests answered within a second; the rest is ignored.
-pub const MAX_ANSWERS_PER_SECOND: u32 = 1000;
+/// Requests answered per second; more are ignored.
+pub(crate) const MAX_ANSWERS_PER_SECOND: u32 = 1000;
 /// Pending events that other nodes cause; further ones are dropped. Events that end an operation of
 /// ours are never dropped.
-pub const MAX_EVENTS: usize = 1024;
-/// How many unknown nodes that sent a request are checked with a request of ours at a time.
-pub const MAX_CHECKS: usize = 32;
-/// The nodes that were silent longest are asked for a sign of life this often.
+pub(crate) const MAX_EVENTS: usize = 1024;
+/// Unknown nodes that sent a request and are pinged at the same time.
+pub(crate) const MAX_CHECKS: usize = 32;
+/// How often the nodes that were silent longest are pinged.
 const CHECK_EVERY: Duration = Duration::from_secs(40);
 const CHECKED: usize = 3;
 /// With fewer nodes than a bucket has, the bootstrap is repeated after this pause, then after twice
@@ -50,7 +50,7 @@ const FIRST_REJOIN: Duration = Duration::from_secs(5);
 const REJOIN_EVERY: Duration = Duration::from_secs(320);
 
 /// See the module's description.
-pub struct Node {
+pub(crate) struct HyperDhtNode {
     pub(super) id: Id,
     pub(super) keys: KeyPair,
     pub(super) role: Role,
@@ -58,7 +58,7 @@ pub struct Node {
     pub(super) table: RoutingTable,
     pub(super) tokens: Tokens,
     pub(super) records: Records,
-    pub(super) passed: Passed,
+    pub(super) forwarded_clients: ForwardedClients,
     pub(super) confirmed: Confirmed<Incoming>,
     pub(super) sending: Sending,
     pub(super) queries: BTreeMap<QueryId, Walk>,
@@ -67,7 +67,7 @@ pub struct Node {
     pub(super) taken: BTreeMap<Id, Vec<Taker>>,
     pub(super) serving: Option<Serving>,
     next_request: RequestId,
-    /// Of the socket that the node asks from.
+    /// Reports of the address of the socket from which the node sends requests.
     samples: Samples,
     probe: Probe,
     /// The address at which every peer can reach our server socket.
@@ -79,18 +79,18 @@ pub struct Node {
     rejoin_pause: Duration,
 }
 
-impl Node {
-    /// A node that joins the network of its `bootstrap` nodes, or begins one.
-    pub fn new(
-        chosen: Chosen,
+impl HyperDhtNode {
+    /// A node that joins the network of its `bootstrap` nodes, or starts one.
+    pub(crate) fn new(
+        chosen: RandomParts,
         keys: KeyPair,
         bootstrap: Vec<SocketAddrV4>,
         role: Role,
         now: Instant,
     ) -> Self {
         let (id, open) = match role {
-            Role::Passing { .. } => (chosen.id, None),
-            Role::Staying { address } => (id_of(address), Some(address)),
+            Role::Ephemeral { .. } => (chosen.id, None),
+            Role::Persistent { address } => (id_of(address), Some(address)),
         };
         let mut node = Self {
             id,
@@ -100,7 +100,7 @@ impl Node {
             table: RoutingTable::new(id),
             tokens: Tokens::new(chosen.secrets, now),
             records: Records::default(),
-            passed: Passed::default(),
+            forwarded_clients: ForwardedClients::default(),
             confirmed: Confirmed::default(),
             sending: Sending::new(chosen.first_request, now),
             queries: BTreeMap::new(),
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// Replaces the bootstrap nodes and bootstraps again.
-    pub fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
+    pub(crate) fn set_bootstrap(&mut self, bootstrap: Vec<SocketAddrV4>, now: Instant) {
         self.bootstrap = others(bootstrap, self.id);
         self.rejoin_pause = FIRST_REJOIN;
         self.next_rejoin = now + FIRST_REJOIN;
@@ -140,27 +140,23 @@ impl Node {
         }
     }
 
-    pub fn keys(&self) -> &KeyPair {
-        &self.keys
-    }
-
     /// Looks for the peers of a topic; `None` if too many queries are under way.
-    pub fn lookup(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+    pub(crate) fn lookup(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
         self.start(topic, Goal::Lookup, now)
     }
 
-    /// The same, and to be one of them.
-    pub fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
+    /// Looks for the peers of a topic and announces us as one.
+    pub(crate) fn announce(&mut self, topic: Id, now: Instant) -> Option<QueryId> {
         self.start(topic, Goal::Announce, now)
     }
 
     /// Looks for the nodes that know where a peer is; `target` is the hash of the peer's key.
-    pub fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
+    pub(crate) fn find_peer(&mut self, target: Id, now: Instant) -> Option<QueryId> {
         self.start(target, Goal::Peer, now)
     }
 
     /// Sends one request, now or soon; `None` if too many wait.
-    pub fn request(&mut self, ask: Ask, now: Instant) -> Option<RequestId> {
+    pub(crate) fn request(&mut self, ask: Ask, now: Instant) -> Option<RequestId> {
         let Ask { to, socket, command, target, token, value, again } = ask;
         let request = Request { target, token, value, ..Request::new(to, command) };
         let number = self.next_request;
@@ -177,23 +173,13 @@ impl Node {
         Some(number)
     }
 
-    /// Asks a node once for a sign of life, and where it sees that socket of ours.
-    pub fn ping(
-        &mut self,
-        to: SocketAddrV4,
-        socket: Option<SocketId>,
-        now: Instant,
-    ) -> Option<RequestId> {
-        self.request(Ask { socket, again: false, ..Ask::new(to, Command::Ping) }, now)
-    }
-
     /// Nodes known.
-    pub fn nodes(&self) -> usize {
+    pub(crate) fn nodes(&self) -> usize {
         self.table.len()
     }
 
-    /// Nodes that answered lately, the newest first; bootstrap nodes too if there are fewer.
-    pub fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
+    /// At most `count` nodes: those that answered last, the newest first, then bootstrap nodes.
+    pub(crate) fn recent_nodes(&self, count: usize) -> Vec<SocketAddrV4> {
         let mut nodes: Vec<SocketAddrV4> =
             self.table.newest(count).iter().map(|contact| contact.address).collect();
         for address in &self.bootstrap {
@@ -204,9 +190,9 @@ impl Node {
         nodes
     }
 
-    /// Where others can reach the socket that the node asks from.
-    pub fn reach(&self) -> Reach {
-        self.open.map_or_else(|| self.samples.reach(), Reach::Open)
+    /// Where others can reach the socket from which the node sends requests.
+    pub(crate) fn reachability(&self) -> Reachability {
+        self.open.map_or_else(|| self.samples.reachability(), Reachability::Open)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -223,21 +209,21 @@ impl Node {
         if self.is_open() { SocketId::SERVER } else { SocketId::CLIENT }
     }
 
-    /// What is told of us from a socket.
+    /// Our id, in packets from this socket; `None` if we are ephemeral there.
     pub(super) fn public_id(&self, socket: SocketId) -> Option<Id> {
-        let stays = matches!(self.role, Role::Staying { .. });
+        let stays = matches!(self.role, Role::Persistent { .. });
         (stays && socket == SocketId::SERVER).then_some(self.id)
     }
 
-    pub fn next_packet(&mut self) -> Option<Outgoing> {
+    pub(crate) fn next_packet(&mut self) -> Option<Outgoing> {
         self.sending.next_packet()
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    pub(super) fn happened(&mut self, event: Event) {
+    pub(super) fn report(&mut self, event: Event) {
         let ends_something =
             matches!(event, Event::Answered { .. } | Event::Finished { .. } | Event::Served { .. });
         if ends_something || self.events.len() < MAX_EVENTS {
@@ -251,7 +237,7 @@ impl Node {
         self.sending.ask(ready, now)
     }
 
-    /// Asks a node for a sign of life, which gets it a place in the table.
+    /// Pings a node; its answer adds it to the table.
     pub(super) fn check(&mut self, address: SocketAddrV4, patience: Patience, now: Instant) {
         let checks = self.sending.count(|purpose| *purpose == Purpose::Check);
         if checks < MAX_CHECKS {
@@ -261,8 +247,8 @@ impl Node {
         }
     }
 
-    /// When [`Node::tick`] has something to do.
-    pub fn next_tick(&self) -> Instant {
+    /// When [`HyperDhtNode::tick`] has something to do.
+    pub(crate) fn next_tick(&self) -> Instant {
         let next = self.next_check.min(self.next_rejoin);
         let requests = self.sending.next_due(!self.queries.is_empty());
         let probe = self.expected_at().map(|_| self.probe.next);
@@ -271,7 +257,7 @@ impl Node {
         [requests, probe, serving].into_iter().flatten().chain(queries).fold(next, Instant::min)
     }
 
-    pub fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         self.tokens.rotate(now, || random_bytes().ok());
         while let Some(overdue) = self.sending.take_due(now) {
             self.overdue(overdue, now);
@@ -311,25 +297,31 @@ impl Node {
 
     fn timed_out(&mut self, to: SocketAddrV4, purpose: Purpose, now: Instant) {
         match purpose {
-            // The silent party may be the peer to which the node forwarded the request.
+            // The peer to which the node forwarded the request may be the silent one.
             Purpose::Asked(request) => {
-                return self.happened(Event::Answered { request, answer: None });
+                return self.report(Event::Answered { request, answer: None });
             }
-            // What does not come through says nothing of the node.
+            // A ping that does not arrive is no fault of the node.
             Purpose::Nat => return self.probe_ended(None),
             Purpose::Hint | Purpose::Confirm => return,
             Purpose::Step { query, asked, referrer } => {
                 self.step_failed(query, asked, to, referrer, now);
             }
-            Purpose::Tell { query, .. } => self.told(query, false, now),
+            Purpose::Commit { query, .. } => self.commit_result(query, false, now),
             Purpose::Relay => self.relay_failed(to),
             Purpose::TakeBack { .. } | Purpose::Check => {}
         }
         self.table.failed(to);
     }
 
-    /// A datagram came.
-    pub fn receive(&mut self, socket: SocketId, from: SocketAddrV4, bytes: &[u8], now: Instant) {
+    /// Handles a datagram.
+    pub(crate) fn receive(
+        &mut self,
+        socket: SocketId,
+        from: SocketAddrV4,
+        bytes: &[u8],
+        now: Instant,
+    ) {
         if from.port() == 0 {
             return;
         }
@@ -363,8 +355,8 @@ impl Node {
             Purpose::Step { query, asked, .. } => {
                 self.step_answered(query, asked, from, response, now);
             }
-            Purpose::Tell { query, replaced } => {
-                self.tell_answered(query, replaced, from, &response, now);
+            Purpose::Commit { query, replaced } => {
+                self.commit_answered(query, replaced, from, &response, now);
             }
             Purpose::TakeBack { target, replaced } => {
                 self.take_back_answered(target, replaced, from, &response, now);
@@ -375,21 +367,21 @@ impl Node {
             Purpose::Asked(request) => {
                 let Response { to, token, error, value, .. } = response;
                 let answer = Some(Answer { from, to, socket, value, error, token });
-                self.happened(Event::Answered { request, answer });
+                self.report(Event::Answered { request, answer });
             }
             Purpose::Check | Purpose::Nat | Purpose::Hint | Purpose::Confirm => {}
         }
-        // There is a place for one that waits.
+        // The answer makes room for a waiting request.
         self.sending.go_on(now);
     }
 
-    /// A node sees us at an address.
+    /// Notes that a node sees us at an address.
     fn seen(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4, now: Instant) {
         self.samples.add(node, seen_as);
-        let (Role::Passing { .. }, Some(open)) = (self.role, self.open) else { return };
-        let moved = match self.samples.reach() {
-            Reach::Consistent(address) => address != open,
-            reach => reach == Reach::Random,
+        let (Role::Ephemeral { .. }, Some(open)) = (self.role, self.open) else { return };
+        let moved = match self.samples.reachability() {
+            Reachability::Consistent(address) => address != open,
+            other => other == Reachability::Random,
         };
         // Our router admitted every address, and no longer does.
         if moved {
@@ -398,18 +390,18 @@ impl Node {
         }
     }
 
-    /// Where our server socket would be reached, if it is to be found out whether it is: where most
-    /// see us, by its own number.
+    /// The address at which our server socket would be reachable, if that is to be tested: the host that
+    /// most nodes report, and the port of the socket.
     fn expected_at(&self) -> Option<SocketAddrV4> {
-        let Role::Passing { server_port } = self.role else { return None };
+        let Role::Ephemeral { server_port } = self.role else { return None };
         let seen_as = self.samples.agreed()?;
         let probing = self.is_open() || self.probe.is_under_way();
         (!probing).then(|| SocketAddrV4::new(*seen_as.ip(), server_port))
     }
 
-    /// Asks nodes to send to our server socket, which has sent them nothing.
+    /// Asks nodes to send a packet to our server socket, which has sent them none.
     fn tick_probe(&mut self, now: Instant) {
-        let Role::Passing { server_port } = self.role else { return };
+        let Role::Ephemeral { server_port } = self.role else { return };
         let Some(expected) = self.expected_at().filter(|_| now >= self.probe.next) else { return };
         let nodes = self.recent_nodes(PROBED);
         self.probe.begin(expected, nodes.len(), now);

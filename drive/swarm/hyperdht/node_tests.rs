@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::*;
-use super::face::*;
+use super::interface::*;
 use super::message::*;
 use super::node::answer::MAX_CONFIRMING;
 use super::node::walk::{MAX_QUERIES, MAX_TAKEN_BACK};
@@ -16,7 +16,7 @@ use super::node::*;
 use super::payload::{Handshake, Holepunch, Mode};
 use super::sending::{MAX_REQUESTS_PER_SECOND, MAX_WAITING};
 use crate::crypto::KeyPair;
-use crate::kademlia::{Chosen, Id};
+use crate::kademlia::{Id, RandomParts};
 
 pub(super) const OWN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), 7);
 pub(super) const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -26,51 +26,51 @@ pub(super) const NEAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 
 const SERVER_PORT: u16 = 4000;
 pub(super) const TOPIC: Id = [7; 32];
 
-fn chosen() -> Chosen {
-    Chosen { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 }
+fn chosen() -> RandomParts {
+    RandomParts { id: [0x55; 32], secrets: [[1; 32], [2; 32]], first_request: 7 }
 }
 
 pub(super) fn keys() -> KeyPair {
     KeyPair::from_seed(&[6; 32])
 }
 
-pub(super) fn staying() -> Node {
+pub(super) fn staying() -> HyperDhtNode {
     staying_with(Vec::new())
 }
 
-fn staying_with(bootstrap: Vec<SocketAddrV4>) -> Node {
-    let role = Role::Staying { address: OWN };
-    Node::new(chosen(), keys(), bootstrap, role, Instant::now())
+fn staying_with(bootstrap: Vec<SocketAddrV4>) -> HyperDhtNode {
+    let role = Role::Persistent { address: OWN };
+    HyperDhtNode::new(chosen(), keys(), bootstrap, role, Instant::now())
 }
 
-pub(super) fn passing(bootstrap: Vec<SocketAddrV4>) -> Node {
-    let role = Role::Passing { server_port: SERVER_PORT };
-    Node::new(chosen(), keys(), bootstrap, role, Instant::now())
+pub(super) fn passing(bootstrap: Vec<SocketAddrV4>) -> HyperDhtNode {
+    let role = Role::Ephemeral { server_port: SERVER_PORT };
+    HyperDhtNode::new(chosen(), keys(), bootstrap, role, Instant::now())
 }
 
 pub(super) fn request(command: Command) -> Request {
     Request { number: 5, target: Some(TOPIC), ..Request::new(OWN, command) }
 }
 
-/// The socket that a node has in any case.
-fn socket(node: &Node) -> SocketId {
-    match node.reach() {
-        Reach::Open(_) => SocketId::SERVER,
+/// The socket from which a node sends requests.
+fn socket(node: &HyperDhtNode) -> SocketId {
+    match node.reachability() {
+        Reachability::Open(_) => SocketId::SERVER,
         _ => SocketId::CLIENT,
     }
 }
 
-pub(super) fn sent(node: &mut Node) -> Vec<(SocketAddrV4, Packet)> {
+pub(super) fn sent(node: &mut HyperDhtNode) -> Vec<(SocketAddrV4, Packet)> {
     std::iter::from_fn(|| node.next_packet())
         .map(|out| (out.to, Packet::decode(&out.bytes).unwrap()))
         .collect()
 }
 
-pub(super) fn events(node: &mut Node) -> Vec<Event> {
+pub(super) fn events(node: &mut HyperDhtNode) -> Vec<Event> {
     std::iter::from_fn(|| node.next_event()).collect()
 }
 
-fn requests(node: &mut Node) -> Vec<Request> {
+fn requests(node: &mut HyperDhtNode) -> Vec<Request> {
     let requests = sent(node).into_iter().filter_map(|(_, packet)| match packet {
         Packet::Request(request) => Some(request),
         Packet::Response(_) => None,
@@ -78,18 +78,32 @@ fn requests(node: &mut Node) -> Vec<Request> {
     requests.collect()
 }
 
-pub(super) fn hand(node: &mut Node, from: SocketAddrV4, request: &Request) {
+pub(super) fn hand(node: &mut HyperDhtNode, from: SocketAddrV4, request: &Request) {
     let socket = socket(node);
     node.receive(socket, from, &request.encode(), Instant::now());
 }
 
-fn hand_answer(node: &mut Node, from: SocketAddrV4, response: &Response) {
+fn hand_answer(node: &mut HyperDhtNode, from: SocketAddrV4, response: &Response) {
     let socket = socket(node);
     node.receive(socket, from, &response.encode(), Instant::now());
 }
 
+/// Has a node ping another one once, from one of its sockets.
+pub(crate) fn ping(
+    node: &mut HyperDhtNode,
+    to: SocketAddrV4,
+    socket: Option<SocketId>,
+    now: Instant,
+) -> Option<RequestId> {
+    node.request(Ask { socket, again: false, ..Ask::new(to, Command::Ping) }, now)
+}
+
 /// The answer to `from`; asserts that nothing is sent to other addresses.
-pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -> Option<Response> {
+pub(super) fn ask_from(
+    node: &mut HyperDhtNode,
+    from: SocketAddrV4,
+    request: &Request,
+) -> Option<Response> {
     hand(node, from, request);
     let mut answers = sent(node);
     assert!(answers.len() <= 1, "{answers:?}");
@@ -102,7 +116,7 @@ pub(super) fn ask_from(node: &mut Node, from: SocketAddrV4, request: &Request) -
     })
 }
 
-fn ask(node: &mut Node, request: &Request) -> Option<Response> {
+fn ask(node: &mut HyperDhtNode, request: &Request) -> Option<Response> {
     ask_from(node, PEER, request)
 }
 
@@ -135,7 +149,7 @@ async fn a_ping_to_another_socket_goes_there_and_nowhere_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
+async fn unknown_commands_get_an_error_and_malformed_packets_no_answer() {
     for mut node in [staying(), passing(Vec::new())] {
         for command in [
             Command::DelayedPing,
@@ -160,7 +174,7 @@ async fn unknown_commands_are_told_so_and_nonsense_is_not_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_stay_keeps_nothing_and_passes_nothing_on() {
+async fn an_ephemeral_node_stores_no_records_and_forwards_no_messages() {
     let mut node = passing(Vec::new());
     for command in [Command::FindPeer, Command::Lookup, Command::Announce, Command::Unannounce] {
         let answer = ask(&mut node, &request(command)).unwrap();
@@ -212,19 +226,19 @@ fn every_holepunch() -> impl Iterator<Item = Request> {
 }
 
 /// The token that a node gives to `from`.
-pub(super) fn token(node: &mut Node, from: SocketAddrV4) -> Token {
+pub(super) fn token(node: &mut HyperDhtNode, from: SocketAddrV4) -> Token {
     ask_from(node, from, &request(Command::Lookup)).unwrap().token.unwrap()
 }
 
 /// An announcement of a peer in a topic.
 pub(super) fn announce(keys: &KeyPair, target: Id, token: Token, meaning: Meaning) -> Request {
-    let place = Place { target, token, node: id_of(OWN) };
+    let place = AnnouncementPlace { target, token, node: id_of(OWN) };
     let value = Announcement::signed(meaning, keys, vec![OTHER], &place).encode();
     let request = Request::new(OWN, meaning.command());
     Request { number: 5, target: Some(target), token: Some(token), value: Some(value), ..request }
 }
 
-fn peers(node: &mut Node) -> Vec<Peer> {
+fn peers(node: &mut HyperDhtNode) -> Vec<Peer> {
     let value = ask_from(node, OTHER, &request(Command::Lookup)).unwrap().value;
     value.map_or_else(Vec::new, |value| LookupReply::decode(value).unwrap().peers)
 }
@@ -265,7 +279,7 @@ async fn an_announcement_needs_a_signature_and_the_token_that_was_sent_to_that_h
     assert_eq!(peers(&mut node), [peer]);
     let stranger = announce(&KeyPair::from_seed(&[9; 32]), TOPIC, given, Meaning::Gone);
     assert!(ask(&mut node, &stranger).is_some());
-    assert_eq!(peers(&mut node).len(), 1, "only he can take it back");
+    assert_eq!(peers(&mut node).len(), 1, "only that peer can withdraw it");
     assert_eq!(ask(&mut node, &announce(&keys(), TOPIC, given, Meaning::Gone)), Some(taken));
     assert_eq!(peers(&mut node), []);
 }
@@ -275,7 +289,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
     let now = Instant::now();
     let mut node = staying();
     let stranger = Request { id: Some([9; 32]), ..request(Command::FindNode) };
-    assert!(ask(&mut node, &stranger).is_some(), "whose id is another address's");
+    assert!(ask(&mut node, &stranger).is_some(), "with the id of another address");
     let honest = Request { id: Some(id_of(PEER)), ..request(Command::FindNode) };
     hand(&mut node, PEER, &honest);
     assert_eq!(node.nodes(), 0, "its address may be forged");
@@ -302,7 +316,7 @@ async fn a_node_is_remembered_when_it_has_answered_under_its_own_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_said_to_be_down_is_looked_at() {
+async fn a_node_that_is_reported_down_is_pinged() {
     let mut node = staying();
     let hint = |address: SocketAddrV4| {
         let mut value = bytes::BytesMut::new();
@@ -332,7 +346,7 @@ async fn a_node_that_was_said_to_be_down_is_looked_at() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_answers_in_a_second() {
+async fn answers_per_second_are_limited() {
     let (mut node, now) = (staying(), Instant::now());
     let ping = request(Command::Ping).encode();
     for _ in 0..=MAX_ANSWERS_PER_SECOND {
@@ -344,7 +358,7 @@ async fn so_many_answers_in_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_nodes_are_asked_back_at_once() {
+async fn concurrent_checks_of_unknown_nodes_are_limited() {
     let mut node = staying();
     for n in 0..=MAX_CHECKS as u16 {
         let from = SocketAddrV4::new(*PEER.ip(), n + 1);
@@ -354,7 +368,7 @@ async fn so_many_nodes_are_asked_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
+async fn concurrent_queries_and_requests_per_second_are_limited() {
     let now = Instant::now();
     // One query, for the network itself, is under way from the start.
     let bootstrap: Vec<_> = (1..=20).map(|n| SocketAddrV4::new(*PEER.ip(), n)).collect();
@@ -367,15 +381,15 @@ async fn so_many_queries_at_once_and_so_many_requests_in_a_second() {
     let first = sent(&mut node).len();
     assert_eq!(first, MAX_QUERIES * 10, "ten of each");
     for _ in first..MAX_REQUESTS_PER_SECOND as usize + MAX_WAITING {
-        assert!(node.ping(THIRD, None, now).is_some());
+        assert!(ping(&mut node, THIRD, None, now).is_some());
     }
-    assert!(node.ping(THIRD, None, now).is_none(), "one more");
+    assert!(ping(&mut node, THIRD, None, now).is_none(), "one more");
     assert_eq!(first + sent(&mut node).len(), MAX_REQUESTS_PER_SECOND as usize);
     assert_eq!(node.next_tick(), now + Duration::from_secs(1));
 }
 
-/// Walks one step: a node that is asked something for a query, and what it answers.
-fn answer_step(node: &mut Node, command: Command, answer: Response) -> SocketAddrV4 {
+/// One step of a walk: answers the next request of a query.
+fn answer_step(node: &mut HyperDhtNode, command: Command, answer: Response) -> SocketAddrV4 {
     let asked = requests(node).into_iter().find(|one| one.command == command).unwrap();
     let id = Some(id_of(asked.to));
     let answer = Response { number: asked.number, to: OWN, id, ..answer };
@@ -384,7 +398,7 @@ fn answer_step(node: &mut Node, command: Command, answer: Response) -> SocketAdd
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
+async fn addresses_of_our_machine_and_network_are_ignored_in_answers_from_elsewhere() {
     let now = Instant::now();
     let mut node = passing(vec![PEER]);
     let lookup = node.lookup(TOPIC, now).unwrap();
@@ -407,7 +421,7 @@ async fn a_stranger_names_neither_our_machine_nor_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_of_somebody_else_is_none() {
+async fn a_record_of_another_key_is_ignored() {
     let server = KeyPair::from_seed(&[9; 32]).public_key();
     for (key, found) in [(server, true), (keys().public_key(), false)] {
         let mut node = passing(vec![PEER]);
@@ -423,40 +437,40 @@ async fn a_record_of_somebody_else_is_none() {
 
 /// Nodes of the original change their tokens every few seconds.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_has_grown_old_is_replaced_once() {
+async fn an_expired_token_is_replaced_once() {
     let now = Instant::now();
     let mut node = passing(vec![PEER]);
     let query = node.announce(TOPIC, now).unwrap();
     let answer = |token| Response { token: Some([token; 32]), ..Response::new(OWN, 0) };
     answer_step(&mut node, Command::Lookup, answer(1));
     let refused = |token| Response { error: INVALID_TOKEN, ..answer(token) };
-    let told = |node: &mut Node| {
+    let next_request = |node: &mut HyperDhtNode| {
         let mut all = requests(node);
         all.retain(|one| matches!(one.command, Command::Announce | Command::Unannounce));
         assert_eq!(all.len(), 1);
         all.pop().unwrap()
     };
-    let refuse = |node: &mut Node, asked: &Request, token| {
+    let refuse = |node: &mut HyperDhtNode, asked: &Request, token| {
         let id = Some(id_of(PEER));
         let answer = Response { id, number: asked.number, ..refused(token) };
         hand_answer(node, PEER, &answer);
     };
-    let first = told(&mut node);
+    let first = next_request(&mut node);
     assert_eq!(first.token, Some([1; 32]));
     refuse(&mut node, &first, 2);
-    let second = told(&mut node);
+    let second = next_request(&mut node);
     assert_eq!(second.token, Some([2; 32]));
     let value = Announcement::decode(second.value.clone().unwrap()).unwrap();
-    let place = Place { target: TOPIC, token: [2; 32], node: id_of(PEER) };
-    assert!(value.verified(Meaning::Here, &place).is_some(), "and signed anew");
+    let place = AnnouncementPlace { target: TOPIC, token: [2; 32], node: id_of(PEER) };
+    assert!(value.verified(Meaning::Here, &place).is_some(), "and signed again");
     refuse(&mut node, &second, 3);
     assert_eq!(events(&mut node), [Event::Finished { query, answered: 1, announced: 0 }]);
     // Taken back with the token that is known best; it may have been taken after all.
     node.take_back(&TOPIC, now);
-    let first = told(&mut node);
+    let first = next_request(&mut node);
     assert_eq!((first.command, first.token), (Command::Unannounce, Some([2; 32])));
     refuse(&mut node, &first, 4);
-    let second = told(&mut node);
+    let second = next_request(&mut node);
     assert_eq!((second.command, second.token), (Command::Unannounce, Some([4; 32])));
     assert!(node.is_taking_back());
     refuse(&mut node, &second, 5);
@@ -464,7 +478,7 @@ async fn a_token_that_has_grown_old_is_replaced_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_announcements_are_remembered_to_be_taken_back() {
+async fn announcements_remembered_for_withdrawal_are_limited() {
     let mut now = Instant::now();
     let mut node = passing(vec![PEER]);
     let topic = |n: usize| {
@@ -477,15 +491,15 @@ async fn so_many_announcements_are_remembered_to_be_taken_back() {
         node.announce(topic(n), now).unwrap();
         let answer = Response { token: Some([1; 32]), ..Response::new(OWN, 0) };
         answer_step(&mut node, Command::Lookup, answer);
-        let told = requests(&mut node).pop().unwrap();
-        hand_answer(&mut node, PEER, &Response::new(OWN, told.number));
+        let request = requests(&mut node).pop().unwrap();
+        hand_answer(&mut node, PEER, &Response::new(OWN, request.number));
         events(&mut node);
     }
     for (n, known) in [(MAX_TAKEN_BACK, false), (MAX_TAKEN_BACK - 1, true)] {
         node.take_back(&topic(n), now + Duration::from_secs(9));
-        let told =
+        let count =
             requests(&mut node).iter().filter(|one| one.command == Command::Unannounce).count();
-        assert_eq!(told, usize::from(known));
+        assert_eq!(count, usize::from(known));
     }
 }
 
@@ -494,7 +508,7 @@ async fn a_request_is_answered_on_its_own_socket_or_given_up() {
     let now = Instant::now();
     let mut node = passing(Vec::new());
     let hole = SocketId(9);
-    let ping = node.ping(PEER, Some(hole), now).unwrap();
+    let ping = ping(&mut node, PEER, Some(hole), now).unwrap();
     let out = node.next_packet().unwrap();
     assert_eq!((out.socket, out.to), (hole, PEER));
     let Some(Packet::Request(asked)) = Packet::decode(&out.bytes) else { panic!() };
@@ -525,10 +539,11 @@ async fn a_request_is_answered_on_its_own_socket_or_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
+async fn new_bootstrap_nodes_are_queried_at_once_and_our_own_address_never() {
     let now = Instant::now();
     let mut node = staying_with(vec![OWN, PEER]);
-    let asked = |node: &mut Node| requests(node).iter().map(|one| one.to).collect::<Vec<_>>();
+    let asked =
+        |node: &mut HyperDhtNode| requests(node).iter().map(|one| one.to).collect::<Vec<_>>();
     assert_eq!(asked(&mut node), [PEER]);
     node.set_bootstrap(vec![OTHER, OWN], now);
     assert_eq!(asked(&mut node), [OTHER], "though it still waits for the first");
@@ -537,7 +552,7 @@ async fn other_nodes_to_begin_with_are_asked_at_once_and_never_ourselves() {
 
 /// The time of the next tick lies ahead after each, whatever is under way: no busy loop.
 #[tokio::test(start_paused = true)]
-async fn a_tick_does_all_there_is_to_do() {
+async fn a_tick_does_all_that_is_due() {
     let mut now = Instant::now();
     let bootstrap: Vec<_> = (1..=20).map(|n| SocketAddrV4::new(*PEER.ip(), n)).collect();
     let mut node = passing(bootstrap);
@@ -563,7 +578,7 @@ async fn a_tick_does_all_there_is_to_do() {
 }
 
 /// A node that knows 20 others and 20 peers of [`TOPIC`], and where [`keys`] are.
-fn well_known() -> Node {
+fn well_known() -> HyperDhtNode {
     let mut node = staying();
     let now = Instant::now();
     for n in 1..=20 {
@@ -598,7 +613,7 @@ fn every_command() -> Vec<Request> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forged_address_is_sent_at_most_three_times_what_came_from_it() {
+async fn an_unconfirmed_address_gets_at_most_three_times_the_bytes_it_sent() {
     for asked in every_command() {
         for id in [None, Some(id_of(PEER))] {
             for value in [asked.value.clone(), Some(Bytes::from(vec![1; 900]))] {

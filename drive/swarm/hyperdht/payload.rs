@@ -1,8 +1,8 @@
-//! What two peers tell each other through nodes before they have a connection: the handshake, and
-//! the rounds in which both punch holes into their routers (hyperdht.md §4, §5).
+//! Messages that two peers exchange through nodes before they have a connection: the handshake, and
+//! the rounds of hole punching (hyperdht.md §4, §5).
 //!
-//! Not here: the encryption of what is inside (`secret_stream`), and what is done about it
-//! (`swarm/hyperdht`).
+//! Not here: the encryption of the payloads (`secret_stream`), and how peers act on them
+//! (`network/hyperdht`).
 
 use std::net::{SocketAddrV4, SocketAddrV6};
 
@@ -13,26 +13,26 @@ use crate::compact::{
     take_ipv6, take_list, take_uint,
 };
 
-/// Addresses of one list that are looked at. A machine has some, and three relays.
-pub const MAX_ADDRESSES: usize = 32;
+/// Addresses of one list that are decoded; more are ignored. A machine has a few, and three relays.
+pub(crate) const MAX_ADDRESSES: usize = 32;
 
-/// The version of the hello, and of each of its parts.
-pub const VERSION: u64 = 1;
+/// The version of the Noise payload and of each of its parts.
+pub(crate) const VERSION: u64 = 1;
 
-/// What is wrong with a connection that is to be.
-pub mod fault {
-    pub const NONE: u64 = 0;
-    pub const ABORTED: u64 = 1;
-    pub const VERSION_MISMATCH: u64 = 2;
-    pub const TRY_LATER: u64 = 3;
+/// Faults: why a peer refuses a connection.
+pub(crate) mod fault {
+    pub(crate) const NONE: u64 = 0;
+    pub(crate) const ABORTED: u64 = 1;
+    pub(crate) const VERSION_MISMATCH: u64 = 2;
+    pub(crate) const TRY_LATER: u64 = 3;
 }
 
-/// Why a value is none that we can read.
+/// Why a value cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     #[error("it ends early")]
     CutOff,
-    #[error("from whom it comes, {0}, is unknown")]
+    #[error("the mode {0} is unknown")]
     Mode(u64),
     #[error("it is of version {0}")]
     Version(u64),
@@ -48,7 +48,7 @@ impl From<CutOff> for Malformed {
 
 /// The party that sends a handshake or a holepunch round between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     FromClient,
     FromServer,
     FromRelay,
@@ -81,19 +81,19 @@ impl Mode {
 
 /// The kind of router that a peer is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Firewall {
+pub(crate) enum Firewall {
     #[default]
     Unknown,
     /// No router, or one that admits every address.
     Open,
     /// The same port for every remote address.
     Consistent,
-    /// Another port for each.
+    /// A different port for each remote address.
     Random,
 }
 
 impl Firewall {
-    pub fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         match self {
             Self::Unknown => 0,
             Self::Open => 1,
@@ -107,7 +107,7 @@ impl Firewall {
             0 => Self::Unknown,
             1 => Self::Open,
             2 => Self::Consistent,
-            // What comes later will hardly be easier to come through.
+            // Later versions may add kinds; assume the hardest to traverse.
             _ => Self::Random,
         })
     }
@@ -121,31 +121,31 @@ fn put_addresses(all: &[SocketAddrV4], out: &mut BytesMut) {
     put_list(all, out, |one, out| put_ipv4(*one, out));
 }
 
-/// The sum of the flags whose field is there.
+/// The flags of the fields that are present.
 pub(super) fn put_flags(fields: &[bool], out: &mut BytesMut) {
     let flags = fields.iter().rev().fold(0, |flags, there| flags << 1 | u64::from(*there));
     put_uint(flags, out);
 }
 
-/// Whether the field of that place is there.
+/// Whether the field of that place is present.
 pub(super) fn has(flags: u64, place: u32) -> bool {
     flags >> place & 1 != 0
 }
 
 /// The value of a handshake request, and of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     pub mode: Mode,
     /// A message of the Noise handshake.
     pub noise: Bytes,
     /// The address of the peer behind the sender: the client, or in a reply the server.
     pub peer_address: Option<SocketAddrV4>,
-    /// Of the node through which the answer goes, if that is not the sender.
+    /// The node through which the answer goes, if that is not the sender.
     pub relay_address: Option<SocketAddrV4>,
 }
 
 impl Handshake {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(&[self.peer_address.is_some(), self.relay_address.is_some()], &mut out);
         put_uint(self.mode.number(), &mut out);
@@ -158,7 +158,7 @@ impl Handshake {
 
     /// # Errors
     /// Fails if the bytes are not a valid handshake.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let mode = Mode::take(from)?;
@@ -169,9 +169,9 @@ impl Handshake {
     }
 }
 
-/// The value of a request about a hole, and of its answer.
+/// The value of a holepunch request, and of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holepunch {
+pub(crate) struct Holepunch {
     pub mode: Mode,
     /// The server's number for the handshake it is about.
     pub id: u64,
@@ -181,7 +181,7 @@ pub struct Holepunch {
 }
 
 impl Holepunch {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(&[self.peer_address.is_some()], &mut out);
         put_uint(self.mode.number(), &mut out);
@@ -195,7 +195,7 @@ impl Holepunch {
 
     /// # Errors
     /// Fails if the bytes are not a valid holepunch message.
-    pub fn decode(mut value: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut value: Bytes) -> Result<Self, Malformed> {
         let from = &mut value;
         let flags = take_uint(from)?;
         let mode = Mode::take(from)?;
@@ -206,23 +206,23 @@ impl Holepunch {
     }
 }
 
-/// A node that passes messages about holes on, and the server's address as that node sees it.
+/// A node that forwards holepunch messages, and the server's address as that node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Relay {
+pub(crate) struct Relay {
     pub relay_address: SocketAddrV4,
     pub peer_address: SocketAddrV4,
 }
 
-/// How holes can be punched to a server.
+/// How a client can punch a hole to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HolepunchInfo {
+pub(crate) struct HolepunchInfo {
     pub id: u64,
     pub relays: Vec<Relay>,
 }
 
-/// The stream that is to be connected.
+/// The datagram stream that is to be connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdxInfo {
+pub(crate) struct UdxInfo {
     pub version: u64,
     /// The socket may be used for further streams.
     pub reusable_socket: bool,
@@ -232,15 +232,15 @@ pub struct UdxInfo {
 
 /// A relay through which the whole stream may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelayThrough {
+pub(crate) struct RelayThrough {
     pub version: u64,
     pub public_key: [u8; 32],
     pub token: [u8; 32],
 }
 
-/// What each side says of itself inside the Noise handshake.
+/// The payload of a Noise handshake message: what each side reports of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NoisePayload {
+pub(crate) struct NoisePayload {
     /// One of [`fault`].
     pub error: u64,
     pub firewall: Firewall,
@@ -251,12 +251,12 @@ pub struct NoisePayload {
     /// The version of the encrypted stream.
     pub secret_stream: Option<u64>,
     pub relay_through: Option<RelayThrough>,
-    /// Where this server can be asked for the next time.
+    /// Relays of this server, for the next connection.
     pub relay_addresses: Vec<SocketAddrV4>,
 }
 
 impl NoisePayload {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_uint(VERSION, &mut out);
         put_flags(
@@ -300,7 +300,7 @@ impl NoisePayload {
     /// # Errors
     /// Fails if the bytes are not a valid handshake payload; [`Malformed::Version`] if they are one
     /// of another version, whose layout is unknown.
-    pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let version = take_uint(from)?;
         if version != VERSION {
@@ -380,9 +380,9 @@ impl RelayThrough {
     }
 }
 
-/// What each side says in one round about a hole.
+/// The payload of one holepunch round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Round {
+pub(crate) struct Round {
     /// One of [`fault`].
     pub error: u64,
     pub firewall: Firewall,
@@ -391,15 +391,15 @@ pub struct Round {
     pub punching: bool,
     /// Where the sender's socket can be reached.
     pub addresses: Vec<SocketAddrV4>,
-    /// Where the sender has begun to send to.
+    /// The address to which the sender has begun to send.
     pub remote_address: Option<SocketAddrV4>,
-    /// To be repeated by the other side, which shows that it is where it says.
+    /// A token that the other side repeats, which proves its address.
     pub token: Option<[u8; 32]>,
     pub remote_token: Option<[u8; 32]>,
 }
 
 impl Round {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         put_flags(
             &[
@@ -429,7 +429,7 @@ impl Round {
 
     /// # Errors
     /// Fails if the bytes are not a valid holepunch round.
-    pub fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, Malformed> {
         let from = &mut payload;
         let flags = take_uint(from)?;
         Ok(Self {
@@ -456,7 +456,7 @@ mod tests {
     const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 258);
     const THIRD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(8, 8, 8, 8), 65535);
 
-    /// Reads what the original wrote, and writes it again; no part of it can be read.
+    /// Decodes bytes of the original and encodes them again; no prefix of them can be decoded.
     fn check<T: std::fmt::Debug + PartialEq>(
         what: &str,
         expected: T,
@@ -480,7 +480,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_nodes_pass_on_is_that_of_the_original() {
+    fn forwarded_messages_have_the_bytes_of_the_original() {
         for (what, mode) in MODES {
             let handshake = Handshake {
                 mode,
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_in_the_handshake_is_that_of_the_original() {
+    fn handshake_payloads_have_the_bytes_of_the_original() {
         let (decode, encode) = (NoisePayload::decode, NoisePayload::encode);
         let client = NoisePayload {
             addresses4: vec![TO, OTHER],
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_about_holes_is_that_of_the_original() {
+    fn holepunch_rounds_have_the_bytes_of_the_original() {
         let (decode, encode) = (Round::decode, Round::encode);
         check("round with nothing", Round::default(), decode, encode);
         let punches = Round {
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_from_nonsense() {
+    fn another_version_is_distinguished_from_malformed_bytes() {
         for version in [0, 2, 300] {
             let mut bytes = BytesMut::new();
             put_uint(version, &mut bytes);
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_addresses_and_no_stream_beyond_its_numbers() {
+    fn addresses_are_limited_and_stream_numbers_in_range() {
         let addresses = |count| {
             let hello = NoisePayload {
                 addresses4: vec![TO; count],

@@ -10,48 +10,48 @@ use tokio::time::Instant;
 
 use super::announcement::{MAX_PEERS, Peer, target_of};
 use crate::crypto::PublicKey;
-use crate::kademlia::{Id, Limits, Shelves};
+use crate::kademlia::{Id, Limits, TopicStore};
 
 /// Announcements kept, of all topics; the oldest goes first.
-pub const MAX_ANNOUNCEMENTS: usize = 65_536;
+pub(crate) const MAX_ANNOUNCEMENTS: usize = 65_536;
 /// Of these, how many of one topic.
-pub const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
-/// Peers whose whereabouts are kept; the oldest goes first.
-pub const MAX_FORWARDS: usize = 65_536;
+pub(crate) const MAX_ANNOUNCEMENTS_PER_TOPIC: usize = 1024;
+/// Peers whose address is stored by key; the oldest goes first.
+pub(crate) const MAX_FORWARDS: usize = 65_536;
 /// Relays kept per peer: as many as fit into an answer with [`MAX_PEERS`] peers.
-pub const MAX_RELAYS: usize = 3;
+pub(crate) const MAX_RELAYS: usize = 3;
 /// Announcements expire after this unless refreshed.
-pub const MAX_AGE: Duration = Duration::from_secs(20 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(20 * 60);
 
-/// Where messages for a peer go.
+/// Where messages for a peer are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
+pub(crate) struct Forward {
     /// The peer's own address, from which the announcement came.
     pub to: SocketAddrV4,
     pub peer: Peer,
 }
 
 /// See the module's description.
-pub struct Records {
-    topics: Shelves<Id, PublicKey, Peer>,
-    forwards: Shelves<Id, (), Forward>,
+pub(crate) struct Records {
+    topics: TopicStore<Id, PublicKey, Peer>,
+    forwards: TopicStore<Id, (), Forward>,
 }
 
 impl Default for Records {
     fn default() -> Self {
         let limits = |in_all, of_one| Limits { in_all, of_one, age: MAX_AGE };
         Self {
-            topics: Shelves::new(limits(MAX_ANNOUNCEMENTS, MAX_ANNOUNCEMENTS_PER_TOPIC)),
-            forwards: Shelves::new(limits(MAX_FORWARDS, 1)),
+            topics: TopicStore::new(limits(MAX_ANNOUNCEMENTS, MAX_ANNOUNCEMENTS_PER_TOPIC)),
+            forwards: TopicStore::new(limits(MAX_FORWARDS, 1)),
         }
     }
 }
 
 impl Records {
     /// A peer at `from` announced itself: under the target of its key, or in a topic.
-    pub fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
+    pub(crate) fn add(&mut self, target: Id, from: SocketAddrV4, mut peer: Peer, now: Instant) {
         peer.relays.truncate(MAX_RELAYS);
-        // The sender chose the spare capacity: release it.
+        // The sender chose the capacity of the list: release the spare part.
         peer.relays.shrink_to_fit();
         if target_of(&peer.key) == target {
             self.forwards.put(target, (), Forward { to: from, peer }, now);
@@ -60,7 +60,7 @@ impl Records {
         }
     }
 
-    pub fn remove(&mut self, target: &Id, key: &PublicKey) {
+    pub(crate) fn remove(&mut self, target: &Id, key: &PublicKey) {
         if target_of(key) == *target {
             self.forwards.remove(target, &());
         } else {
@@ -68,14 +68,14 @@ impl Records {
         }
     }
 
-    /// Where messages for the peer of that target go.
-    pub fn forward(&mut self, target: &Id, now: Instant) -> Option<&Forward> {
+    /// Where messages for the peer of that target are forwarded to.
+    pub(crate) fn forward(&mut self, target: &Id, now: Instant) -> Option<&Forward> {
         self.forwards.expire(now);
         self.forwards.get(target, &())
     }
 
-    /// Peers of a topic, others each time if there are more than [`MAX_PEERS`].
-    pub fn peers(&mut self, target: &Id, now: Instant) -> Vec<Peer> {
+    /// Peers of a topic: a random selection if there are more than [`MAX_PEERS`].
+    pub(crate) fn peers(&mut self, target: &Id, now: Instant) -> Vec<Peer> {
         self.topics.expire(now);
         let mut all: Vec<&Peer> = self.topics.of(*target).map(|(_, peer)| peer).collect();
         fastrand::shuffle(&mut all);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn peers_are_kept_until_taken_back_or_too_old() {
+    async fn peers_are_stored_until_withdrawn_or_expired() {
         let (mut records, now) = (Records::default(), Instant::now());
         records.add(TOPIC, FROM, peer(1), now);
         records.add(TOPIC, FROM, peer(2), now);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_announces_his_own_key_is_where_it_came_from() {
+    async fn a_peer_that_announces_its_key_is_at_the_source_address() {
         let (mut records, now) = (Records::default(), Instant::now());
         let target = target_of(&peer(1).key);
         let forward = Forward { to: FROM, peer: peer(1) };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_relays_and_so_many_in_one_answer() {
+    async fn relays_of_a_peer_and_peers_of_an_answer_are_limited() {
         let (mut records, now) = (Records::default(), Instant::now());
         let relays = |count| Peer { relays: vec![FROM; count], ..peer(0) };
         for count in [MAX_RELAYS, MAX_RELAYS + 1] {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_of_one_topic_and_the_oldest_goes_first() {
+    async fn announcements_of_a_topic_are_limited_and_the_oldest_goes_first() {
         let (mut records, now) = (Records::default(), Instant::now());
         (0..MAX_ANNOUNCEMENTS_PER_TOPIC).for_each(|n| records.add(TOPIC, FROM, peer(n), now));
         assert!(has(&mut records, 0, now));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_in_all_and_the_oldest_goes_first() {
+    async fn announcements_in_total_are_limited_and_the_oldest_goes_first() {
         let (mut records, now) = (Records::default(), Instant::now());
         records.add(TOPIC, FROM, peer(0), now);
         for n in 1..MAX_ANNOUNCEMENTS {

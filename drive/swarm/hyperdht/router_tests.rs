@@ -8,17 +8,17 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::announcement::{Meaning, target_of};
-use super::face::{Asked, Event, SocketId};
+use super::interface::{Asked, Event, SocketId};
 use super::message::{Command, Packet, Request, Response};
-use super::node::router::{MAX_PASSED, Passed};
-use super::node::{MAX_EVENTS, Node};
+use super::node::router::{ForwardedClients, MAX_FORWARDED_CLIENTS};
+use super::node::{HyperDhtNode, MAX_EVENTS};
 use super::node_tests::*;
 use super::payload::{Handshake, Holepunch, Mode};
 use crate::crypto::KeyPair;
 use crate::kademlia::Id;
 
-/// Makes a node the one that knows where the holder of a key is, which is `at`.
-fn relay(at: SocketAddrV4) -> (Node, Id) {
+/// A node that stores that the holder of a key is at `at`.
+fn relay(at: SocketAddrV4) -> (HyperDhtNode, Id) {
     let mut node = staying();
     let server = KeyPair::from_seed(&[8; 32]);
     let target = target_of(&server.public_key());
@@ -29,7 +29,7 @@ fn relay(at: SocketAddrV4) -> (Node, Id) {
 
 /// The messages that a node sends, with their addresses, after it receives a value.
 fn passed(
-    node: &mut Node,
+    node: &mut HyperDhtNode,
     command: Command,
     target: Id,
     from: SocketAddrV4,
@@ -62,7 +62,7 @@ fn passed_reply(to: SocketAddrV4, value: Bytes) -> (SocketAddrV4, Packet) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handshakes_are_passed_on_in_every_way_of_the_original() {
+async fn handshakes_are_forwarded_on_every_path_of_the_original() {
     let (mut node, target) = relay(THIRD);
     let mut pass = |from, value| passed(&mut node, Command::Handshake, target, from, value);
     let request = |to, value| Some(passed_request(Command::Handshake, target, to, value));
@@ -105,7 +105,7 @@ async fn handshakes_are_passed_on_in_every_way_of_the_original() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_somebody_unknown_is_shown_nearer_nodes() {
+async fn a_handshake_for_an_unknown_peer_is_answered_with_nearer_nodes() {
     let (mut node, _) = relay(THIRD);
     let hello = handshake(Mode::FromClient, None, None);
     let answer = passed(&mut node, Command::Handshake, TOPIC, PEER, hello);
@@ -118,7 +118,7 @@ async fn who_asks_for_somebody_unknown_is_shown_nearer_nodes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
+async fn holepunch_rounds_are_forwarded_on_every_path_of_the_original() {
     let (mut node, target) = relay(THIRD);
     let mut pass = |from, value| passed(&mut node, Command::Holepunch, target, from, value);
     let request = |to, value| Some(passed_request(Command::Holepunch, target, to, value));
@@ -146,7 +146,7 @@ async fn rounds_about_holes_are_passed_on_in_every_way_of_the_original() {
 
 /// A node must not let strangers reach other machines on its local network.
 #[tokio::test(start_paused = true)]
-async fn a_stranger_has_nothing_sent_to_our_neighbours() {
+async fn a_remote_sender_cannot_have_messages_forwarded_into_our_network() {
     let (mut node, target) = relay(THIRD);
     let own_machine = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
     for near in [NEAR, own_machine, SocketAddrV4::new(*OTHER.ip(), 0)] {
@@ -165,7 +165,7 @@ async fn a_stranger_has_nothing_sent_to_our_neighbours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neighbours_reach_servers_and_are_reached_as_servers() {
+async fn clients_and_servers_in_our_network_use_us_as_relay() {
     let (mut node, target) = relay(THIRD);
     // A client in our own network, of a server far away.
     let hello = handshake(Mode::FromClient, None, None);
@@ -178,7 +178,7 @@ async fn neighbours_reach_servers_and_are_reached_as_servers() {
     assert_eq!(
         passed(&mut node, Command::Handshake, target, THIRD, answer),
         None,
-        "he has not asked"
+        "it has not asked"
     );
     // A server there, with another socket for the hole, and a client far away.
     let (mut node, target) = relay(NEAR);
@@ -188,31 +188,31 @@ async fn neighbours_reach_servers_and_are_reached_as_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_neighbours_are_remembered_and_not_for_long() {
-    let mut passed = Passed::default();
+async fn forwarded_clients_are_limited_and_expire() {
+    let mut passed = ForwardedClients::default();
     let now = Instant::now();
     let client = |n: usize| SocketAddrV4::new(*NEAR.ip(), n as u16 + 1);
-    for n in 0..MAX_PASSED {
+    for n in 0..MAX_FORWARDED_CLIENTS {
         passed.remember(client(n), now);
     }
     passed.remember(client(0), now);
     assert!(passed.has(client(0), now) && passed.has(client(1), now));
-    passed.remember(client(MAX_PASSED), now);
+    passed.remember(client(MAX_FORWARDED_CLIENTS), now);
     assert!(!passed.has(client(1), now) && passed.has(client(2), now));
     assert!(passed.has(client(0), now + Duration::from_millis(29_999)));
     assert!(!passed.has(client(0), now + Duration::from_secs(30)));
 }
 
 /// A node that serves, and its target.
-fn server() -> (Node, Id) {
+fn server() -> (HyperDhtNode, Id) {
     let mut node = passing(Vec::new());
     node.serve(Instant::now());
     assert_eq!(events(&mut node), [Event::Served { relays: 0 }]);
     (node, target_of(&keys().public_key()))
 }
 
-/// What is told of a request for us.
-fn asked(node: &mut Node, command: Command, target: Id, value: Bytes) -> Option<Asked> {
+/// The event of a request for us.
+fn asked(node: &mut HyperDhtNode, command: Command, target: Id, value: Bytes) -> Option<Asked> {
     assert_eq!(passed(node, command, target, PEER, value), None);
     let mut all = events(node);
     assert!(all.len() <= 1);
@@ -223,12 +223,12 @@ fn asked(node: &mut Node, command: Command, target: Id, value: Bytes) -> Option<
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_asked_and_its_answer_goes_back_the_same_way() {
+async fn a_handshake_for_us_is_reported_and_the_answer_returns_on_its_path() {
     let (mut node, target) = server();
     let welcome = Bytes::from_static(b"welcome");
     for (mode, peer, relay, told, to, back) in [
         (Mode::FromClient, None, None, None, PEER, Mode::Reply),
-        // It says where it is by itself: that is known better.
+        // The source address is more reliable than the address in the message.
         (Mode::FromClient, Some(OTHER), None, None, PEER, Mode::Reply),
         (Mode::FromRelay, Some(OTHER), None, Some(OTHER), PEER, Mode::FromServer),
         (Mode::FromSecondRelay, Some(OTHER), Some(THIRD), Some(OTHER), THIRD, Mode::FromServer),
@@ -267,7 +267,7 @@ async fn a_server_is_asked_and_its_answer_goes_back_the_same_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_told_of_holes_and_answers_through_who_told_it() {
+async fn a_holepunch_round_is_reported_and_answered_through_its_forwarder() {
     let (mut node, target) = server();
     let value = holepunch(Mode::FromRelay, Some(OTHER));
     let round = asked(&mut node, Command::Holepunch, target, value).unwrap();
@@ -296,7 +296,7 @@ async fn a_server_is_told_of_holes_and_answers_through_who_told_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_events_wait_and_none_of_them_in_vain() {
+async fn events_of_other_nodes_are_limited_and_ends_of_own_requests_kept() {
     let (mut node, target) = server();
     let hello = Request {
         target: Some(target),
@@ -307,7 +307,7 @@ async fn so_many_events_wait_and_none_of_them_in_vain() {
     for n in 0..MAX_EVENTS as u64 + 1 {
         node.receive(SocketId::CLIENT, PEER, &hello.encode(), now + Duration::from_millis(n * 2));
     }
-    let ping = node.ping(PEER, None, now + Duration::from_secs(3)).unwrap();
+    let ping = ping(&mut node, PEER, None, now + Duration::from_secs(3)).unwrap();
     node.tick(now + Duration::from_secs(4));
     let mut all = events(&mut node);
     let given_up = Event::Answered { request: ping, answer: None };

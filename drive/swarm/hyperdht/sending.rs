@@ -8,31 +8,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::face::{Outgoing, RequestId, SocketId};
+use super::interface::{Outgoing, RequestId, SocketId};
 use super::message::{Request, Response};
 use crate::kademlia::{Due, Id, Patience, QueryId, Requests, Window};
 
-/// New requests sent within a second.
-pub const MAX_REQUESTS_PER_SECOND: u32 = 200;
+/// New requests sent per second.
+pub(crate) const MAX_REQUESTS_PER_SECOND: u32 = 200;
 /// Requests that wait to be sent; one more is refused.
-pub const MAX_WAITING: usize = 256;
+pub(crate) const MAX_WAITING: usize = 256;
 /// Pending outgoing packets; further ones are dropped, as on any network.
-pub const MAX_OUT: usize = 4096;
+pub(crate) const MAX_OUT: usize = 4096;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Sent once.
-pub const ONCE: Patience =
+pub(crate) const ONCE: Patience =
     Patience { late_after: None, again_after: SECOND, times: 0, given_up_after: SECOND };
-/// Sent again twice: done before the relays hear from us the next time.
-pub const THRICE: Patience = Patience { times: 2, ..ONCE };
+/// Sent again twice, which is over before the next ping to the relays.
+pub(crate) const THRICE: Patience = Patience { times: 2, ..ONCE };
 /// As often as the original.
-pub const PATIENT: Patience = Patience { times: 3, ..ONCE };
-/// The same, and the walk continues after the first second.
-pub const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
+pub(crate) const PATIENT: Patience = Patience { times: 3, ..ONCE };
+/// As often as the original; the walk continues after the first second.
+pub(crate) const WALKING: Patience = Patience { late_after: Some(SECOND), ..PATIENT };
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// One step of a walk.
     Step {
         query: QueryId,
@@ -40,8 +40,8 @@ pub enum Purpose {
         /// The node that named this one.
         referrer: Option<SocketAddrV4>,
     },
-    /// An announcement at the end of a walk. A token that has grown old on the way is replaced once.
-    Tell {
+    /// An announcement at the end of a walk. A token that has expired on the way is replaced once.
+    Commit {
         query: QueryId,
         replaced: bool,
     },
@@ -49,22 +49,22 @@ pub enum Purpose {
         target: Id,
         replaced: bool,
     },
-    /// Is the node there?
+    /// A ping of a node, for the routing table.
     Check,
-    /// A node that passes messages on to us: is it there, and does it see us where it did?
+    /// A ping of a relay, which also reports our address.
     Relay,
-    /// To be answered to our server socket.
+    /// A ping whose answer goes to our server socket.
     Nat,
-    /// Nothing depends on it.
+    /// A hint that a node is down.
     Hint,
-    /// Is the sender of a request at the address that its datagram names?
+    /// A ping that confirms the source address of a request.
     Confirm,
     Asked(RequestId),
 }
 
-/// A request with what is known about it before it has a number.
-pub struct Ready {
-    /// Asked from here.
+/// A request that has no number yet.
+pub(crate) struct Ready {
+    /// The socket to send from.
     pub socket: SocketId,
     pub request: Request,
     pub purpose: Purpose,
@@ -72,18 +72,18 @@ pub struct Ready {
 }
 
 /// The address that must answer, and the socket.
-type Place = (SocketId, SocketAddrV4);
+type Destination = (SocketId, SocketAddrV4);
 
 /// See the module's description.
-pub struct Sending {
+pub(crate) struct Sending {
     out: VecDeque<Outgoing>,
-    requests: Requests<Place, Purpose>,
+    requests: Requests<Destination, Purpose>,
     waiting: VecDeque<Ready>,
     window: Window,
 }
 
 impl Sending {
-    pub fn new(first_request: u16, now: Instant) -> Self {
+    pub(crate) fn new(first_request: u16, now: Instant) -> Self {
         Self {
             out: VecDeque::new(),
             requests: Requests::new(first_request),
@@ -93,12 +93,12 @@ impl Sending {
     }
 
     /// Whether a new request would have to wait.
-    pub fn is_full(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.window.is_full(now) || self.requests.is_full() || !self.waiting.is_empty()
     }
 
     /// Sends a request, now or soon; false if too many wait.
-    pub fn ask(&mut self, ready: Ready, now: Instant) -> bool {
+    pub(crate) fn ask(&mut self, ready: Ready, now: Instant) -> bool {
         if !self.is_full(now) {
             self.send(ready, now);
             return true;
@@ -124,37 +124,37 @@ impl Sending {
         }
     }
 
-    /// Sends what waits, as far as there is room now.
-    pub fn go_on(&mut self, now: Instant) {
-        // The window first: it is to notice that it is open.
+    /// Sends waiting requests, as far as the limits allow.
+    pub(crate) fn go_on(&mut self, now: Instant) {
+        // The window first: the call lets it notice that it is open.
         while !self.window.is_full(now) && !self.requests.is_full() {
             let Some(ready) = self.waiting.pop_front() else { return };
             self.send(ready, now);
         }
     }
 
-    pub fn reply(&mut self, socket: SocketId, response: &Response) {
+    pub(crate) fn reply(&mut self, socket: SocketId, response: &Response) {
         self.put(socket, response.to, response.encode());
     }
 
     /// Sends a request whose answer, if there is one, goes to another node.
-    pub fn pass_on(&mut self, socket: SocketId, request: &Request) {
+    pub(crate) fn pass_on(&mut self, socket: SocketId, request: &Request) {
         self.put(socket, request.to, request.encode());
     }
 
     /// Sends these bytes.
-    pub fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
+    pub(crate) fn put(&mut self, socket: SocketId, to: SocketAddrV4, bytes: Bytes) {
         if self.out.len() < MAX_OUT {
             self.out.push_back(Outgoing { socket, to, bytes });
         }
     }
 
-    pub fn next_packet(&mut self) -> Option<Outgoing> {
+    pub(crate) fn next_packet(&mut self) -> Option<Outgoing> {
         self.out.pop_front()
     }
 
-    /// What the request was for that this answers, if any was sent there from that socket.
-    pub fn answered(
+    /// The purpose of the request with this number, if it was sent there from that socket.
+    pub(crate) fn answered(
         &mut self,
         socket: SocketId,
         from: SocketAddrV4,
@@ -163,14 +163,14 @@ impl Sending {
         self.requests.answered((socket, from), number)
     }
 
-    /// How many requests wait that are for something, sent or not.
-    pub fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
+    /// How many requests have such a purpose, sent or waiting.
+    pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         let unsent = self.waiting.iter().filter(|ready| is_for(&ready.purpose)).count();
         unsent + self.requests.count(is_for)
     }
 
     /// Repeats the requests that are due, and returns the first event that a caller must handle.
-    pub fn take_due(&mut self, now: Instant) -> Option<Overdue> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Overdue> {
         loop {
             match self.requests.take_due(now)? {
                 Due::Again { to: (socket, to), packet, purpose } => {
@@ -185,16 +185,16 @@ impl Sending {
         }
     }
 
-    /// When something is due; `eager` if there is more to be sent than what waits here.
-    pub fn next_due(&self, eager: bool) -> Option<Instant> {
+    /// When something is due; `eager` if a caller has more to send than the waiting requests.
+    pub(crate) fn next_due(&self, eager: bool) -> Option<Instant> {
         let opens = self.window.opens().filter(|_| eager || !self.waiting.is_empty());
         [self.requests.next_due(), opens].into_iter().flatten().min()
     }
 }
 
-/// A request that has no answer yet, or gets none.
+/// A request that is late or has failed.
 #[derive(Debug)]
-pub enum Overdue {
+pub(crate) enum Overdue {
     Late { purpose: Purpose },
     TimedOut { to: SocketAddrV4, purpose: Purpose },
 }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_a_second_and_so_many_wait() {
+    async fn requests_per_second_and_waiting_requests_are_limited() {
         let now = Instant::now();
         let mut sending = Sending::new(7, now);
         for n in 0..MAX + MAX_WAITING {
@@ -241,11 +241,11 @@ mod tests {
         }
         sending.go_on(opens);
         assert_eq!(sent(&mut sending).len(), MAX);
-        assert!(sending.is_full(opens), "those who waited go first");
+        assert!(sending.is_full(opens), "waiting requests go first");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_wait_for_an_answer_than_have_numbers() {
+    async fn requests_without_answer_are_limited_by_their_numbers() {
         let mut now = Instant::now();
         let mut sending = Sending::new(7, now);
         let forever = Patience { again_after: Duration::from_secs(1000), ..PATIENT };
@@ -259,9 +259,9 @@ mod tests {
         assert_eq!(sent(&mut sending).len(), 1);
     }
 
-    /// Nothing is due before what can be done about it.
+    /// Nothing is due before it can be done.
     #[tokio::test(start_paused = true)]
-    async fn who_has_no_number_to_give_does_not_count_seconds() {
+    async fn a_full_request_table_does_not_spend_the_rate_limit() {
         let mut now = Instant::now();
         let mut sending = Sending::new(7, now);
         let again_after = Duration::from_secs(1000);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn packets_nobody_takes_are_lost() {
+    async fn packets_beyond_the_queue_are_dropped() {
         let mut sending = Sending::new(7, Instant::now());
         for number in 0..=MAX_OUT as u16 {
             sending.reply(SocketId::CLIENT, &Response::new(TO, number));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_come_to_the_socket_they_are_meant_for() {
+    async fn an_answer_counts_only_at_the_socket_of_its_request() {
         let now = Instant::now();
         let mut sending = Sending::new(7, now);
         let other = SocketAddrV4::new(*TO.ip(), 2);

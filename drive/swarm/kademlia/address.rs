@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 /// The scope of an address; machines outside the scope cannot know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+enum Scope {
     /// This machine.
     Own,
     /// Private networks and those of one cable.
@@ -12,21 +12,21 @@ enum Reach {
     Everywhere,
 }
 
-fn reach(address: Ipv4Addr) -> Option<Reach> {
+fn scope(address: Ipv4Addr) -> Option<Scope> {
     let [first, second, ..] = address.octets();
     let shared = first == 100 && (64..128).contains(&second);
     match address {
-        _ if address.is_loopback() => Some(Reach::Own),
+        _ if address.is_loopback() => Some(Scope::Own),
         _ if first == 0 || address.is_multicast() || first >= 240 => None,
-        _ if address.is_private() || address.is_link_local() || shared => Some(Reach::Private),
-        _ => Some(Reach::Everywhere),
+        _ if address.is_private() || address.is_link_local() || shared => Some(Scope::Private),
+        _ => Some(Scope::Everywhere),
     }
 }
 
 /// Whether a node at `from` can know `named`: a remote node must not make us dial our own machine
 /// or our local network.
-pub fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
-    match (reach(from), reach(named)) {
+pub(crate) fn may_name(from: Ipv4Addr, named: Ipv4Addr) -> bool {
+    match (scope(from), scope(named)) {
         (Some(from), Some(named)) => from <= named,
         _ => false,
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_names_what_is_nearer_to_us_than_himself() {
+    fn a_node_cannot_name_addresses_nearer_to_us_than_itself() {
         let address = |text: &str| text.parse::<Ipv4Addr>().unwrap();
         let (own, near, world) = (
             ["127.0.0.1", "127.9.9.9"],
@@ -63,9 +63,9 @@ mod tests {
             assert!([may(from, &own), may(from, &near)].concat().iter().all(|may| !may), "{from}");
             assert!(may(from, &world).iter().all(|may| *may));
         }
-        for nobody in ["0.0.0.0", "0.1.2.3", "224.0.0.251", "240.0.0.1", "255.255.255.255"] {
-            assert_eq!(may("127.0.0.1", &[nobody]), [false], "{nobody}");
-            assert_eq!(may(nobody, &["8.8.8.8"]), [false], "{nobody}");
+        for invalid in ["0.0.0.0", "0.1.2.3", "224.0.0.251", "240.0.0.1", "255.255.255.255"] {
+            assert_eq!(may("127.0.0.1", &[invalid]), [false], "{invalid}");
+            assert_eq!(may(invalid, &["8.8.8.8"]), [false], "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which addresses have been confirmed, and the requests that wait until theirs is.
+//! Confirmed addresses, and requests that wait for the confirmation of theirs.
 //!
 //! The source address of a datagram can be forged. Before an address has answered us, at most
 //! [`AMPLIFICATION`] times the bytes that came from it are sent to it. A request whose answer is
@@ -13,26 +13,26 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 /// Bytes sent to an unconfirmed address for each byte received from it.
-pub const AMPLIFICATION: usize = 3;
+pub(crate) const AMPLIFICATION: usize = 3;
 /// Confirmed addresses that are remembered; the least recently confirmed one makes room.
-pub const MAX_CONFIRMED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+pub(crate) const MAX_CONFIRMED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long an address counts as confirmed after its last answer.
-pub const CONFIRMED_FOR: Duration = Duration::from_secs(15 * 60);
+pub(crate) const CONFIRMED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Requests that wait for the confirmation of their address.
-pub const MAX_HELD: usize = 128;
+pub(crate) const MAX_HELD: usize = 128;
 /// How long a request waits for that.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
-struct Held<R> {
+struct HeldRequest<R> {
     from: SocketAddrV4,
     since: Instant,
     request: R,
 }
 
-/// See the module's description. `R` is a request as its network has it.
-pub struct Confirmed<R> {
+/// Confirmed addresses and waiting requests; `R` is the type of a request.
+pub(crate) struct Confirmed<R> {
     addresses: LruCache<SocketAddrV4, Instant>,
-    held: VecDeque<Held<R>>,
+    held: VecDeque<HeldRequest<R>>,
 }
 
 impl<R> Default for Confirmed<R> {
@@ -43,7 +43,7 @@ impl<R> Default for Confirmed<R> {
 
 impl<R> Confirmed<R> {
     /// The address answered a request of ours. Returns the requests that waited for that.
-    pub fn confirm(&mut self, address: SocketAddrV4, now: Instant) -> Vec<R> {
+    pub(crate) fn confirm(&mut self, address: SocketAddrV4, now: Instant) -> Vec<R> {
         self.addresses.put(address, now);
         if self.held.is_empty() {
             return Vec::new();
@@ -51,18 +51,18 @@ impl<R> Confirmed<R> {
         self.expire(now);
         let (released, held) = self.held.drain(..).partition(|held| held.from == address);
         self.held = held;
-        let released: VecDeque<Held<R>> = released;
+        let released: VecDeque<HeldRequest<R>> = released;
         released.into_iter().map(|held| held.request).collect()
     }
 
     /// Whether the address has answered us within 15 minutes.
-    pub fn has(&self, address: SocketAddrV4, now: Instant) -> bool {
+    pub(crate) fn has(&self, address: SocketAddrV4, now: Instant) -> bool {
         self.addresses.peek(&address).is_some_and(|at| now < *at + CONFIRMED_FOR)
     }
 
-    /// Keeps a request until its address is confirmed, in place of one of that address that
-    /// `is_same`; false if 128 requests wait already.
-    pub fn hold(
+    /// Keeps a request until its address is confirmed. It replaces a request of the same address for
+    /// which `is_same` holds. False if 128 requests wait already.
+    pub(crate) fn hold(
         &mut self,
         from: SocketAddrV4,
         request: R,
@@ -73,7 +73,7 @@ impl<R> Confirmed<R> {
         self.held.retain(|held| held.from != from || !is_same(&held.request));
         let room = self.held.len() < MAX_HELD;
         if room {
-            self.held.push_back(Held { from, since: now, request });
+            self.held.push_back(HeldRequest { from, since: now, request });
         }
         room
     }

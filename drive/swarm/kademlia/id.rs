@@ -1,15 +1,15 @@
-//! Names of nodes and of topics, and how near they are to each other.
+//! Ids of nodes and topics, and the distance between them.
 
-/// A node's own choice, or a topic.
-pub type Id = [u8; 32];
+/// 32 bytes: a node or a topic.
+pub(crate) type Id = [u8; 32];
 
-/// The bits in which two ids differ, first ones first: smaller is nearer.
-pub fn distance(a: &Id, b: &Id) -> Id {
+/// The XOR distance (Kademlia) as a big-endian number; a smaller one is nearer.
+pub(crate) fn distance(a: &Id, b: &Id) -> Id {
     std::array::from_fn(|n| a[n] ^ b[n])
 }
 
 /// How many bits two ids have in common before they differ; 256 for equal ones.
-pub fn common_bits(a: &Id, b: &Id) -> usize {
+pub(crate) fn common_bits(a: &Id, b: &Id) -> usize {
     let distance = distance(a, b);
     let Some(at) = distance.iter().position(|byte| *byte != 0) else { return 256 };
     at * 8 + distance[at].leading_zeros() as usize

@@ -1,27 +1,29 @@
 //! What both hash tables have in common (Kademlia): node ids and their distances, the routing
 //! table, walks to a target, and pending requests.
 //!
-//! Pure bookkeeping in given time. Not here: packets and what is asked with them (`dht`,
-//! `hyperdht`), sockets and clocks (`swarm/discovery`).
+//! Times are passed in. Not here: packets and requests (`dht`, `hyperdht`), sockets and clocks
+//! (`network/discovery`).
 
-pub mod id;
+pub(crate) mod id;
 mod address;
-mod chosen;
+mod random_parts;
 mod window;
 mod tokens;
 mod confirmed;
-mod shelves;
+mod topic_store;
 mod routing;
 mod query;
 mod requests;
 
-pub use address::may_name;
-pub use chosen::Chosen;
-pub use confirmed::{AMPLIFICATION, Confirmed};
-pub use id::Id;
-pub use query::{MAX_ASKED, MAX_CONTACTS, QUERY_WITHIN, Query, QueryId, Step};
-pub use requests::{Due, MAX_REQUESTS, Patience, Requests};
-pub use routing::{BUCKET, BUCKETS, Contact, RoutingTable};
-pub use shelves::{Limits, Shelves};
-pub use tokens::Tokens;
-pub use window::Window;
+pub(crate) use address::may_name;
+pub(crate) use confirmed::{AMPLIFICATION, Confirmed};
+pub(crate) use id::Id;
+pub(crate) use query::{Query, QueryId, QueryStep};
+pub(crate) use random_parts::RandomParts;
+#[cfg(test)]
+pub(crate) use requests::MAX_REQUESTS;
+pub(crate) use requests::{Due, Patience, Requests};
+pub(crate) use routing::{BUCKET, Contact, RoutingTable};
+pub(crate) use tokens::Tokens;
+pub(crate) use topic_store::{Limits, TopicStore};
+pub(crate) use window::Window;

@@ -1,8 +1,8 @@
-//! One walk through a hash table: from the nodes known to ever nearer ones, until the nearest have
-//! answered; those may then be told something.
+//! One walk through a hash table: from known nodes to ever nearer ones, until the nearest have
+//! answered. The commit may follow (dht-rpc): one more request to each of those.
 //!
-//! Every node on the way may lie about the next ones: the nodes kept, the nodes asked and the time
-//! are bounded.
+//! Every node on the way may lie about nearer ones. So the nodes kept, the nodes queried and the time
+//! are limited.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -14,42 +14,42 @@ use super::id::{Id, distance};
 use super::routing::{BUCKET, Contact};
 
 /// Nodes of one query that are remembered.
-pub const MAX_CONTACTS: usize = 128;
+pub(crate) const MAX_CONTACTS: usize = 128;
 /// Nodes that one query asks at most.
-pub const MAX_ASKED: usize = 256;
-/// A query ends by then, whatever it has found.
-pub const QUERY_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const MAX_ASKED: usize = 256;
+/// The walk of a query ends after this time, whatever it has found.
+pub(crate) const QUERY_WITHIN: Duration = Duration::from_secs(30);
 /// A query ends when it has this many answers for each late one.
 const ANSWERS_PER_LATE: usize = 3;
 
-pub type QueryId = u64;
+pub(crate) type QueryId = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State<Reply> {
+enum NodeState<Reply> {
     New,
     Asked,
-    /// It may answer yet, but others are not kept waiting for it.
+    /// It may still answer, but the query continues without it.
     Late,
     Answered(Reply),
     Failed,
 }
 
-struct Candidate<Reply> {
+struct QueryNode<Reply> {
     contact: Contact,
     /// The node that named it.
     referrer: Option<SocketAddrV4>,
-    state: State<Reply>,
+    state: NodeState<Reply>,
 }
 
-impl<Reply> Candidate<Reply> {
+impl<Reply> QueryNode<Reply> {
     fn counts(&self) -> bool {
-        !matches!(self.state, State::Late | State::Failed)
+        !matches!(self.state, NodeState::Late | NodeState::Failed)
     }
 }
 
-/// Whom to ask next.
+/// The next node to query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct QueryStep {
     pub to: SocketAddrV4,
     /// Its id, if it is known.
     pub asked: Option<Id>,
@@ -57,15 +57,15 @@ pub struct Step {
     pub referrer: Option<SocketAddrV4>,
 }
 
-/// The nodes that are sent something at the end.
+/// The state of the commit.
 #[derive(Clone, Copy)]
-struct Telling {
+struct CommitPhase {
     waiting: usize,
-    took: usize,
+    accepted: usize,
 }
 
-/// See the module's description. `Goal` is what the walk is for, `Reply` what is kept of an answer.
-pub struct Query<Goal, Reply> {
+/// One walk. `Goal` is its purpose, `Reply` what is kept of each answer.
+pub(crate) struct Query<Goal, Reply> {
     pub target: Id,
     pub goal: Goal,
     pub deadline: Instant,
@@ -73,16 +73,16 @@ pub struct Query<Goal, Reply> {
     at_once: usize,
     /// Asked first, because their ids are not known.
     bootstrap: Vec<SocketAddrV4>,
-    candidates: BTreeMap<Id, Candidate<Reply>>,
+    candidates: BTreeMap<Id, QueryNode<Reply>>,
     in_flight: usize,
     late: usize,
     asked: usize,
     answered: usize,
-    telling: Option<Telling>,
+    commit: Option<CommitPhase>,
 }
 
 impl<Goal, Reply: Clone> Query<Goal, Reply> {
-    pub fn new(target: Id, goal: Goal, at_once: usize, now: Instant) -> Self {
+    pub(crate) fn new(target: Id, goal: Goal, at_once: usize, now: Instant) -> Self {
         Self {
             target,
             goal,
@@ -94,48 +94,48 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
             late: 0,
             asked: 0,
             answered: 0,
-            telling: None,
+            commit: None,
         }
     }
 
     /// Begins with nodes whose ids are not known.
-    pub fn begin_with(&mut self, bootstrap: Vec<SocketAddrV4>) {
+    pub(crate) fn begin_with(&mut self, bootstrap: Vec<SocketAddrV4>) {
         self.bootstrap = bootstrap;
     }
 
     /// Adds a node that another node named. If there are too many, the farthest is dropped.
-    pub fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
+    pub(crate) fn add(&mut self, contact: Contact, referrer: Option<SocketAddrV4>) {
         let at = distance(&contact.id, &self.target);
-        let candidate = Candidate { contact, referrer, state: State::New };
+        let candidate = QueryNode { contact, referrer, state: NodeState::New };
         self.candidates.entry(at).or_insert(candidate);
         if self.candidates.len() > MAX_CONTACTS
             && let Some((_, farthest)) = self.candidates.pop_last()
         {
-            self.late -= usize::from(matches!(farthest.state, State::Late));
+            self.late -= usize::from(matches!(farthest.state, NodeState::Late));
         }
     }
 
-    fn nearest(&self) -> impl Iterator<Item = &Candidate<Reply>> {
+    fn nearest(&self) -> impl Iterator<Item = &QueryNode<Reply>> {
         self.candidates.values().filter(|one| one.counts()).take(BUCKET)
     }
 
-    fn nearest_new(&self) -> Option<&Candidate<Reply>> {
-        self.nearest().find(|one| matches!(one.state, State::New))
+    fn nearest_new(&self) -> Option<&QueryNode<Reply>> {
+        self.nearest().find(|one| matches!(one.state, NodeState::New))
     }
 
     /// The next node to query, if one may be queried now.
-    pub fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<QueryStep> {
         let waiting = self.in_flight.saturating_sub(self.late);
-        if waiting >= self.at_once || self.asked >= MAX_ASKED || self.telling.is_some() {
+        if waiting >= self.at_once || self.asked >= MAX_ASKED || self.commit.is_some() {
             return None;
         }
         let next = match self.bootstrap.pop() {
-            Some(to) => Step { to, asked: None, referrer: None },
+            Some(to) => QueryStep { to, asked: None, referrer: None },
             None => {
                 let new = self.nearest_new()?;
                 let (contact, referrer) = (new.contact, new.referrer);
-                self.set(&contact.id, State::Asked);
-                Step { to: contact.address, asked: Some(contact.id), referrer }
+                self.set(&contact.id, NodeState::Asked);
+                QueryStep { to: contact.address, asked: Some(contact.id), referrer }
             }
         };
         self.in_flight += 1;
@@ -143,92 +143,92 @@ impl<Goal, Reply: Clone> Query<Goal, Reply> {
         Some(next)
     }
 
-    fn set(&mut self, id: &Id, state: State<Reply>) {
+    fn set(&mut self, id: &Id, state: NodeState<Reply>) {
         if let Some(one) = self.candidates.get_mut(&distance(id, &self.target)) {
-            self.late -= usize::from(matches!(one.state, State::Late));
+            self.late -= usize::from(matches!(one.state, NodeState::Late));
             one.state = state;
         }
     }
 
     /// A node that was asked has not answered yet.
-    pub fn late(&mut self, asked: &Id) {
+    pub(crate) fn late(&mut self, asked: &Id) {
         if let Some(one) = self.candidates.get_mut(&distance(asked, &self.target))
-            && matches!(one.state, State::Asked)
+            && matches!(one.state, NodeState::Asked)
         {
-            one.state = State::Late;
+            one.state = NodeState::Late;
             self.late += 1;
         }
     }
 
     /// A node that was asked as `asked` answered as `contact`, if it has an id.
-    pub fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, reply: Reply) {
+    pub(crate) fn answer(&mut self, asked: Option<Id>, contact: Option<Contact>, reply: Reply) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.answered += 1;
         if let Some(asked) = asked
             && contact.map(|contact| contact.id) != Some(asked)
         {
-            self.set(&asked, State::Failed);
+            self.set(&asked, NodeState::Failed);
         }
         if let Some(contact) = contact {
             self.add(contact, None);
-            self.set(&contact.id, State::Answered(reply));
+            self.set(&contact.id, NodeState::Answered(reply));
         }
     }
 
-    pub fn failed(&mut self, asked: Option<Id>) {
+    pub(crate) fn failed(&mut self, asked: Option<Id>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(asked) = asked {
-            self.set(&asked, State::Failed);
+            self.set(&asked, NodeState::Failed);
         }
     }
 
     /// How many nodes answered.
-    pub fn answered(&self) -> usize {
+    pub(crate) fn answered(&self) -> usize {
         self.answered
     }
 
-    /// Whether all relevant nodes were queried, and the nodes that were sent something have
-    /// answered. Late nodes are waited for only while few others have answered.
-    pub fn is_done(&self) -> bool {
-        if let Some(telling) = self.telling {
-            return telling.waiting == 0;
+    /// Whether all relevant nodes were queried, and all requests of the commit answered. The query
+    /// waits for late nodes only while few others have answered.
+    pub(crate) fn is_done(&self) -> bool {
+        if let Some(commit) = self.commit {
+            return commit.waiting == 0;
         }
         let more =
             self.asked < MAX_ASKED && (!self.bootstrap.is_empty() || self.nearest_new().is_some());
         if more || self.in_flight > self.late {
             return false;
         }
-        let answered = |one: &&Candidate<Reply>| matches!(one.state, State::Answered(_));
+        let answered = |one: &&QueryNode<Reply>| matches!(one.state, NodeState::Answered(_));
         self.late * ANSWERS_PER_LATE <= self.answered
             || self.nearest().filter(answered).count() >= BUCKET
     }
 
     /// The nearest nodes that answered, with what was kept of each answer.
-    pub fn closest(&self) -> Vec<(Contact, Reply)> {
-        let answered = |one: &Candidate<Reply>| match &one.state {
-            State::Answered(reply) => Some((one.contact, reply.clone())),
+    pub(crate) fn closest(&self) -> Vec<(Contact, Reply)> {
+        let answered = |one: &QueryNode<Reply>| match &one.state {
+            NodeState::Answered(reply) => Some((one.contact, reply.clone())),
             _ => None,
         };
         self.nearest().filter_map(answered).collect()
     }
 
-    /// The walk is over; `count` nodes are told what it was for, until `deadline`.
-    pub fn tell(&mut self, count: usize, deadline: Instant) {
-        self.telling = Some(Telling { waiting: count, took: 0 });
+    /// Begins the commit: `count` requests, answered by `deadline`.
+    pub(crate) fn commit(&mut self, count: usize, deadline: Instant) {
+        self.commit = Some(CommitPhase { waiting: count, accepted: 0 });
         self.deadline = deadline;
     }
 
-    /// One that was told has answered, or has not.
-    pub fn told(&mut self, took: bool) {
-        if let Some(telling) = &mut self.telling {
-            telling.waiting = telling.waiting.saturating_sub(1);
-            telling.took += usize::from(took);
+    /// Notes the result of one request of the commit.
+    pub(crate) fn commit_answered(&mut self, accepted: bool) {
+        if let Some(commit) = &mut self.commit {
+            commit.waiting = commit.waiting.saturating_sub(1);
+            commit.accepted += usize::from(accepted);
         }
     }
 
-    /// How many took what they were told; `None` before they are told.
-    pub fn took(&self) -> Option<usize> {
-        self.telling.map(|telling| telling.took)
+    /// How many nodes accepted the commit; `None` before it.
+    pub(crate) fn accepted(&self) -> Option<usize> {
+        self.commit.map(|commit| commit.accepted)
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_nearest_are_asked_first_and_so_many_at_once() {
+    async fn the_nearest_are_queried_first_and_concurrent_requests_are_limited() {
         let mut query = query();
         for n in (0..40).rev() {
             query.add(contact(n), None);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_contacts_are_remembered() {
+    async fn nodes_of_a_query_are_limited() {
         let mut query = query();
         for n in 0..=MAX_CONTACTS as u16 {
             query.add(contact(n + 1), None);
@@ -292,7 +292,7 @@ mod tests {
 
     /// A node that keeps naming nearer nodes prolongs a query only up to its limits.
     #[tokio::test(start_paused = true)]
-    async fn so_many_are_asked() {
+    async fn requests_of_a_query_are_limited() {
         let mut query = query();
         query.add(contact(u16::MAX - 1), None);
         for n in 0..MAX_ASKED as u16 {
@@ -305,12 +305,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bootstrap_nodes_are_asked_without_an_id_and_who_has_another_id_is_another_node() {
+    async fn a_node_that_answers_under_another_id_is_another_node() {
         let mut query = query();
         let (five, six) = (contact(5), contact(6));
         query.begin_with(vec![five.address]);
         assert!(!query.is_done());
-        assert_eq!(query.next_step(), Some(Step { to: five.address, asked: None, referrer: None }));
+        assert_eq!(
+            query.next_step(),
+            Some(QueryStep { to: five.address, asked: None, referrer: None })
+        );
         query.answer(None, Some(five), 5);
         query.add(six, Some(five.address));
         assert_eq!(query.next_step().unwrap().referrer, Some(five.address));
@@ -320,9 +323,9 @@ mod tests {
         assert_eq!(closest, [five, contact(7)]);
     }
 
-    /// What a person would be waiting for.
+    /// A user would wait for it.
     #[tokio::test(start_paused = true)]
-    async fn who_is_late_keeps_nobody_waiting_when_most_have_answered() {
+    async fn a_late_node_does_not_delay_a_query_when_most_have_answered() {
         let mut query = query();
         (0..30).for_each(|n| query.add(contact(n), None));
         (0..AT_ONCE).for_each(|_| {
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_few_are_those_who_are_late_are_waited_for() {
+    async fn a_query_with_few_nodes_waits_for_late_ones() {
         let mut query = query();
         (0..4).for_each(|n| query.add(contact(n), None));
         (0..4).for_each(|_| {
@@ -367,7 +370,7 @@ mod tests {
     proptest! {
         /// Unrequested answers, late ones, and nodes that no longer fit.
         #[test]
-        fn whatever_happens_in_whatever_order_is_counted_right(
+        fn counters_are_right_after_any_order_of_events(
             happened in prop::collection::vec((0..5_u8, 0..300_u16), 0..2000),
         ) {
             let mut query = query();
@@ -380,7 +383,7 @@ mod tests {
                     3 => query.answer(Some(contact.id), Some(contact), n),
                     _ => query.failed(Some(contact.id)),
                 }
-                let late = |one: &&Candidate<u16>| matches!(one.state, State::Late);
+                let late = |one: &&QueryNode<u16>| matches!(one.state, NodeState::Late);
                 prop_assert_eq!(query.candidates.values().filter(late).count(), query.late);
                 prop_assert!(query.candidates.len() <= MAX_CONTACTS);
                 let _ = (query.is_done(), query.closest());
@@ -389,21 +392,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_are_told_at_the_end_are_counted_apart_from_who_answers_late() {
+    async fn answers_to_the_commit_are_counted_apart_from_late_answers() {
         let (mut query, now) = (query(), Instant::now());
         (0..3).for_each(|n| query.add(contact(n), None));
         (0..3).for_each(|_| {
             query.next_step();
         });
         query.answer(Some(contact(0).id), Some(contact(0)), 0);
-        query.tell(1, now);
-        assert_eq!((query.took(), query.next_step()), (Some(0), None));
+        query.commit(1, now);
+        assert_eq!((query.accepted(), query.next_step()), (Some(0), None));
         query.answer(Some(contact(1).id), Some(contact(1)), 0);
         query.failed(Some(contact(2).id));
         assert!(!query.is_done());
-        query.told(true);
+        query.commit_answered(true);
         assert!(query.is_done());
-        query.told(false);
-        assert_eq!(query.took(), Some(1));
+        query.commit_answered(false);
+        assert_eq!(query.accepted(), Some(1));
     }
 }

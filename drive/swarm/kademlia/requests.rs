@@ -1,4 +1,4 @@
-//! Requests that wait for an answer: whose they are, when they are sent again, when they are given up.
+//! Requests that wait for an answer: their purpose, when they are sent again, and when they fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 /// Requests that wait for an answer at the same time.
-pub const MAX_REQUESTS: usize = 512;
+pub(crate) const MAX_REQUESTS: usize = 512;
 
-/// How long an answer is waited for.
+/// How long a node waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// Time without an answer after which the request is reported as late, once; `None` never
     /// reports it.
     pub late_after: Option<Duration>,
@@ -23,10 +23,10 @@ pub struct Patience {
     pub given_up_after: Duration,
 }
 
-/// What has to be done about a request.
+/// What is due for a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Due<To, Purpose> {
-    /// There is no answer yet, and nothing to be done if nothing helps.
+pub(crate) enum Due<To, Purpose> {
+    /// There is no answer yet. The request stays under way.
     Late {
         to: To,
         number: u16,
@@ -63,25 +63,25 @@ impl<To, Purpose> Request<To, Purpose> {
     }
 }
 
-/// See the module's description. `To` is the queried node, and everything that an answer must
-/// match.
-pub struct Requests<To, Purpose> {
+/// Pending requests. `To` is what an answer must match, such as the queried node and the socket.
+pub(crate) struct Requests<To, Purpose> {
     all: BTreeMap<u16, Request<To, Purpose>>,
     next: u16,
 }
 
 impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
-    /// Numbers begin at a random `first`, so that answers cannot be foretold.
-    pub fn new(first: u16) -> Self {
+    /// Numbers begin at a random `first`, so that answers cannot be guessed.
+    pub(crate) fn new(first: u16) -> Self {
         Self { all: BTreeMap::new(), next: first }
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.all.len() >= MAX_REQUESTS
     }
 
-    /// Keeps a request, which `encode` makes of its number; its bytes, or `None` if too many wait.
-    pub fn add(
+    /// Keeps a request and returns its bytes, which `encode` makes of its number; `None` if too many
+    /// wait.
+    pub(crate) fn add(
         &mut self,
         to: To,
         purpose: Purpose,
@@ -110,25 +110,25 @@ impl<To: Copy + Eq, Purpose: Clone> Requests<To, Purpose> {
         Some(packet)
     }
 
-    /// What the request was for that this answers, if any was sent there.
-    pub fn answered(&mut self, from: To, number: u16) -> Option<Purpose> {
+    /// The purpose of the request with this number, if it was sent there; the request is removed.
+    pub(crate) fn answered(&mut self, from: To, number: u16) -> Option<Purpose> {
         if self.all.get(&number)?.to != from {
             return None;
         }
         self.all.remove(&number).map(|request| request.purpose)
     }
 
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.all.values().map(Request::due).min()
     }
 
-    /// How many wait that are for something.
-    pub fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
+    /// How many waiting requests have such a purpose.
+    pub(crate) fn count(&self, is_for: impl Fn(&Purpose) -> bool) -> usize {
         self.all.values().filter(|request| is_for(&request.purpose)).count()
     }
 
-    /// One thing that is due, and done by that.
-    pub fn take_due(&mut self, now: Instant) -> Option<Due<To, Purpose>> {
+    /// Takes the next event that is due.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Due<To, Purpose>> {
         let (&number, request) = self.all.iter_mut().find(|(_, request)| request.due() <= now)?;
         let to = request.to;
         if request.late.take_if(|late| *late <= now).is_some() {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_sent_again_twice_and_given_up() {
+    async fn a_request_is_late_then_sent_again_twice_then_failed() {
         let (mut requests, start) = (Requests::new(u16::MAX), Instant::now());
         let packet = add(&mut requests, start).unwrap();
         assert_eq!(packet[..], [255, 255]);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_who_was_asked_can_answer_and_only_once() {
+    async fn only_the_queried_node_can_answer_and_only_once() {
         let (mut requests, now) = (Requests::new(7), Instant::now());
         add(&mut requests, now);
         assert_eq!(requests.answered(OTHER, 7), None);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_wait_at_once() {
+    async fn waiting_requests_are_limited() {
         let (mut requests, now) = (Requests::new(65_300), Instant::now());
         for _ in 0..MAX_REQUESTS {
             assert!(add(&mut requests, now).is_some());

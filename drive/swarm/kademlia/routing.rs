@@ -1,4 +1,4 @@
-//! The nodes we know: more of those that are near to us, at most [`BUCKET`] of each distance.
+//! The routing table: known nodes, at most [`BUCKET`] of each distance from our id.
 
 use std::net::SocketAddrV4;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::id::{Id, common_bits, distance};
 
 /// Nodes kept per distance, which is the number of leading bits shared with our id.
-pub const BUCKET: usize = 20;
-/// Distances told apart; what is nearer shares the last bucket. Only a deliberately chosen id is
-/// that near.
-pub const BUCKETS: usize = 64;
+pub(crate) const BUCKET: usize = 20;
+/// Number of distances; nearer nodes share the last bucket. Only a deliberately chosen id is that
+/// near.
+pub(crate) const BUCKETS: usize = 64;
 
-/// A node as one names it to others.
+/// The id and the address of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contact {
+pub(crate) struct Contact {
     pub id: Id,
     pub address: SocketAddrV4,
 }
@@ -25,19 +25,19 @@ struct Known {
 }
 
 /// At most [`BUCKET`] times [`BUCKETS`] nodes.
-pub struct RoutingTable {
+pub(crate) struct RoutingTable {
     own: Id,
     buckets: Vec<Vec<Known>>,
 }
 
 impl RoutingTable {
-    pub fn new(own: Id) -> Self {
+    pub(crate) fn new(own: Id) -> Self {
         Self { own, buckets: (0..BUCKETS).map(|_| Vec::new()).collect() }
     }
 
-    /// A node was heard. One that is new gets a place only if there is one: a node that has stayed
+    /// Notes that a node answered. A new one is added only if its bucket has room: a node that has stayed
     /// long is likelier to stay. A known id keeps its address until it fails to answer.
-    pub fn heard(&mut self, contact: Contact, now: Instant) {
+    pub(crate) fn heard(&mut self, contact: Contact, now: Instant) {
         if contact.id == self.own {
             return;
         }
@@ -52,23 +52,23 @@ impl RoutingTable {
         }
     }
 
-    /// A node did not answer.
-    pub fn failed(&mut self, address: SocketAddrV4) {
+    /// Removes a node that did not answer.
+    pub(crate) fn failed(&mut self, address: SocketAddrV4) {
         for bucket in &mut self.buckets {
             bucket.retain(|known| known.contact.address != address);
         }
     }
 
-    /// Of the bucket that an id belongs to.
+    /// The index of the bucket of an id.
     fn index(&self, id: &Id) -> usize {
         common_bits(&self.own, id).min(BUCKETS - 1)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.buckets.iter().all(Vec::is_empty)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.buckets.iter().map(Vec::len).sum()
     }
 
@@ -77,7 +77,7 @@ impl RoutingTable {
     }
 
     /// The nodes nearest to `target`, at most [`BUCKET`].
-    pub fn closest(&self, target: &Id) -> Vec<Contact> {
+    pub(crate) fn closest(&self, target: &Id) -> Vec<Contact> {
         let mut all: Vec<Contact> = self.all().map(|known| known.contact).collect();
         let far = |contact: &Contact| distance(&contact.id, target);
         if all.len() > BUCKET {
@@ -90,21 +90,21 @@ impl RoutingTable {
     }
 
     /// The `count` nodes that have been silent longest.
-    pub fn oldest(&self, count: usize) -> Vec<Contact> {
+    pub(crate) fn oldest(&self, count: usize) -> Vec<Contact> {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| known.heard);
         all.iter().take(count).map(|known| known.contact).collect()
     }
 
-    /// The `count` nodes that were heard last, the newest first.
-    pub fn newest(&self, count: usize) -> Vec<Contact> {
+    /// The `count` nodes that answered last, the newest first.
+    pub(crate) fn newest(&self, count: usize) -> Vec<Contact> {
         let mut all: Vec<&Known> = self.all().collect();
         all.sort_unstable_by_key(|known| std::cmp::Reverse(known.heard));
         all.iter().take(count).map(|known| known.contact).collect()
     }
 
     /// The node of that id, if it is known.
-    pub fn get(&self, id: &Id) -> Option<Contact> {
+    pub(crate) fn get(&self, id: &Id) -> Option<Contact> {
         let known = self.buckets.get(self.index(id))?;
         known.iter().find(|known| known.contact.id == *id).map(|known| known.contact)
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_nodes_of_one_distance() {
+    async fn nodes_of_one_distance_are_limited() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         for n in 0..BUCKET as u8 {
             table.heard(node(0x80, n), now);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_nodes_at_all() {
+    async fn nodes_in_total_are_limited() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         for bit in 0..256 {
             for n in 0..=BUCKET {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_takes_the_place_of_a_node_that_is_there() {
+    async fn a_new_node_does_not_replace_a_known_one() {
         let (mut table, now) = (RoutingTable::new([0; 32]), Instant::now());
         table.heard(node(0x80, 1), now);
         let liar = Contact { id: node(0x80, 1).id, ..node(0x80, 2) };
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_nearest_and_the_most_silent() {
+    async fn the_nearest_and_the_longest_silent_nodes_are_selected() {
         let (mut table, now) = (RoutingTable::new([0xff; 32]), Instant::now());
         for n in 0..40 {
             table.heard(node(n * 6, n), now + std::time::Duration::from_secs(n.into()));

@@ -8,22 +8,22 @@ use tokio::time::Instant;
 
 use crate::crypto::blake2b;
 
-/// A token is good for this long, and as long again.
+/// A token is valid for one to two of these periods.
 const TOKEN_EVERY: Duration = Duration::from_secs(300);
 
-/// See the module's description.
-pub struct Tokens {
+/// The tokens of one node.
+pub(crate) struct Tokens {
     secrets: [[u8; 32]; 2],
     since: Instant,
 }
 
 impl Tokens {
-    pub fn new(secrets: [[u8; 32]; 2], now: Instant) -> Self {
+    pub(crate) fn new(secrets: [[u8; 32]; 2], now: Instant) -> Self {
         Self { secrets, since: now }
     }
 
-    /// Changes the secret if it is old; `fresh` is a new one.
-    pub fn rotate(&mut self, now: Instant, fresh: impl FnOnce() -> Option<[u8; 32]>) {
+    /// Replaces the secret by `fresh` if it is old.
+    pub(crate) fn rotate(&mut self, now: Instant, fresh: impl FnOnce() -> Option<[u8; 32]>) {
         if now >= self.since + TOKEN_EVERY
             && let Some(fresh) = fresh()
         {
@@ -32,11 +32,11 @@ impl Tokens {
         }
     }
 
-    pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
+    pub(crate) fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         token(&self.secrets[0], host)
     }
 
-    pub fn accepts(&self, claimed: &[u8; 32], host: Ipv4Addr) -> bool {
+    pub(crate) fn accepts(&self, claimed: &[u8; 32], host: Ipv4Addr) -> bool {
         self.secrets.iter().any(|secret| token(secret, host) == *claimed)
     }
 }

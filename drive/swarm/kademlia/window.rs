@@ -1,4 +1,4 @@
-//! How often something may happen.
+//! A limit of events per second.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use tokio::time::Instant;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Counts what happens within a second.
-pub struct Window {
+pub(crate) struct Window {
     since: Instant,
     count: u32,
     most: u32,
 }
 
 impl Window {
-    pub fn new(most: u32, now: Instant) -> Self {
+    pub(crate) fn new(most: u32, now: Instant) -> Self {
         Self { since: now, count: 0, most }
     }
 
-    pub fn is_full(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         if now >= self.since + PERIOD {
             (self.since, self.count) = (now, 0);
         }
         self.count >= self.most
     }
 
-    /// Whether one more may happen now; it is counted.
-    pub fn take(&mut self, now: Instant) -> bool {
+    /// Counts one more event; false if the limit is reached.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let room = !self.is_full(now);
         self.count += u32::from(room);
         room
     }
 
-    /// When there is room again, if there is none.
-    pub fn opens(&self) -> Option<Instant> {
+    /// When the next event is allowed; `None` if one is allowed now.
+    pub(crate) fn opens(&self) -> Option<Instant> {
         (self.count >= self.most).then(|| self.since + PERIOD)
     }
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_a_second() {
+    async fn events_per_second_are_limited() {
         let start = Instant::now();
         let mut window = Window::new(2, start);
         assert_eq!(window.opens(), None);

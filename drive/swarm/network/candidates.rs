@@ -1,11 +1,11 @@
-//! Which of the addresses that discovery named is dialled next, and which are better left alone.
+//! Addresses that discovery found: which one is dialled next, and which are not dialled for a while.
 //!
 //! Priorities and pauses are those of the original: peers of the local network first, then others,
 //! then those behind our own public address; after a failure a pause of 1, 5 and 15 seconds, then
 //! the address is forgotten until it is found again. The bounds are ours: discovery can return
 //! wrong addresses, and any number of them.
 //!
-//! Pure: time and chance are passed in. Not here: dialling, and how addresses are found.
+//! Times are passed in, and tests choose the seed. Not here: dialling, and how addresses are found.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,38 +16,38 @@ use tokio::time::Instant;
 use crate::crypto::DiscoveryKey;
 
 /// Addresses remembered at once.
-pub const MAX_CANDIDATES: usize = 1024;
-/// Of these, how many on the word of one source: one answer of an honest node has at most 128.
-pub const MAX_CANDIDATES_PER_SOURCE: usize = 128;
+pub(crate) const MAX_CANDIDATES: usize = 1024;
+/// Of these, addresses from one source: one answer of an honest node has at most 128.
+pub(crate) const MAX_CANDIDATES_PER_SOURCE: usize = 128;
 /// Topics remembered of one address; it is dialled while one of them is still joined.
-pub const MAX_TOPICS_PER_CANDIDATE: usize = 64;
-/// Dialled at the same time, from the start to the end of the attempt to connect.
-pub const MAX_DIALLING: usize = 16;
-/// Of these, how many by the key of a HyperDHT node: each may take most of a minute.
-pub const MAX_DIALLING_BY_KEY: usize = 8;
+pub(crate) const MAX_TOPICS_PER_CANDIDATE: usize = 64;
+/// Concurrent attempts to connect.
+pub(crate) const MAX_DIALLING: usize = 16;
+/// Of these, attempts by the key of a HyperDHT node: each may take most of a minute.
+pub(crate) const MAX_DIALLING_BY_KEY: usize = 8;
 /// Pauses after the first, second and third failure in a row, each times 0.66 to 1.33.
 const PAUSES: [Duration; 3] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
-/// An address that failed too often is forgotten after this long.
+/// How long an address that failed too often is remembered.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(7500);
-/// An address that turned out to be our own is not tried again for this long.
+/// How long an address that proved to be our own is not dialled.
 const OURSELVES_FOR: Duration = Duration::from_secs(600);
-/// Nor is a peer of the topic that speaks another protocol.
+/// How long a peer that speaks another protocol is not dialled.
 const FOREIGN_FOR: Duration = Duration::from_secs(600);
 
 /// Where a peer can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+pub(crate) enum DialTarget {
     Tcp(SocketAddr),
-    /// The public key of its HyperDHT node, wherever that is.
+    /// The public key of its HyperDHT node.
     HyperDht([u8; 32]),
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for DialTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::Tcp(address) => address.fmt(f),
-            Target::HyperDht(key) => {
+            DialTarget::Tcp(address) => address.fmt(f),
+            DialTarget::HyperDht(key) => {
                 f.write_str("HyperDHT ")?;
                 key.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
             }
@@ -58,20 +58,20 @@ impl std::fmt::Display for Target {
 /// The source of a peer's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// It did itself, on the local network.
+    /// The peer itself, on the local network.
     Lan(IpAddr),
     /// A node of the DHT.
     Node(IpAddr),
     /// A node of the HyperDHT.
     HyperNode(IpAddr),
-    /// It did itself, over a connection that it has with us by other means.
+    /// The peer itself, over another connection to us.
     Itself(IpAddr),
 }
 
-/// In the order of dialling, last first.
+/// Candidates of the greatest priority are dialled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// Behind the public address that we have too.
+pub(crate) enum Priority {
+    /// The peer has our own public address.
     SameHost,
     Normal,
     Local,
@@ -79,38 +79,38 @@ pub enum Priority {
 
 /// A peer that discovery found for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     pub topic: DiscoveryKey,
-    pub target: Target,
+    pub target: DialTarget,
     pub source: Source,
     pub priority: Priority,
 }
 
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It could not be reached, or was of no use, or lied.
+pub(crate) enum Outcome {
+    /// It could not be reached, opened no channel, or sent invalid data.
     Failed,
-    /// It had shown that it knows a key of ours.
+    /// It had opened a channel, so it knows a key of ours.
     Left,
     /// We have another connection to the peer with this static key.
     Duplicate([u8; 32]),
     Ourselves,
-    /// It does not speak our protocol, and has done nothing wrong.
+    /// It does not speak our protocol, which is no fault.
     Foreign,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum CandidateState {
     Waiting(Instant),
     /// Being dialled.
     Dialling,
     Connected,
     /// Failed too often; forgotten at that time unless it is found again.
     Spent(Instant),
-    /// Left alone while another connection to that static key lasts.
+    /// Not dialled while another connection to that static key lasts.
     Duplicate([u8; 32]),
-    /// It is ourselves, or speaks another protocol: left alone until then.
+    /// It is this process, or speaks another protocol: not dialled until that time.
     Aside(Instant),
 }
 
@@ -119,13 +119,13 @@ struct Candidate {
     source: Source,
     priority: Priority,
     failures: usize,
-    state: State,
+    state: CandidateState,
 }
 
-/// See the module's description.
+/// All candidates.
 #[derive(Default)]
-pub struct Candidates {
-    all: HashMap<Target, Candidate>,
+pub(crate) struct Candidates {
+    all: HashMap<DialTarget, Candidate>,
     chance: fastrand::Rng,
 }
 
@@ -136,16 +136,16 @@ impl Candidates {
     }
 
     /// Adds a peer that was found; false if there is no room for it.
-    pub fn found(&mut self, found: &Found, now: Instant) -> bool {
+    pub(crate) fn found(&mut self, found: &Found, now: Instant) -> bool {
         if let Some(known) = self.all.get_mut(&found.target) {
             known.priority = known.priority.max(found.priority);
             if !known.topics.contains(&found.topic) && known.topics.len() < MAX_TOPICS_PER_CANDIDATE
             {
                 known.topics.push(found.topic);
             }
-            if matches!(known.state, State::Spent(_)) {
+            if matches!(known.state, CandidateState::Spent(_)) {
                 known.failures = 0;
-                known.state = State::Waiting(now);
+                known.state = CandidateState::Waiting(now);
             }
             return true;
         }
@@ -158,18 +158,20 @@ impl Candidates {
             source: found.source,
             priority: found.priority,
             failures: 0,
-            state: State::Waiting(now),
+            state: CandidateState::Waiting(now),
         };
         self.all.insert(found.target, candidate);
         true
     }
 
-    /// Forgets the address that failed most if there is no room otherwise.
+    /// Forgets the address that failed most often if the limit is reached.
     fn make_room(&mut self) -> bool {
         if self.all.len() < MAX_CANDIDATES {
             return true;
         }
-        let idle = |state: State| matches!(state, State::Waiting(_) | State::Spent(_));
+        let idle = |state: CandidateState| {
+            matches!(state, CandidateState::Waiting(_) | CandidateState::Spent(_))
+        };
         let failed = self.all.iter().filter(|(_, one)| one.failures > 0 && idle(one.state));
         let Some(most) = failed.max_by_key(|(_, one)| one.failures).map(|(address, _)| *address)
         else {
@@ -181,57 +183,60 @@ impl Candidates {
 
     /// The address to dial now; it counts as being dialled until [`Candidates::connected`] or
     /// [`Candidates::ended`].
-    pub fn next(&mut self, now: Instant) -> Option<Target> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<DialTarget> {
         self.all.retain(|_, one| match one.state {
-            State::Spent(until) | State::Aside(until) => now < until,
+            CandidateState::Spent(until) | CandidateState::Aside(until) => now < until,
             _ => true,
         });
         if self.dialling(|_| true) >= MAX_DIALLING {
             return None;
         }
-        let by_key = |target: &Target| matches!(target, Target::HyperDht(_));
+        let by_key = |target: &DialTarget| matches!(target, DialTarget::HyperDht(_));
         let only_addresses = self.dialling(by_key) >= MAX_DIALLING_BY_KEY;
-        let due = |target: &Target, one: &Candidate| {
-            let due = matches!(one.state, State::Waiting(at) if at <= now);
+        let due = |target: &DialTarget, one: &Candidate| {
+            let due = matches!(one.state, CandidateState::Waiting(at) if at <= now);
             (due && !(only_addresses && by_key(target))).then_some(one.priority)
         };
         let best = self.all.iter().filter_map(|(target, one)| due(target, one)).max()?;
         let equals = self.all.iter().filter(|(target, one)| due(target, one) == Some(best));
         let equals: Vec<_> = equals.map(|(target, _)| *target).collect();
         let address = *self.chance.choice(&equals)?;
-        self.set(&address, State::Dialling);
+        self.set(&address, CandidateState::Dialling);
         Some(address)
     }
 
-    fn dialling(&self, count: impl Fn(&Target) -> bool) -> usize {
-        let dialling =
-            |(at, one): &(&Target, &Candidate)| one.state == State::Dialling && count(at);
+    fn dialling(&self, count: impl Fn(&DialTarget) -> bool) -> usize {
+        let dialling = |(at, one): &(&DialTarget, &Candidate)| {
+            one.state == CandidateState::Dialling && count(at)
+        };
         self.all.iter().filter(dialling).count()
     }
 
     /// The first source of a peer, and the topics it was found for.
-    pub fn origin(&self, target: &Target) -> Option<(Source, Vec<DiscoveryKey>)> {
+    pub(crate) fn origin(&self, target: &DialTarget) -> Option<(Source, Vec<DiscoveryKey>)> {
         self.all.get(target).map(|one| (one.source, one.topics.clone()))
     }
 
     /// Addresses that are being dialled or connected.
-    pub fn busy(&self) -> usize {
-        let busy = |one: &&Candidate| matches!(one.state, State::Dialling | State::Connected);
+    pub(crate) fn busy(&self) -> usize {
+        let busy = |one: &&Candidate| {
+            matches!(one.state, CandidateState::Dialling | CandidateState::Connected)
+        };
         self.all.values().filter(busy).count()
     }
 
-    fn set(&mut self, address: &Target, state: State) {
+    fn set(&mut self, address: &DialTarget, state: CandidateState) {
         if let Some(one) = self.all.get_mut(address) {
             one.state = state;
         }
     }
 
-    pub fn connected(&mut self, address: &Target) {
-        self.set(address, State::Connected);
+    pub(crate) fn connected(&mut self, address: &DialTarget) {
+        self.set(address, CandidateState::Connected);
     }
 
     /// An attempt failed, or a connection that was dialled is over.
-    pub fn ended(&mut self, address: &Target, outcome: Outcome, now: Instant) {
+    pub(crate) fn ended(&mut self, address: &DialTarget, outcome: Outcome, now: Instant) {
         let jitter = 0.66 + 0.67 * self.chance.f64();
         let Some(one) = self.all.get_mut(address) else { return };
         if one.topics.is_empty() {
@@ -239,50 +244,52 @@ impl Candidates {
             return;
         }
         one.state = match outcome {
-            Outcome::Duplicate(key) => State::Duplicate(key),
-            Outcome::Ourselves => State::Aside(now + OURSELVES_FOR),
-            Outcome::Foreign => State::Aside(now + FOREIGN_FOR),
+            Outcome::Duplicate(key) => CandidateState::Duplicate(key),
+            Outcome::Ourselves => CandidateState::Aside(now + OURSELVES_FOR),
+            Outcome::Foreign => CandidateState::Aside(now + FOREIGN_FOR),
             Outcome::Failed | Outcome::Left => {
                 one.failures = if outcome == Outcome::Left { 1 } else { one.failures + 1 };
                 match PAUSES.get(one.failures - 1) {
-                    Some(pause) => State::Waiting(now + pause.mul_f64(jitter)),
-                    None => State::Spent(now + FORGOTTEN_AFTER),
+                    Some(pause) => CandidateState::Waiting(now + pause.mul_f64(jitter)),
+                    None => CandidateState::Spent(now + FORGOTTEN_AFTER),
                 }
             }
         };
     }
 
     /// The last connection to the peer with this static key is over.
-    pub fn gone(&mut self, key: &[u8; 32], now: Instant) {
-        for one in self.all.values_mut().filter(|one| one.state == State::Duplicate(*key)) {
-            one.state = State::Waiting(now);
+    pub(crate) fn gone(&mut self, key: &[u8; 32], now: Instant) {
+        for one in self.all.values_mut().filter(|one| one.state == CandidateState::Duplicate(*key))
+        {
+            one.state = CandidateState::Waiting(now);
         }
     }
 
     /// Stops dialling peers for this topic. Connections stay.
-    pub fn left(&mut self, topic: &DiscoveryKey) {
+    pub(crate) fn left(&mut self, topic: &DiscoveryKey) {
         self.all.retain(|_, one| {
             one.topics.retain(|other| other != topic);
-            !one.topics.is_empty() || matches!(one.state, State::Dialling | State::Connected)
+            !one.topics.is_empty()
+                || matches!(one.state, CandidateState::Dialling | CandidateState::Connected)
         });
     }
 
     /// When [`Candidates::next`] may have an answer that it has not now.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = |one: &Candidate| match one.state {
-            State::Waiting(at) => Some(at),
+            CandidateState::Waiting(at) => Some(at),
             _ => None,
         };
         self.all.values().filter_map(waiting).min()
     }
 
     #[cfg(test)]
-    pub(super) fn is_any(&self, holds: impl Fn(State) -> bool) -> bool {
+    pub(super) fn is_any(&self, holds: impl Fn(CandidateState) -> bool) -> bool {
         self.all.values().any(|one| holds(one.state))
     }
 
-    /// Addresses known for a topic, whatever became of them.
-    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+    /// How many addresses are known for a topic, in any state.
+    pub(crate) fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.all.values().filter(|one| one.topics.contains(topic)).count()
     }
 }
@@ -295,8 +302,8 @@ mod tests {
         DiscoveryKey::new([n; 32])
     }
 
-    fn address(n: usize) -> Target {
-        Target::Tcp(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1)))
+    fn address(n: usize) -> DialTarget {
+        DialTarget::Tcp(SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 1)))
     }
 
     fn found(n: usize, source: u8, priority: Priority) -> Found {
@@ -309,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn near_ones_are_dialled_first_and_only_so_many_at_once() {
+    async fn local_peers_are_dialled_first_and_concurrent_attempts_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(1), Instant::now());
         for n in 0..MAX_DIALLING + 3 {
             let priority = match n {
@@ -329,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn three_failures_with_growing_pauses_then_forgotten_until_named_again() {
+    async fn an_address_is_forgotten_after_three_pauses_until_it_is_found_again() {
         let (mut candidates, start) = (Candidates::with_seed(2), Instant::now());
         candidates.found(&normal(0), start);
         let mut now = start;
@@ -355,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_knew_a_key_starts_the_pauses_anew() {
+    async fn a_peer_that_was_useful_is_dialled_again_after_the_shortest_pause() {
         let (mut candidates, now) = (Candidates::with_seed(3), Instant::now());
         candidates.found(&normal(0), now);
         candidates.ended(&address(0), Outcome::Failed, now);
@@ -365,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_candidates_and_no_more() {
+    async fn candidates_in_total_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(4), Instant::now());
         for n in 0..MAX_CANDIDATES {
             assert!(candidates.found(&normal(n), now), "{n}");
@@ -378,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_source_has_so_many_places() {
+    async fn candidates_of_one_source_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(5), Instant::now());
         for n in 0..MAX_CANDIDATES_PER_SOURCE {
             assert!(candidates.found(&found(n, 1, Priority::Normal), now));
@@ -389,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_topics_of_one_address() {
+    async fn topics_of_one_address_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(6), Instant::now());
         for n in 0..=MAX_TOPICS_PER_CANDIDATE {
             candidates.found(&Found { topic: topic(n as u8), ..normal(0) }, now);
@@ -399,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_dialled_for_a_topic_that_was_left() {
+    async fn no_peer_is_dialled_for_a_topic_that_was_left() {
         let (mut candidates, now) = (Candidates::with_seed(7), Instant::now());
         candidates.found(&normal(0), now);
         candidates.found(&normal(1), now);
@@ -413,14 +420,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_are_dialled_by_key_at_once() {
+    async fn concurrent_attempts_by_key_are_limited() {
         let (mut candidates, now) = (Candidates::with_seed(9), Instant::now());
-        let by_key = |n: u8| Found { target: Target::HyperDht([n; 32]), ..normal(0) };
+        let by_key = |n: u8| Found { target: DialTarget::HyperDht([n; 32]), ..normal(0) };
         for n in 0..=MAX_DIALLING_BY_KEY as u8 {
             assert!(candidates.found(&by_key(n), now));
         }
         for _ in 0..MAX_DIALLING_BY_KEY {
-            assert!(matches!(candidates.next(now), Some(Target::HyperDht(_))));
+            assert!(matches!(candidates.next(now), Some(DialTarget::HyperDht(_))));
         }
         assert_eq!(candidates.next(now), None);
         candidates.found(&normal(1), now);
@@ -428,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_speaks_another_protocol_is_left_alone() {
+    async fn a_peer_of_another_protocol_is_not_dialled_again_soon() {
         let (mut candidates, now) = (Candidates::with_seed(10), Instant::now());
         candidates.found(&normal(0), now);
         candidates.ended(&address(0), Outcome::Foreign, now);

@@ -1,4 +1,4 @@
-//! Keeping a connection to an address that was given: dial, and dial again with growing pauses.
+//! Keeping a connection to an address that a caller named: dialling again with growing pauses.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -18,14 +18,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// First pause after a peer sent something that did not verify.
 const LIAR_PAUSE: Duration = Duration::from_secs(2);
-/// A connection that lasted this long starts the pauses anew.
+/// After a connection that lasted this long, the pause is the shortest again.
 const LASTING: Duration = Duration::from_secs(30);
 
 pub(super) fn level(lied: bool) -> log::Level {
     if lied { log::Level::Warn } else { log::Level::Info }
 }
 
-/// An address is dialled, and dialled again, while this is kept.
+/// Keeps an address dialled until it is dropped; see [`Swarm::dial_while`](super::Swarm::dial_while).
 #[derive(Debug)]
 #[must_use = "the connection ends when this is dropped"]
 pub struct Dialling {

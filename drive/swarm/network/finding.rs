@@ -1,5 +1,5 @@
-//! From topics that are joined to connections: what discovery finds becomes candidates, candidates
-//! are dialled, and of two connections to one peer one is kept.
+//! From joined topics to connections: peers that discovery finds become candidates, candidates are
+//! dialled, and of two connections to one peer one is kept.
 //!
 //! Not here: which candidate is next (`candidates`) and how peers are found (`discovery/`).
 
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::Inner;
 #[cfg(test)]
-use super::candidates::State;
+use super::candidates::CandidateState;
 use super::candidates::{
-    Candidates, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source, Target,
+    Candidates, DialTarget, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source,
 };
 use super::dial::{self, CONNECT_WITHIN};
-use super::discovery::Link;
+use super::discovery::NodeSocket;
 use super::hyperdht::{self, CarryError};
 use super::place::{ConnectionHandle, Ended, GivenUp, Place};
 use super::places::MAX_CONNECTIONS;
@@ -29,30 +29,30 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// Connections to peers that were found, those being dialled included: places stay for peers that
 /// dial us.
-pub const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+pub(crate) const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
 /// Found peers that wait for the task below; when full, discovery waits.
 const PENDING: usize = 256;
 
 /// What the swarm knows of topics and of peers that were found.
 pub(super) struct Finding {
     pub topics: watch::Sender<Topics>,
-    /// Where bodies of discovery put what they find.
+    /// Receives the peers that discovery finds.
     pub found: mpsc::Sender<Found>,
     /// The port that peers can dial.
     pub listening: watch::Sender<Option<SocketAddr>>,
-    /// The DHT's node, where there is one.
-    pub dht: OnceLock<Arc<Link>>,
-    /// The same of the HyperDHT.
-    pub hyperdht: OnceLock<Arc<hyperdht::Link>>,
+    /// The node of the hash table of Hyperswarm 2, if it is used.
+    pub dht: OnceLock<Arc<NodeSocket>>,
+    /// The node of HyperDHT 6, if it is used.
+    pub hyperdht: OnceLock<Arc<hyperdht::CurrentEndpoint>>,
     candidates: Mutex<Candidates>,
-    /// A candidate became due, or a place became free.
+    /// Notified when a candidate becomes due or a place becomes free.
     changed: Notify,
-    /// Any connection is over.
+    /// Notified when any connection has ended.
     gone: Notify,
 }
 
 impl Finding {
-    pub fn new() -> (Self, mpsc::Receiver<Found>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Found>) {
         let (found, receiver) = mpsc::channel(PENDING);
         let finding = Self {
             topics: watch::channel(Topics::new()).0,
@@ -72,7 +72,11 @@ impl Finding {
         self.candidates.lock()
     }
 
-    pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
+    pub(crate) fn join(
+        &self,
+        topic: DiscoveryKey,
+        interest: Interest,
+    ) -> Result<(), TooManyTopics> {
         let mut full = false;
         self.topics.send_if_modified(|topics| {
             full = topics.len() >= MAX_TOPICS && !topics.contains_key(&topic);
@@ -81,39 +85,39 @@ impl Finding {
         if full { Err(TooManyTopics) } else { Ok(()) }
     }
 
-    pub fn leave(&self, topic: &DiscoveryKey) {
+    pub(crate) fn leave(&self, topic: &DiscoveryKey) {
         if self.topics.send_if_modified(|topics| topics.remove(topic).is_some()) {
             self.candidates().left(topic);
         }
     }
 
-    /// As many as a candidate has at most.
+    /// Joined topics, at most as many as one candidate may have.
     fn some_topics(&self) -> Vec<DiscoveryKey> {
         self.topics.borrow().keys().copied().take(MAX_TOPICS_PER_CANDIDATE).collect()
     }
 
     /// How many addresses were found for a topic.
-    pub fn known_for(&self, topic: &DiscoveryKey) -> usize {
+    pub(crate) fn known_for(&self, topic: &DiscoveryKey) -> usize {
         self.candidates().known_for(topic)
     }
 
     #[cfg(test)]
-    pub fn busy(&self) -> usize {
+    pub(crate) fn busy(&self) -> usize {
         self.candidates().busy()
     }
 
     #[cfg(test)]
-    pub fn has_duplicates(&self) -> bool {
-        self.candidates().is_any(|state| matches!(state, State::Duplicate(_)))
+    pub(crate) fn has_duplicates(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, CandidateState::Duplicate(_)))
     }
 
     #[cfg(test)]
-    pub fn knows_itself(&self) -> bool {
-        self.candidates().is_any(|state| matches!(state, State::Aside(_)))
+    pub(crate) fn knows_itself(&self) -> bool {
+        self.candidates().is_any(|state| matches!(state, CandidateState::Aside(_)))
     }
 
-    /// A connection is over; `last` if it was the last one to that static key.
-    pub fn connection_gone(&self, last: Option<&[u8; 32]>) {
+    /// Notes the end of a connection; `last` is its static key if no other connection to it is left.
+    pub(crate) fn connection_gone(&self, last: Option<&[u8; 32]>) {
         if let Some(key) = last {
             self.candidates().gone(key, Instant::now());
         }
@@ -123,12 +127,12 @@ impl Finding {
 }
 
 impl Inner {
-    /// The peer of a connection has shown its static key: whether the connection is kept.
+    /// Notes the static key that a peer has proved, and decides whether the connection is kept.
     ///
-    /// Of two connections between the same two peers both keep the faster transport's, and of two of
-    /// a kind the one that was dialled by the peer with the smaller key, so that neither has to be
-    /// asked. Of two that the remote dialled it knows best: it may have moved, and one of them lead
-    /// nowhere.
+    /// Of two connections between two peers, both keep the one with the faster transport; of two with the
+    /// same transport, the one that the peer with the smaller key dialled. So both decide alike without
+    /// a message. Two connections that the remote dialled are both kept: it may have moved, and one of
+    /// them may be dead.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
         let local = self.identity;
         let state = self.state();
@@ -185,7 +189,7 @@ impl Inner {
     }
 
     /// The address to dial now, if there is one and a place for it.
-    fn next_candidate(&self) -> Option<Target> {
+    fn next_candidate(&self) -> Option<DialTarget> {
         let connected = self.peer_count();
         let mut candidates = self.finding.candidates();
         if connected >= MAX_CONNECTIONS || candidates.busy() >= MAX_FOUND_CONNECTIONS {
@@ -207,7 +211,7 @@ impl Inner {
     }
 }
 
-/// Takes what was found and dials it, until the swarm is closed or dropped.
+/// Takes the peers that discovery finds and dials them, until the swarm is closed or dropped.
 pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
     let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
     let mut batch = Vec::new();
@@ -232,7 +236,7 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
 }
 
 /// One attempt at a peer that was found, and the connection that comes of it.
-async fn attempt(swarm: Arc<Inner>, target: Target) {
+async fn attempt(swarm: Arc<Inner>, target: DialTarget) {
     let mut closing = swarm.closing.subscribe();
     let (reason, outcome) = tokio::select! {
         ending = connect(&swarm, target) => ending,
@@ -243,18 +247,20 @@ async fn attempt(swarm: Arc<Inner>, target: Target) {
     if let Outcome::Duplicate(key) = outcome
         && !swarm.is_connected_to(&key)
     {
-        // The other one ended between the two lines above, or before.
+        // The other connection ended meanwhile.
         swarm.finding.candidates().gone(&key, Instant::now());
     }
     swarm.finding.changed.notify_one();
 }
 
-async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
+async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
     let origin = swarm.finding.candidates().origin(&target);
     let Some((source, topics)) = origin else { return ("is forgotten".into(), Outcome::Failed) };
     let connected = match target {
-        Target::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
-        Target::HyperDht(key) => connect_by_key(swarm, target, key, source.into(), topics).await,
+        DialTarget::Tcp(address) => connect_tcp(swarm, target, address, source.into()).await,
+        DialTarget::HyperDht(key) => {
+            connect_by_key(swarm, target, key, source.into(), topics).await
+        }
     };
     let (connection, stream) = match connected {
         Ok(connected) => connected,
@@ -277,20 +283,20 @@ async fn connect(swarm: &Arc<Inner>, target: Target) -> (String, Outcome) {
 /// A connection with its place and its bytes, or why there is none.
 type Connected = Result<(Place, Stream), (String, Outcome)>;
 
-/// The attempt has come through: its place among those being dialled is free.
-fn registered(swarm: &Arc<Inner>, target: Target, at: SocketAddr, way: Way) -> Place {
+/// Registers a connection that was dialled; its place among the attempts becomes free.
+fn registered(swarm: &Arc<Inner>, target: DialTarget, at: SocketAddr, way: Way) -> Place {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
     let transport = match target {
-        Target::Tcp(_) => Transport::Tcp,
-        Target::HyperDht(_) => Transport::HyperDht,
+        DialTarget::Tcp(_) => Transport::Tcp,
+        DialTarget::HyperDht(_) => Transport::HyperDht,
     };
     swarm.register(at, transport, way)
 }
 
 async fn connect_tcp(
     swarm: &Arc<Inner>,
-    target: Target,
+    target: DialTarget,
     address: SocketAddr,
     way: Way,
 ) -> Connected {
@@ -305,7 +311,7 @@ async fn connect_tcp(
 
 async fn connect_by_key(
     swarm: &Arc<Inner>,
-    target: Target,
+    target: DialTarget,
     key: [u8; 32],
     way: Way,
     topics: Vec<DiscoveryKey>,
@@ -324,8 +330,8 @@ async fn connect_by_key(
 }
 
 impl Inner {
-    /// The stream in a HyperDHT connection that has its place. Where the remote tells that it can be
-    /// reached by TCP too, that is tried, for these topics.
+    /// Opens the replication stream in a connection of Hyperswarm 4. If the remote names a TCP port too,
+    /// that becomes a candidate for these topics.
     async fn carried(
         &self,
         place: &Place,
@@ -340,24 +346,24 @@ impl Inner {
             _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
         };
         if let Some(port) = carried.port {
-            self.told(address.ip(), port, topics);
+            self.add_tcp_address(address.ip(), port, topics);
         }
         Ok(Stream::Carried(carried.stream))
     }
 
-    fn told(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
-        let target = Target::Tcp((ip, port.get()).into());
+    fn add_tcp_address(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
+        let target = DialTarget::Tcp((ip, port.get()).into());
         let source = Source::Itself(ip);
         let found = |topic| Found { topic, target, source, priority: Priority::Normal };
         self.take_found(topics.into_iter().map(found));
         self.finding.changed.notify_one();
     }
 
-    /// A peer has connected by HyperDHT.
+    /// Handles a peer that connected by Hyperswarm 4.
     pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
         let address = SocketAddr::V4(connection.address);
         let place = self.register(address, Transport::HyperDht, Way::Incoming);
-        // It does not say which topic it comes for.
+        // The peer does not name the topic.
         let topics = self.finding.some_topics();
         match self.carried(&place, connection, topics).await {
             Ok(stream) => {

@@ -1,11 +1,12 @@
-//! Swarms on this machine that find each other, twice, and themselves. What a body of discovery
-//! would find is handed in. On their connections both sides tell their keys, no more.
+//! Swarms on this machine that find each other, twice, and themselves. The tests take the part of
+//! discovery. On each connection both sides only exchange their keys.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::candidates::{DialTarget, Found, Priority, Source};
 use super::testing::{idle, introducing};
 use super::*;
 
@@ -32,7 +33,7 @@ impl Pair {
         let source = Source::Lan(address.ip());
         let found = Found {
             topic: self.topic,
-            target: Target::Tcp(address),
+            target: DialTarget::Tcp(address),
             source,
             priority: Priority::Local,
         };
@@ -63,7 +64,7 @@ impl Pair {
 
 /// Both dial each other at the same time: both keep the one connection of the smaller key.
 #[tokio::test]
-async fn of_two_connections_to_a_peer_both_keep_the_same() {
+async fn both_peers_keep_the_same_one_of_two_connections() {
     for _ in 0..10 {
         let pair = Pair::new().await;
         let addresses = [pair.swarms[1].1, pair.swarms[0].1];
@@ -110,21 +111,21 @@ async fn we_do_not_stay_connected_to_ourselves() {
     })
     .await;
     swarm.dial(&address.to_string());
-    pair.eventually("also who was told to dial says so", |pair| {
+    pair.eventually("both sides report the same connection", |pair| {
         pair.swarms[0].0.troubles().iter().any(|trouble| trouble.ends_with("this process itself"))
     })
     .await;
 }
 
 #[tokio::test]
-async fn only_topics_that_are_looked_for_lead_to_anybody() {
+async fn peers_are_dialled_only_for_topics_with_lookup() {
     let pair = Pair::new().await;
     let (first, _) = &pair.swarms[0];
     first.leave(&pair.topic);
     pair.find(0, pair.swarms[1].1).await;
     first.join(pair.topic, Interest { announce: true, lookup: false }).unwrap();
     pair.find(0, pair.swarms[1].1).await;
-    pair.eventually("all was looked at", |pair| {
+    pair.eventually("all addresses were handled", |pair| {
         let found = &pair.swarms[0].0.inner.finding.found;
         found.capacity() == found.max_capacity()
     })
@@ -136,7 +137,7 @@ async fn only_topics_that_are_looked_for_lead_to_anybody() {
 }
 
 #[tokio::test]
-async fn so_many_topics() {
+async fn joined_topics_are_limited() {
     let swarm = idle();
     let topic = |n: usize| {
         let mut bytes = [0; 32];
@@ -154,7 +155,7 @@ async fn so_many_topics() {
 
 /// 20,000 addresses from one source are dialled with a bounded number of attempts at a time.
 #[tokio::test]
-async fn a_flood_of_addresses_is_no_storm_of_connections() {
+async fn a_flood_of_addresses_causes_a_limited_number_of_attempts() {
     let pair = Pair::new().await;
     let swarm = &pair.swarms[0].0;
     for n in 0..20_000_u32 {
@@ -163,7 +164,7 @@ async fn a_flood_of_addresses_is_no_storm_of_connections() {
         let source = Source::Node(Ipv4Addr::from(0xc000_0200 + n % 16).into());
         let found = Found {
             topic: pair.topic,
-            target: Target::Tcp(address),
+            target: DialTarget::Tcp(address),
             source,
             priority: Priority::Normal,
         };

@@ -7,22 +7,22 @@ use nix::net::if_::InterfaceFlags;
 
 /// One address of an interface that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Interface {
+pub(crate) struct Interface {
     pub address: Ipv4Addr,
     pub mask: Ipv4Addr,
     pub loopback: bool,
 }
 
 impl Interface {
-    /// Whether a packet from there has crossed no router.
-    pub fn reaches(&self, other: Ipv4Addr) -> bool {
+    /// Whether `other` is in the network of this interface.
+    pub(crate) fn reaches(&self, other: Ipv4Addr) -> bool {
         let masked = |address: Ipv4Addr| u32::from(address) & u32::from(self.mask);
         masked(self.address) == masked(other)
     }
 }
 
-/// Those that are up now, other than the loopback; that one only where there is no other.
-pub fn usable() -> Vec<Interface> {
+/// The interfaces that are up now. The loopback is among them only if there is no other.
+pub(crate) fn usable() -> Vec<Interface> {
     let mut all = up();
     if all.iter().any(|one| !one.loopback) {
         all.retain(|one| !one.loopback);
@@ -30,8 +30,8 @@ pub fn usable() -> Vec<Interface> {
     all
 }
 
-/// Every address this machine has, of either kind.
-pub fn addresses() -> Vec<IpAddr> {
+/// All IPv4 and IPv6 addresses of this machine.
+pub(crate) fn addresses() -> Vec<IpAddr> {
     let Ok(addresses) = getifaddrs() else { return Vec::new() };
     let ip = |one: nix::ifaddrs::InterfaceAddress| {
         let address = one.address?;

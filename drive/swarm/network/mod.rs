@@ -1,7 +1,7 @@
-//! Connections to peers: listening, dialling those that were given and those that were found.
+//! Connections to peers: listening, and dialling peers that a caller named or discovery found.
 //!
-//! Not here: how peers find each other (`discovery/`), and what is said on a connection: that is
-//! the [`Protocol`] of the layer above.
+//! Not here: how peers find each other (`discovery/`), and the bytes on a connection, which are of the
+//! [`Protocol`] of the layer above.
 
 mod topics;
 mod candidates;
@@ -37,35 +37,38 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 
 use finding::Finding;
 
-pub use candidates::{Found, Priority, Source, Target};
 pub use dial::Dialling;
 #[cfg(fuzzing)]
-pub use discovery::hear_on_the_lan;
+pub(crate) use discovery::parse_multicast_dns;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
 pub use place::{ConnectionHandle, Ended, Ending, Place};
-pub use places::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, MAX_STRANGERS};
+pub use places::MAX_STRANGERS;
 pub use protocol::Protocol;
-pub use topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
+pub use topics::{Interest, MAX_TOPICS, TooManyTopics};
 pub use transport::{Stream, Transport, Way};
 
-/// Bytes of frames that have not arrived whole, all connections together; beyond it the connection
-/// that holds most is ended.
+/// Bytes that incomplete frames of all connections may hold together; beyond it the connection that
+/// holds most is ended.
 pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// Bytes on all connections since the start, everything included that TCP carries for us; without
-/// what the HyperDHT adds to what it carries.
+/// Bytes that the protocol of a connection has read and written, its encryption and framing
+/// included, without what TCP or Hyperswarm 4 adds to carry them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// Bytes received.
     pub received: u64,
+    /// Bytes sent.
     pub sent: u64,
 }
 
-/// How fast bytes may flow, and may be changed while they do.
+/// The rates of all connections together; their limits may be changed while bytes flow.
 #[derive(Debug)]
 pub struct Rates {
+    /// Of bytes sent.
     pub up: Rate,
+    /// Of bytes received.
     pub down: Rate,
 }
 
@@ -78,32 +81,37 @@ impl Default for Rates {
 /// One connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// Names the connection as long as the swarm lives.
+    /// Number of the connection, unique in its swarm.
     pub id: u64,
+    /// Where the peer is.
     pub address: SocketAddr,
     /// Whether it dialled us.
     pub incoming: bool,
+    /// What carries the connection.
     pub transport: Transport,
+    /// How the peer was found.
     pub way: Way,
     /// Channels open on both sides: one per core.
     pub cores: usize,
+    /// Bytes on this connection.
     pub traffic: Traffic,
 }
 
-/// See the module documentation.
+/// Connections to the peers of joined topics, and to peers that a caller names. Clones are handles of
+/// the same swarm.
 #[derive(Clone)]
 pub struct Swarm {
     inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
-    /// Our static key, by which we know ourselves.
+    /// Our static key, by which a connection to ourselves is recognised.
     identity: [u8; 32],
     protocol: Arc<dyn Protocol>,
     runtime: Handle,
     closing: watch::Sender<bool>,
     next_connection: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<ConnectionTable>,
     received: AtomicU64,
     sent: AtomicU64,
     finding: Arc<Finding>,
@@ -111,15 +119,18 @@ pub(crate) struct Inner {
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionTable {
     connections: HashMap<u64, ConnectionHandle>,
-    /// Why each dialled address could not be reached, or left us, last.
+    /// By dialled address, the reason of the last failure or end.
     troubles: HashMap<String, String>,
 }
 
 impl Swarm {
-    /// A swarm in which `protocol` runs on every connection; tasks run on the current tokio runtime.
-    /// `identity` is the static key that the protocol shows to peers.
+    /// A swarm in which `protocol` runs on every connection. `identity` is the static key that the
+    /// protocol shows to peers.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime: its tasks run on the current one.
     pub fn new(identity: [u8; 32], protocol: Arc<dyn Protocol>) -> Self {
         let (finding, found) = Finding::new();
         let inner = Arc::new(Inner {
@@ -128,7 +139,7 @@ impl Swarm {
             runtime: Handle::current(),
             closing: watch::channel(false).0,
             next_connection: AtomicU64::new(1),
-            state: Mutex::new(Rank::SWARM, State::default()),
+            state: Mutex::new(Rank::SWARM, ConnectionTable::default()),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
@@ -139,7 +150,10 @@ impl Swarm {
         Self { inner }
     }
 
-    /// Listens for peers; returns the address with the port that was chosen.
+    /// Listens for peers by TCP; returns the address with the port that was chosen.
+    ///
+    /// # Errors
+    /// As bind(2) and listen(2), or if a name is not resolved.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -148,11 +162,11 @@ impl Swarm {
         Ok(address)
     }
 
-    /// Takes interest in a topic. What is announced is the address that [`Swarm::listen`] returned last;
-    /// what is found is dialled.
+    /// Joins a topic, or changes the interest in it. The address that [`Swarm::listen`] returned last
+    /// is announced; peers that are found are dialled.
     ///
     /// # Errors
-    /// Fails if [`MAX_TOPICS`] topics are joined already.
+    /// Fails if [`MAX_TOPICS`] other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }
@@ -162,17 +176,18 @@ impl Swarm {
         self.inner.finding.topics.borrow().contains_key(topic)
     }
 
-    /// Withdraws a topic's announcement and stops dialling peers for it; connections stay.
+    /// Leaves a topic: withdraws its announcement and dials no more peers for it. Connections stay.
     pub fn leave(&self, topic: &DiscoveryKey) {
         self.inner.finding.leave(topic);
     }
 
-    /// How many addresses discovery has named for a topic, good or bad.
+    /// How many addresses discovery has found for a topic, including those that do not answer.
     pub fn found(&self, topic: &DiscoveryKey) -> usize {
         self.inner.finding.known_for(topic)
     }
 
-    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until closed.
+    /// Connects to `address` (`HOST:PORT`) and keeps trying, with growing pauses, until the swarm is
+    /// closed.
     pub fn dial(&self, address: &str) {
         let (forever, needed) = watch::channel(());
         let dialling = dial::keep_dialling(Arc::downgrade(&self.inner), address.to_owned(), needed);
@@ -182,7 +197,7 @@ impl Swarm {
         });
     }
 
-    /// The same, until what is returned is dropped; the connection then ends, too.
+    /// As [`Swarm::dial`], until the returned value is dropped; then the connection ends too.
     pub fn dial_while(&self, address: &str) -> Dialling {
         let (sender, needed) = watch::channel(());
         let swarm = Arc::downgrade(&self.inner);
@@ -190,11 +205,12 @@ impl Swarm {
         Dialling { _needed: sender }
     }
 
-    /// How fast everything together may flow.
+    /// The rates of all connections together.
     pub fn rates(&self) -> &Rates {
         &self.inner.rates
     }
 
+    /// Bytes on all connections since the start, ended ones included.
     pub fn traffic(&self) -> Traffic {
         Traffic {
             received: self.inner.received.load(Ordering::Relaxed),
@@ -202,6 +218,7 @@ impl Swarm {
         }
     }
 
+    /// The connections that are open now, in no order.
     pub fn peers(&self) -> Vec<PeerInfo> {
         let state = self.inner.state();
         state.connections.iter().map(|(id, handle)| handle.info(*id)).collect()
@@ -213,7 +230,7 @@ impl Swarm {
         state.troubles.iter().map(|(address, trouble)| format!("{address}: {trouble}")).collect()
     }
 
-    /// Ends every connection and stops listening and dialling; announcements are taken back.
+    /// Ends every connection, stops listening and dialling, and sends the withdrawal of announcements.
     pub fn close(&self) {
         if let Some(link) = self.inner.finding.dht.get() {
             link.farewell();
@@ -224,32 +241,31 @@ impl Swarm {
         self.inner.closing.send_replace(true);
     }
 
-    /// Becomes true when the swarm is being closed; see [`closed`].
+    /// A channel whose value becomes true when the swarm is closed; [`closed`] waits for it.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.inner.closing.subscribe()
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it; the maps stay usable whatever happened elsewhere.
+    fn state(&self) -> MutexGuard<'_, ConnectionTable> {
+        // Nothing panics while holding it.
         self.state.lock()
     }
 
-    /// A dialled address could not be reached, or has left us.
+    /// Notes that a dialled address could not be reached, or that its connection ended.
     fn not_connected(&self, address: &str, reason: String) {
         let trouble = format!("peer {address}: {reason}");
         self.state().troubles.insert(address.to_owned(), reason);
         self.protocol.unreachable(&trouble);
     }
 
-    /// Ends the connection that holds most, if all together have received too much of frames that
-    /// are not whole.
+    /// Ends the connection that holds most, if incomplete frames of all connections exceed the limit.
     fn bound_half_received(&self) {
         let state = self.state();
         let held =
             |handle: &ConnectionHandle| handle.statistics.half_received.load(Ordering::Relaxed);
-        // One that is being ended still holds its bytes, but not for long.
+        // A connection that is being ended releases its bytes soon.
         let staying = || state.connections.values().filter(|handle| !handle.is_ending());
         if staying().map(held).sum::<usize>() > MAX_HALF_RECEIVED
             && let Some(most) = staying().max_by_key(|handle| held(handle))
@@ -295,7 +311,7 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
     }
 }
 
-/// Resolves at an instant, or never.
+/// Resolves at `at`; never if it is `None`.
 pub async fn wait_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -303,9 +319,9 @@ pub async fn wait_until(at: Option<Instant>) {
     }
 }
 
-/// Resolves when the swarm is being closed.
+/// Resolves when the swarm of this channel ([`Swarm::closing`]) is closed or dropped.
 pub async fn closed(closing: &mut watch::Receiver<bool>) {
-    // A swarm that is gone without a word is closed, too.
+    // A swarm that was dropped is closed too.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
@@ -316,7 +332,7 @@ mod tests {
 
     /// A peer that moved dials again while its old connection is not yet known to be dead.
     #[tokio::test]
-    async fn who_dials_twice_is_not_turned_away_and_whom_we_dialled_twice_is_kept_once() {
+    async fn a_second_incoming_connection_is_kept_and_a_second_outgoing_one_is_not() {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
@@ -335,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_received_frames_have_a_budget() {
+    async fn incomplete_frames_of_all_connections_are_limited() {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         let register = || swarm.register(address, Transport::Tcp, Way::Incoming);

@@ -6,7 +6,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::discovery::Whereabouts;
+use super::discovery::NetworkLocation;
 use super::interfaces::addresses;
 use super::{ConnectionHandle, Inner, closed};
 
@@ -15,14 +15,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Runs until the swarm is closed or dropped.
 pub(super) async fn run(swarm: Weak<Inner>) {
     let Some(mut closing) = swarm.upgrade().map(|swarm| swarm.closing.subscribe()) else { return };
-    let mut before = Whereabouts::now();
+    let mut before = NetworkLocation::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = closed(&mut closing) => return,
         }
         let Some(swarm) = swarm.upgrade() else { return };
-        let now = Whereabouts::now();
+        let now = NetworkLocation::now();
         let slept = now.slept_since(&before);
         before = now;
         let connections: Vec<ConnectionHandle> =
@@ -38,7 +38,7 @@ fn end_dead(connections: &[ConnectionHandle], slept: bool) {
     let here = addresses();
     for connection in connections {
         if slept {
-            // Longer than any peer waits for a sign of life.
+            // Longer than any peer keeps a silent connection.
             connection.end("this machine slept".into(), false);
         } else if let Some(local) = connection.local.get()
             && !here.is_empty()

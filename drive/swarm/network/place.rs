@@ -1,6 +1,6 @@
-//! One connection as the network sees it: its place, what it has carried, and its end.
+//! One connection as the network sees it: its place, its counters and its end.
 //!
-//! Not here: which connections get a place (`places`), and what is said on them (`protocol`).
+//! Not here: which connections get a place (`places`), and the bytes on them (`protocol`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use super::transport::{Stream, Transport, Way};
 use super::{Inner, PeerInfo, Rates, Traffic, closed};
 
-/// A connection that holds no more than this of a frame that is not whole is not looked at when
-/// there is too much of that: 128 KiB, what is read from a socket at once.
+/// A connection that holds at most this many bytes of an incomplete frame causes no check of the total:
+/// 128 KiB, which one read from a socket may return.
 const SMALLEST_HALF_RECEIVED: usize = 128 * 1024;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
+    /// As in the log line "peer ADDRESS left: REASON".
     pub reason: String,
     /// Whether the peer sent something that did not verify.
     pub lied: bool,
@@ -43,7 +44,7 @@ pub(super) struct Statistics {
     sent: AtomicU64,
     /// Channels open on both sides.
     pub channels: AtomicUsize,
-    /// Bytes of a frame that has not arrived whole.
+    /// Bytes of an incomplete frame.
     pub half_received: AtomicUsize,
 }
 
@@ -56,7 +57,7 @@ impl Statistics {
     }
 }
 
-/// How others talk to a connection's task.
+/// A handle of a connection, by which any task can end it.
 #[derive(Clone)]
 pub struct ConnectionHandle {
     pub(super) address: SocketAddr,
@@ -66,10 +67,10 @@ pub struct ConnectionHandle {
     /// Set once: ends the connection.
     pub(super) ending: watch::Sender<Option<Ended>>,
     pub(super) statistics: Arc<Statistics>,
-    /// The peer's static key, once it has shown it.
+    /// The peer's static key, once it has proved it.
     pub(super) identity: Arc<OnceLock<[u8; 32]>>,
     pub(super) given_up: Arc<OnceLock<GivenUp>>,
-    /// Where it goes out from, over TCP.
+    /// Its local address, if it is over TCP.
     pub(super) local: Arc<OnceLock<IpAddr>>,
     pub(super) since: Instant,
 }
@@ -122,7 +123,8 @@ impl ConnectionHandle {
     }
 }
 
-/// A connection that has its place, which it gives back when dropped.
+/// A connection in its swarm: its bounded place among all connections, its counters and its end.
+/// Dropping it gives the place back.
 pub struct Place {
     pub(super) swarm: Arc<Inner>,
     pub(super) id: u64,
@@ -146,6 +148,7 @@ impl Place {
         self.id
     }
 
+    /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         self.handle.address
     }
@@ -155,36 +158,37 @@ impl Place {
         self.handle.incoming
     }
 
+    /// The connection's handle.
     pub fn handle(&self) -> &ConnectionHandle {
         &self.handle
     }
 
-    /// How fast bytes may flow on all connections together.
+    /// The rates of all connections together.
     pub fn rates(&self) -> &Rates {
         &self.swarm.rates
     }
 
-    /// How the connection learns that it is to end.
+    /// Tells when the swarm wants the connection to end.
     pub fn ending(&self) -> Ending {
         Ending { ending: self.handle.ending.subscribe(), closing: self.swarm.closing.subscribe() }
     }
 
-    /// Counts bytes that were received.
+    /// Counts bytes that were received, for the traffic and the rate.
     pub fn received(&self, bytes: usize) {
         self.swarm.rates.down.spend(bytes);
         self.handle.statistics.received.fetch_add(bytes as u64, Ordering::Relaxed);
         self.swarm.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts bytes that were sent.
+    /// Counts bytes that were sent, for the traffic and the rate.
     pub fn sent(&self, bytes: usize) {
         self.swarm.rates.up.spend(bytes);
         self.handle.statistics.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         self.swarm.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Says how many bytes are held of a frame that has not arrived whole. Ends the connection that
-    /// holds most if there are more than [`MAX_HALF_RECEIVED`](super::MAX_HALF_RECEIVED) in all.
+    /// Notes how many bytes of an incomplete frame the connection holds. Ends the connection that
+    /// holds most if all together hold more than [`MAX_HALF_RECEIVED`](super::MAX_HALF_RECEIVED) in all.
     pub fn half_received(&self, bytes: usize) {
         self.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
         if bytes > SMALLEST_HALF_RECEIVED {
@@ -192,25 +196,25 @@ impl Place {
         }
     }
 
-    /// The peer has shown its static key.
+    /// Notes the static key that the peer has proved.
     ///
     /// # Errors
-    /// Why the connection is not kept: the peer is this process, or has another connection.
+    /// The reason why the connection is not kept: the peer is this process, or has another connection.
     pub fn identified(&self, remote: [u8; 32]) -> Result<(), String> {
         self.swarm.identified(self.id, remote)
     }
 
-    /// Channels that are open on both sides.
+    /// How many channels are open on both sides.
     pub fn channels(&self) -> usize {
         self.handle.channels()
     }
 
-    /// A channel was opened on both sides: false if there is no place for another peer.
+    /// Counts a channel that was opened on both sides; false if there is no place for another peer.
     pub fn admit(&self) -> bool {
         self.swarm.admit(self.id)
     }
 
-    /// A channel that was admitted is closed.
+    /// Counts down a channel that was admitted and is closed now.
     pub fn channel_closed(&self) {
         self.handle.statistics.channels.fetch_sub(1, Ordering::Relaxed);
     }
@@ -227,7 +231,7 @@ impl Drop for Place {
     }
 }
 
-/// How a connection learns that it is to end.
+/// Tells a connection when it is to end.
 pub struct Ending {
     ending: watch::Receiver<Option<Ended>>,
     closing: watch::Receiver<bool>,

@@ -1,9 +1,9 @@
-//! Places among the connections: which peers get one, and which lose theirs to others.
+//! Places of connections: which peers get one, and which lose it to others.
 //!
-//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted. There
-//! are other places for strangers than for peers, so that no number of them keeps a peer out. When theirs
-//! are taken, the host that has most of them gives one up, at random: a host that floods us displaces
-//! itself. Those that had no time yet to show a key are spared as long as there are others.
+//! A peer that dials us is a stranger until it has a channel open that the protocol has admitted.
+//! Strangers have places of their own, so that no number of them keeps a peer out. When those are taken,
+//! a random stranger of the host with most strangers is displaced: a host that floods us displaces
+//! itself. Strangers that are too young to have opened a channel are displaced last.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ConnectionHandle, Inner, State};
+use super::{ConnectionHandle, ConnectionTable, Inner};
 use crate::crypto::random_bytes;
 
-/// Peers connected at once: those that we dialled, and those that have shown a key.
-pub const MAX_CONNECTIONS: usize = 128;
-/// Of the latter, how many may be at one address.
-pub const MAX_CONNECTIONS_PER_HOST: usize = 32;
-/// Strangers connected at once.
+/// Peers connected at once: those that we dialled, and those with an admitted channel.
+pub(crate) const MAX_CONNECTIONS: usize = 128;
+/// Of the latter, peers at one address.
+pub(crate) const MAX_CONNECTIONS_PER_HOST: usize = 32;
+/// Strangers connected at once: peers that dialled us and have no channel open yet.
 pub const MAX_STRANGERS: usize = 384;
 /// A handshake and the opening of a channel take three round trips; a stranger has this time for them.
 const TIME_TO_SHOW: Duration = Duration::from_secs(3);
@@ -31,7 +31,7 @@ impl ConnectionHandle {
 }
 
 impl Inner {
-    /// A channel was opened on a connection: false if there is no place for another peer.
+    /// Counts a channel that was opened on a connection; false if there is no place for another peer.
     pub(super) fn admit(&self, id: u64) -> bool {
         let state = self.state();
         // A connection that has lost its place is being ended.
@@ -51,14 +51,14 @@ impl Inner {
         true
     }
 
-    /// How many peers there are, without strangers.
+    /// The number of peers, without strangers.
     pub(super) fn peer_count(&self) -> usize {
         self.state().connections.values().filter(|handle| !handle.is_stranger()).count()
     }
 }
 
-impl State {
-    /// Sees to it that there is a place for one more stranger, which comes from `newcomer`.
+impl ConnectionTable {
+    /// Displaces a stranger if there is no place for one more, which comes from `newcomer`.
     pub(super) fn make_room_for_stranger(&mut self, newcomer: IpAddr) {
         let strangers = || self.connections.iter().filter(|(_, handle)| handle.is_stranger());
         if strangers().count() < MAX_STRANGERS {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_has_so_many_peers_and_the_world_so_many() {
+    async fn peers_are_limited_per_host_and_in_total() {
         let mut places = Places::new();
         let mut admitted = |host| {
             let id = places.connect(host, Way::Incoming);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_displaces_strangers_of_the_host_that_has_most() {
+    async fn a_flood_displaces_strangers_of_the_host_with_most_connections() {
         let mut places = Places::new();
         let dialled = places.connect(1, Way::Given);
         let known = places.connect(1, Way::Incoming);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_that_had_time_to_show_a_key_go_first() {
+    async fn strangers_that_are_older_than_three_seconds_are_displaced_first() {
         let mut places = Places::new();
         let old: Vec<u64> = (0..10).map(|_| places.connect(1, Way::Incoming)).collect();
         tokio::time::advance(TIME_TO_SHOW).await;

@@ -1,4 +1,4 @@
-//! What runs on a connection: the seam between the network and the layer above it.
+//! The interface between the network and the protocol of the layer above, which runs on connections.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,11 +6,11 @@ use std::pin::Pin;
 use super::place::{Ended, Place};
 use super::transport::Stream;
 
-/// What runs on every connection that has its place. The layer above hands it to
-/// [`Swarm::new`](super::Swarm::new).
+/// What runs on every connection. A caller hands it to [`Swarm::new`](super::Swarm::new).
 pub trait Protocol: Send + Sync + 'static {
-    /// Runs the connection to its end. Dropping `place` gives the place back, so it is kept until
-    /// then. The future is dropped when the swarm closes.
+    /// Authenticates the peer and runs the connection to its end. It keeps `place` until then, because
+    /// dropping that gives the place to another peer. It ends soon after [`Place::ending`] resolves;
+    /// the swarm may drop the future when it is closed.
     fn run(&self, place: Place, stream: Stream)
     -> Pin<Box<dyn Future<Output = Ended> + Send + '_>>;
 

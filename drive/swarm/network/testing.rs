@@ -14,7 +14,7 @@ fn left(reason: impl ToString) -> Ended {
     Ended { reason: reason.to_string(), lied: false }
 }
 
-/// Says nothing.
+/// Sends nothing.
 struct Idle;
 
 impl Protocol for Idle {
@@ -25,12 +25,12 @@ impl Protocol for Idle {
     fn unreachable(&self, _trouble: &str) {}
 }
 
-/// A swarm whose connections say nothing.
-pub fn idle() -> Swarm {
+/// A swarm with [`Idle`] connections.
+pub(crate) fn idle() -> Swarm {
     Swarm::new([7; 32], Arc::new(Idle))
 }
 
-/// Both sides tell their static keys, which opens a channel.
+/// Both sides send their static keys, which opens a channel.
 struct Introduces([u8; 32]);
 
 impl Introduces {
@@ -66,8 +66,8 @@ impl Protocol for Introduces {
     fn unreachable(&self, _trouble: &str) {}
 }
 
-/// A swarm whose connections have a channel as soon as both sides know each other.
-pub fn introducing() -> Swarm {
+/// A swarm with [`Introduces`] connections.
+pub(crate) fn introducing() -> Swarm {
     let identity = crate::crypto::random_bytes().expect("random numbers");
     Swarm::new(identity, Arc::new(Introduces(identity)))
 }

@@ -1,4 +1,4 @@
-//! What a connection's bytes go over, and how its peer came to us.
+//! The transports of connections, and how their peers were found.
 
 use std::fmt;
 
@@ -7,11 +7,13 @@ use tokio::net::TcpStream;
 
 use super::candidates::Source;
 
-/// In the order of preference, last first: of two connections to a peer the faster one is kept.
+/// What carries a connection. Of two connections to one peer the greater variant is kept: it is the
+/// faster one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
-    /// Datagrams, through routers where need be.
+    /// Datagrams of Hyperswarm 4 (UDX over UDP), through routers if necessary.
     HyperDht,
+    /// A TCP connection.
     Tcp,
 }
 
@@ -25,17 +27,20 @@ impl fmt::Display for Transport {
     }
 }
 
-/// How we came to dial a peer, or that it dialled us.
+/// How a connected peer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     /// It dialled us.
     Incoming,
-    /// A local caller named it.
+    /// A local caller named its address.
     Given,
+    /// Multicast DNS named it.
     Lan,
+    /// The hash table of Hyperswarm 2 named it.
     Dht,
+    /// HyperDHT 6 named it.
     HyperDht,
-    /// It told its address over another connection.
+    /// It named its TCP address over another connection.
     Itself,
 }
 
@@ -64,9 +69,11 @@ impl fmt::Display for Way {
     }
 }
 
-/// An ordered stream of bytes to a peer.
+/// An ordered, reliable stream of bytes to a peer, in both directions. The [`Protocol`](crate::Protocol)
+/// authenticates the peer.
 pub enum Stream {
+    /// A TCP connection.
     Tcp(TcpStream),
-    /// In a channel of a HyperDHT connection, which a task of its own serves.
+    /// A channel of an encrypted connection of Hyperswarm 4, which a task of its own serves.
     Carried(DuplexStream),
 }

@@ -13,32 +13,32 @@ use bytes::{Bytes, BytesMut};
 
 use crate::compact::{CutOff, put_buffer, put_uint, take_buffer, take_uint};
 
-/// Longest message of the remote that is looked at.
-pub const MAX_FRAME: usize = 1024 * 1024;
-/// Channels that are open on our side at once.
-pub const MAX_LOCAL: usize = 64;
-/// Channels that the remote has open or waits for an answer to; it is refused others.
-pub const MAX_REMOTE: usize = 64;
-/// Bytes of messages on channels that we have yet to answer, all together. (The reference stops
-/// reading at as many.)
-pub const MAX_QUEUED: usize = 32 * 1024;
-/// Longest name of a protocol, and longest id.
-pub const MAX_NAME: usize = 256;
+/// Longest message of the remote that is accepted, in bytes.
+pub(crate) const MAX_FRAME: usize = 1024 * 1024;
+/// Channels that we may have open at the same time.
+pub(crate) const MAX_LOCAL: usize = 64;
+/// Channels that the remote may have open or requested at the same time; more are refused.
+pub(crate) const MAX_REMOTE: usize = 64;
+/// Bytes of queued messages on channels that are not open yet, all together. The reference stops
+/// reading at this number.
+pub(crate) const MAX_QUEUED: usize = 32 * 1024;
+/// Longest name of a protocol, and longest id, in bytes.
+pub(crate) const MAX_NAME: usize = 256;
 /// Messages that one frame may hold: a batch of empty ones costs a byte each.
-pub const MAX_BATCH: usize = 16 * 1024;
+pub(crate) const MAX_BATCH: usize = 16 * 1024;
 
-/// Number of the channel that all others are opened and closed on.
+/// Number of the control channel, on which all others are opened and closed.
 const CONTROL: u64 = 0;
 const BATCH: u64 = 0;
 const OPEN: u64 = 1;
 const REJECT: u64 = 2;
 const CLOSE: u64 = 3;
-/// What the memory of a queued message costs besides its bytes.
+/// Memory, in bytes, that a queued message costs besides its payload.
 const QUEUED_OVERHEAD: usize = 64;
 
-/// What the remote did that ends the connection.
+/// Errors of the remote that end the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MuxError {
+pub(crate) enum MuxError {
     #[error("a message of {0} bytes, more than {MAX_FRAME}")]
     TooLong(usize),
     #[error("a message ends early")]
@@ -63,21 +63,21 @@ impl From<CutOff> for MuxError {
 
 /// One of our channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelId(u64);
+pub(crate) struct ChannelId(u64);
 
 /// A channel the remote has opened, by its own number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RemoteId(u64);
+pub(crate) struct RemoteId(u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The remote opens what we have not: open the same, or [`Mux::refuse`] it.
+pub(crate) enum Event {
+    /// The remote opens a channel that we have not opened: open the same, or [`Mux::refuse`] it.
     Asked {
         remote: RemoteId,
         protocol: String,
         id: Bytes,
     },
-    /// Open on both sides; with what the remote said when it opened it.
+    /// A channel is open on both sides; `handshake` is from the remote.
     Opened {
         channel: ChannelId,
         handshake: Bytes,
@@ -87,7 +87,7 @@ pub enum Event {
         kind: u64,
         payload: Bytes,
     },
-    /// Refused, or closed by the remote.
+    /// A channel was refused or closed by the remote.
     Closed {
         channel: ChannelId,
     },
@@ -110,9 +110,9 @@ enum Remote {
     Open(ChannelId),
 }
 
-/// See the module's description.
+/// The channels of one connection; see the module documentation.
 #[derive(Default)]
-pub struct Mux {
+pub(crate) struct Mux {
     local: BTreeMap<u64, Local>,
     remote: BTreeMap<u64, Remote>,
     /// The highest number the remote has used.
@@ -125,7 +125,12 @@ pub struct Mux {
 impl Mux {
     /// Opens a channel; nothing can be sent on it before [`Event::Opened`]. `None` when
     /// [`MAX_LOCAL`] are open.
-    pub fn open(&mut self, protocol: &str, id: &[u8], handshake: &[u8]) -> Option<ChannelId> {
+    pub(crate) fn open(
+        &mut self,
+        protocol: &str,
+        id: &[u8],
+        handshake: &[u8],
+    ) -> Option<ChannelId> {
         let number = (1..=MAX_LOCAL as u64).find(|number| !self.local.contains_key(number))?;
         let mut frame = BytesMut::new();
         put_uint(CONTROL, &mut frame);
@@ -163,8 +168,8 @@ impl Mux {
         }
     }
 
-    /// Answers [`Event::Asked`]: we do not take part in that.
-    pub fn refuse(&mut self, remote: RemoteId) {
+    /// Answers [`Event::Asked`]: refuses the channel.
+    pub(crate) fn refuse(&mut self, remote: RemoteId) {
         if let Some(Remote::Asking { .. }) = self.remote.get(&remote.0)
             && let Some(Remote::Asking { queued, .. }) = self.remote.remove(&remote.0)
         {
@@ -173,10 +178,10 @@ impl Mux {
         }
     }
 
-    /// Sends a message; false, and nothing sent, if the channel is not open on both sides or the
+    /// Sends a message. Returns false and sends nothing if the channel is not open on both sides or the
     /// message is too long.
     #[must_use]
-    pub fn send(&mut self, channel: ChannelId, kind: u64, payload: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, channel: ChannelId, kind: u64, payload: &[u8]) -> bool {
         let open = self.local.get(&channel.0).is_some_and(|local| local.remote.is_some());
         if !open || payload.len() > MAX_FRAME / 2 {
             return false;
@@ -190,7 +195,7 @@ impl Mux {
     }
 
     /// Closes a channel, whatever its state; no event follows.
-    pub fn close(&mut self, channel: ChannelId) {
+    pub(crate) fn close(&mut self, channel: ChannelId) {
         if let Some(local) = self.local.remove(&channel.0) {
             if let Some(remote) = local.remote {
                 self.remote.remove(&remote);
@@ -207,21 +212,17 @@ impl Mux {
         self.frames.push_back(frame.freeze());
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
     /// The next message for the encrypted connection.
-    pub fn next_frame(&mut self) -> Option<Bytes> {
+    pub(crate) fn next_frame(&mut self) -> Option<Bytes> {
         self.frames.pop_front()
     }
 
-    pub fn has_frames(&self) -> bool {
-        !self.frames.is_empty()
-    }
-
-    /// How many there are. While it grows, the remote causes answers that it does not read.
-    pub fn pending_frames(&self) -> usize {
+    /// How many frames wait to be sent. It grows if the remote causes answers and does not read them.
+    pub(crate) fn pending_frames(&self) -> usize {
         self.frames.len()
     }
 
@@ -229,7 +230,7 @@ impl Mux {
     ///
     /// # Errors
     /// Fails if the message is malformed or exceeds a limit; the caller must close the connection.
-    pub fn receive(&mut self, mut frame: Bytes) -> Result<(), MuxError> {
+    pub(crate) fn receive(&mut self, mut frame: Bytes) -> Result<(), MuxError> {
         if frame.len() > MAX_FRAME {
             return Err(MuxError::TooLong(frame.len()));
         }
@@ -241,7 +242,7 @@ impl Mux {
         }
     }
 
-    /// A number of messages; those of the control channel among them stand without its number.
+    /// A batch: several messages in one frame; those of the control channel omit its number.
     fn receive_batch(&mut self, mut batch: Bytes) -> Result<(), MuxError> {
         let mut channel = take_uint(&mut batch)?;
         let mut count = 0;
@@ -304,7 +305,7 @@ impl Mux {
                 self.remote_closed(number);
                 Ok(())
             }
-            // What a later version may say.
+            // A later version may have more.
             _ => Ok(()),
         }
     }

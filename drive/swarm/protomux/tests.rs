@@ -42,7 +42,7 @@ fn open_frame(number: u64, protocol: &[u8], rest: &[u8]) -> Bytes {
 }
 
 #[test]
-fn what_is_sent_on_a_channel_arrives_and_a_closed_one_is_closed_for_both() {
+fn messages_arrive_on_an_open_channel_and_closing_it_closes_both_sides() {
     let (mut one, mut two, channel) = pair();
     assert!(one.send(channel, 7, b"bytes"));
     pass(&mut one, &mut two);
@@ -74,7 +74,7 @@ fn recorded(name: &str) -> Vec<Bytes> {
 const CHANNEL: &str = "hypermount/hypercore-protocol-8";
 
 #[test]
-fn what_the_reference_writes_we_read() {
+fn frames_of_the_reference_are_read() {
     let mut mux = Mux::default();
     let channel = mux.open(CHANNEL, b"", b"").unwrap();
     let mut hear = |name: &str| {
@@ -101,7 +101,7 @@ fn what_the_reference_writes_we_read() {
 }
 
 #[test]
-fn what_we_write_is_what_the_reference_writes() {
+fn frames_equal_those_of_the_reference() {
     let mut mux = Mux::default();
     let mut handshake = BytesMut::new();
     [1, 3282, 1024 * 1024].into_iter().for_each(|number| put_uint(number, &mut handshake));
@@ -142,7 +142,7 @@ fn a_batch_holds_messages_of_several_channels_and_opens_among_them() {
 }
 
 #[test]
-fn who_is_refused_may_ask_again_and_what_was_under_way_is_dropped() {
+fn a_refused_channel_can_be_opened_again_and_its_queued_messages_are_dropped() {
     let mut mux = Mux::default();
     for _ in 0..3 {
         mux.receive(open_frame(1, b"other", b"")).unwrap();
@@ -171,7 +171,7 @@ fn numbers_are_taken_in_turn() {
 }
 
 #[test]
-fn a_remote_has_so_many_channels_and_is_refused_more() {
+fn channels_of_the_remote_are_limited() {
     let mut mux = Mux::default();
     for number in 1..=MAX_REMOTE as u64 {
         mux.receive(open_frame(number, b"x", b"")).unwrap();
@@ -184,7 +184,7 @@ fn a_remote_has_so_many_channels_and_is_refused_more() {
 }
 
 #[test]
-fn we_open_so_many_and_no_more() {
+fn local_channels_are_limited() {
     let mut mux = Mux::default();
     for _ in 0..MAX_LOCAL {
         assert!(mux.open(NAME, b"", b"").is_some());
@@ -193,7 +193,7 @@ fn we_open_so_many_and_no_more() {
 }
 
 #[test]
-fn so_much_may_wait_for_a_channel_to_open() {
+fn messages_queued_for_unopened_channels_are_limited() {
     let whole = MAX_QUEUED - QUEUED_OVERHEAD;
     let message = |length| Bytes::from([&[1, 0][..], &vec![9; length]].concat());
     for (length, accepted) in [(whole, true), (whole + 1, false)] {
@@ -209,7 +209,7 @@ fn so_much_may_wait_for_a_channel_to_open() {
 }
 
 #[test]
-fn a_frame_has_a_longest_length_and_a_batch_so_many_messages() {
+fn frame_length_and_messages_of_a_batch_are_limited() {
     let mut mux = Mux::default();
     let long = |length| Bytes::from([&[9, 0][..], &vec![0; length - 2]].concat());
     assert_eq!(mux.receive(long(MAX_FRAME)), Ok(()));
@@ -221,7 +221,7 @@ fn a_frame_has_a_longest_length_and_a_batch_so_many_messages() {
 }
 
 #[test]
-fn names_have_a_length_and_are_text() {
+fn names_are_limited_in_length_and_valid_text() {
     let mut mux = Mux::default();
     assert_eq!(mux.receive(open_frame(1, &[b'x'; MAX_NAME], b"")), Ok(()));
     assert_eq!(mux.receive(open_frame(2, &[b'x'; MAX_NAME + 1], b"")), Err(MuxError::BadName));
@@ -230,7 +230,7 @@ fn names_have_a_length_and_are_text() {
 
 proptest! {
     #[test]
-    fn nothing_a_remote_says_makes_it_panic_or_keep_too_much(
+    fn any_bytes_of_the_remote_stay_within_the_limits(
         messages in proptest::collection::vec(proptest::collection::vec(0_u8..12, 0..40), 0..40)
     ) {
         let mut mux = Mux::default();

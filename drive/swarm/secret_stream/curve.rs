@@ -1,7 +1,7 @@
 //! Diffie-Hellman between Ed25519 keys (noise-curve-ed 2), for Noise.
 //!
-//! A peer is known by the key it signs with, and the same key takes part in the handshake: the
-//! secret number of a key pair times the point of the other.
+//! The key that a peer signs with also takes part in the handshake: the shared secret is the scalar of
+//! one key pair times the point of the other.
 
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use curve25519_dalek::scalar::{Scalar, clamp_integer};
@@ -12,11 +12,11 @@ use snow::types::{Cipher, Dh, Hash, Random};
 
 const LENGTH: usize = 32;
 
-/// What the reference calls the curve, and hashes as part of the protocol's name.
-pub const NAME: &str = "Ed25519";
+/// The name of the curve in the reference, which hashes it as part of the protocol's name.
+pub(crate) const NAME: &str = "Ed25519";
 
-/// Everything as snow has it, but for the curve.
-pub struct Resolver;
+/// The resolver of snow, with this curve instead of its own.
+pub(crate) struct Resolver;
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
@@ -65,8 +65,8 @@ impl Dh for Ed25519 {
         for (to, from) in low.iter_mut().zip(Sha512::digest(self.seed)) {
             *to = from;
         }
-        // Points with which it is multiplied have been found to be of the large group, in which a
-        // number and its remainder do the same.
+        // Only points of the prime-order group are multiplied with it: reducing the scalar by the order
+        // of the group changes no result.
         self.scalar = Scalar::from_bytes_mod_order(clamp_integer(low));
         self.public = EdwardsPoint::mul_base(&self.scalar).compress().to_bytes();
     }
@@ -86,8 +86,8 @@ impl Dh for Ed25519 {
         &self.seed
     }
 
-    /// As libsodium's `crypto_scalarmult_ed25519_noclamp`: what is no point of the large group, or
-    /// not written in the one way there is, is refused.
+    /// As libsodium's `crypto_scalarmult_ed25519_noclamp`: refuses points outside of the prime-order
+    /// group, and encodings that are not canonical.
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let compressed =
             public.get(..LENGTH).and_then(|key| CompressedEdwardsY::from_slice(key).ok());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_signs_takes_part_and_both_sides_agree() {
+    fn both_sides_derive_the_same_secret_from_signing_keys() {
         let (a, b) = (pair(1), pair(2));
         assert_eq!(a.pubkey(), KeyPair::from_seed(&[1; 32]).public_key().as_bytes());
         let (mut ab, mut ba) = ([0; 32], [0; 32]);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_point_of_the_large_group_is_refused() {
+    fn points_outside_of_the_large_group_are_refused() {
         let a = pair(1);
         let mut out = [0; 32];
         let zero = [0; 32]; // of order 4

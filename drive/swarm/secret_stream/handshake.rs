@@ -7,10 +7,10 @@ use super::curve::{NAME, Resolver};
 use crate::crypto::{Hash, KeyPair};
 
 /// Longest handshake message read or written, in bytes: what fits into one datagram.
-pub const MAX_HANDSHAKE: usize = 1400;
+pub(crate) const MAX_HANDSHAKE: usize = 1400;
 
 #[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
+pub(crate) enum HandshakeError {
     #[error("Noise: {0}")]
     Noise(#[from] snow::Error),
     #[error("a handshake message of {0} bytes, of which {MAX_HANDSHAKE} are possible")]
@@ -19,30 +19,28 @@ pub enum HandshakeError {
     NoKey,
 }
 
-/// A handshake under way.
-pub struct Handshake {
+/// One side of a handshake.
+pub(crate) struct Handshake {
     state: snow::HandshakeState,
     initiator: bool,
 }
 
-/// What a finished handshake leaves.
+/// The result of a handshake: the keys of the stream.
 #[derive(Clone)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     pub initiator: bool,
-    /// Key of what we send.
+    /// The key of messages that we send.
     pub transmit: [u8; 32],
-    /// Key of what we receive.
+    /// The key of messages that we receive.
     pub receive: [u8; 32],
-    /// Over everything that was said.
+    /// The hash of all handshake messages.
     pub hash: [u8; 64],
-    /// The remote's public key.
-    pub remote: [u8; 32],
 }
 
 impl Handshake {
     /// The connecting side; `remote` is the responder's key. Both sides must use the same
     /// `prologue`.
-    pub fn initiator(
+    pub(crate) fn initiator(
         keys: &KeyPair,
         prologue: &Hash,
         remote: &[u8; 32],
@@ -51,11 +49,11 @@ impl Handshake {
     }
 
     /// The side that accepts the connection.
-    pub fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
+    pub(crate) fn responder(keys: &KeyPair, prologue: &Hash) -> Result<Self, HandshakeError> {
         Self::with_ephemeral(keys, prologue, None, None)
     }
 
-    /// `ephemeral` is `None` but in tests that compare bytes.
+    /// `ephemeral` is `None` except in tests that compare bytes.
     pub(super) fn with_ephemeral(
         keys: &KeyPair,
         prologue: &Hash,
@@ -74,15 +72,15 @@ impl Handshake {
         Ok(Self { state, initiator: remote.is_some() })
     }
 
-    /// Our message, with `payload` in it.
-    pub fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
+    /// Our next message, with `payload` in it.
+    pub(crate) fn write(&mut self, payload: &[u8]) -> Result<Bytes, HandshakeError> {
         let mut message = [0; MAX_HANDSHAKE];
         let length = self.state.write_message(payload, &mut message)?;
         Ok(Bytes::copy_from_slice(message.get(..length).unwrap_or_default()))
     }
 
-    /// The payload of the remote's message. After one that is wrong, the right one may still come.
-    pub fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
+    /// The payload of the remote's message. After an error, the right message may still be read.
+    pub(crate) fn read(&mut self, message: &[u8]) -> Result<Bytes, HandshakeError> {
         if message.len() > MAX_HANDSHAKE {
             return Err(HandshakeError::TooLong(message.len()));
         }
@@ -91,21 +89,21 @@ impl Handshake {
         Ok(Bytes::copy_from_slice(payload.get(..length).unwrap_or_default()))
     }
 
-    /// The public key the remote has shown.
-    pub fn remote(&self) -> Option<[u8; 32]> {
+    /// The public key of the remote, once a message has proved it.
+    pub(crate) fn remote(&self) -> Option<[u8; 32]> {
         self.state.get_remote_static()?.try_into().ok()
     }
 
-    /// The keys, once both messages are said.
-    pub fn finish(mut self) -> Result<Secrets, HandshakeError> {
-        let remote = self.remote().ok_or(HandshakeError::NoKey)?;
+    /// The keys, once both messages have been exchanged.
+    pub(crate) fn finish(mut self) -> Result<Secrets, HandshakeError> {
+        self.remote().ok_or(HandshakeError::NoKey)?;
         let mut hash = [0; 64];
         for (to, from) in hash.iter_mut().zip(self.state.get_handshake_hash()) {
             *to = *from;
         }
         let (first, second) = self.state.dangerously_get_raw_split();
         let (transmit, receive) = if self.initiator { (first, second) } else { (second, first) };
-        Ok(Secrets { initiator: self.initiator, transmit, receive, hash, remote })
+        Ok(Secrets { initiator: self.initiator, transmit, receive, hash })
     }
 }
 
@@ -153,14 +151,10 @@ mod tests {
         let (a, b) = (a.finish().unwrap(), b.finish().unwrap());
         assert_eq!((a.transmit, a.receive, a.hash), (b.receive, b.transmit, b.hash));
         assert_ne!(a.transmit, a.receive);
-        assert_eq!(
-            (a.remote, b.remote),
-            (*keys(2).public_key().as_bytes(), *keys(1).public_key().as_bytes())
-        );
     }
 
     #[test]
-    fn what_is_cut_flipped_or_for_another_is_refused_and_the_right_one_still_read() {
+    fn a_damaged_or_misdirected_message_is_refused_and_the_right_one_still_read() {
         let mut a = initiator(2);
         let mut b = Handshake::responder(&keys(2), &PROLOGUE).unwrap();
         let hello = a.write(b"hello").unwrap();
@@ -174,7 +168,7 @@ mod tests {
         }
         assert!(b.read(&[0; MAX_HANDSHAKE + 1]).is_err());
         let other = initiator(3).write(b"hello").unwrap();
-        assert!(b.read(&other).is_err(), "for somebody else");
+        assert!(b.read(&other).is_err(), "for another key");
         let prologue = Handshake::initiator(&keys(1), &[8; 32], keys(2).public_key().as_bytes());
         assert!(b.read(&prologue.unwrap().write(b"").unwrap()).is_err(), "of another protocol");
         assert_eq!(b.read(&hello).unwrap(), b"hello"[..]);

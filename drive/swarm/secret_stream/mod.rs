@@ -1,9 +1,8 @@
 //! The encrypted streams of Hyperswarm 4 (secret-stream 6): a Noise handshake whose keys are
 //! Ed25519 keys, and messages sealed one after the other.
 //!
-//! Bytes go in, bytes come out. Not here: how the handshake's messages travel, which is the
-//! hash table's affair (`hyperdht/`, `network/hyperdht/`), and what the messages of a stream say
-//! (`protomux/`).
+//! Bytes go in, bytes come out. Not here: how the messages of the handshake travel (`hyperdht/`,
+//! `network/hyperdht/`), and the messages of a stream (`protomux/`).
 
 mod curve;
 mod handshake;
@@ -11,13 +10,13 @@ mod stream;
 #[cfg(test)]
 mod vectors;
 
-pub use handshake::{Handshake, HandshakeError, MAX_HANDSHAKE, Secrets};
-pub use stream::{Sealer, StreamError, Unsealer, begin};
+pub(crate) use handshake::{Handshake, HandshakeError, Secrets};
+pub(crate) use stream::{Sealer, StreamError, Unsealer, begin};
 
 use crate::crypto::{Hash, blake2b};
 
-/// One of the numbered namespaces of a protocol (hypercore-crypto 3): what is hashed or signed for one
-/// purpose can never be taken for another's.
-pub fn namespace(protocol: &str, number: u8) -> Hash {
+/// One of the numbered namespaces of a protocol (hypercore-crypto 3). It keeps hashes and signatures of
+/// one purpose from being valid for another.
+pub(crate) fn namespace(protocol: &str, number: u8) -> Hash {
     blake2b(&[&blake2b(&[protocol.as_bytes()]), &[number]])
 }

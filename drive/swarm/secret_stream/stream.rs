@@ -23,7 +23,7 @@ const HEADER: usize = 32 + Header::BYTES;
 const LONGEST: usize = 0xff_ffff - SEAL;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StreamError {
+pub(crate) enum StreamError {
     #[error("the stream begins with something else")]
     Header,
     #[error("a frame of {length} bytes, of which {most} are taken")]
@@ -33,12 +33,12 @@ pub enum StreamError {
 }
 
 /// Seals the messages that we send.
-pub struct Sealer {
+pub(crate) struct Sealer {
     push: PushStream,
 }
 
 /// Opens the messages that the remote sends.
-pub struct Unsealer {
+pub(crate) struct Unsealer {
     /// `None` until the remote's header has arrived.
     pull: Option<PullStream>,
     receive: [u8; 32],
@@ -50,7 +50,7 @@ pub struct Unsealer {
 
 /// Both directions of the stream after a handshake, and the bytes to send first. A message from the
 /// remote of more than `longest` bytes breaks the stream before it is received whole.
-pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
+pub(crate) fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
     let key = Key::from(secrets.transmit);
     let (header, push) = PushStream::init(rand_core::OsRng, &key);
     let mut begin = BytesMut::with_capacity(FRAME + HEADER);
@@ -69,7 +69,7 @@ pub fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Bytes) {
 
 impl Sealer {
     /// The frame of a message; `None` if the message is longer than a frame can hold.
-    pub fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
+    pub(crate) fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
         if message.len() > LONGEST {
             return None;
         }
@@ -85,7 +85,7 @@ impl Sealer {
 
 impl Unsealer {
     /// Adds received bytes. Call [`Unsealer::next_message`] afterwards until it returns `None`.
-    pub fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
 
@@ -96,7 +96,7 @@ impl Unsealer {
     ///
     /// Fails if the header or a frame is not the remote's, or a frame is too long. The stream is
     /// then broken permanently.
-    pub fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<Bytes>, StreamError> {
         loop {
             let Some(mut frame) = self.next_frame()? else { return Ok(None) };
             let Some(pull) = &mut self.pull else {
@@ -111,7 +111,7 @@ impl Unsealer {
     }
 
     /// Whether the remote's header has arrived, which proves that it took part in the handshake.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.pull.is_some()
     }
 
@@ -130,9 +130,9 @@ impl Unsealer {
     }
 
     fn begun(&self, frame: &[u8]) -> Result<PullStream, StreamError> {
-        let (who, header) = frame.split_at_checked(32).ok_or(StreamError::Header)?;
+        let (stream_id, header) = frame.split_at_checked(32).ok_or(StreamError::Header)?;
         let header = Header::try_from(header).map_err(|_| StreamError::Header)?;
-        if who != self.expected {
+        if stream_id != self.expected {
             return Err(StreamError::Header);
         }
         Ok(PullStream::init(header, &Key::from(self.receive)))
@@ -183,7 +183,7 @@ mod tests {
 
     fn secrets(initiator: bool, transmit: u8, receive: u8) -> Secrets {
         let (transmit, receive) = ([transmit; 32], [receive; 32]);
-        Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+        Secrets { initiator, transmit, receive, hash: [7; 64] }
     }
 
     fn side(secrets: &Secrets, longest: usize) -> (Side, Bytes) {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_as_they_went_in_however_they_are_cut() {
+    fn messages_arrive_whole_however_the_bytes_are_split() {
         let (mut a, mut b) = pair(1000);
         let mut bytes = Vec::new();
         for message in [&b"first"[..], b"", &[3; 1000]] {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_ends_the_stream_before_it_is_there() {
+    fn a_message_that_is_too_long_breaks_the_stream_before_it_is_received() {
         let (mut a, mut b) = pair(1000);
         b.unsealer.receive(&a.sealer.seal(&[0; 1001]).unwrap()[..FRAME]);
         let error = StreamError::TooLong { length: 1001 + SEAL, most: 1000 + SEAL };
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_repeated_or_left_out_is_forged() {
+    fn changed_repeated_and_missing_frames_break_the_stream() {
         for spoil in 0..4 {
             let (mut a, mut b) = pair(1000);
             let (first, second) = (a.sealer.seal(b"first").unwrap(), a.sealer.seal(b"2").unwrap());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_take_part_in_the_handshake_is_refused() {
+    fn a_header_from_outside_of_the_handshake_is_refused() {
         let (_, own) = side(&secrets(true, 1, 2), 1000);
         let mut other = own.to_vec();
         other[FRAME] ^= 1;

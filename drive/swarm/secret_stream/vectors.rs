@@ -1,4 +1,4 @@
-//! What npm hyperdht and secret-stream said with keys that are known (tests/vectors).
+//! Recordings of npm hyperdht and secret-stream with known keys (tests/vectors).
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -19,7 +19,7 @@ fn array<const N: usize>(vectors: &Value, name: &str) -> [u8; N] {
 }
 
 #[test]
-fn the_handshake_is_the_references_byte_for_byte() {
+fn the_handshake_equals_that_of_the_reference_byte_for_byte() {
     let vectors = vectors();
     let keys = |name| KeyPair::from_seed(&array(&vectors, name));
     let (initiator, responder) = (keys("initiatorSeed"), keys("responderSeed"));
@@ -49,7 +49,7 @@ fn the_handshake_is_the_references_byte_for_byte() {
 }
 
 #[test]
-fn what_the_reference_sealed_is_unsealed() {
+fn messages_sealed_by_the_reference_are_opened() {
     let vectors = vectors();
     // Ours is the other side of the reference's stream.
     let secrets = Secrets {
@@ -57,7 +57,6 @@ fn what_the_reference_sealed_is_unsealed() {
         transmit: array(&vectors, "initiatorReceive"),
         receive: array(&vectors, "initiatorTransmit"),
         hash: array(&vectors, "hash"),
-        remote: [0; 32],
     };
     let (_, mut unsealer, _) = begin(&secrets, 1000);
     unsealer.receive(&bytes(&vectors, "stream"));

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use super::round_trip::RoundTrip;
 
 /// First window, in packets (about the bytes that RFC 6928 allows).
-pub const FIRST_WINDOW: f64 = 12.0;
+pub(crate) const FIRST_WINDOW: f64 = 12.0;
 /// Smallest window, in packets.
-pub const LEAST_WINDOW: f64 = 4.0;
+pub(crate) const LEAST_WINDOW: f64 = 4.0;
 /// Largest window, in packets: what the sender can track.
-pub const MOST_WINDOW: f64 = 16_384.0;
+pub(crate) const MOST_WINDOW: f64 = 16_384.0;
 
 /// Congestion multiplies the window by this.
 const KEPT: f64 = 0.7;
@@ -43,7 +43,7 @@ const CAREFUL_ROUNDS: u32 = 3;
 
 /// An acknowledgement.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     pub packets: usize,
     /// The latest transmission among those that arrived.
     pub newest: u64,
@@ -65,7 +65,7 @@ struct Round {
     samples: u32,
 }
 
-struct Start {
+struct SlowStart {
     least_before: Option<Duration>,
     /// While growth is slowed: the shortest round trip at which that began, and the rounds since.
     careful: Option<(Duration, u32)>,
@@ -80,8 +80,8 @@ struct Epoch {
     reno: f64,
 }
 
-/// The state before the reaction to a loss, restored if no packet was lost after all.
-struct Before {
+/// The state before the reaction to a loss, restored if the loss proves spurious.
+struct SavedState {
     window: f64,
     start: bool,
     top: f64,
@@ -90,10 +90,10 @@ struct Before {
 }
 
 /// Congestion control of one stream; see the module documentation.
-pub struct Congestion {
+pub(crate) struct Congestion {
     window: f64,
     /// Set during slow start.
-    start: Option<Start>,
+    start: Option<SlowStart>,
     /// Slow start ends at this window.
     threshold: f64,
     /// The window at the last congestion, or less (fast convergence).
@@ -102,19 +102,19 @@ pub struct Congestion {
     /// Losses of transmissions before this one have been reacted to.
     recovery: u64,
     recovering: bool,
-    before: Option<Before>,
+    before: Option<SavedState>,
     round: Round,
     /// Packets per second that arrived in each of the last two rounds.
     rates: [f64; 2],
 }
 
 impl Congestion {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let round =
             Round { ends: 0, since: None, arrived: 0.0, lost: 0.0, least: None, samples: 0 };
         Self {
             window: FIRST_WINDOW,
-            start: Some(Start { least_before: None, careful: None }),
+            start: Some(SlowStart { least_before: None, careful: None }),
             threshold: MOST_WINDOW,
             top: 0.0,
             epoch: None,
@@ -126,24 +126,24 @@ impl Congestion {
         }
     }
 
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.window as usize
     }
 
     /// Whether no packet has arrived yet that was sent after the last loss was noticed.
-    pub fn is_recovering(&self) -> bool {
+    pub(crate) fn is_recovering(&self) -> bool {
         self.recovering
     }
 
     /// Pacing rate in packets per second; `None` before a round trip is known.
-    pub fn rate(&self, trip: &RoundTrip) -> Option<f64> {
+    pub(crate) fn rate(&self, trip: &RoundTrip) -> Option<f64> {
         let doubles = self.start.as_ref().is_some_and(|start| start.careful.is_none());
         let gain = if doubles { 2.0 } else { 1.25 };
         let trip = trip.smoothed()?.as_secs_f64().max(1e-6);
         Some(gain * self.window / trip)
     }
 
-    pub fn arrived(&mut self, arrival: Arrival, trip: &RoundTrip) {
+    pub(crate) fn arrived(&mut self, arrival: Arrival, trip: &RoundTrip) {
         if self.recovering && arrival.newest >= self.recovery {
             self.recovering = false;
         }
@@ -240,7 +240,7 @@ impl Congestion {
 
     /// Notes that packets were lost; `newest` is the latest transmission among them, `next` the
     /// number of the next transmission.
-    pub fn lost(&mut self, packets: usize, newest: u64, next: u64, trip: &RoundTrip) {
+    pub(crate) fn lost(&mut self, packets: usize, newest: u64, next: u64, trip: &RoundTrip) {
         self.round.lost += packets as f64;
         if let Some(before) = &mut self.before {
             before.lost += packets;
@@ -268,7 +268,7 @@ impl Congestion {
     }
 
     /// Notes a timeout: `packets` packets, everything in flight, are sent again.
-    pub fn timed_out(&mut self, packets: usize, next: u64) {
+    pub(crate) fn timed_out(&mut self, packets: usize, next: u64) {
         if !self.recovering || self.before.is_none() {
             self.remember(packets);
         }
@@ -277,11 +277,11 @@ impl Congestion {
         self.shrink(half);
         self.threshold = half;
         self.window = LEAST_WINDOW;
-        self.start = Some(Start { least_before: None, careful: None });
+        self.start = Some(SlowStart { least_before: None, careful: None });
     }
 
     fn remember(&mut self, lost: usize) {
-        self.before = Some(Before {
+        self.before = Some(SavedState {
             window: self.window,
             start: self.start.is_some(),
             top: self.top,
@@ -299,7 +299,7 @@ impl Congestion {
     }
 
     /// Notes that packets counted as lost arrived late. If all of them did, undoes the reaction.
-    pub fn false_alarm(&mut self, packets: usize) {
+    pub(crate) fn false_alarm(&mut self, packets: usize) {
         let Some(before) = &mut self.before else { return };
         before.false_alarms += packets;
         if before.false_alarms < before.lost {
@@ -308,7 +308,7 @@ impl Congestion {
         self.window = self.window.max(before.window);
         self.top = before.top;
         self.threshold = MOST_WINDOW;
-        self.start = before.start.then_some(Start { least_before: None, careful: None });
+        self.start = before.start.then_some(SlowStart { least_before: None, careful: None });
         (self.before, self.epoch, self.recovering) = (None, None, false);
     }
 }
@@ -321,7 +321,7 @@ mod tests {
 
     /// A sender whose window is always full, on a path with a given number of packets per round
     /// trip.
-    struct Way {
+    struct TestPath {
         congestion: Congestion,
         trip: RoundTrip,
         now: Instant,
@@ -329,7 +329,7 @@ mod tests {
         holds: f64,
     }
 
-    impl Way {
+    impl TestPath {
         fn new(holds: f64) -> Self {
             let mut trip = RoundTrip::default();
             trip.add(TRIP);
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn starts_by_doubling_and_stops_when_a_queue_forms() {
-        let mut way = Way::new(300.0);
+        let mut way = TestPath::new(300.0);
         let mut windows = Vec::new();
         for _ in 0..5 {
             way.round(None);
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_loss_with_a_queue_shrinks_the_window_once_a_round() {
-        let mut way = Way::new(300.0);
+        let mut way = TestPath::new(300.0);
         for _ in 0..12 {
             way.round(None);
         }
@@ -393,8 +393,8 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_without_a_queue_is_chance_unless_there_are_many() {
-        let mut way = Way::new(3000.0);
+    fn a_loss_without_a_queue_is_ignored_unless_there_are_many() {
+        let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);
         }
@@ -409,8 +409,8 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_that_was_none_is_taken_back() {
-        let mut way = Way::new(3000.0);
+    fn a_spurious_timeout_is_undone() {
+        let mut way = TestPath::new(3000.0);
         for _ in 0..4 {
             way.round(None);
         }

@@ -1,4 +1,4 @@
-//! The packets that were sent: which have arrived, which are lost (RACK, RFC 8985), which go next.
+//! The packets in flight: which have arrived, which are lost (RACK, RFC 8985), which are sent next.
 //!
 //! A transmission is a packet sent once; sent again it is another one. They are numbered, since
 //! several are sent at the same time by the clock.
@@ -12,16 +12,16 @@ use super::header::{FIRST_SEQUENCE, widen};
 use super::round_trip::RoundTrip;
 
 /// Packets from the first that is not acknowledged to the last.
-pub const MAX_UNACKED: usize = 32_768;
+pub(crate) const MAX_UNACKED: usize = 32_768;
 
 /// Packets that may overtake another before it counts as lost.
 const OVERTAKEN: usize = 3;
-/// What is late waits for a share of the shortest round trip before it counts as lost; for more of
-/// them each time that was wrong.
+/// A late packet counts as lost after a share of the shortest round trip. The number of shares grows
+/// each time that proves wrong.
 const MOST_PATIENCE: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum PacketState {
     UnderWay,
     Lost,
     Arrived,
@@ -38,62 +38,62 @@ struct Sent {
     payload: Bytes,
     length: usize,
     is_end: bool,
-    state: State,
+    state: PacketState,
     last: Transmission,
 }
 
 /// A packet to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outbound {
+pub(crate) struct Outbound {
     pub sequence: u64,
     pub payload: Bytes,
     pub is_end: bool,
 }
 
-/// What an acknowledgement told.
+/// The result of an acknowledgement.
 #[derive(Debug, Default)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     pub packets: usize,
-    /// Bytes of them and of those before, up to the first that is missing.
+    /// Bytes of packets that have arrived in order.
     pub let_go: usize,
     pub sample: Option<Duration>,
-    /// Packets that had counted as lost and were late.
+    /// Packets that had counted as lost and have arrived late.
     pub false_alarms: usize,
     pub advanced: bool,
 }
 
-/// What counts as lost from now on.
+/// Packets that newly count as lost.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub(crate) struct Losses {
     pub packets: usize,
-    /// The last transmission among them.
+    /// The latest transmission among them.
     pub newest: u64,
 }
 
-/// See the module's description.
-pub struct Flight {
+/// The packets of one stream.
+pub(crate) struct Flight {
     sent: VecDeque<Sent>,
-    /// The number of the first in `sent`.
+    /// The number of the first packet in `sent`.
     first: u64,
     under_way: usize,
-    /// Those that are lost; some have arrived meanwhile.
+    /// Lost packets, and some that have arrived since.
     lost: VecDeque<u64>,
     lost_now: usize,
-    /// All that is under way, by when it was sent, and some that is not any more.
+    /// Packets in flight in the order of sending, and some that no longer are.
     order: VecDeque<(u64, u64)>,
     next_transmission: u64,
-    /// The newest transmission that has arrived, and how long that took.
+    /// The newest transmission that has arrived, and its round trip.
     newest: Option<(Transmission, Duration)>,
     reorders: bool,
     patience: u32,
-    /// Patience grows once for what was sent before this transmission.
+    /// Patience grows once for all packets sent before this transmission.
     impatient_until: u64,
-    /// When one that is late counts as lost.
+    /// When the next late packet counts as lost.
     late_at: Option<Instant>,
 }
 
 impl Flight {
-    pub fn new(first: u32) -> Self {
+    pub(crate) fn new(first: u32) -> Self {
         Self {
             sent: VecDeque::new(),
             first: FIRST_SEQUENCE + u64::from(first),
@@ -110,57 +110,57 @@ impl Flight {
         }
     }
 
-    /// The first that is not acknowledged.
-    pub fn first(&self) -> u64 {
+    /// The number of the first unacknowledged packet.
+    pub(crate) fn first(&self) -> u64 {
         self.first
     }
 
     /// The number of the next new packet.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.first + self.sent.len() as u64
     }
 
     /// The number that is `wire` on the wire.
-    pub fn number(&self, wire: u32) -> u64 {
+    pub(crate) fn number(&self, wire: u32) -> u64 {
         widen(wire, self.first)
     }
 
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.under_way
     }
 
-    pub fn lost(&self) -> usize {
+    pub(crate) fn lost(&self) -> usize {
         self.lost_now
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.sent.len() >= MAX_UNACKED
     }
 
     /// Only the end is not acknowledged.
-    pub fn only_end(&self) -> bool {
+    pub(crate) fn only_end(&self) -> bool {
         self.sent.len() == 1 && self.sent.front().is_some_and(|sent| sent.is_end)
     }
 
-    pub fn next_transmission(&self) -> u64 {
+    pub(crate) fn next_transmission(&self) -> u64 {
         self.next_transmission
     }
 
-    /// The transmission that was sent last of all that have arrived.
-    pub fn newest(&self) -> u64 {
+    /// The latest transmission that has arrived.
+    pub(crate) fn newest(&self) -> u64 {
         self.newest.map_or(0, |(transmission, _)| transmission.number)
     }
 
-    pub fn late_at(&self) -> Option<Instant> {
+    pub(crate) fn late_at(&self) -> Option<Instant> {
         self.late_at
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.first = self.next();
         self.sent.clear();
         self.lost.clear();
@@ -180,20 +180,20 @@ impl Flight {
         transmission
     }
 
-    /// A new packet.
-    pub fn send(&mut self, payload: Bytes, is_end: bool, now: Instant) -> Outbound {
+    /// Sends a new packet.
+    pub(crate) fn send(&mut self, payload: Bytes, is_end: bool, now: Instant) -> Outbound {
         let sequence = self.next();
         let last = self.transmit(sequence, true, now);
         let length = payload.len();
         let outbound = Outbound { sequence, payload: payload.clone(), is_end };
-        self.sent.push_back(Sent { payload, length, is_end, state: State::UnderWay, last });
+        self.sent.push_back(Sent { payload, length, is_end, state: PacketState::UnderWay, last });
         outbound
     }
 
-    /// The first that is lost, sent again.
-    pub fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
+    /// Sends the first lost packet again.
+    pub(crate) fn send_lost(&mut self, now: Instant) -> Option<Outbound> {
         while let Some(sequence) = self.lost.pop_front() {
-            if self.state(sequence) == Some(State::Lost) {
+            if self.state(sequence) == Some(PacketState::Lost) {
                 self.lost_now -= 1;
                 return self.send_again(sequence, now);
             }
@@ -201,14 +201,14 @@ impl Flight {
         None
     }
 
-    /// The last that is under way, sent again to learn what has become of all of them.
-    pub fn send_last(&mut self, now: Instant) -> Option<Outbound> {
-        let back = self.sent.iter().rposition(|sent| sent.state == State::UnderWay)?;
+    /// Sends the last packet in flight again; its acknowledgement shows which others have arrived.
+    pub(crate) fn send_last(&mut self, now: Instant) -> Option<Outbound> {
+        let back = self.sent.iter().rposition(|sent| sent.state == PacketState::UnderWay)?;
         self.under_way -= 1;
         self.send_again(self.first + back as u64, now)
     }
 
-    fn state(&self, sequence: u64) -> Option<State> {
+    fn state(&self, sequence: u64) -> Option<PacketState> {
         self.sent.get(self.index(sequence)?).map(|sent| sent.state)
     }
 
@@ -216,12 +216,13 @@ impl Flight {
         let last = self.transmit(sequence, false, now);
         let index = self.index(sequence)?;
         let sent = self.sent.get_mut(index)?;
-        (sent.state, sent.last) = (State::UnderWay, last);
+        (sent.state, sent.last) = (PacketState::UnderWay, last);
         Some(Outbound { sequence, payload: sent.payload.clone(), is_end: sent.is_end })
     }
 
-    /// All before `ack` have arrived, and those in the ranges. What was never sent has not.
-    pub fn acknowledged(
+    /// Handles an acknowledgement of all packets before `ack` and of those in the ranges. Numbers that were
+    /// never sent are ignored.
+    pub(crate) fn acknowledged(
         &mut self,
         ack: u64,
         ranges: impl Iterator<Item = (u32, u32)>,
@@ -238,7 +239,7 @@ impl Flight {
             delivery.let_go += sent.length;
             self.arrived(sent.state, sent.last, newest_before, trip, now, &mut delivery);
         }
-        // Ranges that are true do not overlap: all together they are no longer than what was sent.
+        // Honest ranges do not overlap: together they are no longer than the flight.
         let mut most = self.sent.len();
         for (start, end) in ranges {
             let (start, end) = (self.number(start), self.number(end));
@@ -252,7 +253,7 @@ impl Flight {
                 let Some(sent) = self.sent.get_mut(index) else { continue };
                 let (state, last) = (sent.state, sent.last);
                 // An acknowledgement is never revoked: the bytes are not needed any more.
-                (sent.state, sent.payload) = (State::Arrived, Bytes::new());
+                (sent.state, sent.payload) = (PacketState::Arrived, Bytes::new());
                 self.arrived(state, last, newest_before, trip, now, &mut delivery);
             }
         }
@@ -261,7 +262,7 @@ impl Flight {
 
     fn arrived(
         &mut self,
-        state: State,
+        state: PacketState,
         last: Transmission,
         newest_before: u64,
         trip: &RoundTrip,
@@ -269,9 +270,9 @@ impl Flight {
         delivery: &mut Delivery,
     ) {
         match state {
-            State::Arrived => return,
-            State::UnderWay => self.under_way -= 1,
-            State::Lost => {
+            PacketState::Arrived => return,
+            PacketState::UnderWay => self.under_way -= 1,
+            PacketState::Lost => {
                 self.lost_now -= 1;
                 delivery.false_alarms += 1;
             }
@@ -279,13 +280,13 @@ impl Flight {
         delivery.packets += 1;
         let took = now.saturating_duration_since(last.at);
         if !last.is_first && took < trip.least() {
-            // Sent again, but that is not what has arrived.
-            if state == State::UnderWay && took < trip.least() / 2 {
+            // It was sent again, but the first transmission has arrived.
+            if state == PacketState::UnderWay && took < trip.least() / 2 {
                 delivery.false_alarms += 1;
             }
             return;
         }
-        if last.is_first && state == State::UnderWay && last.number < newest_before {
+        if last.is_first && state == PacketState::UnderWay && last.number < newest_before {
             self.reorders = true;
         }
         if self.newest.is_none_or(|(newest, _)| last.number >= newest.number) {
@@ -294,8 +295,8 @@ impl Flight {
         }
     }
 
-    /// What counted as lost was late: more patience from now on.
-    pub fn be_patient(&mut self) {
+    /// Increases the patience, because a packet that counted as lost was only late.
+    pub(crate) fn be_patient(&mut self) {
         self.reorders = true;
         if self.newest() >= self.impatient_until {
             self.patience = (self.patience + 1).min(MOST_PATIENCE);
@@ -311,8 +312,13 @@ impl Flight {
         (trip.least() / 4 * self.patience).min(trip.smoothed().unwrap_or_default())
     }
 
-    /// What was sent before something that has arrived, and is late itself, is lost.
-    pub fn find_losses(&mut self, trip: &RoundTrip, recovering: bool, now: Instant) -> Losses {
+    /// Finds losses: packets that are late and were sent before one that has arrived.
+    pub(crate) fn find_losses(
+        &mut self,
+        trip: &RoundTrip,
+        recovering: bool,
+        now: Instant,
+    ) -> Losses {
         self.late_at = None;
         let mut losses = Losses::default();
         let Some((newest, took)) = self.newest else { return losses };
@@ -320,8 +326,8 @@ impl Flight {
         while let Some(&(sequence, number)) = self.order.front() {
             let index = self.index(sequence);
             let sent = index.and_then(|index| self.sent.get_mut(index));
-            let current =
-                sent.filter(|sent| sent.state == State::UnderWay && sent.last.number == number);
+            let current = sent
+                .filter(|sent| sent.state == PacketState::UnderWay && sent.last.number == number);
             if let Some(sent) = current {
                 if number >= newest.number {
                     break;
@@ -331,7 +337,7 @@ impl Flight {
                     self.late_at = Some(due);
                     break;
                 }
-                sent.state = State::Lost;
+                sent.state = PacketState::Lost;
                 self.lost.push_back(sequence);
                 self.under_way -= 1;
                 self.lost_now += 1;
@@ -343,22 +349,22 @@ impl Flight {
         losses
     }
 
-    /// Nothing has arrived for long: all that was sent before `before` is lost, and the first one.
-    pub fn time_out(&mut self, before: Instant) -> Losses {
+    /// Handles a timeout: all packets sent before `before` are lost, and the first packet.
+    pub(crate) fn time_out(&mut self, before: Instant) -> Losses {
         let mut losses = Losses::default();
         self.lost.clear();
         for (index, sent) in self.sent.iter_mut().enumerate() {
             let sequence = self.first + index as u64;
             match sent.state {
-                State::UnderWay if index == 0 || sent.last.at <= before => {
-                    sent.state = State::Lost;
+                PacketState::UnderWay if index == 0 || sent.last.at <= before => {
+                    sent.state = PacketState::Lost;
                     self.under_way -= 1;
                     self.lost_now += 1;
                     losses.packets += 1;
                     losses.newest = losses.newest.max(sent.last.number);
                 }
-                State::Lost => {}
-                State::UnderWay | State::Arrived => continue,
+                PacketState::Lost => {}
+                PacketState::UnderWay | PacketState::Arrived => continue,
             }
             self.lost.push_back(sequence);
         }
@@ -366,7 +372,7 @@ impl Flight {
         self.order.retain(|(sequence, number)| {
             let index = sequence.checked_sub(first).and_then(|index| usize::try_from(index).ok());
             let sent = index.and_then(|index| sent.get(index));
-            sent.is_some_and(|it| it.state == State::UnderWay && it.last.number == *number)
+            sent.is_some_and(|it| it.state == PacketState::UnderWay && it.last.number == *number)
         });
         losses
     }

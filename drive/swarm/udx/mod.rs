@@ -1,15 +1,14 @@
-//! A reliable stream of bytes in datagrams, as Hyperswarm 4 has it (libudx): packets and time
-//! in, packets and bytes out.
+//! The reliable datagram stream of Hyperswarm 4 (libudx): packets and time in, packets and bytes out.
 //!
-//! Everything that the remote controls has a bound: what is kept of it ([`WINDOW`], [`RESERVE`]), how
-//! far ahead it may be ([`MAX_AHEAD`]), what it does not acknowledge ([`SEND_BUFFER`],
-//! [`MAX_UNACKED`]), and how long it may be silent ([`SILENCE`]). A peer that does not read is sent
-//! no more.
+//! Everything that the remote controls has a bound: received bytes that are kept (`WINDOW`,
+//! `RESERVE`), sequence numbers ahead (`MAX_AHEAD`), unacknowledged bytes and packets (`SEND_BUFFER`,
+//! `MAX_UNACKED`), and the time of its silence (`SILENCE`). The sender stops when the remote does not
+//! read.
 //!
 //! Not here: sockets and addresses, clocks, encryption, and the unreliable messages that the
 //! reference can send besides (they are ignored). Packets stay at 1200 bytes: a packet keeps its
-//! number when it is sent again, so that one which has become too long for its way could never
-//! be cut smaller, and the stream would be stuck for good.
+//! sequence number and its bytes when it is sent again, so one that is too long for a new path could
+//! not be split, and the stream would stall.
 
 mod header;
 mod receive;
@@ -28,8 +27,14 @@ mod stream_tests;
 #[cfg(test)]
 mod hostile_tests;
 
-pub use flight::MAX_UNACKED;
-pub use header::stream_of;
-pub use outgoing::SEND_BUFFER;
-pub use receive::{MAX_AHEAD, RESERVE, WINDOW};
-pub use stream::{Counts, Failure, LINGER, SILENCE, Stream};
+#[cfg(fuzzing)]
+pub(crate) use flight::MAX_UNACKED;
+pub(crate) use header::stream_of;
+pub(crate) use outgoing::SEND_BUFFER;
+#[cfg(fuzzing)]
+pub(crate) use receive::RESERVE;
+#[cfg(any(test, fuzzing))]
+pub(crate) use receive::WINDOW;
+#[cfg(test)]
+pub(crate) use stream::SILENCE;
+pub(crate) use stream::{Failure, Stream};

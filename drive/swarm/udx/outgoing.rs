@@ -1,36 +1,36 @@
-//! Bytes that were written, cut into the payloads of packets.
+//! Written bytes, split into the payloads of packets.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes that were written and not acknowledged yet.
-pub const SEND_BUFFER: usize = 4 * 1024 * 1024;
-/// Bytes of a packet besides its header: packets of 1200 bytes pass everywhere (RFC 9000 §14).
-pub const PAYLOAD: usize = 1180;
+/// Limit of written bytes that are not acknowledged yet.
+pub(crate) const SEND_BUFFER: usize = 4 * 1024 * 1024;
+/// Payload bytes of a packet: packets of 1200 bytes pass on every path (RFC 9000 §14).
+pub(crate) const PAYLOAD: usize = 1180;
 
 const CHUNK: usize = 64 * 1024;
 
 /// See the module's description.
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     full: VecDeque<Bytes>,
-    /// The last of them, less than a payload.
+    /// The last bytes, less than a payload.
     last: BytesMut,
-    /// What was written and not let go of.
+    /// Written bytes that are not released.
     held: usize,
 }
 
 impl Outgoing {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { full: VecDeque::new(), last: BytesMut::new(), held: 0 }
     }
 
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         SEND_BUFFER.saturating_sub(self.held)
     }
 
-    /// Takes as much as there is room for, and tells how much that was.
-    pub fn write(&mut self, data: &[u8]) -> usize {
+    /// Takes as many bytes as there is room for; returns their number.
+    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.room());
         let mut rest = &data[..taken];
         while !rest.is_empty() {
@@ -48,18 +48,18 @@ impl Outgoing {
         taken
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.full.is_empty() && self.last.is_empty()
     }
 
     /// The payload of the next packet.
-    pub fn take(&mut self) -> Option<Bytes> {
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
         let last = |last: &mut BytesMut| (!last.is_empty()).then(|| last.split().freeze());
         self.full.pop_front().or_else(|| last(&mut self.last))
     }
 
     /// Releases `bytes` bytes that were taken and have been acknowledged.
-    pub fn let_go(&mut self, bytes: usize) {
+    pub(crate) fn let_go(&mut self, bytes: usize) {
         self.held = self.held.saturating_sub(bytes);
     }
 }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_there_is_room_for() {
+    fn writes_are_limited_to_the_room() {
         let mut outgoing = Outgoing::new();
         assert_eq!(outgoing.write(&vec![0; SEND_BUFFER + 1]), SEND_BUFFER);
         assert_eq!(outgoing.write(b"x"), 0);

@@ -1,29 +1,29 @@
-//! Spreads what may be sent over the round trip, so that a window does not arrive as one burst.
+//! Pacing: spreads a window over the round trip, so that it does not arrive as one burst.
 //!
-//! The caller wakes up 1 to 2 ms late. What was not sent meanwhile may be sent then, up to a burst,
-//! so that a coarse clock never is the limit.
+//! The caller wakes up 1 to 2 ms late. Packets that were due meanwhile may be sent then, up to a burst,
+//! so that a coarse clock is not the limit.
 
 use std::time::{Duration, Instant};
 
-/// Packets that may always go together.
+/// Packets that may always be sent together.
 const LEAST_BURST: f64 = 10.0;
 /// Or the packets of this many seconds.
 const BURST_TIME: f64 = 0.003;
 
 /// See the module's description.
-pub struct Pacer {
+pub(crate) struct Pacer {
     /// Packets that may be sent at `since`.
     allowed: f64,
     since: Instant,
 }
 
 impl Pacer {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { allowed: LEAST_BURST, since: now }
     }
 
     /// Whether a packet may be sent now, at a rate in packets a second.
-    pub fn allows(&mut self, rate: f64, now: Instant) -> bool {
+    pub(crate) fn allows(&mut self, rate: f64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.since).as_secs_f64();
         let burst = (rate * BURST_TIME).max(LEAST_BURST);
         self.allowed = (self.allowed + passed * rate).min(burst);
@@ -31,14 +31,14 @@ impl Pacer {
         self.allowed >= 1.0
     }
 
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.allowed -= 1.0;
     }
 
     /// The time from which [`Self::allows`] returns true.
-    pub fn next(&self, rate: f64) -> Instant {
+    pub(crate) fn next(&self, rate: f64) -> Instant {
         let missing = ((1.0 - self.allowed) / rate).clamp(0.0, 1.0);
-        // A little later than computed, so that it is never a moment too early for ever.
+        // A little later than computed: rounding must not make the caller wake too early again and again.
         self.since + Duration::from_secs_f64(missing) + Duration::from_micros(1)
     }
 }

@@ -1,4 +1,4 @@
-//! The half that receives: puts what arrives in order, within bounds, and knows what to acknowledge.
+//! The receiving half: puts packets in order, within limits, and knows what to acknowledge.
 //!
 //! Not here: when an acknowledgement is sent.
 
@@ -8,21 +8,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::header::{FIRST_SEQUENCE, MAX_RANGES, widen};
 
-/// Bytes that are kept for a reader, in order or waiting for what is missing before them.
-pub const WINDOW: usize = 4 * 1024 * 1024;
-/// What the next packet in order may go beyond that: others wait behind it, and the reference sends
-/// a packet more than it may when it wants to know about losses.
-pub const RESERVE: usize = 64 * 1024;
-/// Packets so far ahead of the next one are not looked at.
-pub const MAX_AHEAD: u64 = 65_536;
-/// What a packet that waits for others costs besides its bytes.
-pub const PACKET_OVERHEAD: usize = 128;
+/// Bytes that are kept for the reader, in order or behind missing packets.
+pub(crate) const WINDOW: usize = 4 * 1024 * 1024;
+/// Bytes by which the next packet in order may exceed that: others wait behind it, and the reference
+/// sends one packet more than allowed to probe for losses.
+pub(crate) const RESERVE: usize = 64 * 1024;
+/// Packets further ahead of the next one are dropped.
+pub(crate) const MAX_AHEAD: u64 = 65_536;
+/// Memory, in bytes, that a packet out of order costs besides its payload.
+pub(crate) const PACKET_OVERHEAD: usize = 128;
 
-/// A window below this would be rounded down to no packet at all, and an older reference only asks
-/// again when it is told of none.
+/// Smaller windows are advertised as 0: an old reference would round them down to no packet, and it
+/// probes only a window of 0.
 const LEAST_WINDOW: usize = 4096;
 /// The freed room, in bytes, after which the reader informs the sender.
-const WORTH_TELLING: usize = WINDOW / 8;
+const WORTH_ADVERTISING: usize = WINDOW / 8;
 const CHUNK: usize = 64 * 1024;
 
 struct Waiting {
@@ -31,7 +31,7 @@ struct Waiting {
 }
 
 /// See the module's description.
-pub struct Receiver {
+pub(crate) struct Receiver {
     /// The next in order.
     next: u64,
     full: VecDeque<Bytes>,
@@ -40,17 +40,17 @@ pub struct Receiver {
     unread: usize,
     waiting: BTreeMap<u64, Waiting>,
     waiting_cost: usize,
-    /// The numbers of those that wait, as ranges: the first, and the one after the last.
+    /// The numbers of waiting packets as ranges: the first, and the one after the last.
     ranges: BTreeMap<u64, u64>,
-    /// What arrived last out of turn.
+    /// The packet that arrived last out of order.
     newest: u64,
     ended: bool,
-    /// The window that the sender was told of.
-    told: usize,
+    /// The window that was advertised last.
+    advertised: usize,
 }
 
 impl Receiver {
-    pub fn new(first: u32) -> Self {
+    pub(crate) fn new(first: u32) -> Self {
         Self {
             next: FIRST_SEQUENCE + u64::from(first),
             full: VecDeque::new(),
@@ -61,37 +61,37 @@ impl Receiver {
             ranges: BTreeMap::new(),
             newest: 0,
             ended: false,
-            told: WINDOW,
+            advertised: WINDOW,
         }
     }
 
     /// The number of the next packet in order: all before it have arrived.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// The number that is `wire` on the wire.
-    pub fn number(&self, wire: u32) -> u64 {
+    pub(crate) fn number(&self, wire: u32) -> u64 {
         widen(wire, self.next)
     }
 
-    /// All of the stream has arrived, read or not.
-    pub fn has_ended(&self) -> bool {
+    /// Whether the whole stream has arrived, read or not.
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    pub fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.unread
     }
 
-    /// What is kept, with what it costs.
-    pub fn held(&self) -> usize {
+    /// Bytes that are kept, with the overhead of packets.
+    pub(crate) fn held(&self) -> usize {
         self.unread + self.waiting_cost
     }
 
-    /// Takes a packet's bytes; false if they are dropped, since there is no room or they make no
-    /// sense. What was here already is taken again for nothing.
-    pub fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
+    /// Takes a packet; false if it is dropped because there is no room or it is invalid. A repeated
+    /// packet has no effect.
+    pub(crate) fn accept(&mut self, number: u64, payload: &[u8], is_end: bool) -> bool {
         let Some(ahead) = number.checked_sub(self.next) else { return true };
         if self.ended || ahead > MAX_AHEAD {
             return false;
@@ -135,7 +135,7 @@ impl Receiver {
         }
     }
 
-    /// The next in order, if it waits already.
+    /// Takes the next packet in order, if it has arrived already.
     fn take_waiting(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.remove(&self.next)?;
         self.waiting_cost -= waiting.payload.len() + PACKET_OVERHEAD;
@@ -166,7 +166,7 @@ impl Receiver {
         }
     }
 
-    pub fn read(&mut self) -> Option<Bytes> {
+    pub(crate) fn read(&mut self) -> Option<Bytes> {
         let bytes = match self.full.pop_front() {
             Some(bytes) => bytes,
             None if self.last.is_empty() => return None,
@@ -176,8 +176,8 @@ impl Receiver {
         Some(bytes)
     }
 
-    /// What may still come. An eighth of the room is kept back for what packets cost besides their
-    /// bytes, since the sender counts packets of full length.
+    /// The window, in bytes. An eighth of the room is kept back for the overhead of packets, since the
+    /// sender counts packets of full length.
     fn window(&self) -> usize {
         let room = WINDOW.saturating_sub(self.held());
         let window = room - room / 8;
@@ -185,23 +185,23 @@ impl Receiver {
     }
 
     /// The window for a header that is sent now.
-    pub fn tell_window(&mut self) -> u32 {
-        self.told = self.window();
-        u32::try_from(self.told).unwrap_or(u32::MAX)
+    pub(crate) fn advertise_window(&mut self) -> u32 {
+        self.advertised = self.window();
+        u32::try_from(self.advertised).unwrap_or(u32::MAX)
     }
 
-    /// Whether the sender should hear of room that it does not know of.
-    pub fn has_news(&self) -> bool {
-        !self.ended && self.window() >= self.told + WORTH_TELLING
+    /// Whether the window has grown enough since it was advertised.
+    pub(crate) fn should_advertise(&self) -> bool {
+        !self.ended && self.window() >= self.advertised + WORTH_ADVERTISING
     }
 
-    pub fn has_ranges(&self) -> bool {
+    pub(crate) fn has_ranges(&self) -> bool {
         !self.ranges.is_empty()
     }
 
-    /// What arrived out of turn, as ranges: the one that changed last, then the others from the
+    /// Packets received out of order, as ranges: the one that changed last, then the others from the
     /// first.
-    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         let newest =
             self.ranges.range(..=self.newest).next_back().map(|(start, end)| (*start, *end));
         let others = self.ranges.iter().map(|(start, end)| (*start, *end));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_tell_what_is_missing_the_newest_first() {
+    fn ranges_begin_with_the_newest() {
         let mut receiver = Receiver::new(u32::MAX - 1);
         let first = receiver.next();
         for ahead in [5, 1, 9, 3, 2] {
@@ -254,34 +254,34 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_out_of_turn_is_bounded_and_leaves_room_for_what_is_missing() {
+    fn packets_out_of_order_are_limited_and_leave_room_for_the_missing_ones() {
         let mut receiver = Receiver::new(0);
         let first = receiver.next();
         let taken = (1..2 * MAX_AHEAD).filter(|n| receiver.accept(first + n, b"", false)).count();
         assert_eq!(taken, WINDOW / PACKET_OVERHEAD);
         assert!(!receiver.accept(first + MAX_AHEAD + 1, b"", false));
         assert!(receiver.held() <= WINDOW);
-        assert_eq!(receiver.tell_window(), 0);
+        assert_eq!(receiver.advertise_window(), 0);
         assert!(receiver.accept(first, &[1; 1500], false));
         assert_eq!(receiver.held(), 1500);
     }
 
     #[test]
-    fn who_does_not_read_is_sent_no_more() {
+    fn the_window_closes_when_the_reader_does_not_read() {
         let mut receiver = Receiver::new(0);
         let mut sent = 0;
-        while receiver.tell_window() > 0 {
+        while receiver.advertise_window() > 0 {
             assert!(receiver.accept(receiver.next(), &[0; 1400], false));
             sent += 1400;
         }
         assert!(sent <= WINDOW && sent > WINDOW - 2 * LEAST_WINDOW);
         while receiver.accept(receiver.next(), &[0; 1400], false) {}
         assert!(receiver.held() <= WINDOW + RESERVE);
-        assert!(!receiver.has_news());
-        while !receiver.has_news() {
+        assert!(!receiver.should_advertise());
+        while !receiver.should_advertise() {
             assert!(receiver.read().is_some());
         }
-        assert!(receiver.tell_window() as usize >= WORTH_TELLING);
-        assert!(!receiver.has_news());
+        assert!(receiver.advertise_window() as usize >= WORTH_ADVERTISING);
+        assert!(!receiver.should_advertise());
     }
 }

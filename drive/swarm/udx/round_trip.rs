@@ -1,4 +1,4 @@
-//! How long a round trip takes (RFC 6298).
+//! The round-trip time and the timeouts that follow from it (RFC 6298).
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ const GRAIN: Duration = Duration::from_millis(10);
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub struct RoundTrip {
+pub(crate) struct RoundTrip {
     smoothed: Option<Duration>,
     variation: Duration,
     least: Option<Duration>,
 }
 
 impl RoundTrip {
-    pub fn add(&mut self, sample: Duration) {
+    pub(crate) fn add(&mut self, sample: Duration) {
         self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
         let Some(smoothed) = self.smoothed else {
             (self.smoothed, self.variation) = (Some(sample), sample / 2);
@@ -28,23 +28,23 @@ impl RoundTrip {
         self.smoothed = Some((smoothed * 7 + sample) / 8);
     }
 
-    pub fn smoothed(&self) -> Option<Duration> {
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.smoothed
     }
 
-    /// The shortest ever, which is that of the way itself, without queues; zero if none is known.
-    pub fn least(&self) -> Duration {
+    /// The shortest round trip, which is that of the path without queues; zero if none is known.
+    pub(crate) fn least(&self) -> Duration {
         self.least.unwrap_or_default()
     }
 
-    /// The time without an answer after which everything is sent again.
-    pub fn timeout(&self) -> Duration {
+    /// The time without an answer after which all packets in flight are sent again.
+    pub(crate) fn timeout(&self) -> Duration {
         let after = |smoothed| smoothed + (self.variation * 4).max(GRAIN);
         self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| after(smoothed).max(LEAST_TIMEOUT))
     }
 
     /// The time without an answer after which one probe packet is sent (RFC 8985 §7.2).
-    pub fn probe_timeout(&self) -> Duration {
+    pub(crate) fn probe_timeout(&self) -> Duration {
         self.smoothed.map_or(FIRST_TIMEOUT, |smoothed| (smoothed * 2).max(GRAIN))
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_what_is_measured() {
+    fn timeouts_follow_the_measured_round_trips() {
         let ms = Duration::from_millis;
         let mut time = RoundTrip::default();
         assert_eq!((time.timeout(), time.least()), (FIRST_TIMEOUT, Duration::ZERO));

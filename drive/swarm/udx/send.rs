@@ -1,6 +1,6 @@
-//! The half that sends: what goes out next and when, how much of it, and what is sent again.
+//! The sending half: what is sent next and when, within both windows, and what is sent again.
 //!
-//! Not here: headers, and packets that carry nothing.
+//! Not here: headers, and packets without data.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::outgoing::{Outgoing, PAYLOAD};
 use super::pacing::Pacer;
 use super::round_trip::RoundTrip;
 
-/// The window of the remote until it tells its own.
+/// The window of the remote until it advertises its own.
 const FIRST_WINDOW: u32 = 64 * 1024;
-/// Longest time between two attempts at what gets no answer.
+/// Longest time between two attempts with a packet that gets no answer.
 const MOST_TIMEOUT: Duration = Duration::from_secs(8);
-/// Attempts with one packet, before everything counts as lost. On a short way many of them take less
+/// Probes with one packet before all packets count as lost. On a short path several probes take less
 /// time than the shortest timeout.
 const PROBES: u32 = 3;
 /// An end that is not acknowledged after this many attempts, when the remote has ended too, counts
@@ -29,32 +29,31 @@ enum End {
 }
 
 /// See the module's description.
-pub struct Sender {
+pub(crate) struct Sender {
     outgoing: Outgoing,
     end: End,
     flight: Flight,
     trip: RoundTrip,
     congestion: Congestion,
     pacer: Pacer,
-    /// What the remote has room for, and the packet that told so.
+    /// The window of the remote, and the packet that advertised it.
     window: u32,
     window_from: Option<(u64, u64)>,
-    /// When the last news came, or the last packet was sent.
+    /// When the last acknowledgement came, or the last packet was sent.
     tried: Instant,
-    /// When something was acknowledged last, or nothing was unacknowledged.
+    /// When a packet was acknowledged last, or no packet was unacknowledged.
     progress: Instant,
-    /// Attempts since the last news.
+    /// Attempts since the last acknowledgement.
     attempts: u32,
-    /// What goes out whatever the windows say: a packet that asks for news.
+    /// Whether a probe is due; it is sent whatever the windows allow.
     probe: bool,
     /// The congestion window was used up, or nearly.
     was_full: bool,
     paced_until: Option<Instant>,
-    pub sent_again: u64,
 }
 
 impl Sender {
-    pub fn new(first: u32, now: Instant) -> Self {
+    pub(crate) fn new(first: u32, now: Instant) -> Self {
         Self {
             outgoing: Outgoing::new(),
             end: End::NotYet,
@@ -70,82 +69,78 @@ impl Sender {
             probe: false,
             was_full: false,
             paced_until: None,
-            sent_again: 0,
         }
     }
 
-    pub fn write(&mut self, data: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
         if self.end == End::NotYet { self.outgoing.write(data) } else { 0 }
     }
 
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         if self.end == End::NotYet { self.outgoing.room() } else { 0 }
     }
 
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if self.end == End::NotYet {
             self.end = End::Wanted;
         }
     }
 
-    /// Forgets all that was to be sent.
-    pub fn clear(&mut self) {
+    /// Discards all bytes that were to be sent.
+    pub(crate) fn clear(&mut self) {
         self.outgoing = Outgoing::new();
         self.end = End::Sent;
         self.flight.clear();
     }
 
     /// The number of the next new packet.
-    pub fn next_sequence(&self) -> u64 {
+    pub(crate) fn next_sequence(&self) -> u64 {
         self.flight.next()
     }
 
-    /// The number of the first that is not acknowledged.
-    pub fn first_sequence(&self) -> u64 {
+    /// The number of the first unacknowledged packet.
+    pub(crate) fn first_sequence(&self) -> u64 {
         self.flight.first()
     }
 
-    pub fn all_acknowledged(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn all_acknowledged(&self) -> bool {
         self.outgoing.is_empty() && self.flight.is_empty() && self.end != End::Wanted
     }
 
-    /// All is acknowledged, with the end.
-    pub fn has_ended(&self) -> bool {
+    /// Whether all data and the end are acknowledged.
+    pub(crate) fn has_ended(&self) -> bool {
         self.end == End::Sent && self.flight.is_empty()
     }
 
-    /// All is acknowledged but the end, again and again.
-    pub fn waits_only_for_end(&self) -> bool {
+    /// Whether all data is acknowledged, and the end is not after several attempts.
+    pub(crate) fn waits_only_for_end(&self) -> bool {
         self.flight.only_end() && self.attempts > END_ATTEMPTS
     }
 
-    /// Since when something waits to be acknowledged, if anything does.
-    pub fn waits_since(&self) -> Option<Instant> {
+    /// Since when a packet waits to be acknowledged, if any does.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
         (!self.flight.is_empty()).then_some(self.progress)
-    }
-
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.trip.smoothed()
     }
 
     fn has_new(&self) -> bool {
         !self.outgoing.is_empty() || self.end == End::Wanted
     }
 
-    /// There is something to be sent that the remote has no room for, and nothing on the way that
-    /// it would answer to.
-    pub fn is_shut_out(&self) -> bool {
+    /// Whether the window of the remote is closed, data waits, and no packet in flight will bring an
+    /// answer.
+    pub(crate) fn is_shut_out(&self) -> bool {
         self.window == 0 && self.flight.is_empty() && self.has_new()
     }
 
-    /// Packets that the remote has room for; a little room is room for one.
+    /// The window of the remote in packets; a window that is not 0 is at least one packet.
     fn window_in_packets(&self) -> usize {
         let packets = self.window as usize / PAYLOAD;
         if self.window > 0 { packets.max(1) } else { 0 }
     }
 
-    /// The next packet that carries something, if any may be sent now.
-    pub fn next(&mut self, now: Instant) -> Option<Outbound> {
+    /// The next packet with data or the end, if any may be sent now.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Outbound> {
         if self.flight.is_empty() {
             self.progress = now;
         }
@@ -158,7 +153,7 @@ impl Sender {
         }
         let under_way = self.flight.under_way();
         let again = self.flight.lost() > 0;
-        // What is sent again was counted when it was sent first.
+        // A packet that is sent again was counted when it was sent first.
         let room = self.window_in_packets() > under_way && !self.flight.is_full();
         let new = self.has_new() && room;
         if !(again || new) {
@@ -173,7 +168,6 @@ impl Sender {
             return None;
         }
         let outbound = if again { self.flight.send_lost(now) } else { None };
-        self.sent_again += u64::from(outbound.is_some());
         let outbound = outbound.or_else(|| if new { self.new_packet(now) } else { None })?;
         self.pacer.sent();
         self.tried = now;
@@ -197,38 +191,33 @@ impl Sender {
         if self.end != End::Wanted {
             return None;
         }
-        // In a packet of its own: whether the bytes have arrived is then never in doubt.
+        // In a packet of its own: its acknowledgement is then distinct from that of the last data.
         self.end = End::Sent;
         Some(self.flight.send(bytes::Bytes::new(), true, now))
     }
 
-    /// Something new if the remote has room for it, else the last that is under way.
+    /// A new packet if the remote has room for it, else the last one in flight.
     fn probe(&mut self, now: Instant) -> Option<Outbound> {
         let room = self.window_in_packets() > self.flight.under_way() && !self.flight.is_full();
         let new = if room { self.new_packet(now) } else { None };
-        let outbound = new.or_else(|| {
-            let last = self.flight.send_last(now);
-            self.sent_again += u64::from(last.is_some());
-            last
-        });
         self.tried = now;
-        outbound
+        new.or_else(|| self.flight.send_last(now))
     }
 
-    /// The window as a packet with these numbers told it; what came before it does not count.
-    pub fn told_window(&mut self, sequence: u64, ack: u64, window: u32) {
+    /// Notes the window that a packet with these numbers advertised; older packets are ignored.
+    pub(crate) fn update_window(&mut self, sequence: u64, ack: u64, window: u32) {
         let is_newer = self.window_from.is_none_or(|before| (sequence, ack) >= before);
         if is_newer && ack >= self.flight.first() {
             (self.window, self.window_from) = (window, Some((sequence, ack)));
         }
     }
 
-    /// The number that an acknowledgement is on the wire, if it is of what was sent.
-    pub fn acknowledged_number(&self, wire: u32) -> Option<u64> {
+    /// The extended number of an acknowledgement, if that number was sent.
+    pub(crate) fn acknowledged_number(&self, wire: u32) -> Option<u64> {
         Some(self.flight.number(wire)).filter(|number| *number <= self.flight.next())
     }
 
-    pub fn acknowledged(
+    pub(crate) fn acknowledged(
         &mut self,
         ack: u64,
         ranges: impl Iterator<Item = (u32, u32)>,
@@ -304,7 +293,7 @@ impl Sender {
         self.tried = now;
     }
 
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let all = [self.paced_until, self.flight.late_at(), self.attempt_at()];
         all.into_iter().flatten().min()
     }

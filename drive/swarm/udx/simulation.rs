@@ -1,4 +1,4 @@
-//! Streams and the network between their two sides, in a time of its own and by a seed.
+//! Streams and the network between their two sides, in simulated time and from a seed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::header::{DATA, Packet};
 use super::stream::Stream;
 
 /// One direction of the network.
 #[derive(Clone, Copy, Debug)]
-pub struct Link {
+pub(crate) struct Link {
     pub delay: Duration,
     /// The largest random addition to the delay of a packet, which reorders packets.
     pub jitter: Duration,
@@ -22,23 +23,23 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(delay: Duration) -> Self {
+    pub(crate) fn new(delay: Duration) -> Self {
         Self { delay, jitter: Duration::ZERO, loss: 0.0, duplicates: 0.0, rate: None }
     }
 
-    pub fn loses(self, loss: f64) -> Self {
+    pub(crate) fn loses(self, loss: f64) -> Self {
         Self { loss, ..self }
     }
 
-    pub fn at_rate(self, rate: f64, queue: f64) -> Self {
+    pub(crate) fn at_rate(self, rate: f64, queue: f64) -> Self {
         Self { rate: Some((rate, queue)), ..self }
     }
 }
 
 /// A stream with its writer and its reader.
-pub struct Side {
+pub(crate) struct Side {
     pub stream: Stream,
-    /// Bytes that are to be written, in the end; and how many were.
+    /// Bytes to write in total, and bytes written so far.
     pub to_write: u64,
     pub written: u64,
     pub finishes: bool,
@@ -47,6 +48,9 @@ pub struct Side {
     /// Bytes a second that are read, if that is limited.
     pub read_rate: Option<f64>,
     pub datagrams: u64,
+    /// Packets with data that were sent again.
+    pub repeated: u64,
+    newest: Option<u32>,
     pub lost: u64,
     pub longest_held: usize,
 }
@@ -62,12 +66,14 @@ impl Side {
             read: 0,
             read_rate: None,
             datagrams: 0,
+            repeated: 0,
+            newest: None,
             lost: 0,
             longest_held: 0,
         }
     }
 
-    /// Writes and reads what can be.
+    /// Writes and reads as much as is possible.
     fn work(&mut self, passed: Duration) {
         while self.written < self.to_write {
             let length = (self.to_write - self.written).min(10_007);
@@ -99,7 +105,7 @@ impl Side {
     }
 }
 
-/// A prime, so that what went wrong by a round number is noticed.
+/// A prime, so that a shift by a round number is noticed.
 const TEXT: usize = 65_521;
 
 /// The bytes at an offset of the text that every side writes.
@@ -114,12 +120,13 @@ fn text_at(offset: u64, length: usize) -> &'static [u8] {
 }
 
 /// See the module's description.
-pub struct Network {
+pub(crate) struct Network {
     pub start: Instant,
     pub now: Instant,
     /// Of each stream one after the other.
     pub sides: Vec<Side>,
-    /// The way there, which all streams share, and the way back; and until when they are busy.
+    /// The link there, which all streams share, and the link back, each with the time of its next idle
+    /// moment.
     links: [(Link, Instant); 2],
     under_way: BinaryHeap<Reverse<(Instant, u64, usize, Bytes)>>,
     count: u64,
@@ -129,11 +136,11 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(seed: u64, link: Link) -> Self {
+    pub(crate) fn new(seed: u64, link: Link) -> Self {
         Self::starting_at([0, 0], seed, link)
     }
 
-    pub fn starting_at(first: [u32; 2], seed: u64, link: Link) -> Self {
+    pub(crate) fn starting_at(first: [u32; 2], seed: u64, link: Link) -> Self {
         let now = Instant::now();
         let stream = |side: usize| {
             let ids = [7, 8];
@@ -152,25 +159,34 @@ impl Network {
     }
 
     /// One more stream over the same network, with the first number 0.
-    pub fn add_stream(&mut self) {
+    pub(crate) fn add_stream(&mut self) {
         for (local, remote) in [(7, 8), (8, 7)] {
             self.sides.push(Side::new(Stream::new(local, remote, self.now)));
         }
     }
 
-    pub fn set_links(&mut self, links: [Link; 2]) {
+    pub(crate) fn set_links(&mut self, links: [Link; 2]) {
         for (before, link) in self.links.iter_mut().zip(links) {
             before.0 = link;
         }
     }
 
-    pub fn passed(&self) -> Duration {
+    pub(crate) fn passed(&self) -> Duration {
         self.now - self.start
     }
 
     fn post(&mut self, from: usize, packet: Bytes) {
         let side = &mut self.sides[from];
         side.datagrams += 1;
+        if let Some(packet) = Packet::parse(&packet).filter(|packet| packet.is(DATA)) {
+            let sequence = packet.header.sequence;
+            let is_new = |newest: u32| sequence.wrapping_sub(newest).cast_signed() > 0;
+            if side.newest.is_none_or(is_new) {
+                side.newest = Some(sequence);
+            } else {
+                side.repeated += 1;
+            }
+        }
         let (link, busy_until) = &mut self.links[from % 2];
         let mut sent = self.now;
         if let Some((rate, queue)) = link.rate {
@@ -205,8 +221,8 @@ impl Network {
         }
     }
 
-    /// Goes on to the next thing that happens; false if nothing ever will.
-    pub fn step(&mut self) -> bool {
+    /// Advances to the next event; false if there is none.
+    pub(crate) fn step(&mut self) -> bool {
         self.pump();
         let arrival = self.under_way.peek().map(|Reverse((at, ..))| *at);
         let grain = self.grain;
@@ -231,7 +247,7 @@ impl Network {
     }
 
     /// Runs until the condition holds, or returns false after the limit.
-    pub fn run(&mut self, limit: Duration, until: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) fn run(&mut self, limit: Duration, until: impl Fn(&Self) -> bool) -> bool {
         let end = self.now + limit;
         while !until(self) {
             if self.now >= end || !self.step() {
@@ -242,7 +258,7 @@ impl Network {
     }
 
     /// The time to transfer `bytes` bytes from the first side to the second.
-    pub fn transfer(&mut self, bytes: u64, limit: Duration) -> Duration {
+    pub(crate) fn transfer(&mut self, bytes: u64, limit: Duration) -> Duration {
         let began = self.now;
         self.sides[0].to_write += bytes;
         let all = self.sides[0].to_write;

@@ -1,5 +1,5 @@
-//! A stream: its two halves, and the packets that carry nothing: acknowledgements, signs of life,
-//! the notice that it is no more.
+//! A stream: its two halves, and the packets without data: acknowledgements, heartbeats, and the
+//! notice that the stream is destroyed.
 
 use std::time::{Duration, Instant};
 
@@ -11,42 +11,32 @@ use super::send::Sender;
 
 /// A heartbeat is requested after this time without a received, or a sent, packet. Routers forget
 /// after 30 s.
-pub const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
-/// And again as often.
+pub(crate) const HEARTBEAT_AFTER: Duration = Duration::from_secs(10);
+/// Pause between two heartbeats.
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
-/// A remote without room is asked as often whether there is some: its word of it may be lost.
+/// Pause between two probes of a closed window: the update of the window may be lost.
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
-/// A remote is gone after this time without a packet, or without an acknowledgement while data
-/// waits for one.
-pub const SILENCE: Duration = Duration::from_secs(30);
+/// A stream fails after this time without a packet of the remote, or without an acknowledgement while
+/// data waits for one.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// How long an ended stream still answers, since its last answer may be lost.
-pub const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// Why a stream ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("the remote has destroyed the stream")]
     Destroyed,
     #[error("the remote has answered nothing for {} seconds", SILENCE.as_secs())]
     Silent,
 }
 
-/// What went through a stream, in packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub sent: u64,
-    pub sent_again: u64,
-    pub received: u64,
-    /// Without any effect: malformed, beyond the window, about what was never sent.
-    pub ignored: u64,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum StreamPhase {
     Open,
     /// By both sides.
     Ended,
-    /// By us; the remote is still to be told.
+    /// By us; `tell` if the remote must still be notified.
     Destroyed {
         tell: bool,
     },
@@ -54,30 +44,29 @@ enum State {
 }
 
 /// See the description of [the room](super).
-pub struct Stream {
+pub(crate) struct Stream {
     local_id: u32,
     remote_id: u32,
-    state: State,
-    /// Since when it is no longer open.
+    state: StreamPhase,
+    /// When it was closed.
     closed: Option<Instant>,
     forgotten: bool,
     sender: Sender,
     receiver: Receiver,
-    /// Something has arrived that is to be answered.
+    /// Whether a received packet must be acknowledged.
     owes_answer: bool,
     heard: Instant,
     said: Instant,
     asked: Option<Instant>,
-    counts: Counts,
 }
 
 impl Stream {
-    /// One with `remote_id` at the remote, which knows this one by `local_id`; each chooses its own.
-    pub fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
+    /// A stream that is `local_id` here and `remote_id` at the remote; each side chooses its own number.
+    pub(crate) fn new(local_id: u32, remote_id: u32, now: Instant) -> Self {
         Self::starting_at(0, 0, local_id, remote_id, now)
     }
 
-    /// As [`Self::new`], with other first numbers than both sides agree on otherwise.
+    /// As [`Self::new`], with first sequence numbers other than 0.
     pub(super) fn starting_at(
         first: u32,
         remote_first: u32,
@@ -88,7 +77,7 @@ impl Stream {
         Self {
             local_id,
             remote_id,
-            state: State::Open,
+            state: StreamPhase::Open,
             closed: None,
             forgotten: false,
             sender: Sender::new(first, now),
@@ -97,117 +86,113 @@ impl Stream {
             heard: now,
             said: now,
             asked: None,
-            counts: Counts::default(),
         }
     }
 
-    /// Takes a datagram that is for this stream ([`stream_of`](super::stream_of)).
-    pub fn receive(&mut self, packet: &[u8], now: Instant) {
-        let parsed = Packet::parse(packet).filter(|it| it.header.stream == self.local_id);
-        self.counts.received += 1;
-        let useful = parsed.is_some_and(|packet| self.take(&packet, now));
-        self.counts.ignored += u64::from(!useful);
+    /// Handles a datagram for this stream ([`stream_of`](super::stream_of)).
+    pub(crate) fn receive(&mut self, packet: &[u8], now: Instant) {
+        if let Some(packet) = Packet::parse(packet)
+            && packet.header.stream == self.local_id
+        {
+            self.take(&packet, now);
+        }
     }
 
-    /// False if it has no effect.
-    fn take(&mut self, packet: &Packet<'_>, now: Instant) -> bool {
+    fn take(&mut self, packet: &Packet<'_>, now: Instant) {
         match &mut self.state {
-            State::Open | State::Ended => {}
-            State::Destroyed { tell } => {
+            StreamPhase::Open | StreamPhase::Ended => {}
+            StreamPhase::Destroyed { tell } => {
                 *tell |= !packet.is(DESTROY);
-                return true;
+                return;
             }
-            State::Failed(_) => return false,
+            StreamPhase::Failed(_) => return,
         }
         self.heard = self.heard.max(now);
         let number = self.receiver.number(packet.header.sequence);
-        let mut useful = true;
         if packet.is(DATA | END) && !packet.is(HEARTBEAT) {
             let payload = if packet.is(DATA) { packet.payload } else { &[] };
-            useful = self.receiver.accept(number, payload, packet.is(END));
+            self.receiver.accept(number, payload, packet.is(END));
         }
         self.owes_answer |= packet.is(DATA | END | HEARTBEAT);
         if packet.is(DESTROY) && number >= self.receiver.next() {
-            if self.state == State::Open {
-                self.close(State::Failed(Failure::Destroyed), now);
+            if self.state == StreamPhase::Open {
+                self.close(StreamPhase::Failed(Failure::Destroyed), now);
             }
-            return true;
+            return;
         }
-        let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return false };
-        self.sender.told_window(number, ack, packet.header.window);
+        let Some(ack) = self.sender.acknowledged_number(packet.header.ack) else { return };
+        self.sender.update_window(number, ack, packet.header.window);
         self.sender.acknowledged(ack, packet.ranges(), now);
         self.close_if_ended(now);
-        useful
     }
 
     fn close_if_ended(&mut self, now: Instant) {
         let theirs = self.receiver.has_ended();
         let ours = self.sender.has_ended() || self.sender.waits_only_for_end();
-        if self.state == State::Open && theirs && ours {
-            self.close(State::Ended, now);
+        if self.state == StreamPhase::Open && theirs && ours {
+            self.close(StreamPhase::Ended, now);
         }
     }
 
-    fn close(&mut self, state: State, now: Instant) {
+    fn close(&mut self, state: StreamPhase, now: Instant) {
         self.state = state;
         self.closed = Some(now);
         self.sender.clear();
     }
 
-    /// The next bytes in order, if any are here. Taking them makes room for more: ask for the next
-    /// packet afterwards.
-    pub fn read(&mut self) -> Option<Bytes> {
+    /// The next bytes in order, if any have arrived. Reading makes room: call [`Self::next_packet`]
+    /// afterwards.
+    pub(crate) fn read(&mut self) -> Option<Bytes> {
         self.receiver.read()
     }
 
     /// Bytes that can be read.
-    pub fn unread(&self) -> usize {
+    pub(crate) fn unread(&self) -> usize {
         self.receiver.unread()
     }
 
-    /// Takes as much of `data` as there is room for, and tells how much that was.
-    pub fn write(&mut self, data: &[u8]) -> usize {
-        if self.state == State::Open { self.sender.write(data) } else { 0 }
+    /// Takes as many bytes as there is room for; returns their number.
+    pub(crate) fn write(&mut self, data: &[u8]) -> usize {
+        if self.state == StreamPhase::Open { self.sender.write(data) } else { 0 }
     }
 
     /// Bytes that [`Self::write`] would take.
-    pub fn room(&self) -> usize {
-        if self.state == State::Open { self.sender.room() } else { 0 }
+    pub(crate) fn room(&self) -> usize {
+        if self.state == StreamPhase::Open { self.sender.room() } else { 0 }
     }
 
-    /// Nothing more is written: the remote is told when it has all that was.
-    pub fn finish(&mut self) {
+    /// Ends our direction: the remote receives the end after all written bytes.
+    pub(crate) fn finish(&mut self) {
         self.sender.finish();
     }
 
-    /// Ends both directions at once; what was not acknowledged may be lost.
-    pub fn destroy(&mut self, now: Instant) {
-        if self.state == State::Open {
-            self.close(State::Destroyed { tell: true }, now);
+    /// Ends both directions at once; unacknowledged bytes may be lost.
+    pub(crate) fn destroy(&mut self, now: Instant) {
+        if self.state == StreamPhase::Open {
+            self.close(StreamPhase::Destroyed { tell: true }, now);
         }
     }
 
     /// The next datagram for the remote. To be asked until there is none: after
     /// [`Self::receive`], [`Self::read`], [`Self::write`] and [`Self::finish`], and at
     /// [`Self::next_timeout`]. What has arrived before it is asked shares one acknowledgement.
-    pub fn next_packet(&mut self, now: Instant) -> Option<Bytes> {
+    pub(crate) fn next_packet(&mut self, now: Instant) -> Option<Bytes> {
         self.on_time(now);
         let packet = self.choose_packet(now)?;
         self.said = self.said.max(now);
-        self.counts.sent += 1;
         Some(packet)
     }
 
     fn choose_packet(&mut self, now: Instant) -> Option<Bytes> {
         match &mut self.state {
-            State::Open => {}
-            State::Ended => return self.answer(),
-            State::Destroyed { tell } => {
+            StreamPhase::Open => {}
+            StreamPhase::Ended => return self.answer(),
+            StreamPhase::Destroyed { tell } => {
                 return std::mem::take(tell).then(|| self.header(DESTROY, None).with_payload(&[]));
             }
-            State::Failed(_) => return None,
+            StreamPhase::Failed(_) => return None,
         }
-        // What carries bytes carries the acknowledgement too, but not what came out of turn.
+        // A packet with data carries the acknowledgement too, but no ranges.
         if self.receiver.has_ranges()
             && let Some(answer) = self.answer()
         {
@@ -219,7 +204,7 @@ impl Stream {
             let header = self.header(kind, Some(outbound.sequence));
             return Some(header.with_payload(&outbound.payload));
         }
-        self.owes_answer |= self.receiver.has_news();
+        self.owes_answer |= self.receiver.should_advertise();
         self.answer().or_else(|| self.heartbeat(now))
     }
 
@@ -234,8 +219,8 @@ impl Stream {
         })
     }
 
-    /// Asks for an answer. Since February 2026 the reference answers to what is called a heartbeat,
-    /// before that and ever since to data that it has already.
+    /// A packet that requires an answer. Since February 2026 the reference answers to heartbeats; all of
+    /// its versions answer to data that they have received already.
     fn heartbeat(&mut self, now: Instant) -> Option<Bytes> {
         if self.heartbeat_at() > now {
             return None;
@@ -262,7 +247,7 @@ impl Stream {
         Header {
             kind,
             stream: self.remote_id,
-            window: self.receiver.tell_window(),
+            window: self.receiver.advertise_window(),
             sequence: sequence.unwrap_or(self.sender.next_sequence()) as u32,
             ack: self.receiver.next() as u32,
         }
@@ -272,14 +257,14 @@ impl Stream {
         if self.closed.is_some_and(|closed| now >= closed + LINGER) {
             self.forgotten = true;
         }
-        if self.state == State::Open && now >= self.gone_at() {
-            self.close(State::Failed(Failure::Silent), now);
+        if self.state == StreamPhase::Open && now >= self.gone_at() {
+            self.close(StreamPhase::Failed(Failure::Silent), now);
         }
         self.close_if_ended(now);
     }
 
-    /// When to ask for the next packet though nothing has arrived.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    /// When to call [`Self::next_packet`] although no packet has arrived.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         if let Some(closed) = self.closed {
             return (!self.forgotten).then_some(closed + LINGER);
         }
@@ -287,45 +272,38 @@ impl Stream {
         Some(self.sender.next_timeout().map_or(own, |at| at.min(own)))
     }
 
-    /// All that the remote sent has arrived and was read.
-    pub fn remote_ended(&self) -> bool {
+    /// Whether the remote has ended its direction, and all its bytes were read.
+    pub(crate) fn remote_ended(&self) -> bool {
         self.receiver.has_ended() && self.receiver.unread() == 0
     }
 
-    /// All that was written has arrived, and the end if there is one.
-    pub fn all_acknowledged(&self) -> bool {
+    /// Whether all written bytes, and the end if there is one, have been acknowledged.
+    #[cfg(test)]
+    pub(crate) fn all_acknowledged(&self) -> bool {
         self.sender.all_acknowledged()
     }
 
-    /// Both sides have ended, and know of it.
-    pub fn has_ended(&self) -> bool {
-        self.state == State::Ended
+    /// Whether both directions have ended and are acknowledged.
+    #[cfg(test)]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state == StreamPhase::Ended
     }
 
-    /// Why the stream ended early, if it did; what had arrived until then can still be read.
-    pub fn failure(&self) -> Option<Failure> {
+    /// Why the stream ended early, if it did. Bytes that arrived before can still be read.
+    pub(crate) fn failure(&self) -> Option<Failure> {
         match self.state {
-            State::Failed(failure) => Some(failure),
-            State::Open | State::Ended | State::Destroyed { .. } => None,
+            StreamPhase::Failed(failure) => Some(failure),
+            StreamPhase::Open | StreamPhase::Ended | StreamPhase::Destroyed { .. } => None,
         }
     }
 
-    /// It will say nothing any more. Until then what arrives for it may still need an answer.
-    pub fn is_over(&self) -> bool {
-        self.forgotten || matches!(self.state, State::Failed(_))
+    /// Whether the stream will send no more packets. Until then, received packets may need an answer.
+    pub(crate) fn is_over(&self) -> bool {
+        self.forgotten || matches!(self.state, StreamPhase::Failed(_))
     }
 
-    /// How long a round trip takes, once that is known.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.sender.round_trip()
-    }
-
-    pub fn counts(&self) -> Counts {
-        Counts { sent_again: self.sender.sent_again, ..self.counts }
-    }
-
-    /// What is kept of what was received, with what that costs besides its bytes.
-    pub fn held(&self) -> usize {
+    /// Received bytes that are kept, with the overhead of packets.
+    pub(crate) fn held(&self) -> usize {
         self.receiver.held()
     }
 }

@@ -94,7 +94,7 @@ fn bytes_survive_any_network() {
 }
 
 #[test]
-fn who_does_not_read_stops_the_sender_and_lives() {
+fn a_peer_that_does_not_read_stops_the_sender_and_keeps_the_stream() {
     let mut network = Network::new(5, Link::new(ms(20)));
     network.sides[1].reads = false;
     network.sides[0].to_write = 20 * MB;
@@ -115,13 +115,13 @@ fn who_does_not_read_stops_the_sender_and_lives() {
 }
 
 #[test]
-fn the_news_that_there_is_room_may_be_lost() {
+fn transfer_continues_when_the_window_update_is_lost() {
     let link = Link::new(ms(20));
     let mut network = Network::new(6, link);
     network.sides[1].reads = false;
     network.sides[0].to_write = 10 * MB;
     assert!(!network.run(s(10), |_| false));
-    // All that the reader says for a tenth of a second is lost.
+    // All packets of the reader are lost for a tenth of a second.
     network.set_links([link, link.loses(1.0)]);
     network.sides[1].reads = true;
     assert!(!network.run(ms(100), |network| network.sides[1].read > 5 * MB));
@@ -131,12 +131,12 @@ fn the_news_that_there_is_room_may_be_lost() {
 }
 
 #[test]
-fn a_slow_reader_gets_everything_at_its_own_pace() {
+fn a_slow_reader_gets_all_bytes_without_retransmission() {
     let mut network = Network::new(7, Link::new(ms(10)));
     network.sides[1].read_rate = Some(2e6);
     let took = network.transfer(20 * MB, s(30)).as_secs_f64();
     assert!((8.0..12.0).contains(&took), "{took}");
-    assert_eq!(network.sides[0].stream.counts().sent_again, 0);
+    assert_eq!(network.sides[0].repeated, 0);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn one_side_may_go_on_after_the_other_has_ended() {
 }
 
 #[test]
-fn the_idle_live_and_the_dead_are_noticed() {
+fn idle_streams_stay_open_and_dead_ones_time_out() {
     let link = Link::new(ms(20));
     for busy in [false, true] {
         let mut network = Network::new(9, link);
@@ -202,7 +202,7 @@ fn a_late_answer_does_not_slow_it_down() {
 }
 
 #[test]
-fn two_share_a_link() {
+fn two_streams_share_a_link() {
     let rate = megabits(5.0);
     for queue in [1.0, 0.2] {
         let link = Link::new(ms(40)).at_rate(rate, queue * rate * 0.08);

@@ -18,9 +18,8 @@ use std::time::{Duration, Instant};
 
 use hypermount_core::{Store, Wait};
 use hypermount_drive::Drive;
-use hypermount_swarm::PublicKey;
-use hypermount_swarm::network::Dialling;
 use hypermount_swarm::sync::{Mutex, Rank};
+use hypermount_swarm::{Dialling, PublicKey};
 
 use super::events::Events;
 use super::life::Life;

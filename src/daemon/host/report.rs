@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hypermount_drive::Drive;
-use hypermount_swarm::network::PeerInfo;
+use hypermount_swarm::PeerInfo;
 
 use super::Host;
 use super::mounts::within;

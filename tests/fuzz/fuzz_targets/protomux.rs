@@ -1,34 +1,3 @@
-//! Messages of a HyperDHT peer inside the encrypted connection: each piece of the input is one
-//! message.
+//! Messages of a peer of Hyperswarm 4 inside the encrypted connection.
 
-use bytes::Bytes;
-use hypermount_swarm::protomux::{Event, Mux};
-
-pub fn run(input: &[u8]) {
-    let mut mux = Mux::default();
-    let ours =
-        mux.open("hypermount/hypercore-protocol-8", b"", b"\x01\x00\x00").expect("the first");
-    for frame in input.split(|byte| *byte == 0xfe) {
-        if mux.receive(Bytes::copy_from_slice(frame)).is_err() {
-            return;
-        }
-        while let Some(event) = mux.next_event() {
-            match event {
-                Event::Asked { protocol, id, .. } if protocol.len() % 2 == 0 => {
-                    mux.open(&protocol, &id, b"");
-                }
-                Event::Asked { remote, .. } => mux.refuse(remote),
-                Event::Message { channel, kind, payload } => {
-                    let _ = mux.send(channel, kind, &payload);
-                }
-                Event::Opened { channel, .. } if channel != ours => mux.close(channel),
-                Event::Opened { .. } | Event::Closed { .. } => {}
-            }
-        }
-        // Whatever we answer is well-formed.
-        let mut other = Mux::default();
-        while let Some(frame) = mux.next_frame() {
-            let _ = other.receive(frame);
-        }
-    }
-}
+pub use hypermount_swarm::fuzzing::protomux::run;

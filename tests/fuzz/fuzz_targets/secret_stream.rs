@@ -1,34 +1,3 @@
-//! The handshake of a HyperDHT peer, and the bytes of its encrypted stream after it.
+//! The handshake of a peer of Hyperswarm 4, and the bytes of its encrypted stream after it.
 
-use hypermount_swarm::crypto::KeyPair;
-use hypermount_swarm::secret_stream::{Handshake, Secrets, begin};
-
-/// Of the stream in `tests/vectors/secret-stream.json`, which the seeds are from.
-const LONGEST: usize = 1000;
-
-pub fn run(input: &[u8]) {
-    let keys = KeyPair::from_seed(&[2; 32]);
-    let prologue = hypermount_swarm::secret_stream::namespace("hyperswarm/dht", 0);
-    let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
-    if handshake.read(input).is_ok() {
-        assert!(handshake.remote().is_some());
-        handshake.write(b"").expect("an answer");
-        handshake.finish().expect("keys");
-    }
-    // With the keys of the recording, so that mutated recordings pass the first checks.
-    let array = |from: usize| std::array::from_fn(|n| input.get(from + n).copied().unwrap_or(0));
-    let secrets = Secrets {
-        initiator: false,
-        transmit: [1; 32],
-        receive: array(0),
-        hash: std::array::from_fn(|n| input.get(32 + n).copied().unwrap_or(0)),
-        remote: [0; 32],
-    };
-    let (_, mut unsealer, _) = begin(&secrets, LONGEST);
-    for piece in input.get(96..).unwrap_or_default().chunks(700) {
-        unsealer.receive(piece);
-        while let Ok(Some(message)) = unsealer.next_message() {
-            assert!(!message.is_empty() && message.len() <= LONGEST);
-        }
-    }
-}
+pub use hypermount_swarm::fuzzing::secret_stream::run;

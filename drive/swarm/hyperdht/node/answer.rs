@@ -1,22 +1,22 @@
-//! What others are answered: nodes near a target, and what a node that stays keeps for others.
+//! Answers to other nodes: nodes near a target, and the records that a persistent node stores.
 
 use std::net::SocketAddrV4;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place};
-use super::super::face::{Role, SocketId};
+use super::super::announcement::{Announcement, AnnouncementPlace, LookupReply, Meaning, Peer};
+use super::super::interface::{Role, SocketId};
 use super::super::message::{
     Command, INVALID_TOKEN, Request, Response, UNKNOWN_COMMAND, contact, id_of,
 };
 use super::super::sending::{ONCE, PATIENT, Purpose, Ready};
-use super::Node;
+use super::HyperDhtNode;
 use crate::compact::take_ipv4;
 use crate::kademlia::Id;
 
-/// A request with where it came from and to.
-pub struct Incoming {
+/// A received request with its socket and its source.
+pub(crate) struct Incoming {
     pub(super) socket: SocketId,
     pub(super) from: SocketAddrV4,
     /// Bytes that may be sent to the address because of the datagram, unless it is confirmed.
@@ -24,27 +24,27 @@ pub struct Incoming {
     pub(super) request: Request,
 }
 
-/// What an answer has besides its error and its value.
+/// The fields of an answer besides its error and its value.
 #[derive(Clone, Copy, Default)]
-struct With {
+struct AnswerParts {
     token: bool,
     /// Nodes near the target, if there is one.
     closer: bool,
 }
 
 /// Pings that confirm addresses, at the same time.
-pub const MAX_CONFIRMING: usize = 64;
+pub(crate) const MAX_CONFIRMING: usize = 64;
 /// An answer to an unconfirmed address is sent at once if it names this many nodes.
 const ENOUGH_CLOSER: usize = 8;
-/// Bytes of the ping that [`Node::check`] sends, with our id.
+/// Bytes of the ping that [`HyperDhtNode::check`] sends, with our id.
 const CHECK_BYTES: usize = 43;
 
-const NOTHING: With = With { token: false, closer: false };
-const CLOSER: With = With { token: false, closer: true };
-const BOTH: With = With { token: true, closer: true };
+const NOTHING: AnswerParts = AnswerParts { token: false, closer: false };
+const CLOSER: AnswerParts = AnswerParts { token: false, closer: true };
+const BOTH: AnswerParts = AnswerParts { token: true, closer: true };
 
-impl Node {
-    /// Answers a request of another.
+impl HyperDhtNode {
+    /// Answers a request of another node.
     pub(super) fn answer(&mut self, mut asked: Incoming, now: Instant) {
         let from = asked.from;
         if let Some(token) = &asked.request.token
@@ -61,19 +61,19 @@ impl Node {
             self.check(from, ONCE, now);
             asked.allowance = asked.allowance.saturating_sub(CHECK_BYTES);
         }
-        let stays = matches!(self.role, Role::Staying { .. });
+        let stays = matches!(self.role, Role::Persistent { .. });
         match (asked.request.command, asked.request.target) {
             (Command::Ping, _) => self.reply(&asked, 0, None, NOTHING, now),
             (Command::PingNat, _) => self.ping_nat(asked, now),
             (Command::FindNode, Some(_)) => self.reply(&asked, 0, None, CLOSER, now),
             (Command::DownHint, _) => self.down_hint(&asked, now),
-            (Command::Handshake, Some(target)) => self.pass_handshake(asked, target, now),
-            (Command::Holepunch, Some(target)) => self.pass_holepunch(asked, target, now),
-            (Command::FindPeer, Some(_)) if stays => self.tell_record(&asked, now),
-            (Command::Lookup, Some(_)) if stays => self.tell_peers(&asked, now),
+            (Command::Handshake, Some(target)) => self.forward_handshake(asked, target, now),
+            (Command::Holepunch, Some(target)) => self.forward_holepunch(asked, target, now),
+            (Command::FindPeer, Some(_)) if stays => self.answer_find_peer(&asked, now),
+            (Command::Lookup, Some(_)) if stays => self.answer_lookup(&asked, now),
             (Command::Announce, Some(_)) if stays => self.announced(&asked, Meaning::Here, now),
             (Command::Unannounce, Some(_)) if stays => self.announced(&asked, Meaning::Gone, now),
-            // What makes no sense without a target.
+            // These need a target.
             (
                 Command::FindNode
                 | Command::Handshake
@@ -93,7 +93,7 @@ impl Node {
         asked: &Incoming,
         error: u64,
         value: Option<Bytes>,
-        with: With,
+        with: AnswerParts,
         now: Instant,
     ) {
         let Incoming { socket, from, allowance, ref request } = *asked;
@@ -107,8 +107,8 @@ impl Node {
             value,
             ..Response::new(from, request.number)
         };
-        // A token that is accepted shows that the host received it. A ping confirms addresses, so
-        // two nodes may not make each other wait for one.
+        // A valid token shows that the host received it. A ping confirms an address, so it must not
+        // wait itself: two nodes would wait for each other.
         let is_ping = request.command == Command::Ping;
         if !is_ping && request.token.is_none() && !self.confirmed.has(from, now) {
             let enough = response.closer.len().min(ENOUGH_CLOSER);
@@ -131,7 +131,7 @@ impl Node {
         if ping.encode().len() > allowance || pings >= MAX_CONFIRMING {
             return false;
         }
-        // No answer that may be long depends on the value, which may be long itself.
+        // The value may be long, and no long answer depends on it: do not keep it.
         let kept = Request { value: None, ..request.clone() };
         let held = Incoming { socket, from, allowance, request: kept };
         let same = |held: &Incoming| held.request.number == request.number;
@@ -162,7 +162,7 @@ impl Node {
         self.reply(asked, 0, None, NOTHING, now);
     }
 
-    fn tell_record(&mut self, asked: &Incoming, now: Instant) {
+    fn answer_find_peer(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let record = match self.serves(&target) {
             true => Some(Peer { key: self.keys.public_key(), relays: Vec::new() }),
@@ -171,7 +171,7 @@ impl Node {
         self.reply(asked, 0, record.map(|peer| peer.encode()), BOTH, now);
     }
 
-    fn tell_peers(&mut self, asked: &Incoming, now: Instant) {
+    fn answer_lookup(&mut self, asked: &Incoming, now: Instant) {
         let Some(target) = asked.request.target else { return };
         let peers = self.records.peers(&target, now);
         let value = (!peers.is_empty()).then(|| LookupReply { peers, bump: 0 }.encode());
@@ -187,7 +187,7 @@ impl Node {
             return;
         };
         let Ok(announcement) = Announcement::decode(value.clone()) else { return };
-        let place = Place { target: *target, token: *token, node: self.id };
+        let place = AnnouncementPlace { target: *target, token: *token, node: self.id };
         let Some(peer) = announcement.verified(meaning, &place) else { return };
         match meaning {
             Meaning::Here => self.records.add(*target, asked.from, peer.clone(), now),

@@ -13,40 +13,40 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::face::{Asked, Event, Role, SocketId};
+use super::super::interface::{Asked, Event, Role, SocketId};
 use super::super::message::{Command, Request, Response};
 use super::super::payload::{Handshake, Holepunch, Mode};
-use super::Node;
+use super::HyperDhtNode;
 use super::answer::Incoming;
 use crate::kademlia::{Id, may_name};
 
-/// Most clients in [`Passed`].
-pub const MAX_PASSED: usize = 256;
-/// How long a client in [`Passed`] is remembered.
-const PASSED_FOR: Duration = Duration::from_secs(30);
+/// Most clients in [`ForwardedClients`].
+pub(crate) const MAX_FORWARDED_CLIENTS: usize = 256;
+/// How long a client in [`ForwardedClients`] is remembered.
+const FORWARDED_FOR: Duration = Duration::from_secs(30);
 
 /// Clients whose requests we forwarded to a server that could not reach them by itself. The
 /// server's answers to them are forwarded.
 #[derive(Default)]
-pub struct Passed(VecDeque<(SocketAddrV4, Instant)>);
+pub(crate) struct ForwardedClients(VecDeque<(SocketAddrV4, Instant)>);
 
-impl Passed {
-    pub fn remember(&mut self, client: SocketAddrV4, now: Instant) {
+impl ForwardedClients {
+    pub(crate) fn remember(&mut self, client: SocketAddrV4, now: Instant) {
         self.0.retain(|(known, _)| *known != client);
-        if self.0.len() >= MAX_PASSED {
+        if self.0.len() >= MAX_FORWARDED_CLIENTS {
             self.0.pop_front();
         }
         self.0.push_back((client, now));
     }
 
-    pub fn has(&self, client: SocketAddrV4, now: Instant) -> bool {
-        self.0.iter().any(|(known, at)| *known == client && now < *at + PASSED_FOR)
+    pub(crate) fn has(&self, client: SocketAddrV4, now: Instant) -> bool {
+        self.0.iter().any(|(known, at)| *known == client && now < *at + FORWARDED_FOR)
     }
 }
 
-impl Node {
+impl HyperDhtNode {
     /// Handles a handshake for us or for another peer.
-    pub(super) fn pass_handshake(&mut self, asked: Incoming, target: Id, now: Instant) {
+    pub(super) fn forward_handshake(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(handshake) = Handshake::decode(value) else { return };
         if handshake.noise.is_empty() {
@@ -60,8 +60,8 @@ impl Node {
         let (to, mode, peer, relay) = match (handshake.mode, handshake.peer_address) {
             (Mode::FromClient, _) => {
                 // The relay that the client names, or the address that the server announced to us.
-                let told = handshake.relay_address.filter(|told| reaches(from, *told));
-                match told.filter(|_| self.stays()).or(way) {
+                let named = handshake.relay_address.filter(|named| reaches(from, *named));
+                match named.filter(|_| self.stays()).or(way) {
                     Some(to) => (to, Mode::FromRelay, from, None),
                     None => return self.point_elsewhere(&asked, now),
                 }
@@ -94,22 +94,22 @@ impl Node {
             _ => return,
         };
         let asked = asked.by(mode, peer, relay_address, noise, 0);
-        self.happened(Event::Handshake(asked));
+        self.report(Event::Handshake(asked));
     }
 
     /// Handles a holepunch round for us or for another peer.
-    pub(super) fn pass_holepunch(&mut self, asked: Incoming, target: Id, now: Instant) {
+    pub(super) fn forward_holepunch(&mut self, asked: Incoming, target: Id, now: Instant) {
         let value = asked.request.value.clone().unwrap_or_default();
         let Ok(holepunch) = Holepunch::decode(value) else { return };
         let from = asked.from;
         match (holepunch.mode, holepunch.peer_address) {
-            (Mode::FromClient, told) => {
+            (Mode::FromClient, named) => {
                 let way = self.way_to(&target, now);
                 // The server uses a new socket for each hole, so its port differs from the
                 // announced one.
-                let known = |told: &SocketAddrV4| way.is_some_and(|way| way.ip() == told.ip());
-                let told = told.filter(|told| known(told) || reaches(from, *told));
-                let Some(to) = told.filter(|_| self.stays()).or(way) else { return };
+                let known = |named: &SocketAddrV4| way.is_some_and(|way| way.ip() == named.ip());
+                let named = named.filter(|named| known(named) || reaches(from, *named));
+                let Some(to) = named.filter(|_| self.stays()).or(way) else { return };
                 let mode = Mode::FromRelay;
                 let passed = Holepunch { mode, peer_address: Some(from), ..holepunch };
                 self.pass_on(&asked, to, passed.encode(), now);
@@ -117,7 +117,7 @@ impl Node {
             (Mode::FromRelay, Some(peer)) if self.serves(&target) => {
                 let Holepunch { mode, id, payload, .. } = holepunch;
                 let asked = asked.by(mode, Some(peer), None, payload, id);
-                self.happened(Event::Holepunch(asked));
+                self.report(Event::Holepunch(asked));
             }
             (Mode::FromServer, Some(client)) => {
                 let mode = Mode::Reply;
@@ -129,7 +129,7 @@ impl Node {
     }
 
     fn stays(&self) -> bool {
-        matches!(self.role, Role::Staying { .. })
+        matches!(self.role, Role::Persistent { .. })
     }
 
     /// The address that the server of this target announced to us.
@@ -140,7 +140,7 @@ impl Node {
     /// Forwards a request with another value. The answer does not come back to us.
     fn pass_on(&mut self, asked: &Incoming, to: SocketAddrV4, value: Bytes, now: Instant) {
         if !may_name(*to.ip(), *asked.from.ip()) {
-            self.passed.remember(asked.from, now);
+            self.forwarded_clients.remember(asked.from, now);
         }
         let request = self.passed_on(asked.socket, &asked.request, to, value);
         self.sending.pass_on(asked.socket, &request);
@@ -171,7 +171,7 @@ impl Node {
         value: Bytes,
         now: Instant,
     ) {
-        let wanted = reaches(asked.from, client) || self.passed.has(client, now);
+        let wanted = reaches(asked.from, client) || self.forwarded_clients.has(client, now);
         if !self.stays() || !wanted {
             return;
         }
@@ -183,7 +183,12 @@ impl Node {
 
     /// Answers [`Event::Handshake`] from `socket`. Returns how many more bytes may be sent because
     /// of that event; sends nothing if the answer is larger than the limit.
-    pub fn answer_handshake(&mut self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
+    pub(crate) fn answer_handshake(
+        &mut self,
+        asked: &Asked,
+        socket: SocketId,
+        noise: Bytes,
+    ) -> usize {
         let (mode, to) = match (asked.mode, asked.relay) {
             (Mode::FromSecondRelay, Some(relay)) => (Mode::FromServer, relay),
             (Mode::FromRelay, _) => (Mode::FromServer, asked.from),
@@ -195,7 +200,7 @@ impl Node {
 
     /// Answers [`Event::Holepunch`] from `socket`. Sends nothing if the answer is larger than the
     /// limit.
-    pub fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
+    pub(crate) fn answer_holepunch(&mut self, asked: &Asked, socket: SocketId, payload: Bytes) {
         let mode = Mode::FromServer;
         let answer = Holepunch { mode, id: 0, payload, peer_address: asked.peer };
         self.answer_asked(asked, Command::Holepunch, socket, asked.from, mode, answer.encode());

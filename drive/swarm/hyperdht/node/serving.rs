@@ -1,5 +1,6 @@
-//! Being found by our key: the nodes near it store our address, are kept awake, and are asked again
-//! when they go, when they see us elsewhere, and every few minutes. They pass messages on to us.
+//! Being found by our key: nodes near the key store our address and forward messages to us. We ping
+//! them to keep routers open, and announce our address again when one stops answering, when one sees
+//! us at another address, and every few minutes.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -7,34 +8,34 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::announcement::target_of;
-use super::super::face::Event;
+use super::super::interface::Event;
 use super::super::message::{Command, Request};
 use super::super::payload::Relay;
 use super::super::sending::{Purpose, Ready, THRICE};
-use super::Node;
+use super::HyperDhtNode;
 use super::walk::{Goal, RELAYS};
 use crate::kademlia::{Id, QueryId};
 
 /// How often our address is announced to the relays.
-const TELL_EVERY: Duration = Duration::from_secs(300);
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(300);
 /// The pause when a relay is needed sooner, and after the first announcement that no node accepted;
 /// it doubles each time.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// How often we send to relays: routers soon forget which addresses may answer.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
+/// How often relays are pinged: routers soon forget which addresses may answer.
 const STAY_AWAKE_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module's description.
-pub struct Serving {
+pub(crate) struct Serving {
     target: Id,
     relays: Vec<Relay>,
     /// Relays that accepted the announcement in the current round.
-    taking: Vec<Relay>,
+    accepting: Vec<Relay>,
     /// How many accepted it in the last round.
-    took: usize,
+    accepted: usize,
     query: Option<QueryId>,
-    next_tell: Instant,
-    earliest_tell: Instant,
-    /// What the round under way tells is no longer true.
+    next_announcement: Instant,
+    earliest_announcement: Instant,
+    /// The address in the announcement that is under way has changed.
     outdated: bool,
     next_awake: Instant,
     pause: Duration,
@@ -45,62 +46,62 @@ impl Serving {
         Self {
             target,
             relays: Vec::new(),
-            taking: Vec::new(),
-            took: 0,
+            accepting: Vec::new(),
+            accepted: 0,
             query: None,
-            next_tell: now,
-            earliest_tell: now,
+            next_announcement: now,
+            earliest_announcement: now,
             outdated: false,
             next_awake: now + STAY_AWAKE_EVERY,
-            pause: TELL_AGAIN,
+            pause: ANNOUNCE_AGAIN,
         }
     }
 
-    pub fn target(&self) -> &Id {
+    pub(crate) fn target(&self) -> &Id {
         &self.target
     }
 
-    /// A node will pass messages on to us.
-    pub fn taken(&mut self, relay: Relay) {
-        self.taking.push(relay);
+    /// Notes that a node will forward messages to us.
+    pub(crate) fn accepted_by(&mut self, relay: Relay) {
+        self.accepting.push(relay);
     }
 
-    /// The relays have to be told again, as soon as they may be.
+    /// Schedules the next announcement as soon as the pause allows.
     fn hurry(&mut self) {
-        self.next_tell = self.next_tell.min(self.earliest_tell);
+        self.next_announcement = self.next_announcement.min(self.earliest_announcement);
         self.outdated = self.query.is_some();
     }
 
-    pub fn next_tick(&self) -> Instant {
+    pub(crate) fn next_tick(&self) -> Instant {
         match self.query {
             Some(_) => self.next_awake,
-            None => self.next_awake.min(self.next_tell),
+            None => self.next_awake.min(self.next_announcement),
         }
     }
 
-    fn told(&mut self, now: Instant) {
+    fn announced(&mut self, now: Instant) {
         self.query = None;
-        self.relays = std::mem::take(&mut self.taking);
-        self.took = self.relays.len();
+        self.relays = std::mem::take(&mut self.accepting);
+        self.accepted = self.relays.len();
         let pause;
         (pause, self.pause) = if self.relays.is_empty() {
-            (self.pause, (self.pause * 2).min(TELL_EVERY))
+            (self.pause, (self.pause * 2).min(ANNOUNCE_EVERY))
         } else {
-            (if self.outdated { TELL_AGAIN } else { TELL_EVERY }, TELL_AGAIN)
+            (if self.outdated { ANNOUNCE_AGAIN } else { ANNOUNCE_EVERY }, ANNOUNCE_AGAIN)
         };
         self.outdated = false;
-        (self.next_tell, self.earliest_tell) = (now + pause, now + TELL_AGAIN);
+        (self.next_announcement, self.earliest_announcement) = (now + pause, now + ANNOUNCE_AGAIN);
         self.next_awake = now + STAY_AWAKE_EVERY;
     }
 
     fn lost(&mut self, relay: SocketAddrV4) {
         self.relays.retain(|one| one.relay_address != relay);
-        if self.relays.len() < self.took.min(RELAYS) {
+        if self.relays.len() < self.accepted.min(RELAYS) {
             self.hurry();
         }
     }
 
-    /// What it has of us is where it saw us when it was told.
+    /// Notes where a relay sees us. It stores the address from which the announcement came.
     fn seen(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {
         let one = self.relays.iter_mut().find(|one| one.relay_address == relay);
         if let Some(one) = one.filter(|one| one.peer_address != seen_as) {
@@ -110,16 +111,16 @@ impl Serving {
     }
 }
 
-impl Node {
-    /// Can be found by our key from now on.
-    pub fn serve(&mut self, now: Instant) {
+impl HyperDhtNode {
+    /// Starts to announce our key, so that peers can find us by it.
+    pub(crate) fn serve(&mut self, now: Instant) {
         if self.serving.is_none() {
             self.serving = Some(Serving::new(target_of(&self.keys.public_key()), now));
             self.tick_serving(now);
         }
     }
 
-    pub fn stop_serving(&mut self, now: Instant) {
+    pub(crate) fn stop_serving(&mut self, now: Instant) {
         if let Some(serving) = self.serving.take() {
             if let Some(query) = serving.query {
                 self.queries.remove(&query);
@@ -128,8 +129,8 @@ impl Node {
         }
     }
 
-    /// The nodes that pass messages on to us, and our address as each sees it.
-    pub fn relays(&self) -> Vec<Relay> {
+    /// The nodes that forward messages to us, and our address as each sees it.
+    pub(crate) fn relays(&self) -> Vec<Relay> {
         self.serving.as_ref().map(|serving| serving.relays.clone()).unwrap_or_default()
     }
 
@@ -144,11 +145,11 @@ impl Node {
 
     pub(super) fn tick_serving(&mut self, now: Instant) {
         let Some(serving) = &mut self.serving else { return };
-        if serving.query.is_none() && now >= serving.next_tell {
-            serving.taking.clear();
-            serving.next_tell = now + TELL_AGAIN;
+        if serving.query.is_none() && now >= serving.next_announcement {
+            serving.accepting.clear();
+            serving.next_announcement = now + ANNOUNCE_AGAIN;
             let target = serving.target;
-            // May be over before it is known to be under way.
+            // The query may have ended already, without a node to ask.
             let query = self.start(target, Goal::Serve, now);
             let under_way = query.filter(|query| self.queries.contains_key(query));
             if let Some(serving) = &mut self.serving {
@@ -172,9 +173,9 @@ impl Node {
     /// The walk to the relays has ended, and they have answered.
     pub(super) fn served(&mut self, now: Instant) {
         let Some(serving) = &mut self.serving else { return };
-        serving.told(now);
-        let relays = serving.took;
-        self.happened(Event::Served { relays });
+        serving.announced(now);
+        let relays = serving.accepted;
+        self.report(Event::Served { relays });
     }
 
     pub(super) fn relay_answered(&mut self, relay: SocketAddrV4, seen_as: SocketAddrV4) {

@@ -1,4 +1,4 @@
-//! Walks of a node: towards a topic or a key, and what the nearest nodes are told at the end.
+//! Walks of a node towards a topic or a key, and the commit to the nearest nodes.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -6,42 +6,44 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::announcement::{Announcement, LookupReply, Meaning, Peer, Place, target_of};
-use super::super::face::Event;
+use super::super::announcement::{
+    Announcement, AnnouncementPlace, LookupReply, Meaning, Peer, target_of,
+};
+use super::super::interface::Event;
 use super::super::message::{Command, INVALID_TOKEN, Request, Response, Token, contact, id_of};
 use super::super::payload::Relay;
 use super::super::sending::{ONCE, PATIENT, Purpose, Ready, THRICE, WALKING};
-use super::Node;
+use super::HyperDhtNode;
 use crate::compact::put_ipv4;
-use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, Step, may_name};
+use crate::kademlia::{BUCKET, Contact, Id, Query, QueryId, QueryStep, may_name};
 
 /// Queries under way; one more is refused.
-pub const MAX_QUERIES: usize = 16;
-/// Topics whose announcement is remembered so that it can be taken back.
-pub const MAX_TAKEN_BACK: usize = 4096;
-/// Nodes of one topic that are told so.
-pub const MAX_TAKERS: usize = 2 * BUCKET;
-/// Nodes that are told where we are, and pass messages on to us.
-pub const RELAYS: usize = 3;
+pub(crate) const MAX_QUERIES: usize = 16;
+/// Announced topics that are remembered for withdrawal.
+pub(crate) const MAX_TAKEN_BACK: usize = 4096;
+/// Nodes of one topic that are remembered for withdrawal.
+pub(crate) const MAX_TAKERS: usize = 2 * BUCKET;
+/// Relays: nodes that store our address and forward messages to us.
+pub(crate) const RELAYS: usize = 3;
 /// Requests of one query that wait for an answer at the same time, late ones aside.
 const AT_ONCE: usize = 10;
 /// How long nodes have to accept an announcement after the walk to them.
-const TELL_WITHIN: Duration = Duration::from_secs(10);
-/// Nodes that are told at a time that one they named is down.
+const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+/// Down hints under way at the same time.
 const MAX_HINTS: usize = 16;
 
-/// What a walk is for.
+/// The goal of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// The nodes near an id.
+pub(crate) enum Goal {
+    /// Find the nodes near an id.
     Nodes,
-    /// The peers of a topic.
+    /// Find the peers of a topic.
     Lookup,
-    /// The same, and to be one of them.
+    /// Find the peers of a topic, and announce us.
     Announce,
-    /// The nodes that pass messages on to a peer.
+    /// Find the nodes that forward messages to a peer.
     Peer,
-    /// To have some do that for us.
+    /// Find nodes that will forward messages to us.
     Serve,
 }
 
@@ -54,8 +56,8 @@ impl Goal {
         }
     }
 
-    /// How many of the nearest are told something at the end.
-    fn told(self) -> Option<usize> {
+    /// The number of nearest nodes that the commit is sent to; `None` if there is no commit.
+    fn commit_count(self) -> Option<usize> {
         match self {
             Self::Announce => Some(BUCKET),
             Self::Serve => Some(RELAYS),
@@ -64,13 +66,13 @@ impl Goal {
     }
 }
 
-/// A walk, and the token that each node on it gave.
-pub type Walk = Query<Goal, Option<Token>>;
+/// A walk; of each answer its token is kept.
+pub(crate) type Walk = Query<Goal, Option<Token>>;
 
-/// A node that took an announcement, and the token it gave for that.
-pub type Taker = (SocketAddrV4, Token);
+/// A node that accepted an announcement, and the token it gave.
+pub(crate) type Taker = (SocketAddrV4, Token);
 
-impl Node {
+impl HyperDhtNode {
     /// Begins a walk; `None` if too many are under way.
     pub(super) fn start(&mut self, target: Id, goal: Goal, now: Instant) -> Option<QueryId> {
         if self.queries.len() >= MAX_QUERIES {
@@ -89,12 +91,12 @@ impl Node {
         Some(number)
     }
 
-    /// Sends what a walk may send now, and ends it when it is done.
+    /// Sends the requests that a walk may send now, and ends it when it is done.
     pub(super) fn advance(&mut self, number: QueryId, now: Instant) {
         while !self.sending.is_full(now) {
             let socket = self.socket();
             let Some(query) = self.queries.get_mut(&number) else { return };
-            let Some(Step { to, asked, referrer }) = query.next_step() else { break };
+            let Some(QueryStep { to, asked, referrer }) = query.next_step() else { break };
             let request =
                 Request { target: Some(query.target), ..Request::new(to, query.goal.command()) };
             let purpose = Purpose::Step { query: number, asked, referrer };
@@ -104,13 +106,13 @@ impl Node {
         if !query.is_done() && now < query.deadline {
             return;
         }
-        match query.goal.told() {
-            Some(most) if query.took().is_none() => self.tell(number, most, now),
+        match query.goal.commit_count() {
+            Some(most) if query.accepted().is_none() => self.commit(number, most, now),
             _ => self.finish(number, now),
         }
     }
 
-    /// A node on the way answered.
+    /// Handles the answer of a node on the way.
     pub(super) fn step_answered(
         &mut self,
         number: QueryId,
@@ -146,7 +148,7 @@ impl Node {
         let own = self.keys.public_key();
         for Peer { key, relays } in reply.peers.into_iter().filter(|peer| peer.key != own) {
             let relays = believed_relays(via, relays);
-            self.happened(Event::Peer { query, key, relays, via });
+            self.report(Event::Peer { query, key, relays, via });
         }
     }
 
@@ -154,7 +156,7 @@ impl Node {
         let Ok(peer) = Peer::decode(value) else { return };
         if target_of(&peer.key) == target {
             let relays = believed_relays(from, peer.relays);
-            self.happened(Event::Record { query, from, relays });
+            self.report(Event::Record { query, from, relays });
         }
     }
 
@@ -182,22 +184,22 @@ impl Node {
         self.advance(number, now);
     }
 
-    /// The walk is over: tells the nearest what it was for.
-    fn tell(&mut self, number: QueryId, most: usize, now: Instant) {
+    /// Begins the commit of a walk: announces us to the nearest nodes.
+    fn commit(&mut self, number: QueryId, most: usize, now: Instant) {
         let Some(query) = self.queries.get_mut(&number) else { return };
         let closest = query.closest().into_iter();
         let takers: Vec<Taker> = closest
             .filter_map(|(contact, token)| Some((contact.address, token?)))
             .take(most)
             .collect();
-        query.tell(takers.len(), now + TELL_WITHIN);
+        query.commit(takers.len(), now + COMMIT_WITHIN);
         let (target, goal) = (query.target, query.goal);
         self.remember_takers(target, goal, &takers, now);
         for taker in takers {
-            if !self.tell_one(number, taker, false, now)
+            if !self.commit_one(number, taker, false, now)
                 && let Some(query) = self.queries.get_mut(&number)
             {
-                query.told(false);
+                query.commit_answered(false);
             }
         }
         if self.queries.get(&number).is_some_and(Walk::is_done) {
@@ -212,8 +214,8 @@ impl Node {
             return;
         }
         let before = self.taken.insert(target, takers.to_vec()).unwrap_or_default();
-        let is_told = |one: &Taker| takers.iter().any(|(told, _)| *told == one.0);
-        for one in before.into_iter().filter(|one| !is_told(one)) {
+        let is_taker = |one: &Taker| takers.iter().any(|(taker, _)| *taker == one.0);
+        for one in before.into_iter().filter(|one| !is_taker(one)) {
             if goal == Goal::Serve {
                 // A node that is no longer our relay must not refer peers to us.
                 self.take_back_from(target, one, false, now);
@@ -225,7 +227,7 @@ impl Node {
         }
     }
 
-    fn tell_one(
+    fn commit_one(
         &mut self,
         number: QueryId,
         (to, token): Taker,
@@ -239,7 +241,7 @@ impl Node {
             _ => self.relay_addresses(),
         };
         let request = self.announcement(Meaning::Here, target, (to, token), relays);
-        let purpose = Purpose::Tell { query: number, replaced };
+        let purpose = Purpose::Commit { query: number, replaced };
         self.ask(Ready { socket: self.socket(), request, purpose, patience: PATIENT }, now)
     }
 
@@ -250,7 +252,7 @@ impl Node {
         (to, token): Taker,
         relays: Vec<SocketAddrV4>,
     ) -> Request {
-        let place = Place { target, token, node: id_of(to) };
+        let place = AnnouncementPlace { target, token, node: id_of(to) };
         let value = Announcement::signed(meaning, &self.keys, relays, &place).encode();
         Request {
             target: Some(target),
@@ -260,8 +262,8 @@ impl Node {
         }
     }
 
-    /// A node that was told something has answered.
-    pub(super) fn tell_answered(
+    /// Handles the answer to a request of the commit.
+    pub(super) fn commit_answered(
         &mut self,
         number: QueryId,
         replaced: bool,
@@ -273,20 +275,20 @@ impl Node {
         let (target, goal) = (query.target, query.goal);
         if let (INVALID_TOKEN, false, Some(token)) = (response.error, replaced, response.token) {
             self.replace_token(&target, from, token);
-            if self.tell_one(number, (from, token), true, now) {
+            if self.commit_one(number, (from, token), true, now) {
                 return;
             }
         }
-        let took = response.error == 0;
-        if let Some(serving) = self.serving.as_mut().filter(|_| took && goal == Goal::Serve) {
-            serving.taken(Relay { relay_address: from, peer_address: response.to });
+        let accepted = response.error == 0;
+        if let Some(serving) = self.serving.as_mut().filter(|_| accepted && goal == Goal::Serve) {
+            serving.accepted_by(Relay { relay_address: from, peer_address: response.to });
         }
-        self.told(number, took, now);
+        self.commit_result(number, accepted, now);
     }
 
-    pub(super) fn told(&mut self, number: QueryId, took: bool, now: Instant) {
+    pub(super) fn commit_result(&mut self, number: QueryId, accepted: bool, now: Instant) {
         if let Some(query) = self.queries.get_mut(&number) {
-            query.told(took);
+            query.commit_answered(accepted);
         }
         if self.queries.get(&number).is_some_and(Walk::is_done) {
             self.finish(number, now);
@@ -304,27 +306,28 @@ impl Node {
             Goal::Nodes => {}
             Goal::Serve => self.served(now),
             Goal::Lookup | Goal::Announce | Goal::Peer => {
-                let (answered, announced) = (query.answered(), query.took().unwrap_or(0));
-                self.happened(Event::Finished { query: number, answered, announced });
+                let (answered, announced) = (query.answered(), query.accepted().unwrap_or(0));
+                self.report(Event::Finished { query: number, answered, announced });
             }
         }
     }
 
     /// Withdraws our announcement of `topic` from all nodes that accepted it.
-    pub fn take_back(&mut self, topic: &Id, now: Instant) {
+    pub(crate) fn take_back(&mut self, topic: &Id, now: Instant) {
         for taker in self.taken.remove(topic).unwrap_or_default() {
             self.take_back_from(*topic, taker, false, now);
         }
     }
 
-    /// The same of all topics, and of where we are.
-    pub fn take_back_all(&mut self, now: Instant) {
+    /// Withdraws all announcements, including that of our address.
+    pub(crate) fn take_back_all(&mut self, now: Instant) {
         let topics: Vec<Id> = self.taken.keys().copied().collect();
         topics.iter().for_each(|topic| self.take_back(topic, now));
     }
 
     /// Whether a node has not yet answered a withdrawal.
-    pub fn is_taking_back(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_taking_back(&self) -> bool {
         self.sending.count(|purpose| matches!(purpose, Purpose::TakeBack { .. })) > 0
     }
 
@@ -334,7 +337,7 @@ impl Node {
         self.ask(Ready { socket: self.socket(), request, purpose, patience: THRICE }, now);
     }
 
-    /// The token is the one thing that can be wrong with it: nodes forget theirs within seconds.
+    /// Repeats a withdrawal with a new token: nodes change their tokens every few seconds.
     pub(super) fn take_back_answered(
         &mut self,
         target: Id,
@@ -349,7 +352,7 @@ impl Node {
     }
 }
 
-/// What a node may name.
+/// The relays that the node `from` may name.
 fn believed_relays(from: SocketAddrV4, relays: Vec<SocketAddrV4>) -> Vec<SocketAddrV4> {
     let believed = |relay: &SocketAddrV4| relay.port() != 0 && may_name(*from.ip(), *relay.ip());
     relays.into_iter().filter(believed).collect()

@@ -1,8 +1,8 @@
 //! Finding peers through the distributed hash table of Hyperswarm 2: the socket, the clock and the
-//! timetable of a [`Node`].
+//! schedules of a [`DhtNode`].
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
-//! peer was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if a caller wants that, every few minutes, and sooner while
+//! no peer was found. The nodes on the way learn the topics and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,43 +14,43 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Surroundings;
+use super::DiscoveryContext;
+use super::location::NetworkLocation;
 use super::names::{joined, resolve};
-use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
-use crate::dht::{Event, Goal, MAX_PACKET, Node};
-use crate::kademlia::{Chosen, QueryId};
-use crate::network::candidates::{Found, Priority, Source, Target};
+use crate::dht::{DhtNode, Event, Goal, MAX_PACKET};
+use crate::kademlia::{QueryId, RandomParts};
+use crate::network::candidates::{DialTarget, Found, Priority, Source};
 use crate::network::topics::Interest;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
-/// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
+/// Time from one query of a topic to the next, in seconds: a random value of this range each time.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 /// The first pause while no peer was found or no node accepted an announcement; it doubles each
 /// time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
-/// Topics that are asked about at the same time.
+/// Topics that are queried at the same time.
 const RUNNING: usize = 8;
 /// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// The machine's addresses and the clock are looked at this often.
+/// How often the addresses of the machine and the clock are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A node on a socket.
-pub(in crate::network) struct Link {
-    node: Mutex<Node>,
+pub(in crate::network) struct NodeSocket {
+    node: Mutex<DhtNode>,
     socket: Mutex<Arc<UdpSocket>>,
 }
 
-impl Link {
-    fn new(node: Node, socket: UdpSocket) -> Self {
+impl NodeSocket {
+    fn new(node: DhtNode, socket: UdpSocket) -> Self {
         Self {
             node: Mutex::new(Rank::NODE, node),
             socket: Mutex::new(Rank::LEAF, Arc::new(socket)),
         }
     }
 
-    fn node(&self) -> MutexGuard<'_, Node> {
+    fn node(&self) -> MutexGuard<'_, DhtNode> {
         // Nothing panics while holding it.
         self.node.lock()
     }
@@ -63,7 +63,7 @@ impl Link {
         *self.socket.lock() = Arc::new(socket);
     }
 
-    /// Sends what waits; what the system does not take now is lost, as on any network.
+    /// Sends waiting packets; those that the system does not take now are lost, as on any network.
     fn flush(&self) {
         let (socket, mut node) = (self.socket(), self.node());
         while let Some((to, packet)) = node.next_packet() {
@@ -73,7 +73,7 @@ impl Link {
         }
     }
 
-    /// Receives one packet, or waits for the node's next appointment or `until`.
+    /// Receives one packet, or waits until the node's next tick or `until`.
     async fn step(&self, buffer: &mut [u8], until: Instant) {
         let socket = self.socket();
         let tick = self.node().next_tick().min(until);
@@ -86,7 +86,7 @@ impl Link {
                 Ok(_) => {}
                 Err(error) => {
                     log::debug!("DHT: {error}");
-                    // Whatever it is, it may be there again at once.
+                    // The error may repeat at once.
                     tokio::task::yield_now().await;
                 }
             },
@@ -95,40 +95,43 @@ impl Link {
         self.flush();
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
-    pub fn farewell(&self) {
+    /// Withdraws all announcements, without waiting for answers.
+    pub(crate) fn farewell(&self) {
         self.node().take_back_all(Instant::now());
         self.flush();
     }
 }
 
-/// A node that others begin with, and nothing else.
+/// A bootstrap node of the hash table of Hyperswarm 2, without topics of its own.
 pub struct BootstrapNode {
-    link: Link,
+    link: NodeSocket,
     address: SocketAddr,
 }
 
 impl BootstrapNode {
+    /// A node at `address` that knows the nodes `others`, each `HOST:PORT` or `ADDRESS@HOST:PORT`.
+    ///
     /// # Errors
-    /// Fails if the address cannot be bound.
+    /// Fails if the address cannot be bound, or if the operating system returns no random bytes.
     pub async fn bind(address: SocketAddr, others: &[String]) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
         let address = socket.local_addr()?;
         let others = resolve(others.to_vec(), true).await;
-        let node = Node::new(Chosen::at_random()?, others, false, Instant::now());
-        Ok(Self { link: Link::new(node, socket), address })
+        let node = DhtNode::new(RandomParts::at_random()?, others, false, Instant::now());
+        Ok(Self { link: NodeSocket::new(node, socket), address })
     }
 
+    /// The address with the port that was chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nodes it knows.
+    /// How many nodes it knows.
     pub fn nodes(&self) -> usize {
         self.link.node().nodes()
     }
 
-    /// Answers until dropped.
+    /// Answers other nodes; never resolves.
     pub async fn run(&self) {
         let mut buffer = vec![0; MAX_PACKET + 1];
         self.link.flush();
@@ -138,8 +141,8 @@ impl BootstrapNode {
     }
 }
 
-/// When a topic is asked about next.
-struct Appointment {
+/// When a topic is queried next.
+struct QuerySchedule {
     interest: Interest,
     at: Instant,
     running: bool,
@@ -148,19 +151,19 @@ struct Appointment {
     found: bool,
 }
 
-struct Timetable {
-    topics: HashMap<DiscoveryKey, Appointment>,
+struct TopicSchedules {
+    topics: HashMap<DiscoveryKey, QuerySchedule>,
     queries: HashMap<QueryId, DiscoveryKey>,
 }
 
-impl Timetable {
+impl TopicSchedules {
     fn new() -> Self {
         Self { topics: HashMap::new(), queries: HashMap::new() }
     }
 
-    /// Takes over what is wanted now.
-    fn follow(&mut self, around: &mut Surroundings, node: &mut Node, now: Instant) {
-        let wanted = around.topics.borrow_and_update();
+    /// Applies a change of the joined topics.
+    fn follow(&mut self, context: &mut DiscoveryContext, node: &mut DhtNode, now: Instant) {
+        let wanted = context.topics.borrow_and_update();
         self.topics.retain(|topic, known| {
             let interest = wanted.get(topic);
             if known.interest.announce && !interest.is_some_and(|interest| interest.announce) {
@@ -169,7 +172,7 @@ impl Timetable {
             interest.is_some()
         });
         for (topic, &interest) in wanted.iter() {
-            let known = self.topics.entry(*topic).or_insert_with(|| Appointment {
+            let known = self.topics.entry(*topic).or_insert_with(|| QuerySchedule {
                 interest,
                 at: now,
                 running: false,
@@ -182,49 +185,49 @@ impl Timetable {
         }
     }
 
-    /// Everything is to be asked again now.
+    /// Makes all topics due now.
     fn all_now(&mut self, now: Instant) {
-        for appointment in self.topics.values_mut() {
-            (appointment.at, appointment.pause) = (now, FIRST_AGAIN);
+        for schedule in self.topics.values_mut() {
+            (schedule.at, schedule.pause) = (now, FIRST_AGAIN);
         }
     }
 
-    /// Starts what is due, `port` being ours if we can be reached.
-    fn start(&mut self, node: &mut Node, port: Option<u16>, now: Instant) {
+    /// Starts the queries that are due; `port` is ours if peers can reach us.
+    fn start(&mut self, node: &mut DhtNode, port: Option<u16>, now: Instant) {
         while self.queries.len() < RUNNING {
-            let due = |appointment: &Appointment| !appointment.running && appointment.at <= now;
+            let due = |schedule: &QuerySchedule| !schedule.running && schedule.at <= now;
             let next =
                 self.topics.iter_mut().filter(|(_, one)| due(one)).min_by_key(|(_, one)| one.at);
-            let Some((topic, appointment)) = next else { return };
-            let goal = match (appointment.interest, port) {
+            let Some((topic, schedule)) = next else { return };
+            let goal = match (schedule.interest, port) {
                 (Interest { announce: true, .. }, Some(port)) => Goal::Announce { port },
                 (Interest { lookup: true, .. }, _) => Goal::Lookup,
                 _ => {
-                    // Asked again as soon as there is a port.
-                    appointment.at = now + Duration::from_secs(AGAIN_EVERY.end);
+                    // Queried again as soon as there is a port.
+                    schedule.at = now + Duration::from_secs(AGAIN_EVERY.end);
                     continue;
                 }
             };
             let Some(query) = node.start(*topic.as_bytes(), goal, now) else {
-                appointment.at = now + FIRST_AGAIN;
+                schedule.at = now + FIRST_AGAIN;
                 continue;
             };
-            (appointment.running, appointment.found) = (true, false);
+            (schedule.running, schedule.found) = (true, false);
             self.queries.insert(query, *topic);
         }
     }
 
     fn finished(&mut self, query: QueryId, answered: usize, announced: usize, now: Instant) {
         let Some(topic) = self.queries.remove(&query) else { return };
-        let Some(appointment) = self.topics.get_mut(&topic) else { return };
+        let Some(schedule) = self.topics.get_mut(&topic) else { return };
         log::debug!("DHT: {topic}: {answered} nodes answered, {announced} took the announcement");
-        appointment.running = false;
+        schedule.running = false;
         let regular = Duration::from_secs(fastrand::u64(AGAIN_EVERY));
-        if appointment.found || announced > 0 {
-            (appointment.at, appointment.pause) = (now + regular, FIRST_AGAIN);
+        if schedule.found || announced > 0 {
+            (schedule.at, schedule.pause) = (now + regular, FIRST_AGAIN);
         } else {
-            appointment.at = now + appointment.pause.min(regular);
-            appointment.pause *= 2;
+            schedule.at = now + schedule.pause.min(regular);
+            schedule.pause *= 2;
         }
     }
 
@@ -237,19 +240,23 @@ impl Timetable {
 }
 
 /// Runs until the swarm is closed.
-pub(super) async fn run(mut around: Surroundings, link: Arc<Link>, bootstrap: Vec<String>) {
-    let mut closing = around.closing.clone();
+pub(super) async fn run(
+    mut context: DiscoveryContext,
+    link: Arc<NodeSocket>,
+    bootstrap: Vec<String>,
+) {
+    let mut closing = context.closing.clone();
     tokio::select! {
-        () = find(&mut around, &link, bootstrap) => {}
+        () = find(&mut context, &link, bootstrap) => {}
         () = crate::network::closed(&mut closing) => {}
     }
 }
 
 /// An ephemeral node, on the port where peers reach us, if there is one yet.
-pub(super) async fn link(around: &Surroundings) -> io::Result<Link> {
-    let listening = *around.listening.borrow();
-    let node = Node::new(Chosen::at_random()?, Vec::new(), true, Instant::now());
-    Ok(Link::new(node, bind(listening).await?))
+pub(super) async fn link(context: &DiscoveryContext) -> io::Result<NodeSocket> {
+    let listening = *context.listening.borrow();
+    let node = DhtNode::new(RandomParts::at_random()?, Vec::new(), true, Instant::now());
+    Ok(NodeSocket::new(node, bind(listening).await?))
 }
 
 /// The port with the same number as that of TCP: observers take one for the other.
@@ -266,51 +273,51 @@ async fn bind(listening: Option<SocketAddr>) -> io::Result<UdpSocket> {
     }
 }
 
-async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
+async fn find(context: &mut DiscoveryContext, link: &NodeSocket, bootstrap: Vec<String>) {
     let mut buffer = vec![0; MAX_PACKET + 1];
-    let mut timetable = Timetable::new();
-    let mut whereabouts = Whereabouts::now();
+    let mut schedules = TopicSchedules::new();
+    let mut location = NetworkLocation::now();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut resolving: Option<JoinHandle<Vec<SocketAddrV4>>> =
         Some(tokio::spawn(resolve(bootstrap.clone(), true)));
     let mut resolved = Instant::now();
-    around.topics.mark_changed();
+    context.topics.mark_changed();
     loop {
         let now = Instant::now();
-        let port = around.listening.borrow().map(|address| address.port());
+        let port = context.listening.borrow().map(|address| address.port());
         // Without a node to query, a query would only lengthen the pauses.
         if resolving.is_none() {
-            timetable.start(&mut link.node(), port, now);
+            schedules.start(&mut link.node(), port, now);
         }
         link.flush();
-        for found in take_events(around, link, &mut timetable, port) {
-            if around.found.send(found).await.is_err() {
+        for found in take_events(context, link, &mut schedules, port) {
+            if context.found.send(found).await.is_err() {
                 return;
             }
         }
         let until =
-            timetable.next().filter(|_| resolving.is_none()).unwrap_or(now + LOOK_EVERY).max(now);
+            schedules.next().filter(|_| resolving.is_none()).unwrap_or(now + LOOK_EVERY).max(now);
         tokio::select! {
             () = link.step(&mut buffer, until) => {}
-            changed = around.topics.changed() => {
+            changed = context.topics.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                timetable.follow(around, &mut link.node(), Instant::now());
+                schedules.follow(context, &mut link.node(), Instant::now());
             }
-            _ = around.listening.changed() => {
-                let listening = *around.listening.borrow_and_update();
+            _ = context.listening.changed() => {
+                let listening = *context.listening.borrow_and_update();
                 match bind(listening).await {
                     Ok(socket) => link.set_socket(socket),
                     Err(error) => log::warn!("no socket for the DHT: {error}"),
                 }
-                timetable.all_now(Instant::now());
+                schedules.all_now(Instant::now());
             }
             _ = look.tick() => {
-                let here = Whereabouts::now();
-                let moved = here.differ(&whereabouts);
-                whereabouts = here;
+                let here = NetworkLocation::now();
+                let moved = here.differ(&location);
+                location = here;
                 let lost = link.node().nodes() == 0 && resolved.elapsed() >= RESOLVE_EVERY;
                 if (moved || lost) && resolving.is_none() {
                     resolving = Some(tokio::spawn(resolve(bootstrap.clone(), true)));
@@ -321,7 +328,7 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
                 resolved = Instant::now();
                 log::debug!("DHT: bootstrap nodes {addresses:?}");
                 link.node().set_bootstrap(addresses, resolved);
-                timetable.all_now(resolved);
+                schedules.all_now(resolved);
             }
         }
     }
@@ -329,9 +336,9 @@ async fn find(around: &mut Surroundings, link: &Link, bootstrap: Vec<String>) {
 
 /// The peers that the node's queries have found meanwhile.
 fn take_events(
-    around: &Surroundings,
-    link: &Link,
-    timetable: &mut Timetable,
+    context: &DiscoveryContext,
+    link: &NodeSocket,
+    schedules: &mut TopicSchedules,
     port: Option<u16>,
 ) -> Vec<Found> {
     let mut all = Vec::new();
@@ -339,22 +346,22 @@ fn take_events(
     while let Some(event) = node.next_event() {
         match event {
             Event::Finished { query, answered, announced } => {
-                timetable.finished(query, answered, announced, Instant::now());
+                schedules.finished(query, answered, announced, Instant::now());
             }
             Event::Peer { query, address, via, seen_as } => {
-                let Some(&topic) = timetable.queries.get(&query) else { continue };
-                let Some(appointment) = timetable.topics.get_mut(&topic) else { continue };
+                let Some(&topic) = schedules.queries.get(&query) else { continue };
+                let Some(schedule) = schedules.topics.get_mut(&topic) else { continue };
                 let same_host = seen_as.is_some_and(|own| own.ip() == address.ip());
                 if same_host && port == Some(address.port()) {
                     continue;
                 }
-                appointment.found = true;
+                schedule.found = true;
                 let wanted =
-                    around.topics.borrow().get(&topic).is_some_and(|interest| interest.lookup);
+                    context.topics.borrow().get(&topic).is_some_and(|interest| interest.lookup);
                 if wanted {
                     all.push(Found {
                         topic,
-                        target: Target::Tcp(address.into()),
+                        target: DialTarget::Tcp(address.into()),
                         source: Source::Node(IpAddr::V4(*via.ip())),
                         priority: if same_host { Priority::SameHost } else { Priority::Normal },
                     });

@@ -1,5 +1,5 @@
-//! The DNS messages by which peers of Hyperswarm 2 find each other on a local network: a query and
-//! a response per topic, whose name is a part of the topic.
+//! The DNS messages of Hyperswarm 2 on a local network: a query and a response per topic, with a name
+//! that has the first 20 bytes of the topic.
 //!
 //! Not here: sockets, and which topics are queried or answered (`lan`).
 
@@ -12,57 +12,57 @@ use simple_dns::{
 
 use crate::crypto::DiscoveryKey;
 
-/// Bytes of a topic that its name tells.
-pub const SHORT: usize = 20;
+/// Bytes of a topic in its name.
+pub(crate) const PREFIX_LENGTH: usize = 20;
 /// Longest message read, in bytes: what RFC 6762 §17 allows.
-pub const MAX_MESSAGE: usize = 9000;
-/// Questions, or records, of one message that are looked at.
-pub const MAX_ENTRIES: usize = 64;
+pub(crate) const MAX_MESSAGE: usize = 9000;
+/// Questions, or records, of one message that are decoded; more are ignored.
+pub(crate) const MAX_ENTRIES: usize = 64;
 const DOMAIN: [&[u8]; 2] = [b"hyperswarm", b"local"];
 /// The name of the record that holds the querier's own address.
 const REFERRER: &str = "referrer.hyperswarm.local";
 
-pub type Short = [u8; SHORT];
-/// By which a process knows its own answers.
-pub type Token = [u8; 32];
+pub(crate) type TopicPrefix = [u8; PREFIX_LENGTH];
+/// The token by which a process recognises its own announcements.
+pub(crate) type Token = [u8; 32];
 
-/// What a message says that we understand.
+/// A decoded message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub(crate) enum DnsMessage {
     /// A query for peers of these topics.
-    Query(Vec<Short>),
+    Query(Vec<TopicPrefix>),
     Response(Vec<Answer>),
 }
 
-/// "I have it, at this port."
+/// An announcement of a topic at a port of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub topic: Short,
+pub(crate) struct Answer {
+    pub topic: TopicPrefix,
     pub port: u16,
     pub token: Option<Token>,
 }
 
-pub fn short(topic: &DiscoveryKey) -> Short {
-    let mut short = [0; SHORT];
-    short.copy_from_slice(&topic.as_bytes()[..SHORT]);
+pub(crate) fn topic_prefix(topic: &DiscoveryKey) -> TopicPrefix {
+    let mut short = [0; PREFIX_LENGTH];
+    short.copy_from_slice(&topic.as_bytes()[..PREFIX_LENGTH]);
     short
 }
 
-fn name_of(topic: &Short) -> String {
+fn name_of(topic: &TopicPrefix) -> String {
     let hex: String = topic.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{hex}.hyperswarm.local")
 }
 
-/// The topic that a name tells, in either case of letters.
-fn topic_of(name: &Name) -> Option<Short> {
+/// The topic in a name, in upper or lower case.
+fn topic_of(name: &Name) -> Option<TopicPrefix> {
     let [hex, domain @ ..] = name.get_labels() else { return None };
     let same = domain.len() == DOMAIN.len()
         && domain.iter().zip(DOMAIN).all(|(label, word)| label.as_ref().eq_ignore_ascii_case(word));
     let hex = hex.as_ref();
-    if !same || hex.len() != 2 * SHORT {
+    if !same || hex.len() != 2 * PREFIX_LENGTH {
         return None;
     }
-    let mut topic = [0; SHORT];
+    let mut topic = [0; PREFIX_LENGTH];
     for (byte, digits) in topic.iter_mut().zip(hex.chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
@@ -73,7 +73,7 @@ fn topic_of(name: &Name) -> Option<Short> {
 ///
 /// # Errors
 /// Fails with the encoder's error; never for a name that we build.
-pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
+pub(crate) fn query(topic: &TopicPrefix) -> simple_dns::Result<Vec<u8>> {
     let name = name_of(topic);
     let mut packet = Packet::new_query(0);
     packet.questions.push(Question::new(
@@ -89,8 +89,8 @@ pub fn query(topic: &Short) -> simple_dns::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`query`].
-pub fn response(
-    topics: &[(Short, Token)],
+pub(crate) fn response(
+    topics: &[(TopicPrefix, Token)],
     port: u16,
     asked_by: Option<Ipv4Addr>,
 ) -> simple_dns::Result<Vec<u8>> {
@@ -108,7 +108,7 @@ pub fn response(
         ));
     };
     for (name, text) in names.iter().zip(&texts) {
-        // That address means the one the packet comes from.
+        // This address stands for the source of the packet.
         let target = Name::new("0.0.0.0")?;
         put(Name::new(name)?, RData::SRV(SRV { priority: 0, weight: 0, port, target }));
         let text = TXT::new().with_char_string(CharacterString::new(text)?);
@@ -121,7 +121,7 @@ pub fn response(
 }
 
 /// Decodes a message from the network; `None` if it has nothing for us.
-pub fn parse(bytes: &[u8]) -> Option<Heard> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<DnsMessage> {
     if bytes.len() > MAX_MESSAGE {
         return None;
     }
@@ -132,11 +132,12 @@ pub fn parse(bytes: &[u8]) -> Option<Heard> {
             .iter()
             .take(MAX_ENTRIES)
             .filter(|question| matches!(question.qtype, QTYPE::TYPE(TYPE::SRV) | QTYPE::ANY));
-        let topics: Vec<Short> = asked.filter_map(|question| topic_of(&question.qname)).collect();
-        return (!topics.is_empty()).then_some(Heard::Query(topics));
+        let topics: Vec<TopicPrefix> =
+            asked.filter_map(|question| topic_of(&question.qname)).collect();
+        return (!topics.is_empty()).then_some(DnsMessage::Query(topics));
     }
     let records = || packet.answers.iter().take(MAX_ENTRIES);
-    let token_of = |topic: &Short| {
+    let token_of = |topic: &TopicPrefix| {
         records().find_map(|record| match &record.rdata {
             RData::TXT(text) if topic_of(&record.name).as_ref() == Some(topic) => {
                 text.iter_raw().find_map(|(key, value)| match key {
@@ -157,7 +158,7 @@ pub fn parse(bytes: &[u8]) -> Option<Heard> {
             _ => None,
         })
         .collect();
-    (!answers.is_empty()).then_some(Heard::Response(answers))
+    (!answers.is_empty()).then_some(DnsMessage::Response(answers))
 }
 
 #[cfg(test)]
@@ -173,14 +174,14 @@ mod tests {
         hex::decode(value.as_str().unwrap()).unwrap()
     }
 
-    const TOPIC: Short = [0xab; SHORT];
+    const TOPIC: TopicPrefix = [0xab; PREFIX_LENGTH];
 
     #[test]
     fn queries_are_those_of_the_original() {
         let vectors = vectors();
         assert_eq!(name_of(&TOPIC), vectors["domain"]);
         assert_eq!(query(&TOPIC).unwrap(), bytes(&vectors["query"]));
-        assert_eq!(parse(&bytes(&vectors["query"])), Some(Heard::Query(vec![TOPIC])));
+        assert_eq!(parse(&bytes(&vectors["query"])), Some(DnsMessage::Query(vec![TOPIC])));
     }
 
     #[test]
@@ -189,7 +190,7 @@ mod tests {
         let asked_by = Some(Ipv4Addr::new(192, 168, 1, 9));
         assert_eq!(response(&[(TOPIC, [0x42; 32])], 49737, asked_by).unwrap(), expected);
         let answer = Answer { topic: TOPIC, port: 49737, token: Some([0x42; 32]) };
-        assert_eq!(parse(&expected), Some(Heard::Response(vec![answer])));
+        assert_eq!(parse(&expected), Some(DnsMessage::Response(vec![answer])));
     }
 
     #[test]
@@ -197,11 +198,11 @@ mod tests {
         let token = std::array::from_fn(|n| [b'=', 0xff, 0, b';'][n % 4]);
         let message = response(&[(TOPIC, token)], 1, None).unwrap();
         let answer = Answer { topic: TOPIC, port: 1, token: Some(token) };
-        assert_eq!(parse(&message), Some(Heard::Response(vec![answer])));
+        assert_eq!(parse(&message), Some(DnsMessage::Response(vec![answer])));
     }
 
     #[test]
-    fn what_is_not_for_us_says_nothing() {
+    fn other_messages_are_ignored() {
         assert_eq!(parse(b""), None);
         assert_eq!(parse(&[0xff; 300]), None);
         let mut packet = Packet::new_query(0);
@@ -215,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn so_many_questions_and_so_many_records() {
-        let topics: Vec<(Short, Token)> =
-            (0..=MAX_ENTRIES as u8).map(|n| ([n; SHORT], [n; 32])).collect();
+    fn questions_and_records_of_a_message_are_limited() {
+        let topics: Vec<(TopicPrefix, Token)> =
+            (0..=MAX_ENTRIES as u8).map(|n| ([n; PREFIX_LENGTH], [n; 32])).collect();
         let message = response(&topics[..MAX_ENTRIES / 2], 7, None).unwrap();
-        let Some(Heard::Response(answers)) = parse(&message) else { panic!("a response") };
+        let Some(DnsMessage::Response(answers)) = parse(&message) else { panic!("a response") };
         assert_eq!(answers.len(), MAX_ENTRIES / 2, "two records each");
         let message = response(&topics[..MAX_ENTRIES / 2 + 1], 7, None).unwrap();
-        let Some(Heard::Response(answers)) = parse(&message) else { panic!("a response") };
+        let Some(DnsMessage::Response(answers)) = parse(&message) else { panic!("a response") };
         assert_eq!(answers.len(), MAX_ENTRIES / 2);
         let mut packet = Packet::new_query(0);
         for (topic, _) in &topics {
@@ -230,7 +231,7 @@ mod tests {
             let kind = QTYPE::TYPE(TYPE::SRV);
             packet.questions.push(Question::new(name, kind, QCLASS::CLASS(CLASS::IN), false));
         }
-        let Some(Heard::Query(asked)) = parse(&packet.build_bytes_vec().unwrap()) else {
+        let Some(DnsMessage::Query(asked)) = parse(&packet.build_bytes_vec().unwrap()) else {
             panic!("a query")
         };
         assert_eq!(asked.len(), MAX_ENTRIES);

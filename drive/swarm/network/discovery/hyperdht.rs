@@ -1,8 +1,8 @@
-//! Finding peers through HyperDHT 6: which topics its node asks about and when, and when its
-//! sockets are made anew.
+//! Finding peers through HyperDHT 6: which topics its node queries and when, and when its sockets are
+//! replaced.
 //!
-//! Every topic is looked up, and announced if that is wanted, every few minutes; sooner while no
-//! peer was found. The nodes on the way learn which topics these are, and our address.
+//! Every topic is looked up, and announced if a caller wants that, every few minutes, and sooner while
+//! no peer was found. The nodes on the way learn the topics and our address.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,65 +14,65 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
-use super::Surroundings;
+use super::DiscoveryContext;
+use super::location::NetworkLocation;
 use super::names::{joined, resolve};
-use super::whereabouts::Whereabouts;
 use crate::crypto::DiscoveryKey;
 use crate::hyperdht::Event;
 use crate::network::Inner;
-use crate::network::candidates::{Found, Priority, Source, Target};
-use crate::network::hyperdht::{self, Connection, Endpoint, Link, Settings};
+use crate::network::candidates::{DialTarget, Found, Priority, Source};
+use crate::network::hyperdht::{self, Connection, CurrentEndpoint, Endpoint, Settings};
 use crate::network::topics::Interest;
 
-/// Where the public network is entered: the nodes the reference has built in, with the address that
-/// each had for long and the name by which it is found if it moved.
+/// The bootstrap nodes of the public network, which are those of the reference: `ADDRESS@HOST:PORT`,
+/// with a long-lived address, and a name to resolve if the address does not answer.
 pub const PUBLIC_HYPERDHT: [&str; 3] = [
     "88.99.3.86@node1.hyperdht.org:49737",
     "142.93.90.113@node2.hyperdht.org:49737",
     "138.68.147.8@node3.hyperdht.org:49737",
 ];
 
-/// Time from one query about a topic to the next, in seconds, chosen anew between these each time.
+/// Time from one query of a topic to the next, in seconds: a random value of this range each time.
 /// Announcements last 20 minutes.
 const AGAIN_EVERY: std::ops::Range<u64> = 300..600;
 /// The first pause while no useful peer was found or no node accepted an announcement; it doubles
 /// each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
-/// Topics that are asked about at the same time.
+/// Topics that are queried at the same time.
 const RUNNING: usize = 4;
 /// Longest time for one query with its announcements.
 const QUERY_WITHIN: Duration = Duration::from_secs(60);
 /// Peers taken from the answers of one query; an honest node names at most 20.
 const MAX_FOUND: usize = 128;
-/// The machine's addresses and the clock are looked at this often.
+/// How often the addresses of the machine and the clock are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often names are resolved while no node is known.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-/// Pause before another attempt to have sockets.
+/// Pause before another attempt to open sockets.
 const SOCKETS_AGAIN: Duration = Duration::from_secs(5);
-/// Peers that have connected and wait to be welcomed.
+/// Connected peers that wait for their place.
 const ARRIVALS: usize = 16;
 
 /// Runs until the swarm is closed.
 pub(super) async fn run(
     swarm: Weak<Inner>,
-    mut around: Surroundings,
-    link: Arc<Link>,
+    mut context: DiscoveryContext,
+    link: Arc<CurrentEndpoint>,
     bootstrap: Vec<String>,
 ) {
-    let mut closing = around.closing.clone();
+    let mut closing = context.closing.clone();
     tokio::select! {
-        () = find(&swarm, &mut around, &link, &bootstrap) => {}
+        () = find(&swarm, &mut context, &link, &bootstrap) => {}
         () = crate::network::closed(&mut closing) => {}
     }
     link.set(None);
 }
 
-/// One endpoint after the other: a new one where this machine is somewhere else.
+/// Runs one endpoint after the other: a new one when this machine has changed its network.
 async fn find(
     swarm: &Weak<Inner>,
-    around: &mut Surroundings,
-    link: &Arc<Link>,
+    context: &mut DiscoveryContext,
+    link: &Arc<CurrentEndpoint>,
     bootstrap: &[String],
 ) {
     loop {
@@ -88,8 +88,9 @@ async fn find(
         link.set(Some(Arc::clone(&endpoint)));
         let (sender, arrivals) = mpsc::channel(ARRIVALS);
         let serving = tokio::spawn(hyperdht::serve(Arc::clone(&endpoint), events, sender));
-        let mut running = Running::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
-        let ended = running.find(swarm, around).await;
+        let mut running =
+            EndpointTasks::new(endpoint, Arc::clone(link), bootstrap, arrivals, serving);
+        let ended = running.find(swarm, context).await;
         link.set(None);
         running.endpoint.retire();
         if ended == Ended::Closed {
@@ -98,22 +99,22 @@ async fn find(
     }
 }
 
-/// Why an endpoint is given up.
+/// Why an endpoint has ended.
 #[derive(PartialEq, Eq)]
 enum Ended {
     Closed,
-    /// There is to be another one.
-    Anew,
+    /// A new endpoint replaces it.
+    Restart,
 }
 
-/// When something is asked next.
-struct Appointment {
+/// When a topic is queried next.
+struct QuerySchedule {
     at: Instant,
     pause: Duration,
     running: bool,
 }
 
-impl Appointment {
+impl QuerySchedule {
     fn new(at: Instant) -> Self {
         Self { at, pause: FIRST_AGAIN, running: false }
     }
@@ -134,7 +135,7 @@ impl Appointment {
     }
 }
 
-/// What came of one query.
+/// The result of one query.
 struct Answer {
     topic: DiscoveryKey,
     found: Vec<Peer>,
@@ -149,10 +150,10 @@ struct Peer {
 }
 
 /// An endpoint with its running tasks; dropping it ends them.
-struct Running {
+struct EndpointTasks {
     endpoint: Arc<Endpoint>,
-    link: Arc<Link>,
-    topics: HashMap<DiscoveryKey, (Interest, Appointment)>,
+    link: Arc<CurrentEndpoint>,
+    topics: HashMap<DiscoveryKey, (Interest, QuerySchedule)>,
     /// Whether peers can find us by our key.
     serving: bool,
     queries: JoinSet<Answer>,
@@ -163,16 +164,16 @@ struct Running {
     resolved: Instant,
 }
 
-impl Drop for Running {
+impl Drop for EndpointTasks {
     fn drop(&mut self) {
         self.answering.abort();
     }
 }
 
-impl Running {
+impl EndpointTasks {
     fn new(
         endpoint: Arc<Endpoint>,
-        link: Arc<Link>,
+        link: Arc<CurrentEndpoint>,
         bootstrap: &[String],
         arrivals: mpsc::Receiver<Connection>,
         answering: JoinHandle<()>,
@@ -191,27 +192,27 @@ impl Running {
         }
     }
 
-    /// Until the endpoint is of no use any more.
-    async fn find(&mut self, swarm: &Weak<Inner>, around: &mut Surroundings) -> Ended {
-        let mut whereabouts = Whereabouts::now();
+    /// Runs until the endpoint has ended.
+    async fn find(&mut self, swarm: &Weak<Inner>, context: &mut DiscoveryContext) -> Ended {
+        let mut location = NetworkLocation::now();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.follow(around);
+        self.follow(context);
         loop {
             self.start(Instant::now());
             let next = self.next().unwrap_or_else(|| Instant::now() + LOOK_EVERY);
             tokio::select! {
-                changed = around.topics.changed() => {
+                changed = context.topics.changed() => {
                     if changed.is_err() {
                         return Ended::Closed;
                     }
-                    self.follow(around);
+                    self.follow(context);
                 }
                 Some(answer) = self.queries.join_next(), if !self.queries.is_empty() => {
-                    // One that panicked has not said what it was about.
-                    let Ok(answer) = answer else { return Ended::Anew };
+                    // A task that panicked returns no topic.
+                    let Ok(answer) = answer else { return Ended::Restart };
                     let useful = swarm.upgrade().is_some_and(|swarm| swarm.has_useful_peer());
-                    if self.finished(around, answer, useful).await.is_err() {
+                    if self.finished(context, answer, useful).await.is_err() {
                         return Ended::Closed;
                     }
                 }
@@ -229,11 +230,11 @@ impl Running {
                 }
                 () = tokio::time::sleep_until(next) => {}
                 _ = look.tick() => {
-                    let here = Whereabouts::now();
-                    if here.differ(&whereabouts) {
-                        return Ended::Anew;
+                    let here = NetworkLocation::now();
+                    if here.differ(&location) {
+                        return Ended::Restart;
                     }
-                    whereabouts = here;
+                    location = here;
                     let alone = self.endpoint.with(|node, _| node.nodes() == 0);
                     let long_ago = self.resolved.elapsed() >= RESOLVE_EVERY;
                     if alone && long_ago && self.resolving.is_none() {
@@ -245,13 +246,13 @@ impl Running {
     }
 
     fn all_now(&mut self, now: Instant) {
-        self.topics.values_mut().for_each(|(_, appointment)| appointment.at = now);
+        self.topics.values_mut().for_each(|(_, schedule)| schedule.at = now);
     }
 
-    /// Takes over what is wanted now.
-    fn follow(&mut self, around: &mut Surroundings) {
+    /// Applies a change of the joined topics.
+    fn follow(&mut self, context: &mut DiscoveryContext) {
         let now = Instant::now();
-        let wanted = around.topics.borrow_and_update();
+        let wanted = context.topics.borrow_and_update();
         self.topics.retain(|topic, (interest, _)| {
             let kept = wanted.get(topic);
             if interest.announce && !kept.is_some_and(|kept| kept.announce) {
@@ -260,15 +261,15 @@ impl Running {
             kept.is_some()
         });
         for (topic, &interest) in wanted.iter() {
-            let (known, appointment) =
-                self.topics.entry(*topic).or_insert_with(|| (interest, Appointment::new(now)));
+            let (known, schedule) =
+                self.topics.entry(*topic).or_insert_with(|| (interest, QuerySchedule::new(now)));
             if *known != interest {
-                (*known, appointment.at) = (interest, now);
+                (*known, schedule.at) = (interest, now);
             }
         }
     }
 
-    /// Starts what is due. Without a node to query, a query would only lengthen the pauses.
+    /// Starts the queries that are due. Without a node to query, a query would only lengthen the pauses.
     fn start(&mut self, now: Instant) {
         if self.resolving.is_some() {
             return;
@@ -299,29 +300,29 @@ impl Running {
     /// Hands over the found peers. While none of them is `useful`, the topic is queried again soon.
     async fn finished(
         &mut self,
-        around: &Surroundings,
+        context: &DiscoveryContext,
         answer: Answer,
         useful: bool,
     ) -> Result<(), ()> {
         let Answer { topic, found, announced } = answer;
         log::debug!("HyperDHT: {topic}: {} peers, {announced} announcements", found.len());
-        let Some((interest, appointment)) = self.topics.get_mut(&topic) else { return Ok(()) };
+        let Some((interest, schedule)) = self.topics.get_mut(&topic) else { return Ok(()) };
         let success = announced > 0 || (useful && !found.is_empty());
-        appointment.finished(success, Instant::now());
+        schedule.finished(success, Instant::now());
         if !interest.lookup {
             return Ok(());
         }
         for Peer { key, relays, via } in found {
             self.link.know(&key, relays);
-            let (target, source) = (Target::HyperDht(key), Source::HyperNode(via));
+            let (target, source) = (DialTarget::HyperDht(key), Source::HyperNode(via));
             let found = Found { topic, target, source, priority: Priority::Normal };
-            around.found.send(found).await.map_err(|_| ())?;
+            context.found.send(found).await.map_err(|_| ())?;
         }
         Ok(())
     }
 }
 
-/// Asks about a topic once.
+/// Queries a topic once.
 async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -> Answer {
     let id = *topic.as_bytes();
     let mut answer = Answer { topic, found: Vec::new(), announced: 0 };
@@ -346,12 +347,12 @@ async fn ask(endpoint: Arc<Endpoint>, topic: DiscoveryKey, interest: Interest) -
             }
         }
     };
-    // What was found by then is found.
+    // A timeout keeps the peers found so far.
     let _ = timeout(QUERY_WITHIN, listen).await;
     answer
 }
 
-/// A HyperDHT node that others begin with, and nothing else.
+/// A bootstrap node of HyperDHT 6, without topics of its own.
 pub struct HyperDhtBootstrapNode {
     endpoint: Arc<Endpoint>,
     address: SocketAddr,
@@ -360,7 +361,8 @@ pub struct HyperDhtBootstrapNode {
 }
 
 impl HyperDhtBootstrapNode {
-    /// `address` is the one that others see: a node's id is made of it.
+    /// A node at `address`, which is the one that others see, since the id of the node is a hash of it.
+    /// It knows the nodes `others`, each `HOST:PORT` or `ADDRESS@HOST:PORT`.
     ///
     /// # Errors
     /// Fails if the address cannot be bound, or if other machines cannot reach it.
@@ -374,7 +376,7 @@ impl HyperDhtBootstrapNode {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         };
         let settings = Settings { ip: *v4.ip(), port: v4.port(), stays_at: Some(*v4.ip()) };
-        let link = Link::new()?;
+        let link = CurrentEndpoint::new()?;
         let (endpoint, events) = Endpoint::new(link.keys, settings).await?;
         let others = resolve(others.to_vec(), true).await;
         endpoint.with(|node, now| node.set_bootstrap(others, now));
@@ -383,16 +385,17 @@ impl HyperDhtBootstrapNode {
         Ok(Self { endpoint, address, _events: events })
     }
 
+    /// The address with the port that was chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Nodes it knows.
+    /// How many nodes it knows.
     pub async fn nodes(&self) -> usize {
         self.endpoint.with(|node, _| node.nodes())
     }
 
-    /// Answers until dropped.
+    /// Answers other nodes until dropped; never resolves.
     pub async fn run(&mut self) {
         std::future::pending().await
     }

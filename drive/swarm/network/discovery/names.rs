@@ -1,4 +1,4 @@
-//! Addresses of the nodes that a hash table is entered by.
+//! Addresses of bootstrap nodes.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use tokio::net::lookup_host;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How long a name may take to be resolved, and addresses it may have.
+/// How long a name may take to be resolved, and how many of its addresses are used.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 const MAX_ADDRESSES: usize = 4;
 
-/// Addresses of `names`, as far as they have any: `HOST:PORT` or `ADDRESS@HOST:PORT`. Where an address is
-/// known the name is looked up only if `again` says that it has led nowhere.
-pub async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
+/// Addresses of `names`, each `HOST:PORT` or `ADDRESS@HOST:PORT`; names without address are left out. A
+/// name with a known address is resolved only if `again`: that address did not answer.
+pub(crate) async fn resolve(names: Vec<String>, again: bool) -> Vec<SocketAddrV4> {
     let mut all = Vec::new();
     for name in names {
         let (known, name) = match name.split_once('@') {
@@ -42,8 +42,8 @@ fn ipv4(address: SocketAddr) -> Option<SocketAddrV4> {
     }
 }
 
-/// What a task that resolves has come to; never, if there is none.
-pub async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
+/// Resolves to the result of a resolving task; never if there is none.
+pub(crate) async fn joined(task: &mut Option<JoinHandle<Vec<SocketAddrV4>>>) -> Vec<SocketAddrV4> {
     match task {
         Some(task) => task.await.unwrap_or_default(),
         None => std::future::pending().await,

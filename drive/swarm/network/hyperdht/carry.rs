@@ -21,21 +21,21 @@ use crate::compact::{CutOff, put_uint, take_uint};
 use crate::protomux::{ChannelId, Event, MAX_FRAME, Mux, MuxError};
 
 /// The channel's name.
-pub const PROTOCOL: &str = "hypermount/hypercore-protocol-8";
+pub(crate) const PROTOCOL: &str = "hypermount/hypercore-protocol-8";
 const VERSION: u64 = 1;
 /// Both sides must have opened the channel by then.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of the stream that we take before we grant more: memory of one connection.
-pub const WINDOW: usize = 1024 * 1024;
+/// Bytes of the stream that are granted to the remote: the memory of one connection.
+pub(crate) const WINDOW: usize = 1024 * 1024;
 /// More is granted after this many bytes have been passed on.
 const GRANT: usize = WINDOW / 4;
-/// Longest piece of the stream that we send.
+/// Longest piece of the stream in one message, in bytes.
 const PIECE: usize = 64 * 1024;
-/// Between this task and the connection's.
+/// Bytes buffered between this task and that of the connection.
 const BUFFER: usize = PIECE;
 /// Frames to be sent that may wait; a remote that causes more answers does not read them.
 const MAX_FRAMES: usize = 4096;
-/// How long the last words may take.
+/// How long the last messages may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 const PIECE_KIND: u64 = 0;
@@ -43,8 +43,8 @@ const GRANT_KIND: u64 = 1;
 
 /// Why a connection carries nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum CarryError {
-    /// A peer of the topic, but none of ours.
+pub(crate) enum CarryError {
+    /// A peer of the topic that does not speak our protocol.
     #[error("does not know {PROTOCOL}")]
     Foreign,
     #[error("broke the protocol: {0}")]
@@ -67,14 +67,14 @@ impl From<CutOff> for CarryError {
     }
 }
 
-/// The stream, and what the remote has said before it.
-pub struct Carried {
+/// The opened stream.
+pub(crate) struct Carried {
     pub stream: DuplexStream,
-    /// Where the remote listens for TCP, at the address it has.
+    /// The port where the remote listens for TCP too, at the same address.
     pub port: Option<NonZeroU16>,
 }
 
-/// One connection's two streams, the carried and the carrying.
+/// The task that carries the stream in the channel.
 struct Carrier {
     reader: Reader,
     writer: Writer,
@@ -89,7 +89,7 @@ struct Ledger {
     granted: usize,
     /// Bytes received that were not passed on yet.
     inbox: BytesMut,
-    /// Bytes passed on that we have not said yet.
+    /// Bytes passed on that are not granted again yet.
     taken: usize,
 }
 
@@ -98,7 +98,10 @@ struct Ledger {
 ///
 /// # Errors
 /// Fails if the remote does not open the channel in time; the connection is then closed.
-pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried, CarryError> {
+pub(crate) async fn carry(
+    connection: Connection,
+    port: Option<u16>,
+) -> Result<Carried, CarryError> {
     let Connection { reader, writer, address } = connection;
     let mut mux = Mux::default();
     let mut handshake = BytesMut::new();
@@ -134,7 +137,7 @@ pub async fn carry(connection: Connection, port: Option<u16>) -> Result<Carried,
 }
 
 impl Carrier {
-    /// Waits until the channel is open on both sides; the port the remote has told, if any.
+    /// Waits until the channel is open on both sides; returns the TCP port of the remote, if any.
     async fn opened(&mut self) -> Result<Option<NonZeroU16>, CarryError> {
         loop {
             self.send_frames().await?;
@@ -157,7 +160,7 @@ impl Carrier {
         let (mut near_reader, mut near_writer) = tokio::io::split(stream);
         let mut piece = BytesMut::new();
         let mut alive = Instant::now();
-        // Said together with the channel's opening.
+        // Messages that came together with the opening of the channel.
         self.ledger.take_events()?;
         loop {
             if self.ledger.mux.pending_frames() > MAX_FRAMES {
@@ -206,14 +209,14 @@ impl Carrier {
         }
     }
 
-    /// Sends what waits and says goodbye, as far as the remote takes it soon.
+    /// Sends the waiting messages and ends the connection, within a time limit.
     async fn end(mut self) {
         let _ = timeout(FAREWELL, self.send_frames()).await;
     }
 }
 
 impl Ledger {
-    /// The port the remote has told when it opened its side of the channel; 0 is none.
+    /// The TCP port of the remote, once it has opened its side of the channel; 0 is none.
     fn opened(&mut self) -> Result<Option<u16>, CarryError> {
         while let Some(event) = self.mux.next_event() {
             match event {
@@ -250,7 +253,7 @@ impl Ledger {
         while let Some(event) = self.mux.next_event() {
             match event {
                 Event::Message { kind: PIECE_KIND, payload, .. } => {
-                    // What is granted, passed on and not yet said counts as taken.
+                    // Bytes that were passed on and not granted again count as taken.
                     let room = WINDOW.saturating_sub(self.inbox.len() + self.taken);
                     if payload.len() > room {
                         return Err(CarryError::NotGranted(payload.len() - room));
@@ -270,12 +273,12 @@ impl Ledger {
     }
 }
 
-/// What a remote grants is its own affair; more than this is never sent at once anyway.
+/// Limits a grant of the remote, which may be any number; more is never sent at once.
 fn bounded(granted: u64) -> usize {
     usize::try_from(granted).unwrap_or(usize::MAX).min(MAX_FRAME * 64)
 }
 
-/// Reads at most `most` bytes; giving it up loses nothing.
+/// Reads at most `most` bytes; cancelling it loses none.
 async fn read_some(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut BytesMut,
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_taken_as_was_granted_and_not_a_byte_more() {
+    fn a_byte_beyond_the_grant_is_refused() {
         let (mut ledger, mut theirs, remote) = opened();
         for _ in 0..WINDOW / PIECE {
             say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0; PIECE]);
@@ -327,7 +330,7 @@ mod tests {
         }
         say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0]);
         assert!(matches!(ledger.take_events(), Err(CarryError::NotGranted(1))));
-        // What was passed on is room again once that is said.
+        // Bytes that were passed on are room again after the next grant.
         ledger.inbox.advance(GRANT);
         ledger.taken = GRANT;
         say(&mut ledger, &mut theirs, remote, PIECE_KIND, &[0]);
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_causes_answers_and_does_not_read_them_is_left() {
+    async fn a_remote_that_does_not_read_the_answers_it_causes_is_disconnected() {
         for (channels, left) in [(MAX_FRAMES, false), (MAX_FRAMES + 3, true)] {
             let (mut carrier, mut theirs) = carrier().await;
             let mut frame = BytesMut::from(&[0, 0, 0][..]);
@@ -396,9 +399,9 @@ mod tests {
         }
     }
 
-    /// The address is answered by a peer other than that of the handshake, or by none.
+    /// Another peer than that of the handshake has the address, or none.
     #[tokio::test(start_paused = true)]
-    async fn a_remote_that_says_nothing_is_given_up() {
+    async fn a_silent_remote_times_out() {
         let (ours, _silent) = super::super::tests::half().await;
         assert!(matches!(carry(ours, None).await, Err(CarryError::Silent)));
     }

@@ -1,7 +1,7 @@
-//! Connecting to a peer by the key of its node: the handshake through nodes that know it, then a way
-//! for datagrams, through routers if need be.
+//! Connecting to a peer by the key of its node: the handshake through nodes that know it, then a path
+//! for datagrams, through routers if necessary.
 //!
-//! Whatever else is tried, the first packet of the stream that arrives has found a way.
+//! The first packet of the stream that arrives decides the path, whatever else is tried.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddrV4;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::endpoint::Endpoint;
-use super::punch::{Hopeless, Puncher, Seen};
+use super::punch::{PunchError, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
 use super::{LONGEST_MESSAGE, hello};
@@ -30,27 +30,27 @@ use crate::hyperdht::{Answer, Ask, Event};
 use crate::kademlia::{Id, may_name};
 use crate::secret_stream::{Handshake, HandshakeError, Secrets};
 
-/// Nodes that are asked at the same time to pass the handshake on.
+/// Nodes that are asked at the same time to forward the handshake.
 const AT_ONCE: usize = 3;
-/// Nodes that are asked at all.
+/// Nodes that are asked in total.
 const MAX_NODES: usize = 32;
 /// How long the first packet of the server may take, after the handshake or once both sides punch.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
-/// The same where ports have to be guessed.
+/// As [`ARRIVE_WITHIN`], where ports must be guessed.
 const GUESS_WITHIN: Duration = Duration::from_secs(40);
 /// A server that does not know its router yet is asked again after this long.
 const LET_IT_FIND_OUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("nobody knows where it is")]
+pub(crate) enum ConnectError {
+    #[error("no node knows its address")]
     NotFound,
     #[error("no node that knows it passed a handshake on")]
     Unanswered,
     #[error("it does not want to be connected to (fault {0})")]
     Refused(u64),
     #[error("there is no way to it: {0}")]
-    Hopeless(#[from] Hopeless),
+    PunchError(#[from] PunchError),
     #[error("the node that passes messages on does not answer any more")]
     RelayGone,
     #[error("no packet has come through within {0:?}")]
@@ -63,8 +63,8 @@ pub enum ConnectError {
     Io(#[from] std::io::Error),
 }
 
-/// A handshake that has come through.
-struct Shaken {
+/// A finished handshake.
+struct FinishedHandshake {
     /// The node that passed it on, or the server itself.
     node: SocketAddrV4,
     /// Where that node sees the server.
@@ -76,43 +76,43 @@ struct Shaken {
     secrets: Secrets,
 }
 
-/// A way for the stream's packets.
-type Way = (Arc<Socket>, SocketAddrV4);
+/// A path for the packets of the stream: our socket, and the peer's address.
+type NetworkPath = (Arc<Socket>, SocketAddrV4);
 
 /// Connects to the owner of `key`. `relays` are nodes that are said to know it.
 ///
 /// # Errors
 /// Fails if no path to the peer is found, at the latest after the sum of the limits above.
-pub async fn connect(
+pub(crate) async fn connect(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
     relays: Vec<SocketAddrV4>,
 ) -> Result<Connection, ConnectError> {
-    let line = endpoint.new_line().ok_or(ConnectError::TooMany)?;
-    let shaken = shake_hands(endpoint, key, relays, line.local_id).await?;
+    let stream = endpoint.new_stream().ok_or(ConnectError::TooMany)?;
+    let shaken = shake_hands(endpoint, key, relays, stream.local_id).await?;
     let udx = shaken.theirs.udx.ok_or(ConnectError::Refused(fault::NONE))?;
-    line.remote_is(udx.id);
+    stream.remote_is(udx.id);
     let mut puncher = None;
     let (socket, to) = tokio::select! {
         // A peer whose packets reach us has found a path, whatever we assumed.
-        way = line.arrived() => way,
-        way = find_way(endpoint, key, &shaken, &mut puncher) => way?,
+        way = stream.arrived() => way,
+        way = find_path(endpoint, key, &shaken, &mut puncher) => way?,
     };
     let closing = puncher.as_ref().and_then(|puncher: &Puncher| puncher.take(socket.id));
-    let line = line.connect(&socket, to);
-    closing.into_iter().for_each(|closing| line.keep(closing));
-    Ok(Connection::new(Arc::clone(endpoint), line, &shaken.secrets, to, LONGEST_MESSAGE))
+    let stream = stream.connect(&socket, to);
+    closing.into_iter().for_each(|closing| stream.keep(closing));
+    Ok(Connection::new(Arc::clone(endpoint), stream, &shaken.secrets, to, LONGEST_MESSAGE))
 }
 
-/// The handshake, through whichever node passes it on first.
+/// The handshake, through the node that forwards it first.
 async fn shake_hands(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
     relays: Vec<SocketAddrV4>,
     stream: u32,
-) -> Result<Shaken, ConnectError> {
+) -> Result<FinishedHandshake, ConnectError> {
     let target = target_of(key);
-    let open = endpoint.with(|node, _| node.reach().open());
+    let open = endpoint.with(|node, _| node.reachability().open());
     let mut handshake =
         Handshake::initiator(&endpoint.keys, &handshake_namespace(), key.as_bytes())?;
     let hello = handshake.write(&hello(endpoint, open, stream).encode())?;
@@ -128,28 +128,28 @@ async fn shake_hands(
             true = search.more() => {}
             Some(answer) = asked.join_next() => {
                 let Ok(Some((answer, value))) = answer else { continue };
-                // Another node may still tell the truth.
+                // Another node may still forward the right answer.
                 let Ok(theirs) = handshake.read(&value.noise) else { continue };
-                return shaken(endpoint, handshake, &theirs, answer, value);
+                return finish_handshake(endpoint, handshake, &theirs, answer, value);
             }
-            else => return Err(search.nobody()),
+            else => return Err(search.failure()),
         }
     }
 }
 
-fn shaken(
+fn finish_handshake(
     endpoint: &Arc<Endpoint>,
     handshake: Handshake,
     theirs: &Bytes,
     answer: Answer,
     value: HandshakeValue,
-) -> Result<Shaken, ConnectError> {
+) -> Result<FinishedHandshake, ConnectError> {
     let refused = |_| ConnectError::Refused(fault::VERSION_MISMATCH);
     let theirs = NoisePayload::decode(theirs.clone()).map_err(refused)?;
     if theirs.error != fault::NONE {
         return Err(ConnectError::Refused(theirs.error));
     }
-    Ok(Shaken {
+    Ok(FinishedHandshake {
         node: answer.from,
         server: value.peer_address.unwrap_or(answer.from),
         client: answer.to,
@@ -159,7 +159,7 @@ fn shaken(
     })
 }
 
-/// Asks one node to pass the handshake on; what comes back, if it is the answer to it.
+/// Asks one node to forward the handshake; returns the peer's answer, if there is one.
 async fn pass_on(
     endpoint: Arc<Endpoint>,
     node: SocketAddrV4,
@@ -178,7 +178,7 @@ async fn pass_on(
     (value.mode == Mode::Reply).then_some((answer, value))
 }
 
-/// The nodes that know a peer: those that are said to, and those that are found to.
+/// Nodes that know a peer: those that were named, and those that a query finds.
 struct Search {
     waiting: VecDeque<SocketAddrV4>,
     seen: HashSet<SocketAddrV4>,
@@ -203,7 +203,7 @@ impl Search {
         self.waiting.pop_front()
     }
 
-    /// Waits until there are more; false if there will be none.
+    /// Waits until there are more nodes; false if there will be none.
     async fn more(&mut self) -> bool {
         let Some(found) = &mut self.found else { return false };
         match found.recv().await {
@@ -217,24 +217,24 @@ impl Search {
         true
     }
 
-    fn nobody(&self) -> ConnectError {
+    fn failure(&self) -> ConnectError {
         if self.seen.is_empty() { ConnectError::NotFound } else { ConnectError::Unanswered }
     }
 }
 
-/// Where to send the first packet to, once the other side lets it in.
-async fn find_way(
+/// The path for the first packet, once the router of the other side admits it.
+async fn find_path(
     endpoint: &Arc<Endpoint>,
     key: &PublicKey,
-    shaken: &Shaken,
+    shaken: &FinishedHandshake,
     puncher: &mut Option<Puncher>,
-) -> Result<Way, ConnectError> {
-    let Shaken { node, server, theirs, .. } = shaken;
+) -> Result<NetworkPath, ConnectError> {
+    let FinishedHandshake { node, server, theirs, .. } = shaken;
     if server == node {
         return Ok((Arc::clone(&shaken.socket), *server));
     }
     if theirs.firewall == Firewall::Open {
-        // What a node far away has let through is no address next door.
+        // A remote node must not name an address in our network.
         let known = |at: &&SocketAddrV4| may_name(*node.ip(), *at.ip()) && at.port() != 0;
         let to = theirs.addresses4.iter().find(known).unwrap_or(server);
         return Ok((Arc::clone(&shaken.socket), *to));
@@ -242,21 +242,21 @@ async fn find_way(
     let Some(hole) = theirs.holepunch.as_ref().and_then(|hole| Hole::through(hole, *node)) else {
         return Ok((Arc::clone(&shaken.socket), *server));
     };
-    if endpoint.with(|node, _| node.reach().open()).is_some() {
-        // It comes to us.
+    if endpoint.with(|node, _| node.reachability().open()).is_some() {
+        // The peer connects to us.
         tokio::time::sleep(ARRIVE_WITHIN).await;
         return Err(ConnectError::NotThrough(ARRIVE_WITHIN));
     }
-    let near = next_door(endpoint, shaken);
-    let mut talk = Talk::new(endpoint, key, shaken, hole, puncher).await?;
+    let near = same_router(endpoint, shaken);
+    let mut negotiation = PunchNegotiation::new(endpoint, key, shaken, hole, puncher).await?;
     tokio::select! {
         Some(way) = near => Ok(way),
-        way = talk.punch() => way,
+        way = negotiation.punch() => way,
     }
 }
 
-/// A server behind the router that we are behind too: the shorter way, if it answers there.
-async fn next_door(endpoint: &Arc<Endpoint>, shaken: &Shaken) -> Option<Way> {
+/// A server behind our own router: the path inside of that network, if the server answers there.
+async fn same_router(endpoint: &Arc<Endpoint>, shaken: &FinishedHandshake) -> Option<NetworkPath> {
     if shaken.client.ip() != shaken.server.ip() {
         return None;
     }
@@ -276,7 +276,7 @@ struct Hole {
 }
 
 impl Hole {
-    /// Preferably by way of the node that has passed on the handshake.
+    /// The offered hole, preferably through the node that forwarded the handshake.
     fn through(offered: &HolepunchInfo, node: SocketAddrV4) -> Option<Self> {
         let same = |relay: &&Relay| relay.relay_address == node;
         let relay = offered.relays.iter().find(same).or(offered.relays.first())?;
@@ -284,22 +284,22 @@ impl Hole {
     }
 }
 
-/// What the two sides tell each other about the hole, through nodes that know the server.
-struct Talk<'a> {
+/// The exchange of rounds about a hole, through nodes that know the server.
+struct PunchNegotiation<'a> {
     endpoint: &'a Arc<Endpoint>,
     target: Id,
-    shaken: &'a Shaken,
+    shaken: &'a FinishedHandshake,
     hole: Hole,
     sealed: Sealed,
     puncher: &'a mut Puncher,
     round: u64,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> PunchNegotiation<'a> {
     async fn new(
         endpoint: &'a Arc<Endpoint>,
         key: &PublicKey,
-        shaken: &'a Shaken,
+        shaken: &'a FinishedHandshake,
         hole: Hole,
         puncher: &'a mut Option<Puncher>,
     ) -> Result<Self, ConnectError> {
@@ -310,8 +310,8 @@ impl<'a> Talk<'a> {
     }
 
     /// Runs until a packet has come through.
-    async fn punch(&mut self) -> Result<Way, ConnectError> {
-        let (server, token) = self.find_out().await?;
+    async fn punch(&mut self) -> Result<NetworkPath, ConnectError> {
+        let (server, token) = self.probe_routers().await?;
         self.agree(server, token).await?;
         self.puncher.punch(true)?;
         let random = [self.puncher.firewall(), self.puncher.remote.firewall];
@@ -320,9 +320,9 @@ impl<'a> Talk<'a> {
         knocked.map_err(|_| ConnectError::NotThrough(within))
     }
 
-    /// Lets each side know what the other one is behind; where the server's socket is, and what shows
-    /// it that we heard that.
-    async fn find_out(&mut self) -> Result<(SocketAddrV4, Option<[u8; 32]>), ConnectError> {
+    /// The first rounds: both sides learn the kind of router of the other one. Returns the address of the
+    /// server's socket, and the token that proves to the server that we received its answer.
+    async fn probe_routers(&mut self) -> Result<(SocketAddrV4, Option<[u8; 32]>), ConnectError> {
         let server = self.shaken.server;
         // The peer at this address may send to us now; it need not receive this packet.
         self.puncher.socket.open_for(server);
@@ -344,7 +344,7 @@ impl<'a> Talk<'a> {
         Ok((server, heard.round.token))
     }
 
-    /// Both sides knock from now on.
+    /// The last round: both sides knock from now on.
     async fn agree(
         &mut self,
         server: SocketAddrV4,
@@ -352,15 +352,16 @@ impl<'a> Talk<'a> {
     ) -> Result<(), ConnectError> {
         self.round += 1;
         let token = self.sealed.token(*server.ip());
-        let last = Round { punching: true, token: Some(token), remote_token, ..self.say(None) };
-        let Heard { round: said, .. } = self.tell(server, self.shaken.node, &last).await?;
+        let last =
+            Round { punching: true, token: Some(token), remote_token, ..self.own_round(None) };
+        let RoundReply { round: said, .. } = self.exchange(server, self.shaken.node, &last).await?;
         let verified = (said.remote_token == Some(token)).then_some(*server.ip());
         self.puncher.remote.update(said.firewall, said.punching, &said.addresses, verified);
         if said.punching { Ok(()) } else { Err(ConnectError::Refused(said.error)) }
     }
 
-    /// What we say of ourselves.
-    fn say(&self, remote_address: Option<SocketAddrV4>) -> Round {
+    /// Our part of a round.
+    fn own_round(&self, remote_address: Option<SocketAddrV4>) -> Round {
         Round {
             firewall: self.puncher.firewall(),
             round: self.round,
@@ -370,25 +371,25 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Asks the server what it is behind, and lets it know where we have sent to.
-    async fn probe(&self, server: SocketAddrV4) -> Result<Heard, ConnectError> {
-        let round = self.say(Some(server));
-        self.tell(self.hole.relay.peer_address, self.hole.relay.relay_address, &round).await
+    /// One of the first rounds; it names the address to which we have sent.
+    async fn probe(&self, server: SocketAddrV4) -> Result<RoundReply, ConnectError> {
+        let round = self.own_round(Some(server));
+        self.exchange(self.hole.relay.peer_address, self.hole.relay.relay_address, &round).await
     }
 
-    fn learn(&mut self, heard: &Heard) {
-        let Heard { own, by, round, .. } = heard;
+    fn learn(&mut self, heard: &RoundReply) {
+        let RoundReply { own, by, round, .. } = heard;
         self.puncher.sampled(vec![Seen { own: *own, by: *by }]);
         self.puncher.remote.update(round.firewall, round.punching, &round.addresses, None);
     }
 
-    /// One round, by way of `relay`, to the server where that node sees it.
-    async fn tell(
+    /// Exchanges one round through `relay`; `to` is the server as that node sees it.
+    async fn exchange(
         &self,
         to: SocketAddrV4,
         relay: SocketAddrV4,
         round: &Round,
-    ) -> Result<Heard, ConnectError> {
+    ) -> Result<RoundReply, ConnectError> {
         let value = Holepunch {
             mode: Mode::FromClient,
             id: self.hole.id,
@@ -410,12 +411,12 @@ impl<'a> Talk<'a> {
             return Err(ConnectError::Refused(round.error));
         }
         let at = value.peer_address.unwrap_or(to);
-        Ok(Heard { own: answer.to, by: answer.from, at, round })
+        Ok(RoundReply { own: answer.to, by: answer.from, at, round })
     }
 }
 
-/// What the server said.
-struct Heard {
+/// The server's answer to a round.
+struct RoundReply {
     /// Our socket, and the node that sees it at this address.
     own: SocketAddrV4,
     by: SocketAddrV4,

@@ -1,6 +1,6 @@
 //! An encrypted connection to a peer: messages on a datagram stream.
 //!
-//! Not here: how the stream came about (`connect.rs`, `server.rs`), and what the messages say.
+//! Not here: how the stream is connected (`connect.rs`, `server.rs`), and the content of messages.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -10,69 +10,69 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::endpoint::Endpoint;
-use super::line::{Line, Lost};
+use super::socket_stream::{SocketStream, SocketStreamError};
 use crate::secret_stream::{Sealer, Secrets, StreamError, Unsealer, begin};
 
 /// An empty message is sent after this time without another one: routers forget idle streams, and a
 /// remote that is gone is detected only by missing acknowledgements.
-pub const ALIVE_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] SocketStreamError),
     #[error(transparent)]
     Broken(#[from] StreamError),
     #[error("a message of {0} bytes is longer than can be sent")]
     TooLong(usize),
 }
 
-/// See the module's description. What is dropped ends when its last bytes have arrived.
-pub struct Connection {
+/// An encrypted connection. After it is dropped, written bytes are still sent for a limited time.
+pub(crate) struct Connection {
     pub reader: Reader,
     pub writer: Writer,
     pub address: SocketAddrV4,
 }
 
-pub struct Reader {
-    line: Arc<Line>,
+pub(crate) struct Reader {
+    stream: Arc<SocketStream>,
     unsealer: Unsealer,
     pieces: Vec<Bytes>,
 }
 
-pub struct Writer {
-    line: Arc<Line>,
+pub(crate) struct Writer {
+    stream: Arc<SocketStream>,
     sealer: Sealer,
     waiting: VecDeque<Bytes>,
-    /// Its tasks carry the stream.
+    /// Keeps the endpoint, whose tasks drive the stream.
     _endpoint: Arc<Endpoint>,
 }
 
 impl Connection {
-    /// On a line that is connected. Messages of the remote may have `longest` bytes.
-    pub fn new(
+    /// A connection on a connected stream. Messages of the remote may have `longest` bytes.
+    pub(crate) fn new(
         endpoint: Arc<Endpoint>,
-        line: Arc<Line>,
+        stream: Arc<SocketStream>,
         secrets: &Secrets,
         address: SocketAddrV4,
         longest: usize,
     ) -> Self {
         let (sealer, unsealer, header) = begin(secrets, longest);
-        let reader = Reader { line: Arc::clone(&line), unsealer, pieces: Vec::new() };
+        let reader = Reader { stream: Arc::clone(&stream), unsealer, pieces: Vec::new() };
         let waiting = VecDeque::from([header]);
-        let writer = Writer { line, sealer, waiting, _endpoint: endpoint };
+        let writer = Writer { stream, sealer, waiting, _endpoint: endpoint };
         Self { reader, writer, address }
     }
 }
 
 impl Reader {
-    /// The next message; `None` once the remote has ended. Giving it up loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
+    /// The next message; `None` once the remote has ended. Cancelling it loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
         loop {
             if let Some(message) = self.unsealer.next_message()? {
                 return Ok(Some(message));
             }
-            self.line.read(&mut self.pieces).await?;
+            self.stream.read(&mut self.pieces).await?;
             if self.pieces.is_empty() {
                 return Ok(None);
             }
@@ -83,46 +83,46 @@ impl Reader {
     }
 
     /// Whether the remote has proved that it is the peer of the handshake.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.unsealer.has_begun()
     }
 }
 
 impl Writer {
-    /// Puts a message behind those that wait.
+    /// Queues a message.
     ///
     /// # Errors
     /// Fails if the message is longer than a frame can hold.
-    pub fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
+    pub(crate) fn queue(&mut self, message: &[u8]) -> Result<(), ConnectionError> {
         let sealed = self.sealer.seal(message).ok_or(ConnectionError::TooLong(message.len()))?;
         self.waiting.push_back(sealed);
         Ok(())
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Ends the connection at once: what waits is lost.
-    pub fn destroy(&self) {
-        self.line.destroy();
+    /// Ends the connection at once: queued messages are lost.
+    pub(crate) fn destroy(&self) {
+        self.stream.destroy();
     }
 
     /// Bytes that the stream has not taken yet.
     #[cfg(test)]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.iter().map(Bytes::len).sum()
     }
 
     #[cfg(test)]
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self._endpoint
     }
 
-    /// Writes what waits. Giving it up loses nothing.
-    pub async fn flush(&mut self) -> Result<(), ConnectionError> {
+    /// Writes the queued messages. Cancelling it loses nothing.
+    pub(crate) async fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(first) = self.waiting.front_mut() {
-            let count = self.line.write(first).await?;
+            let count = self.stream.write(first).await?;
             first.advance(count);
             if first.is_empty() {
                 self.waiting.pop_front();
@@ -134,6 +134,6 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.line.leave();
+        self.stream.leave();
     }
 }

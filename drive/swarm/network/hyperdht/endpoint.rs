@@ -1,8 +1,8 @@
 //! A node of the HyperDHT on its sockets: packets and time in, answers to waiting callers.
 //!
-//! A node speaks from one socket and hears on another whether strangers come through to it; each hole
-//! that is punched has a socket of its own. Whatever arrives is told apart by its first bytes: a
-//! packet of a stream, a knock, or a packet of the hash table.
+//! A node sends from one socket, and tests whether every address can reach a second one. Each hole has a
+//! socket of its own. The first bytes of a datagram distinguish packets of streams, knocks, and packets
+//! of the hash table.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,49 +15,48 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::line::{Forget, Line};
 use super::socket::{Knock, Socket, now};
+use super::socket_stream::{Forget, SocketStream};
 use crate::crypto::{KeyPair, random_bytes};
-use crate::hyperdht::{Answer, Ask, Asked, Event, Node, RequestId, Role, SocketId};
-use crate::kademlia::{Chosen, QueryId};
+use crate::hyperdht::{Answer, Ask, Asked, Event, HyperDhtNode, RequestId, Role, SocketId};
+use crate::kademlia::{QueryId, RandomParts};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::stream_of;
 
-/// Streams at once, those that are being made or ended included; one more is refused.
-pub const MAX_LINES: usize = 512;
+/// Concurrent streams, including those that are being connected or ended; one more is refused.
+pub(crate) const MAX_STREAMS: usize = 512;
 /// Sockets at once.
-pub const MAX_SOCKETS: usize = 1024;
-/// Bytes received that all streams together may keep: those before which some lack. Beyond it the
-/// stream that keeps most is ended.
-pub const MAX_HELD: usize = 32 * 1024 * 1024;
-/// A stream that keeps less is not looked at.
+pub(crate) const MAX_SOCKETS: usize = 1024;
+/// Received bytes that all streams together may keep. Beyond it the stream that keeps most is ended.
+pub(crate) const MAX_HELD: usize = 32 * 1024 * 1024;
+/// A stream that keeps fewer bytes causes no check of the total.
 const LITTLE: usize = 256 * 1024;
-/// Events of one query that may wait; more peers than that are of no use.
+/// Events of one query that may wait; more are dropped.
 const EVENTS: usize = 256;
 /// Requests to our own server that may wait.
 const ASKED: usize = 256;
-/// Longest datagram there is.
+/// Longest possible datagram, in bytes.
 const DATAGRAM: usize = 65_536;
 /// Packets received before their streams answer.
 const BATCH: usize = 64;
 
-/// See the module's description.
-pub struct Endpoint {
+/// A node with its sockets and streams.
+pub(crate) struct Endpoint {
     own: Weak<Endpoint>,
     pub keys: KeyPair,
     ip: Ipv4Addr,
-    node: Mutex<Node>,
+    node: Mutex<HyperDhtNode>,
     sockets: Mutex<HashMap<SocketId, (Arc<Socket>, AbortHandle)>>,
     next_socket: AtomicU32,
-    lines: Mutex<HashMap<u32, Arc<Line>>>,
-    line_count: Arc<AtomicUsize>,
+    streams: Mutex<HashMap<u32, Arc<SocketStream>>>,
+    stream_count: Arc<AtomicUsize>,
     waiting: Mutex<Waiting>,
     asked: mpsc::Sender<ServerEvent>,
-    /// Trying ports looks like an attack from outside: one hole at a time.
+    /// The permit to try ports, which looks like an attack from outside: one hole at a time.
     turns: Arc<Semaphore>,
-    /// The node has an earlier appointment than was thought.
+    /// Notified when the node has an earlier tick than before.
     earlier: Arc<Notify>,
-    /// Another one has taken its place: only streams are still served.
+    /// Another endpoint has replaced it: only streams are still served.
     retired: AtomicBool,
 }
 
@@ -68,63 +67,63 @@ struct Waiting {
     queries: HashMap<QueryId, mpsc::Sender<Event>>,
 }
 
-/// What peers want of our own server.
-pub enum ServerEvent {
+/// Messages of peers to our own server.
+pub(crate) enum ServerEvent {
     Handshake(Asked),
     Holepunch(Asked),
 }
 
-/// Where an endpoint is, and what its node is.
-pub struct Settings {
+/// The address of an endpoint, and the role of its node.
+pub(crate) struct Settings {
     pub ip: Ipv4Addr,
-    /// Of the socket that strangers come to; 0 for any.
+    /// The port of the server socket; 0 for any.
     pub port: u16,
-    /// Others may rely on the node, which is at this address for them.
+    /// The address at which others see a persistent node; `None` for an ephemeral node.
     pub stays_at: Option<Ipv4Addr>,
 }
 
-/// A stream that is to be connected. It is forgotten if it is dropped before.
-pub struct NewLine {
-    line: Arc<Line>,
+/// A stream that is not connected yet. It is removed if it is dropped before that.
+pub(crate) struct UnconnectedStream {
+    stream: Arc<SocketStream>,
     endpoint: Arc<Endpoint>,
     connected: bool,
 }
 
-impl Deref for NewLine {
-    type Target = Line;
+impl Deref for UnconnectedStream {
+    type Target = SocketStream;
 
-    fn deref(&self) -> &Line {
-        &self.line
+    fn deref(&self) -> &SocketStream {
+        &self.stream
     }
 }
 
-impl NewLine {
-    /// From now on its packets go there, as long as it is not over.
-    pub fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<Line> {
+impl UnconnectedStream {
+    /// Sends its packets to this address from now on, until the stream is over.
+    pub(crate) fn connect(mut self, socket: &Arc<Socket>, to: SocketAddrV4) -> Arc<SocketStream> {
         self.connected = true;
-        self.line.connect(socket, to);
+        self.stream.connect(socket, to);
         let endpoint: Weak<Endpoint> = Arc::downgrade(&self.endpoint);
-        tokio::spawn(Arc::clone(&self.line).drive(endpoint));
-        Arc::clone(&self.line)
+        tokio::spawn(Arc::clone(&self.stream).drive(endpoint));
+        Arc::clone(&self.stream)
     }
 }
 
-impl Drop for NewLine {
+impl Drop for UnconnectedStream {
     fn drop(&mut self) {
         if !self.connected {
-            self.endpoint.forget(self.line.local_id);
+            self.endpoint.forget(self.stream.local_id);
         }
     }
 }
 
 /// A socket for one hole.
-pub struct OpenSocket {
+pub(crate) struct OpenSocket {
     pub socket: Arc<Socket>,
     pub closing: Closing,
 }
 
 /// Closes a socket when dropped.
-pub struct Closing {
+pub(crate) struct Closing {
     endpoint: Weak<Endpoint>,
     socket: SocketId,
 }
@@ -134,7 +133,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Fails if a socket cannot be opened.
-    pub async fn new(
+    pub(crate) async fn new(
         keys: KeyPair,
         settings: Settings,
     ) -> io::Result<(Arc<Self>, mpsc::Receiver<ServerEvent>)> {
@@ -145,10 +144,16 @@ impl Endpoint {
             None => Some(Arc::new(Socket::bind(SocketId::CLIENT, settings.ip, 0, None).await?)),
         };
         let role = match settings.stays_at {
-            Some(ip) => Role::Staying { address: SocketAddrV4::new(ip, server.port()) },
-            None => Role::Passing { server_port: server.port() },
+            Some(ip) => Role::Persistent { address: SocketAddrV4::new(ip, server.port()) },
+            None => Role::Ephemeral { server_port: server.port() },
         };
-        let node = Node::new(Chosen::at_random()?, keys.clone(), Vec::new(), role, Instant::now());
+        let node = HyperDhtNode::new(
+            RandomParts::at_random()?,
+            keys.clone(),
+            Vec::new(),
+            role,
+            Instant::now(),
+        );
         let (sender, asked) = mpsc::channel(ASKED);
         let earlier = Arc::new(Notify::new());
         let endpoint = Arc::new_cyclic(|own| Self {
@@ -158,8 +163,8 @@ impl Endpoint {
             node: Mutex::new(Rank::NODE, node),
             sockets: Mutex::new(Rank::SOCKETS, HashMap::new()),
             next_socket: AtomicU32::new(SocketId::SERVER.0 + 1),
-            lines: Mutex::new(Rank::LINES, HashMap::new()),
-            line_count: Arc::default(),
+            streams: Mutex::new(Rank::STREAMS, HashMap::new()),
+            stream_count: Arc::default(),
             waiting: Mutex::default(),
             asked: sender,
             turns: Arc::new(Semaphore::new(1)),
@@ -173,7 +178,7 @@ impl Endpoint {
     }
 
     /// The node, for what it does at once; [`Endpoint::flush`] has to follow.
-    fn node(&self) -> MutexGuard<'_, Node> {
+    fn node(&self) -> MutexGuard<'_, HyperDhtNode> {
         // Nothing panics while holding it.
         self.node.lock()
     }
@@ -182,16 +187,16 @@ impl Endpoint {
         self.sockets.lock()
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<u32, Arc<Line>>> {
-        self.lines.lock()
+    fn streams(&self) -> MutexGuard<'_, HashMap<u32, Arc<SocketStream>>> {
+        self.streams.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock()
     }
 
-    /// Has the node do something, and what follows from it.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    /// Calls the node, then sends its packets and delivers its events.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HyperDhtNode, Instant) -> T) -> T {
         let result = act(&mut self.node(), Instant::now());
         self.flush();
         result
@@ -216,12 +221,12 @@ impl Endpoint {
             events.extend(std::iter::from_fn(|| node.next_event()));
         }
         for event in events {
-            self.tell(event);
+            self.deliver(event);
         }
         self.earlier.notify_one();
     }
 
-    fn tell(&self, event: Event) {
+    fn deliver(&self, event: Event) {
         match event {
             Event::Answered { request, answer } => {
                 if let Some(waits) = self.waiting().answers.remove(&request) {
@@ -246,8 +251,8 @@ impl Endpoint {
         }
     }
 
-    /// One request and its answer; `None` if there is none in time.
-    pub async fn request(&self, ask: Ask) -> Option<Answer> {
+    /// Sends a request and returns the answer; `None` if there is none in time.
+    pub(crate) async fn request(&self, ask: Ask) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
         {
             let mut node = self.node();
@@ -258,10 +263,10 @@ impl Endpoint {
         answer.await.ok().flatten()
     }
 
-    /// Starts a query; what it finds, and at last that it has finished.
-    pub fn query(
+    /// Starts a query; the channel gets its results and then the event that it has finished.
+    pub(crate) fn query(
         &self,
-        start: impl FnOnce(&mut Node, Instant) -> Option<QueryId>,
+        start: impl FnOnce(&mut HyperDhtNode, Instant) -> Option<QueryId>,
     ) -> Option<mpsc::Receiver<Event>> {
         let (sender, events) = mpsc::channel(EVENTS);
         {
@@ -273,17 +278,17 @@ impl Endpoint {
         Some(events)
     }
 
-    /// The socket that strangers come to.
-    pub fn server_socket(&self) -> Option<Arc<Socket>> {
+    /// The server socket.
+    pub(crate) fn server_socket(&self) -> Option<Arc<Socket>> {
         self.socket(SocketId::SERVER)
     }
 
-    pub fn socket(&self, id: SocketId) -> Option<Arc<Socket>> {
+    pub(crate) fn socket(&self, id: SocketId) -> Option<Arc<Socket>> {
         self.sockets().get(&id).map(|(socket, _)| Arc::clone(socket))
     }
 
     /// A socket for one hole, which reports knocks.
-    pub async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
+    pub(crate) async fn open_socket(&self, knocks: mpsc::Sender<Knock>) -> io::Result<OpenSocket> {
         if self.sockets().len() >= MAX_SOCKETS {
             return Err(io::Error::other("too many holes are being punched"));
         }
@@ -306,37 +311,36 @@ impl Endpoint {
     }
 
     /// The permit to try ports, if no other caller holds it.
-    pub fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).try_acquire_owned().ok()
     }
 
     /// A stream that is to be connected; `None` if there are too many.
-    pub fn new_line(self: &Arc<Self>) -> Option<NewLine> {
-        let mut lines = self.lines();
-        if lines.len() >= MAX_LINES {
+    pub(crate) fn new_stream(self: &Arc<Self>) -> Option<UnconnectedStream> {
+        let mut streams = self.streams();
+        if streams.len() >= MAX_STREAMS {
             return None;
         }
-        // It must not be guessable: the first packet of a stream determines the address of the
-        // others.
+        // It must not be guessable: the source of the first packet becomes the address of the stream.
         let id = std::iter::repeat_with(|| random_bytes().map(u32::from_le_bytes))
             .take_while(Result::is_ok)
             .flatten()
-            .find(|id| !lines.contains_key(id))?;
-        let line = Arc::new(Line::new(id, Arc::clone(&self.line_count)));
-        lines.insert(id, Arc::clone(&line));
-        Some(NewLine { line, endpoint: Arc::clone(self), connected: false })
+            .find(|id| !streams.contains_key(id))?;
+        let stream = Arc::new(SocketStream::new(id, Arc::clone(&self.stream_count)));
+        streams.insert(id, Arc::clone(&stream));
+        Some(UnconnectedStream { stream, endpoint: Arc::clone(self), connected: false })
     }
 
-    /// The node says nothing any more: another endpoint with the same keys takes its place, and what
-    /// this one announced, too. Streams go on.
-    pub fn retire(&self) {
+    /// The node sends nothing any more: another endpoint with the same keys replaces it and takes over its
+    /// announcements. Streams continue.
+    pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 
     /// Ends the stream that keeps most, if all together keep too much.
     fn bound_held(&self) {
-        let all: Vec<_> = self.lines().values().cloned().collect();
-        let held: Vec<_> = all.iter().map(|line| line.held()).collect();
+        let all: Vec<_> = self.streams().values().cloned().collect();
+        let held: Vec<_> = all.iter().map(|stream| stream.held()).collect();
         if held.iter().sum::<usize>() > MAX_HELD
             && let Some((most, _)) = all.iter().zip(held).max_by_key(|(_, held)| *held)
         {
@@ -344,15 +348,15 @@ impl Endpoint {
         }
     }
 
-    /// What all streams keep together, and how many there are.
+    /// The bytes that all streams keep together, and the number of streams.
     #[cfg(test)]
-    pub fn held(&self) -> (usize, usize) {
-        let all: Vec<_> = self.lines().values().cloned().collect();
-        (all.iter().map(|line| line.held()).sum(), all.len())
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let all: Vec<_> = self.streams().values().cloned().collect();
+        (all.iter().map(|stream| stream.held()).sum(), all.len())
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
-    pub fn farewell(&self) {
+    /// Withdraws all announcements, without waiting for answers.
+    pub(crate) fn farewell(&self) {
         self.with(|node, now| node.take_back_all(now));
     }
 
@@ -362,16 +366,16 @@ impl Endpoint {
         socket: &Arc<Socket>,
         from: SocketAddrV4,
         packet: &[u8],
-    ) -> Option<Arc<Line>> {
+    ) -> Option<Arc<SocketStream>> {
         if packet.len() <= 1 {
             socket.knocked(from);
             return None;
         }
         match stream_of(packet) {
             Some(id) => {
-                let line = self.lines().get(&id).cloned()?;
-                line.receive(socket, from, packet, now());
-                Some(line)
+                let stream = self.streams().get(&id).cloned()?;
+                stream.receive(socket, from, packet, now());
+                Some(stream)
             }
             None => {
                 self.with(|node, now| node.receive(socket.id, from, packet, now));
@@ -391,7 +395,7 @@ impl Drop for Endpoint {
 
 impl Forget for Endpoint {
     fn forget(&self, id: u32) {
-        self.lines().remove(&id);
+        self.streams().remove(&id);
     }
 }
 
@@ -406,12 +410,12 @@ impl Drop for Closing {
 /// Reads a socket until it is closed.
 async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
     let mut buffer = vec![0; DATAGRAM];
-    let mut touched: HashMap<u32, Arc<Line>> = HashMap::new();
+    let mut touched: HashMap<u32, Arc<SocketStream>> = HashMap::new();
     loop {
         let mut received = match socket.receive(&mut buffer).await {
             Ok(received) => Some(received),
             Err(error) => {
-                // Whatever it is, it may be there again at once.
+                // The error may repeat at once.
                 log::debug!("HyperDHT: {error}");
                 tokio::task::yield_now().await;
                 continue;
@@ -421,22 +425,22 @@ async fn receive(endpoint: Weak<Endpoint>, socket: Arc<Socket>) {
         let mut count = 0;
         while let Some((length, from)) = received {
             let packet = buffer.get(..length).unwrap_or_default();
-            if let Some(line) = endpoint.dispatch(&socket, from, packet) {
-                touched.insert(line.local_id, line);
+            if let Some(stream) = endpoint.dispatch(&socket, from, packet) {
+                touched.insert(stream.local_id, stream);
             }
             count += 1;
             received = if count < BATCH { socket.try_receive(&mut buffer) } else { None };
         }
         let now = now();
-        let much = touched.values().any(|line| line.held() > LITTLE);
-        touched.drain().for_each(|(_, line)| line.attend(now));
+        let much = touched.values().any(|stream| stream.held() > LITTLE);
+        touched.drain().for_each(|(_, stream)| stream.attend(now));
         if much {
             endpoint.bound_held();
         }
     }
 }
 
-/// Does in time what the node has to do.
+/// Calls the node's ticks in time.
 async fn keep_time(endpoint: Weak<Endpoint>, earlier: Arc<Notify>) {
     loop {
         let Some(next) = endpoint.upgrade().map(|endpoint| endpoint.node().next_tick()) else {

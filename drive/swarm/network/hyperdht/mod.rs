@@ -7,7 +7,7 @@
 //! (`carry`). Not here: when topics are queried (`discovery/hyperdht`).
 
 mod socket;
-mod line;
+mod socket_stream;
 mod endpoint;
 mod connection;
 mod sealed;
@@ -26,10 +26,10 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::timeout;
 
-pub use carry::{CarryError, carry};
-pub use connection::Connection;
-pub use endpoint::{Endpoint, ServerEvent, Settings};
-pub use server::serve;
+pub(crate) use carry::{CarryError, carry};
+pub(crate) use connection::Connection;
+pub(crate) use endpoint::{Endpoint, ServerEvent, Settings};
+pub(crate) use server::serve;
 
 use crate::crypto::{KeyPair, PublicKey, random_bytes};
 use crate::hyperdht::payload::{Firewall, NoisePayload, UdxInfo};
@@ -37,28 +37,28 @@ use crate::protomux::MAX_FRAME;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// How long finding a peer's node, its handshake and the hole punching may take together.
-pub const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 /// Longest message of a connection that is taken.
 const LONGEST_MESSAGE: usize = MAX_FRAME;
-/// Peers of which it is remembered which nodes know them.
+/// Peers whose relays are remembered.
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
-/// Nodes remembered of each.
+/// Relays remembered per peer.
 const MAX_RELAYS: usize = 8;
-/// Addresses of ours that a peer is told.
+/// Own addresses in a handshake.
 const MAX_OWN_ADDRESSES: usize = 8;
 
 /// The current endpoint, for dialling.
-pub struct Link {
+pub(crate) struct CurrentEndpoint {
     /// Our key pair on this network. It proves no identity: each process makes a new one.
     pub keys: KeyPair,
     endpoint: Mutex<Option<Arc<Endpoint>>>,
     known: Mutex<LruCache<[u8; 32], Vec<SocketAddrV4>>>,
 }
 
-impl Link {
+impl CurrentEndpoint {
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             keys: KeyPair::from_seed(&random_bytes()?),
             endpoint: Mutex::new(Rank::ENDPOINT, None),
@@ -71,16 +71,16 @@ impl Link {
         self.endpoint.lock()
     }
 
-    pub fn endpoint(&self) -> Option<Arc<Endpoint>> {
+    pub(crate) fn endpoint(&self) -> Option<Arc<Endpoint>> {
         self.lock().clone()
     }
 
-    pub fn set(&self, endpoint: Option<Arc<Endpoint>>) {
+    pub(crate) fn set(&self, endpoint: Option<Arc<Endpoint>>) {
         *self.lock() = endpoint;
     }
 
-    /// Records nodes that are said to know a peer.
-    pub fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
+    /// Remembers nodes that may know a peer.
+    pub(crate) fn know(&self, key: &[u8; 32], relays: Vec<SocketAddrV4>) {
         let mut known = self.known.lock();
         let all = known.get_or_insert_mut(*key, Vec::new);
         for relay in relays {
@@ -91,7 +91,7 @@ impl Link {
     }
 
     /// Connects to a peer by the key of its node.
-    pub async fn connect(&self, key: [u8; 32]) -> Result<Connection, String> {
+    pub(crate) async fn connect(&self, key: [u8; 32]) -> Result<Connection, String> {
         let endpoint = self.endpoint().ok_or("there is no HyperDHT node")?;
         let relays = {
             let mut known = self.known.lock();
@@ -104,16 +104,16 @@ impl Link {
         }
     }
 
-    /// Takes all announcements back, without waiting whether that is heard.
-    pub fn farewell(&self) {
+    /// Withdraws all announcements, without waiting for answers.
+    pub(crate) fn farewell(&self) {
         if let Some(endpoint) = self.endpoint() {
             endpoint.farewell();
         }
     }
 }
 
-/// What each side says about itself in a handshake. `open` is the address at which every peer can reach us,
-/// if there is one; `stream` is our number of the stream.
+/// The payload of our handshake message. `open` is the address at which every peer can reach us, if there
+/// is one; `stream` is our number of the stream.
 fn hello(endpoint: &Endpoint, open: Option<SocketAddrV4>, stream: u32) -> NoisePayload {
     let port = endpoint.server_socket().map_or(0, |socket| socket.port());
     let near = super::interfaces::usable().into_iter();

@@ -1,12 +1,12 @@
 //! Holes through routers: a socket for one peer, what kind of router it is behind, and the knocking by
 //! which both sides open theirs.
 //!
-//! A router lets in answers to what went out. So both sides send to each other until a packet of one
-//! meets the way that a packet of the other has opened. Where one side's router uses another port for
-//! each remote, that side opens many sockets and the other one tries many ports: after half a minute
-//! two of them have met, but for one case in a thousand.
+//! A router admits answers to packets that went out. So both sides send to each other until a packet of
+//! one side arrives through the path that a packet of the other has opened. If the router of one side
+//! uses a different port for each remote, that side opens many sockets and the other one tries many
+//! ports: after half a minute a pair has met, except in one case in a thousand.
 //!
-//! Not here: what the two sides tell each other before (`connect.rs`, `server.rs`).
+//! Not here: the rounds that the two sides exchange before (`connect.rs`, `server.rs`).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use super::endpoint::{Closing, Endpoint, OpenSocket};
 use super::socket::{Knock, Socket};
 use crate::hyperdht::message::Command;
 use crate::hyperdht::payload::Firewall;
-use crate::hyperdht::{Ask, Reach, Samples, SocketId};
+use crate::hyperdht::{Ask, Reachability, Samples, SocketId};
 use crate::sync::{Mutex, MutexGuard, Rank};
 
-/// Nodes asked how they see a socket.
+/// Nodes that are asked for the address of a socket.
 const SAMPLES: usize = 4;
-/// Others are asked instead of those that do not answer.
+/// Rounds of asking: other nodes replace those that do not answer.
 const SAMPLE_ROUNDS: usize = 2;
-/// Knocks that may wait to be heard.
+/// Knocks that may wait for the task.
 const KNOCKS: usize = 64;
 /// Between two knocks where both routers keep their ports, and how many there are.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -36,24 +36,24 @@ const UNVERIFIED_EVERY: u32 = 4;
 /// Addresses of a peer that are tried.
 const MAX_REMOTE: usize = 8;
 /// Sockets that meet the other side's tries where our router changes its ports.
-pub const BIRTHDAY_SOCKETS: usize = 256;
+pub(crate) const BIRTHDAY_SOCKETS: usize = 256;
 /// Between two tries then, and how many there are.
 const RANDOM_PAUSE: Duration = Duration::from_millis(20);
 const RANDOM_TRIES: usize = 1750;
 /// Ports below are not tried.
 const LOWEST_PORT: u16 = 1000;
 
-/// What is known of the other side.
+/// The state of the other side.
 #[derive(Debug, Default)]
-pub struct Remote {
+pub(crate) struct Remote {
     pub firewall: Firewall,
     addresses: Vec<(SocketAddrV4, bool)>,
     pub punching: bool,
 }
 
 impl Remote {
-    /// The other side's last word. `verified` has been shown to be its host.
-    pub fn update(
+    /// Applies the last round of the other side. `verified` is a host that has proved to be its own.
+    pub(crate) fn update(
         &mut self,
         firewall: Firewall,
         punching: bool,
@@ -75,13 +75,13 @@ impl Remote {
 /// The sockets of one hole; usually one.
 type Sockets = Arc<Mutex<Vec<OpenSocket>>>;
 
-/// See the module's description. Dropping it ends the knocking and closes the sockets.
-pub struct Puncher {
+/// One hole. Dropping it ends the knocking and closes the sockets.
+pub(crate) struct Puncher {
     endpoint: Arc<Endpoint>,
     pub socket: Arc<Socket>,
     sockets: Sockets,
     samples: Samples,
-    /// What a node said last of where we are.
+    /// Our address as the last node reported it.
     seen_as: Option<SocketAddrV4>,
     pub remote: Remote,
     knocks: mpsc::Receiver<Knock>,
@@ -102,8 +102,8 @@ impl Drop for Puncher {
 
 /// Why no hole can be punched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Hopeless {
-    #[error("both routers use another port for everybody")]
+pub(crate) enum PunchError {
+    #[error("both routers use a different port for each remote")]
     BothRandom,
     #[error("the other side has shown no address that is its own")]
     NoAddress,
@@ -112,7 +112,7 @@ pub enum Hopeless {
 }
 
 impl Puncher {
-    pub async fn new(endpoint: Arc<Endpoint>) -> std::io::Result<Self> {
+    pub(crate) async fn new(endpoint: Arc<Endpoint>) -> std::io::Result<Self> {
         let (sender, knocks) = mpsc::channel(KNOCKS);
         let open = endpoint.open_socket(sender.clone()).await?;
         let socket = Arc::clone(&open.socket);
@@ -130,38 +130,38 @@ impl Puncher {
         })
     }
 
-    /// What others see of our socket; to be given to [`Puncher::sampled`].
-    pub fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
+    /// The addresses at which nodes see our socket, for [`Puncher::sampled`].
+    pub(crate) fn sampling(&self) -> impl Future<Output = Vec<Seen>> + Send + use<> {
         sample(Arc::clone(&self.endpoint), self.socket.id)
     }
 
-    pub fn sampled(&mut self, seen: Vec<Seen>) {
+    pub(crate) fn sampled(&mut self, seen: Vec<Seen>) {
         for Seen { own, by } in seen {
             self.samples.add(by, own);
             self.seen_as = Some(own);
         }
     }
 
-    /// What we are behind. Where there are too few nodes to tell, the best that is possible.
-    pub fn firewall(&self) -> Firewall {
-        match self.samples.reach() {
-            Reach::Random => Firewall::Random,
+    /// The kind of our router; the best possible kind if too few nodes answered.
+    pub(crate) fn firewall(&self) -> Firewall {
+        match self.samples.reachability() {
+            Reachability::Random => Firewall::Random,
             // An openly reachable peer needs no hole.
-            Reach::Open(_) | Reach::Consistent(_) => Firewall::Consistent,
-            Reach::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
-            Reach::Unknown if self.seen_as.is_some() => Firewall::Random,
-            Reach::Unknown => Firewall::Unknown,
+            Reachability::Open(_) | Reachability::Consistent(_) => Firewall::Consistent,
+            Reachability::Unknown if self.samples.agreed().is_some() => Firewall::Consistent,
+            Reachability::Unknown if self.seen_as.is_some() => Firewall::Random,
+            Reachability::Unknown => Firewall::Unknown,
         }
     }
 
-    /// Where the other side is to send to; of a router that changes its ports only the host counts.
-    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+    /// Our addresses for the other side; if our router changes its ports, only the host counts.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddrV4> {
         let host = || self.seen_as.map(|seen_as| SocketAddrV4::new(*seen_as.ip(), 0));
         self.samples.agreed().or_else(host).into_iter().collect()
     }
 
     /// The next knock at one of our sockets.
-    pub async fn knocked(&mut self) -> (Arc<Socket>, SocketAddrV4) {
+    pub(crate) async fn knocked(&mut self) -> (Arc<Socket>, SocketAddrV4) {
         loop {
             // It cannot end: we hold a sender ourselves.
             let Some(knock) = self.knocks.recv().await else { return std::future::pending().await };
@@ -172,8 +172,8 @@ impl Puncher {
         }
     }
 
-    /// The socket stays when the rest of the hole is closed.
-    pub fn take(&self, id: SocketId) -> Option<Closing> {
+    /// Takes a socket, which stays open when the rest of the hole is closed.
+    pub(crate) fn take(&self, id: SocketId) -> Option<Closing> {
         let mut sockets = lock(&self.sockets);
         let at = sockets.iter().position(|open| open.socket.id == id)?;
         Some(sockets.swap_remove(at).closing)
@@ -185,7 +185,7 @@ impl Puncher {
     /// # Errors
     /// Fails if both routers choose ports at random, if no usable address of the peer
     /// is known, or if another caller is trying ports.
-    pub fn punch(&mut self, first: bool) -> Result<(), Hopeless> {
+    pub(crate) fn punch(&mut self, first: bool) -> Result<(), PunchError> {
         if self.knocking.is_some() {
             return Ok(());
         }
@@ -195,17 +195,17 @@ impl Puncher {
         };
         let (ours, theirs) = (coerce(self.firewall()), coerce(self.remote.firewall));
         let knocking = match (ours, theirs) {
-            (Firewall::Random, Firewall::Random) => return Err(Hopeless::BothRandom),
+            (Firewall::Random, Firewall::Random) => return Err(PunchError::BothRandom),
             (Firewall::Consistent, Firewall::Consistent) => {
                 let addresses = self.remote.addresses.clone();
                 if addresses.is_empty() {
-                    return Err(Hopeless::NoAddress);
+                    return Err(PunchError::NoAddress);
                 }
                 tokio::spawn(knock(Arc::clone(&self.socket), addresses, first))
             }
             _ => {
-                let to = self.remote.verified().ok_or(Hopeless::NoAddress)?;
-                self._turn = Some(self.endpoint.turn().ok_or(Hopeless::Busy)?);
+                let to = self.remote.verified().ok_or(PunchError::NoAddress)?;
+                self._turn = Some(self.endpoint.turn().ok_or(PunchError::Busy)?);
                 if theirs == Firewall::Random {
                     tokio::spawn(try_ports(Arc::clone(&self.socket), *to.ip()))
                 } else {
@@ -224,8 +224,8 @@ fn lock(sockets: &Sockets) -> MutexGuard<'_, Vec<OpenSocket>> {
     sockets.lock()
 }
 
-/// How a node sees a socket of ours.
-pub struct Seen {
+/// The address of a socket of ours, and the node that reported it.
+pub(crate) struct Seen {
     pub own: SocketAddrV4,
     pub by: SocketAddrV4,
 }
@@ -256,7 +256,7 @@ async fn sample(endpoint: Arc<Endpoint>, socket: SocketId) -> Vec<Seen> {
     seen
 }
 
-/// Both routers keep their ports.
+/// Knocks, if both routers keep their ports.
 async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first: bool) {
     if !first {
         tokio::time::sleep(PAUSE).await;
@@ -271,7 +271,7 @@ async fn knock(socket: Arc<Socket>, addresses: Vec<(SocketAddrV4, bool)>, first:
     }
 }
 
-/// The other side has opened many sockets with unknown ports.
+/// Tries ports, if the other side has opened many sockets with unknown ports.
 async fn try_ports(socket: Arc<Socket>, ip: Ipv4Addr) {
     for _ in 0..RANDOM_TRIES {
         socket.knock(SocketAddrV4::new(ip, fastrand::u16(LOWEST_PORT..)));
@@ -297,7 +297,7 @@ async fn open_many(
             all.get(n % all.len().max(1)).map(|open| Arc::clone(&open.socket))
         };
         let Some(socket) = socket else { return };
-        // The first round is to open our router and not to make the other one suspicious.
+        // The first round opens our router without reaching the other one, which might block us.
         if n < BIRTHDAY_SOCKETS {
             socket.open_for(to)
         } else {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_verified_once_stays_so_while_it_is_named() {
+    fn a_verified_host_stays_verified_while_the_peer_names_it() {
         let mut remote = Remote::default();
         remote.update(Firewall::Consistent, false, &[at(1, 1), at(2, 2)], None);
         assert_eq!(remote.verified(), None);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_addresses_are_tried() {
+    fn addresses_of_a_peer_are_limited() {
         let mut remote = Remote::default();
         let all: Vec<_> = (0..=MAX_REMOTE as u8).map(|n| at(n, 1)).collect();
         remote.update(Firewall::Consistent, true, &all, None);

@@ -1,4 +1,4 @@
-//! What two peers tell each other about a hole, sealed from the nodes that pass it on.
+//! Encryption of the rounds about a hole against the nodes that forward them.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,26 +13,26 @@ use crate::hyperdht::payload::Round;
 
 const NONCE: usize = 24;
 
-/// See the module's description.
-pub struct Sealed {
+/// The cipher and the tokens of one handshake.
+pub(crate) struct Sealed {
     cipher: XSalsa20Poly1305,
-    /// Of our tokens.
+    /// The secret of our tokens.
     secret: [u8; 32],
 }
 
 impl Sealed {
-    /// Between those whose handshake had this hash.
+    /// For the two parties of the handshake with this hash.
     ///
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn new(handshake: &[u8; 64]) -> io::Result<Self> {
+    pub(crate) fn new(handshake: &[u8; 64]) -> io::Result<Self> {
         let key = blake2b_keyed(handshake, &[&holepunch_namespace()]);
         Ok(Self { cipher: XSalsa20Poly1305::new(&key.into()), secret: random_bytes()? })
     }
 
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn seal(&self, round: &Round) -> io::Result<Bytes> {
+    pub(crate) fn seal(&self, round: &Round) -> io::Result<Bytes> {
         let nonce: [u8; NONCE] = random_bytes()?;
         let sealed = self.cipher.encrypt(&Nonce::from(nonce), round.encode().as_ref());
         let sealed = sealed.map_err(|_| io::Error::other("a message too long to be sealed"))?;
@@ -42,15 +42,15 @@ impl Sealed {
         Ok(out.freeze())
     }
 
-    /// `None` if it is not what the other one has sealed.
-    pub fn open(&self, sealed: &[u8]) -> Option<Round> {
+    /// The round in a message; `None` if the other party has not sealed it.
+    pub(crate) fn open(&self, sealed: &[u8]) -> Option<Round> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
         let plain = self.cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
         Round::decode(plain.into()).ok()
     }
 
-    /// A peer that repeats it has received it at that host.
-    pub fn token(&self, host: Ipv4Addr) -> [u8; 32] {
+    /// A token for `host`: a peer that repeats it receives packets at that host.
+    pub(crate) fn token(&self, host: Ipv4Addr) -> [u8; 32] {
         blake2b_keyed(&self.secret, &[host.to_string().as_bytes()])
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_seals_the_other_opens_and_nobody_else() {
+    fn only_a_party_of_the_handshake_opens_a_sealed_round() {
         let (a, b) = (Sealed::new(&[1; 64]).unwrap(), Sealed::new(&[1; 64]).unwrap());
         let sealed = a.seal(&round()).unwrap();
         assert_eq!(b.open(&sealed), Some(round()));
@@ -79,9 +79,9 @@ mod tests {
         assert_ne!(a.token(host), a.token(Ipv4Addr::new(192, 0, 2, 2)));
     }
 
-    /// Sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
+    /// A round sealed by npm hyperdht 6.34 (`tests/vectors/secret-stream.json`).
     #[test]
-    fn what_the_reference_sealed_is_opened() {
+    fn a_round_sealed_by_the_reference_is_opened() {
         let vectors: serde_json::Value =
             serde_json::from_str(include_str!("../../../../tests/vectors/secret-stream.json"))
                 .unwrap();

@@ -1,5 +1,5 @@
-//! Answering peers that connect to us: their handshakes, which nodes of the network pass on, and the
-//! holes that both sides punch into their routers at the same time.
+//! Answering peers that connect to us: their handshakes, which nodes of the network forward, and the
+//! holes that both sides punch at the same time.
 
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
-use super::endpoint::{Closing, Endpoint, NewLine, ServerEvent};
-use super::punch::{Hopeless, Puncher, Seen};
+use super::endpoint::{Closing, Endpoint, ServerEvent, UnconnectedStream};
+use super::punch::{PunchError, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
 use super::{LONGEST_MESSAGE, hello};
@@ -27,19 +27,19 @@ use crate::secret_stream::{Handshake, Secrets};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Handshakes under way at once; others are not answered.
-pub const MAX_HANDSHAKES: usize = 64;
+pub(crate) const MAX_HANDSHAKES: usize = 64;
 /// Handshakes that have been answered and are remembered: the same one comes through several nodes.
-pub const MAX_REMEMBERED: usize = 256;
+pub(crate) const MAX_REMEMBERED: usize = 256;
 /// How long an answered handshake is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 /// From the answer to a handshake until the first packet of the stream.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(20);
-/// The same where ports have to be guessed.
+/// As [`ARRIVE_WITHIN`], where ports must be guessed.
 const GUESS_WITHIN: Duration = Duration::from_secs(50);
 /// Messages about one hole that may wait.
 const ROUNDS: usize = 8;
 
-/// Why a peer does not get through to us.
+/// Why a handshake leads to no connection.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
     #[error("handshake: {0}")]
@@ -84,12 +84,12 @@ impl Server {
         self.holes.lock()
     }
 
-    /// Answers; how many bytes may still be sent until the peer is heard.
+    /// Answers a handshake; returns how many bytes may still be sent until a packet of the peer arrives.
     fn reply(&self, asked: &Asked, socket: SocketId, noise: Bytes) -> usize {
         self.endpoint.with(|node, _| node.answer_handshake(asked, socket, noise))
     }
 
-    /// Whether this handshake is new; one that is not gets the answer it had.
+    /// Whether this handshake is new. A repeated one gets its answer again.
     fn is_new(&self, hash: Hash, asked: &Asked) -> bool {
         let now = Instant::now();
         let mut answered = self.answered();
@@ -109,7 +109,7 @@ impl Server {
         true
     }
 
-    /// What made no sense is not remembered: it must not take the place of what does.
+    /// Forgets a handshake that was not answered, so that invalid ones do not fill the table.
     fn forget_unanswered(&self, hash: &Hash) {
         let mut answered = self.answered();
         if answered.get(hash).is_some_and(|one| one.reply.is_none()) {
@@ -119,7 +119,7 @@ impl Server {
 }
 
 /// Answers until the endpoint is gone; connected peers go to `arrivals`.
-pub async fn serve(
+pub(crate) async fn serve(
     endpoint: Arc<Endpoint>,
     mut events: mpsc::Receiver<ServerEvent>,
     arrivals: mpsc::Sender<Connection>,
@@ -164,7 +164,7 @@ async fn handshake(
 ) {
     let peer = asked.peer.unwrap_or(asked.from);
     match answer(&server, id, hash, asked).await {
-        // It fails only when the swarm is gone.
+        // Fails only when the swarm is dropped.
         Ok(connection) => drop(server.arrivals.send(connection).await),
         Err(reason) => {
             log::debug!("HyperDHT peer {peer}: {reason}");
@@ -174,32 +174,32 @@ async fn handshake(
     server.holes().remove(&id);
 }
 
-/// How the peer's stream and ours come together.
-enum Meeting {
+/// How the two sides connect.
+enum ConnectPlan {
     /// We connect to the peer: every address can reach it, or its packets have reached us already.
     There(Arc<Socket>, SocketAddrV4),
-    /// It comes to where this node is.
+    /// The peer connects to us, because every address can reach us.
     Here,
     /// Both punch a hole for it.
     Between(Box<Puncher>),
 }
 
-async fn meeting(
+async fn plan(
     endpoint: &Arc<Endpoint>,
     asked: &Asked,
     theirs: &NoisePayload,
     open: bool,
-) -> Result<Meeting, Unanswered> {
+) -> Result<ConnectPlan, Unanswered> {
     let socket = |id| endpoint.socket(id).ok_or(Unanswered::NoSocket);
     Ok(match asked.peer {
-        None => Meeting::There(socket(asked.socket)?, asked.from),
+        None => ConnectPlan::There(socket(asked.socket)?, asked.from),
         // From the socket that we report as openly reachable, since the peer may connect to us as
         // well.
         Some(peer) if theirs.firewall == Firewall::Open => {
-            Meeting::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
+            ConnectPlan::There(socket(if open { SocketId::SERVER } else { asked.socket })?, peer)
         }
-        Some(_) if open => Meeting::Here,
-        Some(_) => Meeting::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
+        Some(_) if open => ConnectPlan::Here,
+        Some(_) => ConnectPlan::Between(Box::new(Puncher::new(Arc::clone(endpoint)).await?)),
     })
 }
 
@@ -212,70 +212,70 @@ async fn answer(
     let endpoint = &server.endpoint;
     let mut noise = Handshake::responder(&endpoint.keys, &handshake_namespace())?;
     let theirs = NoisePayload::decode(noise.read(&asked.message)?)?;
-    let UdxInfo { id: stream, .. } = theirs
+    let UdxInfo { id: remote_stream, .. } = theirs
         .udx
         .filter(|_| theirs.error == fault::NONE)
         .ok_or(Unanswered::NoStream(theirs.error))?;
-    let line = endpoint.new_line().ok_or(Unanswered::TooMany)?;
-    line.remote_is(stream);
-    let (reach, relays) = endpoint.with(|node, _| (node.reach(), node.relays()));
-    let open = reach.open();
-    let meeting = meeting(endpoint, &asked, &theirs, open.is_some()).await?;
+    let stream = endpoint.new_stream().ok_or(Unanswered::TooMany)?;
+    stream.remote_is(remote_stream);
+    let (reachability, relays) = endpoint.with(|node, _| (node.reachability(), node.relays()));
+    let open = reachability.open();
+    let plan = plan(endpoint, &asked, &theirs, open.is_some()).await?;
     let payload = NoisePayload {
         relay_addresses: relays.iter().map(|relay| relay.relay_address).collect(),
         holepunch: open.is_none().then_some(HolepunchInfo { id, relays }),
-        ..hello(endpoint, open, line.local_id)
+        ..hello(endpoint, open, stream.local_id)
     };
     let hello = noise.write(&payload.encode())?;
     let secrets = noise.finish()?;
-    // The peer takes where the answer comes from for where the hole is to lead. Behind the same router
-    // it finds us at home.
-    let next_door = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
-    let from = match &meeting {
-        Meeting::Between(puncher) if !next_door => puncher.socket.id,
+    // The peer punches towards the source of the answer. Behind the same router it reaches us
+    // directly.
+    let same_router = asked.peer.is_some_and(|peer| peer.ip() == asked.to.ip());
+    let from = match &plan {
+        ConnectPlan::Between(puncher) if !same_router => puncher.socket.id,
         _ => asked.socket,
     };
     let (rounds, receiver) = mpsc::channel(ROUNDS);
-    if let Meeting::Between(_) = meeting {
+    if let ConnectPlan::Between(_) = plan {
         server.holes().insert(id, rounds);
     }
     if let Some(answered) = server.answered().get_mut(&hash) {
         answered.reply = Some((from, hello.clone()));
     }
     let left = server.reply(&asked, from, hello);
-    match meeting {
-        Meeting::There(socket, to) => {
-            // Nothing shows yet that the peer is there.
-            line.say_at_most(left);
-            Ok(connected(server, line, &socket, to, &secrets, None))
+    match plan {
+        ConnectPlan::There(socket, to) => {
+            // The peer's address is not confirmed yet.
+            stream.limit_unconfirmed(left);
+            Ok(connected(server, stream, &socket, to, &secrets, None))
         }
-        Meeting::Here => {
-            let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, line.arrived()).await;
+        ConnectPlan::Here => {
+            let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, stream.arrived()).await;
             let (socket, from) = arrived.map_err(|_| Unanswered::NotArrived)?;
-            Ok(connected(server, line, &socket, from, &secrets, None))
+            Ok(connected(server, stream, &socket, from, &secrets, None))
         }
-        Meeting::Between(puncher) => {
+        ConnectPlan::Between(puncher) => {
             let sealed = Sealed::new(&secrets.hash)?;
             let mut hole = Hole { endpoint, puncher: *puncher, sealed, round: 0, rounds: receiver };
             hole.puncher.remote.firewall = theirs.firewall;
-            let (socket, from) = hole.open(&line).await.ok_or(Unanswered::NotArrived)?;
+            let (socket, from) = hole.open(&stream).await.ok_or(Unanswered::NotArrived)?;
             let closing = hole.puncher.take(socket.id);
-            Ok(connected(server, line, &socket, from, &secrets, closing))
+            Ok(connected(server, stream, &socket, from, &secrets, closing))
         }
     }
 }
 
 fn connected(
     server: &Server,
-    line: NewLine,
+    stream: UnconnectedStream,
     socket: &Arc<Socket>,
     to: SocketAddrV4,
     secrets: &Secrets,
     closing: Option<Closing>,
 ) -> Connection {
-    let line = line.connect(socket, to);
-    closing.into_iter().for_each(|closing| line.keep(closing));
-    Connection::new(Arc::clone(&server.endpoint), line, secrets, to, LONGEST_MESSAGE)
+    let stream = stream.connect(socket, to);
+    closing.into_iter().for_each(|closing| stream.keep(closing));
+    Connection::new(Arc::clone(&server.endpoint), stream, secrets, to, LONGEST_MESSAGE)
 }
 
 /// A hole that is being punched for one peer.
@@ -283,26 +283,26 @@ struct Hole<'a> {
     endpoint: &'a Endpoint,
     puncher: Puncher,
     sealed: Sealed,
-    /// The peer's last one.
+    /// The number of the peer's last round.
     round: u64,
     rounds: mpsc::Receiver<Asked>,
 }
 
 impl Hole<'_> {
     /// Until the first packet of the stream comes through.
-    async fn open(&mut self, line: &NewLine) -> Option<(Arc<Socket>, SocketAddrV4)> {
+    async fn open(&mut self, stream: &UnconnectedStream) -> Option<(Arc<Socket>, SocketAddrV4)> {
         let sampling = self.puncher.sampling();
         tokio::pin!(sampling);
         let mut until = Instant::now() + ARRIVE_WITHIN;
         let mut sampled = false;
         loop {
             tokio::select! {
-                // Rounds wait until we know what we are behind.
+                // Rounds wait until the kind of our router is known.
                 seen = &mut sampling, if !sampled => {
                     self.puncher.sampled(seen);
                     sampled = true;
                 }
-                way = line.arrived() => return Some(way),
+                way = stream.arrived() => return Some(way),
                 (socket, from) = self.puncher.knocked() => socket.knock(from),
                 Some(asked) = self.rounds.recv(), if sampled => {
                     if self.take_part(&asked) {
@@ -314,7 +314,7 @@ impl Hole<'_> {
         }
     }
 
-    /// Answers one round; whether ports have to be guessed from now on.
+    /// Answers one round; returns whether ports must be guessed from now on.
     fn take_part(&mut self, asked: &Asked) -> bool {
         let (Some(theirs), Some(peer)) = (self.sealed.open(&asked.message), asked.peer) else {
             return false;
@@ -322,7 +322,7 @@ impl Hole<'_> {
         if theirs.error != fault::NONE {
             return false;
         }
-        // What goes through a node of our choice, the peer cannot have invented.
+        // A round through a relay of our choice proves the peer's address: it cannot invent it.
         let relays = self.endpoint.with(|node, _| node.relays());
         let through_ours = relays.iter().any(|relay| relay.relay_address == asked.from);
         let token = through_ours.then(|| self.sealed.token(*peer.ip()));
@@ -330,7 +330,7 @@ impl Hole<'_> {
         let punching = if theirs.punching { self.puncher.punch(false) } else { Ok(()) };
         let error = match punching {
             Ok(()) => fault::NONE,
-            Err(Hopeless::Busy) => fault::TRY_LATER,
+            Err(PunchError::Busy) => fault::TRY_LATER,
             Err(_) => fault::ABORTED,
         };
         let answer = Round {
@@ -352,7 +352,7 @@ impl Hole<'_> {
         answer.punching && random.contains(&Firewall::Random)
     }
 
-    /// What a round tells of both sides; `verified` is whether the peer is at the host it comes from.
+    /// Applies a round; `verified` is whether the peer has proved its host.
     fn learn(&mut self, asked: &Asked, theirs: &Round, peer: SocketAddrV4, verified: bool) {
         if asked.socket == self.puncher.socket.id {
             self.puncher.sampled(vec![Seen { own: asked.to, by: asked.from }]);
@@ -370,7 +370,7 @@ impl Hole<'_> {
         if self.puncher.firewall() == Firewall::Consistent
             && theirs.remote_address.is_some_and(|at| ours.contains(&at))
         {
-            // It has opened its router for us: we may be through at once.
+            // It has opened its router for us: a knock may arrive at once.
             self.puncher.socket.knock(peer);
         }
     }

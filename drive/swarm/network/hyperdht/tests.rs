@@ -1,5 +1,5 @@
-//! Connections between endpoints on this machine, without a network of nodes; that is
-//! `tests/hyperdht.rs`'s affair.
+//! Connections between endpoints on this machine, without a network of nodes (`tests/hyperdht.rs` has
+//! one).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 
-use super::endpoint::{MAX_HELD, MAX_LINES, NewLine};
-use super::line::{Lost, MAX_UNACKNOWLEDGED, SMALLEST_SHARE};
+use super::endpoint::{MAX_HELD, MAX_STREAMS, UnconnectedStream};
 use super::server::{MAX_HANDSHAKES, MAX_REMEMBERED};
+use super::socket_stream::{MAX_UNACKNOWLEDGED, SMALLEST_SHARE, SocketStreamError};
 use super::*;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::{Command, Packet, Request};
@@ -26,18 +26,18 @@ async fn endpoint() -> Arc<Endpoint> {
 
 fn secrets(initiator: bool) -> Secrets {
     let (transmit, receive) = if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) };
-    Secrets { initiator, transmit, receive, hash: [7; 64], remote: [0; 32] }
+    Secrets { initiator, transmit, receive, hash: [7; 64] }
 }
 
 fn connection(
     endpoint: &Arc<Endpoint>,
-    line: NewLine,
+    stream: UnconnectedStream,
     to: SocketAddrV4,
     first: bool,
 ) -> Connection {
     let socket = endpoint.server_socket().unwrap();
-    let line = line.connect(&socket, to);
-    Connection::new(Arc::clone(endpoint), line, &secrets(first), to, LONGEST_MESSAGE)
+    let stream = stream.connect(&socket, to);
+    Connection::new(Arc::clone(endpoint), stream, &secrets(first), to, LONGEST_MESSAGE)
 }
 
 fn address(endpoint: &Endpoint) -> SocketAddrV4 {
@@ -45,25 +45,25 @@ fn address(endpoint: &Endpoint) -> SocketAddrV4 {
 }
 
 /// Both ends of a connection.
-pub async fn pair() -> (Connection, Connection) {
+pub(crate) async fn pair() -> (Connection, Connection) {
     let (a, b) = (endpoint().await, endpoint().await);
-    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
-    line_a.remote_is(line_b.local_id);
-    line_b.remote_is(line_a.local_id);
+    let (stream_a, stream_b) = (a.new_stream().unwrap(), b.new_stream().unwrap());
+    stream_a.remote_is(stream_b.local_id);
+    stream_b.remote_is(stream_a.local_id);
     let (at_a, at_b) = (address(&a), address(&b));
-    (connection(&a, line_a, at_b, true), connection(&b, line_b, at_a, false))
+    (connection(&a, stream_a, at_b, true), connection(&b, stream_b, at_a, false))
 }
 
 /// One end of a connection, and an endpoint that does not know of it.
-pub async fn half() -> (Connection, Arc<Endpoint>) {
+pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
     let (a, b) = (endpoint().await, endpoint().await);
-    let line = a.new_line().unwrap();
-    line.remote_is(7);
-    (connection(&a, line, address(&b), true), b)
+    let stream = a.new_stream().unwrap();
+    stream.remote_is(7);
+    (connection(&a, stream, address(&b), true), b)
 }
 
 #[tokio::test]
-async fn messages_arrive_both_ways_and_last_words_too() {
+async fn messages_arrive_in_both_directions_and_after_the_writer_is_dropped() {
     let (mut a, mut b) = pair().await;
     let large = vec![5; LONGEST_MESSAGE];
     for message in [&b"first"[..], b"", &large] {
@@ -82,18 +82,18 @@ async fn messages_arrive_both_ways_and_last_words_too() {
     assert_eq!(a.reader.next().await, Ok(None));
 }
 
-/// Each thinks of another socket of the other: the side that is heard first has found the path.
+/// Each side assumes another socket of the other: the first packet that arrives decides the path.
 #[tokio::test]
-async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
+async fn the_address_of_the_first_packet_replaces_the_assumed_one() {
     let (a, b) = (endpoint().await, endpoint().await);
-    let (line_a, line_b) = (a.new_line().unwrap(), b.new_line().unwrap());
-    line_a.remote_is(line_b.local_id);
-    line_b.remote_is(line_a.local_id);
+    let (stream_a, stream_b) = (a.new_stream().unwrap(), b.new_stream().unwrap());
+    stream_a.remote_is(stream_b.local_id);
+    stream_b.remote_is(stream_a.local_id);
     let other = b.socket(crate::hyperdht::SocketId::CLIENT).unwrap();
     let (at_a, at_b) = (address(&a), address(&b));
-    let mut a = connection(&a, line_a, at_b, true);
-    let line = line_b.connect(&other, at_a);
-    let mut b = Connection::new(b, line, &secrets(false), at_a, LONGEST_MESSAGE);
+    let mut a = connection(&a, stream_a, at_b, true);
+    let stream = stream_b.connect(&other, at_a);
+    let mut b = Connection::new(b, stream, &secrets(false), at_a, LONGEST_MESSAGE);
     for (from, to) in [(&mut a.writer, &mut b.reader), (&mut b.writer, &mut a.reader)] {
         from.queue(b"here").unwrap();
         let (sent, received) = tokio::join!(from.flush(), to.next());
@@ -104,7 +104,7 @@ async fn a_remote_that_comes_from_elsewhere_at_first_is_heard() {
 
 /// A peer that does not read is sent no more than there is room for, and continues when it reads.
 #[tokio::test]
-async fn who_does_not_read_is_waited_for() {
+async fn a_writer_waits_for_a_peer_that_does_not_read() {
     let (mut a, mut b) = pair().await;
     let message = vec![5; LONGEST_MESSAGE];
     let count = (crate::udx::WINDOW + crate::udx::SEND_BUFFER) / message.len() + 2;
@@ -132,31 +132,31 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_remote_that_is_silent_is_given_up_and_forgotten() {
+async fn a_silent_remote_times_out_and_is_forgotten() {
     let (mut a, _silent) = half().await;
     let started = tokio::time::Instant::now();
-    a.writer.queue(b"anybody there?").unwrap();
+    a.writer.queue(b"are you there?").unwrap();
     a.writer.flush().await.unwrap();
     let error = a.reader.next().await.unwrap_err();
-    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
     assert!(started.elapsed() <= SILENCE * 2, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn so_many_streams_at_once_and_their_places_are_given_back() {
+async fn concurrent_streams_are_limited_and_dropped_ones_not_counted() {
     let endpoint = endpoint().await;
-    let mut lines: Vec<_> = (0..MAX_LINES).map(|_| endpoint.new_line().unwrap()).collect();
-    assert!(endpoint.new_line().is_none());
-    lines.pop();
-    assert!(endpoint.new_line().is_some());
+    let mut streams: Vec<_> = (0..MAX_STREAMS).map(|_| endpoint.new_stream().unwrap()).collect();
+    assert!(endpoint.new_stream().is_none());
+    streams.pop();
+    assert!(endpoint.new_stream().is_some());
 }
 
-/// What all of them may keep unacknowledged does not grow with their number.
+/// The limit of unacknowledged bytes does not grow with the number of streams.
 #[tokio::test]
-async fn streams_share_what_may_wait_to_be_acknowledged() {
+async fn streams_share_the_limit_of_unacknowledged_bytes() {
     let (mut a, silent) = half().await;
-    let others: Vec<_> = (0..MAX_LINES - 1).map(|_| a.writer.endpoint().new_line()).collect();
-    const { assert!(MAX_UNACKNOWLEDGED / MAX_LINES <= SMALLEST_SHARE) };
+    let others: Vec<_> = (0..MAX_STREAMS - 1).map(|_| a.writer.endpoint().new_stream()).collect();
+    const { assert!(MAX_UNACKNOWLEDGED / MAX_STREAMS <= SMALLEST_SHARE) };
     let mut written = 0;
     a.writer.queue(&vec![5; LONGEST_MESSAGE]).unwrap();
     let before = a.writer.waiting();
@@ -166,19 +166,19 @@ async fn streams_share_what_may_wait_to_be_acknowledged() {
     drop((others, silent));
 }
 
-/// Holds packets of streams before which some lack: all together no more than is said.
+/// Packets behind a gap are kept up to the limit of all streams together.
 #[tokio::test]
-async fn all_streams_together_keep_so_much_that_cannot_be_read() {
+async fn received_bytes_that_cannot_be_read_are_limited_over_all_streams() {
     let endpoint = endpoint().await;
     let remote = UdpSocket::bind((HERE, 0)).await.unwrap();
     let from = SocketAddrV4::new(HERE, remote.local_addr().unwrap().port());
     let streams = MAX_HELD / crate::udx::WINDOW + 2;
     let connections: Vec<_> = (0..streams)
         .map(|_| {
-            let line = endpoint.new_line().unwrap();
-            line.remote_is(7);
-            let id = line.local_id;
-            (id, connection(&endpoint, line, from, true))
+            let stream = endpoint.new_stream().unwrap();
+            stream.remote_is(7);
+            let id = stream.local_id;
+            (id, connection(&endpoint, stream, from, true))
         })
         .collect();
     let mut most = 0;
@@ -194,9 +194,9 @@ async fn all_streams_together_keep_so_much_that_cannot_be_read() {
             remote.send_to(&packet, to).await.unwrap();
         }
         tokio::task::yield_now().await;
-        let (held, lines) = endpoint.held();
+        let (held, count) = endpoint.held();
         most = most.max(held);
-        if lines < streams {
+        if count < streams {
             break;
         }
     }
@@ -231,7 +231,7 @@ impl Relay {
         self.socket.send_to(&request.encode(), self.to).await.unwrap()
     }
 
-    /// The handshake of a peer that will not come.
+    /// The handshake of a peer that sends no packet after it.
     fn handshake(&self) -> Bytes {
         let keys = KeyPair::from_seed(&random_bytes().unwrap());
         let mut noise =
@@ -251,12 +251,12 @@ impl Relay {
         self.socket.send_to(&request.encode(), self.to).await.unwrap();
     }
 
-    /// Passes one on; the answer, if there is one soon.
+    /// Forwards a handshake; returns the answer, if there is one soon.
     async fn pass_on(&self, noise: Bytes) -> Option<Bytes> {
         self.pass_on_for([192, 0, 2, 1], noise).await
     }
 
-    /// The same, for a peer that is said to be there.
+    /// Forwards a handshake of a peer at an address.
     async fn pass_on_for(&self, peer: [u8; 4], noise: Bytes) -> Option<Bytes> {
         self.send(peer, noise).await;
         let mut buffer = [0; 2048];
@@ -274,7 +274,7 @@ impl Relay {
 }
 
 #[tokio::test]
-async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
+async fn concurrent_handshakes_are_limited_and_malformed_ones_not_remembered() {
     let settings = Settings { ip: HERE, port: 0, stays_at: None };
     let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
     let (arrivals, _arrived) = tokio::sync::mpsc::channel(1);
@@ -299,7 +299,7 @@ async fn so_many_handshakes_are_under_way_at_once_and_rubbish_takes_no_place() {
 
 /// The connection is used as the swarm uses it: both sides have something to say at once.
 #[tokio::test(start_paused = true)]
-async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
+async fn a_silent_address_gets_three_times_the_bytes_it_sent() {
     let settings = Settings { ip: HERE, port: 0, stays_at: None };
     let (endpoint, events) = Endpoint::new(KeyPair::from_seed(&[1; 32]), settings).await.unwrap();
     let (arrivals, mut arrived) = tokio::sync::mpsc::channel(1);
@@ -310,7 +310,7 @@ async fn an_address_that_never_answers_is_sent_three_times_what_came_from_it() {
     connection.writer.queue(&[5; 1000]).unwrap();
     let _ = connection.writer.flush().await;
     let error = connection.reader.next().await.unwrap_err();
-    assert_eq!(error, Lost::Failed(Failure::Silent).into());
+    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
     drop(connection);
     tokio::time::sleep(SILENCE * 2).await;
     let (mut bytes, mut packets) = (0, 0);

@@ -1,4 +1,4 @@
-//! Whether this machine is still where it was.
+//! Whether this machine has changed its network or slept.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,23 +9,23 @@ use crate::network::interfaces::{self, Interface};
 /// If the clock advanced by this much more than the timer, the machine slept.
 const SLEPT: Duration = Duration::from_secs(30);
 
-/// What tells that the machine is somewhere else now, or was asleep.
-pub struct Whereabouts {
+/// The interfaces and the clocks of the machine at one time.
+pub(crate) struct NetworkLocation {
     interfaces: Vec<Interface>,
     clock: SystemTime,
     time: Instant,
 }
 
-impl Whereabouts {
-    pub fn now() -> Self {
+impl NetworkLocation {
+    pub(crate) fn now() -> Self {
         Self { interfaces: interfaces::usable(), clock: SystemTime::now(), time: Instant::now() }
     }
 
-    pub fn differ(&self, before: &Self) -> bool {
+    pub(crate) fn differ(&self, before: &Self) -> bool {
         self.slept_since(before) || self.interfaces != before.interfaces
     }
 
-    pub fn slept_since(&self, before: &Self) -> bool {
+    pub(crate) fn slept_since(&self, before: &Self) -> bool {
         let time = self.time.saturating_duration_since(before.time);
         let clock = self.clock.duration_since(before.clock).unwrap_or_default();
         clock > time + SLEPT
@@ -38,25 +38,25 @@ mod tests {
 
     use super::*;
 
-    fn whereabouts(clock: u64, time: Instant, interfaces: &[Interface]) -> Whereabouts {
+    fn location(clock: u64, time: Instant, interfaces: &[Interface]) -> NetworkLocation {
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(clock);
-        Whereabouts { interfaces: interfaces.to_vec(), clock, time }
+        NetworkLocation { interfaces: interfaces.to_vec(), clock, time }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_machine_that_slept_or_moved_is_noticed() {
         let now = Instant::now();
-        let before = whereabouts(100, now, &[]);
+        let before = location(100, now, &[]);
         let later = now + Duration::from_secs(5);
-        assert!(!whereabouts(105, later, &[]).differ(&before));
-        assert!(!whereabouts(135, later, &[]).differ(&before));
-        assert!(whereabouts(136, later, &[]).differ(&before));
-        assert!(!whereabouts(50, later, &[]).differ(&before), "a clock that was put right");
+        assert!(!location(105, later, &[]).differ(&before));
+        assert!(!location(135, later, &[]).differ(&before));
+        assert!(location(136, later, &[]).differ(&before));
+        assert!(!location(50, later, &[]).differ(&before), "a clock that was put right");
         let wire = Interface {
             address: Ipv4Addr::new(10, 0, 0, 1),
             mask: Ipv4Addr::new(255, 0, 0, 0),
             loopback: false,
         };
-        assert!(whereabouts(105, later, &[wire]).differ(&before));
+        assert!(location(105, later, &[wire]).differ(&before));
     }
 }

@@ -1,7 +1,7 @@
 //! A datagram stream on a socket: where its packets go, when they are sent, and which tasks wait
 //! for it.
 //!
-//! Not here: the stream itself (`udx/`), and what is in it (`connection.rs`).
+//! Not here: the stream itself (`udx/`), and its content (`connection.rs`).
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -16,54 +16,54 @@ use super::socket::{Socket, now};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::udx::{SEND_BUFFER, Stream};
 
-/// Packets kept of a stream that is not known well enough yet to take them.
-pub const MAX_EARLY: usize = 8;
+/// Packets that are kept until the stream is connected.
+pub(crate) const MAX_EARLY: usize = 8;
 /// How long an unused stream has to deliver its last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Bytes sent and not acknowledged that all streams together may keep, each at least
 /// [`SMALLEST_SHARE`].
-pub const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
-pub const SMALLEST_SHARE: usize = 128 * 1024;
+pub(crate) const MAX_UNACKNOWLEDGED: usize = 64 * 1024 * 1024;
+pub(crate) const SMALLEST_SHARE: usize = 128 * 1024;
 
-/// See the module's description.
-pub struct Line {
+/// A datagram stream on a socket.
+pub(crate) struct SocketStream {
     pub local_id: u32,
-    /// How many there are, this one included.
+    /// The number of streams of the endpoint, including this one.
     all: Arc<AtomicUsize>,
     state: Mutex<State>,
     readable: Notify,
     writable: Notify,
-    /// The first packet has come.
+    /// Notified when the first packet has arrived.
     arrived: Notify,
-    /// Something is due earlier than was thought.
+    /// Notified when the next timeout is earlier than the driver's.
     earlier: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Once the remote's own number of the stream is known.
+    /// Set once the remote's number of the stream is known.
     stream: Option<Stream>,
-    /// Where the packets go, once that is known.
+    /// The path of the packets, once it is known.
     place: Option<(Arc<Socket>, SocketAddrV4)>,
-    /// A packet has come from there.
+    /// Whether a packet has arrived on that path.
     heard: bool,
-    /// Bytes that may be sent there until then; `None` for as many as there are.
+    /// Bytes that may be sent on the path until then; `None` for no limit.
     unheard_bytes: Option<usize>,
-    /// Where the first packet came from.
+    /// The path of the first packet.
     first: Option<(Arc<Socket>, SocketAddrV4)>,
     early: Vec<Bytes>,
-    /// Keeps the socket open, where it is there for this stream only.
+    /// Keeps a socket open that only this stream uses.
     closing: Option<Box<dyn Send>>,
     /// A packet that the system did not take.
     unsent: Option<Bytes>,
-    /// When the driver looks again.
+    /// When the driver wakes.
     armed: Option<Instant>,
-    /// No caller uses it any more: it ends by then.
+    /// Set when no caller uses the stream any more: the time of its end.
     left: Option<Instant>,
 }
 
 impl State {
-    /// Gives the stream what came before it was ready.
+    /// Gives the stream the packets that arrived before it was connected.
     fn take_early(&mut self, now: Instant) {
         if let (Some(stream), Some((_, at))) = (&mut self.stream, &self.place) {
             let from_there = self.first.as_ref().is_some_and(|(_, from)| from == at);
@@ -74,7 +74,7 @@ impl State {
         }
     }
 
-    /// Sends what may be sent now.
+    /// Sends the packets that may be sent now.
     fn send(&mut self, now: Instant) {
         let (Some(stream), Some((socket, to))) = (&mut self.stream, &self.place) else { return };
         if self.left.is_some() {
@@ -108,33 +108,33 @@ impl State {
     }
 }
 
-/// What a read or a write came to.
+/// Why a read or a write failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
+pub(crate) enum SocketStreamError {
     #[error("the stream is not connected")]
     Unconnected,
     #[error(transparent)]
     Failed(#[from] crate::udx::Failure),
 }
 
-/// Keeps streams, and forgets those that are over.
-pub trait Forget: Send + Sync {
+/// An owner of streams that removes those that are over.
+pub(crate) trait Forget: Send + Sync {
     fn forget(&self, id: u32);
 }
 
-impl Drop for Line {
+impl Drop for SocketStream {
     fn drop(&mut self) {
         self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Line {
-    pub fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
+impl SocketStream {
+    pub(crate) fn new(local_id: u32, all: Arc<AtomicUsize>) -> Self {
         all.fetch_add(1, Ordering::Relaxed);
         Self {
             local_id,
             all,
-            state: Mutex::new(Rank::LINE, State::default()),
+            state: Mutex::new(Rank::STREAM, State::default()),
             readable: Notify::new(),
             writable: Notify::new(),
             arrived: Notify::new(),
@@ -154,12 +154,12 @@ impl Line {
     }
 
     /// Received bytes that are kept: unread ones, and those that follow a gap.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.state().stream.as_ref().map_or(0, Stream::held)
     }
 
-    /// Ends it at once, and tells the remote so.
-    pub fn destroy(&self) {
+    /// Ends the stream at once and notifies the remote.
+    pub(crate) fn destroy(&self) {
         let now = now();
         if let Some(stream) = &mut self.state().stream {
             stream.destroy(now);
@@ -167,14 +167,20 @@ impl Line {
         self.attend(now);
     }
 
-    /// A packet for this stream has come.
-    pub fn receive(&self, socket: &Arc<Socket>, from: SocketAddrV4, packet: &[u8], now: Instant) {
+    /// Handles a packet for this stream.
+    pub(crate) fn receive(
+        &self,
+        socket: &Arc<Socket>,
+        from: SocketAddrV4,
+        packet: &[u8],
+        now: Instant,
+    ) {
         let mut state = self.state();
         let State { stream, place, heard, first, early, .. } = &mut *state;
         match (stream, place) {
             (Some(stream), Some((through, at))) => {
                 if !*heard && *at != from {
-                    // It has found another way than the one that we thought of.
+                    // The packet came on another path than the assumed one: use that.
                     (*through, *at) = (Arc::clone(socket), from);
                 }
                 if *at == from {
@@ -192,8 +198,8 @@ impl Line {
         }
     }
 
-    /// Resolves to where the first packet came from. For one task at a time.
-    pub async fn arrived(&self) -> (Arc<Socket>, SocketAddrV4) {
+    /// Resolves to the path of the first packet. For one task at a time.
+    pub(crate) async fn arrived(&self) -> (Arc<Socket>, SocketAddrV4) {
         loop {
             if let Some((socket, from)) = &self.state().first {
                 return (Arc::clone(socket), *from);
@@ -202,16 +208,17 @@ impl Line {
         }
     }
 
-    /// The remote's number of the stream.
-    pub fn remote_is(&self, remote_id: u32) {
+    /// Sets the remote's number of the stream.
+    pub(crate) fn remote_is(&self, remote_id: u32) {
         let now = now();
         let mut state = self.state();
         state.stream.get_or_insert_with(|| Stream::new(self.local_id, remote_id, now));
         state.take_early(now);
     }
 
-    /// From now on packets go there. Once one has come from somewhere they are taken from there only.
-    pub fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
+    /// Sends packets on this path from now on. After the first packet of the remote, only packets from its
+    /// source are accepted.
+    pub(crate) fn connect(&self, socket: &Arc<Socket>, to: SocketAddrV4) {
         let now = now();
         let mut state = self.state();
         state.place.get_or_insert_with(|| (Arc::clone(socket), to));
@@ -220,29 +227,28 @@ impl Line {
         self.attend(now);
     }
 
-    /// Until a packet comes from the address that it is connected to, at most `bytes` are sent there: the
-    /// address may be forged.
-    pub fn say_at_most(&self, bytes: usize) {
+    /// Limits the bytes sent before the first packet of the remote, because its address may be forged.
+    pub(crate) fn limit_unconfirmed(&self, bytes: usize) {
         self.state().unheard_bytes = Some(bytes);
     }
 
-    /// The socket is closed when the stream is over.
-    pub fn keep(&self, closing: impl Send + 'static) {
+    /// Keeps a socket open until the stream is over.
+    pub(crate) fn keep(&self, closing: impl Send + 'static) {
         self.state().closing = Some(Box::new(closing));
     }
 
-    /// Bytes in order, as many packets as are there; none at all once the remote has ended.
-    pub async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), Lost> {
+    /// Reads the bytes that have arrived in order; adds none once the remote has ended.
+    pub(crate) async fn read(&self, into: &mut Vec<Bytes>) -> Result<(), SocketStreamError> {
         loop {
             let readable = self.readable.notified();
             let now = now();
             {
                 let mut state = self.state();
-                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                let stream = state.stream.as_mut().ok_or(SocketStreamError::Unconnected)?;
                 into.extend(std::iter::from_fn(|| stream.read()));
                 if !into.is_empty() || stream.remote_ended() {
                     drop(state);
-                    // The remote is told that there is room again.
+                    // Advertises the new room to the remote.
                     self.attend(now);
                     return Ok(());
                 }
@@ -255,13 +261,13 @@ impl Line {
     }
 
     /// Writes what there is room for; waits until there is some.
-    pub async fn write(&self, bytes: &[u8]) -> Result<usize, Lost> {
+    pub(crate) async fn write(&self, bytes: &[u8]) -> Result<usize, SocketStreamError> {
         loop {
             let writable = self.writable.notified();
             let now = now();
             {
                 let mut state = self.state();
-                let stream = state.stream.as_mut().ok_or(Lost::Unconnected)?;
+                let stream = state.stream.as_mut().ok_or(SocketStreamError::Unconnected)?;
                 if let Some(failure) = stream.failure() {
                     return Err(failure.into());
                 }
@@ -279,7 +285,7 @@ impl Line {
     }
 
     /// No caller uses it any more: written data is still sent for a limited time.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         let now = now();
         let mut state = self.state();
         state.left.get_or_insert(now + LAST_WORDS);
@@ -291,13 +297,13 @@ impl Line {
     }
 
     /// Sends packets that are due and wakes waiting tasks.
-    pub fn attend(&self, now: Instant) {
+    pub(crate) fn attend(&self, now: Instant) {
         if self.send(now) {
             self.earlier.notify_one();
         }
     }
 
-    /// The same; whether the driver has to look at it before it would.
+    /// As [`Self::attend`]; returns whether the driver must wake earlier than planned.
     fn send(&self, now: Instant) -> bool {
         let mut state = self.state();
         state.send(now);
@@ -320,8 +326,8 @@ impl Line {
         earlier
     }
 
-    /// Does in time what is due, until the stream is over or its endpoint gone.
-    pub async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
+    /// Drives the timeouts, until the stream is over or its endpoint is dropped.
+    pub(crate) async fn drive(self: Arc<Self>, endpoint: Weak<dyn Forget>) {
         loop {
             let (due, blocked) = {
                 let mut state = self.state();

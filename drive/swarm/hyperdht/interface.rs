@@ -1,4 +1,4 @@
-//! What goes into a node and comes out of it, besides packets and time.
+//! The types of requests to a node and of its events.
 
 use std::net::SocketAddrV4;
 
@@ -11,42 +11,42 @@ use crate::kademlia::{Id, QueryId};
 
 /// One of the sockets that a node's packets come and go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketId(pub u32);
+pub(crate) struct SocketId(pub u32);
 
 impl SocketId {
     /// The socket from which an ephemeral node sends requests. All numbers above
     /// [`SocketId::SERVER`] are sockets that holes are punched for.
-    pub const CLIENT: Self = Self(0);
+    pub(crate) const CLIENT: Self = Self(0);
     /// The socket of a persistent node, and the one at which an ephemeral node is reached if every
     /// address can reach it.
-    pub const SERVER: Self = Self(1);
+    pub(crate) const SERVER: Self = Self(1);
 }
 
 /// Whether others rely on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// An ephemeral node: it sends no id and stores no records for other nodes. Its server socket
     /// has this port.
-    Passing { server_port: u16 },
-    /// It is there to stay, at the address that others see: its id is made of that.
-    Staying { address: SocketAddrV4 },
+    Ephemeral { server_port: u16 },
+    /// A persistent node at the address that others see; its id is a hash of that address.
+    Persistent { address: SocketAddrV4 },
 }
 
-/// Where others can reach a socket, as far as their answers tell.
+/// Where others can reach a socket, as determined from their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(crate) enum Reachability {
     Unknown,
-    /// Reachable from every address, at this one.
+    /// Every address can reach it, at this address.
     Open(SocketAddrV4),
-    /// Whom it sends to, here.
+    /// Addresses to which it has sent can reach it, at this address.
     Consistent(SocketAddrV4),
-    /// Its router gives it another port for each.
+    /// Its router uses a different port for each remote address.
     Random,
 }
 
-impl Reach {
+impl Reachability {
     /// The address at which every peer can reach us, if there is one.
-    pub fn open(&self) -> Option<SocketAddrV4> {
+    pub(crate) fn open(&self) -> Option<SocketAddrV4> {
         match self {
             Self::Open(address) => Some(*address),
             Self::Unknown | Self::Consistent(_) | Self::Random => None,
@@ -54,13 +54,13 @@ impl Reach {
     }
 }
 
-pub type RequestId = u64;
+pub(crate) type RequestId = u64;
 
-/// One request.
+/// A request to one node.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub to: SocketAddrV4,
-    /// `None` is the one that the node itself asks from.
+    /// The socket to send from; `None` is that of the node's own requests.
     pub socket: Option<SocketId>,
     pub command: Command,
     pub target: Option<Id>,
@@ -71,14 +71,14 @@ pub struct Ask {
 }
 
 impl Ask {
-    pub fn new(to: SocketAddrV4, command: Command) -> Self {
+    pub(crate) fn new(to: SocketAddrV4, command: Command) -> Self {
         Self { to, socket: None, command, target: None, token: None, value: None, again: true }
     }
 }
 
-/// What a node answered.
+/// The answer of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub from: SocketAddrV4,
     /// Our address, as the node sees it.
     pub to: SocketAddrV4,
@@ -91,25 +91,25 @@ pub struct Answer {
 
 /// A packet to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     pub socket: SocketId,
     pub to: SocketAddrV4,
     pub bytes: Bytes,
 }
 
-/// What a peer wants of our server.
+/// A message of a peer to our server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The sender: the peer, or the node that forwarded the message.
     pub from: SocketAddrV4,
     pub socket: SocketId,
     /// Our address, as the sender sees it.
     pub to: SocketAddrV4,
-    /// The peer, if the sender passed it on. `from` says so, and may say anything.
+    /// The peer, if `from` forwarded the message. It is a claim of `from` and not verified.
     pub peer: Option<SocketAddrV4>,
     /// A message of the Noise handshake, or an encrypted round about a hole.
     pub message: Bytes,
-    /// Of a round: our number for the handshake it is about.
+    /// In a holepunch round: our number of the handshake.
     pub id: u64,
     /// Bytes that may be sent because of the datagram, as `from` may be forged.
     pub allowance: usize,
@@ -118,10 +118,10 @@ pub struct Asked {
     pub(super) relay: Option<SocketAddrV4>,
 }
 
-/// What came of what.
+/// An event for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Of [`super::Node::request`]; `None` if no node answered in time.
+pub(crate) enum Event {
+    /// The result of [`super::HyperDhtNode::request`]; `None` if the node did not answer in time.
     Answered {
         request: RequestId,
         answer: Option<Answer>,
@@ -139,13 +139,13 @@ pub enum Event {
         from: SocketAddrV4,
         relays: Vec<SocketAddrV4>,
     },
-    /// `answered` nodes answered, `announced` took the announcement.
+    /// A query has ended: `answered` nodes answered, `announced` accepted the announcement.
     Finished {
         query: QueryId,
         answered: usize,
         announced: usize,
     },
-    /// The number of nodes that forward messages to us since the last request to do so.
+    /// The announcement to our relays has ended; `relays` nodes forward messages to us.
     Served {
         relays: usize,
     },

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::face::Reach;
+use super::interface::Reachability;
 
 /// Most reports of our address that are kept, one per node.
-pub const MAX_SAMPLES: usize = 16;
+pub(crate) const MAX_SAMPLES: usize = 16;
 /// Fewer reports do not determine the kind of router.
 const FEWEST_SAMPLES: usize = 3;
 /// Number of nodes that are asked to send a packet to our server socket.
-pub const PROBED: usize = 5;
+pub(crate) const PROBED: usize = 5;
 /// Number of their packets that must arrive; if fewer nodes are asked, one.
 const CAME_THROUGH: usize = 3;
 /// Pause between two attempts: the first one, and the longest. It doubles in between.
@@ -23,11 +23,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(20 * 60);
 
 /// The addresses at which nodes see one of our sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
+pub(crate) struct Samples(VecDeque<(SocketAddrV4, SocketAddrV4)>);
 
 impl Samples {
     /// Notes that `node` sees us at `seen_as`. Only the last report of each node counts.
-    pub fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
+    pub(crate) fn add(&mut self, node: SocketAddrV4, seen_as: SocketAddrV4) {
         self.0.retain(|(known, _)| *known != node);
         if self.0.len() >= MAX_SAMPLES {
             self.0.pop_front();
@@ -54,19 +54,19 @@ impl Samples {
     }
 
     /// The address that all nodes but the tolerated number report.
-    pub fn agreed(&self) -> Option<SocketAddrV4> {
+    pub(crate) fn agreed(&self) -> Option<SocketAddrV4> {
         let (address, hits) = self.most()?;
         (hits + self.tolerated() >= self.0.len()).then_some(address)
     }
 
-    pub fn reach(&self) -> Reach {
+    pub(crate) fn reachability(&self) -> Reachability {
         let (Some((_, hits)), true) = (self.most(), self.0.len() >= FEWEST_SAMPLES) else {
-            return Reach::Unknown;
+            return Reachability::Unknown;
         };
         match self.agreed() {
-            Some(address) if hits >= FEWEST_SAMPLES => Reach::Consistent(address),
-            _ if hits * 2 <= self.0.len() => Reach::Random,
-            _ => Reach::Unknown,
+            Some(address) if hits >= FEWEST_SAMPLES => Reachability::Consistent(address),
+            _ if hits * 2 <= self.0.len() => Reachability::Random,
+            _ => Reachability::Unknown,
         }
     }
 }
@@ -83,7 +83,7 @@ struct Attempt {
 }
 
 /// Determines whether every peer can reach our server socket.
-pub struct Probe {
+pub(crate) struct Probe {
     attempt: Option<Attempt>,
     /// Time of the next attempt, and the pause after it.
     pub next: Instant,
@@ -91,22 +91,22 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { attempt: None, next: now, pause: FIRST_PROBE_AGAIN }
     }
 
     /// Begins with a pause, since a router still lets packets in from addresses that the socket has
     /// sent to.
-    pub fn later(now: Instant) -> Self {
+    pub(crate) fn later(now: Instant) -> Self {
         Self { attempt: None, next: now + PROBE_EVERY, pause: PROBE_EVERY }
     }
 
-    pub fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         self.attempt.is_some()
     }
 
     /// Notes that `asked` nodes were asked to send to `expected`. With 0, the attempt ends at once.
-    pub fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
+    pub(crate) fn begin(&mut self, expected: SocketAddrV4, asked: usize, now: Instant) {
         let attempt = Attempt { expected, asked, waiting: asked, came: 0, elsewhere: 0 };
         self.attempt = (asked > 0).then_some(attempt);
         self.next = now + self.pause;
@@ -115,7 +115,7 @@ impl Probe {
 
     /// Notes the result of one node: its packet arrived and reports `seen_as`, or did not arrive.
     /// Returns the address at which every peer can reach us, if the last result shows it.
-    pub fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
+    pub(crate) fn ended(&mut self, seen_as: Option<SocketAddrV4>) -> Option<SocketAddrV4> {
         let attempt = self.attempt.as_mut()?;
         attempt.waiting = attempt.waiting.saturating_sub(1);
         match seen_as {
@@ -151,32 +151,32 @@ mod tests {
     }
 
     #[test]
-    fn routers_are_told_apart_by_the_ports_they_give() {
-        let consistent = Reach::Consistent(at(1, 5));
+    fn kinds_of_routers_are_distinguished_by_their_ports() {
+        let consistent = Reachability::Consistent(at(1, 5));
         for (ports, reach, agreed) in [
-            (&[][..], Reach::Unknown, None),
-            (&[5], Reach::Unknown, Some(5)),
-            (&[5, 5], Reach::Unknown, Some(5)),
+            (&[][..], Reachability::Unknown, None),
+            (&[5], Reachability::Unknown, Some(5)),
+            (&[5, 5], Reachability::Unknown, Some(5)),
             (&[5, 5, 5], consistent, Some(5)),
             (&[5, 5, 5, 6], consistent, Some(5)),
-            (&[5, 5, 6], Reach::Unknown, None),
-            (&[5, 6, 7], Reach::Random, None),
-            (&[5, 5, 6, 6], Reach::Random, None),
-            (&[5, 5, 6, 7], Reach::Random, None),
-            (&[5, 5, 5, 5, 5, 6, 7], Reach::Unknown, None),
+            (&[5, 5, 6], Reachability::Unknown, None),
+            (&[5, 6, 7], Reachability::Random, None),
+            (&[5, 5, 6, 6], Reachability::Random, None),
+            (&[5, 5, 6, 7], Reachability::Random, None),
+            (&[5, 5, 5, 5, 5, 6, 7], Reachability::Unknown, None),
             (&[5, 5, 5, 5, 5, 5, 6, 7], consistent, Some(5)),
         ] {
             let samples = seen(ports);
-            assert_eq!(samples.reach(), reach, "{ports:?}");
+            assert_eq!(samples.reachability(), reach, "{ports:?}");
             assert_eq!(samples.agreed(), agreed.map(|port| at(1, port)), "{ports:?}");
         }
     }
 
     #[test]
-    fn a_node_counts_once_and_so_many_count() {
+    fn a_node_counts_once_and_the_number_of_samples_is_limited() {
         let mut samples = Samples::default();
         (0..10).for_each(|_| samples.add(at(100, 1), at(1, 5)));
-        assert_eq!(samples.reach(), Reach::Unknown, "one node, ten times");
+        assert_eq!(samples.reachability(), Reachability::Unknown, "one node, ten times");
         let mut samples = seen(&[5; MAX_SAMPLES]);
         for n in 0..MAX_SAMPLES as u8 {
             samples.add(at(n, 2), at(1, 6));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn open_is_who_is_reached_where_he_seems_to_be() {
+    async fn a_socket_is_open_if_packets_arrive_at_the_address_that_nodes_see() {
         let now = Instant::now();
         let open = |asked: usize, answers: &[Option<SocketAddrV4>]| {
             let mut probe = Probe::new(now);
@@ -200,7 +200,7 @@ mod tests {
         };
         let mut probe = Probe::new(now);
         probe.begin(at(1, 5), 0, now);
-        assert!(!probe.is_under_way() && probe.next > now, "nobody to be asked");
+        assert!(!probe.is_under_way() && probe.next > now, "no node to ask");
         let (here, there) = (Some(at(1, 5)), Some(at(1, 6)));
         assert!(open(1, &[here]));
         assert!(!open(1, &[None]) && !open(1, &[there]));

@@ -1,22 +1,23 @@
-//! What a node is to choose at random.
+//! The random values with which a node starts.
 
 use std::io;
 
 use super::id::Id;
 use crate::crypto::random_bytes;
 
-pub struct Chosen {
+/// The random values of one node.
+pub(crate) struct RandomParts {
     pub id: Id,
-    /// Of the tokens it gives.
+    /// The current and the previous secret of its tokens.
     pub secrets: [[u8; 32]; 2],
-    /// Numbers of requests begin here, so that answers cannot be foretold.
+    /// The number of its first request, so that answers cannot be guessed.
     pub first_request: u16,
 }
 
-impl Chosen {
+impl RandomParts {
     /// # Errors
     /// Fails if the operating system returns no random bytes.
-    pub fn at_random() -> io::Result<Self> {
+    pub(crate) fn at_random() -> io::Result<Self> {
         Ok(Self {
             id: random_bytes()?,
             secrets: [random_bytes()?, random_bytes()?],
