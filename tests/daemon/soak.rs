@@ -24,9 +24,10 @@ const FEWEST_ROUNDS: usize = 8;
 const MORE_THREADS: usize = 8;
 const MORE_DESCRIPTORS: usize = 8;
 const MORE_KIB: usize = 16 * 1024;
-/// Time over which the processor time of idle daemons is measured, and the limit for it.
+/// Time over which the processor time of idle daemons is measured, and the limit for it. A debug build on a
+/// loaded machine needs up to 0.6 %; a loop that polls every 10 ms needs more than the limit.
 const IDLE: Duration = Duration::from_secs(8);
-const IDLE_SHARE: f64 = 0.005;
+const IDLE_SHARE: f64 = 0.02;
 
 /// The resources that a process uses.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,13 @@ impl NetworkLocation {
         Self { interfaces: interfaces::usable(), clock: SystemTime::now(), time: Instant::now() }
     }
 
+    /// The same place after the machine slept: the clock went on, the timer did not.
+    #[cfg(test)]
+    pub(crate) fn after_a_sleep_of(mut self, slept: Duration) -> Self {
+        self.clock += slept;
+        self
+    }
+
     pub(crate) fn differ(&self, before: &Self) -> bool {
         self.slept_since(before) || self.interfaces != before.interfaces
     }
