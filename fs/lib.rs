@@ -1,12 +1,12 @@
 //! A drive as a POSIX filesystem, and its kernel mount.
 //!
 //! [`Fs`] holds the meaning of every operation and needs no kernel: tests drive it directly.
-//! [`Mount`] puts it behind FUSE. This package knows nothing of sockets, trees, eras or keys,
+//! [`Mount`] puts it behind FUSE. This package knows nothing of sockets, trees, formats or keys,
 //! except that it prints keys. The package `hypermount-drive` knows what a path holds and where
 //! bytes come from.
 //!
-//! The modules, in import order: `platform` (the only file with compile-time switches),
-//! `inherited`, `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`,
+//! The modules, in import order: `platform` (what differs between operating systems), `inherited`,
+//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`,
 //! `walk_ahead`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `overtaken`, `showing`,
 //! `filesystem` and its parts `file`, `follow`, `listing`, `metadata`, `namespace`, `status` and
 //! `write`; `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one

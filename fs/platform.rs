@@ -1,5 +1,5 @@
-//! The differences between operating systems: every compile-time switch of this package is in this
-//! file.
+//! The differences between operating systems. Outside of tests, every compile-time switch by system
+//! is in this file, except two flags of rename(2) in `adapter.rs`.
 //!
 //! On Linux this program mounts by itself: as root with mount(2), otherwise with the setuid helper
 //! `fusermount3`, which passes the device over a socket. (fuser's own unmounting is not used: it

@@ -1,7 +1,8 @@
 //! From changes to versions: committing staged files, applying batches of edits, and syncing.
 //!
 //! The order of every commit: file bytes first, then the index entry that names them. Locks are
-//! taken in this order: a file's commit lock, the drive's turn, the short locks.
+//! taken in this order: a file's commit lock; the drive's content turn, until the bytes are
+//! appended; its index turn. Short locks are taken last.
 //!
 //! Every change begins with [`Fs::turn`], so it applies to the newest version of the drive, even if
 //! an import or another mount made that version.

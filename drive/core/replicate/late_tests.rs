@@ -1,6 +1,6 @@
 //! Requests that a peer passes over while it answers others, in virtual time.
 
-use super::limits::{PEER, have, written};
+use super::limit_tests::{PEER, have, written};
 use super::*;
 use crate::hypercore::demand::Urgency;
 use crate::store::Store;

@@ -12,7 +12,7 @@ mod histories;
 #[cfg(test)]
 mod late_tests;
 #[cfg(test)]
-mod limits;
+mod limit_tests;
 mod offers;
 mod peer;
 mod remote_blocks;

@@ -3,7 +3,8 @@
 //! What a drive needs of an index, whatever its format: [`IndexLog`] is the core that holds it, [`Index`]
 //! one version of it (entry, list, changes between versions), [`Edits`] a batch of changes to append. They
 //! speak paths, entries and stats. There is one format, the hypertrie of Hyperdrive 10; a second one adds
-//! a folder beside `trie/` and one arm to each match here. (docs/decisions/0017)
+//! a folder beside `trie/`, a variant to each of the three, an arm to each match here, and a choice where
+//! there is no match yet. (docs/decisions/0017)
 //!
 //! Not here: what an entry's bytes are, and which version is shown (`hyperdrive.rs`).
 
