@@ -48,8 +48,15 @@ impl Core {
         if blocks.is_empty() {
             return Ok(self.head());
         }
-        let batch = {
+        let batch = loop {
+            if self.first_is_unsettled() {
+                self.sync()?;
+            }
             let _writer = self.inner.writer.lock();
+            // Another call may have appended the first batch meanwhile.
+            if self.first_is_unsettled() {
+                continue;
+            }
             // Looked at again: a proof may have come in between that forbids it.
             if self.stopped().is_some() {
                 return Err(self.read_only());
@@ -62,10 +69,17 @@ impl Core {
                 return Err(error);
             }
             self.publish(&batch);
-            batch
+            break batch;
         };
         self.announce(&batch);
         Ok(batch.after)
+    }
+
+    /// Whether the first batch is here and its sync failed. No second one may follow before it is on the
+    /// device: a core that claims nothing and has several signatures is taken for damaged (`recover.rs`).
+    fn first_is_unsettled(&self) -> bool {
+        let state = self.inner.state.lock();
+        state.head.length > 0 && state.settled.length == 0
     }
 
     fn prepare<'a>(&self, hashed: &'a HashedBlocks, pair: &KeyPair) -> Result<Batch<'a>> {
@@ -149,8 +163,7 @@ impl Core {
         }
         self.inner.demand.tree_changed(batch.after.length);
         if batch.before.length == 0 {
-            // So that a core that claims nothing and has several signatures is known to be
-            // damaged, and never taken for a new one (`recover.rs`).
+            // See `first_is_unsettled`.
             if let Err(error) = self.sync() {
                 log::warn!("{}: {error}; tried again later", self.inner.directory.display());
                 self.settle_again();

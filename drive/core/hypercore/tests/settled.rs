@@ -153,6 +153,35 @@ fn a_sync_that_failed_is_made_up_for_before_one_succeeds() {
     }
 }
 
+/// A core with several signed lengths and no claim looks damaged, so the second append waits until the first
+/// is settled.
+#[test]
+fn a_new_core_whose_first_sync_failed_opens_for_writing_after_a_power_cut() {
+    for call in 0.. {
+        let mut reached = false;
+        for seed in 0..24 {
+            let runtime = still();
+            let _entered = runtime.enter();
+            let world = World::default();
+            let core = writer(&world);
+            world.fail_once_at(call);
+            for text in ["first", "second", "third"] {
+                let _ = core.append(&[block(text)]);
+            }
+            reached = world.stopped();
+            drop(core);
+            world.cut_power(seed);
+            let core = open(&world, Some(pair()));
+            let appended = core.and_then(|core| core.append(&[block("later")]));
+            assert!(appended.is_ok(), "call {call}, seed {seed}: {appended:?}");
+        }
+        if !reached {
+            assert!(call > 8);
+            return;
+        }
+    }
+}
+
 /// On a core that others write, what a failed sync covered is fetched again.
 #[test]
 fn fetched_blocks_of_a_failed_sync_are_not_claimed() {
