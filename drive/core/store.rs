@@ -15,6 +15,7 @@ mod closing;
 mod healing;
 mod lock;
 mod mark;
+mod name_file;
 mod owner;
 mod turns;
 
@@ -38,6 +39,7 @@ use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
+use name_file::{has_name, read_name, write_name};
 
 #[cfg(test)]
 pub(crate) use closing::MAX_OPEN_CORES;
@@ -712,44 +714,6 @@ fn directories(parent: &Path, length: usize) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Decodes a `name` file: the length as a varint, then as many bytes.
-fn decode_name(bytes: &[u8]) -> Option<&[u8]> {
-    let mut length = 0usize;
-    for (at, byte) in bytes.iter().enumerate().take(3) {
-        length |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            let name = bytes.get(at + 1..)?;
-            return (!name.is_empty() && name.len() == length).then_some(name);
-        }
-    }
-    None
-}
-
-fn encode_name(name: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len() + 2);
-    let mut length = name.len();
-    while length > 0x7f {
-        bytes.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
-    bytes.extend_from_slice(name);
-    bytes
-}
-
-/// The name a core was derived from, if its `name` file is there and whole.
-fn read_name(directory: &Path) -> Result<Option<Vec<u8>>> {
-    let path = directory.join("name");
-    match fs::metadata(&path) {
-        Ok(found) if found.len() <= (MAX_NAME_LENGTH + 3) as u64 => {}
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("stat", &path)(error)),
-    }
-    let bytes = fs::read(&path).map_err(failed("read", &path))?;
-    Ok(decode_name(&bytes).map(<[u8]>::to_vec))
-}
-
 /// Whether the core's `key` file is as it is left when the core was made: its directories were synced
 /// before.
 fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
@@ -762,15 +726,6 @@ fn sync_ancestors(directory: &Path) -> Result<()> {
         private_files::sync_parent(made).map_err(failed("sync the directory of", made))?;
     }
     Ok(())
-}
-
-fn has_name(directory: &Path) -> bool {
-    matches!(read_name(directory), Ok(Some(_)))
-}
-
-fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
-    let path = directory.join("name");
-    private_files::replace(&path, &encode_name(name)).map_err(failed("write", &path))
 }
 
 fn warn_if_readable(path: &Path) {

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey, write_name};
+use super::name_file::{read_name, write_name};
+use super::{DEFAULT_NAME, Store, core_directory, failed, survey};
 use crate::error::{Error, Result};
 use crate::hypercore::{Core, Stop};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use bytes::Bytes;
 
 use super::mark::MARK_FILE;
+use super::name_file::{decode_name, encode_name};
 use super::*;
 
 fn vectors(name: &str) -> serde_json::Value {
