@@ -12,9 +12,9 @@ use crate::platform;
 use hypermount_drive::sync::{Mutex, MutexGuard};
 
 /// Most failures that are remembered.
-pub const MAX_FAILURES: usize = 256;
+const MAX_FAILURES: usize = 256;
 /// Most processes, and most files, whose fetched bytes are counted. One more replaces the smallest.
-pub const MAX_COUNTED: usize = 256;
+const MAX_COUNTED: usize = 256;
 /// Most ranges of an open file that are remembered as charged.
 const MAX_RANGES: usize = 32;
 
@@ -49,7 +49,7 @@ pub struct Process {
 pub struct Fetched {
     /// Bytes fetched for all processes.
     pub total: u64,
-    /// Bytes by process, at most [`MAX_COUNTED`].
+    /// Bytes by process, at most 256.
     pub processes: Vec<(Process, u64)>,
     /// By path within the mount.
     pub files: Vec<(String, u64)>,

@@ -54,7 +54,7 @@ pub use file::Opened;
 pub use filesystem::{Fs, FsOptions, Looked, Room};
 pub use inherited::{keep_descriptors_to_ourselves, settle_signals};
 pub use invalidate::{Invalidation, Invalidations};
-pub use journal::{FailedCall, Fetched, Journal, MAX_COUNTED, MAX_FAILURES, Process};
+pub use journal::{FailedCall, Fetched, Journal, Process};
 pub use listing::{Listed, Page};
 pub use metadata::Changes;
 pub use mount::{Mount, MountError, MountOptions};
@@ -62,5 +62,5 @@ pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, 
 pub use namespace::Rename;
 pub use patience::Patience;
 pub use platform::{Caller, settle_allocator};
-pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
+pub use root::{Drives, Later, NETWORK, Root, RootLimits};
 pub use xattr::Answer;

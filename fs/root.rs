@@ -39,9 +39,9 @@ use crate::mountpoint;
 
 /// Most drives that one mount has open by their key. The next lookup closes one that is not in use,
 /// or fails with ENFILE.
-pub const MAX_BY_KEY: usize = 64;
+const MAX_BY_KEY: usize = 64;
 /// How long an unused drive in `Network` stays open.
-pub const IDLE: Duration = Duration::from_secs(300);
+const KEY_DRIVE_IDLE: Duration = Duration::from_secs(300);
 /// In fourths of the limit: when more drives than this are open by their key, those used least
 /// recently are closed early.
 const COMFORTABLE_FOURTHS: usize = 3;
@@ -86,7 +86,7 @@ pub struct RootLimits {
 
 impl Default for RootLimits {
     fn default() -> Self {
-        Self { by_key: MAX_BY_KEY, idle: IDLE }
+        Self { by_key: MAX_BY_KEY, idle: KEY_DRIVE_IDLE }
     }
 }
 

@@ -26,8 +26,7 @@ pub mod fuzzing;
 pub use crate::crypto::{DiscoveryKey, PublicKey};
 pub use crate::network::{
     BootstrapNode, ConnectionHandle, Dialling, DiscoveryOptions, Ended, Ending,
-    HyperDhtBootstrapNode, Interest, MAX_HALF_RECEIVED, MAX_STRANGERS, MAX_TOPICS, PUBLIC_HYPERDHT,
-    PeerInfo, Place, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, Way,
-    closed, wait_until,
+    HyperDhtBootstrapNode, Interest, MAX_STRANGERS, PUBLIC_HYPERDHT, PeerInfo, Place, Protocol,
+    Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, Way, closed, wait_until,
 };
 pub use crate::rate::Limit;

@@ -253,7 +253,7 @@ fn an_unused_drive_is_closed() {
         return;
     }
     let limits = RootLimits { idle: Duration::from_millis(400), ..RootLimits::default() };
-    assert_eq!(drivefs::IDLE, Duration::from_secs(300));
+    assert_eq!(RootLimits::default().idle, Duration::from_secs(300));
     let bench = Bench::mounted(limits, QUICK);
     let drives: Vec<Drive> =
         ["idle", "held", "entered"].into_iter().map(|name| bench.drive(name, name)).collect();
@@ -281,7 +281,7 @@ fn drives_open_by_their_key_are_bounded() {
     if !can_mount() {
         return;
     }
-    let most = drivefs::MAX_BY_KEY;
+    let most = RootLimits::default().by_key;
     assert_eq!(most, 64);
     let bench = Bench::mounted(RootLimits::default(), QUICK);
     let drives: Vec<Drive> =

@@ -172,7 +172,7 @@ impl Sharing {
     /// [`Swarm::join`]; the topic of a drive is the discovery key of its metadata core.
     ///
     /// # Errors
-    /// As there.
+    /// [`TooManyTopics`] if 4096 other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.swarm.join(topic, interest)
     }

@@ -29,8 +29,6 @@ impl Snapshot {
 
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
-    /// NotADirectory / NotFound as expected; TooLarge for more than
-    /// [`crate::MAX_LISTING_BYTES`], unless the drive is written here.
     ///
     /// # Errors
     /// `NotADirectory`, `NotFound`, `TooLarge`; those of [`hypermount_core::Core::get`].

@@ -44,12 +44,12 @@ pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBL
 pub use place::{ConnectionHandle, Ended, Ending, Place};
 pub use places::MAX_STRANGERS;
 pub use protocol::Protocol;
-pub use topics::{Interest, MAX_TOPICS, TooManyTopics};
+pub use topics::{Interest, TooManyTopics};
 pub use transport::{Stream, Transport, Way};
 
 /// Bytes that incomplete frames of all connections may hold together; beyond it the connection that
 /// holds most is ended.
-pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
@@ -166,7 +166,7 @@ impl Swarm {
     /// is announced; peers that are found are dialled.
     ///
     /// # Errors
-    /// Fails if [`MAX_TOPICS`] other topics are joined already.
+    /// Fails if 4096 other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }
