@@ -12,7 +12,7 @@ use hypermount_core::{Holding, Share, Sharing, Store};
 use hypermount_drive::{Drive, sharing_options};
 use hypermount_swarm::{
     BootstrapNode, Dialling, DiscoveryKey, DiscoveryOptions, HyperDhtBootstrapNode, Interest,
-    Limit, PeerInfo, PublicKey,
+    PeerInfo, PublicKey, RateLimit,
 };
 use serde::Serialize;
 
@@ -120,21 +120,21 @@ impl Network {
     }
 
     /// Limits the bytes per second that are sent and received, for all peers together.
-    pub fn limit(&self, up: Limit, down: Limit) {
+    pub fn limit(&self, up: RateLimit, down: RateLimit) {
         self.sharing.rates().up.set(up);
         self.sharing.rates().down.set(down);
     }
 
     /// Limits the bytes per second of the index of a drive and of its content, each, in addition to
     /// [`Network::limit`].
-    pub fn limit_drive(&self, drive: &Drive, up: Limit, down: Limit) {
+    pub fn limit_drive(&self, drive: &Drive, up: RateLimit, down: RateLimit) {
         for core in std::iter::once(drive.metadata_core()).chain(drive.content().ok()) {
             self.sharing.limit(core.discovery_key(), up, down);
         }
     }
 
     /// The limits of [`Network::limit`]: up, down.
-    pub fn limits(&self) -> (Limit, Limit) {
+    pub fn limits(&self) -> (RateLimit, RateLimit) {
         (self.sharing.rates().up.limit(), self.sharing.rates().down.limit())
     }
 

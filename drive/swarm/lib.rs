@@ -29,4 +29,4 @@ pub use crate::network::{
     HyperDhtBootstrapNode, Interest, MAX_STRANGERS, PUBLIC_HYPERDHT, PeerInfo, Place, Protocol,
     Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, Way, closed, wait_until,
 };
-pub use crate::rate::Limit;
+pub use crate::rate::RateLimit;

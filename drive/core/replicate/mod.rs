@@ -41,7 +41,7 @@ use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
 use distrust::Distrusted;
-use hypermount_swarm::rate::{Bucket, Limit};
+use hypermount_swarm::rate::{Bucket, RateLimit};
 use peer::{
     BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
     MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
@@ -105,7 +105,7 @@ pub(crate) enum Event {
     },
     /// How many bytes of blocks per second may be requested from now on.
     Limited {
-        limit: Limit,
+        limit: RateLimit,
     },
     /// Time has passed, see [`Replicator::next_check`].
     Tick,

@@ -20,7 +20,7 @@ use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
 use hypermount_swarm::crypto::DiscoveryKey;
-use hypermount_swarm::rate::Limit;
+use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::{Place, Stream};
 
 /// The handshake must be done by then.
@@ -495,7 +495,7 @@ fn set_options(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
 }
 
 /// How many bytes may flow at once.
-fn helping(limit: Limit) -> usize {
+fn helping(limit: RateLimit) -> usize {
     let Some(limit) = limit else { return usize::MAX };
     let share = usize::try_from(limit / HELPINGS_PER_SECOND).unwrap_or(usize::MAX);
     share.max(SMALLEST_HELPING_BYTES)

@@ -43,7 +43,7 @@ impl Pair {
 
     /// Half of it under a limit cannot come sooner than the limit says; the rest, once it is lifted,
     /// must come although what was asked for last is still being waited for.
-    async fn limited(self, set: impl Fn(&Self, Limit)) {
+    async fn limited(self, set: impl Fn(&Self, RateLimit)) {
         set(&self, Some(LIMIT));
         let took = self.fetch(1..BLOCKS / 2).await;
         let bytes = (BLOCKS / 2 - 1) * BLOCK as u64;

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
-use hypermount_swarm::rate::Limit;
+use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use hypermount_swarm::{
     ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
@@ -104,8 +104,8 @@ pub(crate) struct Inner {
 /// How fast the blocks of one core may flow.
 #[derive(Clone, Copy, Debug, Default)]
 struct CoreLimits {
-    up: Limit,
-    down: Limit,
+    up: RateLimit,
+    down: RateLimit,
 }
 
 #[derive(Default)]
@@ -229,8 +229,9 @@ impl Sharing {
         self.inner.swarm.rates()
     }
 
-    /// How fast blocks of this core may be given away and asked for, from now on.
-    pub fn limit(&self, core: &DiscoveryKey, up: Limit, down: Limit) {
+    /// How fast blocks of this core may be given away (`up`) and asked for (`down`), from now on. In
+    /// bytes of blocks per second, `None` is no limit; lasts as long as this [`Sharing`].
+    pub fn limit(&self, core: &DiscoveryKey, up: RateLimit, down: RateLimit) {
         let replication = {
             let mut state = self.inner.state();
             state.limits.insert(*core, CoreLimits { up, down });

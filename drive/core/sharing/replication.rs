@@ -14,7 +14,7 @@ use super::terms::Terms;
 use super::{Command, Connected, Holding};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, PeerId, Replicator, judge};
-use hypermount_swarm::rate::Limit;
+use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::{closed, wait_until};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
@@ -94,7 +94,7 @@ pub(super) fn spawn(
     runtime: &Handle,
     core: Core,
     closing: watch::Receiver<bool>,
-    limit: Limit,
+    limit: RateLimit,
     terms: Terms,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
@@ -117,7 +117,7 @@ async fn run(
     mut inbox: mpsc::Receiver<Delivery>,
     mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
     mut closing: watch::Receiver<bool>,
-    limit: Limit,
+    limit: RateLimit,
 ) {
     let _turn = core.drive().await;
     core.demand().tell_again();
