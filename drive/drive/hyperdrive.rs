@@ -111,7 +111,7 @@ impl Drive {
         if version.is_none() && !wait.is_local() && !metadata.has(0) {
             // The newest block leads to everything else: it is fetched in the same round trip as
             // the first one. No caller has to wait for it here.
-            drop(metadata.demand().upgrade(metadata.head().length));
+            drop(metadata.demand().want_longer(metadata.head().length));
         }
         let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
         if let Some(version) = version
@@ -243,7 +243,7 @@ impl Drive {
         let core = self.metadata();
         let (deadline, mut grown) = (Instant::now() + limit, core.watch());
         // Has peers asked; no caller has to wait for that here.
-        drop(core.demand().upgrade(core.head().length));
+        drop(core.demand().want_longer(core.head().length));
         loop {
             let outlook = core.demand().outlook();
             let told = outlook.remote_length;

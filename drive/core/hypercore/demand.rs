@@ -270,8 +270,8 @@ impl Demand {
         SeekTicket { demand: Arc::clone(self), byte, tree }
     }
 
-    /// Waits until the head is longer than `length`.
-    pub fn upgrade(&self, length: u64) -> oneshot::Receiver<()> {
+    /// Asks peers for a head longer than `length` blocks; the receiver resolves when it is here.
+    pub fn want_longer(&self, length: u64) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         state.upgrades.retain(|(_, waiter)| !waiter.is_closed());

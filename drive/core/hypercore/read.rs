@@ -277,7 +277,7 @@ impl Core {
             if wait.is_local() {
                 return Err(self.unavailable(length, started));
             }
-            let answered = self.inner.demand.upgrade(length);
+            let answered = self.inner.demand.want_longer(length);
             // The head may have moved before the want was heard.
             if self.head().length > length {
                 continue;

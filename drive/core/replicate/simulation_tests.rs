@@ -638,7 +638,7 @@ mod histories {
             readers.disconnect(0);
         }
         readers.connect(1);
-        drop(demand.upgrade(length));
+        drop(demand.want_longer(length));
         let tickets: Vec<_> = (0..length).map(|block| demand.want(block)).collect();
         readers.run(Duration::from_secs(20));
         assert_eq!(reader.head(), first.head(), "{case}");
