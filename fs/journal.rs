@@ -51,9 +51,9 @@ pub struct Fetched {
     pub total: u64,
     /// Bytes by process, at most 256.
     pub processes: Vec<(Process, u64)>,
-    /// By path within the mount.
+    /// Bytes by path of the file within the mount, at most 256.
     pub files: Vec<(String, u64)>,
-    /// By the path of the drive within the mount, without slashes at the ends.
+    /// Bytes by path of the drive within the mount, without slashes at the ends, at most 256.
     pub drives: Vec<(String, u64)>,
 }
 

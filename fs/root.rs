@@ -78,9 +78,9 @@ pub trait Drives: Send + Sync + 'static {
 /// Limits for the drives that are open by their key.
 #[derive(Clone, Copy, Debug)]
 pub struct RootLimits {
-    /// Most drives that are open by their key.
+    /// Most drives that are open by their key; the default is 64.
     pub by_key: usize,
-    /// How long an unused drive stays open.
+    /// How long an unused drive stays open; the default is 300 s.
     pub idle: Duration,
 }
 

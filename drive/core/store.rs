@@ -106,7 +106,9 @@ pub struct Store {
 impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
     /// that cannot be written it is opened for reading, without a lock.
-    /// Errors: `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
+    ///
+    /// # Errors
+    /// `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
         Self::open_as(directory, create, &Custodian::here(None))
     }
@@ -200,13 +202,18 @@ impl Store {
 
     /// The core with this key, opened once and shared; made (read-only, empty) if absent.
     /// Writable if the store has its name or its secret key.
-    /// Errors: `TooManyCores`, `Locked`, those of [`Core::open`].
+    ///
+    /// # Errors
+    /// `TooManyCores`, `Locked`, those of [`Core::open`].
     pub fn core(&self, key: &PublicKey) -> Result<Core> {
         self.open_core(key, None, None, None)
     }
 
     /// The core derived from the master key and `name`; writable.
-    /// Errors: those of [`Store::core`], `Unsupported` for a name that is empty or longer than 1024 bytes.
+    ///
+    /// # Errors
+    /// Those of [`Store::core`], `Unsupported` for a name that is empty or longer
+    /// than 1024 bytes.
     pub fn core_named(&self, name: &[u8]) -> Result<Core> {
         if name.is_empty() || name.len() > MAX_NAME_LENGTH {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
@@ -233,14 +240,18 @@ impl Store {
     }
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
         self.named_key(DEFAULT_NAME)
     }
 
     /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
     /// damaged: without it the secret key cannot be derived when the core is opened by its key.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
         let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
@@ -258,7 +269,9 @@ impl Store {
     }
 
     /// The name a core on disk was derived from, if this store's master key made it.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
         let Some(root) = &self.inner.root else {
             return Ok(None);
@@ -268,7 +281,9 @@ impl Store {
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn keys(&self) -> Result<Vec<PublicKey>> {
         let Some(root) = &self.inner.root else {
             return Ok(self.cores().iter().map(|core| *core.key()).collect());
@@ -302,7 +317,9 @@ impl Store {
     }
 
     /// Makes everything stored so far in any open core survive a power cut.
-    /// Errors: `Storage`, of the first core that failed.
+    ///
+    /// # Errors
+    /// `Storage`, of the first core that failed.
     pub fn sync(&self) -> Result<()> {
         let cores = self.cores();
         cores.iter().try_for_each(Core::sync)?;
@@ -315,7 +332,9 @@ impl Store {
     }
 
     /// Why cores of ours open read-only, if any do.
-    /// Errors: those of [`Store::core`].
+    ///
+    /// # Errors
+    /// Those of [`Store::core`].
     pub fn custody(&self) -> Result<Custody> {
         let Some(marks) = &self.inner.marks else {
             return Ok(Custody::default());
@@ -334,7 +353,9 @@ impl Store {
     /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
     /// the store is opened again. With `force` also where a peer is known to hold more than is here,
     /// which forks those drives for good.
-    /// Errors: `ReadOnly`, `Forked` without `force`, `Storage`.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Forked` without `force`, `Storage`.
     pub fn adopt(&self, force: bool) -> Result<()> {
         let Some(marks) = &self.inner.marks else {
             return Err(Error::ReadOnly("the store's medium cannot be written"));

@@ -14,12 +14,12 @@ use tokio::sync::{Notify, oneshot, watch};
 
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
 pub const MAX_WANTED_BLOCKS: usize = 65_536;
-/// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
+/// Hints not yet taken by a replicator; a new one beyond it is dropped, hints only save time.
 pub(crate) const MAX_PENDING_HINTS: usize = 64;
 /// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
 pub(crate) const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 
-/// How badly a block is wanted; the order is the order of service.
+/// How badly a block is wanted; the greatest is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
     /// A download that no reader waits for.

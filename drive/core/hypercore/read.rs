@@ -16,7 +16,8 @@ use crate::wait::Wait;
 
 impl Core {
     /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
-    /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
+    /// not verify is cleared and reported `Ok(None)` on a remote core. It is `Corrupt` on a writable
+    /// one, and during a repair on a stopped core of our own.
     ///
     /// # Errors
     /// `Corrupt` as above, `Storage`.

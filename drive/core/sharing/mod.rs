@@ -137,7 +137,7 @@ impl Sharing {
     /// Starts sharing `store`'s cores; tasks run on the current tokio runtime.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// `Storage` if the operating system has no randomness to give.
     pub fn new(store: &Store, options: SharingOptions) -> Result<Self> {
         let keys = StaticKeyPair::generate().map_err(|source| Error::Storage {
             op: "generate",
@@ -164,7 +164,7 @@ impl Sharing {
     /// [`Swarm::listen`].
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// The error of the system if the address does not resolve or cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
         self.inner.swarm.listen(address).await
     }
@@ -180,7 +180,7 @@ impl Sharing {
     /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
     ///
     /// # Errors
-    /// When 4096 are hushed.
+    /// `TooLarge` when this is set for 4096 topics.
     pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
         let mut state = self.inner.state();
         if !hushed {
@@ -217,7 +217,7 @@ impl Sharing {
     /// every drive that is, from now on, opened to be read from peers, nested drives included.
     ///
     /// # Errors
-    /// When there is no socket for it.
+    /// The error of the system if a socket for it cannot be opened.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let wanted = self.inner.store.drives_wanted();
         self.inner.runtime.spawn(follow_drives(Arc::downgrade(&self.inner), wanted));
