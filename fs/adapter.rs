@@ -54,13 +54,13 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
-pub struct Adapter {
+pub(crate) struct Adapter {
     shown: Shown,
     server: Arc<Server>,
 }
 
 impl Adapter {
-    pub fn new(shown: Shown, server: Arc<Server>) -> Self {
+    pub(crate) fn new(shown: Shown, server: Arc<Server>) -> Self {
         Self { shown, server }
     }
 }

@@ -227,13 +227,13 @@ fn now() -> u64 {
 /// The ranges of an open file that its readers were charged for, so that bytes fetched ahead are
 /// not charged again when they are read.
 #[derive(Debug, Default)]
-pub struct Charged {
+pub(crate) struct Charged {
     ranges: Vec<Range<u64>>,
 }
 
 impl Charged {
     /// Adds `range`. Returns the parts of it that were not charged before.
-    pub fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut new = vec![range.clone()];
         for known in &self.ranges {
             new = new.into_iter().flat_map(|part| without(part, known)).collect();

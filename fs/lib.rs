@@ -8,6 +8,8 @@
 //! Compile-time switches between operating systems are in `platform`, and one in `adapter`. The modules are
 //! listed in import order; `scripts/layers.sh` checks it.
 #![deny(unsafe_code)]
+#![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
 mod platform;
 mod inherited;

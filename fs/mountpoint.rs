@@ -108,7 +108,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 /// The absolute path of a mount point, determined without accessing what is mounted there.
-pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
+pub(crate) fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
     let mountpoint = std::path::absolute(mountpoint)?;
     match (mountpoint.parent(), mountpoint.file_name()) {
         (Some(parent), Some(name)) => {
@@ -125,7 +125,7 @@ pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
 }
 
 /// The topmost mount of this program at a path.
-pub fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
+pub(crate) fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
     mounts().into_iter().rev().find(|mounted| mounted.mountpoint == mountpoint)
 }
 
@@ -198,12 +198,28 @@ pub enum Detach {
 /// Why a mount could not be unmounted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
+    /// This program has no mount there.
     #[error("{path} is not a mount of ours")]
-    NotMounted { path: PathBuf },
+    NotMounted {
+        /// The directory of the mount.
+        path: PathBuf,
+    },
+    /// Processes use the mount.
     #[error("{path} is busy{}", list_users(users))]
-    Busy { path: PathBuf, users: Vec<MountUser> },
+    Busy {
+        /// The directory of the mount.
+        path: PathBuf,
+        /// The processes that use it, as far as they are known.
+        users: Vec<MountUser>,
+    },
+    /// A call of the system failed.
     #[error("cannot unmount {path}: {source}")]
-    System { path: PathBuf, source: io::Error },
+    System {
+        /// The directory of the mount.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
 }
 
 fn list_users(users: &[MountUser]) -> String {
@@ -234,7 +250,7 @@ pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 /// As [`unmount`], for a mount known to exist.
-pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
+pub(crate) fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
     let path = &mounted.mountpoint;
     if how == Detach::Force
         && let Err(error) = platform::abort(mounted.connection)
@@ -260,7 +276,7 @@ pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
 }
 
 /// Whether a directory is empty.
-pub fn is_empty(directory: &Path) -> io::Result<bool> {
+pub(crate) fn is_empty(directory: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(directory)?.next().is_none())
 }
 

@@ -91,7 +91,7 @@ impl Default for RootLimits {
 }
 
 /// Starts to notify the kernel of changes in a drive that was just opened.
-pub type Tell = Box<dyn Fn(&Arc<Fs>) + Send + Sync>;
+pub(crate) type Tell = Box<dyn Fn(&Arc<Fs>) + Send + Sync>;
 
 /// What a name in the mount's own directories refers to.
 enum Wanted {
@@ -134,7 +134,7 @@ struct State {
 }
 
 /// The names in one of the mount's own directories when it was opened.
-pub struct Listing {
+pub(crate) struct Listing {
     names: Vec<(String, u64)>,
 }
 
@@ -203,7 +203,7 @@ impl Root {
     }
 
     /// Sets how the kernel is notified of changes. Call this before the first request.
-    pub fn tell_by(&self, tell: Tell) {
+    pub(crate) fn tell_by(&self, tell: Tell) {
         *self.tell.lock() = Some(tell);
     }
 
@@ -220,17 +220,17 @@ impl Root {
     }
 
     /// Whether an inode is one of the mount's own directories.
-    pub fn owns(ino: u64) -> bool {
+    pub(crate) fn owns(ino: u64) -> bool {
         Numbers::slot_of(ino) == 0
     }
 
     /// Whether two inodes are in the same drive.
-    pub fn are_together(one: u64, other: u64) -> bool {
+    pub(crate) fn are_together(one: u64, other: u64) -> bool {
         Numbers::slot_of(one) == Numbers::slot_of(other)
     }
 
     /// The path, within the mount, of one of the mount's own directories.
-    pub fn path_of(&self, ino: u64) -> &'static str {
+    pub(crate) fn path_of(&self, ino: u64) -> &'static str {
         if ino == NETWORK_NUMBER { NETWORK } else { "" }
     }
 
@@ -239,7 +239,7 @@ impl Root {
     /// # Errors
     ///
     /// If it is in none, fails with the error of an attempt to change the inode.
-    pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
+    pub(crate) fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
         match ino {
             ROOT => Err(Error::NotPermitted("drives are made by `hypermount create`")),
             NETWORK_NUMBER => Err(Error::ReadOnly),
@@ -253,29 +253,29 @@ impl Root {
     }
 
     /// The open drives.
-    pub fn open(&self) -> Vec<Arc<Fs>> {
+    pub(crate) fn open(&self) -> Vec<Arc<Fs>> {
         let mut open: Vec<_> = self.state().slots.values().map(|m| m.fs.clone()).collect();
         open.sort_by(|one, other| one.prefix().cmp(other.prefix()));
         open
     }
 
     /// The failed calls and the fetched bytes of the whole mount.
-    pub fn journal(&self) -> &Arc<Journal> {
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 
     /// Notices about the mount's own directories.
-    pub fn invalidations(&self) -> &Arc<Invalidations> {
+    pub(crate) fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
     }
 
     /// The store of the drives.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
     /// Ends the background tasks.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let tidying = self.tidying.lock().take();
         if let Some(task) = tidying {
             task.abort();
@@ -313,7 +313,7 @@ impl Root {
 
     /// The attributes of one of the mount's own directories, and how long the kernel may cache
     /// them.
-    pub fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+    pub(crate) fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
         match ino {
             ROOT | NETWORK_NUMBER => Ok((self.attributes(ino), TTL_FOLLOWED)),
             _ => Err(Error::Stale),
@@ -337,7 +337,7 @@ impl Root {
     }
 
     /// Looks up a name in one of the mount's own directories, which opens the drive of that name.
-    pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
+    pub(crate) async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
         let Some((path, wanted)) = Self::wanted(parent, name) else {
             return Ok(Looked::Absent { ttl: TTL_ABSENT_FOLLOWED });
         };
@@ -431,7 +431,7 @@ impl Root {
     }
 
     /// The kernel gives back `count` lookups of an inode in a drive.
-    pub fn forget(&self, ino: u64, count: u64) {
+    pub(crate) fn forget(&self, ino: u64, count: u64) {
         let member = self.state().slots.get(&Numbers::slot_of(ino)).cloned();
         let Some(member) = member else { return };
         if ino == member.fs.root_number() {
@@ -446,7 +446,7 @@ impl Root {
     }
 
     /// The names that a directory has now. In `Network`, these are the open drives.
-    pub async fn opendir(&self, ino: u64) -> Result<u64> {
+    pub(crate) async fn opendir(&self, ino: u64) -> Result<u64> {
         let below = format!("{NETWORK}/");
         let named = |path: &str| (path.to_owned(), self.number_of(path));
         let names = match ino {
@@ -477,12 +477,12 @@ impl Root {
     }
 
     /// The listing of an open handle.
-    pub fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
+    pub(crate) fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
         self.listings.get(handle)
     }
 
     /// Closes a handle of one of the mount's own directories.
-    pub fn releasedir(&self, handle: u64) -> Result<()> {
+    pub(crate) fn releasedir(&self, handle: u64) -> Result<()> {
         self.listings.remove(handle).map(drop)
     }
 
