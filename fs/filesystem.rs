@@ -183,9 +183,6 @@ impl Looked {
     }
 }
 
-/// Total and free space of a disk, in bytes.
-pub type Room = Space;
-
 /// What part of its mount a filesystem is: all of it, or one drive among others.
 #[derive(Clone)]
 pub(crate) struct Part {
@@ -698,7 +695,7 @@ impl Fs {
     }
 
     /// Space on the disk that holds the store, which reading fills.
-    pub fn statfs(&self) -> Result<Room> {
+    pub fn statfs(&self) -> Result<Space> {
         Ok(self.store.space()?)
     }
 }

@@ -21,7 +21,7 @@ use crate::attr::Owner;
 use crate::filesystem::{Fs, FsOptions};
 use crate::invalidate::{Batch, Invalidation, Invalidations};
 use crate::journal::Journal;
-use crate::mountpoint::{self, Detach, Mounted, UnmountError};
+use crate::mountpoint::{self, Mounted, UnmountError, UnmountMode};
 use crate::patience::Patience;
 use crate::platform::{self, Attachment};
 use crate::root::{Drives, Root, RootLimits};
@@ -273,11 +273,11 @@ impl Mount {
     /// # Errors
     ///
     /// Fails with the processes that use the mount, if it is busy, or with the error of the system.
-    pub fn unmount(&self, how: Detach) -> Result<(), UnmountError> {
+    pub fn unmount(&self, how: UnmountMode) -> Result<(), UnmountError> {
         if self.has_ended() {
             return Ok(());
         }
-        if how != Detach::Normal {
+        if how != UnmountMode::Normal {
             self.server.stop();
         }
         mountpoint::detach(&self.mounted, how)?;
@@ -290,10 +290,10 @@ impl Mount {
     pub fn shutdown(&self) {
         self.server.stop();
         if !self.has_ended() && self.is_ours() {
-            let normally = mountpoint::detach(&self.mounted, Detach::Normal);
+            let normally = mountpoint::detach(&self.mounted, UnmountMode::Normal);
             if let Err(busy) = normally {
                 log::info!("{busy}");
-                if let Err(error) = mountpoint::detach(&self.mounted, Detach::Force) {
+                if let Err(error) = mountpoint::detach(&self.mounted, UnmountMode::Force) {
                     log::error!("{error}");
                 }
             }
@@ -449,7 +449,7 @@ fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<PathBuf, MountEr
             return Err(MountError::AlreadyMounted { path, mounted: mounted.source });
         }
         log::info!("replacing the dead mount at {}", path.display());
-        mountpoint::detach(&mounted, Detach::Lazy)
+        mountpoint::detach(&mounted, UnmountMode::Lazy)
             .map_err(|source| MountError::Stale { path: path.clone(), source })?;
     }
     match fs::metadata(&path) {

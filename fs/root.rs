@@ -54,22 +54,23 @@ const TOP_MODE: u16 = 0o755;
 const NETWORK_MODE: u16 = 0o700;
 
 /// The future of a result about drives.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
+pub type DriveFuture<'a, T> =
+    Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
 
 /// How a mount finds and opens drives.
 pub trait Drives: Send + Sync + 'static {
     /// The names of all drives that have one.
-    fn names(&self) -> Later<'_, Vec<String>>;
+    fn names(&self) -> DriveFuture<'_, Vec<String>>;
 
     /// The drive with this name, and whether the mount must not change it; `None` if there is none.
-    fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>>;
+    fn named<'a>(&'a self, name: &'a str) -> DriveFuture<'a, Option<(Drive, bool)>>;
 
     /// The drive of a key, at the version of the URL if it has one.
     ///
     /// # Errors
     ///
     /// Fails if no peer delivers the drive within `wait`.
-    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive>;
+    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> DriveFuture<'a, Drive>;
 
     /// This mount no longer shows a drive with this key, or has stopped looking for one.
     fn left(&self, key: &PublicKey);
@@ -525,7 +526,7 @@ impl Root {
     /// Whether a process uses the drive without an open file, for example as its current directory.
     async fn is_entered(&self, member: &Member) -> bool {
         let path = self.mountpoint.join(member.fs.prefix());
-        let users = tokio::task::spawn_blocking(move || mountpoint::users(&path)).await;
+        let users = tokio::task::spawn_blocking(move || mountpoint::mount_users(&path)).await;
         users.is_ok_and(|users| !users.is_empty())
     }
 

@@ -6,18 +6,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use fuser::FileAttr;
-use hypermount_drive::{Drive, Pieces};
+use hypermount_drive::{Drive, Pieces, Space};
 
 use crate::errno::{Error, Result};
 use crate::file::Opened;
-use crate::filesystem::{Fs, Looked, Room};
+use crate::filesystem::{Fs, Looked};
 use crate::journal::Journal;
 use crate::listing::{Listed, Page};
 use crate::platform::Caller;
 use crate::root::{self, Root};
 use crate::serve::Request;
 use crate::status::{self, Status};
-use crate::xattr::{self, Answer};
+use crate::xattr::{self, XattrAnswer};
 
 #[derive(Clone)]
 pub(crate) enum Shown {
@@ -264,14 +264,14 @@ impl Shown {
     }
 
     /// See [`Fs::getxattr`].
-    pub(crate) async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
+    pub(crate) async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<XattrAnswer> {
         match self.at(ino)? {
             At::Drive(fs) => fs.getxattr(ino, name, room).await,
             At::Status(_) | At::Root(_) => xattr::of_nothing(name),
         }
     }
 
-    pub(crate) async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
+    pub(crate) async fn listxattr(&self, ino: u64, room: u32) -> Result<XattrAnswer> {
         match self.at(ino)? {
             At::Drive(fs) => fs.listxattr(ino, room).await,
             At::Status(_) | At::Root(_) => xattr::answer(Vec::new(), room),
@@ -279,7 +279,7 @@ impl Shown {
     }
 
     /// Space on the disk of the store, which all drives of a mount share.
-    pub(crate) fn statfs(&self) -> Result<Room> {
+    pub(crate) fn statfs(&self) -> Result<Space> {
         match self {
             Shown::Drive(fs) => fs.statfs(),
             Shown::Root(root) => Ok(root.store().space()?),

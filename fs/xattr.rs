@@ -69,7 +69,7 @@ pub(crate) fn check_namespace(name: &str) -> Result<()> {
 }
 
 /// The answer for an inode without any attributes.
-pub(crate) fn of_nothing(name: &OsStr) -> Result<Answer> {
+pub(crate) fn of_nothing(name: &OsStr) -> Result<XattrAnswer> {
     check_namespace(name.to_str().ok_or(Error::NoAttribute)?)?;
     Err(Error::NoAttribute)
 }
@@ -163,7 +163,7 @@ pub(crate) fn list(stat: &Stat) -> Result<Vec<u8>> {
 
 /// The answer to the kernel: the size of the data, or the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum XattrAnswer {
     /// Size of the data in bytes; the caller asked for it with an empty buffer.
     Size(u32),
     /// The data.
@@ -171,15 +171,15 @@ pub enum Answer {
 }
 
 /// Fits an answer into the caller's buffer of `room` bytes; 0 asks for the size.
-pub(crate) fn answer(data: Vec<u8>, room: u32) -> Result<Answer> {
+pub(crate) fn answer(data: Vec<u8>, room: u32) -> Result<XattrAnswer> {
     let size = u32::try_from(data.len()).map_err(|_| Error::AnswerTooLarge)?;
     if data.len() > MAX_VALUE_BYTES {
         return Err(Error::AnswerTooLarge);
     }
     match room {
-        0 => Ok(Answer::Size(size)),
+        0 => Ok(XattrAnswer::Size(size)),
         room if room < size => Err(Error::BufferTooSmall),
-        _ => Ok(Answer::Data(data)),
+        _ => Ok(XattrAnswer::Data(data)),
     }
 }
 
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn the_size_protocol() {
-        assert_eq!(answer(b"abc".to_vec(), 0).expect("asks the size"), Answer::Size(3));
-        assert_eq!(answer(b"abc".to_vec(), 3).expect("fits"), Answer::Data(b"abc".to_vec()));
+        assert_eq!(answer(b"abc".to_vec(), 0).expect("asks the size"), XattrAnswer::Size(3));
+        assert_eq!(answer(b"abc".to_vec(), 3).expect("fits"), XattrAnswer::Data(b"abc".to_vec()));
         assert!(matches!(answer(b"abc".to_vec(), 2), Err(Error::BufferTooSmall)));
         assert!(answer(vec![0; MAX_VALUE_BYTES], 0).is_ok());
         let too_large = answer(vec![0; MAX_VALUE_BYTES + 1], 0);
