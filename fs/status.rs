@@ -180,7 +180,7 @@ impl Status {
     /// The status as JSON.
     fn text(&self) -> Bytes {
         let fs = &self.fs;
-        let (drive, standing) = (fs.drive(), fs.drive().standing());
+        let (drive, availability) = (fs.drive(), fs.drive().availability());
         let (key, version) = (*drive.key(), drive.frozen_version());
         let url = DriveUrl { key, version, path: hypermount_drive::DrivePath::root() }.to_string();
         let name = fs.store.name_of(&key).ok().flatten();
@@ -190,10 +190,10 @@ impl Status {
             "version": fs.version(),
             "frozen": version.is_some(),
             "writable": fs.is_writable(),
-            "peers": standing.peers,
-            "blocks": standing.blocks,
-            "blocks_here": standing.blocks_here,
-            "blocks_wanted": standing.blocks_wanted,
+            "peers": availability.peers,
+            "blocks": availability.blocks,
+            "blocks_here": availability.blocks_here,
+            "blocks_wanted": availability.blocks_wanted,
             "open": fs.load().1,
             "failures": self.failures(),
         });

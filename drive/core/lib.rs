@@ -22,7 +22,7 @@ pub mod testing;
 pub mod fuzzing;
 
 pub use crate::error::{Error, Result};
-pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
+pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_PER_STEP};
 pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, Outlook, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
 pub use crate::hypercore::repair::{Fetched, Repairing};
@@ -31,6 +31,6 @@ pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,
 };
 pub use crate::store::{
-    Custodian, Custody, Hurt, Space, Store, Turns, View, content_name, lacks_descriptors,
+    Custodian, Custody, DamagedCore, Space, Store, Turns, View, content_name, lacks_descriptors,
 };
 pub use crate::wait::Wait;

@@ -44,7 +44,7 @@ use name_file::{has_name, read_name, write_name};
 #[cfg(test)]
 pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
-pub use healing::Hurt;
+pub use healing::DamagedCore;
 pub use healing::content_name;
 pub use mark::Custodian;
 use owner::Access;

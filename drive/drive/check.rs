@@ -12,7 +12,7 @@ use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::DrivePath;
 use crate::stat::Extent;
 use hypermount_core::{
-    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_A_STEP, Store, Wait,
+    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_PER_STEP, Store, Wait,
 };
 use hypermount_swarm::crypto::PublicKey;
 
@@ -171,8 +171,8 @@ async fn check_core(
     let mut read = |bytes| tell(CheckStep::Read(bytes));
     let mut found = core.check(&mut read)?;
     let lengths = core.signed_lengths()?;
-    for start in lengths.clone().step_by(SIGNATURES_A_STEP as usize) {
-        let end = lengths.end.min(start + SIGNATURES_A_STEP);
+    for start in lengths.clone().step_by(SIGNATURES_PER_STEP as usize) {
+        let end = lengths.end.min(start + SIGNATURES_PER_STEP);
         core.check_signatures(start..end, blank, &mut found, &mut read)?;
         // A caller that has gone is noticed here.
         tokio::task::yield_now().await;

@@ -27,7 +27,7 @@ mod tests;
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
 pub use read::Pieces;
-pub use stored::{StoredDrives, stored_drives, survey};
+pub use stored::{StoredDrives, stored_drives, stored_drives_and_damage};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,9 +66,9 @@ struct Inner {
     turns: Arc<Turns>,
 }
 
-/// How a drive stands on this machine, index and content together.
+/// How much of a drive is on this machine, index and content together, and its connected peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct Availability {
     /// Of both cores, as far as their lengths are known.
     pub blocks: u64,
     /// Those stored on this machine.
@@ -261,16 +261,16 @@ impl Drive {
     }
 
     /// How much of the newest version is here, and how many peers have more of it.
-    pub fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
+    pub fn availability(&self) -> Availability {
+        let mut availability = Availability::default();
         for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
             let length = core.head().length;
-            standing.blocks += length;
-            standing.blocks_here += core.held(0..length);
-            standing.blocks_wanted += core.demand().count() as u64;
-            standing.peers = standing.peers.max(core.demand().outlook().peers);
+            availability.blocks += length;
+            availability.blocks_here += core.held(0..length);
+            availability.blocks_wanted += core.demand().count() as u64;
+            availability.peers = availability.peers.max(core.demand().outlook().peers);
         }
-        standing
+        availability
     }
 
     /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a

@@ -20,7 +20,8 @@ pub mod transfer;
 pub mod testing;
 
 pub use crate::hyperdrive::{
-    ContentWriter, Drive, Pieces, Snapshot, Standing, StoredDrives, Turn, stored_drives, survey,
+    Availability, ContentWriter, Drive, Pieces, Snapshot, StoredDrives, Turn, stored_drives,
+    stored_drives_and_damage,
 };
 #[cfg(fuzzing)]
 pub use crate::index::fuzzing;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hypermount_core::{Hurt, Store, Wait};
+use hypermount_core::{DamagedCore, Store, Wait};
 use hypermount_drive::check::{
     CheckStep, DriveCheck, HurtFile, check as check_drive, content_of_drive, repair as repair_drive,
 };
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
 use crate::model::Find;
-use crate::stored::{name_of, survey};
+use crate::stored::{name_of, stored_drives_and_damage};
 use crate::target::Target;
 use crate::values::drive_url;
 
@@ -117,7 +117,7 @@ pub async fn check(
 ) -> Result<u64> {
     let damaged = store.damaged_small_files().context(|| "read the store")?;
     let wanted = asked.drive.as_deref().map(|drive| key_of(store, drive)).transpose()?;
-    let found = survey(store).await.context(|| "read the store")?;
+    let found = stored_drives_and_damage(store).await.context(|| "read the store")?;
     let small = SmallFiles { store, damaged };
     let (mut hurt, mut checked) = (0, 0);
     for key in found.drives.iter().filter(|key| wanted.is_none_or(|wanted| wanted == **key)) {
@@ -127,9 +127,9 @@ pub async fn check(
         tell(Checking::Drive { drive: Box::new(drive) });
     }
     // The damage of a drive that opens was reported by its own check above.
-    let closed = found.hurt.into_iter().filter(|hurt| {
-        let opens = hurt.key.is_some_and(|key| found.drives.contains(&key));
-        !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == hurt.discovery_key)
+    let closed = found.damaged.into_iter().filter(|core| {
+        let opens = core.key.is_some_and(|key| found.drives.contains(&key));
+        !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == core.discovery_key)
     });
     for damaged in closed {
         let drive = match (damaged.key, repair) {
@@ -254,7 +254,7 @@ impl CheckedDrive {
     }
 }
 
-fn unopened(store: &Store, damaged: Hurt) -> CheckedDrive {
+fn unopened(store: &Store, damaged: DamagedCore) -> CheckedDrive {
     CheckedDrive {
         url: damaged.key.map(|key| drive_url(&key, None)),
         discovery_key: damaged.discovery_key.to_hex(),

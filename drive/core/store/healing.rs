@@ -15,7 +15,7 @@ use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hurt {
+pub struct DamagedCore {
     /// By which its directory is named.
     pub discovery_key: DiscoveryKey,
     /// `None` where it is lost: its file is damaged, and the core does not derive from a known name.
@@ -128,20 +128,20 @@ impl Store {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn unknown_cores(&self) -> Result<Vec<Hurt>> {
+    pub fn unknown_cores(&self) -> Result<Vec<DamagedCore>> {
         let Some(root) = &self.inner.root else {
             return Ok(Vec::new());
         };
-        let mut hurt = Vec::new();
+        let mut damaged = Vec::new();
         for discovery_key in survey(root)? {
             let directory = core_directory(root, &discovery_key);
             let empty = fs::read_dir(&directory).is_ok_and(|mut files| files.next().is_none());
             if !empty && self.stored_key(&discovery_key)?.is_none() {
                 let why = "its key file is damaged or missing, and it derives from no known name";
-                hurt.push(Hurt { discovery_key, key: None, why: why.to_owned() });
+                damaged.push(DamagedCore { discovery_key, key: None, why: why.to_owned() });
             }
         }
-        Ok(hurt)
+        Ok(damaged)
     }
 
     /// The core with this key, to be repaired. One of ours that is too damaged to be written opens read-only,
