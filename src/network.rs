@@ -53,7 +53,7 @@ impl Network {
         Self::new(store, Share::Store)
     }
 
-    /// For a daemon: shares the cores of [`Network::choose`].
+    /// For a daemon: shares the cores of [`Network::set_shared`].
     pub fn for_choosing(store: &Store) -> Result<Self> {
         Self::new(store, Share::Chosen)
     }
@@ -95,8 +95,8 @@ impl Network {
 
     /// Sets whether peers of the drive are looked for when it is opened.
     pub fn look_for(&self, drive: &PublicKey, look: bool) -> Result {
-        let hushed = self.sharing.hush(drive.discovery_key(), !look);
-        hushed.context(|| "open a drive without looking for it")
+        let set = self.sharing.set_lookup_on_open(drive.discovery_key(), look);
+        set.context(|| "open a drive without looking for it")
     }
 
     /// Stops looking for peers of a drive, and announcing it.
@@ -149,8 +149,8 @@ impl Network {
     }
 
     /// With [`Network::for_choosing`]: the cores that are shared from now on.
-    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
-        self.sharing.choose(cores);
+    pub fn set_shared(&self, cores: HashSet<DiscoveryKey>) {
+        self.sharing.set_shared(cores);
     }
 
     pub fn peers(&self) -> Vec<PeerInfo> {

@@ -23,9 +23,9 @@ pub mod fuzzing;
 
 pub use crate::error::{Error, Result};
 pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_PER_STEP};
-pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, Outlook, Ticket, Urgency};
+pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, PeerSummary, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-pub use crate::hypercore::repair::{Fetched, Repairing};
+pub use crate::hypercore::repair::{FetchOutcome, Repairing};
 pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, Stop};
 pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,

@@ -245,10 +245,10 @@ impl Drive {
         // Has peers asked; no caller has to wait for that here.
         drop(core.demand().want_longer(core.head().length));
         loop {
-            let outlook = core.demand().outlook();
-            let told = outlook.remote_length;
+            let summary = core.demand().peer_summary();
+            let told = summary.remote_length;
             // A peer that has another history has no news for us.
-            if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
+            if summary.fork.is_some() || (told > 0 && told <= core.head().length) {
                 return;
             }
             // What is told comes without a sign, what grows with one.
@@ -268,7 +268,7 @@ impl Drive {
             availability.blocks += length;
             availability.blocks_here += core.held(0..length);
             availability.blocks_wanted += core.demand().count() as u64;
-            availability.peers = availability.peers.max(core.demand().outlook().peers);
+            availability.peers = availability.peers.max(core.demand().peer_summary().peers);
         }
         availability
     }
@@ -295,7 +295,7 @@ impl Drive {
     /// is what to tell a caller that misses some.
     fn explain(&self, error: Error) -> Error {
         let index = self.metadata();
-        match (error, index.demand().outlook().fork) {
+        match (error, index.demand().peer_summary().fork) {
             (Error::Unavailable { .. }, Some(what)) => {
                 Error::Forked { core: *index.discovery_key(), what }
             }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use hypermount_core::{DamagedCore, Store, Wait};
 use hypermount_drive::check::{
-    CheckStep, DriveCheck, HurtFile, check as check_drive, content_of_drive, repair as repair_drive,
+    CheckStep, DamagedFile, DriveCheck, check as check_drive, content_of_drive,
+    repair as repair_drive,
 };
 use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
@@ -212,7 +213,7 @@ async fn check_one(
     let found = match repair {
         None => check_drive(store, key, &mut step).await,
         Some(wait) => repair_drive(store, key, wait, &mut step).await.map(|repaired| {
-            drive.hurt = repaired.is_hurt();
+            drive.hurt = repaired.is_damaged();
             drive.blocks_repaired = repaired.fetched.fetched;
             drive.blocks_lacking = repaired.fetched.lacking;
             drive.lacking_because = repaired.fetched.why;
@@ -240,7 +241,7 @@ async fn check_one(
 
 impl CheckedDrive {
     fn found(&mut self, found: DriveCheck) {
-        self.hurt |= found.is_hurt();
+        self.hurt |= found.is_damaged();
         self.why = found.missing;
         self.blocks_sound = found.sound;
         self.blocks_damaged = found.damaged_blocks;
@@ -265,9 +266,9 @@ fn unopened(store: &Store, damaged: DamagedCore) -> CheckedDrive {
     }
 }
 
-impl From<HurtFile> for HurtPath {
-    fn from(file: HurtFile) -> Self {
-        let HurtFile { path, version, newest } = file;
+impl From<DamagedFile> for HurtPath {
+    fn from(file: DamagedFile) -> Self {
+        let DamagedFile { path, version, newest } = file;
         Self { path, version, newest }
     }
 }

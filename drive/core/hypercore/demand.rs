@@ -101,7 +101,7 @@ struct DemandState {
     ahead: usize,
     /// `changes` outgrew its bound and was emptied: the next taker gets all current demands.
     overflowed: bool,
-    outlook: Outlook,
+    peer_summary: PeerSummary,
 }
 
 /// The callers that look for one byte.
@@ -139,9 +139,9 @@ struct Waiter {
     takes_bytes: bool,
 }
 
-/// What the replicator last knew about its chances; only used to explain a failed wait.
+/// What the replicator last knew of the peers that share the core; explains a failed wait.
 #[derive(Clone, Debug, Default)]
-pub struct Outlook {
+pub struct PeerSummary {
     /// How many peers share the core now.
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
@@ -352,13 +352,13 @@ impl Demand {
         self.changed.notified().await;
     }
 
-    pub(crate) fn set_outlook(&self, outlook: Outlook) {
-        self.state().outlook = outlook;
+    pub(crate) fn set_peer_summary(&self, summary: PeerSummary) {
+        self.state().peer_summary = summary;
     }
 
     /// What the replicator last reported; the default if there is none.
-    pub fn outlook(&self) -> Outlook {
-        self.state().outlook.clone()
+    pub fn peer_summary(&self) -> PeerSummary {
+        self.state().peer_summary.clone()
     }
 }
 

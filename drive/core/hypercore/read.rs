@@ -290,16 +290,16 @@ impl Core {
     }
 
     pub(super) fn unavailable(&self, block: u64, started: Instant) -> Error {
-        let outlook = self.inner.demand.outlook();
-        if let Some(what) = outlook.fork {
+        let summary = self.inner.demand.peer_summary();
+        if let Some(what) = summary.fork {
             return Error::Forked { core: self.inner.discovery_key, what };
         }
-        let mut why = match outlook.peers {
+        let mut why = match summary.peers {
             0 => "no peer connected".to_owned(),
             1 => "1 peer connected, it did not deliver".to_owned(),
             peers => format!("{peers} peers connected, none delivered it"),
         };
-        if let Some(trouble) = outlook.last_trouble {
+        if let Some(trouble) = summary.last_trouble {
             why = format!("{why}; last trouble: {trouble}");
         }
         let waited = Duration::from_millis(started.elapsed().as_millis() as u64);

@@ -46,7 +46,7 @@ pub use hints::{Answered, Answerer, ExtensionRequest};
 /// beyond use.
 const COMMANDS: usize = 4096;
 /// Drives that are opened without being looked for, while others are.
-pub(crate) const MAX_HUSHED: usize = 4096;
+pub(crate) const MAX_WITHOUT_LOOKUP: usize = 4096;
 
 /// Which cores peers that know their keys are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Share {
     Opened,
     /// Every core of the store.
     Store,
-    /// Those named to [`Sharing::choose`], whatever else is open.
+    /// Those named to [`Sharing::set_shared`], whatever else is open.
     Chosen,
 }
 
@@ -113,7 +113,7 @@ struct SharingState {
     connections: HashMap<u64, Connected>,
     replications: HashMap<DiscoveryKey, Replication>,
     /// Topics that are looked for only when they are joined.
-    hushed: HashSet<DiscoveryKey>,
+    without_lookup: HashSet<DiscoveryKey>,
     /// What [`Share::Chosen`] shares.
     chosen: HashSet<DiscoveryKey>,
     /// What was said of single cores; the others have no limit of their own.
@@ -177,18 +177,21 @@ impl Sharing {
         self.inner.swarm.join(topic, interest)
     }
 
-    /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
+    /// Whether this drive is looked for when it is opened, from now on; by default it is. A topic that is
+    /// joined is always looked for.
     ///
     /// # Errors
-    /// `TooLarge` when this is set for 4096 topics.
-    pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
+    /// `TooLarge` when 4096 drives are not looked for.
+    pub fn set_lookup_on_open(&self, topic: DiscoveryKey, lookup: bool) -> Result<()> {
         let mut state = self.inner.state();
-        if !hushed {
-            state.hushed.remove(&topic);
-        } else if state.hushed.len() < MAX_HUSHED || state.hushed.contains(&topic) {
-            state.hushed.insert(topic);
+        let quiet = &mut state.without_lookup;
+        if lookup {
+            quiet.remove(&topic);
+        } else if quiet.len() < MAX_WITHOUT_LOOKUP || quiet.contains(&topic) {
+            quiet.insert(topic);
         } else {
-            return Err(Error::TooLarge(format!("{MAX_HUSHED} drives are not looked for already")));
+            let most = MAX_WITHOUT_LOOKUP;
+            return Err(Error::TooLarge(format!("{most} drives are not looked for already")));
         }
         Ok(())
     }
@@ -260,7 +263,7 @@ impl Sharing {
     }
 
     /// With [`Share::Chosen`]: shares these cores, and no others, from now on.
-    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+    pub fn set_shared(&self, cores: HashSet<DiscoveryKey>) {
         let new: Vec<DiscoveryKey> = {
             let mut state = self.inner.state();
             let new = cores.difference(&state.chosen).copied().collect();
@@ -485,7 +488,7 @@ async fn follow_drives(sharing: Weak<Inner>, mut wanted: broadcast::Receiver<Dis
             Err(RecvError::Closed) => return,
         };
         let Some(sharing) = sharing.upgrade() else { return };
-        if sharing.state().hushed.contains(&topic) {
+        if sharing.state().without_lookup.contains(&topic) {
             continue;
         }
         if !sharing.swarm.is_joined(&topic)
