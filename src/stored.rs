@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use hypermount_core::{Custodian, Store};
+use hypermount_core::{MachineIdentity, Store};
 use hypermount_drive::StoredDrives;
 use hypermount_swarm::PublicKey;
 
@@ -16,7 +16,7 @@ use crate::values::drive_url;
 /// absent.
 pub fn open_store(directory: &Path, create: bool) -> Result<Store> {
     let state = directories::state_directory().ok();
-    Store::open_as(directory, create, &Custodian::here(state.as_deref()))
+    Store::open_as(directory, create, &MachineIdentity::here(state.as_deref()))
         .context(|| format!("open the store {}", directory.display()))
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::broadcast;
 use crate::error::{Error, Result};
 use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::hypercore::storage::{Disk, Memory, Storage};
-use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
+use crate::hypercore::{Core, OnStop, Opening, StopReason, WeakCore};
 use crate::private_files;
 use closing::Kept;
 use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
@@ -46,7 +46,7 @@ pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
 pub use healing::DamagedCore;
 pub use healing::content_name;
-pub use mark::Custodian;
+pub use mark::MachineIdentity;
 use owner::Access;
 pub use turns::{Turns, View};
 
@@ -110,13 +110,13 @@ impl Store {
     /// # Errors
     /// `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
-        Self::open_as(directory, create, &Custodian::here(None))
+        Self::open_as(directory, create, &MachineIdentity::here(None))
     }
 
-    /// As [`Store::open`]; `custodian` also knows the marks kept outside of the store. A store that
+    /// As [`Store::open`]; `identity` also names the place of the marks outside of the store. A store that
     /// was copied here, or is an older state of itself, opens with none of its cores writable; the
-    /// reason is in [`Store::custody`].
-    pub fn open_as(directory: &Path, create: bool, custodian: &Custodian) -> Result<Self> {
+    /// reason is in [`Store::stop_reasons`].
+    pub fn open_as(directory: &Path, create: bool, identity: &MachineIdentity) -> Result<Self> {
         let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
         match fs::metadata(directory) {
             Ok(found) if found.is_dir() => {}
@@ -160,7 +160,7 @@ impl Store {
         };
         check_master_key(directory, &master_key)?;
         let marks = match writable {
-            true => Some(Arc::new(Marks::open(directory, &master_key, custodian)?)),
+            true => Some(Arc::new(Marks::open(directory, &master_key, identity)?)),
             false => None,
         };
         if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
@@ -335,19 +335,19 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::core`].
-    pub fn custody(&self) -> Result<Custody> {
+    pub fn stop_reasons(&self) -> Result<StopReasons> {
         let Some(marks) = &self.inner.marks else {
-            return Ok(Custody::default());
+            return Ok(StopReasons::default());
         };
         let mut cores = marks.stops();
         for key in marks.cores() {
             let known = cores.iter().any(|(known, _)| *known == key);
             let sound = self.find(&key)?.is_some_and(|core| core.stopped() == marks.stop());
             if !known && !sound {
-                cores.push((key, Stop::Restored));
+                cores.push((key, StopReason::Restored));
             }
         }
-        Ok(Custody { store: marks.stop(), cores })
+        Ok(StopReasons { store: marks.stop(), cores })
     }
 
     /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
@@ -360,8 +360,8 @@ impl Store {
         let Some(marks) = &self.inner.marks else {
             return Err(Error::ReadOnly("the store's medium cannot be written"));
         };
-        for (key, stop) in self.custody()?.cores {
-            let Stop::Behind { length } = stop else { continue };
+        for (key, stop) in self.stop_reasons()?.cores {
+            let StopReason::Behind { length } = stop else { continue };
             let here = self.find(&key)?.map_or(0, |core| core.head().length);
             if here < length && !force {
                 return Err(Error::Forked {
@@ -424,7 +424,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
-        stop: Option<Stop>,
+        stop: Option<StopReason>,
     ) -> Result<Core> {
         let discovery_key = key.discovery_key();
         let mut cores = self.inner.cores.lock();
@@ -459,8 +459,11 @@ impl Store {
         {
             let missing =
                 self.known_damage(&core).map_or(String::new(), |what| format!(" ({what})"));
-            log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
-            core.stop(Stop::Restored);
+            log::error!(
+                "core {discovery_key}: read-only: {}{missing}",
+                StopReason::Restored.reason()
+            );
+            core.stop(StopReason::Restored);
         }
         cores.insert(discovery_key, core.clone());
         let _ = self.inner.opened.send(core.clone());
@@ -488,7 +491,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
-        stop: Option<Stop>,
+        stop: Option<StopReason>,
     ) -> Result<Core> {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
@@ -555,14 +558,14 @@ impl Store {
 
 /// Why cores of ours are read-only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Custody {
+pub struct StopReasons {
     /// Concerns the whole store.
-    pub store: Option<Stop>,
+    pub store: Option<StopReason>,
     /// Concern single cores.
-    pub cores: Vec<(DiscoveryKey, Stop)>,
+    pub cores: Vec<(DiscoveryKey, StopReason)>,
 }
 
-impl Custody {
+impl StopReasons {
     /// Whether no core of ours is read-only.
     pub fn is_clear(&self) -> bool {
         self.store.is_none() && self.cores.is_empty()

@@ -22,7 +22,7 @@ pub(crate) trait View {
     /// Whether this machine appends to the core.
     fn is_written(&self) -> bool;
 
-    /// Whether the secret key is here and must not be used, see [`crate::hypercore::Stop`].
+    /// Whether the secret key is here and must not be used, see [`crate::hypercore::StopReason`].
     fn is_stopped(&self) -> bool;
 
     /// Whether damaged nodes are forgotten, and fetched again with the blocks that need them.

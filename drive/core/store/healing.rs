@@ -10,7 +10,7 @@ use std::io;
 use super::name_file::{read_name, write_name};
 use super::{DEFAULT_NAME, Store, core_directory, failed, survey};
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, Stop};
+use crate::hypercore::{Core, StopReason};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// A core on disk that is damaged, or shorter than it was.
@@ -151,7 +151,9 @@ impl Store {
     /// `Corrupt` if nothing can be proven; those of [`Store::core`].
     pub fn core_to_repair(&self, key: &PublicKey) -> Result<Core> {
         match self.core(key) {
-            Err(Error::Corrupt { .. }) => self.open_core(key, None, None, Some(Stop::Restored)),
+            Err(Error::Corrupt { .. }) => {
+                self.open_core(key, None, None, Some(StopReason::Restored))
+            }
             opened => opened,
         }
     }
@@ -202,7 +204,7 @@ impl Store {
         if here < marked {
             return Some(format!("{} of its {marked} blocks are missing", marked - here));
         }
-        let restored = core.stopped() == Some(Stop::Restored) && marks.stop().is_none();
+        let restored = core.stopped() == Some(StopReason::Restored) && marks.stop().is_none();
         if restored && !marks.holds(core).unwrap_or(false) {
             return Some(
                 "what was marked as safely stored is damaged, or not its history".to_owned(),

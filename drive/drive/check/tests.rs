@@ -6,10 +6,10 @@ use bytes::Bytes;
 use super::*;
 use crate::hyperdrive::Edit;
 use crate::stat::Stat;
-use hypermount_core::Custodian;
+use hypermount_core::MachineIdentity;
 
 fn open(root: &Path) -> Store {
-    Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")
+    Store::open_as(root, true, &MachineIdentity::on_machine(b"one", None)).expect("the store opens")
 }
 
 fn directory_of(root: &Path, core: &Core) -> PathBuf {

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::stored::stored_drives_and_damage;
 use super::*;
-use hypermount_core::Custodian;
+use hypermount_core::MachineIdentity;
 use hypermount_swarm::crypto::DiscoveryKey;
 
 fn open(root: &Path) -> Store {
-    Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")
+    Store::open_as(root, true, &MachineIdentity::on_machine(b"one", None)).expect("the store opens")
 }
 
 fn directory_of(root: &Path, key: &DiscoveryKey) -> PathBuf {
