@@ -22,8 +22,8 @@ use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
 use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use hypermount_swarm::{
-    ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
-    Rates, Stream, Swarm, TooManyTopics, Traffic,
+    ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions, Interest,
+    PeerInfo, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic,
 };
 use tokio::net::ToSocketAddrs;
 use tokio::runtime::Handle;
@@ -384,16 +384,16 @@ impl Inner {
         })
     }
 
-    async fn run(self: Arc<Self>, place: Place, stream: Stream) -> (String, bool) {
-        let role = if place.is_incoming() { Role::Responder } else { Role::Initiator };
+    async fn run(self: Arc<Self>, slot: ConnectionSlot, stream: Stream) -> (String, bool) {
+        let role = if slot.is_incoming() { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,
             Err(error) => return (format!("no random numbers: {error}"), false),
         };
         let (commands, mut receiver) = mpsc::channel(COMMANDS);
-        let connected = Connected { commands, handle: place.handle().clone() };
-        let _entry = Entry::new(&self, place.id(), connected.clone());
-        connection::run(&self, &place, stream, role, nonce, connected, &mut receiver).await
+        let connected = Connected { commands, handle: slot.handle().clone() };
+        let _entry = Entry::new(&self, slot.id(), connected.clone());
+        connection::run(&self, &slot, stream, role, nonce, connected, &mut receiver).await
     }
 }
 
@@ -403,15 +403,15 @@ struct Shared(Weak<Inner>);
 impl Protocol for Shared {
     fn run(
         &self,
-        place: Place,
+        slot: ConnectionSlot,
         stream: Stream,
-    ) -> Pin<Box<dyn Future<Output = Ended> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = ConnectionEnd> + Send + '_>> {
         Box::pin(async move {
             let Some(inner) = self.0.upgrade() else {
-                return Ended { reason: "we are closing".into(), lied: false };
+                return ConnectionEnd { reason: "we are closing".into(), lied: false };
             };
-            let (reason, lied) = inner.run(place, stream).await;
-            Ended { reason, lied }
+            let (reason, lied) = inner.run(slot, stream).await;
+            ConnectionEnd { reason, lied }
         })
     }
 

@@ -15,7 +15,7 @@ use super::{Command, Connected, Holding};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, PeerId, Replicator, judge};
 use hypermount_swarm::rate::RateLimit;
-use hypermount_swarm::{closed, wait_until};
+use hypermount_swarm::{wait_closed, wait_until};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
 const INBOX: usize = 256;
@@ -160,7 +160,7 @@ async fn run(
                 Err(RecvError::Closed) => return,
             },
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
-            () = closed(&mut closing) => return,
+            () = wait_closed(&mut closing) => return,
         }
         // The shares of the inbox's memory are held until the blocks are stored.
         let shares: Vec<_> = batch
