@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::place::{ConnectionEnd, GivenUp};
+use super::slot::{ConnectionEnd, GivenUp};
 use super::transport::{FoundBy, Stream, Transport};
 
 /// How long resolving a name and connecting may take, each.

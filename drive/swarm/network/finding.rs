@@ -20,8 +20,8 @@ use super::candidates::{
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::NodeSocket;
 use super::hyperdht::{self, CarryError};
-use super::place::{ConnectionEnd, ConnectionHandle, ConnectionSlot, GivenUp};
-use super::places::MAX_CONNECTIONS;
+use super::slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, GivenUp};
+use super::slots::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{FoundBy, Stream, Transport};
 use crate::crypto::DiscoveryKey;

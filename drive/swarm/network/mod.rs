@@ -7,9 +7,9 @@ mod topics;
 mod candidates;
 mod interfaces;
 mod transport;
-mod place;
+mod slot;
 mod protocol;
-mod places;
+mod slots;
 mod hyperdht;
 mod dial;
 mod discovery;
@@ -41,9 +41,9 @@ pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub(crate) use discovery::parse_multicast_dns;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub use place::{ConnectionEnd, ConnectionHandle, ConnectionSlot, Ending};
-pub use places::MAX_STRANGERS;
 pub use protocol::Protocol;
+pub use slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, Ending};
+pub use slots::MAX_STRANGERS;
 pub use topics::{Interest, TooManyTopics};
 pub use transport::{FoundBy, Stream, Transport};
 
@@ -274,7 +274,7 @@ impl Inner {
         }
     }
 
-    /// A slot for a connection (`places.rs`).
+    /// A slot for a connection (`slots.rs`).
     fn register(
         self: &Arc<Self>,
         address: SocketAddr,

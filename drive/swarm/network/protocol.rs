@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::place::{ConnectionEnd, ConnectionSlot};
+use super::slot::{ConnectionEnd, ConnectionSlot};
 use super::transport::Stream;
 
 /// What runs on every connection. A caller hands it to [`Swarm::new`](super::Swarm::new).

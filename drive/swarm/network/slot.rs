@@ -1,6 +1,6 @@
 //! One connection as the network sees it: its slot, its counters and its end.
 //!
-//! Not here: which connections get a slot (`places`), and the bytes on them (`protocol`).
+//! Not here: which connections get a slot (`slots`), and the bytes on them (`protocol`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Places of connections: which peers get one, and which lose it to others.
+//! Slots of connections: which peers get one, and which lose it to others.
 //!
 //! A peer that dials us is a stranger until it has a channel open that the protocol has admitted.
 //! Strangers have slots of their own, so that no number of them keeps a peer out. When those are taken,
@@ -93,13 +93,13 @@ mod tests {
     use super::super::{ConnectionSlot, FoundBy, Swarm, Transport};
     use super::*;
 
-    struct Places {
+    struct Slots {
         _swarm: Swarm,
         inner: std::sync::Arc<Inner>,
         taken: Vec<ConnectionSlot>,
     }
 
-    impl Places {
+    impl Slots {
         fn new() -> Self {
             let swarm = idle();
             Self { inner: std::sync::Arc::clone(&swarm.inner), _swarm: swarm, taken: Vec::new() }
@@ -126,11 +126,11 @@ mod tests {
 
     #[tokio::test]
     async fn peers_are_limited_per_host_and_in_total() {
-        let mut places = Places::new();
+        let mut slots = Slots::new();
         let mut admitted = |host| {
-            let id = places.connect(host, FoundBy::Incoming);
-            let admitted = places.inner.admit(id);
-            assert!(!admitted || places.inner.admit(id), "a second channel needs no second slot");
+            let id = slots.connect(host, FoundBy::Incoming);
+            let admitted = slots.inner.admit(id);
+            assert!(!admitted || slots.inner.admit(id), "a second channel needs no second slot");
             admitted
         };
         for _ in 0..MAX_CONNECTIONS_PER_HOST {
@@ -141,41 +141,41 @@ mod tests {
             assert!(admitted(host));
         }
         assert!(!admitted(9999), "one peer too many");
-        assert_eq!(places.inner.peer_count(), MAX_CONNECTIONS);
+        assert_eq!(slots.inner.peer_count(), MAX_CONNECTIONS);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_displaces_strangers_of_the_host_with_most_connections() {
-        let mut places = Places::new();
-        let dialled = places.connect(1, FoundBy::Given);
-        let known = places.connect(1, FoundBy::Incoming);
-        assert!(places.inner.admit(known));
+        let mut slots = Slots::new();
+        let dialled = slots.connect(1, FoundBy::Given);
+        let known = slots.connect(1, FoundBy::Incoming);
+        assert!(slots.inner.admit(known));
         let honest: Vec<u64> =
-            (100..110).map(|host| places.connect(host, FoundBy::Incoming)).collect();
+            (100..110).map(|host| slots.connect(host, FoundBy::Incoming)).collect();
         for connection in 0..10 * MAX_STRANGERS {
-            places.connect(1 + (connection % 8) as u16, FoundBy::Incoming);
-            assert!(places.strangers() <= MAX_STRANGERS);
+            slots.connect(1 + (connection % 8) as u16, FoundBy::Incoming);
+            assert!(slots.strangers() <= MAX_STRANGERS);
         }
-        assert_eq!(places.strangers(), MAX_STRANGERS);
-        assert!(honest.into_iter().all(|id| places.is_connected(id)), "hosts with one stranger");
-        assert!(places.is_connected(dialled) && places.is_connected(known), "peers");
+        assert_eq!(slots.strangers(), MAX_STRANGERS);
+        assert!(honest.into_iter().all(|id| slots.is_connected(id)), "hosts with one stranger");
+        assert!(slots.is_connected(dialled) && slots.is_connected(known), "peers");
     }
 
     #[tokio::test(start_paused = true)]
     async fn strangers_that_are_older_than_three_seconds_are_displaced_first() {
-        let mut places = Places::new();
-        let old: Vec<u64> = (0..10).map(|_| places.connect(1, FoundBy::Incoming)).collect();
+        let mut slots = Slots::new();
+        let old: Vec<u64> = (0..10).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
         tokio::time::advance(TIME_TO_SHOW).await;
         let young: Vec<u64> =
-            (10..MAX_STRANGERS).map(|_| places.connect(1, FoundBy::Incoming)).collect();
+            (10..MAX_STRANGERS).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
         for left in (0..10).rev() {
-            places.connect(1, FoundBy::Incoming);
-            assert_eq!(old.iter().filter(|id| places.is_connected(**id)).count(), left);
+            slots.connect(1, FoundBy::Incoming);
+            assert_eq!(old.iter().filter(|id| slots.is_connected(**id)).count(), left);
         }
-        assert!(young.iter().all(|id| places.is_connected(*id)));
+        assert!(young.iter().all(|id| slots.is_connected(*id)));
         // Then at random: not always the same, and not the newcomers only.
-        let more: Vec<u64> = (0..100).map(|_| places.connect(1, FoundBy::Incoming)).collect();
-        assert!(young.iter().any(|id| !places.is_connected(*id)));
-        assert!(more.iter().filter(|id| places.is_connected(**id)).count() > 50);
+        let more: Vec<u64> = (0..100).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
+        assert!(young.iter().any(|id| !slots.is_connected(*id)));
+        assert!(more.iter().filter(|id| slots.is_connected(**id)).count() > 50);
     }
 }
