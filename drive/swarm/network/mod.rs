@@ -241,7 +241,7 @@ impl Swarm {
         self.inner.closing.send_replace(true);
     }
 
-    /// A channel whose value becomes true when the swarm is closed; [`closed`] waits for it.
+    /// A channel whose value becomes true when the swarm is closed; [`wait_closed`] waits for it.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.inner.closing.subscribe()
     }

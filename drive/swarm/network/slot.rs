@@ -188,7 +188,7 @@ impl ConnectionSlot {
     }
 
     /// Notes how many bytes of an incomplete frame the connection holds. Ends the connection that
-    /// holds most if all together hold more than [`MAX_HALF_RECEIVED`](super::MAX_HALF_RECEIVED) in all.
+    /// holds most if all together hold more than 32 MiB.
     pub fn half_received(&self, bytes: usize) {
         self.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
         if bytes > SMALLEST_HALF_RECEIVED {
