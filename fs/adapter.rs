@@ -17,12 +17,12 @@ use fuser::{
 use crate::attr;
 use crate::errno::{Error, Result, errno};
 use crate::filesystem::Looked;
-use crate::metadata::Changes;
+use crate::metadata::AttributeChanges;
 use crate::namespace::Rename;
 use crate::platform::Caller;
 use crate::serve::{Request, Server};
 use crate::shown::Shown;
-use crate::xattr::Answer;
+use crate::xattr::XattrAnswer;
 
 /// Largest request in bytes. The kernel sends reads of at most this size too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
@@ -54,13 +54,13 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
-pub struct Adapter {
+pub(crate) struct Adapter {
     shown: Shown,
     server: Arc<Server>,
 }
 
 impl Adapter {
-    pub fn new(shown: Shown, server: Arc<Server>) -> Self {
+    pub(crate) fn new(shown: Shown, server: Arc<Server>) -> Self {
         Self { shown, server }
     }
 }
@@ -96,10 +96,10 @@ fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
     }
 }
 
-fn reply_xattr(result: Result<Answer>, reply: ReplyXattr) {
+fn reply_xattr(result: Result<XattrAnswer>, reply: ReplyXattr) {
     match result {
-        Ok(Answer::Size(size)) => reply.size(size),
-        Ok(Answer::Data(data)) => reply.data(&data),
+        Ok(XattrAnswer::Size(size)) => reply.size(size),
+        Ok(XattrAnswer::Data(data)) => reply.data(&data),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -470,7 +470,7 @@ impl Filesystem for Adapter {
         let operation = async move {
             let fs = shown.drive_of(ino.0)?;
             let mtime = mtime.map(in_milliseconds).transpose()?;
-            let mut changes = Changes { mode, uid, gid, size, mtime, set_ids_only: false };
+            let mut changes = AttributeChanges { mode, uid, gid, size, mtime, set_ids_only: false };
             changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
             fs.setattr(ino.0, handle, changes, caller).await
         };

@@ -14,20 +14,20 @@ const PREFERRED_READ_BYTES: u32 = 64 * 1024;
 /// Unit of `st_blocks` in bytes, the same on every filesystem (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Largest size a file can have for the kernel (`loff_t` is signed).
-pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
+pub(crate) const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 /// Latest time shown, in seconds since the epoch: the end of the year 9999. Programs that print
 /// later times overflow.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 
 /// How long the kernel may cache names and attributes of a version that never changes.
-pub const TTL_FROZEN: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const TTL_FROZEN: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long the kernel may cache names and attributes of a followed drive. Changes are announced to
 /// the kernel, so this only limits the effect of a lost notice.
-pub const TTL_FOLLOWED: Duration = Duration::from_secs(3600);
+pub(crate) const TTL_FOLLOWED: Duration = Duration::from_secs(3600);
 /// How long the kernel may cache "no such file" in a followed drive. A notice announces a created
 /// name where the difference of two versions is known; where it is not, this is how long the old
 /// answer lives.
-pub const TTL_ABSENT_FOLLOWED: Duration = Duration::from_secs(10);
+pub(crate) const TTL_ABSENT_FOLLOWED: Duration = Duration::from_secs(10);
 
 /// Permission bits of a directory that no program made explicitly.
 const IMPLIED_DIRECTORY: u16 = 0o755;
@@ -69,7 +69,7 @@ impl Owner {
 }
 
 /// The file type of the entry. A nested drive is a directory.
-pub fn file_type(entry: &Entry) -> FileType {
+pub(crate) fn file_type(entry: &Entry) -> FileType {
     match entry.kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory | Kind::Mount => FileType::Directory,
@@ -82,14 +82,14 @@ pub fn file_type(entry: &Entry) -> FileType {
 }
 
 /// The core that is shown as this file; `None` for every other entry.
-pub fn core_of(entry: &Entry) -> Option<&PublicKey> {
+pub(crate) fn core_of(entry: &Entry) -> Option<&PublicKey> {
     let target = entry.stat.mount.as_ref().filter(|t| t.core && entry.kind == Kind::File)?;
     Some(&target.key)
 }
 
 /// The attributes of `entry` under inode number `ino`. The caller supplies `size` in bytes, since
 /// the size of a link or of a core is not in the entry.
-pub fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) -> FileAttr {
+pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) -> FileAttr {
     let kind = file_type(entry);
     let size = if kind == FileType::Directory { 0 } else { size.min(MAX_FILE_BYTES) };
     let modified = time(entry.stat.mtime);
@@ -131,16 +131,16 @@ fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
 }
 
 /// A time as drives store it: whole milliseconds since the epoch; 0 for a time before it.
-pub fn milliseconds(time: SystemTime) -> u64 {
+pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     u64::try_from(since).unwrap_or(u64::MAX)
 }
 
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     milliseconds(SystemTime::now())
 }
 
-pub fn time(milliseconds: u64) -> SystemTime {
+pub(crate) fn time(milliseconds: u64) -> SystemTime {
     let since_epoch = Duration::from_millis(milliseconds).min(Duration::from_secs(LATEST_SECONDS));
     UNIX_EPOCH + since_epoch
 }

@@ -6,11 +6,13 @@ use std::io;
 
 use fuser::Errno;
 
+/// The result of an operation on a mount.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a filesystem operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// An error of the drive or of its store.
     #[error(transparent)]
     Drive(#[from] hypermount_drive::Error),
     /// The mount is read-only.
@@ -22,15 +24,19 @@ pub enum Error {
     /// The name is not UTF-8, the only encoding that the format has.
     #[error("the name is not UTF-8")]
     NotUtf8,
+    /// The file would be longer than a file may be.
     #[error("file too large")]
     FileTooLarge,
+    /// The disk that holds the store, or the room for attributes in an entry, is full.
     #[error("no space left on the disk that holds the store")]
     NoSpace,
+    /// The operation is not implemented; says which.
     #[error("not supported: {0}")]
     NotSupported(&'static str),
     /// A rename, link or copy between two drives.
     #[error("source and destination are in different drives")]
     OtherDrive,
+    /// A nested drive is at this path: it is unmounted, not removed or replaced.
     #[error("in use")]
     Busy,
     /// The kernel named an inode that the table does not hold (any more): it looks the path up
@@ -44,11 +50,13 @@ pub enum Error {
              see `hypermount recover`"
     )]
     Overtaken,
+    /// No open file or directory has this handle, or it does not allow the operation.
     #[error("bad file handle")]
     BadHandle,
     /// The operation does not apply to this kind of file.
     #[error("not possible on this kind of file")]
     WrongKind,
+    /// The file has no extended attribute of this name.
     #[error("no such extended attribute")]
     NoAttribute,
     /// The caller's buffer is too small for the value.
@@ -57,8 +65,10 @@ pub enum Error {
     /// The answer is larger than the kernel can carry in one reply.
     #[error("answer larger than the kernel allows")]
     AnswerTooLarge,
+    /// The position of a search lies beyond the end of the file.
     #[error("position beyond the end of the file")]
     BeyondEnd,
+    /// The arguments contradict each other, or one has no meaning for this operation.
     #[error("invalid argument")]
     InvalidArgument,
     /// The format stores unsigned times only.
@@ -67,8 +77,12 @@ pub enum Error {
     /// Signed content that no filesystem can represent, or bytes that contradict each other.
     #[error("unusable content: {0}")]
     BadContent(String),
+    /// All drives that the mount may have open are in use.
     #[error("more than {limit} drives open at once")]
-    TooManyDrives { limit: usize },
+    TooManyDrives {
+        /// Most drives that are open at once.
+        limit: usize,
+    },
     /// The calling process has received a signal, or has ended.
     #[error("interrupted")]
     Interrupted,

@@ -94,7 +94,7 @@ impl Fs {
     }
 
     /// As [`Fs::read`], and charges fetched bytes to the process of `thread`.
-    pub async fn read_for(
+    pub(crate) async fn read_for(
         &self,
         handle: u64,
         offset: u64,

@@ -40,7 +40,7 @@ use crate::symlink;
 use crate::volume::{Crossing, Unreachable, Volume};
 
 /// Nested drives that one mount may have open at a time.
-pub const MAX_NESTED_DRIVES: usize = 1024;
+pub(crate) const MAX_NESTED_DRIVES: usize = 1024;
 /// If an entry has more attribute bytes than this, the inode table keeps the entry without them.
 const MAX_KEPT_ATTRIBUTE_BYTES: usize = 4096;
 /// How long the kernel may cache the attributes of a core shown as a file: the core may grow, and
@@ -149,14 +149,20 @@ pub(crate) struct Directory {
 pub enum Looked {
     /// The entry exists. Its inode is counted as looked up once.
     Found {
+        /// Its inode number.
         ino: u64,
+        /// Its attributes.
         attributes: FileAttr,
-        /// How long the kernel may cache the name and the attributes.
+        /// How long the kernel may cache the name.
         entry_ttl: Duration,
+        /// How long the kernel may cache the attributes.
         attributes_ttl: Duration,
     },
-    /// Proven not to exist, and how long the kernel may cache that.
-    Absent { ttl: Duration },
+    /// Proven not to exist.
+    Absent {
+        /// How long the kernel may cache that.
+        ttl: Duration,
+    },
 }
 
 impl Looked {
@@ -177,12 +183,9 @@ impl Looked {
     }
 }
 
-/// Total and free space of a disk, in bytes.
-pub type Room = Space;
-
 /// What part of its mount a filesystem is: all of it, or one drive among others.
 #[derive(Clone)]
-pub struct Part {
+pub(crate) struct Part {
     /// Its root's path in the mount, without slashes at the ends.
     pub(crate) prefix: Arc<str>,
     pub(crate) numbers: Numbers,
@@ -692,7 +695,7 @@ impl Fs {
     }
 
     /// Space on the disk that holds the store, which reading fills.
-    pub fn statfs(&self) -> Result<Room> {
+    pub fn statfs(&self) -> Result<Space> {
         Ok(self.store.space()?)
     }
 }

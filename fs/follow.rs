@@ -25,7 +25,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How long a change waits, per mount, until the kernel has taken the notices of it.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// Most changes that are announced one by one. For more, everything is invalidated.
-pub const MAX_CHANGES: usize = 10_000;
+pub(crate) const MAX_CHANGES: usize = 10_000;
 
 /// A volume as a view of its drive: a change by another mount or a command is shown here before
 /// that change returns to its caller.

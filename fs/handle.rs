@@ -31,7 +31,7 @@ const REORDERING_BYTES: u64 = 1024 * 1024;
 
 /// The source of an open file's bytes. Equal values stand for the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     Extent(Extent),
     /// A whole core shown as a file. It only grows.
     Core(PublicKey),
@@ -39,7 +39,7 @@ pub enum Content {
 
 impl Content {
     /// The content of a regular file; `None` for anything else.
-    pub fn of(entry: &Entry) -> Option<Self> {
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let core = core_of(entry).map(|key| Content::Core(*key));
         let file = || (entry.kind == Kind::File).then_some(Content::Extent(entry.stat.extent));
         core.or_else(file)
@@ -48,7 +48,7 @@ impl Content {
 
 /// Computes how far to read ahead in one open file.
 #[derive(Debug, Default)]
-pub struct Readahead {
+pub(crate) struct Readahead {
     /// Offset at which the next sequential read would begin.
     next: u64,
     /// Bytes read in sequence up to `next`; `None` before the first read.
@@ -63,7 +63,7 @@ impl Readahead {
     /// Notes a read of `range` in a file of `size` bytes. Returns the bytes to request ahead now,
     /// if any. The window is a share of the bytes read in sequence. So a reader that jumps does not
     /// fetch much more than it reads, and a sequential reader soon keeps the link full.
-    pub fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
+    pub(crate) fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
         let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
         let length = range.end - range.start;
         let mut jumped = false;
@@ -104,7 +104,7 @@ impl Readahead {
     }
 }
 
-pub struct FileHandle {
+pub(crate) struct FileHandle {
     pub ino: u64,
     pub volume: Arc<Volume>,
     pub content: Content,
@@ -127,11 +127,11 @@ impl FileHandle {
     /// # Errors
     ///
     /// Fails with `BadHandle` if the handle was not opened for writing.
-    pub fn writer(&self) -> Result<&Arc<StagedFile>> {
+    pub(crate) fn writer(&self) -> Result<&Arc<StagedFile>> {
         self.staged.as_ref().filter(|_| self.writes).ok_or(Error::BadHandle)
     }
 
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.staged.as_ref().map_or(self.size, |staged| staged.size())
     }
 
@@ -140,7 +140,7 @@ impl FileHandle {
     /// # Errors
     ///
     /// Fails with `BadContent` if the file claims to be larger than a file can be.
-    pub fn clamp(&self, offset: u64, length: u32) -> Result<Range<u64>> {
+    pub(crate) fn clamp(&self, offset: u64, length: u32) -> Result<Range<u64>> {
         let size = self.size();
         if size > MAX_FILE_BYTES {
             return Err(Error::BadContent(format!("file claims {size} bytes")));
@@ -151,10 +151,10 @@ impl FileHandle {
 }
 
 /// The children of a directory in one version, with their names.
-pub type Listing = Vec<(Name, Arc<Entry>)>;
+pub(crate) type Listing = Vec<(Name, Arc<Entry>)>;
 
 /// The listing of a directory, and where it was made.
-pub struct Listed {
+pub(crate) struct Listed {
     /// The volume of the directory when the listing was made.
     pub volume: Arc<Volume>,
     pub path: DrivePath,
@@ -164,14 +164,14 @@ pub struct Listed {
 }
 
 /// The location and the version of a directory at open.
-pub struct OpenedDirectory {
+pub(crate) struct OpenedDirectory {
     pub volume: Arc<Volume>,
     pub path: DrivePath,
     pub mount_path: Arc<str>,
     pub snapshot: Arc<Snapshot>,
 }
 
-pub struct DirHandle {
+pub(crate) struct DirHandle {
     pub ino: u64,
     /// The number to show for `.`, and for `..`.
     pub shown: u64,
@@ -183,49 +183,54 @@ pub struct DirHandle {
 }
 
 impl DirHandle {
-    pub fn new(ino: u64, shown: u64, shown_parent: u64, opened: Option<OpenedDirectory>) -> Self {
+    pub(crate) fn new(
+        ino: u64,
+        shown: u64,
+        shown_parent: u64,
+        opened: Option<OpenedDirectory>,
+    ) -> Self {
         Self { ino, shown, shown_parent, opened, listing: Mutex::new(Rank::LEAF, None) }
     }
 
     /// The current listing, if any.
-    pub fn listing(&self) -> Option<Arc<Listed>> {
+    pub(crate) fn listing(&self) -> Option<Arc<Listed>> {
         self.listing.lock().clone()
     }
 
-    pub fn pin(&self, listed: Arc<Listed>) {
+    pub(crate) fn pin(&self, listed: Arc<Listed>) {
         *self.listing.lock() = Some(listed);
     }
 }
 
 /// Maps handle numbers to open files or directories. A mount never uses a number twice.
-pub struct HandleTable<H> {
+pub(crate) struct HandleTable<H> {
     next: AtomicU64,
     open: RwLock<HashMap<u64, Arc<H>>>,
 }
 
 impl<H> HandleTable<H> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: AtomicU64::new(1), open: RwLock::new(Rank::HANDLES, HashMap::new()) }
     }
 
-    pub fn insert(&self, handle: H) -> u64 {
+    pub(crate) fn insert(&self, handle: H) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.write();
         open.insert(number, Arc::new(handle));
         number
     }
 
-    pub fn get(&self, number: u64) -> Result<Arc<H>> {
+    pub(crate) fn get(&self, number: u64) -> Result<Arc<H>> {
         let open = self.open.read();
         open.get(&number).cloned().ok_or(Error::BadHandle)
     }
 
-    pub fn remove(&self, number: u64) -> Result<Arc<H>> {
+    pub(crate) fn remove(&self, number: u64) -> Result<Arc<H>> {
         let mut open = self.open.write();
         open.remove(&number).ok_or(Error::BadHandle)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.open.read().len()
     }
 }

@@ -28,7 +28,7 @@ pub fn settle_signals() {
 
 /// Marks inherited descriptors close-on-exec: child processes started from now on get only the
 /// standard descriptors. The inherited descriptors stay open in this process.
-pub fn keep_descriptors_to_ourselves() {
+pub fn set_close_on_exec() {
     let listed = std::fs::read_dir("/dev/fd").map(|entries| {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|name| name.parse().ok()).collect()

@@ -23,13 +23,13 @@ use crate::attr::file_type;
 use crate::handle::Content;
 
 /// The kernel's number for the root of a mount (FUSE_ROOT_ID).
-pub const ROOT: u64 = 1;
+pub(crate) const ROOT: u64 = 1;
 /// Bits of a number. Some programs store numbers in signed 64-bit integers.
 const NUMBER_BITS: u32 = 63;
 /// Low bits of a number, which tell the files of one drive apart where a mount shows several.
 const DRIVE_BITS: u32 = 48;
 /// Number of drives that one mount can tell apart.
-pub const MAX_SLOTS: u64 = 1 << (NUMBER_BITS - DRIVE_BITS);
+pub(crate) const MAX_SLOTS: u64 = 1 << (NUMBER_BITS - DRIVE_BITS);
 /// First number within a drive that a path may have. Lower numbers are reserved for this program.
 const FIRST: u64 = 16;
 /// Fixed, so that numbers survive a remount. This loses no protection: colliding paths get
@@ -40,7 +40,7 @@ const NUMBER_KEYS: (u64, u64) = (0x6879_7065_726d_6f75, 0x6e74_2069_6e6f_6465);
 /// One inode that the kernel knows. `P` is where its content comes from, which `filesystem`
 /// defines.
 #[derive(Debug)]
-pub struct Node<P> {
+pub(crate) struct Node<P> {
     pub place: P,
     /// Path from the mount's root, through nested drives; empty for the root.
     pub path: Arc<str>,
@@ -60,12 +60,12 @@ pub struct Node<P> {
 
 impl<P> Node<P> {
     /// The entry that open files of this inode read, if any are open.
-    pub fn opened(&self) -> Option<&Arc<Entry>> {
+    pub(crate) fn opened(&self) -> Option<&Arc<Entry>> {
         self.opened.as_ref()
     }
 
     /// Whether the path leads to another inode now.
-    pub fn is_detached(&self) -> bool {
+    pub(crate) fn is_detached(&self) -> bool {
         self.detached
     }
 
@@ -75,7 +75,7 @@ impl<P> Node<P> {
     }
 
     /// Whether the kernel or an open file has another content under this inode.
-    pub fn has_other_content(&self, entry: &Entry) -> bool {
+    pub(crate) fn has_other_content(&self, entry: &Entry) -> bool {
         let content = Content::of(entry);
         let opened = self.opened.as_ref().map(|opened| Content::of(opened));
         opened.is_some_and(|opened| opened != content)
@@ -88,7 +88,7 @@ impl<P> Node<P> {
 /// INVARIANTS: the root is present and never detached; every other node has `lookups > 0`; paths
 /// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
 #[derive(Debug)]
-pub struct InodeTable<P> {
+pub(crate) struct InodeTable<P> {
     numbers: Numbers,
     /// Boxed: otherwise growing the map would briefly take three times the memory of all nodes.
     nodes: HashMap<u64, Box<Node<P>>>,
@@ -99,32 +99,32 @@ pub struct InodeTable<P> {
 /// in the high bits and the file in the remaining ones. So the number of an inode tells which drive
 /// it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbers {
+pub(crate) struct Numbers {
     base: u64,
     bits: u32,
 }
 
 impl Numbers {
     /// The numbers of the only drive of a mount.
-    pub const ALL: Self = Self { base: 0, bits: NUMBER_BITS };
+    pub(crate) const ALL: Self = Self { base: 0, bits: NUMBER_BITS };
 
     /// The numbers of the drive in a slot below [`MAX_SLOTS`]. Slot 0 is the mount's own.
-    pub fn in_slot(slot: u64) -> Self {
+    pub(crate) fn in_slot(slot: u64) -> Self {
         Self { base: (slot % MAX_SLOTS) << DRIVE_BITS, bits: DRIVE_BITS }
     }
 
     /// The slot of a number in a mount of several drives.
-    pub fn slot_of(number: u64) -> u64 {
+    pub(crate) fn slot_of(number: u64) -> u64 {
         number >> DRIVE_BITS
     }
 
     /// The preferred slot of the drive at this path, the same after every remount; never 0.
-    pub fn preferred_slot(path: &str) -> u64 {
+    pub(crate) fn preferred_slot(path: &str) -> u64 {
         (hash(path) % MAX_SLOTS).max(1)
     }
 
     /// The number of the drive's root.
-    pub fn root(self) -> u64 {
+    pub(crate) fn root(self) -> u64 {
         self.base + ROOT
     }
 
@@ -149,7 +149,7 @@ fn hash(path: &str) -> u64 {
 }
 
 impl<P> InodeTable<P> {
-    pub fn new(root: P, numbers: Numbers) -> Self {
+    pub(crate) fn new(root: P, numbers: Numbers) -> Self {
         let path: Arc<str> = "".into();
         let ino = numbers.root();
         let node = Node {
@@ -172,33 +172,33 @@ impl<P> InodeTable<P> {
     }
 
     /// The number of the root.
-    pub fn root(&self) -> u64 {
+    pub(crate) fn root(&self) -> u64 {
         self.numbers.root()
     }
 
-    pub fn get(&self, ino: u64) -> Option<&Node<P>> {
+    pub(crate) fn get(&self, ino: u64) -> Option<&Node<P>> {
         self.nodes.get(&ino).map(Box::as_ref)
     }
 
-    pub fn get_mut(&mut self, ino: u64) -> Option<&mut Node<P>> {
+    pub(crate) fn get_mut(&mut self, ino: u64) -> Option<&mut Node<P>> {
         self.nodes.get_mut(&ino).map(Box::as_mut)
     }
 
     /// The inode that the kernel knows for this path, if any.
-    pub fn known(&self, path: &str) -> Option<u64> {
+    pub(crate) fn known(&self, path: &str) -> Option<u64> {
         self.paths.get(path).copied()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Node<P>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Node<P>)> {
         self.nodes.iter().map(|(ino, node)| (*ino, &**node))
     }
 
     /// The number to show for a path (`d_ino`), without giving it to the kernel.
-    pub fn shown(&self, path: &str) -> u64 {
+    pub(crate) fn shown(&self, path: &str) -> u64 {
         self.known(path)
             .and_then(|ino| self.get(ino))
             .map_or_else(|| self.numbers.of(path), |n| n.shown)
@@ -207,7 +207,7 @@ impl<P> InodeTable<P> {
     /// Gives the kernel the inode of `path` once more and returns its number. `place` makes the
     /// place of a new path, `refresh` updates that of a known one. `fixed` says that this mount
     /// cannot change the content of the inode.
-    pub fn remember(
+    pub(crate) fn remember(
         &mut self,
         path: &str,
         entry: &Entry,
@@ -261,7 +261,7 @@ impl<P> InodeTable<P> {
     }
 
     /// Counts one more lookup of an inode that the kernel knows.
-    pub fn again(&mut self, ino: u64) {
+    pub(crate) fn again(&mut self, ino: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.lookups = node.lookups.saturating_add(1);
         }
@@ -269,7 +269,12 @@ impl<P> InodeTable<P> {
 
     /// Moves `from` and everything below it to `to`. The kernel must know nothing at `to`. `moved`
     /// is called for each inode with the part of its path after `from`.
-    pub fn rename(&mut self, from: &str, to: &str, mut moved: impl FnMut(&mut P, &Arc<str>, &str)) {
+    pub(crate) fn rename(
+        &mut self,
+        from: &str,
+        to: &str,
+        mut moved: impl FnMut(&mut P, &Arc<str>, &str),
+    ) {
         let below = |path: &str| {
             let rest = path.strip_prefix(from)?;
             (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
@@ -287,7 +292,7 @@ impl<P> InodeTable<P> {
 
     /// Notes that this mount stored `entry` for the inode: its open files and the kernel's pages
     /// have it.
-    pub fn stored(&mut self, ino: u64, entry: &Arc<Entry>) {
+    pub(crate) fn stored(&mut self, ino: u64, entry: &Arc<Entry>) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
         if node.opens > 0 {
             node.opened = Some(entry.clone());
@@ -296,13 +301,13 @@ impl<P> InodeTable<P> {
     }
 
     /// Number of open files of the inode.
-    pub fn opens(&self, ino: u64) -> u32 {
+    pub(crate) fn opens(&self, ino: u64) -> u32 {
         self.nodes.get(&ino).map_or(0, |node| node.opens)
     }
 
     /// Detaches an inode from its path. Returns false if it was detached before, and for the root,
     /// which is never detached.
-    pub fn detach(&mut self, ino: u64) -> bool {
+    pub(crate) fn detach(&mut self, ino: u64) -> bool {
         let is_root = ino == self.root();
         match self.nodes.get_mut(&ino) {
             Some(node) if !is_root && !node.detached => {
@@ -316,7 +321,7 @@ impl<P> InodeTable<P> {
 
     /// The kernel gives back `count` lookups. Returns the removed node if that was the last of
     /// them.
-    pub fn forget(&mut self, ino: u64, count: u64) -> Option<Node<P>> {
+    pub(crate) fn forget(&mut self, ino: u64, count: u64) -> Option<Node<P>> {
         if ino == self.root() {
             return None;
         }
@@ -336,7 +341,7 @@ impl<P> InodeTable<P> {
     /// pages of the inode: only if they hold the same bytes. An inode that was never open has no
     /// pages, so the answer is true: otherwise the first of several openers would wait,
     /// uninterruptibly, for pages that the others wait for.
-    pub fn open(&mut self, ino: u64, entry: &Arc<Entry>, content: &Content) -> bool {
+    pub(crate) fn open(&mut self, ino: u64, entry: &Arc<Entry>, content: &Content) -> bool {
         let Some(node) = self.nodes.get_mut(&ino) else { return false };
         node.opens = node.opens.saturating_add(1);
         if node.opened.is_none() {
@@ -348,7 +353,7 @@ impl<P> InodeTable<P> {
     }
 
     /// An open file of this inode was closed.
-    pub fn close(&mut self, ino: u64) {
+    pub(crate) fn close(&mut self, ino: u64) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
         node.opens = node.opens.saturating_sub(1);
         if node.opens == 0 {
@@ -358,7 +363,7 @@ impl<P> InodeTable<P> {
 
     /// Panics if an invariant does not hold. For tests and debug builds.
     #[cfg(any(test, debug_assertions))]
-    pub fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         assert!(
             self.nodes.get(&self.root()).is_some_and(|root| !root.detached),
             "the root is present"

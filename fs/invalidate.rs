@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 /// Most pending notices. One more replaces them all by "everything".
-pub const MAX_PENDING: usize = 65_536;
+pub(crate) const MAX_PENDING: usize = 65_536;
 
 /// A notice of what the kernel must drop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,12 +18,17 @@ pub enum Invalidation {
     /// Attributes, pages and (of a directory) the cached listing of an inode.
     Inode(u64),
     /// What this name leads to, or that it leads nowhere.
-    Entry { parent: u64, name: String },
+    Entry {
+        /// The inode number of the directory.
+        parent: u64,
+        /// The name in it.
+        name: String,
+    },
 }
 
 /// The notices that the thread sends next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Batch {
+pub(crate) enum Batch {
     These(Vec<Invalidation>),
     /// Too many changes to name: every inode that the kernel knows.
     Everything,
@@ -59,7 +64,7 @@ pub struct Invalidations {
 
 impl Invalidations {
     /// Adds notices. Beyond `MAX_PENDING` they are replaced by "everything".
-    pub fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
+    pub(crate) fn push(&self, notices: impl IntoIterator<Item = Invalidation>) {
         let mut pending = self.pending.lock();
         let mut notices = notices.into_iter().peekable();
         pending.pushed += u64::from(notices.peek().is_some());
@@ -78,7 +83,7 @@ impl Invalidations {
     }
 
     /// Replaces all pending notices by "everything".
-    pub fn push_everything(&self) {
+    pub(crate) fn push_everything(&self) {
         let mut pending = self.pending.lock();
         pending.set.clear();
         pending.everything = !pending.closed;
@@ -97,26 +102,26 @@ impl Invalidations {
     }
 
     /// The number of the newest push.
-    pub fn pushed(&self) -> u64 {
+    pub(crate) fn pushed(&self) -> u64 {
         self.pending.lock().pushed
     }
 
     /// Waits until the pushes up to this one have been sent, at most for `limit`. Returns whether
     /// they have. Later pushes are not waited for: a drive of another publisher may change all the
     /// time.
-    pub fn wait_told(&self, push: u64, limit: Duration) -> bool {
+    pub(crate) fn wait_told(&self, push: u64, limit: Duration) -> bool {
         let pending = self.pending.lock();
         self.told.wait_timeout_while(pending, limit, |pending| !pending.is_told(push))
     }
 
     /// Whether the pushes up to this one have been sent.
-    pub fn is_told(&self, push: u64) -> bool {
+    pub(crate) fn is_told(&self, push: u64) -> bool {
         self.pending.lock().is_told(push)
     }
 
     /// Waits for notices; `None` once closed. This is the only wait without a deadline: its thread
     /// does nothing else, and `close` ends the wait.
-    pub fn next(&self) -> Option<Batch> {
+    pub(crate) fn next(&self) -> Option<Batch> {
         let mut pending = self.pending.lock();
         pending.told = pending.taken;
         self.told.notify_all();

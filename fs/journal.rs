@@ -12,9 +12,9 @@ use crate::platform;
 use hypermount_drive::sync::{Mutex, MutexGuard};
 
 /// Most failures that are remembered.
-pub const MAX_FAILURES: usize = 256;
+const MAX_FAILURES: usize = 256;
 /// Most processes, and most files, whose fetched bytes are counted. One more replaces the smallest.
-pub const MAX_COUNTED: usize = 256;
+const MAX_COUNTED: usize = 256;
 /// Most ranges of an open file that are remembered as charged.
 const MAX_RANGES: usize = 32;
 
@@ -49,11 +49,11 @@ pub struct Process {
 pub struct Fetched {
     /// Bytes fetched for all processes.
     pub total: u64,
-    /// Bytes by process, at most [`MAX_COUNTED`].
+    /// Bytes by process, at most 256.
     pub processes: Vec<(Process, u64)>,
-    /// By path within the mount.
+    /// Bytes by path of the file within the mount, at most 256.
     pub files: Vec<(String, u64)>,
-    /// By the path of the drive within the mount, without slashes at the ends.
+    /// Bytes by path of the drive within the mount, without slashes at the ends, at most 256.
     pub drives: Vec<(String, u64)>,
 }
 
@@ -227,13 +227,13 @@ fn now() -> u64 {
 /// The ranges of an open file that its readers were charged for, so that bytes fetched ahead are
 /// not charged again when they are read.
 #[derive(Debug, Default)]
-pub struct Charged {
+pub(crate) struct Charged {
     ranges: Vec<Range<u64>>,
 }
 
 impl Charged {
     /// Adds `range`. Returns the parts of it that were not charged before.
-    pub fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut new = vec![range.clone()];
         for known in &self.ranges {
             new = new.into_iter().flat_map(|part| without(part, known)).collect();

@@ -1,66 +1,64 @@
 //! A drive as a POSIX filesystem, and its kernel mount.
 //!
 //! [`Fs`] holds the meaning of every operation and needs no kernel: tests drive it directly.
-//! [`Mount`] puts it behind FUSE. This package knows nothing of sockets, trees, formats or keys,
-//! except that it prints keys. The package `hypermount-drive` knows what a path holds and where
+//! [`Mount`] puts it behind FUSE. This package knows nothing of sockets, trees, formats or
+//! keys, except that it prints keys. The package `hypermount-drive` knows what a path holds and where
 //! bytes come from.
 //!
-//! The modules, in import order: `platform` (what differs between operating systems), `inherited`,
-//! `errno`, `patience`, `stalls`, `set_ids`, `attr`, `symlink`, `xattr`, `staging`,
-//! `walk_ahead`, `volume`, `journal`, `handle`, `inode`, `invalidate`, `overtaken`, `showing`,
-//! `filesystem` and its parts `file`, `follow`, `listing`, `metadata`, `namespace`, `status` and
-//! `write`; `serve`, `mountpoint` (mounts as the system lists them), `root` (several drives in one
-//! mount), `shown`, `adapter`, `mount`.
+//! Compile-time switches between operating systems are in `platform`, and one in `adapter`. The modules are
+//! listed in import order; `scripts/layers.sh` checks it.
 #![deny(unsafe_code)]
+#![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
-mod adapter;
-mod attr;
-mod errno;
-mod file;
-mod filesystem;
-mod follow;
-mod handle;
+mod platform;
 mod inherited;
+mod errno;
+mod patience;
+mod stalls;
+mod set_ids;
+mod attr;
+mod symlink;
+mod xattr;
+mod staging;
+mod walk_ahead;
+mod volume;
+mod journal;
+mod handle;
 mod inode;
 mod invalidate;
-mod journal;
+mod overtaken;
+mod showing;
+mod filesystem;
+mod file;
+mod follow;
 mod listing;
 mod metadata;
-mod mount;
-mod mountpoint;
+mod write;
 mod namespace;
-mod overtaken;
-mod patience;
-mod platform;
-mod root;
 mod serve;
-mod set_ids;
-mod showing;
+mod mountpoint;
+mod root;
+mod status;
 mod shown;
-mod staging;
-mod stalls;
-mod symlink;
+mod adapter;
+mod mount;
 #[cfg(test)]
 mod testing;
-mod status;
-mod volume;
-mod walk_ahead;
-mod write;
-mod xattr;
 
 pub use attr::Owner;
 pub use errno::{Error, Result, errno};
 pub use file::Opened;
-pub use filesystem::{Fs, FsOptions, Looked, Room};
-pub use inherited::{keep_descriptors_to_ourselves, settle_signals};
+pub use filesystem::{Fs, FsOptions, Looked};
+pub use inherited::{set_close_on_exec, settle_signals};
 pub use invalidate::{Invalidation, Invalidations};
-pub use journal::{FailedCall, Fetched, Journal, MAX_COUNTED, MAX_FAILURES, Process};
+pub use journal::{FailedCall, Fetched, Journal, Process};
 pub use listing::{Listed, Page};
-pub use metadata::Changes;
+pub use metadata::AttributeChanges;
 pub use mount::{Mount, MountError, MountOptions};
-pub use mountpoint::{Detach, MountUser, Mounted, UnmountError, mounts, unmount, users};
+pub use mountpoint::{MountUser, Mounted, UnmountError, UnmountMode, mount_users, mounts, unmount};
 pub use namespace::Rename;
 pub use patience::Patience;
 pub use platform::{Caller, settle_allocator};
-pub use root::{Drives, IDLE, Later, MAX_BY_KEY, NETWORK, Root, RootLimits};
-pub use xattr::Answer;
+pub use root::{DriveFuture, Drives, NETWORK, Root, RootLimits};
+pub use xattr::XattrAnswer;

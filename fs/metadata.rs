@@ -12,14 +12,14 @@ use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Place, Resolved};
 use crate::platform::Caller;
 use crate::staging::StagedFile;
-use crate::xattr::{self, Answer};
+use crate::xattr::{self, XattrAnswer};
 
 const PERMISSIONS: u32 = 0o7777;
 
 /// The changes of one setattr; `None` leaves a value as it is. Times are in milliseconds since the
 /// epoch.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Changes {
+pub struct AttributeChanges {
     /// Permission bits.
     pub mode: Option<u32>,
     /// Owner.
@@ -35,7 +35,7 @@ pub struct Changes {
     pub set_ids_only: bool,
 }
 
-impl Changes {
+impl AttributeChanges {
     fn apply(&self, stat: &mut Stat, caller: Caller) {
         if self.size.is_some() {
             caller.writes(stat, false);
@@ -70,7 +70,7 @@ impl Fs {
         &self,
         ino: u64,
         handle: Option<u64>,
-        changes: Changes,
+        changes: AttributeChanges,
         caller: Caller,
     ) -> Result<(FileAttr, Duration)> {
         let place = self.node(ino, |node| node.place.clone())?;
@@ -104,7 +104,13 @@ impl Fs {
         self.getattr(ino).await
     }
 
-    fn resize(&self, handle: u64, size: u64, changes: Changes, caller: Caller) -> Result<()> {
+    fn resize(
+        &self,
+        handle: u64,
+        size: u64,
+        changes: AttributeChanges,
+        caller: Caller,
+    ) -> Result<()> {
         let file = self.files.get(handle)?;
         let staged = file.writer()?;
         staged.resize(size, now())?;
@@ -196,7 +202,7 @@ impl Fs {
     }
 
     /// The value of an extended attribute, for a buffer of `room` bytes (0 asks for the size).
-    pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
+    pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<XattrAnswer> {
         let name = name.to_str().ok_or(Error::NoAttribute)?;
         // Checked before the path is resolved: the kernel and `ls -l` ask for these of every file.
         xattr::check_namespace(name)?;
@@ -209,7 +215,7 @@ impl Fs {
     }
 
     /// The names of the extended attributes, each followed by NUL.
-    pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
+    pub async fn listxattr(&self, ino: u64, room: u32) -> Result<XattrAnswer> {
         let Resolved { entry, .. } = self.resolve(ino).await?;
         xattr::answer(xattr::list(&entry.stat)?, room)
     }
@@ -252,7 +258,7 @@ mod tests {
 
     const FILE: u32 = 0o100_000;
 
-    fn changed(before: Stat, changes: Changes, uid: u32) -> Stat {
+    fn changed(before: Stat, changes: AttributeChanges, uid: u32) -> Stat {
         let mut stat = before;
         changes.apply(&mut stat, Caller { uid, gid: 5, thread: 0 });
         stat
@@ -261,11 +267,13 @@ mod tests {
     #[test]
     fn only_what_is_given_changes_and_the_kind_of_the_file_never_does() {
         let before = Stat { mode: FILE | 0o644, uid: 1, gid: 2, mtime: 3, ..Stat::default() };
-        let after = changed(before.clone(), Changes { mode: Some(0o40_755), ..<_>::default() }, 1);
+        let after =
+            changed(before.clone(), AttributeChanges { mode: Some(0o40_755), ..<_>::default() }, 1);
         assert_eq!(after.mode, FILE | 0o755);
         assert_eq!((after.uid, after.gid, after.mtime), (1, 2, 3));
         assert!(after.ctime > 0, "every change is one of the inode");
-        let after = changed(before, Changes { gid: Some(9), mtime: Some(0), ..<_>::default() }, 1);
+        let after =
+            changed(before, AttributeChanges { gid: Some(9), mtime: Some(0), ..<_>::default() }, 1);
         assert_eq!((after.mode, after.uid, after.gid, after.mtime), (FILE | 0o644, 1, 9, 0));
     }
 
@@ -273,26 +281,26 @@ mod tests {
     fn set_id_bits_go_with_a_new_owner_or_size_but_not_with_a_new_time() {
         let before = Stat { mode: FILE | 0o6_755, uid: 1, gid: 2, ..Stat::default() };
         let mode = |changes| changed(before.clone(), changes, 1).mode & 0o7777;
-        assert_eq!(mode(Changes { mtime: Some(1), ..<_>::default() }), 0o6755);
-        assert_eq!(mode(Changes { uid: Some(1), ..<_>::default() }), 0o755);
-        assert_eq!(mode(Changes { gid: Some(2), ..<_>::default() }), 0o755);
-        assert_eq!(mode(Changes { set_ids_only: true, ..<_>::default() }), 0o755);
-        assert_eq!(mode(Changes { size: Some(0), ..<_>::default() }), 0o755);
+        assert_eq!(mode(AttributeChanges { mtime: Some(1), ..<_>::default() }), 0o6755);
+        assert_eq!(mode(AttributeChanges { uid: Some(1), ..<_>::default() }), 0o755);
+        assert_eq!(mode(AttributeChanges { gid: Some(2), ..<_>::default() }), 0o755);
+        assert_eq!(mode(AttributeChanges { set_ids_only: true, ..<_>::default() }), 0o755);
+        assert_eq!(mode(AttributeChanges { size: Some(0), ..<_>::default() }), 0o755);
         // chmod(2) together with chown(2): the given mode applies.
-        let both = Changes { uid: Some(1), mode: Some(0o4755), ..<_>::default() };
+        let both = AttributeChanges { uid: Some(1), mode: Some(0o4755), ..<_>::default() };
         assert_eq!(mode(both), 0o4755);
     }
 
     #[test]
     fn a_request_that_changes_nothing_is_empty() {
-        assert!(Changes::default().is_empty());
+        assert!(AttributeChanges::default().is_empty());
         for changes in [
-            Changes { mode: Some(0), ..<_>::default() },
-            Changes { uid: Some(0), ..<_>::default() },
-            Changes { gid: Some(0), ..<_>::default() },
-            Changes { size: Some(0), ..<_>::default() },
-            Changes { mtime: Some(0), ..<_>::default() },
-            Changes { set_ids_only: true, ..<_>::default() },
+            AttributeChanges { mode: Some(0), ..<_>::default() },
+            AttributeChanges { uid: Some(0), ..<_>::default() },
+            AttributeChanges { gid: Some(0), ..<_>::default() },
+            AttributeChanges { size: Some(0), ..<_>::default() },
+            AttributeChanges { mtime: Some(0), ..<_>::default() },
+            AttributeChanges { set_ids_only: true, ..<_>::default() },
         ] {
             assert!(!changes.is_empty(), "{changes:?}");
         }

@@ -21,7 +21,7 @@ use crate::attr::Owner;
 use crate::filesystem::{Fs, FsOptions};
 use crate::invalidate::{Batch, Invalidation, Invalidations};
 use crate::journal::Journal;
-use crate::mountpoint::{self, Detach, Mounted, UnmountError};
+use crate::mountpoint::{self, Mounted, UnmountError, UnmountMode};
 use crate::patience::Patience;
 use crate::platform::{self, Attachment};
 use crate::root::{Drives, Root, RootLimits};
@@ -79,25 +79,57 @@ impl Default for MountOptions {
 /// Why a drive could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
+    /// The directory does not exist.
     #[error("{path} does not exist; make the directory first")]
-    Missing { path: PathBuf },
+    Missing {
+        /// The directory to mount on.
+        path: PathBuf,
+    },
+    /// The path is not a directory.
     #[error("{path} is not a directory")]
-    NotADirectory { path: PathBuf },
+    NotADirectory {
+        /// The directory to mount on.
+        path: PathBuf,
+    },
+    /// The directory has entries, and [`MountOptions::allow_non_empty`] is not set.
     #[error("{path} is not empty, and mounting would hide what it holds")]
-    NotEmpty { path: PathBuf },
+    NotEmpty {
+        /// The directory to mount on.
+        path: PathBuf,
+    },
+    /// A mount of this program is there already.
     #[error("{path} is already mounted ({mounted})")]
-    AlreadyMounted { path: PathBuf, mounted: String },
+    AlreadyMounted {
+        /// The directory to mount on.
+        path: PathBuf,
+        /// Source of that mount, as df(1) shows it.
+        mounted: String,
+    },
+    /// The system does not allow [`MountOptions::allow_other`] to this user.
     #[error(
         "letting other users in needs the line `user_allow_other` in /etc/fuse.conf; \
          add it as root: echo user_allow_other >> /etc/fuse.conf"
     )]
     OthersNotAllowed,
+    /// The FUSE device is missing.
     #[error("/dev/fuse is missing; load it as root: modprobe fuse")]
     NoDevice,
+    /// The mount there has no process any more, and could not be unmounted.
     #[error("cannot replace the dead mount at {path}: {source}")]
-    Stale { path: PathBuf, source: UnmountError },
+    Stale {
+        /// The directory to mount on.
+        path: PathBuf,
+        /// Why it could not be unmounted.
+        source: UnmountError,
+    },
+    /// A call of the system failed.
     #[error("cannot mount at {path}: {source}")]
-    System { path: PathBuf, source: io::Error },
+    System {
+        /// The directory to mount on.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
 }
 
 /// The threads to join at the end.
@@ -241,11 +273,11 @@ impl Mount {
     /// # Errors
     ///
     /// Fails with the processes that use the mount, if it is busy, or with the error of the system.
-    pub fn unmount(&self, how: Detach) -> Result<(), UnmountError> {
+    pub fn unmount(&self, how: UnmountMode) -> Result<(), UnmountError> {
         if self.has_ended() {
             return Ok(());
         }
-        if how != Detach::Normal {
+        if how != UnmountMode::Normal {
             self.server.stop();
         }
         mountpoint::detach(&self.mounted, how)?;
@@ -258,10 +290,10 @@ impl Mount {
     pub fn shutdown(&self) {
         self.server.stop();
         if !self.has_ended() && self.is_ours() {
-            let normally = mountpoint::detach(&self.mounted, Detach::Normal);
+            let normally = mountpoint::detach(&self.mounted, UnmountMode::Normal);
             if let Err(busy) = normally {
                 log::info!("{busy}");
-                if let Err(error) = mountpoint::detach(&self.mounted, Detach::Force) {
+                if let Err(error) = mountpoint::detach(&self.mounted, UnmountMode::Force) {
                     log::error!("{error}");
                 }
             }
@@ -417,7 +449,7 @@ fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<PathBuf, MountEr
             return Err(MountError::AlreadyMounted { path, mounted: mounted.source });
         }
         log::info!("replacing the dead mount at {}", path.display());
-        mountpoint::detach(&mounted, Detach::Lazy)
+        mountpoint::detach(&mounted, UnmountMode::Lazy)
             .map_err(|source| MountError::Stale { path: path.clone(), source })?;
     }
     match fs::metadata(&path) {

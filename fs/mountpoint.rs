@@ -108,7 +108,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 /// The absolute path of a mount point, determined without accessing what is mounted there.
-pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
+pub(crate) fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
     let mountpoint = std::path::absolute(mountpoint)?;
     match (mountpoint.parent(), mountpoint.file_name()) {
         (Some(parent), Some(name)) => {
@@ -125,7 +125,7 @@ pub fn absolute(mountpoint: &Path) -> io::Result<PathBuf> {
 }
 
 /// The topmost mount of this program at a path.
-pub fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
+pub(crate) fn mounted_at(mountpoint: &Path) -> Option<Mounted> {
     mounts().into_iter().rev().find(|mounted| mounted.mountpoint == mountpoint)
 }
 
@@ -148,7 +148,7 @@ impl std::fmt::Display for MountUser {
 
 /// The processes that use the mount, as far as this user may see them. Reads the process table
 /// only.
-pub fn users(mountpoint: &Path) -> Vec<MountUser> {
+pub fn mount_users(mountpoint: &Path) -> Vec<MountUser> {
     processes().filter_map(|pid| user(pid, mountpoint)).collect()
 }
 
@@ -186,7 +186,7 @@ fn user(pid: u32, mountpoint: &Path) -> Option<MountUser> {
 
 /// How to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detach {
+pub enum UnmountMode {
     /// Only if no process uses it.
     Normal,
     /// Detaches it from the tree at once. Programs keep the files that they have open.
@@ -198,12 +198,28 @@ pub enum Detach {
 /// Why a mount could not be unmounted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
+    /// This program has no mount there.
     #[error("{path} is not a mount of ours")]
-    NotMounted { path: PathBuf },
+    NotMounted {
+        /// The directory of the mount.
+        path: PathBuf,
+    },
+    /// Processes use the mount.
     #[error("{path} is busy{}", list_users(users))]
-    Busy { path: PathBuf, users: Vec<MountUser> },
+    Busy {
+        /// The directory of the mount.
+        path: PathBuf,
+        /// The processes that use it, as far as they are known.
+        users: Vec<MountUser>,
+    },
+    /// A call of the system failed.
     #[error("cannot unmount {path}: {source}")]
-    System { path: PathBuf, source: io::Error },
+    System {
+        /// The directory of the mount.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
 }
 
 fn list_users(users: &[MountUser]) -> String {
@@ -222,7 +238,7 @@ fn list_users(users: &[MountUser]) -> String {
 ///
 /// `NotMounted` if no such mount is there, `Busy` with the processes that use it, `System`
 /// otherwise.
-pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
+pub fn unmount(mountpoint: &Path, how: UnmountMode) -> Result<(), UnmountError> {
     let system = |source| UnmountError::System { path: mountpoint.to_owned(), source };
     let path = absolute(mountpoint).map_err(system)?;
     let Some(mounted) = mounted_at(&path) else { return Err(UnmountError::NotMounted { path }) };
@@ -234,21 +250,21 @@ pub fn unmount(mountpoint: &Path, how: Detach) -> Result<(), UnmountError> {
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 /// As [`unmount`], for a mount known to exist.
-pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
+pub(crate) fn detach(mounted: &Mounted, how: UnmountMode) -> Result<(), UnmountError> {
     let path = &mounted.mountpoint;
-    if how == Detach::Force
+    if how == UnmountMode::Force
         && let Err(error) = platform::abort(mounted.connection)
     {
         log::debug!("cannot abort connection {}: {error}", mounted.connection);
     }
     // A dead mount has no user that could lose anything.
-    let lazily = how != Detach::Normal || mounted.is_dead();
+    let lazily = how != UnmountMode::Normal || mounted.is_dead();
     let deadline = Instant::now() + RELEASED_WITHIN;
     loop {
-        match platform::detach(path, lazily, how == Detach::Force) {
+        match platform::detach(path, lazily, how == UnmountMode::Force) {
             Ok(()) => return Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                let users = users(path);
+                let users = mount_users(path);
                 if !users.is_empty() || Instant::now() >= deadline {
                     return Err(UnmountError::Busy { path: path.clone(), users });
                 }
@@ -260,7 +276,7 @@ pub fn detach(mounted: &Mounted, how: Detach) -> Result<(), UnmountError> {
 }
 
 /// Whether a directory is empty.
-pub fn is_empty(directory: &Path) -> io::Result<bool> {
+pub(crate) fn is_empty(directory: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(directory)?.next().is_none())
 }
 
@@ -308,17 +324,17 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory is made");
         let path = directory.path().canonicalize().expect("it exists");
         let held = fs::File::create(path.join("held")).expect("a file is made");
-        let found = users(&path);
+        let found = mount_users(&path);
         let me = found.iter().find(|user| user.pid == std::process::id());
         assert!(me.is_some_and(|user| user.uses.contains("held")), "{found:?}");
         drop(held);
-        assert!(users(&path).iter().all(|user| user.pid != std::process::id()));
+        assert!(mount_users(&path).iter().all(|user| user.pid != std::process::id()));
     }
 
     #[test]
     fn unmounting_a_directory_that_is_no_mount_of_ours_is_refused() {
         let directory = tempfile::tempdir().expect("a directory is made");
-        let refused = unmount(directory.path(), Detach::Force);
+        let refused = unmount(directory.path(), UnmountMode::Force);
         assert!(matches!(refused, Err(UnmountError::NotMounted { .. })));
     }
 }

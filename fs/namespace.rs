@@ -24,7 +24,7 @@ use crate::volume::Volume;
 use crate::write::Turn;
 
 /// Most entries that one rename may move. All of them are one batch, which is built in memory.
-pub const MAX_RENAMED: usize = 1_000_000;
+pub(crate) const MAX_RENAMED: usize = 1_000_000;
 const PERMISSIONS: u32 = 0o7777;
 const SET_GROUP_ID: u32 = 0o2000;
 

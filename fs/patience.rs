@@ -27,8 +27,13 @@ fn began() -> Instant {
 pub enum Patience {
     /// Not at all: data that is not in the store fails at once.
     Offline,
-    /// At most `names` for a request about names, and `data` for one that reads data.
-    Limited { names: Duration, data: Duration },
+    /// Up to a limit, for `--wait`; the default is 10 s and 30 s.
+    Limited {
+        /// The limit of a request about names.
+        names: Duration,
+        /// The limit of a request that reads data; of each block, if it reads a whole file.
+        data: Duration,
+    },
     /// Without a limit.
     Forever,
 }

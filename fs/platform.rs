@@ -9,10 +9,10 @@
 #[cfg(target_os = "linux")]
 pub use self::linux::*;
 #[cfg(not(target_os = "linux"))]
-pub use other::*;
+pub(crate) use self::other::*;
 
 /// The name of a mount, and how to attach it.
-pub struct Attachment {
+pub(crate) struct Attachment {
     /// Source of the mount, as df(1) shows it.
     pub source: String,
     pub allow_other: bool,
@@ -20,7 +20,7 @@ pub struct Attachment {
 }
 
 /// File system type after `fuse.`, which identifies the mounts of this program.
-pub const SUBTYPE: &str = "hypermount";
+pub(crate) const SUBTYPE: &str = "hypermount";
 
 /// The program that makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ mod linux {
     use super::{Attachment, Caller, SUBTYPE};
 
     /// Errno of getxattr(2) for a missing attribute.
-    pub const NO_ATTRIBUTE: i32 = libc::ENODATA;
+    pub(crate) const NO_ATTRIBUTE: i32 = libc::ENODATA;
 
     const DEVICE: &str = "/dev/fuse";
     /// Names of the setuid helper, newest first.
@@ -60,13 +60,13 @@ mod linux {
     const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 
     /// Several threads may read requests of one mount.
-    pub const MANY_THREADS: bool = true;
+    pub(crate) const MANY_THREADS: bool = true;
 
     /// Whether the thread has ended, or has a pending signal that its program expects to end a
     /// system call. SIGKILL counts always; the kernel turns every deadly signal into it. Of the
     /// signals that a program handles itself, only those that people send count (as with `intr`
     /// mounts of NFS): a program that measures time with SIGALRM does not expect stat(2) to fail.
-    pub fn is_interrupted(thread: u32) -> bool {
+    pub(crate) fn is_interrupted(thread: u32) -> bool {
         if thread == 0 {
             return false;
         }
@@ -96,7 +96,7 @@ mod linux {
 
     /// Whether the program may keep set-id bits of files that it changes: whether it has CAP_FSETID
     /// in our user namespace. If `/proc` does not tell, root may.
-    pub fn may_keep_set_ids(caller: Caller) -> bool {
+    pub(crate) fn may_keep_set_ids(caller: Caller) -> bool {
         let root = caller.uid == 0;
         let directory = format!("/proc/{}", caller.thread);
         let Ok(status) = fs::read_to_string(format!("{directory}/status")) else { return root };
@@ -115,7 +115,7 @@ mod linux {
     }
 
     /// Whether the program is in the group.
-    pub fn is_in_group(caller: Caller, group: u32) -> bool {
+    pub(crate) fn is_in_group(caller: Caller, group: u32) -> bool {
         if caller.gid == group {
             return true;
         }
@@ -129,7 +129,7 @@ mod linux {
     }
 
     /// The process of a thread and the name of its program; `None` if it has ended.
-    pub fn process_of(thread: u32) -> Option<(u32, String)> {
+    pub(crate) fn process_of(thread: u32) -> Option<(u32, String)> {
         let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
         let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
         let pid = group.trim().parse().ok()?;
@@ -138,12 +138,12 @@ mod linux {
     }
 
     /// Whether the kernel offers FUSE.
-    pub fn has_device() -> bool {
+    pub(crate) fn has_device() -> bool {
         Path::new(DEVICE).exists()
     }
 
     /// Mounts, and does the handshake with the kernel.
-    pub fn attach<F: fuser::Filesystem>(
+    pub(crate) fn attach<F: fuser::Filesystem>(
         filesystem: F,
         mountpoint: &Path,
         attachment: &Attachment,
@@ -238,7 +238,7 @@ mod linux {
 
     /// Unmounts. `lazily` detaches the mount at once and ends it with its last user; `forcibly`
     /// makes all requests fail, including those that hang.
-    pub fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
+    pub(crate) fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
         let mut flags = MntFlags::UMOUNT_NOFOLLOW;
         flags.set(MntFlags::MNT_DETACH, lazily);
         flags.set(MntFlags::MNT_FORCE, forcibly);
@@ -257,7 +257,7 @@ mod linux {
     /// Ends a connection to the kernel; all requests that wait on it fail. Works from any process
     /// of the user who mounted. Best effort: needs the FUSE control filesystem, which distributions
     /// mount.
-    pub fn abort(connection: u32) -> io::Result<()> {
+    pub(crate) fn abort(connection: u32) -> io::Result<()> {
         fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
     }
 
@@ -344,36 +344,36 @@ mod other {
     use super::{Attachment, Caller, SUBTYPE};
 
     /// Errno of getxattr(2) for a missing attribute.
-    pub const NO_ATTRIBUTE: i32 = libc::ENOATTR;
+    pub(crate) const NO_ATTRIBUTE: i32 = libc::ENOATTR;
     /// Only Linux lets several threads read requests of one mount.
-    pub const MANY_THREADS: bool = false;
+    pub(crate) const MANY_THREADS: bool = false;
 
     /// Not available here: a parked request ends at its deadline.
-    pub fn is_interrupted(_thread: u32) -> bool {
+    pub(crate) fn is_interrupted(_thread: u32) -> bool {
         false
     }
 
     /// Not available here: root may.
-    pub fn may_keep_set_ids(caller: Caller) -> bool {
+    pub(crate) fn may_keep_set_ids(caller: Caller) -> bool {
         caller.uid == 0
     }
 
     /// Not available here, except for the group that the request names.
-    pub fn is_in_group(caller: Caller, group: u32) -> bool {
+    pub(crate) fn is_in_group(caller: Caller, group: u32) -> bool {
         caller.gid == group
     }
 
     /// Not available here.
-    pub fn process_of(_thread: u32) -> Option<(u32, String)> {
+    pub(crate) fn process_of(_thread: u32) -> Option<(u32, String)> {
         None
     }
 
     /// Assumed here: mounting shows whether it is so.
-    pub fn has_device() -> bool {
+    pub(crate) fn has_device() -> bool {
         true
     }
 
-    pub fn attach<F: fuser::Filesystem>(
+    pub(crate) fn attach<F: fuser::Filesystem>(
         filesystem: F,
         mountpoint: &Path,
         attachment: &Attachment,
@@ -390,7 +390,7 @@ mod other {
         Session::new(filesystem, mountpoint, &config)
     }
 
-    pub fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
+    pub(crate) fn detach(mountpoint: &Path, lazily: bool, forcibly: bool) -> io::Result<()> {
         let force = lazily || forcibly;
         let output = std::process::Command::new("umount")
             .args(force.then_some("-f"))
@@ -406,7 +406,7 @@ mod other {
         Err(io::Error::other(text))
     }
 
-    pub fn abort(_connection: u32) -> io::Result<()> {
+    pub(crate) fn abort(_connection: u32) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

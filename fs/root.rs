@@ -39,9 +39,9 @@ use crate::mountpoint;
 
 /// Most drives that one mount has open by their key. The next lookup closes one that is not in use,
 /// or fails with ENFILE.
-pub const MAX_BY_KEY: usize = 64;
+const MAX_BY_KEY: usize = 64;
 /// How long an unused drive in `Network` stays open.
-pub const IDLE: Duration = Duration::from_secs(300);
+const KEY_DRIVE_IDLE: Duration = Duration::from_secs(300);
 /// In fourths of the limit: when more drives than this are open by their key, those used least
 /// recently are closed early.
 const COMFORTABLE_FOURTHS: usize = 3;
@@ -54,22 +54,23 @@ const TOP_MODE: u16 = 0o755;
 const NETWORK_MODE: u16 = 0o700;
 
 /// The future of a result about drives.
-pub type Later<'a, T> = Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
+pub type DriveFuture<'a, T> =
+    Pin<Box<dyn Future<Output = hypermount_drive::Result<T>> + Send + 'a>>;
 
 /// How a mount finds and opens drives.
 pub trait Drives: Send + Sync + 'static {
     /// The names of all drives that have one.
-    fn names(&self) -> Later<'_, Vec<String>>;
+    fn names(&self) -> DriveFuture<'_, Vec<String>>;
 
     /// The drive with this name, and whether the mount must not change it; `None` if there is none.
-    fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>>;
+    fn named<'a>(&'a self, name: &'a str) -> DriveFuture<'a, Option<(Drive, bool)>>;
 
     /// The drive of a key, at the version of the URL if it has one.
     ///
     /// # Errors
     ///
     /// Fails if no peer delivers the drive within `wait`.
-    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive>;
+    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> DriveFuture<'a, Drive>;
 
     /// This mount no longer shows a drive with this key, or has stopped looking for one.
     fn left(&self, key: &PublicKey);
@@ -78,20 +79,20 @@ pub trait Drives: Send + Sync + 'static {
 /// Limits for the drives that are open by their key.
 #[derive(Clone, Copy, Debug)]
 pub struct RootLimits {
-    /// Most drives that are open by their key.
+    /// Most drives that are open by their key; the default is 64.
     pub by_key: usize,
-    /// How long an unused drive stays open.
+    /// How long an unused drive stays open; the default is 300 s.
     pub idle: Duration,
 }
 
 impl Default for RootLimits {
     fn default() -> Self {
-        Self { by_key: MAX_BY_KEY, idle: IDLE }
+        Self { by_key: MAX_BY_KEY, idle: KEY_DRIVE_IDLE }
     }
 }
 
 /// Starts to notify the kernel of changes in a drive that was just opened.
-pub type Tell = Box<dyn Fn(&Arc<Fs>) + Send + Sync>;
+pub(crate) type Tell = Box<dyn Fn(&Arc<Fs>) + Send + Sync>;
 
 /// What a name in the mount's own directories refers to.
 enum Wanted {
@@ -134,7 +135,7 @@ struct State {
 }
 
 /// The names in one of the mount's own directories when it was opened.
-pub struct Listing {
+pub(crate) struct Listing {
     names: Vec<(String, u64)>,
 }
 
@@ -203,7 +204,7 @@ impl Root {
     }
 
     /// Sets how the kernel is notified of changes. Call this before the first request.
-    pub fn tell_by(&self, tell: Tell) {
+    pub(crate) fn tell_by(&self, tell: Tell) {
         *self.tell.lock() = Some(tell);
     }
 
@@ -220,17 +221,17 @@ impl Root {
     }
 
     /// Whether an inode is one of the mount's own directories.
-    pub fn owns(ino: u64) -> bool {
+    pub(crate) fn owns(ino: u64) -> bool {
         Numbers::slot_of(ino) == 0
     }
 
     /// Whether two inodes are in the same drive.
-    pub fn are_together(one: u64, other: u64) -> bool {
+    pub(crate) fn are_together(one: u64, other: u64) -> bool {
         Numbers::slot_of(one) == Numbers::slot_of(other)
     }
 
     /// The path, within the mount, of one of the mount's own directories.
-    pub fn path_of(&self, ino: u64) -> &'static str {
+    pub(crate) fn path_of(&self, ino: u64) -> &'static str {
         if ino == NETWORK_NUMBER { NETWORK } else { "" }
     }
 
@@ -239,7 +240,7 @@ impl Root {
     /// # Errors
     ///
     /// If it is in none, fails with the error of an attempt to change the inode.
-    pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
+    pub(crate) fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
         match ino {
             ROOT => Err(Error::NotPermitted("drives are made by `hypermount create`")),
             NETWORK_NUMBER => Err(Error::ReadOnly),
@@ -253,29 +254,29 @@ impl Root {
     }
 
     /// The open drives.
-    pub fn open(&self) -> Vec<Arc<Fs>> {
+    pub(crate) fn open(&self) -> Vec<Arc<Fs>> {
         let mut open: Vec<_> = self.state().slots.values().map(|m| m.fs.clone()).collect();
         open.sort_by(|one, other| one.prefix().cmp(other.prefix()));
         open
     }
 
     /// The failed calls and the fetched bytes of the whole mount.
-    pub fn journal(&self) -> &Arc<Journal> {
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 
     /// Notices about the mount's own directories.
-    pub fn invalidations(&self) -> &Arc<Invalidations> {
+    pub(crate) fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
     }
 
     /// The store of the drives.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
     /// Ends the background tasks.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let tidying = self.tidying.lock().take();
         if let Some(task) = tidying {
             task.abort();
@@ -313,7 +314,7 @@ impl Root {
 
     /// The attributes of one of the mount's own directories, and how long the kernel may cache
     /// them.
-    pub fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+    pub(crate) fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
         match ino {
             ROOT | NETWORK_NUMBER => Ok((self.attributes(ino), TTL_FOLLOWED)),
             _ => Err(Error::Stale),
@@ -337,7 +338,7 @@ impl Root {
     }
 
     /// Looks up a name in one of the mount's own directories, which opens the drive of that name.
-    pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
+    pub(crate) async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Looked> {
         let Some((path, wanted)) = Self::wanted(parent, name) else {
             return Ok(Looked::Absent { ttl: TTL_ABSENT_FOLLOWED });
         };
@@ -431,7 +432,7 @@ impl Root {
     }
 
     /// The kernel gives back `count` lookups of an inode in a drive.
-    pub fn forget(&self, ino: u64, count: u64) {
+    pub(crate) fn forget(&self, ino: u64, count: u64) {
         let member = self.state().slots.get(&Numbers::slot_of(ino)).cloned();
         let Some(member) = member else { return };
         if ino == member.fs.root_number() {
@@ -446,7 +447,7 @@ impl Root {
     }
 
     /// The names that a directory has now. In `Network`, these are the open drives.
-    pub async fn opendir(&self, ino: u64) -> Result<u64> {
+    pub(crate) async fn opendir(&self, ino: u64) -> Result<u64> {
         let below = format!("{NETWORK}/");
         let named = |path: &str| (path.to_owned(), self.number_of(path));
         let names = match ino {
@@ -477,12 +478,12 @@ impl Root {
     }
 
     /// The listing of an open handle.
-    pub fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
+    pub(crate) fn readdir(&self, handle: u64) -> Result<Arc<Listing>> {
         self.listings.get(handle)
     }
 
     /// Closes a handle of one of the mount's own directories.
-    pub fn releasedir(&self, handle: u64) -> Result<()> {
+    pub(crate) fn releasedir(&self, handle: u64) -> Result<()> {
         self.listings.remove(handle).map(drop)
     }
 
@@ -525,7 +526,7 @@ impl Root {
     /// Whether a process uses the drive without an open file, for example as its current directory.
     async fn is_entered(&self, member: &Member) -> bool {
         let path = self.mountpoint.join(member.fs.prefix());
-        let users = tokio::task::spawn_blocking(move || mountpoint::users(&path)).await;
+        let users = tokio::task::spawn_blocking(move || mountpoint::mount_users(&path)).await;
         users.is_ok_and(|users| !users.is_empty())
     }
 

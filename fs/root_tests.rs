@@ -13,18 +13,18 @@ struct Shelf {
 }
 
 impl Drives for Shelf {
-    fn names(&self) -> Later<'_, Vec<String>> {
+    fn names(&self) -> DriveFuture<'_, Vec<String>> {
         Box::pin(async { Ok(vec!["mine".to_owned(), "a/b".to_owned(), NETWORK.to_owned()]) })
     }
 
-    fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>> {
+    fn named<'a>(&'a self, name: &'a str) -> DriveFuture<'a, Option<(Drive, bool)>> {
         Box::pin(async move {
             let known = name == "mine";
             known.then(|| Ok((Drive::create(&self.store, name)?, false))).transpose()
         })
     }
 
-    fn by_key<'a>(&'a self, url: &'a DriveUrl, _wait: Wait) -> Later<'a, Drive> {
+    fn by_key<'a>(&'a self, url: &'a DriveUrl, _wait: Wait) -> DriveFuture<'a, Drive> {
         Box::pin(async move {
             self.opened.fetch_add(1, Ordering::SeqCst);
             let own = self.store.keys()?.contains(&url.key);

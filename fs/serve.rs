@@ -32,7 +32,7 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(250);
 
 /// The caller and the operation, for the log and to notice that the caller has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     pub operation: &'static str,
     pub ino: u64,
     /// The thread that waits; 0 if unknown (another pid namespace, or the kernel itself).
@@ -40,7 +40,7 @@ pub struct Request {
 }
 
 /// Runs operations and ensures that each gets exactly one reply.
-pub struct Server {
+pub(crate) struct Server {
     runtime: Handle,
     stopping: watch::Sender<bool>,
     parked: Arc<Mutex<Vec<u32>>>,
@@ -48,15 +48,15 @@ pub struct Server {
 }
 
 /// Called for every request that failed.
-pub type Witness = Arc<dyn Fn(Request, &Error) + Send + Sync>;
+pub(crate) type Witness = Arc<dyn Fn(Request, &Error) + Send + Sync>;
 
 impl Server {
-    pub fn new(runtime: Handle, witness: Witness) -> Self {
+    pub(crate) fn new(runtime: Handle, witness: Witness) -> Self {
         Self { runtime, stopping: watch::Sender::new(false), parked: Arc::default(), witness }
     }
 
     /// Runs `operation` and passes its result to `reply`, on this thread if it need not wait.
-    pub fn serve<T: Send + 'static>(
+    pub(crate) fn serve<T: Send + 'static>(
         &self,
         request: Request,
         operation: impl Future<Output = Result<T>> + Send + 'static,
@@ -84,7 +84,7 @@ impl Server {
     }
 
     /// Runs an operation that never waits and borrows from its request.
-    pub fn serve_now<T>(
+    pub(crate) fn serve_now<T>(
         &self,
         request: Request,
         operation: impl FnOnce() -> Result<T>,
@@ -104,12 +104,12 @@ impl Server {
     }
 
     /// Refuses new requests and ends the parked ones.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
     }
 
     /// The threads whose requests wait for the network now, one entry for each request.
-    pub fn parked(&self) -> Vec<u32> {
+    pub(crate) fn parked(&self) -> Vec<u32> {
         self.parked.lock().clone()
     }
 }

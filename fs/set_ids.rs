@@ -37,7 +37,7 @@ impl Caller {
 
     /// Removes the bits that a write removes. `flagged` says that the kernel reported the caller to
     /// be without CAP_FSETID.
-    pub fn writes(self, stat: &mut Stat, flagged: bool) {
+    pub(crate) fn writes(self, stat: &mut Stat, flagged: bool) {
         if stat.mode & SET_IDS != 0 && (flagged || self.loses_by_writing(stat.mode)) {
             stat.mode = self.without(stat);
         }
@@ -45,7 +45,7 @@ impl Caller {
 
     /// Removes the bits that chown(2) removes, from anything but a directory. Call this before the
     /// owner changes: the old group decides.
-    pub fn changes_owner(self, stat: &mut Stat) {
+    pub(crate) fn changes_owner(self, stat: &mut Stat) {
         if stat.mode & TYPE_MASK == TYPE_DIRECTORY || stat.mode & SET_IDS == 0 {
             return;
         }
@@ -59,7 +59,7 @@ impl Caller {
 /// How long the kernel may cache the attributes of an entry that this mount can change: not at all
 /// while it has set-id bits, otherwise for `otherwise`. The kernel does not read the mode again
 /// after a write or an open with O_TRUNC, which may have removed the bits.
-pub fn lifetime(entry: &Entry, otherwise: Duration) -> Duration {
+pub(crate) fn lifetime(entry: &Entry, otherwise: Duration) -> Duration {
     let has_bits = entry.kind == Kind::File && entry.stat.mode & SET_IDS != 0;
     if has_bits { Duration::ZERO } else { otherwise }
 }

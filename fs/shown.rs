@@ -6,27 +6,27 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use fuser::FileAttr;
-use hypermount_drive::{Drive, Pieces};
+use hypermount_drive::{Drive, Pieces, Space};
 
 use crate::errno::{Error, Result};
 use crate::file::Opened;
-use crate::filesystem::{Fs, Looked, Room};
+use crate::filesystem::{Fs, Looked};
 use crate::journal::Journal;
 use crate::listing::{Listed, Page};
 use crate::platform::Caller;
 use crate::root::{self, Root};
 use crate::serve::Request;
 use crate::status::{self, Status};
-use crate::xattr::{self, Answer};
+use crate::xattr::{self, XattrAnswer};
 
 #[derive(Clone)]
-pub enum Shown {
+pub(crate) enum Shown {
     Drive(Arc<Fs>),
     Root(Arc<Root>),
 }
 
 /// As [`Shown`], without keeping it alive.
-pub enum WeakShown {
+pub(crate) enum WeakShown {
     Drive(Weak<Fs>),
     Root(Weak<Root>),
 }
@@ -40,7 +40,7 @@ enum At<'a> {
 }
 
 /// The names of a directory, from an offset.
-pub enum Names {
+pub(crate) enum Names {
     Drive(Page, Arc<Fs>),
     /// From an offset on.
     Status(Status, u64),
@@ -52,7 +52,7 @@ impl Names {
     /// Passes the names to `add` until it returns that it is full. With `plus`, each accepted name
     /// in a drive, except `.` and `..`, is counted as looked up. Names of a root are not, since a
     /// lookup of one opens its drive.
-    pub fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
+    pub(crate) fn fill(&self, plus: bool, add: impl FnMut(&Listed<'_>) -> bool) {
         match self {
             Names::Drive(page, fs) => page.fill(fs, plus, add),
             Names::Status(status, offset) => status.fill(*offset, add),
@@ -62,7 +62,7 @@ impl Names {
 }
 
 impl WeakShown {
-    pub fn upgrade(&self) -> Option<Shown> {
+    pub(crate) fn upgrade(&self) -> Option<Shown> {
         match self {
             WeakShown::Drive(fs) => fs.upgrade().map(Shown::Drive),
             WeakShown::Root(root) => root.upgrade().map(Shown::Root),
@@ -71,7 +71,7 @@ impl WeakShown {
 }
 
 impl Shown {
-    pub fn downgrade(&self) -> WeakShown {
+    pub(crate) fn downgrade(&self) -> WeakShown {
         match self {
             Shown::Drive(fs) => WeakShown::Drive(Arc::downgrade(fs)),
             Shown::Root(root) => WeakShown::Root(Arc::downgrade(root)),
@@ -95,7 +95,7 @@ impl Shown {
     /// # Errors
     ///
     /// If it is in none, fails with the error of an attempt to change the inode.
-    pub fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
+    pub(crate) fn drive_of(&self, ino: u64) -> Result<Arc<Fs>> {
         match self.at(ino)? {
             At::Drive(fs) => Ok(fs),
             At::Status(_) => Err(Error::ReadOnly),
@@ -108,7 +108,7 @@ impl Shown {
     /// # Errors
     ///
     /// Fails if they are in different drives or in none.
-    pub fn drive_of_both(&self, one: u64, other: u64) -> Result<Arc<Fs>> {
+    pub(crate) fn drive_of_both(&self, one: u64, other: u64) -> Result<Arc<Fs>> {
         let same = match self {
             Shown::Drive(_) => true,
             Shown::Root(_) => Root::are_together(one, other),
@@ -121,21 +121,21 @@ impl Shown {
     }
 
     /// The drive of two files, one of which is to be copied into the other.
-    pub fn copy_within(&self, from: u64, to: u64) -> Result<Arc<Fs>> {
+    pub(crate) fn copy_within(&self, from: u64, to: u64) -> Result<Arc<Fs>> {
         match self.at(from)? {
             At::Status(_) => Err(Error::NotSupported("sharing the blocks of a status")),
             At::Drive(_) | At::Root(_) => self.drive_of_both(from, to),
         }
     }
 
-    pub fn forget(&self, ino: u64, count: u64) {
+    pub(crate) fn forget(&self, ino: u64, count: u64) {
         match self {
             Shown::Drive(fs) => fs.forget(ino, count),
             Shown::Root(root) => root.forget(ino, count),
         }
     }
 
-    pub async fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
+    pub(crate) async fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Looked> {
         match self.at(parent)? {
             At::Root(root) => root.lookup(parent, name).await,
             At::Status(status) => status.lookup(name),
@@ -150,7 +150,7 @@ impl Shown {
         }
     }
 
-    pub async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
+    pub(crate) async fn getattr(&self, ino: u64) -> Result<(FileAttr, Duration)> {
         match self.at(ino)? {
             At::Root(root) => root.getattr(ino),
             At::Status(status) => Ok(status.getattr()),
@@ -158,7 +158,7 @@ impl Shown {
         }
     }
 
-    pub async fn readlink(&self, ino: u64) -> Result<String> {
+    pub(crate) async fn readlink(&self, ino: u64) -> Result<String> {
         match self.at(ino)? {
             At::Drive(fs) => fs.readlink(ino).await,
             At::Status(_) | At::Root(_) => Err(Error::WrongKind),
@@ -166,7 +166,7 @@ impl Shown {
     }
 
     /// access(2). The kernel has checked the mode bits already.
-    pub async fn access(&self, ino: u64, mask: i32) -> Result<()> {
+    pub(crate) async fn access(&self, ino: u64, mask: i32) -> Result<()> {
         match self.at(ino)? {
             At::Root(_) if mask & libc::W_OK == 0 => Ok(()),
             At::Root(root) => root.drive_of(ino).map(drop),
@@ -175,7 +175,7 @@ impl Shown {
         }
     }
 
-    pub async fn open_file(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened> {
+    pub(crate) async fn open_file(&self, ino: u64, flags: i32, caller: Caller) -> Result<Opened> {
         match self.at(ino)? {
             At::Status(status) => status.open(flags),
             At::Drive(fs) => fs.open(ino, flags, caller).await,
@@ -184,7 +184,7 @@ impl Shown {
     }
 
     /// See [`Fs::read_for`].
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         ino: u64,
         handle: u64,
@@ -200,7 +200,7 @@ impl Shown {
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
-    pub fn lseek(&self, ino: u64, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+    pub(crate) fn lseek(&self, ino: u64, handle: u64, offset: i64, whence: i32) -> Result<i64> {
         match self.at(ino)? {
             At::Status(status) => status.lseek(handle, offset, whence),
             At::Drive(fs) => fs.lseek(handle, offset, whence),
@@ -208,21 +208,21 @@ impl Shown {
         }
     }
 
-    pub async fn flush(&self, ino: u64, handle: u64) -> Result<()> {
+    pub(crate) async fn flush(&self, ino: u64, handle: u64) -> Result<()> {
         match self.at(ino)? {
             At::Drive(fs) => fs.flush(handle).await,
             At::Status(_) | At::Root(_) => Ok(()),
         }
     }
 
-    pub async fn fsync(&self, ino: u64, handle: u64) -> Result<()> {
+    pub(crate) async fn fsync(&self, ino: u64, handle: u64) -> Result<()> {
         match self.at(ino)? {
             At::Drive(fs) => fs.fsync(handle).await,
             At::Status(_) | At::Root(_) => Ok(()),
         }
     }
 
-    pub async fn release(&self, ino: u64, handle: u64) -> Result<()> {
+    pub(crate) async fn release(&self, ino: u64, handle: u64) -> Result<()> {
         match self.at(ino)? {
             At::Status(status) => status.release(handle),
             At::Drive(fs) => fs.release(handle).await,
@@ -230,7 +230,7 @@ impl Shown {
         }
     }
 
-    pub async fn opendir(&self, ino: u64) -> Result<Opened> {
+    pub(crate) async fn opendir(&self, ino: u64) -> Result<Opened> {
         let (handle, keep_cache) = match self.at(ino)? {
             // The kernel gets no notices of changes there, so it must not cache the listing.
             At::Root(root) => (root.opendir(ino).await?, false),
@@ -240,7 +240,7 @@ impl Shown {
         Ok(Opened { handle, keep_cache, direct: false })
     }
 
-    pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<Names> {
+    pub(crate) async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<Names> {
         match self.at(ino)? {
             At::Root(root) => Ok(Names::Root(root.readdir(handle)?, offset)),
             At::Status(status) => Ok(Names::Status(status, offset)),
@@ -248,7 +248,7 @@ impl Shown {
         }
     }
 
-    pub fn releasedir(&self, ino: u64, handle: u64) -> Result<()> {
+    pub(crate) fn releasedir(&self, ino: u64, handle: u64) -> Result<()> {
         match self.at(ino)? {
             At::Root(root) => root.releasedir(handle),
             At::Status(_) => Ok(()),
@@ -256,7 +256,7 @@ impl Shown {
         }
     }
 
-    pub async fn fsyncdir(&self, ino: u64, handle: u64) -> Result<()> {
+    pub(crate) async fn fsyncdir(&self, ino: u64, handle: u64) -> Result<()> {
         match self.at(ino)? {
             At::Drive(fs) => fs.fsyncdir(handle).await,
             At::Status(_) | At::Root(_) => Ok(()),
@@ -264,14 +264,14 @@ impl Shown {
     }
 
     /// See [`Fs::getxattr`].
-    pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<Answer> {
+    pub(crate) async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<XattrAnswer> {
         match self.at(ino)? {
             At::Drive(fs) => fs.getxattr(ino, name, room).await,
             At::Status(_) | At::Root(_) => xattr::of_nothing(name),
         }
     }
 
-    pub async fn listxattr(&self, ino: u64, room: u32) -> Result<Answer> {
+    pub(crate) async fn listxattr(&self, ino: u64, room: u32) -> Result<XattrAnswer> {
         match self.at(ino)? {
             At::Drive(fs) => fs.listxattr(ino, room).await,
             At::Status(_) | At::Root(_) => xattr::answer(Vec::new(), room),
@@ -279,7 +279,7 @@ impl Shown {
     }
 
     /// Space on the disk of the store, which all drives of a mount share.
-    pub fn statfs(&self) -> Result<Room> {
+    pub(crate) fn statfs(&self) -> Result<Space> {
         match self {
             Shown::Drive(fs) => fs.statfs(),
             Shown::Root(root) => Ok(root.store().space()?),
@@ -287,7 +287,7 @@ impl Shown {
     }
 
     /// The filesystems of the open drives.
-    pub fn open(&self) -> Vec<Arc<Fs>> {
+    pub(crate) fn open(&self) -> Vec<Arc<Fs>> {
         match self {
             Shown::Drive(fs) => vec![fs.clone()],
             Shown::Root(root) => root.open(),
@@ -295,11 +295,11 @@ impl Shown {
     }
 
     /// The open drives, nested ones included.
-    pub fn drives(&self) -> Vec<Drive> {
+    pub(crate) fn drives(&self) -> Vec<Drive> {
         self.open().iter().flat_map(|fs| fs.drives()).collect()
     }
 
-    pub fn journal(&self) -> &Arc<Journal> {
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
         match self {
             Shown::Drive(fs) => fs.journal(),
             Shown::Root(root) => root.journal(),
@@ -307,7 +307,7 @@ impl Shown {
     }
 
     /// Notes a failed request in the journal.
-    pub fn witness(&self, request: Request, error: &Error) {
+    pub(crate) fn witness(&self, request: Request, error: &Error) {
         let path = match self.at(request.ino) {
             Ok(At::Root(root)) => root.path_of(request.ino).to_owned(),
             Ok(At::Status(status)) => status.path(),
@@ -321,7 +321,7 @@ impl Shown {
     }
 
     /// Sends no more notices to the kernel.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         match self {
             Shown::Drive(fs) => fs.invalidations().close(),
             Shown::Root(root) => root.stop(),

@@ -21,17 +21,17 @@ use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};
 
 /// Size in bytes of the blocks of a file.
-pub const BLOCK_BYTES: u64 = 64 * 1024;
+pub(crate) const BLOCK_BYTES: u64 = 64 * 1024;
 /// Bytes appended to a drive under one signature; about the memory that a commit takes.
 const BATCH_BYTES: u64 = 2 * 1024 * 1024;
 /// Most separate stretches of changed bytes in one file. Beyond this, the whole file is copied up.
-pub const MAX_STRETCHES: usize = 65_536;
+pub(crate) const MAX_STRETCHES: usize = 65_536;
 /// An appended file is rewritten when it has more than this number of blocks in addition to twice
 /// the number that it needs.
 const SPARE_BLOCKS: u64 = 64;
 
 /// A file that is being changed; see the module documentation.
-pub struct StagedFile {
+pub(crate) struct StagedFile {
     /// The drive it belongs to, for the record beside the scratch file.
     drive: PublicKey,
     pool: Arc<Pool>,
@@ -78,7 +78,7 @@ struct View {
 }
 
 /// The content that a commit stores.
-pub struct Pending {
+pub(crate) struct Pending {
     view: View,
     /// The extent that is stored now.
     stored: Extent,
@@ -87,7 +87,7 @@ pub struct Pending {
 
 impl StagedFile {
     /// A file of `drive`: with the stored content of `stat` if `stored`, otherwise new and empty.
-    pub fn new(
+    pub(crate) fn new(
         drive: PublicKey,
         path: DrivePath,
         stat: Stat,
@@ -115,24 +115,24 @@ impl StagedFile {
     }
 
     /// The entry as programs see it now.
-    pub fn entry(&self) -> Arc<Entry> {
+    pub(crate) fn entry(&self) -> Arc<Entry> {
         let state = self.state.lock();
         let mut stat = state.stat.clone();
         stat.extent.size = state.size;
         Arc::new(Entry::stored(stat))
     }
 
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.state.lock().size
     }
 
-    pub fn path(&self) -> DrivePath {
+    pub(crate) fn path(&self) -> DrivePath {
         self.state.lock().path.clone()
     }
 
     /// Whether the drive has the content `extent` for this file, as far as this mount knows. `None`
     /// asks whether the drive does not have the file.
-    pub fn is_stored_as(&self, extent: Option<Extent>) -> bool {
+    pub(crate) fn is_stored_as(&self, extent: Option<Extent>) -> bool {
         let state = self.state.lock();
         let content = |extent: Extent| if extent.size == 0 { Extent::default() } else { extent };
         state.stored.then_some(state.stat.extent).map(content) == extent.map(content)
@@ -140,7 +140,7 @@ impl StagedFile {
 
     /// Another writer has changed what is stored beside the content. Takes over every value that
     /// was not changed here too.
-    pub fn take_over(&self, after: &Stat) {
+    pub(crate) fn take_over(&self, after: &Stat) {
         let mut state = self.state.lock();
         let State { stat, known, .. } = &mut *state;
         fn take<T: Clone + PartialEq>(ours: &mut T, known: &mut T, theirs: &T) {
@@ -159,7 +159,7 @@ impl StagedFile {
 
     /// Another writer has replaced or removed the path. Further changes of this file are not
     /// committed; they stay in the scratch file.
-    pub fn overtake(&self) {
+    pub(crate) fn overtake(&self) {
         let mut state = self.state.lock();
         state.overtaken = true;
         if let Some(scratch) = &state.scratch {
@@ -167,36 +167,36 @@ impl StagedFile {
         }
     }
 
-    pub fn is_overtaken(&self) -> bool {
+    pub(crate) fn is_overtaken(&self) -> bool {
         self.state.lock().overtaken
     }
 
-    pub fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         let state = self.state.lock();
         !state.removed && state.generation != state.committed
     }
 
     /// Whether the path no longer leads to this file.
-    pub fn is_removed(&self) -> bool {
+    pub(crate) fn is_removed(&self) -> bool {
         self.state.lock().removed
     }
 
-    pub fn has_writers(&self) -> bool {
+    pub(crate) fn has_writers(&self) -> bool {
         self.state.lock().writers > 0
     }
 
     /// Counts a handle that may write.
-    pub fn open_writer(&self) {
+    pub(crate) fn open_writer(&self) {
         self.state.lock().writers += 1;
     }
 
-    pub fn close_writer(&self) {
+    pub(crate) fn close_writer(&self) {
         let mut state = self.state.lock();
         state.writers = state.writers.saturating_sub(1);
     }
 
     /// The path no longer leads to this file, which ends with its last handle.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let mut state = self.state.lock();
         state.removed = true;
         if let Some(scratch) = &state.scratch {
@@ -205,7 +205,7 @@ impl StagedFile {
     }
 
     /// The file has another path now.
-    pub fn rename(&self, path: DrivePath) {
+    pub(crate) fn rename(&self, path: DrivePath) {
         let mut state = self.state.lock();
         if let Some(scratch) = &state.scratch
             && let Err(error) = scratch.moved(&path)
@@ -216,7 +216,7 @@ impl StagedFile {
     }
 
     /// Changes what is stored beside the content.
-    pub fn change(&self, change: impl FnOnce(&mut Stat) -> Result<()>) -> Result<()> {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Stat) -> Result<()>) -> Result<()> {
         let mut state = self.state.lock();
         change(&mut state.stat)?;
         state.generation += 1;
@@ -225,7 +225,7 @@ impl StagedFile {
 
     /// Removes set-id bits before the content changes, with `remove`, which changes the mode if it
     /// must.
-    pub fn remove_set_ids(&self, remove: impl FnOnce(&mut Stat)) {
+    pub(crate) fn remove_set_ids(&self, remove: impl FnOnce(&mut Stat)) {
         let mut state = self.state.lock();
         let before = state.stat.mode;
         remove(&mut state.stat);
@@ -235,7 +235,7 @@ impl StagedFile {
     }
 
     /// Writes bytes. Returns `false`, with nothing written, if the file must be copied up first.
-    pub fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
         let end = end.ok_or(Error::FileTooLarge)?;
         if bytes.is_empty() {
@@ -286,7 +286,7 @@ impl StagedFile {
     }
 
     /// Cuts the file, or extends it with zeros.
-    pub fn resize(&self, size: u64, now: u64) -> Result<()> {
+    pub(crate) fn resize(&self, size: u64, now: u64) -> Result<()> {
         if size > MAX_FILE_BYTES {
             return Err(Error::FileTooLarge);
         }
@@ -304,7 +304,7 @@ impl StagedFile {
     }
 
     /// Sets the bytes of the range to zero, up to the end of the file.
-    pub fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
+    pub(crate) fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
         static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
         let mut state = self.state.lock();
         let end = range.end.min(state.size);
@@ -321,7 +321,7 @@ impl StagedFile {
 
     /// Takes an extent of the same drive as content. Returns false, without a change, unless this
     /// file is empty.
-    pub fn share(&self, extent: Extent, now: u64) -> bool {
+    pub(crate) fn share(&self, extent: Extent, now: u64) -> bool {
         let mut state = self.state.lock();
         if state.size > 0 {
             return false;
@@ -333,7 +333,7 @@ impl StagedFile {
     }
 
     /// The extent of the whole content, if nothing was changed since it was stored.
-    pub fn whole_extent(&self) -> Option<Extent> {
+    pub(crate) fn whole_extent(&self) -> Option<Extent> {
         let state = self.state.lock();
         let whole = state.written.is_empty()
             && state.base_limit == state.base.size
@@ -346,7 +346,12 @@ impl StagedFile {
     }
 
     /// Reads the bytes of the range, up to the end of the file, in pieces.
-    pub async fn read(&self, drive: &Drive, range: Range<u64>, wait: Wait) -> Result<Pieces> {
+    pub(crate) async fn read(
+        &self,
+        drive: &Drive,
+        range: Range<u64>,
+        wait: Wait,
+    ) -> Result<Pieces> {
         self.view_of(&range).read(drive, range, wait).await
     }
 
@@ -365,7 +370,7 @@ impl StagedFile {
 
     /// Copies the bytes that are still read from the base to the scratch file. After that the file
     /// is one stretch.
-    pub async fn copy_up(&self, drive: &Drive, wait: Wait) -> Result<()> {
+    pub(crate) async fn copy_up(&self, drive: &Drive, wait: Wait) -> Result<()> {
         let mut at = 0;
         loop {
             let view = self.view();
@@ -402,7 +407,7 @@ impl StagedFile {
     }
 
     /// What a commit has to store now, if anything.
-    pub fn pending(&self) -> Option<Pending> {
+    pub(crate) fn pending(&self) -> Option<Pending> {
         let state = self.state.lock();
         if state.removed || state.generation == state.committed {
             return None;
@@ -413,7 +418,7 @@ impl StagedFile {
 
     /// The path and the stat with which a commit is to name `extent`; `None` if the file was
     /// unlinked.
-    pub fn destination(&self, extent: Extent) -> Option<(DrivePath, Stat)> {
+    pub(crate) fn destination(&self, extent: Extent) -> Option<(DrivePath, Stat)> {
         let state = self.state.lock();
         let stat = Stat { extent, ..state.stat.clone() };
         (!state.removed).then(|| (state.path.clone(), stat))
@@ -421,7 +426,7 @@ impl StagedFile {
 
     /// Notes that `stat`, with the changes up to `generation`, is stored. Returns whether that is
     /// all of them.
-    pub fn stored(&self, stat: &Stat, generation: u64) -> bool {
+    pub(crate) fn stored(&self, stat: &Stat, generation: u64) -> bool {
         let extent = stat.extent;
         let mut state = self.state.lock();
         state.stored = true;
@@ -437,7 +442,7 @@ impl StagedFile {
     }
 
     /// Leaves uncommitted bytes on the disk when this file is dropped.
-    pub fn keep_scratch(&self) {
+    pub(crate) fn keep_scratch(&self) {
         if let Some(scratch) = &self.state.lock().scratch {
             scratch.keep();
         }
@@ -526,7 +531,7 @@ impl View {
 
 impl Pending {
     /// The extent that already has this content, if there is one: then nothing is appended.
-    pub fn unchanged(&self) -> Option<Extent> {
+    pub(crate) fn unchanged(&self) -> Option<Extent> {
         let View { base, base_limit, size, ref written, .. } = self.view;
         let whole = written.is_empty() && base_limit == base.size && size == base.size;
         if size == 0 {
@@ -535,7 +540,7 @@ impl Pending {
         whole.then_some(base)
     }
 
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.view.size
     }
 
@@ -550,7 +555,7 @@ impl Pending {
     }
 
     /// Appends the content to the drive; only the new bytes, if the core ends with the others.
-    pub async fn append(
+    pub(crate) async fn append(
         &self,
         drive: &Drive,
         mut writer: ContentWriter,

@@ -47,7 +47,7 @@ impl From<Missing> for Error {
 
 /// Recent failures, by what was requested.
 #[derive(Debug)]
-pub struct Stalls<K> {
+pub(crate) struct Stalls<K> {
     known: Mutex<VecDeque<(Instant, K, Missing)>>,
 }
 
@@ -59,7 +59,7 @@ impl<K> Default for Stalls<K> {
 
 impl<K> Stalls<K> {
     /// Removes expired failures. Returns whether any are left.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         let mut known = self.known.lock();
         let now = Instant::now();
         known.retain(|(at, ..)| now.duration_since(*at) < MEMORY);
@@ -67,7 +67,7 @@ impl<K> Stalls<K> {
     }
 
     /// The missing block of a recent failure whose request matches `asked`.
-    pub fn find(&self, asked: impl Fn(&K) -> bool) -> Option<Missing> {
+    pub(crate) fn find(&self, asked: impl Fn(&K) -> bool) -> Option<Missing> {
         if !self.any() {
             return None;
         }
@@ -75,7 +75,7 @@ impl<K> Stalls<K> {
         known.iter().find(|(_, known, _)| asked(known)).map(|(.., missing)| missing.clone())
     }
 
-    pub fn note(&self, key: K, missing: Missing) {
+    pub(crate) fn note(&self, key: K, missing: Missing) {
         let mut known = self.known.lock();
         if known.len() >= MAX_STALLS {
             known.pop_front();

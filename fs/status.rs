@@ -21,7 +21,7 @@ use crate::filesystem::{Fs, Looked, usize_of};
 use crate::listing::Listed;
 
 /// The name of the directory in the root of a drive.
-pub const DIRECTORY: &str = ".hypermount";
+pub(crate) const DIRECTORY: &str = ".hypermount";
 const FILE: &str = "status.json";
 /// Inode numbers, counted from the root's: below those that paths have.
 const DIRECTORY_AFTER_ROOT: u64 = 1;
@@ -39,14 +39,14 @@ enum Kind {
 }
 
 /// One of the two inodes of a drive's status, and the operations on it.
-pub struct Status {
+pub(crate) struct Status {
     fs: Arc<Fs>,
     kind: Kind,
 }
 
 impl Status {
     /// The status of `fs`, if `ino` is one of its inodes.
-    pub fn at(fs: &Arc<Fs>, ino: u64) -> Option<Self> {
+    pub(crate) fn at(fs: &Arc<Fs>, ino: u64) -> Option<Self> {
         let kind = match ino.checked_sub(fs.root_number()) {
             Some(DIRECTORY_AFTER_ROOT) => Kind::Directory,
             Some(FILE_AFTER_ROOT) => Kind::File,
@@ -56,12 +56,12 @@ impl Status {
     }
 
     /// The directory of the status of `fs`.
-    pub fn directory(fs: &Arc<Fs>) -> Self {
+    pub(crate) fn directory(fs: &Arc<Fs>) -> Self {
         Self { fs: fs.clone(), kind: Kind::Directory }
     }
 
     /// The path within its mount.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.fs.part.in_mount(match self.kind {
             Kind::Directory => DIRECTORY,
             Kind::File => ".hypermount/status.json",
@@ -76,7 +76,7 @@ impl Status {
             }
     }
 
-    pub fn lookup(&self, name: &OsStr) -> Result<Looked> {
+    pub(crate) fn lookup(&self, name: &OsStr) -> Result<Looked> {
         match self.kind {
             Kind::File => Err(hypermount_drive::Error::NotADirectory.into()),
             Kind::Directory if name == FILE => {
@@ -87,12 +87,12 @@ impl Status {
     }
 
     /// The answer to a lookup that leads to this inode.
-    pub fn found(&self) -> Looked {
+    pub(crate) fn found(&self) -> Looked {
         let (attributes, attributes_ttl) = self.getattr();
         Looked::Found { ino: self.number(), attributes, entry_ttl: TTL_FOLLOWED, attributes_ttl }
     }
 
-    pub fn getattr(&self) -> (FileAttr, Duration) {
+    pub(crate) fn getattr(&self) -> (FileAttr, Duration) {
         let now = SystemTime::now();
         let (kind, perm, size, nlink) = match self.kind {
             Kind::Directory => (FileType::Directory, DIRECTORY_MODE, 0, 2),
@@ -119,12 +119,12 @@ impl Status {
     }
 
     /// access(2). The kernel has checked the mode bits already.
-    pub fn access(&self, mask: i32) -> Result<()> {
+    pub(crate) fn access(&self, mask: i32) -> Result<()> {
         if mask & libc::W_OK == 0 { Ok(()) } else { Err(Error::ReadOnly) }
     }
 
     /// Opens the status with its current text.
-    pub fn open(&self, flags: i32) -> Result<Opened> {
+    pub(crate) fn open(&self, flags: i32) -> Result<Opened> {
         match self.kind {
             Kind::Directory => Err(hypermount_drive::Error::IsADirectory.into()),
             Kind::File if flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY => {
@@ -137,7 +137,7 @@ impl Status {
         }
     }
 
-    pub fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Pieces> {
+    pub(crate) fn read(&self, handle: u64, offset: u64, length: u32) -> Result<Pieces> {
         let status = self.fs.statuses.get(handle)?;
         let start = usize_of(offset).min(status.len());
         let end = start.saturating_add(length as usize).min(status.len());
@@ -145,15 +145,15 @@ impl Status {
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
-    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+    pub(crate) fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
         seek(self.fs.statuses.get(handle)?.len() as u64, offset, whence)
     }
 
-    pub fn release(&self, handle: u64) -> Result<()> {
+    pub(crate) fn release(&self, handle: u64) -> Result<()> {
         self.fs.statuses.remove(handle).map(drop)
     }
 
-    pub fn opendir(&self) -> Result<Opened> {
+    pub(crate) fn opendir(&self) -> Result<Opened> {
         match self.kind {
             Kind::File => Err(hypermount_drive::Error::NotADirectory.into()),
             // The descriptor of the directory needs no state.
@@ -162,7 +162,7 @@ impl Status {
     }
 
     /// Passes the names from `offset` on to `add` until it returns that it is full.
-    pub fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
+    pub(crate) fn fill(&self, offset: u64, mut add: impl FnMut(&Listed<'_>) -> bool) {
         let root = self.fs.root_number();
         let names = [
             (".", self.number(), FileType::Directory),
@@ -180,7 +180,7 @@ impl Status {
     /// The status as JSON.
     fn text(&self) -> Bytes {
         let fs = &self.fs;
-        let (drive, standing) = (fs.drive(), fs.drive().standing());
+        let (drive, availability) = (fs.drive(), fs.drive().availability());
         let (key, version) = (*drive.key(), drive.frozen_version());
         let url = DriveUrl { key, version, path: hypermount_drive::DrivePath::root() }.to_string();
         let name = fs.store.name_of(&key).ok().flatten();
@@ -190,10 +190,10 @@ impl Status {
             "version": fs.version(),
             "frozen": version.is_some(),
             "writable": fs.is_writable(),
-            "peers": standing.peers,
-            "blocks": standing.blocks,
-            "blocks_here": standing.blocks_here,
-            "blocks_wanted": standing.blocks_wanted,
+            "peers": availability.peers,
+            "blocks": availability.blocks,
+            "blocks_here": availability.blocks_here,
+            "blocks_wanted": availability.blocks_wanted,
             "open": fs.load().1,
             "failures": self.failures(),
         });

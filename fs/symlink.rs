@@ -20,14 +20,14 @@ use hypermount_drive::DrivePath;
 use crate::errno::{Error, Result};
 
 /// Longest target in bytes: PATH_MAX without its terminating NUL.
-pub const MAX_TARGET_BYTES: usize = 4095;
+pub(crate) const MAX_TARGET_BYTES: usize = 4095;
 
 /// The target to show for the link at `link` that stores `stored`.
 ///
 /// # Errors
 ///
 /// Fails with `BadContent` if no filesystem can hold the target.
-pub fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
+pub(crate) fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
     if stored.is_empty() || stored.contains('\0') || stored.len() > MAX_TARGET_BYTES {
         return Err(Error::BadContent(format!("link {link} has an unusable target")));
     }

@@ -12,26 +12,26 @@ use crate::attr::Owner;
 use crate::filesystem::{Fs, FsOptions, Looked};
 use crate::patience::Patience;
 
-pub const OPTIONS: FsOptions =
+pub(crate) const OPTIONS: FsOptions =
     FsOptions { owner: Owner { uid: 1, gid: 2 }, patience: Patience::Offline, read_only: false };
 
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-pub fn path(text: &str) -> DrivePath {
+pub(crate) fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).expect("a path")
 }
 
 /// A new drive in memory.
-pub fn drive() -> (Store, Drive) {
+pub(crate) fn drive() -> (Store, Drive) {
     let store = Store::memory();
     let drive = Drive::create(&store, "test").expect("a drive is made");
     (store, drive)
 }
 
 /// Runs a test on a filesystem over a new drive in memory.
-pub fn on_a_filesystem(read_only: bool, test: impl AsyncFnOnce(Arc<Fs>)) {
+pub(crate) fn on_a_filesystem(read_only: bool, test: impl AsyncFnOnce(Arc<Fs>)) {
     runtime().block_on(async {
         let (store, drive) = drive();
         test(show(&store, &drive, read_only)).await;
@@ -45,7 +45,7 @@ fn show(store: &Store, drive: &Drive, read_only: bool) -> Arc<Fs> {
 }
 
 /// Puts a file into the drive as another program would, and makes the filesystem show it.
-pub async fn put(fs: &Fs, at: &str, content: &[u8]) {
+pub(crate) async fn put(fs: &Fs, at: &str, content: &[u8]) {
     let drive = fs.drive();
     let blocks: Vec<Bytes> = content.chunks(65_536).map(Bytes::copy_from_slice).collect();
     let extent = drive.append_content(&blocks).expect("appended");
@@ -55,13 +55,13 @@ pub async fn put(fs: &Fs, at: &str, content: &[u8]) {
 }
 
 /// Removes an entry as another program would, and makes the filesystem show that.
-pub async fn remove(fs: &Fs, at: &str) {
+pub(crate) async fn remove(fs: &Fs, at: &str) {
     fs.drive().apply(vec![Edit::Remove { path: path(at) }]).await.expect("removed");
     fs.advance(&fs.root).await;
 }
 
 /// Looks a path up name by name, as the kernel does.
-pub async fn walk(fs: &Fs, at: &str) -> Option<(u64, FileAttr)> {
+pub(crate) async fn walk(fs: &Fs, at: &str) -> Option<(u64, FileAttr)> {
     let mut found = (fs.root_number(), fs.getattr(fs.root_number()).await.expect("a root").0);
     for name in at.split('/') {
         match fs.lookup(found.0, OsStr::new(name)).await.expect("looked up") {

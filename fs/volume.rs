@@ -16,9 +16,9 @@ use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
 
 /// How many levels drives may be nested below the mount's own.
-pub const MAX_NESTING: usize = 16;
+pub(crate) const MAX_NESTING: usize = 16;
 
-pub struct Volume {
+pub(crate) struct Volume {
     pub drive: Drive,
     /// See [`Volume::prefix`].
     prefix: RwLock<Arc<str>>,
@@ -40,7 +40,7 @@ pub struct Volume {
 
 impl Volume {
     /// The drive that a mount shows at its root.
-    pub fn new(drive: Drive, read_only: bool) -> Self {
+    pub(crate) fn new(drive: Drive, read_only: bool) -> Self {
         Self {
             writable: !read_only && drive.writable(),
             current: RwLock::new(Rank::LEAF, drive.snapshot()),
@@ -56,7 +56,7 @@ impl Volume {
     }
 
     /// A drive inside `parent`. `counted` is held until the volume is dropped.
-    pub fn nested(
+    pub(crate) fn nested(
         drive: Drive,
         read_only: bool,
         prefix: Arc<str>,
@@ -71,46 +71,46 @@ impl Volume {
     }
 
     /// The version that the kernel sees.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.current.read().clone()
     }
 
-    pub fn advance(&self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn advance(&self, snapshot: Arc<Snapshot>) {
         *self.current.write() = snapshot;
     }
 
     /// Path of its root in the mount, without slashes at the ends; empty for the mount's own drive.
-    pub fn prefix(&self) -> Arc<str> {
+    pub(crate) fn prefix(&self) -> Arc<str> {
         self.prefix.read().clone()
     }
 
     /// The directory that it is mounted on, or one above, was renamed.
-    pub fn move_to(&self, prefix: Arc<str>) {
+    pub(crate) fn move_to(&self, prefix: Arc<str>) {
         *self.prefix.write() = prefix;
     }
 
     /// New files that the drive does not have yet.
-    pub fn unstored(&self) -> MutexGuard<'_, BTreeMap<DrivePath, Arc<StagedFile>>> {
+    pub(crate) fn unstored(&self) -> MutexGuard<'_, BTreeMap<DrivePath, Arc<StagedFile>>> {
         self.unstored.lock()
     }
 
     /// Directories whose modification times are not stored yet.
-    pub fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, u64>> {
+    pub(crate) fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, u64>> {
         self.touched.lock()
     }
 
-    pub fn is_frozen(&self) -> bool {
+    pub(crate) fn is_frozen(&self) -> bool {
         self.drive.frozen_version().is_some()
     }
 
     /// Ends the task that follows the drive, and the view, together with the volume.
-    pub fn followed_by(&self, task: AbortHandle, view: Arc<dyn View>) {
+    pub(crate) fn followed_by(&self, task: AbortHandle, view: Arc<dyn View>) {
         *self.follower.lock() = Some((task, view));
     }
 
     /// Checks that `target` may be opened inside this volume: it must not be one of the drives
     /// around it, nor be more than [`MAX_NESTING`] levels deep.
-    pub fn may_nest(&self, target: &MountTarget) -> Result<()> {
+    pub(crate) fn may_nest(&self, target: &MountTarget) -> Result<()> {
         let ancestors = std::iter::successors(Some(self), |volume| volume.parent.as_deref());
         let identities = ancestors.map(|v| (*v.drive.key(), v.drive.frozen_version()));
         may_nest(identities, target).map_err(Into::into)
@@ -142,30 +142,30 @@ impl Drop for Volume {
 /// A place where another drive begins. Opened at the first access below it. A failure is not kept,
 /// so the next caller tries again.
 #[derive(Clone)]
-pub struct Crossing {
+pub(crate) struct Crossing {
     pub target: MountTarget,
     pub child: Arc<OnceCell<Arc<Volume>>>,
 }
 
 impl Crossing {
-    pub fn new(target: MountTarget) -> Self {
+    pub(crate) fn new(target: MountTarget) -> Self {
         Self { target, child: Arc::default() }
     }
 }
 
 /// After this many failed opens of nested drives within [`REMEMBERED_FOR`], opening another waits
 /// for [`SHORT_WAIT`] only: otherwise a program that walks the tree would wait for each of them.
-pub const MAX_UNREACHABLE: usize = 3;
+pub(crate) const MAX_UNREACHABLE: usize = 3;
 const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
 /// The most recent failures to open a nested drive in one mount.
 #[derive(Default)]
-pub struct Unreachable(Mutex<VecDeque<Instant>>);
+pub(crate) struct Unreachable(Mutex<VecDeque<Instant>>);
 
 impl Unreachable {
     /// How long to wait for the next one, if `usual` is the limit for a name.
-    pub fn patience(&self, usual: Wait) -> Wait {
+    pub(crate) fn patience(&self, usual: Wait) -> Wait {
         let failed = self.0.lock();
         let recent = failed.iter().filter(|at| at.elapsed() < REMEMBERED_FOR).count();
         match usual.deadline() {
@@ -177,7 +177,7 @@ impl Unreachable {
     }
 
     /// Notes the result of opening one.
-    pub fn tried<T>(&self, opened: &hypermount_drive::Result<T>) {
+    pub(crate) fn tried<T>(&self, opened: &hypermount_drive::Result<T>) {
         let mut failed = self.0.lock();
         match opened {
             Ok(_) => failed.clear(),

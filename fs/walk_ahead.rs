@@ -15,20 +15,20 @@ use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Snapshot, Urgency, W
 use tokio::runtime::Handle;
 
 /// Largest size of a small file, in bytes.
-pub const SMALL_FILE_BYTES: u64 = 1024 * 1024;
+pub(crate) const SMALL_FILE_BYTES: u64 = 1024 * 1024;
 /// Small files in a row that count as a walk.
 const FILES_OF_A_WALK: u64 = 3;
 /// Bytes requested ahead of the walk: this much per file read so far, up to the limit.
 const WINDOW_PER_FILE_BYTES: u64 = 64 * 1024;
-pub const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Most files that are requested and not opened yet.
-pub const MAX_FILES_AHEAD: usize = 4096;
+pub(crate) const MAX_FILES_AHEAD: usize = 4096;
 /// Longest wait for a listing. After that, the program requests it itself.
 const LIST_WITHIN: Duration = Duration::from_secs(10);
 
 /// How far one volume has been read ahead.
 #[derive(Default)]
-pub struct WalkAhead {
+pub(crate) struct WalkAhead {
     state: Mutex<State>,
 }
 
@@ -152,7 +152,7 @@ impl WalkAhead {
 
     /// A file of the drive was opened for reading. `snapshot` returns the version that the kernel
     /// sees.
-    pub fn opened(
+    pub(crate) fn opened(
         self: &Arc<Self>,
         drive: &Drive,
         snapshot: impl FnOnce() -> Arc<Snapshot>,

@@ -12,12 +12,12 @@ use hypermount_drive::Stat;
 use crate::errno::{Error, Result};
 
 /// Longest attribute name, largest value and largest list, in bytes (linux/limits.h).
-pub const MAX_NAME_BYTES: usize = 255;
-pub const MAX_VALUE_BYTES: usize = 64 * 1024;
-pub const MAX_LIST_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_NAME_BYTES: usize = 255;
+pub(crate) const MAX_VALUE_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_LIST_BYTES: usize = 64 * 1024;
 /// Largest total of names and values of one file, in bytes. An entry of a drive can hold a little
 /// more.
-pub const MAX_TOTAL_BYTES: usize = 512 * 1024;
+pub(crate) const MAX_TOTAL_BYTES: usize = 512 * 1024;
 
 /// The namespace that programs may use freely, and the only one that a mount shows (xattr(7)).
 const USER: &str = "user.";
@@ -27,7 +27,7 @@ const SYSTEM_NAMESPACES: [&str; 4] = ["security.", "system.", "trusted.", "os2."
 /// The kernel requests these itself, and remembers that there are none.
 const ACL: &str = "system.posix_acl_";
 /// Prefix of the attributes with which this program describes a file.
-pub const OWN: &str = "user.hypermount.";
+pub(crate) const OWN: &str = "user.hypermount.";
 
 /// The name under which a stored attribute is shown, if any. Names without a namespace, which the
 /// format allows, get the prefix `user.`: no other filesystem would accept them.
@@ -45,7 +45,7 @@ fn shown_name(stored: &str) -> Option<String> {
 }
 
 /// The value shown under `name`. A name stored with its namespace has precedence over one without.
-pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
+pub(crate) fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
     check_namespace(name)?;
     let bare = name.strip_prefix(USER).ok_or(Error::NoAttribute)?;
     [name, bare]
@@ -58,7 +58,7 @@ pub fn value<'a>(stat: &'a Stat, name: &str) -> Result<&'a [u8]> {
 /// Checks that `name` can exist. For the other namespaces "no such attribute" would be the right
 /// answer to getxattr(2), but `ls -l` requests security.selinux of every file until it learns that
 /// the filesystem has none.
-pub fn check_namespace(name: &str) -> Result<()> {
+pub(crate) fn check_namespace(name: &str) -> Result<()> {
     if name.starts_with(USER) {
         Ok(())
     } else if name.starts_with(ACL) {
@@ -69,7 +69,7 @@ pub fn check_namespace(name: &str) -> Result<()> {
 }
 
 /// The answer for an inode without any attributes.
-pub fn of_nothing(name: &OsStr) -> Result<Answer> {
+pub(crate) fn of_nothing(name: &OsStr) -> Result<XattrAnswer> {
     check_namespace(name.to_str().ok_or(Error::NoAttribute)?)?;
     Err(Error::NoAttribute)
 }
@@ -82,7 +82,7 @@ fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
 }
 
 /// Checks that programs may change attributes of this name, which excludes those of this program.
-pub fn settable(name: &OsStr) -> Result<&str> {
+pub(crate) fn settable(name: &OsStr) -> Result<&str> {
     let name = name.to_str().ok_or(Error::NotUtf8)?;
     if name.starts_with(OWN) {
         return Err(Error::NotPermitted("attributes that hypermount provides cannot be set"));
@@ -98,7 +98,7 @@ pub fn settable(name: &OsStr) -> Result<&str> {
 }
 
 /// Stores `value` under `name`; `flags` as in setxattr(2).
-pub fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> {
+pub(crate) fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> {
     let exists = self::value(stat, name).is_ok();
     if exists && flags & libc::XATTR_CREATE != 0 {
         return Err(hypermount_drive::Error::AlreadyExists.into());
@@ -129,7 +129,7 @@ pub fn set(stat: &mut Stat, name: &str, value: &[u8], flags: i32) -> Result<()> 
     Ok(())
 }
 
-pub fn remove(stat: &mut Stat, name: &str) -> Result<()> {
+pub(crate) fn remove(stat: &mut Stat, name: &str) -> Result<()> {
     value(stat, name)?;
     stat.attributes.retain(|(stored, _)| !is_called(stored, name));
     Ok(())
@@ -141,7 +141,7 @@ fn is_called(stored: &str, name: &str) -> bool {
 }
 
 /// The names shown, each followed by NUL, in stored order.
-pub fn list(stat: &Stat) -> Result<Vec<u8>> {
+pub(crate) fn list(stat: &Stat) -> Result<Vec<u8>> {
     let last: HashMap<&str, bool> =
         stat.attributes.iter().map(|(name, value)| (name.as_str(), value.is_some())).collect();
     let mut seen = HashSet::new();
@@ -163,7 +163,7 @@ pub fn list(stat: &Stat) -> Result<Vec<u8>> {
 
 /// The answer to the kernel: the size of the data, or the data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum XattrAnswer {
     /// Size of the data in bytes; the caller asked for it with an empty buffer.
     Size(u32),
     /// The data.
@@ -171,15 +171,15 @@ pub enum Answer {
 }
 
 /// Fits an answer into the caller's buffer of `room` bytes; 0 asks for the size.
-pub fn answer(data: Vec<u8>, room: u32) -> Result<Answer> {
+pub(crate) fn answer(data: Vec<u8>, room: u32) -> Result<XattrAnswer> {
     let size = u32::try_from(data.len()).map_err(|_| Error::AnswerTooLarge)?;
     if data.len() > MAX_VALUE_BYTES {
         return Err(Error::AnswerTooLarge);
     }
     match room {
-        0 => Ok(Answer::Size(size)),
+        0 => Ok(XattrAnswer::Size(size)),
         room if room < size => Err(Error::BufferTooSmall),
-        _ => Ok(Answer::Data(data)),
+        _ => Ok(XattrAnswer::Data(data)),
     }
 }
 
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn the_size_protocol() {
-        assert_eq!(answer(b"abc".to_vec(), 0).expect("asks the size"), Answer::Size(3));
-        assert_eq!(answer(b"abc".to_vec(), 3).expect("fits"), Answer::Data(b"abc".to_vec()));
+        assert_eq!(answer(b"abc".to_vec(), 0).expect("asks the size"), XattrAnswer::Size(3));
+        assert_eq!(answer(b"abc".to_vec(), 3).expect("fits"), XattrAnswer::Data(b"abc".to_vec()));
         assert!(matches!(answer(b"abc".to_vec(), 2), Err(Error::BufferTooSmall)));
         assert!(answer(vec![0; MAX_VALUE_BYTES], 0).is_ok());
         let too_large = answer(vec![0; MAX_VALUE_BYTES + 1], 0);

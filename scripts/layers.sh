@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that the code keeps to its rooms (docs/architecture.md): imports only go down the order of
-# the packages (swarm, core, drive, fs, src) and, inside the first three, src and some rooms, the order
-# of the `mod` lines; no circles between the files of one folder; the three packages below
+# the packages (swarm, core, drive, fs, src) and, inside each of them and inside some rooms, the order of
+# the `mod` lines; no circles between the files of one folder; the three packages below
 # `drive/` know nothing of the kernel, `fs` nothing of networks and formats; main stays thin and
 # files stay readable.
 #
@@ -103,12 +103,15 @@ for my $file (glob('drive/core/hypercore/*.rs')) {
     breach("$file: $own may not use $_ of hypercore/mod.rs") for grep { /^[A-Z]/ } @targets;
 }
 
-# Inside src as well; its order is in main.rs.
-my $src = order_in('src/main.rs');
-for my $file (files('src')) {
-    next if $file eq 'src/main.rs' || is_test($file);
-    my ($own) = $file =~ m{^src/(\w+)};
-    check_order($file, $own, $src, targets(code_of($file), 'crate'));
+# Inside fs and src as well.
+for my $root ('fs/lib.rs', 'src/main.rs') {
+    my ($folder) = split m{/}, $root;
+    my $rank = order_in($root);
+    for my $file (files($folder)) {
+        next if $file eq $root || is_test($file);
+        my ($own) = $file =~ m{^$folder/(\w+)};
+        check_order($file, $own, $rank, targets(code_of($file), 'crate'));
+    }
 }
 
 # The seams (docs/decisions/0017): what one kind of core has to itself is named by the dialect alone, and

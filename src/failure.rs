@@ -146,7 +146,7 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
 
 /// Whether a core is read-only because there may be another history of it.
 fn is_stop(why: &str) -> bool {
-    use hypermount_core::Stop::*;
+    use hypermount_core::StopReason::*;
     [Moved, Restored, Behind { length: 0 }, Forked].iter().any(|stop| stop.reason() == why)
 }
 

@@ -81,7 +81,7 @@ fn start_process<T: DeserializeOwned + Send>(
 ) -> Result<T> {
     let stderr = open_log(log).context(|| format!("open the log {}", log.display()))?;
     let program = std::env::current_exe().context(|| "find this program")?;
-    drivefs::keep_descriptors_to_ourselves();
+    drivefs::set_close_on_exec();
     let mut child = Command::new(program)
         .arg("--detached")
         .args(arguments)

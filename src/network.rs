@@ -12,7 +12,7 @@ use hypermount_core::{Holding, Share, Sharing, Store};
 use hypermount_drive::{Drive, sharing_options};
 use hypermount_swarm::{
     BootstrapNode, Dialling, DiscoveryKey, DiscoveryOptions, HyperDhtBootstrapNode, Interest,
-    Limit, PeerInfo, PublicKey,
+    PeerInfo, PublicKey, RateLimit,
 };
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ impl Network {
         Self::new(store, Share::Store)
     }
 
-    /// For a daemon: shares the cores of [`Network::choose`].
+    /// For a daemon: shares the cores of [`Network::set_shared`].
     pub fn for_choosing(store: &Store) -> Result<Self> {
         Self::new(store, Share::Chosen)
     }
@@ -95,8 +95,8 @@ impl Network {
 
     /// Sets whether peers of the drive are looked for when it is opened.
     pub fn look_for(&self, drive: &PublicKey, look: bool) -> Result {
-        let hushed = self.sharing.hush(drive.discovery_key(), !look);
-        hushed.context(|| "open a drive without looking for it")
+        let set = self.sharing.set_lookup_on_open(drive.discovery_key(), look);
+        set.context(|| "open a drive without looking for it")
     }
 
     /// Stops looking for peers of a drive, and announcing it.
@@ -120,21 +120,21 @@ impl Network {
     }
 
     /// Limits the bytes per second that are sent and received, for all peers together.
-    pub fn limit(&self, up: Limit, down: Limit) {
+    pub fn limit(&self, up: RateLimit, down: RateLimit) {
         self.sharing.rates().up.set(up);
         self.sharing.rates().down.set(down);
     }
 
     /// Limits the bytes per second of the index of a drive and of its content, each, in addition to
     /// [`Network::limit`].
-    pub fn limit_drive(&self, drive: &Drive, up: Limit, down: Limit) {
+    pub fn limit_drive(&self, drive: &Drive, up: RateLimit, down: RateLimit) {
         for core in std::iter::once(drive.metadata_core()).chain(drive.content().ok()) {
             self.sharing.limit(core.discovery_key(), up, down);
         }
     }
 
     /// The limits of [`Network::limit`]: up, down.
-    pub fn limits(&self) -> (Limit, Limit) {
+    pub fn limits(&self) -> (RateLimit, RateLimit) {
         (self.sharing.rates().up.limit(), self.sharing.rates().down.limit())
     }
 
@@ -149,8 +149,8 @@ impl Network {
     }
 
     /// With [`Network::for_choosing`]: the cores that are shared from now on.
-    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
-        self.sharing.choose(cores);
+    pub fn set_shared(&self, cores: HashSet<DiscoveryKey>) {
+        self.sharing.set_shared(cores);
     }
 
     pub fn peers(&self) -> Vec<PeerInfo> {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use hypermount_core::{Custodian, Store};
+use hypermount_core::{MachineIdentity, Store};
 use hypermount_drive::StoredDrives;
 use hypermount_swarm::PublicKey;
 
@@ -16,14 +16,14 @@ use crate::values::drive_url;
 /// absent.
 pub fn open_store(directory: &Path, create: bool) -> Result<Store> {
     let state = directories::state_directory().ok();
-    Store::open_as(directory, create, &Custodian::here(state.as_deref()))
+    Store::open_as(directory, create, &MachineIdentity::here(state.as_deref()))
         .context(|| format!("open the store {}", directory.display()))
 }
 
 /// The drives of a store, its default drive first, and which of them are damaged.
-pub async fn survey(store: &Store) -> hypermount_core::Result<StoredDrives> {
+pub async fn stored_drives_and_damage(store: &Store) -> hypermount_core::Result<StoredDrives> {
     let default = store.default_key()?;
-    let mut found = hypermount_drive::survey(store).await?;
+    let mut found = hypermount_drive::stored_drives_and_damage(store).await?;
     found.drives.sort_by_key(|key| Some(*key) != default);
     Ok(found)
 }
@@ -31,10 +31,10 @@ pub async fn survey(store: &Store) -> hypermount_core::Result<StoredDrives> {
 /// Keys of the drives of a store that can be opened, its default drive first. Logs which others are
 /// damaged.
 pub async fn drives(store: &Store) -> hypermount_core::Result<Vec<PublicKey>> {
-    let found = survey(store).await?;
-    for hurt in found.hurt {
-        let name = hurt.key.map_or(hurt.discovery_key.to_hex(), |key| drive_url(&key, None));
-        log::error!("{name}: damaged: {}; see `hypermount check`", hurt.why);
+    let found = stored_drives_and_damage(store).await?;
+    for damaged in found.damaged {
+        let name = damaged.key.map_or(damaged.discovery_key.to_hex(), |key| drive_url(&key, None));
+        log::error!("{name}: damaged: {}; see `hypermount check`", damaged.why);
     }
     Ok(found.drives)
 }

@@ -56,7 +56,7 @@ fn tree_with(name: &str, text: &str) -> tempfile::TempDir {
         ("drive/drive/lib.rs", "pub mod index;\npub mod hyperdrive;\n"),
         ("drive/drive/index/mod.rs", "mod trie;\nuse hypermount_core::hypercore::Core;\n"),
         ("drive/drive/hyperdrive.rs", "use crate::index::Index; // not the trie\n"),
-        ("fs/lib.rs", "use hypermount_drive::Drive;\n"),
+        ("fs/lib.rs", "mod errno;\nmod inode;\nmod file;\nuse hypermount_drive::Drive;\n"),
         ("fs/file.rs", "use crate::inode::Inode;\n"),
         ("fs/inode.rs", "//! Numbers.\n"),
         (
@@ -160,6 +160,9 @@ fn every_kind_of_breach_is_named() {
             "use super::connection::A;",
             "hints may not use connection",
         ),
+        // Inside fs.
+        ("fs/inode.rs", "use crate::{file::File};", "inode may not use file, which comes after it"),
+        ("fs/stray.rs", "", "fs/stray.rs: module stray is not declared"),
         // Inside src.
         ("src/model.rs", "use crate::commands::Ending;", "model may not use commands"),
         ("src/failure.rs", "use crate::{model::Find};", "failure may not use model"),

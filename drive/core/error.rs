@@ -68,7 +68,8 @@ pub enum Error {
     Unavailable {
         /// The core with the block.
         core: DiscoveryKey,
-        /// Its number, counted from 0.
+        /// Its number, counted from 0; the length in blocks that was to be exceeded, for
+        /// [`Core::longer_than`](crate::Core::longer_than).
         block: u64,
         /// How long the caller waited.
         waited: Duration,
@@ -82,7 +83,8 @@ pub enum Error {
         core: DiscoveryKey,
         /// The name of the file in its directory.
         file: &'static str,
-        /// The block, node or page in that file; by the file.
+        /// The block in `data`, the node in `tree` (numbered as in a flat tree; 0 if no single one is
+        /// damaged), 0 in `name`.
         at: u64,
         /// What does not verify.
         what: String,

@@ -22,15 +22,16 @@ pub mod testing;
 pub mod fuzzing;
 
 pub use crate::error::{Error, Result};
-pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_A_STEP};
-pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, Outlook, Ticket, Urgency};
+pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_PER_STEP};
+pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, PeerSummary, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
-pub use crate::hypercore::repair::{Fetched, Repairing};
-pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, Stop};
+pub use crate::hypercore::repair::{FetchOutcome, Repairing};
+pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, StopReason};
 pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,
 };
 pub use crate::store::{
-    Custodian, Custody, Hurt, Space, Store, Turns, View, content_name, lacks_descriptors,
+    DamagedCore, MachineIdentity, Space, StopReasons, Store, Turns, View, content_name,
+    lacks_descriptors,
 };
 pub use crate::wait::Wait;

@@ -126,7 +126,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of [`replace`].
-pub fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_through(&temporary(path, &std::process::id().to_string()), path, bytes)
 }
 
@@ -134,7 +134,7 @@ pub fn replace_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// `AlreadyExists`; those of [`replace`].
-pub fn create_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn create_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path, &std::process::id().to_string());
     write(&temporary, bytes)?;
     match fs::hard_link(&temporary, path) {
@@ -164,7 +164,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of open(2) and fsync(2).
-pub fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     let synced = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => match File::open(parent) {

@@ -15,6 +15,7 @@ mod closing;
 mod healing;
 mod lock;
 mod mark;
+mod name_file;
 mod owner;
 mod turns;
 
@@ -31,20 +32,21 @@ use tokio::sync::broadcast;
 use crate::error::{Error, Result};
 use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::hypercore::storage::{Disk, Memory, Storage};
-use crate::hypercore::{Core, OnStop, Opening, Stop, WeakCore};
+use crate::hypercore::{Core, OnStop, Opening, StopReason, WeakCore};
 use crate::private_files;
 use closing::Kept;
 use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 use lock::FileLock;
 use mark::Marks;
+use name_file::{has_name, read_name, write_name};
 
 #[cfg(test)]
 pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
-pub use healing::Hurt;
+pub use healing::DamagedCore;
 pub use healing::content_name;
-pub use mark::Custodian;
+pub use mark::MachineIdentity;
 use owner::Access;
 pub use turns::{Turns, View};
 
@@ -104,15 +106,17 @@ pub struct Store {
 impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
     /// that cannot be written it is opened for reading, without a lock.
-    /// Errors: `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
+    ///
+    /// # Errors
+    /// `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
-        Self::open_as(directory, create, &Custodian::here(None))
+        Self::open_as(directory, create, &MachineIdentity::here(None))
     }
 
-    /// As [`Store::open`]; `custodian` also knows the marks kept outside of the store. A store that
+    /// As [`Store::open`]; `identity` also names the place of the marks outside of the store. A store that
     /// was copied here, or is an older state of itself, opens with none of its cores writable; the
-    /// reason is in [`Store::custody`].
-    pub fn open_as(directory: &Path, create: bool, custodian: &Custodian) -> Result<Self> {
+    /// reason is in [`Store::stop_reasons`].
+    pub fn open_as(directory: &Path, create: bool, identity: &MachineIdentity) -> Result<Self> {
         let refused = |why: String| Error::NotAStore { path: directory.to_owned(), why };
         match fs::metadata(directory) {
             Ok(found) if found.is_dir() => {}
@@ -156,7 +160,7 @@ impl Store {
         };
         check_master_key(directory, &master_key)?;
         let marks = match writable {
-            true => Some(Arc::new(Marks::open(directory, &master_key, custodian)?)),
+            true => Some(Arc::new(Marks::open(directory, &master_key, identity)?)),
             false => None,
         };
         if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
@@ -198,13 +202,18 @@ impl Store {
 
     /// The core with this key, opened once and shared; made (read-only, empty) if absent.
     /// Writable if the store has its name or its secret key.
-    /// Errors: `TooManyCores`, `Locked`, those of [`Core::open`].
+    ///
+    /// # Errors
+    /// `TooManyCores`, `Locked`, those of [`Core::open`].
     pub fn core(&self, key: &PublicKey) -> Result<Core> {
         self.open_core(key, None, None, None)
     }
 
     /// The core derived from the master key and `name`; writable.
-    /// Errors: those of [`Store::core`], `Unsupported` for a name that is empty or longer than 1024 bytes.
+    ///
+    /// # Errors
+    /// Those of [`Store::core`], `Unsupported` for a name that is empty or longer
+    /// than 1024 bytes.
     pub fn core_named(&self, name: &[u8]) -> Result<Core> {
         if name.is_empty() || name.len() > MAX_NAME_LENGTH {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
@@ -231,14 +240,18 @@ impl Store {
     }
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn default_key(&self) -> Result<Option<PublicKey>> {
         self.named_key(DEFAULT_NAME)
     }
 
     /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
     /// damaged: without it the secret key cannot be derived when the core is opened by its key.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
         let key = self.derive(name).public_key();
         let discovery_key = key.discovery_key();
@@ -256,7 +269,9 @@ impl Store {
     }
 
     /// The name a core on disk was derived from, if this store's master key made it.
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
         let Some(root) = &self.inner.root else {
             return Ok(None);
@@ -266,7 +281,9 @@ impl Store {
     }
 
     /// Keys of all cores on disk (in memory: of all that were opened).
-    /// Errors: `Storage`.
+    ///
+    /// # Errors
+    /// `Storage`.
     pub fn keys(&self) -> Result<Vec<PublicKey>> {
         let Some(root) = &self.inner.root else {
             return Ok(self.cores().iter().map(|core| *core.key()).collect());
@@ -300,7 +317,9 @@ impl Store {
     }
 
     /// Makes everything stored so far in any open core survive a power cut.
-    /// Errors: `Storage`, of the first core that failed.
+    ///
+    /// # Errors
+    /// `Storage`, of the first core that failed.
     pub fn sync(&self) -> Result<()> {
         let cores = self.cores();
         cores.iter().try_for_each(Core::sync)?;
@@ -313,32 +332,36 @@ impl Store {
     }
 
     /// Why cores of ours open read-only, if any do.
-    /// Errors: those of [`Store::core`].
-    pub fn custody(&self) -> Result<Custody> {
+    ///
+    /// # Errors
+    /// Those of [`Store::core`].
+    pub fn stop_reasons(&self) -> Result<StopReasons> {
         let Some(marks) = &self.inner.marks else {
-            return Ok(Custody::default());
+            return Ok(StopReasons::default());
         };
         let mut cores = marks.stops();
         for key in marks.cores() {
             let known = cores.iter().any(|(known, _)| *known == key);
             let sound = self.find(&key)?.is_some_and(|core| core.stopped() == marks.stop());
             if !known && !sound {
-                cores.push((key, Stop::Restored));
+                cores.push((key, StopReason::Restored));
             }
         }
-        Ok(Custody { store: marks.stop(), cores })
+        Ok(StopReasons { store: marks.stop(), cores })
     }
 
     /// Makes this store, as it is now, the one to go on with; what was open stays read-only until
     /// the store is opened again. With `force` also where a peer is known to hold more than is here,
     /// which forks those drives for good.
-    /// Errors: `ReadOnly`, `Forked` without `force`, `Storage`.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Forked` without `force`, `Storage`.
     pub fn adopt(&self, force: bool) -> Result<()> {
         let Some(marks) = &self.inner.marks else {
             return Err(Error::ReadOnly("the store's medium cannot be written"));
         };
-        for (key, stop) in self.custody()?.cores {
-            let Stop::Behind { length } = stop else { continue };
+        for (key, stop) in self.stop_reasons()?.cores {
+            let StopReason::Behind { length } = stop else { continue };
             let here = self.find(&key)?.map_or(0, |core| core.head().length);
             if here < length && !force {
                 return Err(Error::Forked {
@@ -401,7 +424,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
-        stop: Option<Stop>,
+        stop: Option<StopReason>,
     ) -> Result<Core> {
         let discovery_key = key.discovery_key();
         let mut cores = self.inner.cores.lock();
@@ -436,8 +459,11 @@ impl Store {
         {
             let missing =
                 self.known_damage(&core).map_or(String::new(), |what| format!(" ({what})"));
-            log::error!("core {discovery_key}: read-only: {}{missing}", Stop::Restored.reason());
-            core.stop(Stop::Restored);
+            log::error!(
+                "core {discovery_key}: read-only: {}{missing}",
+                StopReason::Restored.reason()
+            );
+            core.stop(StopReason::Restored);
         }
         cores.insert(discovery_key, core.clone());
         let _ = self.inner.opened.send(core.clone());
@@ -465,7 +491,7 @@ impl Store {
         key: &PublicKey,
         pair: Option<KeyPair>,
         name: Option<&[u8]>,
-        stop: Option<Stop>,
+        stop: Option<StopReason>,
     ) -> Result<Core> {
         let writable = self.inner.writable;
         let discovery_key = key.discovery_key();
@@ -492,7 +518,7 @@ impl Store {
             && stored_name.as_deref() != Some(name)
         {
             if directory.join("name").exists() {
-                log::warn!("{}: name damaged, written anew", directory.display());
+                log::warn!("{}: name damaged, written again", directory.display());
             }
             write_name(directory, name)?;
         }
@@ -532,14 +558,14 @@ impl Store {
 
 /// Why cores of ours are read-only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Custody {
+pub struct StopReasons {
     /// Concerns the whole store.
-    pub store: Option<Stop>,
+    pub store: Option<StopReason>,
     /// Concern single cores.
-    pub cores: Vec<(DiscoveryKey, Stop)>,
+    pub cores: Vec<(DiscoveryKey, StopReason)>,
 }
 
-impl Custody {
+impl StopReasons {
     /// Whether no core of ours is read-only.
     pub fn is_clear(&self) -> bool {
         self.store.is_none() && self.cores.is_empty()
@@ -712,44 +738,6 @@ fn directories(parent: &Path, length: usize) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Decodes a `name` file: the length as a varint, then as many bytes.
-fn decode_name(bytes: &[u8]) -> Option<&[u8]> {
-    let mut length = 0usize;
-    for (at, byte) in bytes.iter().enumerate().take(3) {
-        length |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            let name = bytes.get(at + 1..)?;
-            return (!name.is_empty() && name.len() == length).then_some(name);
-        }
-    }
-    None
-}
-
-fn encode_name(name: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len() + 2);
-    let mut length = name.len();
-    while length > 0x7f {
-        bytes.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
-    bytes.extend_from_slice(name);
-    bytes
-}
-
-/// The name a core was derived from, if its `name` file is there and whole.
-fn read_name(directory: &Path) -> Result<Option<Vec<u8>>> {
-    let path = directory.join("name");
-    match fs::metadata(&path) {
-        Ok(found) if found.len() <= (MAX_NAME_LENGTH + 3) as u64 => {}
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("stat", &path)(error)),
-    }
-    let bytes = fs::read(&path).map_err(failed("read", &path))?;
-    Ok(decode_name(&bytes).map(<[u8]>::to_vec))
-}
-
 /// Whether the core's `key` file is as it is left when the core was made: its directories were synced
 /// before.
 fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
@@ -762,15 +750,6 @@ fn sync_ancestors(directory: &Path) -> Result<()> {
         private_files::sync_parent(made).map_err(failed("sync the directory of", made))?;
     }
     Ok(())
-}
-
-fn has_name(directory: &Path) -> bool {
-    matches!(read_name(directory), Ok(Some(_)))
-}
-
-fn write_name(directory: &Path, name: &[u8]) -> Result<()> {
-    let path = directory.join("name");
-    private_files::replace(&path, &encode_name(name)).map_err(failed("write", &path))
 }
 
 fn warn_if_readable(path: &Path) {

@@ -12,7 +12,7 @@ use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::DrivePath;
 use crate::stat::Extent;
 use hypermount_core::{
-    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_A_STEP, Store, Wait,
+    Core, CoreCheck, Error, MAX_DAMAGED_RANGES, Result, SIGNATURES_PER_STEP, Store, Wait,
 };
 use hypermount_swarm::crypto::PublicKey;
 
@@ -37,7 +37,7 @@ pub const MAX_NAMED: usize = 1000;
 
 /// A file that cannot be read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HurtFile {
+pub struct DamagedFile {
     /// In the drive, without a leading slash.
     pub path: String,
     /// The version of the drive that brought it.
@@ -58,7 +58,7 @@ pub struct DriveCheck {
     /// How many of those were written again.
     pub records_repaired: u64,
     /// Files with damaged blocks, at most [`MAX_NAMED`].
-    pub files: Vec<HurtFile>,
+    pub files: Vec<DamagedFile>,
     /// How many files have damaged blocks.
     pub file_count: u64,
     /// Versions whose index block is damaged or, in a drive whose secret key is here, missing; at most
@@ -78,7 +78,7 @@ pub struct DriveCheck {
 
 impl DriveCheck {
     /// Whether something is wrong and was not repaired.
-    pub fn is_hurt(&self) -> bool {
+    pub fn is_damaged(&self) -> bool {
         self.damaged_blocks > 0
             || self.file_count > 0
             || self.version_count > 0
@@ -154,7 +154,7 @@ async fn check_and_blank(
                 }
                 found.file_count += 1;
                 if found.files.len() < MAX_NAMED {
-                    found.files.push(HurtFile { path, version: seq + 1, newest });
+                    found.files.push(DamagedFile { path, version: seq + 1, newest });
                 }
             }
         }
@@ -171,8 +171,8 @@ async fn check_core(
     let mut read = |bytes| tell(CheckStep::Read(bytes));
     let mut found = core.check(&mut read)?;
     let lengths = core.signed_lengths()?;
-    for start in lengths.clone().step_by(SIGNATURES_A_STEP as usize) {
-        let end = lengths.end.min(start + SIGNATURES_A_STEP);
+    for start in lengths.clone().step_by(SIGNATURES_PER_STEP as usize) {
+        let end = lengths.end.min(start + SIGNATURES_PER_STEP);
         core.check_signatures(start..end, blank, &mut found, &mut read)?;
         // A caller that has gone is noticed here.
         tokio::task::yield_now().await;

@@ -27,7 +27,7 @@ mod tests;
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Turn};
 pub use read::Pieces;
-pub use stored::{StoredDrives, stored_drives, survey};
+pub use stored::{StoredDrives, stored_drives, stored_drives_and_damage};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,9 +66,9 @@ struct Inner {
     turns: Arc<Turns>,
 }
 
-/// How a drive stands on this machine, index and content together.
+/// How much of a drive is on this machine, index and content together, and its connected peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct Availability {
     /// Of both cores, as far as their lengths are known.
     pub blocks: u64,
     /// Those stored on this machine.
@@ -111,7 +111,7 @@ impl Drive {
         if version.is_none() && !wait.is_local() && !metadata.has(0) {
             // The newest block leads to everything else: it is fetched in the same round trip as
             // the first one. No caller has to wait for it here.
-            drop(metadata.demand().upgrade(metadata.head().length));
+            drop(metadata.demand().want_longer(metadata.head().length));
         }
         let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
         if let Some(version) = version
@@ -243,12 +243,12 @@ impl Drive {
         let core = self.metadata();
         let (deadline, mut grown) = (Instant::now() + limit, core.watch());
         // Has peers asked; no caller has to wait for that here.
-        drop(core.demand().upgrade(core.head().length));
+        drop(core.demand().want_longer(core.head().length));
         loop {
-            let outlook = core.demand().outlook();
-            let told = outlook.remote_length;
+            let summary = core.demand().peer_summary();
+            let told = summary.remote_length;
             // A peer that has another history has no news for us.
-            if outlook.fork.is_some() || (told > 0 && told <= core.head().length) {
+            if summary.fork.is_some() || (told > 0 && told <= core.head().length) {
                 return;
             }
             // What is told comes without a sign, what grows with one.
@@ -261,16 +261,16 @@ impl Drive {
     }
 
     /// How much of the newest version is here, and how many peers have more of it.
-    pub fn standing(&self) -> Standing {
-        let mut standing = Standing::default();
+    pub fn availability(&self) -> Availability {
+        let mut availability = Availability::default();
         for core in std::iter::once(self.metadata_core()).chain(self.content().ok()) {
             let length = core.head().length;
-            standing.blocks += length;
-            standing.blocks_here += core.held(0..length);
-            standing.blocks_wanted += core.demand().count() as u64;
-            standing.peers = standing.peers.max(core.demand().outlook().peers);
+            availability.blocks += length;
+            availability.blocks_here += core.held(0..length);
+            availability.blocks_wanted += core.demand().count() as u64;
+            availability.peers = availability.peers.max(core.demand().peer_summary().peers);
         }
-        standing
+        availability
     }
 
     /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a
@@ -295,7 +295,7 @@ impl Drive {
     /// is what to tell a caller that misses some.
     fn explain(&self, error: Error) -> Error {
         let index = self.metadata();
-        match (error, index.demand().outlook().fork) {
+        match (error, index.demand().peer_summary().fork) {
             (Error::Unavailable { .. }, Some(what)) => {
                 Error::Forked { core: *index.discovery_key(), what }
             }

@@ -20,11 +20,12 @@ pub mod transfer;
 pub mod testing;
 
 pub use crate::hyperdrive::{
-    ContentWriter, Drive, Pieces, Snapshot, Standing, StoredDrives, Turn, stored_drives, survey,
+    Availability, ContentWriter, Drive, Pieces, Snapshot, StoredDrives, Turn, stored_drives,
+    stored_drives_and_damage,
 };
 #[cfg(fuzzing)]
 pub use crate::index::fuzzing;
-pub use crate::index::{Changed, Edit, MAX_LISTING_BYTES, sharing_options};
+pub use crate::index::{Changed, Edit, sharing_options};
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
     Entry, Extent, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,
@@ -33,7 +34,5 @@ pub use crate::stat::{
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.
-pub use hypermount_core::{
-    Core, Error, HashedBlocks, Head, Result, Space, Store, Urgency, View, Wait,
-};
-pub use hypermount_swarm::{DiscoveryKey, Limit, PublicKey, sync};
+pub use hypermount_core::{Core, Error, HashedBlocks, Result, Space, Store, Urgency, View, Wait};
+pub use hypermount_swarm::{DiscoveryKey, PublicKey, sync};

@@ -25,9 +25,8 @@ pub mod fuzzing;
 
 pub use crate::crypto::{DiscoveryKey, PublicKey};
 pub use crate::network::{
-    BootstrapNode, ConnectionHandle, Dialling, DiscoveryOptions, Ended, Ending,
-    HyperDhtBootstrapNode, Interest, MAX_HALF_RECEIVED, MAX_STRANGERS, MAX_TOPICS, PUBLIC_HYPERDHT,
-    PeerInfo, Place, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, Way,
-    closed, wait_until,
+    BootstrapNode, ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions,
+    Ending, FoundBy, HyperDhtBootstrapNode, Interest, MAX_STRANGERS, PUBLIC_HYPERDHT, PeerInfo,
+    Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, wait_closed, wait_until,
 };
-pub use crate::rate::Limit;
+pub use crate::rate::RateLimit;

@@ -16,12 +16,12 @@ const BURST: Duration = Duration::from_millis(100);
 const SMALLEST_BURST_BYTES: f64 = 16.0 * 1024.0;
 
 /// A limit in bytes per second; `None` is no limit.
-pub type Limit = Option<u64>;
+pub type RateLimit = Option<u64>;
 
 /// A token bucket without clock and waiting tasks. It may be overdrawn by one transfer.
 #[derive(Debug)]
 pub struct Bucket {
-    limit: Limit,
+    limit: RateLimit,
     /// Bytes that may flow at once; below zero while a debt is paid off.
     balance: f64,
     at: Instant,
@@ -29,7 +29,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// An empty bucket that fills from `now` on.
-    pub fn new(limit: Limit, now: Instant) -> Self {
+    pub fn new(limit: RateLimit, now: Instant) -> Self {
         Self { limit, balance: 0.0, at: now }
     }
 
@@ -77,7 +77,7 @@ pub struct Rate {
 
 impl Rate {
     /// A rate with this limit.
-    pub fn new(limit: Limit) -> Self {
+    pub fn new(limit: RateLimit) -> Self {
         Self {
             limited: AtomicBool::new(limit.is_some()),
             bucket: Mutex::new(Rank::LEAF, Bucket::new(limit, Instant::now())),
@@ -95,12 +95,12 @@ impl Rate {
     }
 
     /// The current limit.
-    pub fn limit(&self) -> Limit {
+    pub fn limit(&self) -> RateLimit {
         if self.is_limited() { self.bucket().limit } else { None }
     }
 
     /// Changes the limit and cancels the debt under the old one.
-    pub fn set(&self, limit: Limit) {
+    pub fn set(&self, limit: RateLimit) {
         {
             let mut bucket = self.bucket();
             *bucket = Bucket::new(limit, Instant::now());

@@ -9,8 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use drivefs::{
-    Answer, Caller, Changes, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, Rename,
-    errno,
+    AttributeChanges, Caller, Error, Fs, FsOptions, Invalidation, Looked, Owner, Patience, Rename,
+    XattrAnswer, errno,
 };
 use fuser::{FileAttr, FileType};
 use hypermount_drive::{
@@ -290,9 +290,15 @@ async fn each_mistake_has_its_errno() {
     assert_eq!(number(fs.create(ROOT, new, 0o644, libc::O_CREAT, maker).await), libc::EROFS);
     assert_eq!(number(fs.unlink(ROOT, OsStr::new("hello.txt")).await), libc::EROFS);
     assert_eq!(number(fs.rename(ROOT, new, ROOT, new, Rename::Replace).await), libc::EROFS);
-    assert_eq!(number(fs.setattr(file, None, Changes::default(), Caller::SELF).await), libc::EROFS);
+    assert_eq!(
+        number(fs.setattr(file, None, AttributeChanges::default(), Caller::SELF).await),
+        libc::EROFS
+    );
     assert_eq!(number(fs.setxattr(file, OsStr::new("user.a"), b"x", 0).await), libc::EROFS);
-    assert_eq!(number(fs.setattr(99, None, Changes::default(), Caller::SELF).await), libc::ESTALE);
+    assert_eq!(
+        number(fs.setattr(99, None, AttributeChanges::default(), Caller::SELF).await),
+        libc::ESTALE
+    );
 }
 
 #[tokio::test]
@@ -301,8 +307,8 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
     let fs = recorded.fs(Some(23)).await;
     let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
     let get = async |ino, name: &str| match fs.getxattr(ino, OsStr::new(name), 1000).await {
-        Ok(Answer::Data(data)) => Ok(data),
-        Ok(Answer::Size(_)) => panic!("a value was asked for"),
+        Ok(XattrAnswer::Data(data)) => Ok(data),
+        Ok(XattrAnswer::Size(_)) => panic!("a value was asked for"),
         Err(error) => Err(errno(&error).code()),
     };
     assert_eq!(get(ino, "user.test").await, Ok(b"xattr value".to_vec()));
@@ -312,7 +318,7 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
     assert_eq!(get(ino, "security.capability").await, Err(libc::EOPNOTSUPP));
     assert_eq!(get(ino, "system.posix_acl_access").await, Err(libc::ENODATA));
     let list = fs.listxattr(ino, 1000).await.expect("lists");
-    assert_eq!(list, Answer::Data(b"user.test\0user.two\0".to_vec()));
+    assert_eq!(list, XattrAnswer::Data(b"user.test\0user.two\0".to_vec()));
     assert_eq!(number(fs.listxattr(ino, 5).await), libc::ERANGE);
 
     let key = recorded.key.to_hex();
@@ -326,7 +332,7 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
     // A removed attribute is not shown, even if its name is still stored.
     let fs = recorded.fs(Some(28)).await;
     let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
-    assert_eq!(fs.listxattr(ino, 0).await.expect("lists"), Answer::Size(0));
+    assert_eq!(fs.listxattr(ino, 0).await.expect("lists"), XattrAnswer::Size(0));
 }
 
 // Drives made by these tests.
@@ -410,7 +416,7 @@ async fn a_nested_drive_is_entered_and_a_nested_core_is_a_file() {
     assert_eq!((attr.size, contents(&fs, file).await), (5, b"below".to_vec()));
     let (place, _) = walk(&fs, "in").await.expect("the place");
     let key = fs.getxattr(place, OsStr::new("user.hypermount.key"), 64).await.expect("a key");
-    assert_eq!(key, Answer::Data(inner.drive.key().to_hex().into_bytes()));
+    assert_eq!(key, XattrAnswer::Data(inner.drive.key().to_hex().into_bytes()));
     let (log, attr) = walk(&fs, "log").await.expect("a file");
     assert_eq!((attr.kind, attr.size), (FileType::RegularFile, 6));
     assert_eq!(contents(&fs, log).await, b"onetwo");

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use hypermount_core::{Hurt, Store, Wait};
+use hypermount_core::{DamagedCore, Store, Wait};
 use hypermount_drive::check::{
-    CheckStep, DriveCheck, HurtFile, check as check_drive, content_of_drive, repair as repair_drive,
+    CheckStep, DamagedFile, DriveCheck, check as check_drive, content_of_drive,
+    repair as repair_drive,
 };
 use hypermount_swarm::{DiscoveryKey, PublicKey};
 use schemars::JsonSchema;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
 use crate::model::Find;
-use crate::stored::{name_of, survey};
+use crate::stored::{name_of, stored_drives_and_damage};
 use crate::target::Target;
 use crate::values::drive_url;
 
@@ -77,7 +78,7 @@ pub struct CheckedDrive {
     pub why: Vec<String>,
     pub blocks_sound: u64,
     pub blocks_damaged: u64,
-    /// Tree nodes and signatures that were damaged, and how many of these were written anew.
+    /// Tree nodes and signatures that were damaged, and how many of these were written again.
     pub records_damaged: u64,
     pub records_repaired: u64,
     /// Files that cannot be read whole; the first ones of `file_count`.
@@ -117,7 +118,7 @@ pub async fn check(
 ) -> Result<u64> {
     let damaged = store.damaged_small_files().context(|| "read the store")?;
     let wanted = asked.drive.as_deref().map(|drive| key_of(store, drive)).transpose()?;
-    let found = survey(store).await.context(|| "read the store")?;
+    let found = stored_drives_and_damage(store).await.context(|| "read the store")?;
     let small = SmallFiles { store, damaged };
     let (mut hurt, mut checked) = (0, 0);
     for key in found.drives.iter().filter(|key| wanted.is_none_or(|wanted| wanted == **key)) {
@@ -127,9 +128,9 @@ pub async fn check(
         tell(Checking::Drive { drive: Box::new(drive) });
     }
     // The damage of a drive that opens was reported by its own check above.
-    let closed = found.hurt.into_iter().filter(|hurt| {
-        let opens = hurt.key.is_some_and(|key| found.drives.contains(&key));
-        !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == hurt.discovery_key)
+    let closed = found.damaged.into_iter().filter(|core| {
+        let opens = core.key.is_some_and(|key| found.drives.contains(&key));
+        !opens && wanted.is_none_or(|wanted| wanted.discovery_key() == core.discovery_key)
     });
     for damaged in closed {
         let drive = match (damaged.key, repair) {
@@ -212,7 +213,7 @@ async fn check_one(
     let found = match repair {
         None => check_drive(store, key, &mut step).await,
         Some(wait) => repair_drive(store, key, wait, &mut step).await.map(|repaired| {
-            drive.hurt = repaired.is_hurt();
+            drive.hurt = repaired.is_damaged();
             drive.blocks_repaired = repaired.fetched.fetched;
             drive.blocks_lacking = repaired.fetched.lacking;
             drive.lacking_because = repaired.fetched.why;
@@ -240,7 +241,7 @@ async fn check_one(
 
 impl CheckedDrive {
     fn found(&mut self, found: DriveCheck) {
-        self.hurt |= found.is_hurt();
+        self.hurt |= found.is_damaged();
         self.why = found.missing;
         self.blocks_sound = found.sound;
         self.blocks_damaged = found.damaged_blocks;
@@ -254,7 +255,7 @@ impl CheckedDrive {
     }
 }
 
-fn unopened(store: &Store, damaged: Hurt) -> CheckedDrive {
+fn unopened(store: &Store, damaged: DamagedCore) -> CheckedDrive {
     CheckedDrive {
         url: damaged.key.map(|key| drive_url(&key, None)),
         discovery_key: damaged.discovery_key.to_hex(),
@@ -265,9 +266,9 @@ fn unopened(store: &Store, damaged: Hurt) -> CheckedDrive {
     }
 }
 
-impl From<HurtFile> for HurtPath {
-    fn from(file: HurtFile) -> Self {
-        let HurtFile { path, version, newest } = file;
+impl From<DamagedFile> for HurtPath {
+    fn from(file: DamagedFile) -> Self {
+        let DamagedFile { path, version, newest } = file;
         Self { path, version, newest }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hypermount_core::{Core, Hurt, Store, Wait};
+use hypermount_core::{Core, DamagedCore, Store, Wait};
 use hypermount_drive::{Drive, DrivePath, StoredDrives, transfer};
 use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Context, Failure, Result};
 use crate::path_text;
 use crate::session::Session;
-use crate::stored::{drives, name_of, survey};
+use crate::stored::{drives, name_of, stored_drives_and_damage};
 use crate::values::drive_url;
 
 /// One drive in full: what `info --json` prints.
@@ -107,37 +107,38 @@ pub struct Listed {
 /// The drives of a store, the one it was made for first, and last those that cannot be opened.
 pub async fn list(store: &Store) -> Result<Vec<Listed>> {
     let what = || "read the store";
-    let StoredDrives { drives, mut hurt } = survey(store).await.context(what)?;
+    let StoredDrives { drives, damaged: mut cores } =
+        stored_drives_and_damage(store).await.context(what)?;
     let mut listed = Vec::new();
     for key in drives {
         match describe(store, &key).await {
             Ok(mut drive) => {
-                let found = hurt.extract_if(.., |hurt| hurt.key == Some(key));
-                let whys: Vec<String> = found.map(|hurt| hurt.why).collect();
+                let found = cores.extract_if(.., |core| core.key == Some(key));
+                let whys: Vec<String> = found.map(|core| core.why).collect();
                 drive.damaged = (!whys.is_empty()).then(|| whys.join("; "));
                 listed.push(drive);
             }
             Err(error) => {
                 let discovery_key = key.discovery_key();
-                hurt.push(Hurt { discovery_key, key: Some(key), why: error.to_string() });
+                cores.push(DamagedCore { discovery_key, key: Some(key), why: error.to_string() });
             }
         }
     }
-    listed.extend(hurt.into_iter().map(|hurt| damaged(store, hurt)));
+    listed.extend(cores.into_iter().map(|core| damaged(store, core)));
     Ok(listed)
 }
 
-fn damaged(store: &Store, hurt: Hurt) -> Listed {
+fn damaged(store: &Store, core: DamagedCore) -> Listed {
     Listed {
-        key: hurt.key.map(|key| key.to_hex()),
-        discovery_key: hurt.discovery_key.to_hex(),
-        url: hurt.key.map(|key| drive_url(&key, None)),
-        name: hurt.key.and_then(|key| name_of(store, &key).ok().flatten()),
+        key: core.key.map(|key| key.to_hex()),
+        discovery_key: core.discovery_key.to_hex(),
+        url: core.key.map(|key| drive_url(&key, None)),
+        name: core.key.and_then(|key| name_of(store, &key).ok().flatten()),
         size: None,
         version: 0,
         writable: false,
         read_only_because: None,
-        damaged: Some(hurt.why),
+        damaged: Some(core.why),
         blocks: 0,
         blocks_here: 0,
         seeded: false,

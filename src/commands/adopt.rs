@@ -1,6 +1,6 @@
 //! `hypermount adopt`.
 
-use hypermount_core::Stop;
+use hypermount_core::StopReason;
 
 use crate::cli::Adopt;
 use crate::directories;
@@ -12,17 +12,17 @@ pub fn run(args: &Adopt) -> Result {
     let directory = directories::store(args.store.as_deref())?;
     let store = open_store(&directory, false)?;
     let what = || format!("adopt {}", directory.display());
-    let custody = store.custody().context(what)?;
-    if custody.is_clear() {
+    let reasons = store.stop_reasons().context(what)?;
+    if reasons.is_clear() {
         eprintln!("nothing to adopt: the drives of this store can be written");
         return Ok(());
     }
-    if let Some(stop) = custody.store {
+    if let Some(stop) = reasons.store {
         eprintln!("{}: {}", escaped(&directory.display().to_string()), stop.reason());
     }
-    for (core, stop) in &custody.cores {
+    for (core, stop) in &reasons.cores {
         eprintln!("core {}: {}", core.to_hex(), stop.reason());
-        if let Stop::Behind { length } = stop {
+        if let StopReason::Behind { length } = stop {
             eprintln!("  that history has {length} blocks");
         }
     }

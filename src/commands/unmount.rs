@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use drivefs::Detach;
+use drivefs::UnmountMode;
 use hyper::Method;
 
 use crate::cli::Unmount;
@@ -47,9 +47,9 @@ pub fn run(args: &Unmount) -> Result {
     })?;
     if !is_done {
         let how = match how {
-            How::Normal => Detach::Normal,
-            How::Lazy => Detach::Lazy,
-            How::Force => Detach::Force,
+            How::Normal => UnmountMode::Normal,
+            How::Lazy => UnmountMode::Lazy,
+            How::Force => UnmountMode::Force,
         };
         drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
         // The process that made it does the same, unless it was killed.

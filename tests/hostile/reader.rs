@@ -169,7 +169,10 @@ fn t08_data_for_blocks_far_away() {
 
 #[test]
 fn t09_unasked_and_repeated_data() {
-    all_stand(&[(Lie::UnaskedData, Some("sent data nobody asked for")), (Lie::RepeatedData, None)]);
+    all_stand(&[
+        (Lie::UnaskedData, Some("sent data that was not requested")),
+        (Lie::RepeatedData, None),
+    ]);
 }
 
 #[test]

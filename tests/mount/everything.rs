@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drivefs::{Drives, Later, Mount, MountOptions, NETWORK, Patience, RootLimits};
+use drivefs::{DriveFuture, Drives, Mount, MountOptions, NETWORK, Patience, RootLimits};
 use hypermount_core::{Error, Share, Sharing, Store, Wait};
 use hypermount_drive::{Drive, DrivePath, DriveUrl, Edit, Stat, TYPE_FILE, sharing_options};
 use hypermount_swarm::PublicKey;
@@ -33,17 +33,17 @@ impl Drives for Shelf {
         self.left.lock().expect("not poisoned").push(*key);
     }
 
-    fn names(&self) -> Later<'_, Vec<String>> {
+    fn names(&self) -> DriveFuture<'_, Vec<String>> {
         let names = self.named.lock().expect("not poisoned").keys().cloned().collect();
         Box::pin(async move { Ok(names) })
     }
 
-    fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>> {
+    fn named<'a>(&'a self, name: &'a str) -> DriveFuture<'a, Option<(Drive, bool)>> {
         let drive = self.named.lock().expect("not poisoned").get(name).cloned();
         Box::pin(async move { Ok(drive.map(|drive| (drive, false))) })
     }
 
-    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive> {
+    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> DriveFuture<'a, Drive> {
         self.opened.lock().expect("not poisoned").push(url.key);
         let known = self.drives.lock().expect("not poisoned").get(&url.key).cloned();
         Box::pin(async move {
@@ -197,7 +197,7 @@ fn only_drives_with_names_can_be_changed() {
     fs::copy(bench.at("one/file"), bench.at("two/copy")).unwrap();
     assert_eq!(read(&bench.at("two/copy")), "old");
     assert!(bench.mount.journal().failures().iter().any(|failed| failed.path.is_empty()));
-    bench.mount.unmount(drivefs::Detach::Normal).unwrap();
+    bench.mount.unmount(drivefs::UnmountMode::Normal).unwrap();
     let two = bench.shelf.named.lock().unwrap()["two"].clone();
     let path = DrivePath::parse("copy").unwrap();
     let stored = bench.runtime.block_on(two.snapshot().entry(&path, Wait::Local));
@@ -253,7 +253,7 @@ fn an_unused_drive_is_closed() {
         return;
     }
     let limits = RootLimits { idle: Duration::from_millis(400), ..RootLimits::default() };
-    assert_eq!(drivefs::IDLE, Duration::from_secs(300));
+    assert_eq!(RootLimits::default().idle, Duration::from_secs(300));
     let bench = Bench::mounted(limits, QUICK);
     let drives: Vec<Drive> =
         ["idle", "held", "entered"].into_iter().map(|name| bench.drive(name, name)).collect();
@@ -281,7 +281,7 @@ fn drives_open_by_their_key_are_bounded() {
     if !can_mount() {
         return;
     }
-    let most = drivefs::MAX_BY_KEY;
+    let most = RootLimits::default().by_key;
     assert_eq!(most, 64);
     let bench = Bench::mounted(RootLimits::default(), QUICK);
     let drives: Vec<Drive> =
@@ -347,7 +347,7 @@ fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
         killed.elapsed()
     );
     until("nothing is parked for it any more", || bench.mount.waiting().is_empty());
-    bench.mount.unmount(drivefs::Detach::Normal).unwrap();
+    bench.mount.unmount(drivefs::UnmountMode::Normal).unwrap();
     drop(swarm);
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drivefs::{Detach, Mount, MountError, MountOptions, Patience, UnmountError};
+use drivefs::{Mount, MountError, MountOptions, Patience, UnmountError, UnmountMode};
 use hypermount_drive::{MountTarget, Stat, TYPE_DIRECTORY};
 use hypermount_swarm::PublicKey;
 
@@ -41,7 +41,7 @@ fn a_busy_mount_names_its_users_and_goes_on() {
         .spawn()
         .expect("`sleep` runs");
     let open = fs::File::open(mount.mountpoint().join("hello.txt")).expect("opens");
-    let busy = drivefs::unmount(mount.mountpoint(), Detach::Normal).expect_err("busy");
+    let busy = drivefs::unmount(mount.mountpoint(), UnmountMode::Normal).expect_err("busy");
     let text = busy.to_string();
     let UnmountError::Busy { users, .. } = busy else { panic!("{text}") };
     let of = |pid: u32| users.iter().find(|user| user.pid == pid).expect("named").to_string();
@@ -57,7 +57,7 @@ fn a_busy_mount_names_its_users_and_goes_on() {
     sitting.wait().expect("ends");
     drop(open);
     // A process that another test forks has a copy of each descriptor until it executes its program.
-    until("no process uses it", || mount.unmount(Detach::Normal).is_ok());
+    until("no process uses it", || mount.unmount(UnmountMode::Normal).is_ok());
     assert!(mount.has_ended());
     assert!(fs::read_dir(mount.mountpoint()).expect("the empty directory").next().is_none());
 }
@@ -69,11 +69,11 @@ fn an_unmount_by_another_program_ends_the_mount() {
     }
     let bench = Bench::recorded(None);
     let mount = bench.mount();
-    drivefs::unmount(mount.mountpoint(), Detach::Normal).expect("unmounts");
+    drivefs::unmount(mount.mountpoint(), UnmountMode::Normal).expect("unmounts");
     bench.runtime.block_on(mount.wait_ended());
     assert!(mount.has_ended());
     drop(mount);
-    bench.mount().unmount(Detach::Normal).expect("can be mounted again");
+    bench.mount().unmount(UnmountMode::Normal).expect("can be mounted again");
 }
 
 #[test]
@@ -203,6 +203,6 @@ fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
     drop(mount);
 
     die();
-    drivefs::unmount(&bench.mountpoint(), Detach::Normal).expect("no process serves it");
+    drivefs::unmount(&bench.mountpoint(), UnmountMode::Normal).expect("no process serves it");
     assert_eq!(mounted(), None);
 }

@@ -130,5 +130,5 @@ fn a_status_is_unlisted_and_gives_way_to_an_entry_of_the_drive() {
     assert_eq!(code(fs::metadata(at.join(STATUS)).map(drop)), libc::ENOENT);
     fs::remove_dir_all(at.join(".hypermount")).unwrap();
     until("and last", || fs::read_to_string(at.join(STATUS)).is_ok());
-    mount.unmount(drivefs::Detach::Normal).unwrap();
+    mount.unmount(drivefs::UnmountMode::Normal).unwrap();
 }

@@ -36,7 +36,7 @@ pub struct CoreCheck {
 /// Lengths with a damaged signature that are told.
 pub(crate) const MAX_UNSIGNED: usize = 1000;
 /// Signatures that are verified in one step: some 30 ms.
-pub const SIGNATURES_A_STEP: u64 = 256;
+pub const SIGNATURES_PER_STEP: u64 = 256;
 
 struct Walk<'a> {
     core: &'a Core,

@@ -14,12 +14,12 @@ use tokio::sync::{Notify, oneshot, watch};
 
 /// Blocks wanted without a waiter (readahead, hints, downloads) remembered at once.
 pub const MAX_WANTED_BLOCKS: usize = 65_536;
-/// Hints and changes not yet taken by a replicator; older hints are dropped, they only save time.
+/// Hints not yet taken by a replicator; a new one beyond it is dropped, hints only save time.
 pub(crate) const MAX_PENDING_HINTS: usize = 64;
 /// Changes kept while no replicator takes them; beyond it they are folded into [`Change::Reset`].
 pub(crate) const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 
-/// How badly a block is wanted; the order is the order of service.
+/// How badly a block is wanted; the greatest is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
     /// A download that no reader waits for.
@@ -101,7 +101,7 @@ struct DemandState {
     ahead: usize,
     /// `changes` outgrew its bound and was emptied: the next taker gets all current demands.
     overflowed: bool,
-    outlook: Outlook,
+    peer_summary: PeerSummary,
 }
 
 /// The callers that look for one byte.
@@ -139,9 +139,9 @@ struct Waiter {
     takes_bytes: bool,
 }
 
-/// What the replicator last knew about its chances; only used to explain a failed wait.
+/// What the replicator last knew of the peers that share the core; explains a failed wait.
 #[derive(Clone, Debug, Default)]
-pub struct Outlook {
+pub struct PeerSummary {
     /// How many peers share the core now.
     pub peers: usize,
     /// Why peers left or were dropped most recently, newest last.
@@ -270,8 +270,8 @@ impl Demand {
         SeekTicket { demand: Arc::clone(self), byte, tree }
     }
 
-    /// Waits until the head is longer than `length`.
-    pub fn upgrade(&self, length: u64) -> oneshot::Receiver<()> {
+    /// Asks peers for a head longer than `length` blocks; the receiver resolves when it is here.
+    pub fn want_longer(&self, length: u64) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         state.upgrades.retain(|(_, waiter)| !waiter.is_closed());
@@ -352,13 +352,13 @@ impl Demand {
         self.changed.notified().await;
     }
 
-    pub(crate) fn set_outlook(&self, outlook: Outlook) {
-        self.state().outlook = outlook;
+    pub(crate) fn set_peer_summary(&self, summary: PeerSummary) {
+        self.state().peer_summary = summary;
     }
 
     /// What the replicator last reported; the default if there is none.
-    pub fn outlook(&self) -> Outlook {
-        self.state().outlook.clone()
+    pub fn peer_summary(&self) -> PeerSummary {
+        self.state().peer_summary.clone()
     }
 }
 

@@ -59,7 +59,7 @@ use hypermount_swarm::sync::{Mutex, Rank};
 pub use merkle::Head;
 use merkle::{Signature, TreeNode};
 pub(crate) use stop::OnStop;
-pub use stop::Stop;
+pub use stop::StopReason;
 
 /// Verified tree nodes kept in memory per core: about 1.5 MiB.
 pub(crate) const MAX_VERIFIED_NODES: usize = 16_384;
@@ -165,7 +165,7 @@ pub struct Opening<'a> {
     /// Kept alive as long as the core: the locks on its files.
     pub keep: Option<Arc<dyn Any + Send + Sync>>,
     /// Known before: appending here would fork the core.
-    pub stop: Option<Stop>,
+    pub stop: Option<StopReason>,
     /// Told when that is found out later.
     pub on_stop: Option<OnStop>,
 }
@@ -209,7 +209,7 @@ struct Inner {
     settled_after: OnceLock<Weak<Inner>>,
     /// What was found at open beyond the claimed length.
     recovered: Range<u64>,
-    stop: OnceLock<Stop>,
+    stop: OnceLock<StopReason>,
     on_stop: Option<OnStop>,
     repairing: repair::Repairs,
     /// Handles of those that only give the core to peers, see [`Core::given_by`].

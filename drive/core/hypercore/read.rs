@@ -16,7 +16,8 @@ use crate::wait::Wait;
 
 impl Core {
     /// The block if it is stored here, from the cache or re-hashed from disk. A block that does
-    /// not verify is cleared and reported `Ok(None)` on a remote core, `Corrupt` on a writable one.
+    /// not verify is cleared and reported `Ok(None)` on a remote core. It is `Corrupt` on a writable
+    /// one, and during a repair on a stopped core of our own.
     ///
     /// # Errors
     /// `Corrupt` as above, `Storage`.
@@ -277,7 +278,7 @@ impl Core {
             if wait.is_local() {
                 return Err(self.unavailable(length, started));
             }
-            let answered = self.inner.demand.upgrade(length);
+            let answered = self.inner.demand.want_longer(length);
             // The head may have moved before the want was heard.
             if self.head().length > length {
                 continue;
@@ -289,16 +290,16 @@ impl Core {
     }
 
     pub(super) fn unavailable(&self, block: u64, started: Instant) -> Error {
-        let outlook = self.inner.demand.outlook();
-        if let Some(what) = outlook.fork {
+        let summary = self.inner.demand.peer_summary();
+        if let Some(what) = summary.fork {
             return Error::Forked { core: self.inner.discovery_key, what };
         }
-        let mut why = match outlook.peers {
+        let mut why = match summary.peers {
             0 => "no peer connected".to_owned(),
             1 => "1 peer connected, it did not deliver".to_owned(),
             peers => format!("{peers} peers connected, none delivered it"),
         };
-        if let Some(trouble) = outlook.last_trouble {
+        if let Some(trouble) = summary.last_trouble {
             why = format!("{why}; last trouble: {trouble}");
         }
         let waited = Duration::from_millis(started.elapsed().as_millis() as u64);

@@ -61,7 +61,7 @@ impl Drop for Repairing {
 
 /// What became of the blocks that were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchOutcome {
     /// Blocks that came.
     pub fetched: u64,
     /// Blocks that did not come in time.
@@ -70,9 +70,9 @@ pub struct Fetched {
     pub why: Option<String>,
 }
 
-impl Fetched {
+impl FetchOutcome {
     /// Counts what became of other blocks as well.
-    pub fn add(&mut self, other: Fetched) {
+    pub fn add(&mut self, other: FetchOutcome) {
         self.fetched += other.fetched;
         self.lacking += other.lacking;
         self.why = self.why.take().or(other.why);
@@ -171,7 +171,7 @@ impl Core {
         blocks: &[Range<u64>],
         wait: Wait,
         tell: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<Fetched> {
+    ) -> Result<FetchOutcome> {
         let lacking = |core: &Core| -> u64 {
             blocks.iter().map(|range| range.end - range.start - core.held(range.clone())).sum()
         };
@@ -198,7 +198,7 @@ impl Core {
         let local =
             || first.map(|block| self.unavailable(block, tokio::time::Instant::now()).to_string());
         let why = if lacking == 0 { None } else { lost.or_else(local) };
-        Ok(Fetched { fetched: total - lacking, lacking, why })
+        Ok(FetchOutcome { fetched: total - lacking, lacking, why })
     }
 
     /// How many of the blocks came.

@@ -19,7 +19,7 @@ const REPAIRED: &str = "a peer's history is longer than the one that is being re
 
 /// Why a core takes no appends although its secret key is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// The store was copied or moved here; its original may still be written.
     Moved,
     /// More was written than is here: the store is an older state of itself.
@@ -34,28 +34,34 @@ pub enum Stop {
 }
 
 /// Called once with a core that has just stopped, under none of its locks.
-pub(crate) type OnStop = Arc<dyn Fn(&Core, Stop) + Send + Sync>;
+pub(crate) type OnStop = Arc<dyn Fn(&Core, StopReason) + Send + Sync>;
 
-impl Stop {
+impl StopReason {
     /// For people, after "read-only: ".
     pub fn reason(&self) -> &'static str {
         match self {
-            Stop::Moved => "the store was copied or moved here, and its original may be in use",
-            Stop::Restored => "the store is older than what was last written: restored or damaged",
-            Stop::Behind { .. } => "a peer holds a longer history signed with this drive's key",
-            Stop::Forked => "a peer holds another history signed with this drive's key",
+            StopReason::Moved => {
+                "the store was copied or moved here, and its original may be in use"
+            }
+            StopReason::Restored => {
+                "the store is older than what was last written: restored or damaged"
+            }
+            StopReason::Behind { .. } => {
+                "a peer holds a longer history signed with this drive's key"
+            }
+            StopReason::Forked => "a peer holds another history signed with this drive's key",
         }
     }
 }
 
 impl Core {
     /// Why no appends are taken although the secret key is here.
-    pub fn stopped(&self) -> Option<Stop> {
+    pub fn stopped(&self) -> Option<StopReason> {
         self.inner.pair.as_ref().and_then(|_| self.inner.stop.get().copied())
     }
 
     /// Takes no more appends until the core is opened again. The first reason counts.
-    pub(crate) fn stop(&self, reason: Stop) {
+    pub(crate) fn stop(&self, reason: StopReason) {
         let _writer = self.inner.writer.lock();
         let _ = self.inner.stop.set(reason);
     }
@@ -98,9 +104,9 @@ impl Core {
         }
         let length = self.head().length;
         match &verified {
-            Err(Rejected::Forked { .. }) => drop(self.inner.stop.set(Stop::Forked)),
+            Err(Rejected::Forked { .. }) => drop(self.inner.stop.set(StopReason::Forked)),
             Ok(Verified { signed: Some(signed), nodes, .. }) if signed.length > length => {
-                let _ = self.inner.stop.set(Stop::Behind { length: signed.length });
+                let _ = self.inner.stop.set(StopReason::Behind { length: signed.length });
                 if self.is_repaired() && signed.length > self.inner.repairing.known() {
                     self.inner.repairing.refuse(signed.length);
                     return Err(Rejected::Storage(Error::ReadOnly(REPAIRED)));
@@ -128,11 +134,11 @@ impl Core {
     pub(super) fn announce_refused(&self, before: u64) {
         let length = self.inner.repairing.refused();
         if length > before {
-            self.report_stop(Stop::Behind { length });
+            self.report_stop(StopReason::Behind { length });
         }
     }
 
-    fn report_stop(&self, stop: Stop) {
+    fn report_stop(&self, stop: StopReason) {
         log::error!("core {}: no longer written: {}", self.inner.discovery_key, stop.reason());
         if let Some(on_stop) = &self.inner.on_stop {
             on_stop(self, stop);

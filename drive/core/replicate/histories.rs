@@ -1,7 +1,7 @@
 //! Watching for a second history of a core we write: a copy of its secret key elsewhere, or a store
 //! brought back from an old backup. Every peer is asked to prove the newest block it tells of,
 //! without its bytes; the core judges the proof like any other, and stops if it is not a part of
-//! what we wrote ([`crate::hypercore::Stop`]).
+//! what we wrote ([`crate::hypercore::StopReason`]).
 
 use tokio::time::{Duration, Instant};
 

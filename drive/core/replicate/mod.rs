@@ -35,13 +35,13 @@ pub use upload::Upload;
 pub(crate) use view::{ForDemand, Learnt, Question, Submitted, View, judge};
 
 use crate::error::Error;
-use crate::hypercore::demand::{Change, Hint, Outlook};
+use crate::hypercore::demand::{Change, Hint, PeerSummary};
 use crate::hypercore::{Accepted, Core, Proof, Rejected};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use continuity::Bridges;
 use distrust::Distrusted;
-use hypermount_swarm::rate::{Bucket, Limit};
+use hypermount_swarm::rate::{Bucket, RateLimit};
 use peer::{
     BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
     MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
@@ -105,7 +105,7 @@ pub(crate) enum Event {
     },
     /// How many bytes of blocks per second may be requested from now on.
     Limited {
-        limit: Limit,
+        limit: RateLimit,
     },
     /// Time has passed, see [`Replicator::next_check`].
     Tick,
@@ -157,7 +157,7 @@ pub(crate) struct Replicator<V = Core> {
     last_trouble: Option<String>,
     /// A peer holds another history, and nothing has come from others since.
     fork: Option<String>,
-    outlook_stale: bool,
+    summary_stale: bool,
     /// When the next peer may have stalled.
     due: Option<Instant>,
     /// How fast blocks may be asked for.
@@ -196,7 +196,7 @@ impl<V: View> Replicator<V> {
             average_bytes: average.unwrap_or(UNKNOWN_BLOCK_BYTES).max(1),
             last_trouble: None,
             fork: None,
-            outlook_stale: true,
+            summary_stale: true,
             due: None,
             pace: Bucket::new(None, now),
             watching: false,
@@ -259,8 +259,8 @@ impl<V: View> Replicator<V> {
             self.schedule(now);
         }
         self.ask_about_regions();
-        if std::mem::take(&mut self.outlook_stale) {
-            self.publish_outlook();
+        if std::mem::take(&mut self.summary_stale) {
+            self.publish_summary();
         }
         let comparison = self.next_comparison(now);
         let paced = if self.wants.is_queued() { self.pace.ready_at(now) } else { None };
@@ -326,7 +326,7 @@ impl<V: View> Replicator<V> {
         self.send(id, Message::Want { start: 0, length: REGION_BLOCKS });
         self.peers.insert(id, peer);
         self.new_peers.push(id);
-        self.outlook_stale = true;
+        self.summary_stale = true;
     }
 
     fn closed(&mut self, id: PeerId) {
@@ -344,7 +344,7 @@ impl<V: View> Replicator<V> {
             }
         }
         self.bridges.left(id);
-        self.outlook_stale = true;
+        self.summary_stale = true;
     }
 
     fn extensions(&mut self, id: PeerId, names: &[String]) {
@@ -400,7 +400,7 @@ impl<V: View> Replicator<V> {
             // Not hashed, not kept. Late answers to cancelled requests are no offence.
             peer.unsolicited += 1;
             if peer.unsolicited > MAX_UNSOLICITED {
-                self.disconnect(id, "sent data nobody asked for".into(), true);
+                self.disconnect(id, "sent data that was not requested".into(), true);
             }
             return;
         };
@@ -489,7 +489,7 @@ impl<V: View> Replicator<V> {
     }
 
     fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
-        self.outlook_stale |= self.fork.take().is_some();
+        self.summary_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.proved(size);
         }
@@ -539,17 +539,17 @@ impl<V: View> Replicator<V> {
 
     fn trouble(&mut self, what: String) {
         self.last_trouble = Some(what);
-        self.outlook_stale = true;
+        self.summary_stale = true;
     }
 
-    fn publish_outlook(&mut self) {
-        let outlook = Outlook {
+    fn publish_summary(&mut self) {
+        let summary = PeerSummary {
             peers: self.peers.len(),
             last_trouble: self.last_trouble.clone(),
             fork: self.fork.clone(),
             remote_length: self.remote_length(),
         };
-        self.actions.push_back(Action::Demand(ForDemand::Outlook(outlook)));
+        self.actions.push_back(Action::Demand(ForDemand::PeerSummary(summary)));
     }
 
     fn remote_length(&self) -> u64 {

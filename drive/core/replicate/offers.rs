@@ -111,7 +111,7 @@ impl<V: View> Replicator<V> {
 
     /// The newest block that a peer tells of is another one.
     fn end_changed(&mut self) {
-        self.outlook_stale = true;
+        self.summary_stale = true;
         self.want_newest();
     }
 

@@ -466,7 +466,7 @@ mod continuity {
 
 /// A core we write, and a peer with another or a longer history of it, on the same bad network.
 mod histories {
-    use crate::hypercore::Stop;
+    use crate::hypercore::StopReason;
     use hypermount_swarm::crypto::KeyPair;
 
     use super::*;
@@ -537,7 +537,7 @@ mod histories {
             let peers = vec![honest, twin(common, theirs, 2)];
             let mut meeting = Meeting::new(seed, writer.clone(), peers);
             meeting.run(Duration::from_secs(30));
-            assert_eq!(writer.stopped(), Some(Stop::Forked), "seed {seed}");
+            assert_eq!(writer.stopped(), Some(StopReason::Forked), "seed {seed}");
             assert_eq!(writer.head().length, common + ours, "seed {seed}");
         }
     }
@@ -550,7 +550,7 @@ mod histories {
             let writer = twin(common, 0, 1);
             let mut meeting = Meeting::new(seed, writer.clone(), vec![twin(common, more, 1)]);
             meeting.run(Duration::from_secs(30));
-            let expected = (more > 0).then_some(Stop::Behind { length: common + more });
+            let expected = (more > 0).then_some(StopReason::Behind { length: common + more });
             assert_eq!(writer.stopped(), expected, "seed {seed}");
             assert_eq!(writer.head().length, common + more, "seed {seed}");
         }
@@ -638,7 +638,7 @@ mod histories {
             readers.disconnect(0);
         }
         readers.connect(1);
-        drop(demand.upgrade(length));
+        drop(demand.want_longer(length));
         let tickets: Vec<_> = (0..length).map(|block| demand.want(block)).collect();
         readers.run(Duration::from_secs(20));
         assert_eq!(reader.head(), first.head(), "{case}");

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{Event, PeerId};
-use crate::hypercore::demand::{Demand, Outlook, Urgency};
+use crate::hypercore::demand::{Demand, PeerSummary, Urgency};
 use crate::hypercore::{Core, Head, Located, Proof};
 use hypermount_swarm::crypto::DiscoveryKey;
 
@@ -22,7 +22,7 @@ pub(crate) trait View {
     /// Whether this machine appends to the core.
     fn is_written(&self) -> bool;
 
-    /// Whether the secret key is here and must not be used, see [`crate::hypercore::Stop`].
+    /// Whether the secret key is here and must not be used, see [`crate::hypercore::StopReason`].
     fn is_stopped(&self) -> bool;
 
     /// Whether damaged nodes are forgotten, and fetched again with the blocks that need them.
@@ -124,7 +124,7 @@ pub(crate) enum ForDemand {
     /// A peer told that these blocks will be needed next.
     Ahead(Vec<u64>),
     /// What the chances of a wait are now.
-    Outlook(Outlook),
+    PeerSummary(PeerSummary),
 }
 
 impl ForDemand {
@@ -132,7 +132,7 @@ impl ForDemand {
     pub(crate) fn apply(self, demand: &Demand) {
         match self {
             Self::Ahead(blocks) => drop(demand.want_ahead(blocks, Urgency::Ahead)),
-            Self::Outlook(outlook) => demand.set_outlook(outlook),
+            Self::PeerSummary(summary) => demand.set_peer_summary(summary),
         }
     }
 }

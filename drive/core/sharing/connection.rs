@@ -20,8 +20,8 @@ use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
 use hypermount_swarm::crypto::DiscoveryKey;
-use hypermount_swarm::rate::Limit;
-use hypermount_swarm::{Place, Stream};
+use hypermount_swarm::rate::RateLimit;
+use hypermount_swarm::{ConnectionSlot, Stream};
 
 /// The handshake must be done by then.
 pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ struct Channel {
 struct Connection<'a> {
     sharing: &'a Arc<Inner>,
     id: PeerId,
-    place: &'a Place,
+    slot: &'a ConnectionSlot,
     /// How the cores' replicators reach this connection.
     connected: Connected,
     session: Session,
@@ -96,7 +96,7 @@ struct Connection<'a> {
 /// Runs the connection to its end: why it ended, and whether the peer lied.
 pub(super) async fn run(
     sharing: &Arc<Inner>,
-    place: &Place,
+    slot: &ConnectionSlot,
     stream: Stream,
     role: Role,
     nonce: [u8; 24],
@@ -107,11 +107,11 @@ pub(super) async fn run(
         Ok(session) => session,
         Err(error) => return (error.to_string(), false),
     };
-    let (id, now) = (place.id(), Instant::now());
+    let (id, now) = (slot.id(), Instant::now());
     let mut connection = Connection {
         sharing,
         id: PeerId(id),
-        place,
+        slot,
         connected,
         session,
         channels: HashMap::new(),
@@ -133,7 +133,7 @@ pub(super) async fn run(
     let ending = match stream {
         Stream::Tcp(mut stream) => {
             if let Err(error) = set_options(&stream) {
-                log::debug!("peer {}: {error}", place.address());
+                log::debug!("peer {}: {error}", slot.address());
             }
             let (reader, writer) = stream.split();
             connection.talk(reader, writer, commands).await
@@ -157,7 +157,7 @@ impl Connection<'_> {
         commands: &mut mpsc::Receiver<Command>,
     ) -> (String, bool) {
         let mut input = BytesMut::new();
-        let mut ending = self.place.ending();
+        let mut ending = self.slot.ending();
         let mut unyielding = 0;
         loop {
             if let Err(ending) = self.decode().await {
@@ -172,7 +172,7 @@ impl Connection<'_> {
             }
             let deadline = self.deadline();
             let has_output = !self.output.is_empty();
-            let rates = self.place.rates();
+            let rates = self.slot.rates();
             let read = async {
                 rates.down.ready().await;
                 let most = helping(rates.down.limit()).min(most);
@@ -224,13 +224,13 @@ impl Connection<'_> {
 
     fn count_received(&mut self, count: usize) {
         self.last_received = Instant::now();
-        self.place.received(count);
+        self.slot.received(count);
     }
 
     fn count_sent(&mut self, count: usize) {
         self.last_sent = Instant::now();
         self.unread = self.unread.saturating_sub(count);
-        self.place.sent(count);
+        self.slot.sent(count);
     }
 
     /// The earliest instant at which [`Connection::expired`] has something to do.
@@ -259,7 +259,7 @@ impl Connection<'_> {
 
     /// How long to put up with nothing, which may be our own doing when there are limits.
     fn patience(&self, usual: Duration) -> Duration {
-        let rates = self.place.rates();
+        let rates = self.slot.rates();
         let limited = rates.up.limit().is_some() || rates.down.limit().is_some();
         if limited { usual * LIMITED_PATIENCE } else { usual }
     }
@@ -286,7 +286,7 @@ impl Connection<'_> {
     }
 
     fn opened(&self) -> usize {
-        self.place.channels()
+        self.slot.channels()
     }
 
     /// Moves encoded bytes to the socket's buffer, answering requests while there is room: what is
@@ -351,7 +351,7 @@ impl Connection<'_> {
             }
             self.unread += self.session.pending_output().saturating_sub(before);
         }
-        self.place.half_received(self.session.pending_input());
+        self.slot.half_received(self.session.pending_input());
         Ok(())
     }
 
@@ -359,7 +359,7 @@ impl Connection<'_> {
         match event {
             SessionEvent::Handshaken { remote } => {
                 self.handshaken = true;
-                self.place.identified(remote).map_err(|reason| (reason, false))?;
+                self.slot.identified(remote).map_err(|reason| (reason, false))?;
             }
             // Answered only while it stands: else the answer would tell, unasked, what we have. It
             // is open already if the remote opened, closed and opened it again in one breath.
@@ -390,11 +390,11 @@ impl Connection<'_> {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| !channel.opened) else {
             return;
         };
-        if !self.place.admit() {
-            return self.place.handle().end("there is no place for another peer".into(), false);
+        if !self.slot.admit() {
+            return self.slot.handle().end("there is no place for another peer".into(), false);
         }
         channel.opened = true;
-        let event = Event::Opened { peer: self.id, name: self.place.address().to_string() };
+        let event = Event::Opened { peer: self.id, name: self.slot.address().to_string() };
         channel.replication.open(event, self.connected.clone()).await;
     }
 
@@ -402,7 +402,7 @@ impl Connection<'_> {
         if let Some(channel) = self.channels.remove(key)
             && channel.opened
         {
-            self.place.channel_closed();
+            self.slot.channel_closed();
             channel.replication.deliver(Event::Closed { peer: self.id }, 0).await;
         }
     }
@@ -464,7 +464,7 @@ impl Connection<'_> {
             Share::Chosen => self.sharing.shares(core.discovery_key()),
             Share::Store => false,
         };
-        if !self.place.is_incoming() || asked {
+        if !self.slot.is_incoming() || asked {
             self.open(core).await;
         }
     }
@@ -495,7 +495,7 @@ fn set_options(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
 }
 
 /// How many bytes may flow at once.
-fn helping(limit: Limit) -> usize {
+fn helping(limit: RateLimit) -> usize {
     let Some(limit) = limit else { return usize::MAX };
     let share = usize::try_from(limit / HELPINGS_PER_SECOND).unwrap_or(usize::MAX);
     share.max(SMALLEST_HELPING_BYTES)

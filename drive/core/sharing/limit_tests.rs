@@ -43,7 +43,7 @@ impl Pair {
 
     /// Half of it under a limit cannot come sooner than the limit says; the rest, once it is lifted,
     /// must come although what was asked for last is still being waited for.
-    async fn limited(self, set: impl Fn(&Self, Limit)) {
+    async fn limited(self, set: impl Fn(&Self, RateLimit)) {
         set(&self, Some(LIMIT));
         let took = self.fetch(1..BLOCKS / 2).await;
         let bytes = (BLOCKS / 2 - 1) * BLOCK as u64;
@@ -104,13 +104,13 @@ async fn drives_that_are_not_looked_for_are_limited() {
         key[..8].copy_from_slice(&number.to_be_bytes());
         DiscoveryKey::new(key)
     };
-    for number in 0..MAX_HUSHED {
-        swarm.hush(topic(number), true).unwrap();
+    for number in 0..MAX_WITHOUT_LOOKUP {
+        swarm.set_lookup_on_open(topic(number), false).unwrap();
     }
-    swarm.hush(topic(0), true).unwrap();
-    assert!(swarm.hush(topic(MAX_HUSHED), true).is_err());
-    swarm.hush(topic(0), false).unwrap();
-    swarm.hush(topic(MAX_HUSHED), true).unwrap();
+    swarm.set_lookup_on_open(topic(0), false).unwrap();
+    assert!(swarm.set_lookup_on_open(topic(MAX_WITHOUT_LOOKUP), false).is_err());
+    swarm.set_lookup_on_open(topic(0), true).unwrap();
+    swarm.set_lookup_on_open(topic(MAX_WITHOUT_LOOKUP), false).unwrap();
 }
 
 /// Cores not in use are closed with their replicators, and one that is opened again is fetched.

@@ -19,11 +19,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
-use hypermount_swarm::rate::Limit;
+use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use hypermount_swarm::{
-    ConnectionHandle, Dialling, DiscoveryOptions, Ended, Interest, PeerInfo, Place, Protocol,
-    Rates, Stream, Swarm, TooManyTopics, Traffic,
+    ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions, Interest,
+    PeerInfo, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic,
 };
 use tokio::net::ToSocketAddrs;
 use tokio::runtime::Handle;
@@ -46,7 +46,7 @@ pub use hints::{Answered, Answerer, ExtensionRequest};
 /// beyond use.
 const COMMANDS: usize = 4096;
 /// Drives that are opened without being looked for, while others are.
-pub(crate) const MAX_HUSHED: usize = 4096;
+pub(crate) const MAX_WITHOUT_LOOKUP: usize = 4096;
 
 /// Which cores peers that know their keys are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Share {
     Opened,
     /// Every core of the store.
     Store,
-    /// Those named to [`Sharing::choose`], whatever else is open.
+    /// Those named to [`Sharing::set_shared`], whatever else is open.
     Chosen,
 }
 
@@ -104,8 +104,8 @@ pub(crate) struct Inner {
 /// How fast the blocks of one core may flow.
 #[derive(Clone, Copy, Debug, Default)]
 struct CoreLimits {
-    up: Limit,
-    down: Limit,
+    up: RateLimit,
+    down: RateLimit,
 }
 
 #[derive(Default)]
@@ -113,7 +113,7 @@ struct SharingState {
     connections: HashMap<u64, Connected>,
     replications: HashMap<DiscoveryKey, Replication>,
     /// Topics that are looked for only when they are joined.
-    hushed: HashSet<DiscoveryKey>,
+    without_lookup: HashSet<DiscoveryKey>,
     /// What [`Share::Chosen`] shares.
     chosen: HashSet<DiscoveryKey>,
     /// What was said of single cores; the others have no limit of their own.
@@ -137,7 +137,7 @@ impl Sharing {
     /// Starts sharing `store`'s cores; tasks run on the current tokio runtime.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// `Storage` if the operating system has no randomness to give.
     pub fn new(store: &Store, options: SharingOptions) -> Result<Self> {
         let keys = StaticKeyPair::generate().map_err(|source| Error::Storage {
             op: "generate",
@@ -164,7 +164,7 @@ impl Sharing {
     /// [`Swarm::listen`].
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// The error of the system if the address does not resolve or cannot be bound.
     pub async fn listen(&self, address: impl ToSocketAddrs) -> std::io::Result<SocketAddr> {
         self.inner.swarm.listen(address).await
     }
@@ -172,23 +172,26 @@ impl Sharing {
     /// [`Swarm::join`]; the topic of a drive is the discovery key of its metadata core.
     ///
     /// # Errors
-    /// As there.
+    /// [`TooManyTopics`] if 4096 other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.swarm.join(topic, interest)
     }
 
-    /// From now on a drive that is opened is not looked for by itself, if `hushed`; what is joined is.
+    /// Whether this drive is looked for when it is opened, from now on; by default it is. A topic that is
+    /// joined is always looked for.
     ///
     /// # Errors
-    /// When 4096 are hushed.
-    pub fn hush(&self, topic: DiscoveryKey, hushed: bool) -> Result<()> {
+    /// `TooLarge` when 4096 drives are not looked for.
+    pub fn set_lookup_on_open(&self, topic: DiscoveryKey, lookup: bool) -> Result<()> {
         let mut state = self.inner.state();
-        if !hushed {
-            state.hushed.remove(&topic);
-        } else if state.hushed.len() < MAX_HUSHED || state.hushed.contains(&topic) {
-            state.hushed.insert(topic);
+        let quiet = &mut state.without_lookup;
+        if lookup {
+            quiet.remove(&topic);
+        } else if quiet.len() < MAX_WITHOUT_LOOKUP || quiet.contains(&topic) {
+            quiet.insert(topic);
         } else {
-            return Err(Error::TooLarge(format!("{MAX_HUSHED} drives are not looked for already")));
+            let most = MAX_WITHOUT_LOOKUP;
+            return Err(Error::TooLarge(format!("{most} drives are not looked for already")));
         }
         Ok(())
     }
@@ -217,7 +220,7 @@ impl Sharing {
     /// every drive that is, from now on, opened to be read from peers, nested drives included.
     ///
     /// # Errors
-    /// When there is no socket for it.
+    /// The error of the system if a socket for it cannot be opened.
     pub async fn discover(&self, options: &DiscoveryOptions) -> std::io::Result<()> {
         let wanted = self.inner.store.drives_wanted();
         self.inner.runtime.spawn(follow_drives(Arc::downgrade(&self.inner), wanted));
@@ -229,8 +232,9 @@ impl Sharing {
         self.inner.swarm.rates()
     }
 
-    /// How fast blocks of this core may be given away and asked for, from now on.
-    pub fn limit(&self, core: &DiscoveryKey, up: Limit, down: Limit) {
+    /// How fast blocks of this core may be given away (`up`) and asked for (`down`), from now on. In
+    /// bytes of blocks per second, `None` is no limit; lasts as long as this [`Sharing`].
+    pub fn limit(&self, core: &DiscoveryKey, up: RateLimit, down: RateLimit) {
         let replication = {
             let mut state = self.inner.state();
             state.limits.insert(*core, CoreLimits { up, down });
@@ -259,7 +263,7 @@ impl Sharing {
     }
 
     /// With [`Share::Chosen`]: shares these cores, and no others, from now on.
-    pub fn choose(&self, cores: HashSet<DiscoveryKey>) {
+    pub fn set_shared(&self, cores: HashSet<DiscoveryKey>) {
         let new: Vec<DiscoveryKey> = {
             let mut state = self.inner.state();
             let new = cores.difference(&state.chosen).copied().collect();
@@ -380,16 +384,16 @@ impl Inner {
         })
     }
 
-    async fn run(self: Arc<Self>, place: Place, stream: Stream) -> (String, bool) {
-        let role = if place.is_incoming() { Role::Responder } else { Role::Initiator };
+    async fn run(self: Arc<Self>, slot: ConnectionSlot, stream: Stream) -> (String, bool) {
+        let role = if slot.is_incoming() { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,
             Err(error) => return (format!("no random numbers: {error}"), false),
         };
         let (commands, mut receiver) = mpsc::channel(COMMANDS);
-        let connected = Connected { commands, handle: place.handle().clone() };
-        let _entry = Entry::new(&self, place.id(), connected.clone());
-        connection::run(&self, &place, stream, role, nonce, connected, &mut receiver).await
+        let connected = Connected { commands, handle: slot.handle().clone() };
+        let _entry = Entry::new(&self, slot.id(), connected.clone());
+        connection::run(&self, &slot, stream, role, nonce, connected, &mut receiver).await
     }
 }
 
@@ -399,15 +403,15 @@ struct Shared(Weak<Inner>);
 impl Protocol for Shared {
     fn run(
         &self,
-        place: Place,
+        slot: ConnectionSlot,
         stream: Stream,
-    ) -> Pin<Box<dyn Future<Output = Ended> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = ConnectionEnd> + Send + '_>> {
         Box::pin(async move {
             let Some(inner) = self.0.upgrade() else {
-                return Ended { reason: "we are closing".into(), lied: false };
+                return ConnectionEnd { reason: "we are closing".into(), lied: false };
             };
-            let (reason, lied) = inner.run(place, stream).await;
-            Ended { reason, lied }
+            let (reason, lied) = inner.run(slot, stream).await;
+            ConnectionEnd { reason, lied }
         })
     }
 
@@ -484,7 +488,7 @@ async fn follow_drives(sharing: Weak<Inner>, mut wanted: broadcast::Receiver<Dis
             Err(RecvError::Closed) => return,
         };
         let Some(sharing) = sharing.upgrade() else { return };
-        if sharing.state().hushed.contains(&topic) {
+        if sharing.state().without_lookup.contains(&topic) {
             continue;
         }
         if !sharing.swarm.is_joined(&topic)

@@ -14,8 +14,8 @@ use super::terms::Terms;
 use super::{Command, Connected, Holding};
 use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, PeerId, Replicator, judge};
-use hypermount_swarm::rate::Limit;
-use hypermount_swarm::{closed, wait_until};
+use hypermount_swarm::rate::RateLimit;
+use hypermount_swarm::{wait_closed, wait_until};
 
 /// Events of all connections that may wait for one core's task; senders wait beyond it.
 const INBOX: usize = 256;
@@ -94,7 +94,7 @@ pub(super) fn spawn(
     runtime: &Handle,
     core: Core,
     closing: watch::Receiver<bool>,
-    limit: Limit,
+    limit: RateLimit,
     terms: Terms,
 ) -> Replication {
     let (sender, inbox) = mpsc::channel(INBOX);
@@ -117,7 +117,7 @@ async fn run(
     mut inbox: mpsc::Receiver<Delivery>,
     mut asked: mpsc::Receiver<oneshot::Sender<Vec<Holding>>>,
     mut closing: watch::Receiver<bool>,
-    limit: Limit,
+    limit: RateLimit,
 ) {
     let _turn = core.drive().await;
     core.demand().tell_again();
@@ -160,7 +160,7 @@ async fn run(
                 Err(RecvError::Closed) => return,
             },
             () = wait_until(check) => replicator.step(Event::Tick, Instant::now()),
-            () = closed(&mut closing) => return,
+            () = wait_closed(&mut closing) => return,
         }
         // The shares of the inbox's memory are held until the blocks are stored.
         let shares: Vec<_> = batch

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hypermount_swarm::rate::{Limit, Rate};
+use hypermount_swarm::rate::{Rate, RateLimit};
 use tokio::time::Instant;
 
 /// See the module documentation.
@@ -18,7 +18,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn new(shared: bool, up: Limit) -> Self {
+    pub(super) fn new(shared: bool, up: RateLimit) -> Self {
         Self { shared: AtomicBool::new(shared), up: Rate::new(up) }
     }
 
@@ -32,7 +32,7 @@ impl Terms {
     }
 
     /// Changes the limit; what was overdrawn under the old one is forgiven.
-    pub(super) fn limit(&self, up: Limit) {
+    pub(super) fn limit(&self, up: RateLimit) {
         self.up.set(up);
     }
 

@@ -7,14 +7,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use super::{DEFAULT_NAME, Store, core_directory, failed, read_name, survey, write_name};
+use super::name_file::{read_name, write_name};
+use super::{DEFAULT_NAME, Store, core_directory, failed, survey};
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, Stop};
+use crate::hypercore::{Core, StopReason};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// A core on disk that is damaged, or shorter than it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hurt {
+pub struct DamagedCore {
     /// By which its directory is named.
     pub discovery_key: DiscoveryKey,
     /// `None` where it is lost: its file is damaged, and the core does not derive from a known name.
@@ -117,7 +118,7 @@ impl Store {
         };
         let directory = core_directory(root, &key.discovery_key());
         if read_name(&directory)?.as_deref() != Some(name) {
-            log::warn!("{}: name damaged or missing, written anew", directory.display());
+            log::warn!("{}: name damaged or missing, written again", directory.display());
             write_name(&directory, name)?;
         }
         Ok(())
@@ -127,20 +128,20 @@ impl Store {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn unknown_cores(&self) -> Result<Vec<Hurt>> {
+    pub fn unknown_cores(&self) -> Result<Vec<DamagedCore>> {
         let Some(root) = &self.inner.root else {
             return Ok(Vec::new());
         };
-        let mut hurt = Vec::new();
+        let mut damaged = Vec::new();
         for discovery_key in survey(root)? {
             let directory = core_directory(root, &discovery_key);
             let empty = fs::read_dir(&directory).is_ok_and(|mut files| files.next().is_none());
             if !empty && self.stored_key(&discovery_key)?.is_none() {
                 let why = "its key file is damaged or missing, and it derives from no known name";
-                hurt.push(Hurt { discovery_key, key: None, why: why.to_owned() });
+                damaged.push(DamagedCore { discovery_key, key: None, why: why.to_owned() });
             }
         }
-        Ok(hurt)
+        Ok(damaged)
     }
 
     /// The core with this key, to be repaired. One of ours that is too damaged to be written opens read-only,
@@ -150,7 +151,9 @@ impl Store {
     /// `Corrupt` if nothing can be proven; those of [`Store::core`].
     pub fn core_to_repair(&self, key: &PublicKey) -> Result<Core> {
         match self.core(key) {
-            Err(Error::Corrupt { .. }) => self.open_core(key, None, None, Some(Stop::Restored)),
+            Err(Error::Corrupt { .. }) => {
+                self.open_core(key, None, None, Some(StopReason::Restored))
+            }
             opened => opened,
         }
     }
@@ -201,7 +204,7 @@ impl Store {
         if here < marked {
             return Some(format!("{} of its {marked} blocks are missing", marked - here));
         }
-        let restored = core.stopped() == Some(Stop::Restored) && marks.stop().is_none();
+        let restored = core.stopped() == Some(StopReason::Restored) && marks.stop().is_none();
         if restored && !marks.holds(core).unwrap_or(false) {
             return Some(
                 "what was marked as safely stored is damaged, or not its history".to_owned(),

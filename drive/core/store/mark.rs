@@ -26,7 +26,7 @@ use std::str::SplitWhitespace;
 
 use super::failed;
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, Stop};
+use crate::hypercore::{Core, StopReason};
 use crate::private_files;
 use hypermount_swarm::crypto::{self, DiscoveryKey, Hash};
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -37,14 +37,14 @@ pub(crate) const MARK_FILE: &str = "hypermount.mark";
 pub(super) const MAX_MARK_BYTES: u64 = 16 * 1024 * 1024;
 const HEADER: &str = "hypermount mark 1";
 
-/// What opens a store: what distinguishes this machine from others, and where marks are kept outside of it.
+/// What distinguishes this machine from others, and where marks are kept outside of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Custodian {
+pub struct MachineIdentity {
     machine: Hash,
     state: Option<PathBuf>,
 }
 
-impl Custodian {
+impl MachineIdentity {
     /// This machine, by its machine-id(5). `state` is the user's state directory, if there is one;
     /// it also keeps a random id for a machine that has none.
     pub fn here(state: Option<&Path>) -> Self {
@@ -85,11 +85,11 @@ struct Place {
 }
 
 impl Place {
-    fn of(root: &Path, custodian: &Custodian) -> Result<Self> {
+    fn of(root: &Path, identity: &MachineIdentity) -> Result<Self> {
         let root = fs::canonicalize(root).map_err(failed("resolve", root))?;
         let found = fs::metadata(&root).map_err(failed("stat", &root))?;
         let path = crypto::blake2b(&[root.as_os_str().as_bytes()]);
-        Ok(Self { machine: custodian.machine, device: found.dev(), inode: found.ino(), path })
+        Ok(Self { machine: identity.machine, device: found.dev(), inode: found.ino(), path })
     }
 
     /// A renamed directory is the same, and so is one whose device got another number at boot.
@@ -107,7 +107,7 @@ struct Mark {
     counter: u64,
     /// Length in blocks and root hash of every core of ours.
     cores: BTreeMap<DiscoveryKey, (u64, Hash)>,
-    stops: BTreeMap<DiscoveryKey, Stop>,
+    stops: BTreeMap<DiscoveryKey, StopReason>,
 }
 
 impl Mark {
@@ -126,10 +126,10 @@ impl Mark {
         }
         for (key, stop) in &self.stops {
             let _ = match stop {
-                Stop::Behind { length } => writeln!(text, "behind {} {length}", key.to_hex()),
-                Stop::Moved => writeln!(text, "moved {}", key.to_hex()),
-                Stop::Restored => writeln!(text, "restored {}", key.to_hex()),
-                Stop::Forked => writeln!(text, "forked {}", key.to_hex()),
+                StopReason::Behind { length } => writeln!(text, "behind {} {length}", key.to_hex()),
+                StopReason::Moved => writeln!(text, "moved {}", key.to_hex()),
+                StopReason::Restored => writeln!(text, "restored {}", key.to_hex()),
+                StopReason::Forked => writeln!(text, "forked {}", key.to_hex()),
             };
         }
         let sum = hex(&crypto::blake2b(&[text.as_bytes()]));
@@ -165,10 +165,10 @@ impl Mark {
                 word => {
                     let key = DiscoveryKey::new(hash(&mut words)?);
                     let stop = match word {
-                        "behind" => Stop::Behind { length: number(&mut words)? },
-                        "moved" => Stop::Moved,
-                        "restored" => Stop::Restored,
-                        "forked" => Stop::Forked,
+                        "behind" => StopReason::Behind { length: number(&mut words)? },
+                        "moved" => StopReason::Moved,
+                        "restored" => StopReason::Restored,
+                        "forked" => StopReason::Forked,
                         _ => return None,
                     };
                     mark.stops.insert(key, stop);
@@ -216,7 +216,7 @@ pub(super) struct Marks {
     path: PathBuf,
     outside: Option<PathBuf>,
     /// Why nothing in this store may be written.
-    stop: Option<Stop>,
+    stop: Option<StopReason>,
     here: Place,
     /// The highest counter seen anywhere.
     highest: u64,
@@ -225,13 +225,17 @@ pub(super) struct Marks {
 
 impl Marks {
     /// Reads the marks of the store in `root`, and leaves a first one in a store that has none.
-    pub(super) fn open(root: &Path, master_key: &[u8; 32], custodian: &Custodian) -> Result<Self> {
+    pub(super) fn open(
+        root: &Path,
+        master_key: &[u8; 32],
+        identity: &MachineIdentity,
+    ) -> Result<Self> {
         let path = root.join(MARK_FILE);
-        let outside = custodian.state.as_deref().map(|state| {
+        let outside = identity.state.as_deref().map(|state| {
             let id = DiscoveryKey::new(crypto::blake2b(&[b"hypermount store", master_key]));
             state.join("marks").join(id.to_hex())
         });
-        let here = Place::of(root, custodian)?;
+        let here = Place::of(root, identity)?;
         let outside_counter = match outside.as_deref().map(read) {
             Some(Ok(Found::Mark(mark))) => Some(mark.counter),
             Some(Err(error)) => {
@@ -242,11 +246,11 @@ impl Marks {
         };
         let found = read(&path)?;
         let stop = match &found {
-            Found::Damaged => Some(Stop::Restored),
-            Found::Nothing => outside_counter.map(|_| Stop::Restored),
-            Found::Mark(mark) if !mark.place.is_same(&here) => Some(Stop::Moved),
+            Found::Damaged => Some(StopReason::Restored),
+            Found::Nothing => outside_counter.map(|_| StopReason::Restored),
+            Found::Mark(mark) if !mark.place.is_same(&here) => Some(StopReason::Moved),
             Found::Mark(mark) if outside_counter.is_some_and(|outside| outside > mark.counter) => {
-                Some(Stop::Restored)
+                Some(StopReason::Restored)
             }
             Found::Mark(_) => None,
         };
@@ -263,17 +267,17 @@ impl Marks {
     }
 
     /// Why nothing in this store may be written.
-    pub(super) fn stop(&self) -> Option<Stop> {
+    pub(super) fn stop(&self) -> Option<StopReason> {
         self.stop
     }
 
     /// Why this core may not be written, as far as is known before it is opened.
-    pub(crate) fn known_stop(&self, core: &DiscoveryKey) -> Option<Stop> {
+    pub(crate) fn known_stop(&self, core: &DiscoveryKey) -> Option<StopReason> {
         self.stop.or_else(|| self.state.lock().mark.stops.get(core).copied())
     }
 
     /// What was found out about cores earlier.
-    pub(super) fn stops(&self) -> Vec<(DiscoveryKey, Stop)> {
+    pub(super) fn stops(&self) -> Vec<(DiscoveryKey, StopReason)> {
         self.state.lock().mark.stops.iter().map(|(key, stop)| (*key, *stop)).collect()
     }
 
@@ -308,7 +312,7 @@ impl Marks {
     }
 
     /// Remembers across restarts that the core may not be written.
-    pub(crate) fn record_stop(&self, core: &DiscoveryKey, stop: Stop) -> Result<()> {
+    pub(crate) fn record_stop(&self, core: &DiscoveryKey, stop: StopReason) -> Result<()> {
         self.state.lock().mark.stops.insert(*core, stop);
         self.save()
     }
@@ -372,9 +376,9 @@ mod tests {
             counter: 7,
             cores: [(key(4), (9, [5; 32])), (key(6), (0, [0; 32]))].into(),
             stops: [
-                (key(1), Stop::Forked),
-                (key(2), Stop::Behind { length: 12 }),
-                (key(3), Stop::Restored),
+                (key(1), StopReason::Forked),
+                (key(2), StopReason::Behind { length: 12 }),
+                (key(3), StopReason::Restored),
             ]
             .into(),
         };

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use bytes::Bytes;
 
 use super::mark::MARK_FILE;
+use super::name_file::{decode_name, encode_name};
 use super::*;
 
 fn vectors(name: &str) -> serde_json::Value {
@@ -279,15 +280,15 @@ fn unused_cores_are_closed_past_the_limit_and_used_ones_stay() {
 }
 
 /// A store with one written core, closed, and how its user is known.
-fn marked(directory: &Path) -> (PathBuf, Custodian) {
-    let custodian = Custodian::on_machine(b"one", Some(&directory.join("state")));
+fn marked(directory: &Path) -> (PathBuf, MachineIdentity) {
+    let identity = MachineIdentity::on_machine(b"one", Some(&directory.join("state")));
     let path = directory.join("store");
-    write_block(&path, &custodian, "first").unwrap();
-    (path, custodian)
+    write_block(&path, &identity, "first").unwrap();
+    (path, identity)
 }
 
-fn write_block(path: &Path, custodian: &Custodian, text: &'static str) -> Result<()> {
-    let store = Store::open_as(path, true, custodian)?;
+fn write_block(path: &Path, identity: &MachineIdentity, text: &'static str) -> Result<()> {
+    let store = Store::open_as(path, true, identity)?;
     store.core_named(b"mine")?.append(&[Bytes::from_static(text.as_bytes())]).map(drop)
 }
 
@@ -301,45 +302,45 @@ fn why_read_only(result: Result<()>) -> &'static str {
 #[test]
 fn a_store_in_its_place_stays_writable() {
     let directory = tempfile::tempdir().unwrap();
-    let (path, custodian) = marked(directory.path());
-    write_block(&path, &custodian, "second").unwrap();
+    let (path, identity) = marked(directory.path());
+    write_block(&path, &identity, "second").unwrap();
     let renamed = directory.path().join("renamed");
     fs::rename(&path, &renamed).unwrap();
-    write_block(&renamed, &custodian, "third").unwrap();
+    write_block(&renamed, &identity, "third").unwrap();
     // Without a state directory, and after it was lost.
-    write_block(&renamed, &Custodian::on_machine(b"one", None), "fourth").unwrap();
+    write_block(&renamed, &MachineIdentity::on_machine(b"one", None), "fourth").unwrap();
     fs::remove_dir_all(directory.path().join("state")).unwrap();
-    write_block(&renamed, &custodian, "fifth").unwrap();
-    assert!(Store::open_as(&renamed, false, &custodian).unwrap().custody().unwrap().is_clear());
+    write_block(&renamed, &identity, "fifth").unwrap();
+    assert!(Store::open_as(&renamed, false, &identity).unwrap().stop_reasons().unwrap().is_clear());
 }
 
 /// 71. If one user uses two copies on one machine, only the copy adopted last can be written.
 #[test]
 fn a_copied_store_is_read_only_until_adopted_and_then_its_original_is() {
     let directory = tempfile::tempdir().unwrap();
-    let (path, custodian) = marked(directory.path());
+    let (path, identity) = marked(directory.path());
     let copied = directory.path().join("copy");
     copy(&path, &copied);
-    let reason = why_read_only(write_block(&copied, &custodian, "fork"));
-    assert_eq!(reason, Stop::Moved.reason());
-    write_block(&path, &custodian, "the original goes on").unwrap();
+    let reason = why_read_only(write_block(&copied, &identity, "fork"));
+    assert_eq!(reason, StopReason::Moved.reason());
+    write_block(&path, &identity, "the original goes on").unwrap();
     {
-        let store = Store::open_as(&copied, false, &custodian).unwrap();
-        assert_eq!(store.custody().unwrap().store, Some(Stop::Moved));
+        let store = Store::open_as(&copied, false, &identity).unwrap();
+        assert_eq!(store.stop_reasons().unwrap().store, Some(StopReason::Moved));
         assert_eq!(store.core_named(b"mine").unwrap().get_local(0).unwrap().unwrap(), "first");
         store.adopt(false).unwrap();
     }
-    write_block(&copied, &custodian, "now").unwrap();
-    let reason = why_read_only(write_block(&path, &custodian, "fork"));
-    assert_eq!(reason, Stop::Restored.reason());
+    write_block(&copied, &identity, "now").unwrap();
+    let reason = why_read_only(write_block(&path, &identity, "fork"));
+    assert_eq!(reason, StopReason::Restored.reason());
 }
 
 #[test]
 fn a_store_on_another_machine_is_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let (path, _) = marked(directory.path());
-    let other = Custodian::on_machine(b"two", Some(&directory.path().join("other state")));
-    assert_eq!(why_read_only(write_block(&path, &other, "fork")), Stop::Moved.reason());
+    let other = MachineIdentity::on_machine(b"two", Some(&directory.path().join("other state")));
+    assert_eq!(why_read_only(write_block(&path, &other, "fork")), StopReason::Moved.reason());
 }
 
 /// 70. So does one that is older than what its user last wrote with it: restored from a backup, or
@@ -347,10 +348,10 @@ fn a_store_on_another_machine_is_read_only() {
 #[test]
 fn an_old_backup_put_back_is_read_only() {
     let directory = tempfile::tempdir().unwrap();
-    let (path, custodian) = marked(directory.path());
+    let (path, identity) = marked(directory.path());
     let backup = directory.path().join("backup");
     copy(&path, &backup);
-    write_block(&path, &custodian, "second").unwrap();
+    write_block(&path, &identity, "second").unwrap();
     // In place: the directory stays, its content is the old one, mark and all.
     for entry in fs::read_dir(&path).unwrap() {
         let entry = entry.unwrap();
@@ -360,7 +361,7 @@ fn an_old_backup_put_back_is_read_only() {
         }
     }
     copy(&backup, &path);
-    assert_eq!(why_read_only(write_block(&path, &custodian, "fork")), Stop::Restored.reason());
+    assert_eq!(why_read_only(write_block(&path, &identity, "fork")), StopReason::Restored.reason());
 }
 
 /// The marks are written one after the other, that in the store first: a machine that stops between
@@ -368,21 +369,22 @@ fn an_old_backup_put_back_is_read_only() {
 #[test]
 fn marks_of_different_moments() {
     let directory = tempfile::tempdir().unwrap();
-    let (path, custodian) = marked(directory.path());
+    let (path, identity) = marked(directory.path());
     let inside = path.join(MARK_FILE);
     let marks = directory.path().join("state/marks");
     let outside = fs::read_dir(marks).unwrap().next().unwrap().unwrap().path();
     let mut moments = vec![(fs::read(&inside).unwrap(), fs::read(&outside).unwrap())];
     for text in ["second", "third", "fourth"] {
-        write_block(&path, &custodian, text).unwrap();
+        write_block(&path, &identity, text).unwrap();
         moments.push((fs::read(&inside).unwrap(), fs::read(&outside).unwrap()));
     }
     for (within, (mark, _)) in moments.iter().enumerate() {
         for (beyond, (_, other)) in moments.iter().enumerate() {
             fs::write(&inside, mark).unwrap();
             fs::write(&outside, other).unwrap();
-            let stop = Store::open_as(&path, false, &custodian).unwrap().custody().unwrap().store;
-            let expected = (beyond > within).then_some(Stop::Restored);
+            let stop =
+                Store::open_as(&path, false, &identity).unwrap().stop_reasons().unwrap().store;
+            let expected = (beyond > within).then_some(StopReason::Restored);
             assert_eq!(stop, expected, "inside {within}, outside {beyond}");
         }
     }
@@ -392,18 +394,17 @@ fn marks_of_different_moments() {
 fn a_core_shorter_than_marked_is_read_only_with_and_without_outside_marks() {
     let directory = tempfile::tempdir().unwrap();
     let (path, _) = marked(directory.path());
-    let custodian = Custodian::on_machine(b"one", None);
-    let key =
-        Store::open_as(&path, false, &custodian).unwrap().named_key(b"mine").unwrap().unwrap();
+    let identity = MachineIdentity::on_machine(b"one", None);
+    let key = Store::open_as(&path, false, &identity).unwrap().named_key(b"mine").unwrap().unwrap();
     let core = core_directory(&path, &key.discovery_key());
     let backup = directory.path().join("backup");
     copy(&core, &backup);
-    write_block(&path, &custodian, "second").unwrap();
+    write_block(&path, &identity, "second").unwrap();
     fs::remove_dir_all(&core).unwrap();
     copy(&backup, &core);
-    assert_eq!(why_read_only(write_block(&path, &custodian, "fork")), Stop::Restored.reason());
-    let store = Store::open_as(&path, false, &custodian).unwrap();
-    assert_eq!(store.custody().unwrap().cores, [(key.discovery_key(), Stop::Restored)]);
+    assert_eq!(why_read_only(write_block(&path, &identity, "fork")), StopReason::Restored.reason());
+    let store = Store::open_as(&path, false, &identity).unwrap();
+    assert_eq!(store.stop_reasons().unwrap().cores, [(key.discovery_key(), StopReason::Restored)]);
 }
 
 /// Two stores with one master key, as far as both went together.
@@ -433,7 +434,7 @@ fn a_longer_history_of_ours_stops_the_core_and_is_taken_over() {
     assert!(behind.writable(), "the same history is no reason");
     ahead.append(&[Bytes::from_static(b"more")]).unwrap();
     prove_newest(&ahead, &behind).unwrap();
-    assert_eq!(behind.stopped(), Some(Stop::Behind { length: 2 }));
+    assert_eq!(behind.stopped(), Some(StopReason::Behind { length: 2 }));
     assert_eq!(behind.head(), ahead.head());
     let refused = behind.append(&[Bytes::from_static(b"fork")]);
     assert!(matches!(refused, Err(Error::ReadOnly(_))));
@@ -452,7 +453,7 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
         let head = one.head();
         let verdict = prove_newest(&other, &one);
         assert!(matches!(verdict, Err(crate::hypercore::Rejected::Forked { .. })), "{verdict:?}");
-        assert_eq!((one.stopped(), one.head()), (Some(Stop::Forked), head));
+        assert_eq!((one.stopped(), one.head()), (Some(StopReason::Forked), head));
     }
 }
 
@@ -461,20 +462,20 @@ fn another_history_of_ours_stops_the_core_and_is_not_taken_over() {
 #[test]
 fn a_stopped_core_stays_stopped_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let (path, custodian) = marked(directory.path());
+    let (path, identity) = marked(directory.path());
     let copied = directory.path().join("copy");
     copy(&path, &copied);
-    let there = Custodian::on_machine(b"two", None);
+    let there = MachineIdentity::on_machine(b"two", None);
     Store::open_as(&copied, false, &there).unwrap().adopt(false).unwrap();
     write_block(&copied, &there, "theirs").unwrap();
-    write_block(&path, &custodian, "ours").unwrap();
+    write_block(&path, &identity, "ours").unwrap();
     {
         let theirs = Store::open_as(&copied, false, &there).unwrap();
-        let ours = Store::open_as(&path, false, &custodian).unwrap();
+        let ours = Store::open_as(&path, false, &identity).unwrap();
         let ours = ours.core_named(b"mine").unwrap();
         prove_newest(&theirs.core_named(b"mine").unwrap(), &ours).unwrap_err();
     }
-    assert_eq!(why_read_only(write_block(&path, &custodian, "more")), Stop::Forked.reason());
-    Store::open_as(&path, false, &custodian).unwrap().adopt(false).unwrap();
-    write_block(&path, &custodian, "more").unwrap();
+    assert_eq!(why_read_only(write_block(&path, &identity, "more")), StopReason::Forked.reason());
+    Store::open_as(&path, false, &identity).unwrap().adopt(false).unwrap();
+    write_block(&path, &identity, "more").unwrap();
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{CheckStep, DriveCheck, check_and_blank};
 use crate::index::IndexLog;
-use hypermount_core::{Core, Fetched, Result, Store, Wait, content_name};
+use hypermount_core::{Core, FetchOutcome, Result, Store, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 
 /// What a repair did, and what is left.
@@ -15,13 +15,13 @@ pub struct DriveRepair {
     /// What was found when nothing more could be done.
     pub check: DriveCheck,
     /// Blocks that peers were asked for.
-    pub fetched: Fetched,
+    pub fetched: FetchOutcome,
 }
 
 impl DriveRepair {
     /// Whether something is wrong and was not repaired.
-    pub fn is_hurt(&self) -> bool {
-        self.check.is_hurt() || self.fetched.lacking > 0
+    pub fn is_damaged(&self) -> bool {
+        self.check.is_damaged() || self.fetched.lacking > 0
     }
 }
 
@@ -29,7 +29,7 @@ struct Repair<'a> {
     store: &'a Store,
     wait: Wait,
     tell: &'a mut (dyn FnMut(CheckStep) + Send),
-    fetched: Fetched,
+    fetched: FetchOutcome,
 }
 
 /// Fetches damaged blocks of the drive from peers and, if its secret key is here, lost ones; `wait` is the
@@ -48,7 +48,7 @@ pub async fn repair(
     if !wait.is_local() {
         store.want_drive(*index.discovery_key());
     }
-    let mut repair = Repair { store, wait, tell, fetched: Fetched::default() };
+    let mut repair = Repair { store, wait, tell, fetched: FetchOutcome::default() };
     let _index = index.repairing(store.marked_length(&index));
     repair.core(&index, true).await?;
     let content = match content_of(store, &index) {
@@ -145,7 +145,7 @@ impl Repair<'_> {
         Ok(came > 0)
     }
 
-    async fn fetch(&mut self, core: &Core, blocks: &[Range<u64>]) -> Result<Fetched> {
+    async fn fetch(&mut self, core: &Core, blocks: &[Range<u64>]) -> Result<FetchOutcome> {
         let tell = &mut *self.tell;
         let mut each = |fetched, of| tell(CheckStep::Fetched { fetched, of });
         let fetched = core.fetch(blocks, self.wait, &mut each).await?;

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use super::*;
 use crate::hyperdrive::Edit;
 use crate::stat::Stat;
-use hypermount_core::Custodian;
+use hypermount_core::MachineIdentity;
 
 fn open(root: &Path) -> Store {
-    Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")
+    Store::open_as(root, true, &MachineIdentity::on_machine(b"one", None)).expect("the store opens")
 }
 
 fn directory_of(root: &Path, core: &Core) -> PathBuf {
@@ -59,12 +59,12 @@ async fn a_damaged_block_names_its_file_and_version() {
     // In the second block of /b, which the second put after the header brought: version 3.
     flip(&content.join("data"), 1500 + 1200);
     let found = checked(root.path(), &key).await;
-    let file = HurtFile { path: "/b".to_owned(), version: 3, newest: true };
+    let file = DamagedFile { path: "/b".to_owned(), version: 3, newest: true };
     assert_eq!(found.files, [file]);
     assert_eq!((found.damaged_blocks, found.sound), (1, 4 + 5));
-    assert!(found.is_hurt());
+    assert!(found.is_damaged());
     flip(&content.join("data"), 1500 + 1200);
-    assert!(!checked(root.path(), &key).await.is_hurt(), "nothing was given up");
+    assert!(!checked(root.path(), &key).await.is_damaged(), "nothing was given up");
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn a_damaged_index_block_names_its_version() {
     flip(&index.join("data"), offset as usize + 3);
     let found = checked(root.path(), &key).await;
     assert_eq!((found.versions.as_slice(), found.damaged_blocks), (&[3][..], 1));
-    assert!(found.is_hurt());
+    assert!(found.is_damaged());
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn damaged_tree_nodes_are_made_again_from_the_blocks() {
         for at in [0, 39] {
             flip(&tree, 32 + 40 * node + at);
             let found = checked(root.path(), &key).await;
-            assert!(!found.is_hurt(), "node {node}, byte {at}: {found:?}");
+            assert!(!found.is_damaged(), "node {node}, byte {at}: {found:?}");
             assert_eq!(found.sound, 10, "node {node}, byte {at}");
             assert_eq!(fs::read(&tree).expect("it is there"), sound, "node {node}, byte {at}");
         }

@@ -121,11 +121,12 @@ impl Drive {
     }
 
     /// Applies the edits as one signed batch; the new version. Either all of them become visible
-    /// or, on any error, none. Removing what is not there is NotFound; a nested drive's inside is
-    /// ReadOnly. Safe against a killed process on return; against power loss after [`Drive::sync`].
+    /// or, on any error, none. Safe against a killed process on return; against power loss after
+    /// [`Drive::sync`].
     ///
     /// # Errors
-    /// `NotFound`, `ReadOnly`, `Unsupported`, `TooLarge`, `Storage`.
+    /// `NotFound` if what is to be removed is not there, `ReadOnly` also for a path inside a nested
+    /// drive, `Unsupported`, `TooLarge`, `Storage`.
     pub async fn apply(&self, edits: Vec<Edit>) -> Result<u64> {
         let turn = self.turn().await;
         self.advance_in(&turn, edits).await.map(|versions| versions.end)

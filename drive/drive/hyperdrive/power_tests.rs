@@ -9,10 +9,10 @@ use super::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::Stat;
 use hypermount_core::testing::power::{cut, survivors, synced_below, watch};
-use hypermount_core::{Custodian, Store, Wait};
+use hypermount_core::{MachineIdentity, Store, Wait};
 
 fn open(root: &Path, create: bool) -> crate::Result<Store> {
-    Store::open_as(root, create, &Custodian::on_machine(b"one", None))
+    Store::open_as(root, create, &MachineIdentity::on_machine(b"one", None))
 }
 
 /// What of `root` outlives a power cut at the moment when a new drive, and with `file` a file in it, has been

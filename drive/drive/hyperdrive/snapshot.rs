@@ -18,22 +18,21 @@ impl Snapshot {
         self.index.version()
     }
 
-    /// What lies at `path`: NotFound if nothing does, and only if that is proven. Does not cross
-    /// nested drives: below a mount it is NotFound.
+    /// The entry at `path`. Nested drives are not crossed.
     ///
     /// # Errors
-    /// `NotFound`; `Malformed` for an entry that makes no sense; those of [`hypermount_core::Core::get`].
+    /// `NotFound` if it is proven that there is none, and below a nested drive; `Malformed` for an
+    /// entry that makes no sense; those of [`hypermount_core::Core::get`].
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         self.index.entry(path, wait).await
     }
 
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
     /// cannot hold, and entries whose stat cannot be read: looking the latter up says so.
-    /// NotADirectory / NotFound as expected; TooLarge for more than
-    /// [`crate::MAX_LISTING_BYTES`], unless the drive is written here.
     ///
     /// # Errors
-    /// `NotADirectory`, `NotFound`, `TooLarge`; those of [`hypermount_core::Core::get`].
+    /// `NotADirectory`; `NotFound`; `TooLarge` for more than 36 MiB, unless the drive is written here;
+    /// those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         self.index.list(path, wait, |entry| entry).await
     }

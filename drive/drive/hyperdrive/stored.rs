@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Drive;
 use crate::index::IndexLog;
-use hypermount_core::{Error, Hurt, Result, Store, Wait, content_name, lacks_descriptors};
+use hypermount_core::{DamagedCore, Error, Result, Store, Wait, content_name, lacks_descriptors};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// The drives of a store.
@@ -14,7 +14,7 @@ pub struct StoredDrives {
     pub drives: Vec<PublicKey>,
     /// What is damaged or incomplete, by metadata core where that is known. A drive that can be opened
     /// may be among them.
-    pub hurt: Vec<Hurt>,
+    pub damaged: Vec<DamagedCore>,
 }
 
 /// Keys of the drives in a store: of every core whose first block is here and says that it is a
@@ -46,14 +46,17 @@ pub fn stored_drives(store: &Store) -> Result<Vec<PublicKey>> {
 ///
 /// # Errors
 /// `TooManyCores`, `Locked`, `Storage`.
-pub async fn survey(store: &Store) -> Result<StoredDrives> {
+pub async fn stored_drives_and_damage(store: &Store) -> Result<StoredDrives> {
     let (mut found, mut contents) = (StoredDrives::default(), BTreeSet::new());
     for key in store.keys()? {
-        let hurt = |why: String| Hurt { discovery_key: key.discovery_key(), key: Some(key), why };
+        let damaged =
+            |why: String| DamagedCore { discovery_key: key.discovery_key(), key: Some(key), why };
         match Drive::open(store, &key, None, Wait::Local).await {
             Ok(drive) => {
                 let cores = std::iter::once(drive.metadata_core()).chain(drive.content().ok());
-                found.hurt.extend(cores.filter_map(|core| store.known_damage(core)).map(hurt));
+                found
+                    .damaged
+                    .extend(cores.filter_map(|core| store.known_damage(core)).map(damaged));
                 contents.extend(drive.content().ok().map(|core| *core.discovery_key()));
                 found.drives.push(key);
             }
@@ -64,19 +67,19 @@ pub async fn survey(store: &Store) -> Result<StoredDrives> {
                 error @ (Error::Corrupt { .. } | Error::Storage { .. } | Error::NotAStore { .. }),
             ) => {
                 contents.extend(content_of(store, &key));
-                found.hurt.push(hurt(error.to_string()));
+                found.damaged.push(damaged(error.to_string()));
             }
             // A content core, or another program's: no drive begins there.
             Err(_) => {
                 let missing = store.core(&key).ok().and_then(|core| store.known_damage(&core));
                 contents.extend(missing.iter().filter_map(|_| content_of(store, &key)));
-                found.hurt.extend(missing.map(hurt));
+                found.damaged.extend(missing.map(damaged));
             }
         }
     }
-    found.hurt.extend(store.unknown_cores()?);
+    found.damaged.extend(store.unknown_cores()?);
     // What is wrong with a content core is said of its drive.
-    found.hurt.retain(|hurt| !contents.contains(&hurt.discovery_key));
+    found.damaged.retain(|damaged| !contents.contains(&damaged.discovery_key));
     Ok(found)
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::stored::survey;
+use super::stored::stored_drives_and_damage;
 use super::*;
-use hypermount_core::Custodian;
+use hypermount_core::MachineIdentity;
 use hypermount_swarm::crypto::DiscoveryKey;
 
 fn open(root: &Path) -> Store {
-    Store::open_as(root, true, &Custodian::on_machine(b"one", None)).expect("the store opens")
+    Store::open_as(root, true, &MachineIdentity::on_machine(b"one", None)).expect("the store opens")
 }
 
 fn directory_of(root: &Path, key: &DiscoveryKey) -> PathBuf {
@@ -53,9 +53,9 @@ async fn damaged_key_files_are_derived_again() {
         for damage in damages(&sound) {
             put(&core.join("key"), damage.as_deref());
             let store = open(directory.path());
-            let found = survey(&store).await.expect("it is read");
+            let found = stored_drives_and_damage(&store).await.expect("it is read");
             assert_eq!(found.drives, [key], "{damage:?}");
-            assert_eq!(found.hurt, [], "{damage:?}");
+            assert_eq!(found.damaged, [], "{damage:?}");
             let drive = Drive::open(&store, &key, None, Wait::Local).await.expect("it opens");
             assert!(drive.writable(), "{damage:?}");
             drop((drive, store));
@@ -73,8 +73,8 @@ async fn damaged_names_are_written_again_when_they_are_known() {
     for damage in damages(&sound) {
         put(&content.join("name"), damage.as_deref());
         put(&content.join("key"), None);
-        let found = survey(&open(directory.path())).await.expect("it is read");
-        assert_eq!((found.drives, found.hurt), (vec![key], vec![]), "{damage:?}");
+        let found = stored_drives_and_damage(&open(directory.path())).await.expect("it is read");
+        assert_eq!((found.drives, found.damaged), (vec![key], vec![]), "{damage:?}");
         assert_eq!(fs::read(content.join("name")).expect("it is back"), sound, "{damage:?}");
     }
     // A drive's own is known only to its user: it is shown as damaged until it is opened by name.
@@ -82,14 +82,14 @@ async fn damaged_names_are_written_again_when_they_are_known() {
     for damage in damages(&sound) {
         put(&index.join("name"), damage.as_deref());
         let store = open(directory.path());
-        let found = survey(&store).await.expect("it is read");
-        assert_eq!(found.hurt.len(), 1, "{damage:?}");
-        assert_eq!(found.hurt[0].key, Some(key), "{damage:?}");
+        let found = stored_drives_and_damage(&store).await.expect("it is read");
+        assert_eq!(found.damaged.len(), 1, "{damage:?}");
+        assert_eq!(found.damaged[0].key, Some(key), "{damage:?}");
         drop(store);
         let store = open(directory.path());
         assert!(Drive::create(&store, "notes").expect("it opens").writable(), "{damage:?}");
-        let found = survey(&store).await.expect("it is read");
-        assert_eq!((found.drives, found.hurt), (vec![key], vec![]), "{damage:?}");
+        let found = stored_drives_and_damage(&store).await.expect("it is read");
+        assert_eq!((found.drives, found.damaged), (vec![key], vec![]), "{damage:?}");
         drop(store);
         assert_eq!(fs::read(index.join("name")).expect("it is back"), sound, "{damage:?}");
     }
@@ -106,8 +106,8 @@ async fn a_damaged_drive_is_never_left_out() {
         let mut flipped = sound.clone();
         flipped[at] ^= 1;
         put(&core.join(file), Some(&flipped));
-        let found = survey(&open(directory.path())).await.expect("it is read");
-        let shown = found.hurt.iter().filter_map(|hurt| hurt.key).chain(found.drives);
+        let found = stored_drives_and_damage(&open(directory.path())).await.expect("it is read");
+        let shown = found.damaged.iter().filter_map(|damaged| damaged.key).chain(found.drives);
         assert_eq!(shown.collect::<Vec<_>>(), [key], "{file}");
         put(&core.join(file), Some(&sound));
     }
@@ -115,9 +115,9 @@ async fn a_damaged_drive_is_never_left_out() {
     for file in ["key", "name"] {
         put(&index.join(file), Some(b""));
     }
-    let found = survey(&open(directory.path())).await.expect("it is read");
+    let found = stored_drives_and_damage(&open(directory.path())).await.expect("it is read");
     assert_eq!(found.drives, []);
-    let lost = found.hurt.iter().find(|hurt| hurt.discovery_key == key.discovery_key());
+    let lost = found.damaged.iter().find(|damaged| damaged.discovery_key == key.discovery_key());
     assert_eq!(lost.expect("it is shown").key, None);
 }
 
@@ -133,17 +133,17 @@ async fn lost_blocks_of_an_own_drive_are_reported_and_nothing_is_written_to_it()
             put(path, Some(&bytes[..32]));
         }
         let store = open(directory.path());
-        let found = survey(&store).await.expect("it is read");
-        assert_eq!(found.hurt.len(), 1, "{found:?}");
-        assert_eq!(found.hurt[0].key, Some(key));
-        assert!(found.hurt[0].why.contains("of its 1 blocks are missing"), "{found:?}");
+        let found = stored_drives_and_damage(&store).await.expect("it is read");
+        assert_eq!(found.damaged.len(), 1, "{found:?}");
+        assert_eq!(found.damaged[0].key, Some(key));
+        assert!(found.damaged[0].why.contains("of its 1 blocks are missing"), "{found:?}");
         let opened = Drive::open(&store, &key, None, Wait::Local).await;
         assert!(opened.is_err() || !opened.is_ok_and(|drive| drive.writable()));
         drop(store);
         for (path, bytes) in &sound {
             put(path, Some(bytes));
         }
-        let found = survey(&open(directory.path())).await.expect("it is read");
-        assert_eq!((found.drives, found.hurt), (vec![key], vec![]), "nothing was changed");
+        let found = stored_drives_and_damage(&open(directory.path())).await.expect("it is read");
+        assert_eq!((found.drives, found.damaged), (vec![key], vec![]), "nothing was changed");
     }
 }

@@ -21,7 +21,6 @@ use crate::stat::{Entry, Stat};
 use hypermount_core::{Core, Result, Share, SharingOptions, Wait};
 use hypermount_swarm::crypto::PublicKey;
 
-pub use trie::MAX_LISTING_BYTES;
 use trie::{Batch, Header, Nodes, Trie};
 
 /// Options with which the hints of peers are answered from the index.
@@ -152,7 +151,7 @@ impl Index {
     /// out are names that a filesystem cannot hold and entries that make no sense.
     ///
     /// # Errors
-    /// `NotADirectory`, those of [`Index::entry`], and `TooLarge` for more than [`MAX_LISTING_BYTES`] of an
+    /// `NotADirectory`, those of [`Index::entry`], and `TooLarge` for more than 36 MiB of an
     /// index that is not written here.
     pub(crate) async fn list<T>(
         &self,
@@ -169,7 +168,7 @@ impl Index {
     /// the same value, and names that a filesystem cannot hold. An entry that makes no sense counts as none.
     ///
     /// # Errors
-    /// `TooLarge` for more changes, or for more than [`MAX_LISTING_BYTES`]; those of [`Core::get`].
+    /// `TooLarge` for more changes, or for more than 36 MiB; those of [`Core::get`].
     pub(crate) async fn changes(
         &self,
         old: &Self,

@@ -102,7 +102,7 @@ pub(super) fn milliseconds(seconds: i64, nanoseconds: i64) -> u64 {
     u64::try_from(whole).unwrap_or(0)
 }
 
-/// Whether two stats say the same of an entry whose content is the same. When the inode was last
+/// Whether two stats are equal for an entry whose content is equal. When the inode was last
 /// changed is this machine's affair.
 pub(super) fn same_metadata(one: &Stat, other: &Stat) -> bool {
     let what = |stat: &Stat| {

@@ -347,7 +347,7 @@ mod tests {
             ("down hint", Command::DownHint),
             ("unannounce", Command::Unannounce),
             ("handshake", Command::Handshake),
-            ("a command nobody knows", Command::Other { internal: false, number: 1000 }),
+            ("an unknown command", Command::Other { internal: false, number: 1000 }),
         ] {
             assert_eq!(request(what).command, command, "{what}");
         }

@@ -263,7 +263,7 @@ mod tests {
         for n in 0..AT_ONCE as u16 {
             assert_eq!(asked(&mut query), Some(contact(n).id));
         }
-        assert_eq!(query.next_step(), None, "so many wait");
+        assert_eq!(query.next_step(), None, "all queries wait");
         query.failed(Some(contact(0).id));
         for n in 1..=20 {
             if n >= AT_ONCE as u16 {

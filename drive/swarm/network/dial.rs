@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::place::{Ended, GivenUp};
-use super::transport::{Stream, Transport, Way};
+use super::slot::{ConnectionEnd, GivenUp};
+use super::transport::{FoundBy, Stream, Transport};
 
 /// How long resolving a name and connecting may take, each.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -48,9 +48,9 @@ pub(super) async fn keep_dialling(
     loop {
         let started = Instant::now();
         let Some(inner) = swarm.upgrade() else { return };
-        let Ended { reason, lied } = tokio::select! {
+        let ConnectionEnd { reason, lied } = tokio::select! {
             ending = attempt(inner, &address, needed.clone()) => ending,
-            () = super::closed(&mut closing) => return,
+            () = super::wait_closed(&mut closing) => return,
         };
         if needed.has_changed().is_err() {
             log::info!("peer {address}: not needed any more");
@@ -73,7 +73,7 @@ pub(super) async fn keep_dialling(
         tokio::select! {
             _ = tokio::time::sleep(pause) => {}
             () = unneeded(&mut needed) => {}
-            () = super::closed(&mut closing) => return,
+            () = super::wait_closed(&mut closing) => return,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -84,8 +84,8 @@ async fn attempt(
     swarm: std::sync::Arc<Inner>,
     address: &str,
     mut needed: watch::Receiver<()>,
-) -> Ended {
-    let failed = |reason| Ended { reason, lied: false };
+) -> ConnectionEnd {
+    let failed = |reason| ConnectionEnd { reason, lied: false };
     let resolved = tokio::time::timeout(CONNECT_WITHIN, tokio::net::lookup_host(address)).await;
     let candidates: Vec<_> = match resolved {
         Ok(Ok(candidates)) => candidates.collect(),
@@ -97,7 +97,7 @@ async fn attempt(
         match tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(candidate)).await {
             Ok(Ok(stream)) => {
                 swarm.state().troubles.remove(address);
-                let connection = swarm.register(candidate, Transport::Tcp, Way::Given);
+                let connection = swarm.register(candidate, Transport::Tcp, FoundBy::Given);
                 let handle = connection.handle.clone();
                 let running = connection.run(Stream::Tcp(stream));
                 tokio::pin!(running);

@@ -20,14 +20,14 @@ use super::candidates::{
 use super::dial::{self, CONNECT_WITHIN};
 use super::discovery::NodeSocket;
 use super::hyperdht::{self, CarryError};
-use super::place::{ConnectionHandle, Ended, GivenUp, Place};
-use super::places::MAX_CONNECTIONS;
+use super::slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, GivenUp};
+use super::slots::MAX_CONNECTIONS;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
-use super::transport::{Stream, Transport, Way};
+use super::transport::{FoundBy, Stream, Transport};
 use crate::crypto::DiscoveryKey;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
-/// Connections to peers that were found, those being dialled included: places stay for peers that
+/// Connections to peers that were found, those being dialled included: slots stay for peers that
 /// dial us.
 pub(crate) const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
 /// Found peers that wait for the task below; when full, discovery waits.
@@ -45,7 +45,7 @@ pub(super) struct Finding {
     /// The node of HyperDHT 6, if it is used.
     pub hyperdht: OnceLock<Arc<hyperdht::CurrentEndpoint>>,
     candidates: Mutex<Candidates>,
-    /// Notified when a candidate becomes due or a place becomes free.
+    /// Notified when a candidate becomes due or a slot becomes free.
     changed: Notify,
     /// Notified when any connection has ended.
     gone: Notify,
@@ -188,7 +188,7 @@ impl Inner {
         }
     }
 
-    /// The address to dial now, if there is one and a place for it.
+    /// The address to dial now, if there is one and a slot for it.
     fn next_candidate(&self) -> Option<DialTarget> {
         let connected = self.peer_count();
         let mut candidates = self.finding.candidates();
@@ -230,7 +230,7 @@ pub(super) async fn run(swarm: Weak<Inner>, mut found: mpsc::Receiver<Found>) {
             }
             () = finding.changed.notified() => {}
             () = crate::network::wait_until(due) => {}
-            () = super::closed(&mut closing) => return,
+            () = super::wait_closed(&mut closing) => return,
         }
     }
 }
@@ -240,7 +240,7 @@ async fn attempt(swarm: Arc<Inner>, target: DialTarget) {
     let mut closing = swarm.closing.subscribe();
     let (reason, outcome) = tokio::select! {
         ending = connect(&swarm, target) => ending,
-        () = super::closed(&mut closing) => return,
+        () = super::wait_closed(&mut closing) => return,
     };
     log::debug!("peer {target}, which was found: {reason}");
     swarm.finding.candidates().ended(&target, outcome, Instant::now());
@@ -267,7 +267,7 @@ async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
         Err(failure) => return failure,
     };
     let handle = connection.handle.clone();
-    let Ended { reason, lied } = connection.run(stream).await;
+    let ConnectionEnd { reason, lied } = connection.run(stream).await;
     let outcome = match (handle.given_up.get(), handle.identity.get()) {
         (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
         (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
@@ -280,32 +280,37 @@ async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
     (reason, outcome)
 }
 
-/// A connection with its place and its bytes, or why there is none.
-type Connected = Result<(Place, Stream), (String, Outcome)>;
+/// A connection with its slot and its bytes, or why there is none.
+type Connected = Result<(ConnectionSlot, Stream), (String, Outcome)>;
 
-/// Registers a connection that was dialled; its place among the attempts becomes free.
-fn registered(swarm: &Arc<Inner>, target: DialTarget, at: SocketAddr, way: Way) -> Place {
+/// Registers a connection that was dialled; its slot among the attempts becomes free.
+fn registered(
+    swarm: &Arc<Inner>,
+    target: DialTarget,
+    at: SocketAddr,
+    found_by: FoundBy,
+) -> ConnectionSlot {
     swarm.finding.candidates().connected(&target);
     swarm.finding.changed.notify_one();
     let transport = match target {
         DialTarget::Tcp(_) => Transport::Tcp,
         DialTarget::HyperDht(_) => Transport::HyperDht,
     };
-    swarm.register(at, transport, way)
+    swarm.register(at, transport, found_by)
 }
 
 async fn connect_tcp(
     swarm: &Arc<Inner>,
     target: DialTarget,
     address: SocketAddr,
-    way: Way,
+    found_by: FoundBy,
 ) -> Connected {
     let failed = |reason| (reason, Outcome::Failed);
     let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
     let stream = stream
         .map_err(|_| failed(format!("did not answer within {CONNECT_WITHIN:?}")))?
         .map_err(|error| failed(format!("cannot connect: {error}")))?;
-    let connection = registered(swarm, target, address, way);
+    let connection = registered(swarm, target, address, found_by);
     Ok((connection, Stream::Tcp(stream)))
 }
 
@@ -313,7 +318,7 @@ async fn connect_by_key(
     swarm: &Arc<Inner>,
     target: DialTarget,
     key: [u8; 32],
-    way: Way,
+    found_by: FoundBy,
     topics: Vec<DiscoveryKey>,
 ) -> Connected {
     let failed = |reason| (reason, Outcome::Failed);
@@ -321,12 +326,12 @@ async fn connect_by_key(
     let link = link.ok_or_else(|| failed("the HyperDHT is not used".into()))?;
     let connection = link.connect(key).await.map_err(failed)?;
     let address = SocketAddr::V4(connection.address);
-    let place = registered(swarm, target, address, way);
-    let stream = swarm.carried(&place, connection, topics).await.map_err(|error| match error {
+    let slot = registered(swarm, target, address, found_by);
+    let stream = swarm.carried(&slot, connection, topics).await.map_err(|error| match error {
         CarryError::Foreign => (error.to_string(), Outcome::Foreign),
         error => failed(error.to_string()),
     })?;
-    Ok((place, stream))
+    Ok((slot, stream))
 }
 
 impl Inner {
@@ -334,13 +339,13 @@ impl Inner {
     /// that becomes a candidate for these topics.
     async fn carried(
         &self,
-        place: &Place,
+        slot: &ConnectionSlot,
         connection: hyperdht::Connection,
         topics: Vec<DiscoveryKey>,
     ) -> Result<Stream, CarryError> {
-        let address = place.handle.address;
+        let address = slot.handle.address;
         let port = self.finding.listening.borrow().map(|address| address.port());
-        let mut ending = place.handle.ending.subscribe();
+        let mut ending = slot.handle.ending.subscribe();
         let carried = tokio::select! {
             carried = hyperdht::carry(connection, port) => carried?,
             _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
@@ -362,12 +367,12 @@ impl Inner {
     /// Handles a peer that connected by Hyperswarm 4.
     pub(super) async fn welcome(self: Arc<Self>, connection: hyperdht::Connection) {
         let address = SocketAddr::V4(connection.address);
-        let place = self.register(address, Transport::HyperDht, Way::Incoming);
+        let slot = self.register(address, Transport::HyperDht, FoundBy::Incoming);
         // The peer does not name the topic.
         let topics = self.finding.some_topics();
-        match self.carried(&place, connection, topics).await {
+        match self.carried(&slot, connection, topics).await {
             Ok(stream) => {
-                let Ended { reason, lied } = place.run(stream).await;
+                let ConnectionEnd { reason, lied } = slot.run(stream).await;
                 log::log!(dial::level(lied), "peer {address} left: {reason}");
             }
             Err(error) => log::debug!("HyperDHT peer {address}: {error}"),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::candidates::{DialTarget, Found, Priority, Source};
 use super::testing::{idle, introducing};
+use super::topics::MAX_TOPICS;
 use super::*;
 
 /// Two swarms that look for the same topic.

@@ -7,9 +7,9 @@ mod topics;
 mod candidates;
 mod interfaces;
 mod transport;
-mod place;
+mod slot;
 mod protocol;
-mod places;
+mod slots;
 mod hyperdht;
 mod dial;
 mod discovery;
@@ -41,15 +41,15 @@ pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub(crate) use discovery::parse_multicast_dns;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub use place::{ConnectionHandle, Ended, Ending, Place};
-pub use places::MAX_STRANGERS;
 pub use protocol::Protocol;
-pub use topics::{Interest, MAX_TOPICS, TooManyTopics};
-pub use transport::{Stream, Transport, Way};
+pub use slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, Ending};
+pub use slots::MAX_STRANGERS;
+pub use topics::{Interest, TooManyTopics};
+pub use transport::{FoundBy, Stream, Transport};
 
 /// Bytes that incomplete frames of all connections may hold together; beyond it the connection that
 /// holds most is ended.
-pub const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_HALF_RECEIVED: usize = 32 * 1024 * 1024;
 /// Pause of the accept loop after a failure such as running out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
@@ -90,7 +90,7 @@ pub struct PeerInfo {
     /// What carries the connection.
     pub transport: Transport,
     /// How the peer was found.
-    pub way: Way,
+    pub found_by: FoundBy,
     /// Channels open on both sides: one per core.
     pub cores: usize,
     /// Bytes on this connection.
@@ -166,7 +166,7 @@ impl Swarm {
     /// is announced; peers that are found are dialled.
     ///
     /// # Errors
-    /// Fails if [`MAX_TOPICS`] other topics are joined already.
+    /// Fails if 4096 other topics are joined already.
     pub fn join(&self, topic: DiscoveryKey, interest: Interest) -> Result<(), TooManyTopics> {
         self.inner.finding.join(topic, interest)
     }
@@ -241,7 +241,7 @@ impl Swarm {
         self.inner.closing.send_replace(true);
     }
 
-    /// A channel whose value becomes true when the swarm is closed; [`closed`] waits for it.
+    /// A channel whose value becomes true when the swarm is closed; [`wait_closed`] waits for it.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.inner.closing.subscribe()
     }
@@ -274,16 +274,21 @@ impl Inner {
         }
     }
 
-    /// A place for a connection (`places.rs`).
-    fn register(self: &Arc<Self>, address: SocketAddr, transport: Transport, way: Way) -> Place {
-        let handle = ConnectionHandle::new(address, transport, way);
+    /// A slot for a connection (`slots.rs`).
+    fn register(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        transport: Transport,
+        found_by: FoundBy,
+    ) -> ConnectionSlot {
+        let handle = ConnectionHandle::new(address, transport, found_by);
         let mut state = self.state();
         if handle.incoming {
             state.make_room_for_stranger(address.ip());
         }
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         state.connections.insert(id, handle.clone());
-        Place { swarm: Arc::clone(self), id, handle }
+        ConnectionSlot { swarm: Arc::clone(self), id, handle }
     }
 }
 
@@ -292,14 +297,14 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = closed(&mut closing) => return,
+            () = wait_closed(&mut closing) => return,
         };
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
             Ok((stream, address)) => {
-                let connection = swarm.register(address, Transport::Tcp, Way::Incoming);
+                let connection = swarm.register(address, Transport::Tcp, FoundBy::Incoming);
                 swarm.runtime.spawn(async move {
-                    let Ended { reason, lied } = connection.run(Stream::Tcp(stream)).await;
+                    let ConnectionEnd { reason, lied } = connection.run(Stream::Tcp(stream)).await;
                     log::log!(dial::level(lied), "peer {address} left: {reason}");
                 });
             }
@@ -320,7 +325,7 @@ pub async fn wait_until(at: Option<Instant>) {
 }
 
 /// Resolves when the swarm of this channel ([`Swarm::closing`]) is closed or dropped.
-pub async fn closed(closing: &mut watch::Receiver<bool>) {
+pub async fn wait_closed(closing: &mut watch::Receiver<bool>) {
     // A swarm that was dropped is closed too.
     let _ = closing.wait_for(|closing| *closing).await;
 }
@@ -336,14 +341,14 @@ mod tests {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         for (number, remote) in [(1, [0; 32]), (2, [0xff; 32])] {
-            let register = |way| swarm.register(address, Transport::Tcp, way);
-            let (old, new) = (register(Way::Incoming), register(Way::Incoming));
-            for place in [&old, &new] {
-                assert_eq!(swarm.identified(place.id, remote), Ok(()), "{number}");
+            let register = |found_by| swarm.register(address, Transport::Tcp, found_by);
+            let (old, new) = (register(FoundBy::Incoming), register(FoundBy::Incoming));
+            for slot in [&old, &new] {
+                assert_eq!(swarm.identified(slot.id, remote), Ok(()), "{number}");
             }
             assert!(!old.handle.is_ending() && !new.handle.is_ending(), "{number}");
             drop((old, new));
-            let (old, new) = (register(Way::Lan), register(Way::Dht));
+            let (old, new) = (register(FoundBy::Lan), register(FoundBy::Dht));
             assert_eq!(swarm.identified(old.id, remote), Ok(()), "{number}");
             let refused = swarm.identified(new.id, remote).is_err();
             assert!(refused != old.handle.is_ending(), "{number}: one of them");
@@ -354,10 +359,10 @@ mod tests {
     async fn incomplete_frames_of_all_connections_are_limited() {
         let swarm = idle().inner;
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
-        let register = || swarm.register(address, Transport::Tcp, Way::Incoming);
+        let register = || swarm.register(address, Transport::Tcp, FoundBy::Incoming);
         let (small, large) = (register(), register());
-        let hold = |place: &Place, bytes| {
-            place.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
+        let hold = |slot: &ConnectionSlot, bytes| {
+            slot.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
             swarm.bound_half_received();
         };
         hold(&small, 1000);

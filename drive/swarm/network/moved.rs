@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::discovery::NetworkLocation;
 use super::interfaces::addresses;
-use super::{ConnectionHandle, Inner, closed};
+use super::{ConnectionHandle, Inner, wait_closed};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -19,7 +19,7 @@ pub(super) async fn run(swarm: Weak<Inner>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = closed(&mut closing) => return,
+            () = wait_closed(&mut closing) => return,
         }
         let Some(swarm) = swarm.upgrade() else { return };
         let now = NetworkLocation::now();

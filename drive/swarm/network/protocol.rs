@@ -3,16 +3,19 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::place::{Ended, Place};
+use super::slot::{ConnectionEnd, ConnectionSlot};
 use super::transport::Stream;
 
 /// What runs on every connection. A caller hands it to [`Swarm::new`](super::Swarm::new).
 pub trait Protocol: Send + Sync + 'static {
-    /// Authenticates the peer and runs the connection to its end. It keeps `place` until then, because
-    /// dropping that gives the place to another peer. It ends soon after [`Place::ending`] resolves;
+    /// Authenticates the peer and runs the connection to its end. It keeps `slot` until then, because
+    /// dropping that gives the slot to another peer. It ends soon after [`ConnectionSlot::ending`] resolves;
     /// the swarm may drop the future when it is closed.
-    fn run(&self, place: Place, stream: Stream)
-    -> Pin<Box<dyn Future<Output = Ended> + Send + '_>>;
+    fn run(
+        &self,
+        slot: ConnectionSlot,
+        stream: Stream,
+    ) -> Pin<Box<dyn Future<Output = ConnectionEnd> + Send + '_>>;
 
     /// A peer whose address was given to [`Swarm::dial`](super::Swarm::dial) could not be reached or
     /// has left; `trouble` names the address and the reason.

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Ended, Place, Protocol, Stream, Swarm};
+use super::{ConnectionEnd, ConnectionSlot, Protocol, Stream, Swarm};
 
-type Running<'a> = Pin<Box<dyn Future<Output = Ended> + Send + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = ConnectionEnd> + Send + 'a>>;
 
-fn left(reason: impl ToString) -> Ended {
-    Ended { reason: reason.to_string(), lied: false }
+fn left(reason: impl ToString) -> ConnectionEnd {
+    ConnectionEnd { reason: reason.to_string(), lied: false }
 }
 
 /// Sends nothing.
 struct Idle;
 
 impl Protocol for Idle {
-    fn run(&self, place: Place, _stream: Stream) -> Running<'_> {
-        Box::pin(async move { place.ending().ended().await })
+    fn run(&self, slot: ConnectionSlot, _stream: Stream) -> Running<'_> {
+        Box::pin(async move { slot.ending().ended().await })
     }
 
     fn unreachable(&self, _trouble: &str) {}
@@ -34,14 +34,14 @@ pub(crate) fn idle() -> Swarm {
 struct Introduces([u8; 32]);
 
 impl Introduces {
-    async fn introduce(&self, place: &Place, stream: &mut Stream) -> Result<(), String> {
+    async fn introduce(&self, slot: &ConnectionSlot, stream: &mut Stream) -> Result<(), String> {
         let Stream::Tcp(stream) = stream else { return Err("not over TCP".into()) };
         let lost = |error: std::io::Error| format!("connection lost: {error}");
         stream.write_all(&self.0).await.map_err(lost)?;
         let mut remote = [0; 32];
         stream.read_exact(&mut remote).await.map_err(lost)?;
-        place.identified(remote)?;
-        if !place.admit() {
+        slot.identified(remote)?;
+        if !slot.admit() {
             return Err("there is no place for another peer".into());
         }
         let _ = stream.read(&mut remote).await.map_err(lost)?;
@@ -50,11 +50,11 @@ impl Introduces {
 }
 
 impl Protocol for Introduces {
-    fn run(&self, place: Place, mut stream: Stream) -> Running<'_> {
+    fn run(&self, slot: ConnectionSlot, mut stream: Stream) -> Running<'_> {
         Box::pin(async move {
-            let mut ending = place.ending();
+            let mut ending = slot.ending();
             tokio::select! {
-                talked = self.introduce(&place, &mut stream) => match talked {
+                talked = self.introduce(&slot, &mut stream) => match talked {
                     Ok(()) => left("nothing is left to say"),
                     Err(reason) => left(reason),
                 },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::crypto::DiscoveryKey;
 
 /// Topics that may be joined at once. Each costs a query every few minutes.
-pub const MAX_TOPICS: usize = 4096;
+pub(super) const MAX_TOPICS: usize = 4096;
 
 /// What a caller wants of a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Interest {
 /// The topics that are joined.
 pub(crate) type Topics = BTreeMap<DiscoveryKey, Interest>;
 
-/// [`MAX_TOPICS`] topics are joined already.
+/// 4096 topics are joined already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_TOPICS} drives are looked for or announced already; leave one first")]
 pub struct TooManyTopics;

@@ -29,7 +29,7 @@ impl fmt::Display for Transport {
 
 /// How a connected peer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub enum FoundBy {
     /// It dialled us.
     Incoming,
     /// A local caller named its address.
@@ -44,27 +44,27 @@ pub enum Way {
     Itself,
 }
 
-impl From<Source> for Way {
+impl From<Source> for FoundBy {
     fn from(source: Source) -> Self {
         match source {
-            Source::Lan(_) => Way::Lan,
-            Source::Node(_) => Way::Dht,
-            Source::HyperNode(_) => Way::HyperDht,
-            Source::Itself(_) => Way::Itself,
+            Source::Lan(_) => FoundBy::Lan,
+            Source::Node(_) => FoundBy::Dht,
+            Source::HyperNode(_) => FoundBy::HyperDht,
+            Source::Itself(_) => FoundBy::Itself,
         }
     }
 }
 
 /// As in commands' output.
-impl fmt::Display for Way {
+impl fmt::Display for FoundBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Way::Incoming => "incoming",
-            Way::Given => "given",
-            Way::Lan => "lan",
-            Way::Dht => "dht",
-            Way::HyperDht => "hyperdht",
-            Way::Itself => "told",
+            FoundBy::Incoming => "incoming",
+            FoundBy::Given => "given",
+            FoundBy::Lan => "lan",
+            FoundBy::Dht => "dht",
+            FoundBy::HyperDht => "hyperdht",
+            FoundBy::Itself => "told",
         })
     }
 }

@@ -95,7 +95,7 @@ impl Kernel {
             assert_eq!(mode.size, bytes.len() as u64);
         }
         let attribute = match self.fs.getxattr(ino, OsStr::new("user.a"), 100).await {
-            Ok(drivefs::Answer::Data(data)) => data.first().copied(),
+            Ok(drivefs::XattrAnswer::Data(data)) => data.first().copied(),
             Ok(other) => panic!("{other:?}"),
             Err(_) => None,
         };

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use bytes::Bytes;
-use drivefs::{Caller, Changes, Rename};
+use drivefs::{AttributeChanges, Caller, Rename};
 use hypermount_drive::{Drive, DrivePath, Edit, Stat, Store, TYPE_FILE};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -314,7 +314,7 @@ impl Pair {
         if expected.is_ok_and(|it| !matches!(self.model.inodes[it].now.content, Content::File(_))) {
             return Ok(());
         }
-        let changes = Changes { size: Some(size), ..Changes::default() };
+        let changes = AttributeChanges { size: Some(size), ..AttributeChanges::default() };
         let done = async {
             let (ino, _) = self.kernel.find(path).await?;
             number(self.kernel.fs.setattr(ino, None, changes, Caller::SELF).await)
@@ -340,7 +340,7 @@ impl Pair {
         match step {
             // No program can change the mode of a link.
             Step::Mode { mode, .. } if !is_link => {
-                let changes = Changes { mode: Some(*mode), ..Changes::default() };
+                let changes = AttributeChanges { mode: Some(*mode), ..AttributeChanges::default() };
                 let done = number(fs.setattr(ino, None, changes, Caller::SELF).await).map(|_| ());
                 prop_assert_eq!(done, Ok(()));
                 self.changed(inode, |is| is.mode = *mode);
@@ -466,7 +466,8 @@ impl Pair {
                 prop_assert_eq!(read.as_deref(), Ok(expected));
             }
             Step::Resize { size, .. } => {
-                let (ino, changes) = (ROOT, Changes { size: Some(size), ..Changes::default() });
+                let (ino, changes) =
+                    (ROOT, AttributeChanges { size: Some(size), ..AttributeChanges::default() });
                 let fs = &self.kernel.fs;
                 let done = number(fs.setattr(ino, Some(handle), changes, Caller::SELF).await);
                 prop_assert_eq!(done.map(|_| ()), allowed);

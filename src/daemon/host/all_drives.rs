@@ -1,7 +1,7 @@
 //! The drives in a mount of all drives: those of the store by their names, and any other by its key.
 //! A look-up opens the drive and looks for its peers. It is never announced.
 
-use drivefs::{Drives, Later};
+use drivefs::{DriveFuture, Drives};
 use hypermount_core::{Store, Wait};
 use hypermount_drive::{Drive, DriveUrl};
 use hypermount_swarm::PublicKey;
@@ -25,7 +25,7 @@ pub struct AllDrives {
 }
 
 impl Drives for AllDrives {
-    fn names(&self) -> Later<'_, Vec<String>> {
+    fn names(&self) -> DriveFuture<'_, Vec<String>> {
         let store = self.store.clone();
         Box::pin(async move {
             // Reads a block of every core in the store.
@@ -39,7 +39,7 @@ impl Drives for AllDrives {
         })
     }
 
-    fn named<'a>(&'a self, name: &'a str) -> Later<'a, Option<(Drive, bool)>> {
+    fn named<'a>(&'a self, name: &'a str) -> DriveFuture<'a, Option<(Drive, bool)>> {
         Box::pin(async move {
             let Some(key) = self.store.named_key(name.as_bytes())? else { return Ok(None) };
             let drive = Drive::open(&self.store, &key, None, Wait::Local).await?;
@@ -47,7 +47,7 @@ impl Drives for AllDrives {
         })
     }
 
-    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> Later<'a, Drive> {
+    fn by_key<'a>(&'a self, url: &'a DriveUrl, wait: Wait) -> DriveFuture<'a, Drive> {
         Box::pin(async move {
             if let Err(failure) = self.network.look_for(&url.key, self.looks_for_peers) {
                 log::warn!("{}", failure.sentence());

@@ -298,7 +298,7 @@ impl Host {
             cores.insert(*drive.metadata_core().discovery_key());
             cores.extend(drive.content().ok().map(|content| *content.discovery_key()));
         }
-        self.network.choose(cores);
+        self.network.set_shared(cores);
     }
 
     /// Releases the records of ended mounts, because other mounts or seeds still keep the store in use.

@@ -5,7 +5,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::{Detach, Fs, Mount, MountOptions, Patience, RootLimits};
+use drivefs::{Fs, Mount, MountOptions, Patience, RootLimits, UnmountMode};
 use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -301,9 +301,9 @@ impl Host {
         }
         if is_mounted {
             let how = match how {
-                How::Normal => Detach::Normal,
-                How::Lazy => Detach::Lazy,
-                How::Force => Detach::Force,
+                How::Normal => UnmountMode::Normal,
+                How::Lazy => UnmountMode::Lazy,
+                How::Force => UnmountMode::Force,
             };
             let at = mountpoint.clone();
             tokio::task::spawn_blocking(move || drivefs::unmount(&at, how))

@@ -63,7 +63,7 @@ impl Host {
             address: peer.address.to_string(),
             incoming: peer.incoming,
             transport: peer.transport.to_string(),
-            found: peer.way.to_string(),
+            found: peer.found_by.to_string(),
             cores: peer.cores,
             received: peer.traffic.received,
             sent: peer.traffic.sent,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use hypermount_core::Store;
-use hypermount_core::Custodian;
+use hypermount_core::MachineIdentity;
 use hypermount_drive::scratch;
 use hypermount_swarm::crypto;
 
@@ -39,9 +39,9 @@ fn mark(text: &[u8]) {
     let content = format!("{}\n", text.trim_end());
     let sum = hypermount_swarm::DiscoveryKey::new(crypto::blake2b(&[content.as_bytes()])).to_hex();
     fs::write(root.join("hypermount.mark"), format!("{content}sum {sum}\n")).expect("is written");
-    let custodian = Custodian::on_machine(b"fuzz", None);
-    if let Ok(store) = Store::open_as(&root, false, &custodian) {
-        let _ = store.custody();
+    let identity = MachineIdentity::on_machine(b"fuzz", None);
+    if let Ok(store) = Store::open_as(&root, false, &identity) {
+        let _ = store.stop_reasons();
         let _ = store.adopt(false);
     }
 }

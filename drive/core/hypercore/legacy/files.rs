@@ -306,7 +306,7 @@ fn ensure_header(file: &File, expected: [u8; HEADER as usize]) -> Result<()> {
         return Ok(());
     }
     if length > 0 {
-        log::warn!("{}: header damaged, written anew", file.path.display());
+        log::warn!("{}: header damaged, written again", file.path.display());
     }
     file.write(0, &expected)
 }

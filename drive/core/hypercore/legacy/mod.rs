@@ -22,7 +22,7 @@ pub(super) fn open(opening: OpenFiles) -> Result<Opened> {
         Some(stored)
             if stored != *key && pair.as_ref().is_some_and(|pair| pair.public_key() == *key) =>
         {
-            log::warn!("{}: key damaged, written anew", directory.display());
+            log::warn!("{}: key damaged, written again", directory.display());
             if writable {
                 files::write_key(directory, open_file, key)?;
             }

@@ -450,7 +450,7 @@ fn open_stopped(world: &World) -> Core {
         writable: true,
         cache: Arc::new(BlockCache::new(0)),
         keep: None,
-        stop: Some(super::super::Stop::Behind { length: 9 }),
+        stop: Some(super::super::StopReason::Behind { length: 9 }),
         on_stop: None,
     })
     .unwrap()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::demand::Change;
-use super::super::demand::Outlook;
+use super::super::demand::PeerSummary;
 use super::*;
 use crate::wait::Wait;
 
@@ -37,7 +37,7 @@ fn a_wait_ends_and_says_why() {
         let error = core.get(7, Wait::within(Duration::from_secs(10))).await.unwrap_err();
         assert_eq!(started.elapsed().as_secs(), 10);
         assert!(error.to_string().ends_with("after 10s: no peer connected"), "{error}");
-        core.demand().set_outlook(Outlook {
+        core.demand().set_peer_summary(PeerSummary {
             fork: None,
             peers: 3,
             last_trouble: Some("request timed out".to_owned()),

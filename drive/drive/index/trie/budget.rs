@@ -4,7 +4,7 @@
 use hypermount_core::{Core, Error, Result};
 
 /// Bytes that a listing, or a comparison of two versions, may hold at once: about 100,000 usual entries.
-pub const MAX_LISTING_BYTES: usize = 36 * 1024 * 1024;
+pub(super) const MAX_LISTING_BYTES: usize = 36 * 1024 * 1024;
 
 /// Bytes that may still be held.
 #[derive(Debug)]

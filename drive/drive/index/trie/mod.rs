@@ -34,7 +34,8 @@ use std::sync::Arc;
 pub use batch::Batch;
 pub(crate) use batch::Removed;
 pub(crate) use budget::Budget;
-pub use budget::MAX_LISTING_BYTES;
+#[cfg(test)]
+use budget::MAX_LISTING_BYTES;
 pub(crate) use diff::Difference;
 pub(crate) use entries::stored_at;
 pub(crate) use get::{Found, Purpose};

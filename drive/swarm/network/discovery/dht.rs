@@ -248,7 +248,7 @@ pub(super) async fn run(
     let mut closing = context.closing.clone();
     tokio::select! {
         () = find(&mut context, &link, bootstrap) => {}
-        () = crate::network::closed(&mut closing) => {}
+        () = crate::network::wait_closed(&mut closing) => {}
     }
 }
 

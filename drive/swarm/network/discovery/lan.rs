@@ -146,12 +146,12 @@ pub(super) async fn run(mut discovery_context: DiscoveryContext) {
                 Ok(()) => return,
                 Err(error) => error,
             },
-            () = crate::network::closed(&mut closing) => return,
+            () = crate::network::wait_closed(&mut closing) => return,
         };
         log::warn!("no discovery on the local network: {error}; next attempt in {REFRESH_EVERY:?}");
         tokio::select! {
             () = tokio::time::sleep(REFRESH_EVERY) => {}
-            () = crate::network::closed(&mut closing) => return,
+            () = crate::network::wait_closed(&mut closing) => return,
         }
     }
 }

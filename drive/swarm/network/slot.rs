@@ -1,6 +1,6 @@
-//! One connection as the network sees it: its place, its counters and its end.
+//! One connection as the network sees it: its slot, its counters and its end.
 //!
-//! Not here: which connections get a place (`places`), and the bytes on them (`protocol`).
+//! Not here: which connections get a slot (`slots`), and the bytes on them (`protocol`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::transport::{Stream, Transport, Way};
-use super::{Inner, PeerInfo, Rates, Traffic, closed};
+use super::transport::{FoundBy, Stream, Transport};
+use super::{Inner, PeerInfo, Rates, Traffic, wait_closed};
 
 /// A connection that holds at most this many bytes of an incomplete frame causes no check of the total:
 /// 128 KiB, which one read from a socket may return.
@@ -18,14 +18,14 @@ const SMALLEST_HALF_RECEIVED: usize = 128 * 1024;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct ConnectionEnd {
     /// As in the log line "peer ADDRESS left: REASON".
     pub reason: String,
     /// Whether the peer sent something that did not verify.
     pub lied: bool,
 }
 
-impl Ended {
+impl ConnectionEnd {
     fn closing() -> Self {
         Self { reason: "we are closing".into(), lied: false }
     }
@@ -63,9 +63,9 @@ pub struct ConnectionHandle {
     pub(super) address: SocketAddr,
     pub(super) incoming: bool,
     pub(super) transport: Transport,
-    pub(super) way: Way,
+    pub(super) found_by: FoundBy,
     /// Set once: ends the connection.
-    pub(super) ending: watch::Sender<Option<Ended>>,
+    pub(super) ending: watch::Sender<Option<ConnectionEnd>>,
     pub(super) statistics: Arc<Statistics>,
     /// The peer's static key, once it has proved it.
     pub(super) identity: Arc<OnceLock<[u8; 32]>>,
@@ -76,12 +76,12 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    pub(super) fn new(address: SocketAddr, transport: Transport, way: Way) -> Self {
+    pub(super) fn new(address: SocketAddr, transport: Transport, found_by: FoundBy) -> Self {
         Self {
             address,
-            incoming: way == Way::Incoming,
+            incoming: found_by == FoundBy::Incoming,
             transport,
-            way,
+            found_by,
             ending: watch::channel(None).0,
             statistics: Arc::default(),
             identity: Arc::default(),
@@ -101,7 +101,7 @@ impl ConnectionHandle {
             address: self.address,
             incoming: self.incoming,
             transport: self.transport,
-            way: self.way,
+            found_by: self.found_by,
             cores: self.channels(),
             traffic: self.statistics.traffic(),
         }
@@ -112,7 +112,7 @@ impl ConnectionHandle {
         self.ending.send_if_modified(|ending| {
             let first = ending.is_none();
             if first {
-                *ending = Some(Ended { reason, lied });
+                *ending = Some(ConnectionEnd { reason, lied });
             }
             first
         });
@@ -123,17 +123,17 @@ impl ConnectionHandle {
     }
 }
 
-/// A connection in its swarm: its bounded place among all connections, its counters and its end.
-/// Dropping it gives the place back.
-pub struct Place {
+/// A connection in its swarm: its bounded slot among all connections, its counters and its end.
+/// Dropping it gives the slot back.
+pub struct ConnectionSlot {
     pub(super) swarm: Arc<Inner>,
     pub(super) id: u64,
     pub(super) handle: ConnectionHandle,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Runs the connection to its end.
-    pub(super) async fn run(self, stream: Stream) -> Ended {
+    pub(super) async fn run(self, stream: Stream) -> ConnectionEnd {
         if let Stream::Tcp(stream) = &stream
             && let Ok(local) = stream.local_addr()
         {
@@ -188,7 +188,7 @@ impl Place {
     }
 
     /// Notes how many bytes of an incomplete frame the connection holds. Ends the connection that
-    /// holds most if all together hold more than [`MAX_HALF_RECEIVED`](super::MAX_HALF_RECEIVED) in all.
+    /// holds most if all together hold more than 32 MiB.
     pub fn half_received(&self, bytes: usize) {
         self.handle.statistics.half_received.store(bytes, Ordering::Relaxed);
         if bytes > SMALLEST_HALF_RECEIVED {
@@ -209,7 +209,7 @@ impl Place {
         self.handle.channels()
     }
 
-    /// Counts a channel that was opened on both sides; false if there is no place for another peer.
+    /// Counts a channel that was opened on both sides; false if there is no slot for another peer.
     pub fn admit(&self) -> bool {
         self.swarm.admit(self.id)
     }
@@ -220,7 +220,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let identity = self.handle.identity.get();
         let mut state = self.swarm.state();
@@ -233,18 +233,18 @@ impl Drop for Place {
 
 /// Tells a connection when it is to end.
 pub struct Ending {
-    ending: watch::Receiver<Option<Ended>>,
+    ending: watch::Receiver<Option<ConnectionEnd>>,
     closing: watch::Receiver<bool>,
 }
 
 impl Ending {
     /// Resolves when the swarm wants the connection to end. Can be dropped and called again.
-    pub async fn ended(&mut self) -> Ended {
+    pub async fn ended(&mut self) -> ConnectionEnd {
         tokio::select! {
             ending = self.ending.wait_for(Option::is_some) => {
-                ending.ok().and_then(|ending| ending.clone()).unwrap_or_else(Ended::closing)
+                ending.ok().and_then(|ending| ending.clone()).unwrap_or_else(ConnectionEnd::closing)
             }
-            () = closed(&mut self.closing) => Ended::closing(),
+            () = wait_closed(&mut self.closing) => ConnectionEnd::closing(),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Places of connections: which peers get one, and which lose it to others.
+//! Slots of connections: which peers get one, and which lose it to others.
 //!
 //! A peer that dials us is a stranger until it has a channel open that the protocol has admitted.
-//! Strangers have places of their own, so that no number of them keeps a peer out. When those are taken,
+//! Strangers have slots of their own, so that no number of them keeps a peer out. When those are taken,
 //! a random stranger of the host with most strangers is displaced: a host that floods us displaces
 //! itself. Strangers that are too young to have opened a channel are displaced last.
 
@@ -31,10 +31,10 @@ impl ConnectionHandle {
 }
 
 impl Inner {
-    /// Counts a channel that was opened on a connection; false if there is no place for another peer.
+    /// Counts a channel that was opened on a connection; false if there is no slot for another peer.
     pub(super) fn admit(&self, id: u64) -> bool {
         let state = self.state();
-        // A connection that has lost its place is being ended.
+        // A connection that has lost its slot is being ended.
         let Some(this) = state.connections.get(&id) else { return false };
         if this.is_stranger() {
             let peers = || state.connections.values().filter(|other| !other.is_stranger());
@@ -58,7 +58,7 @@ impl Inner {
 }
 
 impl ConnectionTable {
-    /// Displaces a stranger if there is no place for one more, which comes from `newcomer`.
+    /// Displaces a stranger if there is no slot for one more, which comes from `newcomer`.
     pub(super) fn make_room_for_stranger(&mut self, newcomer: IpAddr) {
         let strangers = || self.connections.iter().filter(|(_, handle)| handle.is_stranger());
         if strangers().count() < MAX_STRANGERS {
@@ -90,27 +90,27 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::super::testing::idle;
-    use super::super::{Place, Swarm, Transport, Way};
+    use super::super::{ConnectionSlot, FoundBy, Swarm, Transport};
     use super::*;
 
-    struct Places {
+    struct Slots {
         _swarm: Swarm,
         inner: std::sync::Arc<Inner>,
-        taken: Vec<Place>,
+        taken: Vec<ConnectionSlot>,
     }
 
-    impl Places {
+    impl Slots {
         fn new() -> Self {
             let swarm = idle();
             Self { inner: std::sync::Arc::clone(&swarm.inner), _swarm: swarm, taken: Vec::new() }
         }
 
-        fn connect(&mut self, host: u16, way: Way) -> u64 {
+        fn connect(&mut self, host: u16, found_by: FoundBy) -> u64 {
             let [high, low] = host.to_be_bytes();
             let address = SocketAddr::from(([10, 0, high, low], 1));
-            let place = self.inner.register(address, Transport::Tcp, way);
-            let id = place.id;
-            self.taken.push(place);
+            let slot = self.inner.register(address, Transport::Tcp, found_by);
+            let id = slot.id;
+            self.taken.push(slot);
             id
         }
 
@@ -126,11 +126,11 @@ mod tests {
 
     #[tokio::test]
     async fn peers_are_limited_per_host_and_in_total() {
-        let mut places = Places::new();
+        let mut slots = Slots::new();
         let mut admitted = |host| {
-            let id = places.connect(host, Way::Incoming);
-            let admitted = places.inner.admit(id);
-            assert!(!admitted || places.inner.admit(id), "a second channel needs no second place");
+            let id = slots.connect(host, FoundBy::Incoming);
+            let admitted = slots.inner.admit(id);
+            assert!(!admitted || slots.inner.admit(id), "a second channel needs no second slot");
             admitted
         };
         for _ in 0..MAX_CONNECTIONS_PER_HOST {
@@ -141,40 +141,41 @@ mod tests {
             assert!(admitted(host));
         }
         assert!(!admitted(9999), "one peer too many");
-        assert_eq!(places.inner.peer_count(), MAX_CONNECTIONS);
+        assert_eq!(slots.inner.peer_count(), MAX_CONNECTIONS);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_displaces_strangers_of_the_host_with_most_connections() {
-        let mut places = Places::new();
-        let dialled = places.connect(1, Way::Given);
-        let known = places.connect(1, Way::Incoming);
-        assert!(places.inner.admit(known));
-        let honest: Vec<u64> = (100..110).map(|host| places.connect(host, Way::Incoming)).collect();
+        let mut slots = Slots::new();
+        let dialled = slots.connect(1, FoundBy::Given);
+        let known = slots.connect(1, FoundBy::Incoming);
+        assert!(slots.inner.admit(known));
+        let honest: Vec<u64> =
+            (100..110).map(|host| slots.connect(host, FoundBy::Incoming)).collect();
         for connection in 0..10 * MAX_STRANGERS {
-            places.connect(1 + (connection % 8) as u16, Way::Incoming);
-            assert!(places.strangers() <= MAX_STRANGERS);
+            slots.connect(1 + (connection % 8) as u16, FoundBy::Incoming);
+            assert!(slots.strangers() <= MAX_STRANGERS);
         }
-        assert_eq!(places.strangers(), MAX_STRANGERS);
-        assert!(honest.into_iter().all(|id| places.is_connected(id)), "hosts with one stranger");
-        assert!(places.is_connected(dialled) && places.is_connected(known), "peers");
+        assert_eq!(slots.strangers(), MAX_STRANGERS);
+        assert!(honest.into_iter().all(|id| slots.is_connected(id)), "hosts with one stranger");
+        assert!(slots.is_connected(dialled) && slots.is_connected(known), "peers");
     }
 
     #[tokio::test(start_paused = true)]
     async fn strangers_that_are_older_than_three_seconds_are_displaced_first() {
-        let mut places = Places::new();
-        let old: Vec<u64> = (0..10).map(|_| places.connect(1, Way::Incoming)).collect();
+        let mut slots = Slots::new();
+        let old: Vec<u64> = (0..10).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
         tokio::time::advance(TIME_TO_SHOW).await;
         let young: Vec<u64> =
-            (10..MAX_STRANGERS).map(|_| places.connect(1, Way::Incoming)).collect();
+            (10..MAX_STRANGERS).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
         for left in (0..10).rev() {
-            places.connect(1, Way::Incoming);
-            assert_eq!(old.iter().filter(|id| places.is_connected(**id)).count(), left);
+            slots.connect(1, FoundBy::Incoming);
+            assert_eq!(old.iter().filter(|id| slots.is_connected(**id)).count(), left);
         }
-        assert!(young.iter().all(|id| places.is_connected(*id)));
+        assert!(young.iter().all(|id| slots.is_connected(*id)));
         // Then at random: not always the same, and not the newcomers only.
-        let more: Vec<u64> = (0..100).map(|_| places.connect(1, Way::Incoming)).collect();
-        assert!(young.iter().any(|id| !places.is_connected(*id)));
-        assert!(more.iter().filter(|id| places.is_connected(**id)).count() > 50);
+        let more: Vec<u64> = (0..100).map(|_| slots.connect(1, FoundBy::Incoming)).collect();
+        assert!(young.iter().any(|id| !slots.is_connected(*id)));
+        assert!(more.iter().filter(|id| slots.is_connected(**id)).count() > 50);
     }
 }
