@@ -33,6 +33,38 @@ pub struct Caller {
     pub thread: u32,
 }
 
+/// Makes the allocator return the memory of a mount when the mount is gone. Call this before
+/// any thread starts.
+///
+/// FUSE's buffers are 16 MiB per thread. glibc takes the first of them from the system and,
+/// when it is freed, raises its threshold (mallopt(3), M_MMAP_THRESHOLD). The next buffers come
+/// from the heap of some thread and stay there, so a daemon grows by 16 MiB with every mount
+/// that comes and goes.
+pub fn settle_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// Allocations of at least this size in bytes come from the system, and are returned to
+        /// it at once.
+        const LARGE: libc::c_int = 4 << 20;
+        /// Free bytes kept at the end of a heap: about what a stream of blocks needs.
+        const KEPT: libc::c_int = 2 << 20;
+        const HEAPS: libc::c_int = 2;
+        let settings = [
+            (libc::M_MMAP_THRESHOLD, LARGE),
+            (libc::M_TRIM_THRESHOLD, KEPT),
+            (libc::M_ARENA_MAX, HEAPS),
+        ];
+        for (parameter, value) in settings {
+            // SAFETY: mallopt takes two integers and no pointers, and refuses parameters that
+            // it does not know. Its manual warns of other threads that allocate meanwhile
+            // (MT-Unsafe init const:mallopt): there are none yet, and glibc takes the lock of
+            // the heap anyway.
+            #[allow(unsafe_code)]
+            let _ = unsafe { libc::mallopt(parameter, value) };
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs;
@@ -259,38 +291,6 @@ mod linux {
     /// mount.
     pub(crate) fn abort(connection: u32) -> io::Result<()> {
         fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
-    }
-
-    /// Makes the allocator return the memory of a mount when the mount is gone. Call this before
-    /// any thread starts.
-    ///
-    /// FUSE's buffers are 16 MiB per thread. glibc takes the first of them from the system and,
-    /// when it is freed, raises its threshold (mallopt(3), M_MMAP_THRESHOLD). The next buffers come
-    /// from the heap of some thread and stay there, so a daemon grows by 16 MiB with every mount
-    /// that comes and goes.
-    pub fn settle_allocator() {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        {
-            /// Allocations of at least this size in bytes come from the system, and are returned to
-            /// it at once.
-            const LARGE: libc::c_int = 4 << 20;
-            /// Free bytes kept at the end of a heap: about what a stream of blocks needs.
-            const KEPT: libc::c_int = 2 << 20;
-            const HEAPS: libc::c_int = 2;
-            let settings = [
-                (libc::M_MMAP_THRESHOLD, LARGE),
-                (libc::M_TRIM_THRESHOLD, KEPT),
-                (libc::M_ARENA_MAX, HEAPS),
-            ];
-            for (parameter, value) in settings {
-                // SAFETY: mallopt takes two integers and no pointers, and refuses parameters that
-                // it does not know. Its manual warns of other threads that allocate meanwhile
-                // (MT-Unsafe init const:mallopt): there are none yet, and glibc takes the lock of
-                // the heap anyway.
-                #[allow(unsafe_code)]
-                let _ = unsafe { libc::mallopt(parameter, value) };
-            }
-        }
     }
 
     #[cfg(test)]
