@@ -50,7 +50,7 @@ request('find peer', true, 9, false, COMMANDS.FIND_PEER, { target: fill(32, 9) }
 request('announce', false, 10, false, COMMANDS.ANNOUNCE, { target: fill(32, 9), token: fill(32, 5), value: b4a.from('value') })
 request('unannounce', true, 10, false, COMMANDS.UNANNOUNCE, { target: fill(32, 9), token: fill(32, 5), value: b4a.from('value') })
 request('handshake', true, 11, false, COMMANDS.PEER_HANDSHAKE, { target: fill(32, 9), value: fill(300, 3) })
-request('a command nobody knows', true, 11, false, 1000, {})
+request('an unknown command', true, 11, false, 1000, {})
 
 // What an IO answers to a request that came in.
 function response(what, ephemeral, asked, answer) {
