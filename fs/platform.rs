@@ -7,7 +7,7 @@
 //! systems fuser mounts, and information from `/proc` is not available.
 
 #[cfg(target_os = "linux")]
-pub use self::linux::*;
+pub(crate) use self::linux::*;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::other::*;
 
