@@ -157,7 +157,7 @@ fn print(drive: &CheckedDrive) -> Result {
     let mut lines = vec![format!("{name}: {state}, {} blocks verified", drive.blocks_sound)];
     lines.extend(drive.why.iter().map(|why| format!("  {}", escaped(why))));
     if drive.blocks_damaged > 0 {
-        lines.push(format!("  {} blocks are damaged", drive.blocks_damaged));
+        lines.push(format!("  damaged blocks: {}", drive.blocks_damaged));
     }
     if drive.records_damaged > 0 {
         lines.push(format!(

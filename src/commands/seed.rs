@@ -101,7 +101,7 @@ fn read_list(path: &Path) -> Result<Vec<Target>> {
 /// `hyper://… 37% of version 12`.
 pub fn line(seed: &SeedInfo) -> String {
     let state = match (seed.own, seed.complete, seed.version) {
-        (true, ..) => "one's own".to_owned(),
+        (true, ..) => "your own".to_owned(),
         (_, true, version) => format!("all of version {version}"),
         (_, _, 0) => "nothing known yet".to_owned(),
         (_, _, version) => {
