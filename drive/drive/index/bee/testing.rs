@@ -35,8 +35,11 @@ pub(super) fn tree_of(blocks: &[Bytes]) -> Tree {
     Tree::at(Arc::new(Blocks::new(core_of(blocks))), blocks.len() as u64)
 }
 
-/// A block with these tree nodes: blocks of keys, and pairs of block and level of children.
-pub(super) fn block(key: &[u8], nodes: &[(&[u64], &[(u64, usize)])]) -> Bytes {
+/// A tree node: the blocks of its keys, and the block and the level of each child.
+pub(super) type Parts<'a> = (&'a [u64], &'a [(u64, usize)]);
+
+/// A block with these tree nodes.
+pub(super) fn block(key: &[u8], nodes: &[Parts]) -> Bytes {
     let nodes = nodes.iter().map(|(keys, children)| {
         let children = children.iter().map(|(seq, level)| Pointer { seq: *seq, level: *level });
         Arc::new(TreeNode { keys: keys.to_vec(), children: children.collect() })

@@ -12,7 +12,7 @@ use super::blocks::Blocks;
 use super::diff::Difference;
 use super::entry::path_of;
 use super::list::Child;
-use super::testing::{self, Writer, block, header, tree_of};
+use super::testing::{self, Parts, Writer, block, header, tree_of};
 use super::tree::{Found, MAX_DEPTH, Tree};
 use crate::index::trie::testing::{Traffic, core_of, reader_of, serve};
 use crate::index::trie::{Budget, vectors};
@@ -306,8 +306,7 @@ async fn a_tree_node_in_two_places_is_malformed() {
     // Each level has the next one twice: 2^40 ways to the bottom.
     let levels = 40;
     let below: Vec<_> = (1..levels).map(|level| [(2, level), (2, level)]).collect();
-    let mut nodes: Vec<(&[u64], &[(u64, usize)])> =
-        below.iter().map(|children| (&[1][..], &children[..])).collect();
+    let mut nodes: Vec<Parts> = below.iter().map(|children| (&[1][..], &children[..])).collect();
     nodes.push((&[2], &[]));
     refuses(&[block(b"a", &[leaf]), block(b"b", &nodes)]).await;
 }
@@ -341,7 +340,7 @@ fn chain(depth: usize) -> Vec<Bytes> {
     let last = depth as u64 + 1;
     let keys: Vec<_> = (1..last).map(|seq| [seq]).collect();
     let children: Vec<_> = (1..depth).map(|level| [(last, level), (last, depth)]).collect();
-    let mut nodes: Vec<(&[u64], &[(u64, usize)])> =
+    let mut nodes: Vec<Parts> =
         keys.iter().zip(&children).map(|(keys, children)| (&keys[..], &children[..])).collect();
     nodes.push((&keys[depth - 1], &[]));
     nodes.push((&[], &[]));
