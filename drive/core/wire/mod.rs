@@ -16,6 +16,7 @@ pub(crate) mod extension;
 pub(crate) mod framing;
 pub(crate) mod legacy;
 pub(crate) mod message;
+pub(crate) mod modern;
 pub(crate) mod noise;
 pub(crate) mod run_length;
 pub(crate) mod session;

@@ -9,6 +9,7 @@
 //! Not here: what an entry's bytes are, and which version is shown (`hyperdrive.rs`).
 
 pub(crate) mod trie;
+mod bee;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
