@@ -1,4 +1,5 @@
-//! Numbers, byte strings, addresses and lists in the encoding of Hyperswarm 4 (compact-encoding).
+//! Numbers, byte strings, addresses and lists in the encoding of Hyperswarm 4 and Hypercore 10
+//! (compact-encoding).
 //! Decoders take a value from the front of the bytes; encoders append one.
 //!
 //! Not here: the messages that are made of them.
@@ -16,7 +17,7 @@ const EIGHT_BYTES: u8 = 0xff;
 /// The bytes end before the value does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it ends early")]
-pub(crate) struct CutOff;
+pub struct CutOff;
 
 impl From<bytes::TryGetError> for CutOff {
     fn from(_: bytes::TryGetError) -> Self {
@@ -24,8 +25,11 @@ impl From<bytes::TryGetError> for CutOff {
     }
 }
 
-/// Decodes a number.
-pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
+/// Decodes a number, whether or not it takes as few bytes as it could.
+///
+/// # Errors
+/// The bytes end before.
+pub fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
     Ok(match from.try_get_u8()? {
         TWO_BYTES => from.try_get_u16_le()?.into(),
         FOUR_BYTES => from.try_get_u32_le()?.into(),
@@ -35,7 +39,10 @@ pub(crate) fn take_uint(from: &mut Bytes) -> Result<u64, CutOff> {
 }
 
 /// Decodes bytes that follow their length.
-pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
+///
+/// # Errors
+/// The bytes end before.
+pub fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
     let length = usize::try_from(take_uint(from)?).map_err(|_| CutOff)?;
     if length > from.len() {
         return Err(CutOff);
@@ -44,26 +51,39 @@ pub(crate) fn take_buffer(from: &mut Bytes) -> Result<Bytes, CutOff> {
 }
 
 /// Takes exactly `N` bytes.
-pub(crate) fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
+///
+/// # Errors
+/// The bytes end before.
+pub fn take_fixed<const N: usize>(from: &mut Bytes) -> Result<[u8; N], CutOff> {
     let mut bytes = [0; N];
     from.try_copy_to_slice(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Decodes an address; its port may be 0.
-pub(crate) fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
+/// Decodes an IPv4 address; its port may be 0.
+///
+/// # Errors
+/// The bytes end before.
+pub fn take_ipv4(from: &mut Bytes) -> Result<SocketAddrV4, CutOff> {
     let ip = Ipv4Addr::from(take_fixed::<4>(from)?);
     Ok(SocketAddrV4::new(ip, from.try_get_u16_le()?))
 }
 
-pub(crate) fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
+/// Decodes an IPv6 address; its port may be 0.
+///
+/// # Errors
+/// The bytes end before.
+pub fn take_ipv6(from: &mut Bytes) -> Result<SocketAddrV6, CutOff> {
     let ip = Ipv6Addr::from(take_fixed::<16>(from)?);
     Ok(SocketAddrV6::new(ip, from.try_get_u16_le()?, 0, 0))
 }
 
 /// Decodes a list that follows its length. Keeps the first `most` elements and skips the rest, which
 /// may be valid but exceed what a caller needs.
-pub(crate) fn take_list<T>(
+///
+/// # Errors
+/// The bytes end before, or `take_one` fails.
+pub fn take_list<T>(
     from: &mut Bytes,
     most: usize,
     take_one: impl Fn(&mut Bytes) -> Result<T, CutOff>,
@@ -80,7 +100,8 @@ pub(crate) fn take_list<T>(
     Ok(kept)
 }
 
-pub(crate) fn put_uint(number: u64, to: &mut BytesMut) {
+/// Appends a number, in as few bytes as it takes.
+pub fn put_uint(number: u64, to: &mut BytesMut) {
     if number <= ONE_BYTE {
         to.put_u8(number as u8);
     } else if let Ok(number) = u16::try_from(number) {
@@ -95,22 +116,26 @@ pub(crate) fn put_uint(number: u64, to: &mut BytesMut) {
     }
 }
 
-pub(crate) fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
+/// Appends the length of `bytes` and the bytes.
+pub fn put_buffer(bytes: &[u8], to: &mut BytesMut) {
     put_uint(bytes.len() as u64, to);
     to.put_slice(bytes);
 }
 
-pub(crate) fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
+/// Appends an IPv4 address.
+pub fn put_ipv4(address: SocketAddrV4, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub(crate) fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
+/// Appends an IPv6 address.
+pub fn put_ipv6(address: SocketAddrV6, to: &mut BytesMut) {
     to.put_slice(&address.ip().octets());
     to.put_u16_le(address.port());
 }
 
-pub(crate) fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
+/// Appends the length of a list and its elements.
+pub fn put_list<T>(all: &[T], to: &mut BytesMut, put_one: impl Fn(&T, &mut BytesMut)) {
     put_uint(all.len() as u64, to);
     all.iter().for_each(|one| put_one(one, to));
 }

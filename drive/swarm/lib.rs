@@ -2,9 +2,9 @@
 //! authenticated streams, and the limits on all of it.
 //!
 //! This package knows no cores and no drives. A caller makes a [`Swarm`], joins topics and dials
-//! peers; on each connection runs a [`Protocol`] that the caller hands in. Three rooms have a face
-//! of their own, which all packages use: [`crypto`], [`rate`] and [`sync`]. The modules are listed in
-//! import order; `scripts/layers.sh` checks it.
+//! peers; on each connection runs a [`Protocol`] that the caller hands in. Four rooms have a face
+//! of their own, which all packages use: [`compact`], [`crypto`], [`rate`] and [`sync`]. The modules are
+//! listed in import order; `scripts/layers.sh` checks it.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![warn(unreachable_pub)]
@@ -12,7 +12,7 @@
 pub mod sync;
 pub mod crypto;
 pub mod rate;
-mod compact;
+pub mod compact;
 mod kademlia;
 mod dht;
 mod secret_stream;
