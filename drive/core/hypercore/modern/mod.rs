@@ -10,3 +10,4 @@
 
 pub(super) mod hash;
 pub(super) mod roots;
+pub(super) mod manifest;
