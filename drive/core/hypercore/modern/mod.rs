@@ -12,3 +12,4 @@ pub(super) mod hash;
 pub(super) mod roots;
 pub(super) mod manifest;
 pub(super) mod signature;
+pub(super) mod proof;
