@@ -13,3 +13,4 @@ pub(super) mod roots;
 pub(super) mod manifest;
 pub(super) mod signature;
 pub(super) mod proof;
+pub(super) mod answer;
