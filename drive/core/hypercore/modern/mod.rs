@@ -14,3 +14,4 @@ pub(super) mod manifest;
 pub(super) mod signature;
 pub(super) mod proof;
 pub(super) mod answer;
+pub(super) mod encryption;
