@@ -15,3 +15,5 @@ pub(super) mod signature;
 pub(super) mod proof;
 pub(super) mod answer;
 pub(super) mod encryption;
+#[cfg(test)]
+mod tests;
