@@ -339,6 +339,40 @@ fn proofs_beyond_every_core_are_refused() {
 }
 
 #[test]
+fn an_upgrade_has_the_whole_prologue() {
+    let core = own(5);
+    let tree_hash = roots_at(&core.all, 5).tree_hash();
+    let manifest = Manifest {
+        quorum: 0,
+        signers: Vec::new(),
+        prologue: Some(Prologue { tree_hash, length: 5 }),
+        ..Manifest::of_one_signer(pair(1).public_key())
+    };
+    let upgrade = |start, length| {
+        let asked = Request { upgrade: Some(Upgrade { start, length }), ..Request::default() };
+        let proof = core.answer(&asked).unwrap();
+        check(&verifier(&manifest), &proof, &believed(&asked, &core.all))
+    };
+    assert_eq!(upgrade(0, 5).unwrap().signed.unwrap().length, 5);
+    // These lead to the prologue by additional nodes, or from a part of it.
+    for (start, length) in [(0, 4), (4, 1)] {
+        let verdict = upgrade(start, length);
+        assert!(matches!(verdict, Err(Flaw::Invalid(_))), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_hash_beside_a_block_is_refused() {
+    let core = own(8);
+    let asked = Request { block: Some(Way { from: 1, steps: 1 }), ..Request::default() };
+    let mut proof = core.answer(&asked).unwrap();
+    assert!(check(&core.verifier, &proof, &core.all).is_ok());
+    proof.hash = Some(HashPart { index: 4, nodes: vec![core.all[&4]] });
+    let verdict = check(&core.verifier, &proof, &core.all);
+    assert_eq!(verdict, Err(Flaw::Invalid(BadTree::Unused(4).to_string())));
+}
+
+#[test]
 fn a_known_node_with_another_size_teaches_nothing() {
     let core = own(8);
     let mut listed = core.all[&3];
