@@ -20,7 +20,7 @@ use super::proof::{
     BlockPart, HashPart, MAX_PROOF_NODES, Proof, Proven, SeekPart, UpgradePart, verify,
 };
 use super::roots::{BadTree, Roots, nodes_between};
-use super::signature::{BadSignature, Signable, Verifier, WrongManifest};
+use super::signature::{BadSignature, MAX_SIGNATURE_BYTES, Signable, Verifier, WrongManifest};
 use hypermount_swarm::compact::{
     put_list, put_uint, take_buffer, take_fixed, take_list, take_uint,
 };

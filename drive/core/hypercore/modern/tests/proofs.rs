@@ -318,17 +318,29 @@ fn proofs_beyond_every_core_are_refused() {
     let refused = |change: &dyn Fn(&mut UpgradePart)| {
         let mut proof = good.clone();
         proof.upgrade.as_mut().map(change).unwrap();
-        let verdict = check(&core.verifier, &proof, &Nodes::new());
-        assert!(matches!(verdict, Err(Flaw::Invalid(_))), "{verdict:?}");
+        match check(&core.verifier, &proof, &Nodes::new()) {
+            Err(Flaw::Invalid(reason)) => reason,
+            verdict => panic!("{verdict:?}"),
+        }
     };
-    refused(&|upgrade| upgrade.length = 0);
-    refused(&|upgrade| upgrade.length = u64::MAX);
+    // The additional nodes are the whole tree, and are signed.
+    let reason = refused(&|upgrade| {
+        upgrade.length = 0;
+        upgrade.additional = std::mem::take(&mut upgrade.nodes);
+    });
+    assert_eq!(reason, "upgrade of 0 by 0 blocks");
+    let beyond = (1 << 32) + 1;
+    assert!(refused(&|upgrade| upgrade.length = beyond).starts_with("upgrade of 0 by"));
     refused(&|upgrade| (upgrade.start, upgrade.length) = (u64::MAX, u64::MAX));
-    refused(&|upgrade| upgrade.length = 1 << 40);
-    refused(&|upgrade| upgrade.nodes[0].size = u64::MAX);
-    refused(&|upgrade| upgrade.nodes = vec![upgrade.nodes[0]; MAX_PROOF_NODES + 1]);
-    refused(&|upgrade| upgrade.additional = vec![TreeNode { index: u64::MAX, ..upgrade.nodes[0] }]);
-    refused(&|upgrade| upgrade.signature = vec![0; 1 << 20].as_slice().into());
+    let many = MAX_PROOF_NODES + 1;
+    assert_eq!(refused(&|upgrade| upgrade.nodes = vec![upgrade.nodes[0]; many]), "73 nodes");
+    let far = TreeNode { index: u64::MAX, ..core.all[&0] };
+    let reason = refused(&|upgrade| upgrade.additional = vec![far]);
+    assert_eq!(reason, "a node beyond every core");
+    assert_eq!(refused(&|upgrade| upgrade.nodes[0].size = u64::MAX), reason);
+    let long = vec![0; MAX_SIGNATURE_BYTES + 1];
+    let reason = refused(&|upgrade| upgrade.signature = long.as_slice().into());
+    assert_eq!(reason, "signature too long");
     // The start is not known here.
     refused(&|upgrade| (upgrade.start, upgrade.length) = (4, 7));
     let far = BlockPart { block: u64::MAX, value: Bytes::new(), nodes: Vec::new() };
@@ -370,6 +382,15 @@ fn a_hash_beside_a_block_is_refused() {
     proof.hash = Some(HashPart { index: 4, nodes: vec![core.all[&4]] });
     let verdict = check(&core.verifier, &proof, &core.all);
     assert_eq!(verdict, Err(Flaw::Invalid(BadTree::Unused(4).to_string())));
+}
+
+#[test]
+fn a_node_for_another_one_is_refused() {
+    let core = own(8);
+    let part = HashPart { index: 5, nodes: vec![core.all[&3]] };
+    let proof = Proof { fork: 2, hash: Some(part), ..Proof::default() };
+    let reason = BadTree::Unexpected { found: 3, expected: 5 }.to_string();
+    assert_eq!(check(&core.verifier, &proof, &core.all), Err(Flaw::Invalid(reason)));
 }
 
 #[test]
