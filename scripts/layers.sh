@@ -119,16 +119,19 @@ for my $root ('fs/lib.rs', 'src/main.rs') {
 for my $file (files('drive/core')) {
     next if is_test($file) || $file eq 'drive/core/hypercore/mod.rs';
     my $code = code_of($file);
-    if ($file =~ m{^drive/core/hypercore/legacy/}) {
-        breach("$file: legacy may not use $_ of hypercore/mod.rs")
+    if ($file =~ m{^drive/core/hypercore/(legacy|modern)/}) {
+        my ($own, $other) = $1 eq 'legacy' ? qw(legacy modern) : qw(modern legacy);
+        breach("$file: $own may not use $_ of hypercore/mod.rs")
             for grep { /^[A-Z]/ } targets($code, 'crate::hypercore'), targets($code, 'super::super');
-        breach("$file: legacy may not use dialect, which comes after it")
+        breach("$file: $own may not use dialect, which comes after it")
             if grep { $_ eq 'dialect' } map { @$_ } paths($code);
+        breach("$file: $own may not use $other, the rules of another kind of core")
+            if grep { $_ eq $other } map { @$_ } paths($code);
         next;
     }
     next if $file eq 'drive/core/hypercore/dialect.rs';
     breach("$file: only hypercore/dialect.rs may name the rules of one kind of core")
-        if grep { join('::', @$_) =~ /^(crate::hypercore|super)(::super)*::legacy\b/ }
+        if grep { join('::', @$_) =~ /^(crate::hypercore|super)(::super)*::(legacy|modern)\b/ }
         grep { $file =~ m{^drive/core/hypercore/} || $_->[0] eq 'crate' } paths($code);
 }
 for my $file (files('drive/drive')) {

@@ -147,6 +147,27 @@ fn every_kind_of_breach_is_named() {
             "use super::super::dialect::Dialect;",
             "legacy may not use dialect",
         ),
+        (
+            "drive/core/hypercore/legacy/hash.rs",
+            "use super::super::modern::hash;",
+            "legacy may not use modern",
+        ),
+        (
+            "drive/core/hypercore/modern/hash.rs",
+            "use super::super::Core;",
+            "modern may not use Core",
+        ),
+        (
+            "drive/core/hypercore/modern/hash.rs",
+            "use crate::hypercore::dialect::Dialect;",
+            "modern may not use dialect",
+        ),
+        (
+            "drive/core/hypercore/modern/hash.rs",
+            "use super::super::{legacy::hash, merkle};",
+            "modern may not use legacy",
+        ),
+        ("drive/core/store.rs", "use crate::hypercore::modern::hash;", "only hypercore/dialect"),
         ("drive/drive/hyperdrive.rs", "use crate::index::trie;", "only drive/drive/index may name"),
         ("drive/drive/hyperdrive.rs", "use crate::index::TrieKey;", "only drive/drive/index may"),
         ("drive/swarm/network/place.rs", "use super::finding::A;", "place may not use finding"),

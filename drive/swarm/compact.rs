@@ -161,6 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn golden_numbers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/modern/crypto.json");
+        let vectors: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        for one in vectors["compactUints"].as_array().unwrap() {
+            let number = one["n"].as_u64().unwrap();
+            let mut bytes = BytesMut::new();
+            put_uint(number, &mut bytes);
+            assert_eq!(hex::encode(&bytes), one["encoded"].as_str().unwrap());
+            assert_eq!(take_uint(&mut bytes.freeze()), Ok(number));
+        }
+    }
+
+    #[test]
     fn a_buffer_longer_than_the_remaining_bytes_is_an_error() {
         let mut whole = Bytes::from_static(&[3, 1, 2, 3, 9]);
         assert_eq!(take_buffer(&mut whole).as_deref(), Ok(&[1, 2, 3][..]));

@@ -56,6 +56,12 @@ impl From<SignatureBytes> for Signature {
     }
 }
 
+impl From<&[u8]> for Signature {
+    fn from(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+}
+
 impl std::fmt::Debug for Signature {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Signature({} bytes)", self.0.len())

@@ -16,6 +16,7 @@ pub(crate) mod merkle;
 pub(crate) mod storage;
 mod files;
 mod legacy;
+mod modern;
 mod dialect;
 pub(crate) mod cache;
 pub(crate) mod demand;
