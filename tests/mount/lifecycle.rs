@@ -194,7 +194,8 @@ fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
         child.wait().expect("ends");
         let dead = mounted().expect("still listed");
         assert!(dead.is_dead());
-        assert_eq!(dead.served_by(), None);
+        // Another test in this process may still hold an ended connection whose number the kernel reused.
+        assert!(dead.served_by().is_none_or(|pid| pid == std::process::id()));
     };
     die();
     let mount = bench.mount();
