@@ -49,12 +49,10 @@ impl Core {
             return Ok(self.head());
         }
         let batch = loop {
+            let writer = self.inner.writer.lock();
             if self.first_is_unsettled() {
+                drop(writer);
                 self.sync()?;
-            }
-            let _writer = self.inner.writer.lock();
-            // Another call may have appended the first batch meanwhile.
-            if self.first_is_unsettled() {
                 continue;
             }
             // Looked at again: a proof may have come in between that forbids it.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::files::{OpenFiles, Opened};
 use super::legacy::{self, hash, proof};
 use super::merkle::{Flaw, Signature, TreeNode, Verified, push_leaf};
+use super::tree_hash::TreeHash;
 use crate::error::Result;
 use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey};
 
@@ -31,32 +32,30 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// The leaf over the bytes of `block`.
+    fn tree_hash(self) -> TreeHash {
+        match self {
+            Self::Legacy => hash::TREE,
+        }
+    }
+
+    /// [`TreeHash::leaf`].
     pub(crate) fn leaf(self, block: u64, bytes: &[u8]) -> TreeNode {
-        match self {
-            Self::Legacy => hash::leaf(block, bytes),
-        }
+        self.tree_hash().leaf(block, bytes)
     }
 
-    /// The leaves over blocks, as [`Dialect::leaf`] would make them one by one, several at a time.
+    /// [`TreeHash::leaves`].
     pub(crate) fn leaves(self, blocks: &[(u64, &[u8])]) -> Vec<TreeNode> {
-        match self {
-            Self::Legacy => hash::leaves(blocks),
-        }
+        self.tree_hash().leaves(blocks)
     }
 
-    /// The parent of two siblings, given in either order; `None` if it is larger than a core may be.
+    /// [`TreeHash::parent`].
     pub(crate) fn parent(self, one: &TreeNode, other: &TreeNode) -> Option<TreeNode> {
-        match self {
-            Self::Legacy => hash::parent(one, other),
-        }
+        self.tree_hash().parent(one, other)
     }
 
-    /// The hash over a core's roots, left to right.
+    /// [`TreeHash::of_roots`].
     pub(crate) fn root_hash(self, roots: &[TreeNode]) -> Hash {
-        match self {
-            Self::Legacy => hash::root_hash(roots),
-        }
+        self.tree_hash().of_roots(roots)
     }
 
     /// [`push_leaf`] with the hashes of this kind.

@@ -13,6 +13,7 @@
 pub(crate) mod flat_tree;
 pub(crate) mod bitfield;
 pub(crate) mod merkle;
+mod tree_hash;
 pub(crate) mod storage;
 mod files;
 mod legacy;

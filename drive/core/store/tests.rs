@@ -323,7 +323,7 @@ fn a_copied_store_is_read_only_until_adopted_and_then_its_original_is() {
     copy(&path, &copied);
     let reason = why_read_only(write_block(&copied, &identity, "fork"));
     assert_eq!(reason, StopReason::Moved.reason());
-    write_block(&path, &identity, "the original goes on").unwrap();
+    write_block(&path, &identity, "the original continues").unwrap();
     {
         let store = Store::open_as(&copied, false, &identity).unwrap();
         assert_eq!(store.stop_reasons().unwrap().store, Some(StopReason::Moved));

@@ -256,7 +256,7 @@ pub(crate) fn verify<E>(
         } else {
             break;
         };
-        top = match hash::parent(&top, &other) {
+        top = match hash::TREE.parent(&top, &other) {
             Some(parent) if parent.index <= MAX_NODE_INDEX => parent,
             _ => return invalid("sizes or indexes beyond every core"),
         };

@@ -114,7 +114,7 @@ impl Recovery<'_> {
                 return Ok(None);
             };
             way.extend([top.index, sibling.index]);
-            match hash::parent(&top, &sibling) {
+            match hash::TREE.parent(&top, &sibling) {
                 Some(parent) if parent.index <= merkle::MAX_NODE_INDEX => top = parent,
                 _ => return Ok(None),
             }
@@ -179,7 +179,11 @@ impl Recovery<'_> {
         for block in claimed..slots.min(claimed.saturating_add(MAX_SLOTS_SCANNED)) {
             let Some(leaf) = self.read_leaf(block, offset)? else { break };
             offset += leaf.size;
-            let Some(nodes) = merkle::push_leaf(&mut roots, leaf, hash::parent) else { break };
+            let Some(nodes) =
+                merkle::push_leaf(&mut roots, leaf, |one, other| hash::TREE.parent(one, other))
+            else {
+                break;
+            };
             created.extend(nodes);
             let Some(signature) = self.files.read_signature(block + 1)? else { continue };
             if hash::signed_by(self.key, &roots, block + 1, &signature) {
@@ -212,7 +216,7 @@ impl Recovery<'_> {
         };
         let mut bytes = vec![0; leaf.size as usize];
         let whole = self.files.read_data(offset, &mut bytes)?;
-        Ok((whole && hash::leaf(block, &bytes) == leaf).then_some(leaf))
+        Ok((whole && hash::TREE.leaf(block, &bytes) == leaf).then_some(leaf))
     }
 
     /// The greatest length in the range whose stored roots and signature verify and which
@@ -255,7 +259,7 @@ impl Recovery<'_> {
             let root = match flat_tree::children(index) {
                 Some((left, right)) => {
                     match (self.files.read_node(left)?, self.files.read_node(right)?) {
-                        (Some(left), Some(right)) => hash::parent(&left, &right),
+                        (Some(left), Some(right)) => hash::TREE.parent(&left, &right),
                         _ => self.files.read_node(index)?,
                     }
                 }
@@ -299,7 +303,9 @@ impl Recovery<'_> {
             let Some(leaf) = self.read_leaf(block, offset)? else {
                 return Ok(None);
             };
-            let Some(nodes) = merkle::push_leaf(&mut roots, leaf, hash::parent) else {
+            let Some(nodes) =
+                merkle::push_leaf(&mut roots, leaf, |one, other| hash::TREE.parent(one, other))
+            else {
                 return Ok(None);
             };
             created.extend(nodes);

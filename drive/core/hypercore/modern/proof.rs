@@ -199,7 +199,7 @@ fn climb_all(proof: &Proof, nodes: &mut Vec<TreeNode>) -> Result<Climbed, BadTre
         if let Some(node) = proof.hash.as_ref().and_then(|hash| hash.nodes.first()) {
             return Err(BadTree::Unused(node.index));
         }
-        let leaf = hash::leaf(part.block, &part.value);
+        let leaf = hash::TREE.leaf(part.block, &part.value);
         let top = climb(Top { node: leaf, computed: true }, &part.nodes, seek, nodes)?;
         return Ok(Climbed { leaf: Some(leaf), top: Some(top) });
     }
@@ -239,7 +239,7 @@ fn climb(
         if other.index != expected {
             return Err(BadTree::Unexpected { found: other.index, expected });
         }
-        let parent = hash::parent(&top.node, &other).ok_or(BadTree::TooLarge)?;
+        let parent = hash::TREE.parent(&top.node, &other).ok_or(BadTree::TooLarge)?;
         if parent.index > MAX_NODE_INDEX {
             return Err(BadTree::TooLarge);
         }

@@ -81,7 +81,7 @@ impl Roots {
 
     /// The hash over them.
     pub(crate) fn tree_hash(&self) -> Hash {
-        hash::tree_hash(&self.nodes)
+        hash::TREE.of_roots(&self.nodes)
     }
 
     /// Extends the tree to `to` blocks by the nodes of [`nodes_between`], which `next` returns by index.
@@ -118,7 +118,7 @@ impl Roots {
         let mut top = node;
         while let Some(last) = self.nodes.pop_if(|last| flat_tree::sibling(last.index) == top.index)
         {
-            top = hash::parent(&last, &top).ok_or(BadTree::TooLarge)?;
+            top = hash::TREE.parent(&last, &top).ok_or(BadTree::TooLarge)?;
             created.push(top);
         }
         self.nodes.push(top);

@@ -221,7 +221,7 @@ fn bare(signature: &[u8]) -> Result<SignatureBytes, BadSignature> {
 /// How much longer the tree is that a signer signed.
 #[derive(Debug)]
 enum Patch {
-    /// By so many blocks; the nodes are found by their index.
+    /// Number of blocks between the two lengths; the nodes are found by their index.
     Blocks(u64),
     /// In version 0: by `length` blocks from `start`, by nodes in this order.
     Listed { start: u64, length: u64, places: Vec<u64> },

@@ -43,7 +43,7 @@ fn check_writer(world: &World, blocks: &[Bytes], lengths: &[u64], cleared: &[u64
         assert_eq!(found.as_ref(), blocks.get(at as usize), "block {at} of {length}");
     }
     assert_eq!(core.audit().unwrap().invalid, 0);
-    // It goes on: also over what the crash left behind.
+    // Appending continues, also over what the crash left behind.
     core.append(&[block("and on"), block("and on again")]).unwrap();
     core.sync().unwrap();
     drop(core);

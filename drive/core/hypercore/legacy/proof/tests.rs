@@ -1,14 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use super::super::hash::{leaf, leaves, root_hash, sign, signable, signed_by};
+use super::super::hash::{TREE, sign, signable, signed_by};
 use super::*;
 use crate::hypercore::HashedBlocks;
 use crate::hypercore::bitfield::{Bitfield, PAGE_SIZE};
 use hypermount_swarm::crypto::KeyPair;
 
 fn push_leaf(roots: &mut Vec<TreeNode>, leaf: TreeNode) -> Option<Vec<TreeNode>> {
-    crate::hypercore::merkle::push_leaf(roots, leaf, hash::parent)
+    crate::hypercore::merkle::push_leaf(roots, leaf, |one, other| hash::TREE.parent(one, other))
 }
 
 fn vectors(name: &str) -> serde_json::Value {
@@ -32,7 +32,7 @@ fn bytes<const N: usize>(value: &serde_json::Value) -> [u8; N] {
 fn grown(blocks: &[&[u8]]) -> (BTreeMap<u64, TreeNode>, Vec<TreeNode>) {
     let (mut nodes, mut roots) = (BTreeMap::new(), Vec::new());
     for (at, block) in blocks.iter().enumerate() {
-        let created = push_leaf(&mut roots, leaf(at as u64, block)).unwrap();
+        let created = push_leaf(&mut roots, TREE.leaf(at as u64, block)).unwrap();
         nodes.extend(created.into_iter().map(|node| (node.index, node)));
     }
     (nodes, roots)
@@ -44,11 +44,11 @@ fn golden_hashes_and_signatures() {
     let pair = KeyPair::from_seed(&bytes(&vectors["signer"]["seed"]));
     assert_eq!(pair.public_key().as_bytes(), &bytes::<32>(&vectors["signer"]["publicKey"]));
     assert_eq!(pair.secret_key(), bytes::<64>(&vectors["signer"]["secretKey"]));
-    assert_eq!(root_hash(&[]), bytes(&vectors["emptyRootHash"]));
+    assert_eq!(TREE.of_roots(&[]), bytes(&vectors["emptyRootHash"]));
     let mut roots = Vec::new();
     for (at, step) in vectors["steps"].as_array().unwrap().iter().enumerate() {
         let block = hex::decode(step["block"].as_str().unwrap()).unwrap();
-        let created = push_leaf(&mut roots, leaf(at as u64, &block)).unwrap();
+        let created = push_leaf(&mut roots, TREE.leaf(at as u64, &block)).unwrap();
         let expected: Vec<TreeNode> = step["newNodes"]
             .as_array()
             .unwrap()
@@ -65,13 +65,13 @@ fn golden_hashes_and_signatures() {
             roots.iter().map(|root| root.index).collect::<Vec<_>>(),
             numbers(&step["roots"])
         );
-        assert_eq!(root_hash(&roots), bytes(&step["rootHash"]));
+        assert_eq!(TREE.of_roots(&roots), bytes(&step["rootHash"]));
         assert_eq!(signable(&roots, length), bytes(&step["signable"]));
         let signature = sign(&pair, &roots, length);
         assert_eq!(signature, Signature::from(bytes(&step["signature"])));
         assert!(signed_by(&pair.public_key(), &roots, length, &signature));
         assert!(!signed_by(&pair.public_key(), &roots, length + 1, &signature));
-        let old_form = pair.sign(&root_hash(&roots));
+        let old_form = pair.sign(&TREE.of_roots(&roots));
         assert!(signed_by(&pair.public_key(), &roots, length, &old_form.into()));
     }
     for key in vectors["keys"].as_array().unwrap() {
@@ -207,8 +207,8 @@ proptest::proptest! {
             sizes.iter().enumerate().map(|(at, size)| vec![at as u8; size * 7]).collect();
         let given: Vec<(u64, &[u8])> =
             blocks.iter().enumerate().map(|(at, block)| (at as u64, block.as_slice())).collect();
-        let alone: Vec<TreeNode> = given.iter().map(|(at, block)| leaf(*at, block)).collect();
-        proptest::prop_assert_eq!(leaves(&given), alone);
+        let alone: Vec<TreeNode> = given.iter().map(|(at, block)| TREE.leaf(*at, block)).collect();
+        proptest::prop_assert_eq!(TREE.leaves(&given), alone);
     }
 }
 
@@ -320,7 +320,7 @@ fn blocks_hashed_before_they_are_appended_have_the_same_leaves() {
         let length = |n: usize| [0, 1, 118, 119, 120, 127, 128, 129, 4096, 65_536][n * 7 % 10];
         let blocks: Vec<Bytes> = (0..count).map(|n| vec![n as u8; length(n)].into()).collect();
         let alone: Vec<TreeNode> =
-            (5..).zip(&blocks).map(|(block, bytes)| leaf(block, bytes)).collect();
+            (5..).zip(&blocks).map(|(block, bytes)| TREE.leaf(block, bytes)).collect();
         let together: Vec<TreeNode> = HashedBlocks::new(blocks).leaves(5).collect();
         assert_eq!(together, alone);
     }

@@ -32,14 +32,17 @@ fn golden_tree() {
     let tree = &vectors["tree"];
     let blocks: Vec<Vec<u8>> = list(&tree["blocks"]).iter().map(buffer).collect();
     let placed: Vec<(u64, &[u8])> = (0..).zip(blocks.iter().map(Vec::as_slice)).collect();
-    let leaves = hash::leaves(&placed);
+    let leaves = hash::TREE.leaves(&placed);
     assert_eq!(leaves, nodes(&tree["leaves"]));
-    assert_eq!(leaves, placed.iter().map(|(at, bytes)| hash::leaf(*at, bytes)).collect::<Vec<_>>());
+    assert_eq!(
+        leaves,
+        placed.iter().map(|(at, bytes)| hash::TREE.leaf(*at, bytes)).collect::<Vec<_>>()
+    );
     let (all, roots) = grown(&leaves);
     for parent in nodes(&tree["parents"]) {
         assert_eq!(all[&parent.index], parent);
         let (left, right) = flat_tree::children(parent.index).unwrap();
-        assert_eq!(hash::parent(&all[&right], &all[&left]), Some(parent));
+        assert_eq!(hash::TREE.parent(&all[&right], &all[&left]), Some(parent));
     }
     assert_eq!(roots.nodes(), nodes(&tree["roots"]));
     assert_eq!((roots.length(), roots.tree_hash()), (5, fixed(&tree["treeHash"])));
@@ -221,7 +224,7 @@ fn a_prologue_is_signed_by_the_key() {
     let shorter = Roots::new(roots.nodes()[..1].to_vec()).unwrap();
     assert_eq!(fixed_core.verify(&shorter, 0, &[]), Err(BadSignature::Prologue(5)));
     let mut longer = roots.clone();
-    longer.extend(6, |_| Ok(hash::leaf(5, b"sixth"))).unwrap();
+    longer.extend(6, |_| Ok(hash::TREE.leaf(5, b"sixth"))).unwrap();
     assert_eq!(fixed_core.verify(&longer, 0, &[]), Err(BadSignature::NoSigners));
     assert!(fixed_core.check_upgrade(0, 5).is_ok() && fixed_core.check_upgrade(5, 6).is_ok());
     for (start, end) in [(0, 4), (1, 5), (4, 6)] {
@@ -239,7 +242,8 @@ fn the_signers_of_version_0_sign_for_their_namespace() {
     let mut manifest = named_manifest(&vectors, "v0_multi_2of3_patch");
     manifest.signers[1].namespace = [7; 32];
     let namespace = manifest.signers[0].namespace;
-    let leaves: Vec<TreeNode> = (0..9).map(|block| hash::leaf(block, &[block as u8])).collect();
+    let leaves: Vec<TreeNode> =
+        (0..9).map(|block| hash::TREE.leaf(block, &[block as u8])).collect();
     let (all, longer) = grown(&leaves);
     let roots = roots_at(&all, 5);
     let patch: Vec<TreeNode> = nodes_between(5, 9).iter().map(|index| all[index]).collect();

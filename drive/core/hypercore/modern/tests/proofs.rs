@@ -18,7 +18,7 @@ fn golden() -> Golden {
     let blocks: Vec<Bytes> =
         list(&vectors["blocks"]).iter().map(|block| buffer(block).into()).collect();
     let leaves: Vec<TreeNode> =
-        (0..).zip(&blocks).map(|(at, block)| hash::leaf(at, block)).collect();
+        (0..).zip(&blocks).map(|(at, block)| hash::TREE.leaf(at, block)).collect();
     let (all, roots) = grown(&leaves);
     assert_eq!(all, by_index(nodes(&vectors["treeNodes"])));
     assert_eq!(roots.length(), number(&vectors["length"]));
@@ -144,7 +144,7 @@ fn golden_fork() {
     blocks.truncate(7);
     blocks.push(buffer(&appended["block"]).into());
     let leaves: Vec<TreeNode> =
-        (0..).zip(&blocks).map(|(at, block)| hash::leaf(at, block)).collect();
+        (0..).zip(&blocks).map(|(at, block)| hash::TREE.leaf(at, block)).collect();
     assert_eq!((signed.length, &signed.roots[..]), (8, grown(&leaves).1.nodes()));
     // At one fork it would be another history than the one that is known here.
     assert_eq!(check(&verifier, &stated, &all), Err(Flaw::Forked { length: 8 }));
@@ -165,7 +165,7 @@ fn own(length: u64) -> Own {
     let blocks: Vec<Bytes> =
         (0..length).map(|at| vec![at as u8; (at * 7 % 5) as usize].into()).collect();
     let leaves: Vec<TreeNode> =
-        (0..).zip(&blocks).map(|(at, block)| hash::leaf(at, block)).collect();
+        (0..).zip(&blocks).map(|(at, block)| hash::TREE.leaf(at, block)).collect();
     let (all, roots) = grown(&leaves);
     let signed = sign(1, manifest.key().as_bytes(), &roots, 2);
     let signature = assemble(&[(0, signed, 0)], &[]).as_slice().into();
@@ -267,7 +267,7 @@ fn a_seek_meets_the_way_of_a_hash_or_is_answered_without_nodes() {
 
 #[test]
 fn padding_is_no_part_of_an_offset() {
-    let blocks: Vec<TreeNode> = (0..5).map(|at| hash::leaf(at, &[at as u8; 8 + 3])).collect();
+    let blocks: Vec<TreeNode> = (0..5).map(|at| hash::TREE.leaf(at, &[at as u8; 8 + 3])).collect();
     let (all, _) = grown(&blocks);
     let asked = Request { seek: Some(Seek { bytes: 7, padding: 8 }), ..Request::default() };
     let signature = Signature::from(&[][..]);
