@@ -95,7 +95,7 @@ impl DriveCheck {
     }
 }
 
-/// Reads and verifies what is here of the drive; `tell` hears of each step.
+/// Reads and verifies all stored data of the drive. Calls `tell` at each step.
 ///
 /// # Errors
 /// Those of [`Drive::open`] without peers, and `Storage`. Damage is in the result.

@@ -233,9 +233,9 @@ impl Drive {
         }
     }
 
-    /// Takes in what peers tell of newer versions: returns when the longest index that one has told of
-    /// is here, and after `limit` in any case. A frozen drive has none, and of one's own no
-    /// peer has a newer one.
+    /// Fetches the newest version that peers have announced. Returns when it is stored, and after `limit` in
+    /// any case. A frozen drive has no newer version, and no peer has a newer version of a writable drive:
+    /// returns at once.
     pub async fn freshen(&self, limit: Duration) {
         if self.frozen_version().is_some() || self.writable() {
             return;

@@ -1,4 +1,4 @@
-//! What a power cut can leave of a drive of one's own: index entries whose file bytes were lost.
+//! What a power cut can leave of a writable drive: index entries whose file bytes were lost.
 //!
 //! A file's bytes are written before the entry that names them, but a disk may lose the one and
 //! keep the other if neither was synced. Such an entry is put back to what the path held before.

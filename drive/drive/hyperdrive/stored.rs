@@ -83,7 +83,7 @@ pub async fn stored_drives_and_damage(store: &Store) -> Result<StoredDrives> {
     Ok(found)
 }
 
-/// The content core of a damaged drive: what its header says or, of a drive of one's own, what derives
+/// The content core of a damaged drive: what its header says or, of a writable drive, what derives
 /// from its key.
 fn content_of(store: &Store, key: &PublicKey) -> Option<DiscoveryKey> {
     let header = store.core(key).ok().and_then(|core| core.get_local(0).ok().flatten());

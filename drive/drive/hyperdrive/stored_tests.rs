@@ -19,7 +19,7 @@ fn directory_of(root: &Path, key: &DiscoveryKey) -> PathBuf {
     root.join(&name[..2]).join(&name[2..4]).join(name)
 }
 
-/// A store with one drive of one's own; the directories of its index and of its content.
+/// A store with one writable drive; the directories of its index and of its content.
 fn drive_in(root: &Path) -> (PublicKey, [PathBuf; 2]) {
     let store = open(root);
     let drive = Drive::create(&store, "notes").expect("it is made");

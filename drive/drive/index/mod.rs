@@ -8,6 +8,8 @@
 //!
 //! Not here: what an entry's bytes are, and which version is shown (`hyperdrive.rs`).
 
+pub(crate) mod budget;
+mod core_blocks;
 pub(crate) mod trie;
 mod bee;
 #[cfg(fuzzing)]

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, decode_varint, encode_varint, skip_field};
 
+use crate::index::core_blocks::detached;
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
@@ -136,12 +137,8 @@ impl Block {
         }
         let nodes =
             decode_nodes(message.index.unwrap_or_default(), seq).map_err(|what| bad(&what))?;
-        // Bytes that are kept must not keep a block that is much larger.
-        let alone = |bytes: Bytes| match bytes.len() < length / 2 {
-            true => Bytes::copy_from_slice(&bytes),
-            false => bytes,
-        };
-        Ok(Self { key: alone(key), value: message.value.map(alone), nodes })
+        let value = message.value.map(|value| detached(value, length));
+        Ok(Self { key: detached(key, length), value, nodes })
     }
 
     pub(crate) fn encode(&self) -> Bytes {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::block::Block;
+use crate::index::core_blocks;
 use hypermount_core::{Core, Result, Ticket, Wait};
 use hypermount_swarm::sync::{Mutex, Rank};
 
@@ -74,12 +75,7 @@ impl Blocks {
     /// Asks for those of these blocks that are missing, together. They are wanted until what is returned
     /// is dropped; none of them is kept by it.
     pub(crate) fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
-        if wait.is_local() {
-            return Vec::new();
-        }
-        let demand = self.core.demand();
-        let missing = seqs.into_iter().filter(|seq| self.lacks(*seq));
-        missing.map(|seq| demand.want_stored(seq)).collect()
+        core_blocks::want(&self.core, seqs.into_iter().filter(|seq| self.lacks(*seq)), wait)
     }
 }
 

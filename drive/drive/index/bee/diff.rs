@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use super::block::Pointer;
 use super::tree::{Cursor, Found, Item, Tree};
-use crate::index::trie::Budget;
+use crate::index::budget::Budget;
 use hypermount_core::{Error, Result, Wait};
 
 /// A key whose block is not the same in both versions. The values may be equal: every put writes a block.
@@ -53,7 +53,7 @@ impl Side {
         self.advance().await
     }
 
-    /// Takes the key that comes next and goes on.
+    /// Returns the next key and advances past it.
     async fn take(&mut self) -> Result<Option<Found>> {
         match std::mem::replace(&mut self.front, Front::End) {
             Front::Key(found) => {

@@ -5,7 +5,7 @@
 
 use super::entry;
 use super::tree::{Found, Tree};
-use crate::index::trie::Budget;
+use crate::index::budget::Budget;
 use crate::path::{DrivePath, Name};
 use hypermount_core::{Result, Wait};
 

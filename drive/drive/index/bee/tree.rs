@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::block::{Block, Pointer, TreeNode};
 use super::blocks::Blocks;
-use crate::index::trie::Budget;
+use crate::index::budget::Budget;
 use hypermount_core::{Error, Result, Ticket, Wait};
 
 /// Deepest tree. One of 2^32 keys is 15 deep, since all tree nodes but the root have 5 children or more.

@@ -14,8 +14,9 @@ use super::entry::path_of;
 use super::list::Child;
 use super::testing::{self, Parts, Writer, block, header, tree_of};
 use super::tree::{Found, MAX_DEPTH, Tree};
+use crate::index::budget::Budget;
 use crate::index::trie::testing::{Traffic, core_of, reader_of, serve};
-use crate::index::trie::{Budget, vectors};
+use crate::index::trie::vectors;
 use crate::path::DrivePath;
 use hypermount_core::{Error, Result, Wait};
 

@@ -10,7 +10,8 @@ use super::iterate::MAX_ITERATED;
 use super::key::{END, TrieKey, is_terminator};
 use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
-use super::{Budget, Trie, check_branch};
+use super::{Trie, check_branch};
+use crate::index::budget::Budget;
 use hypermount_core::{Error, Result, Wait};
 
 /// One key whose node is not the same block in both versions. A delete writes an unrelated key
@@ -37,7 +38,7 @@ struct Pair {
     position: usize,
 }
 
-/// A subtree that begins at a pointer, or goes on in the same node.
+/// A subtree that begins at a pointer, or continues in the same node.
 enum Branch {
     Same(Arc<TrieNode>),
     Pointer { parent: Arc<TrieNode>, seq: u64 },

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use super::{
-    Batch, Budget, Child, ChildNode, Difference, Found, Purpose, Removed, Trie, TrieKey, TrieNode,
-    stat,
+    Batch, Child, ChildNode, Difference, Found, Purpose, Removed, Trie, TrieKey, TrieNode, stat,
 };
+use crate::index::budget::Budget;
 use crate::index::{Changed, Edit, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};

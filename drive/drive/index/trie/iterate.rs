@@ -12,7 +12,8 @@ use super::get::Purpose;
 use super::key::{DIGITS_PER_COMPONENT, TrieKey};
 use super::node::TrieNode;
 use super::nodes::MAX_WANTED_AT_ONCE;
-use super::{Budget, Trie, check_branch};
+use super::{Trie, check_branch};
+use crate::index::budget::Budget;
 use hypermount_core::{Error, Result, Wait};
 
 /// Most nodes that one listing or iteration gives; more are `TooLarge`.

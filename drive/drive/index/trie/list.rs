@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Trie;
 use super::iterate::MAX_ITERATED;
 use super::key::{DIGITS_PER_COMPONENT, END, TrieKey, branches_of};
 use super::node::TrieNode;
-use super::{Budget, Trie};
+use crate::index::budget::Budget;
 use hypermount_core::{Error, Result, Wait};
 
 /// What follows a prefix by one component. Blocks, not nodes: there may be many children, and their

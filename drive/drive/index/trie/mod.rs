@@ -10,7 +10,6 @@
 
 mod batch;
 mod buckets;
-mod budget;
 mod diff;
 mod entries;
 mod get;
@@ -31,11 +30,10 @@ pub(crate) mod vectors;
 
 use std::sync::Arc;
 
+#[cfg(test)]
+use crate::index::budget::MAX_LISTING_BYTES;
 pub use batch::Batch;
 pub(crate) use batch::Removed;
-pub(crate) use budget::Budget;
-#[cfg(test)]
-use budget::MAX_LISTING_BYTES;
 pub(crate) use diff::Difference;
 pub(crate) use entries::stored_at;
 pub(crate) use get::{Found, Purpose};

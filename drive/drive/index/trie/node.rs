@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::buckets::Buckets;
 use super::key::TrieKey;
+use crate::index::core_blocks::detached;
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
@@ -111,11 +112,7 @@ impl TrieNode {
         let key = TrieKey::new(&String::from_utf8_lossy(&key), flags & HIDDEN != 0)?;
         let encoded = message.buckets.unwrap_or_default();
         let buckets = Buckets::decode(&encoded, seq, key.length())?;
-        // A value that is kept must not keep a block that is much larger.
-        let value = message.value.map(|value| match value.len() < length / 2 {
-            true => Bytes::copy_from_slice(&value),
-            false => value,
-        });
+        let value = message.value.map(|value| detached(value, length));
         Ok(Self { seq, key, value, flags: flags >> USER_FLAGS_SHIFT, buckets })
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::node::TrieNode;
+use crate::index::core_blocks;
 use hypermount_core::{Core, Hint, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wait};
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 
@@ -108,12 +109,7 @@ impl Nodes {
     /// Asks for those of these nodes that are missing, together: at most `MAX_WANTED_AT_ONCE` at a
     /// time. They are wanted until what is returned is dropped; none of them is kept by it.
     pub(crate) fn want(&self, seqs: impl IntoIterator<Item = u64>, wait: Wait) -> Vec<Ticket> {
-        if wait.is_local() {
-            return Vec::new();
-        }
-        let demand = self.core.demand();
-        let missing = seqs.into_iter().filter(|seq| self.lacks(*seq));
-        missing.map(|seq| demand.want_stored(seq)).collect()
+        core_blocks::want(&self.core, seqs.into_iter().filter(|seq| self.lacks(*seq)), wait)
     }
 
     /// Tells peers what is about to be looked up, so that one answer brings the whole way.

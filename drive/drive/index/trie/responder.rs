@@ -20,7 +20,7 @@ use hypermount_core::{Answered, Core, ExtensionRequest};
 pub(crate) const MAX_ANSWERED: usize = 2176;
 /// Blocks named in one message.
 pub(crate) const MAX_ANSWERED_AT_ONCE: usize = 128;
-/// Places where a listing goes on that a question may name.
+/// Places that a question may name as those where its listing continues.
 const MAX_CHECKPOINTS: usize = 4096;
 /// Steps that one answer may take; what was found by then is the answer. The largest answer to a
 /// listing of usual files (2176 nodes of about 300 bytes) takes a quarter of it.

@@ -12,6 +12,7 @@ use super::buckets::Buckets;
 use super::responder::{self, MAX_STEPS};
 use super::testing::{Traffic, Writer, WriterStep, core_of, reader_of, serve};
 use super::*;
+use crate::index::budget::Budget;
 use hypermount_core::{Answered, ExtensionRequest, Hint, Wait};
 
 fn text(value: &Value) -> String {
