@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +15,7 @@ use fuser::{
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
+use smallvec::SmallVec;
 
 use crate::attr;
 use crate::errno::{Error, Result, errno};
@@ -62,6 +65,24 @@ pub(crate) struct Adapter {
 impl Adapter {
     pub(crate) fn new(shown: Shown, server: Arc<Server>) -> Self {
         Self { shown, server }
+    }
+}
+
+/// A copy of a name in a request, which the operation outlives. A name of up to 64 bytes needs no
+/// allocation of its own.
+struct RequestName(SmallVec<[u8; 64]>);
+
+impl RequestName {
+    fn new(name: &OsStr) -> Self {
+        Self(SmallVec::from_slice(name.as_bytes()))
+    }
+}
+
+impl Deref for RequestName {
+    type Target = OsStr;
+
+    fn deref(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
     }
 }
 
@@ -162,7 +183,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let asked = request("lookup", from, parent);
-        let (shown, name, thread) = (self.shown.clone(), name.to_owned(), from.pid());
+        let (shown, name, thread) = (self.shown.clone(), RequestName::new(name), from.pid());
         let operation = async move { shown.lookup(parent.0, &name, thread).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
@@ -417,7 +438,7 @@ impl Filesystem for Adapter {
         reply: ReplyXattr,
     ) {
         let asked = request("getxattr", from, ino);
-        let (shown, name) = (self.shown.clone(), name.to_owned());
+        let (shown, name) = (self.shown.clone(), RequestName::new(name));
         let operation = async move { shown.getxattr(ino.0, &name, size).await };
         self.server.serve(asked, operation, |r| reply_xattr(r, reply));
     }
@@ -492,7 +513,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("mknod", from, parent);
         let shown = self.shown.clone();
-        let (name, maker) = (name.to_owned(), caller(from));
+        let (name, maker) = (RequestName::new(name), caller(from));
         let operation =
             async move { shown.drive_of(parent.0)?.mknod(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
@@ -509,7 +530,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("mkdir", from, parent);
         let shown = self.shown.clone();
-        let (name, maker) = (name.to_owned(), caller(from));
+        let (name, maker) = (RequestName::new(name), caller(from));
         let operation =
             async move { shown.drive_of(parent.0)?.mkdir(parent.0, &name, mode, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
@@ -518,7 +539,7 @@ impl Filesystem for Adapter {
     fn unlink(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("unlink", from, parent);
         let shown = self.shown.clone();
-        let name = name.to_owned();
+        let name = RequestName::new(name);
         let operation = async move { shown.drive_of(parent.0)?.unlink(parent.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
@@ -526,7 +547,7 @@ impl Filesystem for Adapter {
     fn rmdir(&self, from: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("rmdir", from, parent);
         let shown = self.shown.clone();
-        let name = name.to_owned();
+        let name = RequestName::new(name);
         let operation = async move { shown.drive_of(parent.0)?.rmdir(parent.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }
@@ -541,8 +562,8 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("symlink", from, parent);
         let shown = self.shown.clone();
-        let (name, maker) = (name.to_owned(), caller(from));
-        let target = target.as_os_str().to_owned();
+        let (name, maker) = (RequestName::new(name), caller(from));
+        let target = RequestName::new(target.as_os_str());
         let operation =
             async move { shown.drive_of(parent.0)?.symlink(parent.0, &name, &target, maker).await };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
@@ -568,7 +589,7 @@ impl Filesystem for Adapter {
         };
         let asked = request("rename", from, parent);
         let shown = self.shown.clone();
-        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        let (name, new_name) = (RequestName::new(name), RequestName::new(new_name));
         let operation = async move {
             let fs = shown.drive_of_both(parent.0, new_parent.0)?;
             fs.rename(parent.0, &name, new_parent.0, &new_name, how).await
@@ -603,7 +624,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("create", from, parent);
         let shown = self.shown.clone();
-        let (name, maker) = (name.to_owned(), caller(from));
+        let (name, maker) = (RequestName::new(name), caller(from));
         let operation = async move {
             shown.drive_of(parent.0)?.create(parent.0, &name, mode, flags, maker).await
         };
@@ -710,7 +731,7 @@ impl Filesystem for Adapter {
     ) {
         let asked = request("setxattr", from, ino);
         let shown = self.shown.clone();
-        let (name, value) = (name.to_owned(), value.to_vec());
+        let (name, value) = (RequestName::new(name), value.to_vec());
         let operation =
             async move { shown.drive_of(ino.0)?.setxattr(ino.0, &name, &value, flags).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
@@ -719,7 +740,7 @@ impl Filesystem for Adapter {
     fn removexattr(&self, from: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = request("removexattr", from, ino);
         let shown = self.shown.clone();
-        let name = name.to_owned();
+        let name = RequestName::new(name);
         let operation = async move { shown.drive_of(ino.0)?.removexattr(ino.0, &name).await };
         self.server.serve(asked, operation, |r| reply_empty(r, reply));
     }

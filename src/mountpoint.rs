@@ -11,9 +11,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use drivefs::{MountError, UnmountError};
+use drivefs::{MountError, UnmountError, UnmountMode};
 
 use crate::failure::{Context, Failure, Result};
+use crate::model::How;
 use crate::record::{self, MadeDirectory};
 
 /// Mode of a directory that is made.
@@ -125,8 +126,18 @@ pub fn cannot_mount(error: MountError) -> Failure {
     }
 }
 
+/// Unmounts in the kernel. May block.
+pub fn unmount(mountpoint: &Path, how: How) -> Result {
+    let mode = match how {
+        How::Normal => UnmountMode::Normal,
+        How::Lazy => UnmountMode::Lazy,
+        How::Force => UnmountMode::Force,
+    };
+    drivefs::unmount(mountpoint, mode).map_err(cannot_unmount)
+}
+
 /// The failure of an unmount, with its remedy.
-pub fn cannot_unmount(error: UnmountError) -> Failure {
+fn cannot_unmount(error: UnmountError) -> Failure {
     let busy = matches!(error, UnmountError::Busy { .. });
     let failure = Failure::failed("unmount", error);
     if busy {

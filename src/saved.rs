@@ -94,7 +94,8 @@ impl Saved {
         Ok(stores)
     }
 
-    fn has_mount_at(&self, mountpoint: &Path) -> bool {
+    /// Whether something is mounted there after a restart.
+    pub fn has_mount_at(&self, mountpoint: &Path) -> bool {
         self.mounts.iter().any(|mount| mount.mountpoint == mountpoint)
     }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use drivefs::UnmountMode;
 use hyper::Method;
 
 use crate::cli::Unmount;
@@ -11,7 +10,7 @@ use crate::client::{self, Client};
 use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::model::{Done, How, UnmountQuery};
-use crate::mountpoint::{Made, cannot_unmount};
+use crate::mountpoint::{self, Made};
 use crate::process::runtime;
 use crate::record::{self, Record};
 use crate::saved::Saved;
@@ -46,12 +45,7 @@ pub fn run(args: &Unmount) -> Result {
         }
     })?;
     if !is_done {
-        let how = match how {
-            How::Normal => UnmountMode::Normal,
-            How::Lazy => UnmountMode::Lazy,
-            How::Force => UnmountMode::Force,
-        };
-        drivefs::unmount(&mountpoint, how).map_err(cannot_unmount)?;
+        mountpoint::unmount(&mountpoint, how)?;
         // The process that made it does the same, unless it was killed.
         let made = process.as_ref().and_then(|record| record.made);
         drop(made.and_then(|directory| Made::earlier(&mountpoint, directory)));

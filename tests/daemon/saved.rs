@@ -1,10 +1,21 @@
 //! Saved mounts, and the files that a killed daemon leaves.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::common::{Home, KEY, Running, eventually};
 use crate::steps::*;
+
+/// A saved mount of a drive in the store `store`, whose daemon has ended; and its mount point.
+fn saved_and_stopped() -> (Home, PathBuf) {
+    let home = Home::new();
+    home.golden_store("store");
+    let mnt = home.make("mnt");
+    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
+    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    (home, mnt)
+}
 
 /// Sentence 87. "A mount made with `--save` is mounted again when the daemon starts, also after kill -9,
 /// until it is unmounted; data in the store needs no network for that."
@@ -79,11 +90,7 @@ fn a_saved_mount_that_cannot_be_made_is_said_to_be_wrong_and_tried_again() {
     if !can_mount() {
         return;
     }
-    let home = Home::new();
-    home.golden_store("store");
-    let mnt = home.make("mnt");
-    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
-    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    let (home, mnt) = saved_and_stopped();
     fs::write(mnt.join("in the way"), "").unwrap();
     home.run(["daemon", "start", "--store", "store"]).must_succeed();
     eventually("the trouble is told", || {
@@ -133,11 +140,7 @@ fn unmount_forgets_a_saved_mount_while_no_daemon_runs() {
     if !can_mount() {
         return;
     }
-    let home = Home::new();
-    home.golden_store("store");
-    let mnt = home.make("mnt");
-    home.run(["mount", "--save", "store", "mnt"]).must_succeed();
-    home.run(["daemon", "stop", "--store", "store"]).must_succeed();
+    let (home, mnt) = saved_and_stopped();
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["unmount", "mnt"]).must_fail(1, "is not a mount of ours");
     home.run(["daemon", "start", "--store", "store"]).must_succeed();

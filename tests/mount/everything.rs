@@ -240,7 +240,7 @@ fn a_key_that_no_peer_has_delays_no_other_call() {
     for _ in 0..3 {
         assert_eq!(code(fs::metadata(&path)), libc::ETIMEDOUT, "each time, with room for one");
     }
-    assert_eq!(bench.shelf.left.lock().unwrap().len(), 3, "no look-up goes on");
+    assert_eq!(bench.shelf.left.lock().unwrap().len(), 3, "every look-up has ended");
     let failures = bench.mount.journal().failures();
     assert!(failures.iter().all(|failed| failed.path == NETWORK && failed.errno == "ETIMEDOUT"));
 }

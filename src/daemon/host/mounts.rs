@@ -5,7 +5,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::{Fs, Mount, MountOptions, Patience, RootLimits, UnmountMode};
+use drivefs::{Fs, Mount, MountOptions, Patience, RootLimits};
 use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -17,7 +17,7 @@ use super::{Dialled, Host, wait_limit};
 use crate::directories;
 use crate::failure::{Context, Failure, Result};
 use crate::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
-use crate::mountpoint::{self, Made, cannot_mount, cannot_unmount};
+use crate::mountpoint::{self, Made, cannot_mount};
 use crate::record::{self, Held, Record};
 use crate::values::{WaitLimit, drive_url, short_url};
 
@@ -292,24 +292,17 @@ impl Host {
         let what = || format!("unmount {}", mountpoint.display());
         let mountpoint = record::absolute(mountpoint).context(what)?;
         // First, since it may have made the mount just now.
-        let withdrawn = self.pending.lock().remove(&mountpoint);
-        drop(withdrawn);
-        let saved = self.saved.lock().mounts.iter().any(|known| known.mountpoint == mountpoint);
+        self.pending.lock().remove(&mountpoint);
+        let saved = self.saved.lock().has_mount_at(&mountpoint);
         let is_mounted = self.mounts.lock().contains_key(&mountpoint);
         if !saved && !is_mounted {
             return Err(Failure::failed(what(), "this daemon has nothing mounted there"));
         }
         if is_mounted {
-            let how = match how {
-                How::Normal => UnmountMode::Normal,
-                How::Lazy => UnmountMode::Lazy,
-                How::Force => UnmountMode::Force,
-            };
             let at = mountpoint.clone();
-            tokio::task::spawn_blocking(move || drivefs::unmount(&at, how))
+            tokio::task::spawn_blocking(move || mountpoint::unmount(&at, how))
                 .await
-                .map_err(|error| Failure::failed(what(), error))?
-                .map_err(cannot_unmount)?;
+                .map_err(|error| Failure::failed(what(), error))??;
             // After a lazy unmount the mount serves open files until they are closed, but its path
             // is free.
             if let Some(mounted) = self.mounts.lock().get(&mountpoint).cloned() {
@@ -416,7 +409,7 @@ impl Host {
 
     fn describe_mount(&self, mounted: &Mounted) -> MountInfo {
         let (mount, record) = (&mounted.mount, &mounted.record);
-        let saved = self.saved.lock().mounts.iter().any(|s| s.mountpoint == record.mountpoint);
+        let saved = self.saved.lock().has_mount_at(&record.mountpoint);
         let (_, open) = mount.load();
         let filesystems = mount.open();
         let describe = |fs: &Arc<Fs>| MountedDrive {
