@@ -29,6 +29,12 @@ pub fn blake2b(parts: &[&[u8]]) -> Hash {
     hasher.finalize_fixed().into()
 }
 
+/// One of the numbered namespaces of a protocol (hypercore-crypto 3). It keeps hashes and signatures of
+/// one purpose from being valid for another.
+pub fn namespace(protocol: &str, number: u8) -> Hash {
+    blake2b(&[&blake2b(&[protocol.as_bytes()]), &[number]])
+}
+
 /// [`blake2b`] of each message, four at a time where the processor can: for blocks, of which
 /// several come at once (docs/decisions/0009).
 pub fn blake2b_each(messages: &[[&[u8]; 2]]) -> Vec<Hash> {

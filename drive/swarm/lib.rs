@@ -25,8 +25,9 @@ pub mod fuzzing;
 
 pub use crate::crypto::{DiscoveryKey, PublicKey};
 pub use crate::network::{
-    BootstrapNode, ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions,
-    Ending, FoundBy, HyperDhtBootstrapNode, Interest, MAX_STRANGERS, PUBLIC_HYPERDHT, PeerInfo,
-    Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic, Transport, wait_closed, wait_until,
+    BootstrapNode, ChannelEvent, ChannelId, Channels, ChannelsError, ConnectionEnd,
+    ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions, Ending, FoundBy,
+    HyperDhtBootstrapNode, Interest, MAX_STRANGERS, Needs, PUBLIC_HYPERDHT, PeerInfo, Protocol,
+    Rates, RemoteId, Stream, Swarm, TooManyTopics, Traffic, Transport, wait_closed, wait_until,
 };
 pub use crate::rate::RateLimit;

@@ -75,6 +75,8 @@ impl Rank {
     pub const CORE_WRITER: Self = Self::new(68, "core writer");
     /// State of a core.
     pub const CORE: Self = Self::new(70, "core state");
+    /// The header of a core's files.
+    pub const CORE_FILES: Self = Self::new(72, "core files");
     /// Everything else: no other lock is taken while it is held.
     pub const LEAF: Self = Self::new(80, "leaf");
 
@@ -122,10 +124,10 @@ mod order {
 
 #[cfg(not(debug_assertions))]
 mod order {
-    pub struct Held;
+    pub(super) struct Held;
 
     #[inline(always)]
-    pub fn acquire(_: super::Rank) -> Held {
+    pub(super) fn acquire(_: super::Rank) -> Held {
         Held
     }
 }

@@ -2,7 +2,7 @@
 //! message.
 
 use crate::protomux::{Event, Mux};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Splits the input at 0xfe bytes into messages.
 ///
@@ -31,8 +31,10 @@ pub fn run(input: &[u8]) {
         }
         // Whatever we answer is well-formed.
         let mut other = Mux::default();
-        while let Some(frame) = mux.next_frame() {
-            let _ = other.receive(frame);
+        other.trust();
+        let mut frame = BytesMut::new();
+        while mux.write_frame(&mut frame) {
+            let _ = other.receive(frame.split().freeze());
         }
     }
 }

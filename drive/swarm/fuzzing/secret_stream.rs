@@ -12,7 +12,7 @@ const LONGEST: usize = 1000;
 /// If an invariant is broken.
 pub fn run(input: &[u8]) {
     let keys = KeyPair::from_seed(&[2; 32]);
-    let prologue = crate::secret_stream::namespace("hyperswarm/dht", 0);
+    let prologue = crate::crypto::namespace("hyperswarm/dht", 0);
     let mut handshake = Handshake::responder(&keys, &prologue).expect("keys that are good");
     if handshake.read(input).is_ok() {
         assert!(handshake.remote().is_some());
@@ -26,6 +26,7 @@ pub fn run(input: &[u8]) {
         transmit: [1; 32],
         receive: array(0),
         hash: std::array::from_fn(|n| input.get(32 + n).copied().unwrap_or(0)),
+        remote: [8; 32],
     };
     let (_, mut unsealer, _) = begin(&secrets, LONGEST);
     for piece in input.get(96..).unwrap_or_default().chunks(700) {

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -17,11 +18,13 @@ use super::candidates::CandidateState;
 use super::candidates::{
     Candidates, DialTarget, Found, MAX_TOPICS_PER_CANDIDATE, Outcome, Priority, Source,
 };
-use super::dial::{self, CONNECT_WITHIN};
+use super::dial::CONNECT_WITHIN;
 use super::discovery::NodeSocket;
-use super::hyperdht::{self, CarryError};
+use super::encrypted::Carrier;
+use super::hyperdht;
 use super::slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, GivenUp};
 use super::slots::MAX_CONNECTIONS;
+use super::tcp::level;
 use super::topics::{Interest, MAX_TOPICS, TooManyTopics, Topics};
 use super::transport::{FoundBy, Stream, Transport};
 use crate::crypto::DiscoveryKey;
@@ -30,6 +33,9 @@ use crate::sync::{Mutex, MutexGuard, Rank};
 /// Connections to peers that were found, those being dialled included: slots stay for peers that
 /// dial us.
 pub(crate) const MAX_FOUND_CONNECTIONS: usize = MAX_CONNECTIONS / 2;
+/// How long a connection of protocol 8 has to share something before the address is also tried as a server of
+/// Hyperswarm 4.
+const ENCRYPTED_AFTER: Duration = Duration::from_millis(500);
 /// Found peers that wait for the task below; when full, discovery waits.
 const PENDING: usize = 256;
 
@@ -131,14 +137,15 @@ impl Inner {
     ///
     /// Of two connections between two peers, both keep the one with the faster transport; of two with the
     /// same transport, the one that the peer with the smaller key dialled. So both decide alike without
-    /// a message. Two connections that the remote dialled are both kept: it may have moved, and one of
+    /// a message. The key on Hyperswarm 4 is compared the other way round, as JavaScript peers do. Two connections that the remote dialled are both kept: it may have moved, and one of
     /// them may be dead.
     pub(super) fn identified(&self, id: u64, remote: [u8; 32]) -> Result<(), String> {
-        let local = self.identity;
         let state = self.state();
         let Some(this) = state.connections.get(&id) else { return Ok(()) };
         let _ = this.identity.set(remote);
-        if remote == local {
+        let network_key = self.keys.get().map(|keys| *keys.public_key().as_bytes());
+        let network_key = network_key.filter(|_| this.network_key.get() == Some(&remote));
+        if remote == network_key.unwrap_or(self.identity) {
             let _ = this.given_up.set(GivenUp::Ourselves);
             return Err("it is this process itself".into());
         }
@@ -151,7 +158,10 @@ impl Inner {
         let keep_this = match this.transport.cmp(&other.transport) {
             std::cmp::Ordering::Greater => true,
             std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => (local < remote) != this.incoming,
+            std::cmp::Ordering::Equal => {
+                let ours_stays = network_key.map_or(self.identity < remote, |ours| ours > remote);
+                ours_stays != this.incoming
+            }
         };
         let reason = "we have another connection to it";
         if keep_this {
@@ -267,17 +277,51 @@ async fn connect(swarm: &Arc<Inner>, target: DialTarget) -> (String, Outcome) {
         Err(failure) => return failure,
     };
     let handle = connection.handle.clone();
-    let ConnectionEnd { reason, lied } = connection.run(stream).await;
+    let encrypted = async {
+        match target {
+            DialTarget::Tcp(address) => {
+                also_encrypted(swarm, &handle, address, source.into()).await
+            }
+            DialTarget::HyperDht(_) => false,
+        }
+    };
+    let (ConnectionEnd { reason, lied }, shared) = tokio::join!(connection.run(stream), encrypted);
     let outcome = match (handle.given_up.get(), handle.identity.get()) {
         (Some(GivenUp::Ourselves), _) => Outcome::Ourselves,
+        _ if shared => Outcome::Left,
         (Some(GivenUp::Duplicate), Some(key)) => Outcome::Duplicate(*key),
         _ if !lied && handle.channels() > 0 => Outcome::Left,
+        _ if handle.foreign.get().is_some() => Outcome::Foreign,
         _ => Outcome::Failed,
     };
     if lied {
-        log::log!(dial::level(lied), "peer {target}: {reason}");
+        log::log!(level(lied), "peer {target}: {reason}");
     }
     (reason, outcome)
+}
+
+/// Connects to the address as a server of Hyperswarm 4 too, if the connection of protocol 8 shares nothing: our own
+/// servers are both, and have cores of Hypercore 11 on the other kind of connection alone. Whether that shared one.
+async fn also_encrypted(
+    swarm: &Arc<Inner>,
+    of_protocol_8: &ConnectionHandle,
+    address: SocketAddr,
+    found_by: FoundBy,
+) -> bool {
+    tokio::time::sleep(ENCRYPTED_AFTER).await;
+    let nothing_shared = of_protocol_8.channels() == 0 && of_protocol_8.given_up.get().is_none();
+    let needed = nothing_shared && swarm.needs.borrow().hyperswarm_4;
+    if !needed || *swarm.closing.borrow() {
+        return false;
+    }
+    let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
+    let Ok(Ok(stream)) = stream else { return false };
+    let dialled = swarm.dialled_encrypted(address, stream, found_by).await;
+    let Ok((slot, stream)) = dialled else { return false };
+    let handle = slot.handle.clone();
+    let ConnectionEnd { reason, lied } = slot.run(stream).await;
+    log::log!(level(lied), "peer {address}, by Hyperswarm 4: {reason}");
+    !lied && handle.channels() > 0
 }
 
 /// A connection with its slot and its bytes, or why there is none.
@@ -327,36 +371,15 @@ async fn connect_by_key(
     let connection = link.connect(key).await.map_err(failed)?;
     let address = SocketAddr::V4(connection.address);
     let slot = registered(swarm, target, address, found_by);
-    let stream = swarm.carried(&slot, connection, topics).await.map_err(|error| match error {
-        CarryError::Foreign => (error.to_string(), Outcome::Foreign),
-        error => failed(error.to_string()),
-    })?;
-    Ok((slot, stream))
+    let carrier = Carrier::Datagrams(connection.datagrams);
+    let channels = swarm.channels(&slot, carrier, &connection.secrets, topics).await;
+    let channels = channels.map_err(|error| failed(error.to_string()))?;
+    Ok((slot, Stream::Channels(channels)))
 }
 
 impl Inner {
-    /// Opens the replication stream in a connection of Hyperswarm 4. If the remote names a TCP port too,
-    /// that becomes a candidate for these topics.
-    async fn carried(
-        &self,
-        slot: &ConnectionSlot,
-        connection: hyperdht::Connection,
-        topics: Vec<DiscoveryKey>,
-    ) -> Result<Stream, CarryError> {
-        let address = slot.handle.address;
-        let port = self.finding.listening.borrow().map(|address| address.port());
-        let mut ending = slot.handle.ending.subscribe();
-        let carried = tokio::select! {
-            carried = hyperdht::carry(connection, port) => carried?,
-            _ = ending.wait_for(Option::is_some) => return Err(CarryError::Lost),
-        };
-        if let Some(port) = carried.port {
-            self.add_tcp_address(address.ip(), port, topics);
-        }
-        Ok(Stream::Carried(carried.stream))
-    }
-
-    fn add_tcp_address(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
+    /// A peer has named its TCP port: its address becomes a candidate for these topics.
+    pub(super) fn add_tcp_address(&self, ip: IpAddr, port: NonZeroU16, topics: Vec<DiscoveryKey>) {
         let target = DialTarget::Tcp((ip, port.get()).into());
         let source = Source::Itself(ip);
         let found = |topic| Found { topic, target, source, priority: Priority::Normal };
@@ -370,10 +393,11 @@ impl Inner {
         let slot = self.register(address, Transport::HyperDht, FoundBy::Incoming);
         // The peer does not name the topic.
         let topics = self.finding.some_topics();
-        match self.carried(&slot, connection, topics).await {
-            Ok(stream) => {
-                let ConnectionEnd { reason, lied } = slot.run(stream).await;
-                log::log!(dial::level(lied), "peer {address} left: {reason}");
+        let carrier = Carrier::Datagrams(connection.datagrams);
+        match self.channels(&slot, carrier, &connection.secrets, topics).await {
+            Ok(channels) => {
+                let ConnectionEnd { reason, lied } = slot.run(Stream::Channels(channels)).await;
+                log::log!(level(lied), "peer {address} left: {reason}");
             }
             Err(error) => log::debug!("HyperDHT peer {address}: {error}"),
         }

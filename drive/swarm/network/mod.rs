@@ -6,12 +6,21 @@
 mod topics;
 mod candidates;
 mod interfaces;
+mod hyperdht;
+mod encrypted;
+mod carried;
+mod channels;
+#[cfg(test)]
+mod channels_tests;
 mod transport;
 mod slot;
 mod protocol;
+mod greeting;
 mod slots;
-mod hyperdht;
+mod tcp;
 mod dial;
+#[cfg(test)]
+mod dial_tests;
 mod discovery;
 mod finding;
 #[cfg(test)]
@@ -23,7 +32,7 @@ mod testing;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, ToSocketAddrs};
@@ -31,17 +40,18 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::crypto::DiscoveryKey;
+use crate::crypto::{DiscoveryKey, KeyPair, random_bytes};
 use crate::rate::Rate;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 use finding::Finding;
 
+pub use channels::{ChannelEvent, ChannelId, Channels, ChannelsError, RemoteId};
 pub use dial::Dialling;
 #[cfg(fuzzing)]
 pub(crate) use discovery::parse_multicast_dns;
 pub use discovery::{BootstrapNode, DiscoveryOptions, HyperDhtBootstrapNode, PUBLIC_HYPERDHT};
-pub use protocol::Protocol;
+pub use protocol::{Needs, Protocol};
 pub use slot::{ConnectionEnd, ConnectionHandle, ConnectionSlot, Ending};
 pub use slots::MAX_STRANGERS;
 pub use topics::{Interest, TooManyTopics};
@@ -107,6 +117,8 @@ pub struct Swarm {
 pub(crate) struct Inner {
     /// Our static key, by which a connection to ourselves is recognised.
     identity: [u8; 32],
+    /// Our key pair on Hyperswarm 4. It proves no identity: each process makes a new one.
+    keys: OnceLock<KeyPair>,
     protocol: Arc<dyn Protocol>,
     runtime: Handle,
     closing: watch::Sender<bool>,
@@ -116,6 +128,7 @@ pub(crate) struct Inner {
     sent: AtomicU64,
     finding: Arc<Finding>,
     rates: Rates,
+    needs: watch::Sender<Needs>,
 }
 
 #[derive(Default)]
@@ -135,6 +148,7 @@ impl Swarm {
         let (finding, found) = Finding::new();
         let inner = Arc::new(Inner {
             identity,
+            keys: OnceLock::new(),
             protocol,
             runtime: Handle::current(),
             closing: watch::channel(false).0,
@@ -144,6 +158,7 @@ impl Swarm {
             sent: AtomicU64::new(0),
             finding: Arc::new(finding),
             rates: Rates::default(),
+            needs: watch::channel(Needs::BOTH).0,
         });
         inner.runtime.spawn(finding::run(Arc::downgrade(&inner), found));
         inner.runtime.spawn(moved::run(Arc::downgrade(&inner)));
@@ -205,6 +220,11 @@ impl Swarm {
         Dialling { _needed: sender }
     }
 
+    /// With which protocols the addresses given to [`Swarm::dial`] are dialled from now on. Connections stay.
+    pub fn set_needs(&self, needs: Needs) {
+        self.inner.needs.send_if_modified(|before| std::mem::replace(before, needs) != needs);
+    }
+
     /// The rates of all connections together.
     pub fn rates(&self) -> &Rates {
         &self.inner.rates
@@ -248,6 +268,18 @@ impl Swarm {
 }
 
 impl Inner {
+    /// Our key pair on Hyperswarm 4, the same at every call.
+    ///
+    /// # Errors
+    /// Fails if the operating system returns no random bytes.
+    fn keys(&self) -> std::io::Result<&KeyPair> {
+        if let Some(keys) = self.keys.get() {
+            return Ok(keys);
+        }
+        let new = KeyPair::from_seed(&random_bytes()?);
+        Ok(self.keys.get_or_init(|| new))
+    }
+
     fn state(&self) -> MutexGuard<'_, ConnectionTable> {
         // Nothing panics while holding it.
         self.state.lock()
@@ -302,11 +334,9 @@ async fn accept(swarm: Weak<Inner>, listener: TcpListener) {
         let Some(swarm) = swarm.upgrade() else { return };
         match accepted {
             Ok((stream, address)) => {
-                let connection = swarm.register(address, Transport::Tcp, FoundBy::Incoming);
-                swarm.runtime.spawn(async move {
-                    let ConnectionEnd { reason, lied } = connection.run(Stream::Tcp(stream)).await;
-                    log::log!(dial::level(lied), "peer {address} left: {reason}");
-                });
+                let slot = swarm.register(address, Transport::Tcp, FoundBy::Incoming);
+                let runtime = swarm.runtime.clone();
+                runtime.spawn(swarm.accepted(slot, stream));
             }
             Err(error) => {
                 log::warn!("cannot accept peers: {error}");
@@ -353,6 +383,33 @@ mod tests {
             let refused = swarm.identified(new.id, remote).is_err();
             assert!(refused != old.handle.is_ending(), "{number}: one of them");
         }
+    }
+
+    /// JavaScript peers keep the connection that the larger key has dialled.
+    #[tokio::test]
+    async fn of_two_connections_with_channels_that_of_the_larger_key_is_kept() {
+        let swarm = idle().inner;
+        swarm.keys().unwrap();
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        for (remote, ours_stays) in [([0; 32], true), ([0xff; 32], false)] {
+            for ours_first in [false, true] {
+                let register = |found_by| {
+                    let slot = swarm.register(address, Transport::HyperDht, found_by);
+                    slot.handle.network_key.set(remote).unwrap();
+                    slot
+                };
+                let (ours, theirs) = (register(FoundBy::HyperDht), register(FoundBy::Incoming));
+                let (old, new) = if ours_first { (&ours, &theirs) } else { (&theirs, &ours) };
+                assert_eq!(old.identified(remote), Ok(()));
+                let refused = new.identified(remote).is_err();
+                assert_eq!(refused, ours_first == ours_stays);
+                assert_eq!(old.handle.is_ending(), !refused);
+            }
+        }
+        let own = *swarm.keys().unwrap().public_key().as_bytes();
+        let slot = swarm.register(address, Transport::HyperDht, FoundBy::HyperDht);
+        slot.handle.network_key.set(own).unwrap();
+        assert!(slot.identified(own).is_err());
     }
 
     #[tokio::test]

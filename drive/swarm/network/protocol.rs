@@ -6,6 +6,20 @@ use std::pin::Pin;
 use super::slot::{ConnectionEnd, ConnectionSlot};
 use super::transport::Stream;
 
+/// The protocols of the cores that a caller has open. A given address is dialled with these alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Hypercore-protocol 8.
+    pub protocol_8: bool,
+    /// What the encrypted streams of Hyperswarm 4 carry.
+    pub hyperswarm_4: bool,
+}
+
+impl Needs {
+    /// Either may be needed.
+    pub const BOTH: Self = Self { protocol_8: true, hyperswarm_4: true };
+}
+
 /// What runs on every connection. A caller hands it to [`Swarm::new`](super::Swarm::new).
 pub trait Protocol: Send + Sync + 'static {
     /// Authenticates the peer and runs the connection to its end. It keeps `slot` until then, because

@@ -2,13 +2,15 @@
 //!
 //! Not here: which connections get a slot (`slots`), and the bytes on them (`protocol`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+#[cfg(doc)]
+use super::channels::Channels;
 use super::transport::{FoundBy, Stream, Transport};
 use super::{Inner, PeerInfo, Rates, Traffic, wait_closed};
 
@@ -69,8 +71,14 @@ pub struct ConnectionHandle {
     pub(super) statistics: Arc<Statistics>,
     /// The peer's static key, once it has proved it.
     pub(super) identity: Arc<OnceLock<[u8; 32]>>,
+    /// The peer's key on Hyperswarm 4, if the connection has channels.
+    pub(super) network_key: Arc<OnceLock<[u8; 32]>>,
     pub(super) given_up: Arc<OnceLock<GivenUp>>,
-    /// Its local address, if it is over TCP.
+    /// True once the peer has proved its key and the connection is kept.
+    pub(super) kept: watch::Sender<bool>,
+    /// Set once the peer has shown that it is another implementation.
+    pub(super) foreign: Arc<OnceLock<()>>,
+    /// The address of this machine that it goes out from.
     pub(super) local: Arc<OnceLock<IpAddr>>,
     pub(super) since: Instant,
 }
@@ -85,7 +93,10 @@ impl ConnectionHandle {
             ending: watch::channel(None).0,
             statistics: Arc::default(),
             identity: Arc::default(),
+            network_key: Arc::default(),
             given_up: Arc::default(),
+            kept: watch::channel(false).0,
+            foreign: Arc::default(),
             local: Arc::default(),
             since: Instant::now(),
         }
@@ -131,13 +142,28 @@ pub struct ConnectionSlot {
     pub(super) handle: ConnectionHandle,
 }
 
+/// The address of this machine that datagrams to `remote` go out from now. Sends none.
+fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_canonical())
+}
+
 impl ConnectionSlot {
     /// Runs the connection to its end.
     pub(super) async fn run(self, stream: Stream) -> ConnectionEnd {
-        if let Stream::Tcp(stream) = &stream
-            && let Ok(local) = stream.local_addr()
-        {
-            let _ = self.handle.local.set(local.ip().to_canonical());
+        let local = match &stream {
+            Stream::Tcp(stream) => stream.local_addr().ok().map(|local| local.ip().to_canonical()),
+            Stream::Channels(channels) => channels.local_ip(),
+        };
+        // The sockets of datagrams have no address of their own.
+        let local = local.or_else(|| source_towards(self.handle.address));
+        if let Some(local) = local {
+            let _ = self.handle.local.set(local);
         }
         let protocol = Arc::clone(&self.swarm.protocol);
         protocol.run(self, stream).await
@@ -151,6 +177,11 @@ impl ConnectionSlot {
     /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         self.handle.address
+    }
+
+    /// What carries the connection.
+    pub fn transport(&self) -> Transport {
+        self.handle.transport
     }
 
     /// Whether the peer dialled us.
@@ -196,12 +227,14 @@ impl ConnectionSlot {
         }
     }
 
-    /// Notes the static key that the peer has proved.
+    /// Notes the static key that the peer has proved: that of its protocol, or [`Channels::remote_key`].
     ///
     /// # Errors
     /// The reason why the connection is not kept: the peer is this process, or has another connection.
     pub fn identified(&self, remote: [u8; 32]) -> Result<(), String> {
-        self.swarm.identified(self.id, remote)
+        self.swarm.identified(self.id, remote)?;
+        self.handle.kept.send_replace(true);
+        Ok(())
     }
 
     /// How many channels are open on both sides.

@@ -68,6 +68,8 @@ impl Protocol for Introduces {
 
 /// A swarm with [`Introduces`] connections.
 pub(crate) fn introducing() -> Swarm {
-    let identity = crate::crypto::random_bytes().expect("random numbers");
+    let mut identity: [u8; 32] = crate::crypto::random_bytes().expect("random numbers");
+    // The first byte sent is not that of a handshake of Hyperswarm 4.
+    identity[0] |= 0x80;
     Swarm::new(identity, Arc::new(Introduces(identity)))
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 
 use super::candidates::Source;
+use super::channels::Channels;
 
 /// What carries a connection. Of two connections to one peer the greater variant is kept: it is the
 /// faster one.
@@ -69,11 +69,11 @@ impl fmt::Display for FoundBy {
     }
 }
 
-/// An ordered, reliable stream of bytes to a peer, in both directions. The [`Protocol`](crate::Protocol)
-/// authenticates the peer.
+/// What a connection offers to the [`Protocol`](crate::Protocol), which authenticates the peer.
+#[allow(clippy::large_enum_variant)] // One per connection.
 pub enum Stream {
-    /// A TCP connection.
+    /// An ordered, reliable stream of bytes in both directions, for hypercore-protocol 8.
     Tcp(TcpStream),
-    /// A channel of an encrypted connection of Hyperswarm 4, which a task of its own serves.
-    Carried(DuplexStream),
+    /// An encrypted connection of Hyperswarm 4, over HyperDHT or TCP. The peer has proved a key.
+    Channels(Channels),
 }

@@ -2,7 +2,10 @@
 //! messages out, no I/O. A channel is a protocol's name and an id, and is open once both sides have
 //! opened it.
 //!
-//! Not here: the encrypted connection (`swarm/hyperdht`) and what any channel carries.
+//! Small messages that wait together leave in one frame, a batch. A remote that has not shown yet that it
+//! knows a key of ours gets less room than one that has ([`Mux::trust`]).
+//!
+//! Not here: the encrypted connection (`network/encrypted.rs`) and what any channel carries.
 
 #[cfg(test)]
 mod tests;
@@ -13,15 +16,23 @@ use bytes::{Bytes, BytesMut};
 
 use crate::compact::{CutOff, put_buffer, put_uint, take_buffer, take_uint};
 
-/// Longest message of the remote that is accepted, in bytes.
-pub(crate) const MAX_FRAME: usize = 1024 * 1024;
+/// Longest frame of a trusted remote that is accepted, in bytes: what an encrypted message can hold.
+pub(crate) const MAX_FRAME: usize = crate::secret_stream::LONGEST;
+/// Longest frame of any other remote that is accepted, in bytes.
+pub(crate) const MAX_STRANGER_FRAME: usize = 1024 * 1024;
+/// Longest message that can be sent, in bytes: a block of 8 MiB with its proof.
+pub(crate) const MAX_SENT: usize = 8 * 1024 * 1024 + 64 * 1024;
 /// Channels that we may have open at the same time.
-pub(crate) const MAX_LOCAL: usize = 64;
+pub(crate) const MAX_LOCAL: usize = 1024;
 /// Channels that the remote may have open or requested at the same time; more are refused.
-pub(crate) const MAX_REMOTE: usize = 64;
-/// Bytes of queued messages on channels that are not open yet, all together. The reference stops
-/// reading at this number.
-pub(crate) const MAX_QUEUED: usize = 32 * 1024;
+pub(crate) const MAX_REMOTE: usize = 1024;
+/// Bytes held of channels that only a trusted remote has opened, and of messages on them. The reference stops
+/// reading at 32 KiB of messages.
+pub(crate) const MAX_QUEUED: usize = 1024 * 1024;
+/// The same, of any other remote.
+pub(crate) const MAX_STRANGER_QUEUED: usize = 32 * 1024;
+/// Longest handshake of a channel, in bytes; a channel with a longer one is refused.
+pub(crate) const MAX_HANDSHAKE: usize = 1024;
 /// Longest name of a protocol, and longest id, in bytes.
 pub(crate) const MAX_NAME: usize = 256;
 /// Messages that one frame may hold: a batch of empty ones costs a byte each.
@@ -33,22 +44,26 @@ const BATCH: u64 = 0;
 const OPEN: u64 = 1;
 const REJECT: u64 = 2;
 const CLOSE: u64 = 3;
-/// Memory, in bytes, that a queued message costs besides its payload.
+/// Memory, in bytes, that a queued message or a requested channel costs besides its bytes.
 const QUEUED_OVERHEAD: usize = 64;
+/// Longest message, in bytes, that shares a frame with others. A longer one would be copied for nothing.
+const BATCHED: usize = 4 * 1024;
+/// A batch is sent when it has this many bytes.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// Errors of the remote that end the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MuxError {
-    #[error("a message of {0} bytes, more than {MAX_FRAME}")]
-    TooLong(usize),
+    #[error("a message of {length} bytes, of which {most} are taken")]
+    TooLong { length: usize, most: usize },
     #[error("a message ends early")]
     CutOff,
     #[error("a name that is too long or no text")]
     BadName,
     #[error("channel {0} opened out of turn")]
     OutOfTurn(u64),
-    #[error("more than {MAX_QUEUED} bytes on channels that are not open yet")]
-    TooMuchQueued,
+    #[error("more than {0} bytes on channels that are not open yet")]
+    TooMuchQueued(usize),
     #[error("more than {MAX_BATCH} messages in one")]
     TooManyInOne,
     #[error("a batch in a batch")]
@@ -61,13 +76,13 @@ impl From<CutOff> for MuxError {
     }
 }
 
-/// One of our channels.
+/// One of our channels on a connection. The number of a closed channel may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ChannelId(u64);
+pub struct ChannelId(u64);
 
-/// A channel the remote has opened, by its own number.
+/// A channel that the remote asks for, by the remote's own number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RemoteId(u64);
+pub struct RemoteId(u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -99,6 +114,13 @@ struct Local {
     remote: Option<u64>,
 }
 
+/// A message that waits to be sent.
+struct Outgoing {
+    channel: u64,
+    /// Its kind and its payload.
+    body: Bytes,
+}
+
 enum Remote {
     /// It waits for our answer.
     Asking {
@@ -110,6 +132,15 @@ enum Remote {
     Open(ChannelId),
 }
 
+impl Remote {
+    /// Memory, in bytes, of a channel that waits for our answer.
+    fn held(&self) -> usize {
+        let Self::Asking { protocol, id, handshake, queued } = self else { return 0 };
+        let messages: usize = queued.iter().map(|(_, one)| one.len() + QUEUED_OVERHEAD).sum();
+        protocol.len() + id.len() + handshake.len() + QUEUED_OVERHEAD + messages
+    }
+}
+
 /// The channels of one connection; see the module documentation.
 #[derive(Default)]
 pub(crate) struct Mux {
@@ -117,9 +148,15 @@ pub(crate) struct Mux {
     remote: BTreeMap<u64, Remote>,
     /// The highest number the remote has used.
     highest: u64,
+    /// Bytes held of channels that wait for our answer; see [`MAX_QUEUED`].
     queued: usize,
+    trusted: bool,
     events: VecDeque<Event>,
-    frames: VecDeque<Bytes>,
+    outgoing: VecDeque<Outgoing>,
+    /// Bytes of `outgoing`.
+    pending: usize,
+    /// Messages of the control channel in `outgoing`.
+    pending_control: usize,
 }
 
 impl Mux {
@@ -132,14 +169,13 @@ impl Mux {
         handshake: &[u8],
     ) -> Option<ChannelId> {
         let number = (1..=MAX_LOCAL as u64).find(|number| !self.local.contains_key(number))?;
-        let mut frame = BytesMut::new();
-        put_uint(CONTROL, &mut frame);
-        put_uint(OPEN, &mut frame);
-        put_uint(number, &mut frame);
-        put_buffer(protocol.as_bytes(), &mut frame);
-        put_buffer(id, &mut frame);
-        frame.extend_from_slice(handshake);
-        self.frames.push_back(frame.freeze());
+        let mut body = BytesMut::new();
+        put_uint(OPEN, &mut body);
+        put_uint(number, &mut body);
+        put_buffer(protocol.as_bytes(), &mut body);
+        put_buffer(id, &mut body);
+        body.extend_from_slice(handshake);
+        self.put(CONTROL, body.freeze());
         let id = Bytes::copy_from_slice(id);
         self.local.insert(number, Local { protocol: protocol.to_owned(), id, remote: None });
         self.pair(ChannelId(number));
@@ -159,8 +195,8 @@ impl Mux {
         };
         local.remote = Some(number);
         let asking = std::mem::replace(remote, Remote::Open(channel));
+        self.queued = self.queued.saturating_sub(asking.held());
         if let Remote::Asking { handshake, queued, .. } = asking {
-            self.no_longer_queued(&queued);
             self.events.push_back(Event::Opened { channel, handshake });
             for (kind, payload) in queued {
                 self.events.push_back(Event::Message { channel, kind, payload });
@@ -171,9 +207,9 @@ impl Mux {
     /// Answers [`Event::Asked`]: refuses the channel.
     pub(crate) fn refuse(&mut self, remote: RemoteId) {
         if let Some(Remote::Asking { .. }) = self.remote.get(&remote.0)
-            && let Some(Remote::Asking { queued, .. }) = self.remote.remove(&remote.0)
+            && let Some(asking) = self.remote.remove(&remote.0)
         {
-            self.no_longer_queued(&queued);
+            self.queued = self.queued.saturating_sub(asking.held());
             self.control(REJECT, remote.0);
         }
     }
@@ -182,16 +218,57 @@ impl Mux {
     /// message is too long.
     #[must_use]
     pub(crate) fn send(&mut self, channel: ChannelId, kind: u64, payload: &[u8]) -> bool {
-        let open = self.local.get(&channel.0).is_some_and(|local| local.remote.is_some());
-        if !open || payload.len() > MAX_FRAME / 2 {
+        if !self.is_open(channel) || payload.len() > MAX_SENT {
             return false;
         }
-        let mut frame = BytesMut::with_capacity(payload.len() + 10);
-        put_uint(channel.0, &mut frame);
-        put_uint(kind, &mut frame);
-        frame.extend_from_slice(payload);
-        self.frames.push_back(frame.freeze());
+        let mut body = BytesMut::with_capacity(payload.len() + 10);
+        put_uint(kind, &mut body);
+        body.extend_from_slice(payload);
+        self.put(channel.0, body.freeze());
         true
+    }
+
+    /// Appends the frame of one message to `out`, before all messages that wait. False, and nothing
+    /// appended, where [`Mux::send`] is false.
+    #[must_use]
+    pub(crate) fn write_message(
+        &self,
+        channel: ChannelId,
+        kind: u64,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> bool {
+        let fits = self.is_open(channel) && payload.len() <= MAX_SENT;
+        if fits {
+            put_uint(channel.0, out);
+            put_uint(kind, out);
+            out.extend_from_slice(payload);
+        }
+        fits
+    }
+
+    fn is_open(&self, channel: ChannelId) -> bool {
+        self.local.get(&channel.0).is_some_and(|local| local.remote.is_some())
+    }
+
+    fn put(&mut self, channel: u64, body: Bytes) {
+        self.pending += body.len();
+        self.pending_control += usize::from(channel == CONTROL);
+        self.outgoing.push_back(Outgoing { channel, body });
+    }
+
+    /// The remote has shown that it knows a key of ours: from now on it may send long frames and hold
+    /// more.
+    pub(crate) fn trust(&mut self) {
+        self.trusted = true;
+    }
+
+    fn max_frame(&self) -> usize {
+        if self.trusted { MAX_FRAME } else { MAX_STRANGER_FRAME }
+    }
+
+    fn max_queued(&self) -> usize {
+        if self.trusted { MAX_QUEUED } else { MAX_STRANGER_QUEUED }
     }
 
     /// Closes a channel, whatever its state; no event follows.
@@ -205,25 +282,71 @@ impl Mux {
     }
 
     fn control(&mut self, kind: u64, number: u64) {
-        let mut frame = BytesMut::new();
-        put_uint(CONTROL, &mut frame);
-        put_uint(kind, &mut frame);
-        put_uint(number, &mut frame);
-        self.frames.push_back(frame.freeze());
+        let mut body = BytesMut::new();
+        put_uint(kind, &mut body);
+        put_uint(number, &mut body);
+        self.put(CONTROL, body.freeze());
     }
 
     pub(crate) fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// The next message for the encrypted connection.
-    pub(crate) fn next_frame(&mut self) -> Option<Bytes> {
-        self.frames.pop_front()
+    /// Appends the next frame for the encrypted connection to `out`; false if no message waits.
+    pub(crate) fn write_frame(&mut self, out: &mut BytesMut) -> bool {
+        let Some(Outgoing { mut channel, body }) = self.next_outgoing(usize::MAX) else {
+            return false;
+        };
+        let first = (body.len() <= BATCHED).then(|| self.next_outgoing(BATCHED)).flatten();
+        let Some(mut next) = first else {
+            put_uint(channel, out);
+            out.extend_from_slice(&body);
+            return true;
+        };
+        let limit = out.len() + BATCH_BYTES;
+        put_uint(CONTROL, out);
+        put_uint(BATCH, out);
+        put_uint(channel, out);
+        put_buffer(&body, out);
+        loop {
+            if next.channel != channel {
+                channel = next.channel;
+                put_buffer(b"", out);
+                put_uint(channel, out);
+            }
+            put_buffer(&next.body, out);
+            if out.len() >= limit {
+                return true;
+            }
+            match self.next_outgoing(BATCHED) {
+                Some(one) => next = one,
+                None => return true,
+            }
+        }
     }
 
-    /// How many frames wait to be sent. It grows if the remote causes answers and does not read them.
-    pub(crate) fn pending_frames(&self) -> usize {
-        self.frames.len()
+    /// The first message that waits, if it has at most `most` bytes.
+    fn next_outgoing(&mut self, most: usize) -> Option<Outgoing> {
+        let next = self.outgoing.pop_front_if(|next| next.body.len() <= most)?;
+        self.pending -= next.body.len();
+        self.pending_control -= usize::from(next.channel == CONTROL);
+        Some(next)
+    }
+
+    /// Whether a message waits to be sent.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Bytes of messages that wait to be sent.
+    pub(crate) fn pending_output(&self) -> usize {
+        self.pending
+    }
+
+    /// How many messages of the control channel wait to be sent. The number grows if the remote causes
+    /// answers and does not read them.
+    pub(crate) fn pending_control(&self) -> usize {
+        self.pending_control
     }
 
     /// Takes one message of the encrypted connection.
@@ -231,8 +354,9 @@ impl Mux {
     /// # Errors
     /// Fails if the message is malformed or exceeds a limit; the caller must close the connection.
     pub(crate) fn receive(&mut self, mut frame: Bytes) -> Result<(), MuxError> {
-        if frame.len() > MAX_FRAME {
-            return Err(MuxError::TooLong(frame.len()));
+        let (length, most) = (frame.len(), self.max_frame());
+        if length > most {
+            return Err(MuxError::TooLong { length, most });
         }
         let channel = take_uint(&mut frame)?;
         let kind = take_uint(&mut frame)?;
@@ -266,6 +390,7 @@ impl Mux {
     }
 
     fn receive_one(&mut self, channel: u64, kind: u64, payload: Bytes) -> Result<(), MuxError> {
+        let most = self.max_queued();
         if channel == CONTROL {
             return self.receive_control(kind, payload);
         }
@@ -276,8 +401,8 @@ impl Mux {
             }
             Some(Remote::Asking { queued, .. }) => {
                 self.queued += payload.len() + QUEUED_OVERHEAD;
-                if self.queued > MAX_QUEUED {
-                    return Err(MuxError::TooMuchQueued);
+                if self.queued > most {
+                    return Err(MuxError::TooMuchQueued(most));
                 }
                 // The frame it is part of may be much longer.
                 queued.push((kind, Bytes::copy_from_slice(&payload)));
@@ -319,14 +444,9 @@ impl Mux {
                     self.events.push_back(Event::Closed { channel });
                 }
             }
-            Some(Remote::Asking { queued, .. }) => self.no_longer_queued(&queued),
+            Some(asking) => self.queued = self.queued.saturating_sub(asking.held()),
             None => {}
         }
-    }
-
-    fn no_longer_queued(&mut self, messages: &[(u64, Bytes)]) {
-        let held: usize = messages.iter().map(|(_, one)| one.len() + QUEUED_OVERHEAD).sum();
-        self.queued = self.queued.saturating_sub(held);
     }
 
     fn receive_open(&mut self, mut payload: Bytes) -> Result<(), MuxError> {
@@ -342,10 +462,6 @@ impl Mux {
             return Err(MuxError::OutOfTurn(number));
         }
         self.highest = self.highest.max(number);
-        if self.remote.len() >= MAX_REMOTE || payload.len() > MAX_QUEUED {
-            self.control(REJECT, number);
-            return Ok(());
-        }
         let (id, handshake) = (Bytes::copy_from_slice(&id), Bytes::copy_from_slice(&payload));
         let ours = self.local.iter().find(|(_, local)| {
             local.remote.is_none() && local.protocol == protocol && local.id == id
@@ -357,6 +473,15 @@ impl Mux {
             handshake,
             queued: Vec::new(),
         };
+        // One that we have opened too is bounded by the number of ours.
+        let held = self.queued + asking.held();
+        let full =
+            channel.is_none() && (self.remote.len() >= MAX_REMOTE || held > self.max_queued());
+        if full || payload.len() > MAX_HANDSHAKE {
+            self.control(REJECT, number);
+            return Ok(());
+        }
+        self.queued = held;
         self.remote.insert(number, asking);
         match channel {
             Some(channel) => self.pair(channel),

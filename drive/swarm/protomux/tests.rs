@@ -5,7 +5,12 @@ use super::*;
 const NAME: &str = "test/1";
 
 fn frames(mux: &mut Mux) -> Vec<Bytes> {
-    std::iter::from_fn(|| mux.next_frame()).collect()
+    std::iter::from_fn(|| next_frame(mux)).collect()
+}
+
+fn next_frame(mux: &mut Mux) -> Option<Bytes> {
+    let mut frame = BytesMut::new();
+    mux.write_frame(&mut frame).then(|| frame.freeze())
 }
 
 fn events(mux: &mut Mux) -> Vec<Event> {
@@ -108,8 +113,10 @@ fn frames_equal_those_of_the_reference() {
     let channel = mux.open(CHANNEL, b"", &handshake).unwrap();
     assert_eq!(frames(&mut mux), recorded("open"));
     mux.receive(open_frame(1, CHANNEL.as_bytes(), b"")).unwrap();
-    assert!(mux.send(channel, 0, b"a piece") && mux.send(channel, 1, &[0xfe, 0, 0, 4, 0]));
-    assert_eq!(frames(&mut mux), recorded("messages"));
+    for (message, frame) in [&b"a piece"[..], &[0xfe, 0, 0, 4, 0]].iter().zip(0..) {
+        assert!(mux.send(channel, frame, message));
+        assert_eq!(next_frame(&mut mux).unwrap(), recorded("messages")[frame as usize]);
+    }
     mux.receive(open_frame(2, b"other", b"")).unwrap();
     mux.refuse(RemoteId(2));
     assert_eq!(frames(&mut mux), recorded("reject"));
@@ -170,17 +177,55 @@ fn numbers_are_taken_in_turn() {
     assert_eq!(mux.receive(open_frame(0, b"x", b"")), Err(MuxError::OutOfTurn(0)));
 }
 
+/// How many channels the remote may ask for before one is refused.
+fn asked_before_refusal(mux: &mut Mux, id: &[u8]) -> usize {
+    for number in 1.. {
+        let mut frame = BytesMut::from(&[0, 1][..]);
+        put_uint(number, &mut frame);
+        put_buffer(b"x", &mut frame);
+        put_buffer(id, &mut frame);
+        mux.receive(frame.freeze()).unwrap();
+        if mux.has_output() {
+            let mut refusal = BytesMut::from(&[0, 2][..]);
+            put_uint(number, &mut refusal);
+            assert_eq!(frames(mux), [refusal.freeze()]);
+            let asked = events(mux).len();
+            assert_eq!(asked as u64, number - 1);
+            return asked;
+        }
+    }
+    unreachable!()
+}
+
 #[test]
 fn channels_of_the_remote_are_limited() {
-    let mut mux = Mux::default();
-    for number in 1..=MAX_REMOTE as u64 {
-        mux.receive(open_frame(number, b"x", b"")).unwrap();
+    let each = b"x".len() + QUEUED_OVERHEAD;
+    for (trusted, id, most) in [
+        (false, &[7; 32][..], MAX_STRANGER_QUEUED / (each + 32)),
+        (false, &[7; MAX_NAME], MAX_STRANGER_QUEUED / (each + MAX_NAME)),
+        (true, &[7; 32], MAX_REMOTE),
+    ] {
+        let mut mux = Mux::default();
+        if trusted {
+            mux.trust();
+        }
+        assert_eq!(asked_before_refusal(&mut mux, id), most);
+        // One that is ours as well is opened all the same.
+        let channel = mux.open("ours", b"", b"").unwrap();
+        frames(&mut mux);
+        mux.receive(open_frame(most as u64 + 1, b"ours", b"")).unwrap();
+        let opened = Event::Opened { channel, handshake: Bytes::new() };
+        assert_eq!(events(&mut mux), [opened]);
     }
-    assert_eq!(frames(&mut mux), Vec::<Bytes>::new());
-    assert_eq!(events(&mut mux).len(), MAX_REMOTE);
-    mux.receive(open_frame(MAX_REMOTE as u64 + 1, b"x", b"")).unwrap();
-    assert_eq!(frames(&mut mux), [Bytes::from(vec![0, 2, MAX_REMOTE as u8 + 1])]);
-    assert_eq!(events(&mut mux), []);
+}
+
+#[test]
+fn a_channel_with_a_long_handshake_is_refused() {
+    for (length, refused) in [(MAX_HANDSHAKE, false), (MAX_HANDSHAKE + 1, true)] {
+        let mut mux = Mux::default();
+        mux.receive(open_frame(1, b"x", &vec![7; length])).unwrap();
+        assert_eq!((mux.has_output(), events(&mut mux).is_empty()), (refused, refused));
+    }
 }
 
 #[test]
@@ -194,30 +239,96 @@ fn local_channels_are_limited() {
 
 #[test]
 fn messages_queued_for_unopened_channels_are_limited() {
-    let whole = MAX_QUEUED - QUEUED_OVERHEAD;
     let message = |length| Bytes::from([&[1, 0][..], &vec![9; length]].concat());
-    for (length, accepted) in [(whole, true), (whole + 1, false)] {
-        let mut mux = Mux::default();
-        mux.receive(open_frame(1, b"x", b"")).unwrap();
-        assert_eq!(mux.receive(message(length)).is_ok(), accepted);
+    for (trusted, most) in [(false, MAX_STRANGER_QUEUED), (true, MAX_QUEUED)] {
+        let asked = || {
+            let mut mux = Mux::default();
+            if trusted {
+                mux.trust();
+            }
+            mux.receive(open_frame(1, b"x", b"")).unwrap();
+            mux
+        };
+        let whole = most - asked().queued - QUEUED_OVERHEAD;
+        for (length, accepted) in [(whole, true), (whole + 1, false)] {
+            assert_eq!(asked().receive(message(length)).is_ok(), accepted);
+        }
+        let mut mux = asked();
+        let room = most - mux.queued;
+        let empty = std::iter::repeat_with(|| mux.receive(message(0)));
+        let taken = empty.take_while(Result::is_ok).count();
+        assert_eq!(taken, room / QUEUED_OVERHEAD, "empty ones are not free");
     }
-    let mut mux = Mux::default();
-    mux.receive(open_frame(1, b"x", b"")).unwrap();
-    let empty = std::iter::repeat_with(|| mux.receive(message(0)));
-    let taken = empty.take_while(Result::is_ok).count();
-    assert_eq!(taken, MAX_QUEUED / QUEUED_OVERHEAD, "empty ones are not free");
 }
 
 #[test]
 fn frame_length_and_messages_of_a_batch_are_limited() {
     let mut mux = Mux::default();
     let long = |length| Bytes::from([&[9, 0][..], &vec![0; length - 2]].concat());
-    assert_eq!(mux.receive(long(MAX_FRAME)), Ok(()));
-    assert_eq!(mux.receive(long(MAX_FRAME + 1)), Err(MuxError::TooLong(MAX_FRAME + 1)));
+    for most in [MAX_STRANGER_FRAME, MAX_FRAME] {
+        assert_eq!(mux.receive(long(most)), Ok(()));
+        let length = most + 1;
+        assert_eq!(mux.receive(long(length)), Err(MuxError::TooLong { length, most }));
+        mux.trust();
+    }
     let batch = |count| Bytes::from([&[0, 0, 5][..], &[1, 0].repeat(count)].concat());
     assert_eq!(mux.receive(batch(MAX_BATCH)), Ok(()));
     assert_eq!(mux.receive(batch(MAX_BATCH + 1)), Err(MuxError::TooManyInOne));
     assert_eq!(mux.receive(Bytes::from_static(&[0, 0, 0, 1, 0])), Err(MuxError::Nested));
+}
+
+#[test]
+fn small_messages_that_wait_leave_together_and_a_long_one_alone() {
+    let (mut one, mut two, channel) = pair();
+    let other = one.open("other", b"", b"").unwrap();
+    let long = vec![5; BATCHED];
+    let sent: [(u64, &[u8]); 5] = [(0, b""), (1, b"one"), (2, &long), (300, b"two"), (4, b"three")];
+    for (kind, payload) in sent {
+        assert!(one.send(channel, kind, payload));
+    }
+    assert_eq!(one.pending_control(), 1);
+    one.close(other);
+    assert_eq!(one.pending_control(), 2);
+    let frames = frames(&mut one);
+    let lengths: Vec<usize> = frames.iter().map(Bytes::len).collect();
+    // The open of `other` with the first two; the long one; the last two with the close.
+    assert_eq!(lengths.len(), 3, "{lengths:?}");
+    assert_eq!(lengths[1], BATCHED + 2);
+    assert_eq!((one.pending_output(), one.pending_control()), (0, 0));
+    frames.into_iter().for_each(|frame| two.receive(frame).unwrap());
+    let events = events(&mut two);
+    assert!(matches!(&events[0], Event::Asked { protocol, .. } if protocol == "other"));
+    let message = |(kind, payload): (u64, &[u8])| Event::Message {
+        channel,
+        kind,
+        payload: Bytes::copy_from_slice(payload),
+    };
+    assert_eq!(events[1..], sent.map(message));
+    assert!(two.remote.len() == 1, "closed");
+}
+
+#[test]
+fn a_batch_has_a_limited_length() {
+    let (mut one, mut two, channel) = pair();
+    let message = vec![5; BATCHED - 1];
+    let count = 3 * BATCH_BYTES / message.len();
+    (0..count).for_each(|_| assert!(one.send(channel, 1, &message)));
+    let frames = frames(&mut one);
+    assert!(frames.len() > 2 && frames.iter().all(|frame| frame.len() < BATCH_BYTES + 2 * BATCHED));
+    frames.into_iter().for_each(|frame| two.receive(frame).unwrap());
+    assert_eq!(events(&mut two).len(), count);
+}
+
+#[test]
+fn the_longest_message_is_that_of_a_block_with_its_proof() {
+    let (mut one, mut two, channel) = pair();
+    assert!(!one.send(channel, 0, &vec![5; MAX_SENT + 1]));
+    assert!(one.send(channel, 0, &vec![5; MAX_SENT]));
+    two.trust();
+    pass(&mut one, &mut two);
+    assert!(
+        matches!(&events(&mut two)[..], [Event::Message { payload, .. }] if payload.len() == MAX_SENT)
+    );
 }
 
 #[test]
@@ -239,10 +350,36 @@ proptest! {
             if mux.receive(message.into()).is_err() {
                 break;
             }
-            prop_assert!(mux.queued <= MAX_QUEUED && mux.remote.len() <= MAX_REMOTE);
+            prop_assert!(mux.queued <= MAX_STRANGER_QUEUED && mux.remote.len() <= MAX_REMOTE);
             if let Some(Event::Asked { remote, .. }) = mux.next_event() {
                 mux.refuse(remote);
             }
+            let held: usize = mux.remote.values().map(Remote::held).sum();
+            prop_assert_eq!(mux.queued, held);
         }
+    }
+
+    /// Whatever is sent arrives in order, however it is put into frames.
+    #[test]
+    fn messages_arrive_in_order(
+        messages in proptest::collection::vec((0_u64..300, prop_oneof![0_usize..40, 4000_usize..4200, 30_000_usize..70_000]), 0..60),
+        taken in proptest::collection::vec(0_usize..4, 60)
+    ) {
+        let (mut one, mut two, channel) = pair();
+        let mut received = Vec::new();
+        for ((kind, length), taken) in messages.iter().zip(taken) {
+            prop_assert!(one.send(channel, *kind, &vec![*kind as u8; *length]));
+            for frame in std::iter::from_fn(|| next_frame(&mut one)).take(taken) {
+                two.receive(frame).unwrap();
+            }
+        }
+        pass(&mut one, &mut two);
+        for event in events(&mut two) {
+            if let Event::Message { kind, payload, .. } = event {
+                received.push((kind, payload.len()));
+            }
+        }
+        prop_assert_eq!(received, messages);
+        prop_assert_eq!(one.pending_output(), 0);
     }
 }

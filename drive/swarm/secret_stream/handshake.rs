@@ -1,4 +1,5 @@
-//! Noise IK: the initiator knows the responder's key, and proves its own.
+//! Noise with Ed25519 keys. IK, over the hash table: the initiator knows the responder's key. XX, over a plain
+//! stream: neither knows the other's key, and the initiator sends a third message.
 
 use bytes::Bytes;
 use snow::params::{BaseChoice, CipherChoice, DHChoice, HashChoice, NoiseParams};
@@ -35,6 +36,8 @@ pub(crate) struct Secrets {
     pub receive: [u8; 32],
     /// The hash of all handshake messages.
     pub hash: [u8; 64],
+    /// The remote's public key. The header of its stream proves that it holds the secret key.
+    pub remote: [u8; 32],
 }
 
 impl Handshake {
@@ -60,7 +63,7 @@ impl Handshake {
         remote: Option<&[u8; 32]>,
         ephemeral: Option<[u8; 32]>,
     ) -> Result<Self, HandshakeError> {
-        let (secret, mut builder) = (keys.secret_key(), builder()?);
+        let (secret, mut builder) = (keys.secret_key(), builder("IK")?);
         builder = builder.local_private_key(seed(&secret))?.prologue(prologue)?;
         if let Some(ephemeral) = &ephemeral {
             builder = builder.fixed_ephemeral_key_for_testing_only(ephemeral);
@@ -70,6 +73,39 @@ impl Handshake {
             None => builder.build_responder()?,
         };
         Ok(Self { state, initiator: remote.is_some() })
+    }
+
+    /// One side of a handshake between strangers on a plain stream. Its prologue is empty.
+    pub(crate) fn between_strangers(
+        keys: &KeyPair,
+        initiator: bool,
+    ) -> Result<Self, HandshakeError> {
+        Self::strangers_with_ephemeral(keys, initiator, None)
+    }
+
+    /// `ephemeral` is `None` except in tests that compare bytes.
+    pub(super) fn strangers_with_ephemeral(
+        keys: &KeyPair,
+        initiator: bool,
+        ephemeral: Option<[u8; 32]>,
+    ) -> Result<Self, HandshakeError> {
+        let (secret, mut builder) = (keys.secret_key(), builder("XX")?);
+        builder = builder.local_private_key(seed(&secret))?;
+        if let Some(ephemeral) = &ephemeral {
+            builder = builder.fixed_ephemeral_key_for_testing_only(ephemeral);
+        }
+        let state = if initiator { builder.build_initiator() } else { builder.build_responder() }?;
+        Ok(Self { state, initiator })
+    }
+
+    /// Whether it is our turn to send a message; neither side's once the handshake is finished.
+    pub(crate) fn is_our_turn(&self) -> bool {
+        !self.is_finished() && self.state.is_my_turn()
+    }
+
+    /// Whether all messages have been exchanged.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state.is_handshake_finished()
     }
 
     /// Our next message, with `payload` in it.
@@ -94,24 +130,24 @@ impl Handshake {
         self.state.get_remote_static()?.try_into().ok()
     }
 
-    /// The keys, once both messages have been exchanged.
+    /// The keys, once all messages have been exchanged.
     pub(crate) fn finish(mut self) -> Result<Secrets, HandshakeError> {
-        self.remote().ok_or(HandshakeError::NoKey)?;
+        let remote = self.remote().ok_or(HandshakeError::NoKey)?;
         let mut hash = [0; 64];
         for (to, from) in hash.iter_mut().zip(self.state.get_handshake_hash()) {
             *to = *from;
         }
         let (first, second) = self.state.dangerously_get_raw_split();
         let (transmit, receive) = if self.initiator { (first, second) } else { (second, first) };
-        Ok(Secrets { initiator: self.initiator, transmit, receive, hash })
+        Ok(Secrets { initiator: self.initiator, transmit, receive, hash, remote })
     }
 }
 
-fn builder<'a>() -> Result<snow::Builder<'a>, HandshakeError> {
+fn builder<'a>(pattern: &str) -> Result<snow::Builder<'a>, HandshakeError> {
     let pattern = NoiseParams::new(
-        format!("Noise_IK_{NAME}_ChaChaPoly_BLAKE2b"),
+        format!("Noise_{pattern}_{NAME}_ChaChaPoly_BLAKE2b"),
         BaseChoice::Noise,
-        "IK".parse()?,
+        pattern.parse()?,
         // snow has no name for the curve; the resolver has no other one.
         DHChoice::Curve25519,
         CipherChoice::ChaChaPoly,
@@ -176,6 +212,62 @@ mod tests {
         assert!(a.read(&hello).is_err());
         a.read(&answer).unwrap();
         a.finish().unwrap();
+    }
+
+    /// The three messages, each changed by `damage` first; where it fails.
+    fn strangers(damage: impl Fn(usize, &mut Vec<u8>)) -> Result<(Secrets, Secrets), usize> {
+        let side = |seed, initiator| Handshake::between_strangers(&keys(seed), initiator).unwrap();
+        let (mut a, mut b) = (side(1, true), side(2, false));
+        for number in 0..3 {
+            let (from, to) = if number == 1 { (&mut b, &mut a) } else { (&mut a, &mut b) };
+            assert!(from.is_our_turn() && !to.is_our_turn() && !from.is_finished());
+            let mut message = from.write(b"").map_err(|_| number)?.to_vec();
+            damage(number, &mut message);
+            to.read(&message).map_err(|_| number)?;
+        }
+        assert!(a.is_finished() && b.is_finished() && !a.is_our_turn() && !b.is_our_turn());
+        Ok((a.finish().unwrap(), b.finish().unwrap()))
+    }
+
+    #[test]
+    fn strangers_agree_and_know_each_other() {
+        let (a, b) = strangers(|_, _| {}).unwrap();
+        assert_eq!((a.transmit, a.receive, a.hash), (b.receive, b.transmit, b.hash));
+        assert_eq!(a.remote, *keys(2).public_key().as_bytes());
+        assert_eq!(b.remote, *keys(1).public_key().as_bytes());
+    }
+
+    #[test]
+    fn a_damaged_message_between_strangers_is_refused() {
+        for (number, length) in [32, 96, 64].into_iter().enumerate() {
+            let damaged = |damage: &dyn Fn(&mut Vec<u8>)| {
+                let damage = |n, message: &mut Vec<u8>| {
+                    if n == number {
+                        assert_eq!(message.len(), length);
+                        damage(message);
+                    }
+                };
+                // A damaged first key is no error by itself, but no key fits any more.
+                let failed = strangers(damage).err().unwrap();
+                assert!(failed == number || (number, failed) == (0, 1), "{number}: {failed}");
+            };
+            for at in 0..length {
+                damaged(&|message| message[at] ^= 1);
+            }
+            for cut in [0, 1, length / 2, length - 1] {
+                damaged(&|message| message.truncate(cut));
+            }
+        }
+        // Another one puts its own message in the place of the last.
+        let mut other = Handshake::between_strangers(&keys(3), true).unwrap();
+        let message = other.write(b"").unwrap();
+        assert_eq!(
+            strangers(|n, old| if n == 2 {
+                *old = message.to_vec()
+            })
+            .err(),
+            Some(2)
+        );
     }
 
     #[test]

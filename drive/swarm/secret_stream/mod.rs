@@ -2,7 +2,7 @@
 //! Ed25519 keys, and messages sealed one after the other.
 //!
 //! Bytes go in, bytes come out. Not here: how the messages of the handshake travel (`hyperdht/`,
-//! `network/hyperdht/`), and the messages of a stream (`protomux/`).
+//! `network/hyperdht/`, `network/greeting.rs`), and the messages of a stream (`protomux/`).
 
 mod curve;
 mod handshake;
@@ -10,13 +10,5 @@ mod stream;
 #[cfg(test)]
 mod vectors;
 
-pub(crate) use handshake::{Handshake, HandshakeError, Secrets};
-pub(crate) use stream::{Sealer, StreamError, Unsealer, begin};
-
-use crate::crypto::{Hash, blake2b};
-
-/// One of the numbered namespaces of a protocol (hypercore-crypto 3). It keeps hashes and signatures of
-/// one purpose from being valid for another.
-pub(crate) fn namespace(protocol: &str, number: u8) -> Hash {
-    blake2b(&[&blake2b(&[protocol.as_bytes()]), &[number]])
-}
+pub(crate) use handshake::{Handshake, HandshakeError, MAX_HANDSHAKE, Secrets};
+pub(crate) use stream::{LONGEST, Sealer, StreamError, Unsealer, begin};

@@ -8,11 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crypto_secretstream::{Header, Key, PullStream, PushStream, Tag};
 
 use super::handshake::Secrets;
-use super::namespace;
-use crate::crypto::{Hash, blake2b_keyed};
+use crate::crypto::{Hash, blake2b_keyed, namespace};
 
-/// Bytes that sealing and framing add to a message.
-const OVERHEAD: usize = FRAME + SEAL;
 /// Size of the length field of a frame, in bytes.
 const FRAME: usize = 3;
 /// Size of the tag byte and the checksum, in bytes.
@@ -20,7 +17,7 @@ const SEAL: usize = 17;
 /// Size of the stream id and the cipher's own header, in bytes.
 const HEADER: usize = 32 + Header::BYTES;
 /// Longest message that a frame can hold, in bytes.
-const LONGEST: usize = 0xff_ffff - SEAL;
+pub(crate) const LONGEST: usize = 0xff_ffff - SEAL;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StreamError {
@@ -69,17 +66,32 @@ pub(crate) fn begin(secrets: &Secrets, longest: usize) -> (Sealer, Unsealer, Byt
 
 impl Sealer {
     /// The frame of a message; `None` if the message is longer than a frame can hold.
+    #[cfg(test)]
     pub(crate) fn seal(&mut self, message: &[u8]) -> Option<Bytes> {
-        if message.len() > LONGEST {
-            return None;
+        let mut frame = BytesMut::new();
+        self.seal_into(&mut frame, |out| out.put_slice(message)).then(|| frame.freeze())
+    }
+
+    /// Appends the frame of the message that `write` appends. Returns false and appends nothing if the
+    /// message is longer than a frame can hold.
+    #[must_use]
+    pub(crate) fn seal_into(
+        &mut self,
+        out: &mut BytesMut,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> bool {
+        let start = out.len();
+        out.put_bytes(0, FRAME);
+        write(out);
+        let from = start + FRAME;
+        let length = out.len() - from;
+        let fits = length <= LONGEST
+            && self.push.push(&mut InPlace { bytes: out, from }, &[], Tag::Message).is_ok();
+        match out.get_mut(start..from) {
+            Some(mut field) if fits => field.put_uint_le((length + SEAL) as u64, FRAME),
+            _ => out.truncate(start),
         }
-        let mut frame = BytesMut::with_capacity(message.len() + OVERHEAD);
-        frame.put_uint_le((message.len() + SEAL) as u64, FRAME);
-        let mut sealed = frame.split_off(FRAME);
-        sealed.put_slice(message);
-        self.push.push(&mut InPlace(&mut sealed), &[], Tag::Message).ok()?;
-        frame.unsplit(sealed);
-        Some(frame.freeze())
+        fits
     }
 }
 
@@ -87,6 +99,28 @@ impl Unsealer {
     /// Adds received bytes. Call [`Unsealer::next_message`] afterwards until it returns `None`.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
+    }
+
+    /// Where received bytes are to be appended, as [`Unsealer::receive`] does.
+    pub(crate) fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Bytes received of messages that were not returned yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Bytes that the next frame needs to be whole; `None` while its length is not known.
+    pub(crate) fn missing(&self) -> Option<usize> {
+        let mut length = self.input.get(..FRAME)?;
+        let length = length.get_uint_le(FRAME) as usize;
+        Some((FRAME + length).saturating_sub(self.input.len()))
+    }
+
+    /// Changes how long a message may be, in bytes.
+    pub(crate) fn accept_up_to(&mut self, longest: usize) {
+        self.longest = longest.min(LONGEST);
     }
 
     /// Returns the next message of the remote, `None` if it has not arrived whole. Empty messages
@@ -103,7 +137,8 @@ impl Unsealer {
                 self.pull = Some(self.begun(&frame)?);
                 continue;
             };
-            pull.pull(&mut InPlace(&mut frame), &[]).map_err(|_| StreamError::Forged)?;
+            pull.pull(&mut InPlace { bytes: &mut frame, from: 0 }, &[])
+                .map_err(|_| StreamError::Forged)?;
             if !frame.is_empty() {
                 return Ok(Some(frame.freeze()));
             }
@@ -145,29 +180,32 @@ fn id(secrets: &Secrets, initiator: bool) -> Hash {
     blake2b_keyed(&secrets.hash, &[&namespace])
 }
 
-/// Lets the cipher work on a frame in place.
-struct InPlace<'a>(&'a mut BytesMut);
+/// Lets the cipher work in place on the bytes from a position to the end.
+struct InPlace<'a> {
+    bytes: &'a mut BytesMut,
+    from: usize,
+}
 
 impl AsRef<[u8]> for InPlace<'_> {
     fn as_ref(&self) -> &[u8] {
-        self.0
+        self.bytes.get(self.from..).unwrap_or_default()
     }
 }
 
 impl AsMut<[u8]> for InPlace<'_> {
     fn as_mut(&mut self) -> &mut [u8] {
-        self.0
+        self.bytes.get_mut(self.from..).unwrap_or_default()
     }
 }
 
 impl crypto_secretstream::aead::Buffer for InPlace<'_> {
     fn extend_from_slice(&mut self, bytes: &[u8]) -> crypto_secretstream::aead::Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     fn truncate(&mut self, length: usize) {
-        self.0.truncate(length);
+        self.bytes.truncate(self.from + length);
     }
 }
 
@@ -183,7 +221,7 @@ mod tests {
 
     fn secrets(initiator: bool, transmit: u8, receive: u8) -> Secrets {
         let (transmit, receive) = ([transmit; 32], [receive; 32]);
-        Secrets { initiator, transmit, receive, hash: [7; 64] }
+        Secrets { initiator, transmit, receive, hash: [7; 64], remote: [8; 32] }
     }
 
     fn side(secrets: &Secrets, longest: usize) -> (Side, Bytes) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::*;
-use crate::crypto::KeyPair;
+use crate::crypto::{KeyPair, namespace};
 
 fn vectors() -> Value {
     serde_json::from_str(include_str!("../../../tests/vectors/secret-stream.json")).unwrap()
@@ -48,6 +48,35 @@ fn the_handshake_equals_that_of_the_reference_byte_for_byte() {
     assert_eq!(secrets.hash, array(&vectors, "hash"));
 }
 
+/// The frames of a handshake over TCP: length and message.
+#[test]
+fn the_handshake_between_strangers_equals_that_of_the_reference_byte_for_byte() {
+    let vectors = vectors();
+    let side = |name: &str, initiator| {
+        let keys = KeyPair::from_seed(&array(&vectors, &format!("{name}Seed")));
+        let ephemeral = Some(array(&vectors, &format!("{name}EphemeralSeed")));
+        Handshake::strangers_with_ephemeral(&keys, initiator, ephemeral).unwrap()
+    };
+    let (mut a, mut b) = (side("initiator", true), side("responder", false));
+    for (number, name) in ["strangersFirst", "strangersSecond", "strangersThird"].iter().enumerate()
+    {
+        let frame = bytes(&vectors, name);
+        let (length, message) = frame.split_at(3);
+        assert_eq!(length, [message.len() as u8, 0, 0]);
+        let (from, to) = if number == 1 { (&mut b, &mut a) } else { (&mut a, &mut b) };
+        assert_eq!(from.write(b"").unwrap(), message, "{name}");
+        assert_eq!(to.read(message).unwrap(), b""[..]);
+    }
+    for (secrets, transmit, receive) in [
+        (a.finish().unwrap(), "strangersTransmit", "strangersReceive"),
+        (b.finish().unwrap(), "strangersReceive", "strangersTransmit"),
+    ] {
+        assert_eq!(secrets.transmit, array(&vectors, transmit));
+        assert_eq!(secrets.receive, array(&vectors, receive));
+        assert_eq!(secrets.hash, array(&vectors, "strangersHash"));
+    }
+}
+
 #[test]
 fn messages_sealed_by_the_reference_are_opened() {
     let vectors = vectors();
@@ -57,6 +86,7 @@ fn messages_sealed_by_the_reference_are_opened() {
         transmit: array(&vectors, "initiatorReceive"),
         receive: array(&vectors, "initiatorTransmit"),
         hash: array(&vectors, "hash"),
+        remote: [8; 32],
     };
     let (_, mut unsealer, _) = begin(&secrets, 1000);
     unsealer.receive(&bytes(&vectors, "stream"));

@@ -18,7 +18,7 @@ const HEARTBEAT_AGAIN: Duration = Duration::from_secs(5);
 const ASK_FOR_ROOM: Duration = Duration::from_secs(1);
 /// A stream fails after this time without a packet of the remote, or without an acknowledgement while
 /// data waits for one.
-pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 /// How long an ended stream still answers, since its last answer may be lost.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
 

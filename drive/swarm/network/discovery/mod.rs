@@ -86,7 +86,7 @@ impl Swarm {
             }
         }
         if !options.hyperdht.is_empty() {
-            let link = Arc::new(super::hyperdht::CurrentEndpoint::new()?);
+            let link = Arc::new(super::hyperdht::CurrentEndpoint::new(inner.keys()?.clone()));
             if inner.finding.hyperdht.set(Arc::clone(&link)).is_ok() {
                 let swarm = Arc::downgrade(inner);
                 let bootstrap = options.hyperdht.clone();

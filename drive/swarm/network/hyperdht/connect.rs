@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::connection::{Connection, Datagrams};
 use super::endpoint::Endpoint;
+use super::hello;
 use super::punch::{PunchError, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
-use super::{LONGEST_MESSAGE, hello};
 use crate::crypto::PublicKey;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::Command;
@@ -101,7 +101,8 @@ pub(crate) async fn connect(
     let closing = puncher.as_ref().and_then(|puncher: &Puncher| puncher.take(socket.id));
     let stream = stream.connect(&socket, to);
     closing.into_iter().for_each(|closing| stream.keep(closing));
-    Ok(Connection::new(Arc::clone(endpoint), stream, &shaken.secrets, to, LONGEST_MESSAGE))
+    let datagrams = Datagrams::new(Arc::clone(endpoint), stream);
+    Ok(Connection { datagrams, secrets: shaken.secrets, address: to })
 }
 
 /// The handshake, through the node that forwards it first.

@@ -1,10 +1,10 @@
 //! The network of Hyperswarm 4: connections to peers by the key of their node, through routers where
-//! possible, and what they carry.
+//! possible.
 //!
 //! The hash table is in `hyperdht/`, the datagram streams are in `udx/` and what encrypts them in
-//! `secret_stream/`, all without sockets. Here are the sockets (`endpoint`), both sides of a handshake
-//! with the holes that are punched for it (`connect`, `server`), and what goes over a connection
-//! (`carry`). Not here: when topics are queried (`discovery/hyperdht`).
+//! `secret_stream/`, all without sockets. Here are the sockets (`endpoint`) and both sides of a handshake
+//! with the holes that are punched for it (`connect`, `server`). Not here: when topics are queried
+//! (`discovery/hyperdht`), and what goes over a connection (`network/channels.rs`).
 
 mod socket;
 mod socket_stream;
@@ -14,9 +14,8 @@ mod sealed;
 mod punch;
 mod connect;
 mod server;
-mod carry;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::SocketAddrV4;
 use std::num::NonZeroUsize;
@@ -26,20 +25,17 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::timeout;
 
-pub(crate) use carry::{CarryError, carry};
-pub(crate) use connection::Connection;
+pub(crate) use connection::{Connection, Datagrams};
 pub(crate) use endpoint::{Endpoint, ServerEvent, Settings};
 pub(crate) use server::serve;
+pub(crate) use socket_stream::SocketStreamError;
 
-use crate::crypto::{KeyPair, PublicKey, random_bytes};
+use crate::crypto::{KeyPair, PublicKey};
 use crate::hyperdht::payload::{Firewall, NoisePayload, UdxInfo};
-use crate::protomux::MAX_FRAME;
 use crate::sync::{Mutex, MutexGuard, Rank};
 
 /// How long finding a peer's node, its handshake and the hole punching may take together.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(60);
-/// Longest message of a connection that is taken.
-const LONGEST_MESSAGE: usize = MAX_FRAME;
 /// Peers whose relays are remembered.
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
 /// Relays remembered per peer.
@@ -56,14 +52,12 @@ pub(crate) struct CurrentEndpoint {
 }
 
 impl CurrentEndpoint {
-    /// # Errors
-    /// Fails if the operating system returns no random bytes.
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            keys: KeyPair::from_seed(&random_bytes()?),
+    pub(crate) fn new(keys: KeyPair) -> Self {
+        Self {
+            keys,
             endpoint: Mutex::new(Rank::ENDPOINT, None),
             known: Mutex::new(Rank::LEAF, LruCache::new(MAX_KNOWN)),
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Endpoint>>> {

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Connection;
+use super::connection::{Connection, Datagrams};
 use super::endpoint::{Closing, Endpoint, ServerEvent, UnconnectedStream};
+use super::hello;
 use super::punch::{PunchError, Puncher, Seen};
 use super::sealed::Sealed;
 use super::socket::Socket;
-use super::{LONGEST_MESSAGE, hello};
 use crate::crypto::{Hash, blake2b};
 use crate::hyperdht::announcement::handshake_namespace;
 use crate::hyperdht::payload::{
@@ -247,12 +247,12 @@ async fn answer(
         ConnectPlan::There(socket, to) => {
             // The peer's address is not confirmed yet.
             stream.limit_unconfirmed(left);
-            Ok(connected(server, stream, &socket, to, &secrets, None))
+            Ok(connected(server, stream, &socket, to, secrets, None))
         }
         ConnectPlan::Here => {
             let arrived = timeout_at(Instant::now() + ARRIVE_WITHIN, stream.arrived()).await;
             let (socket, from) = arrived.map_err(|_| Unanswered::NotArrived)?;
-            Ok(connected(server, stream, &socket, from, &secrets, None))
+            Ok(connected(server, stream, &socket, from, secrets, None))
         }
         ConnectPlan::Between(puncher) => {
             let sealed = Sealed::new(&secrets.hash)?;
@@ -260,7 +260,7 @@ async fn answer(
             hole.puncher.remote.firewall = theirs.firewall;
             let (socket, from) = hole.open(&stream).await.ok_or(Unanswered::NotArrived)?;
             let closing = hole.puncher.take(socket.id);
-            Ok(connected(server, stream, &socket, from, &secrets, closing))
+            Ok(connected(server, stream, &socket, from, secrets, closing))
         }
     }
 }
@@ -270,12 +270,13 @@ fn connected(
     stream: UnconnectedStream,
     socket: &Arc<Socket>,
     to: SocketAddrV4,
-    secrets: &Secrets,
+    secrets: Secrets,
     closing: Option<Closing>,
 ) -> Connection {
     let stream = stream.connect(socket, to);
     closing.into_iter().for_each(|closing| stream.keep(closing));
-    Connection::new(Arc::clone(&server.endpoint), stream, secrets, to, LONGEST_MESSAGE)
+    let datagrams = Datagrams::new(Arc::clone(&server.endpoint), stream);
+    Connection { datagrams, secrets, address: to }
 }
 
 /// A hole that is being punched for one peer.

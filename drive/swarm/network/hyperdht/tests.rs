@@ -11,9 +11,12 @@ use super::endpoint::{MAX_HELD, MAX_STREAMS, UnconnectedStream};
 use super::server::{MAX_HANDSHAKES, MAX_REMEMBERED};
 use super::socket_stream::{MAX_UNACKNOWLEDGED, SMALLEST_SHARE, SocketStreamError};
 use super::*;
+use crate::crypto::random_bytes;
 use crate::hyperdht::announcement::{handshake_namespace, target_of};
 use crate::hyperdht::message::{Command, Packet, Request};
 use crate::hyperdht::payload::{Handshake as HandshakeValue, Mode, NoisePayload};
+use crate::network::encrypted::{Carrier, EncryptedError, Reader, Writer, encrypted};
+use crate::protomux::MAX_STRANGER_FRAME as LONGEST_MESSAGE;
 use crate::secret_stream::{Handshake, Secrets};
 use crate::udx::{Failure, SILENCE};
 
@@ -26,7 +29,43 @@ async fn endpoint() -> Arc<Endpoint> {
 
 fn secrets(initiator: bool) -> Secrets {
     let (transmit, receive) = if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) };
-    Secrets { initiator, transmit, receive, hash: [7; 64] }
+    Secrets { initiator, transmit, receive, hash: [7; 64], remote: [8; 32] }
+}
+
+/// A connection with its encryption.
+struct Encrypted {
+    reader: Reader,
+    writer: Writer,
+    endpoint: Arc<Endpoint>,
+}
+
+impl From<Connection> for Encrypted {
+    fn from(connection: Connection) -> Self {
+        let Connection { datagrams, secrets, .. } = connection;
+        let endpoint = Arc::clone(datagrams.endpoint());
+        let (reader, writer) = encrypted(Carrier::Datagrams(datagrams), &secrets, LONGEST_MESSAGE);
+        Self { reader, writer, endpoint }
+    }
+}
+
+fn queue(writer: &mut Writer, message: &[u8]) {
+    writer.queue(|out| out.extend_from_slice(message)).unwrap();
+}
+
+/// The next message, or `None` at the end.
+async fn next(reader: &mut Reader) -> Result<Option<Bytes>, EncryptedError> {
+    loop {
+        if let Some(message) = reader.message()? {
+            return Ok(Some(message));
+        }
+        if !reader.read().await? {
+            return Ok(None);
+        }
+    }
+}
+
+fn failed_as(error: EncryptedError, expected: Failure) -> bool {
+    matches!(error, EncryptedError::Datagrams(SocketStreamError::Failed(failure)) if failure == expected)
 }
 
 fn connection(
@@ -36,8 +75,8 @@ fn connection(
     first: bool,
 ) -> Connection {
     let socket = endpoint.server_socket().unwrap();
-    let stream = stream.connect(&socket, to);
-    Connection::new(Arc::clone(endpoint), stream, &secrets(first), to, LONGEST_MESSAGE)
+    let datagrams = Datagrams::new(Arc::clone(endpoint), stream.connect(&socket, to));
+    Connection { datagrams, secrets: secrets(first), address: to }
 }
 
 fn address(endpoint: &Endpoint) -> SocketAddrV4 {
@@ -54,6 +93,11 @@ pub(crate) async fn pair() -> (Connection, Connection) {
     (connection(&a, stream_a, at_b, true), connection(&b, stream_b, at_a, false))
 }
 
+async fn encrypted_pair() -> (Encrypted, Encrypted) {
+    let (a, b) = pair().await;
+    (a.into(), b.into())
+}
+
 /// One end of a connection, and an endpoint that does not know of it.
 pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
     let (a, b) = (endpoint().await, endpoint().await);
@@ -64,22 +108,22 @@ pub(crate) async fn half() -> (Connection, Arc<Endpoint>) {
 
 #[tokio::test]
 async fn messages_arrive_in_both_directions_and_after_the_writer_is_dropped() {
-    let (mut a, mut b) = pair().await;
+    let (mut a, mut b) = encrypted_pair().await;
     let large = vec![5; LONGEST_MESSAGE];
     for message in [&b"first"[..], b"", &large] {
-        a.writer.queue(message).unwrap();
+        queue(&mut a.writer, message);
     }
     let (sent, received) = tokio::join!(a.writer.flush(), async {
-        assert_eq!(b.reader.next().await.unwrap().unwrap(), b"first"[..]);
-        b.reader.next().await.unwrap().unwrap()
+        assert_eq!(next(&mut b.reader).await.unwrap().unwrap(), b"first"[..]);
+        next(&mut b.reader).await.unwrap().unwrap()
     });
     sent.unwrap();
     assert_eq!(received, large);
-    b.writer.queue(b"goodbye").unwrap();
+    queue(&mut b.writer, b"goodbye");
     b.writer.flush().await.unwrap();
     drop(b);
-    assert_eq!(a.reader.next().await.unwrap().unwrap(), b"goodbye"[..]);
-    assert_eq!(a.reader.next().await, Ok(None));
+    assert_eq!(next(&mut a.reader).await.unwrap().unwrap(), b"goodbye"[..]);
+    assert_eq!(next(&mut a.reader).await.unwrap(), None);
 }
 
 /// Each side assumes another socket of the other: the first packet that arrives decides the path.
@@ -91,12 +135,12 @@ async fn the_address_of_the_first_packet_replaces_the_assumed_one() {
     stream_b.remote_is(stream_a.local_id);
     let other = b.socket(crate::hyperdht::SocketId::CLIENT).unwrap();
     let (at_a, at_b) = (address(&a), address(&b));
-    let mut a = connection(&a, stream_a, at_b, true);
-    let stream = stream_b.connect(&other, at_a);
-    let mut b = Connection::new(b, stream, &secrets(false), at_a, LONGEST_MESSAGE);
+    let mut a = Encrypted::from(connection(&a, stream_a, at_b, true));
+    let datagrams = Datagrams::new(b, stream_b.connect(&other, at_a));
+    let mut b = Encrypted::from(Connection { datagrams, secrets: secrets(false), address: at_a });
     for (from, to) in [(&mut a.writer, &mut b.reader), (&mut b.writer, &mut a.reader)] {
-        from.queue(b"here").unwrap();
-        let (sent, received) = tokio::join!(from.flush(), to.next());
+        queue(from, b"here");
+        let (sent, received) = tokio::join!(from.flush(), next(to));
         sent.unwrap();
         assert_eq!(received.unwrap().unwrap(), b"here"[..]);
     }
@@ -105,15 +149,15 @@ async fn the_address_of_the_first_packet_replaces_the_assumed_one() {
 /// A peer that does not read is sent no more than there is room for, and continues when it reads.
 #[tokio::test]
 async fn a_writer_waits_for_a_peer_that_does_not_read() {
-    let (mut a, mut b) = pair().await;
+    let (mut a, mut b) = encrypted_pair().await;
     let message = vec![5; LONGEST_MESSAGE];
     let count = (crate::udx::WINDOW + crate::udx::SEND_BUFFER) / message.len() + 2;
-    (0..count).for_each(|_| a.writer.queue(&message).unwrap());
+    (0..count).for_each(|_| queue(&mut a.writer, &message));
     let flushed = timeout(Duration::from_millis(500), a.writer.flush()).await;
     assert!(flushed.is_err(), "there is no room for all of it");
     let (sent, ()) = tokio::join!(a.writer.flush(), async {
         for _ in 0..count {
-            assert_eq!(b.reader.next().await.unwrap().unwrap(), message);
+            assert_eq!(next(&mut b.reader).await.unwrap().unwrap(), message);
         }
     });
     sent.unwrap();
@@ -121,10 +165,10 @@ async fn a_writer_waits_for_a_peer_that_does_not_read() {
 
 #[tokio::test]
 async fn a_message_that_is_too_long_ends_the_connection() {
-    let (mut a, mut b) = pair().await;
-    a.writer.queue(&vec![5; LONGEST_MESSAGE + 1]).unwrap();
+    let (mut a, mut b) = encrypted_pair().await;
+    queue(&mut a.writer, &vec![5; LONGEST_MESSAGE + 1]);
     let (_, received) = tokio::join!(timeout(Duration::from_secs(5), a.writer.flush()), async {
-        let received = b.reader.next().await;
+        let received = next(&mut b.reader).await;
         drop(b);
         received
     });
@@ -133,12 +177,13 @@ async fn a_message_that_is_too_long_ends_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_remote_times_out_and_is_forgotten() {
-    let (mut a, _silent) = half().await;
+    let (a, _silent) = half().await;
+    let mut a = Encrypted::from(a);
     let started = tokio::time::Instant::now();
-    a.writer.queue(b"are you there?").unwrap();
+    queue(&mut a.writer, b"are you there?");
     a.writer.flush().await.unwrap();
-    let error = a.reader.next().await.unwrap_err();
-    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
+    let error = next(&mut a.reader).await.unwrap_err();
+    assert!(failed_as(error, Failure::Silent));
     assert!(started.elapsed() <= SILENCE * 2, "{:?}", started.elapsed());
 }
 
@@ -154,11 +199,12 @@ async fn concurrent_streams_are_limited_and_dropped_ones_not_counted() {
 /// The limit of unacknowledged bytes does not grow with the number of streams.
 #[tokio::test]
 async fn streams_share_the_limit_of_unacknowledged_bytes() {
-    let (mut a, silent) = half().await;
-    let others: Vec<_> = (0..MAX_STREAMS - 1).map(|_| a.writer.endpoint().new_stream()).collect();
+    let (a, silent) = half().await;
+    let mut a = Encrypted::from(a);
+    let others: Vec<_> = (0..MAX_STREAMS - 1).map(|_| a.endpoint.new_stream()).collect();
     const { assert!(MAX_UNACKNOWLEDGED / MAX_STREAMS <= SMALLEST_SHARE) };
     let mut written = 0;
-    a.writer.queue(&vec![5; LONGEST_MESSAGE]).unwrap();
+    queue(&mut a.writer, &vec![5; LONGEST_MESSAGE]);
     let before = a.writer.waiting();
     let _ = timeout(Duration::from_millis(200), a.writer.flush()).await;
     written += before - a.writer.waiting();
@@ -306,11 +352,11 @@ async fn a_silent_address_gets_three_times_the_bytes_it_sent() {
     let serving = tokio::spawn(serve(Arc::clone(&endpoint), events, arrivals));
     let relay = Relay::before(&endpoint).await;
     let came = relay.ask(relay.handshake()).await;
-    let mut connection = arrived.recv().await.unwrap();
-    connection.writer.queue(&[5; 1000]).unwrap();
+    let mut connection = Encrypted::from(arrived.recv().await.unwrap());
+    queue(&mut connection.writer, &[5; 1000]);
     let _ = connection.writer.flush().await;
-    let error = connection.reader.next().await.unwrap_err();
-    assert_eq!(error, SocketStreamError::Failed(Failure::Silent).into());
+    let error = next(&mut connection.reader).await.unwrap_err();
+    assert!(failed_as(error, Failure::Silent));
     drop(connection);
     tokio::time::sleep(SILENCE * 2).await;
     let (mut bytes, mut packets) = (0, 0);
