@@ -92,6 +92,15 @@ pub enum Error {
     /// Signed content that does not make sense: the publisher's fault, not a peer's.
     #[error("malformed drive content: {0}")]
     Malformed(String),
+    /// The encryption key that is kept for an encrypted drive is not its key.
+    #[error("the encryption key of core {0} is wrong: its first block was not written with it")]
+    WrongEncryptionKey(DiscoveryKey),
+    /// A core that can be read, if it is an encrypted drive, with an encryption key alone.
+    #[error(
+        "core {0} is no drive as it is: it is encrypted, or another kind of core; an encrypted drive needs its \
+         encryption key"
+    )]
+    NeedsEncryptionKey(DiscoveryKey),
     /// Two validly signed histories of one core exist. The first one seen is kept.
     #[error("core {core} is forked: {what}")]
     Forked {
@@ -115,6 +124,14 @@ pub enum Error {
         path: PathBuf,
         /// What is missing or in the way.
         why: String,
+    },
+    /// The directory is a store of another program, in a format that is not read here.
+    #[error("{path} is a store of {program}, which is not read here")]
+    OtherProgram {
+        /// The directory.
+        path: PathBuf,
+        /// Which program, and its version.
+        program: &'static str,
     },
     /// Another user's store, which this user may not write.
     #[error("{path} belongs to {owner}")]

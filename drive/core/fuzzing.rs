@@ -7,9 +7,12 @@ mod core_files;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::hypercore::fuzzing as modern;
+use crate::wire::bee_extension::BeeMessage;
 use crate::wire::extension::TrieMessage;
 use crate::wire::legacy::{decode_message, encode_message};
 use crate::wire::message::SessionEvent;
+use crate::wire::modern::message as alpha;
 use crate::wire::noise::{Role, StaticKeyPair};
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use crate::wire::session::Session;
@@ -26,6 +29,41 @@ pub fn extension(input: &[u8]) {
     let Ok(Some(message)) = TrieMessage::decode(Bytes::copy_from_slice(input)) else { return };
     let again = TrieMessage::decode(message.clone().encode()).expect("we wrote it");
     assert_eq!(again, Some(message));
+}
+
+/// Messages of the hyperbee extension; a decoded message must encode and decode to itself.
+pub fn bee_extension(input: &[u8]) {
+    let Ok(Some(message)) = BeeMessage::decode(Bytes::copy_from_slice(input)) else { return };
+    let again = BeeMessage::decode(message.clone().encode()).expect("we wrote it");
+    assert_eq!(again, Some(message));
+}
+
+/// Every message of hypercore/alpha, after a byte with its type, and its handshake; a decoded message must encode
+/// and decode to itself.
+pub fn alpha(input: &[u8]) {
+    let Some((kind, payload)) = input.split_first() else { return };
+    let payload = Bytes::copy_from_slice(payload);
+    if let Ok(handshake) = alpha::Handshake::decode(payload.clone()) {
+        let mut again = BytesMut::new();
+        handshake.encode(&mut again);
+        assert_eq!(alpha::Handshake::decode(again.freeze()).expect("we wrote it"), handshake);
+    }
+    let decoded = alpha::Decoder::default().decode(u64::from(*kind), payload);
+    let Ok(Some(message)) = decoded else { return };
+    let mut again = BytesMut::new();
+    message.encode(&mut again);
+    let decoded = alpha::Decoder::default().decode(message.kind(), again.freeze());
+    assert_eq!(decoded.expect("we wrote it"), Some(message));
+}
+
+/// Manifests and signatures of Hypercore 10 and 11.
+pub fn manifest(input: &[u8]) {
+    modern::manifest(input);
+}
+
+/// The oplog file of a core of Hypercore 10.
+pub fn oplog(input: &[u8]) {
+    modern::oplog(input);
 }
 
 /// Arbitrary bytes instead of a handshake, to both roles.

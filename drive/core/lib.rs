@@ -26,12 +26,13 @@ pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_PER_
 pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, PeerSummary, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
 pub use crate::hypercore::repair::{FetchOutcome, Repairing};
-pub use crate::hypercore::{Core, CoreEvent, HashedBlocks, Head, Located, StopReason};
+pub use crate::hypercore::{Core, CoreEvent, Dialect, HashedBlocks, Head, Located, StopReason};
 pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,
 };
 pub use crate::store::{
-    DamagedCore, MachineIdentity, Space, StopReasons, Store, Turns, View, content_name,
-    lacks_descriptors,
+    DamagedCore, MachineIdentity, Space, StopReasons, Store, StoreKind, Turns, View, content_name,
+    keep_encryption_key, kept_encryption_key, lacks_descriptors,
 };
 pub use crate::wait::Wait;
+pub use crate::wire::bee_extension::Range as BeeRange;

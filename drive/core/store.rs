@@ -6,16 +6,23 @@
 //! <root>/hypermount.mark                 where the store lies and how long our cores were (`mark.rs`)
 //! <root>/scratch/                        changes that are not part of a drive yet
 //! <root>/<dk[0:2]>/<dk[2:4]>/<dk>/…      one directory per core, by discovery key
+//! <root>/cores/<dk[0:2]>/…               the same for cores of Hypercore 10 and 11 (`kinds.rs`)
 //! ```
+//!
+//! A directory of Corestore 6 is read where it lies (`foreign.rs`).
 //!
 //! Not here: which cores make a drive (`drive/drive/hyperdrive.rs`), and what is in a core's files
 //! (`hypercore/`).
 
 mod closing;
+mod encryption_keys;
+mod foreign;
 mod healing;
+mod kinds;
 mod lock;
 mod mark;
 mod name_file;
+mod names;
 mod owner;
 mod turns;
 
@@ -27,12 +34,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::error::{Error, Result};
 use crate::hypercore::cache::{BlockCache, DEFAULT_CACHE_BYTES};
 use crate::hypercore::storage::{Disk, Memory, Storage};
-use crate::hypercore::{Core, OnStop, Opening, StopReason, WeakCore};
+use crate::hypercore::{Core, CoreName, Dialect, OnStop, Opening, StopReason, WeakCore};
 use crate::private_files;
 use closing::Kept;
 use hypermount_swarm::crypto::{self, DiscoveryKey, KeyPair, PublicKey};
@@ -44,14 +52,16 @@ use name_file::{has_name, read_name, write_name};
 #[cfg(test)]
 pub(crate) use closing::MAX_OPEN_CORES;
 pub use closing::lacks_descriptors;
+use encryption_keys::EncryptionKeys;
+pub use encryption_keys::{keep_encryption_key, kept_encryption_key};
+use foreign::FOREIGN;
+pub use foreign::StoreKind;
 pub use healing::DamagedCore;
 pub use healing::content_name;
 pub use mark::MachineIdentity;
 use owner::Access;
 pub use turns::{Turns, View};
 
-/// Namespace of all derived core keys.
-const NAMESPACE: &str = "corestore";
 /// Name of the core that `hyperdrive("dir")` uses for its metadata.
 const DEFAULT_NAME: &[u8] = b"default";
 /// Bytes of the longest name of a core that is read back.
@@ -83,15 +93,16 @@ struct Inner {
     master_key: [u8; 32],
     writable: bool,
     cache: Arc<BlockCache>,
-    cores: Mutex<HashMap<DiscoveryKey, Core>>,
+    cores: Mutex<HashMap<CoreName, Core>>,
     opened: broadcast::Sender<Core>,
-    closed: broadcast::Sender<DiscoveryKey>,
+    closed: broadcast::Sender<CoreName>,
     /// Closed, but still held by those that gave them to peers. Locked with `cores`.
-    closing: Mutex<HashMap<DiscoveryKey, WeakCore>>,
+    closing: Mutex<HashMap<CoreName, WeakCore>>,
     wanted: broadcast::Sender<DiscoveryKey>,
+    encryption_keys: EncryptionKeys,
     /// Of the drives with this metadata core that are open.
     turns: Mutex<HashMap<DiscoveryKey, Weak<Turns>>>,
-    /// `None` in memory and on a medium that cannot be written.
+    /// `None` in memory and on a medium that cannot be written. That of another program's store is shared.
     lock: Option<Arc<FileLock>>,
     /// `None` in memory and on a medium that cannot be written.
     marks: Option<Arc<Marks>>,
@@ -105,10 +116,11 @@ pub struct Store {
 
 impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
-    /// that cannot be written it is opened for reading, without a lock.
+    /// that cannot be written it is opened for reading, without a lock. A store of Corestore 6 is opened for
+    /// reading, with that program's own lock.
     ///
     /// # Errors
-    /// `NotAStore`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
+    /// `NotAStore`, `OtherProgram`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
     pub fn open(directory: &Path, create: bool) -> Result<Self> {
         Self::open_as(directory, create, &MachineIdentity::here(None))
     }
@@ -129,6 +141,9 @@ impl Store {
                 return Err(refused("no such directory".to_owned()));
             }
             Err(error) => return Err(failed("stat", directory)(error)),
+        }
+        if let Some(kind) = StoreKind::of(directory).filter(|kind| *kind != StoreKind::Own) {
+            return Self::open_foreign(directory, kind);
         }
         let access = owner::access(directory, create)?;
         if access == Access::Write && create_or_store(directory, create)? {
@@ -166,14 +181,14 @@ impl Store {
         if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
             log::warn!("{}: read-only: {}", directory.display(), stop.reason());
         }
-        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks))
+        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks, writable))
     }
 
     /// A store without a disk.
     pub fn memory() -> Self {
         let master_key =
             crypto::random_bytes().expect("the operating system has a working random generator");
-        Self::new(None, master_key, None, None)
+        Self::new(None, master_key, None, None, true)
     }
 
     fn new(
@@ -181,10 +196,11 @@ impl Store {
         master_key: [u8; 32],
         lock: Option<Arc<FileLock>>,
         marks: Option<Arc<Marks>>,
+        writable: bool,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                writable: root.is_none() || lock.is_some(),
+                writable,
                 root,
                 master_key,
                 cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
@@ -193,6 +209,7 @@ impl Store {
                 closed: broadcast::Sender::new(MAX_PENDING_OPENED),
                 closing: Mutex::new(Rank::LEAF, HashMap::new()),
                 wanted: broadcast::Sender::new(MAX_PENDING_OPENED),
+                encryption_keys: EncryptionKeys::default(),
                 turns: Mutex::new(Rank::LEAF, HashMap::new()),
                 lock,
                 marks,
@@ -200,37 +217,26 @@ impl Store {
         }
     }
 
-    /// The core with this key, opened once and shared; made (read-only, empty) if absent.
+    /// The core of Hypercore 9 with this key, opened once and shared; made (read-only, empty) if absent.
     /// Writable if the store has its name or its secret key.
     ///
     /// # Errors
     /// `TooManyCores`, `Locked`, those of [`Core::open`].
     pub fn core(&self, key: &PublicKey) -> Result<Core> {
-        self.open_core(key, None, None, None)
-    }
-
-    /// The core derived from the master key and `name`; writable.
-    ///
-    /// # Errors
-    /// Those of [`Store::core`], `Unsupported` for a name that is empty or longer
-    /// than 1024 bytes.
-    pub fn core_named(&self, name: &[u8]) -> Result<Core> {
-        if name.is_empty() || name.len() > MAX_NAME_LENGTH {
-            return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
-        }
-        let pair = self.derive(name);
-        self.open_core(&pair.public_key(), Some(pair.clone()), Some(name), None)
+        self.open_core(Dialect::Legacy, key, Origin::default(), None)
     }
 
     /// The core of a key pair that is not derived from the master key; its secret key is stored.
     #[cfg(test)]
     pub(crate) fn core_with_pair(&self, pair: &KeyPair) -> Result<Core> {
-        self.open_core(&pair.public_key(), Some(pair.clone()), None, None)
+        let origin = Origin { pair: Some(pair.clone()), ..Origin::default() };
+        self.open_core(Dialect::Legacy, &pair.public_key(), origin, None)
     }
 
-    /// The core, if it is open or on disk; opens it in the latter case.
-    pub(crate) fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
-        if let Some(core) = self.inner.cores.lock().get(key) {
+    /// The core of Hypercore 9, if it is open or on disk; opens it in the latter case.
+    fn find(&self, key: &DiscoveryKey) -> Result<Option<Core>> {
+        let name = CoreName { dialect: Dialect::Legacy, discovery_key: *key };
+        if let Some(core) = self.inner.cores.lock().get(&name) {
             return Ok(Some(core.clone()));
         }
         match self.stored_key(key)? {
@@ -239,54 +245,13 @@ impl Store {
         }
     }
 
-    /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn default_key(&self) -> Result<Option<PublicKey>> {
-        self.named_key(DEFAULT_NAME)
-    }
-
-    /// Key of the core derived from `name`, if it is on disk. Its `name` file is written again if that is
-    /// damaged: without it the secret key cannot be derived when the core is opened by its key.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn named_key(&self, name: &[u8]) -> Result<Option<PublicKey>> {
-        let key = self.derive(name).public_key();
-        let discovery_key = key.discovery_key();
-        let open = self.inner.cores.lock().contains_key(&discovery_key);
-        // Whatever its `key` file says: were it passed over because that is damaged, another drive
-        // of the store would be taken for this one.
-        let stored = self.inner.root.as_ref().is_some_and(|root| {
-            let directory = core_directory(root, &discovery_key);
-            fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some())
-        });
-        if stored && !open {
-            self.restore_name(&key, name)?;
-        }
-        Ok((open || stored).then_some(key))
-    }
-
-    /// The name a core on disk was derived from, if this store's master key made it.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn name_of(&self, key: &PublicKey) -> Result<Option<Vec<u8>>> {
-        let Some(root) = &self.inner.root else {
-            return Ok(None);
-        };
-        let name = read_name(&core_directory(root, &key.discovery_key()))?;
-        Ok(name.filter(|name| self.derive(name).public_key() == *key))
-    }
-
-    /// Keys of all cores on disk (in memory: of all that were opened).
+    /// Keys of all cores of Hypercore 9 on disk (in memory: of all that were opened).
     ///
     /// # Errors
     /// `Storage`.
     pub fn keys(&self) -> Result<Vec<PublicKey>> {
         let Some(root) = &self.inner.root else {
-            return Ok(self.cores().iter().map(|core| *core.key()).collect());
+            return Ok(self.open_keys(Dialect::Legacy));
         };
         let mut keys = Vec::new();
         for discovery_key in survey(root)? {
@@ -342,7 +307,7 @@ impl Store {
         let mut cores = marks.stops();
         for key in marks.cores() {
             let known = cores.iter().any(|(known, _)| *known == key);
-            let sound = self.find(&key)?.is_some_and(|core| core.stopped() == marks.stop());
+            let sound = self.find_any(&key)?.is_some_and(|core| core.stopped() == marks.stop());
             if !known && !sound {
                 cores.push((key, StopReason::Restored));
             }
@@ -358,11 +323,12 @@ impl Store {
     /// `ReadOnly`, `Forked` without `force`, `Storage`.
     pub fn adopt(&self, force: bool) -> Result<()> {
         let Some(marks) = &self.inner.marks else {
-            return Err(Error::ReadOnly("the store's medium cannot be written"));
+            let medium = "the store's medium cannot be written";
+            return Err(Error::ReadOnly(if self.is_foreign() { FOREIGN } else { medium }));
         };
         for (key, stop) in self.stop_reasons()?.cores {
             let StopReason::Behind { length } = stop else { continue };
-            let here = self.find(&key)?.map_or(0, |core| core.head().length);
+            let here = self.find_any(&key)?.map_or(0, |core| core.head().length);
             if here < length && !force {
                 return Err(Error::Forked {
                     core: key,
@@ -371,8 +337,8 @@ impl Store {
             }
         }
         let mut ours = Vec::new();
-        for key in self.keys()? {
-            let core = self.core(&key)?;
+        for (key, dialect) in self.stored_cores()? {
+            let core = self.core_of(&key, dialect)?;
             if core.writable() || core.stopped().is_some() {
                 core.sync()?;
                 ours.push(core);
@@ -410,49 +376,43 @@ impl Store {
         }
     }
 
-    /// The key of the core derived from the master key and `name`, which need not exist.
-    pub fn key_named(&self, name: &[u8]) -> PublicKey {
-        self.derive(name).public_key()
-    }
-
-    fn derive(&self, name: &[u8]) -> KeyPair {
-        derive(&self.inner.master_key, name)
-    }
-
     fn open_core(
         &self,
+        dialect: Dialect,
         key: &PublicKey,
-        pair: Option<KeyPair>,
-        name: Option<&[u8]>,
+        origin: Origin<'_>,
         stop: Option<StopReason>,
     ) -> Result<Core> {
         let discovery_key = key.discovery_key();
+        let core_name = CoreName { dialect, discovery_key };
         let mut cores = self.inner.cores.lock();
-        if let Some(core) = cores.get(&discovery_key) {
+        if let Some(core) = cores.get(&core_name) {
             let missed = core.stopped().is_none() && !core.writable();
-            if pair.is_some() && missed && self.inner.writable {
+            if origin.pair.is_some() && missed && self.inner.writable {
                 return Err(Error::Unsupported(format!(
                     "core {discovery_key} is open for reading; writing takes a fresh start"
                 )));
             }
             return Ok(core.clone());
         }
-        let closing = self.inner.closing.lock().remove(&discovery_key);
+        let closing = self.inner.closing.lock().remove(&core_name);
         if let Some(core) = closing.and_then(|core| core.upgrade()) {
             if let Some(kept) = core.kept::<Kept>() {
                 kept.give_up(false);
             }
-            cores.insert(discovery_key, core.clone());
+            cores.insert(core_name, core.clone());
             let _ = self.inner.opened.send(core.clone());
             return Ok(core);
         }
         self.inner.make_room(&mut cores)?;
-        let core = match &self.inner.root {
-            Some(root) => {
+        let core = match (&self.inner.root, dialect) {
+            (Some(_), Dialect::Legacy) if self.is_foreign() => Err(Error::ReadOnly(FOREIGN)),
+            (Some(root), Dialect::Legacy) => {
                 let directory = core_directory(root, &discovery_key);
-                self.open_on_disk(&directory, key, pair, name, stop)
+                self.open_on_disk(&directory, key, origin, stop)
             }
-            None => self.open_in_memory(key, pair),
+            (Some(root), Dialect::Modern) => self.open_modern(root, key, origin, stop),
+            (None, _) => self.open_in_memory(dialect, key, origin, true),
         }?;
         if let Some(marks) = self.inner.marks.as_ref().filter(|_| core.writable())
             && !marks.holds(&core)?
@@ -465,19 +425,28 @@ impl Store {
             );
             core.stop(StopReason::Restored);
         }
-        cores.insert(discovery_key, core.clone());
+        cores.insert(core_name, core.clone());
         let _ = self.inner.opened.send(core.clone());
         Ok(core)
     }
 
-    fn open_in_memory(&self, key: &PublicKey, pair: Option<KeyPair>) -> Result<Core> {
+    /// A core that no file keeps. One that is not `writable` stays empty.
+    fn open_in_memory(
+        &self,
+        dialect: Dialect,
+        key: &PublicKey,
+        origin: Origin<'_>,
+        writable: bool,
+    ) -> Result<Core> {
         Core::open(Opening {
             directory: Path::new("memory"),
             open_file: &|_| Ok(Box::new(Memory::default()) as Box<dyn Storage>),
             key: *key,
-            pair,
+            dialect,
+            pair: origin.pair,
             store_pair: false,
-            writable: true,
+            manifest: origin.manifest,
+            writable,
             cache: Arc::clone(&self.inner.cache),
             keep: None,
             stop: None,
@@ -489,8 +458,7 @@ impl Store {
         &self,
         directory: &Path,
         key: &PublicKey,
-        pair: Option<KeyPair>,
-        name: Option<&[u8]>,
+        Origin { pair, name, .. }: Origin<'_>,
         stop: Option<StopReason>,
     ) -> Result<Core> {
         let writable = self.inner.writable;
@@ -506,7 +474,7 @@ impl Store {
             false => None,
         };
         if writable && !has_whole_key(directory, key) {
-            sync_ancestors(directory)?;
+            sync_ancestors(directory, 3)?;
         }
         let stored_name = read_name(directory)?;
         let found = match name {
@@ -523,7 +491,7 @@ impl Store {
             write_name(directory, name)?;
         }
         let pair = match (pair, found.or(stored_name)) {
-            (None, Some(name)) => Some(self.derive(&name)),
+            (None, Some(name)) => Some(self.derive(Dialect::Legacy, &name)),
             (pair, _) => pair,
         };
         if pair.as_ref().is_some_and(|pair| pair.public_key() != *key) {
@@ -542,7 +510,9 @@ impl Store {
                 Ok(Box::new(Disk::new(directory.join(file), 0o600)) as Box<dyn Storage>)
             },
             key: *key,
+            dialect: Dialect::Legacy,
             store_pair: pair.is_some() && name.is_none() && !has_name(directory),
+            manifest: None,
             pair,
             writable,
             cache: Arc::clone(&self.inner.cache),
@@ -554,6 +524,16 @@ impl Store {
             on_stop: self.inner.marks.clone().map(remember),
         })
     }
+}
+
+/// Where a core of ours comes from.
+#[derive(Default)]
+struct Origin<'a> {
+    pair: Option<KeyPair>,
+    /// From which the pair derives.
+    name: Option<&'a [u8]>,
+    /// As [`Opening::manifest`].
+    manifest: Option<Bytes>,
 }
 
 /// Why cores of ours are read-only.
@@ -611,10 +591,6 @@ fn remember(marks: Arc<Marks>) -> OnStop {
 
 fn failed<'a>(op: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
     move |source| Error::Storage { op, path: path.to_owned(), source }
-}
-
-fn derive(master_key: &[u8; 32], name: &[u8]) -> KeyPair {
-    KeyPair::from_seed(&crypto::derive_seed(master_key, NAMESPACE, name))
 }
 
 fn core_directory(root: &Path, discovery_key: &DiscoveryKey) -> PathBuf {
@@ -685,17 +661,18 @@ fn create_master_key(directory: &Path) -> Result<[u8; 32]> {
 
 /// Refuses a master key that none of the named cores derives from: an empty drive would be shown.
 fn check_master_key(directory: &Path, master_key: &[u8; 32]) -> Result<()> {
+    let modern = directory.join(owner::CORES);
+    let modern = modern.is_dir().then_some((Dialect::Modern, &*modern));
     let mut checked = 0;
-    for discovery_key in survey(directory)? {
-        let Some(name) = read_name(&core_directory(directory, &discovery_key))? else {
-            continue;
-        };
-        if derive(master_key, &name).public_key().discovery_key() == discovery_key {
-            return Ok(());
-        }
-        checked += 1;
-        if checked >= MAX_NAMES_CHECKED {
-            break;
+    for (dialect, folder) in [(Dialect::Legacy, directory)].into_iter().chain(modern) {
+        for discovery_key in survey(folder)? {
+            let named = read_name(&core_directory(folder, &discovery_key))?;
+            let Some(name) = named.filter(|_| checked < MAX_NAMES_CHECKED) else { continue };
+            let pair = names::derive(dialect, master_key, &name);
+            if dialect.key_of(&pair).discovery_key() == discovery_key {
+                return Ok(());
+            }
+            checked += 1;
         }
     }
     if checked == 0 {
@@ -744,9 +721,9 @@ fn has_whole_key(directory: &Path, key: &PublicKey) -> bool {
     fs::read(directory.join("key")).is_ok_and(|bytes| bytes == key.as_bytes())
 }
 
-/// Makes the directories of a core survive a power cut, up to the root of the store.
-fn sync_ancestors(directory: &Path) -> Result<()> {
-    for made in directory.ancestors().take(3) {
+/// Makes the directories of a core survive a power cut, up to the root of the store, `levels` above.
+fn sync_ancestors(directory: &Path, levels: usize) -> Result<()> {
+    for made in directory.ancestors().take(levels) {
         private_files::sync_parent(made).map_err(failed("sync the directory of", made))?;
     }
     Ok(())

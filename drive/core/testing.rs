@@ -8,10 +8,26 @@ pub use crate::hypercore::demand::Change;
 pub use crate::hypercore::merkle::{Signature, TreeNode};
 pub use crate::hypercore::storage::Storage;
 pub use crate::hypercore::storage::faulty::World;
-pub use crate::hypercore::{Accepted, Opening, Proof, Rejected, RemoteTree};
+pub use crate::hypercore::{Accepted, Opening, Proof, ReceivedProof, Rejected, RemoteTree};
 #[cfg(debug_assertions)]
 pub use crate::private_files::power;
 pub use crate::replicate::Upload;
+
+use bytes::Bytes;
+use hypermount_swarm::crypto::{KeyPair, PublicKey};
+
+/// The key of the core of this kind that `pair` alone signs.
+pub fn key_of(dialect: crate::Dialect, pair: &KeyPair) -> PublicKey {
+    dialect.key_of(pair)
+}
+
+/// Key, manifest and key pair of the core of [`crate::Core::key_with_namespaces`].
+pub fn beside(
+    core: &crate::Core,
+    derive: impl Fn(&[u8; 32]) -> [u8; 32],
+) -> Option<(PublicKey, Bytes, KeyPair)> {
+    core.beside(derive)
+}
 
 /// hypercore-protocol 8 (docs/format/wire8.md), layer by layer.
 pub mod wire {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::hypercore::cache::BlockCache;
 use crate::hypercore::storage::{Memory, Storage};
-use crate::hypercore::{Core, Opening, RemoteTree};
+use crate::hypercore::{Core, Dialect, Opening, RemoteTree};
 use hypermount_swarm::crypto::KeyPair;
 
 const NAMES: [&str; 6] = ["bitfield", "tree", "signatures", "data", "key", "secret_key"];
@@ -37,8 +37,10 @@ fn open(files: &Files, writer: bool) -> Result<Core> {
             Ok(Box::new(file) as Box<dyn Storage>)
         },
         key: pair.public_key(),
+        dialect: Dialect::Legacy,
         pair: writer.then_some(pair),
         store_pair: writer,
+        manifest: None,
         writable: true,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,

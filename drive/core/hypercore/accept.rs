@@ -1,7 +1,9 @@
 //! Accepting what a peer sent: verify, store, publish (hypercore9.md §10.3). Nothing of a proof
 //! that does not verify is kept.
 
-use super::dialect::Proof;
+use std::cmp::Ordering;
+
+use super::dialect::ReceivedProof;
 use super::flat_tree;
 use super::merkle::{Flaw, MAX_BLOCK_SIZE, TreeNode, Verified};
 use super::nodes::Lookup;
@@ -20,8 +22,11 @@ impl Core {
     ///
     /// # Errors
     /// [`Rejected`] says whose fault it is.
-    pub fn accept(&self, proof: Proof) -> std::result::Result<Accepted, Rejected> {
-        let one = self.accept_each(vec![proof]);
+    pub fn accept(
+        &self,
+        proof: impl Into<ReceivedProof>,
+    ) -> std::result::Result<Accepted, Rejected> {
+        let one = self.accept_each(vec![proof.into()]);
         one.into_iter().next().unwrap_or_else(|| Err(Rejected::Invalid("no proof".to_owned())))
     }
 
@@ -29,7 +34,7 @@ impl Core {
     /// much faster.
     pub(crate) fn accept_each(
         &self,
-        proofs: Vec<Proof>,
+        proofs: Vec<ReceivedProof>,
     ) -> Vec<std::result::Result<Accepted, Rejected>> {
         // Hashed before the lock is taken: it is the larger part of the work.
         let blocks: Vec<(u64, &[u8])> = proofs
@@ -38,7 +43,7 @@ impl Core {
             .filter(|(_, value)| value.len() <= MAX_BLOCK_SIZE)
             .collect();
         let mut leaves = self.dialect().leaves(&blocks).into_iter();
-        let mut judge = |proof: Proof| match proof.value() {
+        let mut judge = |proof: ReceivedProof| match proof.value() {
             Some(value) if value.len() > MAX_BLOCK_SIZE => {
                 Err(Rejected::Invalid("block larger than 8 MiB".to_owned()))
             }
@@ -50,17 +55,19 @@ impl Core {
 
     fn accept_one(
         &self,
-        proof: Proof,
+        proof: ReceivedProof,
         leaf: Option<TreeNode>,
     ) -> std::result::Result<Accepted, Rejected> {
-        let value = proof.value();
+        let value = proof.value().cloned();
         let (before, refused) = (self.stopped(), self.inner.repairing.refused());
         let outcome = {
             let _writer = self.inner.writer.lock();
-            self.judge_history(self.verify(&proof, leaf)).and_then(|verified| {
-                self.check_connected(&proof, &verified)?;
-                self.store(&proof, verified).map_err(Rejected::Storage)
-            })
+            let ours = self.head().fork;
+            match proof.fork().cmp(&ours) {
+                Ordering::Less => Err(Rejected::OtherFork { ours, theirs: proof.fork() }),
+                Ordering::Greater => self.follow_truncation(&proof, leaf),
+                Ordering::Equal => self.accept_one_history(&proof, leaf),
+            }
         };
         if before.is_none() {
             self.announce_stop();
@@ -68,10 +75,12 @@ impl Core {
         self.announce_refused(refused);
         let (accepted, new_nodes) = outcome?;
         if let Some(value) = value {
+            // One that makes no sense in plain is told to the reader as it is.
+            let value = self.plain(proof.block(), value.clone()).unwrap_or(value);
             if accepted.stored {
-                self.inner.cache.insert(self.inner.id, proof.block(), value.clone());
+                self.inner.cache.insert(self.cache_id(), proof.block(), value.clone());
             }
-            self.inner.demand.fulfil(proof.block(), value);
+            self.inner.demand.fulfil(proof.block(), &value);
         }
         if new_nodes {
             self.inner.demand.tree_changed(self.head().length);
@@ -82,9 +91,19 @@ impl Core {
         Ok(accepted)
     }
 
+    fn accept_one_history(
+        &self,
+        proof: &ReceivedProof,
+        leaf: Option<TreeNode>,
+    ) -> std::result::Result<(Accepted, bool), Rejected> {
+        let verified = self.judge_history(self.verify(proof, leaf))?;
+        self.check_connected(proof, &verified)?;
+        self.store(proof, verified).map_err(Rejected::Storage)
+    }
+
     fn verify(
         &self,
-        proof: &Proof,
+        proof: &ReceivedProof,
         leaf: Option<TreeNode>,
     ) -> std::result::Result<Verified, Rejected> {
         if self.inner.pair.is_some()
@@ -101,10 +120,17 @@ impl Core {
             Ok(verified) => Ok(verified),
             Err(Flaw::Forked { length }) => Err(self.forked(length)),
             Err(Flaw::Local(error)) => Err(Rejected::Storage(error)),
+            Err(Flaw::Unconnected { length }) => {
+                Err(Rejected::Unconnected { ours: self.head().length, signed: length })
+            }
             // Completed by nodes of ours, a proof of another history leads nowhere. If it stands
             // alone, it is a fork and no lie.
             Err(Flaw::Invalid(reason)) => self.verify_alone(proof, leaf)?.ok_or_else(|| {
-                Rejected::Invalid(format!("proof of block {}: {reason}", proof.block()))
+                Rejected::Invalid(match proof.block() {
+                    // An answer to a request for the length alone.
+                    u64::MAX => format!("proof of the length: {reason}"),
+                    block => format!("proof of block {block}: {reason}"),
+                })
             }),
         }
     }
@@ -114,7 +140,7 @@ impl Core {
     /// shorten the way to its roots, as both would hide that it differs.
     fn verify_alone(
         &self,
-        proof: &Proof,
+        proof: &ReceivedProof,
         leaf: Option<TreeNode>,
     ) -> std::result::Result<Option<Verified>, Rejected> {
         let nothing = |_| Ok::<_, std::convert::Infallible>(None);
@@ -140,15 +166,13 @@ impl Core {
     /// ours, `verify` has seen to; here at least one way has to lead from the one to the other.
     fn check_connected(
         &self,
-        proof: &Proof,
+        proof: &ReceivedProof,
         verified: &Verified,
     ) -> std::result::Result<(), Rejected> {
         let Some(signed) = &verified.signed else { return Ok(()) };
         let ours = {
             let state = self.inner.state.lock();
-            if signed.length > state.head.length
-                && self.dialect().connects(&state.roots, &signed.roots, proof)
-            {
+            if signed.length > state.head.length && proof.connects(&state.roots, &signed.roots) {
                 return Ok(());
             }
             state.head.length
@@ -165,7 +189,7 @@ impl Core {
     }
 
     /// Writes the facts, then publishes them. The writer lock is held.
-    fn store(&self, proof: &Proof, verified: Verified) -> Result<(Accepted, bool)> {
+    fn store(&self, proof: &ReceivedProof, verified: Verified) -> Result<(Accepted, bool)> {
         let (mut nodes, missing, length) = {
             let mut state = self.inner.state.lock();
             let mut nodes = verified.nodes;
@@ -195,7 +219,8 @@ impl Core {
         }
         self.inner.files.write_nodes(&nodes)?;
         if let Some(signed) = &signed {
-            self.inner.files.write_signature(signed.length, &signed.signature)?;
+            let head = self.head().at(signed.length);
+            self.inner.write_head(head, &signed.roots, &signed.signature)?;
         }
         let mut state = self.inner.state.lock();
         for node in &nodes {
@@ -208,7 +233,8 @@ impl Core {
         }
         let mut head = None;
         if let Some(signed) = signed {
-            let new = Head { length: signed.length, byte_length: signed.byte_length };
+            let fork = state.head.fork;
+            let new = Head { length: signed.length, byte_length: signed.byte_length, fork };
             state.head = new;
             state.roots = signed.roots;
             state.signature = Some(signed.signature);

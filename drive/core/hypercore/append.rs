@@ -1,5 +1,7 @@
 //! Appending to a core whose secret key is here (hypercore9.md §5).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::dialect::HashedBlocks;
@@ -14,7 +16,10 @@ const MAX_CACHED_APPEND: usize = 4096;
 
 /// A batch ready to be written.
 struct Batch<'a> {
-    blocks: &'a [Bytes],
+    /// As readers get them.
+    plain: &'a [Bytes],
+    /// As they are stored: encrypted ones, if the core is encrypted.
+    blocks: Cow<'a, HashedBlocks>,
     before: Head,
     after: Head,
     roots: Vec<TreeNode>,
@@ -30,7 +35,11 @@ impl Core {
     /// `ReadOnly`; `TooLarge` for a block of more than [`MAX_BLOCK_SIZE`] bytes or a core of more than
     /// [`MAX_CORE_LENGTH`] blocks; `Storage`. Nothing is appended then.
     pub fn append(&self, blocks: &[Bytes]) -> Result<Head> {
-        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+        let (dialect, blocks) = (self.dialect(), blocks.to_vec());
+        self.append_hashed(&match self.is_unlocked() {
+            true => HashedBlocks::unhashed(dialect, blocks),
+            false => HashedBlocks::of_kind(dialect, blocks),
+        })
     }
 
     /// As [`Core::append`], of blocks that were hashed before.
@@ -38,11 +47,15 @@ impl Core {
     /// # Errors
     /// Those of [`Core::append`].
     pub fn append_hashed(&self, hashed: &HashedBlocks) -> Result<Head> {
+        if hashed.dialect() != self.dialect() {
+            return self.append(hashed.blocks());
+        }
         let blocks = hashed.blocks();
         let Some(pair) = self.inner.pair.as_ref().filter(|_| self.writable()) else {
             return Err(self.read_only());
         };
-        if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK_SIZE) {
+        let most = MAX_BLOCK_SIZE - self.block_padding() as usize;
+        if let Some(block) = blocks.iter().find(|block| block.len() > most) {
             return Err(Error::TooLarge(format!("a block of {} bytes", block.len())));
         }
         if blocks.is_empty() {
@@ -50,7 +63,7 @@ impl Core {
         }
         let batch = loop {
             let writer = self.inner.writer.lock();
-            if self.first_is_unsettled() {
+            if self.first_is_unsettled() || self.inner.files.wants_claims() {
                 drop(writer);
                 self.sync()?;
                 continue;
@@ -81,30 +94,32 @@ impl Core {
     }
 
     fn prepare<'a>(&self, hashed: &'a HashedBlocks, pair: &KeyPair) -> Result<Batch<'a>> {
-        let blocks = hashed.blocks();
+        let plain = hashed.blocks();
         let (before, mut roots) = {
             let state = self.inner.state.lock();
             (state.head, state.roots.clone())
         };
-        let length = before.length + blocks.len() as u64;
+        let blocks = self.sealed(before, plain)?.map_or(Cow::Borrowed(hashed), Cow::Owned);
+        let length = before.length + plain.len() as u64;
         if length > MAX_CORE_LENGTH {
             return Err(Error::TooLarge(format!("a core of {length} blocks")));
         }
-        let mut created = Vec::with_capacity(blocks.len() * 2);
-        for leaf in hashed.leaves(before.length) {
+        let mut created = Vec::with_capacity(plain.len() * 2);
+        for leaf in blocks.leaves(before.length) {
             let Some(nodes) = self.dialect().push_leaf(&mut roots, leaf) else {
                 return Err(Error::TooLarge("a core of more than 2^53 bytes".to_owned()));
             };
             created.extend(nodes);
         }
         let byte_length = merkle::byte_length(&roots).unwrap_or_default();
-        let signature = self.inner.author.sign(pair, &roots, length);
-        Ok(Batch { blocks, before, after: Head { length, byte_length }, roots, created, signature })
+        let after = Head { length, byte_length, fork: before.fork };
+        let signature = self.inner.author.sign(pair, &roots, after);
+        Ok(Batch { plain, blocks, before, after, roots, created, signature })
     }
 
     fn write(&self, batch: &Batch) -> Result<()> {
         let files = &*self.inner.files;
-        match batch.blocks {
+        match batch.blocks.blocks() {
             [block] => files.write_data(batch.before.byte_length, block)?,
             blocks => {
                 let mut offset = batch.before.byte_length;
@@ -128,7 +143,7 @@ impl Core {
         parents.sort_unstable_by_key(|node| node.index);
         files.write_nodes(&parents)?;
         files.write_node_range(first, batch.after.length * 2 - 1, &batch.created)?;
-        files.write_signature(batch.after.length, &batch.signature)
+        self.inner.write_appended(batch.after, &batch.roots, &batch.signature)
     }
 
     fn publish(&self, batch: &Batch) {
@@ -144,18 +159,18 @@ impl Core {
         state.roots.clone_from(&batch.roots);
         state.signature = Some(batch.signature.clone());
         let bytes = batch.after.byte_length - batch.before.byte_length;
-        state.unclaimed.add(batch.blocks.len() as u64, bytes);
+        state.unclaimed.add(batch.plain.len() as u64, bytes);
         // Under the lock, so that watchers never see the head go back.
         self.inner.head.send_replace(batch.after);
     }
 
     /// Wakes the readers of this process that wait for these blocks, and has the batch settled.
     fn announce(&self, batch: &Batch) {
-        for (block, bytes) in (batch.before.length..).zip(batch.blocks) {
+        for (block, bytes) in (batch.before.length..).zip(batch.plain) {
             if bytes.len() <= MAX_CACHED_APPEND {
                 // A copy: the caller's buffer may be much larger than this block.
                 let bytes = Bytes::copy_from_slice(bytes);
-                self.inner.cache.insert(self.inner.id, block, bytes);
+                self.inner.cache.insert(self.cache_id(), block, bytes);
             }
             self.inner.demand.fulfil(block, bytes);
         }

@@ -27,6 +27,9 @@ pub(crate) const PAGE_SIZE: usize = 3584;
 /// Bytes of a page as written by very old versions; kept when found.
 pub(crate) const OLD_PAGE_SIZE: usize = 3328;
 
+/// Levels of the tree over the longest core.
+const MAX_DEPTH: usize = 34;
+
 /// See the module documentation.
 pub(crate) struct Bitfield {
     page_size: usize,
@@ -125,6 +128,31 @@ impl Bitfield {
     /// Clears one node's bit, and only that.
     pub(crate) fn clear_node(&mut self, node: u64) {
         self.set_node_bit(node, false);
+    }
+
+    /// Clears the bits of all nodes over blocks of which some are not below `length`.
+    pub(crate) fn clear_nodes_beyond(&mut self, length: u64) {
+        let first = (length.saturating_mul(2) / TREE_BITS) as usize;
+        // A node with a lower index may reach beyond the length: those are the parents of its last blocks.
+        let mut above = length.saturating_sub(1).saturating_mul(2);
+        for _ in 0..MAX_DEPTH {
+            if flat_tree::blocks(above).end > length {
+                self.clear_node(above);
+            }
+            above = flat_tree::parent(above);
+        }
+        for page in first..self.pages.len() {
+            let Some(Some(bytes)) = self.pages.get(page) else { continue };
+            let start = page as u64 * TREE_BITS;
+            let set: Vec<u64> = (0..TREE_BITS)
+                .filter(|bit| bytes[DATA_BYTES + (bit / 8) as usize] & (0x80 >> (bit % 8)) != 0)
+                .map(|bit| start + bit)
+                .filter(|node| flat_tree::blocks(*node).end > length)
+                .collect();
+            for node in set {
+                self.clear_node(node);
+            }
+        }
     }
 
     fn set_node_bit(&mut self, node: u64, value: bool) -> bool {

@@ -52,25 +52,25 @@ impl Core {
     /// # Errors
     /// `Storage`. Damage is in the result.
     pub fn check(&self, tell: &mut dyn FnMut(u64)) -> Result<CoreCheck> {
-        let (roots, length, signature) = {
+        let (roots, head, signature) = {
             let state = self.inner.state.lock();
-            (state.roots.clone(), state.head.length, state.signature.clone())
+            (state.roots.clone(), state.head, state.signature.clone())
         };
         let mut walk = Walk { core: self, found: CoreCheck::default(), tell };
         let mut offset = 0;
-        for root in roots {
-            if self.inner.files.read_node(root.index)? != Some(root) {
-                walk.repair(&root)?;
+        for root in &roots {
+            if self.inner.files.read_node(root.index)? != Some(*root) {
+                walk.repair(root)?;
             }
-            walk.subtree(&root, offset)?;
+            walk.subtree(root, offset)?;
             offset += root.size;
         }
         if let Some(signature) = signature
-            && self.inner.files.read_signature(length)?.as_ref() != Some(&signature)
+            && self.inner.files.read_signature(head.length)?.as_ref() != Some(&signature)
         {
             walk.found.records_damaged += 1;
             if self.inner.writable {
-                self.inner.files.write_signature(length, &signature)?;
+                self.inner.write_head(head, &roots, &signature)?;
                 walk.found.records_repaired += 1;
             }
         }
@@ -104,21 +104,22 @@ impl Core {
         tell: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let files = &self.inner.files;
-        let repaired = found.records_repaired;
+        let (repaired, newest) = (found.records_repaired, self.head());
         for length in lengths {
             let Some(stored) = files.read_signature(length)? else { continue };
             tell(stored.as_bytes().len() as u64);
             let Some(roots) = self.roots_at(length)? else { continue };
-            if self.inner.author.signed(&roots, length, &stored) {
+            let head = newest.at(length);
+            if self.inner.author.signed(&roots, head, &stored) {
                 continue;
             }
             found.records_damaged += 1;
             let again = match &self.inner.pair {
-                Some(pair) if self.writable() => Some(self.inner.author.sign(pair, &roots, length)),
+                Some(pair) if self.writable() => Some(self.inner.author.sign(pair, &roots, head)),
                 _ => None,
             };
             if let Some(again) = again {
-                files.write_signature(length, &again)?;
+                self.inner.write_head(head, &roots, &again)?;
                 found.records_repaired += 1;
             } else if blank && self.inner.writable {
                 files.blank_signature(length)?;

@@ -163,7 +163,10 @@ impl Core {
             return Ok(());
         }
         // What is settled here names blocks of the other core that are there by now.
-        let target = inner.state.lock().head;
+        let (target, signature) = {
+            let state = inner.state.lock();
+            (state.head, state.signature.clone())
+        };
         if let Some(first) = inner.settled_after.get().and_then(Weak::upgrade) {
             Core { inner: first }.settle()?;
         }
@@ -179,6 +182,7 @@ impl Core {
             let before = state.settled.length;
             if target.length > before {
                 state.settled = target;
+                state.settled_signature = signature;
             }
             // A stopped core takes over a longer history, of which it has only what peers sent, and
             // has announced that.
@@ -229,10 +233,10 @@ impl Inner {
 
     /// The same, with the lock on claims held by the caller.
     pub(super) fn write_claims_locked(&self) -> Result<()> {
-        let pages = {
+        let (pages, length) = {
             let mut state = self.state.lock();
             state.unclaimed = Unclaimed::default();
-            state.bits.take_dirty()
+            (state.bits.take_dirty(), state.head.length)
         };
         if pages.is_empty() && !self.state.lock().suspect {
             return Ok(());
@@ -241,7 +245,7 @@ impl Inner {
             self.distrust(pages);
             return Err(error);
         }
-        let written = self.files.write_claims(&pages, self.pair.is_some());
+        let written = self.files.write_claims(&pages, self.pair.is_some().then_some(length));
         if written.is_err() {
             self.mark_dirty(&pages);
         }

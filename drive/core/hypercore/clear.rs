@@ -31,7 +31,7 @@ impl Core {
                 }
             }
             for block in runs.iter().flat_map(|run| run.blocks.clone()) {
-                self.inner.cache.remove(self.inner.id, block);
+                self.inner.cache.remove(self.cache_id(), block);
             }
             // The claims must be gone, also after a power cut, before the bytes are.
             self.claim_locked()?;
@@ -58,7 +58,7 @@ impl Core {
             };
             next = block + 1;
             // A block whose place is not known is given up all the same; its bytes stay.
-            let (offset, size) = self.span(block)?.unwrap_or_default();
+            let (offset, size) = self.stored_span(block)?.unwrap_or_default();
             match runs.last_mut() {
                 Some(run) if run.blocks.end == block && run.bytes.end == offset => {
                     run.blocks.end = next;
@@ -89,7 +89,7 @@ impl Core {
             } else {
                 audit.invalid += 1;
                 self.inner.state.lock().bits.set_data(block, false);
-                self.inner.cache.remove(self.inner.id, block);
+                self.inner.cache.remove(self.cache_id(), block);
             }
         }
         self.flush()?;

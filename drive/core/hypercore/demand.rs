@@ -22,6 +22,8 @@ pub(crate) const MAX_PENDING_CHANGES: usize = 2 * MAX_WANTED_BLOCKS;
 /// How badly a block is wanted; the greatest is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
+    /// A reader may need it some time: requested only while little is in flight.
+    Spare,
     /// A download that no reader waits for.
     Background,
     /// A reader will probably need it soon.
@@ -40,6 +42,17 @@ pub enum Hint {
         head: u64,
         /// The key, as the index spells it.
         key: String,
+    },
+    /// The path of blocks to one key of a Hyperbee, and to those that follow.
+    Entry {
+        /// Length of the index core, in blocks.
+        version: u64,
+        /// The key; the first one after it if there is none.
+        key: Bytes,
+        /// Number of keys.
+        keys: u64,
+        /// What is looked up may be a directory on the way to a file: its first keys are asked for as well.
+        inside: Option<(Bytes, u64)>,
     },
     /// The index blocks of everything below `prefix`.
     List {
@@ -150,6 +163,10 @@ pub struct PeerSummary {
     pub fork: Option<String>,
     /// Highest length any connected peer has announced.
     pub remote_length: u64,
+    /// Whether a connected peer announces a later fork than that of the head here.
+    pub later_fork: bool,
+    /// Whether a peer is near: a round trip to it costs less than the blocks that it can save.
+    pub near: bool,
 }
 
 /// The blocks that callers wait for, or will, and what peers are to be told of it.
@@ -256,6 +273,19 @@ impl Demand {
         }
     }
 
+    /// The core was truncated to `length` blocks: callers that wait for a block beyond that are told that it does
+    /// not come.
+    pub(crate) fn give_up_beyond(&self, length: u64) {
+        let mut state = self.state();
+        let beyond = state.blocks.split_off(&length);
+        for (block, want) in beyond {
+            if want.urgency < Urgency::Reader {
+                state.ahead -= 1;
+            }
+            self.push(&mut state, Change::Unwanted { block });
+        }
+    }
+
     /// Asks peers which block holds `byte`. The answer is in the core's tree: look there again
     /// each time [`SeekTicket::tree_changed`] resolves. Dropping the ticket gives up.
     pub(crate) fn seek(self: &Arc<Self>, byte: u64, blocks: Range<u64>, guess: u64) -> SeekTicket {
@@ -356,6 +386,11 @@ impl Demand {
         self.state().peer_summary = summary;
     }
 
+    /// [`PeerSummary::near`], as the replicator last reported it.
+    pub fn has_near_peer(&self) -> bool {
+        self.state().peer_summary.near
+    }
+
     /// What the replicator last reported; the default if there is none.
     pub fn peer_summary(&self) -> PeerSummary {
         self.state().peer_summary.clone()
@@ -435,6 +470,18 @@ mod tests {
         // A caller that waits is served all the same.
         let _ticket = demand.want(most);
         assert_eq!(demand.wanted().len(), MAX_WANTED_BLOCKS + 1);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_beyond_the_end_of_a_truncated_core_is_told() {
+        let demand = Demand::new();
+        let (mut kept, mut lost) = (demand.want(4), demand.want(5));
+        assert_eq!(demand.want_ahead([6, 7], Urgency::Ahead), 2);
+        demand.give_up_beyond(5);
+        assert_eq!(lost.arrived().await, None);
+        assert_eq!(demand.count(), 1);
+        demand.fulfil(4, &Bytes::from_static(b"four"));
+        assert_eq!(kept.arrived().await, Some(Bytes::from_static(b"four")));
     }
 
     #[test]

@@ -7,12 +7,15 @@
 //! Not here: which nodes are believed later (`nodes.rs`) and when claims are written (`claims.rs`).
 
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
 
 use super::bitfield::Bitfield;
 use super::merkle::{Head, Signature, TreeNode};
 use super::storage::Storage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
 /// Opens the file of a core with the given name. Nothing is created before the first write.
@@ -29,8 +32,10 @@ pub(crate) struct OpenFiles<'a> {
     pub(crate) key: &'a PublicKey,
     /// The secret half, if it is known.
     pub(crate) pair: Option<KeyPair>,
-    /// Whether `pair` is to be stored beside the core.
+    /// Whether a pair is stored beside the core: `pair` is written there, and without one the stored one is taken.
     pub(crate) store_pair: bool,
+    /// Of a new core of Hypercore 10 and 11 that `pair` signs: its manifest, unless it is that of one signer.
+    pub(crate) manifest: Option<Bytes>,
     /// Whether the medium can be written.
     pub(crate) writable: bool,
     /// The core takes no more appends: it may have holes that a peer fills.
@@ -54,6 +59,17 @@ pub(crate) struct Recovered {
     pub(crate) signature: Option<Signature>,
     /// What was claimed, and so had been synced: the head, or shorter where more was found.
     pub(crate) settled: Head,
+    /// The signature of `settled`, where no file has it once there is a longer head.
+    pub(crate) settled_signature: Option<Signature>,
+}
+
+/// A head as it is stored.
+pub(super) struct SignedHead<'a> {
+    pub(super) head: Head,
+    pub(super) roots: &'a [TreeNode],
+    pub(super) signature: &'a Signature,
+    /// The bytes of the core's manifest, if it has one.
+    pub(super) manifest: Option<Bytes>,
 }
 
 /// The files of one open core. Every error names the file.
@@ -72,8 +88,24 @@ pub(crate) trait CoreFiles: Send + Sync {
     /// The signature stored for the core as long as `length` blocks; `None` if there is none.
     fn read_signature(&self, length: u64) -> Result<Option<Signature>>;
 
-    /// Stores the signature of the core as long as `length` blocks.
-    fn write_signature(&self, length: u64, signature: &Signature) -> Result<()>;
+    /// Stores the signature over these roots of the core at this head, and what else the layout keeps of
+    /// a head.
+    fn write_head(&self, head: &SignedHead<'_>) -> Result<()>;
+
+    /// Stores the head after an append to a core of ours, whose data and nodes are written. Then it survives the end
+    /// of this process.
+    fn write_appended(&self, head: &SignedHead<'_>) -> Result<()> {
+        self.write_head(head)
+    }
+
+    /// Stores a head of a later fork, with the nodes that lead to it; the blocks in `replaced`, of the head before, are
+    /// held no longer. A power cut leaves the one head or the other.
+    fn write_fork(
+        &self,
+        head: &SignedHead<'_>,
+        nodes: &[TreeNode],
+        replaced: Range<u64>,
+    ) -> Result<()>;
 
     /// Makes the stored signature of this length unreadable.
     fn blank_signature(&self, length: u64) -> Result<()>;
@@ -95,9 +127,15 @@ pub(crate) trait CoreFiles: Send + Sync {
     /// The page as it is claimed in the files, extended with zeros.
     fn read_claims(&self, page: usize) -> Result<Vec<u8>>;
 
-    /// Claims what these pages say. With `ordered`, no power cut leaves a length claimed whose blocks
-    /// are not, and the claims are synced on return: they are shown to peers.
-    fn write_claims(&self, pages: &Pages, ordered: bool) -> Result<()>;
+    /// Claims what these pages say. In a core of ours they are all pages that changed while it had `settled` blocks:
+    /// no power cut leaves a length claimed whose blocks are not, and the claims are synced on return, because they
+    /// are shown to peers.
+    fn write_claims(&self, pages: &Pages, settled: Option<u64>) -> Result<()>;
+
+    /// Whether appends are to wait until claims are written: what keeps them in the meantime has grown long.
+    fn wants_claims(&self) -> bool {
+        false
+    }
 
     /// Makes data, nodes and signatures survive a power cut.
     fn sync_facts(&self) -> Result<()>;
@@ -107,4 +145,73 @@ pub(crate) trait CoreFiles: Send + Sync {
 
     /// Whether the files are in memory, where nothing waits for a sync.
     fn are_volatile(&self) -> bool;
+}
+
+/// A named file that puts its path into every error.
+pub(super) struct File {
+    storage: Box<dyn Storage>,
+    path: PathBuf,
+}
+
+impl File {
+    fn failed(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |source| Error::Storage { op, path: self.path.clone(), source }
+    }
+
+    /// How many bytes were read: fewer than asked for at the end of the file alone.
+    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.storage.read_at(offset, buffer).map_err(self.failed("read"))
+    }
+
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.storage.write_at(offset, bytes).map_err(self.failed("write"))
+    }
+
+    pub(super) fn len(&self) -> Result<u64> {
+        self.storage.len().map_err(self.failed("stat"))
+    }
+
+    pub(super) fn truncate(&self, length: u64) -> Result<()> {
+        self.storage.truncate(length).map_err(self.failed("truncate"))
+    }
+
+    pub(super) fn sync(&self) -> Result<()> {
+        self.storage.sync().map_err(self.failed("sync"))
+    }
+
+    pub(super) fn is_volatile(&self) -> bool {
+        self.storage.is_volatile()
+    }
+
+    /// Gives back the disk space of these bytes: at the end of the file by cutting it (as the reference does),
+    /// else as holes.
+    pub(super) fn release(&self, start: u64, end: u64) -> Result<()> {
+        /// Bytes of the smallest hole file systems make.
+        const HOLE: u64 = 4096;
+        let length = self.len()?;
+        if start >= length {
+            return Ok(());
+        }
+        if end >= length {
+            return self.truncate(start);
+        }
+        let (first, last) = (start.next_multiple_of(HOLE), end - end % HOLE);
+        if first < last {
+            let failed = self.failed("release space of");
+            self.storage.punch(first, last - first).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+pub(super) fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<File> {
+    let path = directory.join(name);
+    match open(name) {
+        Ok(storage) => Ok(File { storage, path }),
+        Err(source) => Err(Error::Storage { op: "open", path, source }),
+    }
 }

@@ -25,6 +25,15 @@ pub struct Head {
     pub length: u64,
     /// Number of bytes of all blocks.
     pub byte_length: u64,
+    /// How often its author has truncated it; 0 in Hypercore 9, which cannot.
+    pub fork: u64,
+}
+
+impl Head {
+    /// The head that this core had at another length, as far as a signature covers it: without the bytes.
+    pub(crate) fn at(self, length: u64) -> Self {
+        Self { length, byte_length: 0, fork: self.fork }
+    }
 }
 
 /// A node of the flat tree: the hash and byte size of what lies below it.
@@ -111,7 +120,6 @@ pub(crate) struct Signed {
 /// What a proof proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verified {
-    pub(crate) leaf: TreeNode,
     /// Every node proven, the leaf among them; some may have been known before.
     pub(crate) nodes: Vec<TreeNode>,
     /// Present when the proof needed a signature.
@@ -124,6 +132,10 @@ pub(crate) enum Flaw<E> {
     Invalid(String),
     /// The signature over this many blocks is good, but a node under it differs from ours.
     Forked {
+        length: u64,
+    },
+    /// What is proven is of a core of this many blocks, which is not shown to be part of the one here.
+    Unconnected {
         length: u64,
     },
     /// The look-up of our own nodes failed.

@@ -34,6 +34,8 @@ mod read;
 pub(crate) mod repair;
 mod stop;
 mod suspect;
+mod truncate;
+mod unlock;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use bytes::Bytes;
 use lru::LruCache;
 use tokio::sync::{broadcast, watch};
 
@@ -51,15 +54,21 @@ use crate::error::{Error, Result};
 use bitfield::Bitfield;
 use cache::{BlockCache, CoreId};
 use demand::Demand;
-pub use dialect::Proof;
-use dialect::{Author, Dialect};
-pub use dialect::{HashedBlocks, RemoteTree};
+use dialect::Author;
+#[cfg(fuzzing)]
+pub(crate) use dialect::fuzzing;
+pub(crate) use dialect::{
+    BlockPart, HashPart, ProofParts, ProofRequest, Received, Seek, SeekPart, Side, Upgrade,
+    UpgradePart, Way, capability, stored_key,
+};
+pub use dialect::{Dialect, HashedBlocks, Proof, ReceivedProof, RemoteTree};
 pub(crate) use files::OpenFile;
-use files::{CoreFiles, OpenFiles, Opened};
+use files::{CoreFiles, OpenFiles, Opened, SignedHead};
 use hypermount_swarm::crypto::{DiscoveryKey, KeyPair, PublicKey};
 use hypermount_swarm::sync::{Mutex, Rank};
 pub use merkle::Head;
-use merkle::{Signature, TreeNode};
+use merkle::{Signature, Signed, TreeNode};
+pub(crate) use prove::Unproven;
 pub(crate) use stop::OnStop;
 pub use stop::StopReason;
 
@@ -116,6 +125,14 @@ pub enum Rejected {
         /// Length that is signed, in blocks.
         signed: u64,
     },
+    /// Of another fork than the core is at: the author has truncated it, and the answer crossed with that.
+    #[error("a proof of fork {theirs}, but the core is at fork {ours}")]
+    OtherFork {
+        /// Of the core here.
+        ours: u64,
+        /// Of the proof.
+        theirs: u64,
+    },
     /// Our own disk failed; the peer is innocent.
     #[error(transparent)]
     Storage(Error),
@@ -156,10 +173,16 @@ pub struct Opening<'a> {
     pub open_file: OpenFile<'a>,
     /// The key of the core.
     pub key: PublicKey,
+    /// Its kind.
+    pub dialect: Dialect,
     /// The secret half, if this machine may append.
     pub pair: Option<KeyPair>,
-    /// Whether `pair` is to be kept in the `secret_key` file: when it cannot be derived.
+    /// Whether a pair is kept beside the core, in the `secret_key` file or in the `oplog`: `pair` is written there, and
+    /// without one the stored one is taken.
     pub store_pair: bool,
+    /// Of a new core of Hypercore 10 and 11 that `pair` signs: its manifest, unless it is that of one signer under the
+    /// default namespace.
+    pub manifest: Option<Bytes>,
     /// Whether the medium can be written at all.
     pub writable: bool,
     /// Holds blocks that were read; shared by the cores of a store.
@@ -183,9 +206,21 @@ struct CoreState {
     unclaimed: claims::Unclaimed,
     /// Where the secret key is here: what is on the device, and shown to peers.
     settled: Head,
+    /// Its signature, in a core of Hypercore 10 and 11: the files have that of the newest head alone.
+    settled_signature: Option<Signature>,
     /// What is here beyond `settled` may have missed the device: a sync failed, or an earlier process
     /// ended before one.
     suspect: bool,
+}
+
+/// Numbers for [`CoreId`].
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// By what a store knows a core: one key may name a core of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CoreName {
+    pub(crate) dialect: Dialect,
+    pub(crate) discovery_key: DiscoveryKey,
 }
 
 struct Inner {
@@ -211,6 +246,8 @@ struct Inner {
     settled_after: OnceLock<Weak<Inner>>,
     /// What was found at open beyond the claimed length.
     recovered: Range<u64>,
+    /// Of an encrypted core, once its key is here.
+    unlocked: Mutex<Option<Arc<unlock::Unlocked>>>,
     stop: OnceLock<StopReason>,
     on_stop: Option<OnStop>,
     repairing: repair::Repairs,
@@ -257,6 +294,33 @@ impl WeakCore {
     }
 }
 
+impl Inner {
+    /// Stores a head, and the manifest with it.
+    fn write_head(&self, head: Head, roots: &[TreeNode], signature: &Signature) -> Result<()> {
+        let manifest = self.author.manifest();
+        self.files.write_head(&SignedHead { head, roots, signature, manifest })
+    }
+
+    /// Stores the head after an append, see [`CoreFiles::write_appended`].
+    fn write_appended(&self, head: Head, roots: &[TreeNode], signature: &Signature) -> Result<()> {
+        let manifest = self.author.manifest();
+        self.files.write_appended(&SignedHead { head, roots, signature, manifest })
+    }
+
+    /// Stores a head of a later fork, see [`CoreFiles::write_fork`].
+    fn write_fork(
+        &self,
+        head: Head,
+        signed: &Signed,
+        nodes: &[TreeNode],
+        replaced: Range<u64>,
+    ) -> Result<()> {
+        let (roots, signature) = (&signed.roots[..], &signed.signature);
+        let manifest = self.author.manifest();
+        self.files.write_fork(&SignedHead { head, roots, signature, manifest }, nodes, replaced)
+    }
+}
+
 impl Core {
     /// Opens the core in the given files, making it where they are empty. An intact core is not
     /// modified; a damaged one is mended as far as what is left proves.
@@ -265,14 +329,21 @@ impl Core {
     /// `Storage`, `Corrupt` for a core of ours that cannot be mended, `NotAStore` for files of another core,
     /// `Locked`.
     pub fn open(opening: Opening) -> Result<Self> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
-        let Opening { keep, stop, on_stop, .. } = opening;
-        let dialect = Dialect::Legacy;
+        let Opening { manifest, keep, stop, on_stop, .. } = opening;
+        let dialect = opening.dialect;
         let stopped = stop.is_some();
-        let files =
-            OpenFiles { directory, open_file, key: &key, pair, store_pair, writable, stopped };
-        let Opened { files, pair, found } = dialect.open(files)?;
+        let files = OpenFiles {
+            directory,
+            open_file,
+            key: &key,
+            pair,
+            store_pair,
+            manifest,
+            writable,
+            stopped,
+        };
+        let (Opened { files, pair, found }, author) = dialect.open(files)?;
         let capacity = NonZeroUsize::new(MAX_VERIFIED_NODES).unwrap_or(NonZeroUsize::MIN);
         let state = CoreState {
             head: found.head,
@@ -283,13 +354,14 @@ impl Core {
             unclaimed: claims::Unclaimed::default(),
             suspect: found.settled.length < found.head.length,
             settled: found.settled,
+            settled_signature: found.settled_signature,
         };
         Ok(Self {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 directory: directory.to_owned(),
                 discovery_key: key.discovery_key(),
-                author: Author::new(dialect, key),
+                author,
                 pair,
                 files,
                 writable,
@@ -303,6 +375,7 @@ impl Core {
                 flush_scheduled: AtomicBool::new(false),
                 settled_after: OnceLock::new(),
                 recovered: found.settled.length..found.head.length,
+                unlocked: Mutex::new(Rank::LEAF, None),
                 stop: stop.map_or_else(OnceLock::new, OnceLock::from),
                 on_stop,
                 repairing: repair::Repairs::default(),
@@ -318,9 +391,29 @@ impl Core {
         self.inner.author.key()
     }
 
+    /// The key of the core that the same signers sign, each under the namespace (32 bytes) that `derive` makes of
+    /// its own: of a core of Hypercore 10 and 11 whose manifest is known and of version 1 or later.
+    pub fn key_with_namespaces(&self, derive: impl Fn(&[u8; 32]) -> [u8; 32]) -> Option<PublicKey> {
+        self.inner.author.key_with_namespaces(derive)
+    }
+
+    /// The key and the manifest of the core of [`Core::key_with_namespaces`], and the key pair that signs both, if it is
+    /// here.
+    pub(crate) fn beside(
+        &self,
+        derive: impl Fn(&[u8; 32]) -> [u8; 32],
+    ) -> Option<(PublicKey, Bytes, KeyPair)> {
+        let (key, manifest) = self.inner.author.beside(derive)?;
+        Some((key, manifest, self.inner.pair.clone()?))
+    }
+
     /// A hash of the key, which does not tell the key: the topic under which peers find each other.
     pub fn discovery_key(&self) -> &DiscoveryKey {
         &self.inner.discovery_key
+    }
+
+    pub(crate) fn name(&self) -> CoreName {
+        CoreName { dialect: self.dialect(), discovery_key: self.inner.discovery_key }
     }
 
     /// Whether this machine has the secret key, may write the files, and may append to them.
@@ -381,11 +474,52 @@ impl Core {
         state.bits.data_bits(start, length.min(shown.length.saturating_sub(start)))
     }
 
-    /// What a request for `block` tells the peer we already have (hypercore9.md §10.1).
+    /// What a request for `block` tells the peer we already have (hypercore9.md §10.1). In a core of Hypercore
+    /// 10 and 11 it tells only whether a full proof is wanted (0), see `steps_to_known`.
     pub fn digest(&self, block: u64) -> u64 {
+        if self.dialect() == Dialect::Modern {
+            return 1;
+        }
         let state = self.inner.state.lock();
         let bits = &state.bits;
         dialect::digest(block.saturating_mul(2), &|node| bits.has_node(node), bits.tree_capacity())
+    }
+
+    /// How many parents above the leaf of `block` the proof from a peer with `length` blocks has to reach, to end
+    /// at a node that is known here, or `expected` to be known by then; with `full`, at a root of the head. `None` if
+    /// the peer's tree does not reach one.
+    pub(crate) fn steps_to_known(
+        &self,
+        block: u64,
+        length: u64,
+        full: bool,
+        expected: impl Fn(u64) -> bool,
+    ) -> Option<u64> {
+        let state = self.inner.state.lock();
+        let mut top = block.saturating_mul(2);
+        let mut steps = 0;
+        while flat_tree::blocks(top).end <= length {
+            let is_root = state.roots.iter().any(|root| root.index == top);
+            if is_root || (!full && (state.bits.has_node(top) || expected(top))) {
+                return Some(steps);
+            }
+            top = flat_tree::parent(top);
+            steps += 1;
+        }
+        None
+    }
+
+    /// A block in the middle of those that may hold `byte`, as far as the tree here tells.
+    pub(crate) fn middle_of_search(&self, byte: u64) -> Option<u64> {
+        match self.locate(byte, 0..self.head().length).ok()? {
+            Located::Found { block, .. } => Some(block),
+            Located::Within(within) => Some(within.start + (within.end - within.start) / 2),
+        }
+    }
+
+    /// The first block of the range that is stored here.
+    pub(crate) fn first_held(&self, blocks: Range<u64>) -> Option<u64> {
+        self.inner.state.lock().bits.first_present(blocks)
     }
 
     /// How many handles there are besides the store's own and those of [`Core::given_by`].
@@ -426,9 +560,40 @@ impl Core {
         WeakCore(Arc::downgrade(&self.inner))
     }
 
-    /// The rules of this core.
-    fn dialect(&self) -> Dialect {
+    /// Which kind of core it is.
+    pub fn dialect(&self) -> Dialect {
         self.inner.author.dialect()
+    }
+
+    /// The bytes of the manifest, once it is known; compat cores and those of Hypercore 9 have none.
+    pub(crate) fn manifest(&self) -> Option<Bytes> {
+        self.inner.author.manifest()
+    }
+
+    /// Takes a manifest that came without a proof. Whether it hashes to the key: then that is the key of a core of
+    /// Hypercore 10 or 11, though nothing is known of its blocks.
+    pub(crate) fn take_manifest(&self, bytes: Bytes) -> bool {
+        self.inner.author.take_manifest(bytes)
+    }
+
+    /// Whether the key is proven to be that of a core of Hypercore 10 or 11, and all peers that are connected say that
+    /// it has no block.
+    pub fn is_proven_empty(&self) -> bool {
+        let summary = self.inner.demand.peer_summary();
+        self.head().length == 0
+            && self.inner.author.has_manifest()
+            && summary.peers > 0
+            && summary.remote_length == 0
+    }
+
+    /// Whether there is a manifest to send.
+    pub(crate) fn has_manifest(&self) -> bool {
+        self.inner.author.has_manifest()
+    }
+
+    /// Whether it is not known yet whose signatures count.
+    pub(crate) fn lacks_manifest(&self) -> bool {
+        self.inner.author.is_unknown()
     }
 
     fn corrupt(&self, file: &'static str, at: u64, what: impl Into<String>) -> Error {
@@ -453,7 +618,7 @@ impl Core {
         );
         match &state.signature {
             Some(signature) => {
-                assert!(self.inner.author.signed(&state.roots, state.head.length, signature));
+                assert!(self.inner.author.signed(&state.roots, state.head, signature));
             }
             None => assert_eq!(state.head.length, 0),
         }

@@ -1,7 +1,9 @@
 //! Proving blocks to peers (hypercore9.md §10.2). Only verified nodes and blocks are sent.
 
 use super::Core;
-use super::dialect::{Proof, RemoteTree, plan_proof};
+use super::dialect::{
+    Held, Proof, ProofParts, ProofRequest, RemoteTree, Unanswered, answer, plan_proof,
+};
 use super::flat_tree;
 use super::nodes::Lookup;
 use crate::error::{Error, Result};
@@ -55,4 +57,48 @@ impl Core {
         };
         Ok(Proof { block, value, nodes, signature })
     }
+
+    /// Proves to a peer what it requests of a core of Hypercore 10 and 11, under the length that peers are shown.
+    ///
+    /// # Errors
+    /// The request is one that no core can answer, or asks for what is not here.
+    pub(crate) fn prove_requested(
+        &self,
+        request: &ProofRequest,
+    ) -> std::result::Result<ProofParts, Unproven> {
+        let (head, signature) = {
+            let state = self.inner.state.lock();
+            match self.inner.pair {
+                Some(_) => (state.settled, state.settled_signature.clone()),
+                None => (state.head, state.signature.clone()),
+            }
+        };
+        let signature = signature.ok_or(Unproven::NotHere)?;
+        let value = match request.block {
+            Some(way) => self.stored_block(way.from).map_err(Unproven::Failed)?,
+            None => None,
+        };
+        let held = Held { fork: head.fork, length: head.length, signature: &signature };
+        let local = |index| match self.lookup(index)? {
+            Lookup::Known(node) => Ok(Some(node)),
+            Lookup::Absent => Ok(None),
+            Lookup::Damaged(error) => Err(error),
+        };
+        answer(request, held, value, local).map_err(|unanswered| match unanswered {
+            Unanswered::Invalid(reason) => Unproven::Invalid(reason),
+            Unanswered::NoBlock | Unanswered::NoNode(_) => Unproven::NotHere,
+            Unanswered::Local(error) => Unproven::Failed(error),
+        })
+    }
+}
+
+/// Why a request of a peer gets no proof.
+#[derive(Debug)]
+pub(crate) enum Unproven {
+    /// No core can answer it.
+    Invalid(&'static str),
+    /// A block or a node that is not here.
+    NotHere,
+    /// The files could not be read.
+    Failed(Error),
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::demand::SeekTicket;
 use super::flat_tree;
 use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, TreeNode};
-use super::{Core, Head, Located};
+use super::{Core, Dialect, Head, Located};
 use crate::error::{Error, Result};
 use crate::wait::Wait;
 
@@ -22,15 +22,17 @@ impl Core {
     /// # Errors
     /// `Corrupt` as above, `Storage`.
     pub fn get_local(&self, block: u64) -> Result<Option<Bytes>> {
-        if let Some(bytes) = self.inner.cache.get(self.inner.id, block) {
+        let cache_id = self.cache_id();
+        if let Some(bytes) = self.inner.cache.get(cache_id, block) {
             return Ok(Some(bytes));
         }
         if !self.has(block) {
             return Ok(None);
         }
         match self.read_block(block)? {
-            Some(bytes) => {
-                self.inner.cache.insert(self.inner.id, block, bytes.clone());
+            Some(stored) => {
+                let bytes = self.plain(block, stored)?;
+                self.inner.cache.insert(cache_id, block, bytes.clone());
                 Ok(Some(bytes))
             }
             // Cleared while it was read.
@@ -53,9 +55,10 @@ impl Core {
     /// Brings those of `blocks` that are on disk into the cache, and hashes them together, which is
     /// much faster than one by one. What fails here fails again, and is told, where it is read.
     pub fn warm(&self, blocks: impl IntoIterator<Item = u64>) {
+        let cache_id = self.cache_id();
         let mut read = Vec::new();
         for block in blocks {
-            if self.inner.cache.contains(self.inner.id, block) || !self.has(block) {
+            if self.inner.cache.contains(cache_id, block) || !self.has(block) {
                 continue;
             }
             if let Ok(Some((leaf, bytes))) = self.read_unchecked(block) {
@@ -66,9 +69,20 @@ impl Core {
             read.iter().map(|(block, _, bytes)| (*block, bytes.as_slice())).collect();
         let leaves = self.dialect().leaves(&hashed);
         for ((block, leaf, bytes), hashed) in read.into_iter().zip(leaves) {
-            if hashed == leaf {
-                self.inner.cache.insert(self.inner.id, block, Bytes::from(bytes));
+            if hashed == leaf
+                && let Ok(bytes) = self.plain(block, Bytes::from(bytes))
+            {
+                self.inner.cache.insert(cache_id, block, bytes);
             }
+        }
+    }
+
+    /// The bytes of a block as they are stored and sent to peers.
+    pub(super) fn stored_block(&self, block: u64) -> Result<Option<Bytes>> {
+        match self.is_unlocked() {
+            false => self.get_local(block),
+            true if self.has(block) => self.read_block(block),
+            true => Ok(None),
         }
     }
 
@@ -111,11 +125,21 @@ impl Core {
         Ok(Some((offset, leaf)))
     }
 
-    /// Byte offset and size of a block, if the tree nodes that tell are here.
+    /// Byte offset and size of a block's content, if the tree nodes that tell are here.
     ///
     /// # Errors
     /// `Corrupt`, `Storage`.
     pub fn span(&self, block: u64) -> Result<Option<(u64, u64)>> {
+        let padding = self.block_padding();
+        let before = padding.saturating_mul(block);
+        let content = |(offset, size): (u64, u64)| {
+            (offset.saturating_sub(before), size.saturating_sub(padding))
+        };
+        Ok(self.stored_span(block)?.map(content))
+    }
+
+    /// Where the stored bytes of a block are, and how many.
+    pub(super) fn stored_span(&self, block: u64) -> Result<Option<(u64, u64)>> {
         Ok(self.leaf(block)?.map(|(offset, leaf)| (offset, leaf.size)))
     }
 
@@ -126,20 +150,22 @@ impl Core {
     /// `Malformed` as above, `Corrupt`, `Storage`.
     pub fn locate(&self, byte: u64, blocks: Range<u64>) -> Result<Located> {
         let mut rest = byte;
+        let padding = self.block_padding();
         let (root, head) = {
             let state = self.inner.state.lock();
             let is_above = |root: &&TreeNode| {
-                let holds = rest < root.size;
+                let size = content_size(root, padding);
+                let holds = rest < size;
                 if !holds {
-                    rest -= root.size;
+                    rest -= size;
                 }
                 holds
             };
             (state.roots.iter().find(is_above).copied(), state.head)
         };
         match root {
-            Some(root) if byte < head.byte_length => self.descend(root, rest, byte, blocks),
-            _ => self.beyond(byte, &blocks, head),
+            Some(root) => self.descend(root, rest, byte, blocks),
+            None => self.beyond(byte, &blocks, head),
         }
     }
 
@@ -156,11 +182,13 @@ impl Core {
         byte: u64,
         blocks: Range<u64>,
     ) -> Result<Located> {
-        let mut top = root;
+        let padding = self.block_padding();
+        let mut top = TreeNode { size: content_size(&root, padding), ..root };
         while let Some((left, right)) = flat_tree::children(top.index) {
+            let size = |node: &TreeNode| content_size(node, padding);
             let left_size = match self.node(left)? {
-                Some(left) => Some(left.size),
-                None => self.node(right)?.and_then(|right| top.size.checked_sub(right.size)),
+                Some(left) => Some(size(&left)),
+                None => self.node(right)?.and_then(|right| top.size.checked_sub(size(&right))),
             };
             let Some(left_size) = left_size else {
                 let below = flat_tree::blocks(top.index);
@@ -296,6 +324,10 @@ impl Core {
         }
         let mut why = match summary.peers {
             0 => "no peer connected".to_owned(),
+            _ if summary.remote_length == 0 && block == 0 && self.dialect() == Dialect::Modern => {
+                "no connected peer says that it has a block of it: nothing was put into it yet, or they only read"
+                    .to_owned()
+            }
             1 => "1 peer connected, it did not deliver".to_owned(),
             peers => format!("{peers} peers connected, none delivered it"),
         };
@@ -305,6 +337,12 @@ impl Core {
         let waited = Duration::from_millis(started.elapsed().as_millis() as u64);
         Error::Unavailable { core: self.inner.discovery_key, block, waited, why }
     }
+}
+
+/// Bytes of content below a node.
+fn content_size(node: &TreeNode, padding: u64) -> u64 {
+    let blocks = flat_tree::blocks(node.index);
+    node.size.saturating_sub(padding.saturating_mul(blocks.end - blocks.start))
 }
 
 fn outside(byte: u64, blocks: &Range<u64>) -> Error {

@@ -116,7 +116,7 @@ impl Core {
         let mut forgotten: Vec<Range<u64>> = Vec::new();
         for block in lost {
             self.inner.state.lock().bits.set_data(block, false);
-            self.inner.cache.remove(self.inner.id, block);
+            self.inner.cache.remove(self.cache_id(), block);
             match forgotten.last_mut() {
                 Some(last) if last.end == block => last.end = block + 1,
                 _ => forgotten.push(block..block + 1),

@@ -70,8 +70,8 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 /// A file on disk, opened at its first use and created at its first write.
 pub(crate) struct Disk {
     path: PathBuf,
-    /// Permission bits of a file this creates, before the umask.
-    mode: u32,
+    /// Permission bits of a file this creates, before the umask; `None` for one that is only read.
+    mode: Option<u32>,
     file: OnceLock<File>,
     /// Whether the directory was synced too: without that a power cut takes the file's name away. Also
     /// of a file that was there: the process that made it may have been killed before its first sync.
@@ -80,16 +80,28 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(path: PathBuf, mode: u32) -> Self {
-        Self { path, mode, file: OnceLock::new(), named: AtomicBool::new(false) }
+        Self { path, mode: Some(mode), file: OnceLock::new(), named: AtomicBool::new(false) }
+    }
+
+    /// A file that is never changed, whatever its permissions allow.
+    pub(crate) fn read_only(path: PathBuf) -> Self {
+        Self { path, mode: None, file: OnceLock::new(), named: AtomicBool::new(false) }
     }
 
     /// The open file. Opens read-only where writing is not permitted.
     fn file(&self, create: bool) -> io::Result<&File> {
+        if create && self.mode.is_none() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
+        let Some(mode) = self.mode else {
+            let opened = File::open(&self.path)?;
+            return Ok(self.file.get_or_init(|| opened));
+        };
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create).mode(self.mode);
+        options.read(true).write(true).create(create).mode(mode);
         let opened = options.open(&self.path).or_else(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !create => {
                 File::open(&self.path)
@@ -142,6 +154,7 @@ impl Storage for Disk {
 
     fn sync(&self) -> io::Result<()> {
         match self.existing()? {
+            Some(_) if self.mode.is_none() => Ok(()),
             Some(file) => {
                 file.sync_data()?;
                 if !self.named.load(Ordering::Acquire) {

@@ -62,9 +62,9 @@ impl Core {
             offset += leaf.size;
             // That of the last block is at hand; the others matter only to peers that ask about them.
             if let Some(stored) = files.read_signature(block + 1)?
-                && self.inner.author.signed(&found, block + 1, &stored)
+                && self.inner.author.signed(&found, target.at(block + 1), &stored)
             {
-                files.write_signature(block + 1, &stored)?;
+                self.inner.write_head(target.at(block + 1), &found, &stored)?;
             }
         }
         if found != roots {
@@ -73,7 +73,7 @@ impl Core {
         created.sort_unstable_by_key(|node| node.index);
         files.write_nodes(&created)?;
         match &signature {
-            Some(signature) => files.write_signature(target.length, signature),
+            Some(signature) => self.inner.write_head(target, &roots, signature),
             None => Ok(()),
         }
     }
@@ -128,14 +128,14 @@ impl Core {
             return self.inner.files.write_data(offset, &bytes);
         }
         self.inner.state.lock().bits.set_data(block, false);
-        self.inner.cache.remove(self.inner.id, block);
+        self.inner.cache.remove(self.cache_id(), block);
         log::warn!("core {}: block {block} was lost by a failed sync", self.inner.discovery_key);
         Ok(())
     }
 
     /// The bytes of a block and where they are; `None` if they cannot be proven any more.
     fn read_proven(&self, block: u64) -> Result<Option<(u64, Bytes)>> {
-        let read = || -> Result<_> { Ok(self.read_block(block)?.zip(self.span(block)?)) };
+        let read = || -> Result<_> { Ok(self.read_block(block)?.zip(self.stored_span(block)?)) };
         match read() {
             Ok(found) => Ok(found.map(|(bytes, (offset, _))| (offset, bytes))),
             Err(Error::Corrupt { .. }) => Ok(None),
@@ -191,11 +191,11 @@ impl Inner {
         for root in &roots {
             state.bits.set_node(root.index);
         }
-        let (length, signature) = (state.head.length, state.signature.clone());
+        let (head, signature) = (state.head, state.signature.clone());
         drop(state);
         self.files.write_nodes(&roots)?;
         match &signature {
-            Some(signature) => self.files.write_signature(length, signature),
+            Some(signature) => self.write_head(head, &roots, signature),
             None => Ok(()),
         }
     }

@@ -14,8 +14,7 @@ use tokio::sync::broadcast;
 use super::lock::FileLock;
 use super::{Inner, Store};
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, HANDLES_OF_REPLICATOR};
-use hypermount_swarm::crypto::DiscoveryKey;
+use crate::hypercore::{Core, CoreName, HANDLES_OF_REPLICATOR};
 
 /// Cores open at once before those are closed that are not in use and that no peer has opened.
 pub(crate) const MAX_OPEN_CORES: usize = 64;
@@ -31,7 +30,7 @@ const EMPTY_HEADER_BYTES: u64 = 32;
 
 impl Store {
     /// Whether the core is open, and not only still held by those that gave it to peers.
-    pub(crate) fn has_open(&self, key: &DiscoveryKey) -> bool {
+    pub(crate) fn has_open(&self, key: &CoreName) -> bool {
         self.inner.cores.lock().contains_key(key)
     }
 
@@ -43,13 +42,13 @@ impl Store {
             if let Some(kept) = core.kept::<Kept>() {
                 kept.give_up(true);
             }
-            let key = *core.discovery_key();
-            self.inner.close(&mut cores, &[key]);
+            let name = core.name();
+            self.inner.close(&mut cores, &[name]);
         }
     }
 
     /// Every core that is closed from now on.
-    pub(crate) fn closed(&self) -> broadcast::Receiver<DiscoveryKey> {
+    pub(crate) fn closed(&self) -> broadcast::Receiver<CoreName> {
         self.inner.closed.subscribe()
     }
 }
@@ -57,11 +56,11 @@ impl Store {
 impl Inner {
     /// Closes cores that are not in use, so that one more can be opened: first those that no peer has
     /// opened, then, when there are more, some of the others.
-    pub(super) fn make_room(&self, cores: &mut HashMap<DiscoveryKey, Core>) -> Result<()> {
+    pub(super) fn make_room(&self, cores: &mut HashMap<CoreName, Core>) -> Result<()> {
         if self.root.is_none() || cores.len() < MAX_OPEN_CORES {
             return Ok(());
         }
-        let unused = |cores: &HashMap<DiscoveryKey, Core>, most: usize| -> Vec<DiscoveryKey> {
+        let unused = |cores: &HashMap<CoreName, Core>, most: usize| -> Vec<CoreName> {
             let unused =
                 cores.iter().filter(|(_, core)| core.uses() == 0 && core.given_handles() <= most);
             unused.map(|(key, _)| *key).collect()
@@ -82,16 +81,16 @@ impl Inner {
     }
 
     /// Lets go of cores; those that gave them to peers are told to do so, too.
-    pub(super) fn close(&self, cores: &mut HashMap<DiscoveryKey, Core>, keys: &[DiscoveryKey]) {
+    pub(super) fn close(&self, cores: &mut HashMap<CoreName, Core>, keys: &[CoreName]) {
         let closed: Vec<Core> = keys.iter().filter_map(|key| cores.remove(key)).collect();
         self.sync_and_mark(&closed);
         let mut closing = self.closing.lock();
         closing.retain(|_, core| !core.is_gone());
-        closing.extend(closed.iter().map(|core| (*core.discovery_key(), core.downgrade())));
+        closing.extend(closed.iter().map(|core| (core.name(), core.downgrade())));
         // Closing files takes locks that come before this one.
         drop(closing);
         for core in closed {
-            let _ = self.closed.send(*core.discovery_key());
+            let _ = self.closed.send(core.name());
         }
     }
 }
@@ -123,6 +122,8 @@ pub(super) struct Kept {
     /// No peer had it when it was looked for.
     given_up: AtomicBool,
     lock: Option<FileLock>,
+    /// Of a core of another program.
+    _shared: Option<FileLock>,
     _store: Option<Arc<FileLock>>,
 }
 
@@ -133,7 +134,18 @@ impl Kept {
         store: Option<Arc<FileLock>>,
     ) -> Self {
         let given_up = AtomicBool::new(false);
-        Self { directory: directory.to_owned(), given_up, lock, _store: store }
+        Self { directory: directory.to_owned(), given_up, lock, _shared: None, _store: store }
+    }
+
+    /// Of a core of another program, of which nothing is ever removed.
+    pub(super) fn of_foreign(
+        directory: &Path,
+        shared: FileLock,
+        store: Option<Arc<FileLock>>,
+    ) -> Self {
+        let mut kept = Self::new(directory, None, store);
+        kept._shared = Some(shared);
+        kept
     }
 
     /// Whether no peer has the core, so that its files need not stay.
@@ -154,12 +166,13 @@ impl Drop for Kept {
         };
         let nothing = is_empty("data", 0)
             && is_empty("signatures", EMPTY_HEADER_BYTES)
-            && is_empty("tree", EMPTY_HEADER_BYTES);
+            && is_empty("tree", EMPTY_HEADER_BYTES)
+            && is_empty("oplog", 0);
         if !nothing || !is_empty("name", 0) || !is_empty("secret_key", 0) {
             return;
         }
         // The lock is on the last one.
-        for file in ["data", "signatures", "tree", "key", "bitfield"] {
+        for file in ["data", "signatures", "tree", "key", "bitfield", "oplog"] {
             // What is not there need not be removed.
             let _ = fs::remove_file(self.directory.join(file));
         }

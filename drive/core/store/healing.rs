@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::name_file::{read_name, write_name};
-use super::{DEFAULT_NAME, Store, core_directory, failed, survey};
+use super::{DEFAULT_NAME, Origin, Store, core_directory, failed, survey};
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, StopReason};
+use crate::hypercore::{Core, Dialect, StopReason};
 use hypermount_swarm::crypto::{DiscoveryKey, PublicKey};
 
 /// A core on disk that is damaged, or shorter than it was.
@@ -110,16 +111,12 @@ impl Store {
         Ok(names.find(|name| self.key_named(name) == *key))
     }
 
-    /// Writes the `name` file of a core on disk again if that is damaged; `name` is the one from which the
+    /// Writes the `name` file of the core in this directory again if that is damaged; `name` is the one from which the
     /// key derives.
-    pub(super) fn restore_name(&self, key: &PublicKey, name: &[u8]) -> Result<()> {
-        let Some(root) = self.inner.root.as_ref().filter(|_| self.inner.writable) else {
-            return Ok(());
-        };
-        let directory = core_directory(root, &key.discovery_key());
-        if read_name(&directory)?.as_deref() != Some(name) {
+    pub(super) fn restore_name(&self, directory: &Path, name: &[u8]) -> Result<()> {
+        if self.inner.writable && read_name(directory)?.as_deref() != Some(name) {
             log::warn!("{}: name damaged or missing, written again", directory.display());
-            write_name(&directory, name)?;
+            write_name(directory, name)?;
         }
         Ok(())
     }
@@ -149,10 +146,10 @@ impl Store {
     ///
     /// # Errors
     /// `Corrupt` if nothing can be proven; those of [`Store::core`].
-    pub fn core_to_repair(&self, key: &PublicKey) -> Result<Core> {
-        match self.core(key) {
+    pub fn core_to_repair(&self, key: &PublicKey, dialect: Dialect) -> Result<Core> {
+        match self.core_of(key, dialect) {
             Err(Error::Corrupt { .. }) => {
-                self.open_core(key, None, None, Some(StopReason::Restored))
+                self.open_core(dialect, key, Origin::default(), Some(StopReason::Restored))
             }
             opened => opened,
         }

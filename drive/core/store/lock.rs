@@ -1,5 +1,6 @@
-//! Whole-file locks that other programs see too: `flock(2)`, as the reference takes it on every
-//! core's `bitfield`; and which process holds one that is taken.
+//! Whole-file locks that other programs see too, and which process holds one that is taken: `flock(2)`, as
+//! Hypercore 9 takes it on every core's `bitfield`, and the locks of open file descriptions of fcntl(2), as
+//! Hypercore 10 takes them on `oplog` and Corestore 6 on `primary-key`. On Linux neither sees the other.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,13 +10,24 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::owner;
+use super::{failed, owner};
 use crate::error::{Error, Result};
 use crate::private_files;
 
+/// What is said of a holder that cannot be found out.
+const UNKNOWN: &str = "another process";
+
 /// A lock that lasts until it is dropped or the process ends.
 pub(super) struct FileLock {
-    _file: Flock<File>,
+    _held: Held,
+}
+
+/// The kind of a lock.
+enum Held {
+    Flock(#[expect(dead_code, reason = "held until it is dropped")] Flock<File>),
+    /// Closing the file gives it up.
+    #[cfg(target_os = "linux")]
+    Description(#[expect(dead_code, reason = "held until it is dropped")] File),
 }
 
 impl FileLock {
@@ -26,9 +38,7 @@ impl FileLock {
             // Another user could hold such a lock for ever.
             Err(error) if is_anothers(path) => return Err(owner::explain(error, path)),
             Err(error) if cannot_be_written(&error) => return Ok(None),
-            Err(source) => {
-                return Err(Error::Storage { op: "open", path: path.to_owned(), source });
-            }
+            Err(error) => return Err(failed("open", path)(error)),
         };
         let lock = lock(file, path).map_err(|error| match error {
             Error::Locked { holder, .. } => {
@@ -39,24 +49,33 @@ impl FileLock {
         })?;
         // Only for the message a second process shows; the lock itself is what counts.
         let write = || {
-            let mut file: &File = &lock._file;
+            let mut file: &File = &lock;
             file.set_len(0)?;
             file.write_all(format!("{}\n{}\n", std::process::id(), own_name()).as_bytes())
         };
         if let Err(error) = write() {
             log::warn!("{}: {error}", path.display());
         }
-        Ok(Some(lock))
+        Ok(Some(Self { _held: Held::Flock(lock) }))
     }
 
-    /// The lock on one core, shared with the reference implementation.
+    /// The lock on a core of Hypercore 9, which that program takes too.
     pub(crate) fn take_core(bitfield: &Path) -> Result<Self> {
-        let file = open(bitfield).map_err(|source| Error::Storage {
-            op: "open",
-            path: bitfield.to_owned(),
-            source,
-        })?;
-        lock(file, bitfield)
+        let file = open(bitfield).map_err(failed("open", bitfield))?;
+        Ok(Self { _held: Held::Flock(lock(file, bitfield)?) })
+    }
+
+    /// The lock on a core of Hypercore 10, which that program takes too.
+    pub(crate) fn take_modern_core(oplog: &Path) -> Result<Self> {
+        let file = open(oplog).map_err(failed("open", oplog))?;
+        Ok(Self { _held: lock_description(file, oplog, true)? })
+    }
+
+    /// The lock on a file of another program's: other readers may have it too, a writer may not. The file is
+    /// not changed.
+    pub(crate) fn share(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(failed("open", path))?;
+        Ok(Self { _held: lock_description(file, path, false)? })
     }
 }
 
@@ -77,17 +96,47 @@ fn cannot_be_written(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
-fn lock(file: File, path: &Path) -> Result<FileLock> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => Ok(FileLock { _file: file }),
+fn lock(file: File, path: &Path) -> Result<Flock<File>> {
+    flock(file, path, FlockArg::LockExclusiveNonblock)
+}
+
+fn flock(file: File, path: &Path, kind: FlockArg) -> Result<Flock<File>> {
+    match Flock::lock(file, kind) {
+        Ok(file) => Ok(file),
         Err((file, Errno::EWOULDBLOCK)) => {
-            let holder = kernel_holder(&file).unwrap_or_else(|| "another process".to_owned());
+            let holder = kernel_holder(&file).unwrap_or_else(|| UNKNOWN.to_owned());
             Err(Error::Locked { path: path.to_owned(), holder })
         }
-        Err((_, errno)) => {
-            Err(Error::Storage { op: "lock", path: path.to_owned(), source: errno.into() })
-        }
+        Err((_, errno)) => Err(failed("lock", path)(errno.into())),
     }
+}
+
+/// Locks the open file description, for writing if `exclusive`.
+#[cfg(target_os = "linux")]
+fn lock_description(file: File, path: &Path, exclusive: bool) -> Result<Held> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc::{F_RDLCK, F_WRLCK, SEEK_SET, flock};
+
+    let kind = if exclusive { F_WRLCK } else { F_RDLCK };
+    // Both constants are defined to fit. A length of 0 is the whole file, however long it gets.
+    let (l_type, l_whence) = (kind as _, SEEK_SET as _);
+    let wanted = flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&wanted)) {
+        Ok(_) => Ok(Held::Description(file)),
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            let holder = description_holder(&file).unwrap_or_else(|| UNKNOWN.to_owned());
+            Err(Error::Locked { path: path.to_owned(), holder })
+        }
+        Err(errno) => Err(failed("lock", path)(errno.into())),
+    }
+}
+
+/// Elsewhere the system has one kind of lock, and `flock` takes part in it.
+#[cfg(not(target_os = "linux"))]
+fn lock_description(file: File, path: &Path, exclusive: bool) -> Result<Held> {
+    let shared = FlockArg::LockSharedNonblock;
+    let kind = if exclusive { FlockArg::LockExclusiveNonblock } else { shared };
+    flock(file, path, kind).map(Held::Flock)
 }
 
 fn own_name() -> String {
@@ -112,11 +161,45 @@ fn written_holder(path: &Path) -> Option<String> {
 fn kernel_holder(file: &File) -> Option<String> {
     let found = file.metadata().ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks.lines().find_map(|line| holder_in(line, found.ino()))?;
+    locks.lines().find_map(|line| holder_in(line, found.ino())).map(named)
+}
+
+/// A process that holds a lock of an open description of the file. The kernel's list names none: the processes
+/// of this user are looked through for the description.
+#[cfg(target_os = "linux")]
+fn description_holder(file: &File) -> Option<String> {
+    let wanted = file.metadata().ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != std::process::id())
+        .find(|pid| holds_description(*pid, &wanted).unwrap_or(false))
+        .map(named)
+}
+
+#[cfg(target_os = "linux")]
+fn holds_description(pid: u32, wanted: &fs::Metadata) -> Option<bool> {
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        // Through the link: what the descriptor is open on.
+        let Ok(found) = fs::metadata(descriptor.path()) else { continue };
+        if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) {
+            continue;
+        }
+        let number = descriptor.file_name();
+        let info = format!("/proc/{pid}/fdinfo/{}", number.to_string_lossy());
+        let info = fs::read_to_string(info).unwrap_or_default();
+        if info.lines().any(|line| line.starts_with("lock:")) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// A process by its name and number.
+fn named(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     match name.trim() {
-        "" => Some(format!("pid {pid}")),
-        name => Some(format!("{name} (pid {pid})")),
+        "" => format!("pid {pid}"),
+        name => format!("{name} (pid {pid})"),
     }
 }
 
@@ -135,6 +218,23 @@ fn holder_in(line: &str, inode: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn readers_share_a_lock_that_keeps_writers_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("oplog");
+        fs::write(&path, "x").unwrap();
+        let locked = |result: Result<FileLock>| matches!(result, Err(Error::Locked { .. }));
+        let one = FileLock::share(&path).unwrap();
+        let other = FileLock::share(&path).unwrap();
+        assert!(locked(FileLock::take_modern_core(&path)));
+        drop((one, other));
+        let writer = FileLock::take_modern_core(&path).unwrap();
+        assert!(locked(FileLock::share(&path)) && locked(FileLock::take_modern_core(&path)));
+        drop(writer);
+        assert!(FileLock::share(&path).is_ok());
+    }
 
     #[test]
     fn reads_the_kernels_list() {

@@ -16,6 +16,9 @@ use super::{MASTER_KEY, OWN_PREFIX, SCRATCH, directories, failed};
 use crate::error::{Error, Result};
 use crate::private_files;
 
+/// The folder of the cores of Hypercore 10 and 11 in a store.
+pub(super) const CORES: &str = "cores";
+
 /// What this process may do with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -106,7 +109,19 @@ fn close_all(root: &Path) -> Result<()> {
         close_files(&scratch)?;
         close(&scratch)?;
     }
-    for first in directories(root, 2)? {
+    close_cores(root)?;
+    let folder = root.join(CORES);
+    if is_open_directory(&folder) {
+        close_cores(&folder)?;
+        close(&folder)?;
+    }
+    Ok(())
+}
+
+/// Closes the directories of the cores of one kind.
+fn close_cores(folder: &Path) -> Result<()> {
+    let close = |path: &Path| private_files::close(path).map_err(failed("chmod", path));
+    for first in directories(folder, 2)? {
         if !is_open_directory(&first) {
             continue;
         }

@@ -46,9 +46,9 @@ fn golden_key_derivation() {
         hex::decode(vectors["masterKey"].as_str().unwrap()).unwrap().try_into().unwrap();
     for core in vectors["cores"].as_array().unwrap() {
         let name = hex::decode(core["nameHex"].as_str().unwrap()).unwrap();
-        let seed = crypto::derive_seed(&master, NAMESPACE, &name);
+        let seed = crypto::derive_seed(&master, "corestore", &name);
         assert_eq!(hex::encode(seed), core["seed"].as_str().unwrap());
-        let pair = derive(&master, &name);
+        let pair = names::derive(Dialect::Legacy, &master, &name);
         assert_eq!(pair.public_key().to_hex(), core["publicKey"].as_str().unwrap());
         assert_eq!(hex::encode(pair.secret_key()), core["secretKey"].as_str().unwrap());
         let discovery_key = pair.public_key().discovery_key();
@@ -410,7 +410,7 @@ fn a_core_shorter_than_marked_is_read_only_with_and_without_outside_marks() {
 /// Two stores with one master key, as far as both went together.
 fn twins() -> (Core, Core) {
     let master_key = [7; 32];
-    let open = || Store::new(None, master_key, None, None).core_named(b"mine").unwrap();
+    let open = || Store::new(None, master_key, None, None, true).core_named(b"mine").unwrap();
     let (one, other) = (open(), open());
     for core in [&one, &other] {
         core.append(&[Bytes::from_static(b"common")]).unwrap();
@@ -478,4 +478,118 @@ fn a_stopped_core_stays_stopped_after_a_restart() {
     assert_eq!(why_read_only(write_block(&path, &identity, "more")), StopReason::Forked.reason());
     Store::open_as(&path, false, &identity).unwrap().adopt(false).unwrap();
     write_block(&path, &identity, "more").unwrap();
+}
+
+/// A named core of each kind, and the one beside a modern core, are written, closed, and written again by their keys.
+#[test]
+fn cores_of_both_kinds_are_written_and_found_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let beside = |namespace: &[u8; 32]| crypto::blake2b(&[b"beside", namespace]);
+    let open = |create| Store::open(&path, create).unwrap();
+    let store = open(true);
+    let mut keys = Vec::new();
+    for dialect in [Dialect::Legacy, Dialect::Modern] {
+        let name = dialect.to_string();
+        assert_eq!(store.named_key(name.as_bytes()).unwrap(), None);
+        let core = store.core_named_of(name.as_bytes(), dialect).unwrap();
+        core.append(&[Bytes::from("first")]).unwrap();
+        keys.push((dialect, *core.key()));
+    }
+    let index = store.core_named_of(b"hypercore 10-11", Dialect::Modern).unwrap();
+    let content = store.core_beside(&index, beside).unwrap();
+    assert_eq!(Some(*content.key()), index.key_with_namespaces(beside));
+    content.append(&[Bytes::from("first")]).unwrap();
+    keys.push((Dialect::Modern, *content.key()));
+    drop((index, content));
+    store.sync().unwrap();
+    drop(store);
+    for length in [2, 3] {
+        let store = open(false);
+        for (dialect, key) in &keys {
+            let core = store.core_of(key, *dialect).unwrap();
+            assert!(core.writable(), "{dialect}");
+            assert_eq!(core.append(&[Bytes::from("more")]).unwrap().length, length);
+        }
+        assert_eq!(store.named_key(b"hypercore 9").unwrap(), Some(keys[0].1));
+        assert_eq!(store.named_key(b"hypercore 10-11").unwrap(), Some(keys[1].1));
+        assert_eq!(store.name_of(&keys[1].1).unwrap().as_deref(), Some(&b"hypercore 10-11"[..]));
+        assert_eq!(store.name_of(&keys[2].1).unwrap(), None);
+        let stored = store.stored_cores().unwrap();
+        assert!(keys.iter().all(|(dialect, key)| stored.contains(&(*key, *dialect))));
+    }
+}
+
+/// As those of Hypercore 9: what is copied, restored or shortened is read-only until it is adopted.
+#[test]
+fn a_copied_or_restored_store_does_not_write_its_modern_cores() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, old, moved) =
+        (directory.path().join("a"), directory.path().join("b"), directory.path().join("c"));
+    let identity = MachineIdentity::on_machine(b"one", Some(&directory.path().join("state")));
+    let open = |path: &Path| Store::open_as(path, true, &identity).unwrap();
+    let name = b"notes";
+    let append = |store: &Store| {
+        let core = store.core_named_of(name, Dialect::Modern).unwrap();
+        core.append(&[Bytes::from("block")]).map(|head| head.length)
+    };
+    let store = open(&path);
+    append(&store).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    copy(&path, &old);
+    let store = open(&path);
+    append(&store).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    copy(&path, &moved);
+    let store = open(&moved);
+    assert!(append(&store).is_err());
+    assert_eq!(store.stop_reasons().unwrap().store, Some(StopReason::Moved));
+    store.adopt(false).unwrap();
+    drop(store);
+    let store = open(&moved);
+    assert_eq!(append(&store).unwrap(), 3);
+    drop(store);
+    fs::remove_dir_all(&path).unwrap();
+    fs::rename(&old, &path).unwrap();
+    let store = open(&path);
+    let core = store.core_named_of(name, Dialect::Modern).unwrap();
+    assert_eq!((core.head().length, core.writable()), (1, false));
+}
+
+/// As `damaged_master_keys_are_refused_and_never_replaced` of a store with drives of Hyperdrive 10.
+#[test]
+fn a_master_key_from_which_no_named_modern_core_derives_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Store::open(&path, true).unwrap();
+    let core = store.core_named_of(b"notes", Dialect::Modern).unwrap();
+    core.append(&[Bytes::from("block")]).unwrap();
+    drop((core, store));
+    drop(Store::open(&path, false).unwrap());
+    fs::write(path.join(MASTER_KEY), [7; 32]).unwrap();
+    assert!(why(Store::open(&path, false)).contains("none of its cores derive from it"));
+}
+
+/// A core of ours is not left out because its head is lost, and it is not begun again.
+#[test]
+fn a_named_modern_core_without_its_oplog_is_known_and_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Store::open(&path, true).unwrap();
+    let core = store.core_named_of(b"notes", Dialect::Modern).unwrap();
+    core.append(&[Bytes::from("block")]).unwrap();
+    let key = *core.key();
+    let files = store.directory_of(&core.name()).unwrap();
+    drop(core);
+    store.sync().unwrap();
+    drop(store);
+    fs::remove_file(files.join("oplog")).unwrap();
+    let store = Store::open(&path, false).unwrap();
+    assert_eq!(store.stored_cores().unwrap(), [(key, Dialect::Modern)]);
+    assert_eq!(store.stored_dialect(&key).unwrap(), Some(Dialect::Modern));
+    let core = store.core_of(&key, Dialect::Modern).unwrap();
+    assert!(!core.writable() && core.append(&[Bytes::from("other")]).is_err());
+    assert!(store.known_damage(&core).unwrap().contains("1 of its 1 blocks are missing"));
 }

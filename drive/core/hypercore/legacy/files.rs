@@ -3,14 +3,13 @@
 //! Knows bytes and positions, not which of them to believe: that is `recover.rs` at open and
 //! `nodes.rs` later.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
 use super::super::bitfield::{Bitfield, DATA_BITS, OLD_PAGE_SIZE, PAGE_SIZE, TREE_AREA};
-use super::super::files::{CoreFiles, OpenFile, Pages};
+use super::super::files::{CoreFiles, File, OpenFile, Pages, SignedHead, open_file};
 use super::super::merkle::{MAX_CORE_LENGTH, Signature, TreeNode};
-use super::super::storage::Storage;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use hypermount_swarm::crypto::{KeyPair, PublicKey, SIGNATURE_LENGTH};
 
 const HEADER: u64 = 32;
@@ -19,38 +18,6 @@ const SIGNATURE: u64 = SIGNATURE_LENGTH as u64;
 /// Pages of the longest core; what a damaged file has beyond them is not read.
 const MAX_PAGES: usize = (MAX_CORE_LENGTH / DATA_BITS) as usize;
 const MAGIC: [u8; 3] = [0x05, 0x02, 0x57];
-
-/// A named file that puts its path into every error.
-pub(crate) struct File {
-    storage: Box<dyn Storage>,
-    path: PathBuf,
-}
-
-impl File {
-    fn failed(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
-        move |source| Error::Storage { op, path: self.path.clone(), source }
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.storage.read_at(offset, buffer).map_err(self.failed("read"))
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.storage.write_at(offset, bytes).map_err(self.failed("write"))
-    }
-
-    fn len(&self) -> Result<u64> {
-        self.storage.len().map_err(self.failed("stat"))
-    }
-
-    fn truncate(&self, length: u64) -> Result<()> {
-        self.storage.truncate(length).map_err(self.failed("truncate"))
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.storage.sync().map_err(self.failed("sync"))
-    }
-}
 
 /// The files of one open core.
 pub(crate) struct Files {
@@ -65,14 +32,6 @@ pub(crate) struct Files {
 pub(crate) struct Keys {
     pub(crate) key: Option<PublicKey>,
     pub(crate) pair: Option<KeyPair>,
-}
-
-fn open_file(directory: &Path, open: OpenFile, name: &'static str) -> Result<File> {
-    let path = directory.join(name);
-    match open(name) {
-        Ok(storage) => Ok(File { storage, path }),
-        Err(source) => Err(Error::Storage { op: "open", path, source }),
-    }
 }
 
 /// Reads `key` and `secret_key`; absent, short or senseless ones are `None`.
@@ -160,6 +119,17 @@ impl Files {
         }
     }
 
+    /// Stores the signature of the core as long as `length` blocks.
+    pub(crate) fn write_signature(&self, length: u64, signature: &Signature) -> Result<()> {
+        match (length.checked_sub(1), signature.as_bytes()) {
+            (Some(slot), bytes) if bytes.len() == SIGNATURE_LENGTH => {
+                self.signatures.write(HEADER + SIGNATURE * slot, bytes)
+            }
+            // No signature of another size verifies, and none that does not is stored.
+            _ => Ok(()),
+        }
+    }
+
     fn write_page(&self, page: usize, bytes: &[u8]) -> Result<()> {
         self.bitfield.write(HEADER + (page * self.page_size) as u64, bytes)
     }
@@ -172,8 +142,8 @@ impl CoreFiles for Files {
         Ok(bytes)
     }
 
-    fn write_claims(&self, pages: &Pages, ordered: bool) -> Result<()> {
-        if ordered {
+    fn write_claims(&self, pages: &Pages, settled: Option<u64>) -> Result<()> {
+        if settled.is_some() {
             // A power cut may tear a page. If the tree bits, which state the length, were stored
             // without the data bits, blocks of ours that no peer has would count as missing. So
             // the data bits are written first.
@@ -189,7 +159,7 @@ impl CoreFiles for Files {
             self.write_page(*page, bytes)?;
         }
         // Peers are shown what is claimed: a claim that is lost would be a head that goes back.
-        if ordered { self.sync_claims() } else { Ok(()) }
+        if settled.is_some() { self.sync_claims() } else { Ok(()) }
     }
 
     fn read_node(&self, index: u64) -> Result<Option<TreeNode>> {
@@ -231,14 +201,19 @@ impl CoreFiles for Files {
             .then(|| signature.into()))
     }
 
-    fn write_signature(&self, length: u64, signature: &Signature) -> Result<()> {
-        match (length.checked_sub(1), signature.as_bytes()) {
-            (Some(slot), bytes) if bytes.len() == SIGNATURE_LENGTH => {
-                self.signatures.write(HEADER + SIGNATURE * slot, bytes)
-            }
-            // No signature of another size verifies, and none that does not is stored.
-            _ => Ok(()),
-        }
+    fn write_head(&self, head: &SignedHead<'_>) -> Result<()> {
+        self.write_signature(head.head.length, head.signature)
+    }
+
+    /// A core of Hypercore 9 has no forks.
+    fn write_fork(
+        &self,
+        head: &SignedHead<'_>,
+        nodes: &[TreeNode],
+        _replaced: Range<u64>,
+    ) -> Result<()> {
+        self.write_nodes(nodes)?;
+        self.write_head(head)
     }
 
     fn blank_signature(&self, length: u64) -> Result<()> {
@@ -265,27 +240,12 @@ impl CoreFiles for Files {
         self.data.write(offset, bytes)
     }
 
-    // At the end of the file by cutting it (as the reference does), else as holes.
     fn release_data(&self, start: u64, end: u64) -> Result<()> {
-        /// Bytes of the smallest hole file systems make.
-        const HOLE: u64 = 4096;
-        let length = self.data.len()?;
-        if start >= length {
-            return Ok(());
-        }
-        if end >= length {
-            return self.data.truncate(start);
-        }
-        let (first, last) = (start.next_multiple_of(HOLE), end - end % HOLE);
-        if first < last {
-            let failed = self.data.failed("release space of");
-            self.data.storage.punch(first, last - first).map_err(failed)?;
-        }
-        Ok(())
+        self.data.release(start, end)
     }
 
     fn are_volatile(&self) -> bool {
-        self.data.storage.is_volatile()
+        self.data.is_volatile()
     }
 
     fn sync_facts(&self) -> Result<()> {
@@ -306,7 +266,7 @@ fn ensure_header(file: &File, expected: [u8; HEADER as usize]) -> Result<()> {
         return Ok(());
     }
     if length > 0 {
-        log::warn!("{}: header damaged, written again", file.path.display());
+        log::warn!("{}: header damaged, written again", file.path().display());
     }
     file.write(0, &expected)
 }

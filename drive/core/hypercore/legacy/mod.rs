@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// [`super::dialect::Dialect::open`] for Hypercore 9.
 pub(super) fn open(opening: OpenFiles) -> Result<Opened> {
-    let OpenFiles { directory, open_file, key, pair, store_pair, writable, stopped } = opening;
+    let OpenFiles { directory, open_file, key, pair, store_pair, writable, stopped, .. } = opening;
     let stored = files::read_keys(directory, open_file)?;
     match stored.key {
         // With the secret half at hand it is sure which core this is meant to be; whether it is, the

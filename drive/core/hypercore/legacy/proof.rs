@@ -32,23 +32,6 @@ pub struct Proof {
     pub(crate) signature: Option<Signature>,
 }
 
-impl Proof {
-    /// The block that is proven.
-    pub(crate) fn block(&self) -> u64 {
-        self.block
-    }
-
-    /// Its bytes, if they came along.
-    pub(crate) fn value(&self) -> Option<&Bytes> {
-        self.value.as_ref()
-    }
-
-    /// The nodes that came along.
-    pub(crate) fn nodes(&self) -> &[TreeNode] {
-        &self.nodes
-    }
-}
-
 /// Twice the length of the longest core that `node` is part of as far as `has` tells (§4.4);
 /// 0 when it is not here.
 pub(crate) fn verified_by(node: u64, has: &impl Fn(u64) -> bool) -> u64 {
@@ -245,7 +228,7 @@ pub(crate) fn verify<E>(
     loop {
         nodes.push(top);
         if trusted == Some(top) {
-            return Ok(Verified { leaf, nodes, signed: None });
+            return Ok(Verified { nodes, signed: None });
         }
         let sibling = flat_tree::sibling(top.index);
         let other = if let Some(node) = rest.next_if(|node| node.index == sibling) {
@@ -268,7 +251,7 @@ pub(crate) fn verify<E>(
             return Err(Flaw::Forked { length: signed.length });
         }
     }
-    Ok(Verified { leaf, nodes, signed: Some(signed) })
+    Ok(Verified { nodes, signed: Some(signed) })
 }
 
 /// Whether a verified proof of `block` under the roots `new` has passed by every one of the roots

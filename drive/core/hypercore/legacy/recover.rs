@@ -54,11 +54,11 @@ pub(crate) fn recover(
         Some(found) => (found.roots, Some(found.signature)),
         None => (Vec::new(), None),
     };
-    Ok(Recovered { bits, head, roots, signature, settled })
+    Ok(Recovered { bits, head, roots, signature, settled, settled_signature: None })
 }
 
 fn head_of(length: u64, roots: &[TreeNode]) -> Head {
-    Head { length, byte_length: merkle::byte_length(roots).unwrap_or_default() }
+    Head { length, byte_length: merkle::byte_length(roots).unwrap_or_default(), fork: 0 }
 }
 
 impl Candidate {

@@ -7,7 +7,7 @@
 use std::sync::LazyLock;
 
 use super::super::tree_hash::TreeHash;
-use hypermount_swarm::crypto::{Hash, PublicKey, blake2b, blake2b_keyed};
+use hypermount_swarm::crypto::{Hash, PublicKey, blake2b_keyed, namespace};
 
 /// Length in bytes of the hash of a Noise handshake.
 pub(crate) const HANDSHAKE_HASH_LENGTH: usize = 64;
@@ -32,10 +32,8 @@ pub(crate) enum Namespace {
 
 const NAMESPACES: u8 = 6;
 
-static HASHES: LazyLock<[Hash; NAMESPACES as usize]> = LazyLock::new(|| {
-    let name = blake2b(&[b"hypercore"]);
-    std::array::from_fn(|place| blake2b(&[&name, &[place as u8]]))
-});
+static HASHES: LazyLock<[Hash; NAMESPACES as usize]> =
+    LazyLock::new(|| std::array::from_fn(|place| namespace("hypercore", place as u8)));
 
 impl Namespace {
     /// The prefix itself.

@@ -1,7 +1,6 @@
 //! Manifests: who signs a core, and the key that follows from it.
 //!
-//! Not here: signatures (`signature.rs`), and the manifest that the content core of a drive derives from
-//! that of its index, which is a rule of Hyperdrive.
+//! Not here: signatures (`signature.rs`).
 
 use bytes::{Bytes, BytesMut};
 
@@ -100,6 +99,12 @@ impl Manifest {
         }
     }
 
+    /// Whether this key alone signs, in the way that is written here.
+    pub(super) fn is_of(&self, key: &PublicKey) -> bool {
+        let alone = matches!(&self.signers[..], [signer] if signer.public_key == *key);
+        alone && self.version > 0 && self.is_single() && self.prologue.is_none()
+    }
+
     /// Whether one signature decides, without a list around it in version 0.
     pub(super) fn is_single(&self) -> bool {
         self.quorum == 1 && self.signers.len() == 1 && !self.allow_patch
@@ -107,9 +112,35 @@ impl Manifest {
 
     /// The key of the core with this manifest. It is no Ed25519 key.
     pub(crate) fn key(&self) -> PublicKey {
+        PublicKey::new(blake2b(&[Namespace::Manifest.hash(), &self.bytes()]))
+    }
+
+    /// The bytes of the manifest.
+    pub(crate) fn bytes(&self) -> Bytes {
         let mut encoded = BytesMut::new();
         self.encode(&mut encoded);
-        PublicKey::new(blake2b(&[Namespace::Manifest.hash(), &encoded]))
+        encoded.freeze()
+    }
+
+    /// That of the core that the same signers sign, each under the namespace that `derive` makes of its own. It has
+    /// no prologue, linked cores and user data. `None` for version 0.
+    pub(crate) fn with_namespaces(&self, derive: impl Fn(&Hash) -> Hash) -> Option<Self> {
+        if self.version == 0 {
+            return None;
+        }
+        let signer = |signer: &Signer| Signer {
+            namespace: derive(&signer.namespace),
+            public_key: signer.public_key,
+        };
+        Some(Self {
+            version: self.version,
+            allow_patch: self.allow_patch,
+            quorum: self.quorum,
+            signers: self.signers.iter().map(signer).collect(),
+            prologue: None,
+            linked: None,
+            user_data: None,
+        })
     }
 
     /// Whether this is what Hypercore 10 says of a core whose key is the public key of its one signer.

@@ -1,19 +1,25 @@
 //! The rules of Hypercore 10 and 11: hashes, manifests and the keys that follow from them, signatures,
-//! proofs, and encrypted blocks.
+//! proofs, encrypted blocks, and the files of a core.
 //!
-//! Pure: bytes and nodes in, verdicts out. Not here: the messages that carry proofs (`wire/`), the files of
-//! a core, and anything that Hypercore 9 shares.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "Dialect gets a variant for it with the codec of hypercore/alpha")
-)]
+//! `dialect.rs` alone names this room. Not here: the messages that carry proofs (`wire/`), and anything that
+//! Hypercore 9 shares.
 
 pub(super) mod hash;
 pub(super) mod roots;
-pub(super) mod manifest;
+pub(crate) mod manifest;
 pub(super) mod signature;
-pub(super) mod proof;
-pub(super) mod answer;
+pub(crate) mod proof;
+pub(crate) mod received;
+pub(crate) mod answer;
 pub(super) mod encryption;
+mod oplog;
+mod files;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
+
+pub(super) use files::open;
+pub(crate) use files::stored_key;
+pub(crate) use manifest::Manifest;
+pub(super) use signature::Verifier;

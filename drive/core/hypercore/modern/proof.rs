@@ -96,21 +96,23 @@ fn flawed<E>(reason: impl std::fmt::Display) -> Flaw<E> {
     Flaw::Invalid(reason.to_string())
 }
 
-/// Verifies a proof. `local` returns the believed node at an index, of a core at the fork of the proof; for
-/// a proof of a higher fork it returns none.
+/// Verifies a proof. `leaf` is the leaf of its block, if it is hashed already. `local` returns the believed
+/// node at an index, of a core at the fork of the proof; for a proof of a higher fork it returns none.
 ///
 /// The caller compares the fork of the proof, and what it asked for, with the proof.
 ///
 /// # Errors
-/// The flaw of the proof, or the error of `local`.
+/// The flaw of the proof, or the error of `local`; `Unconnected`, with the index of the node, if the way leads to
+/// a node that is not known here.
 pub(crate) fn verify<E>(
     verifier: &Verifier,
     proof: &Proof,
+    leaf: Option<TreeNode>,
     mut local: impl FnMut(u64) -> Result<Option<TreeNode>, E>,
 ) -> Result<Proven, Flaw<E>> {
     check_bounds(proof)?;
     let mut nodes = Vec::new();
-    let climbed = climb_all(proof, &mut nodes).map_err(flawed)?;
+    let climbed = climb_all(proof, leaf, &mut nodes).map_err(flawed)?;
     let mut open = climbed.top;
     let mut signed = None;
     if let Some(upgrade) = &proof.upgrade {
@@ -120,7 +122,7 @@ pub(crate) fn verify<E>(
         match local(top.node.index).map_err(Flaw::Local)? {
             Some(ours) if ours.hash == top.node.hash => {}
             Some(_) => return invalid(format!("node {} is another one here", top.node.index)),
-            None => return invalid(format!("node {} is not known here", top.node.index)),
+            None => return Err(Flaw::Unconnected { length: top.node.index }),
         }
         if !top.computed {
             // As it came its size is not proven, and the node is known here already.
@@ -189,7 +191,11 @@ struct Climbed {
 }
 
 /// Computes the top of block, hash and seek, and adds every node on the way to `nodes`.
-fn climb_all(proof: &Proof, nodes: &mut Vec<TreeNode>) -> Result<Climbed, BadTree> {
+fn climb_all(
+    proof: &Proof,
+    leaf: Option<TreeNode>,
+    nodes: &mut Vec<TreeNode>,
+) -> Result<Climbed, BadTree> {
     let mut seek = None;
     if let Some((first, rest)) = proof.seek.as_ref().and_then(|seek| seek.nodes.split_first()) {
         seek = Some(climb(Top { node: *first, computed: false }, rest, None, nodes)?);
@@ -199,7 +205,7 @@ fn climb_all(proof: &Proof, nodes: &mut Vec<TreeNode>) -> Result<Climbed, BadTre
         if let Some(node) = proof.hash.as_ref().and_then(|hash| hash.nodes.first()) {
             return Err(BadTree::Unused(node.index));
         }
-        let leaf = hash::TREE.leaf(part.block, &part.value);
+        let leaf = leaf.unwrap_or_else(|| hash::TREE.leaf(part.block, &part.value));
         let top = climb(Top { node: leaf, computed: true }, &part.nodes, seek, nodes)?;
         return Ok(Climbed { leaf: Some(leaf), top: Some(top) });
     }

@@ -1,17 +1,17 @@
 //! Whose signatures count for a core, what they cover, and whether one stands for a tree.
 //!
-//! Not here: making signatures, which nothing needs while cores of this kind are only read.
+//! Not here: making the signatures of several signers.
 
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::super::merkle::TreeNode;
-use super::hash::Namespace;
+use super::super::merkle::{Head, Signature, TreeNode};
+use super::hash::{self, Namespace};
 use super::manifest::{MAX_SIGNERS, Manifest, Signer};
 use super::roots::{BadTree, Roots};
 use hypermount_swarm::compact::{CutOff, take_fixed, take_uint};
-use hypermount_swarm::crypto::{Hash, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
+use hypermount_swarm::crypto::{Hash, KeyPair, PublicKey, SIGNATURE_LENGTH, SignatureBytes};
 
 /// Nodes that come with the signatures of one head, for all signers that signed a longer core.
 pub(crate) const MAX_PATCH_NODES: usize = 4096;
@@ -113,6 +113,11 @@ impl Verifier {
         self.manifest.as_ref()
     }
 
+    /// The bytes of the manifest, if there is one.
+    pub(crate) fn encoded_manifest(&self) -> Option<Bytes> {
+        self.manifest.as_ref().map(Manifest::bytes)
+    }
+
     /// Whether a core may be extended from `start` to `end` blocks: those of a prologue come at once.
     ///
     /// # Errors
@@ -161,6 +166,12 @@ impl Verifier {
         self.verify_quorum(manifest, roots, signable, signature)
     }
 
+    /// As [`Verifier::verify`], for roots that are stored.
+    pub(crate) fn signed(&self, roots: &[TreeNode], fork: u64, signature: &Signature) -> bool {
+        let roots = Roots::new(roots.to_vec());
+        roots.is_some_and(|roots| self.verify(&roots, fork, signature.as_bytes()).is_ok())
+    }
+
     fn verify_quorum(
         &self,
         manifest: &Manifest,
@@ -201,6 +212,23 @@ impl Verifier {
     fn context<'a>(&'a self, manifest: &Manifest, signer: &'a Signer) -> &'a Hash {
         if manifest.version == 0 { &signer.namespace } else { self.key.as_bytes() }
     }
+}
+
+/// The signature of the core `key`, whose manifest is [`Manifest::of_one_signer`], over these roots.
+pub(crate) fn sign_alone(
+    key: &PublicKey,
+    pair: &KeyPair,
+    roots: &[TreeNode],
+    head: Head,
+) -> Signature {
+    let tree_hash = hash::TREE.of_roots(roots);
+    let signable = Signable { tree_hash, length: head.length, fork: head.fork };
+    let signature = pair.sign(&signable.bytes(Some(key.as_bytes())));
+    // One signature, of signer 0, over this length; no nodes.
+    let mut bytes = vec![1, 0];
+    bytes.extend_from_slice(&signature);
+    bytes.extend_from_slice(&[0, 0]);
+    Signature::from(&bytes[..])
 }
 
 fn verify_one(

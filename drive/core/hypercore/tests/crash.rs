@@ -30,8 +30,8 @@ fn at_every_call(prepare: impl Fn(&World), work: impl Fn(&World), check: impl Fn
     }
 }
 
-fn check_writer(world: &World, blocks: &[Bytes], lengths: &[u64], cleared: &[u64]) {
-    let core = writer(world);
+fn check_writer(kind: Dialect, world: &World, blocks: &[Bytes], lengths: &[u64], cleared: &[u64]) {
+    let core = writer_of(world, kind);
     core.check_invariants();
     let length = core.head().length;
     assert!(lengths.contains(&length), "length {length}, expected one of {lengths:?}");
@@ -47,7 +47,7 @@ fn check_writer(world: &World, blocks: &[Bytes], lengths: &[u64], cleared: &[u64
     core.append(&[block("and on"), block("and on again")]).unwrap();
     core.sync().unwrap();
     drop(core);
-    let core = writer(world);
+    let core = writer_of(world, kind);
     assert_eq!(core.head().length, length + 2);
     assert_eq!(core.get_local(length).unwrap(), Some(block("and on")));
     core.check_invariants();
@@ -55,104 +55,114 @@ fn check_writer(world: &World, blocks: &[Bytes], lengths: &[u64], cleared: &[u64
 
 #[test]
 fn opening_a_new_core() {
-    at_every_call(
-        |_| {},
-        |world| drop(open(world, Some(pair()))),
-        |world, _| check_writer(world, &[], &[0], &[]),
-    );
+    for kind in KINDS {
+        at_every_call(
+            |_| {},
+            |world| drop(open_writer(world, kind)),
+            |world, _| check_writer(kind, world, &[], &[0], &[]),
+        );
+    }
 }
 
 #[test]
 fn appending() {
-    let blocks = uneven(9);
-    let acknowledged = std::cell::Cell::new(0);
-    at_every_call(
-        |world| {
-            let core = writer(world);
-            core.append(&blocks[..2]).unwrap();
-            core.sync().unwrap();
-        },
-        |world| {
-            acknowledged.set(2);
-            let Ok(core) = open(world, Some(pair())) else {
-                return;
-            };
-            for batch in [2..5, 5..6, 6..9] {
-                let end = batch.end as u64;
-                if core.append(&blocks[batch]).is_ok() {
-                    acknowledged.set(end);
+    for kind in KINDS {
+        let blocks = uneven(9);
+        let acknowledged = std::cell::Cell::new(0);
+        at_every_call(
+            |world| {
+                let core = writer_of(world, kind);
+                core.append(&blocks[..2]).unwrap();
+                core.sync().unwrap();
+            },
+            |world| {
+                acknowledged.set(2);
+                let Ok(core) = open_writer(world, kind) else {
+                    return;
+                };
+                for batch in [2..5, 5..6, 6..9] {
+                    let end = batch.end as u64;
+                    if core.append(&blocks[batch]).is_ok() {
+                        acknowledged.set(end);
+                    }
+                    let _ = core.flush();
                 }
-                let _ = core.flush();
-            }
-        },
-        |world, power_cut| {
-            // A kill loses nothing acknowledged; a power cut may lose what was not synced.
-            let least = if power_cut { 2 } else { acknowledged.get() };
-            let lengths: Vec<u64> =
-                [2, 5, 6, 9].into_iter().filter(|length| *length >= least).collect();
-            check_writer(world, &blocks, &lengths, &[]);
-        },
-    );
+            },
+            |world, power_cut| {
+                // A kill loses nothing acknowledged; a power cut may lose what was not synced.
+                let least = if power_cut { 2 } else { acknowledged.get() };
+                let lengths: Vec<u64> =
+                    [2, 5, 6, 9].into_iter().filter(|length| *length >= least).collect();
+                check_writer(kind, world, &blocks, &lengths, &[]);
+            },
+        );
+    }
 }
 
 #[test]
 fn appending_without_a_flush_in_between() {
-    let blocks = uneven(9);
-    let acknowledged = std::cell::Cell::new(0);
-    at_every_call(
-        |world| drop(writer(world)),
-        |world| {
-            acknowledged.set(0);
-            if let Ok(core) = open(world, Some(pair())) {
-                for (batch, end) in [(0..4, 4), (4..5, 5), (5..9, 9)] {
-                    if core.append(&blocks[batch]).is_ok() {
-                        acknowledged.set(end);
+    for kind in KINDS {
+        let blocks = uneven(9);
+        let acknowledged = std::cell::Cell::new(0);
+        at_every_call(
+            |world| drop(writer_of(world, kind)),
+            |world| {
+                acknowledged.set(0);
+                if let Ok(core) = open_writer(world, kind) {
+                    for (batch, end) in [(0..4, 4), (4..5, 5), (5..9, 9)] {
+                        if core.append(&blocks[batch]).is_ok() {
+                            acknowledged.set(end);
+                        }
                     }
                 }
-            }
-        },
-        |world, power_cut| {
-            let least = if power_cut { 0 } else { acknowledged.get() };
-            let lengths: Vec<u64> =
-                [0, 4, 5, 9].into_iter().filter(|length| *length >= least).collect();
-            check_writer(world, &blocks, &lengths, &[]);
-        },
-    );
+            },
+            |world, power_cut| {
+                let least = if power_cut { 0 } else { acknowledged.get() };
+                let lengths: Vec<u64> =
+                    [0, 4, 5, 9].into_iter().filter(|length| *length >= least).collect();
+                check_writer(kind, world, &blocks, &lengths, &[]);
+            },
+        );
+    }
 }
 
 #[test]
 fn synced_blocks_survive_any_power_cut() {
-    let blocks = uneven(7);
-    for seed in 0..40 {
-        let world = World::default();
-        let core = writer(&world);
-        core.append(&blocks[..3]).unwrap();
-        core.append(&blocks[3..]).unwrap();
-        core.sync().unwrap();
-        world.stop_at(0);
-        drop(core);
-        world.cut_power(seed);
-        check_writer(&world, &blocks, &[7], &[]);
+    for kind in KINDS {
+        let blocks = uneven(7);
+        for seed in 0..40 {
+            let world = World::default();
+            let core = writer_of(&world, kind);
+            core.append(&blocks[..3]).unwrap();
+            core.append(&blocks[3..]).unwrap();
+            core.sync().unwrap();
+            world.stop_at(0);
+            drop(core);
+            world.cut_power(seed);
+            check_writer(kind, &world, &blocks, &[7], &[]);
+        }
     }
 }
 
 #[test]
 fn clearing() {
-    let blocks: Vec<Bytes> = (1..7u8).map(|at| Bytes::from(vec![at; 5000])).collect();
-    at_every_call(
-        |world| {
-            let core = writer(world);
-            core.append(&blocks).unwrap();
-            core.sync().unwrap();
-        },
-        |world| {
-            if let Ok(core) = open(world, Some(pair())) {
-                let _ = core.clear(1..4);
-                let _ = core.clear(5..6);
-            }
-        },
-        |world, _| check_writer(world, &blocks, &[6], &[1, 2, 3, 5]),
-    );
+    for kind in KINDS {
+        let blocks: Vec<Bytes> = (1..7u8).map(|at| Bytes::from(vec![at; 5000])).collect();
+        at_every_call(
+            |world| {
+                let core = writer_of(world, kind);
+                core.append(&blocks).unwrap();
+                core.sync().unwrap();
+            },
+            |world| {
+                if let Ok(core) = open_writer(world, kind) {
+                    let _ = core.clear(1..4);
+                    let _ = core.clear(5..6);
+                }
+            },
+            |world, _| check_writer(kind, world, &blocks, &[6], &[1, 2, 3, 5]),
+        );
+    }
 }
 
 #[test]
@@ -192,20 +202,22 @@ fn accepting() {
 /// A disk that is full for one call: the caller is told, and nothing of the append comes back.
 #[test]
 fn a_failed_append_is_not_there_after_reopening() {
-    let blocks = uneven(5);
-    for call in 0.. {
-        let world = World::default();
-        let core = writer(&world);
-        core.append(&blocks[..2]).unwrap();
-        core.sync().unwrap();
-        world.fail_once_at(call);
-        let failed = core.append(&blocks[2..]).is_err();
-        if !failed {
-            break;
+    for kind in KINDS {
+        let blocks = uneven(5);
+        for call in 0.. {
+            let world = World::default();
+            let core = writer_of(&world, kind);
+            core.append(&blocks[..2]).unwrap();
+            core.sync().unwrap();
+            world.fail_once_at(call);
+            let failed = core.append(&blocks[2..]).is_err();
+            if !failed {
+                break;
+            }
+            assert_eq!(core.head().length, 2);
+            assert_eq!(core.get_local(1).unwrap(), Some(blocks[1].clone()));
+            drop(core);
+            check_writer(kind, &world, &blocks, &[2], &[]);
         }
-        assert_eq!(core.head().length, 2);
-        assert_eq!(core.get_local(1).unwrap(), Some(blocks[1].clone()));
-        drop(core);
-        check_writer(&world, &blocks, &[2], &[]);
     }
 }

@@ -88,6 +88,7 @@ fn meet(first: &[Bytes], other: &[Bytes], fork: usize, stored: Stored, reopen: b
                     forks += 1;
                 }
                 Err(Rejected::Storage(error)) => panic!("{case}: {error}"),
+                Err(Rejected::OtherFork { .. }) => panic!("{case}: a fork"),
                 Err(Rejected::Invalid(_) | Rejected::Unconnected { .. }) => {}
             }
         }

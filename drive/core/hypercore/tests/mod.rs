@@ -6,6 +6,7 @@ mod damage;
 mod histories;
 mod hostile;
 mod model;
+mod modern;
 mod settled;
 mod vectors;
 mod waiting;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use super::cache::BlockCache;
 use super::storage::Storage;
 use super::storage::faulty::World;
-use super::{Accepted, Core, Opening, Rejected, RemoteTree};
+use super::{Accepted, Core, Dialect, Opening, Rejected, RemoteTree};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
@@ -35,13 +36,31 @@ fn open(world: &World, pair: Option<KeyPair>) -> Result<Core> {
 }
 
 fn open_key(world: &World, key: PublicKey, pair: Option<KeyPair>) -> Result<Core> {
+    open_as(world, Dialect::Legacy, key, pair)
+}
+
+/// Both kinds of cores that are written here.
+const KINDS: [Dialect; 2] = [Dialect::Legacy, Dialect::Modern];
+
+/// Opens the core of this kind that lives in `world`, as its writer.
+fn open_writer(world: &World, dialect: Dialect) -> Result<Core> {
+    open_as(world, dialect, dialect.key_of(&pair()), Some(pair()))
+}
+
+fn writer_of(world: &World, dialect: Dialect) -> Core {
+    open_writer(world, dialect).unwrap()
+}
+
+fn open_as(world: &World, dialect: Dialect, key: PublicKey, pair: Option<KeyPair>) -> Result<Core> {
     let store_pair = pair.is_some();
     Core::open(Opening {
         directory: std::path::Path::new("world"),
         open_file: &|name| Ok(Box::new(world.file(name)) as Box<dyn Storage>),
         key,
+        dialect,
         pair,
         store_pair,
+        manifest: None,
         writable: true,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,

@@ -17,6 +17,9 @@ fn still() -> Runtime {
 /// Takes all that the writer shows, as a peer that is told of it would.
 fn follow(from: &Core, to: &Core) {
     let shown = from.announced_head();
+    if from.dialect() == Dialect::Modern {
+        return modern::follow(from, to);
+    }
     for block in 0..from.head().length {
         let Ok(proof) = from.prove(block, to.digest(block), false, &mut RemoteTree::default())
         else {
@@ -52,32 +55,35 @@ fn work(core: &Core, follow: &mut dyn FnMut(&Core)) {
 /// reader agree after it, and go on agreeing.
 #[test]
 fn a_power_cut_takes_back_nothing_that_a_peer_has_seen() {
-    for call in 0.. {
-        let mut reached = false;
-        for seed in 0..24 {
-            let runtime = still();
-            let _entered = runtime.enter();
-            let (world, case) = (World::default(), format!("call {call}, seed {seed}"));
-            let to = reader(&World::default());
-            let core = writer(&world);
-            core.append(&[block("first")]).unwrap();
-            world.stop_at(call);
-            work(&core, &mut |core| follow(core, &to));
-            reached = world.stopped();
-            let seen = to.head();
-            drop(core);
-            world.cut_power(seed);
-            let core = writer(&world);
-            assert!(core.head().length >= seen.length, "{case}: {:?} of {seen:?}", core.head());
-            // The writer appends other blocks than before.
-            core.append(&[block("other"), block("history")]).unwrap();
-            core.sync().unwrap();
-            fetch_all(&core, &to);
-            assert_eq!(to.head(), core.head(), "{case}");
-        }
-        if !reached {
-            assert!(call > 20, "the work was done");
-            return;
+    for kind in KINDS {
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..24 {
+                let runtime = still();
+                let _entered = runtime.enter();
+                let (world, case) = (World::default(), format!("call {call}, seed {seed}"));
+                let key = kind.key_of(&pair());
+                let to = open_as(&World::default(), kind, key, None).unwrap();
+                let core = writer_of(&world, kind);
+                core.append(&[block("first")]).unwrap();
+                world.stop_at(call);
+                work(&core, &mut |core| follow(core, &to));
+                reached = world.stopped();
+                let seen = to.head();
+                drop(core);
+                world.cut_power(seed);
+                let core = writer_of(&world, kind);
+                assert!(core.head().length >= seen.length, "{case}: {:?} of {seen:?}", core.head());
+                // The writer appends other blocks than before.
+                core.append(&[block("other"), block("history")]).unwrap();
+                core.sync().unwrap();
+                follow(&core, &to);
+                assert_eq!(to.head(), core.head(), "{case}");
+            }
+            if !reached {
+                assert!(call > 20, "the work was done");
+                break;
+            }
         }
     }
 }
@@ -86,68 +92,76 @@ fn a_power_cut_takes_back_nothing_that_a_peer_has_seen() {
 /// the device.
 #[test]
 fn appends_of_a_killed_process_are_settled_before_peers_see_them() {
-    let runtime = still();
-    let _entered = runtime.enter();
-    let world = World::default();
-    let core = writer(&world);
-    core.append(&[block("first")]).unwrap();
-    core.append(&[block("second"), block("third")]).unwrap();
-    world.stop_at(0);
-    drop(core);
-    world.restart();
-    let core = writer(&world);
-    assert_eq!((core.head().length, core.announced_head().length), (3, 1));
-    let mut events = core.events();
-    core.sync().unwrap();
-    assert_eq!(core.announced_head(), core.head());
-    let told = events.try_recv().unwrap();
-    assert_eq!(told, super::super::CoreEvent::Appended { start: 1, length: 2 });
-    drop(core);
-    world.cut_power(0);
-    assert_eq!(writer(&world).head().length, 3);
+    for kind in KINDS {
+        let runtime = still();
+        let _entered = runtime.enter();
+        let world = World::default();
+        let core = writer_of(&world, kind);
+        core.append(&[block("first")]).unwrap();
+        core.append(&[block("second"), block("third")]).unwrap();
+        world.stop_at(0);
+        drop(core);
+        world.restart();
+        let core = writer_of(&world, kind);
+        assert_eq!((core.head().length, core.announced_head().length), (3, 1));
+        let mut events = core.events();
+        core.sync().unwrap();
+        assert_eq!(core.announced_head(), core.head());
+        let told = events.try_recv().unwrap();
+        assert_eq!(told, super::super::CoreEvent::Appended { start: 1, length: 2 });
+        drop(core);
+        world.cut_power(0);
+        assert_eq!(writer_of(&world, kind).head().length, 3);
+    }
 }
 
 /// One sync fails, at every call in turn. The next one that succeeds has everything on the device.
 #[test]
 fn a_sync_that_failed_is_made_up_for_before_one_succeeds() {
-    for evict in [false, true] {
-        for call in 0.. {
-            let world = World::default();
-            if evict {
-                world.evict_what_failed();
-            }
-            let blocks = uneven(7);
-            let core = writer(&world);
-            core.append(&blocks[..2]).unwrap();
-            core.sync().unwrap();
-            world.fail_once_at(call);
-            let runtime = still();
-            let entered = runtime.enter();
-            let appended =
-                core.append(&blocks[2..4]).and_then(|_| core.append(&blocks[4..])).is_ok();
-            let mut tries: Vec<_> = (0..3).map(|_| core.sync()).collect();
-            if tries[2].is_err() {
-                tries.push(core.sync());
-            }
-            let synced = tries.last().is_some_and(|last| last.is_ok());
-            let (reached, length) = (world.stopped(), core.head().length);
-            drop(entered);
-            assert!(synced || (reached && evict), "call {call}: {tries:?}");
-            assert!(core.announced_head() == core.head() || !synced, "call {call}");
-            drop(core);
-            world.cut_power(0);
-            let core = writer(&world);
-            if synced {
-                assert_eq!(core.head().length, length, "call {call}, {evict}: synced, and gone");
-            }
-            for at in 0..core.head().length {
-                let found = core.get_local(at).unwrap();
-                assert_eq!(found.as_ref(), Some(&blocks[at as usize]), "call {call}, {evict}");
-            }
-            assert_eq!(core.audit().unwrap().invalid, 0);
-            if !reached {
-                assert!(call > 10 && appended);
-                break;
+    for kind in KINDS {
+        for evict in [false, true] {
+            for call in 0.. {
+                let world = World::default();
+                if evict {
+                    world.evict_what_failed();
+                }
+                let blocks = uneven(7);
+                let core = writer_of(&world, kind);
+                core.append(&blocks[..2]).unwrap();
+                core.sync().unwrap();
+                world.fail_once_at(call);
+                let runtime = still();
+                let entered = runtime.enter();
+                let appended =
+                    core.append(&blocks[2..4]).and_then(|_| core.append(&blocks[4..])).is_ok();
+                let mut tries: Vec<_> = (0..3).map(|_| core.sync()).collect();
+                if tries[2].is_err() {
+                    tries.push(core.sync());
+                }
+                let synced = tries.last().is_some_and(|last| last.is_ok());
+                let (reached, length) = (world.stopped(), core.head().length);
+                drop(entered);
+                assert!(synced || (reached && evict), "call {call}: {tries:?}");
+                assert!(core.announced_head() == core.head() || !synced, "call {call}");
+                drop(core);
+                world.cut_power(0);
+                let core = writer_of(&world, kind);
+                if synced {
+                    assert_eq!(
+                        core.head().length,
+                        length,
+                        "call {call}, {evict}: synced, and gone"
+                    );
+                }
+                for at in 0..core.head().length {
+                    let found = core.get_local(at).unwrap();
+                    assert_eq!(found.as_ref(), Some(&blocks[at as usize]), "call {call}, {evict}");
+                }
+                assert_eq!(core.audit().unwrap().invalid, 0);
+                if !reached {
+                    assert!(call > 10 && appended);
+                    break;
+                }
             }
         }
     }
@@ -157,27 +171,29 @@ fn a_sync_that_failed_is_made_up_for_before_one_succeeds() {
 /// is settled.
 #[test]
 fn a_new_core_whose_first_sync_failed_opens_for_writing_after_a_power_cut() {
-    for call in 0.. {
-        let mut reached = false;
-        for seed in 0..24 {
-            let runtime = still();
-            let _entered = runtime.enter();
-            let world = World::default();
-            let core = writer(&world);
-            world.fail_once_at(call);
-            for text in ["first", "second", "third"] {
-                let _ = core.append(&[block(text)]);
+    for kind in KINDS {
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..24 {
+                let runtime = still();
+                let _entered = runtime.enter();
+                let world = World::default();
+                let core = writer_of(&world, kind);
+                world.fail_once_at(call);
+                for text in ["first", "second", "third"] {
+                    let _ = core.append(&[block(text)]);
+                }
+                reached = world.stopped();
+                drop(core);
+                world.cut_power(seed);
+                let core = open_writer(&world, kind);
+                let appended = core.and_then(|core| core.append(&[block("later")]));
+                assert!(appended.is_ok(), "call {call}, seed {seed}: {appended:?}");
             }
-            reached = world.stopped();
-            drop(core);
-            world.cut_power(seed);
-            let core = open(&world, Some(pair()));
-            let appended = core.and_then(|core| core.append(&[block("later")]));
-            assert!(appended.is_ok(), "call {call}, seed {seed}: {appended:?}");
-        }
-        if !reached {
-            assert!(call > 8);
-            return;
+            if !reached {
+                assert!(call > 8);
+                break;
+            }
         }
     }
 }
@@ -220,29 +236,31 @@ fn fetched_blocks_of_a_failed_sync_are_not_claimed() {
 /// A block that was cleared before it was settled has no bytes to write again, only a node.
 #[test]
 fn a_cleared_block_does_not_keep_a_failed_sync_from_being_made_up_for() {
-    let runtime = still();
-    let _entered = runtime.enter();
-    let world = World::default();
-    let core = writer(&world);
-    core.append(&[block("first")]).unwrap();
-    core.append(&[Bytes::from(vec![7; 9000]), block("third")]).unwrap();
-    world.fail_once_at(0);
-    assert!(core.sync().is_err());
-    core.clear(1..2).unwrap();
-    core.append(&[block("fourth")]).unwrap();
-    core.sync().unwrap();
-    drop(core);
-    world.cut_power(0);
-    let core = writer(&world);
-    assert_eq!(core.head().length, 4);
-    assert_eq!(core.get_local(1).unwrap(), None);
-    assert_eq!(core.get_local(3).unwrap(), Some(block("fourth")));
+    for kind in KINDS {
+        let runtime = still();
+        let _entered = runtime.enter();
+        let world = World::default();
+        let core = writer_of(&world, kind);
+        core.append(&[block("first")]).unwrap();
+        core.append(&[Bytes::from(vec![7; 9000]), block("third")]).unwrap();
+        world.fail_once_at(0);
+        assert!(core.sync().is_err());
+        core.clear(1..2).unwrap();
+        core.append(&[block("fourth")]).unwrap();
+        core.sync().unwrap();
+        drop(core);
+        world.cut_power(0);
+        let core = writer_of(&world, kind);
+        assert_eq!(core.head().length, 4);
+        assert_eq!(core.get_local(1).unwrap(), None);
+        assert_eq!(core.get_local(3).unwrap(), Some(block("fourth")));
+    }
 }
 
 /// Says that the gate is reached, and waits until it is passed.
 type Gate = (Sender<()>, Receiver<()>);
 
-/// A disk on which the next write of a signature waits until it is let through.
+/// A disk on which the next write waits until it is let through.
 struct Gated {
     disk: Disk,
     gate: Arc<std::sync::Mutex<Option<Gate>>>,
@@ -279,30 +297,42 @@ impl Storage for Gated {
     }
 }
 
-/// An append has written its block and not its signature when a sync fails, which takes the block with
-/// it, and a second sync begins before the append ends.
-#[test]
-fn a_failed_sync_during_an_append_is_made_up_for() {
-    let (world, gate) = (World::default(), Arc::new(std::sync::Mutex::new(None)));
-    let core = Core::open(Opening {
+/// A core that this machine writes, whose file `name` waits at the gate.
+fn gated(
+    world: &World,
+    gate: &Arc<std::sync::Mutex<Option<Gate>>>,
+    name: &str,
+    dialect: Dialect,
+) -> Core {
+    Core::open(Opening {
         directory: std::path::Path::new("world"),
-        open_file: &|name| {
-            let disk = world.file(name);
-            Ok(match name {
-                "signatures" => Box::new(Gated { disk, gate: gate.clone() }) as Box<dyn Storage>,
-                _ => Box::new(disk),
+        open_file: &|file| {
+            let disk = world.file(file);
+            Ok(match file == name {
+                true => Box::new(Gated { disk, gate: gate.clone() }) as Box<dyn Storage>,
+                false => Box::new(disk),
             })
         },
-        key: pair().public_key(),
+        key: dialect.key_of(&pair()),
+        dialect,
         pair: Some(pair()),
         store_pair: true,
+        manifest: None,
         writable: true,
         cache: Arc::new(BlockCache::new(0)),
         keep: None,
         stop: None,
         on_stop: None,
     })
-    .unwrap();
+    .unwrap()
+}
+
+/// An append has written its block and not its signature when a sync fails, which takes the block with
+/// it, and a second sync begins before the append ends.
+#[test]
+fn a_failed_sync_during_an_append_is_made_up_for() {
+    let (world, gate) = (World::default(), Arc::new(std::sync::Mutex::new(None)));
+    let core = gated(&world, &gate, "signatures", Dialect::Legacy);
     let runtime = still();
     let entered = runtime.enter();
     core.append(&[block("first")]).unwrap();
@@ -445,8 +475,10 @@ fn open_stopped(world: &World) -> Core {
         directory: std::path::Path::new("world"),
         open_file: &|name| Ok(Box::new(world.file(name)) as Box<dyn Storage>),
         key: pair().public_key(),
+        dialect: super::super::Dialect::Legacy,
         pair: Some(pair()),
         store_pair: true,
+        manifest: None,
         writable: true,
         cache: Arc::new(BlockCache::new(0)),
         keep: None,
@@ -497,4 +529,60 @@ fn a_fetched_block_below_the_settled_length_is_claimed_only_when_it_is_there() {
             }
         }
     }
+}
+
+/// An append ends while claims are being written: the header that follows must not make its entry void.
+#[test]
+fn an_append_during_a_sync_survives_a_kill() {
+    let (world, gate) = (World::default(), Arc::new(std::sync::Mutex::new(None)));
+    let core = gated(&world, &gate, "bitfield", Dialect::Modern);
+    let runtime = still();
+    let _entered = runtime.enter();
+    core.append(&[block("first")]).unwrap();
+    core.append(&[block("second")]).unwrap();
+    let (reached, at_gate) = channel();
+    let (pass, passed) = channel();
+    *gate.lock().unwrap() = Some((reached, passed));
+    let syncing = std::thread::spawn({
+        let core = core.clone();
+        move || core.sync()
+    });
+    at_gate.recv().unwrap();
+    core.append(&[block("third")]).unwrap();
+    pass.send(()).unwrap();
+    syncing.join().unwrap().unwrap();
+    assert_eq!(core.announced_head().length, 2);
+    world.stop_at(0);
+    drop(core);
+    let killed = world.fork();
+    world.restart();
+    let core = writer_of(&world, Dialect::Modern);
+    assert_eq!((core.head().length, core.get_local(2).unwrap()), (3, Some(block("third"))));
+    killed.cut_power(0);
+    assert_eq!(writer_of(&killed, Dialect::Modern).head().length, 2, "that was synced");
+}
+
+/// What a power cut left behind a lost entry does not count again once another entry is in front of it.
+#[test]
+fn an_entry_behind_a_lost_one_never_counts() {
+    let runtime = still();
+    let _entered = runtime.enter();
+    let world = World::default();
+    let append = |texts: &[&str]| {
+        let core = writer_of(&world, Dialect::Modern);
+        for text in texts {
+            core.append(&[block(text)]).unwrap();
+        }
+        world.stop_at(0);
+        drop(core);
+        world.restart();
+    };
+    append(&["first", "second", "third"]);
+    // In the entry of the second block.
+    world.file("oplog").flip((8192 + 20) * 8);
+    append(&["other"]);
+    let key = Dialect::Modern.key_of(&pair());
+    let reader = modern::open_modern(&world, key, None, false).unwrap();
+    assert_eq!(reader.head().length, 2);
+    assert_eq!(reader.get_local(1).unwrap(), Some(block("other")));
 }

@@ -42,6 +42,8 @@ fn a_wait_ends_and_says_why() {
             peers: 3,
             last_trouble: Some("request timed out".to_owned()),
             remote_length: 9,
+            later_fork: false,
+            near: false,
         });
         let error = core.longer_than(0, Wait::Each(Duration::from_secs(2))).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }));
@@ -55,6 +57,19 @@ fn a_wait_ends_and_says_why() {
         assert!(core.longer_than(0, Wait::Local).await.is_err());
         assert!(started.elapsed().is_zero());
         assert!(core.demand().wanted().is_empty());
+    });
+}
+
+/// Of a core of Hypercore 10 and 11, of which a peer tells its length: also that it is 0.
+#[test]
+fn a_wait_for_a_core_without_a_block_says_so() {
+    paused(async {
+        let key = Dialect::Modern.key_of(&pair());
+        let core = super::modern::open_modern(&World::default(), key, None, true).unwrap();
+        core.demand().set_peer_summary(PeerSummary { peers: 2, ..PeerSummary::default() });
+        let error = core.get(0, Wait::within(Duration::from_secs(10))).await.unwrap_err();
+        let why = "no connected peer says that it has a block of it: nothing was put into it yet";
+        assert!(error.to_string().contains(why), "{error}");
     });
 }
 

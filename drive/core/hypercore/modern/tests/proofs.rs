@@ -408,7 +408,7 @@ fn errors_of_the_own_nodes_are_not_the_peers() {
     let core = own(3);
     let asked = Request { block: Some(Way { from: 1, steps: 1 }), ..Request::default() };
     let proof = core.answer(&asked).unwrap();
-    assert_eq!(verify(&core.verifier, &proof, |_| Err("disk")), Err(Flaw::Local("disk")));
+    assert_eq!(verify(&core.verifier, &proof, None, |_| Err("disk")), Err(Flaw::Local("disk")));
     let held = Held { fork: 2, length: 3, signature: &core.signature };
     let failed = answer(&asked, held, Some(Bytes::new()), |_| Err("disk"));
     assert_eq!(failed, Err(Unanswered::Local("disk")));
