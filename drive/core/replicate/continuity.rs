@@ -16,8 +16,8 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::peer::{InFlight, MAX_UNCONNECTED, PeerId, Purpose};
-use super::{Replicator, View};
+use super::peer::{InFlight, MAX_BAD_LENGTHS, MAX_UNCONNECTED, PeerId, Purpose};
+use super::{Action, Replicator, View};
 use crate::hypercore::{Accepted, Head, Rejected, flat_tree};
 use crate::wire::message::Message;
 
@@ -162,6 +162,10 @@ impl<V: View> Replicator<V> {
     /// Our head has moved: what could not be shown to continue the old one may continue the new one.
     pub(super) fn grown(&mut self, head: Option<Head>) {
         let Some(head) = head else { return };
+        self.actions.push_back(Action::Grown);
+        // The first proof tells how small the blocks of an index are: without that a window would hold a handful
+        // of them, and a listing would take a round trip for each few.
+        self.average_bytes = (head.byte_length / head.length.max(1)).max(1);
         for peer in self.peers.values_mut() {
             if peer.discontinued.take_if(|length| *length < head.length).is_some() {
                 peer.unexamined = peer.blocks.clone();
@@ -246,6 +250,21 @@ impl<V: View> Replicator<V> {
         }
     }
 
+    /// What does not verify here may verify under another history of the author. The proof of that from the first
+    /// block on builds on nothing of ours, so it tells a fork from a lie. Asked for once; false if it was before, or
+    /// if there is nothing here to compare with.
+    fn ask_for_history(&mut self, id: PeerId) -> bool {
+        if self.core.head().length == 0 {
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let asks = !std::mem::replace(&mut peer.asked_for_history, true);
+        if asks {
+            self.actions.push_back(Action::AskForHistory { peer: id });
+        }
+        asks
+    }
+
     /// A proof does not verify. If it built on nodes we hold, it may be of another history, and the peer
     /// innocent: it is asked once more, for a proof that stands alone. Otherwise the bad proof
     /// costs this block at this peer, and a strike.
@@ -259,6 +278,18 @@ impl<V: View> Replicator<V> {
     ) {
         let purpose = request.map_or(Purpose::Block, |request| request.purpose);
         let alone = request.is_none_or(|request| request.full_proof);
+        let asks = self.ask_for_history(id);
+        if purpose == Purpose::Length {
+            let reason = format!("sent a length that does not verify: {reason}");
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            peer.bad_lengths += 1;
+            // Several proofs of its length may be on their way before its history is.
+            if !asks && (peer.bad_lengths > MAX_BAD_LENGTHS || !peer.asked_for_history) {
+                return self.disconnect(id, reason, true);
+            }
+            let name = self.peers.get(&id).map_or("?", |peer| peer.name.as_str());
+            return self.trouble(format!("peer {name} {reason}"));
+        }
         if purpose != Purpose::Block && !alone {
             // What was told to the peer on this connection it leaves out of all proofs. The next
             // connection brings one that stands alone.
@@ -269,6 +300,10 @@ impl<V: View> Replicator<V> {
         let wanted = self.wants.get(block).is_some();
         self.unscheduled = true;
         if !alone && wanted && self.distrusted.insert(block, now) {
+            let core = self.core.discovery_key();
+            log::debug!(
+                "core {core}: block {block} is requested with a proof that stands alone: {reason}"
+            );
             return self.wants.released(block, id);
         }
         self.wants.failed(block, id);

@@ -1,5 +1,7 @@
 //! Requests that a peer passes over while it answers others, in virtual time.
 
+use bytes::Bytes;
+
 use super::limit_tests::{PEER, have, written};
 use super::*;
 use crate::hypercore::demand::Urgency;
@@ -55,6 +57,7 @@ impl Scene {
                     let after = self.now - self.start;
                     self.sent.push(Sent { peer, index, bytes, hash, nodes, after });
                 }
+                Action::Grown | Action::AskForHistory { .. } | Action::ProveHistory => {}
                 Action::Accept(submitted) => {
                     for judged in judge(&self.replicator.core, vec![submitted]) {
                         self.replicator.step(judged, self.now);
@@ -113,6 +116,41 @@ fn knowing(written: &Core, scene: &mut Scene) {
     let last = written.head().length - 1;
     let proof = written.prove(last, 0, false, &mut Default::default()).unwrap();
     scene.replicator.core.accept(proof).unwrap();
+}
+
+#[test]
+fn a_block_that_the_only_peer_passes_over_is_requested_again() {
+    let written = written(200);
+    let mut scene = Scene::new(&written, &[PEER]);
+    scene.receive(PEER, have(0, 200));
+    scene.want([3]);
+    for block in 10..70 {
+        scene.want([block]);
+        scene.pass(RUN);
+        scene.answer(PEER, &written, block, false);
+        scene.pass(Duration::from_millis(200));
+    }
+    assert_eq!(scene.asked(PEER, 3).len(), 2);
+    scene.answer(PEER, &written, 3, false);
+    assert!(scene.replicator.core.has(3));
+}
+
+/// The peer may be slow, or this machine busy with something else.
+#[test]
+fn a_peer_that_is_not_heard_for_long_is_asked_for_no_block_twice_and_for_more_later() {
+    let written = written(40);
+    let mut scene = Scene::new(&written, &[PEER]);
+    scene.receive(PEER, have(0, 40));
+    scene.want([3, 4, 5]);
+    scene.pass(Duration::from_secs(15));
+    for block in [3, 4, 5] {
+        assert_eq!(scene.asked(PEER, block).len(), 1);
+        scene.answer(PEER, &written, block, false);
+        assert!(scene.replicator.core.has(block));
+    }
+    scene.want([6]);
+    assert_eq!(scene.asked(PEER, 6).len(), 1);
+    assert_eq!(scene.ended, []);
 }
 
 #[test]

@@ -2,15 +2,20 @@
 
 use bytes::Bytes;
 
-use super::peer::MAX_WANTED_REGIONS;
+use super::peer::{MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS, MAX_WANTED_REGIONS};
 use super::*;
-use crate::hypercore::demand::Urgency;
+use crate::hypercore::demand::{Hint, Urgency};
 use crate::store::Store;
+use crate::wire::extension::{self, TrieMessage};
 use crate::wire::run_length::{self, MAX_UNFOLDED};
 use continuity::MAX_BRIDGES;
 use distrust::{DISTRUST_FOR, MAX_DISTRUSTED};
-use peer::{MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_IN_FLIGHT, MAX_STRIKES, MAX_UNCONNECTED};
+use peer::{
+    MAX_BAD_BYTES, MAX_BAD_PROOFS, MAX_IN_FLIGHT, MAX_STRIKES, MAX_UNCONNECTED, RETRY_AFTER,
+    RETRY_WITHIN,
+};
 use skips::{ALWAYS_SKIPPED, MAX_SKIPPED};
+use tokio::time::Duration;
 use upload::{MAX_QUEUED_REQUESTS, MAX_WANT_BLOCKS, TooManyRequests};
 
 pub(super) const PEER: PeerId = PeerId(1);
@@ -325,6 +330,39 @@ fn bad_proofs_of_one_peer() {
         peer.strike(7, 9, now, now);
     }
     assert!(!peer.blocks.contains(7));
+}
+
+#[test]
+fn a_block_whose_proofs_were_bad_is_asked_for_again_later() {
+    let written = written(9);
+    let mut replicator = reading(&written);
+    receive(&mut replicator, have(0, 9));
+    replicator.peers.get_mut(&PEER).unwrap().proved(0);
+    let mut now = Instant::now();
+    replicator.demand(vec![Change::Wanted { block: 7, urgency: Urgency::Reader }], now);
+    let bad = |replicator: &mut Replicator, now| {
+        assert_eq!(requests(replicator), 1);
+        let message = Message::Data { index: 7, value: None, nodes: Vec::new(), signature: None };
+        replicator.step(Event::Received { peer: PEER, message }, now);
+        let verdict = Err(Rejected::Invalid("a lie".to_owned()));
+        let learnt = Learnt::default();
+        replicator.step(Event::Judged { peer: PEER, block: 7, size: 9, verdict, learnt }, now);
+    };
+    for _ in 0..MAX_BAD_PROOFS {
+        bad(&mut replicator, now);
+    }
+    let mut pause = RETRY_AFTER;
+    for _ in 0..6 {
+        let just_before = now + pause - Duration::from_millis(1);
+        replicator.step(Event::Tick, just_before);
+        assert_eq!(requests(&mut replicator), 0, "not before {pause:?}");
+        assert_eq!(replicator.next_check(), Some(now + pause));
+        now += pause;
+        replicator.step(Event::Tick, now);
+        bad(&mut replicator, now);
+        pause = (pause * 2).min(RETRY_WITHIN);
+    }
+    assert_eq!(ended(&mut replicator), None);
 }
 
 #[test]

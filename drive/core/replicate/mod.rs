@@ -8,6 +8,11 @@
 
 mod continuity;
 mod distrust;
+mod exchange;
+#[cfg(test)]
+mod exchange_tests;
+mod expected;
+mod hinting;
 mod histories;
 #[cfg(test)]
 mod late_tests;
@@ -21,30 +26,32 @@ mod schedule;
 mod simulation_tests;
 mod skips;
 mod upload;
+mod upload_modern;
 mod view;
 mod wants;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
+use exchange::NO_BLOCK;
+pub(crate) use exchange::{Exchange, Outcome};
 pub(crate) use peer::PeerId;
 pub use upload::Upload;
+pub(crate) use upload_modern::ModernUpload;
 pub(crate) use view::{ForDemand, Learnt, Question, Submitted, View, judge};
 
 use crate::error::Error;
-use crate::hypercore::demand::{Change, Hint, PeerSummary};
-use crate::hypercore::{Accepted, Core, Proof, Rejected};
-use crate::wire::extension::{self, TrieMessage};
+use crate::hypercore::demand::{Change, PeerSummary};
+use crate::hypercore::{Accepted, Core, Proof, ReceivedProof, Rejected};
 use crate::wire::message::Message;
 use continuity::Bridges;
 use distrust::Distrusted;
+use hinting::is_of_index;
 use hypermount_swarm::rate::{Bucket, RateLimit};
 use peer::{
-    BITFIELDS_PER_WANT, InFlight, LISTING_WITHIN, MAX_CACHES_PER_HINT, MAX_NEAR_BLOCKS,
-    MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
+    BITFIELDS_PER_WANT, InFlight, MAX_REFUSED, MAX_UNSOLICITED, MAX_WANTED_REGIONS, Peer, Purpose,
 };
 use skips::Skips;
 use wants::Wants;
@@ -80,6 +87,25 @@ pub(crate) enum Event {
     Received {
         peer: PeerId,
         message: Message,
+    },
+    /// A proof that answers a request.
+    Answered {
+        peer: PeerId,
+        proof: ReceivedProof,
+    },
+    /// A proof of a greater length, or of a later fork, that the connection requested by itself.
+    Upgraded {
+        peer: PeerId,
+        proof: ReceivedProof,
+    },
+    /// The peer says that its core is of this fork.
+    Announced {
+        peer: PeerId,
+        fork: u64,
+    },
+    /// Data that was not requested.
+    Unrequested {
+        peer: PeerId,
     },
     /// The core grew by local appends.
     Appended {
@@ -122,6 +148,14 @@ pub(crate) enum Action {
     Accept(Submitted),
     /// Tell the demand of the core.
     Demand(ForDemand),
+    /// Tell the peers of protocols that announce it that the head has moved.
+    Grown,
+    /// Ask the peer to prove its history from the first block on, see [`Replicator::ask_for_history`].
+    AskForHistory {
+        peer: PeerId,
+    },
+    /// Prove our history to all peers: there is a second one, signed by the same author.
+    ProveHistory,
     /// End the connection; `lied` if what it sent did not verify.
     Disconnect {
         peer: PeerId,
@@ -210,6 +244,7 @@ impl<V: View> Replicator<V> {
         // What peers say otherwise is looked at for what it changes (`offers.rs`).
         self.unscheduled |= match &event {
             Event::Received { message, .. } => matches!(message, Message::Data { .. }),
+            Event::Answered { .. } => true,
             Event::Judged { .. } | Event::Limited { .. } | Event::Tick => true,
             _ => false,
         };
@@ -223,7 +258,14 @@ impl<V: View> Replicator<V> {
                 }
             }
             Event::Received { peer, message } => self.received(peer, message, now),
-            Event::Appended { start, length } => self.announce(None, start, length),
+            Event::Answered { peer, proof } => self.data(peer, proof, now),
+            Event::Upgraded { peer, proof } => self.upgraded(peer, proof, now),
+            Event::Announced { peer, fork } => self.announced(peer, fork),
+            Event::Unrequested { peer } => self.unrequested(peer),
+            Event::Appended { start, length } => {
+                self.announce(None, start, length);
+                self.actions.push_back(Action::Grown);
+            }
             Event::Cleared { start, length } => {
                 self.tell(None, |_| Message::Unhave { start, length });
             }
@@ -349,7 +391,7 @@ impl<V: View> Replicator<V> {
 
     fn extensions(&mut self, id: PeerId, names: &[String]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.speaks_hypertrie = names.iter().any(|name| name == extension::NAME);
+        peer.takes_hints = names.iter().any(|name| is_of_index(name));
     }
 
     fn received(&mut self, id: PeerId, message: Message, now: Instant) {
@@ -362,10 +404,11 @@ impl<V: View> Replicator<V> {
             }
             Message::Status { uploading, .. } => self.status(id, uploading),
             Message::Data { index, value, nodes, signature } => {
-                self.data(id, Proof { block: index, value, nodes, signature }, now);
+                let proof = Proof { block: index, value, nodes, signature };
+                self.data(id, proof.into(), now);
             }
-            Message::Extension { name, payload } if name == extension::NAME => {
-                self.cache(id, payload, now);
+            Message::Extension { name, payload } if is_of_index(&name) => {
+                self.cache(id, &name, payload, now);
             }
             // The rest is answered by the connection (`upload.rs`) or means nothing to us.
             _ => {}
@@ -393,17 +436,41 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    fn data(&mut self, id: PeerId, proof: Proof, now: Instant) {
+    /// Not hashed, not kept. Late answers to cancelled requests are no offence.
+    fn unrequested(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.unsolicited += 1;
+        if peer.unsolicited > MAX_UNSOLICITED {
+            self.disconnect(id, "sent data that was not requested".into(), true);
+        }
+    }
+
+    fn upgraded(&mut self, id: PeerId, proof: ReceivedProof, now: Instant) {
+        if !self.peers.contains_key(&id) {
+            return;
+        }
+        let request = InFlight {
+            sent: now,
+            order: 0,
+            expected: 0,
+            cancelled: false,
+            full_proof: true,
+            purpose: Purpose::Length,
+        };
+        self.judging.insert((id, proof.block()), (request, None));
+        let question = Question::default();
+        self.actions.push_back(Action::Accept(Submitted { peer: id, proof, question }));
+    }
+
+    fn data(&mut self, id: PeerId, proof: ReceivedProof, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let size = proof.value().map_or(0, |value| value.len() as u64);
-        let Some((request, sought)) = peer.answered(proof.block(), size, now) else {
-            // Not hashed, not kept. Late answers to cancelled requests are no offence.
-            peer.unsolicited += 1;
-            if peer.unsolicited > MAX_UNSOLICITED {
-                self.disconnect(id, "sent data that was not requested".into(), true);
-            }
-            return;
+        let cost = size.max(self.core.least_cost());
+        let before = peer.is_near();
+        let Some((request, sought)) = peer.answered(proof.block(), cost, now) else {
+            return self.unrequested(id);
         };
+        self.summary_stale |= before != peer.is_near();
         if std::mem::take(&mut peer.newly_late) {
             self.due = Some(now);
         }
@@ -426,10 +493,16 @@ impl<V: View> Replicator<V> {
         now: Instant,
     ) {
         let (request, sought) = self.judging.remove(&(id, block)).unzip();
-        if let Some(byte) = sought.flatten() {
+        let sought = sought.flatten();
+        if let Some(byte) = sought {
             self.sought(id, byte, learnt.byte_located);
         }
-        let purpose = request.map_or(Purpose::Block, |request| request.purpose);
+        let purpose = match request {
+            Some(request) => request.purpose,
+            // A second proof of that kind came before the first one was judged.
+            None if block == NO_BLOCK => Purpose::Length,
+            None => Purpose::Block,
+        };
         self.continuity_judged(id, block, purpose, &verdict);
         if purpose == Purpose::Bridge {
             self.bridge_answered(id, block, verdict.is_ok() && learnt.roots_known);
@@ -442,12 +515,18 @@ impl<V: View> Replicator<V> {
                 // What waited for a longer head may go on.
                 self.wants.unpark_all();
             }
+            Ok(accepted) if purpose == Purpose::Length => {
+                self.fork = None;
+                self.summary_stale = true;
+                self.grown(accepted.head);
+                self.want_newest();
+            }
             Ok(accepted) if purpose == Purpose::Continuity => {
                 self.grown(accepted.head);
                 self.want_newest();
             }
             Ok(_) if purpose == Purpose::Bridge => {}
-            Ok(accepted) => self.accepted(id, block, size, accepted),
+            Ok(accepted) => self.accepted(id, (block, size), accepted, sought.is_some()),
             // What cannot connect itself cannot connect others.
             Err(Rejected::Unconnected { .. }) if purpose != Purpose::Block => {}
             Err(Rejected::Unconnected { ours, signed }) if signed < ours => {
@@ -456,6 +535,8 @@ impl<V: View> Replicator<V> {
             Err(Rejected::Unconnected { ours, .. }) => {
                 self.ask_for_continuity(id, ours, block, now)
             }
+            // The author has truncated the core meanwhile.
+            Err(Rejected::OtherFork { .. }) => self.wants.released(block, id),
             Err(Rejected::Invalid(reason)) => {
                 self.misproved(id, (block, size), request, &reason, now);
             }
@@ -471,9 +552,7 @@ impl<V: View> Replicator<V> {
             }
             Err(fork @ Rejected::Forked { .. }) => {
                 self.wants.failed(block, id);
-                let name = self.peers.get(&id).map_or("?", |peer| peer.name.as_str());
-                self.fork = Some(format!("peer {name} holds another history: {fork}"));
-                self.disconnect(id, format!("holds another history (a fork): {fork}"), true);
+                self.forked(id, &fork);
             }
             Err(Rejected::Storage(error)) => {
                 log::error!(
@@ -488,7 +567,36 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    fn accepted(&mut self, id: PeerId, block: u64, size: u64, accepted: Accepted) {
+    /// The peer has proved another history. Peers are told of ours, so that those with the other one know too.
+    fn forked(&mut self, id: PeerId, fork: &Rejected) {
+        let reason = format!("holds another history (a fork): {fork}");
+        // The reference closes the channel behind such a proof.
+        let name = match self.peers.get(&id) {
+            Some(peer) => peer.name.clone(),
+            None => {
+                log::warn!("core {}: a peer that has left {reason}", self.core.discovery_key());
+                "that has left".to_owned()
+            }
+        };
+        self.fork = Some(format!("peer {name} holds another history: {fork}"));
+        self.summary_stale = true;
+        self.actions.push_back(Action::ProveHistory);
+        self.disconnect(id, reason, true);
+    }
+
+    /// What an answer is expected to cost, in bytes of the window.
+    fn expected_cost(&self) -> u64 {
+        self.average_bytes.max(self.core.least_cost())
+    }
+
+    /// `sought`: the block was not requested by its number, and its bytes need not come along.
+    fn accepted(
+        &mut self,
+        id: PeerId,
+        (block, size): (u64, u64),
+        accepted: Accepted,
+        sought: bool,
+    ) {
         self.summary_stale |= self.fork.take().is_some();
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.proved(size);
@@ -500,7 +608,7 @@ impl<V: View> Replicator<V> {
                     self.cancel(other, block);
                 }
             }
-        } else {
+        } else if !sought {
             // It proved the block and kept its bytes to itself.
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.disclaims(block..block.saturating_add(1));
@@ -510,11 +618,8 @@ impl<V: View> Replicator<V> {
         if accepted.stored {
             self.announce(Some(id), block, 1);
         }
-        if let Some(head) = accepted.head {
-            // The first proof tells how small the blocks of an index are: without that a window
-            // would hold a handful of them, and a listing would take a round trip for each few.
-            self.average_bytes = (head.byte_length / head.length.max(1)).max(1);
-            self.grown(Some(head));
+        if accepted.head.is_some() {
+            self.grown(accepted.head);
             self.want_newest();
         }
     }
@@ -543,11 +648,14 @@ impl<V: View> Replicator<V> {
     }
 
     fn publish_summary(&mut self) {
+        let fork = self.core.head().fork;
         let summary = PeerSummary {
+            later_fork: self.peers.values().any(|peer| peer.uploading && peer.fork > fork),
             peers: self.peers.len(),
             last_trouble: self.last_trouble.clone(),
             fork: self.fork.clone(),
             remote_length: self.remote_length(),
+            near: self.peers.values().any(Peer::is_near),
         };
         self.actions.push_back(Action::Demand(ForDemand::PeerSummary(summary)));
     }
@@ -609,49 +717,6 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    fn send_hint(&mut self, hint: &Hint, now: Instant) {
-        let near = self.core.head().byte_length <= NEAR_INDEX_BYTES;
-        let payloads = encode_hint(hint, near);
-        let listing = matches!(hint, Hint::List { .. });
-        let speakers: Vec<PeerId> = self
-            .peers
-            .iter_mut()
-            .filter(|(_, peer)| peer.speaks_hypertrie && peer.uploading)
-            .map(|(id, peer)| {
-                peer.caches_allowed = MAX_CACHES_PER_HINT;
-                if listing {
-                    peer.listing_until = Some(now + LISTING_WITHIN);
-                }
-                *id
-            })
-            .collect();
-        for id in speakers {
-            for payload in &payloads {
-                let (name, payload) = (extension::NAME.into(), payload.clone());
-                self.send(id, Message::Extension { name, payload });
-            }
-        }
-    }
-
-    /// A peer answered a hint with the blocks we will need.
-    fn cache(&mut self, id: PeerId, payload: Bytes, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Ok(Some(TrieMessage::Cache { blocks, .. })) = TrieMessage::decode(payload) else {
-            return;
-        };
-        if peer.caches_allowed == 0 {
-            return;
-        }
-        peer.caches_allowed -= 1;
-        if blocks.len() > MAX_NEAR_BLOCKS && peer.listing_until.is_none_or(|until| until < now) {
-            return;
-        }
-        let length = self.core.head().length;
-        let missing: Vec<u64> =
-            blocks.into_iter().filter(|block| *block < length && !self.core.has(*block)).collect();
-        self.actions.push_back(Action::Demand(ForDemand::Ahead(missing)));
-    }
-
     fn tell(&mut self, except: Option<PeerId>, message: impl Fn(&Peer) -> Message) {
         let messages: Vec<(PeerId, Message)> = self
             .peers
@@ -667,28 +732,4 @@ impl<V: View> Replicator<V> {
     fn announce(&mut self, except: Option<PeerId>, start: u64, length: u64) {
         self.tell(except, |_| Message::Have { start, length, bitfield: None, ack: false });
     }
-}
-
-fn encode_hint(hint: &Hint, near: bool) -> Vec<Bytes> {
-    let messages = match hint {
-        // What is looked up may be a directory on the way to a file: what lies in it is asked about in
-        // the same breath, as its answer would cost the next lookup a round trip or two.
-        Hint::Key { head, key } if !near => {
-            vec![TrieMessage::Get { head: *head, key: key.clone() }]
-        }
-        Hint::Key { head, key } => {
-            let inside = key.clone();
-            vec![
-                TrieMessage::Get { head: *head, key: key.clone() },
-                TrieMessage::Iterator { head: *head, key: inside, flags: 0, checkpoint: None },
-            ]
-        }
-        Hint::List { head, prefix, recursive } => vec![TrieMessage::Iterator {
-            head: *head,
-            key: prefix.clone(),
-            flags: if *recursive { extension::flags::RECURSIVE } else { 0 },
-            checkpoint: None,
-        }],
-    };
-    messages.into_iter().map(TrieMessage::encode).collect()
 }

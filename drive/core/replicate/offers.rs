@@ -71,6 +71,14 @@ impl<V: View> Replicator<V> {
         self.end_if_fickle(id);
     }
 
+    /// The peer's core is of this fork.
+    pub(super) fn announced(&mut self, id: PeerId, fork: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.fork = fork;
+            self.summary_stale = true;
+        }
+    }
+
     pub(super) fn unhave(&mut self, id: PeerId, lost: Range<u64>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if lost.is_empty() {
@@ -110,7 +118,7 @@ impl<V: View> Replicator<V> {
     }
 
     /// The newest block that a peer tells of is another one.
-    fn end_changed(&mut self) {
+    pub(super) fn end_changed(&mut self) {
         self.summary_stale = true;
         self.want_newest();
     }
@@ -167,7 +175,7 @@ impl<V: View> Replicator<V> {
     }
 
     fn examine_peer(&mut self, id: PeerId, left: &mut usize, now: Instant) {
-        let average = self.average_bytes;
+        let average = self.expected_cost();
         let Some(mut room) = self.peers.get(&id).map(|peer| peer.room(average)) else { return };
         while room > 0 && *left > 0 {
             let first = self.peers.get(&id).and_then(|peer| peer.unexamined.first());
@@ -265,5 +273,5 @@ impl<V: View> Replicator<V> {
 
 /// Whether one more request would be sent to the peer.
 fn can_be_asked(peer: &Peer, now: Instant) -> bool {
-    peer.uploading && peer.has_room(true) && !peer.is_stalled(now)
+    peer.uploading && peer.has_room(Urgency::Reader) && !peer.is_stalled(now)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::remote_blocks::{MAX_RANGES, RemoteBlocks};
+use crate::hypercore::demand::Urgency;
 
 /// Requests one peer may have open for one core, whatever their size.
 pub(crate) const MAX_IN_FLIGHT: usize = 1024;
@@ -14,16 +15,27 @@ pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 pub(super) const MIN_WINDOW_BYTES: u64 = 128 * 1024;
 pub(crate) const MAX_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 const INITIAL_WINDOW_BYTES: u64 = 512 * 1024;
+/// Requests, and the bytes of their answers, beyond which nothing is requested that is only [`Urgency::Spare`]: a
+/// reader's request is answered after them.
+const MAX_SPARE: usize = 16;
+const SPARE_BYTES: u64 = 64 * 1024;
+/// A peer that has answered once within this time is near.
+const NEAR: Duration = Duration::from_millis(5);
+/// The same until [`MEASURED`] answers have come: a server takes longer for the first ones.
+const NEAR_AT_FIRST: Duration = Duration::from_millis(30);
+const MEASURED: u32 = 8;
 /// A peer is stalled when it owes answers and has sent nothing for this long (or, on slow links, for
 /// longer than the timeout of RFC 6298: the usual time of an answer plus a multiple of its deviation).
 pub(crate) const STALL_AFTER: Duration = Duration::from_millis(500);
 const STALL_DEVIATIONS: u32 = 4;
+/// How long after an unanswered request a peer is doubted, see [`Peer::is_doubtful`].
+const DOUBTED_FOR: Duration = Duration::from_secs(10);
 /// A peer that owes answers and stays silent this long is disconnected (the reference's timeout).
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(20);
 /// A request is late when it is this old and the peer has answered one that was made after it (or, on slow
 /// links, when it is older than an answer usually is, as above).
 pub(super) const LATE_AFTER: Duration = Duration::from_secs(1);
-/// A single request this old, at a peer that answers others, will not be answered any more.
+/// A single request this old, at a peer that has answered later ones, is made again, of another peer if there is one.
 pub(super) const OVERDUE_AFTER: Duration = Duration::from_secs(10);
 /// Data messages without a pending request that a peer may send before it counts as misbehaving.
 pub(super) const MAX_UNSOLICITED: u32 = 1024;
@@ -38,8 +50,13 @@ pub(super) const MAX_STRIKES: u32 = 32;
 /// Bytes of bad proofs, less those of good ones since, after which a peer is dropped as a liar: two of the
 /// largest blocks.
 pub(super) const MAX_BAD_BYTES: u64 = 16 * 1024 * 1024;
-/// Bad proofs of one block after which the peer counts as not having it.
+/// Bad proofs of its length, after which a peer that was asked for its history is dropped as a liar.
+pub(super) const MAX_BAD_LENGTHS: u32 = 4;
+/// Bad proofs of one block after which the peer counts as not having it, for [`RETRY_AFTER`], and for twice as
+/// long after each further one, up to [`RETRY_WITHIN`]: its operator may mend what is damaged.
 pub(super) const MAX_BAD_PROOFS: u8 = 3;
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(super) const RETRY_WITHIN: Duration = Duration::from_secs(80);
 /// Blocks of one peer whose bad proofs are counted; of further ones the first is enough.
 pub(super) const MAX_BAD_BLOCKS: usize = 1024;
 /// Replies that one hint may bring (each at most 2176 blocks).
@@ -85,6 +102,8 @@ pub(super) enum Purpose {
     Comparison,
     /// To see that the peer's longer version continues ours (`continuity.rs`).
     Continuity,
+    /// To learn the peer's length, or its fork; made by the connection (`exchange.rs`).
+    Length,
     /// To learn the nodes that connect a shorter version, of another peer, with ours (`continuity.rs`).
     Bridge,
 }
@@ -98,9 +117,11 @@ pub(super) struct Peer {
     /// Bitfields that it may still send.
     pub(crate) bitfields_allowed: u32,
     pub(crate) uploading: bool,
+    /// The fork that it says its core is of.
+    pub(super) fork: u64,
     /// It sent a Want: it is told of new blocks.
     pub(crate) subscribed: bool,
-    pub(crate) speaks_hypertrie: bool,
+    pub(crate) takes_hints: bool,
     pub(crate) caches_allowed: u32,
     /// A listing was hinted at: until then large answers to hints are welcome.
     pub(crate) listing_until: Option<Instant>,
@@ -132,8 +153,16 @@ pub(super) struct Peer {
     struck: Instant,
     /// Some proof of it verified. One that proves nothing is a liar after the last try for one block.
     has_proved: bool,
+    /// It was asked to prove its history from the first block on.
+    pub(crate) asked_for_history: bool,
+    /// Proofs of its length that did not verify.
+    pub(crate) bad_lengths: u32,
     /// How often the proof of a block was bad.
     bad_proofs: BTreeMap<u64, u8>,
+    /// When to ask again for blocks that were disclaimed for their bad proofs.
+    ///
+    /// INVARIANT: each block once, and only blocks of `bad_proofs`.
+    retries: BTreeSet<(Instant, u64)>,
     /// The newest block it was asked to prove, and when, to compare histories.
     pub(crate) compared: Option<(u64, Instant)>,
     /// When it opened the core.
@@ -155,7 +184,11 @@ pub(super) struct Peer {
     /// How far from the usual an answer usually is.
     deviation: Duration,
     best_latency: Option<Duration>,
+    /// Answers that were measured.
+    measured: u32,
     last_answer: Instant,
+    /// The first request since its last answer, cancelled or not.
+    unanswered_since: Option<Instant>,
 }
 
 impl Peer {
@@ -166,8 +199,9 @@ impl Peer {
             unexamined: RemoteBlocks::default(),
             bitfields_allowed: FIRST_BITFIELDS,
             uploading: true,
+            fork: 0,
             subscribed: false,
-            speaks_hypertrie: false,
+            takes_hints: false,
             caches_allowed: 0,
             listing_until: None,
             regions: BTreeSet::new(),
@@ -185,7 +219,10 @@ impl Peer {
             bad_bytes: 0,
             struck: now,
             has_proved: false,
+            asked_for_history: false,
+            bad_lengths: 0,
             bad_proofs: BTreeMap::new(),
+            retries: BTreeSet::new(),
             compared: None,
             since: now,
             knows_our_nodes: false,
@@ -198,7 +235,9 @@ impl Peer {
             latency: None,
             deviation: Duration::ZERO,
             best_latency: None,
+            measured: 0,
             last_answer: now,
+            unanswered_since: None,
         }
     }
 
@@ -217,7 +256,11 @@ impl Peer {
     pub(crate) fn claims_bits(&mut self, region: Range<u64>, bits: &[u8]) {
         self.blocks.replace(region.clone(), bits);
         self.unexamined.remove(region.clone());
-        for range in self.blocks.within(region) {
+        let claimed = self.blocks.within(region);
+        if claimed.is_empty() {
+            return;
+        }
+        for range in claimed {
             self.unexamined.insert(range);
         }
         self.bound_unexamined();
@@ -280,8 +323,8 @@ impl Peer {
         self.in_flight.get(&block).is_some_and(|request| request.purpose != Purpose::Block)
     }
 
-    /// Notes that a proof of `block` with `size` bytes, asked for at `sent`, did not verify. The peer is
-    /// asked for the block again at most [`MAX_BAD_PROOFS`] times. True if it is a liar.
+    /// Notes that a proof of `block` with `size` bytes, asked for at `sent`, did not verify. After
+    /// [`MAX_BAD_PROOFS`] of them the peer is asked for the block only from time to time. True if it is a liar.
     pub(crate) fn strike(&mut self, block: u64, size: u64, sent: Instant, now: Instant) -> bool {
         self.bad_bytes = self.bad_bytes.saturating_add(size);
         let full = self.bad_proofs.len() >= MAX_BAD_BLOCKS;
@@ -295,6 +338,12 @@ impl Peer {
         };
         if times >= MAX_BAD_PROOFS {
             self.disclaims(block..block.saturating_add(1));
+            if self.bad_proofs.contains_key(&block) {
+                let doublings = u32::from(times - MAX_BAD_PROOFS).min(4);
+                let pause = (RETRY_AFTER * (1 << doublings)).min(RETRY_WITHIN);
+                self.retries.retain(|(_, retried)| *retried != block);
+                self.retries.insert((now + pause, block));
+            }
         }
         if self.strikes == 0 {
             (self.strikes, self.struck) = (1, now);
@@ -306,6 +355,16 @@ impl Peer {
             || (times >= MAX_BAD_PROOFS && !self.has_proved)
     }
 
+    /// Claims again what is to be asked for again by now.
+    pub(super) fn claims_retried(&mut self, now: Instant) -> bool {
+        let later = self.retries.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.retries, later);
+        for (_, block) in &due {
+            self.claims(*block..block.saturating_add(1));
+        }
+        !due.is_empty()
+    }
+
     /// Notes that a proof with `size` bytes verified.
     pub(super) fn proved(&mut self, size: u64) {
         self.bad_bytes = self.bad_bytes.saturating_sub(size);
@@ -315,14 +374,14 @@ impl Peer {
     }
 
     /// Whether one more request fits; readers may use what readahead leaves free.
-    pub(super) fn has_room(&self, reader: bool) -> bool {
+    pub(super) fn has_room(&self, urgency: Urgency) -> bool {
         if self.strikes > 0 {
             return self.in_flight.is_empty() && self.seeks.is_empty();
         }
-        let (count, bytes) = if reader {
-            (MAX_IN_FLIGHT, self.window.saturating_mul(2))
-        } else {
-            (MAX_IN_FLIGHT * 3 / 4, self.window)
+        let (count, bytes) = match urgency {
+            Urgency::Reader => (MAX_IN_FLIGHT, self.window.saturating_mul(2)),
+            Urgency::Ahead | Urgency::Background => (MAX_IN_FLIGHT * 3 / 4, self.window),
+            Urgency::Spare => (MAX_SPARE, self.window.min(SPARE_BYTES)),
         };
         self.open() < count && self.in_flight_bytes < bytes
     }
@@ -335,7 +394,7 @@ impl Peer {
 
     /// About how many more requests fit, if answers have `average` bytes.
     pub(super) fn room(&self, average: u64) -> usize {
-        if !self.has_room(true) {
+        if !self.has_room(Urgency::Reader) {
             return 0;
         }
         if self.strikes > 0 {
@@ -346,15 +405,29 @@ impl Peer {
         count.min(usize::try_from(bytes / average.max(1)).unwrap_or(usize::MAX).saturating_add(1))
     }
 
+    /// Whether requests one after the other cost less than requests for more than is needed.
+    pub(super) fn is_near(&self) -> bool {
+        let limit = if self.measured < MEASURED { NEAR_AT_FIRST } else { NEAR };
+        self.best_latency.is_some_and(|best| best < limit)
+    }
+
     /// How full its window is, for choosing between peers; lower is better.
     pub(super) fn load(&self) -> u64 {
         self.in_flight_bytes.saturating_mul(1024) / self.window.max(1)
+    }
+
+    /// A request was made. What an honest peer did not answer may have been cancelled in time, so the doubt ends.
+    fn notes_unanswered(&mut self, sent: Instant) {
+        let over = |since: &mut Instant| sent.saturating_duration_since(*since) >= DOUBTED_FOR;
+        self.unanswered_since.take_if(over);
+        self.unanswered_since.get_or_insert(sent);
     }
 
     pub(super) fn asked(&mut self, block: u64, mut request: InFlight) {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
+        self.notes_unanswered(request.sent);
         self.withdraw(block);
         self.in_flight_bytes += request.expected;
         self.owed += 1;
@@ -369,6 +442,7 @@ impl Peer {
         if self.owed == 0 {
             self.last_answer = request.sent;
         }
+        self.notes_unanswered(request.sent);
         self.in_flight_bytes += request.expected;
         self.owed += 1;
         self.made += 1;
@@ -409,6 +483,7 @@ impl Peer {
         self.measure(now.saturating_duration_since(request.sent), size);
         self.passes_over(&request, now);
         self.last_answer = now;
+        self.unanswered_since = self.is_owing().then_some(now);
         Some((request, byte))
     }
 
@@ -418,6 +493,7 @@ impl Peer {
     fn measure(&mut self, latency: Duration, size: u64) {
         let best = self.best_latency.map_or(latency, |best| best.min(latency));
         self.best_latency = Some(best);
+        self.measured = self.measured.saturating_add(1);
         let usual = self.latency.unwrap_or(latency);
         let off = if self.latency.is_some() { usual.abs_diff(latency) } else { latency / 2 };
         self.deviation = (self.deviation * 3 + off) / 4;
@@ -444,6 +520,14 @@ impl Peer {
 
     fn stall_limit(&self) -> Duration {
         STALL_AFTER.max(self.latency.unwrap_or_default() + self.deviation * STALL_DEVIATIONS)
+    }
+
+    /// Whether it left a request unanswered for as long as a stalled peer does, also one that is not needed any
+    /// more because another peer answered it: another peer is asked first, for some time.
+    pub(super) fn is_doubtful(&self, now: Instant) -> bool {
+        let Some(since) = self.unanswered_since else { return false };
+        let unanswered = now.saturating_duration_since(since);
+        unanswered >= self.stall_limit() && unanswered < DOUBTED_FOR
     }
 
     /// It owes answers and has sent none for longer than is usual for it.
@@ -508,6 +592,7 @@ impl Peer {
         let mut given_up = Vec::new();
         while let Some((byte, request)) = self.seeks.front().copied()
             && now.saturating_duration_since(request.sent) >= OVERDUE_AFTER
+            && request.order < self.answered_up_to.1
         {
             self.seeks.pop_front();
             self.release(&request);
@@ -535,18 +620,22 @@ impl Peer {
             .min()
     }
 
-    /// Blocks requested more than [`OVERDUE_AFTER`] ago: the peer must have passed over them.
+    /// Blocks requested more than [`OVERDUE_AFTER`] ago that the peer has passed over. One that has answered none
+    /// since may be slow, or was not heard while this machine was busy.
     pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = u64> {
         self.by_age
             .iter()
             .take_while(move |(sent, ..)| now.saturating_duration_since(*sent) >= OVERDUE_AFTER)
+            .filter(|(_, order, _)| *order < self.answered_up_to.1)
             .map(|(.., block)| *block)
     }
 
-    /// When the peer may next be stalled or silent, or a request of it late or overdue.
+    /// When the peer may next be stalled or silent, a request of it late or overdue, or a block due to be asked for
+    /// again.
     pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
+        let retry = self.retries.first().map(|(at, _)| *at);
         if self.owed == 0 {
-            return None;
+            return retry;
         }
         let oldest = self.by_age.first().map(|(sent, ..)| *sent);
         let seek = self.seeks.front().map(|(_, request)| request.sent);
@@ -556,6 +645,7 @@ impl Peer {
             seek.map(|sent| sent + OVERDUE_AFTER),
             self.next_late(now),
             Some(self.last_answer + SILENT_AFTER),
+            retry,
         ]
         .into_iter()
         .flatten()

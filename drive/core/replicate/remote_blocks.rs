@@ -81,6 +81,10 @@ impl RemoteBlocks {
 
     pub(crate) fn insert(&mut self, blocks: Range<u64>) {
         let Some(mut range) = clamp(blocks) else { return };
+        // It would be the highest one, and forgotten at once.
+        if self.ranges.len() >= MAX_RANGES && range.start > self.end() {
+            return;
+        }
         if let Some((start, end)) = self.ranges.range(..=range.start).next_back()
             && *end >= range.start
         {
@@ -127,6 +131,10 @@ impl RemoteBlocks {
         let claimed = (bits.len() as u64).saturating_mul(8).min(region.end - region.start);
         let mut offset = 0;
         while offset < claimed {
+            // All that follows would be forgotten.
+            if self.ranges.len() >= MAX_RANGES && region.start + offset > self.end() {
+                return;
+            }
             let byte = bits.get((offset / 8) as usize).copied().unwrap_or(0);
             // Eight alike need no look at each: most bytes are all ones or all zeros.
             if offset % 8 == 0 && byte == if run.is_some() { 0xff } else { 0 } {

@@ -25,6 +25,14 @@ impl<V: View> Replicator<V> {
             self.disconnect(id, format!("owed answers for {SILENT_AFTER:?}"), false);
         }
         self.give_up_overdue(now);
+        let mut offers_more = false;
+        for peer in self.peers.values_mut() {
+            offers_more |= peer.claims_retried(now);
+        }
+        if offers_more {
+            self.unscheduled = true;
+            self.end_changed();
+        }
         let mut retry = Vec::new();
         for (id, peer) in &self.peers {
             retry.extend(self.held_up_at(peer, 0..u64::MAX, now));
@@ -86,7 +94,7 @@ impl<V: View> Replicator<V> {
                 *other != id
                     && !seek.failed.contains(other)
                     && peer.offers(seek.guess)
-                    && peer.has_room(true)
+                    && peer.has_room(Urgency::Reader)
                     && !peer.is_stalled(now)
             });
             if another && let Some(seek) = self.seeks.get_mut(&byte) {
@@ -97,7 +105,8 @@ impl<V: View> Replicator<V> {
         }
     }
 
-    /// A peer that answers others but not this request does not have the block after all.
+    /// What a peer passed over is requested again, of another one if there is one: the answer may have been lost, or
+    /// the peer does not have the block after all.
     fn give_up_overdue(&mut self, now: Instant) {
         let overdue: Vec<(PeerId, u64)> = self
             .peers
@@ -115,9 +124,6 @@ impl<V: View> Replicator<V> {
             }
         }
         for (id, block) in overdue {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.disclaims(block..block.saturating_add(1));
-            }
             self.refused(id, block);
         }
     }
@@ -130,9 +136,7 @@ impl<V: View> Replicator<V> {
         while let Some((block, urgency)) = self.wants.queued_after(last) {
             last = Some((block, urgency));
             // Less urgent ones follow: what has no room for this one has none for them.
-            if self.no_peer_has_room(urgency == Urgency::Reader, now)
-                || self.pace.ready_at(now).is_some()
-            {
+            if self.no_peer_has_room(urgency, now) || self.pace.ready_at(now).is_some() {
                 break;
             }
             if self.ask_a_peer(block, urgency, now) {
@@ -155,26 +159,26 @@ impl<V: View> Replicator<V> {
         false
     }
 
-    fn no_peer_has_room(&self, reader: bool, now: Instant) -> bool {
-        !self.peers.values().any(|peer| peer.has_room(reader) && !peer.is_stalled(now))
+    fn no_peer_has_room(&self, urgency: Urgency, now: Instant) -> bool {
+        !self.peers.values().any(|peer| peer.has_room(urgency) && !peer.is_stalled(now))
     }
 
     /// The least loaded peer that offers the block. Stalled peers and those that failed to
     /// deliver it before are asked only when there is no other.
     fn choose(&self, block: u64, urgency: Urgency, now: Instant) -> Choice {
         let Some(want) = self.wants.get(block) else { return Choice::NoPeer };
-        let reader = urgency == Urgency::Reader;
         let mut busy = false;
         let mut best: Option<((bool, bool, u64), PeerId)> = None;
         for (id, peer) in &self.peers {
             if !peer.offers(block) || want.asked.contains(id) {
                 continue;
             }
-            if !peer.has_room(reader) || peer.is_asked_for_proof(block) {
+            if !peer.has_room(urgency) || peer.is_asked_for_proof(block) {
                 busy = true;
                 continue;
             }
-            let cost = (want.failed.contains(id), peer.is_stalled(now), peer.load());
+            let slow = peer.is_stalled(now) || peer.is_doubtful(now);
+            let cost = (want.failed.contains(id), slow, peer.load());
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, *id));
             }
@@ -194,18 +198,22 @@ impl<V: View> Replicator<V> {
 
     fn request(&mut self, id: PeerId, block: u64, now: Instant) {
         self.distrusted.expire(now, |block| self.wants.get(block).is_some());
-        let digest = if self.distrusted.is_empty() { self.core.digest(block) } else { 0 };
+        let expected = self.expected_cost();
+        let trusted = self.distrusted.is_empty();
+        let digest = if trusted { self.core.digest(block) } else { 0 };
+        let builds = trusted && self.core.proofs_build_on_requested();
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let digest = digest | u64::from(builds && peer.is_owing());
         let request = InFlight {
             sent: now,
             order: 0,
-            expected: self.average_bytes,
+            expected,
             cancelled: false,
             full_proof: peer.stands_alone(digest),
             purpose: Purpose::Block,
         };
         peer.asked(block, request);
-        self.pace.spend(request.expected, now);
+        self.pace.spend(self.average_bytes, now);
         self.wants.asked(block, id);
         self.send(id, Message::Request { index: block, bytes: 0, hash: false, nodes: digest });
     }
@@ -218,11 +226,12 @@ impl<V: View> Replicator<V> {
             let chosen = self
                 .peers
                 .iter()
-                .filter(|(_, peer)| peer.has_room(true) && peer.offers(seek.guess))
+                .filter(|(_, peer)| peer.has_room(Urgency::Reader) && peer.offers(seek.guess))
                 .min_by_key(|(id, peer)| {
                     let whole = peer.offers(seek.blocks.start)
                         && peer.offers(seek.blocks.end.saturating_sub(1));
-                    (seek.failed.contains(id), peer.is_stalled(now), !whole, peer.load())
+                    let slow = peer.is_stalled(now) || peer.is_doubtful(now);
+                    (seek.failed.contains(id), slow, !whole, peer.load())
                 })
                 .map(|(id, _)| *id);
             if let Some(id) = chosen {
@@ -231,7 +240,7 @@ impl<V: View> Replicator<V> {
             }
         }
         for (id, byte, guess) in requests {
-            let expected = self.average_bytes;
+            let expected = self.expected_cost();
             if let Some(peer) = self.peers.get_mut(&id) {
                 let request = InFlight {
                     sent: now,

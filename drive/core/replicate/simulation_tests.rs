@@ -192,6 +192,7 @@ impl World {
                     let delay = self.travel(number);
                     self.post(delay, Delivery::ToRemote(number, message));
                 }
+                Action::Grown | Action::AskForHistory { .. } | Action::ProveHistory => {}
                 Action::Accept(submitted) => {
                     for judged in judge(&self.reader, vec![submitted]) {
                         self.replicator.step(judged, self.now);

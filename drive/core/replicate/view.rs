@@ -9,8 +9,13 @@ use std::ops::Range;
 
 use super::{Event, PeerId};
 use crate::hypercore::demand::{Demand, PeerSummary, Urgency};
-use crate::hypercore::{Core, Head, Located, Proof};
+use crate::hypercore::{Core, Dialect, Head, Located, ReceivedProof};
 use hypermount_swarm::crypto::DiscoveryKey;
+
+/// The reference takes about as long for one request of `hypercore/alpha` as for this number of bytes: half a
+/// millisecond, for the nodes of a proof. Without it a window of bytes would hold hundreds of requests for blocks
+/// of an index, and what a reader waits for would be answered after all of them.
+const MODERN_LEAST_COST: u64 = 4096;
 
 /// The core as its replicator sees it. Every answer comes from memory.
 pub(crate) trait View {
@@ -32,6 +37,12 @@ pub(crate) trait View {
 
     /// What a request for `block` tells the peer that is here already.
     fn digest(&self, block: u64) -> u64;
+
+    /// What a request costs at least, in bytes of an answer, however small the block is.
+    fn least_cost(&self) -> u64;
+
+    /// Whether a proof may build on those that the same peer was asked for before, and has not sent yet.
+    fn proofs_build_on_requested(&self) -> bool;
 }
 
 impl View for Core {
@@ -62,6 +73,17 @@ impl View for Core {
     fn digest(&self, block: u64) -> u64 {
         Core::digest(self, block)
     }
+
+    fn least_cost(&self) -> u64 {
+        match self.dialect() {
+            Dialect::Legacy => 1,
+            Dialect::Modern => MODERN_LEAST_COST,
+        }
+    }
+
+    fn proofs_build_on_requested(&self) -> bool {
+        self.dialect() == Dialect::Modern
+    }
 }
 
 /// What the replicator asks of the core's tree once a proof has been judged.
@@ -86,7 +108,7 @@ pub(crate) struct Learnt {
 #[derive(Debug)]
 pub(crate) struct Submitted {
     pub(crate) peer: PeerId,
-    pub(crate) proof: Proof,
+    pub(crate) proof: ReceivedProof,
     pub(crate) question: Question,
 }
 

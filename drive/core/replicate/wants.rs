@@ -202,7 +202,7 @@ impl Wants {
     /// What is queued of these blocks, the most urgent first.
     pub(super) fn queued(&self, blocks: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         let (start, end) = (blocks.start, blocks.end.max(blocks.start));
-        let urgencies = [Urgency::Reader, Urgency::Ahead, Urgency::Background];
+        let urgencies = [Urgency::Reader, Urgency::Ahead, Urgency::Background, Urgency::Spare];
         urgencies.into_iter().flat_map(move |urgency| {
             let queued = self.queue.range((Reverse(urgency), start)..(Reverse(urgency), end));
             queued.map(|(_, block)| *block)

@@ -6,22 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::hints::Hints;
 use super::replication::Replication;
 use super::{Command, Connected, Inner, Share};
-use crate::hypercore::{Core, Given};
+use crate::hypercore::{Core, CoreName, Dialect, Given};
 use crate::replicate::{Event, PeerId, Upload};
 use crate::wire::extension;
 use crate::wire::message::{Message, SessionEvent};
 use crate::wire::noise::Role;
 use crate::wire::session::{Opening, Session};
+use hypermount_swarm::ConnectionSlot;
 use hypermount_swarm::crypto::DiscoveryKey;
 use hypermount_swarm::rate::RateLimit;
-use hypermount_swarm::{ConnectionSlot, Stream};
 
 /// The handshake must be done by then.
 pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -39,7 +40,7 @@ const READ_BYTES: usize = 128 * 1024;
 const STRANGER_READ_BYTES: usize = 8 * 1024;
 /// Bytes that the session itself answers with (refusals of cores above all), to a peer that does not
 /// read them: nothing more is received beyond.
-const UNREAD_BYTES: usize = 256 * 1024;
+pub(super) const UNREAD_BYTES: usize = 256 * 1024;
 /// The same, of a peer that has shown no key of ours yet: more than the refusals of all cores that may be
 /// open at once, so that two honest peers never wait for each other to read.
 const STRANGER_UNREAD_BYTES: usize = 48 * 1024;
@@ -55,7 +56,7 @@ const LIMITED_PATIENCE: u32 = 3;
 const YIELD_AFTER: usize = 256 * 1024;
 /// Requests are answered while less than this waits to be written: what we ask for ourselves has to
 /// wait behind it.
-const OUTPUT_BYTES: usize = 64 * 1024;
+pub(super) const OUTPUT_BYTES: usize = 64 * 1024;
 /// Bytes that the system may hold back unsent, for the same reason.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 32 * 1024;
@@ -78,6 +79,8 @@ struct Connection<'a> {
     session: Session,
     channels: HashMap<DiscoveryKey, Channel>,
     hints: Hints,
+    /// It is a stream in a channel of a connection of Hyperswarm 4.
+    carried: bool,
     handshaken: bool,
     output: Bytes,
     /// Bytes of the output that what was received has caused and that the peer has not read.
@@ -93,11 +96,18 @@ struct Connection<'a> {
     resume: Option<Instant>,
 }
 
+/// What carries the bytes of a session.
+pub(super) enum Bearer {
+    Tcp(TcpStream),
+    /// A channel of a connection of Hyperswarm 4.
+    Carried(DuplexStream),
+}
+
 /// Runs the connection to its end: why it ended, and whether the peer lied.
 pub(super) async fn run(
     sharing: &Arc<Inner>,
     slot: &ConnectionSlot,
-    stream: Stream,
+    bearer: Bearer,
     role: Role,
     nonce: [u8; 24],
     connected: Connected,
@@ -116,6 +126,7 @@ pub(super) async fn run(
         session,
         channels: HashMap::new(),
         hints: Hints::new(Arc::clone(&sharing.hint_turns), sharing.options.answer, now),
+        carried: matches!(bearer, Bearer::Carried(_)),
         handshaken: false,
         output: Bytes::new(),
         unread: 0,
@@ -128,17 +139,19 @@ pub(super) async fn run(
     };
     // Our own too: another copy of them may be written elsewhere, which only its peers can tell.
     for core in sharing.store.cores() {
-        connection.offer(core).await;
+        if core.dialect() == Dialect::Legacy {
+            connection.offer(core).await;
+        }
     }
-    let ending = match stream {
-        Stream::Tcp(mut stream) => {
+    let ending = match bearer {
+        Bearer::Tcp(mut stream) => {
             if let Err(error) = set_options(&stream) {
                 log::debug!("peer {}: {error}", slot.address());
             }
             let (reader, writer) = stream.split();
             connection.talk(reader, writer, commands).await
         }
-        Stream::Carried(stream) => {
+        Bearer::Carried(stream) => {
             let (reader, writer) = tokio::io::split(stream);
             connection.talk(reader, writer, commands).await
         }
@@ -359,7 +372,12 @@ impl Connection<'_> {
         match event {
             SessionEvent::Handshaken { remote } => {
                 self.handshaken = true;
-                self.slot.identified(remote).map_err(|reason| (reason, false))?;
+                // The connection may be needed for cores of the other kind, whose messages no other
+                // connection to this peer carries.
+                let needed = self.carried && self.slot.channels() > 0;
+                if !needed {
+                    self.slot.identified(remote).map_err(|reason| (reason, false))?;
+                }
             }
             // Answered only while it stands: else the answer would tell, unasked, what we have. It
             // is open already if the remote opened, closed and opened it again in one breath.
@@ -367,7 +385,8 @@ impl Connection<'_> {
                 let stands = self.session.is_asked_for(&discovery_key)
                     || self.session.is_open(&discovery_key);
                 if stands {
-                    match self.sharing.shared(&discovery_key) {
+                    let name = CoreName { dialect: Dialect::Legacy, discovery_key };
+                    match self.sharing.shared(&name) {
                         Some(core) => self.open(core).await,
                         None => self.session.refuse(&discovery_key),
                     }
@@ -450,6 +469,8 @@ impl Connection<'_> {
                 self.session.close(&key);
                 self.channel_closed(&key).await;
             }
+            // Of no use in protocol 8.
+            Command::Grown(_) | Command::AskForHistory(_) | Command::ProveHistory(_) => {}
             Command::Send(key, message) => {
                 // Nothing is lost if the channel has closed meanwhile: the replicator was told.
                 let _ = self.session.send(&key, message);
@@ -487,7 +508,7 @@ impl Connection<'_> {
 }
 
 /// Small messages leave at once, and what waits to leave can still be preceded by something else.
-fn set_options(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+fn set_options(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::hypercore::Core;
+use crate::hypercore::{Core, Dialect};
+use crate::wire::bee_extension::{self, BeeMessage, Range as BeeRange};
 use crate::wire::extension::{self, TrieMessage};
 use crate::wire::message::Message;
 use hypermount_swarm::crypto::DiscoveryKey;
@@ -48,6 +49,15 @@ pub enum ExtensionRequest {
         /// Where an earlier answer stopped.
         checkpoint: Option<Bytes>,
     },
+    /// The way to one key of a Hyperbee.
+    Entry {
+        /// Length of the index core, in blocks.
+        version: u64,
+        /// The key.
+        key: Bytes,
+    },
+    /// A range of keys of a Hyperbee.
+    Range(BeeRange),
 }
 
 /// What came of a question.
@@ -72,6 +82,7 @@ struct Hint {
 /// An answer under way.
 struct Running {
     core: DiscoveryKey,
+    dialect: Dialect,
     answer: JoinHandle<Option<Answered>>,
 }
 
@@ -110,13 +121,11 @@ impl Hints {
         {
             return;
         }
-        let request = match TrieMessage::decode(payload.clone()) {
-            Ok(Some(TrieMessage::Get { head, key })) => ExtensionRequest::Get { head, key },
-            Ok(Some(TrieMessage::Iterator { head, key, flags, checkpoint })) => {
-                ExtensionRequest::Iterator { head, key, flags, checkpoint }
-            }
-            _ => return,
+        let request = match core.dialect() {
+            Dialect::Legacy => trie_request(payload.clone()),
+            Dialect::Modern => bee_request(payload.clone()),
         };
+        let Some(request) = request else { return };
         self.bytes += bytes;
         self.queue.push_back(Hint { core: core.clone(), request, bytes });
     }
@@ -126,11 +135,11 @@ impl Hints {
         loop {
             if let Some(running) = &mut self.running {
                 let answer = (&mut running.answer).await.ok().flatten();
-                let core = running.core;
+                let (core, dialect) = (running.core, running.dialect);
                 self.running = None;
                 if let Some(answer) = answer {
                     self.rate.spend(answer.steps, Instant::now());
-                    return (core, encode(answer.blocks));
+                    return (core, encode(dialect, answer.blocks));
                 }
                 continue;
             }
@@ -149,7 +158,7 @@ impl Hints {
         self.bytes -= bytes;
         let Some(respond) = self.answer else { return };
         let (turns, cancelled) = (Arc::clone(&self.turns), Arc::clone(&self.cancelled));
-        let key = *core.discovery_key();
+        let (key, dialect) = (*core.discovery_key(), core.dialect());
         let answer = tokio::spawn(async move {
             let turn = turns.acquire_owned().await.ok()?;
             let answer = tokio::task::spawn_blocking(move || {
@@ -159,7 +168,7 @@ impl Hints {
             });
             answer.await.ok()
         });
-        self.running = Some(Running { core: key, answer });
+        self.running = Some(Running { core: key, dialect, answer });
     }
 }
 
@@ -172,11 +181,36 @@ impl Drop for Hints {
     }
 }
 
-fn encode(answers: Vec<Vec<u64>>) -> Vec<Message> {
+fn trie_request(payload: Bytes) -> Option<ExtensionRequest> {
+    match TrieMessage::decode(payload).ok()?? {
+        TrieMessage::Get { head, key } => Some(ExtensionRequest::Get { head, key }),
+        TrieMessage::Iterator { head, key, flags, checkpoint } => {
+            Some(ExtensionRequest::Iterator { head, key, flags, checkpoint })
+        }
+        TrieMessage::Cache { .. } => None,
+    }
+}
+
+fn bee_request(payload: Bytes) -> Option<ExtensionRequest> {
+    match BeeMessage::decode(payload).ok()?? {
+        BeeMessage::Get { version, key } => Some(ExtensionRequest::Entry { version, key }),
+        BeeMessage::Iterator(range) => Some(ExtensionRequest::Range(range)),
+        BeeMessage::Cache { .. } => None,
+    }
+}
+
+fn encode(dialect: Dialect, answers: Vec<Vec<u64>>) -> Vec<Message> {
     let message = |blocks: Vec<u64>| {
         let (start, end) = (*blocks.iter().min()?, blocks.iter().max()? + 1);
-        let payload = TrieMessage::Cache { start, end, blocks }.encode();
-        Some(Message::Extension { name: extension::NAME.into(), payload })
+        let (name, payload) = match dialect {
+            Dialect::Legacy => {
+                (extension::NAME, TrieMessage::Cache { start, end, blocks }.encode())
+            }
+            Dialect::Modern => {
+                (bee_extension::NAME, BeeMessage::Cache { start, end, blocks }.encode())
+            }
+        };
+        Some(Message::Extension { name: name.into(), payload })
     };
     answers.into_iter().filter_map(message).collect()
 }

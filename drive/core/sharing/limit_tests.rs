@@ -165,5 +165,5 @@ async fn a_core_with_blocks_is_not_given_up() {
     let copy = store.core(other.key()).unwrap();
     copy.accept(other.prove(0, 0, false, &mut Default::default()).unwrap()).unwrap();
     store.give_up(copy);
-    assert!(store.has_open(other.discovery_key()));
+    assert!(store.has_open(&other.name()));
 }

@@ -7,6 +7,9 @@ mod hints;
 mod terms;
 mod replication;
 mod connection;
+mod alpha;
+#[cfg(test)]
+mod alpha_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
@@ -22,7 +25,7 @@ use hypermount_swarm::crypto::{DiscoveryKey, random_bytes};
 use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::sync::{Mutex, MutexGuard, Rank};
 use hypermount_swarm::{
-    ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions, Interest,
+    ConnectionEnd, ConnectionHandle, ConnectionSlot, Dialling, DiscoveryOptions, Interest, Needs,
     PeerInfo, Protocol, Rates, Stream, Swarm, TooManyTopics, Traffic,
 };
 use tokio::net::ToSocketAddrs;
@@ -31,12 +34,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use crate::error::{Error, Result};
-use crate::hypercore::Core;
+use crate::hypercore::{Core, CoreName, Dialect};
 use crate::replicate::Event;
 use crate::store::Store;
 use crate::wire::message::Message;
 use crate::wire::noise::{Role, StaticKeyPair};
 
+use connection::Bearer;
 use replication::Replication;
 use terms::Terms;
 
@@ -110,8 +114,9 @@ struct CoreLimits {
 
 #[derive(Default)]
 struct SharingState {
-    connections: HashMap<u64, Connected>,
-    replications: HashMap<DiscoveryKey, Replication>,
+    /// A connection of Hyperswarm 4 may carry cores of both kinds.
+    connections: HashMap<(u64, Dialect), Connected>,
+    replications: HashMap<CoreName, Replication>,
     /// Topics that are looked for only when they are joined.
     without_lookup: HashSet<DiscoveryKey>,
     /// What [`Share::Chosen`] shares.
@@ -123,6 +128,8 @@ struct SharingState {
 /// How cores talk to a connection's task.
 #[derive(Clone)]
 struct Connected {
+    /// The kind of cores that it carries.
+    dialect: Dialect,
     commands: mpsc::Sender<Command>,
     handle: ConnectionHandle,
 }
@@ -131,6 +138,12 @@ pub(crate) enum Command {
     Open(Core),
     Close(DiscoveryKey),
     Send(DiscoveryKey, Message),
+    /// The head of the core has moved.
+    Grown(DiscoveryKey),
+    /// Ask the peer to prove its history of the core from the first block on.
+    AskForHistory(DiscoveryKey),
+    /// Prove ours to it.
+    ProveHistory(DiscoveryKey),
 }
 
 impl Sharing {
@@ -235,17 +248,17 @@ impl Sharing {
     /// How fast blocks of this core may be given away (`up`) and asked for (`down`), from now on. In
     /// bytes of blocks per second, `None` is no limit; lasts as long as this [`Sharing`].
     pub fn limit(&self, core: &DiscoveryKey, up: RateLimit, down: RateLimit) {
-        let replication = {
+        let replications = {
             let mut state = self.inner.state();
             state.limits.insert(*core, CoreLimits { up, down });
-            let replication = state.replications.get(core).cloned();
+            let replications = state.replications_of(core);
             // Before another call can change it again.
-            if let Some(replication) = &replication {
+            for replication in &replications {
                 replication.terms().limit(up);
             }
-            replication
+            replications
         };
-        if let Some(replication) = replication {
+        for replication in replications {
             self.inner.runtime.spawn(async move {
                 replication.deliver(Event::Limited { limit: down }, 0).await;
             });
@@ -257,9 +270,20 @@ impl Sharing {
         self.inner.swarm.traffic()
     }
 
-    /// [`Swarm::peers`].
+    /// [`Swarm::peers`], without connections that share no core beside another one to the same peer: an address
+    /// is tried with both protocols, of which a peer may need one.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        self.inner.swarm.peers()
+        let all = self.inner.swarm.peers();
+        let same = |one: &PeerInfo, other: &PeerInfo| match one.incoming && other.incoming {
+            true => one.address.ip() == other.address.ip(),
+            false => one.address == other.address,
+        };
+        let is_spare = |peer: &PeerInfo| {
+            let better = |other: &PeerInfo| other.cores > 0 || other.id < peer.id;
+            peer.cores == 0
+                && all.iter().any(|other| other.id != peer.id && same(peer, other) && better(other))
+        };
+        all.iter().filter(|peer| !is_spare(peer)).cloned().collect()
     }
 
     /// With [`Share::Chosen`]: shares these cores, and no others, from now on.
@@ -269,8 +293,8 @@ impl Sharing {
             let new = cores.difference(&state.chosen).copied().collect();
             state.chosen = cores;
             if self.inner.options.share == Share::Chosen {
-                for (key, replication) in &state.replications {
-                    replication.terms().share(state.chosen.contains(key));
+                for (name, replication) in &state.replications {
+                    replication.terms().share(state.chosen.contains(&name.discovery_key));
                 }
             }
             new
@@ -285,11 +309,12 @@ impl Sharing {
 
     /// What the connected peers say they hold of a core; empty for one that is not open.
     pub async fn holdings(&self, core: &DiscoveryKey) -> Vec<Holding> {
-        let replication = self.inner.state().replications.get(core).cloned();
-        match replication {
-            Some(replication) => replication.holdings().await,
-            None => Vec::new(),
+        let replications = self.inner.state().replications_of(core);
+        let mut holdings = Vec::new();
+        for replication in replications {
+            holdings.extend(replication.holdings().await);
         }
+        holdings
     }
 
     /// [`Swarm::troubles`].
@@ -300,6 +325,21 @@ impl Sharing {
     /// [`Swarm::close`].
     pub fn close(&self) {
         self.inner.swarm.close();
+    }
+}
+
+impl SharingState {
+    /// The connections that carry cores of this kind.
+    fn connections_for(&self, dialect: Dialect) -> Vec<Connected> {
+        let all = self.connections.values();
+        all.filter(|connection| connection.dialect == dialect).cloned().collect()
+    }
+
+    /// Those of the cores of either kind with this discovery key.
+    fn replications_of(&self, core: &DiscoveryKey) -> Vec<Replication> {
+        let names = [Dialect::Legacy, Dialect::Modern]
+            .map(|dialect| CoreName { dialect, discovery_key: *core });
+        names.iter().filter_map(|name| self.replications.get(name).cloned()).collect()
     }
 }
 
@@ -320,28 +360,42 @@ impl Inner {
     /// A core was opened in this process: it gets a replicator, and peers are asked for it.
     fn core_opened(self: &Arc<Self>, core: Core) {
         self.replication(&core);
-        let connections: Vec<Connected> = self.state().connections.values().cloned().collect();
-        for connection in connections {
+        self.tell_needs();
+        for connection in self.state().connections_for(core.dialect()) {
             connection.command(Command::Open(core.clone()));
         }
     }
 
     /// The store has closed a core: its replicator ends, and so do its channels.
-    fn core_closed(&self, key: &DiscoveryKey) {
-        if self.store.has_open(key) {
+    fn core_closed(&self, name: &CoreName) {
+        if self.store.has_open(name) {
             return; // opened again, of which there is word behind this one
         }
+        self.tell_needs();
         let (replication, connections) = {
             let mut state = self.state();
-            let connections: Vec<Connected> = state.connections.values().cloned().collect();
-            (state.replications.remove(key), connections)
+            let connections = state.connections_for(name.dialect);
+            (state.replications.remove(name), connections)
         };
         for connection in connections {
-            connection.command(Command::Close(*key));
+            connection.command(Command::Close(name.discovery_key));
         }
         if let Some(replication) = replication {
             replication.stop();
         }
+    }
+
+    /// An address is dialled for the kinds of cores that are open; for both while none is, and where peers may
+    /// have what is not open.
+    fn tell_needs(&self) {
+        let cores = self.store.cores();
+        let has = |dialect| cores.iter().any(|core| core.dialect() == dialect);
+        let mut needs = Needs::BOTH;
+        if self.options.share != Share::Store && !cores.is_empty() {
+            needs.protocol_8 = has(Dialect::Legacy);
+            needs.hyperswarm_4 = has(Dialect::Modern);
+        }
+        self.swarm.set_needs(needs);
     }
 
     fn replication(self: &Arc<Self>, core: &Core) -> Replication {
@@ -351,7 +405,7 @@ impl Inner {
             self.options.share != Share::Chosen || state.chosen.contains(core.discovery_key());
         state
             .replications
-            .entry(*core.discovery_key())
+            .entry(core.name())
             .or_insert_with(|| {
                 replication::spawn(
                     &self.runtime,
@@ -370,30 +424,45 @@ impl Inner {
     }
 
     /// The core a peer asked for, if it is one we share.
-    fn shared(&self, key: &DiscoveryKey) -> Option<Core> {
-        if !self.shares(key) {
+    fn shared(&self, name: &CoreName) -> Option<Core> {
+        if !self.shares(&name.discovery_key) {
             return None;
         }
-        let opened = self.store.cores().into_iter().find(|core| core.discovery_key() == key);
+        let opened = self.store.cores().into_iter().find(|core| core.name() == *name);
         if opened.is_some() || self.options.share == Share::Opened {
             return opened;
         }
-        self.store.find(key).unwrap_or_else(|error| {
+        self.store.find_named(name).unwrap_or_else(|error| {
+            let key = &name.discovery_key;
             log::warn!("core {key} cannot be shared: {error}");
             None
         })
     }
 
     async fn run(self: Arc<Self>, slot: ConnectionSlot, stream: Stream) -> (String, bool) {
+        let stream = match stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Channels(channels) => return alpha::run(&self, &slot, channels).await,
+        };
+        self.run_protocol_8(&slot, Bearer::Tcp(stream)).await
+    }
+
+    /// Runs hypercore-protocol 8 to the end of what carries it.
+    async fn run_protocol_8(
+        self: &Arc<Self>,
+        slot: &ConnectionSlot,
+        bearer: Bearer,
+    ) -> (String, bool) {
         let role = if slot.is_incoming() { Role::Responder } else { Role::Initiator };
         let nonce = match random_bytes() {
             Ok(nonce) => nonce,
             Err(error) => return (format!("no random numbers: {error}"), false),
         };
         let (commands, mut receiver) = mpsc::channel(COMMANDS);
-        let connected = Connected { commands, handle: slot.handle().clone() };
-        let _entry = Entry::new(&self, slot.id(), connected.clone());
-        connection::run(&self, &slot, stream, role, nonce, connected, &mut receiver).await
+        let handle = slot.handle().clone();
+        let connected = Connected { dialect: Dialect::Legacy, commands, handle };
+        let _entry = Entry::new(self, slot.id(), connected.clone());
+        connection::run(self, slot, bearer, role, nonce, connected, &mut receiver).await
     }
 }
 
@@ -427,11 +496,12 @@ impl Protocol for Shared {
 /// A connection among those that cores talk to, until it is dropped.
 struct Entry<'a> {
     sharing: &'a Inner,
-    id: u64,
+    id: (u64, Dialect),
 }
 
 impl<'a> Entry<'a> {
     fn new(sharing: &'a Inner, id: u64, connected: Connected) -> Self {
+        let id = (id, connected.dialect);
         sharing.state().connections.insert(id, connected);
         Self { sharing, id }
     }
@@ -446,7 +516,7 @@ impl Drop for Entry<'_> {
 async fn follow_store(
     sharing: Weak<Inner>,
     mut opened: broadcast::Receiver<Core>,
-    mut closed: broadcast::Receiver<DiscoveryKey>,
+    mut closed: broadcast::Receiver<CoreName>,
 ) {
     loop {
         tokio::select! {
@@ -462,14 +532,14 @@ async fn follow_store(
                     Err(RecvError::Closed) => return,
                 }
             }
-            key = closed.recv() => {
+            name = closed.recv() => {
                 let Some(sharing) = sharing.upgrade() else { return };
-                match key {
-                    Ok(key) => sharing.core_closed(&key),
+                match name {
+                    Ok(name) => sharing.core_closed(&name),
                     Err(RecvError::Lagged(_)) => {
-                        let known: Vec<DiscoveryKey> =
+                        let known: Vec<CoreName> =
                             sharing.state().replications.keys().copied().collect();
-                        known.iter().for_each(|key| sharing.core_closed(key));
+                        known.iter().for_each(|name| sharing.core_closed(name));
                     }
                     Err(RecvError::Closed) => return,
                 }

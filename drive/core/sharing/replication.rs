@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::terms::Terms;
 use super::{Command, Connected, Holding};
-use crate::hypercore::{Core, CoreEvent, HANDLES_OF_REPLICATOR};
+use crate::hypercore::{Core, CoreEvent, Dialect, HANDLES_OF_REPLICATOR};
 use crate::replicate::{Action, Event, PeerId, Replicator, judge};
 use hypermount_swarm::rate::RateLimit;
 use hypermount_swarm::{wait_closed, wait_until};
@@ -205,6 +205,25 @@ fn carry_out(connections: &HashMap<PeerId, Connected>, core: &Core, replicator: 
                     }
                 }
                 Action::Demand(telling) => telling.apply(core.demand()),
+                // Protocol 8 has no request for it.
+                Action::AskForHistory { peer } if core.dialect() == Dialect::Modern => {
+                    if let Some(connection) = connections.get(&peer) {
+                        connection.command(Command::AskForHistory(*core.discovery_key()));
+                    }
+                }
+                Action::ProveHistory if core.dialect() == Dialect::Modern => {
+                    for connection in connections.values() {
+                        connection.command(Command::ProveHistory(*core.discovery_key()));
+                    }
+                }
+                Action::AskForHistory { .. } | Action::ProveHistory => {}
+                // In Hypercore 9 the blocks that are announced tell the length.
+                Action::Grown if core.dialect() == Dialect::Modern => {
+                    for connection in connections.values() {
+                        connection.command(Command::Grown(*core.discovery_key()));
+                    }
+                }
+                Action::Grown => {}
             }
         }
         if submitted.is_empty() {

@@ -29,5 +29,7 @@ async fn of_two_connections_to_a_peer_one_is_kept() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("one connection");
+    let in_time = tokio::time::timeout(Duration::from_secs(30), settled).await;
+    let peers: Vec<Vec<PeerInfo>> = both.iter().map(|(one, _)| one.peers()).collect();
+    in_time.unwrap_or_else(|_| panic!("more than one connection: {peers:#?}"));
 }

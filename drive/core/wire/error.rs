@@ -44,3 +44,11 @@ impl ProtocolError {
         Self::Malformed { what, why: why.to_string() }
     }
 }
+
+/// Refuses a count of a message that exceeds its limit.
+///
+/// # Errors
+/// `TooMany`.
+pub(super) fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), ProtocolError> {
+    if count > max { Err(ProtocolError::TooMany { what, count, max }) } else { Ok(()) }
+}

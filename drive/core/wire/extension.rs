@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::error::ProtocolError;
+use super::error::{ProtocolError, at_most};
 
 /// Under which name both sides register it, on the channel of a metadata core.
 pub const NAME: &str = "hypertrie";
@@ -156,13 +156,6 @@ impl TrieMessage {
         };
         wire.encode_to_vec().into()
     }
-}
-
-fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), ProtocolError> {
-    if count > max {
-        return Err(ProtocolError::TooMany { what, count, max });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

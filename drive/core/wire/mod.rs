@@ -13,6 +13,7 @@ mod channels;
 pub(crate) mod cipher;
 pub(crate) mod error;
 pub(crate) mod extension;
+pub(crate) mod bee_extension;
 pub(crate) mod framing;
 pub(crate) mod legacy;
 pub(crate) mod message;

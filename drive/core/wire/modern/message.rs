@@ -9,7 +9,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::hypercore::merkle::TreeNode;
-use crate::wire::error::ProtocolError;
+use crate::wire::error::{ProtocolError, at_most};
 use hypermount_swarm::compact::{CutOff, put_buffer, put_uint, take_buffer, take_fixed, take_uint};
 
 /// Most tree nodes in one list of a proof. A path needs a sibling per level, an upgrade the roots as well:
@@ -278,13 +278,6 @@ fn named<T>(what: &'static str, decoded: Result<T, Flaw>) -> Result<T, ProtocolE
         Flaw::CutOff => ProtocolError::malformed(what, CutOff),
         Flaw::Other(error) => error,
     })
-}
-
-fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), ProtocolError> {
-    if count > max {
-        return Err(ProtocolError::TooMany { what, count, max });
-    }
-    Ok(())
 }
 
 /// The length of a list of elements that take at least `bytes` bytes each.

@@ -4,10 +4,6 @@
 //! the handshake with which it is opened. All that a peer claims is counted before it is kept.
 //!
 //! Not here: protomux (in `swarm`), what a message means for a core, and whether a proof is right.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the replicator uses it when it speaks to Hypercore 10 and 11")
-)]
 
 pub(crate) mod message;
 #[cfg(test)]
