@@ -141,10 +141,12 @@ async fn check_and_blank(
             continue;
         }
         let Some((path, extent)) = file_at(&drive, seq)? else { continue };
-        let blocks = extent.block..extent.block.saturating_add(extent.blocks);
-        let damaged = covers(&of_content.damaged, &blocks);
-        let missing = index.is_own()
-            && drive.content().is_ok_and(|content| content.first_missing(blocks).is_some());
+        let blocks = drive.blocks_of(&extent);
+        let damaged = blocks.iter().any(|blocks| covers(&of_content.damaged, blocks));
+        let missing = |content: &Core| {
+            blocks.iter().any(|blocks| content.first_missing(blocks.clone()).is_some())
+        };
+        let missing = index.is_own() && drive.content().is_ok_and(missing);
         if damaged || missing {
             let newest = is_newest(&snapshot, &path, &extent).await?;
             // Blocks that no newest version has may have been given up on purpose.
@@ -213,14 +215,16 @@ fn file_at(drive: &Drive, seq: u64) -> Result<Option<(String, Extent)>> {
     let Some(stored) = drive.stored_at(seq)? else { return Ok(None) };
     let extent = Some(stored.stat).filter(|stat| stat.mount.is_none()).map(|stat| stat.extent);
     let path = || format!("/{}", stored.path);
-    Ok(extent.filter(|extent| extent.blocks > 0 && extent.size > 0).map(|extent| (path(), extent)))
+    let has_bytes = |extent: &Extent| extent.size > 0 || extent.map_size > 0;
+    let extent = extent.filter(|extent| extent.blocks > 0 && has_bytes(extent));
+    Ok(extent.map(|extent| (path(), extent)))
 }
 
 /// Whether the newest version has this content at the path. What cannot be told counts.
 async fn is_newest(snapshot: &Snapshot, path: &str, extent: &Extent) -> Result<bool> {
     let Ok(path) = DrivePath::parse(path) else { return Ok(false) };
     match snapshot.entry(&path, Wait::Local).await {
-        Ok(entry) => Ok(entry.stat.extent == *extent),
+        Ok(entry) => Ok(entry.stat.extent.is_same_place(extent)),
         Err(Error::NotFound) => Ok(false),
         Err(
             Error::Corrupt { .. }

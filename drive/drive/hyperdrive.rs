@@ -4,16 +4,26 @@
 //! like (`index/`), which nested drive lies where in a folder (the code that walks paths opens it
 //! as a drive of its own), and anything about peers beyond how long to wait for them.
 
+#[cfg(test)]
+pub(crate) mod bee_testing;
+#[cfg(test)]
+mod bee_tests;
 mod commit;
 #[cfg(test)]
 pub(crate) mod crash_tests;
 #[cfg(test)]
 mod given_up_tests;
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 pub(crate) mod settled_tests;
+mod maps;
 mod mend;
+mod open;
 #[cfg(all(test, debug_assertions))]
 mod power_tests;
+#[cfg(any(test, debug_assertions))]
+pub(crate) mod publisher;
 mod read;
 mod snapshot;
 mod stored;
@@ -23,23 +33,27 @@ mod stored_tests;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writing_tests;
 
 pub(crate) use crate::index::{Changed, Edit};
-pub use commit::{ContentWriter, Turn};
+pub use commit::{ContentWriter, Hasher, Turn};
 pub use read::Pieces;
-pub use stored::{StoredDrives, stored_drives, stored_drives_and_damage};
+pub use stored::{StoredDrives, drives_opened_by, stored_drives, stored_drives_and_damage};
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::index::{Index, IndexLog, Stored};
+use crate::index::{DriveFormat, Index, IndexLog, Stored};
 use crate::stat::Extent;
-use hypermount_core::{Core, Error, Result, Store, Turns, Urgency, Wait, content_name};
+use hypermount_core::{Core, Error, Result, Store, Turns, Urgency, Wait};
 use hypermount_swarm::crypto::PublicKey;
-use hypermount_swarm::sync::{Mutex, Rank};
+use hypermount_swarm::sync::Mutex;
+use maps::Maps;
 
 /// How often it is checked whether peers have announced a newer version.
 const PEERS_POLLED_EVERY: Duration = Duration::from_millis(20);
@@ -47,6 +61,10 @@ const PEERS_POLLED_EVERY: Duration = Duration::from_millis(20);
 /// One version of a drive, pinned: what is read through it never changes.
 pub struct Snapshot {
     index: Index,
+    /// The fork counter of the index core: another one may have another version of the same number.
+    fork: u64,
+    content: Option<Core>,
+    maps: Arc<Maps>,
 }
 
 /// A cheap handle on one drive of a store: its two cores, at the newest version or a frozen one.
@@ -58,7 +76,10 @@ pub struct Drive {
 struct Inner {
     store: Store,
     index: IndexLog,
-    content: Option<Core>,
+    content: OnceLock<Core>,
+    /// The index had no block when the drive was opened, and the first one was not read since: nothing of it is shown.
+    unbegun: AtomicBool,
+    maps: Arc<Maps>,
     frozen: Option<u64>,
     /// The last snapshot given out; replaced when the core has grown.
     current: Mutex<Arc<Snapshot>>,
@@ -79,93 +100,24 @@ pub struct Availability {
     pub peers: usize,
 }
 
+impl Inner {
+    fn snapshot_at(&self, version: u64) -> Snapshot {
+        snapshot_of(&self.index, self.content.get(), &self.maps, version)
+    }
+}
+
+fn snapshot_of(
+    index: &IndexLog,
+    content: Option<&Core>,
+    maps: &Arc<Maps>,
+    version: u64,
+) -> Snapshot {
+    let fork = index.core().head().fork;
+    let (content, maps) = (content.cloned(), Arc::clone(maps));
+    Snapshot { index: index.at(version), fork, content, maps }
+}
+
 impl Drive {
-    /// Opens the drive with this key, at its newest version or frozen at `version`; fetches the
-    /// header block from peers within `wait` if it is not here.
-    ///
-    /// # Errors
-    /// `Malformed` if the core is no index; those of [`Store::core`] and [`Core::get`].
-    pub async fn open(
-        store: &Store,
-        key: &PublicKey,
-        version: Option<u64>,
-        wait: Wait,
-    ) -> Result<Self> {
-        let metadata = store.core(key)?;
-        let opened = Self::open_core(store, metadata.clone(), version, wait).await;
-        if opened.is_err() {
-            store.give_up(metadata);
-        }
-        opened
-    }
-
-    async fn open_core(
-        store: &Store,
-        metadata: Core,
-        version: Option<u64>,
-        wait: Wait,
-    ) -> Result<Self> {
-        if !wait.is_local() {
-            store.want_drive(*metadata.discovery_key());
-        }
-        if version.is_none() && !wait.is_local() && !metadata.has(0) {
-            // The newest block leads to everything else: it is fetched in the same round trip as
-            // the first one. No caller has to wait for it here.
-            drop(metadata.demand().want_longer(metadata.head().length));
-        }
-        let content = IndexLog::content_named_by(&metadata.get(0, wait).await?)?;
-        if let Some(version) = version
-            && version > metadata.head().length
-        {
-            metadata.longer_than(version - 1, wait).await?;
-        }
-        let content = content.map(|key| store.core(&key)).transpose()?;
-        let drive = Self::assemble(store, metadata, content, version);
-        if !wait.is_local() {
-            drive.inner.index.fetch_if_small();
-        }
-        if drive.writable() {
-            drive.mend().await?;
-        }
-        Ok(drive)
-    }
-
-    /// Makes (or reopens) the drive whose metadata core derives from `name`.
-    ///
-    /// # Errors
-    /// Those of [`Store::core_named`].
-    pub fn create(store: &Store, name: &str) -> Result<Self> {
-        let metadata = store.core_named(name.as_bytes())?;
-        if metadata.head().length > 0 {
-            let first = metadata.get_local(0)?.ok_or(Error::NotFound)?;
-            let content = IndexLog::content_named_by(&first)?;
-            let content = content.map(|key| store.core(&key)).transpose()?;
-            return Ok(Self::assemble(store, metadata, content, None));
-        }
-        let content = store.core_named(content_name(metadata.key()).as_bytes())?;
-        metadata.append(&[IndexLog::first_block(*content.key())])?;
-        Ok(Self::assemble(store, metadata, Some(content), None))
-    }
-
-    fn assemble(store: &Store, metadata: Core, content: Option<Core>, frozen: Option<u64>) -> Self {
-        if let Some(content) = &content {
-            metadata.settle_after(content);
-        }
-        let version = frozen.unwrap_or(metadata.head().length);
-        let turns = store.turns(metadata.discovery_key());
-        let index = IndexLog::new(metadata);
-        let current = Snapshot::new(index.at(version));
-        let inner = Inner {
-            store: store.clone(),
-            index,
-            content,
-            frozen,
-            current: Mutex::new(Rank::DRIVE, Arc::new(current)),
-            turns,
-        };
-        Self { inner: Arc::new(inner) }
-    }
-
     fn metadata(&self) -> &Core {
         self.inner.index.core()
     }
@@ -176,7 +128,7 @@ impl Drive {
     /// `Malformed` for an index that names no content core.
     pub fn content(&self) -> Result<&Core> {
         let missing = || Error::Malformed("the drive names no content core".into());
-        self.inner.content.as_ref().ok_or_else(missing)
+        self.inner.content.get().ok_or_else(missing)
     }
 
     /// The store both cores are in.
@@ -194,6 +146,11 @@ impl Drive {
         self.inner.index.stored_at(seq)
     }
 
+    /// The format in which the drive is stored.
+    pub fn format(&self) -> DriveFormat {
+        self.inner.index.format()
+    }
+
     /// The key of the metadata core, which is that of the drive.
     pub fn key(&self) -> &PublicKey {
         self.metadata().key()
@@ -204,21 +161,29 @@ impl Drive {
         self.inner.frozen
     }
 
-    /// Whether this machine holds the keys of both cores and the drive is not frozen.
+    /// Whether this machine holds the keys of both cores, the format can be written, and the drive is not
+    /// frozen.
     pub fn writable(&self) -> bool {
         self.inner.frozen.is_none()
+            && self.inner.index.is_writable_format()
             && self.metadata().writable()
-            && self.inner.content.as_ref().is_some_and(Core::writable)
+            && self.inner.content.get().is_some_and(Core::writable)
     }
 
     /// The newest version known here (or the frozen one).
     pub fn snapshot(&self) -> Arc<Snapshot> {
         let mut current = self.inner.current.lock();
-        let version = self.inner.frozen.unwrap_or(self.metadata().head().length);
-        if current.version() != version {
-            *current = Arc::new(Snapshot::new(self.inner.index.at(version)));
+        let head = self.metadata().head();
+        let newest = if self.is_unbegun() { 0 } else { head.length };
+        let version = self.inner.frozen.unwrap_or(newest);
+        if (current.version(), current.fork) != (version, head.fork) {
+            *current = Arc::new(self.snapshot_at(version));
         }
         Arc::clone(&current)
+    }
+
+    fn snapshot_at(&self, version: u64) -> Snapshot {
+        self.inner.snapshot_at(version)
     }
 
     /// Waits until a version newer than `version` is known. A frozen drive never has one.
@@ -229,7 +194,29 @@ impl Drive {
         match self.inner.frozen {
             Some(frozen) if frozen > version => Ok(()),
             Some(_) => Err(Error::Unsupported("a newer version of a frozen drive".into())),
-            None => self.metadata().longer_than(version, wait).await.map(drop),
+            None => {
+                self.metadata().longer_than(version, wait).await?;
+                self.begin(wait).await
+            }
+        }
+    }
+
+    fn is_unbegun(&self) -> bool {
+        self.inner.unbegun.load(Ordering::Acquire)
+    }
+
+    /// Waits until the drive has another version than `shown`: a newer one, or that of a drive that its
+    /// publisher has shortened. A frozen drive never has one.
+    ///
+    /// # Errors
+    /// Those of [`Drive::newer_than`]; `Closed`.
+    pub async fn other_than(&self, shown: &Snapshot, wait: Wait) -> Result<()> {
+        let mut head = self.metadata().watch();
+        tokio::select! {
+            shortened = head.wait_for(|head| head.fork != shown.fork), if self.inner.frozen.is_none() => {
+                shortened.map(drop).map_err(|_| Error::Closed)
+            }
+            newer = self.newer_than(shown.version(), wait) => newer,
         }
     }
 
@@ -247,8 +234,9 @@ impl Drive {
         loop {
             let summary = core.demand().peer_summary();
             let told = summary.remote_length;
+            let nothing_new = told > 0 && told <= core.head().length && !summary.later_fork;
             // A peer that has another history has no news for us.
-            if summary.fork.is_some() || (told > 0 && told <= core.head().length) {
+            if summary.fork.is_some() || nothing_new {
                 return;
             }
             // What is told comes without a sign, what grows with one.
@@ -276,7 +264,10 @@ impl Drive {
     /// `Malformed` for an extent that no core can have: reading it would fail at every byte, and a
     /// program that fills in what it cannot read would be at it for years.
     pub fn check_extent(extent: &Extent) -> Result<()> {
-        read::check(extent)
+        match extent.map_size {
+            0 => read::check(extent),
+            _ => maps::check(extent),
+        }
     }
 
     /// Bytes `range` of the extent (cut at its size), in pieces as they lie in blocks.
@@ -287,7 +278,11 @@ impl Drive {
         if range.start >= range.end.min(extent.size) {
             return Ok(Pieces::new());
         }
-        let read = read::read(self.content()?, extent, range, wait).await;
+        let content = self.content()?;
+        let read = match extent.map_size {
+            0 => read::read(content, extent, range, wait).await,
+            _ => self.inner.maps.read(content, extent, range, wait).await,
+        };
         read.map_err(|error| self.explain(error))
     }
 
@@ -319,28 +314,51 @@ impl Drive {
         if head.length == 0 && !core.writable() {
             head = core.longer_than(0, wait).await?;
         }
-        let extent = Extent { block: 0, blocks: head.length, byte: 0, size: head.byte_length };
+        let (blocks, size) = (head.length, head.byte_length);
+        let extent = Extent { blocks, size, ..Extent::default() };
         read::read(&core, &extent, range, wait).await
     }
 
     /// Asks peers for bytes that no caller waits for yet.
     pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
-        if let Some(content) = &self.inner.content {
-            read::prefetch(content, extent, range, urgency);
+        match self.inner.content.get() {
+            Some(content) if extent.map_size > 0 => {
+                self.inner.maps.prefetch(content, extent, range, urgency);
+            }
+            Some(content) => read::prefetch(content, extent, range, urgency),
+            None => {}
         }
     }
 
     /// How many bytes (at most) of the extent are on this machine, counted by whole blocks, and
-    /// how many blocks.
+    /// how many blocks. Of a file with a map: what share of the blocks of the map, rounded down.
     pub fn held(&self, extent: &Extent) -> (u64, u64) {
-        self.inner.content.as_ref().map_or((0, 0), |content| read::held(content, extent))
+        let held = |content: &Core| match extent.map_size {
+            0 => read::held(content, extent),
+            _ => self.inner.maps.held(content, extent),
+        };
+        self.inner.content.get().map_or((0, 0), held)
     }
 
     /// About how many of the bytes `range` of the extent are not on this machine, counted by whole
     /// blocks.
     pub fn lacking(&self, extent: &Extent, range: Range<u64>) -> u64 {
-        let content = self.inner.content.as_ref();
-        content.map_or(0, |content| read::lacking(content, extent, range))
+        let lacking = |content: &Core| match extent.map_size {
+            0 => read::lacking(content, extent, range.clone()),
+            _ => self.inner.maps.lacking(content, extent, range.clone()),
+        };
+        self.inner.content.get().map_or(0, lacking)
+    }
+
+    /// The blocks of the content core that hold the bytes of the extent, and its map if it has one; some of
+    /// them may be named twice. Those of a map that is not here are not among them.
+    pub(crate) fn blocks_of(&self, extent: &Extent) -> Vec<Range<u64>> {
+        let own = extent.block..extent.block.saturating_add(extent.blocks);
+        let mapped = match self.inner.content.get() {
+            Some(content) if extent.map_size > 0 => self.inner.maps.blocks(content, extent),
+            _ => Vec::new(),
+        };
+        std::iter::once(own).chain(mapped).collect()
     }
 
     /// What differs between two snapshots of this drive, at most `limit` changes (else `TooLarge`).
@@ -357,6 +375,12 @@ impl Drive {
         limit: usize,
         wait: Wait,
     ) -> Result<Vec<Changed>> {
-        new.index().changes(old.index(), limit, wait).await
+        if old.fork != new.fork {
+            // What both versions share cannot be told by the numbers of their blocks.
+            return Err(Error::TooLarge("the publisher has shortened the drive".into()));
+        }
+        let mut changes = new.index().changes(old.index(), limit, wait).await?;
+        new.measure_changes(&mut changes, wait).await;
+        Ok(changes)
     }
 }

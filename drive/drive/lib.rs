@@ -10,6 +10,7 @@
 
 mod path;
 mod stat;
+mod key_id;
 mod url;
 pub mod scratch;
 mod index;
@@ -20,12 +21,13 @@ pub mod transfer;
 pub mod testing;
 
 pub use crate::hyperdrive::{
-    Availability, ContentWriter, Drive, Pieces, Snapshot, StoredDrives, Turn, stored_drives,
-    stored_drives_and_damage,
+    Availability, ContentWriter, Drive, Hasher, Pieces, Snapshot, StoredDrives, Turn,
+    drives_opened_by, stored_drives, stored_drives_and_damage,
 };
 #[cfg(fuzzing)]
 pub use crate::index::fuzzing;
-pub use crate::index::{Changed, Edit, sharing_options};
+pub use crate::index::{Changed, DriveFormat, Edit, sharing_options};
+pub use crate::key_id::key_id;
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
     Entry, Extent, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,

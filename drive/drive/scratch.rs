@@ -182,7 +182,8 @@ impl Scratch {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
         let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
-        let Extent { block, blocks, byte, size } = origin.base;
+        // Only a drive that is written here has a base, and none of those has maps.
+        let Extent { block, blocks, byte, size, map_size: _ } = origin.base;
         scratch.note(&format!(
             "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
             origin.drive.to_hex(),
@@ -333,7 +334,7 @@ fn parse(text: &str, record: &Path) -> Option<Leftover> {
     let [block, blocks, byte, size] = base;
     let mode = u32::from_str_radix(lines.next()?.strip_prefix("mode ")?, 8).ok()?;
     let path = parse_path(lines.next()?.strip_prefix("path ")?)?;
-    let base = Extent { block, blocks, byte, size };
+    let base = Extent { block, blocks, byte, size, map_size: 0 };
     let mut leftover = Leftover {
         origin: Origin { drive, path, base, mode },
         size,
@@ -393,7 +394,7 @@ mod tests {
 
     fn origin(path: &str) -> Origin {
         let path = DrivePath::parse(path).expect("a path");
-        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100 };
+        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 0 };
         Origin { drive: PublicKey::new([7; 32]), path, base, mode: 0o100640 }
     }
 

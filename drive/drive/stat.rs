@@ -2,6 +2,9 @@
 //!
 //! The legacy protobuf encoding of a `Stat` is in `index/trie/stat.rs`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use hypermount_swarm::crypto::PublicKey;
 
 /// Mask of the file type bits in [`Stat::mode`] (`S_IFMT` of inode(7); part of the format).
@@ -55,6 +58,21 @@ pub struct Extent {
     pub byte: u64,
     /// Size of the file, in bytes.
     pub size: u64,
+    /// 0 if the blocks hold the bytes of the file. Else they hold a map: the list of the blocks, anywhere in
+    /// the content core, that do. It is this long, in bytes, and begins at `byte`.
+    pub map_size: u64,
+}
+
+impl Extent {
+    /// Whether both name the same bytes of a content core. The size of a file with a map is known only to
+    /// those that have read the map, and does not count then.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let place = |extent: &Self| match extent.map_size {
+            0 => *extent,
+            _ => Self { size: 0, ..*extent },
+        };
+        place(self) == place(other)
+    }
 }
 
 /// The drive (or, with `core`, the single core) mounted at an entry.
@@ -89,6 +107,17 @@ pub struct Stat {
     pub mount: Option<MountTarget>,
     /// Extended attributes in stored order; a removed one keeps its name with no value.
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
+    /// What other programs stored with the entry; it stays with it.
+    pub foreign: Option<Arc<Foreign>>,
+}
+
+/// What other programs stored with an entry of Hyperdrive 11 to 13, as JSON by the names of members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Members of its metadata.
+    pub(crate) metadata: BTreeMap<String, String>,
+    /// Members of the entry itself.
+    pub(crate) members: BTreeMap<String, String>,
 }
 
 /// What is at a path of a drive.
@@ -106,11 +135,16 @@ impl Entry {
     /// What it counts in the budget of a listing: its bytes in memory, those of links and attributes four
     /// times, since one directory may be listed several times at once. Usual files have none.
     pub(crate) fn weight(&self) -> usize {
-        let Stat { linkname, attributes, .. } = &self.stat;
+        let Stat { linkname, attributes, foreign, .. } = &self.stat;
         let attribute = |(name, value): &(String, Option<Vec<u8>>)| {
             size_of::<(String, Option<Vec<u8>>)>() + name.len() + value.as_ref().map_or(0, Vec::len)
         };
+        let members = |foreign: &Arc<Foreign>| {
+            let all = foreign.metadata.iter().chain(&foreign.members);
+            all.map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len()).sum()
+        };
         let fat = linkname.as_ref().map_or(0, String::len)
+            + foreign.as_ref().map_or(0, members)
             + attributes.iter().map(attribute).sum::<usize>();
         size_of::<Self>() + 4 * fat
     }

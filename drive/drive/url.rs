@@ -1,21 +1,24 @@
-//! `hyper://<64 hex>[+<version>][/path]`: the one line people share.
+//! `hyper://KEY[+<version>][/path]`: the one line people share. The key is in hex or in z-base-32; links of Pear
+//! begin with `pear://`.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::key_id;
 use crate::path::DrivePath;
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
 const SCHEME: &str = "hyper://";
+/// The schemes that are read; the first is the one that is written.
+const SCHEMES: [&str; 2] = [SCHEME, "pear://"];
 const KEY_DIGITS: usize = 64;
-/// Characters of a key in the modern spelling (z-base-32).
-const MODERN_KEY_LETTERS: usize = 52;
 /// Longest text that is looked at, in bytes: a path of the greatest length, every byte escaped,
 /// and the rest.
 const MAX_URL_BYTES: usize = 3 * crate::path::MAX_PATH_BYTES + 128;
 
-/// `hyper://KEY[+VERSION][/PATH]`: a drive, or a path in it. The key has 64 hexadecimal digits.
+/// `hyper://KEY[+VERSION][/PATH]`: a drive, or a path in it. The key has 64 hexadecimal digits, or 52 characters
+/// of z-base-32.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveUrl {
     /// Of the drive.
@@ -53,9 +56,11 @@ impl FromStr for DriveUrl {
 }
 
 fn strip_scheme(text: &str) -> Result<&str> {
-    if let Some(start) = text.get(..SCHEME.len()).filter(|start| start.eq_ignore_ascii_case(SCHEME))
-    {
-        return Ok(&text[start.len()..]);
+    for scheme in SCHEMES {
+        let start = text.get(..scheme.len());
+        if start.is_some_and(|start| start.eq_ignore_ascii_case(scheme)) {
+            return Ok(&text[scheme.len()..]);
+        }
     }
     match text.split_once("://").or_else(|| text.split_once(':')) {
         Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
@@ -65,16 +70,30 @@ fn strip_scheme(text: &str) -> Result<&str> {
     }
 }
 
-const EXPECTED: &str = "hyper://<64 hex digits>[+<version>][/path]";
+const EXPECTED: &str =
+    "hyper://<64 hex digits, or 52 letters and digits of z-base-32>[+<version>][/path]";
+
+impl DriveUrl {
+    /// Whether the text is a link, or begins with a key: no path and no name is meant then.
+    pub fn resembles(text: &str) -> bool {
+        let key = text.split(['/', '+']).next().unwrap_or_default();
+        let is_hex = key.len() == KEY_DIGITS && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        text.contains("://") || is_hex || key_id::resembles(key)
+    }
+}
 
 fn parse_key(text: &str) -> Result<PublicKey> {
-    if let Some(key) = PublicKey::from_hex(text) {
+    if let Some(key) = PublicKey::from_hex(text).or_else(|| key_id::parse(text)) {
         return Ok(key);
     }
     let problem = if text.is_empty() {
         "there is no key".to_owned()
-    } else if text.len() == MODERN_KEY_LETTERS && text.chars().all(|c| c.is_ascii_alphanumeric()) {
-        "a key of 52 letters is of a modern drive, which is not supported yet".to_owned()
+    } else if key_id::resembles(text) {
+        "the last letter of the key is none that a key ends with".to_owned()
+    } else if text.len() == key_id::LENGTH && text.bytes().all(|c| c.is_ascii_alphanumeric()) {
+        "the key has letters that z-base-32 does not have (0, 2, l, v)".to_owned()
+    } else if text.contains('.') {
+        "a link of Pear with a fork and a length is not read; leave both off".to_owned()
     } else if text.chars().all(|c| c.is_ascii_hexdigit()) {
         format!("the key has {} of {KEY_DIGITS} hex digits", text.len())
     } else {
@@ -135,6 +154,7 @@ mod tests {
     use super::*;
 
     const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+    const ID: &str = "3aiba5zh1ze7gx16f5w4ayfb6bik1bx3k697ggcea5jo46j5g6cy";
 
     fn url(version: Option<u64>, path: &str) -> DriveUrl {
         let key = PublicKey::from_hex(KEY).unwrap();
@@ -155,6 +175,12 @@ mod tests {
             (format!("hyper://{KEY}+28/a%20b/%C3%BC/"), url(Some(28), "a b/ü")),
             (format!("hyper://{KEY}/ünï//x"), url(None, "ünï/x")),
             (format!("{KEY}/c+d"), url(None, "c+d")),
+            (ID.to_owned(), url(None, "")),
+            (format!("hyper://{ID}"), url(None, "")),
+            (format!("hyper://{}+28/a", ID.to_uppercase()), url(Some(28), "a")),
+            (format!("{ID}+28/a/b"), url(Some(28), "a/b")),
+            (format!("pear://{ID}/a/b"), url(None, "a/b")),
+            (format!("PEAR://{KEY}+3"), url(Some(3), "")),
         ] {
             assert_eq!(text.parse::<DriveUrl>().unwrap(), expected, "{text}");
         }
@@ -162,7 +188,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_with_what_was_expected() {
-        let modern = "y".repeat(52);
+        let (padded, letters) = ("b".repeat(52), "l".repeat(52));
         let long = format!("{KEY}/{}", "a".repeat(MAX_URL_BYTES));
         for (text, says) in [
             ("", "no key"),
@@ -173,7 +199,12 @@ mod tests {
             (&format!("dat://{KEY}"), "dat: is another scheme; expected hyper://"),
             (&format!("https://{KEY}"), "expected hyper://"),
             (&format!("hyper:{KEY}"), "expected hyper://"),
-            (&format!("hyper://{modern}"), "modern"),
+            (&format!("hyper://{padded}"), "last letter"),
+            (&format!("hyper://{letters}"), "(0, 2, l, v)"),
+            (&ID[1..], "not 64 hex"),
+            (&format!("pear://0.28.{ID}"), "leave both off"),
+            (&format!("pear:{ID}"), "expected hyper://"),
+            ("pear://keet", "not 64 hex"),
             (&format!("{KEY}+"), "not a version"),
             (&format!("{KEY}+0"), "from 1 up"),
             (&format!("{KEY}+-1"), "not a version"),
@@ -207,7 +238,17 @@ mod tests {
         }
 
         #[test]
+        fn a_text_with_a_key_in_front_is_no_name(key: [u8; 32], rest in "([+/].*)?") {
+            let key = PublicKey::new(key);
+            for key in [key.to_hex(), key_id::key_id(&key)] {
+                let text = format!("{key}{rest}");
+                prop_assert!(DriveUrl::resembles(&text));
+            }
+        }
+
+        #[test]
         fn no_text_panics(text: String) {
+            let _ = DriveUrl::resembles(&text);
             let _ = text.parse::<DriveUrl>();
         }
     }

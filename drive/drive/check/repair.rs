@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use super::{CheckStep, DriveCheck, check_and_blank};
-use crate::index::IndexLog;
-use hypermount_core::{Core, FetchOutcome, Result, Store, Wait, content_name};
+use crate::index::{IndexLog, derived_content_key};
+use hypermount_core::{Core, Dialect, FetchOutcome, Result, Store, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 
 /// What a repair did, and what is left.
@@ -44,7 +44,11 @@ pub async fn repair(
     wait: Wait,
     tell: &mut (dyn FnMut(CheckStep) + Send),
 ) -> Result<DriveRepair> {
-    let index = store.core_to_repair(key)?;
+    let dialect = store.stored_dialect(key)?.unwrap_or(Dialect::Legacy);
+    let index = store.core_to_repair(key, dialect)?;
+    if let Some(key) = store.encryption_key(key)? {
+        index.unlock(&key);
+    }
     if !wait.is_local() {
         store.want_drive(*index.discovery_key());
     }
@@ -52,7 +56,7 @@ pub async fn repair(
     let _index = index.repairing(store.marked_length(&index));
     repair.core(&index, true).await?;
     let content = match content_of(store, &index) {
-        Some(key) => Some(store.core_to_repair(&key)?),
+        Some(key) => Some(store.core_to_repair(&key, dialect)?),
         None => None,
     };
     let _content = content.as_ref().map(|core| core.repairing(store.marked_length(core)));
@@ -156,14 +160,19 @@ impl Repair<'_> {
 
 /// Key of the content core of a drive in the store, as far as it can be told.
 pub fn content_of_drive(store: &Store, key: &PublicKey) -> Option<PublicKey> {
-    content_of(store, &store.core(key).ok()?)
+    let dialect = store.stored_dialect(key).ok()?.unwrap_or(Dialect::Legacy);
+    content_of(store, &store.core_of(key, dialect).ok()?)
 }
 
-/// The content core: what the header names or, if the secret key is here, what derives from the index's key.
+/// The content core: what the header names or what derives from the manifest or, if the secret key is here, from the
+/// index's key.
 fn content_of(store: &Store, index: &Core) -> Option<PublicKey> {
     match index.get_local(0) {
-        Ok(Some(block)) => IndexLog::content_named_by(&block).ok()?,
-        _ if index.is_own() => Some(store.key_named(content_name(index.key()).as_bytes())),
+        Ok(Some(block)) => IndexLog::content_named_by(index, &block).ok()?,
+        _ if index.is_own() => match index.dialect() {
+            Dialect::Legacy => Some(store.key_named(content_name(index.key()).as_bytes())),
+            Dialect::Modern => derived_content_key(index),
+        },
         _ => None,
     }
 }

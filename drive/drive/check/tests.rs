@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::hyperdrive::Edit;
+use crate::hyperdrive::bee_testing::{Origin, recorded_in};
 use crate::stat::Stat;
 use hypermount_core::MachineIdentity;
 
@@ -98,4 +99,25 @@ async fn damaged_tree_nodes_are_made_again_from_the_blocks() {
             assert_eq!(fs::read(&tree).expect("it is there"), sound, "node {node}, byte {at}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_drive_of_hyperdrive_13_is_verified_with_the_blocks_that_a_map_names() {
+    for origin in [Origin::new(), Origin::modern()] {
+        let (origin, _) = recorded_in(origin).await;
+        let key = *origin.index.key();
+        assert_eq!(content_of_drive(&origin.store, &key), Some(*origin.content.key()));
+        let found = check(&origin.store, &key, &mut |_| {}).await.unwrap();
+        assert!(!found.is_damaged(), "{found:?}");
+        assert_eq!(found.sound, 25 + origin.content.head().length);
+        // A block that only a map names: of all versions with it.
+        origin.content.clear(10..11).unwrap();
+        let found = check(&origin.store, &key, &mut |_| {}).await.unwrap();
+        let files: Vec<_> = found.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(files, ["/dedup"]);
+    }
+    let (origin, _) = recorded_in(Origin::modern()).await;
+    let repaired =
+        repair(&origin.store, origin.index.key(), Wait::Local, &mut |_| {}).await.unwrap();
+    assert!(!repaired.is_damaged(), "{repaired:?}");
 }

@@ -8,9 +8,26 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::{Drive, Edit};
 use crate::stat::Extent;
-use hypermount_core::{Core, Error, HashedBlocks, Head, Result, View};
+use hypermount_core::{Core, Dialect, Error, HashedBlocks, Result, View};
 
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
+
+/// Hashes blocks for the content core of one drive.
+#[derive(Clone, Copy, Debug)]
+pub struct Hasher {
+    dialect: Dialect,
+    encrypted: bool,
+}
+
+impl Hasher {
+    /// Hashes the blocks, on this thread; those of an encrypted drive are hashed when they are appended.
+    pub fn hash(self, blocks: Vec<Bytes>) -> HashedBlocks {
+        match self.encrypted {
+            true => HashedBlocks::unhashed(self.dialect, blocks),
+            false => HashedBlocks::of_kind(self.dialect, blocks),
+        }
+    }
+}
 
 /// The place at the end of the content core, for the blocks of one file after another.
 ///
@@ -23,22 +40,26 @@ pub struct ContentWriter {
 
 impl ContentWriter {
     fn new(content: Core, turn: OwnedMutexGuard<()>) -> Self {
-        let Head { length, byte_length } = content.head();
-        let extent = Extent { block: length, blocks: 0, byte: byte_length, size: 0 };
+        let (block, byte) = (content.head().length, content.plain_bytes());
+        let extent = Extent { block, byte, ..Extent::default() };
         Self { content, extent, _turn: turn }
     }
 
     /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
     /// anything was appended.
     pub fn extend(&mut self, extent: &Extent) -> bool {
-        let Head { length, byte_length } = self.content.head();
         let ends = extent.blocks > 0
-            && extent.block.checked_add(extent.blocks) == Some(length)
-            && extent.byte.checked_add(extent.size) == Some(byte_length);
+            && extent.block.checked_add(extent.blocks) == Some(self.content.head().length)
+            && extent.byte.checked_add(extent.size) == Some(self.content.plain_bytes());
         if ends && self.extent.blocks == 0 {
             self.extent = *extent;
         }
         ends
+    }
+
+    /// What hashes blocks for [`ContentWriter::append_hashed`], on any thread.
+    pub fn hasher(&self) -> Hasher {
+        Hasher { dialect: self.content.dialect(), encrypted: self.content.is_unlocked() }
     }
 
     /// Appends a batch of blocks under one signature.
@@ -46,7 +67,7 @@ impl ContentWriter {
     /// # Errors
     /// Those of [`Core::append`].
     pub fn append(&mut self, blocks: &[Bytes]) -> Result<()> {
-        self.append_hashed(&HashedBlocks::new(blocks.to_vec()))
+        self.append_hashed(&self.hasher().hash(blocks.to_vec()))
     }
 
     /// As [`ContentWriter::append`], of blocks that were hashed before.

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
-use super::testing::{World, open};
+use super::publisher::FORMATS;
+use super::testing::{World, open_in};
 use super::*;
 use crate::path::DrivePath;
 use crate::stat::{Stat, TYPE_FILE};
@@ -65,42 +66,45 @@ fn at_every_call(
     states: &[Files],
     work: impl AsyncFn(&Drive, &Cell<usize>, &Cell<usize>) -> Result<()>,
 ) {
-    let runtime = runtime();
-    for call in 0.. {
-        let mut reached = false;
-        for seed in 0..=POWER_CUTS {
-            let (world, told, safe) = (World::default(), Cell::new(0), Cell::new(0));
-            runtime.block_on(async {
-                let drive = open(&world).await.unwrap();
-                write(&drive, "a", 1).await.unwrap();
-                write(&drive, "b", 2).await.unwrap();
-                drive.sync().unwrap();
-                world.stop_at(call);
-                let _ = work(&drive, &told, &safe).await;
-                reached = world.stopped();
-                drop(drive);
-                let least = match seed {
-                    POWER_CUTS => {
-                        world.restart();
-                        told.get()
-                    }
-                    seed => {
-                        world.cut_power(seed);
-                        safe.get()
-                    }
-                };
-                check(&world, &states[least..], &format!("call {call}, seed {seed}")).await;
-            });
-        }
-        if !reached {
-            assert!(call > 3, "the work was done");
-            return;
+    for format in FORMATS {
+        let runtime = runtime();
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..=POWER_CUTS {
+                let (world, told, safe) = (World::default(), Cell::new(0), Cell::new(0));
+                runtime.block_on(async {
+                    let drive = open_in(&world, format).await.unwrap();
+                    write(&drive, "a", 1).await.unwrap();
+                    write(&drive, "b", 2).await.unwrap();
+                    drive.sync().unwrap();
+                    world.stop_at(call);
+                    let _ = work(&drive, &told, &safe).await;
+                    reached = world.stopped();
+                    drop(drive);
+                    let least = match seed {
+                        POWER_CUTS => {
+                            world.restart();
+                            told.get()
+                        }
+                        seed => {
+                            world.cut_power(seed);
+                            safe.get()
+                        }
+                    };
+                    check(format, &world, &states[least..], &format!("call {call}, seed {seed}"))
+                        .await;
+                });
+            }
+            if !reached {
+                assert!(call > 3, "the work was done");
+                break;
+            }
         }
     }
 }
 
-async fn check(world: &World, allowed: &[Files], when: &str) {
-    let drive = open(world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+async fn check(format: DriveFormat, world: &World, allowed: &[Files], when: &str) {
+    let drive = open_in(world, format).await.unwrap_or_else(|error| panic!("{when}: {error}"));
     // Each file by itself is in one of the states: a power cut may reorder what was not synced.
     for name in ["a", "b", "c"] {
         let found = content(&drive, name).await;
@@ -111,7 +115,7 @@ async fn check(world: &World, allowed: &[Files], when: &str) {
     write(&drive, "later", 9).await.unwrap();
     drive.sync().unwrap();
     drop(drive);
-    let drive = open(world).await.unwrap();
+    let drive = open_in(world, format).await.unwrap();
     assert_eq!(content(&drive, "later").await, Some(bytes(9)), "{when}");
 }
 
@@ -193,8 +197,8 @@ async fn append(drive: &Drive, name: &str, fill: u8) -> Result<()> {
 }
 
 /// What `a` may be when power is cut in every call, oldest first.
-async fn one_of(world: &World, allowed: &[Vec<u8>], when: &str) {
-    let drive = open(world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+async fn one_of(format: DriveFormat, world: &World, allowed: &[Vec<u8>], when: &str) {
+    let drive = open_in(world, format).await.unwrap_or_else(|error| panic!("{when}: {error}"));
     let found = content(&drive, "a").await.unwrap_or_default();
     assert!(allowed.contains(&found), "{when}: {} bytes", found.len());
     assert_eq!(content(&drive, "b").await, Some(bytes(2)), "{when}");
@@ -205,53 +209,56 @@ async fn one_of(world: &World, allowed: &[Vec<u8>], when: &str) {
 /// Bytes that were added at the end, twice; then the file cut to nothing and to its first half.
 #[test]
 fn appending_to_a_file_and_truncating_it() {
-    let (first, second) = ([bytes(1), tail(7)].concat(), [bytes(1), tail(7), tail(8)].concat());
-    let half = bytes(1)[..1000].to_vec();
-    let states = [bytes(1), first, second, Vec::new(), half.clone()];
-    let runtime = runtime();
-    for call in 0.. {
-        let mut reached = false;
-        for seed in 0..=POWER_CUTS {
-            let (world, mut told, mut safe) = (World::default(), 0, 0);
-            runtime.block_on(async {
-                let drive = open(&world).await.unwrap();
-                write(&drive, "b", 2).await.unwrap();
-                write(&drive, "a", 1).await.unwrap();
-                drive.sync().unwrap();
-                world.stop_at(call);
-                let work = async {
-                    append(&drive, "a", 7).await?;
-                    told = 1;
-                    append(&drive, "a", 8).await?;
-                    told = 2;
-                    drive.sync()?;
-                    safe = 2;
-                    put(&drive, "a", Extent::default()).await?;
-                    told = 3;
-                    let mut writer = drive.content_writer().await?;
-                    writer.append(&[Bytes::from(half.clone())])?;
-                    put(&drive, "a", writer.finish()).await?;
-                    told = 4;
-                    drive.sync()?;
-                    safe = 4;
-                    Ok::<(), Error>(())
-                };
-                let _ = work.await;
-                reached = world.stopped();
-                drop(drive);
-                let least = if seed == POWER_CUTS {
-                    world.restart();
-                    told
-                } else {
-                    world.cut_power(seed);
-                    safe
-                };
-                one_of(&world, &states[least..], &format!("call {call}, seed {seed}")).await;
-            });
-        }
-        if !reached {
-            assert!(call > 10, "the work was done");
-            return;
+    for format in FORMATS {
+        let (first, second) = ([bytes(1), tail(7)].concat(), [bytes(1), tail(7), tail(8)].concat());
+        let half = bytes(1)[..1000].to_vec();
+        let states = [bytes(1), first, second, Vec::new(), half.clone()];
+        let runtime = runtime();
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..=POWER_CUTS {
+                let (world, mut told, mut safe) = (World::default(), 0, 0);
+                runtime.block_on(async {
+                    let drive = open_in(&world, format).await.unwrap();
+                    write(&drive, "b", 2).await.unwrap();
+                    write(&drive, "a", 1).await.unwrap();
+                    drive.sync().unwrap();
+                    world.stop_at(call);
+                    let work = async {
+                        append(&drive, "a", 7).await?;
+                        told = 1;
+                        append(&drive, "a", 8).await?;
+                        told = 2;
+                        drive.sync()?;
+                        safe = 2;
+                        put(&drive, "a", Extent::default()).await?;
+                        told = 3;
+                        let mut writer = drive.content_writer().await?;
+                        writer.append(&[Bytes::from(half.clone())])?;
+                        put(&drive, "a", writer.finish()).await?;
+                        told = 4;
+                        drive.sync()?;
+                        safe = 4;
+                        Ok::<(), Error>(())
+                    };
+                    let _ = work.await;
+                    reached = world.stopped();
+                    drop(drive);
+                    let least = if seed == POWER_CUTS {
+                        world.restart();
+                        told
+                    } else {
+                        world.cut_power(seed);
+                        safe
+                    };
+                    one_of(format, &world, &states[least..], &format!("call {call}, seed {seed}"))
+                        .await;
+                });
+            }
+            if !reached {
+                assert!(call > 10, "the work was done");
+                break;
+            }
         }
     }
 }
@@ -260,53 +267,57 @@ fn appending_to_a_file_and_truncating_it() {
 /// it has the one name or all of it the other.
 #[test]
 fn renaming_a_directory_is_all_or_nothing() {
-    const FILES: u8 = 12;
-    let runtime = runtime();
-    for call in 0.. {
-        let mut reached = false;
-        for seed in 0..=POWER_CUTS {
-            let world = World::default();
-            runtime.block_on(async {
-                let drive = open(&world).await.unwrap();
-                for n in 0..FILES {
-                    write(&drive, &format!("old/{n}"), n).await.unwrap();
-                }
-                drive.sync().unwrap();
-                world.stop_at(call);
-                let mut edits = Vec::new();
-                for n in 0..FILES {
-                    let old = path(&format!("old/{n}"));
-                    let entry = drive.snapshot().entry(&old, Wait::Local).await.unwrap();
-                    edits.push(Edit::Remove { path: old });
-                    let (path, stat) = (path(&format!("new/{n}")), entry.stat);
-                    edits.push(Edit::Put { path, stat });
-                }
-                let told = drive.apply(edits).await.is_ok();
-                let safe = told && drive.sync().is_ok();
-                reached = world.stopped();
-                drop(drive);
-                let must = if seed == POWER_CUTS {
-                    world.restart();
-                    told
-                } else {
-                    world.cut_power(seed);
-                    safe
-                };
-                let when = format!("call {call}, seed {seed}");
-                let drive = open(&world).await.unwrap_or_else(|error| panic!("{when}: {error}"));
-                let renamed = content(&drive, "new/0").await.is_some();
-                assert!(renamed || !must, "{when}");
-                let (here, gone) = if renamed { ("new", "old") } else { ("old", "new") };
-                for n in 0..FILES {
-                    let there = content(&drive, &format!("{here}/{n}")).await;
-                    assert_eq!(there, Some(bytes(n)), "{when}");
-                    assert_eq!(content(&drive, &format!("{gone}/{n}")).await, None, "{when}");
-                }
-            });
-        }
-        if !reached {
-            assert!(call > 3, "the work was done");
-            return;
+    for format in FORMATS {
+        const FILES: u8 = 12;
+        let runtime = runtime();
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..=POWER_CUTS {
+                let world = World::default();
+                runtime.block_on(async {
+                    let drive = open_in(&world, format).await.unwrap();
+                    for n in 0..FILES {
+                        write(&drive, &format!("old/{n}"), n).await.unwrap();
+                    }
+                    drive.sync().unwrap();
+                    world.stop_at(call);
+                    let mut edits = Vec::new();
+                    for n in 0..FILES {
+                        let old = path(&format!("old/{n}"));
+                        let entry = drive.snapshot().entry(&old, Wait::Local).await.unwrap();
+                        edits.push(Edit::Remove { path: old });
+                        let (path, stat) = (path(&format!("new/{n}")), entry.stat);
+                        edits.push(Edit::Put { path, stat });
+                    }
+                    let told = drive.apply(edits).await.is_ok();
+                    let safe = told && drive.sync().is_ok();
+                    reached = world.stopped();
+                    drop(drive);
+                    let must = if seed == POWER_CUTS {
+                        world.restart();
+                        told
+                    } else {
+                        world.cut_power(seed);
+                        safe
+                    };
+                    let when = format!("call {call}, seed {seed}");
+                    let drive = open_in(&world, format)
+                        .await
+                        .unwrap_or_else(|error| panic!("{when}: {error}"));
+                    let renamed = content(&drive, "new/0").await.is_some();
+                    assert!(renamed || !must, "{when}");
+                    let (here, gone) = if renamed { ("new", "old") } else { ("old", "new") };
+                    for n in 0..FILES {
+                        let there = content(&drive, &format!("{here}/{n}")).await;
+                        assert_eq!(there, Some(bytes(n)), "{when}");
+                        assert_eq!(content(&drive, &format!("{gone}/{n}")).await, None, "{when}");
+                    }
+                });
+            }
+            if !reached {
+                assert!(call > 3, "the work was done");
+                break;
+            }
         }
     }
 }
@@ -314,22 +325,24 @@ fn renaming_a_directory_is_all_or_nothing() {
 /// A disk that is full once: the call fails, nothing is lost, and it works when there is room.
 #[test]
 fn a_full_disk_costs_nothing_but_the_call() {
-    let runtime = runtime();
-    for call in 0..40 {
-        let world = World::default();
-        runtime.block_on(async {
-            let drive = open(&world).await.unwrap();
-            write(&drive, "a", 1).await.unwrap();
-            world.fail_once_at(call);
-            let first = write(&drive, "a", 2).await;
-            world.restart();
-            let expected = if first.is_ok() { 2 } else { 1 };
-            assert_eq!(content(&drive, "a").await, Some(bytes(expected)), "call {call}");
-            write(&drive, "a", 3).await.unwrap();
-            drive.sync().unwrap();
-            drop(drive);
-            let drive = open(&world).await.unwrap();
-            assert_eq!(content(&drive, "a").await, Some(bytes(3)), "call {call}");
-        });
+    for format in FORMATS {
+        let runtime = runtime();
+        for call in 0..40 {
+            let world = World::default();
+            runtime.block_on(async {
+                let drive = open_in(&world, format).await.unwrap();
+                write(&drive, "a", 1).await.unwrap();
+                world.fail_once_at(call);
+                let first = write(&drive, "a", 2).await;
+                world.restart();
+                let expected = if first.is_ok() { 2 } else { 1 };
+                assert_eq!(content(&drive, "a").await, Some(bytes(expected)), "call {call}");
+                write(&drive, "a", 3).await.unwrap();
+                drive.sync().unwrap();
+                drop(drive);
+                let drive = open_in(&world, format).await.unwrap();
+                assert_eq!(content(&drive, "a").await, Some(bytes(3)), "call {call}");
+            });
+        }
     }
 }

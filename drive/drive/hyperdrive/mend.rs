@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{Drive, Edit, Snapshot};
+use super::{Drive, Edit};
 use crate::path::DrivePath;
 use crate::stat::{Extent, Stat};
 use hypermount_core::{Core, Error, Result, Wait};
@@ -27,7 +27,8 @@ impl Drive {
             if !now.explicit || !self.is_lost(&now.stat) {
                 continue;
             }
-            let before = Snapshot::new(self.inner.index.at(first));
+            let settled = self.metadata().recovered().start;
+            let before = self.snapshot_at(self.inner.index.version_before(first, settled));
             log::warn!("{path}: its bytes were lost, probably in a power cut; put back as it was");
             edits.push(match before.entry(&path, Wait::Local).await {
                 Ok(entry) if entry.explicit && !self.is_lost(&entry.stat) => {
@@ -62,7 +63,7 @@ impl Drive {
 
     fn is_lost(&self, stat: &Stat) -> bool {
         let Extent { block, blocks, size, .. } = stat.extent;
-        let length = self.inner.content.as_ref().map_or(0, |content: &Core| content.head().length);
+        let length = self.inner.content.get().map_or(0, |content: &Core| content.head().length);
         stat.mount.is_none() && size > 0 && block.saturating_add(blocks) > length
     }
 }

@@ -16,7 +16,7 @@ use hypermount_core::{
 };
 
 /// Blocks of one read that are asked for at once.
-const MAX_BLOCKS_AT_ONCE: u64 = 512;
+pub(super) const MAX_BLOCKS_AT_ONCE: u64 = 512;
 /// Blocks on disk that are read and hashed together.
 const READ_TOGETHER: u64 = 4;
 /// Sizes in bytes into which the known writers cut files; the last block has the rest.
@@ -210,7 +210,7 @@ async fn gather(
 }
 
 /// Asks for those of `blocks` that are missing, the first ones if there are many.
-fn want(core: &Core, blocks: Range<u64>, wait: Wait) -> Vec<Ticket> {
+pub(super) fn want(core: &Core, blocks: Range<u64>, wait: Wait) -> Vec<Ticket> {
     if wait.is_local() {
         return Vec::new();
     }

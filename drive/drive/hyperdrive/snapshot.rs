@@ -2,20 +2,27 @@
 
 use std::sync::Arc;
 
-use super::Snapshot;
-use crate::index::Index;
+use super::{Changed, Snapshot};
+use crate::index::{Index, MAX_MAP_BLOCK_BYTES};
 use crate::path::{DrivePath, Name};
 use crate::stat::Entry;
-use hypermount_core::{Result, Wait};
+use hypermount_core::{Error, Result, Ticket, Wait};
+
+/// Blocks of maps that one listing reads to tell the sizes of files.
+const MAX_LISTED_MAP_BLOCKS: u64 = 65_536;
+/// Files of a listing whose maps are asked for together.
+const MAPS_AT_ONCE: usize = 64;
 
 impl Snapshot {
-    pub(super) fn new(index: Index) -> Self {
-        Self { index }
-    }
-
     /// The metadata core's length at this version.
     pub fn version(&self) -> u64 {
         self.index.version()
+    }
+
+    /// Whether `other` is the same version of the same history: a publisher of Hyperdrive 11 to 13 can shorten
+    /// its drive, and write another version of the same number.
+    pub fn is_version_of(&self, other: &Self) -> bool {
+        (self.version(), self.fork) == (other.version(), other.fork)
     }
 
     /// The entry at `path`. Nested drives are not crossed.
@@ -24,7 +31,9 @@ impl Snapshot {
     /// `NotFound` if it is proven that there is none, and below a nested drive; `Malformed` for an
     /// entry that makes no sense; those of [`hypermount_core::Core::get`].
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
-        self.index.entry(path, wait).await
+        let mut entry = self.index.entry(path, wait).await?;
+        self.measure(&mut entry, wait).await?;
+        Ok(entry)
     }
 
     /// The children of the directory `path`, in index order. Left out are names that a filesystem
@@ -34,7 +43,8 @@ impl Snapshot {
     /// `NotADirectory`; `NotFound`; `TooLarge` for more than 36 MiB, unless the drive is written here;
     /// those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
-        self.index.list(path, wait, |entry| entry).await
+        let listed = self.index.list(path, wait, |entry| entry).await?;
+        self.measure_all(listed, |entry| Some(entry), wait).await
     }
 
     /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
@@ -46,10 +56,99 @@ impl Snapshot {
         path: &DrivePath,
         wait: Wait,
     ) -> Result<Vec<(Name, Arc<Entry>)>> {
-        self.index.list(path, wait, Arc::new).await
+        let listed = self.index.list(path, wait, Arc::new).await?;
+        self.measure_all(listed, Arc::get_mut, wait).await
     }
 
     pub(super) fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Puts the size of a file with a map into its stat.
+    async fn measure(&self, entry: &mut Entry, wait: Wait) -> Result<()> {
+        let extent = &mut entry.stat.extent;
+        if extent.map_size == 0 {
+            return Ok(());
+        }
+        let missing = || Error::Malformed("the drive names no content core".into());
+        let content = self.content.as_ref().ok_or_else(missing)?;
+        extent.size = match self.maps.known_size(content, extent) {
+            Some(size) => size,
+            None => self.maps.get(content, extent, wait).await?.size(),
+        };
+        Ok(())
+    }
+
+    /// Puts the sizes of files with a map into their stats; leaves out those whose map makes no sense.
+    async fn measure_all<T>(
+        &self,
+        mut listed: Vec<(Name, T)>,
+        entry: impl Fn(&mut T) -> Option<&mut Entry>,
+        wait: Wait,
+    ) -> Result<Vec<(Name, T)>> {
+        let mut mapped = Vec::new();
+        for (at, (_, listed)) in listed.iter_mut().enumerate() {
+            let extent = entry(listed).map(|entry| entry.stat.extent);
+            mapped.extend(extent.filter(|extent| extent.map_size > 0).map(|extent| (at, extent)));
+        }
+        let (mut blocks, mut left_out) = (0, Vec::new());
+        for part in mapped.chunks(MAPS_AT_ONCE) {
+            let _wanted = self.want_maps(part.iter().map(|(_, extent)| extent), wait);
+            for (at, extent) in part {
+                blocks += extent.blocks;
+                if blocks > MAX_LISTED_MAP_BLOCKS {
+                    let what = format!("a directory with {MAX_LISTED_MAP_BLOCKS} blocks of maps");
+                    return Err(Error::TooLarge(what));
+                }
+                let Some((name, listed)) = listed.get_mut(*at) else { continue };
+                let Some(entry) = entry(listed) else { continue };
+                match self.measure(entry, wait).await {
+                    Ok(()) => {}
+                    Err(
+                        error @ (Error::Malformed(_) | Error::TooLarge(_) | Error::Unsupported(_)),
+                    ) => {
+                        log::warn!("{}: not listed: {error}", name.as_str());
+                        left_out.push(*at);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if !left_out.is_empty() {
+            let mut at = 0..;
+            listed.retain(|_| at.next().is_none_or(|at| left_out.binary_search(&at).is_err()));
+        }
+        Ok(listed)
+    }
+
+    /// Asks for the first block of maps that are not known, together.
+    fn want_maps<'a>(
+        &self,
+        extents: impl Iterator<Item = &'a crate::stat::Extent>,
+        wait: Wait,
+    ) -> Vec<Ticket> {
+        let Some(content) = self.content.as_ref().filter(|_| !wait.is_local()) else {
+            return Vec::new();
+        };
+        let sound = |extent: &&crate::stat::Extent| {
+            extent.map_size <= extent.blocks.saturating_mul(MAX_MAP_BLOCK_BYTES as u64)
+                && self.maps.known_size(content, extent).is_none()
+                && !content.has(extent.block)
+        };
+        extents.filter(sound).map(|extent| content.demand().want_stored(extent.block)).collect()
+    }
+
+    /// Puts the sizes of files with a map into changes, until one cannot be told.
+    pub(super) async fn measure_changes(&self, changes: &mut [Changed], wait: Wait) {
+        for change in changes {
+            for entry in change.before.iter_mut().chain(&mut change.after) {
+                if matches!(
+                    self.measure(entry, wait).await,
+                    Err(Error::Unavailable { .. } | Error::Forked { .. })
+                ) {
+                    return;
+                }
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::publisher::FORMATS;
 use super::*;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::index::trie::{Trie, TrieKey, TrieNode, stat, vectors};
@@ -15,7 +16,7 @@ use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYP
 use hypermount_core::testing::Change;
 
 fn trie_of(snapshot: &Snapshot) -> Trie {
-    let Index::Trie(trie) = snapshot.index();
+    let Index::Trie(trie) = snapshot.index() else { panic!("another format") };
     trie.clone()
 }
 
@@ -97,6 +98,7 @@ fn assert_stat(what: &str, entry: &Entry, expected: &Value) {
         blocks: number("blocks"),
         byte: number("byteOffset"),
         size: number("size"),
+        map_size: 0,
     };
     assert_eq!(stat.extent, extent, "{what}");
     assert_eq!((stat.mtime, stat.ctime), (number("mtime"), number("ctime")), "{what}");
@@ -238,14 +240,16 @@ async fn the_recorded_drive_is_writable_where_its_master_key_is() {
 
 #[tokio::test]
 async fn a_new_drive_has_an_empty_root() {
-    let drive = Drive::create(&Store::memory(), "new").unwrap();
-    let snapshot = drive.snapshot();
-    assert_eq!(snapshot.version(), 1);
-    let root = snapshot.entry(&path(""), Wait::Local).await.unwrap();
-    assert_eq!((root.kind, root.explicit, root.stat.mode), (Kind::Directory, false, 0o040755));
-    assert!(snapshot.list(&path(""), Wait::Local).await.unwrap().is_empty());
-    let none = snapshot.entry(&path("a"), Wait::Local).await;
-    assert!(matches!(none, Err(Error::NotFound)));
+    for format in FORMATS {
+        let drive = Drive::create_in(format, &Store::memory(), "new").unwrap();
+        let snapshot = drive.snapshot();
+        assert_eq!(snapshot.version(), 1);
+        let root = snapshot.entry(&path(""), Wait::Local).await.unwrap();
+        assert_eq!((root.kind, root.explicit, root.stat.mode), (Kind::Directory, false, 0o040755));
+        assert!(snapshot.list(&path(""), Wait::Local).await.unwrap().is_empty());
+        let none = snapshot.entry(&path("a"), Wait::Local).await;
+        assert!(matches!(none, Err(Error::NotFound)));
+    }
 }
 
 #[tokio::test]
@@ -273,18 +277,20 @@ async fn directories_may_be_implied_or_stored() {
 
 #[tokio::test]
 async fn edits_apply_together_or_not_at_all() {
-    let drive = Drive::create(&Store::memory(), "d").unwrap();
-    write(&drive, "old", &[b"x"]).await;
-    let before = drive.snapshot();
-    let stat = before.entry(&path("old"), Wait::Local).await.unwrap().stat;
-    let failed = drive.apply(vec![put("new", stat.clone()), remove("missing")]).await;
-    assert!(matches!(failed, Err(Error::NotFound)));
-    assert_eq!(drive.snapshot().version(), before.version());
-    let version = drive.apply(vec![put("new", stat), remove("old")]).await.unwrap();
-    assert_eq!(drive.snapshot().version(), version);
-    assert_eq!(names(&drive.snapshot().list(&path(""), Wait::Local).await.unwrap()), ["new"]);
-    assert_eq!(names(&before.list(&path(""), Wait::Local).await.unwrap()), ["old"], "pinned");
-    assert_eq!(drive.apply(Vec::new()).await.unwrap(), version);
+    for format in FORMATS {
+        let drive = Drive::create_in(format, &Store::memory(), "d").unwrap();
+        write(&drive, "old", &[b"x"]).await;
+        let before = drive.snapshot();
+        let stat = before.entry(&path("old"), Wait::Local).await.unwrap().stat;
+        let failed = drive.apply(vec![put("new", stat.clone()), remove("missing")]).await;
+        assert!(matches!(failed, Err(Error::NotFound)));
+        assert_eq!(drive.snapshot().version(), before.version());
+        let version = drive.apply(vec![put("new", stat), remove("old")]).await.unwrap();
+        assert_eq!(drive.snapshot().version(), version);
+        assert_eq!(names(&drive.snapshot().list(&path(""), Wait::Local).await.unwrap()), ["new"]);
+        assert_eq!(names(&before.list(&path(""), Wait::Local).await.unwrap()), ["old"], "pinned");
+        assert_eq!(drive.apply(Vec::new()).await.unwrap(), version);
+    }
 }
 
 #[tokio::test]
@@ -314,18 +320,20 @@ async fn mounts_are_made_kept_and_undone_with_their_records() {
 
 #[tokio::test]
 async fn frozen_and_foreign_drives_are_read_only() {
-    let store = Store::memory();
-    let drive = Drive::create(&store, "d").unwrap();
-    write(&drive, "a", &[b"1"]).await;
-    let frozen = Drive::open(&store, drive.key(), Some(2), Wait::Local).await.unwrap();
-    write(&drive, "b", &[b"2"]).await;
-    assert_eq!(names(&frozen.snapshot().list(&path(""), Wait::Local).await.unwrap()), ["a"]);
-    assert!(!frozen.writable() && frozen.frozen_version() == Some(2));
-    assert!(matches!(frozen.newer_than(2, Wait::Forever).await, Err(Error::Unsupported(_))));
-    let refused = frozen.apply(vec![remove("a")]).await;
-    assert!(matches!(refused, Err(Error::ReadOnly(_))));
-    assert!(matches!(frozen.append_content(&[]), Err(Error::ReadOnly(_))));
-    drive.newer_than(2, Wait::Local).await.unwrap();
+    for format in FORMATS {
+        let store = Store::memory();
+        let drive = Drive::create_in(format, &store, "d").unwrap();
+        write(&drive, "a", &[b"1"]).await;
+        let frozen = Drive::open(&store, drive.key(), Some(2), Wait::Local).await.unwrap();
+        write(&drive, "b", &[b"2"]).await;
+        assert_eq!(names(&frozen.snapshot().list(&path(""), Wait::Local).await.unwrap()), ["a"]);
+        assert!(!frozen.writable() && frozen.frozen_version() == Some(2));
+        assert!(matches!(frozen.newer_than(2, Wait::Forever).await, Err(Error::Unsupported(_))));
+        let refused = frozen.apply(vec![remove("a")]).await;
+        assert!(matches!(refused, Err(Error::ReadOnly(_))));
+        assert!(matches!(frozen.append_content(&[]), Err(Error::ReadOnly(_))));
+        drive.newer_than(2, Wait::Local).await.unwrap();
+    }
 }
 
 fn uneven_blocks() -> impl Strategy<Value = Vec<Vec<u8>>> {
@@ -484,8 +492,8 @@ async fn senseless_extents_are_malformed_and_allocate_nothing() {
         Extent { block: 1 << 53, ..good },
         Extent { block: 1, blocks: 1, ..good },
         Extent { byte: 7, ..good },
-        Extent { block: u64::MAX, blocks: u64::MAX, byte: u64::MAX, size: u64::MAX },
-        Extent { block: 0, blocks: 2, byte: u64::MAX, size: 1 },
+        Extent { block: u64::MAX, blocks: u64::MAX, byte: u64::MAX, size: u64::MAX, map_size: 0 },
+        Extent { block: 0, blocks: 2, byte: u64::MAX, size: 1, map_size: 0 },
     ] {
         let read = whole(&drive, &bad, Wait::Local).await;
         assert!(matches!(read, Err(Error::Malformed(_))), "{bad:?}: {read:?}");
@@ -502,7 +510,7 @@ async fn a_hostile_extent_on_a_remote_core_ends_with_the_wait() {
     write(&drive, "f", &[&[1; 100]]).await;
     let content = drive.content().unwrap();
     let reader = reader_of(content);
-    let extent = Extent { block: 1 << 40, blocks: 5, byte: 0, size: 100 };
+    let extent = Extent { block: 1 << 40, blocks: 5, byte: 0, size: 100, map_size: 0 };
     let wait = Wait::within(std::time::Duration::from_millis(50));
     let traffic = Traffic::default();
     let read = tokio::select! {
@@ -534,7 +542,7 @@ async fn bad_names_and_stats_do_not_hide_their_neighbours() {
     assert_eq!(listed, ["good", "ok"]);
     let garbage = snapshot.entry(&path("dir/garbage"), Wait::Local).await;
     assert!(matches!(garbage, Err(Error::Malformed(_))));
-    let old = Snapshot::new(drive.inner.index.at(1));
+    let old = drive.snapshot_at(1);
     let changes = drive.changes(&old, &snapshot, 100, Wait::Local).await.unwrap();
     let mut changed: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
     changed.sort();

@@ -494,7 +494,7 @@ impl Import<'_> {
         }
         self.pending.bytes += size;
         let blocks = (self.pending.blocks.len() - first) as u64;
-        let extent = Extent { block: first as u64, blocks, byte, size: size as u64 };
+        let extent = Extent { block: first as u64, blocks, byte, size: size as u64, map_size: 0 };
         self.pending.files.push(PendingFile { path: path.clone(), stat, extent });
         if self.pending.bytes >= MAX_APPEND_BYTES {
             self.append().await?;
@@ -520,8 +520,8 @@ impl Import<'_> {
             Some(note) => note.resume(content, file, local)?,
             None => None,
         };
-        let head = content.head();
-        let start = Extent { block: head.length, blocks: 0, byte: head.byte_length, size: 0 };
+        let (block, byte) = (content.head().length, content.plain_bytes());
+        let start = Extent { block, byte, ..Extent::default() };
         stat.extent = resumed.unwrap_or(start);
         self.observer.bytes(stat.extent.size);
         let large = found.size >= resume::MIN_BYTES;

@@ -91,6 +91,7 @@ impl Local {
             mtime: self.mtime,
             ctime: self.ctime,
             attributes: attributes::stored_for(attributes, before),
+            foreign: before.and_then(|before| before.foreign.clone()),
             ..Stat::default()
         }
     }

@@ -74,6 +74,6 @@ fn matching(core: &Core, first: u64, file: &mut File, path: &Path) -> Result<Opt
         }
         size += ours.len() as u64;
     }
-    let Some(byte) = head.byte_length.checked_sub(size) else { return Ok(None) };
-    Ok(Some(Extent { block: first, blocks: head.length - first, byte, size }))
+    let Some(byte) = core.plain_bytes().checked_sub(size) else { return Ok(None) };
+    Ok(Some(Extent { block: first, blocks: head.length - first, byte, size, map_size: 0 }))
 }

@@ -8,9 +8,12 @@ use rustix::fs::{XattrFlags, setxattr};
 use tempfile::TempDir;
 
 use super::*;
+use crate::hyperdrive::bee_testing::recorded;
 use crate::hyperdrive::crash_tests::bytes;
+use crate::hyperdrive::publisher::FORMATS;
 use crate::hyperdrive::settled_tests::with_one_failure;
 use crate::hyperdrive::{Drive, Edit};
+use crate::index::DriveFormat;
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use hypermount_core::{CoreEvent, Error, Store, Wait};
@@ -25,10 +28,10 @@ fn path(text: &str) -> DrivePath {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(format: DriveFormat) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store"), true).unwrap();
-        let drive = Drive::create(&store, "test").unwrap();
+        let drive = Drive::create_in(format, &store, "test").unwrap();
         let bench = Self { directory, drive };
         fs::create_dir(bench.at("in")).unwrap();
         bench
@@ -121,141 +124,154 @@ fn varied_tree(bench: &Bench) {
 ///     the exit code is not 0.
 #[tokio::test]
 async fn a_tree_comes_out_as_it_went_in_and_a_second_run_moves_nothing() {
-    let bench = Bench::new();
-    varied_tree(&bench);
-    let first = bench.import(ImportOptions::default()).await;
-    assert_eq!((first.files, first.symlinks, first.directories), (6, 2, 3), "{first:?}");
-    assert_eq!(first.troubles, []);
-    let version = bench.drive.snapshot().version();
-    let again = bench.import(ImportOptions { checksum: true, ..Default::default() }).await;
-    assert!(again.is_idle(), "{again:?}");
-    assert_eq!(bench.drive.snapshot().version(), version);
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        varied_tree(&bench);
+        let first = bench.import(ImportOptions::default()).await;
+        assert_eq!((first.files, first.symlinks, first.directories), (6, 2, 3), "{first:?}");
+        assert_eq!(first.troubles, []);
+        let version = bench.drive.snapshot().version();
+        let again = bench.import(ImportOptions { checksum: true, ..Default::default() }).await;
+        assert!(again.is_idle(), "{again:?}");
+        assert_eq!(bench.drive.snapshot().version(), version);
 
-    assert_eq!(bench.export(ExportOptions::default()).await.troubles, []);
-    assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
-    let again = bench.export(ExportOptions { checksum: true, ..Default::default() }).await;
-    assert!(again.is_idle(), "{again:?}");
-    let holes = fs::metadata(bench.at("out/holes.bin")).unwrap();
-    assert_eq!((holes.len(), holes.blocks()), (5 * BLOCK_BYTES as u64, 0));
+        assert_eq!(bench.export(ExportOptions::default()).await.troubles, []);
+        assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+        let again = bench.export(ExportOptions { checksum: true, ..Default::default() }).await;
+        assert!(again.is_idle(), "{again:?}");
+        let holes = fs::metadata(bench.at("out/holes.bin")).unwrap();
+        assert_eq!((holes.len(), holes.blocks()), (5 * BLOCK_BYTES as u64, 0));
+    }
 }
 
 /// 61. A file whose time changed and whose bytes did not costs an index entry, and its bytes are
 ///     not stored again.
 #[tokio::test]
 async fn only_what_changed_is_appended() {
-    let bench = Bench::new();
-    varied_tree(&bench);
-    bench.import(ImportOptions::default()).await;
-    let before = bench.content_length();
-    // Another time, the same bytes: the entry changes, the log of content does not grow.
-    set_mtime(&bench.at("in/large.bin"), 1_600_000_000_000);
-    fs::set_permissions(bench.at("in/plain.txt"), fs::Permissions::from_mode(0o600)).unwrap();
-    let report = bench.import(ImportOptions::default()).await;
-    assert_eq!((report.files, report.updated), (0, 2), "{report:?}");
-    assert_eq!(bench.content_length(), before);
-    bench.write("plain.txt", "other");
-    let report = bench.import(ImportOptions::default()).await;
-    assert_eq!((report.files, report.bytes), (1, 5), "{report:?}");
-    assert_eq!(bench.content_length(), before + 1);
-    bench.export(ExportOptions::default()).await;
-    assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        varied_tree(&bench);
+        bench.import(ImportOptions::default()).await;
+        let before = bench.content_length();
+        // Another time, the same bytes: the entry changes, the log of content does not grow.
+        set_mtime(&bench.at("in/large.bin"), 1_600_000_000_000);
+        fs::set_permissions(bench.at("in/plain.txt"), fs::Permissions::from_mode(0o600)).unwrap();
+        let report = bench.import(ImportOptions::default()).await;
+        assert_eq!((report.files, report.updated), (0, 2), "{report:?}");
+        assert_eq!(bench.content_length(), before);
+        bench.write("plain.txt", "other");
+        let report = bench.import(ImportOptions::default()).await;
+        assert_eq!((report.files, report.bytes), (1, 5), "{report:?}");
+        assert_eq!(bench.content_length(), before + 1);
+        bench.export(ExportOptions::default()).await;
+        assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+    }
 }
 
 /// 58. `import` and `export` move only what differs: files by size, modification time in
 ///     milliseconds and mode, with `--checksum` by content.
 #[tokio::test]
 async fn content_that_only_a_checksum_tells_is_found() {
-    let bench = Bench::new();
-    bench.write("a", "one");
-    set_mtime(&bench.at("in/a"), 1_600_000_000_000);
-    bench.import(ImportOptions::default()).await;
-    bench.write("a", "two");
-    set_mtime(&bench.at("in/a"), 1_600_000_000_000);
-    // (The directory's own time may have changed.)
-    assert_eq!(bench.import(ImportOptions::default()).await.files, 0);
-    let checked = ImportOptions { checksum: true, ..Default::default() };
-    assert_eq!(bench.import(checked).await.files, 1);
-    bench.export(ExportOptions::default()).await;
-    assert_eq!(fs::read(bench.at("out/a")).unwrap(), b"two");
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        bench.write("a", "one");
+        set_mtime(&bench.at("in/a"), 1_600_000_000_000);
+        bench.import(ImportOptions::default()).await;
+        bench.write("a", "two");
+        set_mtime(&bench.at("in/a"), 1_600_000_000_000);
+        // (The directory's own time may have changed.)
+        assert_eq!(bench.import(ImportOptions::default()).await.files, 0);
+        let checked = ImportOptions { checksum: true, ..Default::default() };
+        assert_eq!(bench.import(checked).await.files, 1);
+        bench.export(ExportOptions::default()).await;
+        assert_eq!(fs::read(bench.at("out/a")).unwrap(), b"two");
+    }
 }
 
 #[tokio::test]
 async fn many_small_files_take_few_appends() {
-    let bench = Bench::new();
-    for n in 0..2000 {
-        bench.write(&format!("{}/{n}", n % 10), format!("file {n}"));
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        for n in 0..2000 {
+            bench.write(&format!("{}/{n}", n % 10), format!("file {n}"));
+        }
+        let mut events = bench.drive.metadata_core().events();
+        let mut content_events = bench.drive.content().unwrap().events();
+        let report = bench.import(ImportOptions::default()).await;
+        assert_eq!(report.files, 2000);
+        let mut count = 0;
+        while let Ok(CoreEvent::Appended { .. }) = events.try_recv() {
+            count += 1;
+        }
+        assert!(count <= 3, "{count} versions");
+        let mut count = 0;
+        while let Ok(CoreEvent::Appended { .. }) = content_events.try_recv() {
+            count += 1;
+        }
+        assert!(count <= 3, "{count} appends of content");
     }
-    let mut events = bench.drive.metadata_core().events();
-    let mut content_events = bench.drive.content().unwrap().events();
-    let report = bench.import(ImportOptions::default()).await;
-    assert_eq!(report.files, 2000);
-    let mut count = 0;
-    while let Ok(CoreEvent::Appended { .. }) = events.try_recv() {
-        count += 1;
-    }
-    assert!(count <= 3, "{count} versions");
-    let mut count = 0;
-    while let Ok(CoreEvent::Appended { .. }) = content_events.try_recv() {
-        count += 1;
-    }
-    assert!(count <= 3, "{count} appends of content");
 }
 
 /// 62. Nothing is removed without `--delete`, and entries that an ignore file matches are neither
 ///     imported nor removed.
 #[tokio::test]
 async fn deletion_needs_the_option_and_spares_ignored_names() {
-    let bench = Bench::new();
-    for name in ["keep", "sub/gone", "build/out.o", "build/deep/x"] {
-        bench.write(name, name);
-    }
-    bench.import(ImportOptions::default()).await;
-    fs::remove_dir_all(bench.at("in/sub")).unwrap();
-    fs::remove_dir_all(bench.at("in/build/deep")).unwrap();
-    bench.write(IGNORE_FILE, "*.o\n/build/deep\n!keep\n");
-    assert_eq!(bench.import(ImportOptions::default()).await.deleted, 0);
-    let dry = ImportOptions { delete: true, dry_run: true, ..Default::default() };
-    let version = bench.drive.snapshot().version();
-    assert_eq!(bench.import(dry).await.deleted, 2);
-    assert_eq!(bench.drive.snapshot().version(), version);
-    bench.import(ImportOptions { delete: true, ..Default::default() }).await;
-    let snapshot = bench.drive.snapshot();
-    for (name, there) in [
-        ("keep", true),
-        ("sub", false),
-        ("sub/gone", false),
-        ("build/out.o", true),
-        ("build/deep/x", true),
-    ] {
-        assert_eq!(snapshot.entry(&path(name), Wait::Local).await.is_ok(), there, "{name}");
-    }
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        for name in ["keep", "sub/gone", "build/out.o", "build/deep/x"] {
+            bench.write(name, name);
+        }
+        bench.import(ImportOptions::default()).await;
+        fs::remove_dir_all(bench.at("in/sub")).unwrap();
+        fs::remove_dir_all(bench.at("in/build/deep")).unwrap();
+        bench.write(IGNORE_FILE, "*.o\n/build/deep\n!keep\n");
+        assert_eq!(bench.import(ImportOptions::default()).await.deleted, 0);
+        let dry = ImportOptions { delete: true, dry_run: true, ..Default::default() };
+        let version = bench.drive.snapshot().version();
+        assert_eq!(bench.import(dry).await.deleted, 2);
+        assert_eq!(bench.drive.snapshot().version(), version);
+        bench.import(ImportOptions { delete: true, ..Default::default() }).await;
+        let snapshot = bench.drive.snapshot();
+        for (name, there) in [
+            ("keep", true),
+            ("sub", false),
+            ("sub/gone", false),
+            ("build/out.o", true),
+            ("build/deep/x", true),
+        ] {
+            assert_eq!(snapshot.entry(&path(name), Wait::Local).await.is_ok(), there, "{name}");
+        }
 
-    bench.export(ExportOptions::default()).await;
-    fs::create_dir_all(bench.at("out/extra/below")).unwrap();
-    fs::write(bench.at("out/extra/below/file"), "x").unwrap();
-    fs::write(bench.at("aside"), "x").unwrap();
-    symlink(bench.directory.path(), bench.at("out/extra/way out")).unwrap();
-    assert_eq!(bench.export(ExportOptions::default()).await.deleted, 0);
-    assert!(bench.at("out/extra/below/file").exists());
-    let report = bench.export(ExportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(report.deleted, 1, "{report:?}");
-    assert!(!bench.at("out/extra").exists());
-    assert!(bench.at("aside").exists());
+        bench.export(ExportOptions::default()).await;
+        fs::create_dir_all(bench.at("out/extra/below")).unwrap();
+        fs::write(bench.at("out/extra/below/file"), "x").unwrap();
+        fs::write(bench.at("aside"), "x").unwrap();
+        symlink(bench.directory.path(), bench.at("out/extra/way out")).unwrap();
+        assert_eq!(bench.export(ExportOptions::default()).await.deleted, 0);
+        assert!(bench.at("out/extra/below/file").exists());
+        let report = bench.export(ExportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(report.deleted, 1, "{report:?}");
+        assert!(!bench.at("out/extra").exists());
+        assert!(bench.at("aside").exists());
+    }
 }
 
 #[tokio::test]
 async fn given_patterns_ignore_too_and_a_nearer_file_overrules_them() {
-    let bench = Bench::new();
-    for name in ["a.log", "sub/b.log", "sub/kept.log"] {
-        bench.write(name, name);
-    }
-    bench.write("sub/.hypermountignore", "!kept.log\n");
-    fs::write(bench.at("patterns"), "*.log\n").unwrap();
-    let options = ImportOptions { ignore_files: vec![bench.at("patterns")], ..Default::default() };
-    bench.import(options).await;
-    let snapshot = bench.drive.snapshot();
-    for (name, there) in [("a.log", false), ("sub/b.log", false), ("sub/kept.log", true)] {
-        assert_eq!(snapshot.entry(&path(name), Wait::Local).await.is_ok(), there, "{name}");
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        for name in ["a.log", "sub/b.log", "sub/kept.log"] {
+            bench.write(name, name);
+        }
+        bench.write("sub/.hypermountignore", "!kept.log\n");
+        fs::write(bench.at("patterns"), "*.log\n").unwrap();
+        let options =
+            ImportOptions { ignore_files: vec![bench.at("patterns")], ..Default::default() };
+        bench.import(options).await;
+        let snapshot = bench.drive.snapshot();
+        for (name, there) in [("a.log", false), ("sub/b.log", false), ("sub/kept.log", true)] {
+            assert_eq!(snapshot.entry(&path(name), Wait::Local).await.is_ok(), there, "{name}");
+        }
     }
 }
 
@@ -265,31 +281,33 @@ async fn given_patterns_ignore_too_and_a_nearer_file_overrules_them() {
 ///     part of a partially imported large file is appended.
 #[tokio::test]
 async fn an_interrupted_large_file_goes_on_where_it_stopped() {
-    let bench = Bench::new();
-    let bytes: Vec<u8> =
-        (0..20_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    bench.write("small", "something before");
-    bench.import(ImportOptions::default()).await;
-    bench.write("large", &bytes);
-    let note = resume::Note::of(&bench.drive).unwrap();
-    note.begin(bench.drive.content().unwrap()).unwrap();
-    let blocks: Vec<Bytes> =
-        bytes.chunks(BLOCK_BYTES).take(100).map(Bytes::copy_from_slice).collect();
-    bench.drive.append_content(&blocks).unwrap();
-    bench.import(ImportOptions::default()).await;
-    let whole = bytes.len().div_ceil(BLOCK_BYTES) as u64;
-    assert_eq!(bench.content_length(), 1 + whole);
-    bench.export(ExportOptions::default()).await;
-    assert!(fs::read(bench.at("out/large")).unwrap() == bytes);
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        let bytes: Vec<u8> =
+            (0..20_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        bench.write("small", "something before");
+        bench.import(ImportOptions::default()).await;
+        bench.write("large", &bytes);
+        let note = resume::Note::of(&bench.drive).unwrap();
+        note.begin(bench.drive.content().unwrap()).unwrap();
+        let blocks: Vec<Bytes> =
+            bytes.chunks(BLOCK_BYTES).take(100).map(Bytes::copy_from_slice).collect();
+        bench.drive.append_content(&blocks).unwrap();
+        bench.import(ImportOptions::default()).await;
+        let whole = bytes.len().div_ceil(BLOCK_BYTES) as u64;
+        assert_eq!(bench.content_length(), 1 + whole);
+        bench.export(ExportOptions::default()).await;
+        assert!(fs::read(bench.at("out/large")).unwrap() == bytes);
 
-    // Other blocks than the file's restart it.
-    bench.write("other", bytes.iter().rev().copied().collect::<Vec<u8>>());
-    note.begin(bench.drive.content().unwrap()).unwrap();
-    bench.drive.append_content(&blocks).unwrap();
-    bench.import(ImportOptions::default()).await;
-    assert_eq!(bench.content_length(), 1 + whole + 100 + whole);
-    bench.export(ExportOptions::default()).await;
-    assert!(fs::read(bench.at("out/other")).unwrap().iter().rev().eq(&bytes));
+        // Other blocks than the file's restart it.
+        bench.write("other", bytes.iter().rev().copied().collect::<Vec<u8>>());
+        note.begin(bench.drive.content().unwrap()).unwrap();
+        bench.drive.append_content(&blocks).unwrap();
+        bench.import(ImportOptions::default()).await;
+        assert_eq!(bench.content_length(), 1 + whole + 100 + whole);
+        bench.export(ExportOptions::default()).await;
+        assert!(fs::read(bench.at("out/other")).unwrap().iter().rev().eq(&bytes));
+    }
 }
 
 /// A publisher may store anything; so may the user that prepared the directory.
@@ -297,85 +315,101 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
 /// 64. `export` writes nothing outside its directory: it follows no symbolic link, whatever its origin.
 #[tokio::test]
 async fn an_export_never_leaves_its_directory() {
-    let bench = Bench::new();
-    let file = Stat { mode: TYPE_FILE | 0o644, ..Stat::default() };
-    let outside = bench.at("outside");
-    fs::create_dir(&outside).unwrap();
-    fs::write(outside.join("victim"), "untouched").unwrap();
-    let linkname = Some(outside.display().to_string());
-    let link = Stat { mode: TYPE_SYMLINK | 0o777, linkname, ..Stat::default() };
-    bench.put("link", link.clone()).await;
-    // The index can hold names below a link.
-    bench.put("link/victim", file.clone()).await;
-    bench.put("directory", Stat { mode: TYPE_DIRECTORY | 0o755, ..Stat::default() }).await;
-    bench.put("directory/victim", file.clone()).await;
-    bench.put("victim", file).await;
-    fs::create_dir(bench.at("out")).unwrap();
-    symlink(&outside, bench.at("out/directory")).unwrap();
-    symlink(outside.join("victim"), bench.at("out/victim")).unwrap();
-    bench.export(ExportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(fs::read(outside.join("victim")).unwrap(), b"untouched");
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
-    assert!(fs::symlink_metadata(bench.at("out/directory")).unwrap().is_dir());
-    assert!(fs::symlink_metadata(bench.at("out/victim")).unwrap().is_file());
-    assert_eq!(fs::read_link(bench.at("out/link")).unwrap(), outside);
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        let file = Stat { mode: TYPE_FILE | 0o644, ..Stat::default() };
+        let outside = bench.at("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("victim"), "untouched").unwrap();
+        let linkname = Some(outside.display().to_string());
+        let link = Stat { mode: TYPE_SYMLINK | 0o777, linkname, ..Stat::default() };
+        bench.put("link", link.clone()).await;
+        // The index can hold names below a link.
+        bench.put("link/victim", file.clone()).await;
+        bench.put("directory", Stat { mode: TYPE_DIRECTORY | 0o755, ..Stat::default() }).await;
+        bench.put("directory/victim", file.clone()).await;
+        bench.put("victim", file).await;
+        fs::create_dir(bench.at("out")).unwrap();
+        symlink(&outside, bench.at("out/directory")).unwrap();
+        symlink(outside.join("victim"), bench.at("out/victim")).unwrap();
+        bench.export(ExportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(fs::read(outside.join("victim")).unwrap(), b"untouched");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert!(fs::symlink_metadata(bench.at("out/directory")).unwrap().is_dir());
+        assert!(fs::symlink_metadata(bench.at("out/victim")).unwrap().is_file());
+        // There names below a link make it a directory, with the link beside it.
+        let link = match format {
+            DriveFormat::Hyperdrive10 => "out/link",
+            DriveFormat::Hyperdrive11 => "out/link~file",
+        };
+        assert_eq!(fs::read_link(bench.at(link)).unwrap(), outside);
+    }
 }
 
 #[tokio::test]
 async fn nesting_has_a_limit_and_the_rest_is_exported() {
-    let bench = Bench::new();
-    let file = Stat { mode: TYPE_FILE | 0o644, ..Stat::default() };
-    let deepest = |depth: usize| format!("{}file", "d/".repeat(depth));
-    bench.put(&deepest(export::MAX_DEPTH - 1), file.clone()).await;
-    assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 0);
-    assert!(bench.at("out").join(deepest(export::MAX_DEPTH - 1)).exists());
-    bench.put(&deepest(export::MAX_DEPTH), file.clone()).await;
-    bench.put("z", file).await;
-    let report = bench.export(ExportOptions::default()).await;
-    assert_eq!(report.trouble_count, 1, "{report:?}");
-    assert!(bench.at("out/z").exists());
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        let file = Stat { mode: TYPE_FILE | 0o644, ..Stat::default() };
+        let deepest = |depth: usize| format!("{}file", "d/".repeat(depth));
+        bench.put(&deepest(export::MAX_DEPTH - 1), file.clone()).await;
+        assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 0);
+        assert!(bench.at("out").join(deepest(export::MAX_DEPTH - 1)).exists());
+        bench.put(&deepest(export::MAX_DEPTH), file.clone()).await;
+        bench.put("z", file).await;
+        let report = bench.export(ExportOptions::default()).await;
+        assert_eq!(report.trouble_count, 1, "{report:?}");
+        assert!(bench.at("out/z").exists());
+    }
 }
 
 #[tokio::test]
 async fn missing_files_are_reported_and_the_rest_is_exported() {
-    let bench = Bench::new();
-    bench.write("a", "here");
-    bench.write("b", "not here");
-    bench.write("c", "here too");
-    bench.import(ImportOptions::default()).await;
-    let extent = bench.drive.snapshot().entry(&path("b"), Wait::Local).await.unwrap().stat.extent;
-    let content = bench.drive.content().unwrap();
-    content.clear(extent.block..extent.block + 1).unwrap();
-    let report = bench.export(ExportOptions::default()).await;
-    assert_eq!((report.files, report.missing_count), (2, 1), "{report:?}");
-    assert_eq!(report.troubles[0].path, "b");
-    let mut names: Vec<_> =
-        fs::read_dir(bench.at("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["a", "c"], "nothing half-written is left");
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        bench.write("a", "here");
+        bench.write("b", "not here");
+        bench.write("c", "here too");
+        bench.import(ImportOptions::default()).await;
+        let extent =
+            bench.drive.snapshot().entry(&path("b"), Wait::Local).await.unwrap().stat.extent;
+        let content = bench.drive.content().unwrap();
+        content.clear(extent.block..extent.block + 1).unwrap();
+        let report = bench.export(ExportOptions::default()).await;
+        assert_eq!((report.files, report.missing_count), (2, 1), "{report:?}");
+        assert_eq!(report.troubles[0].path, "b");
+        let mut names: Vec<_> = fs::read_dir(bench.at("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["a", "c"], "nothing half-written is left");
+    }
 }
 
 #[tokio::test]
 async fn files_and_directories_give_way_to_each_other_only_with_delete() {
-    let bench = Bench::new();
-    bench.write("x/inside", "1");
-    bench.import(ImportOptions::default()).await;
-    bench.export(ExportOptions::default()).await;
-    fs::remove_dir_all(bench.at("in/x")).unwrap();
-    bench.write("x", "a file now");
-    assert_eq!(bench.import(ImportOptions::default()).await.trouble_count, 1);
-    bench.import(ImportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 1);
-    bench.export(ExportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
-    // And back.
-    fs::remove_file(bench.at("in/x")).unwrap();
-    bench.write("x/inside", "2");
-    assert_eq!(bench.import(ImportOptions::default()).await.trouble_count, 1);
-    bench.import(ImportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 1);
-    bench.export(ExportOptions { delete: true, ..Default::default() }).await;
-    assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        bench.write("x/inside", "1");
+        bench.import(ImportOptions::default()).await;
+        bench.export(ExportOptions::default()).await;
+        fs::remove_dir_all(bench.at("in/x")).unwrap();
+        bench.write("x", "a file now");
+        assert_eq!(bench.import(ImportOptions::default()).await.trouble_count, 1);
+        bench.import(ImportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 1);
+        bench.export(ExportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+        // And back.
+        fs::remove_file(bench.at("in/x")).unwrap();
+        bench.write("x/inside", "2");
+        assert_eq!(bench.import(ImportOptions::default()).await.trouble_count, 1);
+        bench.import(ImportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(bench.export(ExportOptions::default()).await.trouble_count, 1);
+        bench.export(ExportOptions { delete: true, ..Default::default() }).await;
+        assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")));
+    }
 }
 
 /// Changes a file while it is read, the first few times.
@@ -401,69 +435,79 @@ impl Observer for Tearing {
 /// A file is taken as it was at one moment, or not at all.
 #[tokio::test]
 async fn a_file_that_changes_while_it_is_read_is_never_torn() {
-    // Small enough to go out with others, and appended as it is read.
-    for size in [3 * BLOCK_BYTES, 6 * 1024 * 1024, 20 * 1024 * 1024] {
-        let bench = Bench::new();
-        bench.write("beside", "untouched");
-        bench.write("changing", vec![7u8; size]);
-        bench.import(ImportOptions::default()).await;
-        let changing = bench.at("in/changing");
-        let stored = || async {
-            let entry = bench.drive.snapshot().entry(&path("changing"), Wait::Local).await.unwrap();
-            let extent = entry.stat.extent;
-            bench.drive.read(&extent, 0..extent.size, Wait::Local).await.unwrap().concat()
-        };
+    for format in FORMATS {
+        // Small enough to go out with others, and appended as it is read.
+        for size in [3 * BLOCK_BYTES, 6 * 1024 * 1024, 20 * 1024 * 1024] {
+            let bench = Bench::new(format);
+            bench.write("beside", "untouched");
+            bench.write("changing", vec![7u8; size]);
+            bench.import(ImportOptions::default()).await;
+            let changing = bench.at("in/changing");
+            let stored = || async {
+                let entry =
+                    bench.drive.snapshot().entry(&path("changing"), Wait::Local).await.unwrap();
+                let extent = entry.stat.extent;
+                bench.drive.read(&extent, 0..extent.size, Wait::Local).await.unwrap().concat()
+            };
 
-        fs::write(&changing, vec![8u8; size + 1]).unwrap();
-        let mut tearing = Tearing { file: changing.clone(), times: 1, bytes: 0 };
-        let options = ImportOptions::default();
-        let run = import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
-        assert_eq!(run.unwrap().trouble_count, 0, "{size}: it was read again");
-        assert!(stored().await == fs::read(&changing).unwrap(), "{size}");
+            fs::write(&changing, vec![8u8; size + 1]).unwrap();
+            let mut tearing = Tearing { file: changing.clone(), times: 1, bytes: 0 };
+            let options = ImportOptions::default();
+            let run =
+                import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
+            assert_eq!(run.unwrap().trouble_count, 0, "{size}: it was read again");
+            assert!(stored().await == fs::read(&changing).unwrap(), "{size}");
 
-        let before = stored().await;
-        fs::write(&changing, vec![9u8; size + 2]).unwrap();
-        let mut tearing = Tearing { file: changing.clone(), times: usize::MAX, bytes: 0 };
-        let run = import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
-        let report = run.unwrap();
-        assert_eq!(report.trouble_count, 1, "{size}: {report:?}");
-        assert_eq!(report.files, 0, "{size}: {report:?}");
-        assert!(stored().await == before, "{size}: what the drive had stays");
-        let beside = bench.drive.snapshot().entry(&path("beside"), Wait::Local).await;
-        assert_eq!(beside.unwrap().stat.extent.size, 9);
+            let before = stored().await;
+            fs::write(&changing, vec![9u8; size + 2]).unwrap();
+            let mut tearing = Tearing { file: changing.clone(), times: usize::MAX, bytes: 0 };
+            let run =
+                import(&bench.at("in"), &bench.drive, &path(""), &options, &mut tearing).await;
+            let report = run.unwrap();
+            assert_eq!(report.trouble_count, 1, "{size}: {report:?}");
+            assert_eq!(report.files, 0, "{size}: {report:?}");
+            assert!(stored().await == before, "{size}: what the drive had stays");
+            let beside = bench.drive.snapshot().entry(&path("beside"), Wait::Local).await;
+            assert_eq!(beside.unwrap().stat.extent.size, 9);
+        }
     }
 }
 
 /// What is in the way of a directory is not replaced unasked: neither at the destination nor below it.
 #[tokio::test]
 async fn a_file_in_the_way_of_a_directory_stays() {
-    let bench = Bench::new();
-    bench.write("notes.txt", "of my own");
-    symlink("notes.txt", bench.at("in/link")).unwrap();
-    bench.import(ImportOptions::default()).await;
-    let photos = bench.at("photos");
-    fs::create_dir_all(photos.join("notes.txt/inside")).unwrap();
-    fs::write(photos.join("one.jpg"), "jpg").unwrap();
-    let kinds = || async {
-        let snapshot = bench.drive.snapshot();
-        let kind = |name: &'static str| {
-            let snapshot = snapshot.clone();
-            async move { snapshot.entry(&path(name), Wait::Local).await.map(|entry| entry.kind).ok() }
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        bench.write("notes.txt", "of my own");
+        symlink("notes.txt", bench.at("in/link")).unwrap();
+        bench.import(ImportOptions::default()).await;
+        let photos = bench.at("photos");
+        fs::create_dir_all(photos.join("notes.txt/inside")).unwrap();
+        fs::write(photos.join("one.jpg"), "jpg").unwrap();
+        let kinds = || async {
+            let snapshot = bench.drive.snapshot();
+            let kind = |name: &'static str| {
+                let snapshot = snapshot.clone();
+                async move {
+                    snapshot.entry(&path(name), Wait::Local).await.map(|entry| entry.kind).ok()
+                }
+            };
+            (kind("notes.txt").await, kind("link").await, kind("notes.txt/one.jpg").await)
         };
-        (kind("notes.txt").await, kind("link").await, kind("notes.txt/one.jpg").await)
-    };
-    let kept = ImportOptions::default();
-    for to in ["notes.txt", "link", ""] {
-        let run = import(&photos, &bench.drive, &path(to), &kept, &mut ()).await.unwrap();
-        assert_eq!(run.trouble_count, 1, "{to}: {run:?}");
-        assert!(run.troubles[0].why.contains("--delete would replace it"), "{run:?}");
-        assert_eq!(kinds().await, (Some(Kind::File), Some(Kind::Symlink), None), "{to}");
+        let kept = ImportOptions::default();
+        for to in ["notes.txt", "link", ""] {
+            let run = import(&photos, &bench.drive, &path(to), &kept, &mut ()).await.unwrap();
+            assert_eq!(run.trouble_count, 1, "{to}: {run:?}");
+            assert!(run.troubles[0].why.contains("--delete would replace it"), "{run:?}");
+            assert_eq!(kinds().await, (Some(Kind::File), Some(Kind::Symlink), None), "{to}");
+        }
+        let replaced = ImportOptions { delete: true, ..ImportOptions::default() };
+        let run =
+            import(&photos, &bench.drive, &path("notes.txt"), &replaced, &mut ()).await.unwrap();
+        assert_eq!((run.trouble_count, run.deleted), (0, 1), "{run:?}");
+        let (notes, _, below) = kinds().await;
+        assert_eq!((notes, below), (Some(Kind::Directory), Some(Kind::File)));
     }
-    let replaced = ImportOptions { delete: true, ..ImportOptions::default() };
-    let run = import(&photos, &bench.drive, &path("notes.txt"), &replaced, &mut ()).await.unwrap();
-    assert_eq!((run.trouble_count, run.deleted), (0, 1), "{run:?}");
-    let (notes, _, below) = kinds().await;
-    assert_eq!((notes, below), (Some(Kind::Directory), Some(Kind::File)));
 }
 
 /// A failed sync keeps nothing of what it covered: an import that reports success has made up for it.
@@ -481,4 +525,28 @@ fn importing_with_a_failed_sync() {
         }
     };
     with_one_failure(work, &[("b", Some(bytes(2))), ("c", Some(bytes(3))), ("d", Some(bytes(40)))]);
+}
+
+#[tokio::test]
+async fn exporting_from_hyperdrive_13_keeps_names_contents_and_times() {
+    let (origin, vector) = recorded().await;
+    let drive = origin.open(None).await.unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let (options, root) = (ExportOptions::default(), path(""));
+    let report = export(&drive, &root, to.path(), &options, Wait::Local, &mut ()).await.unwrap();
+    assert_eq!((report.troubles, report.files, report.symlinks), (vec![], 19, 1));
+    for expected in vector["entries"].as_array().unwrap() {
+        let local = to.path().join(&expected["key"].as_str().unwrap()[1..]);
+        let found = std::fs::symlink_metadata(&local).unwrap();
+        if found.is_symlink() {
+            continue;
+        }
+        assert_eq!(found.len(), expected["contentLength"].as_u64().unwrap(), "{local:?}");
+        let time = found.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let stated = expected["value"]["metadata"]["mtime"].as_u64();
+        let stated = stated.unwrap_or(1000 * expected["seq"].as_u64().unwrap());
+        assert_eq!(time.as_millis(), u128::from(stated), "{local:?}");
+    }
+    let again = export(&drive, &root, to.path(), &options, Wait::Local, &mut ()).await.unwrap();
+    assert!(again.is_idle(), "{again:?}");
 }

@@ -13,6 +13,8 @@ use hypermount_swarm::crypto::PublicKey;
 
 /// `protocol` of the header.
 const PROTOCOL: &str = "hyperbee";
+/// User data of the header of an index that may have records.
+const RECORDS: &[u8] = b"hypermount 1";
 /// Bytes of the key in the header; more are ignored.
 const CONTENT_KEY_BYTES: usize = 32;
 
@@ -29,6 +31,8 @@ pub(super) const MAX_KEY_BYTES: usize = 64 * 1024;
 pub(crate) struct Header {
     /// The core that holds file bytes, if it cannot be derived from the manifest of this one.
     pub(crate) content: Option<PublicKey>,
+    /// Whether the index may have records (`records.rs`).
+    pub(crate) records: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -43,6 +47,8 @@ struct HeaderMessage {
 struct MetadataMessage {
     #[prost(bytes = "vec", optional, tag = "1")]
     content_feed: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    user_data: Option<Vec<u8>>,
 }
 
 impl Header {
@@ -55,15 +61,18 @@ impl Header {
         let header = header.filter(|header| header.protocol == PROTOCOL);
         let header = header
             .ok_or_else(|| Error::Malformed("its first block is not a Hyperbee header".into()))?;
-        let content = header.metadata.and_then(|metadata| metadata.content_feed);
+        let metadata = header.metadata.unwrap_or_default();
+        let records = metadata.user_data.as_deref() == Some(RECORDS);
+        let content = metadata.content_feed;
         let content = content.as_deref().and_then(|bytes| bytes.get(..CONTENT_KEY_BYTES));
-        Ok(Self { content: content.and_then(PublicKey::from_slice) })
+        Ok(Self { content: content.and_then(PublicKey::from_slice), records })
     }
 
     /// Block 0 of a drive.
     pub(crate) fn encode(&self) -> Bytes {
         let content_feed = self.content.map(|key| key.as_bytes().to_vec());
-        let metadata = Some(MetadataMessage { content_feed });
+        let user_data = self.records.then(|| RECORDS.to_vec());
+        let metadata = Some(MetadataMessage { content_feed, user_data });
         HeaderMessage { protocol: PROTOCOL.into(), metadata }.encode_to_vec().into()
     }
 }
@@ -270,20 +279,22 @@ mod tests {
     #[test]
     fn headers_are_the_references() {
         let named = testing::bee_blocks().swap_remove(0);
-        let header = Header { content: Some(PublicKey::new([0xcf; 32])) };
+        let header = Header { content: Some(PublicKey::new([0xcf; 32])), records: false };
         assert_eq!(Header::decode(&named).unwrap(), header);
         assert_eq!(header.encode(), named);
         let plain = testing::drive_blocks().swap_remove(0);
-        let header = Header { content: None };
+        let header = Header { content: None, records: false };
         assert_eq!(Header::decode(&plain).unwrap(), header);
         assert_eq!(header.encode(), plain);
+        let ours = Header { content: None, records: true };
+        assert_eq!(Header::decode(&ours.encode()).unwrap(), ours);
     }
 
     #[test]
     fn only_the_first_32_bytes_of_a_content_key_count() {
         let header = |length| {
             let content_feed = Some(vec![7; length]);
-            let metadata = Some(MetadataMessage { content_feed });
+            let metadata = Some(MetadataMessage { content_feed, user_data: None });
             let header = HeaderMessage { protocol: PROTOCOL.into(), metadata };
             Header::decode(&header.encode_to_vec()).unwrap().content
         };

@@ -8,8 +8,11 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::block::Block;
+use super::metadata::{self, Kept};
+use super::time;
 use crate::path::DrivePath;
-use crate::stat::{Extent, Stat, TYPE_FILE, TYPE_SYMLINK};
+use crate::stat::{Entry, Extent, Kind, Stat, TYPE_FILE, TYPE_MASK, TYPE_SYMLINK};
 use hypermount_core::{Error, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Result};
 
 /// What all keys of files begin with, the slash of the root included.
@@ -23,19 +26,28 @@ const MAX_NUMBER: u64 = (1 << 53) - 1;
 const FILE_MODE: u32 = TYPE_FILE | 0o644;
 const EXECUTABLE_MODE: u32 = TYPE_FILE | 0o755;
 const LINK_MODE: u32 = TYPE_SYMLINK | 0o777;
+const PERMISSIONS: u32 = 0o7777;
+/// By its owner, which decides whether the entry says that it is.
+const EXECUTABLE: u32 = 0o100;
+const ANY_EXECUTABLE: u32 = 0o111;
+const READABLE: u32 = 0o444;
 
 /// The key of the entry at `path`. Of the root it is a key that no entry has.
-pub(super) fn key_of(path: &DrivePath) -> Vec<u8> {
+pub(crate) fn key_of(path: &DrivePath) -> Vec<u8> {
     [FILES, path.as_str().as_bytes()].concat()
 }
 
 /// What the keys below `path` begin with.
 pub(super) fn prefix_of(path: &DrivePath) -> Vec<u8> {
-    let mut prefix = key_of(path);
+    below(key_of(path), path)
+}
+
+/// What the keys below the one of `path` begin with.
+pub(super) fn below(mut key: Vec<u8>, path: &DrivePath) -> Vec<u8> {
     if !path.is_root() {
-        prefix.push(b'/');
+        key.push(b'/');
     }
-    prefix
+    key
 }
 
 /// The path of a key; `None` if it is none of a file, or its path is one that a filesystem cannot hold.
@@ -45,22 +57,14 @@ pub(crate) fn path_of(key: &[u8]) -> Option<DrivePath> {
     (!path.is_root() && path.as_str() == text).then_some(path)
 }
 
-/// Where the bytes of a file are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blob {
-    /// One after the other.
-    Content(Extent),
-    /// In the blocks that a map lists. The extent and its size are those of the map, not of the file.
-    Map(Extent),
-}
-
 /// What is stored at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryValue {
     pub(crate) executable: bool,
     /// The target of a link, as stored. Not empty.
     pub(crate) linkname: Option<String>,
-    pub(crate) blob: Option<Blob>,
+    /// Where the bytes of a file are. The size of one with a map is 0: the map has it.
+    pub(crate) blob: Option<Extent>,
     /// JSON that programs may store there, as stored; `null` if none did.
     metadata: String,
     /// Members that are not known, as stored.
@@ -119,6 +123,29 @@ impl EntryValue {
         Ok(Self { executable, linkname, blob, metadata, unknown })
     }
 
+    /// The value of an entry with this stat.
+    ///
+    /// # Errors
+    /// `TooLarge` for one that no reader takes.
+    pub(crate) fn of(stat: &Stat) -> Result<Self> {
+        let linkname = stat.linkname.clone().filter(|_| stat.mode & TYPE_MASK == TYPE_SYMLINK);
+        let is_file = Entry::stored(stat.clone()).kind == Kind::File;
+        let foreign = stat.foreign.as_deref();
+        let value = Self {
+            executable: is_file && stat.mode & EXECUTABLE != 0,
+            linkname,
+            blob: is_file.then_some(stat.extent),
+            metadata: metadata::encode(stat),
+            unknown: foreign.map(|foreign| foreign.members.clone()).unwrap_or_default(),
+        };
+        match value.encode().len() {
+            length if length > MAX_VALUE_BYTES => {
+                Err(Error::TooLarge(format!("an entry of {length} bytes")))
+            }
+            _ => Ok(value),
+        }
+    }
+
     /// The bytes to store: known members in the order of the reference, then the others.
     pub(crate) fn encode(&self) -> Bytes {
         let text = |text: &str| Value::from(text).to_string();
@@ -136,28 +163,51 @@ impl EntryValue {
     }
 
     /// The metadata as JSON text.
+    #[cfg(test)]
     pub(crate) fn metadata(&self) -> &str {
         &self.metadata
     }
 
-    /// The stat of the entry. No times and no owner are stored. The extent is empty for a file whose blob is
-    /// a [`Blob::Map`]: the map has its size.
-    pub(crate) fn stat(&self) -> Stat {
-        let extent = match self.blob {
-            Some(Blob::Content(extent)) => extent,
-            Some(Blob::Map(_)) | None => Extent::default(),
+    /// The stat of the entry, which block `seq` brought. Owner and mode are those that `metadata.rs` keeps; the time is
+    /// that of the metadata or, without one, [`time::of_block`].
+    pub(crate) fn stat(&self, seq: u64) -> Stat {
+        let mtime = time::in_metadata(&self.metadata).unwrap_or_else(|| time::of_block(seq));
+        let (mode, extent) = match (&self.linkname, self.executable) {
+            (Some(_), _) => (LINK_MODE, Extent::default()),
+            (None, true) => (EXECUTABLE_MODE, self.blob.unwrap_or_default()),
+            (None, false) => (FILE_MODE, self.blob.unwrap_or_default()),
         };
-        match &self.linkname {
-            Some(target) => {
-                Stat { mode: LINK_MODE, linkname: Some(target.clone()), ..Stat::default() }
-            }
-            None if self.executable => Stat { mode: EXECUTABLE_MODE, extent, ..Stat::default() },
-            None => Stat { mode: FILE_MODE, extent, ..Stat::default() },
-        }
+        let linkname = self.linkname.clone();
+        let foreign = metadata::foreign(&self.metadata, &self.unknown);
+        let stat = Stat { mode, extent, mtime, ctime: mtime, linkname, foreign, ..Stat::default() };
+        let Some(kept) = metadata::kept(&self.metadata) else { return stat };
+        let Kept { mode: kept_mode, uid, gid, ctime, attributes } = kept;
+        Stat { mode: self.mode(mode, kept_mode), uid, gid, ctime, attributes, ..stat }
+    }
+
+    /// The mode of an entry whose metadata keeps `kept`. What it is, and whether it is executable, its own members say:
+    /// another program may have changed them.
+    fn mode(&self, stated: u32, kept: u32) -> u32 {
+        let nothing = self.linkname.is_none() && self.blob.is_none();
+        let kind = if nothing { kept & TYPE_MASK } else { stated & TYPE_MASK };
+        let permissions = kept & PERMISSIONS;
+        let permissions = match (kind, self.executable, permissions & EXECUTABLE != 0) {
+            (TYPE_FILE, true, false) => permissions | (permissions & READABLE) >> 2,
+            (TYPE_FILE, false, true) => permissions & !ANY_EXECUTABLE,
+            _ => permissions,
+        };
+        kind | permissions
     }
 }
 
-fn decode_blob(json: &str) -> Result<Blob> {
+/// The entry in block `seq`.
+pub(super) fn decode(seq: u64, block: &Block) -> Result<Entry> {
+    let bad = |what: &dyn std::fmt::Display| format!("index block {seq}: {what}");
+    let value = block.value.as_deref().ok_or_else(|| Error::Malformed(bad(&"no value")))?;
+    EntryValue::decode(value).map(|value| Entry::stored(value.stat(seq)))
+}
+
+fn decode_blob(json: &str) -> Result<Extent> {
     let members = &mut serde_json::from_str::<Members>(json)
         .map_err(|error| bad(&format!("blob: {error}")))?;
     let extent = Extent {
@@ -165,6 +215,7 @@ fn decode_blob(json: &str) -> Result<Blob> {
         byte: take_number(members, "byteOffset")?,
         blocks: take_number(members, "blockLength")?,
         size: take_number(members, "byteLength")?,
+        map_size: 0,
     };
     // The sum does not overflow: both numbers are below 2^53.
     if extent.block + extent.blocks > MAX_CORE_LENGTH {
@@ -174,15 +225,14 @@ fn decode_blob(json: &str) -> Result<Blob> {
         return Err(bad("more bytes than its blocks can have"));
     }
     Ok(match take_bool(members, "blockMap")? {
-        true => Blob::Map(extent),
-        false => Blob::Content(extent),
+        true => Extent { size: 0, map_size: extent.size, ..extent },
+        false => extent,
     })
 }
 
-fn encode_blob(blob: Blob) -> String {
-    let (Blob::Content(extent) | Blob::Map(extent)) = blob;
-    let map = if matches!(blob, Blob::Map(_)) { r#","blockMap":true"# } else { "" };
-    let Extent { block, blocks, byte, size } = extent;
+fn encode_blob(blob: Extent) -> String {
+    let Extent { block, blocks, byte, size, map_size } = blob;
+    let (size, map) = if map_size > 0 { (map_size, r#","blockMap":true"#) } else { (size, "") };
     format!(
         r#"{{"blockOffset":{block},"byteOffset":{byte},"blockLength":{blocks},"byteLength":{size}{map}}}"#
     )
@@ -194,7 +244,6 @@ mod tests {
 
     use super::*;
     use crate::index::trie::vectors;
-    use crate::stat::{Entry, Kind};
 
     #[test]
     fn every_recorded_entry_has_the_stated_members_and_encodes_to_the_same_bytes() {
@@ -211,15 +260,17 @@ mod tests {
             assert_eq!(metadata, value["metadata"]);
             let number = |name: &str| value["blob"][name].as_u64().unwrap();
             let blob = (!value["blob"].is_null()).then(|| {
-                let extent = Extent {
+                let mapped = value["blob"]["blockMap"] == true;
+                let (size, map_size) = match number("byteLength") {
+                    map_size if mapped => (0, map_size),
+                    size => (size, 0),
+                };
+                Extent {
                     block: number("blockOffset"),
                     blocks: number("blockLength"),
                     byte: number("byteOffset"),
-                    size: number("byteLength"),
-                };
-                match value["blob"]["blockMap"].as_bool() {
-                    Some(true) => Blob::Map(extent),
-                    _ => Blob::Content(extent),
+                    size,
+                    map_size,
                 }
             });
             assert_eq!(decoded.blob, blob);
@@ -242,18 +293,21 @@ mod tests {
         assert!(values > 20);
     }
 
+    /// The block that brought what is decoded here.
+    const SEQ: u64 = 7;
+
     fn decode(json: &str) -> Result<EntryValue> {
         EntryValue::decode(json.as_bytes())
     }
 
     fn stat(json: &str) -> Stat {
-        decode(json).unwrap().stat()
+        decode(json).unwrap().stat(SEQ)
     }
 
     #[test]
     fn a_value_is_a_file_or_a_link() {
         let blob = r#"{"blockOffset":1,"byteOffset":2,"blockLength":3,"byteLength":4}"#;
-        let extent = Extent { block: 1, byte: 2, blocks: 3, size: 4 };
+        let extent = Extent { block: 1, byte: 2, blocks: 3, size: 4, map_size: 0 };
         let file = stat(&format!(r#"{{"executable":false,"blob":{blob}}}"#));
         assert_eq!((file.mode, file.extent), (0o100644, extent));
         assert_eq!(Entry::stored(file).kind, Kind::File);
@@ -261,10 +315,12 @@ mod tests {
         assert_eq!((program.mode, program.extent), (0o100755, extent));
         let link = stat(r#"{"executable":true,"linkname":"../a","blob":null}"#);
         assert_eq!((link.mode, link.linkname.as_deref()), (0o120777, Some("../a")));
+        assert_eq!((link.mtime, link.ctime), (7000, 7000));
         assert_eq!(Entry::stored(link).kind, Kind::Symlink);
         let mapped = format!(r#"{{"blob":{},"blockMap":true}}}}"#, &blob[..blob.len() - 1]);
-        assert_eq!(decode(&mapped).unwrap().blob, Some(Blob::Map(extent)));
-        assert_eq!(stat(&mapped).extent, Extent::default());
+        assert_eq!(stat(&mapped).extent, Extent { size: 0, map_size: 4, ..extent });
+        let timed = stat(r#"{"metadata":{"mtime":1700000000123}}"#);
+        assert_eq!((timed.mtime, timed.ctime), (1_700_000_000_123, 1_700_000_000_123));
         // As the reference reads them.
         assert_eq!(stat("{}").mode, 0o100644);
         assert_eq!(stat(r#"{"linkname":""}"#).linkname, None);
@@ -381,13 +437,14 @@ mod tests {
             numbers in any::<[u32; 4]>(), name in "\\PC{0,9}",
         ) {
             let [block, blocks, byte, size] = numbers.map(|number| u64::from(number >> 2));
-            let extent = Extent { block, blocks: blocks + 1024, byte, size };
+            let (size, map_size) = if map { (0, size + 1) } else { (size, 0) };
+            let extent = Extent { block, blocks: blocks + 1024, byte, size, map_size };
             let metadata = metadata.trim_start_matches('0').to_owned() + "1";
             let known = ["executable", "linkname", "blob", "metadata"].contains(&&*name);
             let value = EntryValue {
                 executable,
                 linkname: Some(linkname).filter(|name| !name.is_empty()),
-                blob: Some(if map { Blob::Map(extent) } else { Blob::Content(extent) }),
+                blob: Some(extent),
                 metadata,
                 unknown: if known { BTreeMap::new() } else { [(name, "[1, 2]".into())].into() },
             };

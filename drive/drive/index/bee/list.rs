@@ -14,8 +14,8 @@ use hypermount_core::{Result, Wait};
 pub(crate) struct Place {
     /// The entry, if there is one.
     pub(crate) entry: Option<Found>,
-    /// Whether something lies below.
-    pub(crate) directory: bool,
+    /// The newest block of the tree nodes that have all that lies below, if something does.
+    pub(crate) below: Option<u64>,
 }
 
 /// A name in a directory, which can be an entry and a directory at once. A block number, not the block:
@@ -25,8 +25,8 @@ pub(crate) struct Child {
     pub(crate) name: Name,
     /// The block of its entry, if it has one.
     pub(crate) entry: Option<u64>,
-    /// Whether something lies below.
-    pub(crate) directory: bool,
+    /// As in [`Place`].
+    pub(crate) below: Option<u64>,
 }
 
 impl Child {
@@ -43,28 +43,31 @@ impl Tree {
     /// Those of [`Tree::get`].
     pub(crate) async fn place(&self, path: &DrivePath, wait: Wait) -> Result<Place> {
         if path.is_root() {
-            return Ok(Place { entry: None, directory: true });
+            return Ok(Place { entry: None, below: Some(self.version().saturating_sub(1)) });
         }
-        let key = entry::key_of(path);
-        let mut cursor = self.cursor(wait).await?;
-        cursor.seek(&key).await?;
+        self.place_of(&entry::key_of(path), &entry::prefix_of(path), wait).await
+    }
+
+    /// The same by the key of the path and what the keys below it begin with.
+    pub(super) async fn place_of(&self, key: &[u8], below: &[u8], wait: Wait) -> Result<Place> {
+        let mut cursor = self.cursor_to(key, wait).await?;
+        cursor.seek(key).await?;
         let (entry, next) = match cursor.next().await? {
             Some(found) if *found.block.key == *key => (Some(found), None),
             next => (None, next),
         };
-        let below = entry::prefix_of(path);
-        let is_below = |found: Option<&Found>| {
-            found.is_some_and(|found| {
-                found.block.key.len() > below.len() && found.block.key.starts_with(&below)
-            })
+        let is_below = |found: &Found| {
+            found.block.key.len() > below.len() && found.block.key.starts_with(below)
         };
         // Where there is no entry, the key that was found instead may be below.
-        if is_below(next.as_ref()) {
-            return Ok(Place { entry, directory: true });
+        if !next.as_ref().is_some_and(is_below) {
+            cursor.seek(&after(below)).await?;
+            if !cursor.next().await?.as_ref().is_some_and(is_below) {
+                return Ok(Place { entry, below: None });
+            }
         }
-        cursor.seek(&after(&below)).await?;
-        let directory = is_below(cursor.next().await?.as_ref());
-        Ok(Place { entry, directory })
+        let newest = cursor.newest_of(below, &end_of(below)).unwrap_or_default();
+        Ok(Place { entry, below: Some(newest) })
     }
 
     /// The names in the directory `path`, in bytewise order. Left out are those that a filesystem cannot
@@ -78,28 +81,38 @@ impl Tree {
         budget: &mut Budget,
         wait: Wait,
     ) -> Result<Vec<Child>> {
-        let below = entry::prefix_of(path);
+        self.children_of(&entry::prefix_of(path), budget, wait).await
+    }
+
+    /// The same by what the keys below the directory begin with.
+    pub(super) async fn children_of(
+        &self,
+        below: &[u8],
+        budget: &mut Budget,
+        wait: Wait,
+    ) -> Result<Vec<Child>> {
         let mut cursor = self.cursor(wait).await?;
-        cursor.seek(&after(&below)).await?;
+        cursor.seek(&after(below)).await?;
         let mut children = Vec::new();
         while let Some(found) = cursor.next().await? {
-            let Some(rest) = found.block.key.strip_prefix(&*below) else { break };
+            let Some(rest) = found.block.key.strip_prefix(below) else { break };
             let length = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
             let (name, below_it) = rest.split_at(length);
             // A slash alone: neither an entry nor one below.
             if below_it == b"/" {
                 continue;
             }
-            let directory = !below_it.is_empty();
-            if directory {
-                // All keys below this directory are passed at once: `0` follows `/`.
-                let next = [&below, name, b"0"].concat();
-                cursor.seek(&next).await?;
+            let mut newest = None;
+            if !below_it.is_empty() {
+                // All keys below this directory are passed at once.
+                let inside = [below, name, b"/"].concat();
+                newest = Some(cursor.newest_of(&inside, &end_of(&inside)).unwrap_or_default());
+                cursor.seek(&end_of(&inside)).await?;
             }
             let name = std::str::from_utf8(name).ok().and_then(|name| Name::new(name).ok());
             let Some(name) = name else { continue };
-            let entry = (!directory).then_some(found.seq);
-            let child = Child { name, entry, directory };
+            let entry = newest.is_none().then_some(found.seq);
+            let child = Child { name, entry, below: newest };
             budget.take(child.bytes())?;
             children.push(child);
         }
@@ -110,7 +123,7 @@ impl Tree {
             if same {
                 budget.give_back(later.bytes());
                 first.entry = first.entry.or(later.entry);
-                first.directory |= later.directory;
+                first.below = first.below.max(later.below);
             }
             same
         });
@@ -118,7 +131,16 @@ impl Tree {
     }
 }
 
+/// What follows all keys that begin with `prefix`, which ends with a slash: `0` follows `/`.
+pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last = b'0';
+    }
+    end
+}
+
 /// The first key after `key`.
-fn after(key: &[u8]) -> Vec<u8> {
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }

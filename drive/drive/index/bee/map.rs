@@ -12,6 +12,8 @@ const VERSION: u64 = 0;
 pub(crate) const MAX_MAP_BLOCKS: u64 = 64;
 /// Most pieces in one block of a map, likewise.
 const MAX_PIECES: u64 = 8192;
+/// Longest block of a map, in bytes: two numbers, then two for each piece, of at most 9 bytes.
+pub(crate) const MAX_MAP_BLOCK_BYTES: usize = 18 * (1 + MAX_PIECES as usize);
 
 /// One block with bytes of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,11 @@ impl BlockMap {
         }
         self.blocks += 1;
         Ok(())
+    }
+
+    /// Roughly what it takes in memory, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        size_of::<Self>() + self.pieces.capacity() * size_of::<Piece>()
     }
 
     /// The size of the file, in bytes.

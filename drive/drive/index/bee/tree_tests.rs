@@ -136,7 +136,7 @@ async fn the_recorded_drive_has_its_entries_and_directories() {
         assert_eq!(value, entry["value"]);
         let place = tree.place(&path, Wait::Local).await.unwrap();
         assert_eq!(place.entry.unwrap().seq, found.seq);
-        assert!(!place.directory);
+        assert!(place.below.is_none());
     }
     for (path, names) in drive["readdir"].as_object().unwrap() {
         let listed = children(&tree, path).await.unwrap();
@@ -145,7 +145,7 @@ async fn the_recorded_drive_has_its_entries_and_directories() {
     }
     for (path, directory) in [("", true), ("dir", true), ("dir/sub", true), ("nope", false)] {
         let place = tree.place(&DrivePath::parse(path).unwrap(), Wait::Local).await.unwrap();
-        assert_eq!((place.directory, place.entry.is_some()), (directory, false), "{path}");
+        assert_eq!((place.below.is_some(), place.entry.is_some()), (directory, false), "{path}");
     }
     let old = Tree::at(Arc::clone(tree.blocks()), 4);
     let found = all(&old).await.unwrap();
@@ -178,11 +178,13 @@ fn files(names: &[&[u8]]) -> Writer {
 async fn a_name_that_is_an_entry_and_a_directory_is_listed_once_as_both() {
     let tree = files(&[b"a", b"a.txt", b"a/b", b"c"]).tree();
     let listed = children(&tree, "").await.unwrap();
-    let listed: Vec<_> =
-        listed.iter().map(|child| (child.name.as_str(), child.entry, child.directory)).collect();
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|child| (child.name.as_str(), child.entry, child.below.is_some()))
+        .collect();
     assert_eq!(listed, [("a", Some(1), true), ("a.txt", Some(2), false), ("c", Some(4), false)]);
     let place = tree.place(&DrivePath::parse("a").unwrap(), Wait::Local).await.unwrap();
-    assert_eq!((place.entry.unwrap().seq, place.directory), (1, true));
+    assert_eq!((place.entry.unwrap().seq, place.below.is_some()), (1, true));
 }
 
 #[tokio::test]
@@ -200,18 +202,18 @@ async fn names_that_a_filesystem_cannot_hold_are_not_listed() {
     let tree = writer.tree();
     let listed = children(&tree, "").await.unwrap();
     let listed: Vec<_> =
-        listed.iter().map(|child| (child.name.as_str(), child.directory)).collect();
+        listed.iter().map(|child| (child.name.as_str(), child.below.is_some())).collect();
     assert_eq!(listed, [("b", false), ("d", true), ("e\\f", false)]);
     assert!(children(&tree, "d").await.unwrap().is_empty());
     let place = tree.place(&DrivePath::parse("d").unwrap(), Wait::Local).await.unwrap();
-    assert!(place.entry.is_none() && place.directory);
+    assert!(place.entry.is_none() && place.below.is_some());
 }
 
 #[tokio::test]
 async fn a_key_with_a_slash_alone_behind_it_is_below_nothing() {
     let tree = files(&[b"d/"]).tree();
     let place = tree.place(&DrivePath::parse("d").unwrap(), Wait::Local).await.unwrap();
-    assert!(place.entry.is_none() && !place.directory);
+    assert!(place.entry.is_none() && place.below.is_none());
 }
 
 #[tokio::test]
@@ -334,6 +336,37 @@ async fn keys_out_of_order_are_malformed() {
     .await;
 }
 
+/// A listing passes a directory at once, and a look-up reads some of the keys. What is passed or not read is in order
+/// all the same, or a name would be left out in silence.
+#[tokio::test]
+async fn a_tree_node_out_of_order_is_malformed_where_its_keys_are_passed() {
+    let keys = [b"files\0/a".as_slice(), b"files\0/d/b", b"files\0/d/c", b"files\0/x"];
+    let tree = |leaf: &[u64]| {
+        let (last, before) = keys.split_last().unwrap();
+        let mut blocks = vec![header()];
+        blocks.extend(before.iter().map(|key| block(key, &[])));
+        blocks.push(block(last, &[(leaf, &[])]));
+        tree_of(&blocks)
+    };
+    let place = async |tree: &Tree, path: &str| {
+        tree.place(&DrivePath::parse(path).unwrap(), Wait::Local).await
+    };
+    let sound = tree(&[1, 2, 3, 4]);
+    assert_eq!(children(&sound, "").await.unwrap().len(), 3);
+    assert_eq!(children(&sound, "d").await.unwrap().len(), 2);
+    assert!(place(&sound, "d/b").await.unwrap().entry.is_some());
+    // `a` among what is in the directory, and what is in the directory after its end.
+    for leaf in [&[2, 1, 3, 4], &[1, 2, 4, 3]] {
+        let tree = tree(leaf);
+        for path in ["", "d"] {
+            assert!(is_malformed(&children(&tree, path).await), "{leaf:?}: {path}");
+        }
+        for path in ["a", "d/b", "d/c", "x", "nothing"] {
+            assert!(is_malformed(&place(&tree, path).await), "{leaf:?}: {path}");
+        }
+    }
+}
+
 /// A tree in which each tree node has one key and one child that is not empty.
 fn chain(depth: usize) -> Vec<Bytes> {
     let mut blocks: Vec<_> =
@@ -426,6 +459,26 @@ proptest! {
         });
     }
 
+    /// The writer of tests: a removal writes a sound tree of the other keys.
+    #[test]
+    fn what_the_writer_removes_is_gone(
+        keys in prop::collection::vec((any::<bool>(), key()), 0..120),
+    ) {
+        let (mut writer, mut model) = (Writer::new(header()), BTreeMap::new());
+        for (put, key) in &keys {
+            let seq = writer.blocks.len() as u64;
+            if *put {
+                writer.put(key, b"v");
+                model.insert(key.clone(), seq);
+            } else {
+                assert_eq!(writer.remove(key), model.remove(key).is_some());
+            }
+        }
+        let found = run(all(&writer.tree())).unwrap();
+        let found: Vec<_> = found.into_iter().map(|found| (found.block.key.to_vec(), found.seq)).collect();
+        assert_eq!(found, model.into_iter().collect::<Vec<_>>());
+    }
+
     #[test]
     fn a_cursor_seeks_forward(
         keys in prop::collection::vec(key(), 0..120), mut targets in prop::collection::vec(key(), 1..6),
@@ -454,7 +507,7 @@ proptest! {
             for (path, prefix) in [("", "files\0/"), ("a", "files\0/a/"), ("a/b", "files\0/a/b/")] {
                 let listed = children(&tree, path).await.unwrap().into_iter();
                 let listed =
-                    listed.map(|child| (child.name.as_str().to_owned(), child.entry, child.directory));
+                    listed.map(|child| (child.name.as_str().to_owned(), child.entry, child.below.is_some()));
                 let expected = expected(&model, prefix.as_bytes());
                 assert_eq!(listed.collect::<Vec<_>>(), expected, "{path}");
             }
@@ -466,7 +519,7 @@ proptest! {
                 let below = format!("{key}/");
                 let is_below =
                     |key: &Bytes| key.starts_with(below.as_bytes()) && key.len() > below.len();
-                assert_eq!(place.directory, model.keys().any(is_below));
+                assert_eq!(place.below.is_some(), model.keys().any(is_below));
             }
         });
     }

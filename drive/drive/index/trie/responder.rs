@@ -54,6 +54,8 @@ pub(crate) fn respond(core: &Core, request: &ExtensionRequest, cancelled: &Atomi
             answer.resume(checkpoint, *flags);
         }
         ExtensionRequest::Iterator { head, key, flags, .. } => answer.list(*head, key, *flags),
+        // Of another kind of index.
+        ExtensionRequest::Entry { .. } | ExtensionRequest::Range(_) => {}
     }
     Answered {
         blocks: answer.seqs.chunks(MAX_ANSWERED_AT_ONCE).map(<[u64]>::to_vec).collect(),

@@ -88,12 +88,14 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
             blocks: message.blocks.unwrap_or(0),
             byte: message.byte_offset.unwrap_or(0),
             size: message.size.unwrap_or(0),
+            map_size: 0,
         },
         mtime: message.mtime.unwrap_or(0),
         ctime: message.ctime.unwrap_or(0),
         linkname: message.linkname.filter(|target| !target.is_empty()).map(text),
         mount: message.mount.map(decode_mount).transpose()?,
         attributes: message.metadata.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
+        foreign: None,
     })
 }
 
@@ -165,12 +167,14 @@ mod tests {
                 blocks: number("blocks"),
                 byte: number("byteOffset"),
                 size: number("size"),
+                map_size: 0,
             },
             mtime: number("mtime"),
             ctime: number("ctime"),
             linkname: vector["linkname"].as_str().map(str::to_owned),
             mount,
             attributes: Vec::new(),
+            foreign: None,
         }
     }
 
