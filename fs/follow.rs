@@ -60,7 +60,7 @@ impl Fs {
     /// Shows the newest version of the volume's drive. Returns when the kernel has taken the
     /// notices, or after `TOLD_WITHIN`, since a request under way can delay the kernel.
     async fn show_newest(&self, volume: &Arc<Volume>) {
-        if volume.snapshot().version() != volume.drive.snapshot().version() {
+        if !volume.snapshot().is_version_of(&volume.drive.snapshot()) {
             self.advance(volume).await;
         }
         // Two mounts that waited for each other's notices would both wait until the limit. So this
@@ -88,7 +88,7 @@ impl Fs {
     pub(crate) async fn advance_alone(&self, volume: &Volume, _turn: &Turn) {
         let old = volume.snapshot();
         let new = volume.drive.snapshot();
-        if old.version() == new.version() {
+        if old.is_version_of(&new) {
             return;
         }
         let wait = self.options.patience.names();
@@ -307,13 +307,13 @@ fn split(mount_path: &str) -> (&str, &str) {
 /// Peers are asked for newer versions only while a task waits for one.
 async fn follow(fs: Weak<Fs>, volume: Weak<Volume>, drive: Drive) {
     loop {
-        let version = {
+        let shown = {
             // Versions that arrived before this task started, or while it handled the last one.
             let (Some(fs), Some(volume)) = (fs.upgrade(), volume.upgrade()) else { return };
             fs.advance(&volume).await;
-            volume.snapshot().version()
+            volume.snapshot()
         };
-        if drive.newer_than(version, Wait::Forever).await.is_err() {
+        if drive.other_than(&shown, Wait::Forever).await.is_err() {
             return;
         }
         tokio::time::sleep(DEBOUNCE).await;

@@ -267,8 +267,9 @@ impl<P> InodeTable<P> {
         }
     }
 
-    /// Moves `from` and everything below it to `to`. The kernel must know nothing at `to`. `moved`
-    /// is called for each inode with the part of its path after `from`.
+    /// Moves `from` and everything below it to `to`. What the kernel still knows there is detached: another writer may
+    /// have removed it, or the caller replaces it. `moved` is called for each inode with the part of its path after
+    /// `from`.
     pub(crate) fn rename(
         &mut self,
         from: &str,
@@ -281,10 +282,18 @@ impl<P> InodeTable<P> {
         };
         let known: Vec<_> =
             self.paths.iter().filter_map(|(path, ino)| Some((*ino, below(path)?))).collect();
+        for (ino, _) in &known {
+            if let Some(node) = self.nodes.get(ino) {
+                self.paths.remove(&node.path);
+            }
+        }
         for (ino, rest) in known {
+            let path: Arc<str> = format!("{to}{rest}").into();
+            if let Some(replaced) = self.known(&path) {
+                self.detach(replaced);
+            }
             let Some(node) = self.nodes.get_mut(&ino) else { continue };
-            self.paths.remove(&node.path);
-            node.path = format!("{to}{rest}").into();
+            node.path = path;
             moved(&mut node.place, &node.path, &rest);
             self.paths.insert(node.path.clone(), ino);
         }
@@ -400,6 +409,21 @@ mod tests {
     fn open(table: &mut InodeTable<()>, ino: u64, entry: Entry) -> bool {
         let content = Content::of(&entry).expect("a file has content");
         table.open(ino, &Arc::new(entry), &content)
+    }
+
+    /// Another writer removed what was there, and the kernel has not forgotten it.
+    #[test]
+    fn a_rename_detaches_what_the_kernel_still_knows_at_the_target() {
+        let mut table = InodeTable::new((), Numbers::ALL);
+        let entry = file(1);
+        let (old, old_below) =
+            (look_up(&mut table, "a", &entry), look_up(&mut table, "a/x", &entry));
+        let (new, new_below) =
+            (look_up(&mut table, "c", &entry), look_up(&mut table, "c/x", &entry));
+        table.rename("c", "a", |(), _, _| ());
+        table.check_invariants();
+        assert_eq!((table.known("a"), table.known("a/x")), (Some(new), Some(new_below)));
+        assert!([old, old_below].iter().all(|ino| table.get(*ino).unwrap().is_detached()));
     }
 
     #[test]

@@ -569,17 +569,18 @@ impl Pending {
             return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
         }
         // While one batch is written, the next is read and hashed on another thread.
+        let hasher = writer.hasher();
         let mut hashed: Option<HashedBlocks> = None;
         while at < size {
             let until = size.min(at + BATCH_BYTES);
             let hashing = if self.view.is_in_scratch(&(at..until)) {
                 let view = self.view.clone();
                 tokio::task::spawn_blocking(move || {
-                    Ok(HashedBlocks::new(in_blocks(view.read_scratch(at..until)?)))
+                    Ok(hasher.hash(in_blocks(view.read_scratch(at..until)?)))
                 })
             } else {
                 let bytes = joined(self.view.read(drive, at..until, wait).await?);
-                tokio::task::spawn_blocking(move || Ok(HashedBlocks::new(in_blocks(bytes))))
+                tokio::task::spawn_blocking(move || Ok(hasher.hash(in_blocks(bytes))))
             };
             if let Some(ready) = hashed.take() {
                 writer.append_hashed(&ready)?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FileAttr;
-use hypermount_drive::{Drive, DrivePath, Edit, Stat, Store, TYPE_FILE};
+use hypermount_drive::testing::FORMATS;
+use hypermount_drive::{Drive, DriveFormat, DrivePath, Edit, Stat, Store, TYPE_FILE};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::attr::Owner;
@@ -25,17 +26,23 @@ pub(crate) fn path(text: &str) -> DrivePath {
 
 /// A new drive in memory.
 pub(crate) fn drive() -> (Store, Drive) {
+    drive_in(DriveFormat::Hyperdrive10)
+}
+
+fn drive_in(format: DriveFormat) -> (Store, Drive) {
     let store = Store::memory();
-    let drive = Drive::create(&store, "test").expect("a drive is made");
+    let drive = Drive::create_in(format, &store, "test").expect("a drive is made");
     (store, drive)
 }
 
-/// Runs a test on a filesystem over a new drive in memory.
-pub(crate) fn on_a_filesystem(read_only: bool, test: impl AsyncFnOnce(Arc<Fs>)) {
-    runtime().block_on(async {
-        let (store, drive) = drive();
-        test(show(&store, &drive, read_only)).await;
-    });
+/// Runs a test on a filesystem over a new drive in memory, of each format that is written.
+pub(crate) fn on_a_filesystem(read_only: bool, test: impl AsyncFn(Arc<Fs>)) {
+    for format in FORMATS {
+        runtime().block_on(async {
+            let (store, drive) = drive_in(format);
+            test(show(&store, &drive, read_only)).await;
+        });
+    }
 }
 
 /// Shows the drive. Call this in a runtime.

@@ -19,7 +19,7 @@ pub(crate) const SMALL_FILE_BYTES: u64 = 1024 * 1024;
 /// Small files in a row that count as a walk.
 const FILES_OF_A_WALK: u64 = 3;
 /// Bytes requested ahead of the walk: this much per file read so far, up to the limit.
-const WINDOW_PER_FILE_BYTES: u64 = 64 * 1024;
+const WINDOW_PER_FILE_BYTES: u64 = 128 * 1024;
 pub(crate) const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Most files that are requested and not opened yet.
 pub(crate) const MAX_FILES_AHEAD: usize = 4096;
@@ -66,7 +66,8 @@ struct State {
     moving: bool,
 }
 
-/// The listings from the root to the current position of the read-ahead, each with its next index.
+/// The listings on the way to the current position of the read-ahead, each with its next index. Those of
+/// directories above the first one are made when that ends.
 enum Cursor {
     /// Begins after this file.
     After(DrivePath),
@@ -187,18 +188,25 @@ impl WalkAhead {
     async fn advance(
         &self,
         drive: &Drive,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         cursor: Cursor,
         order: Order,
     ) -> Cursor {
         let mut levels = match cursor {
             Cursor::At(levels) => levels,
-            Cursor::After(path) => levels_after(snapshot, &path, order).await.unwrap_or_default(),
+            Cursor::After(path) => {
+                list_above(snapshot, &path);
+                level_after(snapshot, &path, order).await.into_iter().collect()
+            }
         };
         while self.state().has_room() {
             let Some(level) = levels.last_mut() else { break };
             let Some((name, entry)) = level.listing.get(level.next) else {
+                let directory = level.directory.clone();
                 levels.pop();
+                if levels.is_empty() {
+                    levels.extend(level_after(snapshot, &directory, order).await);
+                }
                 continue;
             };
             level.next += 1;
@@ -219,6 +227,13 @@ impl WalkAhead {
     }
 }
 
+/// Lists the directory above that of `path`, so that its blocks are here when the walk gets there.
+fn list_above(snapshot: &Arc<Snapshot>, path: &DrivePath) {
+    let Some(above) = path.parent().and_then(|directory| directory.parent()) else { return };
+    let snapshot = Arc::clone(snapshot);
+    tokio::spawn(async move { snapshot.list(&above, Wait::within(LIST_WITHIN)).await });
+}
+
 async fn level_of(snapshot: &Snapshot, directory: DrivePath, order: Order) -> Option<Level> {
     let mut listing = snapshot.list(&directory, Wait::within(LIST_WITHIN)).await.ok()?;
     if order == Order::Name {
@@ -227,18 +242,13 @@ async fn level_of(snapshot: &Snapshot, directory: DrivePath, order: Order) -> Op
     Some(Level { directory, listing, next: 0 })
 }
 
-/// The levels from the root to the file's directory, each positioned after the path to the file.
-async fn levels_after(snapshot: &Snapshot, path: &DrivePath, order: Order) -> Option<Vec<Level>> {
-    let mut levels = Vec::new();
-    let mut directory = DrivePath::root();
-    for component in path.components() {
-        let mut level = level_of(snapshot, directory.clone(), order).await?;
-        let position = level.listing.iter().position(|(name, _)| name.as_str() == component)?;
-        level.next = position + 1;
-        directory = directory.join(&level.listing[position].0).ok()?;
-        levels.push(level);
-    }
-    Some(levels)
+/// The directory that holds `path`, positioned after that; `None` for the root. Over a distance a listing takes
+/// several round trips, so the directories above are listed when the walk gets there.
+async fn level_after(snapshot: &Snapshot, path: &DrivePath, order: Order) -> Option<Level> {
+    let mut level = level_of(snapshot, path.parent()?, order).await?;
+    let position = level.listing.iter().position(|(name, _)| Some(name.as_str()) == path.name())?;
+    level.next = position + 1;
+    Some(level)
 }
 
 #[cfg(test)]

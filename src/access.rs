@@ -48,6 +48,7 @@ impl Access {
     }
 
     async fn find(target: &Target, location: Location, source: &Source) -> Result<Self> {
+        location.keep_encryption_key(target, source)?;
         for _ in 1..ATTEMPTS {
             if let Some(client) = client::find(&location.store).await? {
                 return Self::remote(client, target, location, source);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::model::NewFormat;
 use crate::source::{Finding, Source};
 use crate::target::{Target, TargetPath};
 use crate::values::{BootstrapAddress, parse_peer};
@@ -88,11 +89,23 @@ pub enum Command {
 #[command(before_help = "\
 Examples:
   hypermount create notes
-  hypermount mount notes ~/notes")]
+  hypermount mount notes ~/notes
+  hypermount create site --format 13            Read by every program of Hyperdrive 11 to 13
+  hypermount create diary --encrypted           Read only with its encryption key")]
 pub struct Create {
     /// Its name on this machine; peers do not see the name
     #[arg(value_name = "NAME")]
     pub name: String,
+
+    /// The release of Hyperdrive whose format it has: 10, or 13, which programs of today read [default: 10; 13 with
+    /// --encrypted]
+    #[arg(long, value_name = "RELEASE")]
+    pub format: Option<NewFormat>,
+
+    /// Encrypt it with a random key that stays in the store; peers without the key can keep and pass on the drive, and
+    /// read nothing
+    #[arg(long)]
+    pub encrypted: bool,
 
     /// Directory of the store [default: the XDG data directory]
     #[arg(long, value_name = "DIR")]

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use hypermount_core::StoreKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,13 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
         );
         return (Code::Failed, Some(hint));
     }
+    if let Locked { path, .. } = error
+        && StoreKind::of(path) == Some(StoreKind::Corestore6)
+    {
+        let hint = "its files are read while that program does not run; while it runs, name the drive by its \
+                    key: hypermount mount hyper://KEY DIR";
+        return (Code::Locked, Some(hint.to_owned()));
+    }
     let (code, hint) = match error {
         InvalidUrl(_) | InvalidPath(_) | NameTooLong { .. } => (Code::Usage, None),
         Unavailable { .. } => (
@@ -119,9 +127,20 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
                  or use --store DIR",
             ),
         ),
-        NotAStore { .. } => {
-            (Code::Failed, Some("a store is the directory a drive was made in, with master_key"))
-        }
+        NotAStore { .. } => (
+            Code::Failed,
+            Some(
+                "a store is the directory a drive was made in, with master_key or, of the `drives` \
+                 command, primary-key",
+            ),
+        ),
+        OtherProgram { .. } => (
+            Code::Failed,
+            Some(
+                "name the drive by its key while that program runs, which then serves it: \
+                 hypermount mount hyper://KEY DIR",
+            ),
+        ),
         NoSuchDrive(_) => (Code::Failed, Some("`hypermount info DIR` lists the drives of a store")),
         Corrupt { .. } => (
             Code::Verification,
@@ -135,6 +154,9 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
             Some("its owner signed two histories; what was seen first is kept"),
         ),
         Malformed(_) => (Code::Verification, None),
+        WrongEncryptionKey(_) | NeedsEncryptionKey(_) => {
+            (Code::Verification, Some("give the encryption key: add --encryption-key"))
+        }
         ReadOnly(why) if is_stop(why) => (
             Code::Failed,
             Some("write in the newest copy only; if this is it, see `hypermount adopt --help`"),

@@ -2,8 +2,11 @@
 //!
 //! Not here: answers about drives and their entries (`answers/`).
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use hypermount_drive::DriveFormat;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -161,11 +164,65 @@ pub struct SeedRequest {
     pub listen: Option<String>,
 }
 
+/// `--format` of `create`: the release of Hyperdrive whose format a new drive has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NewFormat {
+    #[serde(rename = "10")]
+    Hyperdrive10,
+    #[serde(rename = "13")]
+    Hyperdrive13,
+}
+
+/// That of a drive that is made without `--format`.
+pub const DEFAULT_FORMAT: NewFormat = NewFormat::Hyperdrive10;
+
+impl Default for NewFormat {
+    fn default() -> Self {
+        DEFAULT_FORMAT
+    }
+}
+
+impl NewFormat {
+    pub fn format(self) -> DriveFormat {
+        match self {
+            Self::Hyperdrive10 => DriveFormat::Hyperdrive10,
+            Self::Hyperdrive13 => DriveFormat::Hyperdrive11,
+        }
+    }
+}
+
+impl fmt::Display for NewFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hyperdrive10 => "10",
+            Self::Hyperdrive13 => "13",
+        })
+    }
+}
+
+impl FromStr for NewFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "10" => Ok(Self::Hyperdrive10),
+            "13" => Ok(Self::Hyperdrive13),
+            _ => Err("expected 10 or 13".into()),
+        }
+    }
+}
+
 /// A new drive.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     pub name: String,
+    /// The release of Hyperdrive whose format it has: `10`, the default, or `13`.
+    #[serde(default)]
+    pub format: NewFormat,
+    /// Whether its blocks are encrypted, with a key that stays in the store; of format `13` only.
+    #[serde(default)]
+    pub encrypted: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

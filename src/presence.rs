@@ -2,7 +2,7 @@
 //! locked while that process lives. And the socket itself.
 //!
 //! The file lies in the store, so that every process that opens the store sees it, in any environment;
-//! where the store cannot be written, it lies beside the socket.
+//! where the store cannot be written, or is another program's, it lies beside the socket.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use hypermount_core::StoreKind;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
@@ -61,7 +62,9 @@ impl Presence {
             return Err(Failure::new(Code::Locked, what, "it has one"));
         }
         let mut last = None;
-        for path in places(store)? {
+        // Nothing is written into the store of another program.
+        let foreign = StoreKind::of(store).is_some_and(|kind| kind != StoreKind::Own);
+        for path in places(store)?.into_iter().skip(usize::from(foreign)) {
             let new = path.with_extension("daemon.new");
             match hypermount_core::private_files::create_new(&new) {
                 Ok(file) => return self.write(file, &new, path),
@@ -206,6 +209,17 @@ mod tests {
         assert_eq!(fs::read(&victim).unwrap(), b"theirs");
         assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
         drop(present);
+    }
+
+    #[test]
+    fn a_presence_in_a_store_of_another_program_lies_beside_the_socket() {
+        let store = tempfile::tempdir().unwrap();
+        fs::write(store.path().join("primary-key"), [1; 32]).unwrap();
+        let held = presence().take(store.path()).unwrap();
+        assert_eq!(Presence::of(store.path()), Sight::Present(presence()));
+        assert_eq!(fs::read_dir(store.path()).unwrap().count(), 1);
+        drop(held);
+        assert_eq!(Presence::of(store.path()), Sight::Absent);
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub struct Source {
     #[arg(long, value_name = "D")]
     pub wait: Option<WaitLimit>,
 
+    /// Ask for the drive's encryption key (64 hex digits), on the terminal without showing it, else as one
+    /// line of standard input, and keep it in the store
+    #[arg(long)]
+    pub encryption_key: bool,
+
     #[command(flatten)]
     pub finding: Finding,
 }

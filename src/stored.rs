@@ -16,8 +16,12 @@ use crate::values::drive_url;
 /// absent.
 pub fn open_store(directory: &Path, create: bool) -> Result<Store> {
     let state = directories::state_directory().ok();
-    Store::open_as(directory, create, &MachineIdentity::here(state.as_deref()))
-        .context(|| format!("open the store {}", directory.display()))
+    let store = Store::open_as(directory, create, &MachineIdentity::here(state.as_deref()))
+        .context(|| format!("open the store {}", directory.display()))?;
+    if let Some(state) = state.filter(|_| store.is_foreign()) {
+        store.find_encryption_keys_in(&state);
+    }
+    Ok(store)
 }
 
 /// The drives of a store, its default drive first, and which of them are damaged.

@@ -1,5 +1,5 @@
-//! The filesystem without a kernel, on a drive that the original wrote and on drives made here for
-//! special cases.
+//! The filesystem without a kernel, on drives that the original wrote and on drives made here for
+//! special cases: in both formats, where a test is not about writing or about what one format alone has.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,9 +13,10 @@ use drivefs::{
     XattrAnswer, errno,
 };
 use fuser::{FileAttr, FileType};
+use hypermount_drive::testing::{FORMATS, Publisher};
 use hypermount_drive::{
-    Drive, DrivePath, Edit, Extent, MountTarget, PublicKey, Stat, Store, TYPE_DIRECTORY, TYPE_FILE,
-    TYPE_SYMLINK, Wait,
+    Drive, DriveFormat, DrivePath, Edit, Extent, MountTarget, PublicKey, Stat, Store,
+    TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK, Wait,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -31,9 +32,17 @@ fn vectors() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors"))
 }
 
-fn expected() -> Value {
-    let text =
-        std::fs::read(vectors().join("drive-small.expected.json")).expect("the vector reads");
+/// The directory of the recorded drive of a format.
+fn recorded(format: DriveFormat) -> &'static str {
+    match format {
+        DriveFormat::Hyperdrive10 => "drive-small",
+        DriveFormat::Hyperdrive11 => "drive-small-11",
+    }
+}
+
+fn expected(format: DriveFormat) -> Value {
+    let file = format!("{}.expected.json", recorded(format));
+    let text = std::fs::read(vectors().join(file)).expect("the vector reads");
     serde_json::from_slice(&text).expect("the vector is JSON")
 }
 
@@ -57,10 +66,10 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn new() -> Self {
+    fn new(format: DriveFormat) -> Self {
         let directory = tempfile::tempdir().expect("a directory is made");
-        copy(&vectors().join("drive-small"), directory.path());
-        let key = expected()["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
+        copy(&vectors().join(recorded(format)), directory.path());
+        let key = expected(format)["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
         let store = Store::open(directory.path(), false).expect("the store opens");
         Self { _directory: directory, store, key: key.expect("a key") }
     }
@@ -127,11 +136,17 @@ async fn names(fs: &Fs, ino: u64, page: usize, plus: bool) -> Vec<(String, u64)>
 ///     place.
 #[tokio::test]
 async fn every_recorded_path_is_shown_as_it_was_written() {
-    let recorded = Recorded::new();
-    for version in expected()["versions"].as_array().expect("versions") {
+    for format in FORMATS {
+        every_path_is_shown(format).await;
+    }
+}
+
+async fn every_path_is_shown(format: DriveFormat) {
+    let recorded = Recorded::new(format);
+    for version in expected(format)["versions"].as_array().expect("versions") {
         let number = version["version"].as_u64().expect("a version");
         let fs = recorded.fs(Some(number)).await;
-        let newest = &expected()["versions"][2]["entries"];
+        let newest = &expected(format)["versions"][2]["entries"];
         for (path, entry) in version["entries"].as_object().expect("entries") {
             // The parent's version does not pin the nested drive, which shows its newest version.
             let entry = if path.starts_with("mnt/") { &newest[path] } else { entry };
@@ -166,8 +181,14 @@ fn hex(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn listings_are_in_drive_order_whole_and_page_by_page() {
-    let recorded = Recorded::new();
-    let version = &expected()["versions"][2];
+    for format in FORMATS {
+        listings_are_in_order(format).await;
+    }
+}
+
+async fn listings_are_in_order(format: DriveFormat) {
+    let recorded = Recorded::new(format);
+    let version = &expected(format)["versions"][2];
     let fs = recorded.fs(version["version"].as_u64()).await;
     for (path, order) in version["readdirOrder"].as_object().expect("listings") {
         let (ino, _) = walk(&fs, path).await.expect("a directory");
@@ -183,7 +204,13 @@ async fn listings_are_in_drive_order_whole_and_page_by_page() {
 
 #[tokio::test]
 async fn lookups_and_listings_show_the_same_numbers() {
-    let recorded = Recorded::new();
+    for format in FORMATS {
+        numbers_are_the_same(format).await;
+    }
+}
+
+async fn numbers_are_the_same(format: DriveFormat) {
+    let recorded = Recorded::new(format);
     let mut seen: Option<BTreeMap<String, u64>> = None;
     for plus in [false, true] {
         let fs = recorded.fs(None).await;
@@ -201,7 +228,13 @@ async fn lookups_and_listings_show_the_same_numbers() {
 
 #[tokio::test]
 async fn readdirplus_counts_each_name_that_was_taken_and_no_other() {
-    let recorded = Recorded::new();
+    for format in FORMATS {
+        names_are_counted(format).await;
+    }
+}
+
+async fn names_are_counted(format: DriveFormat) {
+    let recorded = Recorded::new(format);
     let fs = recorded.fs(None).await;
     let (root_only, _) = fs.load();
     let handle = fs.opendir(ROOT).await.expect("opens");
@@ -226,7 +259,13 @@ async fn readdirplus_counts_each_name_that_was_taken_and_no_other() {
 
 #[tokio::test]
 async fn ranges_are_cut_at_the_end_and_cross_blocks() {
-    let recorded = Recorded::new();
+    for format in FORMATS {
+        ranges_are_cut(format).await;
+    }
+}
+
+async fn ranges_are_cut(format: DriveFormat) {
+    let recorded = Recorded::new(format);
     let fs = recorded.fs(None).await;
     let (ino, attr) = walk(&fs, "big.bin").await.expect("a file");
     let whole = contents(&fs, ino).await;
@@ -260,7 +299,13 @@ async fn ranges_are_cut_at_the_end_and_cross_blocks() {
 
 #[tokio::test]
 async fn each_mistake_has_its_errno() {
-    let recorded = Recorded::new();
+    for format in FORMATS {
+        mistakes_have_errnos(format).await;
+    }
+}
+
+async fn mistakes_have_errnos(format: DriveFormat) {
+    let recorded = Recorded::new(format);
     let fs = recorded.fs(None).await;
     let (file, _) = walk(&fs, "hello.txt").await.expect("a file");
     let (dir, _) = walk(&fs, "dir").await.expect("a directory");
@@ -303,7 +348,7 @@ async fn each_mistake_has_its_errno() {
 
 #[tokio::test]
 async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
-    let recorded = Recorded::new();
+    let recorded = Recorded::new(DriveFormat::Hyperdrive10);
     let fs = recorded.fs(Some(23)).await;
     let (ino, _) = walk(&fs, "hello.txt").await.expect("a file");
     let get = async |ino, name: &str| match fs.getxattr(ino, OsStr::new(name), 1000).await {
@@ -339,30 +384,39 @@ async fn attributes_are_shown_and_our_own_answered_without_being_listed() {
 
 struct Made {
     store: Store,
+    publisher: Publisher,
     drive: Drive,
 }
 
 impl Made {
     fn new() -> Self {
-        let store = Store::memory();
-        let drive = Drive::create(&store, "made").expect("a drive is made");
-        Self { store, drive }
+        Self::of(DriveFormat::Hyperdrive10)
+    }
+
+    fn of(format: DriveFormat) -> Self {
+        Self::within(&Store::memory(), "made", format)
+    }
+
+    fn within(store: &Store, name: &str, format: DriveFormat) -> Self {
+        let publisher = Publisher::new(store, name, format).expect("a drive is made");
+        let drive = publisher.drive().clone();
+        Self { store: store.clone(), publisher, drive }
     }
 
     async fn put(&self, path: &str, stat: Stat) {
         let path = DrivePath::parse(path).expect("a path");
-        self.drive.apply(vec![Edit::Put { path, stat }]).await.expect("applied");
+        self.publisher.apply(vec![Edit::Put { path, stat }]).await.expect("applied");
     }
 
     async fn write(&self, path: &str, text: &'static str) {
         let blocks = [Bytes::from_static(text.as_bytes())];
-        let extent = self.drive.append_content(&blocks).expect("appended");
+        let extent = self.publisher.append_content(&blocks).expect("appended");
         self.put(path, Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() }).await;
     }
 
     async fn remove(&self, path: &str) {
         let path = DrivePath::parse(path).expect("a path");
-        self.drive.apply(vec![Edit::Remove { path }]).await.expect("applied");
+        self.publisher.apply(vec![Edit::Remove { path }]).await.expect("applied");
     }
 
     async fn nest(&self, path: &str, key: PublicKey, core: bool) {
@@ -403,8 +457,7 @@ async fn a_drive_nested_in_itself_is_too_many_levels_and_an_absent_one_fails_alo
 #[tokio::test]
 async fn a_nested_drive_is_entered_and_a_nested_core_is_a_file() {
     let outer = Made::new();
-    let inner = Drive::create(&outer.store, "inner").expect("a drive is made");
-    let inner = Made { store: outer.store.clone(), drive: inner };
+    let inner = Made::within(&outer.store, "inner", DriveFormat::Hyperdrive10);
     inner.write("a/b.txt", "below").await;
     outer.nest("in", *inner.drive.key(), false).await;
     let core = outer.store.core_named(b"log").expect("a core is made");
@@ -434,7 +487,8 @@ async fn hostile_entries_do_not_hide_their_neighbours() {
     made.put("out", link("../../../etc/passwd")).await;
     made.put("empty", link("")).await;
     made.put("long", link(&"x".repeat(70_000))).await;
-    let huge = Extent { block: 1 << 52, blocks: 1 << 52, byte: 1 << 52, size: u64::MAX };
+    let huge =
+        Extent { block: 1 << 52, blocks: 1 << 52, byte: 1 << 52, size: u64::MAX, map_size: 0 };
     let huge = Stat { mode: u32::MAX, extent: huge, mtime: 1 << 53, ..Stat::default() };
     made.put("huge", Stat { mode: TYPE_FILE | 0o7777, ..huge }).await;
 
@@ -484,7 +538,13 @@ fn entry(parent: u64, name: &str) -> Invalidation {
 
 #[tokio::test]
 async fn an_open_file_keeps_its_content_and_the_path_shows_the_new_one() {
-    let made = Made::new();
+    for format in FORMATS {
+        an_open_file_keeps_its_content(format).await;
+    }
+}
+
+async fn an_open_file_keeps_its_content(format: DriveFormat) {
+    let made = Made::of(format);
     made.write("file", "old").await;
     let fs = made.fs();
     let (old, attr) = walk(&fs, "file").await.expect("a file");
@@ -521,7 +581,13 @@ async fn an_open_file_keeps_its_content_and_the_path_shows_the_new_one() {
 /// between made the kernel keep the old size for an hour.
 #[tokio::test]
 async fn opening_a_replaced_path_again_opens_the_new_file() {
-    let made = Made::new();
+    for format in FORMATS {
+        a_replaced_path_opens_the_new_file(format).await;
+    }
+}
+
+async fn a_replaced_path_opens_the_new_file(format: DriveFormat) {
+    let made = Made::of(format);
     made.write("file", "old").await;
     let fs = made.fs();
     let (old, _) = walk(&fs, "file").await.expect("a file");
@@ -546,7 +612,13 @@ async fn opening_a_replaced_path_again_opens_the_new_file() {
 
 #[tokio::test]
 async fn the_kernel_is_notified_of_every_stale_cache_entry() {
-    let made = Made::new();
+    for format in FORMATS {
+        stale_entries_are_told(format).await;
+    }
+}
+
+async fn stale_entries_are_told(format: DriveFormat) {
+    let made = Made::of(format);
     made.write("dir/one", "1").await;
     made.write("dir/sub/two", "2").await;
     let fs = made.fs();
@@ -585,7 +657,13 @@ async fn the_kernel_is_notified_of_every_stale_cache_entry() {
 
 #[tokio::test]
 async fn an_open_listing_stays_and_rewinding_shows_the_new_version() {
-    let made = Made::new();
+    for format in FORMATS {
+        an_open_listing_stays(format).await;
+    }
+}
+
+async fn an_open_listing_stays(format: DriveFormat) {
+    let made = Made::of(format);
     made.write("a", "1").await;
     made.write("b", "2").await;
     let fs = made.fs();

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use hypermount_core::{Core, DamagedCore, Store, Wait};
-use hypermount_drive::{Drive, DrivePath, StoredDrives, transfer};
+use hypermount_drive::{Drive, DriveFormat, DrivePath, StoredDrives, transfer};
 use hypermount_swarm::PublicKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
+use crate::model::CreateRequest;
 use crate::path_text;
 use crate::session::Session;
 use crate::stored::{drives, name_of, stored_drives_and_damage};
@@ -23,6 +24,14 @@ pub struct About {
     pub discovery_key: String,
     /// Length of the metadata core: the newest version known here, or the frozen one.
     pub version: u64,
+    /// The releases of Hyperdrive that have its format: `hyperdrive 10` or `hyperdrive 11-13`.
+    pub format: String,
+    /// How often its publisher has truncated it. Always 0 in Hyperdrive 10.
+    pub fork: u64,
+    /// The key in z-base-32, as programs of Hyperdrive 11 to 13 show it; `null` in Hyperdrive 10.
+    pub id: Option<String>,
+    /// The key of the core with the bytes of its files.
+    pub content_key: Option<String>,
     pub writable: bool,
     /// Directory of the store.
     pub store: String,
@@ -45,24 +54,35 @@ pub async fn about(session: &Session, whole_store: bool) -> Result<About> {
     let what = || "read the store";
     let drive: &Drive = &session.drive;
     let key = *drive.key();
-    let mut keys: Vec<PublicKey> = vec![key];
+    let index = drive.metadata_core();
+    let content = drive.content().ok();
+    let mut cores: Vec<AboutCore> = std::iter::once(index).chain(content).map(about_core).collect();
     let mut others = Vec::new();
     if whole_store {
-        keys.extend(session.store.keys().context(what)?.into_iter().filter(|other| *other != key));
+        let stored = session.store.stored_cores().context(what)?;
+        let shown = |core: &Core| (*core.key(), core.dialect());
+        let of_drive = [Some(shown(index)), content.map(shown)];
+        for (key, dialect) in stored.into_iter().filter(|core| !of_drive.contains(&Some(*core))) {
+            let core = session.store.core_of(&key, dialect).context(what)?;
+            cores.push(about_core(&core));
+        }
         let found = drives(&session.store).await.context(what)?;
         others = found.iter().filter(|other| **other != key).map(|k| drive_url(k, None)).collect();
     }
-    let cores: hypermount_core::Result<Vec<_>> =
-        keys.iter().map(|key| session.store.core(key).map(|core| about_core(&core))).collect();
+    let format = drive.format();
     Ok(About {
         url: session.url(),
         key: key.to_hex(),
         discovery_key: key.discovery_key().to_hex(),
         version: drive.snapshot().version(),
+        format: format.to_string(),
+        fork: index.head().fork,
+        id: (format == DriveFormat::Hyperdrive11).then(|| hypermount_drive::key_id(&key)),
+        content_key: content.map(|core| core.key().to_hex()),
         writable: drive.writable(),
         store: path_text::encode(&session.directory),
         others,
-        cores: cores.context(what)?,
+        cores,
     })
 }
 
@@ -182,14 +202,24 @@ pub struct Created {
 }
 
 /// Makes a drive whose keys derive from the name.
-pub fn create(store: &Store, directory: &Path, name: &str) -> Result<Created> {
+pub fn create(store: &Store, directory: &Path, asked: &CreateRequest) -> Result<Created> {
+    let CreateRequest { name, format, encrypted } = asked;
     let what = || format!("create {name}");
+    let format = format.format();
+    if *encrypted && format != DriveFormat::Hyperdrive11 {
+        return Err(Failure::usage(what(), "a drive of Hyperdrive 10 cannot be encrypted")
+            .hint("make one of Hyperdrive 13: --format 13 --encrypted"));
+    }
     if let Some(key) = store.named_key(name.as_bytes()).context(what)? {
         return Err(Failure::failed(what(), "there is one of that name already")
             .hint(format!("it is {}", drive_url(&key, None))));
     }
-    let drive = Drive::create(store, name).context(what)?;
+    let drive = match encrypted {
+        true => Drive::create_encrypted(store, name),
+        false => Drive::create_in(format, store, name),
+    };
+    let drive = drive.context(what)?;
     drive.sync().context(what)?;
     let store = path_text::encode(directory);
-    Ok(Created { url: drive_url(drive.key(), None), name: name.to_owned(), store })
+    Ok(Created { url: drive_url(drive.key(), None), name: name.clone(), store })
 }

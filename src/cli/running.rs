@@ -89,7 +89,8 @@ pub struct DaemonRun {
 #[command(before_help = "\
 Examples:
   hypermount share ~/notes
-  hypermount share notes --listen 0.0.0.0:3282")]
+  hypermount share notes --listen 0.0.0.0:3282
+  hypermount share diary --with-key             An encrypted drive, and the key that opens it")]
 pub struct Share {
     /// A mount point, a drive's name or URL, or the directory of a store
     #[arg(value_name = "MNT|NAME|URL|DIR")]
@@ -101,6 +102,10 @@ pub struct Share {
     /// No QR code
     #[arg(long)]
     pub no_qr: bool,
+
+    /// Also print the encryption key of an encrypted drive; a reader that has it can read all versions, past and future
+    #[arg(long)]
+    pub with_key: bool,
 }
 
 /// How a drive is seeded.

@@ -4,7 +4,7 @@ use hypermount_core::StopReason;
 
 use crate::cli::Adopt;
 use crate::directories;
-use crate::failure::{Context, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::stored::open_store;
 use crate::terminal::escaped;
 
@@ -12,6 +12,11 @@ pub fn run(args: &Adopt) -> Result {
     let directory = directories::store(args.store.as_deref())?;
     let store = open_store(&directory, false)?;
     let what = || format!("adopt {}", directory.display());
+    if store.is_foreign() {
+        let why = "it is a store of another program (Corestore 6), which is only read here";
+        return Err(Failure::failed(what(), why)
+            .hint("write its drives with that program; `hypermount export` copies them out"));
+    }
     let reasons = store.stop_reasons().context(what)?;
     if reasons.is_clear() {
         eprintln!("nothing to adopt: the drives of this store can be written");

@@ -8,7 +8,7 @@ use crate::cli::Create;
 use crate::client::{self, ANSWER_LIMIT};
 use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::model::CreateRequest;
+use crate::model::{CreateRequest, DEFAULT_FORMAT, NewFormat};
 use crate::stored::open_store;
 use crate::target::ONLY;
 use crate::target::Target;
@@ -21,16 +21,29 @@ pub async fn run(args: &Create) -> Result {
         return Err(Failure::usage(what, "that would be taken for a URL or a directory")
             .hint("a name is one word without slashes that is no directory here"));
     }
+    let format = args.format.unwrap_or(if args.encrypted {
+        NewFormat::Hyperdrive13
+    } else {
+        DEFAULT_FORMAT
+    });
+    let asked = CreateRequest { name: args.name.clone(), format, encrypted: args.encrypted };
     let directory = directories::store(args.store.as_deref())?;
     let created: Created = match client::find(&directory).await? {
-        Some(client) => {
-            let asked = CreateRequest { name: args.name.clone() };
-            client.ask(Method::POST, "/drives", &asked, Some(ANSWER_LIMIT)).await?
+        Some(client) => client.ask(Method::POST, "/drives", &asked, Some(ANSWER_LIMIT)).await?,
+        None => {
+            let store = open_store(&directory, true)?;
+            answers::create(&store, &directory, &asked)?
         }
-        None => answers::create(&open_store(&directory, true)?, &directory, &args.name)?,
     };
     if args.json {
         return print_json(&created);
     }
-    terminal::print_line(&created.url).context(|| "print")
+    terminal::print_line(&created.url).context(|| "print")?;
+    if args.encrypted {
+        eprintln!(
+            "peers need its encryption key as well: hypermount share --with-key {}",
+            args.name
+        );
+    }
+    Ok(())
 }

@@ -30,10 +30,16 @@ pub async fn run(args: &Info) -> Result {
     let mut lines = vec![
         format!("url:       {}", about.url),
         format!("version:   {}", about.version),
+        format!("format:    {}", about.format),
         format!("writable:  {}", if about.writable { "yes" } else { "no" }),
         format!("store:     {}", escaped(&about.store)),
         format!("discovery: {}", about.discovery_key),
     ];
+    if let Some(id) = &about.id {
+        lines.insert(1, format!("id:        {id}"));
+        lines.insert(3, format!("fork:      {}", about.fork));
+    }
+    lines.extend(about.content_key.iter().map(|key| format!("content:   {key}")));
     for core in &about.cores {
         lines.push(format!(
             "core:      {} {} of {} blocks here, {} in all",

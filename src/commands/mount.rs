@@ -70,6 +70,7 @@ fn order(args: &Mount) -> Result<Order> {
             let location = Location::of(target, source)?;
             let create = may_create(target, source)?;
             check_store(target, &location.store, create)?;
+            location.keep_encryption_key(target, source)?;
             (location.store, create, location.drive)
         }
         None => (directories::store(source.store.as_deref())?, true, String::new()),

@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Method;
+use hypermount_core::kept_encryption_key;
+use hypermount_drive::DriveUrl;
+use hypermount_swarm::PublicKey;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::print_json;
@@ -46,10 +50,21 @@ async fn seed(target: &Target, source: &Source, how: &Seeding) -> Result<(Client
 pub async fn run_share(args: &Share) -> Result {
     let (target, source) = drive_or_mount(&args.what, args.seeding.store.clone())?;
     let (_, info) = seed(&target, &source, &args.seeding).await?;
+    let key = match args.with_key {
+        true => Some(encryption_key(&Location::of(&target, &source)?, &info)?),
+        false => None,
+    };
     if args.seeding.json {
-        return print_json(&info);
+        return print_json(&SharedDrive { info: &info, encryption_key: key });
     }
     terminal::print_line(&info.url).context(|| "print")?;
+    if let Some(key) = key {
+        terminal::print_line(&format!("encryption key: {key}")).context(|| "print")?;
+        eprintln!(
+            "readers with the URL and the key can read every version of the drive, past and future, and pass both on; \
+             the key cannot be changed. They mount it with `hypermount mount --encryption-key URL`"
+        );
+    }
     if stdout().is_terminal() && !args.no_qr {
         let code = QrCode::new(info.url.as_bytes())
             .map_err(|error| Failure::failed("make a QR code", error))?;
@@ -57,6 +72,27 @@ pub async fn run_share(args: &Share) -> Result {
         terminal::print_line(&image).context(|| "print")?;
     }
     Ok(())
+}
+
+/// What `share --json` prints.
+#[derive(Serialize)]
+struct SharedDrive<'a> {
+    #[serde(flatten)]
+    info: &'a SeedInfo,
+    /// In hex, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_key: Option<String>,
+}
+
+/// The encryption key of a drive in this store, in hex.
+fn encryption_key(location: &Location, info: &SeedInfo) -> Result<String> {
+    let what = || format!("share {} with its encryption key", info.url);
+    let url = info.url.parse::<DriveUrl>().context(what)?;
+    match kept_encryption_key(&location.store, &url.key).context(what)? {
+        Some(key) => Ok(PublicKey::new(key).to_hex()),
+        None => Err(Failure::failed(what(), "no encryption key of it is in the store")
+            .hint("a drive that is not encrypted is read by its URL alone: leave out --with-key")),
+    }
 }
 
 pub async fn run_seed(args: &Seed) -> Result {

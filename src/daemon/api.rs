@@ -402,7 +402,7 @@ async fn create(
     body: Result<Json<CreateRequest>, JsonRejection>,
 ) -> Answer<Created> {
     let Json(asked) = sound(body)?;
-    answers::create(&host.store, &host.directory, &asked.name).map(Json)
+    answers::create(&host.store, &host.directory, &asked).map(Json)
 }
 
 /// The items of a list that commas separate.

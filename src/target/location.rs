@@ -1,14 +1,21 @@
 //! The store of a named drive, and the drive's name in the API. Decided before any store is opened.
 
+use std::io::{IsTerminal, Read, stdin};
 use std::path::{Path, PathBuf};
 
-use hypermount_drive::DrivePath;
+use hypermount_core::{StoreKind, keep_encryption_key};
+use hypermount_drive::{DrivePath, drives_opened_by};
+use hypermount_swarm::PublicKey;
 
 use super::{ONLY, Target};
 use crate::directories;
 use crate::failure::{Code, Context, Failure, Result};
 use crate::source::Source;
+use crate::stored::open_store;
 use crate::values::drive_url;
+
+/// Bytes of standard input in which a key is looked for.
+const MAX_KEY_LINE: u64 = 1024;
 
 /// A drive, the store it is in, and a path in the drive.
 #[derive(Clone, Debug)]
@@ -32,6 +39,67 @@ impl Location {
         };
         Ok(Self { store, drive, path })
     }
+
+    /// Asks for the encryption key of the drive, if the command line says so, and keeps it: in the store, or in
+    /// the user's state directory if the store is another program's.
+    ///
+    /// Fails for a drive that is not named by its URL, except in the store of another program: any number of
+    /// commands can open that, so the drives that the key opens are looked for in it.
+    pub fn keep_encryption_key(&self, target: &Target, source: &Source) -> Result {
+        if !source.encryption_key {
+            return Ok(());
+        }
+        let foreign = StoreKind::of(&self.store) == Some(StoreKind::Corestore6);
+        let directory = if foreign { directories::state_directory()? } else { self.store.clone() };
+        match target {
+            Target::Url(url) => keep(&directory, &url.key, &ask_encryption_key()?),
+            Target::Directory(_) if foreign => {
+                let key = ask_encryption_key()?;
+                for drive in self.opened_by(&key)? {
+                    keep(&directory, &drive, &key)?;
+                }
+                Ok(())
+            }
+            Target::Directory(_) | Target::Name(_) => {
+                let why = "name the drive by its URL";
+                Err(Failure::usage("--encryption-key", why))
+            }
+        }
+    }
+
+    /// The drives in the store that an encryption key opens; fails if there is none.
+    fn opened_by(&self, key: &[u8; 32]) -> Result<Vec<PublicKey>> {
+        let what = || format!("find the drive in {}", self.store.display());
+        let store = open_store(&self.store, false)?;
+        let found = drives_opened_by(&store, key).context(what)?;
+        if found.is_empty() {
+            let why = "the encryption key is that of no drive in it";
+            return Err(Failure::new(Code::Verification, what(), why));
+        }
+        Ok(found)
+    }
+}
+
+fn keep(directory: &Path, drive: &PublicKey, key: &[u8; 32]) -> Result {
+    let what = || format!("keep the encryption key in {}", directory.display());
+    keep_encryption_key(directory, drive, key).context(what)
+}
+
+/// Asks for an encryption key.
+fn ask_encryption_key() -> Result<[u8; 32]> {
+    let what = || "read the encryption key".to_owned();
+    let text = if stdin().is_terminal() {
+        rpassword::prompt_password("Encryption key: ").context(what)?
+    } else {
+        let mut line = String::new();
+        stdin().take(MAX_KEY_LINE).read_to_string(&mut line).context(what)?;
+        line
+    };
+    let key = PublicKey::from_hex(text.trim()).ok_or_else(|| {
+        Failure::usage(what(), "it is not 64 hex digits")
+            .hint("it is the one the drive was made with")
+    })?;
+    Ok(*key.as_bytes())
 }
 
 /// The directory that was named, `--store`, or the default. Absolute, because a background process

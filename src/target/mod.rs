@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
+use hypermount_core::StoreKind;
 use hypermount_drive::DriveUrl;
 
 use crate::failure::{Context, Failure, Result};
@@ -42,7 +43,7 @@ impl FromStr for Target {
     /// are paths. Any other word is the name of a drive, even if a directory has that name, because
     /// `mount notes notes` is the common case. Every directory can be written as `./…`.
     fn from_str(text: &str) -> hypermount_core::Result<Self> {
-        if text.contains("://") || looks_like_key(text) {
+        if DriveUrl::resembles(text) {
             return text.parse().map(Target::Url);
         }
         if text.is_empty() {
@@ -50,7 +51,7 @@ impl FromStr for Target {
             return Err(hypermount_core::Error::InvalidUrl(expected.into()));
         }
         let here = Path::new(text);
-        let is_store = matches!(text, "." | "..") || here.join("master_key").is_file();
+        let is_store = matches!(text, "." | "..") || StoreKind::of(here).is_some();
         if !text.contains('/') && !is_store {
             return Ok(Target::Name(text.to_owned()));
         }
@@ -97,12 +98,6 @@ impl ValueParserFactory for Target {
     }
 }
 
-/// Whether the text begins with the 64 hex digits of a key.
-fn looks_like_key(text: &str) -> bool {
-    let key = text.split(['/', '+']).next().unwrap_or_default();
-    key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,6 +118,9 @@ mod tests {
     fn a_key_is_a_url_and_a_path_is_a_path() {
         assert!(matches!(format!("hyper://{KEY}/dir").parse(), Ok(Target::Url(_))));
         assert!(matches!(KEY.parse(), Ok(Target::Url(_))));
+        let id = "3aiba5zh1ze7gx16f5w4ayfb6bik1bx3k697ggcea5jo46j5g6cy";
+        assert_eq!(id.parse::<Target>().unwrap(), KEY.parse().unwrap());
+        assert_eq!(format!("pear://{id}").parse::<Target>().unwrap(), KEY.parse().unwrap());
         for path in ["./drive", "/srv/drive", &format!("./{KEY}"), "."] {
             assert_eq!(path.parse::<Target>().unwrap(), Target::Directory(path.into()));
         }

@@ -34,7 +34,8 @@ pub(super) fn no_such_name(name: &str, directory: &Path) -> Failure {
     let failure = Failure::failed(format!("open the drive {name}"), why);
     if Path::new(name).is_dir() {
         return failure.hint(format!(
-            "the directory {name} here is not a store: a store contains a file master_key"
+            "the directory {name} here is not a store: a store contains a file master_key or \
+             primary-key"
         ));
     }
     failure

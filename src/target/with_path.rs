@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
+use hypermount_core::StoreKind;
 use hypermount_drive::{DrivePath, DriveUrl, Name};
 
 use super::{Location, Target};
@@ -65,11 +66,11 @@ fn is_explicit(text: &str) -> bool {
 }
 
 /// Splits a path into the store directory it leads into and what is left of it. The innermost
-/// directory with a master key counts.
+/// directory that is a store counts.
 fn split_store(path: &Path) -> Option<(PathBuf, String)> {
     // The last ancestor of a relative path is empty, and no directory that was named.
     let mut named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
-    let store = named.find(|directory| directory.join("master_key").is_file())?;
+    let store = named.find(|directory| StoreKind::of(directory).is_some())?;
     let inside = path.strip_prefix(store).unwrap_or(Path::new(""));
     Some((store.to_owned(), inside.to_string_lossy().into_owned()))
 }

@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 
 use drivefs::{Caller, Rename};
 use fuser::FileType;
-use hypermount_drive::Store;
-use hypermount_drive::testing::{World, open};
+use hypermount_drive::testing::{FORMATS, World, open_in};
+use hypermount_drive::{DriveFormat, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;
@@ -64,6 +64,7 @@ fn runs(bytes: &[u8]) -> Vec<(u8, usize)> {
 }
 
 struct Machine {
+    format: DriveFormat,
     world: World,
     kernel: Kernel,
     /// What each path may hold. With one member, it must hold that.
@@ -73,16 +74,17 @@ struct Machine {
 }
 
 impl Machine {
-    async fn start(world: World) -> Self {
-        let drive = open(&world).await.expect("the drive opens");
+    async fn start(format: DriveFormat, world: World) -> Self {
+        let drive = open_in(&world, format).await.expect("the drive opens");
         let kernel = Kernel::new(&drive, &Store::memory(), false);
         let may = PATHS.into_iter().map(|path| (path, BTreeSet::from([None]))).collect();
-        Self { world, kernel, may, hurt: false }
+        Self { format, world, kernel, may, hurt: false }
     }
 
     async fn restart(&mut self) {
-        self.world.restart();
-        let drive = open(&self.world).await.expect("the drive opens");
+        // What was killed writes nothing more to these files, whatever still runs of it here.
+        self.world = self.world.fork();
+        let drive = open_in(&self.world, self.format).await.expect("the drive opens");
         self.kernel = Kernel::new(&drive, &Store::memory(), false);
         self.hurt = false;
     }
@@ -220,8 +222,8 @@ impl Machine {
 /// Each step, with the number of the storage call that fails during it, counted from its start.
 type Steps = Vec<(Act, Option<u64>)>;
 
-async fn run(steps: &Steps) -> Result<(), TestCaseError> {
-    let mut machine = Machine::start(World::default()).await;
+async fn run(format: DriveFormat, steps: &Steps) -> Result<(), TestCaseError> {
+    let mut machine = Machine::start(format, World::default()).await;
     for (n, (act, failing)) in steps.iter().enumerate() {
         if let Some(call) = failing.filter(|_| !matches!(act, Act::Restart)) {
             machine.world.fail_once_at(call);
@@ -242,19 +244,21 @@ async fn run(steps: &Steps) -> Result<(), TestCaseError> {
 
 #[test]
 fn a_call_to_the_store_that_fails_loses_nothing_else() {
-    let config = Config {
-        cases: CASES,
-        max_shrink_iters: 1000,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let failing = prop_oneof![3 => Just(None), 1 => (0..25_u64).prop_map(Some)];
-    let steps = proptest::collection::vec((act(), failing), 1..25);
-    let result = TestRunner::new(config).run(&steps, |steps| {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(run(&steps))
-    });
-    if let Err(failure) = result {
-        panic!("{failure}");
+    for format in FORMATS {
+        let config = Config {
+            cases: CASES,
+            max_shrink_iters: 1000,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let failing = prop_oneof![3 => Just(None), 1 => (0..25_u64).prop_map(Some)];
+        let steps = proptest::collection::vec((act(), failing), 1..25);
+        let result = TestRunner::new(config).run(&steps, |steps| {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(run(format, &steps))
+        });
+        if let Err(failure) = result {
+            panic!("{failure}");
+        }
     }
 }

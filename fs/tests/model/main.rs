@@ -14,7 +14,8 @@ use std::ffi::OsStr;
 
 use bytes::Bytes;
 use drivefs::{AttributeChanges, Caller, Rename};
-use hypermount_drive::{Drive, DrivePath, Edit, Stat, Store, TYPE_FILE};
+use hypermount_drive::testing::FORMATS;
+use hypermount_drive::{Drive, DriveFormat, DrivePath, Edit, Stat, Store, TYPE_FILE};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Builder;
@@ -179,9 +180,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(format: DriveFormat) -> Self {
         let store = Store::memory();
-        let drive = Drive::create(&store, "model").expect("a drive is made");
+        let drive = Drive::create_in(format, &store, "model").expect("a drive is made");
         let kernel = Kernel::new(&drive, &store, false);
         let other = Kernel::new(&drive, &store, true);
         Self { store, drive, kernel, other, model: Model::new(), open: Vec::new() }
@@ -591,29 +592,31 @@ impl Pair {
 /// leaves the old file or the new one."
 #[test]
 fn a_filesystem_is_like_a_plain_tree() {
-    let config = Config {
-        cases: CASES,
-        max_shrink_iters: 2000,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let run = |steps: Vec<Step>| {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let mut pair = Pair::new();
-            for step in &steps {
-                let context = |error| match error {
-                    TestCaseError::Fail(why) => TestCaseError::fail(format!("{step:?}: {why}")),
-                    rejected => rejected,
-                };
-                pair.run(step).await.map_err(context)?;
-                pair.compare().await.map_err(context)?;
-            }
-            Ok(())
-        })
-    };
-    let result = TestRunner::new(config).run(&proptest::collection::vec(step(), STEPS), run);
-    if let Err(failure) = result {
-        panic!("{failure}");
+    for format in FORMATS {
+        let config = Config {
+            cases: CASES,
+            max_shrink_iters: 2000,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let run = |steps: Vec<Step>| {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut pair = Pair::new(format);
+                for step in &steps {
+                    let context = |error| match error {
+                        TestCaseError::Fail(why) => TestCaseError::fail(format!("{step:?}: {why}")),
+                        rejected => rejected,
+                    };
+                    pair.run(step).await.map_err(context)?;
+                    pair.compare().await.map_err(context)?;
+                }
+                Ok(())
+            })
+        };
+        let result = TestRunner::new(config).run(&proptest::collection::vec(step(), STEPS), run);
+        if let Err(failure) = result {
+            panic!("{failure}");
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Host {
         }
         let shared = Arc::new(Shared::default());
         // A drive that is in the store is opened now, so that the answer describes it.
-        *shared.drive.lock() = Drive::open(&self.store, &key, None, Wait::Local).await.ok();
+        *shared.drive.lock() = Drive::open_to_seed(&self.store, &key, Wait::Local).await.ok();
         let task = keep_whole(self.store.clone(), key, shared.clone());
         let host = Arc::downgrade(self);
         let task = tokio::spawn(async move {
@@ -211,7 +211,7 @@ impl Opening {
             if known.is_some() {
                 return known;
             }
-            match Drive::open(&self.store, &self.key, None, Wait::Each(OPEN_WITHIN)).await {
+            match Drive::open_to_seed(&self.store, &self.key, Wait::Each(OPEN_WITHIN)).await {
                 Ok(drive) => {
                     *self.shared.drive.lock() = Some(drive.clone());
                     *self.shared.trouble.lock() = None;
