@@ -6,7 +6,8 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Home, Running, copy_tree};
+use common::{Home, Running, copy_tree, in_each_format, key_of};
+use hypermount_drive::DriveFormat;
 use serde_json::Value;
 
 /// A store with the drive `notes`, which has three files; the directories of its index and of its
@@ -294,6 +295,50 @@ fn check_repairs_a_copy_and_signatures() {
     home.run(["check", "notes", "--repair", "--store", "copy"]).must_succeed();
     let left = fs::read(index.join("signatures")).expect("read");
     assert_eq!(left[first..first + 64], [0; 64]);
+}
+
+/// Sentences 118, 119 and 121 of a drive that was not made here, in each format: the file is named, the drive is listed as
+/// damaged, and a peer repairs it.
+#[test]
+fn a_recorded_drive_is_checked_and_repaired() {
+    in_each_format(a_drive_is_checked);
+}
+
+fn a_drive_is_checked(format: DriveFormat) {
+    let home = Home::new();
+    home.golden_store_of(format, "sound");
+    let url = format!("hyper://{}", key_of(format));
+    let (_server, address) = serve(&home, "sound");
+    let all = home.run(["export", &url, "out", "--store", "there", "--peer", &address]);
+    // A nested drive is not exported, and named.
+    assert_eq!(all.code, Some(i32::from(format == DriveFormat::Hyperdrive10)), "{all:?}");
+    home.run(["check", &url, "--store", "there"]).must_succeed();
+    let store = home.path("there");
+    let data = files_below(&store).into_iter().filter(|file| file.ends_with("data"));
+    let mut data: Vec<PathBuf> = data.map(|file| store.join(file)).collect();
+    data.sort_by_key(|file| fs::metadata(file).expect("stat").len());
+    let content = data.pop().expect("a content core");
+    let bytes = fs::read(&content).expect("read");
+    // In the middle of the large file.
+    flip(&content, bytes.len() / 2);
+    let hurt = home.run(["check", &url, "--store", "there", "--json"]);
+    assert_eq!(hurt.code, Some(5), "{hurt:?}");
+    let drive = checked(&hurt.stdout);
+    let path = drive["files"][0]["path"].as_str().map(|path| path.trim_start_matches('/'));
+    assert_eq!((&drive["file_count"], path), (&1.into(), Some("big.bin")), "{drive}");
+    let repair = ["check", &url, "--repair", "--peer", &address, "--store", "there", "--json"];
+    let repaired = home.run(repair);
+    let drive = checked(&repaired.stdout);
+    assert_eq!((repaired.code, &drive["blocks_repaired"]), (Some(0), &1.into()), "{drive}");
+    assert!(fs::read(&content).expect("read") == bytes, "the bytes are back");
+
+    // The first block of the index.
+    data.iter().for_each(|index| flip(index, 10));
+    let listed = home.run(["list", "--store", "there"]);
+    assert_eq!(listed.code, Some(5), "{listed:?}");
+    assert!(listed.stdout.contains("damaged"), "{listed:?}");
+    home.run(repair).must_succeed();
+    home.run(["list", "--store", "there"]).must_succeed();
 }
 
 /// Damaged key files are written again from the master key, and `check` reports it.

@@ -9,6 +9,8 @@ use std::process::Command;
 use common::finders::{ByKey, TEXT, our_drive, serve};
 use common::living::{self, Running, eventually, hypermount, reference_command, succeed};
 use common::namespaces::Machines;
+use common::{Home, key_of};
+use hypermount_drive::testing::FORMATS;
 use serde_json::json;
 
 const NOTHING: [u16; 0] = [];
@@ -70,6 +72,40 @@ fn a_nested_drive_is_found_at_another_peer() {
     let read = || fs::read_to_string(mounted.at.join("nested/hello.txt")).ok();
     assert_eq!(eventually("the file in the nested drive", read), TEXT);
     drop(ours);
+}
+
+/// A drive of each format, from our server to our reader: on the local network, in the hash table of Hyperswarm 2 and in
+/// the HyperDHT.
+#[test]
+fn a_drive_of_each_format_is_found_by_its_key() {
+    let Some(machines) = Machines::on_one_cable(3) else { return };
+    let mut command = hypermount();
+    command.args([
+        "bootstrap",
+        "--json",
+        "--listen",
+        "0.0.0.0:49738",
+        "--hyperdht",
+        "10.77.0.1:49737",
+    ]);
+    let mut node = Running::start(&mut machines.on(0, &mut command));
+    node.json();
+    for format in FORMATS {
+        for options in [
+            ["--bootstrap", "hyperdht:10.77.0.1:49737"],
+            ["--bootstrap", "10.77.0.1:49738"],
+            ["--network", "lan"],
+        ] {
+            eprintln!("{format}, {options:?}");
+            let home = Home::new();
+            let store = home.golden_store_of(format, "theirs");
+            let _theirs = serve(&machines, 2, &store, &options);
+            let key = key_of(format);
+            let mounted = ByKey::new(&machines, 1, home.directory.path(), key, &options);
+            let read = || fs::read_to_string(mounted.at.join("dir/f1.txt")).ok();
+            assert_eq!(eventually("a file of the drive", read), "file 1\n");
+        }
+    }
 }
 
 #[test]

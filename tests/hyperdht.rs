@@ -6,24 +6,12 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::finders::{ByDaemon, ByKey, TEXT, our_drive, serve};
+use common::finders::{
+    ByDaemon, ByKey, ENOUGH, NODES, OPTIONS, TEXT, our_drive, reference_nodes, serve,
+};
 use common::living::{self, Running, eventually, hypermount, reference_command, succeed};
 use common::namespaces::Machines;
 use serde_json::json;
-
-/// Where the nodes of the network are: on machine 0.
-const NODES: &str = "10.77.0.1:49737";
-const OPTIONS: [&str; 2] = ["--bootstrap", "hyperdht:10.77.0.1:49737"];
-/// Number of other nodes that a node needs to determine the type of its router.
-const ENOUGH: &str = "4";
-
-fn reference_nodes(machines: &Machines, count: &str) -> Running {
-    let arguments = ["nodes", "10.77.0.1", "49737", count, "--deadline", "600"];
-    let mut command = reference_command("find-hyperdht.js", &arguments);
-    let mut nodes = Running::start(&mut machines.on(0, &mut command));
-    assert_eq!(nodes.json()["port"], 49737);
-    nodes
-}
 
 fn reference_peer(machines: &Machines, n: u8, mode: &str, what: &str) -> Running {
     let arguments = [mode, what, "--bootstrap", NODES];

@@ -12,15 +12,20 @@ use std::process::{Command, Stdio};
 use common::living::{Server, reference, serve};
 use common::{Home, copy_tree};
 use hypermount_core::Store;
-use hypermount_drive::Drive;
+use hypermount_drive::testing::FORMATS;
+use hypermount_drive::{Drive, DriveFormat};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A store with an empty drive: the one a reference's `hyperdrive(directory)` opens.
 fn make_store(home: &Home, name: &str) -> (PathBuf, String) {
+    make_store_in(DriveFormat::Hyperdrive10, home, name)
+}
+
+fn make_store_in(format: DriveFormat, home: &Home, name: &str) -> (PathBuf, String) {
     let path = home.path(name);
     let store = Store::open(&path, true).expect("make a store");
-    let drive = Drive::create(&store, "default").expect("make a drive");
+    let drive = Drive::create_in(format, &store, "default").expect("make a drive");
     (path, drive.key().to_hex())
 }
 
@@ -229,45 +234,47 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
 
 #[test]
 fn a_killed_import_continues_when_run_again() {
-    let home = Home::new();
-    let (store, _) = make_store(&home, "store");
-    let tree = home.make("tree");
-    let large: Vec<u8> =
-        (0..60_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    fs::write(tree.join("large"), &large).expect("write");
-    fs::write(tree.join("small"), "small").expect("write");
-    let content = |store: &Path| -> u64 {
-        let mut bytes = 0;
-        let mut open = vec![store.to_owned()];
-        while let Some(directory) = open.pop() {
-            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                let path = entry.path();
-                match path.is_dir() {
-                    true => open.push(path),
-                    false if entry.file_name() == "data" => {
-                        bytes += entry.metadata().map_or(0, |found| found.len());
+    for format in FORMATS {
+        let home = Home::new();
+        let (store, _) = make_store_in(format, &home, "store");
+        let tree = home.make("tree");
+        let large: Vec<u8> =
+            (0..60_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(tree.join("large"), &large).expect("write");
+        fs::write(tree.join("small"), "small").expect("write");
+        let content = |store: &Path| -> u64 {
+            let mut bytes = 0;
+            let mut open = vec![store.to_owned()];
+            while let Some(directory) = open.pop() {
+                for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                    let path = entry.path();
+                    match path.is_dir() {
+                        true => open.push(path),
+                        false if entry.file_name() == "data" => {
+                            bytes += entry.metadata().map_or(0, |found| found.len());
+                        }
+                        false => {}
                     }
-                    false => {}
                 }
             }
-        }
-        bytes
-    };
-    let mut child =
-        home.command().args(["import", text(&tree), text(&store)]).spawn().expect("start");
-    common::eventually("some of it is stored, or all", || {
-        content(&store) > 8_000_000 || child.try_wait().is_ok_and(|ended| ended.is_some())
-    });
-    // Our own child, and not yet waited for unless it has ended.
-    let _ = child.kill();
-    child.wait().expect("it was started");
-    home.run(["import", text(&tree), text(&store)]).must_succeed();
-    let kept = content(&store);
-    // At most one append that was cut off is written over; nothing is stored twice.
-    assert!(kept < 60_000_000 + 100_000, "{kept} bytes for 60 MB");
-    let out = home.path("out");
-    home.run(["export", text(&store), text(&out)]).must_succeed();
-    assert!(fs::read(out.join("large")).expect("read") == large);
+            bytes
+        };
+        let mut child =
+            home.command().args(["import", text(&tree), text(&store)]).spawn().expect("start");
+        common::eventually("some of it is stored, or all", || {
+            content(&store) > 8_000_000 || child.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        // Our own child, and not yet waited for unless it has ended.
+        let _ = child.kill();
+        child.wait().expect("it was started");
+        home.run(["import", text(&tree), text(&store)]).must_succeed();
+        let kept = content(&store);
+        // At most one append that was cut off is written over; nothing is stored twice.
+        assert!(kept < 60_000_000 + 100_000, "{kept} bytes for 60 MB");
+        let out = home.path("out");
+        home.run(["export", text(&store), text(&out)]).must_succeed();
+        assert!(fs::read(out.join("large")).expect("read") == large);
+    }
 }
 
 /// A file system in memory of the given size in bytes, removed when this is dropped. Only root can
@@ -405,39 +412,45 @@ fn a_nested_drive_is_left_alone_and_named() {
 ///     fails with exit code 4.
 #[test]
 fn two_processes_never_write_one_store() {
-    let home = Home::new();
-    let (store, _) = make_store(&home, "store");
-    let tree = home.make("tree");
-    let _server = serve(&store);
-    home.run(["import", text(&tree), text(&store)])
-        .must_fail(4, "in use by hypermount (pid ")
-        .hints("one process uses a store at a time");
+    for format in FORMATS {
+        let home = Home::new();
+        let (store, _) = make_store_in(format, &home, "store");
+        let tree = home.make("tree");
+        let _server = serve(&store);
+        home.run(["import", text(&tree), text(&store)])
+            .must_fail(4, "in use by hypermount (pid ")
+            .hints("one process uses a store at a time");
+    }
 }
 
 /// 69. A store whose directory was copied, or moved to another disk or machine, opens read-only
 ///     until `adopt`.
 #[test]
 fn a_copied_store_is_read_only_until_adopted() {
-    let home = Home::new();
-    let (store, _) = make_store(&home, "store");
-    let tree = home.make("tree");
-    fs::write(tree.join("a"), "1").expect("write");
-    home.run(["import", text(&tree), text(&store)]).must_succeed();
-    let copy = home.path("copy");
-    copy_tree(&store, &copy);
-    fs::write(tree.join("b"), "2").expect("write");
-    home.run(["import", text(&tree), text(&copy)]).must_fail(1, "copied or moved").hints("adopt");
-    home.run(["cat", text(&copy), "a"]).must_succeed();
-    let listed = home.run(["list", "--store", text(&copy)]).must_succeed();
-    assert!(listed.stdout.contains("read-only"), "{listed:?}");
-    let adopted = home.run(["adopt", "--store", text(&copy)]).must_succeed();
-    assert!(adopted.stderr.contains("forked"), "{adopted:?}");
-    home.run(["import", text(&tree), text(&copy)]).must_succeed();
-    // Now the other one is the copy.
-    home.run(["import", text(&tree), text(&store)])
-        .must_fail(1, "older than what was last written");
-    let nothing = home.run(["adopt", "--store", text(&copy)]).must_succeed();
-    assert!(nothing.stderr.contains("nothing to adopt"), "{nothing:?}");
+    for format in FORMATS {
+        let home = Home::new();
+        let (store, _) = make_store_in(format, &home, "store");
+        let tree = home.make("tree");
+        fs::write(tree.join("a"), "1").expect("write");
+        home.run(["import", text(&tree), text(&store)]).must_succeed();
+        let copy = home.path("copy");
+        copy_tree(&store, &copy);
+        fs::write(tree.join("b"), "2").expect("write");
+        home.run(["import", text(&tree), text(&copy)])
+            .must_fail(1, "copied or moved")
+            .hints("adopt");
+        home.run(["cat", text(&copy), "a"]).must_succeed();
+        let listed = home.run(["list", "--store", text(&copy)]).must_succeed();
+        assert!(listed.stdout.contains("read-only"), "{listed:?}");
+        let adopted = home.run(["adopt", "--store", text(&copy)]).must_succeed();
+        assert!(adopted.stderr.contains("forked"), "{adopted:?}");
+        home.run(["import", text(&tree), text(&copy)]).must_succeed();
+        // Now the other one is the copy.
+        home.run(["import", text(&tree), text(&store)])
+            .must_fail(1, "older than what was last written");
+        let nothing = home.run(["adopt", "--store", text(&copy)]).must_succeed();
+        assert!(nothing.stderr.contains("nothing to adopt"), "{nothing:?}");
+    }
 }
 
 /// Two machines write copies of one store, and then meet.
@@ -445,55 +458,60 @@ fn a_copied_store_is_read_only_until_adopted() {
 /// 74. A copy of a whole machine is not detected until the copies meet a common peer or each other.
 #[test]
 fn a_fork_is_found_when_two_copies_meet() {
-    let (here, there) = (Home::new(), Home::new());
-    let (store, _) = make_store(&here, "store");
-    let tree = here.make("tree");
-    fs::write(tree.join("a"), "1").expect("write");
-    here.run(["import", text(&tree), text(&store)]).must_succeed();
-    let copy = there.path("copy");
-    copy_tree(&store, &copy);
-    there.run(["adopt", "--store", text(&copy)]).must_succeed();
-    fs::write(tree.join("a"), "here").expect("write");
-    here.run(["import", text(&tree), text(&store)]).must_succeed();
-    fs::write(tree.join("a"), "there!").expect("write");
-    there.run(["import", text(&tree), text(&copy)]).must_succeed();
-    {
-        let server = serve(&store);
-        let _other = common::Running::start(common::living::hypermount().args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--store",
-            text(&copy),
-            "--peer",
-            &server.address,
-        ]));
-        common::eventually("both have noticed", || {
-            [&store, &copy].iter().all(|store| {
-                let mark = fs::read_to_string(store.join("hypermount.mark")).unwrap_or_default();
-                mark.contains("\nforked ")
-            })
-        });
-    }
-    for (home, store) in [(&here, &store), (&there, &copy)] {
-        fs::write(tree.join("a"), "once more").expect("write");
-        home.run(["import", text(&tree), text(store)])
-            .must_fail(1, "another history signed with this drive's key")
-            .hints("adopt");
-        assert!(!home.run(["cat", text(store), "a"]).must_succeed().stdout.is_empty());
+    for format in FORMATS {
+        let (here, there) = (Home::new(), Home::new());
+        let (store, _) = make_store_in(format, &here, "store");
+        let tree = here.make("tree");
+        fs::write(tree.join("a"), "1").expect("write");
+        here.run(["import", text(&tree), text(&store)]).must_succeed();
+        let copy = there.path("copy");
+        copy_tree(&store, &copy);
+        there.run(["adopt", "--store", text(&copy)]).must_succeed();
+        fs::write(tree.join("a"), "here").expect("write");
+        here.run(["import", text(&tree), text(&store)]).must_succeed();
+        fs::write(tree.join("a"), "there!").expect("write");
+        there.run(["import", text(&tree), text(&copy)]).must_succeed();
+        {
+            let server = serve(&store);
+            let _other = common::Running::start(common::living::hypermount().args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--store",
+                text(&copy),
+                "--peer",
+                &server.address,
+            ]));
+            common::eventually("both have noticed", || {
+                [&store, &copy].iter().all(|store| {
+                    let mark =
+                        fs::read_to_string(store.join("hypermount.mark")).unwrap_or_default();
+                    mark.contains("\nforked ")
+                })
+            });
+        }
+        for (home, store) in [(&here, &store), (&there, &copy)] {
+            fs::write(tree.join("a"), "once more").expect("write");
+            home.run(["import", text(&tree), text(store)])
+                .must_fail(1, "another history signed with this drive's key")
+                .hints("adopt");
+            assert!(!home.run(["cat", text(store), "a"]).must_succeed().stdout.is_empty());
+        }
     }
 }
 
 /// The mark is of the directory, regardless of the path that leads to it.
 #[test]
 fn a_moved_directory_is_not_a_copy() {
-    let home = Home::new();
-    let (store, _) = make_store(&home, "store");
-    let tree = home.make("tree");
-    let before = fs::metadata(&store).expect("stat").ino();
-    let moved = home.path("moved");
-    fs::rename(&store, &moved).expect("rename");
-    assert_eq!(fs::metadata(&moved).expect("stat").ino(), before);
-    fs::write(tree.join("a"), "1").expect("write");
-    home.run(["import", text(&tree), text(&moved)]).must_succeed();
+    for format in FORMATS {
+        let home = Home::new();
+        let (store, _) = make_store_in(format, &home, "store");
+        let tree = home.make("tree");
+        let before = fs::metadata(&store).expect("stat").ino();
+        let moved = home.path("moved");
+        fs::rename(&store, &moved).expect("rename");
+        assert_eq!(fs::metadata(&moved).expect("stat").ino(), before);
+        fs::write(tree.join("a"), "1").expect("write");
+        home.run(["import", text(&tree), text(&moved)]).must_succeed();
+    }
 }

@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::living::{self, Mounted, eventually, reference, shell, succeed};
+use hypermount_drive::DriveFormat;
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
@@ -257,21 +258,78 @@ fn version_of(text: &str) -> u64 {
 /// 5. A single read never mixes two versions of a file.
 #[test]
 fn readers_of_a_changing_drive_see_whole_versions() {
+    common::in_each_format(versions_are_whole);
+}
+
+/// A drive that the reference changes, and a mount of it.
+struct Changing {
+    format: DriveFormat,
+    server: living::Running,
+    mounted: Mounted,
+    _directory: tempfile::TempDir,
+}
+
+impl Changing {
+    fn new(format: DriveFormat) -> Self {
+        if format == DriveFormat::Hyperdrive10 {
+            let made = Made::new(&["--files", "20"]);
+            let (mut server, address) = made.serve();
+            Self::write(format, &mut server, 0, LIVING_FILES);
+            let mounted = made.mount(&[address]);
+            return Self { format, server, mounted, _directory: made.directory };
+        }
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = |name: &str| directory.path().join(name);
+        let storage = path("origin").display().to_string();
+        let arguments = ["--storage", &storage, "--shape", "small", "--tcp"];
+        let mut server = reference("modern/serve-drive.js", &arguments);
+        let ready = server.json();
+        Self::write(format, &mut server, 0, LIVING_FILES);
+        let key = ready["key"].as_str().expect("key");
+        let peers = [format!("127.0.0.1:{}", ready["port"].as_u64().expect("port"))];
+        let mounted = Mounted::by_key(key, &path("mnt"), &path("store"), &peers);
+        Self { format, server, mounted, _directory: directory }
+    }
+
+    fn write(format: DriveFormat, server: &mut living::Running, from: u64, count: u64) {
+        let files = LIVING_FILES;
+        server.ask(match format {
+            DriveFormat::Hyperdrive10 => json!({
+                "op": "rewrite", "prefix": "/living", "files": files, "from": from, "count": count
+            }),
+            DriveFormat::Hyperdrive11 => {
+                json!({ "rewrite": "/living", "files": files, "from": from, "count": count })
+            }
+        });
+    }
+
+    fn write_last(&mut self) {
+        self.server.ask(match self.format {
+            DriveFormat::Hyperdrive10 => {
+                json!({"op": "put", "path": "/living/last", "text": "over"})
+            }
+            DriveFormat::Hyperdrive11 => json!({"put": "/living/last", "text": "over"}),
+        });
+    }
+}
+
+fn versions_are_whole(format: DriveFormat) {
     use std::io::Read as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     let appends = std::env::var("HYPERMOUNT_APPENDS")
         .map_or(APPENDS, |number| number.parse().expect("HYPERMOUNT_APPENDS is a number"));
-    let made = Made::new(&["--files", "20"]);
-    let (mut server, address) = made.serve();
-    let write = |server: &mut living::Running, from: u64, count: u64| {
-        let files = LIVING_FILES;
-        server.ask(json!({
-            "op": "rewrite", "prefix": "/living", "files": files, "from": from, "count": count
-        }));
+    let appends = match format {
+        DriveFormat::Hyperdrive10 => appends,
+        // The reference takes longer for each.
+        DriveFormat::Hyperdrive11 => appends / 5,
     };
-    write(&mut server, 0, LIVING_FILES);
-    let mounted = made.mount(&[address]);
+    let mut changing = Changing::new(format);
+    let server = &mut changing.server;
+    let write = |server: &mut living::Running, from: u64, count: u64| {
+        Changing::write(format, server, from, count);
+    };
+    let mounted = &changing.mounted;
     let living = mounted.path("living");
     eventually("the files are there", || {
         std::fs::read_dir(&living).is_ok_and(|list| list.count() == 8).then_some(())
@@ -326,7 +384,7 @@ fn readers_of_a_changing_drive_see_whole_versions() {
                 String::from_utf8_lossy(start.get(..20).unwrap_or_default())
             );
             open.push((file, start));
-            write(&mut server, next, count);
+            write(server, next, count);
             next += count;
         }
         let opens = open.len();
@@ -340,7 +398,7 @@ fn readers_of_a_changing_drive_see_whole_versions() {
     let took = started.elapsed();
 
     // The last change shows in the listing and in each file.
-    server.ask(json!({"op": "put", "path": "/living/last", "text": "over"}));
+    changing.write_last();
     let arrived = std::time::Instant::now();
     let listed = || std::fs::read_dir(&living).is_ok_and(|list| list.count() == 9).then_some(());
     eventually("the last file is listed", listed);

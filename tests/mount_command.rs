@@ -6,7 +6,8 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Home, KEY, LIMIT, Running, eventually};
+use common::{Home, KEY, LIMIT, Running, eventually, in_each_format, key_of};
+use hypermount_drive::DriveFormat;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,12 +20,16 @@ struct Mounted {
 impl Mounted {
     /// `None`, with a message, where there is no FUSE.
     fn new() -> Option<Self> {
+        Self::of(DriveFormat::Hyperdrive10)
+    }
+
+    fn of(format: DriveFormat) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: there is no /dev/fuse here");
             return None;
         }
         let home = Home::new();
-        home.golden_store("store");
+        home.golden_store_of(format, "store");
         let mountpoint = home.make("mnt");
         Some(Self { home, mountpoint })
     }
@@ -49,14 +54,24 @@ fn mounted_at(mountpoint: &Path) -> bool {
 ///     is free, or its daemon has other work.
 #[test]
 fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(a_drive_on_disk_is_a_folder);
+}
+
+fn a_drive_on_disk_is_a_folder(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let home = &mounted.home;
     let ran = home.run(["mount", "store", "mnt"]).must_succeed();
     assert_eq!(ran.stdout, "", "said on stderr");
-    assert!(ran.stderr.contains(KEY) && ran.stderr.contains("version 28"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(key_of(format)) && ran.stderr.contains("version 28"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
     assert_eq!(mounted.read("dir/rel-link"), "a");
-    assert_eq!(mounted.read("mnt/inside.txt"), "mount changed");
+    if format == DriveFormat::Hyperdrive10 {
+        assert_eq!(mounted.read("mnt/inside.txt"), "mount changed");
+    }
     assert_eq!(fs::read(mounted.mountpoint.join("big.bin")).unwrap().len(), 204_800);
 
     // Its store can be looked at while it is mounted, and is free the moment `unmount` returns.
@@ -72,8 +87,12 @@ fn a_drive_on_disk_is_a_folder_when_the_command_returns() {
 
 #[test]
 fn a_program_learns_what_was_mounted_as_json() {
-    let Some(mounted) = Mounted::new() else { return };
-    let url = format!("hyper://{KEY}");
+    in_each_format(a_program_learns_what_was_mounted);
+}
+
+fn a_program_learns_what_was_mounted(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
+    let url = format!("hyper://{}", key_of(format));
     let ran = mounted.home.run(["mount", "--json", &url, "mnt", "--store", "store"]).must_succeed();
     let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told["url"], url);
@@ -91,10 +110,14 @@ fn a_program_learns_what_was_mounted_as_json() {
 /// 25. `mount` returns 0 only when the mount is usable; otherwise it mounts nothing.
 #[test]
 fn the_command_reports_the_failure_of_its_background_process() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(the_command_reports_the_failure);
+}
+
+fn the_command_reports_the_failure(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let home = &mounted.home;
     home.run(["mount", "store", "mnt"]).must_succeed();
-    home.golden_store("second");
+    home.golden_store_of(format, "second");
     home.run(["mount", "second", "mnt"]).must_fail(1, "mount");
     assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
     home.run(["unmount", "mnt"]).must_succeed();
@@ -104,7 +127,11 @@ fn the_command_reports_the_failure_of_its_background_process() {
 ///     that use it are named.
 #[test]
 fn a_busy_mount_stays_and_its_users_are_named() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(a_busy_mount_stays);
+}
+
+fn a_busy_mount_stays(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     mounted.home.run(["mount", "store", "mnt"]).must_succeed();
     let file = fs::File::open(mounted.mountpoint.join("hello.txt")).unwrap();
     let own = format!("pid {}", std::process::id());
@@ -122,11 +149,15 @@ fn a_busy_mount_stays_and_its_users_are_named() {
 /// 28. SIGTERM and SIGINT unmount and end the process with 0.
 #[test]
 fn in_the_foreground_one_line_says_it_is_ready_and_signals_unmount() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(in_the_foreground_one_line_is_said);
+}
+
+fn in_the_foreground_one_line_is_said(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut running =
             Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
-        assert!(running.line().contains(KEY));
+        assert!(running.line().contains(key_of(format)));
         assert_eq!(mounted.read("hello.txt"), "hello again, overwritten");
         running.signal(signal);
         assert_eq!(running.ended(), Some(0), "{signal}");
@@ -147,7 +178,11 @@ fn an_unmount_by_umount_ends_the_process() {
 /// 29. After the process was killed, mounting at the same directory works without any repair.
 #[test]
 fn after_a_kill_the_mount_can_be_made_again() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(after_a_kill_it_is_mounted_again);
+}
+
+fn after_a_kill_it_is_mounted_again(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let mut running =
         Running::start(mounted.home.command().args(["mount", "--foreground", "store", "mnt"]));
     running.line();
@@ -162,8 +197,12 @@ fn after_a_kill_the_mount_can_be_made_again() {
 ///    version N.
 #[test]
 fn a_version_in_the_url_is_what_is_mounted() {
-    let Some(mounted) = Mounted::new() else { return };
-    let url = format!("hyper://{KEY}+2");
+    in_each_format(a_version_is_mounted);
+}
+
+fn a_version_is_mounted(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
+    let url = format!("hyper://{}+2", key_of(format));
     mounted.home.run(["mount", &url, "mnt", "--store", "store"]).must_succeed();
     assert_eq!(mounted.read("hello.txt"), "hello world");
     assert!(!mounted.mountpoint.join("big.bin").exists(), "came later");
@@ -176,7 +215,11 @@ fn a_version_in_the_url_is_what_is_mounted() {
 ///     waits for peers.
 #[test]
 fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(a_drive_is_mounted_from_a_peer);
+}
+
+fn a_drive_is_mounted_from_a_peer(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let home = &mounted.home;
     let serve = Running::start(home.command().args([
         "serve",
@@ -186,7 +229,7 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
         "127.0.0.1:0",
     ]));
     let peer = serve.line();
-    let url = format!("hyper://{KEY}");
+    let url = format!("hyper://{}", key_of(format));
     home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
     assert_eq!(mounted.read("dir/f1.txt"), "file 1\n");
     home.run(["unmount", "mnt"]).must_succeed();
@@ -206,10 +249,14 @@ fn a_drive_is_mounted_from_a_peer_and_then_without_one() {
 ///     of one of them.
 #[test]
 fn the_log_names_the_missing_block() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(the_log_names_a_block);
+}
+
+fn the_log_names_a_block(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let home = &mounted.home;
     let serve = serving(home);
-    let (url, peer) = (format!("hyper://{KEY}"), serve.line());
+    let (url, peer) = (format!("hyper://{}", key_of(format)), serve.line());
     let arguments = ["mount", "--json", &url, "mnt", "--wait", "2s", "--peer", &peer];
     let told: serde_json::Value =
         serde_json::from_str(&home.run(arguments).must_succeed().stdout).unwrap();
@@ -251,10 +298,14 @@ fn serving(home: &Home) -> Running {
 /// With `--wait forever` a call waits longer than with any limit.
 #[test]
 fn wait_forever_waits_until_the_data_arrives() {
-    let Some(mounted) = Mounted::new() else { return };
+    in_each_format(it_waits_forever);
+}
+
+fn it_waits_forever(format: DriveFormat) {
+    let Some(mounted) = Mounted::of(format) else { return };
     let home = &mounted.home;
     let serve = serving(home);
-    let (url, peer) = (format!("hyper://{KEY}"), serve.line());
+    let (url, peer) = (format!("hyper://{}", key_of(format)), serve.line());
     let options = ["--foreground", "--wait", "forever", "--peer", &peer];
     let mount =
         Running::start(home.command().arg("mount").args(options).args([url.as_str(), "mnt"]));

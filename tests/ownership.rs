@@ -9,7 +9,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::Home;
+use common::{Home, Running, in_each_format, key_of};
+use hypermount_drive::DriveFormat;
 
 /// The user "nobody", on all systems these tests run on.
 const OTHER: u32 = 65_534;
@@ -71,6 +72,11 @@ fn nothing_in_a_store_is_for_others() {
     let source = home.make("source");
     fs::write(source.join("file"), vec![7; 20 << 20]).unwrap();
     with_umask(&home, "hypermount import source notes --store store");
+    home.golden_store_of(DriveFormat::Hyperdrive11, "theirs");
+    let arguments = ["serve", "--store", "theirs", "--listen", "127.0.0.1:0"];
+    let theirs = Running::start(home.command().args(arguments));
+    let (peer, key) = (theirs.line(), key_of(DriveFormat::Hyperdrive11));
+    with_umask(&home, &format!("hypermount export hyper://{key} out --store store --peer {peer}"));
     for place in ["store", "state"] {
         must_be_closed(&home.path(place));
     }
@@ -78,8 +84,12 @@ fn nothing_in_a_store_is_for_others() {
 
 #[test]
 fn a_store_that_an_older_version_left_open_is_closed_when_it_is_opened() {
+    in_each_format(a_store_is_closed);
+}
+
+fn a_store_is_closed(format: DriveFormat) {
     let home = Home::new();
-    let store = home.golden_store("store");
+    let store = home.golden_store_of(format, "store");
     home.run(["info", "store"]).must_succeed();
     for (path, _) in found(&store) {
         let mode = if path.is_dir() { 0o755 } else { 0o644 };

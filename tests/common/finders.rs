@@ -6,8 +6,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::living::{Running, eventually, finish, hypermount, succeed};
+use super::living::{Running, eventually, finish, hypermount, reference_command, succeed};
 use super::namespaces::Machines;
+
+/// Where the nodes of a HyperDHT are: on machine 0.
+pub const NODES: &str = "10.77.0.1:49737";
+pub const OPTIONS: [&str; 2] = ["--bootstrap", "hyperdht:10.77.0.1:49737"];
+/// Number of other nodes that a node needs to determine the type of its router.
+pub const ENOUGH: &str = "4";
 
 /// The content of the file in the drive of [`our_drive`].
 pub const TEXT: &str = "found by its key\n";
@@ -20,6 +26,15 @@ pub fn our_drive(directory: &Path) -> (PathBuf, String) {
     let url = succeed(hypermount().args(["create", "ours", "--store"]).arg(&store));
     succeed(hypermount().arg("import").arg(&tree).arg("ours").arg("--store").arg(&store));
     (store, url.trim().trim_start_matches("hyper://").to_owned())
+}
+
+/// A bootstrap node of npm hyperdht on machine 0, and this many others.
+pub fn reference_nodes(machines: &Machines, count: &str) -> Running {
+    let arguments = ["nodes", "10.77.0.1", "49737", count, "--deadline", "600"];
+    let mut command = reference_command("find-hyperdht.js", &arguments);
+    let mut nodes = Running::start(&mut machines.on(0, &mut command));
+    assert_eq!(nodes.json()["port"], 49737);
+    nodes
 }
 
 /// A foreground mount of a key on a machine that has no other information.
@@ -70,6 +85,8 @@ impl ByDaemon {
         let key = format!("hyper://{key}");
         let mut command = hypermount();
         command.args(["mount", &key]).arg(&at).arg("--store").arg(&store).args(options);
+        // Punching through a router that changes its ports is a matter of chance, and of several attempts.
+        command.args(["--wait", "90s"]);
         let mounted = Self { at, key, store };
         succeed(&mut machines.on(n, &mut command));
         mounted

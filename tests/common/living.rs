@@ -167,9 +167,15 @@ pub fn reference(program: &str, arguments: &[&str]) -> Running {
 
 pub fn reference_command(program: &str, arguments: &[&str]) -> Command {
     let directory = root().join("tests/reference");
+    // Node would find the packages of the directory above, which are of another generation.
+    let package = match program.starts_with("modern/") {
+        true => directory.join("modern"),
+        false => directory.clone(),
+    };
     assert!(
-        directory.join("node_modules/hyperdrive").exists(),
-        "the reference peers are not installed: run scripts/test, or npm install in tests/reference"
+        package.join("node_modules/hyperdrive").exists(),
+        "the reference peers are not installed: run scripts/test, or npm install in {}",
+        package.display()
     );
     let mut command = Command::new("node");
     command.arg(directory.join(program)).args(arguments);

@@ -7,17 +7,23 @@ pub mod living;
 pub mod namespaces;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hypermount_drive::DriveFormat;
+use hypermount_drive::testing::FORMATS;
 use tempfile::TempDir;
 
 /// Key of the drive in `tests/vectors/drive-small`.
 pub const KEY: &str = "ce2a1c6efc95d1d33e5e2ee9ac00a1f06aa905f957bfd31988c6d30d793b3798";
+/// Key of the drive in `tests/vectors/drive-small-11`, which has the same names and contents but for what its format
+/// does not have, and as many versions.
+pub const KEY_11: &str = "69ab24fd61b5e06fd95d866f227454b29ee4ef36795caed4832b124f835616c5";
 /// A well-formed key of no drive.
 pub const UNKNOWN_KEY: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
 /// How long anything here may take.
@@ -50,6 +56,21 @@ impl Home {
             Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small")),
             &to,
         );
+        to
+    }
+
+    /// A store with the golden drive of a format.
+    pub fn golden_store_of(&self, format: DriveFormat, name: &str) -> PathBuf {
+        if format == DriveFormat::Hyperdrive10 {
+            return self.golden_store(name);
+        }
+        let to = self.make(name);
+        let vector = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small-11/cores");
+        copy_tree(Path::new(vector), &to.join("cores"));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let key = options.open(to.join("master_key")).expect("make a file");
+        (&key).write_all(&[7; 32]).expect("write");
         to
     }
 
@@ -103,6 +124,27 @@ impl Drop for Home {
     }
 }
 
+/// The key of the golden drive of a format.
+pub fn key_of(format: DriveFormat) -> &'static str {
+    match format {
+        DriveFormat::Hyperdrive10 => KEY,
+        DriveFormat::Hyperdrive11 => KEY_11,
+    }
+}
+
+/// Runs a test on the golden drive of each format at once: most of its time it waits.
+pub fn in_each_format(test: impl Fn(DriveFormat) + Sync) {
+    thread::scope(|scope| {
+        for format in FORMATS {
+            let test = &test;
+            scope.spawn(move || {
+                eprintln!("{format}");
+                test(format);
+            });
+        }
+    });
+}
+
 /// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
@@ -112,7 +154,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn new(output: Output) -> Self {
+    pub fn new(output: Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

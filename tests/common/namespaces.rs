@@ -106,14 +106,30 @@ impl Machines {
         succeed(self.inside(of, Command::new("sh").args(["-c", forward])).arg("--"));
     }
 
-    /// Moves a machine to another address behind the same router; the old address leads nowhere.
+    /// Moves a machine to another address behind the same router; the old address leads nowhere. A
+    /// hidden machine moves with the router before it, and both have other addresses.
     pub fn move_to_another_network(&self, n: u8) {
-        self.ip(n, "addr flush dev eth0");
-        self.in_hub(&format!("addr flush dev to{n}"));
         let network = 100 + n;
-        self.ip(n, &format!("addr add 10.77.{network}.1/24 dev eth0"));
+        let router = format!("nat{n}");
+        let hidden = self.names.contains(&router);
+        let of = |of: &str, arguments: &str| {
+            let name = self.name(of);
+            succeed(Command::new("ip").args(["-n", &name]).args(arguments.split(' ')));
+        };
+        let inner = n.to_string();
+        let outer = if hidden { &router } else { &inner };
+        of(outer, "addr flush dev eth0");
+        self.in_hub(&format!("addr flush dev to{n}"));
+        of(outer, &format!("addr add 10.77.{network}.1/24 dev eth0"));
         self.in_hub(&format!("addr add 10.77.{network}.254/24 dev to{n}"));
-        self.ip(n, &format!("route add default via 10.77.{network}.254"));
+        of(outer, &format!("route add default via 10.77.{network}.254"));
+        if hidden {
+            of(&inner, "addr flush dev eth0");
+            of(&router, "addr flush dev home");
+            of(&router, &format!("addr add 192.168.{network}.1/24 dev home"));
+            of(&inner, &format!("addr add 192.168.{network}.2/24 dev eth0"));
+            of(&inner, &format!("route add default via 192.168.{network}.1"));
+        }
     }
 
     /// `None`, with a message, where the system does not allow namespaces.

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use hypermount_drive::DriveFormat;
 use serde_json::Value;
 
-use crate::common::{Home, KEY, Running, UNKNOWN_KEY, eventually};
+use crate::common::{Home, KEY, Running, UNKNOWN_KEY, eventually, in_each_format, key_of};
 use crate::steps::*;
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -14,10 +15,10 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A home with a drive of its own, and a peer with the golden drive.
-fn with_a_peer() -> (Home, Running, String) {
+/// A home with a drive of its own, and a peer with the golden drive of a format.
+fn with_a_peer(format: DriveFormat) -> (Home, Running, String) {
     let home = Home::new();
-    home.golden_store("theirs");
+    home.golden_store_of(format, "theirs");
     let (serve, peer) = serve(&home, "theirs");
     create(&home, "notes");
     (home, serve, peer)
@@ -27,26 +28,30 @@ fn with_a_peer() -> (Home, Running, String) {
 /// and in `Network` any drive by its key, with `+VERSION` if wanted."
 #[test]
 fn every_drive_has_a_path_in_a_mount_of_all_drives() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(every_drive_has_a_path);
     }
-    let (home, _serve, peer) = with_a_peer();
+}
+
+fn every_drive_has_a_path(format: DriveFormat) {
+    let (home, _serve, peer) = with_a_peer(format);
+    let shown = key_of(format);
     let ran = home.run(["mount", "--all", "--peer", &peer]).must_succeed();
     assert!(ran.stderr.contains("mounted all drives on"), "{ran:?}");
     let all = home.path("Hyperdrive");
     assert!(mounted_at(&all));
     fs::write(all.join("notes/file"), "mine").unwrap();
-    assert_eq!(read(all.join("Network").join(KEY).join("hello.txt")), "hello again, overwritten");
-    let frozen = all.join("Network").join(format!("{KEY}+2"));
+    assert_eq!(read(all.join("Network").join(shown).join("hello.txt")), "hello again, overwritten");
+    let frozen = all.join("Network").join(format!("{shown}+2"));
     assert_eq!(read(frozen.join("hello.txt")), "hello world");
     assert_eq!(fs::read_dir(&frozen).unwrap().count(), 1);
     let status = |path: &str| -> Value {
         serde_json::from_str(&read(all.join(path).join(".hypermount/status.json"))).unwrap()
     };
     assert_eq!(status("notes")["name"], "notes");
-    let old = status(&format!("Network/{KEY}+2"));
+    let old = status(&format!("Network/{shown}+2"));
     assert_eq!((&old["version"], &old["frozen"]), (&2.into(), &true.into()));
-    assert_eq!(status(&format!("Network/{KEY}"))["peers"], 1);
+    assert_eq!(status(&format!("Network/{shown}"))["peers"], 1);
     assert!(!all.join(".hypermount").exists());
     // A drive that is made while the mount exists appears at once.
     create(&home, "later");
@@ -57,7 +62,7 @@ fn every_drive_has_a_path_in_a_mount_of_all_drives() {
     let status = json(home.run(["status", "--json"]));
     let drives = status["mounts"][0]["drives"].as_array().unwrap();
     let paths: Vec<_> = drives.iter().map(|drive| drive["path"].as_str().unwrap()).collect();
-    let (key, old) = (format!("Network/{KEY}"), format!("Network/{KEY}+2"));
+    let (key, old) = (format!("Network/{shown}"), format!("Network/{shown}+2"));
     assert_eq!(paths, [key.as_str(), &old, "later", "notes"]);
     assert_eq!(status["mounts"][0]["url"], Value::Null);
     home.run(["unmount", "Hyperdrive/notes"]).must_fail(1, "it is in the mount at");
@@ -70,18 +75,22 @@ fn every_drive_has_a_path_in_a_mount_of_all_drives() {
 
 #[test]
 fn a_path_inside_says_which_drive_a_command_means() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(a_path_inside_says_which_drive);
     }
-    let (home, _serve, peer) = with_a_peer();
+}
+
+fn a_path_inside_says_which_drive(format: DriveFormat) {
+    let (home, _serve, peer) = with_a_peer(format);
+    let shown = key_of(format);
     home.make("all");
     home.run(["mount", "--all", "all", "--peer", &peer, "--wait", "1s"]).must_succeed();
     let all = home.path("all");
-    let in_network = format!("all/Network/{KEY}");
+    let in_network = format!("all/Network/{shown}");
     fs::create_dir_all(all.join("notes/dir")).unwrap();
     assert_eq!(fs::read(home.path(&in_network).join("big.bin")).unwrap().len(), 204_800);
 
-    let url = format!("hyper://{KEY}");
+    let url = format!("hyper://{shown}");
     let notes = json(home.run(["info", "--json", "all/notes/dir"]));
     assert_eq!(notes["writable"], true);
     assert_eq!(json(home.run(["info", "--json", &in_network]))["url"], url.as_str());
@@ -105,7 +114,7 @@ fn a_path_inside_says_which_drive_a_command_means() {
     assert_eq!(fetched["mountpoint"], home.path(&in_network).to_str().unwrap());
     assert!(fetched["fetched"].as_u64().unwrap() > 100_000, "{top}");
     let files: Vec<_> = top["files"].as_array().unwrap().iter().map(|file| &file["path"]).collect();
-    assert_eq!(files, [&Value::from(format!("Network/{KEY}/big.bin"))]);
+    assert_eq!(files, [&Value::from(format!("Network/{shown}/big.bin"))]);
 
     let unknown = format!("all/Network/{UNKNOWN_KEY}");
     let failed = fs::metadata(home.path(&unknown)).unwrap_err();
@@ -121,13 +130,17 @@ fn a_path_inside_says_which_drive_a_command_means() {
 
 #[test]
 fn a_saved_mount_of_all_drives_comes_back() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(a_saved_mount_comes_back);
     }
-    let (home, serve, peer) = with_a_peer();
+}
+
+fn a_saved_mount_comes_back(format: DriveFormat) {
+    let (home, serve, peer) = with_a_peer(format);
+    let shown = key_of(format);
     home.make("all");
     home.run(["mount", "--all", "all", "--save", "--peer", &peer]).must_succeed();
-    let (notes, known) = (home.path("all/notes/file"), home.path("all/Network").join(KEY));
+    let (notes, known) = (home.path("all/notes/file"), home.path("all/Network").join(shown));
     fs::write(&notes, "mine").unwrap();
     assert_eq!(read(known.join("hello.txt")), "hello again, overwritten");
     drop(serve);
@@ -175,16 +188,20 @@ fn a_drive_is_writable_in_one_mount_at_a_time() {
 
 #[test]
 fn all_drives_are_mounted_in_the_foreground_too() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(all_drives_are_mounted_in_the_foreground);
     }
-    let (home, _serve, peer) = with_a_peer();
+}
+
+fn all_drives_are_mounted_in_the_foreground(format: DriveFormat) {
+    let (home, _serve, peer) = with_a_peer(format);
+    let shown = key_of(format);
     let all = home.make("all");
     let arguments = ["mount", "--foreground", "--all", "all", "--peer", &peer];
     let mut running = Running::start(home.command().args(arguments));
     assert!(running.line().contains("all drives"));
     fs::write(all.join("notes/file"), "mine").unwrap();
-    assert_eq!(read(all.join("Network").join(KEY).join("hello.txt")), "hello again, overwritten");
+    assert_eq!(read(all.join("Network").join(shown).join("hello.txt")), "hello again, overwritten");
     home.run(["unmount", "all"]).must_succeed();
     assert_eq!(running.ended(), Some(0));
     assert!(!mounted_at(&all));
@@ -209,7 +226,7 @@ fn other_users_cannot_enter_the_network_directory() {
         eprintln!("SKIPPED: needs mounts, and root to run a program as another user");
         return;
     }
-    let (home, _serve, peer) = with_a_peer();
+    let (home, _serve, peer) = with_a_peer(DriveFormat::Hyperdrive10);
     let all = home.make("all");
     fs::set_permissions(home.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     home.run(["mount", "--all", "all", "--allow-other", "--peer", &peer]).must_succeed();

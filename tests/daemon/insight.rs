@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use hypermount_drive::DriveFormat;
 use serde_json::Value;
 
-use crate::common::{Home, KEY, Running, eventually};
+use crate::common::{Home, Running, eventually, in_each_format, key_of};
 use crate::steps::*;
 
 /// Sentence 92. "`status` always prints fewer than 20 lines."
@@ -37,14 +38,17 @@ fn a_status_is_one_screen() {
 /// that were not on this disk when it asked for them, including bytes read ahead for it."
 #[test]
 fn failures_are_explained_and_bytes_are_charged() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(failures_are_explained);
     }
+}
+
+fn failures_are_explained(format: DriveFormat) {
     let home = Home::new();
-    home.golden_store("origin");
+    home.golden_store_of(format, "origin");
     let mnt = home.make("mnt");
     let (serve, peer) = serve(&home, "origin");
-    let url = format!("hyper://{KEY}");
+    let url = format!("hyper://{}", key_of(format));
     home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
     let big = mnt.join("big.bin");
     let read = program("cat", &[big.to_str().unwrap()]);

@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use hypermount_drive::DriveFormat;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::common::{Home, KEY, Ran, eventually};
+use crate::common::{Home, Ran, eventually, in_each_format, key_of};
 use crate::steps::*;
 
 /// Sentence 83. "All mounts of a store that are not in the foreground are made by one daemon, which
@@ -51,16 +52,19 @@ fn said(ran: &Ran) -> Vec<String> {
 /// and `export` work as usual, through it."
 #[test]
 fn every_command_works_while_the_store_is_mounted() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(every_command_works);
     }
+}
+
+fn every_command_works(format: DriveFormat) {
     let home = Home::new();
-    home.golden_store("store");
+    home.golden_store_of(format, "store");
     home.make("mnt");
     let ask = |name: &str| match name {
         "ls" => home.run(["ls", "-l", "store", "dir"]),
         "json" => home.run(["ls", "--json", "store"]),
-        "cat" => home.run(["cat", "store", "hello.txt", "mnt/inside.txt"]),
+        "cat" => home.run(["cat", "store", "hello.txt", "dir/f1.txt"]),
         "stat" => home.run(["stat", "store", "big.bin"]),
         "info" => home.run(["info", "--json", "store"]),
         _ => home.run(["ls", "store", "nothing"]),
@@ -187,22 +191,26 @@ fn a_daemon_that_started_by_itself_can_be_told_to_stay() {
 
 #[test]
 fn no_key_is_in_the_log_or_in_the_list_of_processes() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(no_key_is_in_the_log);
     }
+}
+
+fn no_key_is_in_the_log(format: DriveFormat) {
     let home = Home::new();
-    home.golden_store("store");
+    home.golden_store_of(format, "store");
     home.make("mnt");
-    let url = format!("hyper://{KEY}");
+    let key = key_of(format);
+    let url = format!("hyper://{key}");
     let told = json(home.run(["-vv", "mount", "--json", &url, "mnt", "--store", "store"]));
     let pid = told["pid"].as_i64().unwrap();
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     let command_line = String::from_utf8_lossy(&command_line);
-    assert!(command_line.contains("daemon") && !command_line.contains(KEY), "{command_line}");
+    assert!(command_line.contains("daemon") && !command_line.contains(key), "{command_line}");
     home.run(["ls", &url, "--store", "store"]).must_succeed();
     home.run(["unmount", "mnt"]).must_succeed();
     let log = fs::read_to_string(told["log"].as_str().unwrap()).unwrap();
-    assert!(!log.contains(KEY), "{log}");
+    assert!(!log.contains(key), "{log}");
 }
 
 /// Sentence 86. "Its socket answers only its own user and root."

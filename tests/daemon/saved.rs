@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::common::{Home, KEY, Running, eventually};
+use hypermount_drive::DriveFormat;
+
+use crate::common::{Home, Running, eventually, in_each_format, key_of};
 use crate::steps::*;
 
 /// A saved mount of a drive in the store `store`, whose daemon has ended; and its mount point.
@@ -65,14 +67,17 @@ fn saved_mounts_come_back_after_a_kill_under_load() {
 
 #[test]
 fn stopping_and_terminating_a_daemon_keeps_what_was_saved() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(stopping_a_daemon_keeps_what_was_saved);
     }
+}
+
+fn stopping_a_daemon_keeps_what_was_saved(format: DriveFormat) {
     let home = Home::new();
-    let store = home.golden_store("store");
+    let store = home.golden_store_of(format, "store");
     let (mnt, plain) = (home.make("mnt"), home.make("plain"));
     home.run(["mount", "--save", "store", "mnt"]).must_succeed();
-    let old = format!("hyper://{KEY}+2");
+    let old = format!("hyper://{}+2", key_of(format));
     home.run(["mount", &old, "plain", "--store", "store"]).must_succeed();
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
     assert!(!mounted_at(&mnt) && !mounted_at(&plain) && !has_daemon(&store));
@@ -105,13 +110,16 @@ fn a_saved_mount_that_cannot_be_made_is_said_to_be_wrong_and_tried_again() {
 
 #[test]
 fn a_saved_mount_that_is_unmounted_while_it_waits_for_a_peer_stays_unmounted() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(it_stays_unmounted);
     }
+}
+
+fn it_stays_unmounted(format: DriveFormat) {
     let home = Home::new();
-    home.golden_store("theirs");
+    home.golden_store_of(format, "theirs");
     let (mnt, other) = (home.make("mnt"), home.make("other"));
-    let url = format!("hyper://{KEY}");
+    let url = format!("hyper://{}", key_of(format));
     let (server, peer) = serve(&home, "theirs");
     home.run(["mount", "--save", &url, "mnt", "--peer", &peer, "--wait", "forever"]).must_succeed();
     home.run(["daemon", "stop"]).must_succeed();
@@ -189,11 +197,14 @@ fn a_service_is_a_file_that_starts_the_daemon() {
 /// that concern only the system are ignored, and all others are refused."
 #[test]
 fn a_line_of_fstab_mounts() {
-    if !can_mount() || !nix::unistd::geteuid().is_root() {
-        return;
+    if can_mount() && nix::unistd::geteuid().is_root() {
+        in_each_format(a_line_mounts);
     }
+}
+
+fn a_line_mounts(format: DriveFormat) {
     let home = Home::new();
-    let store = home.golden_store("store");
+    let store = home.golden_store_of(format, "store");
     let mnt = home.make("mnt");
     let helper = home.path("mount.hypermount");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hypermount"), &helper).unwrap();
@@ -201,7 +212,7 @@ fn a_line_of_fstab_mounts() {
         let mut command = std::process::Command::new(&helper);
         let set = home.command();
         command.envs(set.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let source = format!("hyper://{KEY}");
+        let source = format!("hyper://{}", key_of(format));
         // At boot, HOME is not set.
         command.env_remove("HOME");
         command.args([source.as_str(), mnt.to_str().unwrap(), "-o", options]).output().unwrap()

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use hypermount_drive::DriveFormat;
 use serde_json::Value;
 
-use crate::common::{Home, KEY, eventually};
+use crate::common::{Home, KEY, eventually, in_each_format, key_of};
 use crate::steps::*;
 
 fn seed_of(home: &Home, url: &str) -> Value {
@@ -87,20 +88,25 @@ fn publish_waits_until_the_peers_hold_every_block() {
 /// others of the store."
 #[test]
 fn a_drive_that_is_not_shared_is_not_served() {
+    in_each_format(only_what_is_shared_is_served);
+}
+
+fn only_what_is_shared_is_served(format: DriveFormat) {
     let (home, other) = (Home::new(), Home::new());
-    home.golden_store("store");
+    let url = format!("hyper://{}", key_of(format));
+    home.golden_store_of(format, "store");
     home.run(["create", "mine", "--store", "store"]).must_succeed();
     let arguments = ["seed", "mine", "--store", "store", "--listen", "127.0.0.1:0"];
     home.run(arguments).must_succeed();
     // After a command read it, the drive is open in the daemon, and still not served.
-    home.run(["cat", "store", "hello.txt"]).must_succeed();
+    home.run(["cat", &url, "hello.txt", "--store", "store"]).must_succeed();
     home.run(["list", "--store", "store"]).must_succeed();
     let status = json(home.run(["status", "--json", "--store", "store"]));
     let peer = status["listening"][0].as_str().unwrap().to_owned();
-    let file = format!("hyper://{KEY}/hello.txt");
+    let file = format!("{url}/hello.txt");
     let ask = ["cat", file.as_str(), "--peer", &peer, "--wait", "2s"];
     other.run(ask).must_fail(3, "open hyper://");
-    home.run(["seed", &format!("hyper://{KEY}"), "--store", "store"]).must_succeed();
+    home.run(["seed", &url, "--store", "store"]).must_succeed();
     let read = other.run(["cat", &file, "--peer", &peer]).must_succeed();
     assert_eq!(read.stdout, "hello again, overwritten");
     home.run(["daemon", "stop", "--store", "store"]).must_succeed();
@@ -152,35 +158,42 @@ fn a_nested_drive_is_served_after_a_program_entered_it() {
 /// index and of its content; the limit ends with the daemon."
 #[test]
 fn a_rate_limit_applies_to_one_drive_only() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        in_each_format(a_rate_limit_applies);
     }
+}
+
+fn a_rate_limit_applies(format: DriveFormat) {
     let home = Home::new();
-    home.golden_store("theirs");
+    home.golden_store_of(format, "theirs");
     home.make("in");
     fs::write(home.path("in/large"), noise(5_000_000)).unwrap();
     let other = home.run(["create", "other", "--store", "theirs"]).must_succeed().stdout;
     home.run(["import", "in", "other", "--store", "theirs"]).must_succeed();
     let (_serve, peer) = serve(&home, "theirs");
     let (slow, fast) = (home.make("slow"), home.make("fast"));
-    let url = format!("hyper://{KEY}");
-    home.run(["mount", other.trim(), "slow", "--peer", &peer]).must_succeed();
-    home.run(["mount", &url, "fast", "--peer", &peer]).must_succeed();
-    home.run(["limit", "slow/dir", "--down", "100k"]).must_succeed();
-    let said = json(home.run(["limit", other.trim(), "--json"]));
-    assert_eq!((&said["up"], &said["down"]), (&Value::Null, &100_000.into()));
+    let golden = format!("hyper://{}", key_of(format));
+    let [own, golden] = [(other.trim(), "large", 5_000_000), (golden.as_str(), "big.bin", 204_800)];
+    // A file of one block would come at once.
+    let (limited, unlimited) = match format {
+        DriveFormat::Hyperdrive10 => (own, golden),
+        DriveFormat::Hyperdrive11 => (golden, own),
+    };
+    home.run(["mount", unlimited.0, "fast", "--peer", &peer]).must_succeed();
+    home.run(["mount", limited.0, "slow", "--peer", &peer]).must_succeed();
+    home.run(["limit", "slow/dir", "--down", "5k"]).must_succeed();
+    let said = json(home.run(["limit", limited.0, "--json"]));
+    assert_eq!((&said["up"], &said["down"]), (&Value::Null, &5_000.into()));
     assert_eq!(home.run(["limit", "fast"]).must_succeed().stdout, "up    none\ndown  none\n");
     let status = home.run(["status"]).must_succeed().stdout;
-    assert!(
-        status.lines().any(|l| l.starts_with("limits") && l.contains("97.7 KiB/s")),
-        "{status}"
-    );
+    assert!(status.lines().any(|l| l.starts_with("limits") && l.contains("4.9 KiB/s")), "{status}");
 
-    let reader = std::thread::spawn(move || fs::read(slow.join("large")).unwrap());
-    assert_eq!(fs::read(fast.join("big.bin")).unwrap().len(), 204_800);
-    assert!(!reader.is_finished(), "5 MB take 50 s at this limit");
-    home.run(["limit", other.trim(), "--down", "none"]).must_succeed();
-    assert_eq!(reader.join().unwrap(), noise(5_000_000));
+    let file = slow.join(limited.1);
+    let reader = std::thread::spawn(move || fs::read(file).unwrap());
+    assert_eq!(fs::read(fast.join(unlimited.1)).unwrap().len(), unlimited.2);
+    assert!(!reader.is_finished(), "200 KB take 40 s at this limit");
+    home.run(["limit", limited.0, "--down", "none"]).must_succeed();
+    assert_eq!(reader.join().unwrap().len(), limited.2);
     let status = home.run(["status", "--json"]);
     assert_eq!(json(status)["drive_limits"].as_array().unwrap().len(), 0);
     home.run(["limit", "--up", "500k"]).must_succeed();

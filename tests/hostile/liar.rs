@@ -141,7 +141,11 @@ impl Liar {
                 }
                 let Ok(stream) = stream else { continue };
                 // Most lies end when the remote closes the connection.
-                thread::spawn(move || drop(shared.meet(stream)));
+                thread::spawn(move || {
+                    if is_legacy(&stream) {
+                        drop(shared.meet(stream));
+                    }
+                });
             }
         });
         Self { address, shared }
@@ -150,6 +154,13 @@ impl Liar {
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
+}
+
+/// Whether the peer speaks the old protocol. A given address is dialled as a server of Hyperswarm 4 as well, whose
+/// first byte is the length of a key; it finds none here.
+fn is_legacy(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    stream.peek(&mut first).is_ok_and(|count| count == 1) && first != [32]
 }
 
 impl Drop for Liar {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drivefs::{Mount, MountOptions, Patience};
 use hypermount_core::{Store, Wait};
-use hypermount_drive::{Drive, DrivePath, Edit, Stat, TYPE_FILE};
+use hypermount_drive::testing::{FORMATS, Publisher};
+use hypermount_drive::{Drive, DriveFormat, DrivePath, Edit, Stat, TYPE_FILE};
 use hypermount_swarm::PublicKey;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -33,8 +34,33 @@ pub fn can_mount() -> bool {
     able
 }
 
-pub fn expected() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small.expected.json");
+/// Runs a test on drives of each format at once, if mounts can be made here: most of its time it waits.
+pub fn in_each_format(test: impl Fn(DriveFormat) + Sync) {
+    if !can_mount() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for format in FORMATS {
+            let test = &test;
+            scope.spawn(move || {
+                eprintln!("{format}");
+                test(format);
+            });
+        }
+    });
+}
+
+/// The directory of the recorded drive of a format.
+fn vector(format: DriveFormat) -> PathBuf {
+    let name = match format {
+        DriveFormat::Hyperdrive10 => "drive-small",
+        DriveFormat::Hyperdrive11 => "drive-small-11",
+    };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name)
+}
+
+pub fn expected(format: DriveFormat) -> Value {
+    let path = vector(format).with_extension("expected.json");
     serde_json::from_slice(&std::fs::read(path).expect("the vector reads")).expect("it is JSON")
 }
 
@@ -55,6 +81,8 @@ pub struct Bench {
     pub directory: tempfile::TempDir,
     pub store: Store,
     pub drive: Drive,
+    /// Of a drive made here.
+    publisher: Option<Publisher>,
     pub runtime: Runtime,
 }
 
@@ -68,15 +96,15 @@ impl Bench {
         let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime starts");
         let drive = open(&runtime);
         std::fs::create_dir(directory.path().join("mnt")).expect("a mountpoint is made");
-        Self { directory, store, drive, runtime }
+        Self { directory, store, drive, publisher: None, runtime }
     }
 
     /// The recorded drive, copied, at a version.
-    pub fn recorded(version: Option<u64>) -> Self {
+    pub fn recorded(format: DriveFormat, version: Option<u64>) -> Self {
         let directory = tempfile::tempdir().expect("a directory is made");
         let at = directory.path().join("store");
-        copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/drive-small").as_ref(), &at);
-        let key = expected()["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
+        copy(&vector(format), &at);
+        let key = expected(format)["cores"][0]["key"].as_str().and_then(PublicKey::from_hex);
         let key = key.expect("the vector names the key");
         let store = Store::open(&at, false).expect("the store opens");
         Self::new(directory, store.clone(), |runtime| {
@@ -85,11 +113,18 @@ impl Bench {
         })
     }
 
-    /// An empty drive in memory.
+    /// An empty drive in memory, which can be written.
     pub fn made() -> Self {
+        Self::made_in(DriveFormat::Hyperdrive10)
+    }
+
+    /// An empty drive in memory, which this writes.
+    pub fn made_in(format: DriveFormat) -> Self {
         let store = Store::memory();
         let directory = tempfile::tempdir().expect("a directory is made");
-        Self::new(directory, store.clone(), |_| Drive::create(&store, "made").expect("is made"))
+        let publisher = Publisher::new(&store, "made", format).expect("is made");
+        let drive = publisher.drive().clone();
+        Self { publisher: Some(publisher), ..Self::new(directory, store, |_| drive) }
     }
 
     /// A drive that the caller opens from `store`.
@@ -113,7 +148,11 @@ impl Bench {
     }
 
     pub fn apply(&self, edits: Vec<Edit>) {
-        self.runtime.block_on(self.drive.apply(edits)).expect("applied");
+        self.runtime.block_on(self.publisher().apply(edits)).expect("applied");
+    }
+
+    fn publisher(&self) -> &Publisher {
+        self.publisher.as_ref().expect("the drive was made here")
     }
 
     pub fn put(&self, path: &str, stat: Stat) {
@@ -122,7 +161,7 @@ impl Bench {
     }
 
     pub fn file(&self, blocks: &[Bytes]) -> Stat {
-        let extent = self.drive.append_content(blocks).expect("appended");
+        let extent = self.publisher().append_content(blocks).expect("appended");
         Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() }
     }
 

@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drivefs::{DriveFuture, Drives, Mount, MountOptions, NETWORK, Patience, RootLimits};
 use hypermount_core::{Error, Share, Sharing, Store, Wait};
-use hypermount_drive::{Drive, DrivePath, DriveUrl, Edit, Stat, TYPE_FILE, sharing_options};
+use hypermount_drive::testing::{FORMATS, Publisher};
+use hypermount_drive::{
+    Drive, DriveFormat, DrivePath, DriveUrl, Edit, Stat, TYPE_FILE, sharing_options,
+};
 use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 
-use crate::common::{LIMIT, OPTIONS, can_mount, until};
+use crate::common::{LIMIT, OPTIONS, can_mount, in_each_format, until};
 use crate::distant::{BLOCK, Line, Origin};
 
 /// Drives in this store, and keys that no peer has.
@@ -24,6 +27,7 @@ use crate::distant::{BLOCK, Line, Origin};
 struct Shelf {
     named: Mutex<HashMap<String, Drive>>,
     drives: Mutex<HashMap<PublicKey, Drive>>,
+    publishers: Mutex<HashMap<PublicKey, Publisher>>,
     opened: Mutex<Vec<PublicKey>>,
     left: Mutex<Vec<PublicKey>>,
 }
@@ -88,19 +92,28 @@ impl Bench {
         self.mount.mountpoint().join(path)
     }
 
-    /// A drive with one file, that can be had by its key.
+    /// A drive with one file, that can be had by its key. Every other one has the other format.
     fn drive(&self, name: &str, text: &str) -> Drive {
-        let drive = Drive::create(&self.store, name).expect("is made");
+        let count = self.shelf.drives.lock().expect("not poisoned").len();
+        self.drive_in(FORMATS[count % FORMATS.len()], name, text)
+    }
+
+    fn drive_in(&self, format: DriveFormat, name: &str, text: &str) -> Drive {
+        let publisher = Publisher::new(&self.store, name, format).expect("is made");
+        let drive = publisher.drive().clone();
+        self.shelf.publishers.lock().expect("not poisoned").insert(*drive.key(), publisher);
         self.put(&drive, "file", text);
         self.shelf.drives.lock().expect("not poisoned").insert(*drive.key(), drive.clone());
         drive
     }
 
     fn put(&self, drive: &Drive, path: &str, text: &str) {
-        let extent = drive.append_content(&[Bytes::from(text.to_owned())]).expect("appended");
+        let publishers = self.shelf.publishers.lock().expect("not poisoned");
+        let publisher = publishers.get(drive.key()).expect("it was made here");
+        let extent = publisher.append_content(&[Bytes::from(text.to_owned())]).expect("appended");
         let stat = Stat { mode: TYPE_FILE | 0o644, extent, ..Stat::default() };
         let edit = Edit::Put { path: DrivePath::parse(path).expect("a path"), stat };
-        self.runtime.block_on(drive.apply(vec![edit])).expect("applied");
+        self.runtime.block_on(publisher.apply(vec![edit])).expect("applied");
     }
 
     fn by_key(&self, drive: &Drive, path: &str) -> PathBuf {
@@ -175,7 +188,7 @@ fn only_drives_with_names_can_be_changed() {
     }
     let bench = Bench::mounted(RootLimits::default(), QUICK);
     for name in ["one", "two"] {
-        let drive = bench.drive(name, "old");
+        let drive = bench.drive_in(DriveFormat::Hyperdrive10, name, "old");
         bench.shelf.named.lock().unwrap().insert(name.into(), drive);
     }
     fs::write(bench.at("one/new"), "written").unwrap();
@@ -312,16 +325,17 @@ fn drives_open_by_their_key_are_bounded() {
 /// in time, and the other drive is not affected.
 #[test]
 fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
-    if !can_mount() {
-        return;
-    }
+    in_each_format(a_reader_is_stuck);
+}
+
+fn a_reader_is_stuck(format: DriveFormat) {
     let long = Duration::from_secs(2 * LIMIT.as_secs());
     let patience = Patience::Limited { names: long, data: long };
     let bench = Bench::mounted(RootLimits::default(), patience);
     let near = bench.drive("near", "text");
-    let origin = Origin::new();
+    let origin = Origin::new(format);
     origin.put(vec![("large".to_owned(), origin.large(200))]);
-    let (line, key) = (Line::to(&origin), *origin.drive.key());
+    let (line, key) = (Line::to(&origin), origin.key());
     let (swarm, far) = bench.runtime.block_on(async {
         let swarm = Sharing::new(&bench.store, sharing_options(Share::Opened)).expect("starts");
         swarm.dial(line.address());
@@ -354,11 +368,13 @@ fn a_reader_stuck_in_one_drive_is_ended_and_stops_no_other() {
 /// A new version of one of several shows, and a frozen one stays.
 #[test]
 fn each_drive_is_followed_by_itself() {
-    if !can_mount() {
-        return;
-    }
+    in_each_format(a_drive_is_followed);
+}
+
+fn a_drive_is_followed(format: DriveFormat) {
     let bench = Bench::mounted(RootLimits::default(), QUICK);
-    let (one, two) = (bench.drive("one", "old"), bench.drive("two", "other"));
+    let one = bench.drive_in(format, "one", "old");
+    let two = bench.drive("two", "other");
     let version = one.snapshot().version();
     let frozen = bench.at(NETWORK).join(format!("{}+{version}", one.key().to_hex())).join("file");
     let live = bench.by_key(&one, "file");

@@ -5,21 +5,23 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use drivefs::{Mount, MountError, MountOptions, Patience, UnmountError, UnmountMode};
-use hypermount_drive::{MountTarget, Stat, TYPE_DIRECTORY};
+use hypermount_drive::{DriveFormat, MountTarget, Stat, TYPE_DIRECTORY};
 use hypermount_swarm::PublicKey;
 
-use crate::common::{Bench, OPTIONS, can_mount, until};
+use crate::common::{Bench, OPTIONS, can_mount, in_each_format, until};
 
 #[test]
 fn a_mount_is_listed_and_a_second_one_on_it_refused() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(a_mount_is_listed);
+}
+
+fn a_mount_is_listed(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let listed = drivefs::mounts().into_iter().find(|m| m.mountpoint == mount.mountpoint());
     let listed = listed.expect("listed");
-    assert!(listed.source.starts_with("hyper://ce2a1c6efc95d1d3"), "{}", listed.source);
+    let start = format!("hyper://{}", &bench.drive.key().to_hex()[..16]);
+    assert!(listed.source.starts_with(&start), "{}", listed.source);
     assert!(!listed.is_dead());
     assert!(listed.served_by().is_none_or(|pid| pid == std::process::id()));
     let (drive, store) = (bench.drive.clone(), bench.store.clone());
@@ -30,10 +32,11 @@ fn a_mount_is_listed_and_a_second_one_on_it_refused() {
 
 #[test]
 fn a_busy_mount_names_its_users_and_goes_on() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(a_busy_mount_names_its_users);
+}
+
+fn a_busy_mount_names_its_users(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let mut sitting = Command::new("sleep")
         .arg("1000")
@@ -64,10 +67,11 @@ fn a_busy_mount_names_its_users_and_goes_on() {
 
 #[test]
 fn an_unmount_by_another_program_ends_the_mount() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(an_unmount_ends_the_mount);
+}
+
+fn an_unmount_ends_the_mount(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     drivefs::unmount(mount.mountpoint(), UnmountMode::Normal).expect("unmounts");
     bench.runtime.block_on(mount.wait_ended());
@@ -78,10 +82,11 @@ fn an_unmount_by_another_program_ends_the_mount() {
 
 #[test]
 fn shutting_down_does_not_wait_for_open_files() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(shutting_down_does_not_wait);
+}
+
+fn shutting_down_does_not_wait(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let open = fs::File::open(mount.mountpoint().join("dir")).expect("opens");
     mount.shutdown();
@@ -175,7 +180,7 @@ fn a_dead_mount_is_told_from_a_live_one_and_replaced() {
     if !can_mount() {
         return;
     }
-    let bench = Bench::recorded(None);
+    let bench = Bench::recorded(DriveFormat::Hyperdrive10, None);
     let mounted = || drivefs::mounts().into_iter().find(|m| m.mountpoint == bench.mountpoint());
     let die = || {
         let mut child = Command::new(std::env::current_exe().expect("this test"))

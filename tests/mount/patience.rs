@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use drivefs::{Looked, MountOptions, Patience};
+use hypermount_drive::DriveFormat;
 
-use crate::common::{OPTIONS, can_mount};
+use crate::common::{OPTIONS, in_each_format};
 use crate::distant::{BLOCK, Distant, Origin};
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -38,8 +39,8 @@ fn silent(origin: &Origin) -> Distant {
     distant
 }
 
-fn origin() -> Origin {
-    let origin = Origin::new();
+fn origin(format: DriveFormat) -> Origin {
+    let origin = Origin::new(format);
     let small = origin.file(&[Bytes::from_static(b"small")]);
     let paths = DIRECTORIES
         .iter()
@@ -69,10 +70,11 @@ fn fails_in_time(what: &str, errno: i32, call: impl FnOnce() -> std::io::Result<
 /// plus 1 s, regardless of its size: reads, page faults, look-ups and listings."
 #[test]
 fn every_call_fails_within_the_stated_time() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(calls_fail_in_time);
+}
+
+fn calls_fail_in_time(format: DriveFormat) {
+    let origin = origin(format);
     let distant = silent(&origin);
     let at = distant.mount.mountpoint().to_owned();
     let large = at.join("large");
@@ -117,10 +119,11 @@ fn every_call_fails_within_the_stated_time() {
 /// The programs people use make more than one call each.
 #[test]
 fn programs_end_within_the_stated_time() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(programs_end_in_time);
+}
+
+fn programs_end_in_time(format: DriveFormat) {
+    let origin = origin(format);
     let distant = silent(&origin);
     for (program, path) in [
         ("cat", "large"),
@@ -147,10 +150,11 @@ fn programs_end_within_the_stated_time() {
 /// meanwhile, or arrives then, is read.
 #[test]
 fn data_that_arrives_after_a_failure_is_read() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(data_that_arrives_is_read);
+}
+
+fn data_that_arrives_is_read(format: DriveFormat) {
+    let origin = origin(format);
     let distant = silent(&origin);
     let large = distant.mount.mountpoint().join("large");
     let mut file = fs::File::open(&large).expect("opens");
@@ -170,10 +174,11 @@ fn data_that_arrives_after_a_failure_is_read() {
 /// When the kernel cannot confirm a cached name, it repeats the lookup within the same call.
 #[test]
 fn a_call_that_looks_a_name_up_twice_waits_once() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(a_call_waits_once);
+}
+
+fn a_call_waits_once(format: DriveFormat) {
+    let origin = origin(format);
     let distant = silent(&origin);
     let fs = distant.mount.open().remove(0);
     let lookup = |parent, name: &str, thread| {

@@ -4,15 +4,18 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{Bench, can_mount, until};
+use hypermount_drive::DriveFormat;
+
+use crate::common::{Bench, in_each_format, until};
 
 /// 8. When a newer version arrives, later look-ups of names show it, without remounting.
 #[test]
 fn changes_appear_before_the_kernels_cache_expires() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(changes_appear);
+}
+
+fn changes_appear(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     bench.write("dir/file", "one");
     bench.write("dir/gone", "x");
     let mount = bench.mount();
@@ -35,10 +38,11 @@ fn changes_appear_before_the_kernels_cache_expires() {
 
 #[test]
 fn an_open_file_keeps_its_content_to_its_end() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(an_open_file_keeps_its_content);
+}
+
+fn an_open_file_keeps_its_content(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     let (old, new) = ("o".repeat(300_000), "n".repeat(400_000));
     bench.write("file", &old);
     let mount = bench.mount();
@@ -62,10 +66,11 @@ fn an_open_file_keeps_its_content_to_its_end() {
 /// The listing gives the kernel the new file, which the kernel must not take for the open one.
 #[test]
 fn a_listing_leaves_open_files_as_they_were() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(a_listing_leaves_open_files);
+}
+
+fn a_listing_leaves_open_files(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     let (old, new) = ("o".repeat(3000), "n".repeat(50_000));
     bench.write("dir/file", &old);
     let mount = bench.mount();

@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use drivefs::MountOptions;
-use hypermount_drive::{Stat, TYPE_SYMLINK};
+use hypermount_drive::{DriveFormat, Stat, TYPE_SYMLINK};
 
-use crate::common::{Bench, OPTIONS, can_mount};
+use crate::common::{Bench, OPTIONS, can_mount, in_each_format};
 
 /// How often the names are replaced.
 const ROUNDS: usize = 1500;
 const READERS: usize = 3;
 const FILE_BYTES: usize = 100_000;
+const ATTRIBUTE: &str = "user.test";
 
 /// What failed, and how often.
 type Failures = Mutex<BTreeMap<String, usize>>;
@@ -27,9 +28,9 @@ fn note(failures: &Failures, what: &str, error: impl std::fmt::Display) {
     *failures.entry(format!("{what}: {error}")).or_default() += 1;
 }
 
-/// Makes every call that looks at `file` and `link`. Returns how many bytes of the file differ from its
-/// first.
-fn look(directory: &Path, failures: &Failures) -> usize {
+/// Makes every call that looks at `file`, which has this attribute, and at `link`. Returns how many bytes of the file
+/// differ from its first.
+fn look(directory: &Path, attribute: &str, failures: &Failures) -> usize {
     let (file, link) = (directory.join("file"), directory.join("link"));
     let mut torn = 0;
     let mut content = Vec::new();
@@ -55,7 +56,7 @@ fn look(directory: &Path, failures: &Failures) -> usize {
         note(failures, "readlink", error);
     }
     let mut value = [0; 64];
-    if let Err(error) = rustix::fs::getxattr(&file, "user.test", &mut value) {
+    if let Err(error) = rustix::fs::getxattr(&file, attribute, &mut value) {
         note(failures, "getxattr", error);
     }
     if let Err(error) = rustix::fs::listxattr(&file, &mut value) {
@@ -68,7 +69,11 @@ fn look(directory: &Path, failures: &Failures) -> usize {
 }
 
 /// Runs `replace` once a round while readers look. Returns the calls of the readers that failed.
-fn while_replaced(directory: &Path, mut replace: impl FnMut(usize)) -> BTreeMap<String, usize> {
+fn while_replaced(
+    directory: &Path,
+    attribute: &str,
+    mut replace: impl FnMut(usize),
+) -> BTreeMap<String, usize> {
     replace(0);
     let (over, failures, looks) =
         (AtomicBool::new(false), Failures::default(), AtomicUsize::new(0));
@@ -76,7 +81,7 @@ fn while_replaced(directory: &Path, mut replace: impl FnMut(usize)) -> BTreeMap<
         for _ in 0..READERS {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let torn = look(directory, &failures);
+                    let torn = look(directory, attribute, &failures);
                     if torn > 0 {
                         note(&failures, "torn", torn);
                     }
@@ -109,12 +114,12 @@ fn a_name_that_is_renamed_over_all_the_time_is_always_there() {
     let bench = Bench::made();
     let mount = bench.mount_with(MountOptions { read_only: false, ..OPTIONS });
     let at = bench.mountpoint();
-    let failures = while_replaced(&at, |round| {
+    let failures = while_replaced(&at, ATTRIBUTE, |round| {
         let new = at.join("new");
         fs::write(&new, bytes(round)).expect("writes");
         let value = format!("{round}").into_bytes();
         let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::setxattr(&new, "user.test", &value, flags).expect("sets");
+        rustix::fs::setxattr(&new, ATTRIBUTE, &value, flags).expect("sets");
         fs::rename(&new, at.join("file")).expect("renames");
         symlink(format!("target {round}"), at.join("new link")).expect("links");
         fs::rename(at.join("new link"), at.join("link")).expect("renames");
@@ -127,16 +132,22 @@ fn a_name_that_is_renamed_over_all_the_time_is_always_there() {
 /// up to chance; `fs/tests/semantics.rs` has it happen.)
 #[test]
 fn a_name_whose_file_changes_elsewhere_is_always_there() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(a_name_whose_file_changes);
+}
+
+fn a_name_whose_file_changes(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     let mount = bench.mount();
-    let failures = while_replaced(&bench.mountpoint(), |round| {
+    let attribute = match format {
+        DriveFormat::Hyperdrive10 => ATTRIBUTE,
+        // None is stored; this one is made.
+        DriveFormat::Hyperdrive11 => "user.hypermount.key",
+    };
+    let failures = while_replaced(&bench.mountpoint(), attribute, |round| {
         let blocks: Vec<bytes::Bytes> =
             bytes(round).chunks(65_536).map(bytes::Bytes::copy_from_slice).collect();
         let mut stat = bench.file(&blocks);
-        stat.attributes = vec![("user.test".to_owned(), Some(vec![1]))];
+        stat.attributes = vec![(ATTRIBUTE.to_owned(), Some(vec![1]))];
         bench.put("file", stat);
         let linkname = Some(format!("target{round}"));
         bench.put("link", Stat { mode: TYPE_SYMLINK | 0o777, linkname, ..Stat::default() });

@@ -9,10 +9,10 @@ use std::process::Command;
 use bytes::Bytes;
 use drivefs::MountOptions;
 use hypermount_core::Wait;
-use hypermount_drive::{Stat, TYPE_DIRECTORY, TYPE_FILE};
+use hypermount_drive::{DriveFormat, Stat, TYPE_DIRECTORY, TYPE_FILE};
 use serde_json::Value;
 
-use crate::common::{Bench, OPTIONS, can_mount, until};
+use crate::common::{Bench, OPTIONS, can_mount, in_each_format, until};
 use crate::distant::{Distant, FOR_LONG, Origin};
 
 const STATUS: &str = ".hypermount/status.json";
@@ -33,17 +33,18 @@ fn output(program: &str, arguments: &[&str], at: &Path) -> String {
 /// calls."
 #[test]
 fn a_status_is_made_when_it_is_opened() {
-    if !can_mount() {
-        return;
-    }
-    let origin = Origin::new();
+    in_each_format(a_status_is_made);
+}
+
+fn a_status_is_made(format: DriveFormat) {
+    let origin = Origin::new(format);
     let block = Bytes::from(vec![7; 100_000]);
     origin.put(vec![("file".to_owned(), origin.file(&[block.clone(), block]))]);
     let distant = Distant::mounted(&origin, FOR_LONG);
     let at = distant.mount.mountpoint();
     let mut held = fs::File::open(at.join(STATUS)).unwrap();
     let before = status(at);
-    let key = origin.drive.key().to_hex();
+    let key = origin.key().to_hex();
     assert_eq!(before["url"], format!("hyper://{key}"));
     assert_eq!((&before["writable"], &before["frozen"]), (&false.into(), &false.into()));
     assert_eq!(before["peers"], 1);

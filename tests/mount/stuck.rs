@@ -10,10 +10,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hypermount_drive::DriveFormat;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{LIMIT, can_mount, until};
+use crate::common::{LIMIT, in_each_format, until};
 use crate::distant::{BLOCK, Distant, FOR_LONG, Origin, link};
 
 /// How soon a process that waits for the network is gone after the signal that ends it.
@@ -70,8 +71,8 @@ impl Drop for Reader {
 }
 
 /// A drive with an entry for each kind of call that can wait.
-fn origin() -> Origin {
-    let origin = Origin::new();
+fn origin(format: DriveFormat) -> Origin {
+    let origin = Origin::new(format);
     let small = origin.file(&[Bytes::from_static(b"small")]);
     let mut entries = Vec::new();
     for directory in ["here", "names", "listed", "faulted"] {
@@ -113,31 +114,31 @@ fn end(reader: &mut Reader, signal: Signal) -> Duration {
 /// `program` gets stuck in one of `calls` on a line that was cut after `before`; both signals end it.
 fn ends_in_time(
     what: &str,
-    before: impl Fn(&Distant),
-    program: impl Fn(&Distant) -> Command,
+    before: impl Fn(&Distant) + Sync,
+    program: impl Fn(&Distant) -> Command + Sync,
     calls: &[i64],
 ) {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
-    let distant = Distant::mounted(&origin, FOR_LONG);
-    before(&distant);
-    distant.line.hold();
-    for signal in [Signal::SIGINT, Signal::SIGKILL] {
-        let mut reader = Reader::start(&mut program(&distant));
-        until_stuck(&mut reader, &distant, calls);
-        let took = end(&mut reader, signal);
-        eprintln!("{what}: gone {took:?} after {signal}");
-        assert!(took < PROMISE + SLACK, "{what}: gone only {took:?} after {signal}");
-        // Others may wait as well: a desktop's volume monitor looks into every new mount.
-        let thread = reader.0.id();
-        until("nothing is parked for it any more", || !distant.mount.waiting().contains(&thread));
-    }
-    // The mount still works.
-    distant.line.release();
-    let text = fs::read_to_string(distant.mount.mountpoint().join("faulted/7"));
-    assert_eq!(text.expect("reads"), "small");
+    in_each_format(|format| {
+        let origin = origin(format);
+        let distant = Distant::mounted(&origin, FOR_LONG);
+        before(&distant);
+        distant.line.hold();
+        for signal in [Signal::SIGINT, Signal::SIGKILL] {
+            let mut reader = Reader::start(&mut program(&distant));
+            until_stuck(&mut reader, &distant, calls);
+            let took = end(&mut reader, signal);
+            eprintln!("{what}: gone {took:?} after {signal}");
+            assert!(took < PROMISE + SLACK, "{what}: gone only {took:?} after {signal}");
+            // Others may wait as well: a desktop's volume monitor looks into every new mount.
+            let thread = reader.0.id();
+            let is_parked = || distant.mount.waiting().contains(&thread);
+            until("nothing is parked for it any more", || !is_parked());
+        }
+        // The mount still works.
+        distant.line.release();
+        let text = fs::read_to_string(distant.mount.mountpoint().join("faulted/7"));
+        assert_eq!(text.expect("reads"), "small");
+    });
 }
 
 fn on(program: &str, distant: &Distant, path: &str) -> Command {
@@ -203,10 +204,11 @@ fn all_still_wait(readers: &mut [Reader]) -> bool {
 /// 15. Listing a directory never needs the content of files.
 #[test]
 fn a_hundred_stuck_readers_do_not_block_data_in_the_store() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(a_hundred_readers_wait);
+}
+
+fn a_hundred_readers_wait(format: DriveFormat) {
+    let origin = origin(format);
     let distant = Distant::mounted(&origin, FOR_LONG);
     let at = distant.mount.mountpoint();
     look_up(&distant, "large");
@@ -252,10 +254,11 @@ signal.pause()
 
 #[test]
 fn a_thousand_open_files_block_no_program_and_leave_nothing() {
-    if !can_mount() {
-        return;
-    }
-    let origin = origin();
+    in_each_format(a_thousand_files_are_open);
+}
+
+fn a_thousand_files_are_open(format: DriveFormat) {
+    let origin = origin(format);
     let distant = Distant::mounted(&origin, FOR_LONG);
     let at = distant.mount.mountpoint();
     let mine = || fs::read_dir("/proc/self/fd").expect("lists").count();

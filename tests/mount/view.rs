@@ -7,10 +7,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
-use hypermount_drive::{DrivePath, Edit, Stat};
+use hypermount_drive::{DriveFormat, DrivePath, Edit, Stat};
 use sha2::{Digest, Sha256};
 
-use crate::common::{Bench, can_mount, expected};
+use crate::common::{Bench, expected, in_each_format};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -38,13 +38,14 @@ fn getxattr(path: &Path, name: &str) -> Result<Vec<u8>, rustix::io::Errno> {
 
 #[test]
 fn each_version_shows_what_was_recorded() {
-    if !can_mount() {
-        return;
-    }
-    let vector = expected();
+    in_each_format(each_version_is_shown);
+}
+
+fn each_version_is_shown(format: DriveFormat) {
+    let vector = expected(format);
     let newest = &vector["versions"][2];
     for version in vector["versions"].as_array().expect("versions") {
-        let bench = Bench::recorded(version["version"].as_u64());
+        let bench = Bench::recorded(format, version["version"].as_u64());
         let mount = bench.mount();
         let root = mount.mountpoint();
         let mut found = BTreeMap::new();
@@ -92,10 +93,11 @@ fn each_version_shows_what_was_recorded() {
 ///     collide, which is rare.
 #[test]
 fn numbers_survive_a_remount_and_are_unique() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(numbers_survive_a_remount);
+}
+
+fn numbers_survive_a_remount(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mut runs = Vec::new();
     for _ in 0..2 {
         let mount = bench.mount();
@@ -112,10 +114,11 @@ fn numbers_survive_a_remount_and_are_unique() {
 ///     every attempt to change it fails with EROFS.
 #[test]
 fn nothing_can_be_changed() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(no_call_changes_anything);
+}
+
+fn no_call_changes_anything(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let root = mount.mountpoint();
     let file = root.join("hello.txt");
@@ -144,10 +147,11 @@ fn nothing_can_be_changed() {
 ///     root of this drive", and `..` at the root stays there.
 #[test]
 fn links_lead_where_the_drive_means_and_never_out() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(links_never_lead_out);
+}
+
+fn links_never_lead_out(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     let outside = bench.directory.path().join("secret");
     fs::write(&outside, "outside").expect("written");
     let link = |target: &str| Stat {
@@ -177,11 +181,12 @@ fn links_lead_where_the_drive_means_and_never_out() {
 
 #[test]
 fn a_large_directory_is_listed_completely_and_from_any_position() {
-    if !can_mount() {
-        return;
-    }
+    in_each_format(a_large_directory_is_listed);
+}
+
+fn a_large_directory_is_listed(format: DriveFormat) {
     const FILES: usize = 2000;
-    let bench = Bench::made();
+    let bench = Bench::made_in(format);
     let stat = bench.file(&[Bytes::from_static(b"x")]);
     let edits = (0..FILES).map(|number| {
         let path = DrivePath::parse(&format!("dir/file-{number:04}")).expect("a path");
@@ -214,10 +219,11 @@ fn a_large_directory_is_listed_completely_and_from_any_position() {
 
 #[test]
 fn concurrent_readers_read_the_same_bytes() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::made();
+    in_each_format(readers_read_the_same);
+}
+
+fn readers_read_the_same(format: DriveFormat) {
+    let bench = Bench::made_in(format);
     let blocks: Vec<Bytes> =
         (0..64u32).map(|n| Bytes::from(n.to_le_bytes().repeat(16 * 1024))).collect();
     let whole = blocks.concat();
@@ -247,10 +253,11 @@ fn concurrent_readers_read_the_same_bytes() {
 
 #[test]
 fn a_file_is_data_to_its_end_and_maps() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(a_file_is_data);
+}
+
+fn a_file_is_data(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let file = fs::File::open(mount.mountpoint().join("big.bin")).expect("opens");
     let data = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(5)).expect("data");
@@ -264,10 +271,11 @@ fn a_file_is_data_to_its_end_and_maps() {
 
 #[test]
 fn statfs_reports_the_disk_of_the_store() {
-    if !can_mount() {
-        return;
-    }
-    let bench = Bench::recorded(None);
+    in_each_format(statfs_reports_the_disk);
+}
+
+fn statfs_reports_the_disk(format: DriveFormat) {
+    let bench = Bench::recorded(format, None);
     let mount = bench.mount();
     let room = rustix::fs::statvfs(mount.mountpoint()).expect("answers");
     let disk = rustix::fs::statvfs(bench.directory.path()).expect("answers");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::living::{Mounted, Running, finish, hypermount, shell, succeed};
-use crate::own::{alone, can_mount, tree};
+use crate::own::{FORMATS, alone, can_mount, tree};
 
 type Step = fn(&Path) -> io::Result<()>;
 
@@ -63,7 +63,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new() -> Option<Self> {
+    fn new(format: &str) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let library = directory.path().join("faults.so");
         let source = crate::common::living::root().join("tests/write/faults.c");
@@ -78,7 +78,9 @@ impl Stage {
             fs::create_dir(stage.path(name)).expect("makes");
         }
         let store = stage.path("now/store");
-        succeed(stage.command().args(["create", "notes", "--store"]).arg(&store));
+        succeed(
+            stage.command().args(["create", "notes", "--format", format, "--store"]).arg(&store),
+        );
         let mounted = stage.mount(&mut stage.command());
         prepare(&stage.path("mnt"));
         succeed(stage.command().arg("unmount").arg(stage.path("mnt")));
@@ -174,29 +176,31 @@ fn killed_at_every_call() {
     if !alone("faults::killed_at_every_call") {
         return;
     }
-    let Some(stage) = can_mount().then(Stage::new).flatten() else { return };
-    let states = states();
-    for call in 0.. {
-        stage.put_back();
-        let mut command = stage.failing("kill", call);
-        let process = stage.start(&mut command);
-        let (mut mounted, mut done) = (Mounted { process, at: stage.path("mnt") }, 0);
-        // A process that was killed before it was ready prints nothing.
-        if mounted.process.ready() {
-            done = STEPS.iter().take_while(|step| step(&mounted.at).is_ok()).count();
-            let _ = finish(stage.command().arg("unmount").arg(&mounted.at));
-        }
-        mounted.process.wait();
-        drop(mounted);
-        let (when, found) = (format!("call {call}, after {done} steps"), stage.stored());
-        let next = states.len().min(done + 2);
-        assert!(states[done..next].contains(&found), "{when}: {found:#?}");
-        stage.goes_on(&when);
-        if !stage.path("reached").exists() {
-            assert_eq!(done, STEPS.len(), "{when}");
-            assert!(call > 50, "there was something to interrupt: {call}");
-            eprintln!("killed at {call} calls");
-            return;
+    for format in FORMATS {
+        let Some(stage) = can_mount().then(|| Stage::new(format)).flatten() else { return };
+        let states = states();
+        for call in 0.. {
+            stage.put_back();
+            let mut command = stage.failing("kill", call);
+            let process = stage.start(&mut command);
+            let (mut mounted, mut done) = (Mounted { process, at: stage.path("mnt") }, 0);
+            // A process that was killed before it was ready prints nothing.
+            if mounted.process.ready() {
+                done = STEPS.iter().take_while(|step| step(&mounted.at).is_ok()).count();
+                let _ = finish(stage.command().arg("unmount").arg(&mounted.at));
+            }
+            mounted.process.wait();
+            drop(mounted);
+            let (when, found) = (format!("call {call}, after {done} steps"), stage.stored());
+            let next = states.len().min(done + 2);
+            assert!(states[done..next].contains(&found), "{when}: {found:#?}");
+            stage.goes_on(&when);
+            if !stage.path("reached").exists() {
+                assert_eq!(done, STEPS.len(), "{when}");
+                assert!(call > 50, "there was something to interrupt: {call}");
+                eprintln!("killed at {call} calls");
+                break;
+            }
         }
     }
 }
@@ -207,38 +211,40 @@ fn full_once_at_every_call() {
     if !alone("faults::full_once_at_every_call") {
         return;
     }
-    let Some(stage) = can_mount().then(Stage::new).flatten() else { return };
-    let states = states();
-    let mut refused = 0;
-    for call in 0.. {
-        stage.put_back();
-        let mut process = stage.start(&mut stage.failing("full", call));
-        let when = format!("call {call}");
-        if process.ready() {
-            let mounted = Mounted { process, at: stage.path("mnt") };
-            for (step, after) in STEPS.iter().zip(&states[1..]) {
-                if let Err(error) = step(&mounted.at) {
-                    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{when}");
-                    refused += 1;
-                    step(&mounted.at).unwrap_or_else(|error| panic!("{when}, again: {error}"));
+    for format in FORMATS {
+        let Some(stage) = can_mount().then(|| Stage::new(format)).flatten() else { return };
+        let states = states();
+        let mut refused = 0;
+        for call in 0.. {
+            stage.put_back();
+            let mut process = stage.start(&mut stage.failing("full", call));
+            let when = format!("call {call}");
+            if process.ready() {
+                let mounted = Mounted { process, at: stage.path("mnt") };
+                for (step, after) in STEPS.iter().zip(&states[1..]) {
+                    if let Err(error) = step(&mounted.at) {
+                        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{when}");
+                        refused += 1;
+                        step(&mounted.at).unwrap_or_else(|error| panic!("{when}, again: {error}"));
+                    }
+                    assert_eq!(tree(&mounted.at, false), *after, "{when}");
                 }
-                assert_eq!(tree(&mounted.at, false), *after, "{when}");
+                let _ = finish(stage.command().arg("unmount").arg(&mounted.at));
+                let mut mounted = mounted;
+                mounted.process.wait();
+                assert_eq!(Some(&stage.stored()), states.last(), "{when}");
+                let left = hypermount_drive::scratch::leftovers(&stage.path("now/store/scratch"));
+                assert!(left.expect("lists").is_empty(), "{when}");
+            } else {
+                process.wait();
+                assert_eq!(stage.stored(), states[0], "{when}: it did not even start");
             }
-            let _ = finish(stage.command().arg("unmount").arg(&mounted.at));
-            let mut mounted = mounted;
-            mounted.process.wait();
-            assert_eq!(Some(&stage.stored()), states.last(), "{when}");
-            let left = hypermount_drive::scratch::leftovers(&stage.path("now/store/scratch"));
-            assert!(left.expect("lists").is_empty(), "{when}");
-        } else {
-            process.wait();
-            assert_eq!(stage.stored(), states[0], "{when}: it did not even start");
-        }
-        stage.goes_on(&when);
-        if !stage.path("reached").exists() {
-            assert!(refused > 20, "{refused} calls failed");
-            eprintln!("{refused} steps were refused at {call} calls");
-            return;
+            stage.goes_on(&when);
+            if !stage.path("reached").exists() {
+                assert!(refused > 20, "{refused} calls failed");
+                eprintln!("{refused} steps were refused at {call} calls");
+                break;
+            }
         }
     }
 }

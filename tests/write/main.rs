@@ -7,6 +7,7 @@ mod common;
 mod crash;
 mod crowd;
 mod faults;
+mod format13;
 mod full;
 mod live;
 mod model;

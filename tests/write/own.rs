@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use crate::common::living::{Mounted, Running, hypermount, reference, succeed};
+use crate::common::living::{Mounted, Running, hypermount, reference, serve, succeed};
 
 /// Whether mounts can be made here; prints a message once if not.
 pub fn can_mount() -> bool {
@@ -37,36 +37,68 @@ pub fn alone(name: &str) -> bool {
 }
 
 pub fn has_reference() -> bool {
-    crate::common::living::root().join("tests/reference/node_modules/hyperdrive").exists()
+    let installed = |package: &str| crate::common::living::root().join(package).exists();
+    installed("tests/reference/node_modules/hyperdrive")
+        && installed("tests/reference/modern/node_modules/hyperdrive")
         || std::env::var_os("HYPERMOUNT_REFERENCE").is_some()
 }
+
+/// The releases of Hyperdrive in whose formats drives are made.
+pub const FORMATS: [&str; 2] = ["10", "13"];
 
 pub struct Own {
     directory: tempfile::TempDir,
     store: PathBuf,
     pub url: String,
+    format: String,
     mounted: Option<Mounted>,
 }
 
 impl Own {
     /// A new drive, mounted.
     pub fn new() -> Self {
+        Self::in_format("10")
+    }
+
+    /// A new drive in the format of this release of Hyperdrive, mounted.
+    pub fn in_format(format: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = directory.path().join("store");
-        let mut own = Self::create(directory, store);
+        let mut own = Self::create(directory, store, format, &[]);
+        own.mount();
+        own
+    }
+
+    /// A new encrypted drive, mounted.
+    pub fn encrypted() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = directory.path().join("store");
+        let mut own = Self::create(directory, store, "13", &["--encrypted"]);
         own.mount();
         own
     }
 
     /// A new drive with its store in a place of the caller's, not mounted.
     pub fn stored_at(store: &Path) -> Self {
-        Self::create(tempfile::tempdir().expect("a temporary directory"), store.to_owned())
+        Self::create(
+            tempfile::tempdir().expect("a temporary directory"),
+            store.to_owned(),
+            "10",
+            &[],
+        )
     }
 
-    fn create(directory: tempfile::TempDir, store: PathBuf) -> Self {
+    fn create(
+        directory: tempfile::TempDir,
+        store: PathBuf,
+        format: &str,
+        options: &[&str],
+    ) -> Self {
         let mut create = hypermount();
-        let url = succeed(create.args(["create", "notes", "--store"]).arg(&store));
-        Self { directory, store, url: url.trim().to_owned(), mounted: None }
+        create.args(["create", "notes", "--format", format]).args(options);
+        let url = succeed(create.arg("--store").arg(&store));
+        let (url, format) = (url.trim().to_owned(), format.to_owned());
+        Self { directory, store, url, format, mounted: None }
     }
 
     pub fn key(&self) -> &str {
@@ -146,8 +178,37 @@ impl Own {
         self.root().join(name)
     }
 
+    /// Of a tree what the format tells other programs: in that of Hyperdrive 13 no directories that nothing is in.
+    pub fn told_to_others(&self, mut tree: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        if self.format == "13" {
+            tree.retain(|_, what| what != "directory");
+            add_parents(&mut tree);
+        }
+        tree
+    }
+
+    /// What the reference of Hyperdrive 13 reads of the store while it is served.
+    fn read_by_modern_reference(&self) -> BTreeMap<String, String> {
+        let mut server = serve(&self.store());
+        let arguments = ["--key", self.key(), "--tcp", &server.address, "--once"];
+        let answer = reference("modern/read-drive.js", &arguments).json();
+        server.sent();
+        let entries = answer["entries"].as_object().unwrap_or_else(|| panic!("{answer}"));
+        let what = |entry: &serde_json::Value| match entry["linkname"].as_str() {
+            Some(target) => format!("link to {target}"),
+            None => format!("file {}", entry["sha256"].as_str().unwrap_or("")),
+        };
+        let path = |path: &String| path.trim_start_matches('/').to_owned();
+        let mut tree = entries.iter().map(|(name, entry)| (path(name), what(entry))).collect();
+        add_parents(&mut tree);
+        tree
+    }
+
     /// The tree that the reference finds in the store, which must not be mounted.
     pub fn read_by_reference(&self) -> BTreeMap<String, String> {
+        if self.format == "13" {
+            return self.read_by_modern_reference();
+        }
         let store = self.store().display().to_string();
         let arguments = [self.key(), "--store", store.as_str()];
         let answer = reference("read-drive.js", &arguments).json();
@@ -166,6 +227,16 @@ impl Own {
                 (path.clone(), what)
             })
             .collect()
+    }
+}
+
+/// Adds the directories that something is in.
+fn add_parents(tree: &mut BTreeMap<String, String>) {
+    let paths: Vec<String> = tree.keys().cloned().collect();
+    for path in paths {
+        for (at, _) in path.match_indices('/') {
+            tree.insert(path[..at].to_owned(), "directory".to_owned());
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::common::living::shell;
-use crate::own::{Own, can_mount, has_reference, tree};
+use crate::own::{FORMATS, Own, can_mount, has_reference, tree};
 
 /// Whether the programs are installed; prints a message if not.
 fn have(programs: &[&str]) -> bool {
@@ -18,8 +18,8 @@ fn have(programs: &[&str]) -> bool {
 }
 
 /// Runs a script in the mount, and repeats its function `check` after a remount.
-fn run(script: &str) -> Own {
-    let mut own = Own::new();
+fn run(format: &str, script: &str) -> Own {
+    let mut own = Own::in_format(format);
     let at = own.root().display().to_string();
     let beside = own.beside("beside").display().to_string();
     let prelude = format!("export HOME='{beside}' B='{beside}'; mkdir -p $B; cd '{at}'\n");
@@ -33,10 +33,13 @@ fn run(script: &str) -> Own {
 
 #[test]
 fn git() {
-    if !have(&["git"]) {
-        return;
-    }
-    let mut own = run("check() {
+    for format in FORMATS {
+        if !have(&["git"]) {
+            return;
+        }
+        let mut own = run(
+            format,
+            "check() {
 git -C clone fsck --strict && git -C clone log --oneline | grep -c . | grep -qx 4
 test -z \"$(git -C clone status --porcelain)\"
 }
@@ -47,20 +50,25 @@ for n in 1 2 3; do for f in $(seq 30); do echo $n $f > f$f; done; git add .; git
 git gc -q; cd ..
 git clone -q origin clone; cd clone
 git checkout -qb other; git mv f1 moved; ln -s moved link; git add .; git commit -qm 4
-git checkout -q main; test -e f1; git checkout -q other; test ! -e f1; git gc -q; cd ..");
-    if has_reference() {
-        let ours = tree(&own.root(), false);
-        own.unmount();
-        assert_eq!(own.read_by_reference(), ours);
+git checkout -q main; test -e f1; git checkout -q other; test ! -e f1; git gc -q; cd ..",
+        );
+        if has_reference() {
+            let ours = own.told_to_others(tree(&own.root(), false));
+            own.unmount();
+            assert_eq!(own.read_by_reference(), ours);
+        }
     }
 }
 
 #[test]
 fn sqlite() {
-    if !have(&["sqlite3"]) {
-        return;
-    }
-    run("check() {
+    for format in FORMATS {
+        if !have(&["sqlite3"]) {
+            return;
+        }
+        run(
+            format,
+            "check() {
 for mode in delete wal; do
 sqlite3 $mode.db 'pragma integrity_check' | grep -qx ok
 sqlite3 $mode.db 'select count(*), sum(length(b)) from t' | grep -qx '350|70000'
@@ -73,15 +81,18 @@ sqlite3 $mode.db \"with recursive c(x) as (select 1 union all select x+1 from c 
  insert into t(b) select printf('%0200d', x) from c;\"
 done
 sqlite3 $mode.db 'begin; delete from t; rollback;'
-done");
+done",
+        );
+    }
 }
 
 #[test]
 fn archives_and_copies() {
-    if !have(&["tar", "rsync", "python3"]) {
-        return;
-    }
-    run("check() {
+    for format in FORMATS {
+        if !have(&["tar", "rsync", "python3"]) {
+            return;
+        }
+        run(format, "check() {
 diff -r $B/tree untarred && diff -r $B/tree synced
 test -z \"$(rsync -aXi $B/tree/ synced/)\"
 cmp $B/sparse sparse
@@ -97,14 +108,16 @@ setfattr -n user.test -v value $B/tree/sub/4 2>/dev/null || true
 mkdir untarred; tar cf - -C $B/tree . | tar xf - -C untarred
 rsync -aX $B/tree/ synced/
 truncate -s 3M $B/sparse; echo data >> $B/sparse; cp --sparse=always $B/sparse sparse");
+    }
 }
 
 #[test]
 fn editors_and_compilers() {
-    if !have(&["sed", "cc", "make", "vim"]) {
-        return;
-    }
-    run("check() {
+    for format in FORMATS {
+        if !have(&["sed", "cc", "make", "vim"]) {
+            return;
+        }
+        run(format, "check() {
 ./program | grep -qx 42
 grep -qx 'new line' edited
 }
@@ -120,14 +133,16 @@ echo 'int answer(void) { return 42; }' > answer.c
 printf '#include <stdio.h>\\nint answer(void);\\nint main(void) { printf(\"%%d\\\\n\", answer()); }\\n' > main.c
 printf 'program: main.o answer.o\\n\\tcc -o $@ $^\\n' > Makefile
 make -s; make -s -q");
+    }
 }
 
 #[test]
 fn zip_archives() {
-    if !have(&["zip", "unzip", "python3"]) {
-        return;
-    }
-    run("check() {
+    for format in FORMATS {
+        if !have(&["zip", "unzip", "python3"]) {
+            return;
+        }
+        run(format, "check() {
 unzip -qt archive.zip; diff -r $B/tree unzipped
 test $(stat -c %a unzipped/sub/3) = 600
 }
@@ -141,6 +156,7 @@ chmod 600 $B/tree/sub/3; ln -s sub/3 $B/tree/link
 (cd $B/tree; zip -qry - .) > archive.zip; (cd $B/tree; zip -qry $OLDPWD/second.zip .)
 mkdir unzipped; unzip -q second.zip -d unzipped
 echo more > $B/tree/added; (cd $B/tree; zip -q $OLDPWD/archive.zip added); cp $B/tree/added unzipped/");
+    }
 }
 
 /// The history of this project if it is available, otherwise a generated one.
@@ -155,8 +171,10 @@ fn git_clones_a_real_repository() {
         eprintln!("SKIPPED: these sources are in no git repository");
         return;
     }
-    run(&format!(
-        "check() {{
+    run(
+        "10",
+        &format!(
+            "check() {{
 git -C clone fsck --full --strict
 test -z \"$(git -C clone status --porcelain)\"
 diff -r --exclude=.git clone $B/plain
@@ -165,7 +183,8 @@ test $(git -C clone rev-list --count HEAD) = $(git -C $B/plain rev-list --count 
 git config --global --add safe.directory '*'
 git clone -q --no-local '{here}' clone; git clone -q --no-local '{here}' $B/plain
 git -C clone repack -adfq; git -C clone checkout -q --detach HEAD^; git -C clone checkout -q -"
-    ));
+        ),
+    );
 }
 
 /// Things that the format cannot hold: access times (test_utime), and names that are not UTF-8
@@ -182,14 +201,17 @@ fn the_tests_of_python() {
         eprintln!("SKIPPED: python3 comes without its tests");
         return;
     }
-    run(&format!(
-        "check() {{
+    run(
+        "10",
+        &format!(
+            "check() {{
 grep -q 'Result: SUCCESS' $B/out; rm -rf tmp
 }}
 mkdir tmp; TMPDIR=$PWD/tmp python3 -m test --tempdir $PWD/tmp {PYTHON_SKIPS} \
 test_os test_shutil test_mmap test_fileio > $B/out 2>&1 || \
 {{ tail -50 $B/out >&2; false; }}"
-    ));
+        ),
+    );
 }
 
 /// Random and sequential writes, mapped and not, synced and not: each block is read back with a
@@ -199,7 +221,9 @@ fn fio_verifies() {
     if !have(&["fio"]) {
         return;
     }
-    run("check() {
+    run(
+        "10",
+        "check() {
 OPTIONS='--size=8m --verify=crc32c --verify_fatal=1 --randseed=7 --allrandrepeat=1'
 for engine in psync mmap; do
 fio $OPTIONS --name=$engine --ioengine=$engine --rw=randwrite --bs=4k-64k --verify_only >> $B/out
@@ -210,7 +234,8 @@ for engine in psync mmap; do
 fio $OPTIONS --name=$engine --ioengine=$engine --rw=randwrite --bs=4k-64k > $B/out
 done
 fio $OPTIONS --name=sync --rw=write --bs=128k --fsync=16 --numjobs=2 > $B/out
-fio $OPTIONS --name=direct --rw=randwrite --bs=8k --direct=1 > $B/out");
+fio $OPTIONS --name=direct --rw=randwrite --bs=8k --direct=1 > $B/out",
+    );
 }
 
 /// Short, and only with stressors of features that a drive stores.
@@ -219,7 +244,9 @@ fn stress_ng_verifies() {
     if !have(&["stress-ng"]) {
         return;
     }
-    run("check() {
+    run(
+        "10",
+        "check() {
 rm -rf tmp
 }
 mkdir tmp; stress-ng --temp-path $PWD/tmp --verify --no-rand-seed --timeout 2 \
@@ -227,5 +254,6 @@ mkdir tmp; stress-ng --temp-path $PWD/tmp --verify --no-rand-seed --timeout 2 \
 --seek 1 --seek-size 1m --hdd 1 --hdd-bytes 4m --symlink 1 --chmod 1 --fstat 1 --getdent 1 \
 --lockf 1 --locka 1 --utime 1 --sync-file 1 \
 --sync-file-bytes 1m --xattr 1 --touch 1 --mmap 1 --mmap-bytes 1m --mmap-file > $B/out 2>&1 || \
-{ cat $B/out >&2; false; }");
+{ cat $B/out >&2; false; }",
+    );
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::FallocateFlags;
 
-use crate::own::{Own, can_mount};
+use crate::own::{FORMATS, Own, can_mount};
 
 const OWNER: u32 = 65_534;
 const OTHER_GROUP: u32 = 65_533;
@@ -107,76 +107,83 @@ fn after(directory: &Path, mode: u32, caller: (u32, u32), call: Call) -> String 
 /// set-group-id bits when it does on a local disk."
 #[test]
 fn set_id_bits_are_removed_when_a_local_disk_removes_them() {
-    if !can_mount() || !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs /dev/fuse and root");
-        return;
-    }
-    let mut own = Own::new();
-    own.unmount();
-    own.mount_with(&["--allow-other"]);
-    let above = own.root().parent().map(Path::to_owned).expect("it is below one");
-    fs::set_permissions(above, Permissions::from_mode(0o711)).expect("it is ours");
-    let disk: PathBuf = own.beside("disk");
-    fs::create_dir(&disk).expect("makes");
-    for directory in [&disk, &own.root()] {
-        fs::set_permissions(directory, Permissions::from_mode(0o777)).expect("it is ours");
-    }
-    let mut differences = Vec::new();
-    for (what, call) in CALLS {
-        for mode in MODES {
-            for caller in CALLERS {
-                let local = after(&disk, mode, caller, call);
-                let mounted = after(&own.root(), mode, caller, call);
-                if local != mounted {
-                    differences.push(format!(
-                        "{what} of {mode:o} by {caller:?}:\n  disk {local}\n  here {mounted}"
-                    ));
+    for format in FORMATS {
+        if !can_mount() || !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs /dev/fuse and root");
+            return;
+        }
+        let mut own = Own::in_format(format);
+        own.unmount();
+        own.mount_with(&["--allow-other"]);
+        let above = own.root().parent().map(Path::to_owned).expect("it is below one");
+        fs::set_permissions(above, Permissions::from_mode(0o711)).expect("it is ours");
+        let disk: PathBuf = own.beside("disk");
+        fs::create_dir(&disk).expect("makes");
+        for directory in [&disk, &own.root()] {
+            fs::set_permissions(directory, Permissions::from_mode(0o777)).expect("it is ours");
+        }
+        let mut differences = Vec::new();
+        for (what, call) in CALLS {
+            for mode in MODES {
+                for caller in CALLERS {
+                    let local = after(&disk, mode, caller, call);
+                    let mounted = after(&own.root(), mode, caller, call);
+                    if local != mounted {
+                        differences.push(format!(
+                            "{what} of {mode:o} by {caller:?}:\n  disk {local}\n  here {mounted}"
+                        ));
+                    }
                 }
             }
         }
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
     }
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 /// Attributes of a new file in the kernel's cache must not outlive its set-id bits either.
 #[test]
 fn a_new_file_with_set_id_bits_loses_them_by_a_write() {
-    if !can_mount() || !nix::unistd::geteuid().is_root() {
-        return;
+    for format in FORMATS {
+        if !can_mount() || !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let mut own = Own::in_format(format);
+        own.unmount();
+        own.mount_with(&["--allow-other"]);
+        let path = own.path("new");
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create_new(true).mode(0o4755).open(&path).expect("makes");
+        assert_eq!(fs::metadata(&path).expect("exists").mode() & 0o7777, 0o4755);
+        let written = std::thread::scope(|scope| {
+            let write = || {
+                // Drops CAP_FSETID, of this thread alone.
+                setfsuid(Uid::from_raw(OWNER));
+                file.write_all(b"text")
+            };
+            scope.spawn(write).join().expect("it does not panic")
+        });
+        written.expect("writes");
+        assert_eq!(fs::metadata(&path).expect("exists").mode() & 0o7777, 0o755);
     }
-    let mut own = Own::new();
-    own.unmount();
-    own.mount_with(&["--allow-other"]);
-    let path = own.path("new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o4755).open(&path).expect("makes");
-    assert_eq!(fs::metadata(&path).expect("exists").mode() & 0o7777, 0o4755);
-    let written = std::thread::scope(|scope| {
-        let write = || {
-            // Drops CAP_FSETID, of this thread alone.
-            setfsuid(Uid::from_raw(OWNER));
-            file.write_all(b"text")
-        };
-        scope.spawn(write).join().expect("it does not panic")
-    });
-    written.expect("writes");
-    assert_eq!(fs::metadata(&path).expect("exists").mode() & 0o7777, 0o755);
 }
 
 /// Sentence 107. "Capabilities of files (`security.capability`) cannot be stored: EOPNOTSUPP."
 /// A write would have to remove them too.
 #[test]
 fn file_capabilities_cannot_be_stored() {
-    if !can_mount() {
-        return;
+    for format in FORMATS {
+        if !can_mount() {
+            return;
+        }
+        let own = Own::in_format(format);
+        fs::write(own.path("file"), "text").expect("writes");
+        let set = rustix::fs::setxattr(
+            own.path("file"),
+            "security.capability",
+            b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+            rustix::fs::XattrFlags::empty(),
+        );
+        assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP));
     }
-    let own = Own::new();
-    fs::write(own.path("file"), "text").expect("writes");
-    let set = rustix::fs::setxattr(
-        own.path("file"),
-        "security.capability",
-        b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
-        rustix::fs::XattrFlags::empty(),
-    );
-    assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP));
 }

@@ -6,57 +6,63 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::common::living::{Mounted, eventually, reference, serve};
-use crate::own::{Own, can_mount, has_reference, tree};
+use crate::own::{FORMATS, Own, can_mount, has_reference, tree};
 
 /// Another mount reads the written bytes over a socket, byte for byte.
 #[test]
 fn another_mount_reads_what_was_written() {
-    if !can_mount() {
-        return;
+    for format in FORMATS {
+        if !can_mount() {
+            return;
+        }
+        let mut own = Own::in_format(format);
+        fs::create_dir(own.path("dir")).expect("makes");
+        fs::write(own.path("dir/file"), vec![3; 300_000]).expect("writes");
+        fs::rename(own.path("dir"), own.path("renamed")).expect("renames");
+        let ours = tree(&own.root(), true);
+        own.unmount();
+        let server = serve(&own.store());
+        let peers = [server.address.clone()];
+        let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+        let theirs = eventually("the whole tree", || {
+            let theirs = tree(&other.at, true);
+            (theirs == ours).then_some(theirs)
+        });
+        assert_eq!(theirs, ours);
     }
-    let mut own = Own::new();
-    fs::create_dir(own.path("dir")).expect("makes");
-    fs::write(own.path("dir/file"), vec![3; 300_000]).expect("writes");
-    fs::rename(own.path("dir"), own.path("renamed")).expect("renames");
-    let ours = tree(&own.root(), true);
-    own.unmount();
-    let server = serve(&own.store());
-    let peers = [server.address.clone()];
-    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
-    let theirs = eventually("the whole tree", || {
-        let theirs = tree(&other.at, true);
-        (theirs == ours).then_some(theirs)
-    });
-    assert_eq!(theirs, ours);
 }
 
 /// Sentence 56. "A file saved here appears within 1 s in every mount of the drive by its key, while
 /// this mount answers peers (`--listen`) and the network permits it."
 #[test]
 fn a_saved_file_appears_in_another_mount() {
-    if !can_mount() {
-        return;
+    for format in FORMATS {
+        if !can_mount() {
+            return;
+        }
+        let mut own = Own::in_format(format);
+        fs::write(own.path("file"), "one").expect("writes");
+        own.unmount();
+        let peers = [own.mount_listening()];
+        let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
+        let read = |name: &str| fs::read_to_string(other.path(name)).ok();
+        eventually("the first content", || read("file").filter(|text| text == "one"));
+        let mut slowest = Duration::ZERO;
+        for round in 0..10 {
+            let text = format!("round {round}");
+            fs::write(own.path("file"), &text).expect("writes");
+            fs::write(own.path(&format!("new {round}")), &text).expect("writes");
+            let start = Instant::now();
+            eventually("the new content", || read("file").filter(|read| *read == text));
+            eventually("the new file", || {
+                read(&format!("new {round}")).filter(|read| *read == text)
+            });
+            slowest = slowest.max(start.elapsed());
+        }
+        eprintln!("slowest: {slowest:?}");
+        fs::remove_file(own.path("new 3")).expect("unlinks");
+        eventually("the removal", || (!other.path("new 3").exists()).then_some(()));
     }
-    let mut own = Own::new();
-    fs::write(own.path("file"), "one").expect("writes");
-    own.unmount();
-    let peers = [own.mount_listening()];
-    let other = Mounted::by_key(own.key(), &own.beside("other"), &own.beside("cache"), &peers);
-    let read = |name: &str| fs::read_to_string(other.path(name)).ok();
-    eventually("the first content", || read("file").filter(|text| text == "one"));
-    let mut slowest = Duration::ZERO;
-    for round in 0..10 {
-        let text = format!("round {round}");
-        fs::write(own.path("file"), &text).expect("writes");
-        fs::write(own.path(&format!("new {round}")), &text).expect("writes");
-        let start = Instant::now();
-        eventually("the new content", || read("file").filter(|read| *read == text));
-        eventually("the new file", || read(&format!("new {round}")).filter(|read| *read == text));
-        slowest = slowest.max(start.elapsed());
-    }
-    eprintln!("slowest: {slowest:?}");
-    fs::remove_file(own.path("new 3")).expect("unlinks");
-    eventually("the removal", || (!other.path("new 3").exists()).then_some(()));
 }
 
 /// We write, the reference continues in the same store, and we read its result.

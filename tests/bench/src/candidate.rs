@@ -53,6 +53,7 @@ impl Candidate {
     pub fn runs_on(self, net: Net) -> bool {
         match self {
             Candidate::Hypermount => true,
+            Candidate::HypermountFromReference if net.is_modern() => false,
             // Its program mounts from one peer.
             Candidate::Reference => net != Net::Three,
             Candidate::HypermountFromReference => !matches!(net, Net::Local | Net::Three),
@@ -72,15 +73,17 @@ pub struct Workshop {
 
 /// A candidate at work. Dropping it unmounts and ends every process.
 pub struct Mounted {
-    /// Where the data set is mounted.
+    /// Where the data set is mounted; empty for a reader without a mount.
     pub root: PathBuf,
     /// From the start of the client to a usable mount.
     pub took: Duration,
     mountpoint: Option<PathBuf>,
+    /// The client is a reader that takes tasks on its standard input.
+    pub takes_tasks: bool,
     // Dropped in this order: the client first, then its peers.
     client: Option<Service>,
     relays: Vec<Service>,
-    _servers: Vec<Service>,
+    servers: Vec<Service>,
 }
 
 impl Mounted {
@@ -121,9 +124,10 @@ impl Mounted {
             root,
             took,
             mountpoint: None,
+            takes_tasks: false,
             client: None,
             relays: Vec::new(),
-            _servers: Vec::new(),
+            servers: Vec::new(),
         }
     }
 
@@ -144,12 +148,34 @@ impl Mounted {
         Ok(self)
     }
 
+    /// Starts a reader without a mount and waits for the line that says that the drive is open.
+    fn open(mut self, client: &mut Command, logs: &Logs) -> io::Result<Mounted> {
+        let started = Instant::now();
+        let service = self.client.insert(Service::start(client, logs)?);
+        service.line(START)?;
+        self.took = started.elapsed();
+        self.takes_tasks = true;
+        Ok(self)
+    }
+
+    /// Gives the reader a task and returns the line that it answers within the limit.
+    pub fn ask(&self, task: &str, limit: Duration) -> io::Result<String> {
+        let client = self.client.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        client.say(task)?;
+        client.line(limit)
+    }
+
     pub fn client_pid(&self) -> Option<u32> {
         self.client.as_ref().map(Service::pid)
     }
 
     pub fn usage(&self) -> Usage {
         self.client.as_ref().map(Service::usage).unwrap_or_default()
+    }
+
+    /// Processor time of all servers so far, seconds.
+    pub fn server_seconds(&self) -> f64 {
+        self.servers.iter().map(|server| server.usage().cpu).sum()
     }
 
     pub fn reset_traffic(&mut self) -> io::Result<()> {
@@ -215,7 +241,7 @@ fn own_drive(
     mountpoint: &Path,
 ) -> io::Result<Command> {
     if candidate == Candidate::Reference {
-        let mut command = shop.tools.reference("mount-own")?;
+        let mut command = shop.tools.reference("mount-own");
         command.arg(store).arg(mountpoint);
         return Ok(command);
     }
@@ -246,11 +272,12 @@ fn peer(
         store = copy;
     }
     let mut serve = match candidate {
+        _ if set.is_modern() => shop.tools.modern("serve"),
         Candidate::Hypermount => Command::new(&shop.tools.hypermount),
-        _ => shop.tools.reference("serve")?,
+        _ => shop.tools.reference("serve"),
     };
     match candidate {
-        Candidate::Hypermount => {
+        Candidate::Hypermount if !set.is_modern() => {
             serve.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(&store);
             serve.env("XDG_STATE_HOME", shop.scratch.join(format!("state-{number}")))
         }
@@ -278,13 +305,18 @@ fn remote_drive(
     let mut peers = Vec::new();
     for number in 0..net.peers() {
         let (server, relay, address) = peer(shop, candidate, net, set, number)?;
-        served._servers.push(server);
+        served.servers.push(server);
         served.relays.push(relay);
         peers.push(address);
     }
     let mut client = match candidate {
+        Candidate::Reference if set.is_modern() => {
+            let mut command = shop.tools.modern("read");
+            command.arg(store).arg(&key).args(&peers).arg(shop.data.plain(set));
+            return served.open(&mut command, &shop.logs);
+        }
         Candidate::Reference => {
-            let mut command = shop.tools.reference("mount")?;
+            let mut command = shop.tools.reference("mount");
             command.arg(store).arg(&key).args(&peers).arg(&mountpoint);
             command
         }

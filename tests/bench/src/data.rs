@@ -21,6 +21,10 @@ pub enum DataSet {
     Shared,
     /// One short file: a drive to write to.
     Seedling,
+    /// Hyperdrive 13: 1,651 files of about 12 KiB and 8 directories, 36 names in the root.
+    Tree13,
+    /// Hyperdrive 13: a file of 64 MiB and one of 1 GiB.
+    Large13,
 }
 
 /// A file of a data set. `seed` decides its content.
@@ -34,8 +38,20 @@ pub struct DataFile {
 pub const MIB: u64 = 1 << 20;
 
 impl DataSet {
-    pub const ALL: [DataSet; 5] =
-        [DataSet::Tree10k, DataSet::Tree1k, DataSet::Large, DataSet::Shared, DataSet::Seedling];
+    pub const ALL: [DataSet; 7] = [
+        DataSet::Tree10k,
+        DataSet::Tree1k,
+        DataSet::Large,
+        DataSet::Shared,
+        DataSet::Seedling,
+        DataSet::Tree13,
+        DataSet::Large13,
+    ];
+
+    /// Whether its drive is one of Hyperdrive 13.
+    pub fn is_modern(self) -> bool {
+        matches!(self, DataSet::Tree13 | DataSet::Large13)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -44,6 +60,8 @@ impl DataSet {
             DataSet::Large => "large",
             DataSet::Shared => "shared",
             DataSet::Seedling => "seedling",
+            DataSet::Tree13 => "tree-13",
+            DataSet::Large13 => "large-13",
         }
     }
 
@@ -51,7 +69,8 @@ impl DataSet {
         match self {
             DataSet::Tree10k => 100,
             DataSet::Tree1k => 20,
-            DataSet::Large | DataSet::Shared | DataSet::Seedling => 0,
+            DataSet::Tree13 => 8,
+            DataSet::Large | DataSet::Shared | DataSet::Seedling | DataSet::Large13 => 0,
         }
     }
 
@@ -62,6 +81,8 @@ impl DataSet {
             DataSet::Large => vec![stream_file(), seek_file()],
             DataSet::Shared => vec![shared_file()],
             DataSet::Seedling => vec![DataFile { path: "readme".into(), size: 64, seed: 1 }],
+            DataSet::Tree13 => deep_root(),
+            DataSet::Large13 => vec![short_stream_file(), middle_file()],
         }
     }
 }
@@ -76,6 +97,28 @@ pub fn seek_file() -> DataFile {
 
 pub fn shared_file() -> DataFile {
     DataFile { path: "shared.bin".into(), size: 24 * MIB, seed: 4 }
+}
+
+pub fn short_stream_file() -> DataFile {
+    DataFile { path: "stream.bin".into(), size: 64 * MIB, seed: 5 }
+}
+
+pub fn middle_file() -> DataFile {
+    DataFile { path: "middle.bin".into(), size: 1024 * MIB, seed: 6 }
+}
+
+/// 28 files in the root and 1,623 in 8 directories.
+fn deep_root() -> Vec<DataFile> {
+    let file = |n: u64| {
+        let seed = 100_000 + n;
+        let path = if n < 28 {
+            format!("file-{n:04}.dat")
+        } else {
+            format!("directory-{}/file-{n:04}.dat", n % 8)
+        };
+        DataFile { path: path.into(), size: 2048 + mixed(seed) % 20_481, seed }
+    };
+    (0..1651).map(file).collect()
 }
 
 fn tree(directories: u64, files: u64) -> Vec<DataFile> {
@@ -184,7 +227,8 @@ impl Data {
         for file in set.files() {
             file.write(&plain)?;
         }
-        let mut import = tools.reference("import")?;
+        let mut import =
+            if set.is_modern() { tools.modern("import") } else { tools.reference("import") };
         let key = run(import.arg(&store).arg(&plain), logs)?;
         write_whole(&self.key_path(set), |path| fs::write(path, &key))
     }
@@ -255,5 +299,9 @@ mod tests {
         assert_eq!(DataSet::Tree1k.files().len(), 1_000);
         let bytes: u64 = DataSet::Tree10k.files().iter().map(|file| file.size).sum();
         assert_eq!(bytes / 1_000_000, 30);
+        let files = DataSet::Tree13.files();
+        let root = files.iter().filter(|file| file.path.components().count() == 1).count() as u64;
+        assert_eq!(files.len() as u64 + DataSet::Tree13.directories(), 1659);
+        assert_eq!(root + DataSet::Tree13.directories(), 36);
     }
 }

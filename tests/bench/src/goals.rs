@@ -64,6 +64,21 @@ pub const GOALS: &[Goal] = &[
     goal("seq_cold.peak_mib", "lo", Ceiling(32.0)),
     goal("lsr_cold.peak_mib", "lo", Ceiling(24.0)),
     goal("seq_cold.cpu_s", "lo", Ceiling(0.80)),
+    goal("cold_start", "13:lo", CeilingTimes(0.25, Reference)),
+    goal("ttfb_cold", "13:lo", CeilingTimes(0.25, Reference)),
+    goal("list", "13:lo", CeilingTimes(0.25, Reference)),
+    goal("readdir", "13:lo", CeilingTimes(0.25, Reference)),
+    goal("stream", "13:lo", Floor(150.0)),
+    goal("stream", "13:lo", FloorTimes(4.0, Reference)),
+    goal("middle", "13:lo", CeilingTimes(0.25, Reference)),
+    goal("middle.wire_mb", "13:lo", Ceiling(1.2)),
+    goal("files", "13:lo", FloorTimes(4.0, Reference)),
+    goal("ttfb_cold", "13:50:100", Ceiling(200.0)),
+    goal("list", "13:50:100", Ceiling(600.0)),
+    goal("readdir", "13:50:100", Ceiling(300.0)),
+    goal("middle.wire_mb", "13:50:100", Ceiling(1.2)),
+    // 0.8 of the link's payload, which the index has to share.
+    goal("files", "13:50:100", Floor(9.65)),
 ];
 
 impl Bound {

@@ -6,6 +6,7 @@
 mod candidate;
 mod data;
 mod goals;
+mod modern;
 mod net;
 mod process;
 mod report;
@@ -34,6 +35,7 @@ use tools::Tools;
 Examples:
   scripts/bench --quick                                    Everything once, 5 s a cell
   scripts/bench --only seek10 --only lsr_cold --net 20:100
+  scripts/bench --modern                                   Hyperdrive 13 alone
   scripts/bench --repetitions 5 --document docs/benchmarks.md
   scripts/bench --from target/bench/results.json           Show the tables of a run again"
 )]
@@ -44,6 +46,9 @@ struct Options {
     /// Only over these links
     #[arg(long, value_name = "NET", value_enum)]
     net: Vec<Net>,
+    /// Only drives of Hyperdrive 13
+    #[arg(long, conflicts_with = "net")]
+    modern: bool,
     /// Only these candidates [default: all but hypermount-from-reference]
     #[arg(long, value_name = "CANDIDATE", value_enum)]
     candidates: Vec<Candidate>,
@@ -91,6 +96,9 @@ impl Options {
     }
 
     fn nets(&self) -> Vec<Net> {
+        if self.modern {
+            return Net::MODERN.to_vec();
+        }
         if self.net.is_empty() { Net::ALL.to_vec() } else { self.net.clone() }
     }
 

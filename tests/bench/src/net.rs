@@ -17,14 +17,34 @@ pub enum Net {
     /// Three peers, each behind 40 ms and 10 Mbit/s of its own.
     #[value(name = "3x10")]
     Three,
+    /// As `Loopback`, to a drive of Hyperdrive 13.
+    #[value(name = "13:lo")]
+    ModernLoopback,
+    /// 50 ms round trip, 100 Mbit/s, to a drive of Hyperdrive 13.
+    #[value(name = "13:50:100")]
+    ModernFar,
     /// No link: a writable mount on this machine.
     #[value(name = "local")]
     Local,
 }
 
 impl Net {
-    pub const ALL: [Net; 6] =
-        [Net::Loopback, Net::Near, Net::Far, Net::Distant, Net::Three, Net::Local];
+    pub const ALL: [Net; 8] = [
+        Net::Loopback,
+        Net::Near,
+        Net::Far,
+        Net::Distant,
+        Net::Three,
+        Net::Local,
+        Net::ModernLoopback,
+        Net::ModernFar,
+    ];
+    /// The links to drives of Hyperdrive 13.
+    pub const MODERN: [Net; 2] = [Net::ModernLoopback, Net::ModernFar];
+
+    pub fn is_modern(self) -> bool {
+        Net::MODERN.contains(&self)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +54,8 @@ impl Net {
             Net::Distant => "200:0",
             Net::Three => "3x10",
             Net::Local => "local",
+            Net::ModernLoopback => "13:lo",
+            Net::ModernFar => "13:50:100",
         }
     }
 
@@ -45,6 +67,8 @@ impl Net {
             Net::Distant => "200 ms round trip, no limit",
             Net::Three => "Three peers, each 40 ms round trip and 10 Mbit/s",
             Net::Local => "Writing, no network",
+            Net::ModernLoopback => "Hyperdrive 13, loopback",
+            Net::ModernFar => "Hyperdrive 13, 50 ms round trip, 100 Mbit/s",
         }
     }
 
@@ -66,7 +90,8 @@ impl Net {
     /// Milliseconds and 10^6 bit/s.
     fn numbers(self) -> (f64, f64) {
         match self {
-            Net::Loopback | Net::Local => (0.0, 0.0),
+            Net::Loopback | Net::Local | Net::ModernLoopback => (0.0, 0.0),
+            Net::ModernFar => (50.0, 100.0),
             Net::Near => (20.0, 100.0),
             Net::Far => (100.0, 20.0),
             Net::Distant => (200.0, 0.0),

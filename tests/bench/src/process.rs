@@ -102,8 +102,8 @@ impl Service {
         })
     }
 
-    pub fn say(&mut self, line: &str) -> io::Result<()> {
-        let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+    pub fn say(&self, line: &str) -> io::Result<()> {
+        let mut stdin = self.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(stdin, "{line}")?;
         stdin.flush()
     }

@@ -68,6 +68,7 @@ const ASPECTS: &[(&str, &str)] = &[
     ("least_share", "of the bytes"),
     ("peak_mib", "MiB"),
     ("cpu_s", "CPU s"),
+    ("server_cpu_s", "CPU s"),
 ];
 
 fn aspect(sample: &Sample, name: &str) -> Option<f64> {
@@ -78,6 +79,7 @@ fn aspect(sample: &Sample, name: &str) -> Option<f64> {
         "least_share" => sample.least_share,
         "peak_mib" => sample.peak_mib,
         "cpu_s" => sample.cpu_seconds,
+        "server_cpu_s" => sample.server_seconds,
         _ => None,
     }
 }
@@ -124,43 +126,65 @@ impl Results {
             if !self.measures(net.name()).is_empty() {
                 // Writing to a String cannot fail.
                 let _ = writeln!(out, "### {} (`{}`)\n", net.title(), net.name());
-                self.table(&mut out, net.name());
+                self.table(&mut out, net);
             }
         }
         out.push_str(&self.faults());
         out
     }
 
-    fn table(&self, out: &mut String, net: &str) {
+    fn table(&self, out: &mut String, net: Net) {
+        let compared = net.is_modern();
+        let net = net.name();
         let candidates: Vec<_> = Candidate::ALL
             .into_iter()
             .filter(|c| self.samples.iter().any(|s| s.net == net && s.candidate == c.name()))
             .collect();
-        let names: Vec<_> = candidates.iter().map(|candidate| candidate.name()).collect();
+        let mut names: Vec<_> = candidates.iter().map(|candidate| candidate.name()).collect();
+        names.extend(compared.then_some("times as good"));
         let _ = writeln!(out, "| measure | unit | {} | goal | met |", names.join(" | "));
         let _ = writeln!(out, "|---|---|{}---|---|", "---:|".repeat(names.len()));
         for (measure, unit) in self.measures(net) {
-            self.row(out, net, &measure, &unit, &candidates);
+            self.row(out, net, &measure, &unit, &candidates, compared);
             if measure.ends_with("_warm") {
                 // Nothing passes the link, and the client was hardly asked.
                 continue;
             }
             for (name, unit) in ASPECTS {
-                self.row(out, net, &format!("{measure}.{name}"), unit, &candidates);
+                self.row(out, net, &format!("{measure}.{name}"), unit, &candidates, compared);
             }
         }
         out.push('\n');
     }
 
-    fn row(&self, out: &mut String, net: &str, measure: &str, unit: &str, of: &[Candidate]) {
+    fn row(
+        &self,
+        out: &mut String,
+        net: &str,
+        measure: &str,
+        unit: &str,
+        of: &[Candidate],
+        compared: bool,
+    ) {
         let cells: Vec<_> =
             of.iter().map(|candidate| self.cell(net, measure, *candidate)).collect();
         if cells.iter().all(Option::is_none) {
             return;
         }
-        let cells: Vec<_> = cells.iter().map(Cell::show).collect();
+        let mut cells: Vec<_> = cells.iter().map(Cell::show).collect();
+        cells.extend(compared.then(|| self.times_as_good(net, measure, unit)));
         let (goal, met) = self.judge(net, measure);
         let _ = writeln!(out, "| {measure} | {unit} | {} | {goal} | {met} |", cells.join(" | "));
+    }
+
+    /// The advantage of hypermount over the reference: of rates ours by theirs, of all else theirs by ours.
+    fn times_as_good(&self, net: &str, measure: &str, unit: &str) -> String {
+        let median = |candidate| self.cell(net, measure, candidate).and_then(|cell| cell.median);
+        let (ours, theirs) = (median(Candidate::Hypermount), median(Candidate::Reference));
+        let times = ours
+            .zip(theirs)
+            .map(|(ours, theirs)| if unit.ends_with("/s") { ours / theirs } else { theirs / ours });
+        times.filter(|times| times.is_finite()).map_or("-".into(), figure)
     }
 
     /// The goals of a measure and whether hypermount meets them.
@@ -281,6 +305,7 @@ mod tests {
             least_share: None,
             peak_mib: Some(10.0),
             cpu_seconds: None,
+            server_seconds: None,
         }
     }
 

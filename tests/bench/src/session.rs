@@ -2,6 +2,7 @@
 
 use crate::candidate::{Candidate, Mounted, Workshop};
 use crate::data::DataSet;
+use crate::modern;
 use crate::net::Net;
 use crate::process::Watchdog;
 use crate::workload::{self as work, Bench, Outcome, Step};
@@ -45,6 +46,12 @@ pub const SESSIONS: &[Session] = &[
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::SEQWRITE] },
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::UNTAR, work::RMRF] },
     Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::GITCLONE] },
+    Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::TTFB_COLD] },
+    Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::LIST] },
+    Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::READDIR] },
+    Session { set: DataSet::Large13, nets: &Net::MODERN, steps: &[modern::STREAM] },
+    Session { set: DataSet::Large13, nets: &Net::MODERN, steps: &[modern::MIDDLE] },
+    Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::FILES] },
 ];
 
 /// One figure of one candidate, with its cost.
@@ -68,6 +75,9 @@ pub struct Sample {
     pub peak_mib: Option<f64>,
     /// Processor time of the client during the workload, seconds.
     pub cpu_seconds: Option<f64>,
+    /// Processor time of the server, seconds. Both candidates have one server only over the links to Hyperdrive 13.
+    #[serde(default)]
+    pub server_seconds: Option<f64>,
 }
 
 /// One candidate's turn at one session.
@@ -125,8 +135,10 @@ impl Turn<'_> {
     fn measure(&self, step: &Step, mounted: &mut Mounted, shop: &Workshop) -> io::Result<Sample> {
         let (archive, repository) = (shop.data.archive(), shop.data.repository());
         mounted.reset_traffic()?;
-        let before = mounted.usage();
-        let _guard = Watchdog::arm(mounted.client_pid(), 2 * self.limit + Duration::from_secs(20));
+        let (before, served) = (mounted.usage(), mounted.server_seconds());
+        let patience = 2 * self.limit + Duration::from_secs(20);
+        let _guard = Watchdog::arm(mounted.client_pid(), patience);
+        let ask = |task: &str| mounted.ask(task, patience);
         let outcome = (step.run)(&Bench {
             root: &mounted.root,
             set: self.session.set,
@@ -137,15 +149,18 @@ impl Turn<'_> {
             repository: &repository,
             logs: &shop.logs,
             stall: &|| mounted.stall_one_link(),
+            ask: mounted.takes_tasks.then_some(&ask),
         })?;
         let after = mounted.usage();
         let has_client = mounted.client_pid().is_some();
+        let served = mounted.server_seconds() - served;
         let traffic = mounted.traffic()?;
         Ok(Sample {
             traffic: sum(&traffic),
             least_share: least_share(&traffic),
             peak_mib: has_client.then_some(after.peak as f64 / (1 << 20) as f64),
             cpu_seconds: has_client.then_some(after.cpu - before.cpu),
+            server_seconds: self.net.is_modern().then_some(served),
             ..self.sample(step.name, step.unit, &outcome)
         })
     }
@@ -175,6 +190,7 @@ impl Turn<'_> {
             least_share: None,
             peak_mib: None,
             cpu_seconds: None,
+            server_seconds: None,
         }
     }
 

@@ -12,6 +12,8 @@ pub struct Tools {
     pub passthrough: PathBuf,
     pub relay: PathBuf,
     reference: PathBuf,
+    /// The program of Hyperdrive 13, which finds its packages by itself.
+    modern: PathBuf,
     /// Holds the FUSE library the reference brings along, under the name it looks for.
     libraries: PathBuf,
 }
@@ -31,16 +33,24 @@ impl Tools {
             hypermount,
             passthrough: beside("passthrough")?,
             relay: beside("relay")?,
+            modern: reference.join("modern.js"),
             reference: reference.join("reference.js"),
             libraries,
         })
     }
 
     /// A command of the reference's program.
-    pub fn reference(&self, command: &str) -> io::Result<Command> {
+    pub fn reference(&self, command: &str) -> Command {
         let mut node = Command::new("node");
         node.arg(&self.reference).arg(command).env("LD_LIBRARY_PATH", &self.libraries);
-        Ok(node)
+        node
+    }
+
+    /// A command of the reference's program for Hyperdrive 13.
+    pub fn modern(&self, command: &str) -> Command {
+        let mut node = Command::new("node");
+        node.arg(&self.modern).arg(command);
+        node
     }
 }
 

@@ -24,7 +24,12 @@ pub struct Bench<'a> {
     pub logs: &'a Logs,
     /// Stops one of the links.
     pub stall: &'a dyn Fn(),
+    /// Gives the reader of the reference a task and returns its answer; `None` on a mount.
+    pub ask: Option<Ask<'a>>,
 }
+
+/// A line to a reader and the line that it answers.
+pub type Ask<'a> = &'a dyn Fn(&str) -> io::Result<String>;
 
 /// A figure, in the unit of its workload.
 #[derive(Clone, Debug)]
@@ -80,16 +85,16 @@ const ARCHIVED_FILES: u64 = 5_000;
 const ARCHIVED_DIRECTORIES: u64 = 50;
 
 impl Outcome {
-    fn new(value: f64) -> Outcome {
+    pub fn new(value: f64) -> Outcome {
         Outcome { value, cut: false, fault: None }
     }
 
-    fn cut(mut self, cut: bool) -> Outcome {
+    pub fn cut(mut self, cut: bool) -> Outcome {
         self.cut = cut;
         self
     }
 
-    fn check(mut self, good: bool, complaint: impl FnOnce() -> String) -> Outcome {
+    pub fn check(mut self, good: bool, complaint: impl FnOnce() -> String) -> Outcome {
         if !good && self.fault.is_none() {
             self.fault = Some(complaint());
         }
@@ -97,7 +102,7 @@ impl Outcome {
     }
 
     /// A failed command did not do the measured work.
-    fn unless_failed(mut self, done: &Streamed, command: &str) -> Outcome {
+    pub fn unless_failed(mut self, done: &Streamed, command: &str) -> Outcome {
         if !done.succeeded {
             self.value = f64::NAN;
         }
@@ -105,7 +110,7 @@ impl Outcome {
     }
 
     /// Checks a count, unless the time limit ended the run.
-    fn expect(self, what: &str, found: u64, expected: u64) -> Outcome {
+    pub fn expect(self, what: &str, found: u64, expected: u64) -> Outcome {
         let good = if self.cut { found <= expected } else { found == expected };
         self.check(good, || format!("{found} {what}, expected {expected}"))
     }
@@ -115,12 +120,16 @@ fn per_second(count: u64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-fn milliseconds(took: Duration) -> f64 {
+pub fn megabytes_per_second(bytes: u64, took: Duration) -> f64 {
+    per_second(bytes, took) / 1e6
+}
+
+pub fn milliseconds(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
 /// The file of a tree whose first byte is timed: not one at the start of a listing.
-fn probe(set: DataSet) -> DataFile {
+pub fn probe(set: DataSet) -> DataFile {
     let files = set.files();
     files[files.len() / 2].clone()
 }
@@ -135,7 +144,7 @@ fn read_probe(bench: &Bench) -> io::Result<(Duration, bool)> {
     Ok((took, length as u64 == file.size.min(PAGE) && file.matches(0, &buffer[..length])))
 }
 
-fn time_to_first_byte(bench: &Bench) -> io::Result<Outcome> {
+pub fn time_to_first_byte(bench: &Bench) -> io::Result<Outcome> {
     let (took, good) = read_probe(bench)?;
     Ok(Outcome::new(milliseconds(took)).check(good, || "wrong bytes".into()))
 }
@@ -168,7 +177,7 @@ pub fn median(values: &mut [f64]) -> f64 {
 }
 
 /// `ls -lR`: its duration, and the number of entries that it listed.
-fn run_list(bench: &Bench) -> io::Result<(Streamed, u64)> {
+pub fn run_list(bench: &Bench) -> io::Result<(Streamed, u64)> {
     let (mut entries, mut line_start) = (0, true);
     let mut ls = Command::new("ls");
     let done = stream(ls.arg("-lR").current_dir(bench.root), bench.limit, bench.logs, |bytes| {
@@ -180,7 +189,7 @@ fn run_list(bench: &Bench) -> io::Result<(Streamed, u64)> {
     Ok((done, entries))
 }
 
-fn tree_entries(set: DataSet) -> u64 {
+pub fn tree_entries(set: DataSet) -> u64 {
     set.files().len() as u64 + set.directories()
 }
 

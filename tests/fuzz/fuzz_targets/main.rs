@@ -1,11 +1,15 @@
 //! The fuzz targets in one program, which is built faster than one for each: `FUZZ_TARGET` names the one to run.
 #![no_main]
 
+mod alpha;
+mod bee_extension;
 mod core_files;
 mod extension;
 mod handshake;
 mod hyperdht;
+mod manifest;
 mod messages;
+mod oplog;
 mod packets;
 mod protomux;
 mod records;
@@ -23,12 +27,16 @@ use libfuzzer_sys::fuzz_target;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 15] = [
+const TARGETS: [(&str, Target); 19] = [
+    ("alpha", alpha::run),
+    ("bee_extension", bee_extension::run),
     ("core_files", core_files::run),
     ("extension", extension::run),
     ("handshake", handshake::run),
     ("hyperdht", hyperdht::run),
+    ("manifest", manifest::run),
     ("messages", messages::run),
+    ("oplog", oplog::run),
     ("packets", packets::run),
     ("protomux", protomux::run),
     ("records", records::run),
