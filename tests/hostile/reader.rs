@@ -19,9 +19,10 @@ use crate::liar::{Liar, Lie};
 /// `--wait` of a reader whose only peer is a liar.
 const WAIT: &str = "1s";
 /// `--wait` where the lie itself takes a while to arrive.
-const LARGE_WAIT: &str = "30s";
-/// A few look-ups and a read of one second each, and a busy machine.
-const ENDS_WITHIN: Duration = Duration::from_secs(45);
+const LARGE_WAIT: &str = "12s";
+/// Three calls that wait for [`LARGE_WAIT`] each (to open the drive, to look up the file, to read it), and a busy
+/// machine. [`watch`](crate::fixture::watch) stops the command a little later.
+const ENDS_WITHIN: Duration = HANGS.saturating_sub(Duration::from_secs(5));
 /// Commands run at once: most of their time they wait.
 const AT_ONCE: usize = 4;
 

@@ -159,7 +159,8 @@ fn t17_t18_t19_frames_that_end_the_connection() {
         wire.plain(&plain).expect("is sent");
         let started = Instant::now();
         is_ended(&mut wire);
-        assert!(started.elapsed() < Duration::from_secs(5), "{what}: ended late");
+        // The deadline of a handshake is 10 s, that of a silent connection 20 s.
+        assert!(started.elapsed() < Duration::from_secs(9), "{what}: ended late");
     }
     let (mut wire, _) = server.client();
     wire.open(&key()).expect("is sent");

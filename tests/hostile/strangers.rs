@@ -22,8 +22,8 @@ use crate::publisher::{Publisher, node};
 use crate::server::next;
 use crate::wire::{Wire, encode, frame, open_payload};
 
-/// An answer that takes longer counts as missing.
-const SOON: Duration = Duration::from_secs(5);
+/// An answer that takes longer counts as missing. The flood and all other tests share two processors.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Hosts of peers, and connections of each: all places there are for peers.
 const HOSTS: u8 = 4;
@@ -127,7 +127,7 @@ impl Daemon {
         let started = Instant::now();
         let status = json(self.home.run(["status", "--json"]));
         assert_eq!(status["up"], true, "{when}");
-        assert!(started.elapsed() < SOON, "{when}: status took {:?}", started.elapsed());
+        assert!(started.elapsed() < DEADLINE, "{when}: status took {:?}", started.elapsed());
     }
 
     /// SIGTERM ends it.
@@ -142,7 +142,7 @@ impl Daemon {
             let stat = std::fs::read_to_string(&stat).unwrap_or_default();
             stat.is_empty() || stat.contains(") Z")
         });
-        assert!(started.elapsed() < SOON, "{when}: it ended after {:?}", started.elapsed());
+        assert!(started.elapsed() < DEADLINE, "{when}: it ended after {:?}", started.elapsed());
     }
 }
 
