@@ -364,10 +364,13 @@ pub struct Export {
     pub json: bool,
 }
 
-/// Make a copied or restored store writable
+/// Make a copied or restored store writable, or one of the `drives` program
 ///
 /// A drive has one writer. A store that was copied, moved to another disk or machine, or restored
 /// from a backup opens read-only until you confirm here that no other copy of it is written.
+///
+/// A store of Corestore 6, as the `drives` program keeps it (~/.drives/corestore), opens read-only too. Adopted, its drives
+/// are written in their own format, and that program goes on with them: one of the two at a time has the store open.
 #[derive(Debug, Args)]
 pub struct Adopt {
     /// Directory of the store [default: the XDG data directory]

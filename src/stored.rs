@@ -16,12 +16,17 @@ use crate::values::drive_url;
 /// absent.
 pub fn open_store(directory: &Path, create: bool) -> Result<Store> {
     let state = directories::state_directory().ok();
-    let store = Store::open_as(directory, create, &MachineIdentity::here(state.as_deref()))
+    let store = Store::open_as(directory, create, &identity())
         .context(|| format!("open the store {}", directory.display()))?;
-    if let Some(state) = state.filter(|_| store.is_foreign()) {
+    if let Some(state) = state.filter(|_| store.is_of_another_program()) {
         store.find_encryption_keys_in(&state);
     }
     Ok(store)
+}
+
+/// What distinguishes this machine from others.
+pub fn identity() -> MachineIdentity {
+    MachineIdentity::here(directories::state_directory().ok().as_deref())
 }
 
 /// The drives of a store, its default drive first, and which of them are damaged.

@@ -147,7 +147,6 @@ fn a_store_of_the_drives_command_is_read_and_not_touched() {
         must_hold(&foreground.at, &foreign.entries);
         drop(foreground);
         for refused in [
-            home.run(["adopt", "--store", &at]),
             home.run(["create", "notes", "--store", &at]),
             home.run(["import", out.to_str().unwrap(), &at]),
         ] {
@@ -216,17 +215,20 @@ impl Drives {
         let tree = self.home.path("tree").display().to_string();
         let shown = directory.display().to_string();
         let listed = |at: &str| {
-            let executable = living::shell(&format!("cd '{at}' && find . -type f -perm -u+x"));
+            let executable =
+                living::shell(&format!("cd '{at}' && find . -type f -perm -u+x | sort"));
             let sums = living::shell(&format!(
                 "cd '{at}' && find . -type f -print0 | sort -z | xargs -0 sha256sum"
             ));
-            let links = living::shell(&format!("cd '{at}' && find . -type l -printf '%p %l\\n'"));
+            let links =
+                living::shell(&format!("cd '{at}' && find . -type l -printf '%p %l\\n' | sort"));
             (executable, sums, links)
         };
         assert_eq!(listed(&shown), listed(&tree));
     }
 }
 
+/// Sentence 135. "The drives of a store of the `drives` program are read-only until `adopt`."
 #[test]
 fn what_the_drives_program_keeps_is_mounted_and_not_touched() {
     let drives = Drives::new();
@@ -235,6 +237,7 @@ fn what_the_drives_program_keeps_is_mounted_and_not_touched() {
     home.make("mnt");
     home.run(["mount", &at, "mnt"]).must_succeed();
     drives.must_show(&home.path("mnt"));
+    assert!(fs::write(home.path("mnt/new"), "x").is_err(), "it is read-only");
     home.run(["unmount", "mnt"]).must_succeed();
     home.run(["check", &at]).must_succeed();
     assert!(snapshot(&drives.store()) == before, "the directory was changed");
@@ -248,6 +251,113 @@ fn what_the_drives_program_keeps_is_mounted_and_not_touched() {
     drives.must_show(&foreground.at);
     drop(foreground);
     assert!(snapshot(&drives.store()) == before, "the directory was changed");
+}
+
+/// Sentence 135. "Then both programs write them, in turns: one at a time has the store."
+/// Sentence 135. "Empty directories, and the attributes of directories, are kept in this store, and other readers do not
+/// see them."
+#[test]
+fn an_adopted_drive_is_written_in_turns_with_the_drives_program() {
+    let drives = Drives::new();
+    let (home, at) = (&drives.home, drives.store().display().to_string());
+    let adopted = home.run(["adopt", "--store", &at]).must_succeed();
+    assert!(adopted.stderr.contains("that program can go on with them"), "{adopted:?}");
+    let again = home.run(["adopt", "--store", &at]).must_succeed();
+    assert!(again.stderr.contains("nothing to adopt"), "{again:?}");
+    home.run(["create", "more", "--store", &at]).must_fail(1, "another program's");
+    home.make("mnt");
+    home.make("theirs");
+    for turn in 0..3 {
+        home.run(["mount", &at, "mnt"]).must_succeed();
+        let kept_out =
+            Drives::command(home, &["mirror", &drives.id, "./theirs"]).output().expect("it runs");
+        assert!(!kept_out.status.success(), "the lock is ours");
+        // The same changes to the mount and to the tree that is compared with it.
+        for root in [home.path("mnt"), home.path("tree")] {
+            fs::write(root.join(format!("ours {turn}")), vec![turn; 200_000]).expect("write");
+            fs::create_dir_all(root.join(format!("made {turn}/below"))).expect("make");
+            fs::write(root.join(format!("made {turn}/below/it")), "text").expect("write");
+            let run = fs::Permissions::from_mode(if turn == 1 { 0o644 } else { 0o755 });
+            fs::set_permissions(root.join("run"), run).expect("chmod");
+            fs::rename(root.join("nested"), root.join("moved")).expect("rename");
+            fs::rename(root.join("moved"), root.join("nested")).expect("rename");
+            let link = root.join(format!("link {turn}"));
+            std::os::unix::fs::symlink("run", link).expect("link");
+        }
+        let empty = home.path(&format!("mnt/empty {turn}"));
+        fs::create_dir(&empty).expect("make");
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o710)).expect("chmod");
+        drives.must_show(&home.path("mnt"));
+        home.run(["unmount", "mnt"]).must_succeed();
+        home.run(["check", &at]).must_succeed();
+        living::succeed(&mut Drives::command(home, &["mirror", &drives.id, "./theirs"]));
+        drives.must_show(&home.path("theirs"));
+        // Its turn.
+        fs::write(home.path("tree/a.txt"), format!("theirs {turn}")).expect("write");
+        fs::remove_file(home.path(&format!("tree/ours {turn}"))).expect("remove");
+        drives.mirror();
+        home.run(["mount", &at, "mnt"]).must_succeed();
+        drives.must_show(&home.path("mnt"));
+        let mode = fs::metadata(&empty).expect("an empty directory stays").permissions().mode();
+        assert_eq!(mode & 0o777, 0o710);
+        home.run(["unmount", "mnt"]).must_succeed();
+    }
+}
+
+/// Cores of every kind that one key signs are written on: with a manifest of version 0 or 1, and without one.
+#[test]
+fn the_reference_reads_what_was_written_to_adopted_drives() {
+    let shapes: [(&str, &[&str]); 3] =
+        [("drives10", &[]), ("compat", &["--legacy10"]), ("many", &["--legacy10"])];
+    for (shape, options) in shapes {
+        let foreign = Foreign::new(shape, options);
+        let (home, at) = (&foreign.home, foreign.directory());
+        home.run(["adopt", "--store", &at]).must_succeed();
+        let tree = home.make("added");
+        fs::write(tree.join("added.txt"), "added\n").expect("write");
+        fs::create_dir(tree.join("below")).expect("make");
+        fs::write(tree.join("below/large"), vec![7; 300_000]).expect("write");
+        home.run(["import", tree.to_str().unwrap(), &format!("{at}/new")]).must_succeed();
+        home.run(["check", &at]).must_succeed();
+        let (mut served, ready) = serve(home, shape, options);
+        assert_eq!(ready["key"], foreign.key.as_str());
+        let entries = served.ask(json!({ "manifest": true }))["entries"].clone();
+        served.ask(json!({ "put": "/after", "text": "after\n" }));
+        quit(served);
+        let names = |entries: &Value| entries.as_object().expect("entries").len();
+        assert_eq!(names(&entries), names(&foreign.entries) + 2, "{shape}: {entries}");
+        let sum = |name: &str| entries[name]["sha256"].clone();
+        assert_eq!(sum("/new/added.txt"), sha256(&tree.join("added.txt")), "{shape}");
+        assert_eq!(sum("/new/below/large"), sha256(&tree.join("below/large")), "{shape}");
+        let read = home.run(["cat", &at, "after"]).must_succeed();
+        assert_eq!(read.stdout, "after\n", "{shape}");
+    }
+}
+
+/// Damage to files of another program is reported; nothing is fetched again in their place, which would lose the key.
+#[test]
+fn damaged_files_of_an_adopted_store_are_left_as_they_are() {
+    let foreign = Foreign::new("drives10", &[]);
+    let (home, at) = (&foreign.home, foreign.directory());
+    home.run(["adopt", "--store", &at]).must_succeed();
+    let found =
+        living::succeed(Command::new("find").arg(&at).args(["-name", "oplog", "-size", "+0"]));
+    let oplogs: Vec<&str> = found.lines().collect();
+    assert!(oplogs.len() >= 2, "{found}");
+    for oplog in &oplogs {
+        let mut bytes = fs::read(oplog).expect("read");
+        bytes[8..40].fill(0xff);
+        bytes[4096 + 8..].fill(0xff);
+        fs::write(oplog, bytes).expect("write");
+    }
+    let sums = || oplogs.iter().map(|oplog| sha256(Path::new(oplog))).collect::<Vec<_>>();
+    let before = sums();
+    let url = format!("hyper://{}", foreign.key);
+    for ran in [home.run(["ls", &at]), home.run(["ls", &url, "--store", &at, "--wait", "0"])] {
+        assert_ne!(ran.code, Some(0), "{ran:?}");
+        assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    }
+    assert_eq!(sums(), before);
 }
 
 /// While the program runs its directory is left alone, and the drive is read from the program by its key.

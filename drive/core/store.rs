@@ -9,7 +9,7 @@
 //! <root>/cores/<dk[0:2]>/…               the same for cores of Hypercore 10 and 11 (`kinds.rs`)
 //! ```
 //!
-//! A directory of Corestore 6 is read where it lies (`foreign.rs`).
+//! A directory of Corestore 6 is read, and if adopted written, where it lies (`foreign.rs`).
 //!
 //! Not here: which cores make a drive (`drive/drive/hyperdrive.rs`), and what is in a core's files
 //! (`hypercore/`).
@@ -91,6 +91,8 @@ struct Inner {
     /// `None` for a store in memory.
     root: Option<PathBuf>,
     master_key: [u8; 32],
+    /// The program that it belongs to.
+    kind: StoreKind,
     writable: bool,
     cache: Arc<BlockCache>,
     cores: Mutex<HashMap<CoreName, Core>>,
@@ -116,8 +118,8 @@ pub struct Store {
 
 impl Store {
     /// Opens (or, with `create`, makes) the store in `directory` and takes its lock. On a medium
-    /// that cannot be written it is opened for reading, without a lock. A store of Corestore 6 is opened for
-    /// reading, with that program's own lock.
+    /// that cannot be written it is opened for reading, without a lock. A store of Corestore 6 is opened with that
+    /// program's own lock: for reading, unless it was adopted.
     ///
     /// # Errors
     /// `NotAStore`, `OtherProgram`, `NotOwner`, `Locked`, `ReadOnly`, `Storage`.
@@ -143,7 +145,7 @@ impl Store {
             Err(error) => return Err(failed("stat", directory)(error)),
         }
         if let Some(kind) = StoreKind::of(directory).filter(|kind| *kind != StoreKind::Own) {
-            return Self::open_foreign(directory, kind);
+            return Self::open_foreign(directory, kind, identity);
         }
         let access = owner::access(directory, create)?;
         if access == Access::Write && create_or_store(directory, create)? {
@@ -181,14 +183,14 @@ impl Store {
         if let Some(stop) = marks.as_ref().and_then(|marks| marks.stop()) {
             log::warn!("{}: read-only: {}", directory.display(), stop.reason());
         }
-        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks, writable))
+        Ok(Self::new(Some(directory.to_owned()), master_key, lock, marks, StoreKind::Own))
     }
 
     /// A store without a disk.
     pub fn memory() -> Self {
         let master_key =
             crypto::random_bytes().expect("the operating system has a working random generator");
-        Self::new(None, master_key, None, None, true)
+        Self::new(None, master_key, None, None, StoreKind::Own)
     }
 
     fn new(
@@ -196,11 +198,12 @@ impl Store {
         master_key: [u8; 32],
         lock: Option<Arc<FileLock>>,
         marks: Option<Arc<Marks>>,
-        writable: bool,
+        kind: StoreKind,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                writable,
+                kind,
+                writable: root.is_none() || marks.is_some(),
                 root,
                 master_key,
                 cache: Arc::new(BlockCache::new(DEFAULT_CACHE_BYTES)),
@@ -406,7 +409,9 @@ impl Store {
         }
         self.inner.make_room(&mut cores)?;
         let core = match (&self.inner.root, dialect) {
-            (Some(_), Dialect::Legacy) if self.is_foreign() => Err(Error::ReadOnly(FOREIGN)),
+            (Some(_), Dialect::Legacy) if self.is_of_another_program() => {
+                Err(Error::ReadOnly(FOREIGN))
+            }
             (Some(root), Dialect::Legacy) => {
                 let directory = core_directory(root, &discovery_key);
                 self.open_on_disk(&directory, key, origin, stop)
@@ -447,6 +452,7 @@ impl Store {
             store_pair: false,
             manifest: origin.manifest,
             writable,
+            forgets_damage: true,
             cache: Arc::clone(&self.inner.cache),
             keep: None,
             stop: None,
@@ -515,6 +521,7 @@ impl Store {
             manifest: None,
             pair,
             writable,
+            forgets_damage: true,
             cache: Arc::clone(&self.inner.cache),
             keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
             stop: {

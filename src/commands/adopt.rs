@@ -1,11 +1,13 @@
 //! `hypermount adopt`.
 
-use hypermount_core::StopReason;
+use std::path::Path;
+
+use hypermount_core::{StopReason, Store};
 
 use crate::cli::Adopt;
 use crate::directories;
-use crate::failure::{Context, Failure, Result};
-use crate::stored::open_store;
+use crate::failure::{Context, Result};
+use crate::stored::{identity, open_store};
 use crate::terminal::escaped;
 
 pub fn run(args: &Adopt) -> Result {
@@ -13,9 +15,9 @@ pub fn run(args: &Adopt) -> Result {
     let store = open_store(&directory, false)?;
     let what = || format!("adopt {}", directory.display());
     if store.is_foreign() {
-        let why = "it is a store of another program (Corestore 6), which is only read here";
-        return Err(Failure::failed(what(), why)
-            .hint("write its drives with that program; `hypermount export` copies them out"));
+        // Its lock is taken for writing next, which the one for reading would keep out.
+        drop(store);
+        return adopt_from_program(&directory).context(what);
     }
     let reasons = store.stop_reasons().context(what)?;
     if reasons.is_clear() {
@@ -38,6 +40,19 @@ pub fn run(args: &Adopt) -> Result {
     store.adopt(args.force).context(what).map_err(|failure| {
         failure.hint("fetch the rest first: hypermount export URL DIR --peer HOST:PORT; or --force")
     })?;
+    eprintln!("adopted; the drives can be written from now on");
+    Ok(())
+}
+
+/// Makes the drives of a store of Corestore 6 writable here.
+fn adopt_from_program(directory: &Path) -> hypermount_core::Result<()> {
+    eprintln!(
+        "{} is a store of another program (Corestore 6, as `drives` has it). Adopting makes its drives writable here \
+         too. The format stays, and that program can go on with them: one of the two at a time has the store open. \
+         Keep no second copy that is written as well.",
+        escaped(&directory.display().to_string())
+    );
+    Store::adopt_from_program(directory, &identity())?;
     eprintln!("adopted; the drives can be written from now on");
     Ok(())
 }

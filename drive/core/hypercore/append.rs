@@ -114,6 +114,7 @@ impl Core {
         let byte_length = merkle::byte_length(&roots).unwrap_or_default();
         let after = Head { length, byte_length, fork: before.fork };
         let signature = self.inner.author.sign(pair, &roots, after);
+        let signature = signature.ok_or(Error::ReadOnly("a core without its manifest"))?;
         Ok(Batch { plain, blocks, before, after, roots, created, signature })
     }
 

@@ -115,7 +115,7 @@ impl Core {
             }
             found.records_damaged += 1;
             let again = match &self.inner.pair {
-                Some(pair) if self.writable() => Some(self.inner.author.sign(pair, &roots, head)),
+                Some(pair) if self.writable() => self.inner.author.sign(pair, &roots, head),
                 _ => None,
             };
             if let Some(again) = again {

@@ -260,11 +260,11 @@ impl Author {
         }
     }
 
-    /// The signature over these roots of the core at this head.
-    pub(super) fn sign(&self, pair: &KeyPair, roots: &[TreeNode], head: Head) -> Signature {
+    /// The signature over these roots of the core at this head; `None` where it is not known what it has to cover.
+    pub(super) fn sign(&self, pair: &KeyPair, roots: &[TreeNode], head: Head) -> Option<Signature> {
         match self.dialect {
-            Dialect::Legacy => hash::sign(pair, roots, head.length),
-            Dialect::Modern => modern::signature::sign_alone(&self.key, pair, roots, head),
+            Dialect::Legacy => Some(hash::sign(pair, roots, head.length)),
+            Dialect::Modern => Some(self.verifier.get()?.sign(pair, roots, head)),
         }
     }
 

@@ -185,6 +185,8 @@ pub struct Opening<'a> {
     pub manifest: Option<Bytes>,
     /// Whether the medium can be written at all.
     pub writable: bool,
+    /// Whether damage in a core that this machine does not sign is dropped, and what was there fetched again.
+    pub forgets_damage: bool,
     /// Holds blocks that were read; shared by the cores of a store.
     pub cache: Arc<BlockCache>,
     /// Kept alive as long as the core: the locks on its files.
@@ -330,7 +332,7 @@ impl Core {
     /// `Locked`.
     pub fn open(opening: Opening) -> Result<Self> {
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
-        let Opening { manifest, keep, stop, on_stop, .. } = opening;
+        let Opening { manifest, forgets_damage, keep, stop, on_stop, .. } = opening;
         let dialect = opening.dialect;
         let stopped = stop.is_some();
         let files = OpenFiles {
@@ -341,6 +343,7 @@ impl Core {
             store_pair,
             manifest,
             writable,
+            forgets_damage,
             stopped,
         };
         let (Opened { files, pair, found }, author) = dialect.open(files)?;

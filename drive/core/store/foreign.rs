@@ -1,12 +1,14 @@
 //! Stores of other programs: which program a directory belongs to, and opening one where it lies.
 //!
-//! Corestore 6, in which the `drives` command keeps its drives, is read and never written: no file is made,
-//! changed or removed there, and its own lock is taken for reading, so that its program does not change the files
-//! meanwhile.
+//! Corestore 6, in which the `drives` command keeps its drives, is read: no file is made, changed or removed
+//! there, and its own lock is taken for reading, so that its program does not change the files meanwhile. A user may
+//! adopt such a store. Then its drives are written here too, in the same files, and its lock is taken for writing;
+//! its program and this one take turns.
 //!
 //! ```text
 //! <root>/primary-key                           32 bytes, locked by the process that has the store open
 //! <root>/cores/<dk[0:2]>/<dk[2:4]>/<dk>/…      as in our own stores (`kinds.rs`)
+//! <root>/hypermount.mark                       if it was adopted
 //! ```
 //!
 //! Not here: which of the cores make a drive, and stores in a RocksDB, which are recognised only.
@@ -15,7 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::lock::FileLock;
-use super::{MASTER_KEY, Store, failed};
+use super::mark::{MARK_FILE, Marks};
+use super::owner::{self, Access};
+use super::{LOCK_FILE, MASTER_KEY, MachineIdentity, Store, failed};
 use crate::error::{Error, Result};
 
 /// The file that Corestore 6 locks.
@@ -25,6 +29,8 @@ const DEVICE_FILE: &str = "CORESTORE";
 const DATABASE: &str = "db";
 /// Why nothing of ours goes into such a store.
 pub(super) const FOREIGN: &str = "the store is another program's, which is only read here";
+/// Why no drive is made in an adopted one.
+pub(super) const ADOPTED: &str = "the store is another program's, which makes the drives in it";
 
 /// The program that a store belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,26 +63,85 @@ impl StoreKind {
 }
 
 impl Store {
-    /// Opens the store of another program in `directory`, for reading.
-    pub(super) fn open_foreign(directory: &Path, kind: StoreKind) -> Result<Self> {
+    /// Opens the store of another program in `directory`: for reading, or to write its drives if it was adopted.
+    pub(super) fn open_foreign(
+        directory: &Path,
+        kind: StoreKind,
+        identity: &MachineIdentity,
+    ) -> Result<Self> {
         if kind == StoreKind::Corestore7 {
             let program = "Corestore 7 (Pear, Keet, Hyperdrive 12 and 13)";
             return Err(Error::OtherProgram { path: directory.to_owned(), program });
         }
-        let lock = FileLock::share(&directory.join(PRIMARY_KEY)).map_err(|error| match error {
-            Error::Locked { holder, .. } => Error::Locked { path: directory.to_owned(), holder },
-            error => error,
-        })?;
         std::fs::read_dir(directory).map_err(failed("list", directory))?;
+        let adopted = directory.join(MARK_FILE).exists();
+        if adopted && owner::access(directory, false)? == Access::Write {
+            let (lock, marks) = take(directory, identity)?;
+            log::info!("{}: an adopted store of Corestore 6", directory.display());
+            return Ok(Self::new(
+                Some(directory.to_owned()),
+                [0; 32],
+                Some(lock),
+                Some(marks),
+                kind,
+            ));
+        }
+        let lock = FileLock::share(&directory.join(PRIMARY_KEY));
+        let lock = lock.map_err(|error| of_store(error, directory))?;
         log::info!("{}: a store of Corestore 6, opened for reading", directory.display());
         // No core of ours derives from this key: no directory of a core that would is in such a store.
-        Ok(Self::new(Some(directory.to_owned()), [0; 32], Some(Arc::new(lock)), None, false))
+        Ok(Self::new(Some(directory.to_owned()), [0; 32], Some(Arc::new(lock)), None, kind))
     }
 
-    /// Whether the store is another program's, so that nothing can be added to it.
+    /// Makes the drives of the store of Corestore 6 in `directory` writable here, as it is now. Its program can go on
+    /// with it whenever it is not open here.
+    ///
+    /// # Errors
+    /// `NotAStore` for another directory, `Locked` while a process has the store open, `NotOwner`, `ReadOnly`,
+    /// `Storage`.
+    pub fn adopt_from_program(directory: &Path, identity: &MachineIdentity) -> Result<()> {
+        if StoreKind::of(directory) != Some(StoreKind::Corestore6) {
+            let why = "it is no store of Corestore 6".to_owned();
+            return Err(Error::NotAStore { path: directory.to_owned(), why });
+        }
+        if owner::access(directory, false)? == Access::Read {
+            return Err(Error::ReadOnly("the store's medium cannot be written"));
+        }
+        let (_lock, marks) = take(directory, identity)?;
+        marks.adopt(&[])
+    }
+
+    /// Whether the store is another program's and was not adopted, so that nothing can be added to it.
     pub fn is_foreign(&self) -> bool {
-        let root = self.inner.root.as_deref();
-        root.is_some() && self.inner.lock.is_some() && !self.inner.writable
+        self.is_of_another_program() && !self.inner.writable
+    }
+
+    /// Whether the store is another program's, adopted or not.
+    pub fn is_of_another_program(&self) -> bool {
+        self.inner.kind != StoreKind::Own
+    }
+}
+
+/// The locks of this program and of the other one, and the marks.
+fn take(directory: &Path, identity: &MachineIdentity) -> Result<(Arc<FileLock>, Arc<Marks>)> {
+    let path = directory.join(PRIMARY_KEY);
+    let theirs = FileLock::take_from_program(&path).map_err(|error| of_store(error, directory))?;
+    let ours = FileLock::take_store(&directory.join(LOCK_FILE), directory)?;
+    let ours = ours.ok_or(Error::ReadOnly("the store's medium cannot be written"))?;
+    let primary_key = std::fs::read(&path).map_err(failed("read", &path))?;
+    let primary_key = <[u8; 32]>::try_from(primary_key).map_err(|bytes| Error::NotAStore {
+        path: directory.to_owned(),
+        why: format!("its {PRIMARY_KEY} has {} bytes instead of 32", bytes.len()),
+    })?;
+    let marks = Marks::open(directory, &primary_key, identity)?;
+    Ok((Arc::new(theirs.and(ours)), Arc::new(marks)))
+}
+
+/// A lock that another process has is that of the store.
+fn of_store(error: Error, directory: &Path) -> Error {
+    match error {
+        Error::Locked { holder, .. } => Error::Locked { path: directory.to_owned(), holder },
+        error => error,
     }
 }
 

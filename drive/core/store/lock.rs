@@ -19,7 +19,7 @@ const UNKNOWN: &str = "another process";
 
 /// A lock that lasts until it is dropped or the process ends.
 pub(super) struct FileLock {
-    _held: Held,
+    _held: Vec<Held>,
 }
 
 /// The kind of a lock.
@@ -56,26 +56,40 @@ impl FileLock {
         if let Err(error) = write() {
             log::warn!("{}: {error}", path.display());
         }
-        Ok(Some(Self { _held: Held::Flock(lock) }))
+        Ok(Some(Self { _held: vec![Held::Flock(lock)] }))
     }
 
     /// The lock on a core of Hypercore 9, which that program takes too.
     pub(crate) fn take_core(bitfield: &Path) -> Result<Self> {
         let file = open(bitfield).map_err(failed("open", bitfield))?;
-        Ok(Self { _held: Held::Flock(lock(file, bitfield)?) })
+        Ok(Self { _held: vec![Held::Flock(lock(file, bitfield)?)] })
     }
 
     /// The lock on a core of Hypercore 10, which that program takes too.
     pub(crate) fn take_modern_core(oplog: &Path) -> Result<Self> {
         let file = open(oplog).map_err(failed("open", oplog))?;
-        Ok(Self { _held: lock_description(file, oplog, true)? })
+        Ok(Self { _held: vec![lock_description(file, oplog, true)?] })
+    }
+
+    /// The lock of the program that a store belongs to, so that it does not open it. The file exists, and is not
+    /// changed.
+    pub(crate) fn take_from_program(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|error| owner::explain(error, path))?;
+        Ok(Self { _held: vec![lock_description(file, path, true)?] })
+    }
+
+    /// Both locks, held together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self._held.extend(other._held);
+        self
     }
 
     /// The lock on a file of another program's: other readers may have it too, a writer may not. The file is
     /// not changed.
     pub(crate) fn share(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(failed("open", path))?;
-        Ok(Self { _held: lock_description(file, path, false)? })
+        Ok(Self { _held: vec![lock_description(file, path, false)?] })
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::foreign::ADOPTED;
 use super::name_file::read_name;
 use super::owner::CORES;
 use super::{DEFAULT_NAME, MAX_NAME_LENGTH, Origin, Store, core_directory};
@@ -38,6 +39,9 @@ impl Store {
     pub fn core_named_of(&self, name: &[u8], dialect: Dialect) -> Result<Core> {
         if name.is_empty() || name.len() > MAX_NAME_LENGTH {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
+        }
+        if self.is_of_another_program() && !self.is_foreign() {
+            return Err(Error::ReadOnly(ADOPTED));
         }
         let pair = self.derive(dialect, name);
         let key = dialect.key_of(&pair);

@@ -410,7 +410,8 @@ fn a_core_shorter_than_marked_is_read_only_with_and_without_outside_marks() {
 /// Two stores with one master key, as far as both went together.
 fn twins() -> (Core, Core) {
     let master_key = [7; 32];
-    let open = || Store::new(None, master_key, None, None, true).core_named(b"mine").unwrap();
+    let open =
+        || Store::new(None, master_key, None, None, StoreKind::Own).core_named(b"mine").unwrap();
     let (one, other) = (open(), open());
     for core in [&one, &other] {
         core.append(&[Bytes::from_static(b"common")]).unwrap();

@@ -32,6 +32,7 @@ fn core_of(
         store_pair: false,
         manifest,
         writable: true,
+        forgets_damage: true,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,

@@ -82,12 +82,13 @@ struct State {
 pub(in super::super) fn open(opening: OpenFiles) -> Result<(Opened, Option<Verifier>)> {
     let OpenFiles { directory, open_file: open, key, pair, store_pair, manifest, .. } = opening;
     let (writable, stopped) = (opening.writable, opening.stopped);
+    let may_forget = writable && opening.forgets_damage;
     let file = |name| open_file(directory, open, name);
     let files = (file("oplog")?, file("tree")?, file("data")?, file("bitfield")?);
     let (oplog, tree, data, bitfield) = files;
     let header_file = file("header")?;
     // What others write and what is damaged here is fetched again, unless the files are another program's.
-    let read = read_oplog(&oplog, &header_file, key, writable && pair.is_none())?;
+    let read = read_oplog(&oplog, &header_file, key, may_forget && pair.is_none())?;
     let stored = read.is_some();
     let Oplog { header, entries, records, slots, external } = read.unwrap_or_else(|| Oplog {
         header: new_header(key, pair.as_ref(), store_pair, manifest),
@@ -102,7 +103,7 @@ pub(in super::super) fn open(opening: OpenFiles) -> Result<(Opened, Option<Verif
     }
     let pair = pair.or_else(|| own::stored_pair(&header).filter(|_| store_pair));
     let pair = pair.filter(|pair| own::signs_alone(&header, &pair.public_key()));
-    let forgets = writable && pair.is_none();
+    let forgets = may_forget && pair.is_none();
     let manifest = header.manifest.clone();
     let before = header.tree.clone();
     let state = State {

@@ -99,10 +99,10 @@ impl Manifest {
         }
     }
 
-    /// Whether this key alone signs, in the way that is written here.
+    /// Whether one signature of this key is all that an append takes.
     pub(super) fn is_of(&self, key: &PublicKey) -> bool {
         let alone = matches!(&self.signers[..], [signer] if signer.public_key == *key);
-        alone && self.version > 0 && self.is_single() && self.prologue.is_none()
+        alone && self.is_single() && self.prologue.is_none()
     }
 
     /// Whether one signature decides, without a list around it in version 0.

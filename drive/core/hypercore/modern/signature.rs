@@ -166,6 +166,36 @@ impl Verifier {
         self.verify_quorum(manifest, roots, signable, signature)
     }
 
+    /// Whether the signature of this key alone stands for the core.
+    pub(crate) fn is_signed_alone_by(&self, signer: &PublicKey) -> bool {
+        match &self.manifest {
+            None => self.key == *signer,
+            Some(manifest) => manifest.is_of(signer),
+        }
+    }
+
+    /// The signature of `pair`, which signs alone, over these roots.
+    pub(crate) fn sign(&self, pair: &KeyPair, roots: &[TreeNode], head: Head) -> Signature {
+        let tree_hash = hash::TREE.of_roots(roots);
+        let signable = Signable { tree_hash, length: head.length, fork: head.fork };
+        let (context, version) = match &self.manifest {
+            None => (None, 0),
+            Some(manifest) => {
+                let signer = manifest.signers.first();
+                (signer.map(|signer| self.context(manifest, signer)), manifest.version)
+            }
+        };
+        let signature = pair.sign(&signable.bytes(context));
+        if version == 0 {
+            return Signature::from(&signature[..]);
+        }
+        // One signature, of signer 0, over this length; no nodes.
+        let mut bytes = vec![1, 0];
+        bytes.extend_from_slice(&signature);
+        bytes.extend_from_slice(&[0, 0]);
+        Signature::from(&bytes[..])
+    }
+
     /// As [`Verifier::verify`], for roots that are stored.
     pub(crate) fn signed(&self, roots: &[TreeNode], fork: u64, signature: &Signature) -> bool {
         let roots = Roots::new(roots.to_vec());
@@ -212,23 +242,6 @@ impl Verifier {
     fn context<'a>(&'a self, manifest: &Manifest, signer: &'a Signer) -> &'a Hash {
         if manifest.version == 0 { &signer.namespace } else { self.key.as_bytes() }
     }
-}
-
-/// The signature of the core `key`, whose manifest is [`Manifest::of_one_signer`], over these roots.
-pub(crate) fn sign_alone(
-    key: &PublicKey,
-    pair: &KeyPair,
-    roots: &[TreeNode],
-    head: Head,
-) -> Signature {
-    let tree_hash = hash::TREE.of_roots(roots);
-    let signable = Signable { tree_hash, length: head.length, fork: head.fork };
-    let signature = pair.sign(&signable.bytes(Some(key.as_bytes())));
-    // One signature, of signer 0, over this length; no nodes.
-    let mut bytes = vec![1, 0];
-    bytes.extend_from_slice(&signature);
-    bytes.extend_from_slice(&[0, 0]);
-    Signature::from(&bytes[..])
 }
 
 fn verify_one(

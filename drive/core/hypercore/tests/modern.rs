@@ -25,6 +25,7 @@ pub(super) fn open_modern(
         store_pair: false,
         manifest: None,
         writable,
+        forgets_damage: true,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,
@@ -175,7 +176,7 @@ fn fetch_of_fork(
         if let Some(upgrade) = proof.upgrade.as_mut().filter(|_| own != fork) {
             let roots = from.inner.state.lock().roots.clone();
             upgrade.signature =
-                from.inner.author.sign(&pair(), &roots, Head { fork, ..from.head() });
+                from.inner.author.sign(&pair(), &roots, Head { fork, ..from.head() }).unwrap();
         }
         to.accept(ReceivedProof::Modern(Box::new(Received::new(block, None, manifest(), proof))))
     };

@@ -32,7 +32,7 @@ pub(crate) struct Blocks {
     core: Core,
     cache: Mutex<Cache>,
     ahead: Ahead,
-    /// Whether the header says that there may be records, once it is here.
+    /// Whether there may be records, once that is known.
     records: OnceLock<bool>,
 }
 
@@ -48,10 +48,14 @@ impl Blocks {
         &self.core
     }
 
-    /// Whether the index may have records (`records.rs`).
+    /// Whether the index may have records (`records.rs`). That of an adopted drive, whose header another program
+    /// wrote, may have them where it is written.
     pub(crate) fn has_records(&self) -> bool {
         if let Some(records) = self.records.get() {
             return *records;
+        }
+        if self.core.is_own() {
+            return *self.records.get_or_init(|| true);
         }
         let Ok(Some(header)) = self.core.get_local(0) else { return false };
         let records = Header::decode(&header).is_ok_and(|header| header.records);

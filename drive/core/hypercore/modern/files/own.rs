@@ -50,8 +50,8 @@ impl Own {
 
 /// Whether the core is signed by this key alone, as those that are written here are.
 pub(super) fn signs_alone(header: &Header, key: &PublicKey) -> bool {
-    let manifest = header.manifest.as_ref();
-    manifest.is_some_and(|manifest| manifest.is_of(key) && manifest.key() == header.key)
+    let verifier = Verifier::new(header.key, header.manifest.clone());
+    verifier.is_ok_and(|verifier| verifier.is_signed_alone_by(key))
 }
 
 /// The key pair that the header keeps.
