@@ -3,7 +3,8 @@
 //!
 //! Changed bytes are in a scratch file. The other bytes are read from the stored content (the
 //! *base*); bytes that neither has are zeros. Nothing is copied up before it must be. A commit
-//! appends the whole file to the drive and names it in one batch; `write.rs` decides when.
+//! appends the file to the drive, where its format allows that only the blocks that changed, and names it in one batch;
+//! `write.rs` decides when.
 //!
 //! Not here: names and inodes. A staged file only knows the path under which it is to be stored.
 
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
 use hypermount_drive::{
-    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Stat, Wait,
+    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Splice, Stat,
+    Wait,
 };
 
 use crate::attr::MAX_FILE_BYTES;
@@ -498,6 +500,20 @@ impl View {
         Ok(pieces)
     }
 
+    /// The stretches, in order, whose bytes are not those of the base.
+    fn changed(&self) -> Vec<Range<u64>> {
+        let mut changed = Vec::new();
+        let mut from = 0;
+        while let Some(stretch) =
+            self.written.next(from).filter(|found| found.start < self.base_limit)
+        {
+            from = stretch.end;
+            changed.push(stretch.start..stretch.end.min(self.base_limit));
+        }
+        changed.push(self.base_limit..self.size);
+        changed
+    }
+
     fn is_in_scratch(&self, range: &Range<u64>) -> bool {
         let next = self.written.next(range.start);
         next.is_some_and(|written| written.start <= range.start && written.end >= range.end)
@@ -554,7 +570,8 @@ impl Pending {
             && base.blocks <= size.div_ceil(BLOCK_BYTES) * 2 + SPARE_BLOCKS
     }
 
-    /// Appends the content to the drive; only the new bytes, if the core ends with the others.
+    /// Appends the content to the drive: only the new bytes if the core ends with the others, and only the blocks that
+    /// changed if the others can be kept.
     pub(crate) async fn append(
         &self,
         drive: &Drive,
@@ -564,6 +581,11 @@ impl Pending {
         let size = self.view.size;
         let base = self.view.base;
         let mut at = if self.is_longer() && writer.extend(&base) { base.size } else { 0 };
+        if at == 0
+            && let Some(splice) = drive.splice(&base, size, &self.view.changed(), wait).await?
+        {
+            return self.append_splice(drive, writer, &splice, wait).await;
+        }
         if size - at <= BATCH_BYTES {
             let blocks = in_blocks(joined(self.view.read(drive, at..size, wait).await?));
             return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
@@ -593,6 +615,29 @@ impl Pending {
             writer.append_hashed(&last)?;
         }
         Ok(writer.finish())
+    }
+
+    /// Appends the new blocks, and the map that names them and those that were kept.
+    async fn append_splice(
+        &self,
+        drive: &Drive,
+        mut writer: ContentWriter,
+        splice: &Splice,
+        wait: Wait,
+    ) -> Result<Extent> {
+        let (mut blocks, mut bytes) = (Vec::new(), 0);
+        for range in splice.new_blocks() {
+            bytes += range.end - range.start;
+            blocks.push(joined(self.view.read(drive, range, wait).await?));
+            if bytes >= BATCH_BYTES {
+                writer.append(&blocks)?;
+                (blocks, bytes) = (Vec::new(), 0);
+            }
+        }
+        if !blocks.is_empty() {
+            writer.append(&blocks)?;
+        }
+        Ok(writer.finish_spliced(splice)?)
     }
 }
 

@@ -26,6 +26,7 @@ mod power_tests;
 pub(crate) mod publisher;
 mod read;
 mod snapshot;
+mod splice;
 mod stored;
 #[cfg(test)]
 mod stored_tests;
@@ -39,6 +40,7 @@ mod writing_tests;
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Hasher, Turn};
 pub use read::Pieces;
+pub use splice::Splice;
 pub use stored::{StoredDrives, drives_opened_by, stored_drives, stored_drives_and_damage};
 
 use std::ops::Range;

@@ -21,7 +21,7 @@ pub mod transfer;
 pub mod testing;
 
 pub use crate::hyperdrive::{
-    Availability, ContentWriter, Drive, Hasher, Pieces, Snapshot, StoredDrives, Turn,
+    Availability, ContentWriter, Drive, Hasher, Pieces, Snapshot, Splice, StoredDrives, Turn,
     drives_opened_by, stored_drives, stored_drives_and_damage,
 };
 #[cfg(fuzzing)]

@@ -182,10 +182,9 @@ impl Scratch {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
         let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
-        // Only a drive that is written here has a base, and none of those has maps.
-        let Extent { block, blocks, byte, size, map_size: _ } = origin.base;
+        let Extent { block, blocks, byte, size, map_size } = origin.base;
         scratch.note(&format!(
-            "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size}\nmode {:o}\npath {}\n",
+            "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size} {map_size}\nmode {:o}\npath {}\n",
             origin.drive.to_hex(),
             origin.mode,
             escape(origin.path.as_str()),
@@ -330,11 +329,14 @@ fn parse(text: &str, record: &Path) -> Option<Leftover> {
         return None;
     }
     let drive = PublicKey::from_hex(lines.next()?.strip_prefix("drive ")?)?;
-    let base = numbers::<4>(lines.next()?.strip_prefix("base ")?)?;
-    let [block, blocks, byte, size] = base;
+    let base = lines.next()?.strip_prefix("base ")?;
+    // Without the size of a map in records of earlier versions.
+    let earlier =
+        || numbers::<4>(base).map(|[block, blocks, byte, size]| [block, blocks, byte, size, 0]);
+    let [block, blocks, byte, size, map_size] = numbers::<5>(base).or_else(earlier)?;
     let mode = u32::from_str_radix(lines.next()?.strip_prefix("mode ")?, 8).ok()?;
     let path = parse_path(lines.next()?.strip_prefix("path ")?)?;
-    let base = Extent { block, blocks, byte, size, map_size: 0 };
+    let base = Extent { block, blocks, byte, size, map_size };
     let mut leftover = Leftover {
         origin: Origin { drive, path, base, mode },
         size,
@@ -394,7 +396,7 @@ mod tests {
 
     fn origin(path: &str) -> Origin {
         let path = DrivePath::parse(path).expect("a path");
-        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 0 };
+        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 4 };
         Origin { drive: PublicKey::new([7; 32]), path, base, mode: 0o100640 }
     }
 

@@ -20,9 +20,9 @@ const STEPS: usize = 250;
 const STEPS_ENCRYPTED: usize = 80;
 
 /// Files and links by their paths, as both sides tell them. Hyperdrive 13 knows no other entries.
-type Seen = BTreeMap<String, String>;
+pub type Seen = BTreeMap<String, String>;
 
-fn look(root: &Path) -> Seen {
+pub fn look(root: &Path) -> Seen {
     let mut found = Seen::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -54,19 +54,19 @@ fn told(entries: &Value) -> Seen {
 }
 
 /// The reference, which reports the drive after each change.
-struct Reader {
+pub struct Reader {
     process: Running,
     last: Seen,
 }
 
 impl Reader {
-    fn new(key: &str, address: &str, options: &[&str]) -> Self {
+    pub fn new(key: &str, address: &str, options: &[&str]) -> Self {
         let arguments = [&["--key", key, "--tcp", address, "--watch"], options].concat();
         Self { process: reference("modern/read-drive.js", &arguments), last: Seen::new() }
     }
 
     /// Reads reports until the reference has these entries.
-    fn follow(&mut self, expected: &Seen, when: &str) {
+    pub fn follow(&mut self, expected: &Seen, when: &str) {
         while self.last != *expected {
             let said = self.process.json();
             assert!(said.get("error").is_none(), "{when}: {said}, with {:?}", self.last);

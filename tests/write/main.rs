@@ -6,6 +6,7 @@ mod common;
 
 mod crash;
 mod crowd;
+mod edits;
 mod faults;
 mod format13;
 mod full;

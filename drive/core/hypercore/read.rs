@@ -138,6 +138,19 @@ impl Core {
         Ok(self.stored_span(block)?.map(content))
     }
 
+    /// Sizes of the content of these blocks, if the tree nodes that tell are here.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Storage`.
+    pub fn sizes(&self, blocks: Range<u64>) -> Result<Option<Vec<u64>>> {
+        let padding = self.block_padding();
+        let size = |block: u64| {
+            let leaf = if block < MAX_CORE_LENGTH { self.node(block * 2)? } else { None };
+            Ok(leaf.map(|leaf| leaf.size.saturating_sub(padding)))
+        };
+        blocks.map(size).collect()
+    }
+
     /// Where the stored bytes of a block are, and how many.
     pub(super) fn stored_span(&self, block: u64) -> Result<Option<(u64, u64)>> {
         Ok(self.leaf(block)?.map(|(offset, leaf)| (offset, leaf.size)))

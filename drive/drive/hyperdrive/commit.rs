@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
+use super::maps::Maps;
+use super::splice::{self, Splice};
 use super::{Drive, Edit};
 use crate::stat::Extent;
 use hypermount_core::{Core, Dialect, Error, HashedBlocks, Result, View};
@@ -34,21 +36,23 @@ impl Hasher {
 /// INVARIANT: while it exists no other writer appends.
 pub struct ContentWriter {
     content: Core,
+    maps: Arc<Maps>,
     extent: Extent,
     _turn: OwnedMutexGuard<()>,
 }
 
 impl ContentWriter {
-    fn new(content: Core, turn: OwnedMutexGuard<()>) -> Self {
+    fn new(content: Core, maps: Arc<Maps>, turn: OwnedMutexGuard<()>) -> Self {
         let (block, byte) = (content.head().length, content.plain_bytes());
         let extent = Extent { block, byte, ..Extent::default() };
-        Self { content, extent, _turn: turn }
+        Self { content, maps, extent, _turn: turn }
     }
 
     /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
     /// anything was appended.
     pub fn extend(&mut self, extent: &Extent) -> bool {
         let ends = extent.blocks > 0
+            && extent.map_size == 0
             && extent.block.checked_add(extent.blocks) == Some(self.content.head().length)
             && extent.byte.checked_add(extent.size) == Some(self.content.plain_bytes());
         if ends && self.extent.blocks == 0 {
@@ -86,6 +90,18 @@ impl ContentWriter {
     pub fn finish(self) -> Extent {
         if self.extent.blocks == 0 { Extent::default() } else { self.extent }
     }
+
+    /// Ends a file of which the new blocks of `splice`, in their order, were appended and nothing else: appends the map
+    /// that names them and those that were kept.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
+    pub fn finish_spliced(self, splice: &Splice) -> Result<Extent> {
+        let map = splice.map(self.extent.block);
+        let extent = splice::append_map(&self.content, &map)?;
+        self.maps.keep_own(&self.content, &extent, Arc::new(map));
+        Ok(extent)
+    }
 }
 
 /// A turn at changing the index. While it is there the newest version stays the newest.
@@ -117,7 +133,7 @@ impl Drive {
     pub async fn content_writer(&self) -> Result<ContentWriter> {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).lock_owned().await;
-        Ok(ContentWriter::new(content, turn))
+        Ok(ContentWriter::new(content, Arc::clone(&self.inner.maps), turn))
     }
 
     /// Appends the bytes of a whole file at once. Only for the sole user of the drive: while another
@@ -129,7 +145,7 @@ impl Drive {
         let content = self.writable_content()?.clone();
         let turn = Arc::clone(&self.inner.turns.content).try_lock_owned();
         let turn = turn.map_err(|_| Error::Unsupported("two files written at once".into()))?;
-        let mut writer = ContentWriter::new(content, turn);
+        let mut writer = ContentWriter::new(content, Arc::clone(&self.inner.maps), turn);
         writer.append(blocks)?;
         Ok(writer.extent)
     }

@@ -177,6 +177,11 @@ impl Maps {
         }
     }
 
+    /// Keeps a map that was just appended here.
+    pub(super) fn keep_own(&self, content: &Core, extent: &Extent, map: Arc<BlockMap>) {
+        self.keep(content, extent, &map, content.head().fork);
+    }
+
     /// Bytes `range` of the file, cut at its size.
     ///
     /// # Errors

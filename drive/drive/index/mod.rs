@@ -30,7 +30,7 @@ use bee::blocks::Blocks;
 use bee::tree::Tree;
 use trie::{Batch, Nodes, Trie};
 
-pub(crate) use bee::map::{BlockMap, MAX_MAP_BLOCK_BYTES, MAX_MAP_BLOCKS, Piece};
+pub(crate) use bee::map::{BlockMap, MAX_MAP_BLOCK_BYTES, MAX_MAP_BLOCKS, MAX_MAP_PIECES, Piece};
 
 /// The format of a drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

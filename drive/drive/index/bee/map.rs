@@ -1,10 +1,10 @@
 //! The map of a deduplicated file: the blocks of the content core that hold its bytes, in order, which may
 //! lie anywhere and occur several times.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use hypermount_core::{Error, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Result};
-use hypermount_swarm::compact::{CutOff, take_uint};
+use hypermount_swarm::compact::{CutOff, put_uint, take_uint};
 
 /// Version of the format.
 const VERSION: u64 = 0;
@@ -12,6 +12,8 @@ const VERSION: u64 = 0;
 pub(crate) const MAX_MAP_BLOCKS: u64 = 64;
 /// Most pieces in one block of a map, likewise.
 const MAX_PIECES: u64 = 8192;
+/// Most pieces of a map.
+pub(crate) const MAX_MAP_PIECES: u64 = MAX_MAP_BLOCKS * MAX_PIECES;
 /// Longest block of a map, in bytes: two numbers, then two for each piece, of at most 9 bytes.
 pub(crate) const MAX_MAP_BLOCK_BYTES: usize = 18 * (1 + MAX_PIECES as usize);
 
@@ -64,6 +66,27 @@ impl BlockMap {
         }
         self.blocks += 1;
         Ok(())
+    }
+
+    /// Adds a piece at the end.
+    pub(crate) fn add(&mut self, block: u64, bytes: u64) {
+        self.pieces.push(Piece { block, start: self.size(), bytes });
+        self.blocks = (self.pieces.len() as u64).div_ceil(MAX_PIECES);
+    }
+
+    /// The blocks of the map, of at most [`MAX_MAP_PIECES`] pieces that were added.
+    pub(crate) fn encode(&self) -> Vec<Bytes> {
+        let encode = |pieces: &[Piece]| {
+            let mut block = BytesMut::new();
+            put_uint(VERSION, &mut block);
+            put_uint(pieces.len() as u64, &mut block);
+            for piece in pieces {
+                put_uint(piece.block, &mut block);
+                put_uint(piece.bytes, &mut block);
+            }
+            block.freeze()
+        };
+        self.pieces.chunks(MAX_PIECES as usize).map(encode).collect()
     }
 
     /// Roughly what it takes in memory, in bytes.
