@@ -16,7 +16,7 @@ use crate::own::{Own, can_mount, has_reference, tree};
 use crate::steps::{Step, act, leads_through_link, step};
 
 /// Steps after each of which the reference reads everything.
-const STEPS: usize = 250;
+const STEPS: usize = 500;
 const STEPS_ENCRYPTED: usize = 80;
 
 /// Files and links by their paths, as both sides tell them. Hyperdrive 13 knows no other entries.
@@ -57,12 +57,18 @@ fn told(entries: &Value) -> Seen {
 pub struct Reader {
     process: Running,
     last: Seen,
+    /// Reports with a version before them.
+    compared: usize,
 }
 
 impl Reader {
     pub fn new(key: &str, address: &str, options: &[&str]) -> Self {
         let arguments = [&["--key", key, "--tcp", address, "--watch"], options].concat();
-        Self { process: reference("modern/read-drive.js", &arguments), last: Seen::new() }
+        Self {
+            process: reference("modern/read-drive.js", &arguments),
+            last: Seen::new(),
+            compared: 0,
+        }
     }
 
     /// Reads reports until the reference has these entries.
@@ -71,7 +77,17 @@ impl Reader {
             let said = self.process.json();
             assert!(said.get("error").is_none(), "{when}: {said}, with {:?}", self.last);
             if said.get("manifest").is_some() {
-                self.last = told(&said["entries"]);
+                let entries = told(&said["entries"]);
+                if let Some(changed) = said["changed"].as_array() {
+                    self.compared += 1;
+                    assert_eq!(said["past"], true, "{when}: a version changed: {said}");
+                    let named = |path: &&String| changed.iter().any(|name| name == path.as_str());
+                    let differ = |path: &&String| self.last.get(*path) != entries.get(*path);
+                    let paths = self.last.keys().chain(entries.keys()).filter(differ);
+                    let missing: Vec<_> = paths.filter(|path| !named(path)).collect();
+                    assert!(missing.is_empty(), "{when}: the diff lacks {missing:?}: {said}");
+                }
+                self.last = entries;
             }
         }
     }
@@ -114,9 +130,13 @@ fn the_reference_reads_an_encrypted_drive_after_each_of_many_operations() {
 }
 
 fn read_after_each(mut own: Own, steps: usize, options: &[&str]) {
+    let mirrored = tempfile::tempdir().expect("a directory");
+    let directory = mirrored.path().to_str().expect("a path");
     let readers = |key: &str, address: &str| {
-        [&[][..], &["--legacy10"]].map(|kind| Reader::new(key, address, &[options, kind].concat()))
+        let kinds = [&["--mirror", directory][..], &["--legacy10"]];
+        kinds.map(|kind| Reader::new(key, address, &[options, kind].concat()))
     };
+    let mut compared = 0;
     let plain = tempfile::tempdir().expect("a directory");
     own.unmount();
     let mut address = own.mount_listening();
@@ -131,6 +151,7 @@ fn read_after_each(mut own: Own, steps: usize, options: &[&str]) {
                     _ => own.unmount(),
                 }
                 address = own.mount_listening();
+                compared += following.iter().map(|reader| reader.compared).sum::<usize>();
                 following = readers(&key, &address);
             }
             Step::AskReference => continue,
@@ -142,7 +163,10 @@ fn read_after_each(mut own: Own, steps: usize, options: &[&str]) {
         assert_eq!(tree(&own.root(), true), tree(plain.path(), true), "{when}");
         let expected = look(&own.root());
         following.iter_mut().for_each(|reader| reader.follow(&expected, &when));
+        assert_eq!(look(mirrored.path()), expected, "{when}: as the reference mirrors it");
     }
+    compared += following.iter().map(|reader| reader.compared).sum::<usize>();
+    assert!(compared > steps / 2, "{compared} versions were compared with the one before");
     own.unmount();
     let store = own.store();
     let about = succeed(hypermount().args(["info", "--json", "notes", "--store"]).arg(store));

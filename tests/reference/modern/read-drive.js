@@ -3,9 +3,13 @@
 // {manifest: VERSION, entries, fork, length, blobsKey, blobsLength, received, milliseconds}: entries as serve-drive.js lists them,
 // milliseconds since the start of the program until connected and read, received the bytes of all connections. With --watch
 // it prints one more after each change, and {conflict: LENGTH} if two histories were proved to it, until stdin or --deadline
-// ends; {"dial": "HOST:PORT"} on stdin connects it to one more peer. Without --watch, it ends with code 3 when --timeout (seconds) has passed.
+// ends. After the first report each has `changed`, the paths that a diff with the version reported before names, and `past`, whether
+// a checkout of that version still lists the same. With --mirror, the drive is mirrored into that directory before each report. {"dial": "HOST:PORT"} on stdin connects it to one more peer. Without --watch, it ends with code 3 when --timeout (seconds) has passed.
 
 const { converse, dial, freshStore, hex, leave, listing, openDrive, run, say, swarmOf, unhex, usage } = require('./peer')
+
+// The one that the drives program brings.
+const Localdrive = require('../drives/node_modules/localdrive')
 
 const started = Date.now()
 
@@ -34,12 +38,17 @@ run(async options => {
   milliseconds.connected = Date.now() - started
   await until(() => drive.core.length > 0 || (synced(drive).length > 0 && synced(drive).every(peer => peer.remoteLength === 0)))
 
+  let last = null
   const report = async () => {
     const version = options.version ? Number(options.version) : drive.version
     const entries = await listing(drive, version)
     const blobs = drive.blobs
     milliseconds.read = Date.now() - started
+    const compared = options.watch && last ? await compare(drive, last, version) : {}
+    last = { version, entries }
+    if (options.mirror) await drive.checkout(version).mirror(new Localdrive(options.mirror)).done()
     say({
+      ...compared,
       manifest: version,
       entries,
       fork: drive.core.fork,
@@ -67,6 +76,7 @@ run(async options => {
   'encryption-key': { type: 'string' },
   version: { type: 'string' },
   legacy10: { type: 'boolean', default: false },
+  mirror: { type: 'string' },
   once: { type: 'boolean', default: false },
   watch: { type: 'boolean', default: false },
   timeout: { type: 'string', default: '120' }
@@ -74,6 +84,15 @@ run(async options => {
 
 function synced (drive) {
   return drive.core.peers.filter(peer => peer.remoteSynced)
+}
+
+async function compare (drive, last, version) {
+  const changed = []
+  const now = drive.checkout(version)
+  for await (const { left, right } of now.diff(last.version, '/')) changed.push((left || right).key)
+  await now.close()
+  const before = await listing(drive, last.version)
+  return { changed, past: JSON.stringify(before) === JSON.stringify(last.entries) }
 }
 
 async function until (condition) {
