@@ -13,6 +13,7 @@ use crate::model::CreateRequest;
 use crate::path_text;
 use crate::session::Session;
 use crate::stored::{drives, name_of, stored_drives_and_damage};
+use crate::terminal::escaped;
 use crate::values::drive_url;
 
 /// One drive in full: what `info --json` prints.
@@ -206,6 +207,12 @@ pub fn create(store: &Store, directory: &Path, asked: &CreateRequest) -> Result<
     let CreateRequest { name, format, encrypted } = asked;
     let what = || format!("create {name}");
     let format = format.format();
+    if name.chars().any(char::is_control) {
+        return Err(Failure::usage(
+            format!("create {}", escaped(name)),
+            "the name of a drive has no line breaks and no other control characters",
+        ));
+    }
     if *encrypted && format != DriveFormat::Hyperdrive11 {
         return Err(Failure::usage(what(), "a drive of Hyperdrive 10 cannot be encrypted")
             .hint("make one of Hyperdrive 13: --format 13 --encrypted"));

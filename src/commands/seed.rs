@@ -91,7 +91,9 @@ fn encryption_key(location: &Location, info: &SeedInfo) -> Result<String> {
     match kept_encryption_key(&location.store, &url.key).context(what)? {
         Some(key) => Ok(PublicKey::new(key).to_hex()),
         None => Err(Failure::failed(what(), "no encryption key of it is in the store")
-            .hint("a drive that is not encrypted is read by its URL alone: leave out --with-key")),
+            .hint(
+                "the drive is shared now, and its URL alone opens it if it is not encrypted; `hypermount unseed` ends that",
+            )),
     }
 }
 

@@ -155,5 +155,6 @@ fn an_encrypted_drive_of_ours_is_read_with_its_key_and_passed_on_without_it() {
     ours.run(["create", "open", "--format", "13"]).must_succeed();
     ours.run(["share", "open", "--with-key", "--network", "off"])
         .must_fail(1, "no encryption key")
-        .hints("--with-key");
+        .hints("hypermount unseed");
+    ours.run(["create", "two\nlines"]).must_fail(2, "no line breaks");
 }

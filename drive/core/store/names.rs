@@ -11,7 +11,7 @@ use super::name_file::read_name;
 use super::owner::CORES;
 use super::{DEFAULT_NAME, MAX_NAME_LENGTH, Origin, Store, core_directory};
 use crate::error::{Error, Result};
-use crate::hypercore::{Core, CoreName, Dialect};
+use crate::hypercore::{Core, CoreName, Dialect, StopReason};
 use hypermount_swarm::crypto::{self, KeyPair, PublicKey};
 
 /// Namespace of all derived key pairs of cores of Hypercore 9.
@@ -67,6 +67,27 @@ impl Store {
             core.beside(derive).ok_or(Error::ReadOnly("the core's secret key is not here"))?;
         let origin = Origin { pair: Some(pair), name: None, manifest: Some(manifest) };
         self.open_core(core.dialect(), &key, origin, None)
+    }
+
+    /// The core `key` of the kind of `core`. Where it is that of [`Store::core_beside`], its key pair is known even if its
+    /// own files have lost it; with `stop` it takes no appends.
+    ///
+    /// # Errors
+    /// Those of [`Store::core`].
+    pub fn core_with(
+        &self,
+        core: &Core,
+        key: &PublicKey,
+        derive: impl Fn(&[u8; 32]) -> [u8; 32],
+        stop: Option<StopReason>,
+    ) -> Result<Core> {
+        let beside = core.beside(derive).filter(|(derived, _, _)| derived == key);
+        let origin = beside.map(|(_, manifest, pair)| Origin {
+            pair: Some(pair),
+            name: None,
+            manifest: Some(manifest),
+        });
+        self.open_core(core.dialect(), key, origin.unwrap_or_default(), stop)
     }
 
     /// Key of the core named `default`, if it is on disk: the drive of a `hyperdrive("dir")`.

@@ -5,8 +5,11 @@
 use std::ops::Range;
 
 use super::{CheckStep, DriveCheck, check_and_blank};
+use crate::hyperdrive::content_core;
 use crate::index::{IndexLog, derived_content_key};
-use hypermount_core::{Core, Dialect, FetchOutcome, Result, Store, Wait, content_name};
+use hypermount_core::{
+    Core, Dialect, Error, FetchOutcome, Result, StopReason, Store, Wait, content_name,
+};
 use hypermount_swarm::crypto::PublicKey;
 
 /// What a repair did, and what is left.
@@ -56,7 +59,7 @@ pub async fn repair(
     let _index = index.repairing(store.marked_length(&index));
     repair.core(&index, true).await?;
     let content = match content_of(store, &index) {
-        Some(key) => Some(store.core_to_repair(&key, dialect)?),
+        Some(key) => Some(content_to_repair(store, &index, &key)?),
         None => None,
     };
     let _content = content.as_ref().map(|core| core.repairing(store.marked_length(core)));
@@ -155,6 +158,14 @@ impl Repair<'_> {
         let fetched = core.fetch(blocks, self.wait, &mut each).await?;
         self.fetched.add(fetched.clone());
         Ok(fetched)
+    }
+}
+
+/// As [`Store::core_to_repair`], with the key pair of the index where that signs the content too.
+fn content_to_repair(store: &Store, index: &Core, key: &PublicKey) -> Result<Core> {
+    match content_core(store, index, key, None) {
+        Err(Error::Corrupt { .. }) => content_core(store, index, key, Some(StopReason::Restored)),
+        opened => opened,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Drive, Inner, Maps, snapshot_of};
 use crate::index::{DriveFormat, FirstBlock, IndexLog, content_namespace, derived_content_key};
-use hypermount_core::{Core, Dialect, Error, Result, Store, Wait, content_name};
+use hypermount_core::{Core, Dialect, Error, Result, StopReason, Store, Wait, content_name};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
 use tokio::time::Instant;
@@ -48,7 +48,7 @@ impl Drive {
     fn open_empty(store: &Store, metadata: Core) -> Result<Self> {
         let encryption_key = store.encryption_key(metadata.key())?;
         let content = derived_content_key(&metadata);
-        let content = content.map(|key| store.core_of(&key, metadata.dialect())).transpose()?;
+        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
         if let Some(key) = &encryption_key {
             metadata.unlock(key);
             content.iter().for_each(|content| content.unlock(key));
@@ -72,7 +72,7 @@ impl Drive {
                 return Err(Error::Unsupported(what));
             }
             let Some(key) = first.content(metadata)? else { return Ok(()) };
-            let content = store.core_of(&key, metadata.dialect())?;
+            let content = content_core(store, metadata, &key, None)?;
             if let Some(key) = store.encryption_key(metadata.key())? {
                 content.unlock(&key);
             }
@@ -103,7 +103,7 @@ impl Drive {
         };
         let metadata = store.core_of(key, dialect)?;
         let Some(content) = derived_content_key(&metadata) else { return Err(sealed) };
-        let content = store.core_of(&content, dialect)?;
+        let content = content_core(store, &metadata, &content, None)?;
         let index = IndexLog::new(metadata, DriveFormat::Hyperdrive11);
         Ok(Self::assemble(store, index, Some(content), None))
     }
@@ -145,8 +145,7 @@ impl Drive {
             metadata.longer_than(version - 1, wait).await?;
         }
         let content = first.content(&metadata)?;
-        let dialect = metadata.dialect();
-        let content = content.map(|key| store.core_of(&key, dialect)).transpose()?;
+        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
         if let (Some(content), Some(key)) = (&content, &encryption_key) {
             content.unlock(key);
         }
@@ -193,8 +192,7 @@ impl Drive {
         let first = metadata.get_local(0)?.ok_or(Error::NotFound)?;
         let first = FirstBlock::decode(&metadata, &first)?;
         let content = first.content(&metadata)?;
-        let dialect = metadata.dialect();
-        let content = content.map(|key| store.core_of(&key, dialect)).transpose()?;
+        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
         content.iter().for_each(unlock);
         Ok(Self::assemble(store, IndexLog::new(metadata, first.format), content, None))
     }
@@ -241,6 +239,17 @@ impl Drive {
         };
         Self { inner: Arc::new(inner) }
     }
+}
+
+/// The content core `key` of the drive with this index; with `stop` it takes no appends. It has the key pair of the index
+/// where that signs it too, even if its own files have lost it.
+pub(crate) fn content_core(
+    store: &Store,
+    index: &Core,
+    key: &PublicKey,
+    stop: Option<StopReason>,
+) -> Result<Core> {
+    store.core_with(index, key, |signer| content_namespace(index, signer), stop)
 }
 
 /// The kind of the core with this key: the one that is stored here, else the one that a peer has.

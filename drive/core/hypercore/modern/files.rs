@@ -88,7 +88,7 @@ pub(in super::super) fn open(opening: OpenFiles) -> Result<(Opened, Option<Verif
     let (oplog, tree, data, bitfield) = files;
     let header_file = file("header")?;
     // What others write and what is damaged here is fetched again, unless the files are another program's.
-    let read = read_oplog(&oplog, &header_file, key, may_forget && pair.is_none())?;
+    let read = read_oplog(&oplog, &header_file, key, may_forget && (pair.is_none() || stopped))?;
     let stored = read.is_some();
     let Oplog { header, entries, records, slots, external } = read.unwrap_or_else(|| Oplog {
         header: new_header(key, pair.as_ref(), store_pair, manifest),
@@ -103,7 +103,8 @@ pub(in super::super) fn open(opening: OpenFiles) -> Result<(Opened, Option<Verif
     }
     let pair = pair.or_else(|| own::stored_pair(&header).filter(|_| store_pair));
     let pair = pair.filter(|pair| own::signs_alone(&header, &pair.public_key()));
-    let forgets = may_forget && pair.is_none();
+    // A core of ours that is stopped is repaired: its key pair is known without the files.
+    let forgets = may_forget && (pair.is_none() || stopped);
     let manifest = header.manifest.clone();
     let before = header.tree.clone();
     let state = State {
