@@ -133,7 +133,7 @@ fn read_after_each(mut own: Own, steps: usize, options: &[&str]) {
     let mirrored = tempfile::tempdir().expect("a directory");
     let directory = mirrored.path().to_str().expect("a path");
     let readers = |key: &str, address: &str| {
-        let kinds = [&["--mirror", directory][..], &["--legacy10"]];
+        let kinds = [&["--compare", "--mirror", directory][..], &["--compare", "--legacy10"]];
         kinds.map(|kind| Reader::new(key, address, &[options, kind].concat()))
     };
     let mut compared = 0;

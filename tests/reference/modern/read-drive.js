@@ -3,7 +3,7 @@
 // {manifest: VERSION, entries, fork, length, blobsKey, blobsLength, received, milliseconds}: entries as serve-drive.js lists them,
 // milliseconds since the start of the program until connected and read, received the bytes of all connections. With --watch
 // it prints one more after each change, and {conflict: LENGTH} if two histories were proved to it, until stdin or --deadline
-// ends. After the first report each has `changed`, the paths that a diff with the version reported before names, and `past`, whether
+// ends. With --compare, each report after the first has `changed`, the paths that a diff with the version reported before names, and `past`, whether
 // a checkout of that version still lists the same. With --mirror, the drive is mirrored into that directory before each report. {"dial": "HOST:PORT"} on stdin connects it to one more peer. Without --watch, it ends with code 3 when --timeout (seconds) has passed.
 
 const { converse, dial, freshStore, hex, leave, listing, openDrive, run, say, swarmOf, unhex, usage } = require('./peer')
@@ -44,7 +44,7 @@ run(async options => {
     const entries = await listing(drive, version)
     const blobs = drive.blobs
     milliseconds.read = Date.now() - started
-    const compared = options.watch && last ? await compare(drive, last, version) : {}
+    const compared = options.compare && last ? await compare(drive, last, version) : {}
     last = { version, entries }
     if (options.mirror) await drive.checkout(version).mirror(new Localdrive(options.mirror)).done()
     say({
@@ -76,6 +76,7 @@ run(async options => {
   'encryption-key': { type: 'string' },
   version: { type: 'string' },
   legacy10: { type: 'boolean', default: false },
+  compare: { type: 'boolean', default: false },
   mirror: { type: 'string' },
   once: { type: 'boolean', default: false },
   watch: { type: 'boolean', default: false },
