@@ -12,6 +12,7 @@ use crate::index::budget::Budget;
 use crate::index::{Changed, Edit, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
+use crate::time::Time;
 use hypermount_core::{Core, Error, Result, Wait};
 
 /// Permissions of a mountpoint that stores no stat.
@@ -40,7 +41,7 @@ impl Trie {
             },
             Found::Below(node) => Ok(implied_by(&node)),
             Found::Nothing(node) if path.is_root() => {
-                Ok(node.map_or(Entry::implied_directory(0), |node| implied_by(&node)))
+                Ok(node.map_or(Entry::implied_directory(Time::default()), |node| implied_by(&node)))
             }
             Found::Nothing(_) => Err(Error::NotFound),
         }
@@ -214,5 +215,5 @@ fn path_of(node: &TrieNode) -> Option<DrivePath> {
 /// A directory without an entry of its own; its time is that of `node`, an entry below it.
 fn implied_by(node: &Arc<TrieNode>) -> Entry {
     let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
-    Entry::implied_directory(stat.map_or(0, |stat| stat.mtime))
+    Entry::implied_directory(stat.map_or(Time::default(), |stat| stat.mtime))
 }
