@@ -9,8 +9,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use crate::common::living::{hypermount, shell, succeed};
-use crate::own::{FORMATS, Own, can_mount};
+use sha2::{Digest, Sha256};
+
+use crate::common::living::{Mounted, hypermount, serve, shell, succeed};
+use crate::own::{FORMATS, Own, can_mount, has_reference};
 
 type Moment = (i64, i64);
 
@@ -299,6 +301,66 @@ fn commands_take_the_text_and_copies_keep_the_bytes() {
         fs::write(&extra, "x").expect("writes");
         run(&["export".as_ref(), "--delete".as_ref(), "notes".as_ref(), copied.as_os_str()]);
         assert!(!extra.exists());
+    }
+}
+
+/// A reader of the key sees the times, numbers and names as they are; a program that does not know how they are
+/// stored reads the files under the text of their names.
+#[test]
+fn readers_see_all_of_it_and_other_programs_are_not_disturbed() {
+    for format in FORMATS {
+        if !can_mount() {
+            return;
+        }
+        let mut own = Own::in_format(format);
+        let (accessed, modified) = ((-7, 900_000_001), (1_700_000_000, 123_456_789));
+        for bytes in ODD {
+            let path = own.root().join(OsStr::from_bytes(bytes));
+            fs::write(&path, bytes).expect("writes");
+            set(&path, accessed, modified);
+            let attribute = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&path, "user.a", b"1", attribute).expect("sets");
+        }
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root {
+            use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+            let number = makedev(1, 3);
+            mknod(&own.path("null"), SFlag::S_IFCHR, Mode::S_IRWXU, number).expect("makes");
+        }
+        own.unmount();
+        {
+            let server = serve(&own.store());
+            let (at, cache) = (own.beside("other"), own.beside("cache"));
+            let other = Mounted::by_key(own.key(), &at, &cache, &[server.address.clone()]);
+            for bytes in ODD {
+                let path = other.at.join(OsStr::from_bytes(bytes));
+                assert_eq!(fs::read(&path).expect("reads"), bytes, "{format}");
+                assert_eq!(times(&path), [accessed, modified], "{format}");
+                let mut list = [0; 64];
+                let length = rustix::fs::listxattr(&path, &mut list[..]).expect("lists");
+                assert_eq!(list[..length], *b"user.a\0", "what is ours is no attribute");
+            }
+            if is_root {
+                let null = fs::symlink_metadata(other.path("null")).expect("is shown");
+                assert!(null.file_type().is_char_device());
+                assert_eq!(null.rdev(), nix::sys::stat::makedev(1, 3), "{format}");
+                let refused = File::open(other.path("null")).expect_err("the mount is nodev");
+                assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+            }
+        }
+        if !has_reference() {
+            continue;
+        }
+        fs::remove_dir_all(own.beside("cache")).expect("removes");
+        own.mount();
+        let _ = fs::remove_file(own.path("null"));
+        own.unmount();
+        let read = own.read_by_reference();
+        let expected = ODD.map(|bytes| {
+            let name = hypermount_drive::escape(bytes).into_owned();
+            (name, format!("file {}", hex::encode(Sha256::digest(bytes))))
+        });
+        assert_eq!(read, expected.into_iter().collect(), "{format}");
     }
 }
 

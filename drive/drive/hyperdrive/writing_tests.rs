@@ -194,6 +194,41 @@ async fn exact_times_and_devices_are_stored_in_every_format() {
     }
 }
 
+/// In a drive of Hyperdrive 10 the root is stored where the reference does not stumble over it; where earlier versions
+/// of this program stored it, it is still found, until the next change of it.
+#[tokio::test]
+async fn the_root_has_a_hidden_key_in_format_10() {
+    use crate::index::trie::{Batch, Trie, TrieKey, TrieNode};
+    let drive = Drive::create(&Store::memory(), "d").unwrap();
+    let root = |mode: u32| Stat { mode: TYPE_DIRECTORY | mode, ..stat(0) };
+    drive.apply(vec![put("a/b", stat(TYPE_FILE | 0o644))]).await.unwrap();
+    let Index::Trie(trie) = drive.snapshot().index().clone() else { panic!("another format") };
+    let mut batch = Batch::new(Trie::at(trie.nodes().clone(), trie.version())).await.unwrap();
+    let value = crate::index::trie::stat::encode(&root(0o711)).unwrap();
+    batch.put(TrieKey::new("", false).unwrap(), Some(value), 0).await.unwrap();
+    drive.metadata_core().append(&batch.encode()).unwrap();
+    let entry = async || drive.snapshot().entry(&path(""), Wait::Local).await.unwrap();
+    assert_eq!(entry().await.stat, root(0o711), "of an earlier version");
+    let before = drive.snapshot();
+    drive.apply(vec![put("", root(0o700))]).await.unwrap();
+    assert_eq!((entry().await.stat, entry().await.explicit), (root(0o700), true));
+    let changes = drive.changes(&before, &drive.snapshot(), 10, Wait::Local).await.unwrap();
+    assert!(changes.iter().any(|change| change.path.is_root()), "{changes:?}");
+    assert_eq!(list(&drive, "").await, [("a".to_owned(), Kind::Directory)]);
+    let head = drive.snapshot().version() - 1;
+    let block = drive.metadata_core().get_local(head).unwrap().unwrap();
+    let node = TrieNode::decode(block, head).unwrap();
+    assert_eq!((node.key.text(), node.key.hidden()), ("hypermount/root", true));
+    let visible = TrieKey::new("", false).unwrap();
+    let Index::Trie(trie) = drive.snapshot().index().clone() else { panic!("another format") };
+    assert!(trie.get_node(&visible, Wait::Local).await.unwrap().is_none());
+    drive.apply(vec![remove("a/b")]).await.unwrap();
+    assert_eq!(entry().await.stat, root(0o700), "of an empty drive");
+    drive.apply(vec![remove("")]).await.unwrap();
+    assert!(!entry().await.explicit);
+    assert_eq!(list(&drive, "").await, []);
+}
+
 /// What the format has no place for is refused, and nothing is stored.
 #[tokio::test]
 async fn nested_drives_are_refused_in_format_13() {
