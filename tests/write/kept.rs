@@ -69,7 +69,7 @@ fn times_are_kept_to_the_nanosecond() {
             own.remount();
         }
         // One of the two alone, and none.
-        let (omit, file) = ((0, i64::from(UTIME_OMIT)), own.path("file"));
+        let (omit, file) = ((0, UTIME_OMIT), own.path("file"));
         set(&file, omit, (7, 8));
         assert_eq!(times(&file), [(1_700_000_000, 123_456_789), (7, 8)]);
         set(&file, (9, 10), omit);
@@ -77,7 +77,7 @@ fn times_are_kept_to_the_nanosecond() {
         let before = changed(&file);
         set(&file, omit, omit);
         assert_eq!((times(&file), changed(&file)), ([(9, 10), (7, 8)], before));
-        set(&file, (0, i64::from(UTIME_NOW)), omit);
+        set(&file, (0, UTIME_NOW), omit);
         assert!(times(&file)[0].0 > 1_700_000_000, "{:?}", times(&file));
         own.remount();
         assert_eq!(times(&file)[1], (7, 8));
@@ -88,7 +88,7 @@ fn times_are_kept_to_the_nanosecond() {
 }
 
 /// 137. A read makes no version. The access time that it changes is kept in memory, by the rules of `relatime`, and
-///     stored with the next version of that file; until then it is lost at unmount.
+///      stored with the next version of that file; until then it is lost at unmount.
 #[test]
 fn a_read_is_noted_and_makes_no_version() {
     for format in FORMATS {
@@ -155,7 +155,7 @@ fn the_root_keeps_its_time() {
 /// Sentence 44. "Fifos, sockets and devices are stored."
 ///
 /// 139. A device has its numbers (`st_rdev`), and opening it fails with EACCES: a mount is `nodev`, also of your own
-///     drive.
+///      drive.
 #[test]
 fn devices_keep_their_numbers_and_are_not_opened() {
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -331,7 +331,8 @@ fn readers_see_all_of_it_and_other_programs_are_not_disturbed() {
         {
             let server = serve(&own.store());
             let (at, cache) = (own.beside("other"), own.beside("cache"));
-            let other = Mounted::by_key(own.key(), &at, &cache, &[server.address.clone()]);
+            let other =
+                Mounted::by_key(own.key(), &at, &cache, std::slice::from_ref(&server.address));
             for bytes in ODD {
                 let path = other.at.join(OsStr::from_bytes(bytes));
                 assert_eq!(fs::read(&path).expect("reads"), bytes, "{format}");
