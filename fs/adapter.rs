@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fuser::{
@@ -15,10 +15,10 @@ use fuser::{
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
+use hypermount_drive::{Time, unescape, unescape_path};
 use smallvec::SmallVec;
 
-use crate::attr;
-use crate::errno::{Error, Result, errno};
+use crate::errno::{Result, errno};
 use crate::filesystem::Looked;
 use crate::metadata::AttributeChanges;
 use crate::namespace::Rename;
@@ -37,8 +37,6 @@ const MAX_BACKGROUND: u16 = u16::MAX;
 /// An inode number and a generation together must be unique. Numbers are unique, so one generation
 /// suffices.
 const GENERATION: Generation = Generation(0);
-/// The resolution of times in a drive.
-const TIME_GRANULARITY: Duration = Duration::from_millis(1);
 /// Unit of the numbers in statfs, in bytes.
 const STATFS_UNIT_BYTES: u32 = 4096;
 
@@ -98,12 +96,13 @@ fn caller(from: &fuser::Request) -> Caller {
     Caller { uid: from.uid(), gid: from.gid(), thread: from.pid() }
 }
 
-fn in_milliseconds(time: TimeOrNow) -> Result<u64> {
-    match time {
-        TimeOrNow::SpecificTime(time) if time < UNIX_EPOCH => Err(Error::TimeBeforeEpoch),
-        TimeOrNow::SpecificTime(time) => Ok(attr::milliseconds(time)),
-        TimeOrNow::Now => Ok(attr::now()),
-    }
+/// A time that a request sets. fuser 0.18 takes the nanoseconds of a time before 1970 for ones before the
+/// whole second; the kernel means those after it, as `timespec` does.
+fn time_set(time: TimeOrNow) -> Time {
+    let TimeOrNow::SpecificTime(time) = time else { return Time::now() };
+    let Err(before) = time.duration_since(UNIX_EPOCH) else { return time.into() };
+    let seconds = i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX);
+    Time::new(-seconds, before.duration().subsec_nanos()).unwrap_or_default()
 }
 
 fn request(operation: &'static str, from: &fuser::Request, ino: INodeNo) -> Request {
@@ -177,7 +176,6 @@ impl Filesystem for Adapter {
         // that is then in force.
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_time_granularity(TIME_GRANULARITY);
         Ok(())
     }
 
@@ -213,7 +211,7 @@ impl Filesystem for Adapter {
         let shown = self.shown.clone();
         let operation = async move { shown.readlink(ino.0).await };
         self.server.serve(asked, operation, |result| match result {
-            Ok(target) => reply.data(target.as_bytes()),
+            Ok(target) => reply.data(&unescape_path(&target)),
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -353,7 +351,9 @@ impl Filesystem for Adapter {
         self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
                 page.fill(false, |listed| {
-                    reply.add(INodeNo(listed.shown), listed.next, listed.kind, listed.name)
+                    let name = unescape(listed.name);
+                    let name = OsStr::from_bytes(&name);
+                    reply.add(INodeNo(listed.shown), listed.next, listed.kind, name)
                 });
                 reply.ok();
             }
@@ -375,7 +375,8 @@ impl Filesystem for Adapter {
         self.server.serve(asked, operation, move |result| match result {
             Ok(page) => {
                 page.fill(true, |listed| {
-                    let (ino, name) = (INodeNo(listed.ino), listed.name);
+                    let (ino, name) = (INodeNo(listed.ino), unescape(listed.name));
+                    let name = OsStr::from_bytes(&name);
                     let (kind, shown) = (listed.kind, INodeNo(listed.shown));
                     let attributes = listed.attributes.unwrap_or_else(|| FileAttr {
                         ino: shown,
@@ -490,9 +491,10 @@ impl Filesystem for Adapter {
         let (handle, caller) = (handle.map(|handle| handle.0), caller(from));
         let operation = async move {
             let fs = shown.drive_of(ino.0)?;
-            let mtime = mtime.map(in_milliseconds).transpose()?;
-            let mut changes = AttributeChanges { mode, uid, gid, size, mtime, set_ids_only: false };
-            changes.set_ids_only = changes.is_empty() && atime.is_none() && ctime.is_none();
+            let (atime, mtime) = (atime.map(time_set), mtime.map(time_set));
+            let mut changes =
+                AttributeChanges { mode, uid, gid, size, atime, mtime, set_ids_only: false };
+            changes.set_ids_only = changes.is_empty() && ctime.is_none();
             fs.setattr(ino.0, handle, changes, caller).await
         };
         self.server.serve(asked, operation, |result| match result {
@@ -508,14 +510,15 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         let asked = request("mknod", from, parent);
         let shown = self.shown.clone();
         let (name, maker) = (RequestName::new(name), caller(from));
-        let operation =
-            async move { shown.drive_of(parent.0)?.mknod(parent.0, &name, mode, maker).await };
+        let operation = async move {
+            shown.drive_of(parent.0)?.mknod(parent.0, &name, mode, rdev, maker).await
+        };
         self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 

@@ -4,10 +4,10 @@
 //! only here, every field is brought into the range that a filesystem can hold. Not here: the
 //! target of a link (`symlink.rs`), which also determines its size.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
-use hypermount_drive::{Entry, Kind, PublicKey};
+use hypermount_drive::{Device, Entry, Kind, PublicKey, Time};
 
 /// `st_blksize` in bytes, the size in which programs should read: the block size of drives.
 const PREFERRED_READ_BYTES: u32 = 64 * 1024;
@@ -15,9 +15,10 @@ const PREFERRED_READ_BYTES: u32 = 64 * 1024;
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Largest size a file can have for the kernel (`loff_t` is signed).
 pub(crate) const MAX_FILE_BYTES: u64 = i64::MAX as u64;
-/// Latest time shown, in seconds since the epoch: the end of the year 9999. Programs that print
-/// later times overflow.
-const LATEST_SECONDS: u64 = 253_402_300_799;
+/// Earliest and latest time shown, in seconds since 1970: the years 1 to 9999. Programs that print other
+/// times overflow.
+const EARLIEST_SECONDS: i64 = -62_135_596_800;
+const LATEST_SECONDS: i64 = 253_402_300_799;
 
 /// How long the kernel may cache names and attributes of a version that never changes.
 pub(crate) const TTL_FROZEN: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -92,7 +93,6 @@ pub(crate) fn core_of(entry: &Entry) -> Option<&PublicKey> {
 pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours: bool) -> FileAttr {
     let kind = file_type(entry);
     let size = if kind == FileType::Directory { 0 } else { size.min(MAX_FILE_BYTES) };
-    let modified = time(entry.stat.mtime);
     let (uid, gid) = if ours { owner.stored(entry) } else { (owner.uid, owner.gid) };
     FileAttr {
         ino: INodeNo(ino),
@@ -100,16 +100,16 @@ pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours:
         // The whole size, not what is on this disk: programs take a smaller number for a hole and
         // skip the data.
         blocks: size.div_ceil(STAT_BLOCK_BYTES),
-        atime: modified,
-        mtime: modified,
+        atime: time(entry.stat.atime.unwrap_or(entry.stat.mtime)),
+        mtime: time(entry.stat.mtime),
         ctime: time(entry.stat.ctime),
         crtime: time(entry.stat.ctime),
         kind,
         perm: permissions(entry, kind, ours),
-        nlink: if kind == FileType::Directory { 2 } else { 1 },
+        nlink: 1,
         uid,
         gid,
-        rdev: 0,
+        rdev: entry.stat.device.filter(|_| is_device(kind)).map_or(0, device_number),
         blksize: PREFERRED_READ_BYTES,
         flags: 0,
     }
@@ -130,19 +130,29 @@ fn permissions(entry: &Entry, kind: FileType, ours: bool) -> u16 {
     if ours { stored } else { stored | readable }
 }
 
-/// A time as drives store it: whole milliseconds since the epoch; 0 for a time before it.
-pub(crate) fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(since).unwrap_or(u64::MAX)
+pub(crate) fn time(time: Time) -> SystemTime {
+    let earliest = Time::new(EARLIEST_SECONDS, 0).unwrap_or_default();
+    let latest = Time::new(LATEST_SECONDS, 0).unwrap_or_default();
+    time.clamp(earliest, latest).into()
 }
 
-pub(crate) fn now() -> u64 {
-    milliseconds(SystemTime::now())
+fn is_device(kind: FileType) -> bool {
+    matches!(kind, FileType::CharDevice | FileType::BlockDevice)
 }
 
-pub(crate) fn time(milliseconds: u64) -> SystemTime {
-    let since_epoch = Duration::from_millis(milliseconds).min(Duration::from_secs(LATEST_SECONDS));
-    UNIX_EPOCH + since_epoch
+/// The number of a device in requests and replies, as Linux packs it: 12 bits for the driver, 20 for the device.
+/// 0, which is no device, for numbers that do not fit.
+fn device_number(device: Device) -> u32 {
+    let Device { major, minor } = device;
+    match major < 1 << 12 && minor < 1 << 20 {
+        true => minor & 0xff | major << 8 | (minor & !0xff) << 12,
+        false => 0,
+    }
+}
+
+/// The device of such a number.
+pub(crate) fn device(number: u32) -> Device {
+    Device { major: number >> 8 & 0xfff, minor: number & 0xff | number >> 12 & 0xf_ff00 }
 }
 
 #[cfg(test)]
@@ -199,15 +209,19 @@ mod tests {
     #[test]
     fn hostile_sizes_and_times_are_brought_into_range() {
         let mut hostile = entry(Kind::File, 0o100644, u64::MAX);
-        hostile.stat.mtime = 1 << 53;
-        hostile.stat.ctime = u64::MAX;
+        let at = |seconds, nanoseconds| Time::new(seconds, nanoseconds).expect("a time");
+        hostile.stat.mtime = Time::from_milliseconds(1 << 53);
+        hostile.stat.ctime = at(i64::MAX, 999_999_999);
+        hostile.stat.atime = Some(at(i64::MIN, 5));
         let attr = shown(&hostile, false);
         assert_eq!(attr.size, MAX_FILE_BYTES);
-        let latest = UNIX_EPOCH + Duration::from_secs(LATEST_SECONDS);
+        let latest = at(253_402_300_799, 0).into();
         assert_eq!((attr.mtime, attr.ctime), (latest, latest));
-        hostile.stat.mtime = 1_600_000_043_250;
-        let mtime = shown(&hostile, false).mtime;
-        assert_eq!(mtime, UNIX_EPOCH + Duration::from_millis(1_600_000_043_250));
+        assert_eq!(attr.atime, at(-62_135_596_800, 0).into());
+        hostile.stat.mtime = at(-5, 123_456_789);
+        hostile.stat.atime = None;
+        let attr = shown(&hostile, false);
+        assert_eq!((attr.mtime, attr.atime), (hostile.stat.mtime.into(), attr.mtime));
     }
 
     #[test]
@@ -257,7 +271,29 @@ mod tests {
             (Kind::CharacterDevice, FileType::CharDevice),
             (Kind::BlockDevice, FileType::BlockDevice),
         ] {
-            assert_eq!(shown(&entry(kind, 0o600, 0), false).kind, expected);
+            let mut special = entry(kind, 0o600, 0);
+            assert_eq!((shown(&special, false).kind, shown(&special, false).rdev), (expected, 0));
+            special.stat.device = Some(Device { major: 0x12, minor: 0x3_4567 });
+            let is_device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
+            let number = if is_device { 0x3450_1267 } else { 0 };
+            assert_eq!(shown(&special, false).rdev, number, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn numbers_of_devices_are_packed_as_linux_does() {
+        for (major, minor, number) in [
+            (1, 3, 0x103),
+            (8, 255, 0x8ff),
+            (8, 256, 0x10_0800),
+            (0xfff, 0xf_ffff, 0xffff_ffff),
+            (0, 0, 0),
+        ] {
+            let packed = Device { major, minor };
+            assert_eq!(device_number(packed), number);
+            assert_eq!(device(number), packed);
+        }
+        assert_eq!(device_number(Device { major: 0x1000, minor: 1 }), 0);
+        assert_eq!(device_number(Device { major: 1, minor: 1 << 20 }), 0);
     }
 }

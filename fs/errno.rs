@@ -21,9 +21,6 @@ pub enum Error {
     /// The format cannot represent it, or this program refuses it.
     #[error("not permitted: {0}")]
     NotPermitted(&'static str),
-    /// The name is not UTF-8, the only encoding that the format has.
-    #[error("the name is not UTF-8")]
-    NotUtf8,
     /// The file would be longer than a file may be.
     #[error("file too large")]
     FileTooLarge,
@@ -71,9 +68,6 @@ pub enum Error {
     /// The arguments contradict each other, or one has no meaning for this operation.
     #[error("invalid argument")]
     InvalidArgument,
-    /// The format stores unsigned times only.
-    #[error("the time is before 1970, which a drive cannot store")]
-    TimeBeforeEpoch,
     /// Signed content that no filesystem can represent, or bytes that contradict each other.
     #[error("unusable content: {0}")]
     BadContent(String),
@@ -100,7 +94,6 @@ pub fn errno(error: &Error) -> Errno {
         Error::Drive(error) => drive_errno(error),
         Error::ReadOnly => libc::EROFS,
         Error::NotPermitted(_) => libc::EPERM,
-        Error::NotUtf8 => libc::EILSEQ,
         Error::FileTooLarge => libc::EFBIG,
         Error::NoSpace => libc::ENOSPC,
         Error::NotSupported(_) => libc::EOPNOTSUPP,
@@ -110,7 +103,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::BadHandle => libc::EBADF,
         Error::WrongKind | Error::InvalidArgument => libc::EINVAL,
         Error::NoAttribute => crate::platform::NO_ATTRIBUTE,
-        Error::BufferTooSmall | Error::TimeBeforeEpoch => libc::ERANGE,
+        Error::BufferTooSmall => libc::ERANGE,
         Error::AnswerTooLarge => libc::E2BIG,
         Error::BeyondEnd => libc::ENXIO,
         Error::BadContent(_) | Error::Panicked => libc::EIO,
@@ -223,7 +216,6 @@ mod tests {
         let table = [
             (Error::ReadOnly, libc::EROFS),
             (Error::NotPermitted("x"), libc::EPERM),
-            (Error::NotUtf8, libc::EILSEQ),
             (Error::FileTooLarge, libc::EFBIG),
             (Error::NoSpace, libc::ENOSPC),
             (Error::NotSupported("x"), libc::EOPNOTSUPP),

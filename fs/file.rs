@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fuser::FileType;
-use hypermount_drive::{Entry, Extent, Pieces, Urgency, Wait};
+use hypermount_drive::{Entry, Extent, Pieces, Time, Urgency, Wait};
 
-use crate::attr::{self, now};
+use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
@@ -108,6 +108,9 @@ impl Fs {
         }
         let drive = &file.volume.drive;
         if let Some(staged) = &file.staged {
+            if !staged.is_removed() {
+                file.volume.accessed.note(&staged.path(), &staged.entry().stat);
+            }
             return staged.read(drive, range, self.options.patience.read()).await;
         }
         let ahead = file.readahead.lock().read(range.clone(), file.size);
@@ -212,7 +215,7 @@ impl Fs {
         if flags & libc::O_TRUNC != 0 {
             let staged = self.files.get(opened.handle)?.staged.clone().ok_or(Error::BadHandle)?;
             staged.remove_set_ids(|stat| caller.writes(stat, false));
-            staged.resize(0, now())?;
+            staged.resize(0, Time::now())?;
         }
         Ok(Some(opened))
     }
@@ -294,7 +297,7 @@ impl Fs {
         if let Some(caller) = unprivileged {
             staged.remove_set_ids(|stat| caller.writes(stat, true));
         }
-        staged.write(offset, bytes, now())
+        staged.write(offset, bytes, Time::now())
     }
 
     /// As [`Fs::write`], and copies up first where that is required.
@@ -390,10 +393,10 @@ impl Fs {
         }
         staged.remove_set_ids(|stat| caller.writes(stat, false));
         if !keep_size && end > file.size() {
-            staged.resize(end, now())?;
+            staged.resize(end, Time::now())?;
         }
         if mode & zeroing != 0 {
-            staged.zero(offset..end, now())?;
+            staged.zero(offset..end, Time::now())?;
         }
         Ok(())
     }
@@ -421,7 +424,7 @@ impl Fs {
         self.commit(&from.volume, source).await?;
         let extent = source.whole_extent().filter(|extent| extent.size == size).ok_or(ELSE)?;
         target.remove_set_ids(|stat| caller.writes(stat, false));
-        if target.share(extent, now()) { Ok(copied) } else { Err(ELSE) }
+        if target.share(extent, Time::now()) { Ok(copied) } else { Err(ELSE) }
     }
 }
 

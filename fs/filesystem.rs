@@ -20,7 +20,7 @@ use bytes::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
 use hypermount_drive::scratch::Pool;
 use hypermount_drive::sync::{Mutex, Rank, ReadGuard, RwLock, WriteGuard};
-use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Space, Stat, Store};
+use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Space, Stat, Store, unescape_path};
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
@@ -486,7 +486,8 @@ impl Fs {
     /// programs compare the two.
     pub(crate) fn size(&self, volume: &Volume, path: &DrivePath, entry: &Entry) -> u64 {
         if entry.kind == Kind::Symlink {
-            return self.target(volume, path, entry).map_or(0, |target| target.len() as u64);
+            let target = self.target(volume, path, entry);
+            return target.map_or(0, |target| unescape_path(&target).len() as u64);
         }
         match attr::core_of(entry) {
             Some(key) => self.store.core(key).map_or(0, |core| core.head().byte_length),
@@ -509,7 +510,10 @@ impl Fs {
             && let Some(touched) = volume.touched().get(path)
         {
             attributes.mtime = attr::time(*touched);
-            (attributes.ctime, attributes.atime) = (attributes.mtime, attributes.mtime);
+            attributes.ctime = attr::time(entry.stat.ctime.max(*touched));
+        }
+        if volume.writable {
+            attributes.atime = attr::time(volume.accessed.of(path, &entry.stat));
         }
         attributes
     }
@@ -669,6 +673,7 @@ impl Fs {
         let mut attributes = self.attributes(shown, &place.volume, &place.path, &entry);
         if place.volume.writable && self.node(ino, |node| node.is_detached())? {
             attributes.nlink = 0;
+            attributes.atime = attr::time(entry.stat.atime.unwrap_or(entry.stat.mtime));
         }
         let ttl = version.map_or(Duration::ZERO, |version| {
             self.while_current(&place.volume, version, ttl(&place.volume, &entry))
@@ -676,11 +681,14 @@ impl Fs {
         Ok((attributes, ttl))
     }
 
-    /// readlink(2): the target of a symbolic link, made safe to follow (`symlink.rs`).
+    /// readlink(2): the target of a symbolic link, made safe to follow (`symlink.rs`), as text.
     pub async fn readlink(&self, ino: u64) -> Result<String> {
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
         if entry.kind != Kind::Symlink {
             return Err(Error::WrongKind);
+        }
+        if place.volume.writable {
+            place.volume.accessed.note(&place.path, &entry.stat);
         }
         self.target(&place.volume, &place.path, &entry)
     }
@@ -715,20 +723,16 @@ pub(crate) fn ttl(volume: &Volume, entry: &Entry) -> Duration {
 
 /// Parses a name to look up; `None` if no drive can hold it, so that it does not exist.
 fn parse_name(name: &OsStr) -> Result<Option<Name>> {
-    match name.to_str().map(Name::new) {
-        Some(Ok(name)) => Ok(Some(name)),
-        Some(Err(error @ hypermount_drive::Error::NameTooLong { .. })) => Err(error.into()),
-        None if name.len() > hypermount_drive::MAX_NAME_BYTES => {
-            Err(hypermount_drive::Error::NameTooLong { max: hypermount_drive::MAX_NAME_BYTES }
-                .into())
-        }
-        Some(Err(_)) | None => Ok(None),
+    match Name::of_file(name) {
+        Ok(name) => Ok(Some(name)),
+        Err(error @ hypermount_drive::Error::NameTooLong { .. }) => Err(error.into()),
+        Err(_) => Ok(None),
     }
 }
 
 /// Parses the name of an entry to be created.
 pub(crate) fn new_name(name: &OsStr) -> Result<Name> {
-    Ok(Name::new(name.to_str().ok_or(Error::NotUtf8)?)?)
+    Ok(Name::of_file(name)?)
 }
 
 pub(crate) fn join(directory: &str, name: &str) -> String {

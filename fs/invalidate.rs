@@ -21,7 +21,7 @@ pub enum Invalidation {
     Entry {
         /// The inode number of the directory.
         parent: u64,
-        /// The name in it.
+        /// The name in it, as text.
         name: String,
     },
 }

@@ -203,10 +203,8 @@ fn is_ordinary(error: &Error) -> bool {
         | Error::ShuttingDown => true,
         Error::ReadOnly
         | Error::NotPermitted(_)
-        | Error::NotUtf8
         | Error::FileTooLarge
         | Error::NoSpace
-        | Error::TimeBeforeEpoch
         | Error::Busy
         | Error::AnswerTooLarge
         | Error::BadContent(_)

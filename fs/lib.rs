@@ -17,6 +17,7 @@ mod errno;
 mod patience;
 mod stalls;
 mod set_ids;
+mod accessed;
 mod attr;
 mod symlink;
 mod xattr;

@@ -10,6 +10,7 @@ use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Directory, Fs, join, ttl, usize_of};
 use crate::handle::{self, DirHandle, OpenedDirectory};
+use crate::volume::Volume;
 
 /// Attempts to make a listing that no newer version has overtaken.
 const MAX_RELISTINGS: usize = 3;
@@ -23,7 +24,7 @@ pub struct Listed<'a> {
     pub shown: u64,
     /// Offset of the next name.
     pub next: u64,
-    /// Name in the directory.
+    /// Name in the directory, as text.
     pub name: &'a str,
     /// File type of the entry.
     pub kind: FileType,
@@ -92,6 +93,9 @@ impl Fs {
     /// The names in the directory at its current path. A removed directory has none.
     async fn list(&self, ino: u64) -> Result<handle::Listed> {
         let Directory { volume, path, mount_path } = self.directory(ino).await?;
+        if volume.writable {
+            self.note_listed(ino, &volume, &path).await?;
+        }
         let snapshot = volume.snapshot();
         let removed = volume.writable && self.node(ino, |node| node.is_detached())?;
         let stored = match removed {
@@ -103,6 +107,16 @@ impl Fs {
             self.show_staged(&volume, &path, &mount_path, &mut children);
         }
         Ok(handle::Listed { version: snapshot.version(), volume, path, mount_path, children })
+    }
+
+    /// Notes that a directory of a drive that can be written is read.
+    async fn note_listed(&self, ino: u64, volume: &Volume, path: &DrivePath) -> Result<()> {
+        let mut stat = self.resolve(ino).await?.entry.stat.clone();
+        if let Some(touched) = volume.touched().get(path) {
+            stat.mtime = *touched;
+        }
+        volume.accessed.note(path, &stat);
+        Ok(())
     }
 
     /// The names in a directory that a newer version has removed, as they were at open.
@@ -124,7 +138,7 @@ impl Fs {
     /// Replaces stored entries by the staged files of this mount, and adds new ones.
     fn show_staged(
         &self,
-        volume: &crate::volume::Volume,
+        volume: &Volume,
         path: &DrivePath,
         mount_path: &str,
         children: &mut handle::Listing,

@@ -1,13 +1,14 @@
 //! What is stored beside the content: permissions, owners, times and extended attributes.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::FileAttr;
-use hypermount_drive::{DrivePath, DriveUrl, Edit, Entry, Kind, Stat, TYPE_MASK};
+use hypermount_drive::{DrivePath, DriveUrl, Edit, Entry, Kind, Stat, TYPE_MASK, Time, escape};
 
-use crate::attr::{self, now};
+use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Place, Resolved};
 use crate::platform::Caller;
@@ -16,8 +17,7 @@ use crate::xattr::{self, XattrAnswer};
 
 const PERMISSIONS: u32 = 0o7777;
 
-/// The changes of one setattr; `None` leaves a value as it is. Times are in milliseconds since the
-/// epoch.
+/// The changes of one setattr; `None` leaves a value as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttributeChanges {
     /// Permission bits.
@@ -28,8 +28,10 @@ pub struct AttributeChanges {
     pub gid: Option<u32>,
     /// Size in bytes.
     pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<Time>,
     /// Modification time.
-    pub mtime: Option<u64>,
+    pub mtime: Option<Time>,
     /// The kernel sent a request without any change: it wants set-id bits removed, for chown(2)
     /// with neither an owner nor a group.
     pub set_ids_only: bool,
@@ -48,18 +50,21 @@ impl AttributeChanges {
         }
         stat.uid = self.uid.unwrap_or(stat.uid);
         stat.gid = self.gid.unwrap_or(stat.gid);
+        // Without one the access time is that of the modification, which changes.
+        stat.atime = self.atime.or(stat.atime).or(self.mtime.map(|_| stat.mtime));
         stat.mtime = self.mtime.unwrap_or(stat.mtime);
-        stat.ctime = now();
+        stat.ctime = Time::now();
     }
 
     /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
-        let Self { mode, uid, gid, size, mtime, set_ids_only } = self;
+        let Self { mode, uid, gid, size, atime, mtime, set_ids_only } = self;
         !set_ids_only
             && mode.is_none()
             && uid.is_none()
             && gid.is_none()
             && size.is_none()
+            && atime.is_none()
             && mtime.is_none()
     }
 }
@@ -76,6 +81,9 @@ impl Fs {
         let place = self.node(ino, |node| node.place.clone())?;
         if !place.volume.writable {
             return Err(Error::ReadOnly);
+        }
+        if changes.atime.is_some() {
+            place.volume.accessed.forget(&place.path);
         }
         if let Some(size) = changes.size {
             let own = match handle {
@@ -113,7 +121,7 @@ impl Fs {
     ) -> Result<()> {
         let file = self.files.get(handle)?;
         let staged = file.writer()?;
-        staged.resize(size, now())?;
+        staged.resize(size, Time::now())?;
         staged.change(|stat| {
             changes.apply(stat, caller);
             Ok(())
@@ -167,6 +175,7 @@ impl Fs {
             if let Some(touched) = volume.touched().get(&place.path) {
                 stat.mtime = *touched;
             }
+            volume.accessed.add_to(&place.path, &mut stat);
             change(&mut stat)?;
             self.apply(&volume, &turn, vec![Edit::Put { path: place.path.clone(), stat }]).await?;
             // A handle that was opened meanwhile has the old values.
@@ -192,18 +201,28 @@ impl Fs {
     /// setxattr(2); `flags` as there.
     pub async fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         let name = xattr::settable(name)?;
-        self.change_stat(ino, |stat| xattr::set(stat, name, value, flags)).await
+        self.change_stat(ino, |stat| {
+            xattr::set(stat, &name, value, flags)?;
+            stat.ctime = Time::now();
+            Ok(())
+        })
+        .await
     }
 
     /// removexattr(2).
     pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<()> {
         let name = xattr::settable(name)?;
-        self.change_stat(ino, |stat| xattr::remove(stat, name)).await
+        self.change_stat(ino, |stat| {
+            xattr::remove(stat, &name)?;
+            stat.ctime = Time::now();
+            Ok(())
+        })
+        .await
     }
 
     /// The value of an extended attribute, for a buffer of `room` bytes (0 asks for the size).
     pub async fn getxattr(&self, ino: u64, name: &OsStr, room: u32) -> Result<XattrAnswer> {
-        let name = name.to_str().ok_or(Error::NoAttribute)?;
+        let name = &*escape(name.as_bytes());
         // Checked before the path is resolved: the kernel and `ls -l` ask for these of every file.
         xattr::check_namespace(name)?;
         let Resolved { place, entry, .. } = self.resolve(ino).await?;
@@ -258,6 +277,10 @@ mod tests {
 
     const FILE: u32 = 0o100_000;
 
+    fn at(seconds: i64) -> Time {
+        Time::new(seconds, 0).expect("a time")
+    }
+
     fn changed(before: Stat, changes: AttributeChanges, uid: u32) -> Stat {
         let mut stat = before;
         changes.apply(&mut stat, Caller { uid, gid: 5, thread: 0 });
@@ -266,22 +289,26 @@ mod tests {
 
     #[test]
     fn only_what_is_given_changes_and_the_kind_of_the_file_never_does() {
-        let before = Stat { mode: FILE | 0o644, uid: 1, gid: 2, mtime: 3, ..Stat::default() };
+        let before = Stat { mode: FILE | 0o644, uid: 1, gid: 2, mtime: at(3), ..Stat::default() };
         let after =
             changed(before.clone(), AttributeChanges { mode: Some(0o40_755), ..<_>::default() }, 1);
         assert_eq!(after.mode, FILE | 0o755);
-        assert_eq!((after.uid, after.gid, after.mtime), (1, 2, 3));
-        assert!(after.ctime > 0, "every change is one of the inode");
-        let after =
-            changed(before, AttributeChanges { gid: Some(9), mtime: Some(0), ..<_>::default() }, 1);
-        assert_eq!((after.mode, after.uid, after.gid, after.mtime), (FILE | 0o644, 1, 9, 0));
+        assert_eq!((after.uid, after.gid, after.mtime), (1, 2, at(3)));
+        assert!(after.ctime > at(0), "every change is one of the inode");
+        let after = changed(
+            before,
+            AttributeChanges { gid: Some(9), mtime: Some(at(-1)), ..<_>::default() },
+            1,
+        );
+        assert_eq!((after.mode, after.uid, after.gid), (FILE | 0o644, 1, 9));
+        assert_eq!((after.mtime, after.atime), (at(-1), Some(at(3))), "it was not accessed");
     }
 
     #[test]
     fn set_id_bits_go_with_a_new_owner_or_size_but_not_with_a_new_time() {
         let before = Stat { mode: FILE | 0o6_755, uid: 1, gid: 2, ..Stat::default() };
         let mode = |changes| changed(before.clone(), changes, 1).mode & 0o7777;
-        assert_eq!(mode(AttributeChanges { mtime: Some(1), ..<_>::default() }), 0o6755);
+        assert_eq!(mode(AttributeChanges { mtime: Some(at(1)), ..<_>::default() }), 0o6755);
         assert_eq!(mode(AttributeChanges { uid: Some(1), ..<_>::default() }), 0o755);
         assert_eq!(mode(AttributeChanges { gid: Some(2), ..<_>::default() }), 0o755);
         assert_eq!(mode(AttributeChanges { set_ids_only: true, ..<_>::default() }), 0o755);
@@ -299,7 +326,8 @@ mod tests {
             AttributeChanges { uid: Some(0), ..<_>::default() },
             AttributeChanges { gid: Some(0), ..<_>::default() },
             AttributeChanges { size: Some(0), ..<_>::default() },
-            AttributeChanges { mtime: Some(0), ..<_>::default() },
+            AttributeChanges { atime: Some(at(0)), ..<_>::default() },
+            AttributeChanges { mtime: Some(at(0)), ..<_>::default() },
             AttributeChanges { set_ids_only: true, ..<_>::default() },
         ] {
             assert!(!changes.is_empty(), "{changes:?}");

@@ -3,8 +3,10 @@
 //! The order at the end: refuse new requests, end those that wait, unmount, end the threads, commit
 //! files that were never closed. So no process stays in a system call, and no thread stays here.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use fuser::{Config, INodeNo, Notifier, SessionACL};
 use hypermount_drive::sync::Mutex;
-use hypermount_drive::{Drive, Store};
+use hypermount_drive::{Drive, Store, unescape};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -426,7 +428,7 @@ fn tell(
             let told = match &notice {
                 Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
                 Invalidation::Entry { parent, name } => {
-                    notifier.inval_entry(INodeNo(*parent), name.as_ref())
+                    notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(&unescape(name)))
                 }
             };
             if let Err(error) = told {

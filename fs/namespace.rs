@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use fuser::{FileAttr, FileType};
 use hypermount_drive::{
-    DrivePath, Edit, Entry, Kind, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,
-    TYPE_SOCKET, TYPE_SYMLINK,
+    DrivePath, Edit, Entry, Kind, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE, TYPE_DIRECTORY,
+    TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK, Time, escape_path,
 };
 
-use crate::attr::{self, TTL_FOLLOWED, now};
+use crate::attr::{self, TTL_FOLLOWED};
 use crate::errno::{Error, Result};
 use crate::file::Opened;
 use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name, ttl};
@@ -101,8 +102,8 @@ impl Fs {
     /// been renamed during the wait for the turn.
     async fn spot_again(&self, spot: Spot) -> Result<Spot> {
         let same = self.node(spot.ino, |node| *node.path == *spot.directory.mount_path)?;
-        match spot.path.name() {
-            Some(name) if !same => self.spot(spot.ino, name.as_ref()).await,
+        match spot.path.file_name() {
+            Some(name) if !same => self.spot(spot.ino, &name).await,
             _ => Ok(spot),
         }
     }
@@ -175,7 +176,7 @@ impl Fs {
         .await
     }
 
-    /// symlink(2); the target is stored as given.
+    /// symlink(2); the target is stored as given, as text.
     pub async fn symlink(
         &self,
         parent: u64,
@@ -183,7 +184,6 @@ impl Fs {
         target: &OsStr,
         maker: Caller,
     ) -> Result<Looked> {
-        let target = target.to_str().ok_or(Error::NotUtf8)?;
         if target.len() > MAX_TARGET_BYTES {
             return Err(hypermount_drive::Error::NameTooLong { max: MAX_TARGET_BYTES }.into());
         }
@@ -191,26 +191,28 @@ impl Fs {
             return Err(hypermount_drive::Error::NotFound.into());
         }
         self.make(parent, name, |parent| {
-            let linkname = Some(target.to_owned());
+            let linkname = Some(escape_path(target.as_bytes()).into_owned());
             Stat { linkname, ..new_stat(TYPE_SYMLINK | 0o777, parent, maker) }
         })
         .await
     }
 
-    /// mknod(2). The format has no device numbers, so devices are refused.
+    /// mknod(2); `number` is that of a device. Whether the caller may make one, the kernel has checked.
     pub async fn mknod(
         &self,
         parent: u64,
         name: &OsStr,
         mode: u32,
+        number: u32,
         maker: Caller,
     ) -> Result<Looked> {
-        match mode & TYPE_MASK {
-            TYPE_FILE | TYPE_FIFO | TYPE_SOCKET => {}
-            _ => return Err(Error::NotPermitted("a drive cannot store device numbers")),
-        }
+        let device = match mode & TYPE_MASK {
+            TYPE_FILE | TYPE_FIFO | TYPE_SOCKET => None,
+            TYPE_CHARACTER_DEVICE | TYPE_BLOCK_DEVICE => Some(attr::device(number)),
+            _ => return Err(Error::InvalidArgument),
+        };
         let mode = mode & (TYPE_MASK | PERMISSIONS);
-        self.make(parent, name, |parent| new_stat(mode, parent, maker)).await
+        self.make(parent, name, |parent| Stat { device, ..new_stat(mode, parent, maker) }).await
     }
 
     /// Creates a file and opens it. The file becomes part of the drive at its first close or
@@ -324,6 +326,7 @@ impl Fs {
             staged.remove();
         }
         volume.touched().remove(&spot.path);
+        volume.accessed.forget(&spot.path);
         let mut inodes = self.inodes_mut();
         if let Some(ino) = inodes.known(&spot.mount_path) {
             if let Some(node) = inodes.get_mut(ino) {
@@ -433,7 +436,7 @@ impl Fs {
         for (path, _) in &moves {
             result.insert(path.clone(), None);
         }
-        let now = now();
+        let now = Time::now();
         for (index, (path, mut stat)) in moves.into_iter().enumerate() {
             let (old, new) = if index < outgoing { (from, to) } else { (to, from) };
             if path == old.path {
@@ -522,6 +525,8 @@ impl Fs {
             }
         }
         drop(touched);
+        let renamed = |old: &DrivePath| below(old).then(|| rebase(old, from, to).ok())?;
+        volume.accessed.rename(renamed);
         self.inodes_mut().rename(from_mount, to_mount, |place, mount_path, _| {
             if Arc::ptr_eq(&place.volume, volume) {
                 if let Ok(path) = rebase(&place.path, from, to) {
@@ -556,10 +561,11 @@ impl Fs {
 }
 
 fn new_stat(mode: u32, parent: &Entry, maker: Caller) -> Stat {
-    let now = now();
+    let now = Time::now();
     let inherits = parent.stat.mode & SET_GROUP_ID != 0;
     let gid = if inherits { parent.stat.gid } else { maker.gid };
-    Stat { mode, uid: maker.uid, gid, mtime: now, ctime: now, ..Stat::default() }
+    let (uid, atime) = (maker.uid, Some(now));
+    Stat { mode, uid, gid, mtime: now, ctime: now, atime, ..Stat::default() }
 }
 
 fn is_below(path: &DrivePath, directory: &DrivePath) -> bool {

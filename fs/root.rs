@@ -303,7 +303,7 @@ impl Root {
             crtime: self.made,
             kind: FileType::Directory,
             perm: if number == ROOT { TOP_MODE } else { NETWORK_MODE },
-            nlink: 2,
+            nlink: 1,
             uid: owner.uid,
             gid: owner.gid,
             rdev: 0,
@@ -324,7 +324,7 @@ impl Root {
     /// What a name refers to, and its path in the mount. `None` if it cannot be the name of a drive
     /// or is not a key; then no peer is asked.
     fn wanted(parent: u64, name: &OsStr) -> Option<(Arc<str>, Wanted)> {
-        let name = Name::new(name.to_str()?).ok()?;
+        let name = Name::of_file(name).ok()?;
         let name = name.as_str();
         match parent {
             ROOT if name == NETWORK => Some((NETWORK.into(), Wanted::Network)),

@@ -16,7 +16,7 @@ use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
 use hypermount_drive::{
     ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Splice, Stat,
-    Wait,
+    Time, Wait,
 };
 
 use crate::attr::MAX_FILE_BYTES;
@@ -156,6 +156,7 @@ impl StagedFile {
         take(&mut stat.gid, &mut known.gid, &after.gid);
         take(&mut stat.mtime, &mut known.mtime, &after.mtime);
         take(&mut stat.ctime, &mut known.ctime, &after.ctime);
+        take(&mut stat.atime, &mut known.atime, &after.atime);
         take(&mut stat.attributes, &mut known.attributes, &after.attributes);
     }
 
@@ -237,7 +238,7 @@ impl StagedFile {
     }
 
     /// Writes bytes. Returns `false`, with nothing written, if the file must be copied up first.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8], now: u64) -> Result<bool> {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], now: Time) -> Result<bool> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
         let end = end.ok_or(Error::FileTooLarge)?;
         if bytes.is_empty() {
@@ -288,7 +289,7 @@ impl StagedFile {
     }
 
     /// Cuts the file, or extends it with zeros.
-    pub(crate) fn resize(&self, size: u64, now: u64) -> Result<()> {
+    pub(crate) fn resize(&self, size: u64, now: Time) -> Result<()> {
         if size > MAX_FILE_BYTES {
             return Err(Error::FileTooLarge);
         }
@@ -306,7 +307,7 @@ impl StagedFile {
     }
 
     /// Sets the bytes of the range to zero, up to the end of the file.
-    pub(crate) fn zero(&self, range: Range<u64>, now: u64) -> Result<()> {
+    pub(crate) fn zero(&self, range: Range<u64>, now: Time) -> Result<()> {
         static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
         let mut state = self.state.lock();
         let end = range.end.min(state.size);
@@ -323,7 +324,7 @@ impl StagedFile {
 
     /// Takes an extent of the same drive as content. Returns false, without a change, unless this
     /// file is empty.
-    pub(crate) fn share(&self, extent: Extent, now: u64) -> bool {
+    pub(crate) fn share(&self, extent: Extent, now: Time) -> bool {
         let mut state = self.state.lock();
         if state.size > 0 {
             return false;
@@ -452,7 +453,7 @@ impl StagedFile {
 }
 
 impl State {
-    fn changed(&mut self, now: u64) {
+    fn changed(&mut self, now: Time) {
         (self.stat.mtime, self.stat.ctime) = (now, now);
         self.generation += 1;
     }

@@ -5,6 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::{drive, path, runtime};
 
+/// When the tests change something.
+fn now() -> Time {
+    Time::now()
+}
+
 fn stored() -> Stat {
     Stat { mode: 0o100_644, ..Stat::default() }
 }
@@ -66,16 +71,16 @@ proptest! {
                     let (start, end) = (at as usize, at as usize + new.len());
                     plain.resize(plain.len().max(end), 0);
                     plain[start..end].copy_from_slice(&new);
-                    prop_assert!(file.write(at, &new, 1).unwrap());
+                    prop_assert!(file.write(at, &new, now()).unwrap());
                 }
                 Change::Resize(size) => {
                     plain.resize(size as usize, 0);
-                    file.resize(size, 1).unwrap();
+                    file.resize(size, now()).unwrap();
                 }
                 Change::Zero(range) => {
                     let end = plain.len().min(range.end as usize);
                     plain[end.min(range.start as usize)..end].fill(0);
-                    file.zero(range, 1).unwrap();
+                    file.zero(range, now()).unwrap();
                 }
                 Change::CopyUp => runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap(),
             }
@@ -89,11 +94,11 @@ fn a_file_with_too_many_stretches_is_copied_up_into_one() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, &[7; 3000], &pool);
     for n in 0..MAX_STRETCHES as u64 {
-        assert!(file.write(n * 2, b"x", 1).unwrap(), "{n}");
+        assert!(file.write(n * 2, b"x", now()).unwrap(), "{n}");
     }
-    assert!(!file.write(0, b"y", 1).unwrap());
+    assert!(!file.write(0, b"y", now()).unwrap());
     runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap();
-    assert!(file.write(0, b"y", 1).unwrap());
+    assert!(file.write(0, b"y", now()).unwrap());
     let bytes = bytes(&file, &drive);
     assert_eq!(bytes[..4], *b"y\x07x\x07");
     assert_eq!(bytes[3000..3004], *b"x\0x\0");
@@ -105,9 +110,9 @@ fn a_change_during_a_commit_is_committed_by_the_next_one() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"base", &pool);
     assert!(file.pending().is_none() && !file.is_dirty());
-    file.write(0, b"B", 1).unwrap();
+    file.write(0, b"B", now()).unwrap();
     let pending = file.pending().expect("something to commit");
-    file.write(1, b"A", 2).unwrap();
+    file.write(1, b"A", now()).unwrap();
     let (at, stat) = file.destination(Extent { size: 4, ..Extent::default() }).unwrap();
     assert_eq!(at, path("file"));
     assert!(!file.stored(&stat, pending.generation), "one change is left");
@@ -121,7 +126,7 @@ fn a_change_during_a_commit_is_committed_by_the_next_one() {
 fn an_unlinked_file_is_not_committed_and_stays_readable() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"base", &pool);
-    file.write(4, b"!", 1).unwrap();
+    file.write(4, b"!", now()).unwrap();
     file.remove();
     assert!(file.pending().is_none() && !file.is_dirty());
     assert!(file.destination(Extent::default()).is_none());
@@ -137,10 +142,11 @@ fn values_of_another_writer_are_taken_over_unless_changed_here() {
         Ok(())
     };
     file.change(change).unwrap();
-    let theirs = Stat { mode: 0o100_755, uid: 7, mtime: 9, ..stored() };
+    let nine = Time::from_milliseconds(9);
+    let theirs = Stat { mode: 0o100_755, uid: 7, mtime: nine, ..stored() };
     file.take_over(&theirs);
     let entry = file.entry();
-    assert_eq!((entry.stat.mode, entry.stat.uid, entry.stat.mtime), (0o100_600, 7, 9));
+    assert_eq!((entry.stat.mode, entry.stat.uid, entry.stat.mtime), (0o100_600, 7, nine));
 }
 
 #[test]
@@ -149,10 +155,10 @@ fn only_an_unchanged_file_is_shared_and_only_into_an_empty_one() {
     let source = staged(&drive, b"base", &pool);
     let extent = source.whole_extent().expect("nothing was changed");
     let target = staged(&drive, b"", &pool);
-    assert!(target.share(extent, 1));
+    assert!(target.share(extent, now()));
     assert_eq!(bytes(&target, &drive), b"base");
-    assert!(!target.share(extent, 1), "it is not empty any more");
-    source.write(0, b"B", 1).unwrap();
+    assert!(!target.share(extent, now()), "it is not empty any more");
+    source.write(0, b"B", now()).unwrap();
     assert_eq!(source.whole_extent(), None);
 }
 
@@ -161,8 +167,8 @@ fn a_file_ends_before_the_largest_position() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"", &pool);
     for (offset, size) in [(u64::MAX, MAX_FILE_BYTES + 1), (MAX_FILE_BYTES, u64::MAX)] {
-        assert!(matches!(file.write(offset, b"x", 1), Err(Error::FileTooLarge)));
-        assert!(matches!(file.resize(size, 1), Err(Error::FileTooLarge)));
+        assert!(matches!(file.write(offset, b"x", now()), Err(Error::FileTooLarge)));
+        assert!(matches!(file.resize(size, now()), Err(Error::FileTooLarge)));
     }
     assert!(!file.is_dirty());
 }

@@ -94,9 +94,9 @@ impl Status {
 
     pub(crate) fn getattr(&self) -> (FileAttr, Duration) {
         let now = SystemTime::now();
-        let (kind, perm, size, nlink) = match self.kind {
-            Kind::Directory => (FileType::Directory, DIRECTORY_MODE, 0, 2),
-            Kind::File => (FileType::RegularFile, FILE_MODE, self.text().len() as u64, 1),
+        let (kind, perm, size) = match self.kind {
+            Kind::Directory => (FileType::Directory, DIRECTORY_MODE, 0),
+            Kind::File => (FileType::RegularFile, FILE_MODE, self.text().len() as u64),
         };
         let attributes = FileAttr {
             ino: INodeNo(self.number()),
@@ -108,7 +108,7 @@ impl Status {
             crtime: now,
             kind,
             perm,
-            nlink,
+            nlink: 1,
             uid: self.fs.options.owner.uid,
             gid: self.fs.options.owner.gid,
             rdev: 0,

@@ -15,7 +15,7 @@
 
 use std::borrow::Cow;
 
-use hypermount_drive::DrivePath;
+use hypermount_drive::{DrivePath, unescape_path};
 
 use crate::errno::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(crate) const MAX_TARGET_BYTES: usize = 4095;
 ///
 /// Fails with `BadContent` if no filesystem can hold the target.
 pub(crate) fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, str>> {
-    if stored.is_empty() || stored.contains('\0') || stored.len() > MAX_TARGET_BYTES {
+    if stored.is_empty() || stored.contains('\0') || is_too_long(stored) {
         return Err(Error::BadContent(format!("link {link} has an unusable target")));
     }
     let depth = link.components().count().saturating_sub(1);
@@ -36,10 +36,14 @@ pub(crate) fn target<'a>(link: &DrivePath, stored: &'a str) -> Result<Cow<'a, st
         return Ok(Cow::Borrowed(stored));
     }
     let contained = contain(stored, depth);
-    if contained.len() > MAX_TARGET_BYTES {
+    if is_too_long(&contained) {
         return Err(Error::BadContent(format!("link {link} has too long a target")));
     }
     Ok(Cow::Owned(contained))
+}
+
+fn is_too_long(target: &str) -> bool {
+    target.len() > MAX_TARGET_BYTES && unescape_path(target).len() > MAX_TARGET_BYTES
 }
 
 /// Whether a link `depth` directories below the root may be shown as stored: the target must be

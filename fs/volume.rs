@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypermount_drive::sync::{Mutex, MutexGuard, Rank, RwLock};
-use hypermount_drive::{Drive, DrivePath, Error, MountTarget, PublicKey, Snapshot, View, Wait};
+use hypermount_drive::{
+    Drive, DrivePath, Error, MountTarget, PublicKey, Snapshot, Time, View, Wait,
+};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::accessed::Accessed;
 use crate::errno::Result;
 use crate::staging::StagedFile;
 use crate::walk_ahead::WalkAhead;
@@ -26,9 +29,9 @@ pub(crate) struct Volume {
     pub writable: bool,
     /// New files that the drive does not have yet. Each hides a stored entry of the same path.
     unstored: Mutex<BTreeMap<DrivePath, Arc<StagedFile>>>,
-    /// When the children of directories last changed, in milliseconds since the epoch, as far as
-    /// that is not stored yet.
-    touched: Mutex<HashMap<DrivePath, u64>>,
+    /// When the children of directories last changed, as far as that is not stored yet.
+    touched: Mutex<HashMap<DrivePath, Time>>,
+    pub accessed: Accessed,
     /// The volume that this one is nested in.
     pub parent: Option<Arc<Volume>>,
     current: RwLock<Arc<Snapshot>>,
@@ -48,6 +51,7 @@ impl Volume {
             prefix: RwLock::new(Rank::LEAF, "".into()),
             unstored: Mutex::new(Rank::UNSTORED, BTreeMap::new()),
             touched: Mutex::new(Rank::TOUCHED, HashMap::new()),
+            accessed: Accessed::new(),
             parent: None,
             follower: Mutex::new(Rank::LEAF, None),
             walk_ahead: Arc::default(),
@@ -95,7 +99,7 @@ impl Volume {
     }
 
     /// Directories whose modification times are not stored yet.
-    pub(crate) fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, u64>> {
+    pub(crate) fn touched(&self) -> MutexGuard<'_, HashMap<DrivePath, Time>> {
         self.touched.lock()
     }
 

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use hypermount_drive::{DrivePath, Edit, Entry, Stat};
+use hypermount_drive::{DrivePath, Edit, Entry, Kind, Stat, Time};
 
 use crate::errno::{Error, Result};
 use crate::filesystem::Fs;
@@ -58,11 +58,12 @@ impl Fs {
             }
         };
         let turn = self.turn(volume).await;
-        let Some((path, stat)) = staged.destination(extent) else { return Ok(()) };
+        let Some((path, mut stat)) = staged.destination(extent) else { return Ok(()) };
         if staged.is_overtaken() {
             staged.keep_scratch();
             return Err(Error::Overtaken);
         }
+        volume.accessed.add_to(&path, &mut stat);
         let entry = Arc::new(Entry::stored(stat.clone()));
         self.apply(volume, &turn, vec![Edit::Put { path: path.clone(), stat }]).await?;
         let all = staged.stored(&entry.stat, pending.generation);
@@ -153,7 +154,7 @@ impl Fs {
 
     /// Notes that the children of a directory changed now.
     pub(crate) async fn touch(&self, volume: &Arc<Volume>, turn: &Turn, path: &DrivePath) {
-        volume.touched().insert(path.clone(), crate::attr::now());
+        volume.touched().insert(path.clone(), Time::now());
         if volume.touched().len() > MAX_TOUCHED
             && let Err(error) = self.store_touched_alone(volume, turn).await
         {
@@ -169,15 +170,23 @@ impl Fs {
     }
 
     /// Stores when the children of directories changed, in one batch. An implied directory is as
-    /// old as its newest entry, and stays so.
+    /// old as its newest entry, and stays so; except the root, which cannot become explicit by itself.
     async fn store_touched_alone(&self, volume: &Arc<Volume>, turn: &Turn) -> Result<()> {
         let touched: Vec<_> = volume.touched().iter().map(|(p, at)| (p.clone(), *at)).collect();
         let snapshot = volume.snapshot();
         let mut edits = Vec::new();
         for (path, at) in touched {
             match snapshot.entry(&path, self.options.patience.names()).await {
-                Ok(entry) if entry.explicit && entry.stat.mode & 0o170_000 == 0o040_000 => {
-                    let stat = Stat { mtime: at, ctime: at, ..entry.stat };
+                Ok(entry)
+                    if entry.kind == Kind::Directory && (entry.explicit || path.is_root()) =>
+                {
+                    let ctime = entry.stat.ctime.max(at);
+                    let mut stat = Stat { mtime: at, ctime, ..entry.stat };
+                    if !entry.explicit {
+                        (stat.uid, stat.gid) = (self.options.owner.uid, self.options.owner.gid);
+                        stat.ctime = at;
+                    }
+                    volume.accessed.add_to(&path, &mut stat);
                     edits.push(Edit::Put { path, stat });
                 }
                 Ok(_) | Err(hypermount_drive::Error::NotFound) => {}

@@ -4,10 +4,12 @@
 //! The `user.hypermount.*` attributes describe a file and are not part of it; `metadata.rs` answers
 //! them. They are never listed: `cp -a` and `rsync -X` copy what is listed.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
-use hypermount_drive::Stat;
+use hypermount_drive::{Stat, escape, unescape};
 
 use crate::errno::{Error, Result};
 
@@ -38,7 +40,7 @@ fn shown_name(stored: &str) -> Option<String> {
     let shown =
         if stored.starts_with(USER) { stored.to_owned() } else { format!("{USER}{stored}") };
     let usable = shown.len() > USER.len()
-        && shown.len() <= MAX_NAME_BYTES
+        && unescape(&shown).len() <= MAX_NAME_BYTES
         && !shown.contains('\0')
         && !shown.starts_with(OWN);
     usable.then_some(shown)
@@ -70,7 +72,7 @@ pub(crate) fn check_namespace(name: &str) -> Result<()> {
 
 /// The answer for an inode without any attributes.
 pub(crate) fn of_nothing(name: &OsStr) -> Result<XattrAnswer> {
-    check_namespace(name.to_str().ok_or(Error::NoAttribute)?)?;
+    check_namespace(&escape(name.as_bytes()))?;
     Err(Error::NoAttribute)
 }
 
@@ -82,15 +84,16 @@ fn stored_value<'a>(stat: &'a Stat, name: &str) -> Option<&'a [u8]> {
 }
 
 /// Checks that programs may change attributes of this name, which excludes those of this program.
-pub(crate) fn settable(name: &OsStr) -> Result<&str> {
-    let name = name.to_str().ok_or(Error::NotUtf8)?;
+pub(crate) fn settable(name: &OsStr) -> Result<Cow<'_, str>> {
+    let bytes = name.len();
+    let name = escape(name.as_bytes());
     if name.starts_with(OWN) {
         return Err(Error::NotPermitted("attributes that hypermount provides cannot be set"));
     }
     if !name.starts_with(USER) {
         return Err(Error::NotSupported("attributes outside of user."));
     }
-    match name.len() {
+    match bytes {
         length if length == USER.len() => Err(Error::InvalidArgument),
         length if length > MAX_NAME_BYTES => Err(Error::BufferTooSmall),
         _ => Ok(name),
@@ -152,7 +155,7 @@ pub(crate) fn list(stat: &Stat) -> Result<Vec<u8>> {
         if !present || !seen.insert(shown.clone()) {
             continue;
         }
-        list.extend_from_slice(shown.as_bytes());
+        list.extend_from_slice(&unescape(&shown));
         list.push(0);
         if list.len() > MAX_LIST_BYTES {
             return Err(Error::AnswerTooLarge);

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::living::{self, Mounted};
 use hypermount_core::Store;
-use hypermount_drive::{Drive, DrivePath, Edit, Extent, Stat, TYPE_FILE};
+use hypermount_drive::{Drive, DrivePath, Edit, Extent, Stat, TYPE_FILE, Time};
 
 const MIB: u64 = 1 << 20;
 
@@ -14,8 +14,8 @@ async fn publish(store: &Store, edits: impl Iterator<Item = (String, Extent)>) -
     let drive = Drive::create(store, "published").expect("create");
     let mut batch = Vec::new();
     for (path, extent) in edits {
-        let stat =
-            Stat { mode: TYPE_FILE | 0o644, extent, mtime: 1_600_000_000_000, ..Stat::default() };
+        let mtime = Time::from_milliseconds(1_600_000_000_000);
+        let stat = Stat { mode: TYPE_FILE | 0o644, extent, mtime, ..Stat::default() };
         batch.push(Edit::Put { path: DrivePath::parse(&path).expect("path"), stat });
         if batch.len() == 5_000 {
             drive.apply(std::mem::take(&mut batch)).await.expect("apply");

@@ -8,7 +8,9 @@
 #![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
+mod escape;
 mod path;
+mod time;
 mod stat;
 mod key_id;
 mod url;
@@ -20,6 +22,7 @@ pub mod transfer;
 #[doc(hidden)]
 pub mod testing;
 
+pub use crate::escape::{escape, escape_path, unescape, unescape_path};
 pub use crate::hyperdrive::{
     Availability, ContentWriter, Drive, Hasher, Pieces, Snapshot, Splice, StoredDrives, Turn,
     drives_opened_by, stored_drives, stored_drives_and_damage,
@@ -30,9 +33,10 @@ pub use crate::index::{Changed, DriveFormat, Edit, sharing_options};
 pub use crate::key_id::key_id;
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
-    Entry, Extent, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,
-    TYPE_SOCKET, TYPE_SYMLINK,
+    Device, Entry, Extent, Kind, MountTarget, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE,
+    TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK,
 };
+pub use crate::time::Time;
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.

@@ -1,7 +1,13 @@
-//! Paths inside a drive: normalised, bounded, and parsed nowhere else.
+//! Paths inside a drive: normalised, bounded, and parsed nowhere else. They are text, as drives store them; the
+//! bytes that a filesystem has for a name are those of `escape.rs`.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::escape::{escape, unescape};
 use hypermount_core::{Error, Result};
 
 /// Longest path in bytes (PATH_MAX).
@@ -10,7 +16,7 @@ pub(crate) const MAX_PATH_BYTES: usize = 4096;
 pub const MAX_NAME_BYTES: usize = 255;
 
 /// One path component that a filesystem can hold: not empty, not `.` or `..`, no `/`, no NUL, at
-/// most [`MAX_NAME_BYTES`].
+/// most [`MAX_NAME_BYTES`] of bytes, of which drives store the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
@@ -21,7 +27,7 @@ impl Name {
     /// `NameTooLong`, or `InvalidPath` for text that is no name.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
-        if text.len() > MAX_NAME_BYTES {
+        if text.len() > MAX_NAME_BYTES && unescape(&text).len() > MAX_NAME_BYTES {
             return Err(Error::NameTooLong { max: MAX_NAME_BYTES });
         }
         if text.is_empty() || text == "." || text == ".." || text.contains(['/', '\0']) {
@@ -30,9 +36,30 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// The name of these bytes.
+    ///
+    /// # Errors
+    /// Those of [`Name::new`].
+    pub fn of_file(name: &OsStr) -> Result<Self> {
+        Self::new(escape(name.as_bytes()))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The bytes that a filesystem has for it.
+    pub fn file_name(&self) -> Cow<'_, OsStr> {
+        file_name(&self.0)
+    }
+}
+
+/// The bytes of a name's text.
+fn file_name(text: &str) -> Cow<'_, OsStr> {
+    match unescape(text) {
+        Cow::Borrowed(bytes) => Cow::Borrowed(OsStr::from_bytes(bytes)),
+        Cow::Owned(bytes) => Cow::Owned(OsString::from_vec(bytes)),
     }
 }
 
@@ -93,6 +120,16 @@ impl DrivePath {
     /// The last component; `None` for the root.
     pub fn name(&self) -> Option<&str> {
         self.0.rsplit('/').next().filter(|name| !name.is_empty())
+    }
+
+    /// The bytes that a filesystem has for the last component.
+    pub fn file_name(&self) -> Option<Cow<'_, OsStr>> {
+        self.name().map(file_name)
+    }
+
+    /// The path that a filesystem has for it, relative to the root.
+    pub fn file_path(&self) -> PathBuf {
+        self.components().map(file_name).collect()
     }
 
     /// The names from the root down.

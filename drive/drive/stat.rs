@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::time::Time;
 use hypermount_swarm::crypto::PublicKey;
 
 /// Mask of the file type bits in [`Stat::mode`] (`S_IFMT` of inode(7); part of the format).
@@ -15,10 +16,12 @@ pub const TYPE_SOCKET: u32 = 0o140000;
 pub const TYPE_SYMLINK: u32 = 0o120000;
 /// A regular file (`S_IFREG`).
 pub const TYPE_FILE: u32 = 0o100000;
-pub(crate) const TYPE_BLOCK_DEVICE: u32 = 0o060000;
+/// A block device (`S_IFBLK`).
+pub const TYPE_BLOCK_DEVICE: u32 = 0o060000;
 /// A directory (`S_IFDIR`).
 pub const TYPE_DIRECTORY: u32 = 0o040000;
-pub(crate) const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
+/// A character device (`S_IFCHR`).
+pub const TYPE_CHARACTER_DEVICE: u32 = 0o020000;
 /// A named pipe (`S_IFIFO`).
 pub const TYPE_FIFO: u32 = 0o010000;
 
@@ -86,6 +89,15 @@ pub struct MountTarget {
     pub core: bool,
 }
 
+/// The numbers by which a system knows a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Of the driver.
+    pub major: u32,
+    /// Of the device among those of the driver.
+    pub minor: u32,
+}
+
 /// The metadata of an entry, as a drive stores it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
@@ -97,10 +109,14 @@ pub struct Stat {
     pub gid: u32,
     /// The bytes of a file.
     pub extent: Extent,
-    /// When the content changed, in milliseconds since the epoch.
-    pub mtime: u64,
-    /// When the content or the metadata changed, in milliseconds since the epoch.
-    pub ctime: u64,
+    /// When the content changed.
+    pub mtime: Time,
+    /// When the content or the metadata changed.
+    pub ctime: Time,
+    /// When the content was last read, as far as that is stored; without it, when it changed.
+    pub atime: Option<Time>,
+    /// The numbers of a device.
+    pub device: Option<Device>,
     /// Target of a symbolic link, as stored.
     pub linkname: Option<String>,
     /// The drive or core that is mounted here.
@@ -109,6 +125,30 @@ pub struct Stat {
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
     /// What other programs stored with the entry; it stays with it.
     pub foreign: Option<Arc<Foreign>>,
+}
+
+/// What no format has a field for, and drives store in a member of their own: what of a stat the coarse times
+/// do not say, and the numbers of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Exact {
+    pub(crate) mtime: Option<Time>,
+    pub(crate) ctime: Option<Time>,
+    pub(crate) atime: Option<Time>,
+    pub(crate) device: Option<Device>,
+}
+
+impl Exact {
+    /// Of this stat; `None` if there is nothing that has to be stored.
+    pub(crate) fn of(stat: &Stat) -> Option<Self> {
+        let exact = |time: Time| Some(time).filter(|time| !time.is_coarse());
+        let exact = Self {
+            mtime: exact(stat.mtime),
+            ctime: exact(stat.ctime),
+            atime: stat.atime,
+            device: stat.device,
+        };
+        (exact != Self::default()).then_some(exact)
+    }
 }
 
 /// What other programs stored with an entry of Hyperdrive 11 to 13, as JSON by the names of members.
@@ -179,7 +219,7 @@ impl Entry {
     }
 
     /// A directory that exists because something is below it, changed when `mtime` says.
-    pub(crate) fn implied_directory(mtime: u64) -> Self {
+    pub(crate) fn implied_directory(mtime: Time) -> Self {
         let stat = Stat { mode: IMPLIED_MODE, mtime, ctime: mtime, ..Stat::default() };
         Self { kind: Kind::Directory, stat, explicit: false }
     }

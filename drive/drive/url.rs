@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::escape::escape_path;
 use crate::key_id;
 use crate::path::DrivePath;
 use hypermount_core::{Error, Result};
@@ -122,7 +123,8 @@ fn percent_decode(text: &str) -> Result<String> {
         let (high, low) = (digit().ok_or_else(bad)?, digit().ok_or_else(bad)?);
         bytes.push((high << 4 | low) as u8);
     }
-    String::from_utf8(bytes).map_err(|_| Error::InvalidUrl("the path is not UTF-8".into()))
+    // Text is what a drive stores; of other bytes it stores the escape.
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| escape_path(error.as_bytes()).into_owned()))
 }
 
 /// The whole URL in its canonical form, key included: it is printed only on request.
@@ -213,7 +215,6 @@ mod tests {
             (&format!("{KEY}/../x"), "the path"),
             (&format!("{KEY}/%2e%2e/x"), "the path"),
             (&format!("{KEY}/a%0"), "two hex"),
-            (&format!("{KEY}/%ff"), "UTF-8"),
             (&format!("{KEY}/%00"), "the path"),
             (&long, "too long"),
         ] {
@@ -222,6 +223,16 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_is_its_escape() {
+        let read = |path: &str| format!("{KEY}/{path}").parse::<DriveUrl>().unwrap();
+        assert_eq!(read("d%ff/caf%E9").path.as_str(), "d␛FF/caf␛E9");
+        // What is printed is the text, which other programs know.
+        let printed = read("caf%E9").to_string();
+        assert!(printed.ends_with("/caf%E2%90%9BE9"), "{printed}");
+        assert_eq!(printed.parse::<DriveUrl>().unwrap(), read("caf%e9"));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Entries of a drive.
 
-use hypermount_drive::{Entry, Kind, Name};
+use hypermount_drive::{Device, Entry, Kind, Name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,15 +22,26 @@ pub struct Described {
     /// First and number of the blocks in the content core; of files only.
     pub block: Option<u64>,
     pub blocks: Option<u64>,
-    /// Milliseconds since the epoch.
-    pub mtime: u64,
-    pub ctime: u64,
+    /// Milliseconds since 1970; negative before.
+    pub mtime: i64,
+    pub ctime: i64,
+    /// That of the modification, if none is stored.
+    pub atime: i64,
+    /// Of devices only.
+    pub device: Option<DeviceNumbers>,
     /// Where a symbolic link points.
     pub target: Option<String>,
     /// URL of the drive that is mounted here.
     pub mount: Option<String>,
     /// Names of the extended attributes.
     pub attributes: Vec<String>,
+}
+
+/// The numbers of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceNumbers {
+    pub major: u32,
+    pub minor: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -90,8 +101,10 @@ impl Described {
             size: extent.map(|extent| extent.size),
             block: extent.map(|extent| extent.block),
             blocks: extent.map(|extent| extent.blocks),
-            mtime: stat.mtime,
-            ctime: stat.ctime,
+            mtime: stat.mtime.milliseconds(),
+            ctime: stat.ctime.milliseconds(),
+            atime: stat.atime.unwrap_or(stat.mtime).milliseconds(),
+            device: stat.device.map(|Device { major, minor }| DeviceNumbers { major, minor }),
             target: stat.linkname.clone(),
             mount: stat.mount.as_ref().map(|mount| drive_url(&mount.key, mount.version)),
             attributes: attributes.map(|(name, _)| name.clone()).collect(),

@@ -10,5 +10,5 @@ mod transfer;
 
 pub use check::{Check, CheckedDrive, Checking, check};
 pub use drives::{About, Created, Listed, about, create, list};
-pub use entries::{Described, EntryKind, Found, entries, entry};
+pub use entries::{Described, DeviceNumbers, EntryKind, Found, entries, entry};
 pub use transfer::{Export, Import, Progress, StepKind, Summary, Tell, export, import};

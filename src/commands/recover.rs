@@ -1,5 +1,6 @@
 //! `hypermount recover`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -67,12 +68,17 @@ fn show(leftover: &Leftover, saved: Option<&Path>) -> Result {
 
 /// Saves under the file's own name, with a number if that is taken.
 async fn save(store: &Store, leftover: &Leftover, directory: &Path) -> Result<PathBuf> {
-    let name = leftover.origin.path.name().unwrap_or("unnamed");
-    let numbered = (1..).map(|number| directory.join(format!("{name}.{number}")));
-    let free = std::iter::once(directory.join(name))
+    let name = leftover.origin.path.file_name();
+    let first = directory.join(name.as_deref().unwrap_or_else(|| OsStr::new("unnamed")));
+    let numbered = (1..).map(|number| {
+        let mut path = first.clone().into_os_string();
+        path.push(format!(".{number}"));
+        PathBuf::from(path)
+    });
+    let free = std::iter::once(first.clone())
         .chain(numbered)
         .find(|path| fs::symlink_metadata(path).is_err())
-        .unwrap_or_else(|| directory.join(name));
+        .unwrap_or_else(|| first.clone());
     restore(store, leftover, &free)
         .await
         .context(|| format!("save {} as {}", leftover.origin.path, free.display()))?;

@@ -3,7 +3,7 @@
 use super::ls::mode_text;
 use super::print_json;
 use crate::access::Access;
-use crate::answers::{self, Found};
+use crate::answers::{self, DeviceNumbers, Found};
 use crate::cli::Stat;
 use crate::failure::{Context, Result};
 use crate::terminal::{self, date, escaped};
@@ -27,7 +27,11 @@ pub async fn run(args: &Stat) -> Result {
         format!("owner: {}:{}", entry.uid, entry.gid),
         format!("mtime: {}", date(entry.mtime)),
         format!("ctime: {}", date(entry.ctime)),
+        format!("atime: {}", date(entry.atime)),
     ];
+    if let Some(DeviceNumbers { major, minor }) = &entry.device {
+        lines.push(format!("device: {major}, {minor}"));
+    }
     if let Some(size) = entry.size {
         lines.push(format!("size:  {size} bytes in {} blocks", entry.blocks.unwrap_or(0)));
     }

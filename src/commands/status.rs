@@ -215,7 +215,7 @@ fn explain(failure: &FailedCall) -> String {
         failure.operation,
         escaped(&path.to_string_lossy()),
         failure.errno,
-        date(failure.time),
+        date(i64::try_from(failure.time).unwrap_or(i64::MAX)),
         escaped(&failure.why)
     );
     if let Some(remedy) = &failure.remedy {

@@ -1,12 +1,13 @@
 //! A drive and a path in it, as `import`, `export` and `check` take them in one argument.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
 use hypermount_core::StoreKind;
-use hypermount_drive::{DrivePath, DriveUrl, Name};
+use hypermount_drive::{DrivePath, DriveUrl, Name, escape_path};
 
 use super::{Location, Target};
 use crate::failure::{Context, Failure, Result};
@@ -72,7 +73,7 @@ fn split_store(path: &Path) -> Option<(PathBuf, String)> {
     let mut named = path.ancestors().filter(|directory| !directory.as_os_str().is_empty());
     let store = named.find(|directory| StoreKind::of(directory).is_some())?;
     let inside = path.strip_prefix(store).unwrap_or(Path::new(""));
-    Some((store.to_owned(), inside.to_string_lossy().into_owned()))
+    Some((store.to_owned(), escape_path(inside.as_os_str().as_bytes()).into_owned()))
 }
 
 impl TargetPath {

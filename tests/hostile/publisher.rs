@@ -13,7 +13,7 @@ use hypermount_core::{Share, Sharing, Store, Wait};
 use hypermount_drive::testing::trie::{Batch, MOUNT, Nodes, Trie, TrieKey, stat};
 use hypermount_drive::{
     Drive, DrivePath, Edit, Extent, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK,
-    sharing_options,
+    Time, sharing_options,
 };
 use hypermount_swarm::PublicKey;
 use prost::Message as _;
@@ -290,7 +290,9 @@ fn t29_stats_that_make_no_sense() {
     ] {
         publisher.raw(&format!("d/{name}"), encoded(mode), 0);
     }
-    let late = Stat { mode: TYPE_FILE | 0o600, mtime: 1 << 53, ctime: u64::MAX, ..Stat::default() };
+    let mtime = Time::from_milliseconds(1 << 53);
+    let ctime = Time::from_milliseconds(u64::MAX);
+    let late = Stat { mode: TYPE_FILE | 0o600, mtime, ctime, ..Stat::default() };
     publisher.stat("d/late", late);
     publisher.raw("d/garbage", Bytes::from_static(&[0xff; 40]), 0);
     publisher.raw("d/empty", Bytes::new(), 0);

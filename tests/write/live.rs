@@ -91,7 +91,8 @@ fn told(entries: &Value) -> Tree {
                     let name = name.trim_start_matches("user.").to_owned();
                     (name, value.as_str().expect("hex").to_owned())
                 };
-                all.iter().map(named).collect()
+                // What a mount stores of its own is no attribute (docs/format/hyperdrive10.md §3).
+                all.iter().filter(|(name, _)| *name != "hypermount.stat").map(named).collect()
             });
             let mode = if kind == "symlink" { 0 } else { number("mode") & 0o7777 };
             let content = text(if kind == "symlink" { "target" } else { "sha256" });

@@ -15,6 +15,7 @@ use crate::index::bee::block::Header;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_FILE};
+use crate::time::Time;
 
 fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
@@ -58,7 +59,8 @@ async fn check_recorded(origin: Origin) {
         assert_eq!(entry.stat.mode & 0o100 != 0, value["executable"].as_bool().unwrap(), "{key}");
         let time = value["metadata"]["mtime"].as_u64();
         let time = time.unwrap_or(1000 * expected["seq"].as_u64().unwrap());
-        assert_eq!((entry.stat.mtime, entry.stat.ctime), (time, time), "{key}");
+        let times = [entry.stat.mtime, entry.stat.ctime];
+        assert_eq!(times, [Time::from_milliseconds(time); 2], "{key}");
         let extent = entry.stat.extent;
         assert_eq!(extent.size, expected["contentLength"].as_u64().unwrap(), "{key}");
         Drive::check_extent(&extent).unwrap();
@@ -264,7 +266,7 @@ async fn times_differ_after_each_change_and_are_the_same_for_every_reader() {
     put(&mut writer, "d1/31", &timed);
     origin.append(&writer);
     let time = |snapshot: Arc<Snapshot>, name: &'static str| async move {
-        snapshot.entry(&path(name), Wait::Local).await.unwrap().stat.mtime
+        snapshot.entry(&path(name), Wait::Local).await.unwrap().stat.mtime.milliseconds()
     };
     let before = || drive.snapshot_at(old).into();
     assert_eq!(time(before(), "d1/30").await, 31_000);

@@ -115,8 +115,8 @@ fn value(stat: &Stat, padding: usize) -> Result<Value> {
     });
     let blob = if stat.linkname.is_some() { Value::Null } else { blob };
     let mut metadata = json!({ "padding": "p".repeat(padding) });
-    if stat.mtime > 0 {
-        metadata["mtime"] = json!(stat.mtime);
+    if stat.mtime.coarse() > 0 {
+        metadata["mtime"] = json!(stat.mtime.coarse());
     }
     let executable = stat.mode & 0o100 != 0 && stat.linkname.is_none();
     Ok(json!({

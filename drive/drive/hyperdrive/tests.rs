@@ -13,6 +13,7 @@ use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::index::trie::{Trie, TrieKey, TrieNode, stat, vectors};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
+use crate::time::Time;
 use hypermount_core::testing::Change;
 
 fn trie_of(snapshot: &Snapshot) -> Trie {
@@ -24,8 +25,12 @@ fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
 }
 
+fn at(milliseconds: u64) -> Time {
+    Time::from_milliseconds(milliseconds)
+}
+
 fn file(extent: Extent) -> Stat {
-    Stat { mode: TYPE_FILE | 0o644, extent, mtime: 1, ctime: 1, ..Stat::default() }
+    Stat { mode: TYPE_FILE | 0o644, extent, mtime: at(1), ctime: at(1), ..Stat::default() }
 }
 
 fn put(text: &str, stat: Stat) -> Edit {
@@ -101,7 +106,7 @@ fn assert_stat(what: &str, entry: &Entry, expected: &Value) {
         map_size: 0,
     };
     assert_eq!(stat.extent, extent, "{what}");
-    assert_eq!((stat.mtime, stat.ctime), (number("mtime"), number("ctime")), "{what}");
+    assert_eq!((stat.mtime, stat.ctime), (at(number("mtime")), at(number("ctime"))), "{what}");
     assert_eq!(stat.linkname.as_deref(), expected["linkname"].as_str(), "{what}");
     let attributes = expected["metadata"].as_object().into_iter().flatten();
     let attributes: BTreeMap<String, Option<Vec<u8>>> = attributes
@@ -259,14 +264,14 @@ async fn directories_may_be_implied_or_stored() {
     let link = Stat {
         mode: TYPE_SYMLINK | 0o777,
         linkname: Some("../elsewhere".into()),
-        mtime: 77,
+        mtime: at(77),
         ..Stat::default()
     };
-    let stored = Stat { mode: TYPE_DIRECTORY | 0o700, mtime: 5, ..Stat::default() };
+    let stored = Stat { mode: TYPE_DIRECTORY | 0o700, mtime: at(5), ..Stat::default() };
     drive.apply(vec![put("stored", stored.clone()), put("a/b/link", link)]).await.unwrap();
     let snapshot = drive.snapshot();
     let implied = snapshot.entry(&path("a/b"), Wait::Local).await.unwrap();
-    assert_eq!(implied, Entry::implied_directory(77), "nothing of the link but its time");
+    assert_eq!(implied, Entry::implied_directory(at(77)), "nothing of the link but its time");
     let entry = snapshot.entry(&path("stored"), Wait::Local).await.unwrap();
     assert_eq!((entry.kind, entry.explicit, entry.stat), (Kind::Directory, true, stored));
     assert!(snapshot.list(&path("stored"), Wait::Local).await.unwrap().is_empty());

@@ -8,6 +8,7 @@ use super::publisher::FORMATS;
 use super::*;
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_SOCKET, TYPE_SYMLINK};
+use crate::time::Time;
 
 fn path(text: &str) -> DrivePath {
     DrivePath::parse(text).unwrap()
@@ -23,7 +24,7 @@ fn remove(text: &str) -> Edit {
 
 fn stat(mode: u32) -> Stat {
     let attributes = vec![("user.a".to_owned(), Some(vec![0, 7, 255]))];
-    let (mtime, ctime) = (1_700_000_000_123, 1_700_000_000_456);
+    let [mtime, ctime] = [1_700_000_000_123, 1_700_000_000_456].map(Time::from_milliseconds);
     Stat { mode, uid: 1000, gid: 100, mtime, ctime, attributes, ..Stat::default() }
 }
 
@@ -48,8 +49,8 @@ async fn list(drive: &Drive, text: &str) -> Vec<(String, Kind)> {
     names
 }
 
-/// Sentence 132. "A drive made with `--format 13` keeps owners, modes, extended attributes, directories, fifos and sockets,
-/// the empty directories too."
+/// Sentence 132. "A drive made with `--format 13` keeps owners, modes, extended attributes, directories, fifos, sockets
+/// and devices, the empty directories too."
 ///
 /// In a listing too, in either format.
 #[tokio::test]
@@ -155,16 +156,88 @@ async fn a_rename_of_many_files_moves_no_bytes() {
     }
 }
 
+fn time(seconds: i64, nanoseconds: u32) -> Time {
+    Time::new(seconds, nanoseconds).unwrap()
+}
+
+/// Times that are not whole milliseconds from 1970 on, access times, and the numbers of devices.
+#[tokio::test]
+async fn exact_times_and_devices_are_stored_in_every_format() {
+    for format in FORMATS {
+        let store = Store::memory();
+        let drive = Drive::create_in(format, &store, "d").unwrap();
+        let device = Some(crate::stat::Device { major: 8, minor: 300 });
+        for (name, stat) in [
+            ("before", Stat { mtime: time(-2, 500_000_001), ..stat(TYPE_FILE | 0o644) }),
+            ("late", Stat { mtime: time(4_294_967_296, 7), ..stat(TYPE_FILE | 0o644) }),
+            ("latest", Stat { mtime: time(1 << 60, 7), ..stat(TYPE_DIRECTORY | 0o755) }),
+            ("changed", Stat { ctime: time(-1, 0), ..stat(TYPE_FILE | 0o644) }),
+            ("read", Stat { atime: Some(time(-7, 9)), ..stat(TYPE_FILE | 0o644) }),
+            ("char", Stat { device, ..stat(0o020_600) }),
+            ("block", Stat { device, atime: Some(time(5, 5)), ..stat(0o060_600) }),
+            (
+                "",
+                Stat { mtime: time(9, 9), atime: Some(time(1, 0)), ..stat(TYPE_DIRECTORY | 0o700) },
+            ),
+        ] {
+            drive.apply(vec![put(name, stat.clone())]).await.unwrap();
+            let found = drive.snapshot().entry(&path(name), Wait::Local).await.unwrap();
+            assert_eq!(found.stat, stat, "{name} {format}");
+            assert_eq!(found.kind, Kind::from_mode(stat.mode));
+        }
+        let kinds = list(&drive, "").await;
+        assert!(kinds.contains(&("block".to_owned(), Kind::BlockDevice)), "{kinds:?} {format}");
+        assert!(kinds.contains(&("char".to_owned(), Kind::CharacterDevice)), "{kinds:?} {format}");
+        drive.apply(vec![remove("char")]).await.unwrap();
+        let gone = drive.snapshot().entry(&path("char"), Wait::Local).await;
+        assert!(matches!(gone, Err(Error::NotFound)), "{gone:?} {format}");
+    }
+}
+
+/// In a drive of Hyperdrive 10 the root is stored where the reference does not stumble over it; where earlier versions
+/// of this program stored it, it is still found, until the next change of it.
+#[tokio::test]
+async fn the_root_has_a_hidden_key_in_format_10() {
+    use crate::index::trie::{Batch, Trie, TrieKey, TrieNode};
+    let drive = Drive::create(&Store::memory(), "d").unwrap();
+    let root = |mode: u32| Stat { mode: TYPE_DIRECTORY | mode, ..stat(0) };
+    drive.apply(vec![put("a/b", stat(TYPE_FILE | 0o644))]).await.unwrap();
+    let Index::Trie(trie) = drive.snapshot().index().clone() else { panic!("another format") };
+    let mut batch = Batch::new(Trie::at(trie.nodes().clone(), trie.version())).await.unwrap();
+    let value = crate::index::trie::stat::encode(&root(0o711)).unwrap();
+    batch.put(TrieKey::new("", false).unwrap(), Some(value), 0).await.unwrap();
+    drive.metadata_core().append(&batch.encode()).unwrap();
+    let entry = async || drive.snapshot().entry(&path(""), Wait::Local).await.unwrap();
+    assert_eq!(entry().await.stat, root(0o711), "of an earlier version");
+    let before = drive.snapshot();
+    drive.apply(vec![put("", root(0o700))]).await.unwrap();
+    assert_eq!((entry().await.stat, entry().await.explicit), (root(0o700), true));
+    let changes = drive.changes(&before, &drive.snapshot(), 10, Wait::Local).await.unwrap();
+    assert!(changes.iter().any(|change| change.path.is_root()), "{changes:?}");
+    assert_eq!(list(&drive, "").await, [("a".to_owned(), Kind::Directory)]);
+    let head = drive.snapshot().version() - 1;
+    let block = drive.metadata_core().get_local(head).unwrap().unwrap();
+    let node = TrieNode::decode(block, head).unwrap();
+    assert_eq!((node.key.text(), node.key.hidden()), ("hypermount/root", true));
+    let visible = TrieKey::new("", false).unwrap();
+    let Index::Trie(trie) = drive.snapshot().index().clone() else { panic!("another format") };
+    assert!(trie.get_node(&visible, Wait::Local).await.unwrap().is_none());
+    drive.apply(vec![remove("a/b")]).await.unwrap();
+    assert_eq!(entry().await.stat, root(0o700), "of an empty drive");
+    drive.apply(vec![remove("")]).await.unwrap();
+    assert!(!entry().await.explicit);
+    assert_eq!(list(&drive, "").await, []);
+}
+
 /// What the format has no place for is refused, and nothing is stored.
 #[tokio::test]
-async fn nested_drives_and_devices_are_refused_in_format_13() {
+async fn nested_drives_are_refused_in_format_13() {
     let drive = Drive::create_in(DriveFormat::Hyperdrive11, &Store::memory(), "d").unwrap();
     let mount =
         crate::stat::MountTarget { key: PublicKey::new([9; 32]), version: None, core: false };
     let version = drive.snapshot().version();
     for refused in [
         put("x", Stat { mount: Some(mount), ..stat(TYPE_DIRECTORY | 0o755) }),
-        put("x", stat(0o020_600)),
         put("", stat(TYPE_FILE | 0o600)),
     ] {
         let what = format!("{refused:?}");

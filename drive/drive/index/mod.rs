@@ -89,6 +89,7 @@ pub struct Changed {
 }
 
 /// One step of a commit. A batch of them becomes one signed append.
+#[allow(clippy::large_enum_variant)] // most steps are puts, so boxing their stats would save nothing
 #[derive(Clone, Debug)]
 pub enum Edit {
     /// Stores an entry; replaces the one that is there.

@@ -7,9 +7,10 @@ use std::os::fd::AsFd;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::{Errno, Result};
 
+use crate::escape::{escape, unescape};
 use crate::stat::Stat;
 
-/// By full name, `user.` included.
+/// By full name, `user.` included, as text (`escape.rs`).
 pub(super) type Attributes = BTreeMap<String, Vec<u8>>;
 type Stored = Vec<(String, Option<Vec<u8>>)>;
 
@@ -31,7 +32,7 @@ fn outer_name(stored: &str) -> Option<String> {
     }
     let name = if stored.starts_with(USER) { stored.to_owned() } else { format!("{USER}{stored}") };
     let usable = name.len() > USER.len()
-        && name.len() <= MAX_NAME_BYTES
+        && unescape(&name).len() <= MAX_NAME_BYTES
         && !name.contains('\0')
         && !name.starts_with(OWN);
     usable.then_some(name)
@@ -77,15 +78,15 @@ pub(super) fn read(file: impl AsFd) -> Result<Attributes> {
     };
     let mut found = Attributes::new();
     for name in names.get(..length).unwrap_or_default().split(|byte| *byte == 0) {
-        let Ok(name) = std::str::from_utf8(name) else { continue };
-        if !name.starts_with(USER) || outer_name(name).is_none() {
+        let text = escape(name);
+        if !text.starts_with(USER) || outer_name(&text).is_none() {
             continue;
         }
         let mut value = vec![0u8; MAX_VALUE_BYTES];
         match fgetxattr(&file, name, &mut value) {
             Ok(length) => {
                 value.truncate(length);
-                found.insert(name.to_owned(), value);
+                found.insert(text.into_owned(), value);
             }
             // Removed since it was listed.
             Err(Errno::NODATA) => {}
@@ -99,10 +100,10 @@ pub(super) fn read(file: impl AsFd) -> Result<Attributes> {
 pub(super) fn write(file: impl AsFd, wanted: &Attributes) -> Result<()> {
     let present = read(&file)?;
     for name in present.keys().filter(|name| !wanted.contains_key(*name)) {
-        fremovexattr(&file, name.as_str())?;
+        fremovexattr(&file, &*unescape(name))?;
     }
     for (name, value) in wanted.iter().filter(|(name, value)| present.get(*name) != Some(value)) {
-        fsetxattr(&file, name.as_str(), value, XattrFlags::empty())?;
+        fsetxattr(&file, &*unescape(name), value, XattrFlags::empty())?;
     }
     Ok(())
 }

@@ -4,8 +4,10 @@
 //! be of any publisher: its set-user-id and the like bits stay behind unless it is our own, its owners
 //! always do.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use bytes::Bytes;
 
 use super::target::{self, TargetDirectory};
 use super::{Observer, Report, TransferStep, attributes, failed, local};
+use crate::escape::{escape, unescape_path};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
@@ -149,7 +152,7 @@ impl Export<'_> {
 
     /// The local path of an entry, for messages.
     fn local(&self, path: &DrivePath) -> PathBuf {
-        self.to.join(path.as_str())
+        self.to.join(path.file_path())
     }
 
     fn mode(&self, stat: &Stat) -> u32 {
@@ -212,11 +215,9 @@ impl Export<'_> {
         if let Some(target) = target.as_ref().filter(|_| self.options.delete) {
             let local = self.local(&path);
             for name in target.names().map_err(failed("list", &local))? {
-                let kept = name.to_str().is_some_and(|name| {
-                    listed.binary_search_by(|(kept, _)| kept.as_str().cmp(name)).is_ok()
-                });
-                if !kept {
-                    self.delete(target, &path, &name.to_string_lossy())?;
+                let text = escape(name.as_bytes());
+                if listed.binary_search_by(|(kept, _)| kept.as_str().cmp(&text)).is_err() {
+                    self.delete(target, &path, &name)?;
                 }
             }
         }
@@ -248,7 +249,7 @@ impl Export<'_> {
     ) -> std::result::Result<Option<Frame>, Failed> {
         let local = self.local(path);
         let found = match target {
-            Some(target) => target.stat(name.as_str()),
+            Some(target) => target.stat(&name.file_name()),
             None => Ok(None),
         };
         let found = found.map_err(failed("stat", &local)).map_err(Failed::Entry)?;
@@ -280,7 +281,7 @@ impl Export<'_> {
                 let found = found.filter(|found| !target::is_directory(found));
                 if let Some(target) = target.filter(|_| in_the_way) {
                     let parent = path.parent().unwrap_or_default();
-                    self.delete(target, &parent, name.as_str()).map_err(Failed::Entry)?;
+                    self.delete(target, &parent, &name.file_name()).map_err(Failed::Entry)?;
                 }
                 match entry.kind {
                     Kind::Symlink => self.symlink(target, name, path, &entry.stat, found.as_ref()),
@@ -309,7 +310,7 @@ impl Export<'_> {
         let same = there.is_some_and(|found| {
             let mode = target::permissions(found);
             stat.as_ref()
-                .is_none_or(|stat| mode == self.mode(stat) && target::mtime(found) == stat.mtime)
+                .is_none_or(|stat| mode == self.mode(stat) && target::has_mtime(found, stat.mtime))
         });
         let step = match (there, same) {
             (None, _) => TransferStep::Directory,
@@ -334,15 +335,16 @@ impl Export<'_> {
         found: Option<&rustix::fs::Stat>,
     ) -> rustix::io::Result<Option<TargetDirectory>> {
         let Some(target) = target else { return Ok(None) };
+        let name = name.file_name();
         let other = found.is_some_and(|found| !target::is_directory(found));
         if self.options.dry_run {
             let there = found.is_some() && !other;
-            return there.then(|| target.existing(name.as_str())).transpose();
+            return there.then(|| target.existing(&name)).transpose();
         }
         if other {
-            target.unlink(name.as_str())?;
+            target.unlink(&name)?;
         }
-        let inside = target.subdirectory(name.as_str())?;
+        let inside = target.subdirectory(&name)?;
         inside.unlock()?;
         Ok(Some(inside))
     }
@@ -355,13 +357,13 @@ impl Export<'_> {
         stat: &Stat,
         found: Option<&rustix::fs::Stat>,
     ) -> std::result::Result<(), Failed> {
-        let linkname = stat.linkname.as_deref().unwrap_or_default();
-        let name = name.as_str();
+        let linkname = unescape_path(stat.linkname.as_deref().unwrap_or_default());
+        let name = &*name.file_name();
         let there = found.is_some_and(target::is_symlink)
             && target
                 .and_then(|target| target.link_target(name).ok())
-                .is_some_and(|present| present == linkname.as_bytes());
-        if there && found.is_some_and(|found| target::mtime(found) == stat.mtime) {
+                .is_some_and(|present| present == *linkname);
+        if there && found.is_some_and(|found| target::has_mtime(found, stat.mtime)) {
             self.step(path, TransferStep::Unchanged);
             return Ok(());
         }
@@ -372,7 +374,7 @@ impl Export<'_> {
                 return target.set_link_time(name, stat.mtime);
             }
             let temporary = TargetDirectory::temporary(name);
-            target.symlink(&temporary, linkname)?;
+            target.symlink(&temporary, &linkname)?;
             target.set_link_time(&temporary, stat.mtime)?;
             target.rename(&temporary, name)
         };
@@ -402,9 +404,9 @@ impl Export<'_> {
             return Ok(());
         }
         let Some(target) = target else { return Ok(()) };
-        let temporary = TargetDirectory::temporary(name.as_str());
+        let temporary = TargetDirectory::temporary(&name.file_name());
         let written = self.write(target, &temporary, path, stat).await.and_then(|()| {
-            let renamed = target.rename(&temporary, name.as_str());
+            let renamed = target.rename(&temporary, &name.file_name());
             renamed.map_err(failed("rename", &self.local(path)))
         });
         match written {
@@ -430,12 +432,12 @@ impl Export<'_> {
         stat: &Stat,
         found: &rustix::fs::Stat,
     ) -> Result<bool> {
-        let looks_same = target::mtime(found) == stat.mtime;
+        let looks_same = target::has_mtime(found, stat.mtime);
         if !self.options.checksum || !looks_same {
             return Ok(looks_same);
         }
-        let local = self.to.join(name.as_str());
-        let Ok(mut file) = target.file(name.as_str()) else { return Ok(false) };
+        let local = self.to.join(name.file_name());
+        let Ok(mut file) = target.file(&name.file_name()) else { return Ok(false) };
         let mut at = 0;
         while at < stat.extent.size {
             let ours = local::read_block(&mut file, &local)?;
@@ -459,7 +461,7 @@ impl Export<'_> {
         found: &rustix::fs::Stat,
     ) -> std::result::Result<(), Failed> {
         let wanted = attributes::of_stat(stat);
-        let file = target.file(name.as_str()).ok();
+        let file = target.file(&name.file_name()).ok();
         let present = file.as_ref().and_then(|file| attributes::read(file).ok());
         let same_mode = target::permissions(found) == self.mode(stat);
         if same_mode && present.is_none_or(|present| present == wanted) {
@@ -477,7 +479,7 @@ impl Export<'_> {
     async fn write(
         &mut self,
         target: &TargetDirectory,
-        temporary: &str,
+        temporary: &OsStr,
         path: &DrivePath,
         stat: &Stat,
     ) -> Result<()> {
@@ -506,9 +508,9 @@ impl Export<'_> {
     }
 
     /// Removes a local entry and everything below it, never through a link.
-    fn delete(&mut self, target: &TargetDirectory, path: &DrivePath, name: &str) -> Result<()> {
+    fn delete(&mut self, target: &TargetDirectory, path: &DrivePath, name: &OsStr) -> Result<()> {
         let local = self.local(path).join(name);
-        let shown = format!("{}/{name}", path.as_str());
+        let shown = format!("{}/{}", path.as_str(), escape(name.as_bytes()));
         let found = target.stat(name).map_err(failed("stat", &local))?;
         if !found.as_ref().is_some_and(target::is_directory) {
             self.report.step(TransferStep::Delete);
@@ -545,18 +547,11 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn names_of(&self, directory: &TargetDirectory, local: &Path) -> Result<Vec<String>> {
+    fn names_of(&self, directory: &TargetDirectory, local: &Path) -> Result<Vec<OsString>> {
         if !self.options.dry_run {
             directory.unlock().map_err(failed("unlock", local))?;
         }
-        let names = directory.names().map_err(failed("list", local))?;
-        let text = |name: std::ffi::OsString| {
-            name.into_string().map_err(|name| {
-                let why = format!("{} is not UTF-8; remove it by hand", name.to_string_lossy());
-                Error::InvalidPath(why)
-            })
-        };
-        names.into_iter().map(text).collect()
+        directory.names().map_err(failed("list", local))
     }
 }
 

@@ -17,6 +17,7 @@ use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
+use crate::escape::escape_path;
 use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
@@ -162,7 +163,6 @@ impl Import<'_> {
         }
         let file = File::open(self.source).map_err(failed("open", self.source))?;
         let found = Local::new(&found);
-        self.name_lost_time(path, &found);
         self.directory(path, &file, &found, entry, self.source).await
     }
 
@@ -185,16 +185,12 @@ impl Import<'_> {
             for name in names {
                 let local = directory.local.join(&name);
                 let shown = || local.strip_prefix(self.source).unwrap_or(&local).to_string_lossy();
-                let text = name.to_str().ok_or("its name is not UTF-8".to_owned());
-                let checked = text.and_then(|text| {
-                    let name = Name::new(text).map_err(|error| error.to_string())?;
-                    directory.path.join(&name).map_err(|error| error.to_string())
-                });
-                let path = match checked {
+                let joined = Name::of_file(&name).and_then(|name| directory.path.join(&name));
+                let path = match joined {
                     Ok(path) => path,
-                    Err(why) => {
+                    Err(error) => {
                         let shown = shown().into_owned();
-                        self.report.trouble(shown, why, false);
+                        self.report.trouble(shown, error.to_string(), false);
                         continue;
                     }
                 };
@@ -217,7 +213,7 @@ impl Import<'_> {
                     let path = directory.path.join(&Name::new(name)?)?;
                     // What is ignored here is left alone there.
                     let is_directory = entry.kind == Kind::Directory;
-                    let local = directory.local.join(path.name().unwrap_or_default());
+                    let local = directory.local.join(path.file_name().unwrap_or_default());
                     if !ignores.match_path(&local, is_directory) {
                         self.delete(path, entry).await?;
                     }
@@ -251,9 +247,6 @@ impl Import<'_> {
             return Ok(None);
         }
         let found = Local::new(&found);
-        if matches!(found.kind, Kind::Directory | Kind::File | Kind::Symlink) {
-            self.name_lost_time(path, &found);
-        }
         match found.kind {
             Kind::Directory => {
                 let file = local::open(local)?;
@@ -280,14 +273,6 @@ impl Import<'_> {
                 self.report.trouble(path.as_str(), "neither file, directory nor link", false);
                 Ok(None)
             }
-        }
-    }
-
-    fn name_lost_time(&mut self, path: &DrivePath, found: &Local) {
-        if found.before_epoch {
-            let why =
-                "its time is before 1970, which a drive cannot store: the rest of it was copied";
-            self.report.trouble(path.as_str(), why, false);
         }
     }
 
@@ -339,13 +324,9 @@ impl Import<'_> {
         existing: Option<Entry>,
     ) -> Result<()> {
         let target = fs::read_link(local).map_err(failed("read", local))?;
-        let Ok(target) = std::str::from_utf8(target.as_os_str().as_bytes()) else {
-            self.report.trouble(path.as_str(), "its target is not UTF-8", false);
-            return Ok(());
-        };
         let before = existing.as_ref().map(|entry| &entry.stat);
         let mut stat = found.stat(&Attributes::new(), before);
-        stat.linkname = Some(target.to_owned());
+        stat.linkname = Some(escape_path(target.as_os_str().as_bytes()).into_owned());
         match before {
             Some(before) if same_metadata(before, &stat) => {
                 self.step(path, TransferStep::Unchanged)
@@ -436,7 +417,7 @@ impl Import<'_> {
         file: &mut File,
         local: &Path,
     ) -> Result<bool> {
-        let looks_same = before.mode == found.mode && before.mtime == found.mtime;
+        let looks_same = before.mode == found.mode && local::same_time(before.mtime, found.mtime);
         if looks_same && !self.options.checksum {
             return Ok(true);
         }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
 use crate::stat::{Kind, Stat};
+use crate::time::Time;
 use hypermount_core::Result;
 
 /// Longest step of the clock that file systems take times from: two changes within one step look like
@@ -25,12 +26,8 @@ pub(super) struct Local {
     pub(crate) kind: Kind,
     pub(crate) mode: u32,
     pub(crate) size: u64,
-    /// Milliseconds since the epoch; 0 for earlier times, which the format cannot hold: its times are
-    /// unsigned, and the reference cannot decode larger ones.
-    pub(crate) mtime: u64,
-    /// Whether the file's time is earlier.
-    pub(crate) before_epoch: bool,
-    ctime: u64,
+    pub(crate) mtime: Time,
+    ctime: Time,
     uid: u32,
     gid: u32,
     state: FileState,
@@ -73,9 +70,8 @@ impl Local {
             kind: Kind::from_mode(found.mode()),
             mode: found.mode(),
             size: found.size(),
-            mtime: milliseconds(found.mtime(), found.mtime_nsec()),
-            before_epoch: found.mtime() < 0,
-            ctime: milliseconds(found.ctime(), found.ctime_nsec()),
+            mtime: time(found.mtime(), found.mtime_nsec()),
+            ctime: time(found.ctime(), found.ctime_nsec()),
             uid: found.uid(),
             gid: found.gid(),
             state: state(found),
@@ -90,6 +86,8 @@ impl Local {
             gid: self.gid,
             mtime: self.mtime,
             ctime: self.ctime,
+            // What reads a file here, this program too, is no access in the drive.
+            atime: before.and_then(|before| before.atime),
             attributes: attributes::stored_for(attributes, before),
             foreign: before.and_then(|before| before.foreign.clone()),
             ..Stat::default()
@@ -97,19 +95,24 @@ impl Local {
     }
 }
 
-/// Milliseconds since the epoch, rounded down, not before it.
-pub(super) fn milliseconds(seconds: i64, nanoseconds: i64) -> u64 {
-    let whole = seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000);
-    u64::try_from(whole).unwrap_or(0)
+/// A time of a local file; 1970 for one that makes no sense.
+pub(super) fn time(seconds: i64, nanoseconds: i64) -> Time {
+    let nanoseconds = u32::try_from(nanoseconds).ok();
+    nanoseconds.and_then(|rest| Time::new(seconds, rest)).unwrap_or_default()
+}
+
+/// Whether two times are equal to the millisecond, which all programs on drives store.
+pub(super) fn same_time(one: Time, other: Time) -> bool {
+    one.milliseconds() == other.milliseconds()
 }
 
 /// Whether two stats are equal for an entry whose content is equal. When the inode was last
 /// changed is this machine's affair.
 pub(super) fn same_metadata(one: &Stat, other: &Stat) -> bool {
     let what = |stat: &Stat| {
-        (stat.mode, stat.uid, stat.gid, stat.mtime, stat.linkname.clone(), stat.attributes.clone())
+        (stat.mode, stat.uid, stat.gid, stat.linkname.clone(), stat.attributes.clone())
     };
-    what(one) == what(other)
+    what(one) == what(other) && same_time(one.mtime, other.mtime)
 }
 
 /// The names in a directory, in order.

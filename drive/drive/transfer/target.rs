@@ -1,9 +1,11 @@
 //! A local directory that is written without ever leaving it: every step is relative to an open
 //! directory, and no link is followed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rustix::fs::{
@@ -11,7 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-use super::local::milliseconds;
+use super::local;
+use crate::time::Time;
 use hypermount_swarm::crypto;
 
 const OPEN_DIRECTORY: OFlags =
@@ -28,7 +31,7 @@ impl TargetDirectory {
     }
 
     /// What lies under the name; `None` if nothing does.
-    pub(super) fn stat(&self, name: &str) -> Result<Option<Found>> {
+    pub(super) fn stat(&self, name: &OsStr) -> Result<Option<Found>> {
         match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
@@ -37,7 +40,7 @@ impl TargetDirectory {
     }
 
     /// The subdirectory, made if it is not there; for its owner alone until [`TargetDirectory::finish`].
-    pub(super) fn subdirectory(&self, name: &str) -> Result<Self> {
+    pub(super) fn subdirectory(&self, name: &OsStr) -> Result<Self> {
         match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
@@ -45,7 +48,7 @@ impl TargetDirectory {
         self.existing(name)
     }
 
-    pub(super) fn existing(&self, name: &str) -> Result<Self> {
+    pub(super) fn existing(&self, name: &OsStr) -> Result<Self> {
         rustix::fs::openat(&self.0, name, OPEN_DIRECTORY, Mode::empty()).map(Self)
     }
 
@@ -58,67 +61,66 @@ impl TargetDirectory {
         rustix::fs::fchmod(&self.0, mode | Mode::RWXU)
     }
 
-    pub(super) fn file(&self, name: &str) -> Result<File> {
+    pub(super) fn file(&self, name: &OsStr) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::openat(&self.0, name, flags, Mode::empty()).map(File::from)
     }
 
     /// The name under which `name` is written until it is whole. Always the same, so that what an
     /// interrupted run leaves behind is replaced by the next.
-    pub(super) fn temporary(name: &str) -> String {
+    pub(super) fn temporary(name: &OsStr) -> OsString {
         let hash = crypto::blake2b(&[b"hypermount export", name.as_bytes()]);
         let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!(".hypermount-{hex}.partial")
+        format!(".hypermount-{hex}.partial").into()
     }
 
     /// A new empty file for its owner alone; what had the name is gone.
-    pub(super) fn create(&self, name: &str) -> Result<File> {
+    pub(super) fn create(&self, name: &OsStr) -> Result<File> {
         self.unlink(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, mode).map(File::from)
     }
 
-    pub(super) fn symlink(&self, name: &str, target: &str) -> Result<()> {
+    pub(super) fn symlink(&self, name: &OsStr, target: &[u8]) -> Result<()> {
         self.unlink(name)?;
         rustix::fs::symlinkat(target, &self.0, name)
     }
 
-    pub(super) fn link_target(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn link_target(&self, name: &OsStr) -> Result<Vec<u8>> {
         rustix::fs::readlinkat(&self.0, name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
 
-    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub(super) fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
         rustix::fs::renameat(&self.0, from, &self.0, to)
     }
 
     /// Removes what is no directory, if it is there.
-    pub(super) fn unlink(&self, name: &str) -> Result<()> {
+    pub(super) fn unlink(&self, name: &OsStr) -> Result<()> {
         match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
 
-    pub(super) fn remove_directory(&self, name: &str) -> Result<()> {
+    pub(super) fn remove_directory(&self, name: &OsStr) -> Result<()> {
         rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)
     }
 
     /// The names inside.
-    pub(super) fn names(&self) -> Result<Vec<std::ffi::OsString>> {
-        use std::os::unix::ffi::OsStringExt;
+    pub(super) fn names(&self) -> Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.0)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
-                names.push(std::ffi::OsString::from_vec(name));
+                names.push(OsString::from_vec(name));
             }
         }
         Ok(names)
     }
 
     /// Sets the times of a link itself.
-    pub(super) fn set_link_time(&self, name: &str, mtime: u64) -> Result<()> {
+    pub(super) fn set_link_time(&self, name: &OsStr, mtime: Time) -> Result<()> {
         rustix::fs::utimensat(&self.0, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
     }
 
@@ -137,20 +139,19 @@ impl TargetDirectory {
 }
 
 /// Mode and modification time of an open file or directory, the last things set.
-pub(super) fn finish(file: impl AsFd, mode: u32, mtime: u64) -> Result<()> {
+pub(super) fn finish(file: impl AsFd, mode: u32, mtime: Time) -> Result<()> {
     // Mode bits fit the narrowest type a system has for them.
     let mode = Mode::from_raw_mode((mode & 0o7777) as RawMode);
     rustix::fs::fchmod(&file, mode)?;
     rustix::fs::futimens(&file, &times(mtime))
 }
 
-fn times(mtime: u64) -> Timestamps {
-    let seconds = i64::try_from(mtime / 1000).unwrap_or(i64::MAX);
+fn times(mtime: Time) -> Timestamps {
     // Below 10^9.
-    let nanoseconds = (mtime % 1000 * 1_000_000) as _;
+    let nanoseconds = mtime.nanoseconds() as _;
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
+        last_modification: Timespec { tv_sec: mtime.seconds(), tv_nsec: nanoseconds },
     }
 }
 
@@ -171,8 +172,9 @@ pub(super) fn permissions(found: &Found) -> u32 {
     u32::from(found.st_mode) & 0o7777
 }
 
-/// Milliseconds since the epoch.
+/// Whether it has this modification time, to the millisecond.
 #[allow(clippy::useless_conversion)] // the widths of these fields differ between systems
-pub(super) fn mtime(found: &Found) -> u64 {
-    milliseconds(found.st_mtime.into(), i64::try_from(found.st_mtime_nsec).unwrap_or(0))
+pub(super) fn has_mtime(found: &Found, mtime: Time) -> bool {
+    let nanoseconds = i64::try_from(found.st_mtime_nsec).unwrap_or(0);
+    local::same_time(local::time(found.st_mtime.into(), nanoseconds), mtime)
 }

@@ -87,7 +87,7 @@ fn picture(root: &Path) -> Vec<String> {
                 true => Default::default(),
                 false => attributes::read(fs::File::open(&at).unwrap()).unwrap(),
             };
-            let mtime = local::milliseconds(found.mtime(), found.mtime_nsec());
+            let mtime = local::time(found.mtime(), found.mtime_nsec()).milliseconds();
             let name = at.strip_prefix(root).unwrap().display().to_string();
             lines.push(format!("{name} {:o} {mtime} {content} {attributes:?}", found.mode()));
         }
@@ -119,7 +119,7 @@ fn varied_tree(bench: &Bench) {
     set_mtime(&bench.at("in/sub/deep"), 1_400_000_000_456);
 }
 
-/// 60. Both keep names, content, modes, modification times to the millisecond, symbolic links,
+/// 60. Both keep names, content, modes, modification times to the nanosecond, symbolic links,
 ///     `user.` extended attributes and empty directories; everything that cannot be kept is named, and
 ///     the exit code is not 0.
 #[tokio::test]

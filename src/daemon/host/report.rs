@@ -2,11 +2,14 @@
 //! what changes without a request.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hypermount_drive::Drive;
+use hypermount_drive::unescape_path;
 use hypermount_swarm::PeerInfo;
 
 use super::Host;
@@ -152,13 +155,13 @@ impl Host {
             failures.sort_by_key(|failure: &FailedCall| failure.time);
             return failures;
         };
-        let below = |failure: &FailedCall| failure.mountpoint.join(&failure.path).starts_with(path);
+        let below = |failure: &FailedCall| place_of(failure).starts_with(path);
         if failures.iter().any(below) {
             failures.retain(below);
             return failures;
         }
         // A name that could not be looked up is a failure of its directory.
-        failures.retain(|failure| path.starts_with(failure.mountpoint.join(&failure.path)));
+        failures.retain(|failure| path.starts_with(place_of(failure)));
         let nearest = failures.iter().map(|failure| failure.path.len()).max();
         failures.retain(|failure| Some(failure.path.len()) == nearest);
         failures
@@ -227,6 +230,11 @@ fn describe_failure(mountpoint: &Path, failed: drivefs::FailedCall) -> FailedCal
     }
 }
 
+/// Where in the file system a call failed.
+fn place_of(failure: &FailedCall) -> PathBuf {
+    failure.mountpoint.join(OsStr::from_bytes(&unescape_path(&failure.path)))
+}
+
 /// What to do about an errno.
 fn remedy(errno: &str) -> Option<&'static str> {
     Some(match errno {
@@ -243,7 +251,6 @@ fn remedy(errno: &str) -> Option<&'static str> {
         "ENOTCONN" => "the mount was going away; mount it again",
         "EFBIG" => "the format holds no file that large",
         "EPERM" => "the format cannot store it, or it belongs to another drive",
-        "EILSEQ" => "give it a name in UTF-8",
         "ENFILE" => {
             "leave some of the drives that are open there; they are closed when no program uses them"
         }
@@ -257,7 +264,7 @@ struct Seen {
     versions: HashMap<String, u64>,
     complete: HashMap<String, u64>,
     peers: HashMap<u64, String>,
-    failures: HashMap<std::path::PathBuf, u64>,
+    failures: HashMap<PathBuf, u64>,
 }
 
 /// Sends events of what changes without a request, until the host is gone.

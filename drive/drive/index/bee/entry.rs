@@ -12,7 +12,8 @@ use super::block::Block;
 use super::metadata::{self, Kept};
 use super::time;
 use crate::path::DrivePath;
-use crate::stat::{Entry, Extent, Kind, Stat, TYPE_FILE, TYPE_MASK, TYPE_SYMLINK};
+use crate::stat::{Entry, Exact, Extent, Kind, Stat, TYPE_FILE, TYPE_MASK, TYPE_SYMLINK};
+use crate::time::Time;
 use hypermount_core::{Error, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Result};
 
 /// What all keys of files begin with, the slash of the root included.
@@ -171,7 +172,8 @@ impl EntryValue {
     /// The stat of the entry, which block `seq` brought. Owner and mode are those that `metadata.rs` keeps; the time is
     /// that of the metadata or, without one, [`time::of_block`].
     pub(crate) fn stat(&self, seq: u64) -> Stat {
-        let mtime = time::in_metadata(&self.metadata).unwrap_or_else(|| time::of_block(seq));
+        let coarse = time::in_metadata(&self.metadata).unwrap_or_else(|| time::of_block(seq));
+        let mtime = Time::from_milliseconds(coarse);
         let (mode, extent) = match (&self.linkname, self.executable) {
             (Some(_), _) => (LINK_MODE, Extent::default()),
             (None, true) => (EXECUTABLE_MODE, self.blob.unwrap_or_default()),
@@ -181,8 +183,12 @@ impl EntryValue {
         let foreign = metadata::foreign(&self.metadata, &self.unknown);
         let stat = Stat { mode, extent, mtime, ctime: mtime, linkname, foreign, ..Stat::default() };
         let Some(kept) = metadata::kept(&self.metadata) else { return stat };
-        let Kept { mode: kept_mode, uid, gid, ctime, attributes } = kept;
-        Stat { mode: self.mode(mode, kept_mode), uid, gid, ctime, attributes, ..stat }
+        let Kept { mode: kept_mode, uid, gid, ctime, exact, attributes } = kept;
+        let mode = self.mode(mode, kept_mode);
+        let mtime = Time::of_coarse(coarse, exact.mtime);
+        let ctime = Time::of_coarse(ctime, exact.ctime);
+        let Exact { atime, device, .. } = exact;
+        Stat { mode, uid, gid, mtime, ctime, atime, device, attributes, ..stat }
     }
 
     /// The mode of an entry whose metadata keeps `kept`. What it is, and whether it is executable, its own members say:
@@ -315,15 +321,43 @@ mod tests {
         assert_eq!((program.mode, program.extent), (0o100755, extent));
         let link = stat(r#"{"executable":true,"linkname":"../a","blob":null}"#);
         assert_eq!((link.mode, link.linkname.as_deref()), (0o120777, Some("../a")));
-        assert_eq!((link.mtime, link.ctime), (7000, 7000));
+        assert_eq!((link.mtime, link.ctime), (Time::from_milliseconds(7000), link.mtime));
         assert_eq!(Entry::stored(link).kind, Kind::Symlink);
         let mapped = format!(r#"{{"blob":{},"blockMap":true}}}}"#, &blob[..blob.len() - 1]);
         assert_eq!(stat(&mapped).extent, Extent { size: 0, map_size: 4, ..extent });
         let timed = stat(r#"{"metadata":{"mtime":1700000000123}}"#);
-        assert_eq!((timed.mtime, timed.ctime), (1_700_000_000_123, 1_700_000_000_123));
+        let stated = Time::from_milliseconds(1_700_000_000_123);
+        assert_eq!((timed.mtime, timed.ctime), (stated, stated));
         // As the reference reads them.
         assert_eq!(stat("{}").mode, 0o100644);
         assert_eq!(stat(r#"{"linkname":""}"#).linkname, None);
+    }
+
+    /// Sentence 140. "Where another program changed the times of an entry, they are its, to the millisecond;
+    /// where it changed whether a file is executable, the mode follows, and the owner stays."
+    #[test]
+    fn what_another_program_changed_counts() {
+        let exact = |seconds, rest| Time::new(seconds, rest).unwrap();
+        let ours = Stat {
+            mode: 0o100_640,
+            uid: 7,
+            gid: 8,
+            mtime: exact(7, 1_000_001),
+            ctime: exact(8, 1_000_001),
+            atime: Some(exact(9, 1)),
+            ..Stat::default()
+        };
+        let value = EntryValue::of(&ours).unwrap();
+        assert_eq!(value.stat(SEQ), ours);
+        let stored = String::from_utf8(value.encode().to_vec()).unwrap();
+        let touched = stat(&stored.replace(r#""mtime":7001"#, r#""mtime":7002"#));
+        assert_eq!(touched, Stat { mtime: exact(7, 2_000_000), ..ours.clone() });
+        let executable = stored.replace(r#""executable":false"#, r#""executable":true"#);
+        let (changed, mode) = (stat(&executable), 0o100_750);
+        assert_eq!(changed, Stat { mode, ..ours.clone() });
+        let program = EntryValue::of(&changed).unwrap();
+        let stored = String::from_utf8(program.encode().to_vec()).unwrap();
+        assert_eq!(stat(&stored.replace(r#""executable":true"#, r#""executable":false"#)), ours);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::index::budget::Budget;
 use crate::index::{Changed, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind};
+use crate::time::Time;
 use hypermount_core::{Core, Error, Result, Wait};
 
 /// What the name of a file ends with that is shown beside a directory of its name.
@@ -245,7 +246,7 @@ fn file_beside(path: &DrivePath) -> Option<DrivePath> {
 
 /// A directory of which `newest` is the newest block of the tree nodes that have what is in it.
 fn directory(newest: u64) -> Entry {
-    Entry::implied_directory(time::of_block(newest))
+    Entry::implied_directory(Time::from_milliseconds(time::of_block(newest)))
 }
 
 /// [`crate::index::IndexLog::stored_at`].

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {"mtime":1700000000123,"hypermount":{"version":1,"mode":33188,"uid":1000,"gid":1000,"ctime":1700000000123,
-//!  "attributes":[["user.a","YmFzZTY0"]]}}
+//!  "exact":{"mtime":[1700000000,123456789],"atime":[1700000000,0]},"device":[1,3],"attributes":[["user.a","YmFzZTY0"]]}}
 //! ```
 //!
 //! Members of others are kept. Not here: times that other programs wrote (`time.rs`).
@@ -16,7 +16,8 @@ use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::stat::{Foreign, Stat};
+use crate::stat::{Device, Exact, Foreign, Stat};
+use crate::time::Time;
 
 /// Our member.
 const MEMBER: &str = "hypermount";
@@ -33,7 +34,9 @@ pub(super) struct Kept {
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// The coarse one.
     pub(super) ctime: u64,
+    pub(super) exact: Exact,
     pub(super) attributes: Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -59,8 +62,43 @@ pub(super) fn kept(metadata: &str) -> Option<Kept> {
         uid: small("uid").unwrap_or(0),
         gid: small("gid").unwrap_or(0),
         ctime: number("ctime")?,
+        exact: exact(&own),
         attributes: stored.iter().take(MAX_ATTRIBUTES).filter_map(attribute).collect(),
     })
+}
+
+/// The exact times, and the numbers of a device; what makes no sense is left out.
+fn exact(own: &Value) -> Exact {
+    let times = own.get("exact");
+    let time = |name: &str| {
+        let pair = times?.get(name)?;
+        Time::new(pair.get(0)?.as_i64()?, u32::try_from(pair.get(1)?.as_u64()?).ok()?)
+    };
+    let device = || {
+        let number = |at: usize| u32::try_from(own.get("device")?.get(at)?.as_u64()?).ok();
+        Some(Device { major: number(0)?, minor: number(1)? })
+    };
+    Exact { mtime: time("mtime"), ctime: time("ctime"), atime: time("atime"), device: device() }
+}
+
+/// [`exact()`] as members, each after a comma.
+fn encode_exact(exact: &Exact) -> String {
+    let times = [("mtime", exact.mtime), ("ctime", exact.ctime), ("atime", exact.atime)];
+    let times: Vec<String> = times
+        .into_iter()
+        .filter_map(|(name, time)| {
+            let time = time?;
+            Some(format!(r#""{name}":[{},{}]"#, time.seconds(), time.nanoseconds()))
+        })
+        .collect();
+    let mut json = String::new();
+    if !times.is_empty() {
+        json += &format!(r#","exact":{{{}}}"#, times.join(","));
+    }
+    if let Some(Device { major, minor }) = exact.device {
+        json += &format!(r#","device":[{major},{minor}]"#);
+    }
+    json
 }
 
 /// The members of others in this metadata, as stored.
@@ -82,9 +120,11 @@ pub(super) fn encode(stat: &Stat) -> String {
         true => String::new(),
         false => format!(r#","attributes":[{}]"#, attributes.join(",")),
     };
-    let Stat { mode, uid, gid, mtime, ctime, .. } = stat;
+    let Stat { mode, uid, gid, .. } = stat;
+    let (mtime, ctime) = (stat.mtime.coarse(), stat.ctime.coarse());
+    let exact = Exact::of(stat).map(|exact| encode_exact(&exact)).unwrap_or_default();
     let mut json = format!(
-        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{attributes}}}"#
+        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{exact}{attributes}}}"#
     );
     for (name, value) in stat.foreign.iter().flat_map(|foreign| &foreign.metadata) {
         json += &format!(",{}:{value}", text(name));
@@ -108,8 +148,8 @@ mod tests {
             mode: 0o100_640,
             uid: 7,
             gid: 8,
-            mtime: 1_700_000_000_123,
-            ctime: 1_700_000_000_456,
+            mtime: Time::from_milliseconds(1_700_000_000_123),
+            ctime: Time::from_milliseconds(1_700_000_000_456),
             attributes: vec![
                 ("user.a".into(), Some(vec![0, 255])),
                 ("user.gone".into(), None),
@@ -128,10 +168,47 @@ mod tests {
         );
         let mut attributes = stat().attributes;
         attributes.remove(1);
-        let expected =
-            Kept { mode: 0o100_640, uid: 7, gid: 8, ctime: 1_700_000_000_456, attributes };
+        let expected = Kept {
+            mode: 0o100_640,
+            uid: 7,
+            gid: 8,
+            ctime: 1_700_000_000_456,
+            exact: Exact::default(),
+            attributes,
+        };
         assert_eq!(kept(&encoded), Some(expected));
         assert_eq!(foreign(&encoded, &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn exact_times_and_devices_are_read_again_and_nonsense_is_left_out() {
+        let time = Time::new;
+        let odd = Stat {
+            mode: 0o020_600,
+            mtime: time(-2, 5).unwrap(),
+            ctime: time(1_700_000_000, 456_000_001).unwrap(),
+            atime: time(9, 0),
+            device: Some(Device { major: 1, minor: 3 }),
+            ..Stat::default()
+        };
+        let encoded = encode(&odd);
+        assert_eq!(
+            encoded,
+            r#"{"mtime":0,"hypermount":{"version":1,"mode":8576,"uid":0,"gid":0,"ctime":1700000000456,"exact":{"mtime":[-2,5],"ctime":[1700000000,456000001],"atime":[9,0]},"device":[1,3]}}"#
+        );
+        assert_eq!(kept(&encoded).map(|kept| kept.exact), Exact::of(&odd));
+        for (member, exact) in [
+            (r#""exact":{"mtime":[1,1000000000],"ctime":["1",2],"atime":[1]}"#, Exact::default()),
+            (r#""exact":[1],"device":[1]"#, Exact::default()),
+            (
+                r#""exact":{"atime":[1,2]},"device":[-1,4294967296]"#,
+                Exact { atime: time(1, 2), ..Exact::default() },
+            ),
+        ] {
+            let metadata =
+                format!(r#"{{"hypermount":{{"version":1,"mode":1,"ctime":1,{member}}}}}"#);
+            assert_eq!(kept(&metadata).unwrap().exact, exact, "{member}");
+        }
     }
 
     #[test]

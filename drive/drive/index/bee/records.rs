@@ -1,4 +1,4 @@
-//! What Hyperdrive 11 to 13 has no entries for: directories with their attributes, empty ones too, fifos and sockets.
+//! What Hyperdrive 11 to 13 has no entries for: directories with their attributes, empty ones too, fifos, sockets and devices.
 //!
 //! An index whose header says so keeps them as entries in keys of their own, which other programs pass by. An entry of a
 //! file goes before a record at its path, since only another program can have put it there.
@@ -65,7 +65,11 @@ pub(super) fn recorded(place: &Place) -> Option<Entry> {
 }
 
 fn is_recorded(kind: Kind) -> bool {
-    matches!(kind, Kind::Directory | Kind::Fifo | Kind::Socket)
+    match kind {
+        Kind::Directory | Kind::Fifo | Kind::Socket => true,
+        Kind::CharacterDevice | Kind::BlockDevice => true,
+        Kind::File | Kind::Symlink | Kind::Mount => false,
+    }
 }
 
 impl Batch {
@@ -91,9 +95,8 @@ impl Batch {
             }
             Kind::File if stat.mount.is_some() => return refused("a mounted core"),
             Kind::Mount => return refused("a nested drive"),
-            Kind::CharacterDevice | Kind::BlockDevice => return refused("a device"),
             Kind::File | Kind::Symlink => (entry::key_of(path), key_of(path)),
-            Kind::Directory | Kind::Fifo | Kind::Socket => (key_of(path), entry::key_of(path)),
+            _ => (key_of(path), entry::key_of(path)),
         };
         let value = EntryValue::of(&stat)?.encode();
         // At a path there is one of both.

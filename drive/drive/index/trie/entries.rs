@@ -12,11 +12,16 @@ use crate::index::budget::Budget;
 use crate::index::{Changed, Edit, Stored};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat, TYPE_DIRECTORY};
+use crate::time::Time;
 use hypermount_core::{Core, Error, Result, Wait};
 
 /// Permissions of a mountpoint that stores no stat.
 const MOUNTPOINT_MODE: u32 = TYPE_DIRECTORY | 0o755;
 const NESTED: &str = "the path lies in a nested drive";
+
+/// The hidden key of the root's stat. The reference takes a node with an empty key, which the root would have,
+/// for the mark of an emptied index, whatever its value: it would show nothing of the drive, or fail.
+const ROOT_KEY: &str = "hypermount/root";
 
 /// Nodes of a listing that are asked for together.
 const NODES_AT_ONCE: usize = 4096;
@@ -24,7 +29,19 @@ const NODES_AT_ONCE: usize = 4096;
 impl Trie {
     /// [`crate::index::Index::entry`].
     pub(crate) async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+        if path.is_root()
+            && let Some(root) = self.root(wait).await?
+        {
+            return Ok(root);
+        }
         self.look_up(path, Purpose::Lookup, wait).await
+    }
+
+    /// What is stored for the root; `None` if nothing is, or nothing that a root can be.
+    async fn root(&self, wait: Wait) -> Result<Option<Entry>> {
+        let node = self.get_node(&TrieKey::new(ROOT_KEY, true)?, wait).await?;
+        let stat = node.and_then(|node| stat::decode(node.value.as_deref()?).ok());
+        Ok(stat.map(Entry::stored).filter(|entry| entry.kind == Kind::Directory))
     }
 
     async fn look_up(&self, path: &DrivePath, purpose: Purpose, wait: Wait) -> Result<Entry> {
@@ -40,7 +57,7 @@ impl Trie {
             },
             Found::Below(node) => Ok(implied_by(&node)),
             Found::Nothing(node) if path.is_root() => {
-                Ok(node.map_or(Entry::implied_directory(0), |node| implied_by(&node)))
+                Ok(node.map_or(Entry::implied_directory(Time::default()), |node| implied_by(&node)))
             }
             Found::Nothing(_) => Err(Error::NotFound),
         }
@@ -129,6 +146,10 @@ impl Trie {
             let after = self.sensible_entry(after, wait).await?;
             changes.push(Changed { path, before, after });
         }
+        let (before, after) = (old.root(wait).await?, self.root(wait).await?);
+        if before != after {
+            changes.push(Changed { path: DrivePath::root(), before, after });
+        }
         Ok(changes)
     }
 
@@ -163,6 +184,11 @@ impl Batch {
             return Err(Error::ReadOnly(NESTED));
         }
         let value = stat::encode(stat)?;
+        if path.is_root() {
+            // Where earlier versions of this program stored it.
+            self.remove(&TrieKey::new("", false)?).await?;
+            return self.put(TrieKey::new(ROOT_KEY, true)?, Some(value), 0).await;
+        }
         match &stat.mount {
             Some(target) if !target.core => self.put_mount(path.as_str(), target, value).await,
             Some(_) | None => self.put_plain(path.as_str(), value).await,
@@ -173,7 +199,11 @@ impl Batch {
         if self.mount_above(path.as_str()).await?.is_some() {
             return Err(Error::ReadOnly(NESTED));
         }
-        match self.remove_path(path.as_str()).await? {
+        let removed = match path.is_root() {
+            true => self.remove(&TrieKey::new(ROOT_KEY, true)?).await?,
+            false => self.remove_path(path.as_str()).await?,
+        };
+        match removed {
             Removed::Done => Ok(()),
             Removed::Absent => Err(Error::NotFound),
             Removed::Colliding => {
@@ -214,5 +244,5 @@ fn path_of(node: &TrieNode) -> Option<DrivePath> {
 /// A directory without an entry of its own; its time is that of `node`, an entry below it.
 fn implied_by(node: &Arc<TrieNode>) -> Entry {
     let stat = node.value.as_deref().and_then(|value| stat::decode(value).ok());
-    Entry::implied_directory(stat.map_or(0, |stat| stat.mtime))
+    Entry::implied_directory(stat.map_or(Time::default(), |stat| stat.mtime))
 }

@@ -12,6 +12,7 @@ mod batch;
 mod buckets;
 mod diff;
 mod entries;
+mod exact;
 mod get;
 mod iterate;
 mod key;

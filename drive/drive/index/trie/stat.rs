@@ -7,7 +7,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::stat::{Extent, MountTarget, Stat};
+use super::exact;
+use crate::stat::{Exact, Extent, MountTarget, Stat};
+use crate::time::Time;
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 
@@ -67,6 +69,12 @@ struct AttributeMessage {
     value: Option<Vec<u8>>,
 }
 
+impl AttributeMessage {
+    fn is(&self, name: &str) -> bool {
+        self.name.as_deref() == Some(name.as_bytes())
+    }
+}
+
 /// Reads a stat. What a mount's `hash` says is not kept.
 pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     if value.len() > MAX_STAT_BYTES {
@@ -79,6 +87,10 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let attribute =
         |attribute: AttributeMessage| (text(attribute.name.unwrap_or_default()), attribute.value);
+    let (own, attributes): (Vec<_>, Vec<_>) =
+        message.metadata.into_iter().partition(|member| member.is(exact::MEMBER));
+    let exact = own.last().and_then(|member| member.value.as_deref());
+    let exact = exact.map(exact::decode).unwrap_or_default();
     Ok(Stat {
         mode,
         uid: message.uid.unwrap_or(0),
@@ -90,11 +102,13 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
             size: message.size.unwrap_or(0),
             map_size: 0,
         },
-        mtime: message.mtime.unwrap_or(0),
-        ctime: message.ctime.unwrap_or(0),
+        mtime: Time::of_coarse(message.mtime.unwrap_or(0), exact.mtime),
+        ctime: Time::of_coarse(message.ctime.unwrap_or(0), exact.ctime),
+        atime: exact.atime,
+        device: exact.device,
         linkname: message.linkname.filter(|target| !target.is_empty()).map(text),
         mount: message.mount.map(decode_mount).transpose()?,
-        attributes: message.metadata.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
+        attributes: attributes.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
         foreign: None,
     })
 }
@@ -118,6 +132,10 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
         name: Some(name.clone().into_bytes()),
         value: value.clone(),
     };
+    let exact = Exact::of(stat).map(|exact| AttributeMessage {
+        name: Some(exact::MEMBER.as_bytes().to_vec()),
+        value: Some(exact::encode(&exact)),
+    });
     let message = StatMessage {
         mode: Some(stat.mode),
         uid: Some(stat.uid),
@@ -126,8 +144,8 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
         blocks: Some(stat.extent.blocks),
         offset: Some(stat.extent.block),
         byte_offset: Some(stat.extent.byte),
-        mtime: Some(stat.mtime),
-        ctime: Some(stat.ctime),
+        mtime: Some(stat.mtime.coarse()),
+        ctime: Some(stat.ctime.coarse()),
         linkname: stat.linkname.clone().filter(|target| !target.is_empty()).map(String::into_bytes),
         mount: stat.mount.as_ref().map(|target| MountMessage {
             key: target.key.as_bytes().to_vec(),
@@ -135,7 +153,7 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
             hash: None,
             hypercore: Some(target.core),
         }),
-        metadata: stat.attributes.iter().map(attribute).collect(),
+        metadata: stat.attributes.iter().map(attribute).chain(exact).collect(),
     };
     let bytes = Bytes::from(message.encode_to_vec());
     if bytes.len() > MAX_STAT_BYTES || stat.attributes.len() > MAX_ATTRIBUTES {
@@ -169,8 +187,10 @@ mod tests {
                 size: number("size"),
                 map_size: 0,
             },
-            mtime: number("mtime"),
-            ctime: number("ctime"),
+            mtime: Time::from_milliseconds(number("mtime")),
+            ctime: Time::from_milliseconds(number("ctime")),
+            atime: None,
+            device: None,
             linkname: vector["linkname"].as_str().map(str::to_owned),
             mount,
             attributes: Vec::new(),
@@ -211,6 +231,50 @@ mod tests {
                 |vector: &Value| decode(&hex::decode(vector["encoded"].as_str().unwrap()).unwrap());
             assert_eq!(decoded(first).unwrap(), decoded(again).unwrap());
         }
+    }
+
+    /// Sentence 140. "Where another program changed the times of an entry, they are its, to the millisecond"
+    #[test]
+    fn times_that_another_program_wrote_count() {
+        let exact = |seconds, rest| Time::new(seconds, rest).unwrap();
+        let stat = Stat {
+            mtime: exact(7, 1_000_001),
+            ctime: exact(8, 1_000_001),
+            atime: Some(exact(9, 1)),
+            attributes: vec![("user.a".into(), Some(vec![1]))],
+            ..Stat::default()
+        };
+        let ours = encode(&stat).unwrap();
+        assert_eq!(decode(&ours).unwrap(), stat);
+        let mut message = StatMessage::decode(&ours[..]).unwrap();
+        assert_eq!((message.mtime, message.ctime), (Some(7001), Some(8001)));
+        assert_eq!(message.metadata.len(), 2, "one more, which is ours");
+        message.mtime = Some(7002);
+        let changed = decode(&message.encode_to_vec()).unwrap();
+        assert_eq!(changed, Stat { mtime: exact(7, 2_000_000), ..stat.clone() });
+        // Ours need not be the last, nor be sensible.
+        message.metadata.rotate_left(1);
+        assert_eq!(decode(&message.encode_to_vec()).unwrap(), changed);
+        message.metadata[0].value = Some(b"nonsense".to_vec());
+        let plain = Stat { ctime: exact(8, 1_000_000), atime: None, ..changed };
+        assert_eq!(decode(&message.encode_to_vec()).unwrap(), plain);
+    }
+
+    /// Sentence 112. "Other programs see 1970-01-01 for a time before it."
+    #[test]
+    fn other_programs_read_1970_for_earlier_times() {
+        let stat = Stat { mtime: Time::new(-9, 5).unwrap(), ..Stat::default() };
+        let message = StatMessage::decode(&encode(&stat).unwrap()[..]).unwrap();
+        assert_eq!(message.mtime, Some(0));
+        assert_eq!(decode(&message.encode_to_vec()).unwrap(), stat);
+    }
+
+    #[test]
+    fn whole_milliseconds_need_no_member() {
+        let at = Time::from_milliseconds(1_700_000_000_123);
+        let stat = Stat { mtime: at, ctime: at, ..Stat::default() };
+        let message = StatMessage::decode(&encode(&stat).unwrap()[..]).unwrap();
+        assert!(message.metadata.is_empty());
     }
 
     #[test]
