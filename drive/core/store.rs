@@ -452,7 +452,7 @@ impl Store {
             store_pair: false,
             manifest: origin.manifest,
             writable,
-            forgets_damage: true,
+            adopted: false,
             cache: Arc::clone(&self.inner.cache),
             keep: None,
             stop: None,
@@ -521,7 +521,7 @@ impl Store {
             manifest: None,
             pair,
             writable,
-            forgets_damage: true,
+            adopted: false,
             cache: Arc::clone(&self.inner.cache),
             keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
             stop: {

@@ -42,7 +42,7 @@ fn open(files: &Files, writer: bool) -> Result<Core> {
         store_pair: writer,
         manifest: None,
         writable: true,
-        forgets_damage: true,
+        adopted: false,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,

@@ -38,8 +38,8 @@ pub(crate) struct OpenFiles<'a> {
     pub(crate) manifest: Option<Bytes>,
     /// Whether the medium can be written.
     pub(crate) writable: bool,
-    /// Whether damage in a core that this machine does not sign is dropped, and what was there fetched again.
-    pub(crate) forgets_damage: bool,
+    /// Whether the files are those of another program, which goes on with them: damage is told, and not dropped to be fetched again.
+    pub(crate) adopted: bool,
     /// The core takes no more appends: it may have holes that a peer fills.
     pub(crate) stopped: bool,
 }

@@ -185,8 +185,8 @@ pub struct Opening<'a> {
     pub manifest: Option<Bytes>,
     /// Whether the medium can be written at all.
     pub writable: bool,
-    /// Whether damage in a core that this machine does not sign is dropped, and what was there fetched again.
-    pub forgets_damage: bool,
+    /// Whether the files are those of another program, which goes on with them: damage is told, and not dropped to be fetched again.
+    pub adopted: bool,
     /// Holds blocks that were read; shared by the cores of a store.
     pub cache: Arc<BlockCache>,
     /// Kept alive as long as the core: the locks on its files.
@@ -234,6 +234,8 @@ struct Inner {
     files: Box<dyn CoreFiles>,
     /// Whether the medium can be written.
     writable: bool,
+    /// As [`Opening::adopted`].
+    adopted: bool,
     /// Held while bitfield pages are written: they must not overtake each other.
     claims: Mutex<()>,
     /// Held while facts change: append, accept, clear.
@@ -332,7 +334,7 @@ impl Core {
     /// `Locked`.
     pub fn open(opening: Opening) -> Result<Self> {
         let Opening { directory, open_file, key, pair, store_pair, writable, cache, .. } = opening;
-        let Opening { manifest, forgets_damage, keep, stop, on_stop, .. } = opening;
+        let Opening { manifest, adopted, keep, stop, on_stop, .. } = opening;
         let dialect = opening.dialect;
         let stopped = stop.is_some();
         let files = OpenFiles {
@@ -343,7 +345,7 @@ impl Core {
             store_pair,
             manifest,
             writable,
-            forgets_damage,
+            adopted,
             stopped,
         };
         let (Opened { files, pair, found }, author) = dialect.open(files)?;
@@ -368,6 +370,7 @@ impl Core {
                 pair,
                 files,
                 writable,
+                adopted,
                 claims: Mutex::new(Rank::CORE_CLAIMS, ()),
                 writer: Mutex::new(Rank::CORE_WRITER, ()),
                 head: watch::Sender::new(state.head),
@@ -544,6 +547,11 @@ impl Core {
     /// Whether the secret key is here, whatever keeps it from being used.
     pub fn is_own(&self) -> bool {
         self.inner.pair.is_some()
+    }
+
+    /// Whether it is another program's, which was adopted, and its secret key is here.
+    pub fn is_adopted(&self) -> bool {
+        self.inner.adopted && self.is_own()
     }
 
     /// `handles` of this core are of one that only gives it to peers and fetches what others want: they

@@ -225,7 +225,7 @@ impl Store {
             store_pair: own,
             manifest,
             writable,
-            forgets_damage: !self.is_of_another_program(),
+            adopted: self.is_of_another_program(),
             cache: Arc::clone(&self.inner.cache),
             keep: Some(Arc::new(keep) as Arc<dyn Any + Send + Sync>),
             stop,

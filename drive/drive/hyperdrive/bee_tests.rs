@@ -95,7 +95,8 @@ async fn check_recorded(origin: Origin) {
     assert!(empty.list(&path(""), Wait::Local).await.unwrap().is_empty());
 }
 
-/// 124. A drive of Hyperdrive 11 to 13 that another program made is read-only, also where its keys are.
+/// 124. A drive of Hyperdrive 11 to 13 that another program made is read-only, also where its keys are, unless its store was
+/// adopted (sentence 135).
 #[tokio::test]
 async fn a_drive_that_can_only_be_read_is_never_written() {
     let (origin, _) = recorded().await;

@@ -32,7 +32,7 @@ fn core_of(
         store_pair: false,
         manifest,
         writable: true,
-        forgets_damage: true,
+        adopted: false,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,

@@ -82,7 +82,7 @@ struct State {
 pub(in super::super) fn open(opening: OpenFiles) -> Result<(Opened, Option<Verifier>)> {
     let OpenFiles { directory, open_file: open, key, pair, store_pair, manifest, .. } = opening;
     let (writable, stopped) = (opening.writable, opening.stopped);
-    let may_forget = writable && opening.forgets_damage;
+    let may_forget = writable && !opening.adopted;
     let file = |name| open_file(directory, open, name);
     let files = (file("oplog")?, file("tree")?, file("data")?, file("bitfield")?);
     let (oplog, tree, data, bitfield) = files;

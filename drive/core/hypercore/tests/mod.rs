@@ -62,7 +62,7 @@ fn open_as(world: &World, dialect: Dialect, key: PublicKey, pair: Option<KeyPair
         store_pair,
         manifest: None,
         writable: true,
-        forgets_damage: true,
+        adopted: false,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,

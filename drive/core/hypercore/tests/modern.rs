@@ -25,7 +25,7 @@ pub(super) fn open_modern(
         store_pair: false,
         manifest: None,
         writable,
-        forgets_damage: true,
+        adopted: false,
         cache: Arc::new(BlockCache::new(1 << 20)),
         keep: None,
         stop: None,

@@ -54,7 +54,7 @@ impl Blocks {
         if let Some(records) = self.records.get() {
             return *records;
         }
-        if self.core.is_own() {
+        if self.core.is_adopted() {
             return *self.records.get_or_init(|| true);
         }
         let Ok(Some(header)) = self.core.get_local(0) else { return false };
