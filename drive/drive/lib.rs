@@ -9,6 +9,7 @@
 #![warn(unreachable_pub)]
 
 mod path;
+mod link;
 mod stat;
 mod key_id;
 mod url;
@@ -28,6 +29,7 @@ pub use crate::hyperdrive::{
 pub use crate::index::fuzzing;
 pub use crate::index::{Changed, DriveFormat, Edit, sharing_options};
 pub use crate::key_id::key_id;
+pub use crate::link::{Link, LinkId, MAX_LINKS};
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
     Entry, Extent, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::link::Link;
 use hypermount_swarm::crypto::PublicKey;
 
 /// Mask of the file type bits in [`Stat::mode`] (`S_IFMT` of inode(7); part of the format).
@@ -107,8 +108,25 @@ pub struct Stat {
     pub mount: Option<MountTarget>,
     /// Extended attributes in stored order; a removed one keeps its name with no value.
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
+    /// Set if the file has, or had, several names.
+    pub link: Option<Link>,
     /// What other programs stored with the entry; it stays with it.
     pub foreign: Option<Arc<Foreign>>,
+}
+
+impl Stat {
+    /// Whether both can be entries of one file: all is equal that a change of the file changes under each name.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        // When the file got or lost a name, its record says.
+        let rest = |stat: &Self| Self {
+            ctime: 0,
+            link: None,
+            foreign: None,
+            extent: Default::default(),
+            ..stat.clone()
+        };
+        self.extent.is_same_place(&other.extent) && rest(self) == rest(other)
+    }
 }
 
 /// What other programs stored with an entry of Hyperdrive 11 to 13, as JSON by the names of members.
@@ -216,5 +234,16 @@ mod tests {
         };
         assert_eq!(Entry::stored(stat(false)).kind, Kind::Mount);
         assert_eq!(Entry::stored(stat(true)).kind, Kind::File);
+    }
+
+    #[test]
+    fn entries_of_one_file_differ_in_nothing_that_a_program_sees() {
+        let stat = Stat { mode: 0o100_644, mtime: 1, ctime: 2, ..Stat::default() };
+        let link = crate::link::LinkId::random().ok().map(Link::unread);
+        assert!(stat.is_same_file(&Stat { ctime: 9, link, ..stat.clone() }));
+        assert!(!stat.is_same_file(&Stat { mtime: 2, ..stat.clone() }));
+        assert!(!stat.is_same_file(&Stat { mode: 0o100_600, ..stat.clone() }));
+        let extent = Extent { block: 1, blocks: 1, ..Default::default() };
+        assert!(!stat.is_same_file(&Stat { extent, ..stat.clone() }));
     }
 }

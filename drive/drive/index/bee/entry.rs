@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::block::Block;
 use super::metadata::{self, Kept};
 use super::time;
+use crate::link::Link;
 use crate::path::DrivePath;
 use crate::stat::{Entry, Extent, Kind, Stat, TYPE_FILE, TYPE_MASK, TYPE_SYMLINK};
 use hypermount_core::{Error, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, Result};
@@ -181,8 +182,9 @@ impl EntryValue {
         let foreign = metadata::foreign(&self.metadata, &self.unknown);
         let stat = Stat { mode, extent, mtime, ctime: mtime, linkname, foreign, ..Stat::default() };
         let Some(kept) = metadata::kept(&self.metadata) else { return stat };
-        let Kept { mode: kept_mode, uid, gid, ctime, attributes } = kept;
-        Stat { mode: self.mode(mode, kept_mode), uid, gid, ctime, attributes, ..stat }
+        let Kept { mode: kept_mode, uid, gid, ctime, attributes, link } = kept;
+        let link = link.map(Link::unread);
+        Stat { mode: self.mode(mode, kept_mode), uid, gid, ctime, attributes, link, ..stat }
     }
 
     /// The mode of an entry whose metadata keeps `kept`. What it is, and whether it is executable, its own members say:

@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::link::LinkId;
 use crate::stat::{Foreign, Stat};
 
 /// Our member.
@@ -35,6 +36,7 @@ pub(super) struct Kept {
     pub(super) gid: u32,
     pub(super) ctime: u64,
     pub(super) attributes: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) link: Option<LinkId>,
 }
 
 fn members(metadata: &str) -> Option<BTreeMap<String, &RawValue>> {
@@ -60,6 +62,7 @@ pub(super) fn kept(metadata: &str) -> Option<Kept> {
         gid: small("gid").unwrap_or(0),
         ctime: number("ctime")?,
         attributes: stored.iter().take(MAX_ATTRIBUTES).filter_map(attribute).collect(),
+        link: own.get("link").and_then(Value::as_str).and_then(LinkId::from_hex),
     })
 }
 
@@ -82,9 +85,11 @@ pub(super) fn encode(stat: &Stat) -> String {
         true => String::new(),
         false => format!(r#","attributes":[{}]"#, attributes.join(",")),
     };
+    let link = stat.link.map(|link| format!(r#","link":"{}""#, link.id.to_hex()));
+    let link = link.unwrap_or_default();
     let Stat { mode, uid, gid, mtime, ctime, .. } = stat;
     let mut json = format!(
-        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{attributes}}}"#
+        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{link}{attributes}}}"#
     );
     for (name, value) in stat.foreign.iter().flat_map(|foreign| &foreign.metadata) {
         json += &format!(",{}:{value}", text(name));
@@ -129,7 +134,7 @@ mod tests {
         let mut attributes = stat().attributes;
         attributes.remove(1);
         let expected =
-            Kept { mode: 0o100_640, uid: 7, gid: 8, ctime: 1_700_000_000_456, attributes };
+            Kept { mode: 0o100_640, uid: 7, gid: 8, ctime: 1_700_000_000_456, attributes, link: None };
         assert_eq!(kept(&encoded), Some(expected));
         assert_eq!(foreign(&encoded, &BTreeMap::new()), None);
     }

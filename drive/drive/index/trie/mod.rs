@@ -15,6 +15,7 @@ mod entries;
 mod get;
 mod iterate;
 mod key;
+mod links;
 mod list;
 pub(crate) mod mounts;
 mod node;

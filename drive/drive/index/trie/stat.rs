@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::link::{Link, LinkId};
 use crate::stat::{Extent, MountTarget, Stat};
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
@@ -16,6 +17,9 @@ use hypermount_swarm::crypto::PublicKey;
 pub(crate) const MAX_STAT_BYTES: usize = 1024 * 1024;
 /// Most extended attributes of one entry; further ones are left out.
 pub(crate) const MAX_ATTRIBUTES: usize = 4096;
+
+/// The name in the metadata under which the id of a file with several names is (docs/format/links.md).
+const LINK: &[u8] = b"user.hypermount.link";
 
 #[derive(Clone, PartialEq, Message)]
 struct StatMessage {
@@ -77,6 +81,10 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     let mode =
         message.mode.ok_or_else(|| Error::Malformed("an entry whose stat has no mode".into()))?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let is_link = |attribute: &&AttributeMessage| attribute.name.as_deref() == Some(LINK);
+    let link = message.metadata.iter().find(is_link);
+    let link = link.and_then(|link| LinkId::from_slice(link.value.as_deref()?)).map(Link::unread);
+    let others = message.metadata.into_iter().filter(|attribute| !is_link(&attribute));
     let attribute =
         |attribute: AttributeMessage| (text(attribute.name.unwrap_or_default()), attribute.value);
     Ok(Stat {
@@ -94,7 +102,8 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
         ctime: message.ctime.unwrap_or(0),
         linkname: message.linkname.filter(|target| !target.is_empty()).map(text),
         mount: message.mount.map(decode_mount).transpose()?,
-        attributes: message.metadata.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
+        attributes: others.take(MAX_ATTRIBUTES).map(attribute).collect(),
+        link,
         foreign: None,
     })
 }
@@ -118,6 +127,10 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
         name: Some(name.clone().into_bytes()),
         value: value.clone(),
     };
+    let link = stat.link.map(|link| AttributeMessage {
+        name: Some(LINK.to_vec()),
+        value: Some(link.id.as_bytes().to_vec()),
+    });
     let message = StatMessage {
         mode: Some(stat.mode),
         uid: Some(stat.uid),
@@ -135,7 +148,7 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
             hash: None,
             hypercore: Some(target.core),
         }),
-        metadata: stat.attributes.iter().map(attribute).collect(),
+        metadata: link.into_iter().chain(stat.attributes.iter().map(attribute)).collect(),
     };
     let bytes = Bytes::from(message.encode_to_vec());
     if bytes.len() > MAX_STAT_BYTES || stat.attributes.len() > MAX_ATTRIBUTES {
@@ -174,6 +187,7 @@ mod tests {
             linkname: vector["linkname"].as_str().map(str::to_owned),
             mount,
             attributes: Vec::new(),
+            link: None,
             foreign: None,
         }
     }
