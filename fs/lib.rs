@@ -32,6 +32,7 @@ mod showing;
 mod filesystem;
 mod file;
 mod follow;
+mod links;
 mod listing;
 mod metadata;
 mod write;

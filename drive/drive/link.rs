@@ -173,7 +173,8 @@ mod tests {
         let many: Vec<String> = (0..99).map(|n| format!("\"{n}\"")).collect();
         let many = format!(r#"{{"version":1,"paths":[{}]}}"#, many.join(","));
         assert_eq!(decode_part(many.as_bytes()).len(), NAMES_PER_PART);
-        for text in ["", "+1", &"g".repeat(32), &"1".repeat(33), "+1111111111111111111111111111111"] {
+        for text in ["", "+1", &"g".repeat(32), &"1".repeat(33), "+1111111111111111111111111111111"]
+        {
             assert_eq!(LinkId::from_hex(text), None, "{text}");
         }
     }

@@ -96,8 +96,6 @@ struct Touched {
     names: Vec<DrivePath>,
     /// The stat of the last of those.
     put: Option<Stat>,
-    /// A stored entry of one of its names.
-    stored: Option<Stat>,
 }
 
 /// The edits with all that they imply for other names of the same files, and for the records: an entry that is put
@@ -142,12 +140,11 @@ async fn touched_by(index: &Index, edits: &[Edit]) -> Result<BTreeMap<LinkId, To
             Edit::Remove { path } => (path, None),
         };
         let before = entry(index, path, Wait::Local).await?;
-        if let Some((id, before)) = before.and_then(|it| Some((it.stat.link?.id, it.stat))) {
-            let file = touched.entry(id).or_default();
+        if let Some(link) = before.and_then(|before| before.stat.link) {
+            let file = touched.entry(link.id).or_default();
             file.edited.insert(path.clone());
             // A later edit of the same path in the batch decides.
             file.names.retain(|name| name != path);
-            file.stored.get_or_insert(before);
         }
         if let Some((id, stat)) = put.and_then(|stat| Some((stat.link?.id, stat))) {
             let file = touched.entry(id).or_default();
@@ -168,22 +165,24 @@ async fn settle(
     touched: Touched,
     others: &mut BTreeMap<DrivePath, Stat>,
 ) -> Result<Vec<PartChange>> {
-    let Touched { edited, names: put_names, put, stored } = touched;
+    let Touched { edited, names: put_names, put } = touched;
     let record = Record::read(index, id, Wait::Local).await?;
-    // What all names say before the batch.
-    let Some(before) = stored.or_else(|| put.clone()) else { return Ok(Vec::new()) };
+    // What all names say before the batch: the first name decides.
+    let mut before: Option<Stat> = None;
     let mut known: BTreeMap<DrivePath, Stat> = BTreeMap::new();
-    for name in record.names.iter().filter(|name| !edited.contains(*name)) {
+    for name in &record.names {
         let there = entry(index, name, Wait::Local).await?.filter(|it| is_named(it, id));
-        if let Some(there) = there.filter(|there| there.stat.is_same_file(&before)) {
-            known.insert(name.clone(), there.stat);
+        let Some(there) = there.map(|there| there.stat) else { continue };
+        if there.is_same_file(before.get_or_insert_with(|| there.clone())) && !edited.contains(name)
+        {
+            known.insert(name.clone(), there);
         }
     }
     let names = arranged(&record.names, &known, put_names);
     if names.len() > MAX_LINKS as usize {
         return Err(Error::TooManyLinks { max: MAX_LINKS });
     }
-    let changed = put.as_ref().filter(|put| !put.is_same_file(&before));
+    let changed = put.as_ref().filter(|put| before.is_some_and(|it| !put.is_same_file(&it)));
     if let Some(changed) = changed {
         for name in &names {
             let foreign = known.get(name).map_or(changed.foreign.clone(), |it| it.foreign.clone());
@@ -241,7 +240,7 @@ impl Snapshot {
     /// # Errors
     /// Those of [`Snapshot::entry`].
     pub async fn names_of(&self, path: &DrivePath, wait: Wait) -> Result<Vec<DrivePath>> {
-        let own = self.index().entry(path, wait).await?;
+        let own = self.entry(path, wait).await?;
         let mut names = vec![path.clone()];
         let Some(link) = own.stat.link else { return Ok(names) };
         for name in Record::read(self.index(), link.id, wait).await?.names {
@@ -266,7 +265,7 @@ impl Snapshot {
     ) -> Result<()> {
         let Some(link) = stat.link else { return Ok(()) };
         let first = self.index().link_part(link.id, 0, wait).await?;
-        self.confirm(path, stat, first).await
+        self.confirm(path, stat, decoded(first), wait).await
     }
 
     /// The same for all entries of a listing of `directory`. Records that are not here are asked for together.
@@ -287,46 +286,68 @@ impl Snapshot {
         }
         for some in linked.chunks(RECORDS_AT_ONCE) {
             let reads = some.iter().map(|(_, id)| self.index().link_part(*id, 0, wait));
-            for ((at, _), first) in some.iter().zip(together(reads).await) {
+            let firsts: Result<Vec<_>> = together(reads).await.into_iter().collect();
+            let firsts: Vec<_> = firsts?.into_iter().map(decoded).collect();
+            let first_names = firsts.iter().flatten().filter_map(|first| first.paths.first());
+            // Asked for together as well; what fails here fails again below.
+            drop(together(first_names.map(|name| self.index().entry(name, wait))).await);
+            for ((at, _), first) in some.iter().zip(firsts) {
                 let Some((name, listed)) = listed.get_mut(*at) else { continue };
                 let (Ok(path), Some(entry)) = (directory.join(name), entry(listed)) else {
                     continue;
                 };
-                self.confirm(&path, &mut entry.stat, first?).await?;
+                self.confirm(&path, &mut entry.stat, first, wait).await?;
             }
         }
         Ok(())
     }
 
-    /// What the record with this first part does not confirm is a file with one name. An index that is written here may
-    /// have been changed by another program, which knows no record: there the names in the first part are looked up.
+    /// What the record with this first part does not confirm is a file with one name. The entries of all names have to
+    /// be equal to the first that has the id. An index that is written here may have been changed by another program,
+    /// which knows no record: there all names in the first part are looked up.
     async fn confirm(
         &self,
         path: &DrivePath,
         stat: &mut Stat,
-        first: Option<Bytes>,
+        first: Option<FirstPart>,
+        wait: Wait,
     ) -> Result<()> {
-        let first = first.and_then(|bytes| FirstPart::decode(&bytes));
-        let few = |first: &FirstPart| first.names as usize <= NAMES_PER_PART;
-        let confirmed = first.filter(|it| !few(it) || it.paths.contains(path));
-        let (Some(mut first), Some(link)) = (confirmed, stat.link) else {
-            stat.link = None;
+        let Some(link) = stat.link.take() else { return Ok(()) };
+        let Some(mut first) = first else { return Ok(()) };
+        let few = first.names as usize <= NAMES_PER_PART;
+        if few && !first.paths.contains(path) {
             return Ok(());
-        };
-        if few(&first) && self.index().core().writable() {
-            let mut names = 1;
-            for name in first.paths.iter().filter(|name| *name != path) {
-                let there = entry(self.index(), name, Wait::Local).await?;
-                let is_same =
-                    |it: &Entry| is_named(it, link.id) && it.stat.is_same_file(stat);
-                names += u32::from(there.as_ref().is_some_and(is_same));
+        }
+        let counts = few && self.index().core().writable();
+        let (mut decided, mut names) = (false, 0);
+        for name in &first.paths {
+            if decided && !counts {
+                break;
             }
+            let is_same = if name == path {
+                true
+            } else {
+                let there = entry(self.index(), name, wait).await?;
+                let Some(there) = there.filter(|there| is_named(there, link.id)) else { continue };
+                there.stat.is_same_file(stat)
+            };
+            if !decided && !is_same {
+                return Ok(());
+            }
+            decided = true;
+            names += u32::from(is_same);
+        }
+        if counts {
             first.names = names;
         }
         stat.ctime = stat.ctime.max(first.ctime);
         stat.link = Some(Link { names: first.names, ..link });
         Ok(())
     }
+}
+
+fn decoded(first: Option<Bytes>) -> Option<FirstPart> {
+    first.and_then(|bytes| FirstPart::decode(&bytes))
 }
 
 /// Waits for all of them at once.

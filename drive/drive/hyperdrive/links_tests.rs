@@ -129,6 +129,14 @@ async fn many_names_cost_a_bounded_number_of_blocks_each() {
         drive.apply(vec![put("0", stat(1))]).await.unwrap();
         let core = drive.metadata_core();
         for n in 1..u64::from(MAX_LINKS) {
+            if n == 50 {
+                let stat = entry(&drive, "0").await;
+                let many = (n..1000).map(|n| put(&n.to_string(), stat.clone()));
+                drive.apply(many.collect()).await.unwrap();
+            }
+            if (50..1000).contains(&n) {
+                continue;
+            }
             let before = core.head();
             link(&drive, "0", &n.to_string()).await.unwrap();
             // Both entries, the first part and the last one.
@@ -215,8 +223,17 @@ async fn a_record_that_lies_is_not_believed() {
             let found = names(&drive, "a").await.1;
             assert!(found.is_subset(&set(&["a", "b"])), "{format} {record}: {found:?}");
         }
-        set_record(&drive, id, 0, Some(r#"{"version":1,"names":3,"ctime":1,"paths":["a","b","x"]}"#))
-            .await;
+        // The first name decides which of them are one file.
+        let lie = r#"{"version":1,"names":3,"ctime":1,"paths":["gone","x","a","b"]}"#;
+        set_record(&drive, id, 0, Some(lie)).await;
+        assert_eq!((count("x").await, count("a").await), (Some(1), None));
+        set_record(
+            &drive,
+            id,
+            0,
+            Some(r#"{"version":1,"names":3,"ctime":1,"paths":["a","b","x"]}"#),
+        )
+        .await;
         let old = entry(&drive, "a").await;
         drive.apply(vec![put("a", Stat { uid: 3, ..old })]).await.unwrap();
         assert_eq!(entry(&drive, "b").await.uid, 3, "{format}");

@@ -133,8 +133,14 @@ mod tests {
         );
         let mut attributes = stat().attributes;
         attributes.remove(1);
-        let expected =
-            Kept { mode: 0o100_640, uid: 7, gid: 8, ctime: 1_700_000_000_456, attributes, link: None };
+        let expected = Kept {
+            mode: 0o100_640,
+            uid: 7,
+            gid: 8,
+            ctime: 1_700_000_000_456,
+            attributes,
+            link: None,
+        };
         assert_eq!(kept(&encoded), Some(expected));
         assert_eq!(foreign(&encoded, &BTreeMap::new()), None);
     }
