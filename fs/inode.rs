@@ -654,6 +654,38 @@ mod tests {
         table.check_invariants();
     }
 
+    /// docs/decisions/0020
+    #[test]
+    fn the_number_of_a_file_with_several_names_is_a_fixed_function_of_its_id() {
+        let link = LinkKey { volume: 7, id: LinkId::new([9; 16]) };
+        // A fixed value: a change would renumber such files at the next upgrade of this program.
+        assert_eq!(Numbers::ALL.of_link(link.id), 2_222_222_222);
+        let mut table = InodeTable::new((), Numbers::ALL);
+        let mut look =
+            |path: &str, size, link| table.remember(path, &file(size), link, true, || (), |()| ());
+        let first = look("a", 1, Some(link));
+        assert_eq!(first, Numbers::ALL.of_link(link.id));
+        assert_eq!(look("d/b", 1, Some(link)), first);
+        let other_drive = LinkKey { volume: 8, ..link };
+        assert_ne!(look("nested/a", 1, Some(other_drive)), first, "an id is that of one drive");
+        assert_ne!(look("c", 1, None), first);
+        table.check_invariants();
+        assert!(table.leave("a"), "it has another name");
+        assert_eq!((table.known("a"), table.known("d/b")), (None, Some(first)));
+        table.check_invariants();
+        // Another content under one name means that all names have it.
+        let changed = table.remember("d/b", &file(2), Some(link), true, || (), |()| ());
+        assert_ne!(changed, first);
+        assert_eq!(table.get(changed).expect("known").shown, first);
+        assert_eq!(table.remember("a", &file(2), Some(link), true, || (), |()| ()), changed);
+        // The last name but one went.
+        assert!(table.leave("a"));
+        assert_eq!(table.remember("d/b", &file(2), None, true, || (), |()| ()), changed);
+        assert_eq!(table.linked(link), None);
+        assert!(!table.leave("d/b"));
+        table.check_invariants();
+    }
+
     #[test]
     fn a_path_that_changes_its_kind_gets_another_inode() {
         let mut table = InodeTable::new((), Numbers::ALL);

@@ -36,6 +36,11 @@ impl LinkId {
         random_bytes().map(Self).map_err(failed)
     }
 
+    /// The id with these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

@@ -10,6 +10,7 @@ mod edits;
 mod faults;
 mod format13;
 mod full;
+mod links;
 mod live;
 mod model;
 mod others;

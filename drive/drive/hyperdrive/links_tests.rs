@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::publisher::FORMATS;
+use super::testing::{World, open_in};
 use super::*;
 use crate::link::{Link, LinkId, MAX_LINKS, NAMES_PER_PART};
 use crate::path::DrivePath;
@@ -118,10 +119,8 @@ async fn the_last_name_is_a_plain_file_and_nothing_is_left_of_the_record() {
     }
 }
 
-/// Sentence 152. "Each further name costs a bounded number of index entries, and a change of the file one entry for each
-/// of its names."
-///
-/// Sentence 151. "A file has at most 1024 names; one more fails with EMLINK."
+/// Sentence 153. "A further name costs at most four index entries, however many there are; a change of the file costs one
+/// entry for each of its names, and its bytes once."
 #[tokio::test]
 async fn many_names_cost_a_bounded_number_of_blocks_each() {
     for format in FORMATS {
@@ -159,6 +158,8 @@ async fn many_names_cost_a_bounded_number_of_blocks_each() {
     }
 }
 
+/// Sentence 155. "Of a name that such a program replaces, removes or renames, the others are independent, and stay what
+/// they are to each other."
 #[tokio::test]
 async fn a_name_that_another_program_changed_is_none_and_the_others_stay() {
     for format in FORMATS {
@@ -194,6 +195,8 @@ async fn a_name_that_another_program_changed_is_none_and_the_others_stay() {
     }
 }
 
+/// Sentence 156. "In a drive of another publisher, names of one file that are not equal are shown as files of their own,
+/// whatever the drive says."
 #[tokio::test]
 async fn a_record_that_lies_is_not_believed() {
     for format in FORMATS {
@@ -238,6 +241,64 @@ async fn a_record_that_lies_is_not_believed() {
         drive.apply(vec![put("a", Stat { uid: 3, ..old })]).await.unwrap();
         assert_eq!(entry(&drive, "b").await.uid, 3, "{format}");
         assert_eq!((entry(&drive, "x").await.uid, entry(&drive, "x").await.extent.size), (0, 2));
+    }
+}
+
+/// The machine stops at every storage call of linking, changing and unlinking, by a kill or by a power cut.
+#[test]
+fn a_crash_leaves_all_names_as_before_or_as_after() {
+    const POWER_CUTS: u64 = 6;
+    for format in FORMATS {
+        let mut seen = BTreeSet::new();
+        for call in 0.. {
+            let mut reached = false;
+            for seed in 0..=POWER_CUTS {
+                let world = World::default();
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(async {
+                    let drive = open_in(&world, format).await.unwrap();
+                    drive.apply(vec![put("a", stat(1))]).await.unwrap();
+                    drive.sync().unwrap();
+                    world.stop_at(call);
+                    let work = async {
+                        link(&drive, "a", "b").await?;
+                        let old = entry(&drive, "a").await;
+                        drive.apply(vec![put("b", Stat { uid: 5, ..old })]).await?;
+                        drive.apply(vec![remove("a")]).await
+                    };
+                    let _ = work.await;
+                    reached |= world.stopped();
+                    drop(drive);
+                    match seed {
+                        POWER_CUTS => world.restart(),
+                        seed => world.cut_power(seed),
+                    }
+                    let drive = open_in(&world, format).await.unwrap();
+                    let mut files = BTreeMap::new();
+                    for name in ["a", "b"] {
+                        let there = drive.snapshot().entry(&path(name), Wait::Local).await;
+                        let Ok(there) = there else { continue };
+                        files.insert(name, (there.stat.uid, names(&drive, name).await));
+                    }
+                    let alone = |name: &'static str, uid| {
+                        BTreeMap::from([(name, (uid, (1, set(&[name]))))])
+                    };
+                    let both = |uid| {
+                        BTreeMap::from(["a", "b"].map(|name| (name, (uid, (2, set(&["a", "b"]))))))
+                    };
+                    let states = [alone("a", 0), both(0), both(5), alone("b", 5)];
+                    let state = states.iter().position(|state| *state == files);
+                    seen.insert(
+                        state.unwrap_or_else(|| panic!("{format} {call} {seed}: {files:?}")),
+                    );
+                    link(&drive, if state == Some(3) { "b" } else { "a" }, "later").await.unwrap();
+                });
+            }
+            if !reached {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 4, "{format}: it was stopped before and after each change");
     }
 }
 
