@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::crash_tests::write;
 use super::publisher::FORMATS;
 use super::testing::{World, open_in};
 use super::*;
@@ -257,7 +258,7 @@ fn a_crash_leaves_all_names_as_before_or_as_after() {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 runtime.block_on(async {
                     let drive = open_in(&world, format).await.unwrap();
-                    drive.apply(vec![put("a", stat(1))]).await.unwrap();
+                    write(&drive, "a", 1).await.unwrap();
                     drive.sync().unwrap();
                     world.stop_at(call);
                     let work = async {
