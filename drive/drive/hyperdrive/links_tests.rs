@@ -120,7 +120,7 @@ async fn the_last_name_is_a_plain_file_and_nothing_is_left_of_the_record() {
     }
 }
 
-/// Sentence 153. "A further name costs at most four index entries, however many there are; a change of the file costs one
+/// Sentence 140. "A further name costs at most four index entries, however many there are; a change of the file costs one
 /// entry for each of its names, and its bytes once."
 #[tokio::test]
 async fn many_names_cost_a_bounded_number_of_blocks_each() {
@@ -159,7 +159,7 @@ async fn many_names_cost_a_bounded_number_of_blocks_each() {
     }
 }
 
-/// Sentence 155. "Of a name that such a program replaces, removes or renames, the others are independent, and stay what
+/// Sentence 142. "Of a name that such a program replaces, removes or renames, the others are independent, and stay what
 /// they are to each other."
 #[tokio::test]
 async fn a_name_that_another_program_changed_is_none_and_the_others_stay() {
@@ -196,7 +196,7 @@ async fn a_name_that_another_program_changed_is_none_and_the_others_stay() {
     }
 }
 
-/// Sentence 156. "In a drive of another publisher, names of one file that are not equal are shown as files of their own,
+/// Sentence 143. "In a drive of another publisher, names of one file that are not equal are shown as files of their own,
 /// whatever the drive says."
 #[tokio::test]
 async fn a_record_that_lies_is_not_believed() {

@@ -573,7 +573,7 @@ async fn stored_files_of(bench: &Bench, names: &[&str]) -> Vec<(String, u64)> {
     found
 }
 
-/// Sentence 154. "`import` and `export` keep those between the files that they copy."
+/// Sentence 141. "`import` and `export` keep those between the files that they copy."
 #[tokio::test]
 async fn hard_links_go_in_and_come_out() {
     const NAMES: [&str; 8] = ["a", "sub/b", "sub/c", "d", "link", "sub/link", "one", "x"];
