@@ -91,6 +91,7 @@ pub struct Changed {
 
 /// One step of a commit. A batch of them becomes one signed append.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // most edits are the large one
 pub enum Edit {
     /// Stores an entry; replaces the one that is there.
     Put {
