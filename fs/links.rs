@@ -71,9 +71,22 @@ impl Fs {
             }
             (ino, node.place.staged.is_some() && node.names().count() == 1)
         };
+        let other = self.other_name_left(volume, (old, new), path).await;
+        let before = old.entry(path, self.options.patience.names()).await.ok();
+        let is_same = before.zip(after.as_ref());
+        let is_same = is_same.is_some_and(|(one, other)| one.stat.is_same_file(&other.stat));
+        if is_same && other.is_none() {
+            // It is the last name: the others left, which their changes say.
+            let mut inodes = self.inodes_mut();
+            if inodes.get(ino)?.names().count() == 1 {
+                self.is_linked(&mut inodes, ino, link, &after?);
+            }
+            return None;
+        }
         if is_open
             && link.is_none()
-            && let Some(other) = self.other_name_left(volume, (old, new), path).await
+            && !is_same
+            && let Some(other) = other
         {
             self.leave(&mount_path, &other);
             return Some(ino);
@@ -97,10 +110,6 @@ impl Fs {
     ) -> Option<String> {
         let wait = self.options.patience.names();
         let before = old.entry(path, wait).await.ok()?;
-        let after = new.entry(path, wait).await.ok();
-        if after.is_some_and(|after| after.stat.is_same_file(&before.stat)) {
-            return None;
-        }
         for name in old.names_of(path, wait).await.ok()?.into_iter().filter(|name| name != path) {
             let there = new.entry(&name, wait).await.ok();
             if there.is_some_and(|there| there.stat.is_same_file(&before.stat)) {

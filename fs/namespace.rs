@@ -374,6 +374,7 @@ impl Fs {
             && let Some(staged) = self.staged_at(&volume, &from.path, &from.mount_path)
             && let Some(there) = self.occupant(&to).await?
             && attr::file_type(&there) != FileType::Directory
+            && !is_other_name(&there, &staged.entry())
         {
             self.commit(&volume, &staged).await?;
         }
@@ -388,10 +389,7 @@ impl Fs {
             (Rename::Exchange, None) => return Err(hypermount_drive::Error::NotFound.into()),
             _ => {}
         }
-        let link = |entry: &Entry| entry.stat.link.map(|link| link.id);
-        let other_name = there
-            .as_ref()
-            .is_some_and(|there| link(there).is_some() && link(there) == link(&moved));
+        let other_name = there.as_ref().is_some_and(|there| is_other_name(there, &moved));
         // rename(2) does nothing to two names of one file.
         if from.path == to.path || other_name {
             return Ok(());
@@ -625,6 +623,12 @@ fn new_stat(mode: u32, parent: &Entry, maker: Caller) -> Stat {
     let inherits = parent.stat.mode & SET_GROUP_ID != 0;
     let gid = if inherits { parent.stat.gid } else { maker.gid };
     Stat { mode, uid: maker.uid, gid, mtime: now, ctime: now, ..Stat::default() }
+}
+
+/// Whether both are entries of one file with several names.
+fn is_other_name(one: &Entry, other: &Entry) -> bool {
+    let id = |entry: &Entry| entry.stat.link.map(|link| link.id);
+    id(one).is_some() && id(one) == id(other)
 }
 
 fn is_below(path: &DrivePath, directory: &DrivePath) -> bool {
