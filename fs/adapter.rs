@@ -604,15 +604,17 @@ impl Filesystem for Adapter {
         &self,
         from: &fuser::Request,
         ino: INodeNo,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
         reply: ReplyEntry,
     ) {
         let asked = request("link", from, ino);
-        let refused = || Err::<(), _>(self.shown.drive_of(ino.0)?.link());
-        if let Err(error) = self.server.serve_now(asked, refused) {
-            reply.error(errno(&error));
-        }
+        let (shown, name) = (self.shown.clone(), RequestName::new(new_name));
+        let operation = async move {
+            let fs = shown.drive_of_both(ino.0, new_parent.0)?;
+            fs.link(ino.0, new_parent.0, &name).await
+        };
+        self.server.serve(asked, operation, |r| reply_entry(r, reply));
     }
 
     fn create(

@@ -106,7 +106,10 @@ pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours:
         crtime: time(entry.stat.ctime),
         kind,
         perm: permissions(entry, kind, ours),
-        nlink: 1,
+        nlink: match kind {
+            FileType::Directory => 1,
+            _ => entry.stat.link.map_or(1, |link| link.names.max(1)),
+        },
         uid,
         gid,
         rdev: entry.stat.device.filter(|_| is_device(kind)).map_or(0, device_number),

@@ -129,6 +129,7 @@ fn drive_errno(error: &hypermount_drive::Error) -> i32 {
         Error::TooLarge(_) => libc::EFBIG,
         Error::TooManyCores { .. } => libc::ENFILE,
         Error::TooManyLevels => libc::ELOOP,
+        Error::TooManyLinks { .. } => libc::EMLINK,
         Error::Unavailable { .. } => libc::ETIMEDOUT,
         Error::Corrupt { .. } | Error::Malformed(_) | Error::Forked { .. } => libc::EIO,
         Error::WrongEncryptionKey(_) | Error::NeedsEncryptionKey(_) => libc::EACCES,
@@ -180,6 +181,7 @@ mod tests {
             (hypermount_drive::Error::TooLarge(text()), libc::EFBIG),
             (hypermount_drive::Error::TooManyCores { open: 64 }, libc::ENFILE),
             (hypermount_drive::Error::TooManyLevels, libc::ELOOP),
+            (hypermount_drive::Error::TooManyLinks { max: 1024 }, libc::EMLINK),
             (
                 hypermount_drive::Error::Unavailable {
                     core,

@@ -27,7 +27,7 @@ use tokio::time::timeout_at;
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
-use crate::inode::{InodeTable, Node, Numbers};
+use crate::inode::{InodeTable, Node, Numbers, Placed};
 use crate::invalidate::Invalidations;
 use crate::journal::Journal;
 use crate::overtaken::Overtaken;
@@ -124,6 +124,20 @@ impl Place {
                 Known { version: None, entry }
             }
         });
+    }
+}
+
+impl Placed for Place {
+    fn found_by(&mut self, mount_path: &Arc<str>) {
+        let prefix = self.volume.prefix();
+        let inside = mount_path.strip_prefix(&*prefix).unwrap_or(mount_path);
+        // It was one when it was looked up.
+        let Ok(path) = DrivePath::parse(inside) else { return };
+        if let Some(staged) = &self.staged {
+            staged.rename(path.clone());
+        }
+        self.path = path;
+        self.moved();
     }
 }
 
@@ -402,13 +416,16 @@ impl Fs {
         Ok(Resolved { place, entry, version })
     }
 
-    /// The path no longer leads to this inode. Detaches it, and notifies the kernel the first time.
+    /// The path no longer leads to this inode, nor does another name of it. Detaches it, and notifies the kernel the
+    /// first time.
     pub(crate) fn supersede(&self, ino: u64) {
         let mut inodes = self.inodes_mut();
-        let Some(path) = inodes.get(ino).map(|node| node.path.clone()) else { return };
+        let Some(node) = inodes.get(ino) else { return };
+        let names: Vec<Arc<str>> = node.names().cloned().collect();
         if inodes.detach(ino) {
             drop(inodes);
-            self.invalidations.push(self.entry_notice(&path));
+            let notices: Vec<_> = names.iter().filter_map(|path| self.entry_notice(path)).collect();
+            self.invalidations.push(notices);
         }
     }
 
@@ -520,7 +537,12 @@ impl Fs {
 
     /// What readlink(2) returns. Links in a writable drive were made by this user and are shown as
     /// stored. Links in other drives must not lead out of the drive.
-    fn target(&self, volume: &Volume, path: &DrivePath, entry: &Entry) -> Result<String> {
+    pub(crate) fn target(
+        &self,
+        volume: &Volume,
+        path: &DrivePath,
+        entry: &Entry,
+    ) -> Result<String> {
         let stored = entry.stat.linkname.as_deref().unwrap_or("");
         if volume.writable {
             return Ok(stored.to_owned());
@@ -560,7 +582,18 @@ impl Fs {
             inodes.again(ino);
             return (ino, shown);
         }
-        let ino = inodes.remember(mount_path, entry, !volume.writable, make, refresh);
+        let link = self.link_key(volume, path, entry);
+        // So is another name of that file.
+        if known.is_none()
+            && let Some(ino) = link.and_then(|link| inodes.linked(link))
+            && let Some(node) = inodes.get(ino).filter(|node| node.place.staged.is_some())
+        {
+            let shown = node.shown;
+            inodes.again(ino);
+            inodes.join(ino, mount_path);
+            return (ino, shown);
+        }
+        let ino = inodes.remember(mount_path, entry, link, !volume.writable, make, refresh);
         // A new file that is not stored yet, at its first lookup or a later one.
         if volume.writable
             && let Some(staged) = volume.unstored().get(path).cloned()
@@ -639,7 +672,13 @@ impl Fs {
         let mount_path = join(&directory.mount_path, name.as_str());
         let found = match self.staged_at(volume, &path, &mount_path) {
             Some(staged) => Ok(staged.entry()),
-            None => snapshot.entry(&path, self.options.patience.names()).await.map(Arc::new),
+            None => {
+                let entry = snapshot.entry(&path, self.options.patience.names()).await;
+                entry.map(|entry| match self.staged_by_link(volume, &path, &entry) {
+                    Some(staged) => staged.entry(),
+                    None => Arc::new(entry),
+                })
+            }
         };
         let entry = match found {
             Ok(entry) => entry,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hypermount_drive::{
-    Changed, Drive, DrivePath, Snapshot, Stat, TYPE_FILE, TYPE_MASK, Turn, View, Wait,
+    Changed, Drive, DrivePath, Entry, Snapshot, Stat, TYPE_FILE, TYPE_MASK, Turn, View, Wait,
 };
 
 use fuser::FileType;
@@ -104,7 +104,7 @@ impl Fs {
                     changes.len()
                 );
                 for change in &changes {
-                    self.note(volume, &new, change).await;
+                    self.note(volume, (&old, &new), change).await;
                 }
             }
             Err(error) => {
@@ -117,8 +117,20 @@ impl Fs {
         }
     }
 
-    async fn note(&self, volume: &Volume, new: &Snapshot, change: &Changed) {
+    async fn note(&self, volume: &Volume, (old, new): (&Snapshot, &Snapshot), change: &Changed) {
         let mut notices = Vec::new();
+        let link = |entry: &Option<Entry>| entry.as_ref()?.stat.link.map(|link| link.id);
+        let links = (link(&change.before), link(&change.after));
+        if links.0 != links.1 {
+            let ino = self.became_another(volume, (old, new), &change.path).await;
+            if let Some(ino) = ino {
+                notices.push(Invalidation::Inode(ino));
+                notices.extend(self.entry_notice(&mount_path(volume, &change.path)));
+            }
+        }
+        for id in [links.0, links.1].into_iter().flatten() {
+            notices.extend(self.count_again(volume, id).await.map(Invalidation::Inode));
+        }
         if volume.writable {
             self.overtake(volume, change);
         }
@@ -134,7 +146,10 @@ impl Fs {
                 // lock twice deadlocks if a writer waits in between.
                 let (ino, other_file) = {
                     let inodes = self.inodes();
-                    let Some(ino) = inodes.known(&mount_path) else { return };
+                    let Some(ino) = inodes.known(&mount_path) else {
+                        self.invalidations.push(notices);
+                        return;
+                    };
                     let other_content =
                         inodes.get(ino).is_some_and(|node| node.has_other_content(after));
                     (ino, other_content)
@@ -283,10 +298,11 @@ impl Fs {
         for (ino, node) in inodes.iter() {
             notices.push(Invalidation::Inode(ino));
             if node.kind != FileType::Directory && !node.is_detached() {
-                let (parent, name) = split(&node.path);
-                let parent = inodes.known(parent);
-                let name = name.to_owned();
-                notices.extend(parent.map(|parent| Invalidation::Entry { parent, name }));
+                notices.extend(node.names().filter_map(|path| {
+                    let (parent, name) = split(path);
+                    let (parent, name) = (inodes.known(parent)?, name.to_owned());
+                    Some(Invalidation::Entry { parent, name })
+                }));
             }
         }
         notices

@@ -16,7 +16,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use fuser::FileType;
-use hypermount_drive::Entry;
+use hypermount_drive::{Entry, LinkId};
 use siphasher::sip::SipHasher13;
 
 use crate::attr::file_type;
@@ -37,13 +37,30 @@ const FIRST: u64 = 16;
 /// drive only.
 const NUMBER_KEYS: (u64, u64) = (0x6879_7065_726d_6f75, 0x6e74_2069_6e6f_6465);
 
+/// A file with several names: the volume that it is in, as a number that no other has, and its id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LinkKey {
+    pub volume: usize,
+    pub id: LinkId,
+}
+
+/// Where the content of an inode comes from, by a path.
+pub(crate) trait Placed {
+    /// Another of its names is the one by which the inode is found now.
+    fn found_by(&mut self, mount_path: &Arc<str>);
+}
+
 /// One inode that the kernel knows. `P` is where its content comes from, which `filesystem`
 /// defines.
 #[derive(Debug)]
 pub(crate) struct Node<P> {
     pub place: P,
-    /// Path from the mount's root, through nested drives; empty for the root.
+    /// Path from the mount's root, through nested drives; empty for the root. Of a file with several names, one of them.
     pub path: Arc<str>,
+    /// The other names that were looked up.
+    others: Vec<Arc<str>>,
+    /// Set for a file with several names.
+    link: Option<LinkKey>,
     /// The number shown in `st_ino`. Differs from the table's number only beside a detached inode.
     pub shown: u64,
     pub kind: FileType,
@@ -69,6 +86,16 @@ impl<P> Node<P> {
         self.detached
     }
 
+    /// All its names that were looked up.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.path).chain(&self.others)
+    }
+
+    /// Set for a file with several names.
+    pub(crate) fn link(&self) -> Option<LinkKey> {
+        self.link
+    }
+
     /// Whether a lookup of the path that finds `entry` may return this inode.
     fn can_be(&self, entry: &Entry) -> bool {
         self.kind == file_type(entry) && !self.has_other_content(entry)
@@ -86,13 +113,15 @@ impl<P> Node<P> {
 /// Maps numbers to nodes and paths to numbers.
 ///
 /// INVARIANTS: the root is present and never detached; every other node has `lookups > 0`; paths
-/// lead to exactly the nodes that are not detached; `opened` is set exactly while `opens > 0`.
+/// lead to exactly the nodes that are not detached, by all their names; `links` lead to those of them that are a file
+/// with several names; `opened` is set exactly while `opens > 0`.
 #[derive(Debug)]
 pub(crate) struct InodeTable<P> {
     numbers: Numbers,
     /// Boxed: otherwise growing the map would briefly take three times the memory of all nodes.
     nodes: HashMap<u64, Box<Node<P>>>,
     paths: HashMap<Arc<str>, u64>,
+    links: HashMap<LinkKey, u64>,
 }
 
 /// The numbers of one drive: all numbers; or, where a mount shows several drives, the drive's slot
@@ -133,6 +162,11 @@ impl Numbers {
         if path.is_empty() { self.root() } else { self.fit(hash(path)) }
     }
 
+    /// The number of a file with several names: the same by whichever of them it is found.
+    fn of_link(self, id: LinkId) -> u64 {
+        self.fit(hash_bytes(id.as_bytes()))
+    }
+
     fn next(self, number: u64) -> u64 {
         self.fit(number + 1)
     }
@@ -143,18 +177,24 @@ impl Numbers {
 }
 
 fn hash(path: &str) -> u64 {
+    hash_bytes(path.as_bytes())
+}
+
+fn hash_bytes(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(NUMBER_KEYS.0, NUMBER_KEYS.1);
-    hasher.write(path.as_bytes());
+    hasher.write(bytes);
     hasher.finish()
 }
 
-impl<P> InodeTable<P> {
+impl<P: Placed> InodeTable<P> {
     pub(crate) fn new(root: P, numbers: Numbers) -> Self {
         let path: Arc<str> = "".into();
         let ino = numbers.root();
         let node = Node {
             place: root,
             path: path.clone(),
+            others: Vec::new(),
+            link: None,
             shown: ino,
             kind: FileType::Directory,
             lookups: 1,
@@ -168,6 +208,7 @@ impl<P> InodeTable<P> {
             numbers,
             nodes: HashMap::from([(ino, Box::new(node))]),
             paths: HashMap::from([(path, ino)]),
+            links: HashMap::new(),
         }
     }
 
@@ -197,42 +238,65 @@ impl<P> InodeTable<P> {
         self.nodes.iter().map(|(ino, node)| (*ino, &**node))
     }
 
-    /// The number to show for a path (`d_ino`), without giving it to the kernel.
-    pub(crate) fn shown(&self, path: &str) -> u64 {
-        self.known(path)
-            .and_then(|ino| self.get(ino))
-            .map_or_else(|| self.numbers.of(path), |n| n.shown)
+    /// The inode that the kernel knows for a file with several names, if any.
+    pub(crate) fn linked(&self, link: LinkKey) -> Option<u64> {
+        self.links.get(&link).copied()
     }
 
-    /// Gives the kernel the inode of `path` once more and returns its number. `place` makes the
-    /// place of a new path, `refresh` updates that of a known one. `fixed` says that this mount
-    /// cannot change the content of the inode.
+    /// The number to show for a path (`d_ino`), without giving it to the kernel.
+    pub(crate) fn shown(&self, path: &str, link: Option<LinkKey>) -> u64 {
+        let known = self.known(path).or_else(|| self.linked(link?));
+        known.and_then(|ino| self.get(ino)).map_or_else(|| self.own_number(path, link), |n| n.shown)
+    }
+
+    fn own_number(&self, path: &str, link: Option<LinkKey>) -> u64 {
+        link.map_or_else(|| self.numbers.of(path), |link| self.numbers.of_link(link.id))
+    }
+
+    /// Gives the kernel the inode of `path` once more and returns its number: that of the file with several names that
+    /// `link` says. `place` makes the place of a new path, `refresh` updates that of a known one. `fixed` says that this
+    /// mount cannot change the content of the inode.
     pub(crate) fn remember(
         &mut self,
         path: &str,
         entry: &Entry,
+        link: Option<LinkKey>,
         fixed: bool,
         make: impl FnOnce() -> P,
         refresh: impl FnOnce(&mut P),
     ) -> u64 {
         if let Some(ino) = self.known(path) {
             let is_root = ino == self.root();
+            let fits = is_root || self.can_be(ino, entry) && self.can_have(ino, link);
             match self.nodes.get_mut(&ino) {
-                Some(node) if is_root || node.can_be(entry) => {
+                Some(node) if fits => {
                     node.lookups = node.lookups.saturating_add(1);
                     refresh(&mut node.place);
+                    self.set_link(ino, link);
                     return ino;
                 }
-                _ => {
-                    self.detach(ino);
-                }
+                // All its names lead to what this one leads to.
+                Some(node) if node.link == link => drop(self.detach(ino)),
+                _ => drop(self.leave(path)),
             }
         }
+        if let Some(ino) = link.and_then(|link| self.linked(link)) {
+            let fits = self.can_be(ino, entry);
+            if let Some(node) = self.nodes.get_mut(&ino).filter(|_| fits) {
+                node.lookups = node.lookups.saturating_add(1);
+                refresh(&mut node.place);
+                self.join(ino, path);
+                return ino;
+            }
+            self.detach(ino);
+        }
         let path: Arc<str> = path.into();
-        let (ino, shown) = self.vacant(&path);
+        let (ino, shown) = self.vacant(&path, link);
         let node = Node {
             place: make(),
             path: path.clone(),
+            others: Vec::new(),
+            link,
             shown,
             kind: file_type(entry),
             lookups: 1,
@@ -244,17 +308,76 @@ impl<P> InodeTable<P> {
         };
         self.nodes.insert(ino, Box::new(node));
         self.paths.insert(path, ino);
+        self.links.extend(link.map(|link| (link, ino)));
         ino
     }
 
-    /// A free number for the path, and the number to show: the path's own, unless that belongs to
-    /// another path (a collision) instead of to a detached inode of this path.
-    fn vacant(&self, path: &str) -> (u64, u64) {
-        let own = self.numbers.of(path);
+    fn can_be(&self, ino: u64, entry: &Entry) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| node.can_be(entry))
+    }
+
+    /// Whether the inode can be the file with several names `link`, or the file with one name.
+    fn can_have(&self, ino: u64, link: Option<LinkKey>) -> bool {
+        let Some(node) = self.nodes.get(&ino) else { return false };
+        let free = link.and_then(|link| self.linked(link)).is_none_or(|other| other == ino);
+        node.link == link || node.others.is_empty() && free
+    }
+
+    /// Notes which file with several names the inode is, if it is one.
+    pub(crate) fn set_link(&mut self, ino: u64, link: Option<LinkKey>) {
+        let Some(node) = self.nodes.get_mut(&ino).filter(|node| !node.detached) else { return };
+        if node.link == link {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut node.link, link) {
+            self.links.remove(&old);
+        }
+        self.links.extend(link.map(|link| (link, ino)));
+    }
+
+    /// The inode has this name too.
+    pub(crate) fn join(&mut self, ino: u64, path: &str) {
+        if self.known(path).is_some() {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(&ino).filter(|node| !node.detached) {
+            let path: Arc<str> = path.into();
+            node.others.push(path.clone());
+            self.paths.insert(path, ino);
+        }
+    }
+
+    /// The path leads elsewhere or nowhere: its inode stays what its other names lead to, or is detached without one.
+    /// Returns whether it has other names.
+    pub(crate) fn leave(&mut self, path: &str) -> bool {
+        let Some(ino) = self.known(path) else { return false };
+        let Some(node) = self.nodes.get_mut(&ino) else { return false };
+        if node.others.is_empty() {
+            self.detach(ino);
+            return false;
+        }
+        self.paths.remove(path);
+        if *node.path == *path {
+            node.path = node.others.swap_remove(0);
+            node.place.found_by(&node.path);
+        } else {
+            node.others.retain(|other| **other != *path);
+        }
+        true
+    }
+
+    /// A free number for the path, and the number to show: the path's own, or that of the file with several names,
+    /// unless that belongs to another path (a collision) instead of to a detached inode of this path or file.
+    fn vacant(&self, path: &str, link: Option<LinkKey>) -> (u64, u64) {
+        let own = self.own_number(path, link);
         let mut ino = own;
         let mut collided = false;
         while let Some(occupant) = self.nodes.get(&ino) {
-            collided |= &*occupant.path != path;
+            let same = match link {
+                Some(_) => occupant.link == link,
+                None => occupant.link.is_none() && *occupant.path == *path,
+            };
+            collided |= !same;
             ino = self.numbers.next(ino);
         }
         (ino, if collided { ino } else { own })
@@ -280,22 +403,25 @@ impl<P> InodeTable<P> {
             let rest = path.strip_prefix(from)?;
             (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
         };
-        let known: Vec<_> =
-            self.paths.iter().filter_map(|(path, ino)| Some((*ino, below(path)?))).collect();
-        for (ino, _) in &known {
-            if let Some(node) = self.nodes.get(ino) {
-                self.paths.remove(&node.path);
-            }
+        let known: Vec<_> = self
+            .paths
+            .iter()
+            .filter_map(|(path, ino)| Some((path.clone(), *ino, below(path)?)))
+            .collect();
+        for (path, ..) in &known {
+            self.paths.remove(path);
         }
-        for (ino, rest) in known {
+        for (old, ino, rest) in known {
             let path: Arc<str> = format!("{to}{rest}").into();
-            if let Some(replaced) = self.known(&path) {
-                self.detach(replaced);
-            }
+            self.leave(&path);
             let Some(node) = self.nodes.get_mut(&ino) else { continue };
-            node.path = path;
-            moved(&mut node.place, &node.path, &rest);
-            self.paths.insert(node.path.clone(), ino);
+            if node.path == old {
+                node.path = path.clone();
+                moved(&mut node.place, &node.path, &rest);
+            } else if let Some(other) = node.others.iter_mut().find(|other| **other == old) {
+                *other = path.clone();
+            }
+            self.paths.insert(path, ino);
         }
     }
 
@@ -321,7 +447,12 @@ impl<P> InodeTable<P> {
         match self.nodes.get_mut(&ino) {
             Some(node) if !is_root && !node.detached => {
                 node.detached = true;
-                self.paths.remove(&node.path);
+                for path in node.names() {
+                    self.paths.remove(path);
+                }
+                if let Some(link) = &node.link {
+                    self.links.remove(link);
+                }
                 true
             }
             _ => false,
@@ -341,7 +472,12 @@ impl<P> InodeTable<P> {
         }
         let node = self.nodes.remove(&ino)?;
         if !node.detached {
-            self.paths.remove(&node.path);
+            for path in node.names() {
+                self.paths.remove(path);
+            }
+            if let Some(link) = &node.link {
+                self.links.remove(link);
+            }
         }
         Some(*node)
     }
@@ -379,10 +515,17 @@ impl<P> InodeTable<P> {
         );
         for (path, ino) in &self.paths {
             let node = self.nodes.get(ino).expect("a path leads to a node");
-            assert!(node.path == *path && !node.detached, "a path leads to its own node");
+            let is_own = node.names().any(|name| name == path);
+            assert!(is_own && !node.detached, "a path leads to its own node");
         }
-        let attached = self.nodes.values().filter(|node| !node.detached).count();
-        assert_eq!(attached, self.paths.len(), "every attached node is found by its path");
+        let attached = || self.nodes.values().filter(|node| !node.detached);
+        let names: usize = attached().map(|node| node.names().count()).sum();
+        assert_eq!(names, self.paths.len(), "every attached node is found by its paths");
+        let linked = attached().filter(|node| node.link.is_some()).count();
+        assert_eq!(linked, self.links.len(), "every file with several names is found by its id");
+        for (link, ino) in &self.links {
+            assert_eq!(self.nodes.get(ino).and_then(|node| node.link), Some(*link));
+        }
         for (ino, node) in &self.nodes {
             assert!(node.lookups > 0, "{ino} is in the table without the kernel knowing it");
             assert_eq!(node.opened.is_some(), node.opens > 0, "{ino} keeps what is open");
@@ -397,13 +540,17 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    impl Placed for () {
+        fn found_by(&mut self, _: &Arc<str>) {}
+    }
+
     fn file(size: u64) -> Entry {
         let extent = Extent { size, ..Extent::default() };
         Entry { kind: Kind::File, stat: Stat { extent, ..Stat::default() }, explicit: true }
     }
 
     fn look_up(table: &mut InodeTable<()>, path: &str, entry: &Entry) -> u64 {
-        table.remember(path, entry, true, || (), |()| ())
+        table.remember(path, entry, None, true, || (), |()| ())
     }
 
     fn open(table: &mut InodeTable<()>, ino: u64, entry: Entry) -> bool {
@@ -464,7 +611,7 @@ mod tests {
         let own = Numbers::ALL.of("victim");
         let occupant = Node { path: "other".into(), ..*table.nodes.remove(&ROOT).expect("root") };
         table.nodes.insert(own, Box::new(occupant));
-        assert_eq!(table.vacant("victim"), (Numbers::ALL.next(own), Numbers::ALL.next(own)));
+        assert_eq!(table.vacant("victim", None), (Numbers::ALL.next(own), Numbers::ALL.next(own)));
     }
 
     #[test]
@@ -498,12 +645,45 @@ mod tests {
         assert!(table.get(old).expect("known").has_other_content(&file(2)));
         assert_ne!(look_up(&mut table, "f", &file(2)), old);
 
-        let own = table.remember("own", &file(1), false, || (), |()| ());
+        let own = table.remember("own", &file(1), None, false, || (), |()| ());
         open(&mut table, own, file(1));
         table.close(own);
         assert!(!table.get(own).expect("known").has_other_content(&file(2)));
-        assert_eq!(table.remember("own", &file(2), false, || (), |()| ()), own);
+        assert_eq!(table.remember("own", &file(2), None, false, || (), |()| ()), own);
         assert!(!open(&mut table, own, file(2)), "its pages are not kept");
+        table.check_invariants();
+    }
+
+    /// docs/decisions/0020
+    #[test]
+    fn the_number_of_a_file_with_several_names_is_a_fixed_function_of_its_id() {
+        let link = LinkKey { volume: 7, id: LinkId::new([9; 16]) };
+        // A fixed value: a change would renumber such files at the next upgrade of this program.
+        assert_eq!(Numbers::ALL.of_link(link.id), 8_460_845_080_622_824_328);
+        let mut table = InodeTable::new((), Numbers::ALL);
+        let mut look =
+            |path: &str, size, link| table.remember(path, &file(size), link, true, || (), |()| ());
+        let first = look("a", 1, Some(link));
+        assert_eq!(first, Numbers::ALL.of_link(link.id));
+        assert_eq!(look("d/b", 1, Some(link)), first);
+        assert_ne!(look("c", 1, None), first);
+        table.check_invariants();
+        assert!(table.leave("a"), "it has another name");
+        assert_eq!((table.known("a"), table.known("d/b")), (None, Some(first)));
+        table.check_invariants();
+        // Another content under one name means that all names have it.
+        let changed = table.remember("d/b", &file(2), Some(link), true, || (), |()| ());
+        assert_ne!(changed, first);
+        assert_eq!(table.get(changed).expect("known").shown, first);
+        assert_eq!(table.remember("a", &file(2), Some(link), true, || (), |()| ()), changed);
+        // The last name but one went.
+        assert!(table.leave("a"));
+        assert_eq!(table.remember("d/b", &file(2), None, true, || (), |()| ()), changed);
+        assert_eq!(table.linked(link), None);
+        let other_drive = LinkKey { volume: 8, ..link };
+        let nested = table.remember("n/a", &file(2), Some(other_drive), true, || (), |()| ());
+        assert_ne!(nested, changed, "an id is that of one drive");
+        assert!(!table.leave("d/b"));
         table.check_invariants();
     }
 

@@ -33,6 +33,7 @@ mod showing;
 mod filesystem;
 mod file;
 mod follow;
+mod links;
 mod listing;
 mod metadata;
 mod write;

@@ -50,7 +50,7 @@ impl Fs {
         let inodes = self.inodes();
         let shown = inodes.get(ino).ok_or(Error::Stale)?.shown;
         let parent = directory.mount_path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let shown_parent = inodes.shown(parent);
+        let shown_parent = inodes.shown(parent, None);
         drop(inodes);
         let Directory { volume, path, mount_path } = directory;
         let snapshot = volume.snapshot();
@@ -153,7 +153,10 @@ impl Fs {
         children.retain(|(name, _)| new.iter().all(|(new, _)| new != name));
         let inodes = self.inodes();
         for (name, entry) in children.iter_mut() {
-            let known = inodes.known(&join(mount_path, name.as_str()));
+            let known = inodes.known(&join(mount_path, name.as_str())).or_else(|| {
+                let at = path.join(name).ok().filter(|_| entry.stat.link.is_some())?;
+                inodes.linked(self.link_key(volume, &at, entry)?)
+            });
             let staged = known.and_then(|ino| inodes.get(ino)?.place.staged.as_ref());
             if let Some(staged) = staged {
                 *entry = staged.entry();
@@ -187,7 +190,11 @@ impl Page {
             let full = if plus {
                 self.add_counted(fs, next, name, entry, &mut add)
             } else {
-                let shown = fs.inodes().shown(&join(&self.listing.mount_path, name.as_str()));
+                let directory = &self.listing;
+                let path = directory.path.join(name);
+                let link = path.ok().and_then(|at| fs.link_key(&directory.volume, &at, entry));
+                let shown = join(&directory.mount_path, name.as_str());
+                let shown = fs.inodes().shown(&shown, link);
                 let kind = attr::file_type(entry);
                 let (name, ttl) = (name.as_str(), Duration::ZERO);
                 add(&Listed { ino: 0, shown, next, name, kind, attributes: None, ttl })

@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use fuser::{FileAttr, FileType};
 use hypermount_drive::{
-    DrivePath, Edit, Entry, Kind, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE, TYPE_DIRECTORY,
-    TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK, Time, escape_path,
+    DrivePath, Edit, Entry, Kind, Link, LinkId, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE,
+    TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK, Time, escape_path,
 };
 
 use crate::attr::{self, TTL_FOLLOWED};
 use crate::errno::{Error, Result};
 use crate::file::Opened;
 use crate::filesystem::{Directory, Fs, Looked, Place, join, new_name, ttl};
+use crate::follow::mount_path;
 use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::symlink::MAX_TARGET_BYTES;
@@ -307,26 +308,43 @@ impl Fs {
     /// Removes `entry`, stored or not, from the spot, and ends the turn.
     async fn remove_at(&self, spot: &Spot, turn: Turn, entry: &Arc<Entry>) -> Result<()> {
         let volume = spot.volume();
+        let others = self.other_names(spot, entry).await?;
         if self.stored(volume, &spot.path).await?.is_some_and(|entry| entry.explicit) {
             let mut edits = Vec::new();
             spot.keep_parent(self, &mut edits);
             edits.push(Edit::Remove { path: spot.path.clone() });
             self.apply(volume, &turn, edits).await?;
         }
-        self.vanish(spot, entry);
+        self.vanish(spot, entry, &others).await;
         self.touch(volume, &turn, &spot.directory.path).await;
         self.end(volume, turn).await;
         Ok(())
     }
 
-    /// The path leads nowhere now. The inode of `entry` remains without a path.
-    fn vanish(&self, spot: &Spot, entry: &Arc<Entry>) {
+    /// The other names of the file at the spot, which has this entry.
+    async fn other_names(&self, spot: &Spot, entry: &Entry) -> Result<Vec<DrivePath>> {
+        if entry.stat.link.is_none() {
+            return Ok(Vec::new());
+        }
+        let names = self.options.patience.names();
+        let mut others = spot.volume().snapshot().names_of(&spot.path, names).await?;
+        others.retain(|name| *name != spot.path);
+        Ok(others)
+    }
+
+    /// The path leads nowhere now. The inode of `entry` remains: with its `others` names, or without a path.
+    async fn vanish(&self, spot: &Spot, entry: &Arc<Entry>, others: &[DrivePath]) {
         let volume = spot.volume();
         if let Some(staged) = volume.unstored().remove(&spot.path) {
             staged.remove();
         }
         volume.touched().remove(&spot.path);
         volume.accessed.forget(&spot.path);
+        if let (Some(link), [other, ..]) = (entry.stat.link, others) {
+            self.leave(&spot.mount_path, &mount_path(volume, other));
+            self.count_again(volume, link.id).await;
+            return;
+        }
         let mut inodes = self.inodes_mut();
         if let Some(ino) = inodes.known(&spot.mount_path) {
             if let Some(node) = inodes.get_mut(ino) {
@@ -359,6 +377,7 @@ impl Fs {
             && let Some(staged) = self.staged_at(&volume, &from.path, &from.mount_path)
             && let Some(there) = self.occupant(&to).await?
             && attr::file_type(&there) != FileType::Directory
+            && !is_other_name(&there, &staged.entry())
         {
             self.commit(&volume, &staged).await?;
         }
@@ -373,7 +392,9 @@ impl Fs {
             (Rename::Exchange, None) => return Err(hypermount_drive::Error::NotFound.into()),
             _ => {}
         }
-        if from.path == to.path {
+        let other_name = there.as_ref().is_some_and(|there| is_other_name(there, &moved));
+        // rename(2) does nothing to two names of one file.
+        if from.path == to.path || other_name {
             return Ok(());
         }
         if is_below(&to.path, &from.path)
@@ -384,13 +405,18 @@ impl Fs {
         if let Some(there) = there.as_ref().filter(|_| how != Rename::Exchange) {
             self.may_replace(&volume, &moved, there, &to.path).await?;
         }
+        let replaced = there.as_ref().filter(|_| how != Rename::Exchange);
+        let others = match replaced {
+            Some(there) => self.other_names(&to, there).await?,
+            None => Vec::new(),
+        };
         let edits = self.rename_edits(&from, &to, &moved, how).await?;
         self.apply(&volume, &turn, edits).await?;
         if how == Rename::Exchange {
             self.exchange_known(&volume, &from, &to);
         } else {
             if let Some(there) = &there {
-                self.vanish(&to, there);
+                self.vanish(&to, there, &others).await;
             }
             self.move_known(&volume, &from.path, &to.path, &from.mount_path, &to.mount_path);
         }
@@ -554,9 +580,46 @@ impl Fs {
         self.move_known(volume, &aside, b.0, aside_mount, b.1);
     }
 
-    /// link(2), which always fails: an entry is identified by its path, so a file has one name.
-    pub fn link(&self) -> Error {
-        Error::NotPermitted("a drive has no hard links")
+    /// link(2).
+    pub async fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Looked> {
+        let to = self.spot(parent, name).await?;
+        let volume = to.volume().clone();
+        let (place, kind) = self.node(ino, |node| (node.place.clone(), node.kind))?;
+        if kind == FileType::Directory {
+            return Err(Error::NotPermitted("a directory has one name"));
+        }
+        if !Arc::ptr_eq(&place.volume, &volume) {
+            return Err(Error::OtherDrive);
+        }
+        // Both names must have an entry.
+        if let Some(staged) = place.staged.filter(|staged| !staged.is_stored()) {
+            self.commit(&volume, &staged).await?;
+        }
+        let turn = self.turn(&volume).await;
+        let to = self.spot_again(to).await?;
+        self.vacant(&to).await?;
+        let (path, detached) =
+            self.node(ino, |node| (node.place.path.clone(), node.is_detached()))?;
+        let source = self.stored(&volume, &path).await?.filter(|_| !detached);
+        let source = source.ok_or(hypermount_drive::Error::NotFound)?;
+        if source.stat.mount.is_some() {
+            return Err(Error::NotPermitted("a nested core has one name"));
+        }
+        let id = source.stat.link.map_or_else(LinkId::random, |link| Ok(link.id))?;
+        let link = Some(Link { id, names: 0 });
+        let stat = Stat { link, ctime: Time::now(), ..source.stat.clone() };
+        let edits =
+            [&path, &to.path].map(|path| Edit::Put { path: path.clone(), stat: stat.clone() });
+        self.apply(&volume, &turn, edits.into()).await?;
+        self.touch(&volume, &turn, &to.directory.path).await;
+        let entry = self.stored(&volume, &to.path).await?.ok_or(Error::Stale)?;
+        self.got_a_name(&volume, &path, ino, &entry);
+        self.count_again(&volume, id).await;
+        let entry = self.staged_by_link(&volume, &to.path, &entry).map_or(entry, |it| it.entry());
+        let (ino, attributes) = self.made(&to, &entry);
+        self.end(&volume, turn).await;
+        let (entry_ttl, attributes_ttl) = (TTL_FOLLOWED, ttl(&volume, &entry));
+        Ok(Looked::found(ino, attributes, entry_ttl, attributes_ttl))
     }
 }
 
@@ -566,6 +629,12 @@ fn new_stat(mode: u32, parent: &Entry, maker: Caller) -> Stat {
     let gid = if inherits { parent.stat.gid } else { maker.gid };
     let (uid, atime) = (maker.uid, Some(now));
     Stat { mode, uid, gid, mtime: now, ctime: now, atime, ..Stat::default() }
+}
+
+/// Whether both are entries of one file with several names.
+fn is_other_name(one: &Entry, other: &Entry) -> bool {
+    let id = |entry: &Entry| entry.stat.link.map(|link| link.id);
+    id(one).is_some() && id(one) == id(other)
 }
 
 fn is_below(path: &DrivePath, directory: &DrivePath) -> bool {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
 use hypermount_drive::{
-    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Pieces, PublicKey, Splice, Stat,
-    Time, Wait,
+    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Link, Pieces, PublicKey, Splice,
+    Stat, Time, Wait,
 };
 
 use crate::attr::MAX_FILE_BYTES;
@@ -179,6 +179,11 @@ impl StagedFile {
         !state.removed && state.generation != state.committed
     }
 
+    /// Whether the drive has this file.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.state.lock().stored
+    }
+
     /// Whether the path no longer leads to this file.
     pub(crate) fn is_removed(&self) -> bool {
         self.state.lock().removed
@@ -216,6 +221,13 @@ impl StagedFile {
             log::warn!("{error}");
         }
         state.path = path;
+    }
+
+    /// The file got or lost a name, at the time `ctime`; that is stored already.
+    pub(crate) fn set_link(&self, link: Option<Link>, ctime: Time) {
+        let mut state = self.state.lock();
+        state.stat.ctime = state.stat.ctime.max(ctime);
+        (state.stat.link, state.known.link) = (link, link);
     }
 
     /// Changes what is stored beside the content.

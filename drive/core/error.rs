@@ -63,6 +63,12 @@ pub enum Error {
     /// Too many symbolic links or nested drives were crossed.
     #[error("too many levels of links or nested drives")]
     TooManyLevels,
+    /// A file has as many names as it may have.
+    #[error("a file has at most {max} names")]
+    TooManyLinks {
+        /// The limit.
+        max: u32,
+    },
     /// A block is not here and no peer delivered it in time.
     #[error("block {block} of core {core} not available after {waited:?}: {why}")]
     Unavailable {

@@ -17,6 +17,9 @@ mod given_up_tests;
 mod kinds_tests;
 #[cfg(test)]
 pub(crate) mod settled_tests;
+mod links;
+#[cfg(test)]
+mod links_tests;
 mod maps;
 mod mend;
 mod open;

@@ -11,6 +11,7 @@
 mod escape;
 mod path;
 mod time;
+mod link;
 mod stat;
 mod key_id;
 mod url;
@@ -31,6 +32,7 @@ pub use crate::hyperdrive::{
 pub use crate::index::fuzzing;
 pub use crate::index::{Changed, DriveFormat, Edit, sharing_options};
 pub use crate::key_id::key_id;
+pub use crate::link::{Link, LinkId, MAX_LINKS};
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
     Device, Entry, Extent, Kind, MountTarget, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE,

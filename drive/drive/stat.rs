@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::link::Link;
 use crate::time::Time;
 use hypermount_swarm::crypto::PublicKey;
 
@@ -123,8 +124,26 @@ pub struct Stat {
     pub mount: Option<MountTarget>,
     /// Extended attributes in stored order; a removed one keeps its name with no value.
     pub attributes: Vec<(String, Option<Vec<u8>>)>,
+    /// Set if the file has, or had, several names.
+    pub link: Option<Link>,
     /// What other programs stored with the entry; it stays with it.
     pub foreign: Option<Arc<Foreign>>,
+}
+
+impl Stat {
+    /// Whether both can be entries of one file: all is equal that a change of the file changes under each name.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        // When the file got or lost a name, its record says. A read under one name changes no entry.
+        let rest = |stat: &Self| Self {
+            ctime: Time::default(),
+            atime: None,
+            link: None,
+            foreign: None,
+            extent: Default::default(),
+            ..stat.clone()
+        };
+        self.extent.is_same_place(&other.extent) && rest(self) == rest(other)
+    }
 }
 
 /// What no format has a field for, and drives store in a member of their own: what of a stat the coarse times
@@ -256,5 +275,17 @@ mod tests {
         };
         assert_eq!(Entry::stored(stat(false)).kind, Kind::Mount);
         assert_eq!(Entry::stored(stat(true)).kind, Kind::File);
+    }
+
+    #[test]
+    fn entries_of_one_file_differ_in_nothing_that_a_program_sees() {
+        let at = Time::from_milliseconds;
+        let stat = Stat { mode: 0o100_644, mtime: at(1), ctime: at(2), ..Stat::default() };
+        let link = crate::link::LinkId::random().ok().map(Link::unread);
+        assert!(stat.is_same_file(&Stat { ctime: at(9), link, ..stat.clone() }));
+        assert!(!stat.is_same_file(&Stat { mtime: at(2), ..stat.clone() }));
+        assert!(!stat.is_same_file(&Stat { mode: 0o100_600, ..stat.clone() }));
+        let extent = Extent { block: 1, blocks: 1, ..Default::default() };
+        assert!(!stat.is_same_file(&Stat { extent, ..stat.clone() }));
     }
 }

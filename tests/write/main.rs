@@ -11,6 +11,7 @@ mod faults;
 mod format13;
 mod full;
 mod kept;
+mod links;
 mod live;
 mod model;
 mod others;

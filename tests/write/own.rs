@@ -240,9 +240,11 @@ fn add_parents(tree: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Everything below a directory by its path: kind and content, and with `modes` its permissions.
+/// Everything below a directory by its path: kind and content, and with `modes` its permissions and which other names
+/// it has.
 pub fn tree(root: &Path, modes: bool) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
+    let mut inodes: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).expect("lists").map(|entry| entry.expect("reads")) {
@@ -258,11 +260,21 @@ pub fn tree(root: &Path, modes: bool) -> BTreeMap<String, String> {
                 assert_eq!(content.len() as u64, metadata.size(), "{path:?}");
                 format!("file {}", hex::encode(Sha256::digest(content)))
             };
+            let path = path.strip_prefix(root).expect("below").display().to_string();
             if modes {
                 what += &format!(" {:o}", metadata.permissions().mode() & 0o7777);
             }
-            let path = path.strip_prefix(root).expect("below").display().to_string();
+            if modes && !metadata.is_dir() {
+                what += &format!(", {} names", metadata.nlink());
+                inodes.entry(metadata.ino()).or_default().push(path.clone());
+            }
             found.insert(path, what);
+        }
+    }
+    for names in inodes.into_values().filter(|names| names.len() > 1) {
+        let all: std::collections::BTreeSet<_> = names.iter().cloned().collect();
+        for name in &names {
+            found.entry(name.clone()).and_modify(|what| *what += &format!(": {all:?}"));
         }
     }
     found

@@ -6,7 +6,7 @@ use crate::common::living::shell;
 use crate::own::{FORMATS, Own, can_mount, has_reference, tree};
 
 /// Whether the programs are installed; prints a message if not.
-fn have(programs: &[&str]) -> bool {
+pub fn have(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|program| {
         let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
         !found.is_ok_and(|output| output.status.success())
@@ -18,7 +18,7 @@ fn have(programs: &[&str]) -> bool {
 }
 
 /// Runs a script in the mount, and repeats its function `check` after a remount.
-fn run(format: &str, script: &str) -> Own {
+pub fn run(format: &str, script: &str) -> Own {
     let mut own = Own::in_format(format);
     let at = own.root().display().to_string();
     let beside = own.beside("beside").display().to_string();

@@ -19,6 +19,7 @@ pub enum Step {
     RemoveDirectory { path: String },
     Rename { from: String, to: String },
     Link { path: String, target: String },
+    AddName { from: String, to: String },
     Permit { path: String, mode: u32 },
     Copy { from: String, to: String },
     CopyRange { from: String, to: String, offset: u64, length: usize },
@@ -49,6 +50,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         3 => path().prop_map(|path| Step::RemoveDirectory { path }),
         8 => (path(), path()).prop_map(|(from, to)| Step::Rename { from, to }),
         2 => (path(), path()).prop_map(|(path, target)| Step::Link { path, target }),
+        8 => (path(), path()).prop_map(|(from, to)| Step::AddName { from, to }),
         2 => (path(), 0u32..0o1000)
             .prop_map(|(path, mode)| Step::Permit { path, mode: mode | 0o700 }),
         3 => (path(), path()).prop_map(|(from, to)| Step::Copy { from, to }),
@@ -103,6 +105,7 @@ pub fn act(root: &Path, step: &Step) -> i32 {
         Step::RemoveDirectory { path } => fs::remove_dir(root.join(path)),
         Step::Rename { from, to } => fs::rename(root.join(from), root.join(to)),
         Step::Link { path, target } => symlink(target, root.join(path)),
+        Step::AddName { from, to } => fs::hard_link(root.join(from), root.join(to)),
         Step::Permit { path, mode } => {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(*mode))
         }
@@ -147,6 +150,7 @@ impl Step {
     pub fn paths(&self) -> Vec<&str> {
         match self {
             Step::Rename { from, to }
+            | Step::AddName { from, to }
             | Step::Copy { from, to }
             | Step::CopyRange { from, to, .. } => vec![from, to],
             Step::Write { path, .. }

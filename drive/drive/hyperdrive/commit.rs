@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
+use super::links::{self, PartChange};
 use super::maps::Maps;
 use super::splice::{self, Splice};
 use super::{Drive, Edit};
@@ -169,6 +170,9 @@ impl Drive {
         self.advance_in(&turn, edits).await.map(|versions| versions.end)
     }
 
+    /// An entry that is put with the id of a file with several names is one of them, and a change of it is one of all of
+    /// them; see [`crate::Stat::link`].
+    ///
     /// As [`Drive::apply`], within a turn of the caller's: what it saw of the newest version since it
     /// has the turn still holds. Returns the version the edits were applied to, and the new one.
     ///
@@ -180,9 +184,14 @@ impl Drive {
         }
         let core = self.inner.index.core();
         let before = core.head().length;
-        let mut batch = self.inner.index.at(before).edits().await?;
+        let index = self.inner.index.at(before);
+        let (edits, parts) = links::spread(&index, edits).await?;
+        let mut batch = index.edits().await?;
         for edit in edits {
             batch.add(edit).await?;
+        }
+        for PartChange { id, part, value } in parts {
+            batch.set_link_part(id, part, value).await?;
         }
         let blocks = batch.encode();
         if blocks.is_empty() {

@@ -33,6 +33,7 @@ impl Snapshot {
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         let mut entry = self.index.entry(path, wait).await?;
         self.measure(&mut entry, wait).await?;
+        self.count_names(path, &mut entry.stat, wait).await?;
         Ok(entry)
     }
 
@@ -44,7 +45,9 @@ impl Snapshot {
     /// those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         let listed = self.index.list(path, wait, |entry| entry).await?;
-        self.measure_all(listed, |entry| Some(entry), wait).await
+        let mut listed = self.measure_all(listed, |entry| Some(entry), wait).await?;
+        self.count_all_names(path, &mut listed, |entry| Some(entry), wait).await?;
+        Ok(listed)
     }
 
     /// As [`Snapshot::list`], with shared entries: there is only one copy of them at any time.
@@ -57,7 +60,9 @@ impl Snapshot {
         wait: Wait,
     ) -> Result<Vec<(Name, Arc<Entry>)>> {
         let listed = self.index.list(path, wait, Arc::new).await?;
-        self.measure_all(listed, Arc::get_mut, wait).await
+        let mut listed = self.measure_all(listed, Arc::get_mut, wait).await?;
+        self.count_all_names(path, &mut listed, Arc::get_mut, wait).await?;
+        Ok(listed)
     }
 
     pub(super) fn index(&self) -> &Index {

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
+use crate::link::LinkId;
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Stat};
 use hypermount_core::{
@@ -91,6 +92,7 @@ pub struct Changed {
 /// One step of a commit. A batch of them becomes one signed append.
 #[allow(clippy::large_enum_variant)] // most steps are puts, so boxing their stats would save nothing
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // most edits are the large one
 pub enum Edit {
     /// Stores an entry; replaces the one that is there.
     Put {
@@ -321,6 +323,41 @@ impl Index {
         }
     }
 
+    /// Whether some file may have several names. An answer without any look-up of a file.
+    ///
+    /// # Errors
+    /// Those of [`Core::get`].
+    pub(crate) async fn has_links(&self, wait: Wait) -> Result<bool> {
+        match self {
+            Self::Trie(trie) => trie.has_links(wait).await,
+            Self::Bee(tree) => tree.has_links(wait).await,
+        }
+    }
+
+    /// A part of the record of a file with several names, as stored.
+    ///
+    /// # Errors
+    /// Those of [`Core::get`].
+    pub(crate) async fn link_part(
+        &self,
+        id: LinkId,
+        part: u32,
+        wait: Wait,
+    ) -> Result<Option<Bytes>> {
+        match self {
+            Self::Trie(trie) => trie.link_part(id, part, wait).await,
+            Self::Bee(tree) => tree.link_part(id, part, wait).await,
+        }
+    }
+
+    /// The core that holds the index.
+    pub(crate) fn core(&self) -> &Core {
+        match self {
+            Self::Trie(trie) => trie.nodes().core(),
+            Self::Bee(tree) => tree.blocks().core(),
+        }
+    }
+
     /// What differs from `old`, at most `limit` changes. Left out are entries that were written again with
     /// the same value, and names that a filesystem cannot hold. An entry that makes no sense counts as none.
     ///
@@ -375,6 +412,22 @@ impl Edits {
         match self {
             Self::Trie(batch) => batch.edit(edit).await,
             Self::Bee(batch) => batch.edit(edit).await,
+        }
+    }
+
+    /// Sets a part of the record of a file with several names; removes it without a `value`.
+    ///
+    /// # Errors
+    /// Those of [`Core::get_local`]; `Unsupported` for what the format cannot hold.
+    pub(crate) async fn set_link_part(
+        &mut self,
+        id: LinkId,
+        part: u32,
+        value: Option<Bytes>,
+    ) -> Result<()> {
+        match self {
+            Self::Trie(batch) => batch.set_link_part(id, part, value).await,
+            Self::Bee(batch) => batch.set_link_part(id, part, value).await,
         }
     }
 

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::names::TargetNames;
 use super::target::{self, TargetDirectory};
 use super::{Observer, Report, TransferStep, attributes, failed, local};
-use crate::escape::{escape, unescape_path};
+use crate::escape::{escape, unescape, unescape_path};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
@@ -63,8 +64,9 @@ pub async fn export(
         Err(rustix::io::Errno::NOENT) if options.dry_run => None,
         Err(errno) => return Err(failed("open", to)(errno)),
     };
-    let report = Report::default();
-    let mut export = Export { drive, snapshot, to, options, wait, report, observer };
+    let (names, report) = (TargetNames::default(), Report::default());
+    let top = path.clone();
+    let mut export = Export { drive, snapshot, to, options, wait, top, names, report, observer };
     export.walk(path, entry, root).await?;
     if !options.dry_run && !export.report.is_idle() {
         let root = TargetDirectory::open(to).map_err(failed("open", to))?;
@@ -122,6 +124,9 @@ struct Export<'a> {
     to: &'a Path,
     options: &'a ExportOptions,
     wait: Wait,
+    /// The directory of the drive that becomes `to`.
+    top: DrivePath,
+    names: TargetNames,
     report: Report,
     observer: &'a mut dyn Observer,
 }
@@ -283,17 +288,61 @@ impl Export<'_> {
                     let parent = path.parent().unwrap_or_default();
                     self.delete(target, &parent, &name.file_name()).map_err(Failed::Entry)?;
                 }
+                if self.is_linked(target, name, path, &entry.stat, found.as_ref()) {
+                    return Ok(None);
+                }
+                let found = found.filter(|found| self.names.may_stay(&entry.stat, found));
                 match entry.kind {
                     Kind::Symlink => self.symlink(target, name, path, &entry.stat, found.as_ref()),
                     _ => self.file(target, name, path, &entry.stat, found.as_ref()).await,
+                }?;
+                if let Some(target) = target {
+                    self.names.exported(&entry.stat, path, target);
                 }
-                .map(|()| None)
+                Ok(None)
             }
             _ => {
                 self.report.trouble(path.as_str(), "neither file, directory nor link", false);
                 Ok(None)
             }
         }
+    }
+
+    /// Makes the name another one of a file that was exported, if it is one; whether that was possible.
+    fn is_linked(
+        &mut self,
+        target: Option<&TargetDirectory>,
+        name: &Name,
+        path: &DrivePath,
+        stat: &Stat,
+        found: Option<&rustix::fs::Stat>,
+    ) -> bool {
+        let (Some((first, inode)), Some(target)) = (self.names.first(stat), target) else {
+            return false;
+        };
+        let step = match found {
+            Some(found) if target::inode(found) == *inode => TransferStep::Unchanged,
+            _ => TransferStep::Metadata,
+        };
+        if step == TransferStep::Metadata && !self.options.dry_run {
+            let temporary = TargetDirectory::temporary(&name.file_name());
+            let link = || {
+                let mut from = TargetDirectory::open(self.to).ok()?;
+                let above = self.top.components().count();
+                for name in first.parent()?.components().skip(above) {
+                    from = from.existing(OsStr::from_bytes(&unescape(name))).ok()?;
+                }
+                target.link(&from, &first.file_name()?, &temporary).ok()?;
+                target.rename(&temporary, &name.file_name()).ok()
+            };
+            // A file system without links, or with too many of them, gets a file of its own.
+            if link().is_none() {
+                return false;
+            }
+        }
+        self.observer.bytes(stat.extent.size);
+        self.step(path, step);
+        true
     }
 
     async fn directory(

@@ -4,7 +4,7 @@
 //! no crash leaves an entry whose bytes are not there; each index batch is one signed version. An
 //! entry that is in the index is done, which is all that a second run needs to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,12 @@ use bytes::Bytes;
 use super::attributes::{self, Attributes};
 use super::ignores::Ignores;
 use super::local::{self, Local, same_metadata};
+use super::names::SourceNames;
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
 use crate::escape::escape_path;
 use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
+use crate::link::{Link, LinkId, MAX_LINKS};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
 use hypermount_core::{Error, Result, Wait};
@@ -71,12 +73,15 @@ pub async fn import(
         snapshot: drive.snapshot(),
         note: Note::of(drive),
         pending: Pending::default(),
+        names: SourceNames::default(),
         report: Report::default(),
         observer,
     };
     if let Some(known) = import.prepare(path).await? {
         import.walk(path, known).await?;
     }
+    import.commit().await?;
+    import.link_names().await?;
     import.commit().await?;
     if !options.dry_run {
         drive.sync()?;
@@ -111,6 +116,7 @@ struct Import<'a> {
     snapshot: Arc<Snapshot>,
     note: Option<Note>,
     pending: Pending,
+    names: SourceNames,
     report: Report,
     observer: &'a mut dyn Observer,
 }
@@ -262,10 +268,17 @@ impl Import<'_> {
                     }
                     self.delete(path.clone(), entry.clone()).await?;
                 }
+                if self.names.is_further(found.inode, path) {
+                    return Ok(None);
+                }
                 let existing = existing.filter(|entry| entry.kind == found.kind);
+                let troubles = self.report.trouble_count;
                 match found.kind {
                     Kind::Symlink => self.symlink(path, local, &found, existing)?,
                     _ => self.file(path, local, existing).await?,
+                }
+                if self.report.trouble_count == troubles {
+                    self.names.is_first(found.inode, path);
                 }
                 Ok(None)
             }
@@ -328,10 +341,10 @@ impl Import<'_> {
         let mut stat = found.stat(&Attributes::new(), before);
         stat.linkname = Some(escape_path(target.as_os_str().as_bytes()).into_owned());
         match before {
-            Some(before) if same_metadata(before, &stat) => {
+            Some(before) if same_metadata(before, &stat) && before.link == stat.link => {
                 self.step(path, TransferStep::Unchanged)
             }
-            _ => self.put(path, stat, TransferStep::Symlink),
+            _ => self.put(path, Stat { link: None, ..stat }, TransferStep::Symlink),
         }
         Ok(())
     }
@@ -388,12 +401,14 @@ impl Import<'_> {
             }
             stat.extent = before.extent;
             self.observer.bytes(found.size);
-            match same_metadata(before, &stat) {
+            match same_metadata(before, &stat) && before.link == stat.link {
                 true => self.step(path, TransferStep::Unchanged),
-                false => self.put(path, stat, TransferStep::Metadata),
+                // What changes here changes under this name alone; other names get it when they are linked again.
+                false => self.put(path, Stat { link: None, ..stat }, TransferStep::Metadata),
             }
             return Ok(true);
         }
+        stat.link = None;
         if self.options.dry_run {
             self.step(path, TransferStep::Content(found.size));
             return Ok(true);
@@ -582,6 +597,49 @@ impl Import<'_> {
         Ok(())
     }
 
+    /// Makes the further names of files in the source names of the same files in the drive.
+    async fn link_names(&mut self) -> Result<()> {
+        let mut used = BTreeSet::new();
+        for (first, others) in std::mem::take(&mut self.names).linked() {
+            let snapshot = self.drive.snapshot();
+            let Some(stored) = stat_at(&snapshot, &first).await? else {
+                // Not imported yet, where nothing is changed.
+                others.iter().for_each(|path| self.step(path, TransferStep::Metadata));
+                continue;
+            };
+            let fits = |link: &Link| {
+                let (names, others) = (link.names as usize, others.len());
+                used.insert(link.id)
+                    && (names == others + 1 || names + others <= MAX_LINKS as usize)
+            };
+            let known = stored.link.filter(fits);
+            let link = match known {
+                Some(link) => link,
+                None => Link { id: LinkId::random()?, names: 0 },
+            };
+            let stat = Stat { link: Some(link), ..stored };
+            let mut has_first = known.is_some();
+            for path in others {
+                let there = stat_at(&snapshot, &path).await?;
+                if known.is_some()
+                    && there.as_ref().and_then(|it| it.link).map(|it| it.id) == Some(link.id)
+                {
+                    self.step(&path, TransferStep::Unchanged);
+                    continue;
+                }
+                if !has_first && !self.options.dry_run {
+                    self.pending.edits.push(Edit::Put { path: first.clone(), stat: stat.clone() });
+                }
+                has_first = true;
+                let foreign = there.and_then(|there| there.foreign);
+                self.put(&path, Stat { foreign, ..stat.clone() }, TransferStep::Metadata);
+            }
+            // All names of a file in one version.
+            self.commit_if_full().await?;
+        }
+        Ok(())
+    }
+
     async fn commit_if_full(&mut self) -> Result<()> {
         let waiting = self.pending.edits.len() + self.pending.files.len();
         let full = waiting >= MAX_EDITS || self.pending.unnamed >= MAX_COMMIT_BYTES;
@@ -600,6 +658,14 @@ impl Import<'_> {
         self.drive.apply(std::mem::take(&mut self.pending.edits)).await?;
         self.pending.unnamed = 0;
         Ok(())
+    }
+}
+
+async fn stat_at(snapshot: &Snapshot, path: &DrivePath) -> Result<Option<Stat>> {
+    match snapshot.entry(path, Wait::Local).await {
+        Ok(entry) => Ok(Some(entry.stat)),
+        Err(Error::NotFound | Error::Malformed(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

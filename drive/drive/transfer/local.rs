@@ -30,8 +30,13 @@ pub(super) struct Local {
     ctime: Time,
     uid: u32,
     gid: u32,
+    /// Which inode it is, if that has several names.
+    pub(crate) inode: Option<Inode>,
     state: FileState,
 }
+
+/// A local inode, by device and number.
+pub(super) type Inode = (u64, u64);
 
 /// What changes when the content of a file does: its size, and both times in nanoseconds.
 type FileState = (u64, (i64, i64), (i64, i64));
@@ -74,6 +79,7 @@ impl Local {
             ctime: time(found.ctime(), found.ctime_nsec()),
             uid: found.uid(),
             gid: found.gid(),
+            inode: (!found.is_dir() && found.nlink() > 1).then(|| (found.dev(), found.ino())),
             state: state(found),
         }
     }
@@ -90,6 +96,7 @@ impl Local {
             atime: before.and_then(|before| before.atime),
             attributes: attributes::stored_for(attributes, before),
             foreign: before.and_then(|before| before.foreign.clone()),
+            link: before.and_then(|before| before.link).filter(|_| self.inode.is_some()),
             ..Stat::default()
         }
     }

@@ -13,6 +13,7 @@ mod ignores;
 mod import;
 mod leftover;
 mod local;
+mod names;
 mod resume;
 mod target;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-use super::local;
+use super::local::{self, Inode};
 use crate::time::Time;
 use hypermount_swarm::crypto;
 
@@ -95,6 +95,12 @@ impl TargetDirectory {
         rustix::fs::renameat(&self.0, from, &self.0, to)
     }
 
+    /// Makes `name` another name of the file `other` in the directory `from`.
+    pub(super) fn link(&self, from: &Self, other: &OsStr, name: &OsStr) -> Result<()> {
+        self.unlink(name)?;
+        rustix::fs::linkat(&from.0, other, &self.0, name, AtFlags::empty())
+    }
+
     /// Removes what is no directory, if it is there.
     pub(super) fn unlink(&self, name: &OsStr) -> Result<()> {
         match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
@@ -165,6 +171,11 @@ pub(super) fn is_file(found: &Found) -> bool {
 
 pub(super) fn is_symlink(found: &Found) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::Symlink
+}
+
+#[allow(clippy::useless_conversion)] // the widths of these fields differ between systems
+pub(super) fn inode(found: &Found) -> Inode {
+    (found.st_dev.into(), found.st_ino.into())
 }
 
 #[allow(clippy::useless_conversion)] // the widths of these fields differ between systems

@@ -550,3 +550,92 @@ async fn exporting_from_hyperdrive_13_keeps_names_contents_and_times() {
     let again = export(&drive, &root, to.path(), &options, Wait::Local, &mut ()).await.unwrap();
     assert!(again.is_idle(), "{again:?}");
 }
+
+/// Which of these names are one file, and how many names each has.
+fn files_of(root: &Path, names: &[&str]) -> Vec<(String, u64)> {
+    let stat = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
+    let first = |name: &&str| {
+        let same = names.iter().find(|other| stat(other).ino() == stat(name).ino());
+        ((*same.unwrap()).to_owned(), stat(name).nlink())
+    };
+    names.iter().map(first).collect()
+}
+
+async fn stored_files_of(bench: &Bench, names: &[&str]) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    for name in names {
+        let snapshot = bench.drive.snapshot();
+        let others = snapshot.names_of(&path(name), Wait::Local).await.unwrap();
+        let is_same = |other: &&&str| others.iter().any(|it| it.as_str() == **other);
+        let first = names.iter().find(is_same).unwrap();
+        found.push(((*first).to_owned(), others.len() as u64));
+    }
+    found
+}
+
+/// Sentence 146. "`import` and `export` keep those between the files that they copy."
+#[tokio::test]
+async fn hard_links_go_in_and_come_out() {
+    const NAMES: [&str; 8] = ["a", "sub/b", "sub/c", "d", "link", "sub/link", "one", "x"];
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        for name in ["a", "d", "one", "x"] {
+            bench.write(name, name);
+        }
+        fs::create_dir(bench.at("in/sub")).unwrap();
+        let link = |from: &str, to: &str| {
+            rustix::fs::linkat(
+                rustix::fs::CWD,
+                bench.at(&format!("in/{from}")),
+                rustix::fs::CWD,
+                bench.at(&format!("in/{to}")),
+                rustix::fs::AtFlags::empty(),
+            )
+            .unwrap();
+        };
+        link("a", "sub/b");
+        link("a", "sub/c");
+        symlink("a", bench.at("in/link")).unwrap();
+        link("link", "sub/link");
+        let check = async |when: &str| {
+            let dry = ImportOptions { dry_run: true, ..ImportOptions::default() };
+            bench.import(ImportOptions::default()).await;
+            let source = files_of(&bench.at("in"), &NAMES);
+            assert_eq!(stored_files_of(&bench, &NAMES).await, source, "{format} {when}");
+            let version = bench.drive.snapshot().version();
+            assert!(bench.import(dry).await.is_idle(), "{format} {when}");
+            assert!(bench.import(ImportOptions::default()).await.is_idle(), "{format} {when}");
+            assert_eq!(bench.drive.snapshot().version(), version);
+            bench.export(ExportOptions::default()).await;
+            assert_eq!(files_of(&bench.at("out"), &NAMES), source, "{format} {when}");
+            assert_eq!(picture(&bench.at("out")), picture(&bench.at("in")), "{format} {when}");
+            assert!(bench.export(ExportOptions::default()).await.is_idle(), "{format} {when}");
+        };
+        check("at first").await;
+        let stored = bench.content_length();
+        assert_eq!(stored, 4, "the bytes of each file once");
+        // The content changes under all names, a file gets and another loses a name, and one becomes two.
+        bench.write("sub/b", "changed");
+        fs::remove_file(bench.at("in/x")).unwrap();
+        link("one", "x");
+        check("changed").await;
+        let own = fs::read(bench.at("in/sub/c")).unwrap();
+        fs::remove_file(bench.at("in/sub/c")).unwrap();
+        bench.write("sub/c", own);
+        set_mtime(&bench.at("in/sub/c"), 1_500_000_000_000);
+        check("split").await;
+        fs::set_permissions(bench.at("in/x"), fs::Permissions::from_mode(0o600)).unwrap();
+        check("permitted").await;
+        // Two files with two names each become one with four.
+        for name in ["d", "sub/c"] {
+            fs::remove_file(bench.at(&format!("in/{name}"))).unwrap();
+            link("one", name);
+        }
+        check("joined").await;
+        fs::remove_file(bench.at("in/d")).unwrap();
+        fs::remove_file(bench.at("in/sub/c")).unwrap();
+        bench.write("d", "d");
+        link("d", "sub/c");
+        check("two of four").await;
+    }
+}

@@ -99,7 +99,11 @@ impl Kernel {
             Ok(other) => panic!("{other:?}"),
             Err(_) => None,
         };
-        Ok(Is { content, mode: mode.perm.into(), attribute })
+        let (names, first) = match kind {
+            FileType::Directory => (0, String::new()),
+            _ => (mode.nlink, mode.ino.0.to_string()),
+        };
+        Ok(Is { content, mode: mode.perm.into(), attribute, names, first })
     }
 
     /// The whole tree. `open` maps the paths of open files to their handles.
@@ -124,6 +128,11 @@ impl Kernel {
                 }
                 assert!(all.insert(path.clone(), is).is_none(), "{path} is listed twice");
             }
+        }
+        let mut firsts: BTreeMap<String, String> = BTreeMap::new();
+        for (path, is) in all.iter_mut().filter(|(_, is)| !is.first.is_empty()) {
+            let first = firsts.entry(is.first.clone()).or_insert_with(|| path.clone());
+            is.first.clone_from(first);
         }
         Ok(all)
     }

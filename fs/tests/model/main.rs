@@ -89,6 +89,11 @@ enum Step {
         path: String,
         target: String,
     },
+    /// link(2).
+    AddName {
+        from: String,
+        to: String,
+    },
     Unlink {
         path: String,
     },
@@ -150,6 +155,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (path(), any::<Option<u8>>()).prop_map(|(path, value)| Step::Attribute { path, value }),
         6 => path().prop_map(|path| Step::MakeDirectory { path }),
         2 => (path(), path()).prop_map(|(path, target)| Step::Link { path, target }),
+        8 => (path(), path()).prop_map(|(from, to)| Step::AddName { from, to }),
         4 => path().prop_map(|path| Step::Unlink { path }),
         2 => path().prop_map(|path| Step::RemoveDirectory { path }),
         6 => (path(), path(), how).prop_map(|(from, to, how)| Step::Rename { from, to, how }),
@@ -220,6 +226,7 @@ impl Pair {
             Step::Mode { .. } | Step::Attribute { .. } => self.change(step).await?,
             Step::MakeDirectory { .. }
             | Step::Link { .. }
+            | Step::AddName { .. }
             | Step::Unlink { .. }
             | Step::RemoveDirectory { .. }
             | Step::Rename { .. } => self.name(step).await?,
@@ -391,13 +398,25 @@ impl Pair {
                 };
                 (expected, done.await.map(|_| ()))
             }
+            Step::AddName { from, to } => {
+                let expected = self.model.link(from, to);
+                let done = async {
+                    let (ino, _) = self.kernel.find(from).await?;
+                    let (directory, name) = self.kernel.walk(to).await?;
+                    if self.kernel.look(directory, name).await?.is_some() {
+                        return Err(libc::EEXIST);
+                    }
+                    number(fs.link(ino, directory, OsStr::new(name)).await)
+                };
+                (expected, done.await.map(|_| ()))
+            }
             Step::Unlink { path } => {
                 let expected = self.model.find(path).and_then(|inode| {
                     if self.model.is_directory(path) {
                         return Err(libc::EISDIR);
                     }
-                    self.model.inodes[inode].removed = true;
                     self.model.tree.remove(path);
+                    self.model.inodes[inode].removed = !self.model.has_name(inode);
                     Ok(())
                 });
                 let done = async {
@@ -539,7 +558,7 @@ impl Pair {
     /// Another program has replaced or removed the path.
     fn overtake(&mut self, path: &str) {
         if let Some(before) = self.model.tree.remove(path) {
-            self.model.inodes[before].overtaken = true;
+            self.model.inodes[before].overtaken = !self.model.has_name(before);
         }
     }
 

@@ -17,6 +17,10 @@ pub struct Is {
     pub content: Content,
     pub mode: u32,
     pub attribute: Option<u8>,
+    /// What stat(2) says, except of a directory.
+    pub names: u32,
+    /// Which inode it is, except of a directory: the first name that has it.
+    pub first: String,
 }
 
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl Model {
     }
 
     pub fn add(&mut self, path: &str, content: Content, mode: u32, stored: bool) -> usize {
-        let now = Is { content, mode, attribute: None };
+        let now = Is { content, mode, attribute: None, names: 0, first: String::new() };
         let stored = stored.then(|| now.clone());
         let dirty = stored.is_none();
         self.inodes.push(Inode { now, stored, dirty, removed: false, overtaken: false });
@@ -114,12 +118,39 @@ impl Model {
 
     /// The whole tree, as programs see it or as the drive has it.
     pub fn shown(&self, stored: bool) -> BTreeMap<String, Is> {
-        let entries = self.tree.iter().filter_map(|(path, inode)| {
-            let inode = &self.inodes[*inode];
-            let is = if stored { inode.stored.clone()? } else { inode.now.clone() };
+        let entries = self.tree.iter().filter_map(|(path, at)| {
+            let inode = &self.inodes[*at];
+            let mut is = if stored { inode.stored.clone()? } else { inode.now.clone() };
+            if is.content != Content::Directory {
+                let mut names = self.tree.iter().filter(|(_, other)| *other == at);
+                is.names = names.clone().count() as u32;
+                is.first = names.next().map(|(name, _)| name.clone()).unwrap_or_default();
+            }
             Some((path.clone(), is))
         });
         entries.collect()
+    }
+
+    /// Whether a path leads to it.
+    pub fn has_name(&self, inode: usize) -> bool {
+        self.tree.values().any(|other| *other == inode)
+    }
+
+    /// link(2).
+    pub fn link(&mut self, from: &str, to: &str) -> Answer<()> {
+        let inode = self.find(from)?;
+        self.walk(to)?;
+        if self.at(to).is_some() {
+            return Err(libc::EEXIST);
+        }
+        if self.is_directory(from) {
+            return Err(libc::EPERM);
+        }
+        if self.inodes[inode].stored.is_none() {
+            self.commit(inode)?;
+        }
+        self.tree.insert(to.to_owned(), inode);
+        Ok(())
     }
 
     pub fn move_below(&mut self, from: &str, to: &str) {
@@ -151,7 +182,7 @@ impl Model {
         if is_below(from, to) {
             return Err(libc::ENOTEMPTY);
         }
-        if from == to {
+        if from == to || there == Some(moved) {
             return Ok(());
         }
         if how == Rename::Exchange {
@@ -171,7 +202,8 @@ impl Model {
             }
             // A kill leaves the old file or the new one, so the new one is stored first.
             self.commit(moved)?;
-            self.inodes[there].removed = true;
+            self.tree.remove(to);
+            self.inodes[there].removed = !self.has_name(there);
         }
         self.tree.remove(to);
         self.move_below(from, to);

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::block::Block;
 use super::metadata::{self, Kept};
 use super::time;
+use crate::link::Link;
 use crate::path::DrivePath;
 use crate::stat::{Entry, Exact, Extent, Kind, Stat, TYPE_FILE, TYPE_MASK, TYPE_SYMLINK};
 use crate::time::Time;
@@ -183,12 +184,13 @@ impl EntryValue {
         let foreign = metadata::foreign(&self.metadata, &self.unknown);
         let stat = Stat { mode, extent, mtime, ctime: mtime, linkname, foreign, ..Stat::default() };
         let Some(kept) = metadata::kept(&self.metadata) else { return stat };
-        let Kept { mode: kept_mode, uid, gid, ctime, exact, attributes } = kept;
+        let Kept { mode: kept_mode, uid, gid, ctime, exact, attributes, link } = kept;
         let mode = self.mode(mode, kept_mode);
         let mtime = Time::of_coarse(coarse, exact.mtime);
         let ctime = Time::of_coarse(ctime, exact.ctime);
         let Exact { atime, device, .. } = exact;
-        Stat { mode, uid, gid, mtime, ctime, atime, device, attributes, ..stat }
+        let link = link.map(Link::unread);
+        Stat { mode, uid, gid, mtime, ctime, atime, device, attributes, link, ..stat }
     }
 
     /// The mode of an entry whose metadata keeps `kept`. What it is, and whether it is executable, its own members say:

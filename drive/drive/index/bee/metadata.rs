@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::link::LinkId;
 use crate::stat::{Device, Exact, Foreign, Stat};
 use crate::time::Time;
 
@@ -38,6 +39,7 @@ pub(super) struct Kept {
     pub(super) ctime: u64,
     pub(super) exact: Exact,
     pub(super) attributes: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) link: Option<LinkId>,
 }
 
 fn members(metadata: &str) -> Option<BTreeMap<String, &RawValue>> {
@@ -64,6 +66,7 @@ pub(super) fn kept(metadata: &str) -> Option<Kept> {
         ctime: number("ctime")?,
         exact: exact(&own),
         attributes: stored.iter().take(MAX_ATTRIBUTES).filter_map(attribute).collect(),
+        link: own.get("link").and_then(Value::as_str).and_then(LinkId::from_hex),
     })
 }
 
@@ -120,11 +123,13 @@ pub(super) fn encode(stat: &Stat) -> String {
         true => String::new(),
         false => format!(r#","attributes":[{}]"#, attributes.join(",")),
     };
+    let link = stat.link.map(|link| format!(r#","link":"{}""#, link.id.to_hex()));
+    let link = link.unwrap_or_default();
     let Stat { mode, uid, gid, .. } = stat;
     let (mtime, ctime) = (stat.mtime.coarse(), stat.ctime.coarse());
     let exact = Exact::of(stat).map(|exact| encode_exact(&exact)).unwrap_or_default();
     let mut json = format!(
-        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{exact}{attributes}}}"#
+        r#"{{"{MTIME}":{mtime},"{MEMBER}":{{"version":{VERSION},"mode":{mode},"uid":{uid},"gid":{gid},"ctime":{ctime}{exact}{link}{attributes}}}"#
     );
     for (name, value) in stat.foreign.iter().flat_map(|foreign| &foreign.metadata) {
         json += &format!(",{}:{value}", text(name));
@@ -175,6 +180,7 @@ mod tests {
             ctime: 1_700_000_000_456,
             exact: Exact::default(),
             attributes,
+            link: None,
         };
         assert_eq!(kept(&encoded), Some(expected));
         assert_eq!(foreign(&encoded, &BTreeMap::new()), None);

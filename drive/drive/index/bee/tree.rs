@@ -144,7 +144,6 @@ impl Tree {
     ///
     /// # Errors
     /// Those of [`Tree::cursor`] and of [`Cursor::next`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "a drive asks for places"))]
     pub(crate) async fn get(&self, key: &[u8], wait: Wait) -> Result<Option<Found>> {
         let mut cursor = self.cursor(wait).await?;
         cursor.seek(key).await?;

@@ -16,6 +16,7 @@ mod exact;
 mod get;
 mod iterate;
 mod key;
+mod links;
 mod list;
 pub(crate) mod mounts;
 mod node;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::exact;
+use crate::link::{Link, LinkId};
 use crate::stat::{Exact, Extent, MountTarget, Stat};
 use crate::time::Time;
 use hypermount_core::{Error, Result};
@@ -18,6 +19,9 @@ use hypermount_swarm::crypto::PublicKey;
 pub(crate) const MAX_STAT_BYTES: usize = 1024 * 1024;
 /// Most extended attributes of one entry; further ones are left out.
 pub(crate) const MAX_ATTRIBUTES: usize = 4096;
+
+/// The name in the metadata under which the id of a file with several names is (docs/format/links.md).
+const LINK: &[u8] = b"user.hypermount.link";
 
 #[derive(Clone, PartialEq, Message)]
 struct StatMessage {
@@ -85,10 +89,13 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
     let mode =
         message.mode.ok_or_else(|| Error::Malformed("an entry whose stat has no mode".into()))?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let is_link = |attribute: &&AttributeMessage| attribute.name.as_deref() == Some(LINK);
+    let link = message.metadata.iter().find(is_link);
+    let link = link.and_then(|link| LinkId::from_slice(link.value.as_deref()?)).map(Link::unread);
+    let others = message.metadata.into_iter().filter(|attribute| !is_link(&attribute));
     let attribute =
         |attribute: AttributeMessage| (text(attribute.name.unwrap_or_default()), attribute.value);
-    let (own, attributes): (Vec<_>, Vec<_>) =
-        message.metadata.into_iter().partition(|member| member.is(exact::MEMBER));
+    let (own, attributes): (Vec<_>, Vec<_>) = others.partition(|member| member.is(exact::MEMBER));
     let exact = own.last().and_then(|member| member.value.as_deref());
     let exact = exact.map(exact::decode).unwrap_or_default();
     Ok(Stat {
@@ -109,6 +116,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stat> {
         linkname: message.linkname.filter(|target| !target.is_empty()).map(text),
         mount: message.mount.map(decode_mount).transpose()?,
         attributes: attributes.into_iter().take(MAX_ATTRIBUTES).map(attribute).collect(),
+        link,
         foreign: None,
     })
 }
@@ -132,6 +140,10 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
         name: Some(name.clone().into_bytes()),
         value: value.clone(),
     };
+    let link = stat.link.map(|link| AttributeMessage {
+        name: Some(LINK.to_vec()),
+        value: Some(link.id.as_bytes().to_vec()),
+    });
     let exact = Exact::of(stat).map(|exact| AttributeMessage {
         name: Some(exact::MEMBER.as_bytes().to_vec()),
         value: Some(exact::encode(&exact)),
@@ -153,7 +165,11 @@ pub fn encode(stat: &Stat) -> Result<Bytes> {
             hash: None,
             hypercore: Some(target.core),
         }),
-        metadata: stat.attributes.iter().map(attribute).chain(exact).collect(),
+        metadata: link
+            .into_iter()
+            .chain(stat.attributes.iter().map(attribute))
+            .chain(exact)
+            .collect(),
     };
     let bytes = Bytes::from(message.encode_to_vec());
     if bytes.len() > MAX_STAT_BYTES || stat.attributes.len() > MAX_ATTRIBUTES {
@@ -194,6 +210,7 @@ mod tests {
             linkname: vector["linkname"].as_str().map(str::to_owned),
             mount,
             attributes: Vec::new(),
+            link: None,
             foreign: None,
         }
     }
