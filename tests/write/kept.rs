@@ -152,7 +152,7 @@ fn the_root_keeps_its_time() {
     }
 }
 
-/// Sentence 44. "Fifos, sockets and devices are stored."
+/// Sentence 44. "Fifos, sockets, devices and hard links are stored."
 ///
 /// 139. A device has its numbers (`st_rdev`), and opening it fails with EACCES: a mount is `nodev`, also of your own
 ///      drive.

@@ -92,7 +92,7 @@ fn told(entries: &Value) -> Tree {
                     (name, value.as_str().expect("hex").to_owned())
                 };
                 // What a mount stores of its own is no attribute (docs/format/hyperdrive10.md §3).
-                all.iter().filter(|(name, _)| *name != "hypermount.stat").map(named).collect()
+                all.iter().filter(|(name, _)| !name.contains("hypermount.")).map(named).collect()
             });
             let mode = if kind == "symlink" { 0 } else { number("mode") & 0o7777 };
             let content = text(if kind == "symlink" { "target" } else { "sha256" });

@@ -262,7 +262,7 @@ fn renaming_moves_no_bytes() {
     }
 }
 
-/// Sentence 54. "Every other change stores the whole file again, holes as zeros: the log only
+/// Sentence 54. "Every other change stores the whole file again, holes as zeros, but for sentence 136: the log only
 /// grows. Keep databases and disk images that are synced at each change on another filesystem."
 #[test]
 fn a_change_in_the_middle_stores_the_whole_file() {
@@ -280,6 +280,11 @@ fn a_change_in_the_middle_stores_the_whole_file() {
         let file = OpenOptions::new().write(true).open(own.path("file")).expect("opens");
         file.write_all_at(b"middle", 1_500_000).expect("writes");
         drop(file);
-        assert_eq!(stored(&own.store()), before + 3_000_000);
+        let grown = stored(&own.store()) - before;
+        match format {
+            "10" => assert_eq!(grown, 3_000_000),
+            // Sentence 136: a block and a map.
+            _ => assert!(grown < 100_000, "{grown}"),
+        }
     }
 }

@@ -90,7 +90,6 @@ pub struct Changed {
 }
 
 /// One step of a commit. A batch of them becomes one signed append.
-#[allow(clippy::large_enum_variant)] // most steps are puts, so boxing their stats would save nothing
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // most edits are the large one
 pub enum Edit {
