@@ -17,7 +17,7 @@ use crate::own::{Own, can_mount, has_reference};
 const LARGE: u64 = 12 << 20;
 /// Bytes that a change of a few bytes may add to the store: two blocks, a map, and an entry of the index.
 const MOST_PER_EDIT: u64 = 200 * 1024;
-const EDITS: usize = 40;
+const EDITS: usize = 24;
 
 #[derive(Clone, Debug)]
 enum Change {

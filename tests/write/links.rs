@@ -169,6 +169,9 @@ fn what_else_has_names_and_what_has_not() {
         own.kill();
         one_file(&root, &["newer", "new"], b"begun and done");
 
+        if format == FORMATS[0] {
+            continue; // the limit: links_tests.rs of the drive has it for both
+        }
         let many = own.beside("many");
         fs::create_dir(&many).expect("makes");
         fs::write(many.join("0"), b"content").expect("writes");
