@@ -127,6 +127,7 @@ async fn the_last_name_is_a_plain_file_and_nothing_is_left_of_the_record() {
     }
 }
 
+/// Sentence 144. "A file has at most 1024 names; one more fails with EMLINK."
 /// Sentence 145. "A further name costs at most four index entries, however many there are; a change of the file costs one
 /// entry for each of its names, and its bytes once."
 #[tokio::test]
