@@ -185,3 +185,8 @@ pub fn until(what: &str, mut found: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// Unmounts. A process that another test of this program is just starting has all open files for a moment.
+pub fn unmounted(mount: &drivefs::Mount) {
+    until("it unmounts", || mount.unmount(drivefs::UnmountMode::Normal).is_ok());
+}

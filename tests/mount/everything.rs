@@ -19,7 +19,7 @@ use hypermount_drive::{
 use hypermount_swarm::PublicKey;
 use tokio::runtime::Runtime;
 
-use crate::common::{LIMIT, OPTIONS, can_mount, in_each_format, until};
+use crate::common::{LIMIT, OPTIONS, can_mount, in_each_format, unmounted, until};
 use crate::distant::{BLOCK, Line, Origin};
 
 /// Drives in this store, and keys that no peer has.
@@ -212,7 +212,7 @@ fn only_drives_with_names_can_be_changed() {
     fs::copy(bench.at("one/file"), bench.at("two/copy")).unwrap();
     assert_eq!(read(&bench.at("two/copy")), "old");
     assert!(bench.mount.journal().failures().iter().any(|failed| failed.path.is_empty()));
-    bench.mount.unmount(drivefs::UnmountMode::Normal).unwrap();
+    unmounted(&bench.mount);
     let two = bench.shelf.named.lock().unwrap()["two"].clone();
     let path = DrivePath::parse("copy").unwrap();
     let stored = bench.runtime.block_on(two.snapshot().entry(&path, Wait::Local));
@@ -363,7 +363,7 @@ fn a_reader_is_stuck(format: DriveFormat) {
         killed.elapsed()
     );
     until("nothing is parked for it any more", || bench.mount.waiting().is_empty());
-    bench.mount.unmount(drivefs::UnmountMode::Normal).unwrap();
+    unmounted(&bench.mount);
     drop(swarm);
 }
 

@@ -12,7 +12,7 @@ use hypermount_core::Wait;
 use hypermount_drive::{DriveFormat, Stat, TYPE_DIRECTORY, TYPE_FILE};
 use serde_json::Value;
 
-use crate::common::{Bench, OPTIONS, can_mount, in_each_format, until};
+use crate::common::{Bench, OPTIONS, can_mount, in_each_format, unmounted, until};
 use crate::distant::{Distant, FOR_LONG, Origin};
 
 const STATUS: &str = ".hypermount/status.json";
@@ -131,5 +131,5 @@ fn a_status_is_unlisted_and_gives_way_to_an_entry_of_the_drive() {
     assert_eq!(code(fs::metadata(at.join(STATUS)).map(drop)), libc::ENOENT);
     fs::remove_dir_all(at.join(".hypermount")).unwrap();
     until("and last", || fs::read_to_string(at.join(STATUS)).is_ok());
-    mount.unmount(drivefs::UnmountMode::Normal).unwrap();
+    unmounted(&mount);
 }
