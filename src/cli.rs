@@ -369,8 +369,9 @@ pub struct Export {
 /// A drive has one writer. A store that was copied, moved to another disk or machine, or restored
 /// from a backup opens read-only until you confirm here that no other copy of it is written.
 ///
-/// A store of Corestore 6, as the `drives` program keeps it (~/.drives/corestore), opens read-only too. Adopted, its drives
-/// are written in their own format, and that program goes on with them: one of the two at a time has the store open.
+/// A store of Corestore 6, as the `drives` program keeps it (~/.drives/corestore), opens read-only too. After `adopt`,
+/// hypermount writes its drives in their own format. The `drives` program can still use the store, but not while
+/// hypermount has it open.
 #[derive(Debug, Args)]
 pub struct Adopt {
     /// Directory of the store [default: the XDG data directory]

@@ -261,7 +261,7 @@ fn an_adopted_drive_is_written_in_turns_with_the_drives_program() {
     let drives = Drives::new();
     let (home, at) = (&drives.home, drives.store().display().to_string());
     let adopted = home.run(["adopt", "--store", &at]).must_succeed();
-    assert!(adopted.stderr.contains("that program can go on with them"), "{adopted:?}");
+    assert!(adopted.stderr.contains("That program can still use the store"), "{adopted:?}");
     let again = home.run(["adopt", "--store", &at]).must_succeed();
     assert!(again.stderr.contains("nothing to adopt"), "{again:?}");
     home.run(["create", "more", "--store", &at]).must_fail(1, "another program's");

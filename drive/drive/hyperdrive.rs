@@ -42,7 +42,7 @@ mod writing_tests;
 
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Hasher, Turn};
-pub(crate) use open::content_core;
+pub(crate) use open::{content_core, unlock};
 pub use read::Pieces;
 pub use splice::Splice;
 pub use stored::{StoredDrives, drives_opened_by, stored_drives, stored_drives_and_damage};

@@ -48,8 +48,8 @@ pub fn run(args: &Adopt) -> Result {
 fn adopt_from_program(directory: &Path) -> hypermount_core::Result<()> {
     eprintln!(
         "{} is a store of another program (Corestore 6, as `drives` has it). Adopting makes its drives writable here \
-         too. The format stays, and that program can go on with them: one of the two at a time has the store open. \
-         Keep no second copy that is written as well.",
+         too, in their own format. That program can still use the store, but not while hypermount has it open. \
+         Do not write to another copy of this store.",
         escaped(&directory.display().to_string())
     );
     Store::adopt_from_program(directory, &identity())?;

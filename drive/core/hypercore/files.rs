@@ -38,7 +38,8 @@ pub(crate) struct OpenFiles<'a> {
     pub(crate) manifest: Option<Bytes>,
     /// Whether the medium can be written.
     pub(crate) writable: bool,
-    /// Whether the files are those of another program, which goes on with them: damage is told, and not dropped to be fetched again.
+    /// Whether the files belong to another program, which uses them too: a damaged file is an error, and is not
+    /// replaced by what peers send.
     pub(crate) adopted: bool,
     /// The core takes no more appends: it may have holes that a peer fills.
     pub(crate) stopped: bool,

@@ -185,7 +185,8 @@ pub struct Opening<'a> {
     pub manifest: Option<Bytes>,
     /// Whether the medium can be written at all.
     pub writable: bool,
-    /// Whether the files are those of another program, which goes on with them: damage is told, and not dropped to be fetched again.
+    /// Whether the files belong to another program, which uses them too: a damaged file is an error, and is not
+    /// replaced by what peers send.
     pub adopted: bool,
     /// Holds blocks that were read; shared by the cores of a store.
     pub cache: Arc<BlockCache>,

@@ -93,8 +93,8 @@ impl Store {
         Ok(Self::new(Some(directory.to_owned()), [0; 32], Some(Arc::new(lock)), None, kind))
     }
 
-    /// Makes the drives of the store of Corestore 6 in `directory` writable here, as it is now. Its program can go on
-    /// with it whenever it is not open here.
+    /// Makes the drives of the store of Corestore 6 in `directory` writable here, as it is now. Its program can still
+    /// use the store, but not while it is open here.
     ///
     /// # Errors
     /// `NotAStore` for another directory, `Locked` while a process has the store open, `NotOwner`, `ReadOnly`,

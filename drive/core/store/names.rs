@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::foreign::ADOPTED;
+use super::foreign::{ADOPTED, FOREIGN};
 use super::name_file::read_name;
 use super::owner::CORES;
 use super::{DEFAULT_NAME, MAX_NAME_LENGTH, Origin, Store, core_directory};
@@ -40,8 +40,8 @@ impl Store {
         if name.is_empty() || name.len() > MAX_NAME_LENGTH {
             return Err(Error::Unsupported(format!("a core name of {} bytes", name.len())));
         }
-        if self.is_of_another_program() && !self.is_foreign() {
-            return Err(Error::ReadOnly(ADOPTED));
+        if self.is_of_another_program() {
+            return Err(Error::ReadOnly(if self.is_foreign() { FOREIGN } else { ADOPTED }));
         }
         let pair = self.derive(dialect, name);
         let key = dialect.key_of(&pair);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{CheckStep, DriveCheck, check_and_blank};
-use crate::hyperdrive::content_core;
+use crate::hyperdrive::{content_core, unlock};
 use crate::index::{IndexLog, derived_content_key};
 use hypermount_core::{
     Core, Dialect, Error, FetchOutcome, Result, StopReason, Store, Wait, content_name,
@@ -49,9 +49,7 @@ pub async fn repair(
 ) -> Result<DriveRepair> {
     let dialect = store.stored_dialect(key)?.unwrap_or(Dialect::Legacy);
     let index = store.core_to_repair(key, dialect)?;
-    if let Some(key) = store.encryption_key(key)? {
-        index.unlock(&key);
-    }
+    unlock(store, key, &index)?;
     if !wait.is_local() {
         store.want_drive(*index.discovery_key());
     }

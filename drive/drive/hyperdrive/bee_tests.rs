@@ -10,16 +10,13 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::bee_testing::{Origin, file, put, recorded, recorded_in};
+use super::testing::path;
 use super::*;
 use crate::index::bee::block::Header;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
-use crate::path::{DrivePath, Name};
+use crate::path::Name;
 use crate::stat::{Entry, Kind, Stat, TYPE_FILE};
 use crate::time::Time;
-
-fn path(text: &str) -> DrivePath {
-    DrivePath::parse(text).unwrap()
-}
 
 fn names(listing: &[(Name, Entry)]) -> Vec<&str> {
     listing.iter().map(|(name, _)| name.as_str()).collect()

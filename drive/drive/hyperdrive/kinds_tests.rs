@@ -3,14 +3,10 @@
 use serde_json::json;
 
 use super::bee_testing::{Origin, file, put, recorded_in};
+use super::testing::path;
 use super::*;
-use crate::path::DrivePath;
 use crate::stat::Kind;
 use hypermount_core::{Sharing, SharingOptions};
-
-fn path(text: &str) -> DrivePath {
-    DrivePath::parse(text).unwrap()
-}
 
 fn limit() -> Wait {
     Wait::within(Duration::from_secs(60))

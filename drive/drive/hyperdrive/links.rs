@@ -191,7 +191,7 @@ async fn settle(
             others.insert(name.clone(), Stat { foreign, ..changed.clone() });
         }
     }
-    // rename(2) changes the one entry that it names: its time holds under all names.
+    // A rename changes the one entry that it names: its time holds under all names.
     let put_ctime = put.as_ref().map_or(Time::default(), |put| put.ctime);
     let counted = if names.len() == record.names.len() { Time::default() } else { Time::now() };
     let ctime = record.ctime.max(put_ctime).max(counted);

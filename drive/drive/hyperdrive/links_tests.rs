@@ -8,24 +8,12 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::crash_tests::write;
 use super::publisher::FORMATS;
-use super::testing::{World, open_in};
+use super::testing::{World, open_in, path, put, remove};
 use super::*;
 use crate::link::{Link, LinkId, MAX_LINKS, NAMES_PER_PART};
 use crate::path::DrivePath;
 use crate::stat::{Stat, TYPE_FILE};
 use crate::time::Time;
-
-fn path(text: &str) -> DrivePath {
-    DrivePath::parse(text).unwrap()
-}
-
-fn put(text: &str, stat: Stat) -> Edit {
-    Edit::Put { path: path(text), stat }
-}
-
-fn remove(text: &str) -> Edit {
-    Edit::Remove { path: path(text) }
-}
 
 fn stat(size: u64) -> Stat {
     let extent = Extent { blocks: 1, size, ..Extent::default() };

@@ -46,13 +46,8 @@ impl Drive {
 
     /// Opens a drive of Hyperdrive 11 to 13 of which no block exists, as far as peers say.
     fn open_empty(store: &Store, metadata: Core) -> Result<Self> {
-        let encryption_key = store.encryption_key(metadata.key())?;
-        let content = derived_content_key(&metadata);
-        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
-        if let Some(key) = &encryption_key {
-            metadata.unlock(key);
-            content.iter().for_each(|content| content.unlock(key));
-        }
+        unlock(store, metadata.key(), &metadata)?;
+        let content = unlocked_content(store, &metadata, derived_content_key(&metadata))?;
         let index = IndexLog::new(metadata, DriveFormat::Hyperdrive11);
         let drive = Self::assemble(store, index, content, None);
         drive.inner.unbegun.store(true, Ordering::Release);
@@ -71,13 +66,11 @@ impl Drive {
                 let what = format!("a drive of {} in a core of Hypercore 11", first.format);
                 return Err(Error::Unsupported(what));
             }
-            let Some(key) = first.content(metadata)? else { return Ok(()) };
-            let content = content_core(store, metadata, &key, None)?;
-            if let Some(key) = store.encryption_key(metadata.key())? {
-                content.unlock(&key);
+            let content = unlocked_content(store, metadata, first.content(metadata)?)?;
+            if let Some(content) = content {
+                // The one that derives from the manifest may be there already.
+                let _ = self.inner.content.set(content);
             }
-            // The one that derives from the manifest may be there already.
-            let _ = self.inner.content.set(content);
             Ok(())
         });
         if let Err(error) = &begun {
@@ -134,21 +127,14 @@ impl Drive {
             store.want_drive(*metadata.discovery_key());
         }
         want_newest(&metadata, version, wait);
-        let encryption_key = store.encryption_key(metadata.key())?;
-        if let Some(key) = &encryption_key {
-            metadata.unlock(key);
-        }
+        unlock(store, metadata.key(), &metadata)?;
         let first = FirstBlock::decode(&metadata, &metadata.get(0, wait).await?)?;
         if let Some(version) = version
             && version > metadata.head().length
         {
             metadata.longer_than(version - 1, wait).await?;
         }
-        let content = first.content(&metadata)?;
-        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
-        if let (Some(content), Some(key)) = (&content, &encryption_key) {
-            content.unlock(key);
-        }
+        let content = unlocked_content(store, &metadata, first.content(&metadata)?)?;
         let index = IndexLog::new(metadata, first.format);
         let drive = Self::assemble(store, index, content, version);
         if !wait.is_local() {
@@ -174,9 +160,7 @@ impl Drive {
     /// Those of [`Store::core_named_of`] and [`Store::core_beside`].
     pub fn create_in(format: DriveFormat, store: &Store, name: &str) -> Result<Self> {
         let metadata = store.core_named_of(name.as_bytes(), format.dialect())?;
-        let encryption_key = store.encryption_key(metadata.key())?;
-        let unlock = |core: &Core| encryption_key.iter().for_each(|key| core.unlock(key));
-        unlock(&metadata);
+        unlock(store, metadata.key(), &metadata)?;
         if metadata.head().length == 0 {
             let content = match format {
                 DriveFormat::Hyperdrive10 => {
@@ -191,9 +175,7 @@ impl Drive {
         }
         let first = metadata.get_local(0)?.ok_or(Error::NotFound)?;
         let first = FirstBlock::decode(&metadata, &first)?;
-        let content = first.content(&metadata)?;
-        let content = content.map(|key| content_core(store, &metadata, &key, None)).transpose()?;
-        content.iter().for_each(unlock);
+        let content = unlocked_content(store, &metadata, first.content(&metadata)?)?;
         Ok(Self::assemble(store, IndexLog::new(metadata, first.format), content, None))
     }
 
@@ -250,6 +232,22 @@ pub(crate) fn content_core(
     stop: Option<StopReason>,
 ) -> Result<Core> {
     store.core_with(index, key, |signer| content_namespace(index, signer), stop)
+}
+
+/// The content core with this key, which the encryption key of the drive opens if that is kept here.
+fn unlocked_content(store: &Store, index: &Core, key: Option<PublicKey>) -> Result<Option<Core>> {
+    let Some(key) = key else { return Ok(None) };
+    let content = content_core(store, index, &key, None)?;
+    unlock(store, index.key(), &content)?;
+    Ok(Some(content))
+}
+
+/// Gives a core the encryption key of its drive, if that is kept here.
+pub(crate) fn unlock(store: &Store, drive: &PublicKey, core: &Core) -> Result<()> {
+    if let Some(key) = store.encryption_key(drive)? {
+        core.unlock(&key);
+    }
+    Ok(())
 }
 
 /// The kind of the core with this key: the one that is stored here, else the one that a peer has.

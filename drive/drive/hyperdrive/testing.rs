@@ -6,11 +6,28 @@ use std::path::Path;
 
 use super::*;
 use crate::index::content_namespace;
+#[cfg(test)]
+use crate::{path::DrivePath, stat::Stat};
 use bytes::Bytes;
 use hypermount_core::testing::{BlockCache, Opening, Storage, beside, key_of};
 use hypermount_swarm::crypto::KeyPair;
 
 pub use hypermount_core::testing::World;
+
+#[cfg(test)]
+pub(crate) fn path(text: &str) -> DrivePath {
+    DrivePath::parse(text).unwrap()
+}
+
+#[cfg(test)]
+pub(crate) fn put(text: &str, stat: Stat) -> Edit {
+    Edit::Put { path: path(text), stat }
+}
+
+#[cfg(test)]
+pub(crate) fn remove(text: &str) -> Edit {
+    Edit::Remove { path: path(text) }
+}
 
 pub(crate) fn core(world: &World, name: &str, seed: u8) -> Result<Core> {
     let pair = KeyPair::from_seed(&[seed; 32]);

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::publisher::FORMATS;
+use super::testing::{path, put, remove};
 use super::*;
 use crate::index::trie::testing::{Traffic, reader_of, serve};
 use crate::index::trie::{Trie, TrieKey, TrieNode, stat, vectors};
-use crate::path::{DrivePath, Name};
+use crate::path::Name;
 use crate::stat::{Entry, Kind, MountTarget, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use crate::time::Time;
 use hypermount_core::testing::Change;
@@ -21,24 +22,12 @@ fn trie_of(snapshot: &Snapshot) -> Trie {
     trie.clone()
 }
 
-fn path(text: &str) -> DrivePath {
-    DrivePath::parse(text).unwrap()
-}
-
 fn at(milliseconds: u64) -> Time {
     Time::from_milliseconds(milliseconds)
 }
 
 fn file(extent: Extent) -> Stat {
     Stat { mode: TYPE_FILE | 0o644, extent, mtime: at(1), ctime: at(1), ..Stat::default() }
-}
-
-fn put(text: &str, stat: Stat) -> Edit {
-    Edit::Put { path: path(text), stat }
-}
-
-fn remove(text: &str) -> Edit {
-    Edit::Remove { path: path(text) }
 }
 
 fn names(listing: &[(Name, Entry)]) -> Vec<&str> {

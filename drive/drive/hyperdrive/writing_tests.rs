@@ -5,22 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::publisher::FORMATS;
+use super::testing::{path, put, remove};
 use super::*;
-use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_SOCKET, TYPE_SYMLINK};
 use crate::time::Time;
-
-fn path(text: &str) -> DrivePath {
-    DrivePath::parse(text).unwrap()
-}
-
-fn put(text: &str, stat: Stat) -> Edit {
-    Edit::Put { path: path(text), stat }
-}
-
-fn remove(text: &str) -> Edit {
-    Edit::Remove { path: path(text) }
-}
 
 fn stat(mode: u32) -> Stat {
     let attributes = vec![("user.a".to_owned(), Some(vec![0, 7, 255]))];

@@ -22,8 +22,10 @@ fn key_of(id: LinkId, part: u32) -> Vec<u8> {
 impl Tree {
     /// [`crate::index::Index::has_links`].
     pub(crate) async fn has_links(&self, wait: Wait) -> Result<bool> {
-        let place = self.place_of(LINKS, LINKS, wait).await?;
-        Ok(self.blocks().has_records() && place.below.is_some())
+        if !self.blocks().has_records() {
+            return Ok(false);
+        }
+        Ok(self.place_of(LINKS, LINKS, wait).await?.below.is_some())
     }
 
     /// [`crate::index::Index::link_part`].
