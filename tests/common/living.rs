@@ -21,14 +21,16 @@ pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_hypermount")
 }
 
+thread_local! {
+    /// Removed when the thread of the test ends.
+    static OF_THE_TEST: tempfile::TempDir = tempfile::tempdir().expect("temporary directory");
+}
+
 /// The command with a state directory of the running test: a copy of a store in one test must not
 /// make the copy of another test suspect. Looks for no peers unless the test asks for it.
 pub fn hypermount() -> Command {
-    thread_local! {
-        static STATE: tempfile::TempDir = tempfile::tempdir().expect("temporary directory");
-    }
     let mut command = Command::new(binary());
-    STATE.with(|state| command.env("XDG_STATE_HOME", state.path()));
+    OF_THE_TEST.with(|directory| command.env("XDG_STATE_HOME", directory.path()));
     command.env("HYPERMOUNT_NETWORK", "off");
     command
 }
@@ -78,10 +80,20 @@ pub struct Running {
     lines: mpsc::Receiver<String>,
     stdin: Option<ChildStdin>,
     what: String,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
+        Self::start_in(command, None)
+    }
+
+    /// Starts it with a directory for its temporary files, which is removed after it has ended: it may be killed
+    /// before it removes them.
+    fn start_in(command: &mut Command, temporary: Option<tempfile::TempDir>) -> Self {
+        if let Some(directory) = &temporary {
+            command.env("TMPDIR", directory.path());
+        }
         let what = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())
@@ -90,7 +102,7 @@ impl Running {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         let stdin = child.stdin.take();
         let lines = read_lines(child.stdout.take().expect("stdout is piped"));
-        Self { child, lines, stdin, what }
+        Self { child, lines, stdin, what, _temporary: temporary }
     }
 
     /// The next line of its stdout.
@@ -162,7 +174,8 @@ fn read_lines(stdout: ChildStdout) -> mpsc::Receiver<String> {
 
 /// A program of `tests/reference`, run by Node.
 pub fn reference(program: &str, arguments: &[&str]) -> Running {
-    Running::start(&mut reference_command(program, arguments))
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    Running::start_in(&mut reference_command(program, arguments), Some(temporary))
 }
 
 pub fn reference_command(program: &str, arguments: &[&str]) -> Command {
@@ -178,6 +191,8 @@ pub fn reference_command(program: &str, arguments: &[&str]) -> Command {
         package.display()
     );
     let mut command = Command::new("node");
+    // A peer that is killed cannot remove its temporary files.
+    OF_THE_TEST.with(|directory| command.env("TMPDIR", directory.path()));
     command.arg(directory.join(program)).args(arguments);
     command
 }

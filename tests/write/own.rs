@@ -47,11 +47,12 @@ pub fn has_reference() -> bool {
 pub const FORMATS: [&str; 2] = ["10", "13"];
 
 pub struct Own {
+    // Before the directory: fields are dropped in this order, and a directory that has a mount cannot be removed.
+    mounted: Option<Mounted>,
     directory: tempfile::TempDir,
     store: PathBuf,
     pub url: String,
     format: String,
-    mounted: Option<Mounted>,
 }
 
 impl Own {
