@@ -97,9 +97,7 @@ pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours:
     FileAttr {
         ino: INodeNo(ino),
         size,
-        // The whole size, not what is on this disk: programs take a smaller number for a hole and
-        // skip the data.
-        blocks: size.div_ceil(STAT_BLOCK_BYTES),
+        blocks: stat_blocks(size, entry.stat.extent.holes),
         atime: time(entry.stat.atime.unwrap_or(entry.stat.mtime)),
         mtime: time(entry.stat.mtime),
         ctime: time(entry.stat.ctime),
@@ -116,6 +114,12 @@ pub(crate) fn attributes(ino: u64, entry: &Entry, size: u64, owner: Owner, ours:
         blksize: PREFERRED_READ_BYTES,
         flags: 0,
     }
+}
+
+/// All but the holes, not what is on this disk: programs look for holes if it is less than the size. Those that find
+/// nothing stored read nothing, and what is said of holes may be wrong.
+fn stat_blocks(size: u64, holes: u64) -> u64 {
+    size.saturating_sub(holes).div_ceil(STAT_BLOCK_BYTES).max(u64::from(size > 0))
 }
 
 /// Removes the setuid, setgid and sticky bits in another publisher's drive, and always sets the

@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fuser::FileType;
-use hypermount_drive::{Entry, Extent, Pieces, Time, Urgency, Wait};
+use hypermount_drive::{Entry, Extent, Pieces, Segment, Time, Urgency, Wait};
 
 use crate::attr;
 use crate::errno::{Error, Result};
 use crate::filesystem::{Fs, Part, Place, Resolved};
 use crate::handle::{Content, FileHandle};
+use crate::holes;
 use crate::platform::Caller;
 use crate::staging::StagedFile;
 use crate::stalls::Missing;
@@ -163,10 +164,21 @@ impl Fs {
         }
     }
 
-    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`. A file is data up to its end, whether or not that
-    /// data is in the store. (Programs that copy skip holes.)
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`. What is not known to be a hole is data, whether or not it is in the
+    /// store. (Programs that copy skip holes.)
     pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        seek(self.files.get(handle)?.size(), offset, whence)
+        let file = self.files.get(handle)?;
+        let drive = &file.volume.drive;
+        if let Some(staged) = &file.staged {
+            return staged.seek(drive, offset, whence);
+        }
+        let size = file.size();
+        holes::seek(size, offset, whence, |at| {
+            Ok(match &file.content {
+                Content::Extent(extent) => drive.segment(extent, at),
+                Content::Core(_) => Segment { is_hole: false, end: size },
+            })
+        })
     }
 
     // Operations on open files of writable drives.
@@ -395,8 +407,8 @@ impl Fs {
         if !keep_size && end > file.size() {
             staged.resize(end, Time::now())?;
         }
-        if mode & zeroing != 0 {
-            staged.zero(offset..end, Time::now())?;
+        while mode & zeroing != 0 && !staged.zero(offset..end, Time::now())? {
+            self.copy_up(handle).await?;
         }
         Ok(())
     }
@@ -428,17 +440,6 @@ impl Fs {
     }
 }
 
-/// lseek(2) for `SEEK_DATA` and `SEEK_HOLE` in a file of `size` bytes without holes.
-pub(crate) fn seek(size: u64, offset: i64, whence: i32) -> Result<i64> {
-    let size = i64::try_from(size).unwrap_or(i64::MAX);
-    match whence {
-        libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => Err(Error::BeyondEnd),
-        libc::SEEK_DATA => Ok(offset),
-        libc::SEEK_HOLE => Ok(size),
-        _ => Err(Error::InvalidArgument),
-    }
-}
-
 /// Bytes `range` of an open file; the range lies inside the file.
 async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result<Pieces> {
     let (drive, expected) = (&file.volume.drive, range.end - range.start);
@@ -457,17 +458,6 @@ async fn read_extent(file: &FileHandle, range: Range<u64>, wait: Wait) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn data_reaches_to_the_end_of_the_file() {
-        assert!(matches!(seek(10, 3, libc::SEEK_DATA), Ok(3)));
-        assert!(matches!(seek(10, 3, libc::SEEK_HOLE), Ok(10)));
-        for (size, offset) in [(10, 10), (10, -1), (0, 0)] {
-            assert!(matches!(seek(size, offset, libc::SEEK_DATA), Err(Error::BeyondEnd)));
-            assert!(matches!(seek(size, offset, libc::SEEK_HOLE), Err(Error::BeyondEnd)));
-        }
-        assert!(matches!(seek(10, 0, libc::SEEK_SET), Err(Error::InvalidArgument)));
-    }
 
     #[test]
     fn a_file_of_a_remote_drive_is_only_read() {

@@ -21,6 +21,7 @@ mod accessed;
 mod attr;
 mod symlink;
 mod xattr;
+mod holes;
 mod staging;
 mod walk_ahead;
 mod volume;

@@ -1,7 +1,7 @@
 //! A file that is being changed: one per inode, shared by all its handles, so that each handle
 //! reads what the others wrote.
 //!
-//! Changed bytes are in a scratch file. The other bytes are read from the stored content (the
+//! Changed bytes are in a scratch file, which is sparse. The other bytes are read from the stored content (the
 //! *base*); bytes that neither has are zeros. Nothing is copied up before it must be. A commit
 //! appends the file to the drive, where its format allows that only the blocks that changed, and names it in one batch;
 //! `write.rs` decides when.
@@ -15,17 +15,21 @@ use bytes::Bytes;
 use hypermount_drive::scratch::{Origin, Pool, Ranges, Scratch};
 use hypermount_drive::sync::{Mutex, Rank};
 use hypermount_drive::{
-    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Link, Pieces, PublicKey, Splice,
-    Stat, Time, Wait,
+    ContentWriter, Drive, DrivePath, Entry, Extent, HashedBlocks, Link, Pieces, PublicKey, Segment,
+    Splice, Stat, StoredPart, Time, Wait, hole_bytes, stored_parts, zeros,
 };
 
-use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};
+use crate::holes;
 
+/// Largest size of a file that is written, 2 TiB: holes of it fit in a block map. (docs/decisions/0022)
+pub(crate) const MAX_WRITTEN_BYTES: u64 = 1 << 41;
 /// Size in bytes of the blocks of a file.
 pub(crate) const BLOCK_BYTES: u64 = 64 * 1024;
 /// Bytes appended to a drive under one signature; about the memory that a commit takes.
 const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Blocks of zeros, which take no memory, in one batch.
+const BATCH_ZEROS: usize = 1024;
 /// Most separate stretches of changed bytes in one file. Beyond this, the whole file is copied up.
 pub(crate) const MAX_STRETCHES: usize = 65_536;
 /// An appended file is rewritten when it has more than this number of blocks in addition to twice
@@ -120,7 +124,7 @@ impl StagedFile {
     pub(crate) fn entry(&self) -> Arc<Entry> {
         let state = self.state.lock();
         let mut stat = state.stat.clone();
-        stat.extent.size = state.size;
+        (stat.extent.size, stat.extent.holes) = (state.size, state.holes());
         Arc::new(Entry::stored(stat))
     }
 
@@ -136,7 +140,11 @@ impl StagedFile {
     /// asks whether the drive does not have the file.
     pub(crate) fn is_stored_as(&self, extent: Option<Extent>) -> bool {
         let state = self.state.lock();
-        let content = |extent: Extent| if extent.size == 0 { Extent::default() } else { extent };
+        let content = |extent: Extent| match extent.size {
+            0 => Extent::default(),
+            // Another program may have dropped what is said of holes.
+            _ => Extent { holes: 0, ..extent },
+        };
         state.stored.then_some(state.stat.extent).map(content) == extent.map(content)
     }
 
@@ -251,7 +259,7 @@ impl StagedFile {
 
     /// Writes bytes. Returns `false`, with nothing written, if the file must be copied up first.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], now: Time) -> Result<bool> {
-        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_FILE_BYTES);
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= MAX_WRITTEN_BYTES);
         let end = end.ok_or(Error::FileTooLarge)?;
         if bytes.is_empty() {
             return Ok(true);
@@ -302,7 +310,7 @@ impl StagedFile {
 
     /// Cuts the file, or extends it with zeros.
     pub(crate) fn resize(&self, size: u64, now: Time) -> Result<()> {
-        if size > MAX_FILE_BYTES {
+        if size > MAX_WRITTEN_BYTES {
             return Err(Error::FileTooLarge);
         }
         let mut state = self.state.lock();
@@ -318,20 +326,37 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Sets the bytes of the range to zero, up to the end of the file.
-    pub(crate) fn zero(&self, range: Range<u64>, now: Time) -> Result<()> {
-        static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    /// Makes the range a hole, up to the end of the file. Returns `false`, with nothing changed, if the file must be copied
+    /// up first.
+    pub(crate) fn zero(&self, range: Range<u64>, now: Time) -> Result<bool> {
         let mut state = self.state.lock();
-        let end = range.end.min(state.size);
-        let mut at = range.start;
-        while at < end {
-            let length = (end - at).min(BLOCK_BYTES);
-            // At most the length of ZEROS.
-            self.put(&mut state, at, &ZEROS[..length as usize])?;
-            at += length;
+        if state.written.len() >= MAX_STRETCHES {
+            return Ok(false);
         }
+        let end = range.end.min(state.size);
+        self.put_hole(&mut state, range.start..end)?;
         state.changed(now);
+        Ok(true)
+    }
+
+    /// Has the bytes of the scratch file in the range read as zeros, without disk space.
+    fn put_hole(&self, state: &mut State, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let scratch = self.scratch(state)?;
+        scratch.zero(range.clone())?;
+        if !state.written.covers(&range) {
+            scratch.written(&range)?;
+            state.written.insert(range);
+        }
         Ok(())
+    }
+
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
+    pub(crate) fn seek(&self, drive: &Drive, offset: i64, whence: i32) -> Result<i64> {
+        let view = self.view();
+        holes::seek(view.size, offset, whence, |at| view.segment(drive, at))
     }
 
     /// Takes an extent of the same drive as content. Returns false, without a change, unless this
@@ -397,13 +422,21 @@ impl StagedFile {
                 return self.fill_gaps();
             }
             let next = view.written.next(at).map_or(limit, |stretch| stretch.start);
-            let chunk = at..next.min(limit).min(at + BATCH_BYTES);
-            let bytes = view.read(drive, chunk.clone(), wait).await?.concat();
+            let found = drive.segment(&view.base, at);
+            let longest = if found.is_hole { found.end } else { at + BATCH_BYTES };
+            let chunk = at..next.min(limit).min(longest);
+            let bytes = match found.is_hole {
+                true => Vec::new(),
+                false => view.read(drive, chunk.clone(), wait).await?.concat(),
+            };
             let mut state = self.state.lock();
             // Written or cut meanwhile: try again.
             let free = state.written.next(at).is_none_or(|stretch| stretch.start >= chunk.end);
             if free && state.base_limit >= chunk.end && state.base == view.base {
-                self.put(&mut state, at, &bytes)?;
+                match found.is_hole {
+                    true => self.put_hole(&mut state, chunk.clone())?,
+                    false => self.put(&mut state, at, &bytes)?,
+                }
                 at = chunk.end;
             }
         }
@@ -470,6 +503,12 @@ impl State {
         self.generation += 1;
     }
 
+    /// How many bytes are certainly in holes, for `st_blocks`: all that was written counts as data.
+    fn holes(&self) -> u64 {
+        let stored = self.base_limit.saturating_sub(self.base.holes);
+        self.size.saturating_sub(stored + self.written.bytes())
+    }
+
     /// Drops the scratch file, since its bytes are stored or replaced.
     fn drop_scratch(&mut self) {
         self.written.clear();
@@ -506,11 +545,27 @@ impl View {
                 at = until;
             } else {
                 let until = next.start.min(end);
-                pieces.push(zeros(until - at));
-                at = until;
+                // One piece has at most the bytes of the largest block of zeros.
+                let piece = zeros(until - at);
+                at += piece.len() as u64;
+                pieces.push(piece);
             }
         }
         Ok(pieces)
+    }
+
+    /// What there is from `at` on, which is before the end of the file.
+    fn segment(&self, drive: &Drive, at: u64) -> Result<Segment> {
+        let next = self.written.next(at).unwrap_or(self.size..self.size);
+        let (found, limit) = if next.start == at {
+            let hole = Segment { is_hole: true, end: next.end };
+            (self.scratch.as_ref().map_or(Ok(hole), |scratch| scratch.segment(at))?, next.end)
+        } else if at < self.base_limit {
+            (drive.segment(&self.base, at), next.start.min(self.base_limit))
+        } else {
+            (Segment { is_hole: true, end: next.start }, next.start)
+        };
+        Ok(Segment { end: found.end.min(limit), ..found })
     }
 
     /// The stretches, in order, whose bytes are not those of the base.
@@ -538,6 +593,20 @@ impl View {
             scratch.read(range.start, &mut buffer)?;
         }
         Ok(buffer.into())
+    }
+
+    /// The blocks of parts that are in the scratch file, or zeros.
+    fn blocks_at_hand(&self, batch: &[StoredPart]) -> Result<Vec<Bytes>> {
+        let mut blocks = Vec::new();
+        for part in batch {
+            match part {
+                StoredPart::Data(range) => {
+                    blocks.extend(in_blocks(self.read_scratch(range.clone())?));
+                }
+                StoredPart::Zeros(range) => blocks.push(zeros(range.end - range.start)),
+            }
+        }
+        Ok(blocks)
     }
 
     async fn read_base(
@@ -573,6 +642,11 @@ impl Pending {
         self.view.size
     }
 
+    /// The holes of the content, which [`Pending::append`] stores as such.
+    pub(crate) fn holes(&self, drive: &Drive) -> Result<Vec<Range<u64>>> {
+        holes::all(self.view.size, |at| self.view.segment(drive, at))
+    }
+
     /// Whether the file is the stored content with bytes appended to it.
     fn is_longer(&self) -> bool {
         let View { base, base_limit, size, ref written, .. } = self.view;
@@ -584,74 +658,123 @@ impl Pending {
     }
 
     /// Appends the content to the drive: only the new bytes if the core ends with the others, and only the blocks that
-    /// changed if the others can be kept.
+    /// changed if the others can be kept. Of `holes`, nothing but their places, or blocks that take no disk space.
     pub(crate) async fn append(
         &self,
         drive: &Drive,
         mut writer: ContentWriter,
+        holes: &[Range<u64>],
         wait: Wait,
     ) -> Result<Extent> {
-        let size = self.view.size;
-        let base = self.view.base;
-        let mut at = if self.is_longer() && writer.extend(&base) { base.size } else { 0 };
-        if at == 0
-            && let Some(splice) = drive.splice(&base, size, &self.view.changed(), wait).await?
+        let View { base, size, .. } = self.view;
+        let extends = self.is_longer() && !drive.maps_holes(size, holes) && writer.extend(&base);
+        if !extends
+            && let Some(splice) =
+                drive.splice(&base, size, &self.view.changed(), holes, wait).await?
         {
-            return self.append_splice(drive, writer, &splice, wait).await;
+            return self.append_splice(drive, writer, &splice, hole_bytes(holes), wait).await;
         }
-        if size - at <= BATCH_BYTES {
-            let blocks = in_blocks(joined(self.view.read(drive, at..size, wait).await?));
-            return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
-        }
-        // While one batch is written, the next is read and hashed on another thread.
+        writer.check_sparse(size, hole_bytes(holes))?;
+        let at = if extends { base.size } else { 0 };
+        self.append_parts(drive, &mut writer, stored_parts(at..size, holes), wait).await?;
+        Ok(writer.finish_sparse(hole_bytes(holes)))
+    }
+
+    /// Appends the new blocks, and the map that names them, those that were kept, and blocks of zeros.
+    async fn append_splice(
+        &self,
+        drive: &Drive,
+        mut writer: ContentWriter,
+        splice: &Splice,
+        holes: u64,
+        wait: Wait,
+    ) -> Result<Extent> {
+        writer.begin_spliced(splice)?;
+        let blocks = splice.new_blocks().map(StoredPart::Data);
+        self.append_parts(drive, &mut writer, blocks, wait).await?;
+        Ok(writer.finish_spliced(splice, holes)?)
+    }
+
+    /// Appends these parts of the file. While one batch is written, the next is read and hashed on another thread.
+    async fn append_parts(
+        &self,
+        drive: &Drive,
+        writer: &mut ContentWriter,
+        parts: impl Iterator<Item = StoredPart>,
+        wait: Wait,
+    ) -> Result<()> {
         let hasher = writer.hasher();
-        let mut hashed: Option<HashedBlocks> = None;
-        while at < size {
-            let until = size.min(at + BATCH_BYTES);
-            let hashing = if self.view.is_in_scratch(&(at..until)) {
+        let mut batches = batches(parts);
+        let (mut next, mut hashed): (_, Option<HashedBlocks>) = (batches.next(), None);
+        while let Some(batch) = next {
+            next = batches.next();
+            if next.is_none() && hashed.is_none() {
+                return Ok(writer.append(&self.blocks(drive, &batch, wait).await?)?);
+            }
+            let hashing = if batch.iter().all(|part| self.is_at_hand(part)) {
                 let view = self.view.clone();
-                tokio::task::spawn_blocking(move || {
-                    Ok(hasher.hash(in_blocks(view.read_scratch(at..until)?)))
-                })
+                tokio::task::spawn_blocking(move || Ok(hasher.hash(view.blocks_at_hand(&batch)?)))
             } else {
-                let bytes = joined(self.view.read(drive, at..until, wait).await?);
-                tokio::task::spawn_blocking(move || Ok(hasher.hash(in_blocks(bytes))))
+                let blocks = self.blocks(drive, &batch, wait).await?;
+                tokio::task::spawn_blocking(move || Ok(hasher.hash(blocks)))
             };
             if let Some(ready) = hashed.take() {
                 writer.append_hashed(&ready)?;
             }
             let ready: Result<HashedBlocks> = hashing.await.map_err(|_| Error::Panicked)?;
             hashed = Some(ready?);
-            at = until;
         }
-        if let Some(last) = hashed {
-            writer.append_hashed(&last)?;
+        match hashed {
+            Some(last) => Ok(writer.append_hashed(&last)?),
+            None => Ok(()),
         }
-        Ok(writer.finish())
     }
 
-    /// Appends the new blocks, and the map that names them and those that were kept.
-    async fn append_splice(
-        &self,
-        drive: &Drive,
-        mut writer: ContentWriter,
-        splice: &Splice,
-        wait: Wait,
-    ) -> Result<Extent> {
-        let (mut blocks, mut bytes) = (Vec::new(), 0);
-        for range in splice.new_blocks() {
-            bytes += range.end - range.start;
-            blocks.push(joined(self.view.read(drive, range, wait).await?));
-            if bytes >= BATCH_BYTES {
-                writer.append(&blocks)?;
-                (blocks, bytes) = (Vec::new(), 0);
+    fn is_at_hand(&self, part: &StoredPart) -> bool {
+        match part {
+            StoredPart::Data(range) => self.view.is_in_scratch(range),
+            StoredPart::Zeros(_) => true,
+        }
+    }
+
+    async fn blocks(&self, drive: &Drive, batch: &[StoredPart], wait: Wait) -> Result<Vec<Bytes>> {
+        let mut blocks = Vec::new();
+        for part in batch {
+            match part {
+                StoredPart::Data(range) => {
+                    let read = self.view.read(drive, range.clone(), wait).await?;
+                    blocks.extend(in_blocks(joined(read)));
+                }
+                StoredPart::Zeros(range) => blocks.push(zeros(range.end - range.start)),
             }
         }
-        if !blocks.is_empty() {
-            writer.append(&blocks)?;
-        }
-        Ok(writer.finish_spliced(splice)?)
+        Ok(blocks)
     }
+}
+
+/// The parts in batches of about [`BATCH_BYTES`] of data, or [`BATCH_ZEROS`] blocks of zeros.
+fn batches(parts: impl Iterator<Item = StoredPart>) -> impl Iterator<Item = Vec<StoredPart>> {
+    let mut parts = parts.flat_map(|part| {
+        let (data, zeros) = match part {
+            StoredPart::Data(range) => (range, None),
+            zeros => (0..0, Some(zeros)),
+        };
+        let end = data.end;
+        let starts = data.step_by(BATCH_BYTES as usize);
+        let cut = move |start| StoredPart::Data(start..end.min(start + BATCH_BYTES));
+        starts.map(cut).chain(zeros)
+    });
+    std::iter::from_fn(move || {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES && batch.len() < BATCH_ZEROS {
+            let Some(part) = parts.next() else { break };
+            if let StoredPart::Data(range) = &part {
+                bytes += range.end - range.start;
+            }
+            batch.push(part);
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 fn in_blocks(mut bytes: Bytes) -> Vec<Bytes> {
@@ -668,10 +791,6 @@ fn joined(mut pieces: Pieces) -> Bytes {
         1 => pieces.remove(0),
         _ => pieces.concat().into(),
     }
-}
-
-fn zeros(length: u64) -> Bytes {
-    vec![0; usize::try_from(length).unwrap_or(usize::MAX)].into()
 }
 
 /// Length of a range that was cut to one request or one batch.

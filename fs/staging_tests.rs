@@ -80,7 +80,7 @@ proptest! {
                 Change::Zero(range) => {
                     let end = plain.len().min(range.end as usize);
                     plain[end.min(range.start as usize)..end].fill(0);
-                    file.zero(range, now()).unwrap();
+                    prop_assert!(file.zero(range, now()).unwrap());
                 }
                 Change::CopyUp => runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap(),
             }
@@ -163,10 +163,10 @@ fn only_an_unchanged_file_is_shared_and_only_into_an_empty_one() {
 }
 
 #[test]
-fn a_file_ends_before_the_largest_position() {
+fn a_file_ends_before_the_largest_size() {
     let ((_store, drive), (_directory, pool)) = (drive(), pool());
     let file = staged(&drive, b"", &pool);
-    for (offset, size) in [(u64::MAX, MAX_FILE_BYTES + 1), (MAX_FILE_BYTES, u64::MAX)] {
+    for (offset, size) in [(u64::MAX, MAX_WRITTEN_BYTES + 1), (MAX_WRITTEN_BYTES, u64::MAX)] {
         assert!(matches!(file.write(offset, b"x", now()), Err(Error::FileTooLarge)));
         assert!(matches!(file.resize(size, now()), Err(Error::FileTooLarge)));
     }

@@ -10,14 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
-use hypermount_drive::{DriveUrl, Pieces};
+use hypermount_drive::{DriveUrl, Pieces, Segment};
 use serde_json::{Value, json};
 use smallvec::smallvec;
 
 use crate::attr::{TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
-use crate::file::{Opened, seek};
+use crate::file::Opened;
 use crate::filesystem::{Fs, Looked, usize_of};
+use crate::holes;
 use crate::listing::Listed;
 
 /// The name of the directory in the root of a drive.
@@ -146,7 +147,8 @@ impl Status {
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
     pub(crate) fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        seek(self.fs.statuses.get(handle)?.len() as u64, offset, whence)
+        let size = self.fs.statuses.get(handle)?.len() as u64;
+        holes::seek(size, offset, whence, |_| Ok(Segment { is_hole: false, end: size }))
     }
 
     pub(crate) fn release(&self, handle: u64) -> Result<()> {

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use hypermount_drive::{DrivePath, Edit, Entry, Kind, Stat, Time};
+use hypermount_drive::{DrivePath, Edit, Entry, Kind, Stat, Time, hole_bytes};
 
 use crate::errno::{Error, Result};
 use crate::filesystem::Fs;
@@ -17,7 +17,7 @@ use crate::follow::mount_path;
 use crate::staging::StagedFile;
 use crate::volume::Volume;
 
-/// Size in bytes from which a commit first checks that the disk has room for the whole file.
+/// Bytes of data from which a commit first checks that the disk has room for its data.
 const CHECKED_BYTES: u64 = 1024 * 1024;
 /// Most directories whose modification times wait to be stored.
 const MAX_TOUCHED: usize = 16_384;
@@ -49,12 +49,14 @@ impl Fs {
         let extent = match pending.unchanged() {
             Some(extent) => extent,
             None => {
-                let size = pending.size();
-                if size >= CHECKED_BYTES && size > self.store.space()?.available {
+                let holes = pending.holes(&volume.drive)?;
+                let data = pending.size() - hole_bytes(&holes);
+                if data >= CHECKED_BYTES && data > self.store.space()?.available {
                     return Err(Error::NoSpace);
                 }
                 let writer = volume.drive.content_writer().await?;
-                pending.append(&volume.drive, writer, self.options.patience.each_block()).await?
+                let wait = self.options.patience.each_block();
+                pending.append(&volume.drive, writer, &holes, wait).await?
             }
         };
         let turn = self.turn(volume).await;

@@ -26,6 +26,7 @@ pub use crate::hypercore::check::{CoreCheck, MAX_DAMAGED_RANGES, SIGNATURES_PER_
 pub use crate::hypercore::demand::{Demand, Hint, MAX_WANTED_BLOCKS, PeerSummary, Ticket, Urgency};
 pub use crate::hypercore::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH};
 pub use crate::hypercore::repair::{FetchOutcome, Repairing};
+pub use crate::hypercore::zeros::{ZERO_BLOCK_SIZES, is_zeros, zeros};
 pub use crate::hypercore::{Core, CoreEvent, Dialect, HashedBlocks, Head, Located, StopReason};
 pub use crate::sharing::{
     Answered, Answerer, ExtensionRequest, Holding, Share, Sharing, SharingOptions,

@@ -17,6 +17,7 @@ mod given_up_tests;
 mod kinds_tests;
 #[cfg(test)]
 pub(crate) mod settled_tests;
+mod holes;
 mod links;
 #[cfg(test)]
 mod links_tests;
@@ -42,6 +43,7 @@ mod writing_tests;
 
 pub(crate) use crate::index::{Changed, Edit};
 pub use commit::{ContentWriter, Hasher, Turn};
+pub use holes::{HOLE_BYTES, Holes, StoredPart, hole_bytes, stored_parts};
 pub(crate) use open::{content_core, unlock};
 pub use read::Pieces;
 pub use splice::Splice;

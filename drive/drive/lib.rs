@@ -15,6 +15,7 @@ mod link;
 mod stat;
 mod key_id;
 mod url;
+mod sparse;
 pub mod scratch;
 mod index;
 mod hyperdrive;
@@ -25,8 +26,9 @@ pub mod testing;
 
 pub use crate::escape::{escape, escape_path, unescape, unescape_path};
 pub use crate::hyperdrive::{
-    Availability, ContentWriter, Drive, Hasher, Pieces, Snapshot, Splice, StoredDrives, Turn,
-    drives_opened_by, stored_drives, stored_drives_and_damage,
+    Availability, ContentWriter, Drive, HOLE_BYTES, Hasher, Holes, Pieces, Snapshot, Splice,
+    StoredDrives, StoredPart, Turn, drives_opened_by, hole_bytes, stored_drives,
+    stored_drives_and_damage, stored_parts,
 };
 #[cfg(fuzzing)]
 pub use crate::index::fuzzing;
@@ -35,12 +37,15 @@ pub use crate::key_id::key_id;
 pub use crate::link::{Link, LinkId, MAX_LINKS};
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
-    Device, Entry, Extent, Kind, MountTarget, Stat, TYPE_BLOCK_DEVICE, TYPE_CHARACTER_DEVICE,
-    TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET, TYPE_SYMLINK,
+    Device, Entry, Extent, Kind, MountTarget, Segment, Stat, TYPE_BLOCK_DEVICE,
+    TYPE_CHARACTER_DEVICE, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_MASK, TYPE_SOCKET,
+    TYPE_SYMLINK,
 };
 pub use crate::time::Time;
 pub use crate::url::DriveUrl;
 
 // What `fs` needs of the packages below: it depends on this one alone.
-pub use hypermount_core::{Core, Error, HashedBlocks, Result, Space, Store, Urgency, View, Wait};
+pub use hypermount_core::{
+    Core, Error, HashedBlocks, Result, Space, Store, Urgency, View, Wait, zeros,
+};
 pub use hypermount_swarm::{DiscoveryKey, PublicKey, sync};

@@ -28,7 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::path::DrivePath;
-use crate::stat::Extent;
+use crate::sparse;
+use crate::stat::{Extent, Segment};
 use hypermount_core::{Error, Result};
 use hypermount_swarm::crypto::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -182,7 +183,7 @@ impl Scratch {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
         let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
-        let Extent { block, blocks, byte, size, map_size } = origin.base;
+        let Extent { block, blocks, byte, size, map_size, holes: _ } = origin.base;
         scratch.note(&format!(
             "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size} {map_size}\nmode {:o}\npath {}\n",
             origin.drive.to_hex(),
@@ -215,6 +216,24 @@ impl Scratch {
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let Files { data, data_path, .. } = self.files()?;
         data.write_all_at(bytes, offset).map_err(failed("write", data_path))
+    }
+
+    /// Has these bytes read as zeros, without disk space. They count once [`Scratch::written`] records them.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn zero(&self, range: Range<u64>) -> Result<()> {
+        let Files { data, data_path, .. } = self.files()?;
+        sparse::zero(data, range).map_err(failed("zero", data_path))
+    }
+
+    /// What there is from `at` on, as far as the file system tells; whether or not it counts.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn segment(&self, at: u64) -> Result<Segment> {
+        let Files { data, data_path, .. } = self.files()?;
+        sparse::segment(data, at).map_err(failed("seek", data_path))
     }
 
     /// Notes that these bytes count from now on.
@@ -336,7 +355,7 @@ fn parse(text: &str, record: &Path) -> Option<Leftover> {
     let [block, blocks, byte, size, map_size] = numbers::<5>(base).or_else(earlier)?;
     let mode = u32::from_str_radix(lines.next()?.strip_prefix("mode ")?, 8).ok()?;
     let path = parse_path(lines.next()?.strip_prefix("path ")?)?;
-    let base = Extent { block, blocks, byte, size, map_size };
+    let base = Extent { block, blocks, byte, size, map_size, holes: 0 };
     let mut leftover = Leftover {
         origin: Origin { drive, path, base, mode },
         size,

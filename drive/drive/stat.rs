@@ -65,18 +65,30 @@ pub struct Extent {
     /// 0 if the blocks hold the bytes of the file. Else they hold a map: the list of the blocks, anywhere in
     /// the content core, that do. It is this long, in bytes, and begins at `byte`.
     pub map_size: u64,
+    /// How many of the bytes are holes: zeros that are stored as such. A statement of the publisher, as far as it made one;
+    /// which bytes they are, [`crate::Drive::segment`] tells.
+    pub holes: u64,
 }
 
 impl Extent {
-    /// Whether both name the same bytes of a content core. The size of a file with a map is known only to
+    /// Whether both name the same bytes of a content core. What is said of holes does not count. The size of a file with a map is known only to
     /// those that have read the map, and does not count then.
-    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_place(&self, other: &Self) -> bool {
         let place = |extent: &Self| match extent.map_size {
-            0 => *extent,
-            _ => Self { size: 0, ..*extent },
+            0 => Self { holes: 0, ..*extent },
+            _ => Self { size: 0, holes: 0, ..*extent },
         };
         place(self) == place(other)
     }
+}
+
+/// A stretch of a file that is all data or all hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Whether it is known to be zeros that are stored as such.
+    pub is_hole: bool,
+    /// Where it ends in the file. The next stretch may be of the same kind.
+    pub end: u64,
 }
 
 /// The drive (or, with `core`, the single core) mounted at an entry.
@@ -147,13 +159,15 @@ impl Stat {
 }
 
 /// What no format has a field for, and drives store in a member of their own: what of a stat the coarse times
-/// do not say, and the numbers of a device.
+/// do not say, the numbers of a device, and how much of a file is holes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exact {
     pub(crate) mtime: Option<Time>,
     pub(crate) ctime: Option<Time>,
     pub(crate) atime: Option<Time>,
     pub(crate) device: Option<Device>,
+    /// See [`Extent::holes`].
+    pub(crate) holes: u64,
 }
 
 impl Exact {
@@ -165,6 +179,7 @@ impl Exact {
             ctime: exact(stat.ctime),
             atime: stat.atime,
             device: stat.device,
+            holes: stat.extent.holes,
         };
         (exact != Self::default()).then_some(exact)
     }

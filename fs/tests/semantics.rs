@@ -487,8 +487,14 @@ async fn hostile_entries_do_not_hide_their_neighbours() {
     made.put("out", link("../../../etc/passwd")).await;
     made.put("empty", link("")).await;
     made.put("long", link(&"x".repeat(70_000))).await;
-    let huge =
-        Extent { block: 1 << 52, blocks: 1 << 52, byte: 1 << 52, size: u64::MAX, map_size: 0 };
+    let huge = Extent {
+        block: 1 << 52,
+        blocks: 1 << 52,
+        byte: 1 << 52,
+        size: u64::MAX,
+        map_size: 0,
+        holes: 0,
+    };
     let huge = Stat {
         mode: u32::MAX,
         extent: huge,

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::bitfield::Bitfield;
 use super::merkle::{Head, Signature, TreeNode};
 use super::storage::Storage;
+use super::zeros::{MIN_ZEROS, is_zeros};
 use crate::error::{Error, Result};
 use hypermount_swarm::crypto::{KeyPair, PublicKey};
 
@@ -122,6 +123,7 @@ pub(crate) trait CoreFiles: Send + Sync {
     /// Fills `buffer` with the bytes of blocks from `offset` on; false if they end before.
     fn read_data(&self, offset: u64, buffer: &mut [u8]) -> Result<bool>;
 
+    /// Writes bytes of blocks, from `offset` on; zeros take no disk space.
     fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 
     /// Gives back the disk space of these bytes of blocks, which nothing claims any more.
@@ -170,6 +172,15 @@ impl File {
         self.storage.write_at(offset, bytes).map_err(self.failed("write"))
     }
 
+    /// Writes bytes of blocks; zeros take no disk space. No other thread may write blocks meanwhile.
+    pub(super) fn write_blocks(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.len() < MIN_ZEROS || !is_zeros(bytes) {
+            return self.write(offset, bytes);
+        }
+        let written = self.storage.write_zeros(offset, bytes.len() as u64);
+        written.map_err(self.failed("write"))
+    }
+
     pub(super) fn len(&self) -> Result<u64> {
         self.storage.len().map_err(self.failed("stat"))
     }
@@ -189,8 +200,7 @@ impl File {
     /// Gives back the disk space of these bytes: at the end of the file by cutting it (as the reference does),
     /// else as holes.
     pub(super) fn release(&self, start: u64, end: u64) -> Result<()> {
-        /// Bytes of the smallest hole file systems make.
-        const HOLE: u64 = 4096;
+        const HOLE: u64 = MIN_ZEROS as u64;
         let length = self.len()?;
         if start >= length {
             return Ok(());

@@ -2,7 +2,7 @@
 //! which callers wait for the rest.
 //!
 //! A [`Core`] is split by operation: `nodes.rs` (which tree nodes are believed), `read.rs`,
-//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `claims.rs` (when the bitfield is written),
+//! `append.rs`, `accept.rs`, `prove.rs`, `clear.rs`, `holes.rs`, `claims.rs` (when the bitfield is written),
 //! `recover.rs` (open), `check.rs` and `repair.rs` (damage on this disk). Deliberately not here: the network; a core meets its replicator only
 //! at [`Demand`] and at [`Core::accept`].
 //!
@@ -13,6 +13,7 @@
 pub(crate) mod flat_tree;
 pub(crate) mod bitfield;
 pub(crate) mod merkle;
+pub(crate) mod zeros;
 mod tree_hash;
 pub(crate) mod storage;
 mod files;
@@ -28,6 +29,7 @@ mod append;
 pub(crate) mod check;
 mod claims;
 mod clear;
+mod holes;
 mod nodes;
 mod prove;
 mod read;

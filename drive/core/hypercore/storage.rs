@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::zeros::{ZERO_BLOCK_SIZES, zeros};
 use crate::private_files;
 use hypermount_swarm::sync::{Mutex, Rank};
 
@@ -30,6 +31,9 @@ pub trait Storage: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// Has the range read as zeros; the file grows as needed. Takes no disk space if the file system can make holes. No other
+    /// thread may extend the file meanwhile.
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Sets the length, in bytes.
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes everything written so far survive a power cut.
@@ -49,6 +53,9 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         (**self).write_at(offset, bytes)
+    }
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).write_zeros(offset, length)
     }
     fn len(&self) -> io::Result<u64> {
         (**self).len()
@@ -141,6 +148,17 @@ impl Storage for Disk {
         self.file(true)?.write_all_at(bytes, offset)
     }
 
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        let file = self.file(true)?;
+        let (end, there) = (offset.saturating_add(length), file.metadata()?.len());
+        if offset < there && !punch(file, offset, end.min(there) - offset)? {
+            for at in (offset..end.min(there)).step_by(ZERO_BLOCK_SIZES[0] as usize) {
+                file.write_all_at(&zeros(end.min(there) - at), at)?;
+            }
+        }
+        if end > there { file.set_len(end) } else { Ok(()) }
+    }
+
     fn len(&self) -> io::Result<u64> {
         match self.existing()? {
             Some(file) => Ok(file.metadata()?.len()),
@@ -167,30 +185,33 @@ impl Storage for Disk {
         }
     }
 
-    #[cfg(target_os = "linux")]
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
-        use nix::errno::Errno;
-        use nix::fcntl::{FallocateFlags, fallocate};
-
-        let Some(file) = self.existing()? else {
-            return Ok(());
-        };
-        let (Ok(start), Ok(size)) = (i64::try_from(offset), i64::try_from(length)) else {
-            return Ok(());
-        };
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        match fallocate(file, flags, start, size) {
-            // A file system without holes keeps the bytes; nothing claims them any more.
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        // A file system without holes keeps the bytes; nothing claims them any more.
+        self.existing()?.map_or(Ok(()), |file| punch(file, offset, length).map(drop))
     }
+}
 
-    /// There is no safe call for holes here; the bytes stay until the file is cut at its end.
-    #[cfg(not(target_os = "linux"))]
-    fn punch(&self, _offset: u64, _length: u64) -> io::Result<()> {
-        Ok(())
+/// Makes a hole of the range, within the file; false if the file system cannot.
+#[cfg(target_os = "linux")]
+fn punch(file: &File, offset: u64, length: u64) -> io::Result<bool> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FallocateFlags, fallocate};
+
+    let (Ok(start), Ok(size)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return Ok(false);
+    };
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    match fallocate(file, flags, start, size) {
+        Ok(()) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+/// There is no safe call for holes here.
+#[cfg(not(target_os = "linux"))]
+fn punch(_file: &File, _offset: u64, _length: u64) -> io::Result<bool> {
+    Ok(false)
 }
 
 const MEMORY_PAGE: usize = 4096;
@@ -222,6 +243,11 @@ impl Pages {
         if !bytes.is_empty() {
             self.length = self.length.max(offset + bytes.len() as u64);
         }
+    }
+
+    fn write_zeros(&mut self, offset: u64, length: u64) {
+        self.punch(offset, length);
+        self.length = self.length.max(offset + length);
     }
 
     fn truncate(&mut self, length: u64) {
@@ -282,6 +308,11 @@ impl Storage for Memory {
         Ok(())
     }
 
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.content.lock().write_zeros(offset, length);
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.content.lock().length)
     }
@@ -313,6 +344,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum StorageStep {
         Write(u64, Vec<u8>),
+        WriteZeros(u64, u64),
         Truncate(u64),
         Punch(u64, u64),
         Read(u64, usize),
@@ -322,6 +354,7 @@ mod tests {
         prop_oneof![
             (0u64..20_000, prop::collection::vec(1u8.., 0..5000))
                 .prop_map(|(at, bytes)| StorageStep::Write(at, bytes)),
+            (0u64..20_000, 1u64..9000).prop_map(|(at, length)| StorageStep::WriteZeros(at, length)),
             (0u64..25_000).prop_map(StorageStep::Truncate),
             (0u64..25_000, 1u64..9000).prop_map(|(at, length)| StorageStep::Punch(at, length)),
             (0u64..25_000, 0usize..9000).prop_map(|(at, length)| StorageStep::Read(at, length)),
@@ -339,6 +372,9 @@ mod tests {
                 for storage in [&disk as &dyn Storage, &memory] {
                     match &step {
                         StorageStep::Write(at, bytes) => storage.write_at(*at, bytes).unwrap(),
+                        StorageStep::WriteZeros(at, length) => {
+                            storage.write_zeros(*at, *length).unwrap();
+                        }
                         StorageStep::Truncate(length) => storage.truncate(*length).unwrap(),
                         StorageStep::Punch(at, length) => storage.punch(*at, *length).unwrap(),
                         StorageStep::Read(..) => storage.sync().unwrap(),

@@ -1,5 +1,6 @@
 //! Writing: file bytes first, then one signed batch of index changes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::links::{self, PartChange};
 use super::maps::Maps;
-use super::splice::{self, Splice};
+use super::splice::{self, Splice, is_sparse};
 use super::{Drive, Edit};
 use crate::stat::Extent;
-use hypermount_core::{Core, Dialect, Error, HashedBlocks, Result, View};
+use hypermount_core::{Core, Dialect, Error, HashedBlocks, Result, View, zeros};
 
+/// Bytes that holes may lengthen a core to. Ext4 keeps files of 16 TiB; the other half is left for data.
+const MAX_SPARSE_BYTES: u64 = 8 << 40;
 const NOT_OURS: &str = "this machine does not hold the drive's keys";
 
 /// Hashes blocks for the content core of one drive.
@@ -39,6 +42,8 @@ pub struct ContentWriter {
     content: Core,
     maps: Arc<Maps>,
     extent: Extent,
+    /// Blocks of zeros that [`ContentWriter::begin_spliced`] found or appended, by their size in bytes.
+    zeros: BTreeMap<u64, u64>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -46,7 +51,7 @@ impl ContentWriter {
     fn new(content: Core, maps: Arc<Maps>, turn: OwnedMutexGuard<()>) -> Self {
         let (block, byte) = (content.head().length, content.plain_bytes());
         let extent = Extent { block, byte, ..Extent::default() };
-        Self { content, maps, extent, _turn: turn }
+        Self { content, maps, extent, zeros: BTreeMap::new(), _turn: turn }
     }
 
     /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
@@ -87,19 +92,68 @@ impl ContentWriter {
         Ok(())
     }
 
+    /// As [`ContentWriter::finish`], of a file of which so many bytes were appended as blocks of zeros.
+    pub fn finish_sparse(self, holes: u64) -> Extent {
+        // Of an encrypted core readers cannot tell which blocks they are.
+        let holes = if self.content.is_unlocked() { 0 } else { holes };
+        Extent { holes, ..self.finish() }
+    }
+
     /// What was appended. Not visible until an [`Edit::Put`] names it.
     pub fn finish(self) -> Extent {
         if self.extent.blocks == 0 { Extent::default() } else { self.extent }
     }
 
-    /// Ends a file of which the new blocks of `splice`, in their order, were appended and nothing else: appends the map
-    /// that names them and those that were kept.
+    /// Refuses a file of `size` bytes, of which `holes` are to be stored without a map, if the core would get longer than file
+    /// systems keep files: such holes take no disk space, so the disk does not end the log. In an encrypted core they
+    /// take as much as data, and many are refused.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn check_sparse(&self, size: u64, holes: u64) -> Result<()> {
+        if holes > 0 && self.content.head().byte_length.saturating_add(size) > MAX_SPARSE_BYTES {
+            let what = "holes count for the length of the drive's log here, which would exceed 8 TiB; store the file with \
+                        less of them";
+            return Err(Error::TooLarge(what.to_owned()));
+        }
+        if self.content.is_unlocked() && is_sparse(size, holes) {
+            let what = "the file has more parts than a block map lists; store it without holes";
+            return Err(Error::TooLarge(what.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Begins a file that is stored with `splice`: appends the blocks of zeros that it names, unless they are there. Only
+    /// before anything else was appended.
     ///
     /// # Errors
     /// Those of [`Core::append`].
-    pub fn finish_spliced(self, splice: &Splice) -> Result<Extent> {
-        let map = splice.map(self.extent.block);
-        let extent = splice::append_map(&self.content, &map)?;
+    pub fn begin_spliced(&mut self, splice: &Splice) -> Result<()> {
+        for bytes in splice.zeros() {
+            let block = match self.maps.zeros(&self.content, bytes) {
+                Some(block) => block,
+                None => {
+                    let block = self.content.append(&[zeros(bytes)])?.length - 1;
+                    self.maps.keep_zeros(&self.content, bytes, block);
+                    block
+                }
+            };
+            self.zeros.insert(bytes, block);
+        }
+        (self.extent.block, self.extent.byte) =
+            (self.content.head().length, self.content.plain_bytes());
+        Ok(())
+    }
+
+    /// Ends a file that [`ContentWriter::begin_spliced`] began, and of which the new blocks of `splice`, in their order, were
+    /// appended since and nothing else: appends the map
+    /// that names them and those that were kept. `holes` of the bytes are holes.
+    ///
+    /// # Errors
+    /// Those of [`Core::append`].
+    pub fn finish_spliced(self, splice: &Splice, holes: u64) -> Result<Extent> {
+        let map = splice.map(self.extent.block, &self.zeros);
+        let extent = Extent { holes, ..splice::append_map(&self.content, &map)? };
         self.maps.keep_own(&self.content, &extent, Arc::new(map));
         Ok(extent)
     }

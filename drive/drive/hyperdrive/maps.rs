@@ -6,6 +6,7 @@
 //!
 //! Not here: how a map is encoded (`index/`), and files whose blocks follow each other (`read.rs`).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use lru::LruCache;
 use super::Pieces;
 use super::read::{self, MAX_BLOCKS_AT_ONCE};
 use crate::index::{BlockMap, MAX_MAP_BLOCK_BYTES, MAX_MAP_BLOCKS, Piece};
-use crate::stat::Extent;
-use hypermount_core::{Core, Error, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wait};
+use crate::stat::{Extent, Segment};
+use hypermount_core::{
+    Core, Error, MAX_WANTED_BLOCKS, Result, Ticket, Urgency, Wait, ZERO_BLOCK_SIZES,
+};
 use hypermount_swarm::sync::{Mutex, Rank};
 
 /// Bytes of maps kept per drive, roughly.
@@ -25,6 +28,8 @@ const MAX_CACHED_BYTES: usize = 16 * 1024 * 1024;
 const CACHED_SIZES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 /// Blocks of one map that are asked for at once: one that is too long ends the reading of the map.
 const MAP_BLOCKS_AT_ONCE: u64 = 8;
+/// Blocks looked at one by one for one [`Segment`].
+const MAX_LOOKED_AT: usize = 4096;
 
 /// Where a map is: an extent without the size of its file.
 type Key = (u64, u64, u64, u64);
@@ -39,11 +44,14 @@ struct Cache {
     maps: LruCache<Key, Arc<BlockMap>>,
     bytes: usize,
     sizes: LruCache<Key, u64>,
+    /// Blocks of zeros that this process stored, by their size in bytes.
+    zeros: BTreeMap<u64, u64>,
 }
 
 impl Cache {
     fn new(fork: u64) -> Self {
-        Self { fork, maps: LruCache::unbounded(), bytes: 0, sizes: LruCache::new(CACHED_SIZES) }
+        let (maps, sizes) = (LruCache::unbounded(), LruCache::new(CACHED_SIZES));
+        Self { fork, maps, bytes: 0, sizes, zeros: BTreeMap::new() }
     }
 }
 
@@ -55,7 +63,7 @@ pub(super) struct Maps {
 /// Refuses a map that no content core can have.
 pub(super) fn check(extent: &Extent) -> Result<()> {
     let Extent { block, blocks, byte, map_size, .. } = *extent;
-    read::check(&Extent { block, blocks, byte, size: map_size, map_size: 0 })?;
+    read::check(&Extent { block, blocks, byte, size: map_size, map_size: 0, holes: 0 })?;
     if blocks > MAX_MAP_BLOCKS || map_size > blocks.saturating_mul(MAX_MAP_BLOCK_BYTES as u64) {
         let what = format!("a block map of {map_size} bytes in {blocks} blocks");
         return Err(Error::Malformed(what));
@@ -245,6 +253,48 @@ impl Maps {
         content.demand().want_ahead(missing, urgency);
     }
 
+    /// What the file has from `at` on; `None` if the map is not here.
+    pub(super) fn segment(&self, content: &Core, extent: &Extent, at: u64) -> Option<Segment> {
+        let map = self.get_local(content, extent)?;
+        let pieces = map.from(at);
+        let mut known: Option<(u64, bool)> = None;
+        let (mut kind, mut end, mut looked_at) = (None, at, 0);
+        for (n, piece) in pieces.iter().enumerate() {
+            let is_hole = match known {
+                Some((block, is_hole)) if block == piece.block => is_hole,
+                _ => {
+                    let again = pieces.get(n + 1).is_some_and(|next| next.block == piece.block);
+                    looked_at += 1;
+                    is_zeros(content, piece, again)
+                }
+            };
+            if *kind.get_or_insert(is_hole) != is_hole || looked_at > MAX_LOOKED_AT {
+                break;
+            }
+            known = Some((piece.block, is_hole));
+            end = piece.start + piece.bytes;
+        }
+        Some(Segment { is_hole: kind?, end })
+    }
+
+    /// The block of `bytes` zeros that holes of this drive share, if one was stored.
+    pub(super) fn zeros(&self, content: &Core, bytes: u64) -> Option<u64> {
+        let fork = content.head().fork;
+        let cache = self.cache.lock();
+        let block = cache.zeros.get(&bytes).copied().filter(|_| cache.fork == fork)?;
+        content.has(block).then_some(block)
+    }
+
+    /// Keeps the number of a block of `bytes` zeros, of one of [`ZERO_BLOCK_SIZES`].
+    pub(super) fn keep_zeros(&self, content: &Core, bytes: u64, block: u64) {
+        let fork = content.head().fork;
+        let mut cache = self.cache.lock();
+        if cache.fork != fork {
+            *cache = Cache::new(fork);
+        }
+        cache.zeros.insert(bytes, block);
+    }
+
     /// How many of the bytes are in blocks that are not here.
     pub(super) fn lacking(&self, content: &Core, extent: &Extent, range: Range<u64>) -> u64 {
         let range = range.start..range.end.min(extent.size);
@@ -281,6 +331,18 @@ impl Maps {
         }
         blocks
     }
+}
+
+/// Whether the piece is known to be zeros. The tree of an encrypted core tells nothing, so its blocks are read: those as
+/// large as only a block of zeros is, or named `again` by the next piece.
+fn is_zeros(content: &Core, piece: &Piece, again: bool) -> bool {
+    if !content.is_unlocked() {
+        let found = content.zero_blocks(piece.block, piece.block + 1);
+        return found.is_ok_and(|found| found == (1, piece.bytes));
+    }
+    let may_be = piece.bytes >= ZERO_BLOCK_SIZES[1] || again;
+    let read = may_be.then(|| content.get_local(piece.block).ok().flatten()).flatten();
+    read.is_some_and(|bytes| hypermount_core::is_zeros(&bytes))
 }
 
 /// The pieces that have bytes of the range.

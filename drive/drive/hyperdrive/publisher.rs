@@ -75,6 +75,7 @@ impl Publisher {
             blocks: after.length - before.length,
             size: after.byte_length - before.byte_length,
             map_size: 0,
+            holes: 0,
         })
     }
 

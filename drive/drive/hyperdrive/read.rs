@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::stat::Extent;
+use crate::stat::{Extent, Segment};
 use hypermount_core::{
     Core, Error, Located, MAX_BLOCK_SIZE, MAX_CORE_LENGTH, MAX_WANTED_BLOCKS, Result, Ticket,
     Urgency, Wait,
@@ -263,6 +263,29 @@ pub(super) fn lacking(core: &Core, extent: &Extent, range: Range<u64>) -> u64 {
     let missing = blocks.saturating_sub(core.held(first..end));
     let share = u128::from(range.end - range.start) * u128::from(missing);
     u64::try_from(share / u128::from(blocks.max(1))).unwrap_or(u64::MAX)
+}
+
+/// What the extent has from `at` on; `None` if the tree here does not tell.
+pub(super) fn segment(core: &Core, extent: &Extent, at: u64) -> Option<Segment> {
+    let stretch = Stretch::new(extent).ok()?;
+    // The tree of an encrypted core tells nothing of its bytes.
+    if core.is_unlocked() {
+        return None;
+    }
+    let located = core.locate(extent.byte + at, stretch.blocks()).ok()?;
+    let Located::Found { block: first, offset } = located else { return None };
+    let (count, bytes) = core.zero_blocks(first, stretch.end_block).ok()?;
+    if count > 0 {
+        return Some(Segment { is_hole: true, end: at - offset + count * bytes });
+    }
+    let mut end = at - offset;
+    for block in first..stretch.end_block.min(first + MAX_COUNTED_BLOCKS) {
+        if block > first && core.zero_blocks(block, block + 1).ok()?.0 > 0 {
+            break;
+        }
+        end += core.span(block).ok()??.1;
+    }
+    Some(Segment { is_hole: false, end })
 }
 
 /// How many bytes and blocks of the extent are here.

@@ -3,14 +3,16 @@
 //!
 //! Not here: reading maps (`maps.rs`), and the bytes that get new blocks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::Drive;
+use super::holes::{StoredPart, hole_bytes, stored_parts};
 use crate::index::{BlockMap, DriveFormat, MAX_MAP_PIECES, Piece};
 use crate::stat::Extent;
-use hypermount_core::{Core, Error, Result, Wait};
+use hypermount_core::{Core, Error, Result, Wait, ZERO_BLOCK_SIZES};
 
 /// Bytes of a new block, at most.
 const BLOCK_BYTES: u64 = 64 * 1024;
@@ -19,6 +21,10 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 const SHORT_BYTES: u64 = BLOCK_BYTES / 2;
 /// Bytes that a piece takes in a map, at most.
 const PIECE_BYTES: u64 = 18;
+/// Bytes of holes, and their share of the file, from which they are worth a map. Without one they take no disk space
+/// here either, but readers fetch them.
+const MIN_MAPPED_HOLES: u64 = 1024 * 1024;
+const MIN_MAPPED_SHARE: u64 = 16;
 
 /// How a changed file is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +38,14 @@ enum Part {
     Kept(Piece),
     /// Bytes of the file for which a block is appended.
     New(Range<u64>),
+    /// So many zeros, one of [`ZERO_BLOCK_SIZES`]: a block that all holes of the drive share.
+    Zeros(u64),
 }
 
 impl Splice {
-    /// Of a file of `size` bytes, of which those in `changed` (in order, apart) are not in the blocks `stored`.
-    fn new(stored: &[Piece], size: u64, changed: &[Range<u64>]) -> Self {
+    /// Of a file of `size` bytes, of which those in `changed` (in order, apart) are not in the blocks `stored`, with these
+    /// holes.
+    fn new(stored: &[Piece], size: u64, changed: &[Range<u64>], holes: &[Range<u64>]) -> Self {
         let mut changed = changed.iter().filter(|range| !range.is_empty()).peekable();
         let stays = |piece: &Piece| {
             let end = piece.start + piece.bytes;
@@ -54,11 +63,11 @@ impl Splice {
         };
         let (mut parts, mut end) = (Vec::new(), 0);
         for (_, piece) in stored.iter().enumerate().filter(|(at, _)| is_kept(*at)) {
-            parts.extend(blocks_of(end..piece.start).map(Part::New));
+            parts.extend(new_parts(end..piece.start, holes));
             parts.push(Part::Kept(*piece));
             end = piece.start + piece.bytes;
         }
-        parts.extend(blocks_of(end..size).map(Part::New));
+        parts.extend(new_parts(end..size, holes));
         Self { parts }
     }
 
@@ -66,8 +75,14 @@ impl Splice {
     pub fn new_blocks(&self) -> impl Iterator<Item = Range<u64>> {
         self.parts.iter().filter_map(|part| match part {
             Part::New(range) => Some(range.clone()),
-            Part::Kept(_) => None,
+            Part::Kept(_) | Part::Zeros(_) => None,
         })
+    }
+
+    /// The sizes in bytes of the blocks of zeros that it names.
+    pub(super) fn zeros(&self) -> BTreeSet<u64> {
+        let zeros = |part: &Part| if let Part::Zeros(bytes) = part { Some(*bytes) } else { None };
+        self.parts.iter().filter_map(zeros).collect()
     }
 
     /// About how many bytes it appends.
@@ -76,13 +91,14 @@ impl Splice {
         new + self.parts.len() as u64 * PIECE_BYTES
     }
 
-    /// The map, if the first new block got this number.
-    pub(super) fn map(&self, first: u64) -> BlockMap {
+    /// The map, if the first new block got this number, and the blocks of zeros of each size those.
+    pub(super) fn map(&self, first: u64, zeros: &BTreeMap<u64, u64>) -> BlockMap {
         let mut next = first;
         let mut map = BlockMap::default();
         for part in &self.parts {
             match part {
                 Part::Kept(piece) => map.add(piece.block, piece.bytes),
+                Part::Zeros(bytes) => map.add(zeros.get(bytes).copied().unwrap_or(first), *bytes),
                 Part::New(range) => {
                     map.add(next, range.end - range.start);
                     next += 1;
@@ -91,6 +107,19 @@ impl Splice {
         }
         map
     }
+}
+
+/// The parts of bytes of which no stored block is kept.
+fn new_parts(range: Range<u64>, holes: &[Range<u64>]) -> impl Iterator<Item = Part> {
+    stored_parts(range, holes).flat_map(|part| {
+        let (range, zeros) = match part {
+            StoredPart::Data(range) => (range, None),
+            StoredPart::Zeros(range) => (range.clone(), Some(range.end - range.start)),
+        };
+        let zeros = zeros.filter(|zeros| ZERO_BLOCK_SIZES.contains(zeros));
+        let data = if zeros.is_some() { 0..0 } else { range };
+        zeros.map(Part::Zeros).into_iter().chain(blocks_of(data).map(Part::New))
+    })
 }
 
 /// Ranges of at most a block.
@@ -104,9 +133,20 @@ fn blocks_of(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// Whether a file of `size` bytes, of which so many are holes, is stored with a map for their sake.
+pub(super) fn is_sparse(size: u64, holes: u64) -> bool {
+    holes >= MIN_MAPPED_HOLES.max(size / MIN_MAPPED_SHARE)
+}
+
 impl Drive {
-    /// How to store a file of `size` bytes whose bytes outside of `changed` (in order, apart) are those of `base`, if its
-    /// blocks can be kept and that saves most of the bytes. Otherwise all of it is to be stored.
+    /// Whether a file of `size` bytes with these holes is to be stored with a map, however much of it is new.
+    pub fn maps_holes(&self, size: u64, holes: &[Range<u64>]) -> bool {
+        self.format() != DriveFormat::Hyperdrive10 && is_sparse(size, hole_bytes(holes))
+    }
+
+    /// How to store a file of `size` bytes whose bytes outside of `changed` (in order, apart) are those of `base`, and whose
+    /// holes are these, with a map: if the blocks of `base` can be kept and that saves most of the bytes, or if the holes
+    /// are large. Otherwise all of it is to be stored.
     ///
     /// # Errors
     /// Those of [`Drive::read`].
@@ -115,10 +155,13 @@ impl Drive {
         base: &Extent,
         size: u64,
         changed: &[Range<u64>],
+        holes: &[Range<u64>],
         wait: Wait,
     ) -> Result<Option<Splice>> {
         let kept = size.saturating_sub(changed.iter().map(|range| range.end - range.start).sum());
-        if self.format() == DriveFormat::Hyperdrive10 || kept.min(base.size) <= size / 2 {
+        let is_sparse = self.maps_holes(size, holes);
+        let keeps = kept.min(base.size) > size / 2;
+        if self.format() == DriveFormat::Hyperdrive10 || !(keeps || is_sparse) {
             return Ok(None);
         }
         let content = self.content()?;
@@ -128,9 +171,9 @@ impl Drive {
         };
         let Some(stored) = stored else { return Ok(None) };
         let stored: Vec<Piece> = stored.into_iter().filter(|piece| piece.bytes > 0).collect();
-        let splice = Splice::new(&stored, size, changed);
-        let saves = splice.cost() <= size / 2 && splice.parts.len() as u64 <= MAX_MAP_PIECES;
-        Ok(saves.then_some(splice))
+        let splice = Splice::new(&stored, size, changed, holes);
+        let saves = is_sparse || splice.cost() <= size / 2;
+        Ok((saves && splice.parts.len() as u64 <= MAX_MAP_PIECES).then_some(splice))
     }
 }
 
@@ -159,7 +202,8 @@ pub(super) fn append_map(content: &Core, map: &BlockMap) -> Result<Extent> {
     }
     content.append(&blocks)?;
     let map_size = blocks.iter().map(|block| block.len() as u64).sum();
-    Ok(Extent { block, blocks: blocks.len() as u64, byte, size: map.size(), map_size })
+    let blocks = blocks.len() as u64;
+    Ok(Extent { block, blocks, byte, size: map.size(), map_size, holes: 0 })
 }
 
 #[cfg(test)]
@@ -176,25 +220,35 @@ mod tests {
         map.from(0).to_vec()
     }
 
+    /// Blocks of zeros of each size, numbered from 1 on.
+    fn zeros_at() -> BTreeMap<u64, u64> {
+        ZERO_BLOCK_SIZES.into_iter().zip(1..).collect()
+    }
+
     fn blocks(splice: &Splice) -> Vec<(u64, u64)> {
-        splice.map(900).from(0).iter().map(|piece| (piece.block, piece.bytes)).collect()
+        splice
+            .map(900, &zeros_at())
+            .from(0)
+            .iter()
+            .map(|piece| (piece.block, piece.bytes))
+            .collect()
     }
 
     #[test]
     fn blocks_without_a_changed_byte_are_kept() {
         let whole = stored(&[BLOCK_BYTES; 4]);
         let at = |block: u64| block * BLOCK_BYTES;
-        let splice = Splice::new(&whole, at(4), &[at(2) + 5..at(2) + 6]);
+        let splice = Splice::new(&whole, at(4), &[at(2) + 5..at(2) + 6], &[]);
         let full = BLOCK_BYTES;
         assert_eq!(blocks(&splice), [(100, full), (101, full), (900, full), (103, full)]);
         assert_eq!(splice.new_blocks().collect::<Vec<_>>(), [at(2)..at(3)]);
         // The end of one block and the beginning of the next.
-        let splice = Splice::new(&whole, at(4), &[at(1) - 1..at(1) + 1]);
+        let splice = Splice::new(&whole, at(4), &[at(1) - 1..at(1) + 1], &[]);
         assert_eq!(blocks(&splice), [(900, full), (901, full), (102, full), (103, full)]);
         // Cut in the middle of a block, and made longer.
-        let splice = Splice::new(&whole, at(1) + 7, &[]);
+        let splice = Splice::new(&whole, at(1) + 7, &[], &[]);
         assert_eq!(blocks(&splice), [(100, full), (900, 7)]);
-        let splice = Splice::new(&whole, at(5) + 7, &[at(4)..at(5) + 7]);
+        let splice = Splice::new(&whole, at(5) + 7, &[at(4)..at(5) + 7], &[]);
         assert_eq!(blocks(&splice)[4..], [(900, full), (901, 7)]);
     }
 
@@ -203,12 +257,31 @@ mod tests {
         let sizes = [BLOCK_BYTES, 10, 20, BLOCK_BYTES, 10];
         let whole = stored(&sizes);
         let size: u64 = sizes.iter().sum();
-        let first = Splice::new(&whole, size, &[0..1]);
+        let first = Splice::new(&whole, size, &[0..1], &[]);
         assert_eq!(blocks(&first)[..2], [(900, BLOCK_BYTES), (901, 10)]);
         assert_eq!(blocks(&first)[2..], [(102, 20), (103, BLOCK_BYTES), (104, 10)]);
         // Appends in a row leave no short blocks behind.
-        let grown = Splice::new(&whole, size + 5, &[size..size + 5]);
+        let grown = Splice::new(&whole, size + 5, &[size..size + 5], &[]);
         assert_eq!(blocks(&grown).last(), Some(&(900, 15)));
+    }
+
+    #[test]
+    fn holes_name_one_block_of_zeros_again_and_again() {
+        let [_, large, small] = ZERO_BLOCK_SIZES;
+        let size = 3 * large + small + 9;
+        let new = Splice::new(&[], size, &[0..size], &[large..size]);
+        let blocks_of_data = (large / BLOCK_BYTES) as usize;
+        assert_eq!(blocks(&new)[blocks_of_data..], [(2, large), (2, large), (3, small), (916, 9)]);
+        assert_eq!(new.zeros(), BTreeSet::from([small, large]));
+        assert_eq!(new.cost(), large + 9 + (blocks_of_data as u64 + 4) * PIECE_BYTES);
+        // A change inside of a large block of zeros leaves smaller ones around it.
+        let whole = stored(&[large, large]);
+        let at = large + 3 * small;
+        let holes = [0..at, at + small..2 * large];
+        let changed = Splice::new(&whole, 2 * large, &[at + 5..at + 6], &holes);
+        let blocks = blocks(&changed);
+        assert_eq!(blocks[..5], [(100, large), (3, small), (3, small), (3, small), (900, small)]);
+        assert!(blocks[5..].iter().all(|piece| *piece == (3, small)));
     }
 
     proptest! {
@@ -228,10 +301,10 @@ mod tests {
                 .map(|cut| cut[0].min(size).min(before)..cut[1].min(size).min(before))
                 .collect();
             changed.push(before.min(size)..size);
-            let splice = Splice::new(&stored, size, &changed);
+            let splice = Splice::new(&stored, size, &changed, &[]);
             let mut new = splice.new_blocks();
             let mut end = 0;
-            for (piece, part) in splice.map(1000).from(0).iter().zip(&splice.parts) {
+            for (piece, part) in splice.map(1000, &zeros_at()).from(0).iter().zip(&splice.parts) {
                 prop_assert_eq!(piece.start, end);
                 let range = piece.start..piece.start + piece.bytes;
                 end = range.end;
@@ -243,6 +316,7 @@ mod tests {
                         });
                         prop_assert!(!touched);
                     }
+                    Part::Zeros(_) => prop_assert!(false, "there is no hole"),
                     Part::New(part) => {
                         prop_assert!(piece.bytes <= BLOCK_BYTES);
                         prop_assert_eq!(part, &range);

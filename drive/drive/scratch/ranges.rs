@@ -62,6 +62,11 @@ impl Ranges {
         self.by_start.is_empty()
     }
 
+    /// How many positions there are.
+    pub fn bytes(&self) -> u64 {
+        self.by_start.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// How many ranges it takes.
     pub fn len(&self) -> usize {
         self.by_start.len()
@@ -103,6 +108,7 @@ mod tests {
                 }
                 let positions: BTreeSet<u64> = ranges.iter().flatten().collect();
                 prop_assert_eq!(&positions, &model);
+                prop_assert_eq!(ranges.bytes(), model.len() as u64);
                 let all: Vec<_> = ranges.iter().collect();
                 prop_assert!(all.windows(2).all(|pair| pair[0].end < pair[1].start));
                 for from in 0..60 {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::hyperdrive::Drive;
 use crate::scratch::Leftover;
-use hypermount_core::{Error, Result, Store, Wait};
+use crate::sparse;
+use hypermount_core::{Error, Result, Store, Wait, is_zeros};
 
 /// Bytes copied at once.
 const PIECE_BYTES: u64 = 1024 * 1024;
@@ -27,7 +28,9 @@ pub async fn restore(store: &Store, leftover: &Leftover, to: &Path) -> Result<()
         while position < beneath {
             let end = (position + PIECE_BYTES).min(beneath);
             for piece in drive.read(&leftover.origin.base, position..end, Wait::Local).await? {
-                out.write_all_at(&piece, position).map_err(failed("write"))?;
+                if !is_zeros(&piece) {
+                    out.write_all_at(&piece, position).map_err(failed("write"))?;
+                }
                 position += piece.len() as u64;
             }
         }
@@ -48,7 +51,14 @@ fn changes(
     for range in leftover.written.iter() {
         let mut position = range.start;
         while position < range.end {
-            let length = (range.end - position).min(PIECE_BYTES) as usize;
+            let segment = sparse::segment(&from, position).map_err(lost)?;
+            let end = segment.end.min(range.end);
+            if segment.is_hole {
+                sparse::zero(out, position..end).map_err(&failed)?;
+                position = end;
+                continue;
+            }
+            let length = (end - position).min(PIECE_BYTES) as usize;
             let Some(part) = piece.get_mut(..length) else { break };
             from.read_exact_at(part, position).map_err(lost)?;
             out.write_all_at(part, position).map_err(&failed)?;

@@ -75,5 +75,12 @@ fn matching(core: &Core, first: u64, file: &mut File, path: &Path) -> Result<Opt
         size += ours.len() as u64;
     }
     let Some(byte) = core.plain_bytes().checked_sub(size) else { return Ok(None) };
-    Ok(Some(Extent { block: first, blocks: head.length - first, byte, size, map_size: 0 }))
+    Ok(Some(Extent {
+        block: first,
+        blocks: head.length - first,
+        byte,
+        size,
+        map_size: 0,
+        holes: 0,
+    }))
 }

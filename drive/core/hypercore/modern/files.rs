@@ -594,7 +594,7 @@ impl CoreFiles for Files {
     }
 
     fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.data.write(offset, bytes)
+        self.data.write_blocks(offset, bytes)
     }
 
     fn release_data(&self, start: u64, end: u64) -> Result<()> {

@@ -22,6 +22,7 @@ pub(crate) const SECTOR: usize = 512;
 #[derive(Clone)]
 enum Change {
     Write { offset: u64, bytes: Vec<u8> },
+    WriteZeros { offset: u64, length: u64 },
     Truncate(u64),
     Punch { offset: u64, length: u64 },
 }
@@ -30,6 +31,7 @@ impl Change {
     fn apply(&self, to: &mut Pages) {
         match self {
             Self::Write { offset, bytes } => to.write_at(*offset, bytes),
+            Self::WriteZeros { offset, length } => to.write_zeros(*offset, *length),
             Self::Truncate(length) => to.truncate(*length),
             Self::Punch { offset, length } => to.punch(*offset, *length),
         }
@@ -226,6 +228,10 @@ impl Storage for Disk {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.world.change(&self.name, Change::Write { offset, bytes: bytes.to_vec() })
+    }
+
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.world.change(&self.name, Change::WriteZeros { offset, length })
     }
 
     fn len(&self) -> io::Result<u64> {

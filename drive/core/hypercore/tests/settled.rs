@@ -280,6 +280,10 @@ impl Storage for Gated {
         self.disk.write_at(offset, bytes)
     }
 
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.write_zeros(offset, length)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.disk.len()
     }

@@ -188,9 +188,10 @@ impl EntryValue {
         let mode = self.mode(mode, kept_mode);
         let mtime = Time::of_coarse(coarse, exact.mtime);
         let ctime = Time::of_coarse(ctime, exact.ctime);
-        let Exact { atime, device, .. } = exact;
+        let Exact { atime, device, holes, .. } = exact;
         let link = link.map(Link::unread);
-        Stat { mode, uid, gid, mtime, ctime, atime, device, attributes, link, ..stat }
+        let extent = Extent { holes, ..extent };
+        Stat { mode, uid, gid, extent, mtime, ctime, atime, device, attributes, link, ..stat }
     }
 
     /// The mode of an entry whose metadata keeps `kept`. What it is, and whether it is executable, its own members say:
@@ -224,6 +225,7 @@ fn decode_blob(json: &str) -> Result<Extent> {
         blocks: take_number(members, "blockLength")?,
         size: take_number(members, "byteLength")?,
         map_size: 0,
+        holes: 0,
     };
     // The sum does not overflow: both numbers are below 2^53.
     if extent.block + extent.blocks > MAX_CORE_LENGTH {
@@ -239,7 +241,7 @@ fn decode_blob(json: &str) -> Result<Extent> {
 }
 
 fn encode_blob(blob: Extent) -> String {
-    let Extent { block, blocks, byte, size, map_size } = blob;
+    let Extent { block, blocks, byte, size, map_size, holes: _ } = blob;
     let (size, map) = if map_size > 0 { (map_size, r#","blockMap":true"#) } else { (size, "") };
     format!(
         r#"{{"blockOffset":{block},"byteOffset":{byte},"blockLength":{blocks},"byteLength":{size}{map}}}"#
@@ -315,7 +317,7 @@ mod tests {
     #[test]
     fn a_value_is_a_file_or_a_link() {
         let blob = r#"{"blockOffset":1,"byteOffset":2,"blockLength":3,"byteLength":4}"#;
-        let extent = Extent { block: 1, byte: 2, blocks: 3, size: 4, map_size: 0 };
+        let extent = Extent { block: 1, byte: 2, blocks: 3, size: 4, map_size: 0, holes: 0 };
         let file = stat(&format!(r#"{{"executable":false,"blob":{blob}}}"#));
         assert_eq!((file.mode, file.extent), (0o100644, extent));
         assert_eq!(Entry::stored(file).kind, Kind::File);

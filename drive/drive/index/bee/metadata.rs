@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {"mtime":1700000000123,"hypermount":{"version":1,"mode":33188,"uid":1000,"gid":1000,"ctime":1700000000123,
-//!  "exact":{"mtime":[1700000000,123456789],"atime":[1700000000,0]},"device":[1,3],"attributes":[["user.a","YmFzZTY0"]]}}
+//!  "exact":{"mtime":[1700000000,123456789],"atime":[1700000000,0]},"device":[1,3],"holes":65536,"attributes":[["user.a","YmFzZTY0"]]}}
 //! ```
 //!
 //! Members of others are kept. Not here: times that other programs wrote (`time.rs`).
@@ -70,7 +70,7 @@ pub(super) fn kept(metadata: &str) -> Option<Kept> {
     })
 }
 
-/// The exact times, and the numbers of a device; what makes no sense is left out.
+/// The exact times, the numbers of a device, and how many bytes are holes; what makes no sense is left out.
 fn exact(own: &Value) -> Exact {
     let times = own.get("exact");
     let time = |name: &str| {
@@ -81,7 +81,9 @@ fn exact(own: &Value) -> Exact {
         let number = |at: usize| u32::try_from(own.get("device")?.get(at)?.as_u64()?).ok();
         Some(Device { major: number(0)?, minor: number(1)? })
     };
-    Exact { mtime: time("mtime"), ctime: time("ctime"), atime: time("atime"), device: device() }
+    let holes = own.get("holes").and_then(Value::as_u64).unwrap_or(0);
+    let [mtime, ctime, atime] = ["mtime", "ctime", "atime"].map(time);
+    Exact { mtime, ctime, atime, device: device(), holes }
 }
 
 /// [`exact()`] as members, each after a comma.
@@ -100,6 +102,9 @@ fn encode_exact(exact: &Exact) -> String {
     }
     if let Some(Device { major, minor }) = exact.device {
         json += &format!(r#","device":[{major},{minor}]"#);
+    }
+    if exact.holes > 0 {
+        json += &format!(r#","holes":{}"#, exact.holes);
     }
     json
 }

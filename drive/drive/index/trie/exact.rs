@@ -1,5 +1,5 @@
 //! What a `Stat` of the reference has no field for, as one member of its metadata (hyperdrive10.md §3): times
-//! to the nanosecond, access times, and the numbers of devices.
+//! to the nanosecond, access times, the numbers of devices, and how many bytes are holes.
 
 use prost::Message;
 
@@ -24,6 +24,8 @@ struct ExactMessage {
     atime: Option<TimeMessage>,
     #[prost(message, optional, tag = "5")]
     device: Option<DeviceMessage>,
+    #[prost(uint64, optional, tag = "6")]
+    holes: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -59,6 +61,7 @@ pub(super) fn decode(member: &[u8]) -> Exact {
         ctime: message.ctime.and_then(time),
         atime: message.atime.and_then(time),
         device: message.device.map(device),
+        holes: message.holes.unwrap_or(0),
     }
 }
 
@@ -76,6 +79,7 @@ pub(super) fn encode(exact: &Exact) -> Vec<u8> {
         ctime: exact.ctime.map(time),
         atime: exact.atime.map(time),
         device: exact.device.map(device),
+        holes: Some(exact.holes).filter(|holes| *holes > 0),
     };
     message.encode_to_vec()
 }
@@ -95,6 +99,7 @@ mod tests {
             ctime: time(1_700_000_000, 1),
             atime: None,
             device: Some(Device { major: 1, minor: 3 }),
+            holes: 65_536,
         };
         let encoded = encode(&exact);
         assert_eq!(
@@ -108,7 +113,8 @@ mod tests {
                 "0880c49fd50c",
                 "1001",
                 "2a04",
-                "08011003"
+                "08011003",
+                "30808004"
             )
         );
         assert_eq!(decode(&encoded), exact);
