@@ -689,7 +689,6 @@ impl Pending {
         holes: u64,
         wait: Wait,
     ) -> Result<Extent> {
-        writer.begin_spliced(splice)?;
         let blocks = splice.new_blocks().map(StoredPart::Data);
         self.append_parts(drive, &mut writer, blocks, wait).await?;
         Ok(writer.finish_spliced(splice, holes)?)

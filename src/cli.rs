@@ -355,6 +355,10 @@ pub struct Export {
     #[arg(long)]
     pub delete: bool,
 
+    /// Make devices too, as root; otherwise they are left out and named
+    #[arg(long)]
+    pub devices: bool,
+
     /// Only print what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,

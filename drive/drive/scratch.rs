@@ -415,7 +415,7 @@ mod tests {
 
     fn origin(path: &str) -> Origin {
         let path = DrivePath::parse(path).expect("a path");
-        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 4 };
+        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 4, holes: 0 };
         Origin { drive: PublicKey::new([7; 32]), path, base, mode: 0o100640 }
     }
 

@@ -62,6 +62,9 @@ pub struct Export {
     /// Remove from the directory what is not in the drive.
     #[serde(default)]
     pub delete: bool,
+    /// Make devices too, which takes root.
+    #[serde(default)]
+    pub devices: bool,
     #[serde(default)]
     pub dry_run: bool,
     /// Report first how many bytes there are in all.
@@ -124,7 +127,7 @@ impl From<TransferStep> for StepKind {
         match step {
             TransferStep::Content(_) => StepKind::Copy,
             TransferStep::Metadata => StepKind::Update,
-            TransferStep::Directory => StepKind::Make,
+            TransferStep::Directory | TransferStep::Special => StepKind::Make,
             TransferStep::Symlink => StepKind::Link,
             TransferStep::Delete => StepKind::Remove,
             TransferStep::Unchanged => StepKind::Unchanged,
@@ -141,6 +144,9 @@ pub struct Summary {
     pub updated: u64,
     pub directories: u64,
     pub symlinks: u64,
+    /// Fifos, sockets and devices that were made.
+    #[serde(default)]
+    pub specials: u64,
     pub deleted: u64,
     pub unchanged: u64,
     /// The first of the entries that were not copied, or not wholly.
@@ -171,6 +177,7 @@ impl Summary {
             updated: report.updated,
             directories: report.directories,
             symlinks: report.symlinks,
+            specials: report.specials,
             deleted: report.deleted,
             unchanged: report.unchanged,
             troubles: report.troubles.into_iter().map(trouble).collect(),
@@ -245,11 +252,12 @@ async fn forecast(
     let (drive, path) = (&session.drive, &session.path);
     let report =
         copy_in(&asked.directory, drive, path, &options, &mut counted).await.context(what)?;
-    let entries = report.files + report.updated + report.directories + report.symlinks;
-    let growth = report.bytes + entries * ENTRY_BYTES;
+    let made = report.directories + report.symlinks + report.specials;
+    let entries = report.files + report.updated + made;
+    let growth = report.bytes.saturating_sub(report.holes) + entries * ENTRY_BYTES;
     let available = session.store.space().context(what)?.available;
     if !report.is_idle() {
-        let others = report.updated + report.directories + report.symlinks + report.deleted;
+        let others = report.updated + made + report.deleted;
         tell(Progress::Forecast { growth, available, files: report.files, others });
     }
     if growth > available && !asked.dry_run {
@@ -267,8 +275,8 @@ pub async fn export(session: &Session, asked: &Export, tell: Tell<'_>) -> Result
         let bytes = measure(drive, path, session.wait).await.context(what)?.bytes;
         tell(Progress::Expected { bytes });
     }
-    let options =
-        ExportOptions { checksum: asked.checksum, delete: asked.delete, dry_run: asked.dry_run };
+    let Export { checksum, delete, devices, dry_run, .. } = *asked;
+    let options = ExportOptions { checksum, delete, devices, dry_run };
     let mut reporter = Reporter(tell);
     let copied =
         copy_out(drive, path, &asked.directory, &options, session.wait, &mut reporter).await;

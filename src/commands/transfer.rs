@@ -51,6 +51,7 @@ pub async fn run_export(args: &Export) -> Result {
         path: String::new(),
         checksum: args.checksum,
         delete: args.delete,
+        devices: args.devices,
         dry_run: args.dry_run,
         // Only a bar needs to know beforehand.
         measure: stderr().is_terminal(),
@@ -114,7 +115,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
             eprintln!("{sign}: {}: {}", escaped(&trouble.path), escaped(&trouble.why));
         }
         eprintln!(
-            "{}{} files ({}) copied, {} updated, {} directories and {} links made, {} removed, \
+            "{}{} files ({}) copied, {} updated, {} directories and {} links made{}, {} removed, \
              {} unchanged",
             if summary.dry_run { "would be: " } else { "" },
             summary.files,
@@ -122,6 +123,7 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
             summary.updated,
             summary.directories,
             summary.symlinks,
+            specials(summary.specials),
             summary.deleted,
             summary.unchanged
         );
@@ -136,6 +138,11 @@ fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
         return Err(Failure::failed(what, why));
     }
     Ok(())
+}
+
+/// The number of fifos, sockets and devices that were made, if any were.
+fn specials(count: u64) -> String {
+    if count == 0 { String::new() } else { format!(", {count} special files") }
 }
 
 /// A bar on a terminal; the list of what would be done in a dry run.

@@ -42,8 +42,6 @@ pub struct ContentWriter {
     content: Core,
     maps: Arc<Maps>,
     extent: Extent,
-    /// Blocks of zeros that [`ContentWriter::begin_spliced`] found or appended, by their size in bytes.
-    zeros: BTreeMap<u64, u64>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -51,7 +49,7 @@ impl ContentWriter {
     fn new(content: Core, maps: Arc<Maps>, turn: OwnedMutexGuard<()>) -> Self {
         let (block, byte) = (content.head().length, content.plain_bytes());
         let extent = Extent { block, byte, ..Extent::default() };
-        Self { content, maps, extent, zeros: BTreeMap::new(), _turn: turn }
+        Self { content, maps, extent, _turn: turn }
     }
 
     /// Goes on after `extent` if that is what the core ends with; whether it does. Only before
@@ -123,39 +121,32 @@ impl ContentWriter {
         Ok(())
     }
 
-    /// Begins a file that is stored with `splice`: appends the blocks of zeros that it names, unless they are there. Only
-    /// before anything else was appended.
-    ///
-    /// # Errors
-    /// Those of [`Core::append`].
-    pub fn begin_spliced(&mut self, splice: &Splice) -> Result<()> {
-        for bytes in splice.zeros() {
-            let block = match self.maps.zeros(&self.content, bytes) {
-                Some(block) => block,
-                None => {
-                    let block = self.content.append(&[zeros(bytes)])?.length - 1;
-                    self.maps.keep_zeros(&self.content, bytes, block);
-                    block
-                }
-            };
-            self.zeros.insert(bytes, block);
-        }
-        (self.extent.block, self.extent.byte) =
-            (self.content.head().length, self.content.plain_bytes());
-        Ok(())
-    }
-
-    /// Ends a file that [`ContentWriter::begin_spliced`] began, and of which the new blocks of `splice`, in their order, were
-    /// appended since and nothing else: appends the map
-    /// that names them and those that were kept. `holes` of the bytes are holes.
+    /// Ends a file of which the new blocks of `splice`, in their order, were appended and nothing else: appends the map
+    /// that names them, those that were kept, and blocks of zeros. `holes` of the bytes are holes.
     ///
     /// # Errors
     /// Those of [`Core::append`].
     pub fn finish_spliced(self, splice: &Splice, holes: u64) -> Result<Extent> {
-        let map = splice.map(self.extent.block, &self.zeros);
+        let mut zeros = BTreeMap::new();
+        for bytes in splice.zeros() {
+            zeros.insert(bytes, self.shared_zeros(bytes)?);
+        }
+        let map = splice.map(self.extent.block, &zeros);
         let extent = Extent { holes, ..splice::append_map(&self.content, &map)? };
         self.maps.keep_own(&self.content, &extent, Arc::new(map));
         Ok(extent)
+    }
+}
+
+impl ContentWriter {
+    /// The block of so many zeros that the holes of the drive share; it is appended unless this process did so before.
+    fn shared_zeros(&self, bytes: u64) -> Result<u64> {
+        if let Some(block) = self.maps.zeros(&self.content, bytes) {
+            return Ok(block);
+        }
+        let block = self.content.append(&[zeros(bytes)])?.length - 1;
+        self.maps.keep_zeros(&self.content, bytes, block);
+        Ok(block)
     }
 }
 

@@ -5,13 +5,10 @@
 //! always do.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::names::TargetNames;
 use super::target::{self, TargetDirectory};
@@ -20,7 +17,7 @@ use crate::escape::{escape, unescape, unescape_path};
 use crate::hyperdrive::{Drive, Snapshot};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Kind, Stat};
-use hypermount_core::{Error, Result, Urgency, Wait};
+use hypermount_core::{Error, Result, Urgency, Wait, is_zeros};
 
 /// Bytes read at once, and asked for ahead of that.
 const CHUNK: u64 = 1024 * 1024;
@@ -35,6 +32,9 @@ pub struct ExportOptions {
     pub checksum: bool,
     /// Remove from the directory what is not in the drive.
     pub delete: bool,
+    /// Make devices, which only root may. Without it they are left out and named: a device of another publisher may be
+    /// any device of this machine.
+    pub devices: bool,
     /// Change nothing; only find out what would be done.
     pub dry_run: bool,
 }
@@ -277,12 +277,16 @@ impl Export<'_> {
                 Ok(None)
             }
             Kind::Directory => self.directory(target, name, path, entry, found.as_ref()).await,
-            Kind::File | Kind::Symlink if in_the_way && !self.options.delete => {
+            Kind::CharacterDevice | Kind::BlockDevice if !self.options.devices => {
+                self.report.trouble(path.as_str(), "a device; --devices makes it, as root", false);
+                Ok(None)
+            }
+            _ if in_the_way && !self.options.delete => {
                 let why = "a directory is in its place; --delete would replace it";
                 self.report.trouble(path.as_str(), why, false);
                 Ok(None)
             }
-            Kind::File | Kind::Symlink => {
+            _ => {
                 let found = found.filter(|found| !target::is_directory(found));
                 if let Some(target) = target.filter(|_| in_the_way) {
                     let parent = path.parent().unwrap_or_default();
@@ -294,15 +298,12 @@ impl Export<'_> {
                 let found = found.filter(|found| self.names.may_stay(&entry.stat, found));
                 match entry.kind {
                     Kind::Symlink => self.symlink(target, name, path, &entry.stat, found.as_ref()),
-                    _ => self.file(target, name, path, &entry.stat, found.as_ref()).await,
+                    Kind::File => self.file(target, name, path, &entry.stat, found.as_ref()).await,
+                    _ => self.special(target, name, path, &entry.stat, found.as_ref()),
                 }?;
                 if let Some(target) = target {
                     self.names.exported(&entry.stat, path, target);
                 }
-                Ok(None)
-            }
-            _ => {
-                self.report.trouble(path.as_str(), "neither file, directory nor link", false);
                 Ok(None)
             }
         }
@@ -430,6 +431,54 @@ impl Export<'_> {
         make().map_err(failed("link", &self.local(path))).map_err(Failed::Entry)
     }
 
+    /// A fifo, a socket or a device.
+    fn special(
+        &mut self,
+        target: Option<&TargetDirectory>,
+        name: &Name,
+        path: &DrivePath,
+        stat: &Stat,
+        found: Option<&rustix::fs::Stat>,
+    ) -> std::result::Result<(), Failed> {
+        let name = &*name.file_name();
+        let there = found.filter(|found| target::is_special(found, stat));
+        let mode = self.mode(stat);
+        let is_same = |found: &rustix::fs::Stat| {
+            target::permissions(found) == mode && target::has_mtime(found, stat.mtime)
+        };
+        if there.is_some_and(is_same) {
+            self.step(path, TransferStep::Unchanged);
+            return Ok(());
+        }
+        let made = match target.filter(|_| !self.options.dry_run) {
+            Some(target) if there.is_some() => target.finish_special(name, mode, stat.mtime),
+            Some(target) => {
+                let temporary = TargetDirectory::temporary(name);
+                let made = target
+                    .special(&temporary, stat)
+                    .and_then(|()| target.finish_special(&temporary, mode, stat.mtime))
+                    .and_then(|()| target.rename(&temporary, name));
+                made.inspect_err(|_| target.unlink(&temporary).unwrap_or_default())
+            }
+            None => Ok(()),
+        };
+        match made {
+            Ok(()) => {
+                let step =
+                    if there.is_some() { TransferStep::Metadata } else { TransferStep::Special };
+                self.step(path, step);
+                Ok(())
+            }
+            Err(rustix::io::Errno::PERM) if stat.device.is_some() => {
+                let why =
+                    "a device, which only root may make; run this as root, or without --devices";
+                self.report.trouble(path.as_str(), why, false);
+                Ok(())
+            }
+            Err(errno) => Err(Failed::Entry(failed("make", &self.local(path))(errno))),
+        }
+    }
+
     async fn file(
         &mut self,
         target: Option<&TargetDirectory>,
@@ -524,7 +573,7 @@ impl Export<'_> {
         set.map_err(failed("update", &self.local(path))).map_err(Failed::Entry)
     }
 
-    /// Writes a file whole, with mode, time and attributes, under a temporary name.
+    /// Writes a file whole, with its holes, mode, time and attributes, under a temporary name.
     async fn write(
         &mut self,
         target: &TargetDirectory,
@@ -533,18 +582,27 @@ impl Export<'_> {
         stat: &Stat,
     ) -> Result<()> {
         let local = self.local(path);
-        let mut file = target.create(temporary).map_err(failed("create", &local))?;
+        let file = target.create(temporary).map_err(failed("create", &local))?;
         let extent = &stat.extent;
         let mut at = 0;
         while at < extent.size {
-            let end = at.saturating_add(CHUNK).min(extent.size);
+            let segment = self.drive.segment(extent, at);
+            if segment.is_hole {
+                self.observer.bytes(segment.end - at);
+                at = segment.end;
+                continue;
+            }
+            let end = at.saturating_add(CHUNK).min(segment.end);
             if !self.wait.is_local() {
                 let ahead = end..end.saturating_add(AHEAD).min(extent.size);
                 self.drive.prefetch(extent, ahead, Urgency::Ahead);
             }
             for piece in self.drive.read(extent, at..end, self.wait).await? {
-                write_sparsely(&mut file, &piece).map_err(failed("write", &local))?;
+                if !is_zeros(&piece) {
+                    file.write_all_at(&piece, at).map_err(failed("write", &local))?;
+                }
                 self.observer.bytes(piece.len() as u64);
+                at += piece.len() as u64;
             }
             at = end;
         }
@@ -602,13 +660,4 @@ impl Export<'_> {
         }
         directory.names().map_err(failed("list", local))
     }
-}
-
-/// Writes a piece at the file's end, or leaves a hole where it has nothing but zeros.
-fn write_sparsely(file: &mut File, piece: &Bytes) -> std::io::Result<()> {
-    if piece.iter().any(|byte| *byte != 0) {
-        return file.write_all(piece);
-    }
-    // A piece is in memory.
-    file.seek(SeekFrom::Current(piece.len() as i64)).map(drop)
 }

@@ -4,6 +4,8 @@
 //! no crash leaves an entry whose bytes are not there; each index batch is one signed version. An
 //! entry that is in the index is done, which is all that a second run needs to know.
 
+mod sparse;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +21,7 @@ use super::names::SourceNames;
 use super::resume::{self, Note};
 use super::{BLOCK_BYTES, Observer, Report, TransferStep, failed};
 use crate::escape::escape_path;
-use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot};
+use crate::hyperdrive::{Drive, Edit, Pieces, Snapshot, hole_bytes};
 use crate::link::{Link, LinkId, MAX_LINKS};
 use crate::path::{DrivePath, Name};
 use crate::stat::{Entry, Extent, Kind, Stat};
@@ -210,6 +212,9 @@ impl Import<'_> {
                     Err(error @ Error::Storage { .. }) if is_local(&error, &local) => {
                         self.report.failed(path.as_str(), &error);
                     }
+                    Err(error @ Error::TooLarge(_)) => {
+                        self.report.failed(path.as_str(), &error);
+                    }
                     Err(error) => return Err(error),
                 }
                 self.commit_if_full().await?;
@@ -258,7 +263,7 @@ impl Import<'_> {
                 let file = local::open(local)?;
                 self.directory(path, &file, &found, existing, local).await
             }
-            Kind::File | Kind::Symlink => {
+            _ => {
                 let below = existing.as_ref().filter(|entry| entry.kind == Kind::Directory);
                 if let Some(entry) = below {
                     if !self.options.delete {
@@ -275,15 +280,12 @@ impl Import<'_> {
                 let troubles = self.report.trouble_count;
                 match found.kind {
                     Kind::Symlink => self.symlink(path, local, &found, existing)?,
-                    _ => self.file(path, local, existing).await?,
+                    Kind::File => self.file(path, local, existing).await?,
+                    _ => self.special(path, &found, existing.as_ref()),
                 }
                 if self.report.trouble_count == troubles {
                     self.names.is_first(found.inode, path);
                 }
-                Ok(None)
-            }
-            _ => {
-                self.report.trouble(path.as_str(), "neither file, directory nor link", false);
                 Ok(None)
             }
         }
@@ -349,6 +351,19 @@ impl Import<'_> {
         Ok(())
     }
 
+    /// A fifo, a socket or a device: what it is, without what may be behind it.
+    fn special(&mut self, path: &DrivePath, found: &Local, existing: Option<&Entry>) {
+        let before = existing.map(|entry| &entry.stat);
+        let stat = found.stat(&Attributes::new(), before);
+        match before {
+            Some(before) if same_metadata(before, &stat) && before.link == stat.link => {
+                self.step(path, TransferStep::Unchanged)
+            }
+            Some(_) => self.put(path, Stat { link: None, ..stat }, TransferStep::Metadata),
+            None => self.put(path, stat, TransferStep::Special),
+        }
+    }
+
     fn put(&mut self, path: &DrivePath, stat: Stat, step: TransferStep) {
         self.step(path, step);
         if !self.options.dry_run {
@@ -409,16 +424,23 @@ impl Import<'_> {
             return Ok(true);
         }
         stat.link = None;
+        let holes = sparse::holes(file, found).map_err(failed("seek", local))?;
         if self.options.dry_run {
             self.step(path, TransferStep::Content(found.size));
+            self.report.holes += hole_bytes(&holes);
             return Ok(true);
         }
+        rewind(file, local)?;
         let whole = match found.size > MAX_APPEND_BYTES as u64 {
+            _ if !holes.is_empty() => {
+                self.sparse_file(path, stat, file, found, &holes, local).await?
+            }
             true => self.large_file(path, stat, file, found, local).await?,
             false => self.small_file(path, stat, file, found, local).await?,
         };
         if whole {
             self.step(path, TransferStep::Content(found.size));
+            self.report.holes += hole_bytes(&holes);
         }
         Ok(whole)
     }

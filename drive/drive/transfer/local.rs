@@ -11,13 +11,15 @@ use bytes::Bytes;
 
 use super::attributes::{self, Attributes};
 use super::{BLOCK_BYTES, failed};
-use crate::stat::{Kind, Stat};
+use crate::stat::{Device, Kind, Stat};
 use crate::time::Time;
 use hypermount_core::Result;
 
 /// Longest step of the clock that file systems take times from: two changes within one step look like
 /// one. Linux steps each 10 ms at most.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
+/// Bytes in which `st_blocks` counts.
+const BLOCK_UNIT: u64 = 512;
 /// How often a file is waited for that changes all the time.
 const MAX_RESTS: usize = 3;
 
@@ -26,6 +28,10 @@ pub(super) struct Local {
     pub(crate) kind: Kind,
     pub(crate) mode: u32,
     pub(crate) size: u64,
+    /// Bytes on disk; less than the size if it has holes, or is compressed.
+    pub(super) allocated: u64,
+    /// The numbers of a device.
+    pub(super) device: Option<Device>,
     pub(crate) mtime: Time,
     ctime: Time,
     uid: u32,
@@ -71,8 +77,15 @@ impl Local {
     }
 
     pub(super) fn new(found: &Metadata) -> Self {
+        let kind = Kind::from_mode(found.mode());
+        let device = || Device {
+            major: rustix::fs::major(found.rdev()),
+            minor: rustix::fs::minor(found.rdev()),
+        };
         Self {
-            kind: Kind::from_mode(found.mode()),
+            kind,
+            allocated: found.blocks().saturating_mul(BLOCK_UNIT),
+            device: matches!(kind, Kind::CharacterDevice | Kind::BlockDevice).then(device),
             mode: found.mode(),
             size: found.size(),
             mtime: time(found.mtime(), found.mtime_nsec()),
@@ -94,6 +107,7 @@ impl Local {
             ctime: self.ctime,
             // What reads a file here, this program too, is no access in the drive.
             atime: before.and_then(|before| before.atime),
+            device: self.device,
             attributes: attributes::stored_for(attributes, before),
             foreign: before.and_then(|before| before.foreign.clone()),
             link: before.and_then(|before| before.link).filter(|_| self.inode.is_some()),
@@ -117,7 +131,8 @@ pub(super) fn same_time(one: Time, other: Time) -> bool {
 /// changed is this machine's affair.
 pub(super) fn same_metadata(one: &Stat, other: &Stat) -> bool {
     let what = |stat: &Stat| {
-        (stat.mode, stat.uid, stat.gid, stat.linkname.clone(), stat.attributes.clone())
+        let names = (stat.linkname.clone(), stat.attributes.clone());
+        (stat.mode, stat.uid, stat.gid, stat.device, names)
     };
     what(one) == what(other) && same_time(one.mtime, other.mtime)
 }

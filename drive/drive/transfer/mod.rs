@@ -44,6 +44,8 @@ pub enum TransferStep {
     Directory,
     /// A symbolic link is made.
     Symlink,
+    /// A fifo, a socket or a device is made.
+    Special,
     /// The entry is removed.
     Delete,
     /// Nothing is to be done.
@@ -82,12 +84,16 @@ pub struct Report {
     pub files: u64,
     /// The sum of their sizes.
     pub bytes: u64,
+    /// How many of those bytes an import found to be holes, which take no space.
+    pub holes: u64,
     /// Entries of which only the metadata changed.
     pub updated: u64,
     /// Directories that were made.
     pub directories: u64,
     /// Symbolic links that were made.
     pub symlinks: u64,
+    /// Fifos, sockets and devices that were made.
+    pub specials: u64,
     /// Entries that were removed.
     pub deleted: u64,
     /// Entries without a difference.
@@ -103,7 +109,8 @@ pub struct Report {
 impl Report {
     /// Whether nothing was, or would be, changed.
     pub fn is_idle(&self) -> bool {
-        self.files + self.updated + self.directories + self.symlinks + self.deleted == 0
+        let made = self.directories + self.symlinks + self.specials;
+        self.files + self.updated + made + self.deleted == 0
     }
 
     fn step(&mut self, step: TransferStep) {
@@ -115,6 +122,7 @@ impl Report {
             TransferStep::Metadata => self.updated += 1,
             TransferStep::Directory => self.directories += 1,
             TransferStep::Symlink => self.symlinks += 1,
+            TransferStep::Special => self.specials += 1,
             TransferStep::Delete => self.deleted += 1,
             TransferStep::Unchanged => self.unchanged += 1,
         }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::{BLOCK_BYTES, failed, local};
 use crate::hyperdrive::Drive;
 use crate::stat::Extent;
@@ -41,6 +43,36 @@ impl Note {
             file.seek(SeekFrom::Start(0)).map_err(failed("seek", path))?;
         }
         Ok(found)
+    }
+
+    /// Those of `blocks`, the first ones, that an earlier run appended last.
+    pub(super) fn resume_blocks(
+        &self,
+        content: &Core,
+        mut blocks: impl Iterator<Item = Result<Bytes>>,
+    ) -> Result<Option<Extent>> {
+        let head = content.head();
+        let Some(first) = self.read(content).filter(|block| *block < head.length) else {
+            return Ok(None);
+        };
+        let mut size = 0;
+        for block in first..head.length {
+            let ours = blocks.next().transpose()?;
+            let stored = content.get_local(block)?;
+            let Some(ours) = ours.filter(|ours| stored.as_ref() == Some(ours)) else {
+                return Ok(None);
+            };
+            size += ours.len() as u64;
+        }
+        let byte = content.plain_bytes().checked_sub(size);
+        let extent = |byte| Extent {
+            block: first,
+            blocks: head.length - first,
+            byte,
+            size,
+            ..Extent::default()
+        };
+        Ok(byte.map(extent))
     }
 
     fn read(&self, content: &Core) -> Option<u64> {

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::local::{self, Inode};
+use crate::stat::{Stat, TYPE_MASK};
 use crate::time::Time;
 use hypermount_swarm::crypto;
 
@@ -85,6 +86,35 @@ impl TargetDirectory {
     pub(super) fn symlink(&self, name: &OsStr, target: &[u8]) -> Result<()> {
         self.unlink(name)?;
         rustix::fs::symlinkat(target, &self.0, name)
+    }
+
+    /// Makes the fifo, socket or device with this stat, for its owner alone.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn special(&self, name: &OsStr, stat: &Stat) -> Result<()> {
+        self.unlink(name)?;
+        let device = stat.device.unwrap_or_default();
+        let device = rustix::fs::makedev(device.major, device.minor);
+        let kind = FileType::from_raw_mode((stat.mode & TYPE_MASK) as RawMode);
+        rustix::fs::mknodat(&self.0, name, kind, Mode::RUSR | Mode::WUSR, device)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn special(&self, _name: &OsStr, _stat: &Stat) -> Result<()> {
+        Err(Errno::NOTSUP)
+    }
+
+    /// Mode and modification time of what is no file, directory or link. It is not opened: that would wait for a fifo, and
+    /// may start a device.
+    pub(super) fn finish_special(&self, name: &OsStr, mode: u32, mtime: Time) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
+        if rustix::fs::fstat(&node).map(|found| is_symlink(&found) || is_file(&found))? {
+            return Err(Errno::EXIST);
+        }
+        // A descriptor of this kind has a name, and no other access to the mode.
+        let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        rustix::fs::chmod(path, Mode::from_raw_mode((mode & 0o7777) as RawMode))?;
+        self.set_link_time(name, mtime)
     }
 
     pub(super) fn link_target(&self, name: &OsStr) -> Result<Vec<u8>> {
@@ -167,6 +197,16 @@ pub(super) fn is_directory(found: &Found) -> bool {
 
 pub(super) fn is_file(found: &Found) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+}
+
+/// Whether it is the fifo, socket or device with this stat.
+#[allow(clippy::useless_conversion)] // the widths of these fields differ between systems
+pub(super) fn is_special(found: &Found, stat: &Stat) -> bool {
+    let kind = FileType::from_raw_mode((stat.mode & TYPE_MASK) as RawMode);
+    let device = stat.device.unwrap_or_default();
+    FileType::from_raw_mode(found.st_mode) == kind
+        && (stat.device.is_none()
+            || u64::from(found.st_rdev) == rustix::fs::makedev(device.major, device.minor))
 }
 
 pub(super) fn is_symlink(found: &Found) -> bool {

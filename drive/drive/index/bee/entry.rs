@@ -281,6 +281,7 @@ mod tests {
                     byte: number("byteOffset"),
                     size,
                     map_size,
+                    holes: 0,
                 }
             });
             assert_eq!(decoded.blob, blob);
@@ -476,7 +477,7 @@ mod tests {
         ) {
             let [block, blocks, byte, size] = numbers.map(|number| u64::from(number >> 2));
             let (size, map_size) = if map { (0, size + 1) } else { (size, 0) };
-            let extent = Extent { block, blocks: blocks + 1024, byte, size, map_size };
+            let extent = Extent { block, blocks: blocks + 1024, byte, size, map_size, holes: 0 };
             let metadata = metadata.trim_start_matches('0').to_owned() + "1";
             let known = ["executable", "linkname", "blob", "metadata"].contains(&&*name);
             let value = EntryValue {
