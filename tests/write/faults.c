@@ -76,6 +76,11 @@ int ftruncate64(int fd, off64_t length) {
     return open_below(fd) && is_it() ? fail() : real(fd, length);
 }
 
+int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
+    REAL(fallocate64);
+    return open_below(fd) && is_it() ? fail() : real(fd, mode, offset, length);
+}
+
 int fsync(int fd) {
     REAL(fsync);
     return open_below(fd) && is_it() ? fail() : real(fd);

@@ -10,6 +10,7 @@ mod edits;
 mod faults;
 mod format13;
 mod full;
+mod holes;
 mod kept;
 mod links;
 mod live;

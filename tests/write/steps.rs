@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
-use rustix::fs::XattrFlags;
+use rustix::fs::{FallocateFlags, XattrFlags};
 
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -14,6 +14,7 @@ pub enum Step {
     Append { path: String, length: usize, byte: u8 },
     Replace { path: String, length: usize, byte: u8 },
     Resize { path: String, size: u64 },
+    Punch { path: String, offset: u64, length: u64 },
     MakeDirectory { path: String },
     Unlink { path: String },
     RemoveDirectory { path: String },
@@ -45,6 +46,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         6 => (path(), length, any::<u8>())
             .prop_map(|(path, length, byte)| Step::Replace { path, length, byte }),
         3 => (path(), 0u64..200_000).prop_map(|(path, size)| Step::Resize { path, size }),
+        3 => (path(), 0u64..200_000, 1u64..200_000)
+            .prop_map(|(path, offset, length)| Step::Punch { path, offset, length }),
         8 => path().prop_map(|path| Step::MakeDirectory { path }),
         4 => path().prop_map(|path| Step::Unlink { path }),
         3 => path().prop_map(|path| Step::RemoveDirectory { path }),
@@ -99,6 +102,12 @@ pub fn act(root: &Path, step: &Step) -> i32 {
         }
         Step::Resize { path, size } => {
             opened(root, path, options.write(true)).and_then(|file| file.set_len(*size))
+        }
+        Step::Punch { path, offset, length } => {
+            opened(root, path, options.write(true)).and_then(|file| {
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                Ok(rustix::fs::fallocate(file, mode, *offset, *length)?)
+            })
         }
         Step::MakeDirectory { path } => fs::create_dir(root.join(path)),
         Step::Unlink { path } => fs::remove_file(root.join(path)),
@@ -157,6 +166,7 @@ impl Step {
             | Step::Append { path, .. }
             | Step::Replace { path, .. }
             | Step::Resize { path, .. }
+            | Step::Punch { path, .. }
             | Step::MakeDirectory { path }
             | Step::Unlink { path }
             | Step::RemoveDirectory { path }

@@ -280,9 +280,11 @@ impl Maps {
     /// The block of `bytes` zeros that holes of this drive share, if one was stored.
     pub(super) fn zeros(&self, content: &Core, bytes: u64) -> Option<u64> {
         let fork = content.head().fork;
-        let cache = self.cache.lock();
-        let block = cache.zeros.get(&bytes).copied().filter(|_| cache.fork == fork)?;
-        content.has(block).then_some(block)
+        let known = {
+            let cache = self.cache.lock();
+            cache.zeros.get(&bytes).copied().filter(|_| cache.fork == fork)
+        };
+        known.filter(|block| content.has(*block))
     }
 
     /// Keeps the number of a block of `bytes` zeros, of one of [`ZERO_BLOCK_SIZES`].
