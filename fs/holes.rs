@@ -8,8 +8,8 @@ use hypermount_drive::{HOLE_BYTES, Holes, Segment};
 
 use crate::errno::{Error, Result};
 
-/// Stretches of zeros too short for a hole that one lseek(2) passes over; beyond, it tells of no hole.
-const MAX_PASSED: usize = 65_536;
+/// Stretches that one lseek(2) looks at; what is beyond them it takes for data. Each may take 256 look-ups in a tree.
+const MAX_STRETCHES: usize = 4096;
 
 /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE` in a file of `size` bytes, of which `segment` tells what it has from an offset on.
 /// Holes are those that a commit stores: they begin and end at multiples of [`HOLE_BYTES`], or with the file.
@@ -33,8 +33,9 @@ pub(crate) fn seek(
             }
         }
         libc::SEEK_DATA => {
-            let data = next(false, floor(at), size, &segment)?.ok_or(Error::BeyondEnd)?;
-            floor(data).max(at)
+            let mut left = MAX_STRETCHES;
+            let data = next(false, floor(at), size, &segment, &mut left)?;
+            floor(data.ok_or(Error::BeyondEnd)?).max(at)
         }
         _ => next_hole(at, size, &segment)?,
     };
@@ -43,30 +44,35 @@ pub(crate) fn seek(
 }
 
 fn next_hole(at: u64, size: u64, segment: &impl Fn(u64) -> Result<Segment>) -> Result<u64> {
-    let mut from = floor(at);
-    for _ in 0..MAX_PASSED {
-        let Some(zeros) = next(true, from, size, segment)? else { break };
+    let (mut from, mut left) = (floor(at), MAX_STRETCHES);
+    loop {
+        let zeros = next(true, from, size, segment, &mut left)?.unwrap_or(size);
         let start = zeros.next_multiple_of(HOLE_BYTES);
-        if start >= size {
-            break;
+        if start >= size || left == 0 {
+            return Ok(size);
         }
-        let data = next(false, start, size, segment)?;
+        let data = next(false, start, size, segment, &mut left)?;
         if data.map_or(size, floor) > start {
             return Ok(start.max(at));
         }
         from = data.unwrap_or(size);
     }
-    Ok(size)
 }
 
-/// Where the next data, or the next zeros, from `at` on begin.
+/// Where the next data, or the next zeros, from `at` on begin, among the stretches that are `left` to look at. What is beyond
+/// them is returned as either.
 fn next(
     is_hole: bool,
     mut at: u64,
     size: u64,
     segment: &impl Fn(u64) -> Result<Segment>,
+    left: &mut usize,
 ) -> Result<Option<u64>> {
     while at < size {
+        if *left == 0 {
+            return Ok(Some(at));
+        }
+        *left -= 1;
         let found = segment(at)?;
         if found.is_hole == is_hole {
             return Ok(Some(at));
@@ -118,6 +124,21 @@ mod tests {
             assert!(matches!(seek(0, libc::SEEK_SET), Err(Error::InvalidArgument)));
         }
         assert!(matches!(seek(0, 0, libc::SEEK_HOLE, |_| Ok(data(0))), Err(Error::BeyondEnd)));
+    }
+
+    #[test]
+    fn the_work_of_one_call_is_bounded() {
+        // Zeros and data in turns, too short for a hole, without an end.
+        let (size, looks) = (i64::MAX as u64, std::cell::Cell::new(0));
+        let segment = |at: u64| {
+            looks.set(looks.get() + 1);
+            Ok(Segment { is_hole: at / 1000 % 2 == 0, end: (at / 1000 + 1) * 1000 })
+        };
+        assert_eq!(seek(size, 0, libc::SEEK_HOLE, segment).unwrap(), size as i64);
+        assert!(looks.get() <= MAX_STRETCHES);
+        let short = |at: u64| Ok(Segment { is_hole: true, end: at + 1 });
+        let data = seek(size, 5, libc::SEEK_DATA, short).unwrap();
+        assert!(data >= 5 && data <= 2 * MAX_STRETCHES as i64, "{data}");
     }
 
     proptest! {

@@ -22,6 +22,7 @@ mod attr;
 mod symlink;
 mod xattr;
 mod holes;
+mod staged_content;
 mod staging;
 mod walk_ahead;
 mod volume;

@@ -1,9 +1,12 @@
 //! A staged file against plain bytes, and what a commit stores of it.
 
+use bytes::Bytes;
+use hypermount_drive::testing::FORMATS;
+use hypermount_drive::{ContentWriter, HOLE_BYTES, hole_bytes};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{drive, path, runtime};
+use crate::testing::{drive, drive_in, path, runtime};
 
 /// When the tests change something.
 fn now() -> Time {
@@ -85,6 +88,90 @@ proptest! {
                 Change::CopyUp => runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap(),
             }
             prop_assert_eq!(bytes(&file, &drive), plain.clone());
+        }
+    }
+}
+
+/// A change of a file of some blocks, in halves of the smallest hole.
+fn coarse_change() -> impl Strategy<Value = Change> {
+    let end = || (0..80_u64).prop_map(|halves| halves * HOLE_BYTES / 2);
+    prop_oneof![
+        2 => (end(), 1..=255_u8, 1..5_usize).prop_map(|(at, byte, halves)| {
+            Change::Write(at, vec![byte; halves * HOLE_BYTES as usize / 2])
+        }),
+        2 => end().prop_map(Change::Resize),
+        3 => (end(), end()).prop_map(|(one, other)| Change::Zero(one.min(other)..one.max(other))),
+        1 => Just(Change::CopyUp),
+    ]
+}
+
+/// Stores what there is to store, as a commit does, and lets the staged file know.
+async fn commit(file: &StagedFile, drive: &Drive) {
+    let Some(pending) = file.pending() else { return };
+    let extent = match pending.unchanged() {
+        Some(extent) => extent,
+        None => {
+            let holes = pending.holes(drive).unwrap();
+            let writer: ContentWriter = drive.content_writer().await.unwrap();
+            let extent = pending.append(drive, writer, &holes, Wait::Local).await.unwrap();
+            assert_eq!(extent.holes, hole_bytes(&holes));
+            extent
+        }
+    };
+    let (_, stat) = file.destination(extent).unwrap();
+    assert!(file.stored(&stat, pending.generation));
+}
+
+/// Asserts that each byte of a hole that `seek` tells of is zero.
+fn check_holes(plain: &[u8], seek: impl Fn(u64, i32) -> Option<u64>) {
+    let (mut at, size) = (0, plain.len() as u64);
+    while at < size {
+        let data = seek(at, libc::SEEK_DATA).unwrap_or(size);
+        assert!(plain[at as usize..data as usize].iter().all(|byte| *byte == 0), "{at}..{data}");
+        at = if data < size { seek(data, libc::SEEK_HOLE).unwrap() } else { size };
+        assert!(at > data || at == size);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn holes_are_stored_as_holes_and_told_as_holes(
+        changes in proptest::collection::vec((coarse_change(), any::<bool>()), 1..20),
+    ) {
+        for format in FORMATS {
+            let ((_store, drive), (_directory, pool)) = (drive_in(format), pool());
+            let file = staged(&drive, &[], &pool);
+            let mut plain: Vec<u8> = Vec::new();
+            for (change, commits) in &changes {
+                match change {
+                    Change::Write(at, new) => {
+                        let end = *at as usize + new.len();
+                        plain.resize(plain.len().max(end), 0);
+                        plain[*at as usize..end].copy_from_slice(new);
+                        file.write(*at, new, now()).unwrap();
+                    }
+                    Change::Resize(size) => {
+                        plain.resize(*size as usize, 0);
+                        file.resize(*size, now()).unwrap();
+                    }
+                    Change::Zero(range) => {
+                        let end = plain.len().min(range.end as usize);
+                        plain[end.min(range.start as usize)..end].fill(0);
+                        file.zero(range.clone(), now()).unwrap();
+                    }
+                    Change::CopyUp => runtime().block_on(file.copy_up(&drive, Wait::Local)).unwrap(),
+                }
+                if *commits {
+                    runtime().block_on(commit(&file, &drive));
+                }
+                prop_assert!(bytes(&file, &drive) == plain, "{format}, {change:?}");
+                let told = file.entry().stat.extent;
+                prop_assert_eq!(told.size, plain.len() as u64);
+                let seek = |at, whence| file.seek(&drive, at as i64, whence).ok().map(|at| at as u64);
+                check_holes(&plain, seek);
+            }
         }
     }
 }

@@ -29,7 +29,8 @@ pub(crate) fn drive() -> (Store, Drive) {
     drive_in(DriveFormat::Hyperdrive10)
 }
 
-fn drive_in(format: DriveFormat) -> (Store, Drive) {
+/// The same, in this format.
+pub(crate) fn drive_in(format: DriveFormat) -> (Store, Drive) {
     let store = Store::memory();
     let drive = Drive::create_in(format, &store, "test").expect("a drive is made");
     (store, drive)

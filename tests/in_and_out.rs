@@ -515,3 +515,69 @@ fn a_moved_directory_is_not_a_copy() {
         home.run(["import", text(&tree), text(&moved)]).must_succeed();
     }
 }
+
+/// 154. `import` and `export` keep fifos, sockets and devices: what they are, never what is behind them. `export` makes
+///      devices with `--devices` alone, as root; otherwise it names them, and its exit code is not 0.
+#[test]
+fn special_files_go_in_and_come_out() {
+    for format in FORMATS {
+        let home = Home::new();
+        let (store, _) = make_store_in(format, &home, "store");
+        let (tree, out) = (home.make("tree"), home.path("out"));
+        let make = |arguments: &[&str]| {
+            let made = Command::new("mknod").current_dir(&tree).args(arguments).output();
+            made.is_ok_and(|made| made.status.success())
+        };
+        assert!(make(&["-m", "640", "fifo", "p"]));
+        fs::hard_link(tree.join("fifo"), tree.join("other name")).expect("links");
+        drop(std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("binds"));
+        let devices =
+            make(&["-m", "600", "null", "c", "1", "3"]) && make(&["loop", "b", "7", "200"]);
+        let look = |root: &Path, name: &str| {
+            let found = fs::symlink_metadata(root.join(name)).expect("is there");
+            let time = found.mtime() * 1000 + found.mtime_nsec() / 1_000_000;
+            (found.mode(), found.rdev(), found.nlink(), time)
+        };
+        home.run(["import", text(&tree), text(&store)]).must_succeed();
+        let again = home.run(["import", text(&tree), text(&store), "--json"]).must_succeed();
+        let again: Value = serde_json::from_str(&again.stdout).expect("JSON");
+        assert_eq!(again["unchanged"], if devices { 6 } else { 4 }, "{again}");
+        let left_out = home.run(["export", text(&store), text(&out)]);
+        for name in ["fifo", "other name", "socket"] {
+            assert_eq!(look(&out, name), look(&tree, name), "{format}: {name}");
+        }
+        if !devices {
+            eprintln!("SKIPPED: only root can make devices");
+            left_out.must_succeed();
+            continue;
+        }
+        assert!(left_out.stderr.contains("null: a device; --devices makes it"), "{left_out:?}");
+        left_out.must_fail(1, "2 entries were not copied");
+        assert!(!out.join("null").exists());
+        let mut unprivileged = Command::new("setpriv");
+        unprivileged.args(["--bounding-set", "-mknod", "--inh-caps", "-mknod"]);
+        unprivileged.arg(common::living::binary()).args(["export", "--devices"]);
+        let unprivileged = unprivileged.arg(&store).arg(&out).output();
+        if let Ok(ran) = unprivileged {
+            let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+            assert!(told.contains("only root may make"), "{told}");
+            assert_eq!(ran.status.code(), Some(1));
+        }
+        home.run(["export", text(&store), text(&out), "--devices"]).must_succeed();
+        for name in ["null", "loop", "fifo"] {
+            assert_eq!(look(&out, name), look(&tree, name), "{format}: {name}");
+        }
+        // What a name is can change.
+        fs::remove_file(tree.join("socket")).expect("removes");
+        assert!(make(&["socket", "p"]));
+        fs::remove_file(tree.join("null")).expect("removes");
+        fs::write(tree.join("null"), "a file").expect("writes");
+        fs::set_permissions(tree.join("loop"), fs::Permissions::from_mode(0o620)).expect("permits");
+        home.run(["import", text(&tree), text(&store)]).must_succeed();
+        home.run(["export", text(&store), text(&out), "--devices"]).must_succeed();
+        for name in ["null", "loop", "socket"] {
+            assert_eq!(look(&out, name), look(&tree, name), "{format}: {name}");
+        }
+        assert_eq!(fs::read(out.join("null")).expect("reads"), b"a file");
+    }
+}

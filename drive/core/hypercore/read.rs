@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::demand::SeekTicket;
 use super::flat_tree;
 use super::merkle::{MAX_BLOCK_SIZE, MAX_CORE_LENGTH, TreeNode};
-use super::zeros::{ZERO_BLOCK_SIZES, zeros};
+use super::zeros::{ZERO_BLOCK_SIZES, are_shared, zeros};
 use super::{Core, Dialect, Head, Located};
 use crate::error::{Error, Result};
 use crate::wait::Wait;
@@ -33,7 +33,10 @@ impl Core {
         match self.read_block(block)? {
             Some(stored) => {
                 let bytes = self.plain(block, stored)?;
-                self.inner.cache.insert(cache_id, block, bytes.clone());
+                // Zeros are at hand, and would only displace others.
+                if !are_shared(&bytes) {
+                    self.inner.cache.insert(cache_id, block, bytes.clone());
+                }
                 Ok(Some(bytes))
             }
             // Cleared while it was read.
@@ -59,7 +62,8 @@ impl Core {
         let cache_id = self.cache_id();
         let mut read = Vec::new();
         for block in blocks {
-            if self.inner.cache.contains(cache_id, block) || !self.has(block) {
+            let is_at_hand = self.inner.cache.contains(cache_id, block) || !self.has(block);
+            if is_at_hand || matches!(self.known_zeros(block), Ok(Some(_))) {
                 continue;
             }
             if let Ok(Some((leaf, bytes))) = self.read_unchecked(block) {
@@ -89,18 +93,23 @@ impl Core {
 
     /// Reads a block and checks it; `None` when it is not what the tree says.
     pub(super) fn read_block(&self, block: u64) -> Result<Option<Bytes>> {
-        let Some((_, leaf)) = self.leaf(block)? else { return Ok(None) };
-        if ZERO_BLOCK_SIZES.contains(&leaf.size) {
-            // What the tree proves to be zeros needs no reading.
-            let zeros = zeros(leaf.size);
-            if self.dialect().leaf(block, &zeros) == leaf {
-                return Ok(Some(zeros));
-            }
+        if let Some(zeros) = self.known_zeros(block)? {
+            return Ok(Some(zeros));
         }
         let read = self.read_unchecked(block)?;
         Ok(read
             .filter(|(leaf, bytes)| self.dialect().leaf(block, bytes) == *leaf)
             .map(|(_, bytes)| Bytes::from(bytes)))
+    }
+
+    /// The block, if the tree proves it to be zeros of one of [`ZERO_BLOCK_SIZES`]: it needs no reading.
+    fn known_zeros(&self, block: u64) -> Result<Option<Bytes>> {
+        let leaf = if block < MAX_CORE_LENGTH { self.node(block * 2)? } else { None };
+        let Some(leaf) = leaf.filter(|leaf| ZERO_BLOCK_SIZES.contains(&leaf.size)) else {
+            return Ok(None);
+        };
+        let zeros = zeros(leaf.size);
+        Ok((self.dialect().leaf(block, &zeros) == leaf).then_some(zeros))
     }
 
     /// The bytes on disk where a block should be, and the leaf they should have.

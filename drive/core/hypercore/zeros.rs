@@ -20,9 +20,14 @@ pub fn zeros(length: u64) -> Bytes {
     Bytes::from_static(&ZEROS[..length.min(ZERO_BLOCK_SIZES[0]) as usize])
 }
 
+/// Whether the bytes are a part of [`zeros`].
+pub(super) fn are_shared(bytes: &[u8]) -> bool {
+    ZEROS.as_ptr_range().contains(&bytes.as_ptr())
+}
+
 /// Whether all bytes are zeros. Takes no time for a part of [`zeros`], nor for bytes of which the first is another value.
 pub fn is_zeros(bytes: &[u8]) -> bool {
-    if ZEROS.as_ptr_range().contains(&bytes.as_ptr()) {
+    if are_shared(bytes) {
         return true;
     }
     let (words, rest) = bytes.as_chunks::<16>();

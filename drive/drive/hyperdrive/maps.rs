@@ -6,7 +6,7 @@
 //!
 //! Not here: how a map is encoded (`index/`), and files whose blocks follow each other (`read.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const CACHED_SIZES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 /// Blocks of one map that are asked for at once: one that is too long ends the reading of the map.
 const MAP_BLOCKS_AT_ONCE: u64 = 8;
 /// Blocks looked at one by one for one [`Segment`].
-const MAX_LOOKED_AT: usize = 4096;
+const MAX_LOOKED_AT: usize = 256;
 
 /// Where a map is: an extent without the size of its file.
 type Key = (u64, u64, u64, u64);
@@ -241,8 +241,8 @@ impl Maps {
         let missing: Vec<u64> = match self.get_local(content, extent) {
             Some(map) => {
                 let range = range.start..range.end.min(map.size());
-                let blocks = pieces_in(&map, &range).map(|piece| piece.block);
-                blocks.filter(|block| !content.has(*block)).take(MAX_WANTED_BLOCKS).collect()
+                let missing = missing_pieces(content, &map, &range);
+                missing.map(|piece| piece.block).take(MAX_WANTED_BLOCKS).collect()
             }
             None if check(extent).is_ok() => {
                 let blocks = extent.block..extent.block + extent.blocks;
@@ -297,14 +297,13 @@ impl Maps {
         cache.zeros.insert(bytes, block);
     }
 
-    /// How many of the bytes are in blocks that are not here.
+    /// How many of the bytes are in blocks that are not here; those of a block that is named several times count once.
     pub(super) fn lacking(&self, content: &Core, extent: &Extent, range: Range<u64>) -> u64 {
         let range = range.start..range.end.min(extent.size);
         let Some(map) = self.get_local(content, extent) else {
             return range.end.saturating_sub(range.start);
         };
-        let missing = pieces_in(&map, &range).filter(|piece| !content.has(piece.block));
-        let inside = missing
+        let inside = missing_pieces(content, &map, &range)
             .map(|piece| (piece.start + piece.bytes).min(range.end) - piece.start.max(range.start));
         inside.sum()
     }
@@ -328,6 +327,7 @@ impl Maps {
         for Piece { block, .. } in map.from(0) {
             match blocks.last_mut() {
                 Some(last) if last.end == *block => last.end += 1,
+                Some(last) if last.contains(block) => {}
                 _ => blocks.push(*block..block + 1),
             }
         }
@@ -355,12 +355,24 @@ fn pieces_in<'a>(map: &'a BlockMap, range: &Range<u64>) -> impl Iterator<Item = 
     pieces.take_while(move |piece| !is_empty && piece.start < end).filter(|piece| piece.bytes > 0)
 }
 
+/// The pieces with bytes of the range of which the blocks are not here, one for each block.
+fn missing_pieces<'a>(
+    content: &Core,
+    map: &'a BlockMap,
+    range: &Range<u64>,
+) -> impl Iterator<Item = &'a Piece> {
+    let mut seen = HashSet::new();
+    pieces_in(map, range).filter(move |piece| !content.has(piece.block) && seen.insert(piece.block))
+}
+
 /// Asks for the blocks of these pieces that are missing.
 fn want(content: &Core, pieces: &[Piece], wait: Wait) -> Vec<Ticket> {
     if wait.is_local() {
         return Vec::new();
     }
     let demand = content.demand();
+    let mut seen = HashSet::new();
     let missing = pieces.iter().filter(|piece| !content.has(piece.block));
+    let missing = missing.filter(|piece| seen.insert(piece.block));
     missing.map(|piece| demand.want(piece.block)).collect()
 }

@@ -26,6 +26,8 @@ const USUAL_BLOCK_SIZES: [u64; 2] = [64 * 1024, 512 * 1024];
 const MAX_EMPTY_BLOCKS: usize = 1024;
 /// Blocks looked at one by one to count how many bytes are here; beyond it is estimated.
 const MAX_COUNTED_BLOCKS: u64 = 4096;
+/// Blocks of data looked at one by one for one [`Segment`].
+const MAX_LOOKED_AT: u64 = 256;
 
 /// An extent that passed the checks which need no core.
 #[derive(Clone, Copy)]
@@ -279,7 +281,7 @@ pub(super) fn segment(core: &Core, extent: &Extent, at: u64) -> Option<Segment> 
         return Some(Segment { is_hole: true, end: at - offset + count * bytes });
     }
     let mut end = at - offset;
-    for block in first..stretch.end_block.min(first + MAX_COUNTED_BLOCKS) {
+    for block in first..stretch.end_block.min(first + MAX_LOOKED_AT) {
         if block > first && core.zero_blocks(block, block + 1).ok()?.0 > 0 {
             break;
         }

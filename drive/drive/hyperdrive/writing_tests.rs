@@ -37,6 +37,23 @@ async fn list(drive: &Drive, text: &str) -> Vec<(String, Kind)> {
     names
 }
 
+/// Sentence 153. "and all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes is
+/// refused with EFBIG."
+#[tokio::test]
+async fn holes_do_not_make_the_log_longer_than_files_may_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), true).unwrap();
+    let drive = Drive::create_in(DriveFormat::Hyperdrive10, &store, "test").unwrap();
+    let limit = 8 << 40;
+    let mut writer = drive.content_writer().await.unwrap();
+    writer.check_sparse(limit, 1).unwrap();
+    writer.append(&[Bytes::from_static(b"x")]).unwrap();
+    // fs/errno.rs makes EFBIG of it.
+    assert!(matches!(writer.check_sparse(limit, 1), Err(Error::TooLarge(_))));
+    writer.check_sparse(limit - 1, 1).unwrap();
+    writer.check_sparse(limit, 0).unwrap();
+}
+
 /// Sentence 132. "A drive made with `--format 13` keeps owners, modes, extended attributes, directories, fifos, sockets
 /// and devices, the empty directories too."
 ///
