@@ -263,9 +263,9 @@ fn the_reference_reads_a_file_with_holes() {
     }
 }
 
-/// Sentence 150. "In a drive of another publisher a hole is data until this machine has what proves it." Sentence 153.
-/// "In a drive of Hyperdrive 13 large holes are one block of zeros that a list names many times, so peers fetch it
-/// once. In one of Hyperdrive 10 peers fetch each hole as zeros,"
+/// Sentence 150. "In a drive of another publisher a hole is data until this machine has what proves it."
+/// Sentence 153. "In a drive of Hyperdrive 13 large holes are one block of zeros that a list names many times, so peers
+/// fetch it once. In one of Hyperdrive 10 peers fetch each hole as zeros."
 #[test]
 fn a_remote_reader_gets_few_bytes_and_finds_the_holes() {
     if !can_mount() {

@@ -37,8 +37,8 @@ async fn list(drive: &Drive, text: &str) -> Vec<(String, Kind)> {
     names
 }
 
-/// Sentence 153. "and all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes is
-/// refused with EFBIG."
+/// Sentence 153. "There all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes
+/// is refused with EFBIG."
 #[tokio::test]
 async fn holes_do_not_make_the_log_longer_than_files_may_be() {
     let directory = tempfile::tempdir().unwrap();
