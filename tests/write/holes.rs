@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::common::living::{Mounted, hypermount, succeed};
 use crate::format13::{Reader, look};
-use crate::own::{FORMATS, Own, can_mount, has_reference};
+use crate::own::{FORMATS, Own, alone, can_mount, has_reference};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -347,5 +347,40 @@ assert os.lseek(f, 6 << 20, os.SEEK_DATA) == 9 << 20
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         own.remount();
         assert_eq!(data_of(&own.path("file")), stretches(&[80, 144]), "format {format}");
+    }
+}
+
+/// As sentence 75 says, of a file with holes.
+#[test]
+fn a_file_with_holes_is_recovered() {
+    for format in FORMATS {
+        if !alone("holes::a_file_with_holes_is_recovered") {
+            return;
+        }
+        if !can_mount() {
+            return;
+        }
+        let mut own = Own::in_format(format);
+        drop(make(&own.path("file"), &[0, 1, 40], 100 * BLOCK));
+        let file = open(&own.path("file"));
+        fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, BLOCK, BLOCK)
+            .expect("punches");
+        file.write_all_at(&[7; BLOCK as usize], 60 * BLOCK).expect("writes");
+        file.set_len(3 * GIB).expect("extends");
+        own.kill();
+        drop(file);
+        own.unmount();
+        let to = own.beside("saved");
+        let mut recover = hypermount();
+        succeed(recover.args(["recover", "--to"]).arg(&to).arg("--store").arg(own.store()));
+        let saved = to.join("file");
+        assert_eq!(fs::metadata(&saved).expect("saved").len(), 3 * GIB);
+        assert_eq!(data_of(&saved), stretches(&[0, 40, 60]), "format {format}");
+        let mut bytes = vec![1; 2 * BLOCK as usize];
+        File::open(&saved).expect("opens").read_exact_at(&mut bytes, 0).expect("reads");
+        let (kept, punched) = bytes.split_at(BLOCK as usize);
+        assert!(
+            kept.iter().all(|byte| *byte == byte_of(0)) && punched.iter().all(|byte| *byte == 0)
+        );
     }
 }

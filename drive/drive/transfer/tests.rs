@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -307,6 +307,40 @@ async fn an_interrupted_large_file_goes_on_where_it_stopped() {
         assert_eq!(bench.content_length(), 1 + whole + 100 + whole);
         bench.export(ExportOptions::default()).await;
         assert!(fs::read(bench.at("out/other")).unwrap().iter().rev().eq(&bytes));
+    }
+}
+
+/// 59. Both may be killed at any point and run again; completed work is kept, and only the missing part of a partially
+///     imported large file is appended.
+///
+/// Of a file with holes too.
+#[tokio::test]
+async fn an_interrupted_file_with_holes_goes_on_where_it_stopped() {
+    const DATA: usize = 280;
+    for format in FORMATS {
+        let bench = Bench::new(format);
+        let bytes: Vec<u8> = (0..DATA * BLOCK_BYTES)
+            .map(|n| ((n as u32).wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        bench.write("large", &bytes);
+        let large = fs::File::options().write(true).open(bench.at("in/large")).unwrap();
+        let hole = 3 << 20;
+        large.set_len(bytes.len() as u64 + hole).unwrap();
+        large.write_all_at(b"end", bytes.len() as u64 + hole).unwrap();
+        let note = resume::Note::of(&bench.drive).unwrap();
+        note.begin(bench.drive.content().unwrap()).unwrap();
+        let blocks: Vec<Bytes> =
+            bytes.chunks(BLOCK_BYTES).take(100).map(Bytes::copy_from_slice).collect();
+        bench.drive.append_content(&blocks).unwrap();
+        let report = bench.import(ImportOptions::default()).await;
+        assert_eq!((report.holes, &report.troubles[..]), (hole, &[][..]));
+        // Three blocks of zeros, or one of them and a map.
+        let zeros = if format == DriveFormat::Hyperdrive10 { 3 } else { 2 };
+        assert_eq!(bench.content_length(), DATA as u64 + 1 + zeros, "{format}");
+        assert!(bench.import(ImportOptions::default()).await.is_idle());
+        bench.export(ExportOptions::default()).await;
+        let (from, to) = (fs::read(bench.at("in/large")), fs::read(bench.at("out/large")));
+        assert!(from.unwrap() == to.unwrap(), "{format}");
     }
 }
 

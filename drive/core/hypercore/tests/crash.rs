@@ -1,6 +1,7 @@
 //! The machine stops at every storage call, by a kill or by a power cut; whatever is left opens
 //! to the old state or the new one.
 
+use super::super::zeros::{ZERO_BLOCK_SIZES, zeros};
 use super::*;
 
 const POWER_CUTS: u64 = 24;
@@ -51,6 +52,38 @@ fn check_writer(kind: Dialect, world: &World, blocks: &[Bytes], lengths: &[u64],
     assert_eq!(core.head().length, length + 2);
     assert_eq!(core.get_local(length).unwrap(), Some(block("and on")));
     core.check_invariants();
+}
+
+/// What is on disk is what was appended: blocks of zeros are not read when the tree tells what they are.
+fn check_stored(world: &World, length: u64, blocks: &[Bytes]) {
+    let expected = blocks[..length as usize].concat();
+    let stored = world.file("data").bytes();
+    assert!(stored.len() >= expected.len() && stored[..expected.len()] == expected);
+}
+
+#[test]
+fn appending_zeros() {
+    let blocks = [block("before"), zeros(ZERO_BLOCK_SIZES[2]), block("data"), zeros(5000)];
+    for kind in KINDS {
+        at_every_call(
+            |world| {
+                let core = writer_of(world, kind);
+                core.append(&blocks[..1]).unwrap();
+                core.sync().unwrap();
+            },
+            |world| {
+                let Ok(core) = open_writer(world, kind) else { return };
+                if core.append(&blocks[1..]).is_ok() {
+                    let _ = core.sync();
+                }
+            },
+            |world, _| {
+                let length = writer_of(world, kind).head().length;
+                check_stored(world, length, &blocks);
+                check_writer(kind, world, &blocks, &[1, 4], &[]);
+            },
+        );
+    }
 }
 
 #[test]

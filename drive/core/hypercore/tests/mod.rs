@@ -4,6 +4,7 @@ mod basic;
 mod crash;
 mod damage;
 mod histories;
+mod holes;
 mod hostile;
 mod model;
 mod modern;
