@@ -132,7 +132,7 @@ mod tests {
         let (size, looks) = (i64::MAX as u64, std::cell::Cell::new(0));
         let segment = |at: u64| {
             looks.set(looks.get() + 1);
-            Ok(Segment { is_hole: at / 1000 % 2 == 0, end: (at / 1000 + 1) * 1000 })
+            Ok(Segment { is_hole: (at / 1000).is_multiple_of(2), end: (at / 1000 + 1) * 1000 })
         };
         assert_eq!(seek(size, 0, libc::SEEK_HOLE, segment).unwrap(), size as i64);
         assert!(looks.get() <= MAX_STRETCHES);
