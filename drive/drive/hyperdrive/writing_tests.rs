@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::publisher::FORMATS;
 use super::testing::{path, put, remove};
 use super::*;
-use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_SOCKET, TYPE_SYMLINK};
+use crate::stat::{
+    Kind, Segment, Stat, TYPE_DIRECTORY, TYPE_FIFO, TYPE_FILE, TYPE_SOCKET, TYPE_SYMLINK,
+};
 use crate::time::Time;
 
 fn stat(mode: u32) -> Stat {
@@ -35,6 +37,30 @@ async fn list(drive: &Drive, text: &str) -> Vec<(String, Kind)> {
         listed.into_iter().map(|(name, entry)| (name.as_str().to_owned(), entry.kind)).collect();
     names.sort_by(|one, other| one.0.cmp(&other.0));
     names
+}
+
+/// What a publisher says of holes makes no hole of data.
+#[tokio::test]
+async fn holes_that_are_only_claimed_are_data() {
+    for format in FORMATS {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), true).unwrap();
+        let drive = Drive::create_in(format, &store, "test").unwrap();
+        let blocks = [Bytes::from(vec![7; 65_536]), hypermount_core::zeros(65_536)];
+        let extent = drive.append_content(&blocks).unwrap();
+        for holes in [1, extent.size, u64::MAX] {
+            let lied = Extent { holes, ..extent };
+            drive.apply(vec![put("file", Stat { extent: lied, ..stat(TYPE_FILE) })]).await.unwrap();
+            let entry = drive.snapshot().entry(&path("file"), Wait::Local).await.unwrap();
+            assert_eq!(entry.stat.extent, lied, "{format}");
+            let told = |at| drive.segment(&entry.stat.extent, at);
+            assert_eq!(told(5), Segment { is_hole: false, end: 65_536 }, "{format}");
+            assert_eq!(told(65_536), Segment { is_hole: true, end: 131_072 }, "{format}");
+        }
+        let nonsense = Extent { block: 5, blocks: 1 << 40, holes: 1, ..extent };
+        assert_eq!(drive.segment(&nonsense, 0), Segment { is_hole: false, end: extent.size });
+        assert!(!drive.segment(&extent, 65_536).is_hole, "of which nothing is said");
+    }
 }
 
 /// Sentence 153. "There all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes

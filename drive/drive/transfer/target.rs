@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -98,13 +98,9 @@ impl TargetDirectory {
         rustix::fs::mknodat(&self.0, name, kind, Mode::RUSR | Mode::WUSR, device)
     }
 
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(super) fn special(&self, _name: &OsStr, _stat: &Stat) -> Result<()> {
-        Err(Errno::NOTSUP)
-    }
-
     /// Mode and modification time of what is no file, directory or link. It is not opened: that would wait for a fifo, and
     /// may start a device.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn finish_special(&self, name: &OsStr, mode: u32, mtime: Time) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
@@ -112,9 +108,19 @@ impl TargetDirectory {
             return Err(Errno::EXIST);
         }
         // A descriptor of this kind has a name, and no other access to the mode.
-        let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&node));
         rustix::fs::chmod(path, Mode::from_raw_mode((mode & 0o7777) as RawMode))?;
         self.set_link_time(name, mtime)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn special(&self, _name: &OsStr, _stat: &Stat) -> Result<()> {
+        Err(Errno::NOTSUP)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn finish_special(&self, _name: &OsStr, _mode: u32, _mtime: Time) -> Result<()> {
+        Err(Errno::NOTSUP)
     }
 
     pub(super) fn link_target(&self, name: &OsStr) -> Result<Vec<u8>> {
