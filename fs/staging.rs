@@ -19,6 +19,7 @@ use hypermount_drive::{
     Stat, Time, Wait,
 };
 
+use crate::appending::{Append, Progress};
 use crate::attr::MAX_FILE_BYTES;
 use crate::errno::{Error, Result};
 
@@ -37,8 +38,9 @@ pub(crate) struct StagedFile {
     /// The drive it belongs to, for the record beside the scratch file.
     drive: PublicKey,
     pool: Arc<Pool>,
-    /// Held during a commit. Taken before every other lock.
-    pub commit: tokio::sync::Mutex<()>,
+    /// Held during a commit. Taken before every other lock. Contains the append that a commit has begun and not seen
+    /// the end of.
+    pub commit: tokio::sync::Mutex<Option<Append>>,
     state: Mutex<State>,
 }
 
@@ -80,6 +82,7 @@ struct View {
 }
 
 /// The content that a commit stores.
+#[derive(Clone)]
 pub(crate) struct Pending {
     view: View,
     /// The extent that is stored now.
@@ -112,7 +115,7 @@ impl StagedFile {
             generation: u64::from(!stored),
             committed: 0,
         };
-        let (commit, state) = (tokio::sync::Mutex::new(()), Mutex::new(Rank::STAGED, state));
+        let (commit, state) = (tokio::sync::Mutex::new(None), Mutex::new(Rank::STAGED, state));
         Self { drive, pool, commit, state }
     }
 
@@ -590,6 +593,7 @@ impl Pending {
         drive: &Drive,
         mut writer: ContentWriter,
         wait: Wait,
+        progress: &Progress,
     ) -> Result<Extent> {
         let size = self.view.size;
         let base = self.view.base;
@@ -597,8 +601,9 @@ impl Pending {
         if at == 0
             && let Some(splice) = drive.splice(&base, size, &self.view.changed(), wait).await?
         {
-            return self.append_splice(drive, writer, &splice, wait).await;
+            return self.append_splice(drive, writer, &splice, wait, progress).await;
         }
+        progress.begin(size - at);
         if size - at <= BATCH_BYTES {
             let blocks = in_blocks(joined(self.view.read(drive, at..size, wait).await?));
             return writer.append(&blocks).map(|()| writer.finish()).map_err(Error::from);
@@ -619,6 +624,7 @@ impl Pending {
             };
             if let Some(ready) = hashed.take() {
                 writer.append_hashed(&ready)?;
+                progress.add(BATCH_BYTES);
             }
             let ready: Result<HashedBlocks> = hashing.await.map_err(|_| Error::Panicked)?;
             hashed = Some(ready?);
@@ -637,13 +643,16 @@ impl Pending {
         mut writer: ContentWriter,
         splice: &Splice,
         wait: Wait,
+        progress: &Progress,
     ) -> Result<Extent> {
+        progress.begin(splice.new_blocks().map(|range| range.end - range.start).sum());
         let (mut blocks, mut bytes) = (Vec::new(), 0);
         for range in splice.new_blocks() {
             bytes += range.end - range.start;
             blocks.push(joined(self.view.read(drive, range, wait).await?));
             if bytes >= BATCH_BYTES {
                 writer.append(&blocks)?;
+                progress.add(bytes);
                 (blocks, bytes) = (Vec::new(), 0);
             }
         }
