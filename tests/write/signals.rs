@@ -84,7 +84,8 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 /// Sentence 149. "A program that a signal ends while one of its files is being stored ends within 1.5 s, and the file is
-/// stored whole without it."
+/// stored whole without it. `status` and `.hypermount/status.json` list the files of 1 MiB or more that are being stored,
+/// and how many bytes of each are."
 #[test]
 fn a_program_that_closes_a_large_file_ends_by_a_signal() {
     for format in FORMATS {
