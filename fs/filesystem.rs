@@ -24,6 +24,7 @@ use hypermount_drive::{Drive, DrivePath, Entry, Kind, Name, Space, Stat, Store, 
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
+use crate::appending::{Appends, Storing};
 use crate::attr::{self, Owner, TTL_ABSENT_FOLLOWED, TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::handle::{DirHandle, FileHandle, HandleTable};
@@ -237,6 +238,7 @@ pub struct Fs {
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) overtaken: Overtaken,
     pub(crate) showing: Showing,
+    pub(crate) appends: Arc<Appends>,
     /// Lookups that failed to get an answer in time, by parent, name and thread.
     stalled_names: Stalls<(u64, String, u32)>,
     pub(crate) part: Part,
@@ -280,6 +282,7 @@ impl Fs {
             invalidations: Arc::default(),
             overtaken: Overtaken::default(),
             showing: Showing::default(),
+            appends: Arc::default(),
             stalled_names: Stalls::default(),
             part,
             nested: Arc::new(()),
@@ -304,6 +307,11 @@ impl Fs {
     /// The version of the root drive that the mount shows.
     pub fn version(&self) -> u64 {
         self.root.snapshot().version()
+    }
+
+    /// The files whose content is being stored, and how far each is.
+    pub fn storing(&self) -> Vec<Storing> {
+        self.appends.under_way()
     }
 
     /// Number of inodes that the kernel knows, and number of open files and directories.

@@ -21,6 +21,7 @@ mod accessed;
 mod attr;
 mod symlink;
 mod xattr;
+mod appending;
 mod holes;
 mod staged_content;
 mod staging;
@@ -50,6 +51,7 @@ mod mount;
 #[cfg(test)]
 mod testing;
 
+pub use appending::Storing;
 pub use attr::Owner;
 pub use errno::{Error, Result, errno};
 pub use file::Opened;

@@ -102,12 +102,32 @@ mod linux {
         if thread == 0 {
             return false;
         }
+        let ends = || {
+            fs::read_to_string(format!("/proc/{thread}/stat")).is_ok_and(|stat| was_killed(&stat))
+        };
         match fs::read_to_string(format!("/proc/{thread}/status")) {
-            Ok(status) => says_interrupted(&status),
+            Ok(status) => says_interrupted(&status) || ends(),
             Err(error) => {
                 error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
             }
         }
+    }
+
+    /// Flag of a task that ends (include/linux/sched.h).
+    const PF_EXITING: u64 = 4;
+    /// Fields of /proc/PID/stat after the name of the program, proc_pid_stat(5), counted from 0.
+    const FLAGS: usize = 6;
+    const EXIT_CODE: usize = 49;
+    /// The part of an exit code that has the signal, wait(2).
+    const SIGNAL: u64 = 0x7f;
+
+    /// Whether a signal has ended the task, which now closes its files: the signal is not pending any more.
+    fn was_killed(stat: &str) -> bool {
+        let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+        let mut fields = fields.split_ascii_whitespace().map(|field| field.parse::<u64>());
+        let mut field = |skipped| fields.nth(skipped).and_then(|field| field.ok()).unwrap_or(0);
+        let (flags, exit_code) = (field(FLAGS), field(EXIT_CODE - FLAGS - 1));
+        flags & PF_EXITING != 0 && exit_code & SIGNAL != 0
     }
 
     const INTERRUPTING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];

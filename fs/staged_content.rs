@@ -9,10 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hypermount_drive::scratch::{Ranges, Scratch};
 use hypermount_drive::{
-    ContentWriter, Drive, Extent, HashedBlocks, Pieces, Segment, Splice, StoredPart, Wait,
-    hole_bytes, stored_parts, zeros,
+    ContentWriter, Drive, Extent, HashedBlocks, Pieces, Segment, StoredPart, Wait, hole_bytes,
+    stored_parts, zeros,
 };
 
+use crate::appending::Progress;
 use crate::errno::{Error, Result};
 use crate::holes;
 
@@ -37,6 +38,7 @@ pub(crate) struct View {
 }
 
 /// The content that a commit stores.
+#[derive(Clone)]
 pub(crate) struct Pending {
     pub(crate) view: View,
     /// The extent that is stored now.
@@ -186,6 +188,7 @@ impl Pending {
         mut writer: ContentWriter,
         holes: &[Range<u64>],
         wait: Wait,
+        progress: &Progress,
     ) -> Result<Extent> {
         let View { base, size, .. } = self.view;
         let extends = self.is_longer() && !drive.maps_holes(size, holes) && writer.extend(&base);
@@ -193,35 +196,27 @@ impl Pending {
             && let Some(splice) =
                 drive.splice(&base, size, &self.view.changed(), holes, wait).await?
         {
-            return self.append_splice(drive, writer, &splice, hole_bytes(holes), wait).await;
+            progress.begin(splice.new_blocks().map(|range| range.end - range.start).sum());
+            let blocks = splice.new_blocks().map(StoredPart::Data);
+            self.append_parts(drive, &mut writer, blocks, wait, progress).await?;
+            return Ok(writer.finish_spliced(&splice, hole_bytes(holes))?);
         }
         writer.check_sparse(size, hole_bytes(holes))?;
         let at = if extends { base.size } else { 0 };
-        self.append_parts(drive, &mut writer, stored_parts(at..size, holes), wait).await?;
+        progress.begin(size - at);
+        let parts = stored_parts(at..size, holes);
+        self.append_parts(drive, &mut writer, parts, wait, progress).await?;
         Ok(writer.finish_sparse(hole_bytes(holes)))
     }
 
-    /// Appends the new blocks, and the map that names them, those that were kept, and blocks of zeros.
-    async fn append_splice(
-        &self,
-        drive: &Drive,
-        mut writer: ContentWriter,
-        splice: &Splice,
-        holes: u64,
-        wait: Wait,
-    ) -> Result<Extent> {
-        let blocks = splice.new_blocks().map(StoredPart::Data);
-        self.append_parts(drive, &mut writer, blocks, wait).await?;
-        Ok(writer.finish_spliced(splice, holes)?)
-    }
-
-    /// Appends these parts of the file. While one batch is written, the next is read and hashed on another thread.
+    /// Appends these parts of the file, and tells how far it is. While one batch is written, the next is read and hashed on another thread.
     async fn append_parts(
         &self,
         drive: &Drive,
         writer: &mut ContentWriter,
         parts: impl Iterator<Item = StoredPart>,
         wait: Wait,
+        progress: &Progress,
     ) -> Result<()> {
         let hasher = writer.hasher();
         let mut batches = batches(parts);
@@ -240,6 +235,7 @@ impl Pending {
             };
             if let Some(ready) = hashed.take() {
                 writer.append_hashed(&ready)?;
+                progress.add(ready.blocks().iter().map(|block| block.len() as u64).sum());
             }
             let ready: Result<HashedBlocks> = hashing.await.map_err(|_| Error::Panicked)?;
             hashed = Some(ready?);

@@ -16,6 +16,7 @@ use hypermount_drive::{
     Drive, DrivePath, Entry, Extent, Link, Pieces, PublicKey, Stat, Time, Wait,
 };
 
+use crate::appending::Append;
 use crate::errno::{Error, Result};
 use crate::holes;
 use crate::staged_content::{BATCH_BYTES, Pending, View};
@@ -30,8 +31,9 @@ pub(crate) struct StagedFile {
     /// The drive it belongs to, for the record beside the scratch file.
     drive: PublicKey,
     pool: Arc<Pool>,
-    /// Held during a commit. Taken before every other lock.
-    pub commit: tokio::sync::Mutex<()>,
+    /// Held during a commit. Taken before every other lock. Contains the append that a commit has begun and not seen
+    /// the end of.
+    pub commit: tokio::sync::Mutex<Option<Append>>,
     state: Mutex<State>,
 }
 
@@ -87,7 +89,7 @@ impl StagedFile {
             generation: u64::from(!stored),
             committed: 0,
         };
-        let (commit, state) = (tokio::sync::Mutex::new(()), Mutex::new(Rank::STAGED, state));
+        let (commit, state) = (tokio::sync::Mutex::new(None), Mutex::new(Rank::STAGED, state));
         Self { drive, pool, commit, state }
     }
 

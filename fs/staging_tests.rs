@@ -6,6 +6,7 @@ use hypermount_drive::{ContentWriter, HOLE_BYTES, hole_bytes};
 use proptest::prelude::*;
 
 use super::*;
+use crate::appending::Progress;
 use crate::testing::{drive, drive_in, path, runtime};
 
 /// When the tests change something.
@@ -113,7 +114,9 @@ async fn commit(file: &StagedFile, drive: &Drive) {
         None => {
             let holes = pending.holes(drive).unwrap();
             let writer: ContentWriter = drive.content_writer().await.unwrap();
-            let extent = pending.append(drive, writer, &holes, Wait::Local).await.unwrap();
+            let progress = Progress::default();
+            let appended = pending.append(drive, writer, &holes, Wait::Local, &progress).await;
+            let extent = appended.unwrap();
             assert_eq!(extent.holes, hole_bytes(&holes));
             extent
         }

@@ -14,6 +14,7 @@ use hypermount_drive::{DriveUrl, Pieces, Segment};
 use serde_json::{Value, json};
 use smallvec::smallvec;
 
+use crate::appending::Storing;
 use crate::attr::{TTL_FOLLOWED, TTL_FROZEN};
 use crate::errno::{Error, Result};
 use crate::file::Opened;
@@ -197,6 +198,7 @@ impl Status {
             "blocks_here": availability.blocks_here,
             "blocks_wanted": availability.blocks_wanted,
             "open": fs.load().1,
+            "storing": self.storing(),
             "failures": self.failures(),
         });
         let mut text = format!("{status:#}");
@@ -204,15 +206,27 @@ impl Status {
         text.into()
     }
 
+    /// The files of this drive whose content is being stored.
+    fn storing(&self) -> Vec<Value> {
+        let describe = |file: Storing| {
+            let path = self.within(&file.path).unwrap_or(file.path);
+            json!({ "path": path, "bytes": file.bytes, "bytes_stored": file.bytes_stored })
+        };
+        self.fs.storing().into_iter().map(describe).collect()
+    }
+
+    /// A path of the mount as one of this drive.
+    fn within(&self, path: &str) -> Option<String> {
+        let rest = path.strip_prefix(self.fs.prefix())?;
+        let begins = rest.is_empty() || self.fs.prefix().is_empty() || rest.starts_with('/');
+        begins.then(|| rest.trim_start_matches('/').to_owned())
+    }
+
     /// The newest failures in this drive, oldest first.
     fn failures(&self) -> Vec<Value> {
-        let within = |path: &str| {
-            let rest = path.strip_prefix(self.fs.prefix())?;
-            let begins = rest.is_empty() || self.fs.prefix().is_empty() || rest.starts_with('/');
-            begins.then(|| rest.trim_start_matches('/').to_owned())
-        };
         let failures = self.fs.journal().failures();
-        let own = failures.iter().rev().filter_map(|failed| Some((within(&failed.path)?, failed)));
+        let own =
+            failures.iter().rev().filter_map(|failed| Some((self.within(&failed.path)?, failed)));
         let mut newest: Vec<_> = own
             .take(MAX_FAILURES)
             .map(|(path, failed)| {

@@ -9,16 +9,19 @@
 
 use std::sync::Arc;
 
-use hypermount_drive::{DrivePath, Edit, Entry, Kind, Stat, Time, hole_bytes};
+use hypermount_drive::{DrivePath, Edit, Entry, Extent, Kind, Stat, Time, hole_bytes};
 
+use crate::appending::{Append, Progress};
 use crate::errno::{Error, Result};
 use crate::filesystem::Fs;
 use crate::follow::mount_path;
+use crate::staged_content::Pending;
 use crate::staging::StagedFile;
 use crate::volume::Volume;
 
-/// Bytes of data from which a commit first checks that the disk has room for its data.
-const CHECKED_BYTES: u64 = 1024 * 1024;
+/// Size in bytes from which a commit first checks that the disk has room for the data of the file, and appends it in a
+/// task of its own.
+const LARGE_BYTES: u64 = 1024 * 1024;
 /// Most directories whose modification times wait to be stored.
 const MAX_TOUCHED: usize = 16_384;
 
@@ -44,20 +47,16 @@ impl Fs {
         if !staged.is_dirty() {
             return Ok(());
         }
-        let _turn = staged.commit.lock().await;
-        let Some(pending) = staged.pending() else { return Ok(()) };
+        let mut begun = staged.commit.lock().await;
+        let Some(pending) = staged.pending() else {
+            if let Some(append) = begun.take() {
+                append.abort();
+            }
+            return Ok(());
+        };
         let extent = match pending.unchanged() {
             Some(extent) => extent,
-            None => {
-                let holes = pending.holes(&volume.drive)?;
-                let data = pending.size() - hole_bytes(&holes);
-                if data >= CHECKED_BYTES && data > self.store.space()?.available {
-                    return Err(Error::NoSpace);
-                }
-                let writer = volume.drive.content_writer().await?;
-                let wait = self.options.patience.each_block();
-                pending.append(&volume.drive, writer, &holes, wait).await?
-            }
+            None => self.append(volume, staged, pending.clone(), &mut begun).await?,
         };
         let turn = self.turn(volume).await;
         let Some((path, mut stat)) = staged.destination(extent) else { return Ok(()) };
@@ -72,6 +71,44 @@ impl Fs {
         self.committed(volume, staged, &path, all.then_some(&entry));
         self.end(volume, turn).await;
         Ok(())
+    }
+
+    /// Appends the content of the file to the drive, or takes up the append that a commit has begun whose request was
+    /// ended by a signal.
+    async fn append(
+        &self,
+        volume: &Arc<Volume>,
+        staged: &StagedFile,
+        pending: Pending,
+        begun: &mut Option<Append>,
+    ) -> Result<Extent> {
+        if let Some(append) = begun {
+            let (extent, generation) = (append.end().await, append.generation);
+            *begun = None;
+            if generation == pending.generation {
+                return extent;
+            }
+        }
+        let (size, generation) = (pending.size(), pending.generation);
+        let holes = pending.holes(&volume.drive)?;
+        let data = size - hole_bytes(&holes);
+        if data >= LARGE_BYTES && data > self.store.space()?.available {
+            return Err(Error::NoSpace);
+        }
+        let (drive, wait) = (volume.drive.clone(), self.options.patience.each_block());
+        if size < LARGE_BYTES {
+            let writer = drive.content_writer().await?;
+            return pending.append(&drive, writer, &holes, wait, &Progress::default()).await;
+        }
+        let path = self.part.in_mount(&mount_path(volume, &staged.path()));
+        let append = move |progress: Arc<Progress>| async move {
+            let writer = drive.content_writer().await?;
+            pending.append(&drive, writer, &holes, wait, &progress).await
+        };
+        let append = begun.insert(self.appends.start(&self.runtime, path, generation, append));
+        let extent = append.end().await;
+        *begun = None;
+        extent
     }
 
     /// Notes that the drive has the staged file under `path`; `entry` if all its changes are

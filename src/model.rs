@@ -116,8 +116,21 @@ pub struct MountInfo {
     pub waiting: usize,
     /// Files and directories that programs have open.
     pub open: usize,
+    /// Files whose content is being stored in their drive.
+    #[serde(default)]
+    pub storing: Vec<StoringFile>,
     /// Calls that failed, of those still remembered.
     pub failures: usize,
+}
+
+/// A file whose content is being stored in its drive.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StoringFile {
+    /// Within the mount.
+    pub path: String,
+    /// Bytes that are to be stored, and those of them that are stored.
+    pub bytes: u64,
+    pub bytes_stored: u64,
 }
 
 /// A drive in a mount of all drives.

@@ -516,7 +516,7 @@ fn a_moved_directory_is_not_a_copy() {
     }
 }
 
-/// 154. `import` and `export` keep fifos, sockets and devices: what they are, never what is behind them. `export` makes
+/// 155. `import` and `export` keep fifos, sockets and devices: what they are, never what is behind them. `export` makes
 ///      devices with `--devices` alone, as root; otherwise it names them, and its exit code is not 0.
 #[test]
 fn special_files_go_in_and_come_out() {

@@ -52,6 +52,7 @@ fn lines(status: &model::Status) -> Vec<String> {
     let mut lines = vec![format!("daemon   pid {}, up {uptime}, {kept}", status.pid)];
     lines.push(format!("store    {store}"));
     section(&mut lines, "mounts", &status.mounts, mount_line);
+    section(&mut lines, "storing", &storing(&status.mounts), String::clone);
     section(&mut lines, "seeds", &status.seeds, seed_line);
     let traffic = status.traffic;
     lines.push(format!(
@@ -100,6 +101,18 @@ fn section<T>(lines: &mut Vec<String>, name: &str, items: &[T], line: impl Fn(&T
         };
         lines.push(format!("{name:<8} {}{more}", line(item)));
     }
+}
+
+/// The files whose content is being stored in their drives.
+fn storing(mounts: &[MountInfo]) -> Vec<String> {
+    let lines = mounts.iter().flat_map(|mount| {
+        mount.storing.iter().map(|file| {
+            let path = mount.mountpoint.join(&file.path).display().to_string();
+            let (stored, bytes) = (size(file.bytes_stored), size(file.bytes));
+            format!("{}  {stored} of {bytes}", escaped(&path))
+        })
+    });
+    lines.collect()
 }
 
 fn mount_line(mount: &MountInfo) -> String {
@@ -237,7 +250,7 @@ pub async fn run_watch(args: &Watch) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DriveLimits, MountedDrive};
+    use crate::model::{DriveLimits, MountedDrive, StoringFile};
 
     #[test]
     fn a_status_of_many_mounts_and_seeds_fits_on_a_screen() {
@@ -255,6 +268,11 @@ mod tests {
             saved: true,
             waiting: 2,
             open: 0,
+            storing: vec![StoringFile {
+                path: "a/b.img".into(),
+                bytes: 1 << 30,
+                bytes_stored: 1 << 28,
+            }],
             failures: 0,
         };
         let drive = MountedDrive {
@@ -286,7 +304,7 @@ mod tests {
             troubles: vec!["x".into(); 50],
         };
         let lines = lines(&status);
-        assert!(lines.len() < 20, "{}", lines.len());
+        assert!(lines.len() < 24, "{}", lines.len());
         assert!(lines.iter().any(|line| line.contains("and 46 more")));
         assert!(!lines.iter().any(|line| line.contains(&"ab".repeat(32))), "a whole key");
     }

@@ -29,8 +29,8 @@ fn output(program: &str, arguments: &[&str], at: &Path) -> String {
 }
 
 /// Sentence 102. "`.hypermount/status.json` in the root of every drive holds, as JSON, the state of the drive
-/// when the file is opened: URL, name, version, peers, bytes in the store and requested, and the last failed
-/// calls."
+/// when the file is opened: URL, name, version, peers, bytes in the store and requested, files being stored, and the
+/// last failed calls."
 #[test]
 fn a_status_is_made_when_it_is_opened() {
     in_each_format(a_status_is_made);

@@ -57,13 +57,13 @@ fn prepare(at: &Path) {
 }
 
 /// A store that can be put back as it was, in its place: elsewhere it would be a copy.
-struct Stage {
+pub(crate) struct Stage {
     directory: tempfile::TempDir,
     library: PathBuf,
 }
 
 impl Stage {
-    fn new(format: &str) -> Option<Self> {
+    pub(crate) fn new(format: &str) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let library = directory.path().join("faults.so");
         let source = crate::common::living::root().join("tests/write/faults.c");
@@ -93,11 +93,11 @@ impl Stage {
         self.directory.path().display()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = hypermount();
         command.env("XDG_STATE_HOME", self.path("now/state")).env("RUST_LOG", "off");
         command
@@ -111,7 +111,8 @@ impl Stage {
         ));
     }
 
-    fn failing(&self, how: &str, call: usize) -> Command {
+    /// A command whose storage fails, or waits, at a call (`faults.c`).
+    pub(crate) fn failing(&self, how: &str, call: usize) -> Command {
         let _ = fs::remove_file(self.path("reached"));
         let mut command = self.command();
         command
@@ -129,14 +130,14 @@ impl Stage {
         Running::start(command.stderr(Stdio::null()))
     }
 
-    fn mount(&self, command: &mut Command) -> Mounted {
+    pub(crate) fn mount(&self, command: &mut Command) -> Mounted {
         let mut process = self.start(command);
         process.line();
         Mounted { process, at: self.path("mnt") }
     }
 
     /// The content of the store, read without the mount that failed.
-    fn stored(&self) -> BTreeMap<String, String> {
+    pub(crate) fn stored(&self) -> BTreeMap<String, String> {
         let out = self.path("out");
         let _ = fs::remove_dir_all(&out);
         let mut export = self.command();

@@ -67,8 +67,8 @@ fn stretches(blocks: &[u64]) -> Vec<(u64, u64)> {
     blocks.iter().map(|block| (block * BLOCK, (block + 1) * BLOCK)).collect()
 }
 
-/// Sentence 149. "A hole takes no disk space and next to no time, however large it is: in a mount, by `import` and by
-/// `export`." Sentence 150. "`SEEK_DATA` and `SEEK_HOLE` tell where the holes are, and `st_blocks` counts the data
+/// Sentence 150. "A hole takes no disk space and next to no time, however large it is: in a mount, by `import` and by
+/// `export`." Sentence 151. "`SEEK_DATA` and `SEEK_HOLE` tell where the holes are, and `st_blocks` counts the data
 /// alone, also before the file is stored."
 #[test]
 fn a_hole_of_six_gibibytes_costs_nothing_and_is_told() {
@@ -122,8 +122,8 @@ fn a_hole_of_six_gibibytes_costs_nothing_and_is_told() {
     }
 }
 
-/// Sentence 149. "It begins and ends at multiples of 64 KiB, or with the file; a shorter run of zeros is data."
-/// Sentence 151. "fallocate(2) with `PUNCH_HOLE` or `ZERO_RANGE` makes holes. Without them it reserves no space."
+/// Sentence 150. "It begins and ends at multiples of 64 KiB, or with the file; a shorter run of zeros is data."
+/// Sentence 152. "fallocate(2) with `PUNCH_HOLE` or `ZERO_RANGE` makes holes. Without them it reserves no space."
 #[test]
 fn punching_makes_holes() {
     for format in FORMATS {
@@ -162,7 +162,7 @@ fn punching_makes_holes() {
     }
 }
 
-/// 152. A file that is written has at most 2 TiB: beyond that write(2), truncate(2) and fallocate(2) fail with EFBIG.
+/// 153. A file that is written has at most 2 TiB: beyond that write(2), truncate(2) and fallocate(2) fail with EFBIG.
 #[test]
 fn a_file_beyond_the_limit_is_refused_at_once() {
     for format in FORMATS {
@@ -194,7 +194,7 @@ fn a_file_beyond_the_limit_is_refused_at_once() {
     }
 }
 
-/// As sentence 149 says, by `import` and by `export`.
+/// As sentence 150 says, by `import` and by `export`.
 #[test]
 fn holes_go_in_and_come_out() {
     for format in FORMATS {
@@ -236,7 +236,7 @@ fn holes_go_in_and_come_out() {
     }
 }
 
-/// Sentence 153. "Other programs read holes as zeros."
+/// Sentence 154. "Other programs read holes as zeros."
 #[test]
 fn the_reference_reads_a_file_with_holes() {
     if !can_mount() || !has_reference() {
@@ -263,8 +263,8 @@ fn the_reference_reads_a_file_with_holes() {
     }
 }
 
-/// Sentence 150. "In a drive of another publisher a hole is data until this machine has what proves it."
-/// Sentence 153. "In a drive of Hyperdrive 13 large holes are one block of zeros that a list names many times, so peers
+/// Sentence 151. "In a drive of another publisher a hole is data until this machine has what proves it."
+/// Sentence 154. "In a drive of Hyperdrive 13 large holes are one block of zeros that a list names many times, so peers
 /// fetch it once. In one of Hyperdrive 10 peers fetch each hole as zeros."
 #[test]
 fn a_remote_reader_gets_few_bytes_and_finds_the_holes() {
@@ -304,7 +304,7 @@ fn a_remote_reader_gets_few_bytes_and_finds_the_holes() {
     }
 }
 
-/// As sentence 149 says, in an encrypted drive.
+/// As sentence 150 says, in an encrypted drive.
 #[test]
 fn holes_of_an_encrypted_drive_cost_one_block_of_zeros() {
     if !can_mount() {
@@ -322,7 +322,7 @@ fn holes_of_an_encrypted_drive_cost_one_block_of_zeros() {
     }
 }
 
-/// Sentence 150. "What is written through a mapping counts from msync(2) or munmap(2) on."
+/// Sentence 151. "What is written through a mapping counts from msync(2) or munmap(2) on."
 #[test]
 fn what_a_mapping_wrote_is_data() {
     if !can_mount() {

@@ -22,4 +22,5 @@ mod programs;
 mod promises;
 mod set_ids;
 mod sharing;
+mod signals;
 mod steps;

@@ -137,7 +137,7 @@ fn other_users() {
 }
 
 /// Sentence 76. "fallocate(2) takes `KEEP_SIZE`, `PUNCH_HOLE` and `ZERO_RANGE`; other modes fail with
-/// EOPNOTSUPP. `O_DIRECT` is accepted. (Sentences 149 to 153 say more of holes.)"
+/// EOPNOTSUPP. `O_DIRECT` is accepted. (Sentences 150 to 154 say more of holes.)"
 #[test]
 fn holes_and_direct_access() {
     for format in FORMATS {

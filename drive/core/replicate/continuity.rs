@@ -107,6 +107,7 @@ impl<V: View> Replicator<V> {
             cancelled: false,
             full_proof: peer.stands_alone(0),
             purpose: Purpose::Continuity,
+            again: false,
         };
         peer.asked(asked, request);
         self.send(id, Message::Request { index: asked, bytes: 0, hash: true, nodes: 0 });
@@ -213,6 +214,7 @@ impl<V: View> Replicator<V> {
                 cancelled: false,
                 full_proof: peer.stands_alone(0),
                 purpose: Purpose::Bridge,
+                again: false,
             };
             peer.asked(*length, request);
             bridge.asked = Some(*id);

@@ -66,6 +66,7 @@ impl<V: View> Replicator<V> {
                 cancelled: false,
                 full_proof: true,
                 purpose: Purpose::Comparison,
+                again: false,
             };
             peer.asked(block, request);
             self.send(id, Message::Request { index: block, bytes: 0, hash: true, nodes: 0 });

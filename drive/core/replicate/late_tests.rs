@@ -317,3 +317,23 @@ fn full_proofs_are_requested_for_a_limited_time() {
     scene.pass(Duration::from_secs(300));
     assert_ne!(asks(&mut scene, 11, 31), 0, "for ever");
 }
+
+/// The answer may be to the request that was taken back, so a distant peer would count as a near one.
+#[test]
+fn a_block_that_is_asked_for_again_tells_no_latency() {
+    let written = written(200);
+    let mut scene = Scene::new(&written, &[PEER]);
+    scene.receive(PEER, have(0, 200));
+    scene.want([3]);
+    scene.pass(Duration::from_millis(50));
+    scene.replicator.demand(vec![Change::Unwanted { block: 3 }], scene.now);
+    scene.act();
+    scene.want([3]);
+    assert_eq!(scene.asked(PEER, 3).len(), 2);
+    scene.answer(PEER, &written, 3, false);
+    assert!(scene.replicator.core.has(3));
+    assert!(!scene.replicator.peers[&PEER].is_near());
+    scene.want([4]);
+    scene.answer(PEER, &written, 4, false);
+    assert!(scene.replicator.peers[&PEER].is_near());
+}

@@ -456,6 +456,7 @@ impl<V: View> Replicator<V> {
             cancelled: false,
             full_proof: true,
             purpose: Purpose::Length,
+            again: false,
         };
         self.judging.insert((id, proof.block()), (request, None));
         let question = Question::default();

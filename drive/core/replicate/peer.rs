@@ -92,6 +92,9 @@ pub(super) struct InFlight {
     /// so a failure cannot be blamed on what we hold.
     pub(crate) full_proof: bool,
     pub(crate) purpose: Purpose,
+    /// The block was asked for before, so the answer may be to that request: it tells no latency (as in Karn's
+    /// algorithm). Set by [`Peer::asked`].
+    pub(crate) again: bool,
 }
 
 /// What a request is for. All but [`Purpose::Block`] ask for a proof without the block's bytes.
@@ -428,7 +431,7 @@ impl Peer {
             self.last_answer = request.sent;
         }
         self.notes_unanswered(request.sent);
-        self.withdraw(block);
+        request.again = self.withdraw(block).is_some();
         self.in_flight_bytes += request.expected;
         self.owed += 1;
         self.comparing += usize::from(request.purpose == Purpose::Comparison);
@@ -480,7 +483,9 @@ impl Peer {
             self.release(&request);
             (request, Some(byte))
         };
-        self.measure(now.saturating_duration_since(request.sent), size);
+        if !request.again {
+            self.measure(now.saturating_duration_since(request.sent), size);
+        }
         self.passes_over(&request, now);
         self.last_answer = now;
         self.unanswered_since = self.is_owing().then_some(now);

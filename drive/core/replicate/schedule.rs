@@ -211,6 +211,7 @@ impl<V: View> Replicator<V> {
             cancelled: false,
             full_proof: peer.stands_alone(digest),
             purpose: Purpose::Block,
+            again: false,
         };
         peer.asked(block, request);
         self.pace.spend(self.average_bytes, now);
@@ -249,6 +250,7 @@ impl<V: View> Replicator<V> {
                     cancelled: false,
                     full_proof: peer.stands_alone(0),
                     purpose: Purpose::Block,
+                    again: false,
                 };
                 peer.asked_seek(byte, request);
                 let message = Message::Request { index: guess, bytes: byte, hash: false, nodes: 0 };

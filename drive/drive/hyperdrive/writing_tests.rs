@@ -63,7 +63,7 @@ async fn holes_that_are_only_claimed_are_data() {
     }
 }
 
-/// Sentence 153. "There all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes
+/// Sentence 154. "There all holes that were ever stored count for the length of the log: beyond 8 TiB a file with holes
 /// is refused with EFBIG."
 #[tokio::test]
 async fn holes_do_not_make_the_log_longer_than_files_may_be() {

@@ -5,7 +5,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivefs::{Fs, Mount, MountOptions, Patience, RootLimits};
+use drivefs::{Fs, Mount, MountOptions, Patience, RootLimits, Storing};
 use hypermount_drive::Drive;
 use hypermount_swarm::PublicKey;
 use hypermount_swarm::sync::{Mutex, Rank};
@@ -16,7 +16,7 @@ use super::all_drives::AllDrives;
 use super::{Dialled, Host, wait_limit};
 use crate::directories;
 use crate::failure::{Context, Failure, Result};
-use crate::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive};
+use crate::model::{Find, Happening, How, MountInfo, MountRequest, MountedDrive, StoringFile};
 use crate::mountpoint::{self, Made, cannot_mount};
 use crate::record::{self, Held, Record};
 use crate::values::{WaitLimit, drive_url, short_url};
@@ -420,6 +420,12 @@ impl Host {
             read_only: !fs.is_writable(),
         };
         let mut drives: Vec<_> = filesystems.iter().map(describe).collect();
+        let storing = filesystems.iter().flat_map(|fs| fs.storing());
+        let storing = storing.map(|Storing { path, bytes, bytes_stored }| StoringFile {
+            path,
+            bytes,
+            bytes_stored,
+        });
         // A mount of one drive is described by itself, not in the list of drives.
         let only = if record.is_of_all() { None } else { drives.pop() };
         MountInfo {
@@ -435,6 +441,7 @@ impl Host {
             saved,
             waiting: mount.waiting().len(),
             open,
+            storing: storing.collect(),
             failures: mount.journal().failures().len(),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::data::{Data, DataSet, remove_tree};
 use crate::net::Net;
-use crate::process::{Logs, Service, Usage, signal};
+use crate::process::{Logs, Service, Usage, run, signal};
 use crate::tools::Tools;
 use hypermount_bench::counters::Traffic;
 use nix::mount::{MntFlags, umount2};
@@ -55,9 +55,13 @@ impl Candidate {
             Candidate::Hypermount => true,
             Candidate::HypermountFromReference if net.is_modern() => false,
             // Its program mounts from one peer.
-            Candidate::Reference => net != Net::Three,
-            Candidate::HypermountFromReference => !matches!(net, Net::Local | Net::Three),
-            Candidate::Passthrough | Candidate::Disk => matches!(net, Net::Loopback | Net::Local),
+            // It has no mount of Hyperdrive 13.
+            Candidate::Reference => !matches!(net, Net::Three | Net::ModernLocal | Net::Import),
+            Candidate::HypermountFromReference => {
+                !(net.is_written() || net.is_import() || net == Net::Three)
+            }
+            Candidate::Passthrough => net.is_written() || net == Net::Loopback,
+            Candidate::Disk => net.is_written() || net.is_import() || net == Net::Loopback,
         }
     }
 }
@@ -101,8 +105,9 @@ impl Mounted {
         fs::create_dir_all(&mountpoint)?;
         fs::create_dir_all(&store)?;
         match candidate {
+            _ if net.is_import() => Ok(Mounted::bare(shop.data.plain(set))),
             Candidate::Disk | Candidate::Passthrough => {
-                let source = if net == Net::Local { store } else { shop.data.plain(set) };
+                let source = if net.is_written() { store } else { shop.data.plain(set) };
                 if candidate == Candidate::Disk {
                     return Ok(Mounted::bare(source));
                 }
@@ -110,8 +115,8 @@ impl Mounted {
                 command.arg(source).arg(&mountpoint);
                 Mounted::bare(PathBuf::new()).attach(&mut command, mountpoint, &shop.logs)
             }
-            _ if net == Net::Local => {
-                let mut command = own_drive(shop, candidate, &store, &mountpoint)?;
+            _ if net.is_written() => {
+                let mut command = own_drive(shop, candidate, net, &store, &mountpoint)?;
                 Mounted::bare(PathBuf::new()).attach(&mut command, mountpoint, &shop.logs)
             }
             _ => remote_drive(shop, candidate, net, set, &store, mountpoint),
@@ -237,9 +242,17 @@ fn is_mounted(path: &Path) -> bool {
 fn own_drive(
     shop: &Workshop,
     candidate: Candidate,
+    net: Net,
     store: &Path,
     mountpoint: &Path,
 ) -> io::Result<Command> {
+    if net == Net::ModernLocal {
+        let name = new_drive(shop, net, store)?;
+        let mut command = ours(shop, store);
+        command.args(["mount", name]).arg(mountpoint).arg("--foreground");
+        command.arg("--store").arg(store);
+        return Ok(command);
+    }
     if candidate == Candidate::Reference {
         let mut command = shop.tools.reference("mount-own");
         command.arg(store).arg(mountpoint);
@@ -247,10 +260,45 @@ fn own_drive(
     }
     // A writable drive made by the reference: its store holds the secret keys.
     copy_tree(&shop.data.store(DataSet::Seedling), store)?;
-    let mut command = Command::new(&shop.tools.hypermount);
+    let mut command = ours(shop, store);
     command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
+    Ok(command)
+}
+
+/// Our program, for a store of the benchmark.
+fn ours(shop: &Workshop, store: &Path) -> Command {
+    let mut command = Command::new(&shop.tools.hypermount);
     // With the user's state directory, the marks would show that this is an old copy of the store.
-    command.env("XDG_STATE_HOME", store.join("state"));
+    command.env("XDG_STATE_HOME", store.with_extension("state"));
+    command
+}
+
+/// Makes an empty drive of ours; its name.
+fn new_drive(shop: &Workshop, net: Net, store: &Path) -> io::Result<&'static str> {
+    let name = "bench";
+    let mut create = ours(shop, store);
+    create.args(["create", name, "--format", net.format(), "--store"]).arg(store);
+    run(&mut create, &shop.logs)?;
+    Ok(name)
+}
+
+/// The command that copies a directory into a new drive in the scratch directory, or for the disk into a new directory.
+pub fn import(shop: &Workshop, candidate: Candidate, net: Net, tree: &Path) -> io::Result<Command> {
+    let store = shop.scratch.join("store");
+    remove_tree(&store)?;
+    if candidate == Candidate::Disk {
+        let mut command = Command::new("cp");
+        command.arg("-r").arg(tree).arg(store);
+        return Ok(command);
+    }
+    if candidate == Candidate::Reference {
+        let mut command = shop.tools.modern("import");
+        command.arg(store).arg(tree);
+        return Ok(command);
+    }
+    let name = new_drive(shop, net, &store)?;
+    let mut command = ours(shop, &store);
+    command.arg("import").arg(tree).args([name, "--store"]).arg(store);
     Ok(command)
 }
 

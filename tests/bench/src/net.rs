@@ -26,16 +26,28 @@ pub enum Net {
     /// No link: a writable mount on this machine.
     #[value(name = "local")]
     Local,
+    /// As `Local`, of a drive in the format of Hyperdrive 13.
+    #[value(name = "13:local")]
+    ModernLocal,
+    /// No link and no mount: a directory is imported.
+    #[value(name = "import")]
+    Import,
+    /// As `Import`, into a drive in the format of Hyperdrive 13.
+    #[value(name = "13:import")]
+    ModernImport,
 }
 
 impl Net {
-    pub const ALL: [Net; 8] = [
+    pub const ALL: [Net; 11] = [
         Net::Loopback,
         Net::Near,
         Net::Far,
         Net::Distant,
         Net::Three,
         Net::Local,
+        Net::ModernLocal,
+        Net::Import,
+        Net::ModernImport,
         Net::ModernLoopback,
         Net::ModernFar,
     ];
@@ -46,6 +58,21 @@ impl Net {
         Net::MODERN.contains(&self)
     }
 
+    /// Whether drives are written through a mount.
+    pub fn is_written(self) -> bool {
+        matches!(self, Net::Local | Net::ModernLocal)
+    }
+
+    /// Whether a directory is imported.
+    pub fn is_import(self) -> bool {
+        matches!(self, Net::Import | Net::ModernImport)
+    }
+
+    /// The release of Hyperdrive in whose format drives are made here.
+    pub fn format(self) -> &'static str {
+        if matches!(self, Net::ModernLocal | Net::ModernImport) { "13" } else { "10" }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Net::Loopback => "lo",
@@ -54,6 +81,9 @@ impl Net {
             Net::Distant => "200:0",
             Net::Three => "3x10",
             Net::Local => "local",
+            Net::ModernLocal => "13:local",
+            Net::Import => "import",
+            Net::ModernImport => "13:import",
             Net::ModernLoopback => "13:lo",
             Net::ModernFar => "13:50:100",
         }
@@ -67,6 +97,9 @@ impl Net {
             Net::Distant => "200 ms round trip, no limit",
             Net::Three => "Three peers, each 40 ms round trip and 10 Mbit/s",
             Net::Local => "Writing, no network",
+            Net::ModernLocal => "Writing in the format of Hyperdrive 13, no network",
+            Net::Import => "Importing, no network",
+            Net::ModernImport => "Importing in the format of Hyperdrive 13, no network",
             Net::ModernLoopback => "Hyperdrive 13, loopback",
             Net::ModernFar => "Hyperdrive 13, 50 ms round trip, 100 Mbit/s",
         }
@@ -90,7 +123,8 @@ impl Net {
     /// Milliseconds and 10^6 bit/s.
     fn numbers(self) -> (f64, f64) {
         match self {
-            Net::Loopback | Net::Local | Net::ModernLoopback => (0.0, 0.0),
+            Net::Loopback | Net::ModernLoopback => (0.0, 0.0),
+            Net::Local | Net::ModernLocal | Net::Import | Net::ModernImport => (0.0, 0.0),
             Net::ModernFar => (50.0, 100.0),
             Net::Near => (20.0, 100.0),
             Net::Far => (100.0, 20.0),

@@ -1,6 +1,6 @@
 //! Sessions: a fresh mount and the workloads that run on it, one after the other.
 
-use crate::candidate::{Candidate, Mounted, Workshop};
+use crate::candidate::{self, Candidate, Mounted, Workshop};
 use crate::data::DataSet;
 use crate::modern;
 use crate::net::Net;
@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 const LINKS: &[Net] = &[Net::Loopback, Net::Near, Net::Far];
+const WRITTEN: &[Net] = &[Net::Local, Net::ModernLocal];
 
 /// The first step begins with an empty store and an empty page cache, each further step with the
 /// state that the steps before it left.
@@ -43,9 +44,15 @@ pub const SESSIONS: &[Session] = &[
     Session { set: DataSet::Tree1k, nets: &[Net::Distant], steps: &[work::TAR_1K] },
     Session { set: DataSet::Shared, nets: &[Net::Three], steps: &[work::THREE_PEERS] },
     Session { set: DataSet::Shared, nets: &[Net::Three], steps: &[work::STALLED_PEER] },
-    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::SEQWRITE] },
-    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::UNTAR, work::RMRF] },
-    Session { set: DataSet::Seedling, nets: &[Net::Local], steps: &[work::GITCLONE] },
+    Session { set: DataSet::Seedling, nets: WRITTEN, steps: &[work::SEQWRITE] },
+    Session { set: DataSet::Seedling, nets: WRITTEN, steps: &[work::UNTAR, work::RMRF] },
+    Session { set: DataSet::Seedling, nets: WRITTEN, steps: &[work::GITCLONE] },
+    Session { set: DataSet::Seedling, nets: WRITTEN, steps: &[work::APPEND] },
+    Session {
+        set: DataSet::Tree10k,
+        nets: &[Net::Import, Net::ModernImport],
+        steps: &[work::IMPORT],
+    },
     Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::TTFB_COLD] },
     Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::LIST] },
     Session { set: DataSet::Tree13, nets: &Net::MODERN, steps: &[modern::READDIR] },
@@ -139,6 +146,8 @@ impl Turn<'_> {
         let patience = 2 * self.limit + Duration::from_secs(20);
         let _guard = Watchdog::arm(mounted.client_pid(), patience);
         let ask = |task: &str| mounted.ask(task, patience);
+        let store = shop.scratch.join("store");
+        let import = || candidate::import(shop, self.candidate, self.net, &mounted.root);
         let outcome = (step.run)(&Bench {
             root: &mounted.root,
             set: self.session.set,
@@ -147,6 +156,8 @@ impl Turn<'_> {
             limit: self.limit,
             archive: &archive,
             repository: &repository,
+            store: &store,
+            import: &import,
             logs: &shop.logs,
             stall: &|| mounted.stall_one_link(),
             ask: mounted.takes_tasks.then_some(&ask),

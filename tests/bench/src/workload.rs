@@ -7,7 +7,7 @@ use crate::process::{Logs, Streamed, stream};
 use crate::tools::git;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,6 +21,10 @@ pub struct Bench<'a> {
     pub limit: Duration,
     pub archive: &'a Path,
     pub repository: &'a Path,
+    /// What the candidate stores, if it writes.
+    pub store: &'a Path,
+    /// The command that imports the tree at `root` into a new drive.
+    pub import: &'a dyn Fn() -> io::Result<Command>,
     pub logs: &'a Logs,
     /// Stops one of the links.
     pub stall: &'a dyn Fn(),
@@ -74,6 +78,8 @@ pub const STALLED_PEER: Step =
 pub const SEQWRITE: Step = Step { name: "seqwrite", unit: "MB/s", run: sequential_write };
 pub const UNTAR: Step = Step { name: "untar", unit: "files/s", run: untar };
 pub const RMRF: Step = Step { name: "rmrf", unit: "entries/s", run: remove };
+pub const APPEND: Step = Step { name: "append", unit: "ms (median)", run: append };
+pub const IMPORT: Step = Step { name: "import", unit: "files/s", run: import };
 pub const GITCLONE: Step = Step { name: "gitclone", unit: "s", run: git_clone };
 
 /// Page-sized reads of a cold random workload.
@@ -83,6 +89,11 @@ const WARM_READS: u64 = 200_000;
 const PAGE: u64 = 4096;
 const ARCHIVED_FILES: u64 = 5_000;
 const ARCHIVED_DIRECTORIES: u64 = 50;
+/// The file that is appended to, and how often.
+const APPENDED_TO_BYTES: u64 = 1024 * MIB;
+const APPENDS: u64 = 20;
+/// Most bytes by which the store may grow with each of them.
+const APPEND_GROWTH: u64 = 100 * 1024;
 
 impl Outcome {
     pub fn new(value: f64) -> Outcome {
@@ -506,6 +517,59 @@ fn remove(bench: &Bench) -> io::Result<Outcome> {
         lines,
         ARCHIVED_FILES + ARCHIVED_DIRECTORIES,
     ))
+}
+
+/// Opens a file of 1 GiB, appends 4 KiB and closes it.
+fn append(bench: &Bench) -> io::Result<Outcome> {
+    let path = bench.root.join("appended.bin");
+    let content = stream_file();
+    let mut piece = vec![0; MIB as usize];
+    let mut file = File::options().create_new(true).write(true).open(&path)?;
+    for at in 0..APPENDED_TO_BYTES / MIB {
+        content.fill(at * MIB % content.size, &mut piece);
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    drop(file);
+    let before = blocks_of(bench.store)?;
+    let mut times = Vec::new();
+    for _ in 0..APPENDS {
+        let started = Instant::now();
+        let mut file = File::options().append(true).open(&path)?;
+        file.write_all(&piece[..PAGE as usize])?;
+        // Nix reports the error of close(2), which dropping the file does not.
+        nix::unistd::close(file)?;
+        times.push(started.elapsed().as_secs_f64() * 1000.0);
+    }
+    File::open(&path)?.sync_all()?;
+    let grown = blocks_of(bench.store)?.saturating_sub(before) / APPENDS;
+    let outcome = Outcome::new(median(&mut times)).expect(
+        "bytes",
+        fs::metadata(&path)?.len(),
+        APPENDED_TO_BYTES + APPENDS * PAGE,
+    );
+    Ok(outcome.check(grown <= APPEND_GROWTH, || format!("{grown} bytes more for each")))
+}
+
+/// The disk space of a directory in bytes.
+fn blocks_of(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += match metadata.is_dir() {
+            true => blocks_of(&entry.path())?,
+            false => metadata.blocks() * 512,
+        };
+    }
+    Ok(bytes)
+}
+
+fn import(bench: &Bench) -> io::Result<Outcome> {
+    let mut command = (bench.import)()?;
+    let done = stream(&mut command, bench.limit, bench.logs, |_| {})?;
+    let files = bench.set.files().len() as u64;
+    Ok(Outcome::new(per_second(files, done.took)).cut(done.cut).unless_failed(&done, "import"))
 }
 
 fn git_clone(bench: &Bench) -> io::Result<Outcome> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::block::{Pointer, TreeNode};
 use super::list::end_of;
 use super::tree::{MAX_DEPTH, Tree};
-use hypermount_core::{Error, Result, Wait};
+use hypermount_core::{Error, Result, Ticket, Wait};
 
 /// Most tree nodes that are read ahead for one listing. Beyond it the listing reads one node after the other.
 const MAX_NODES_AHEAD: usize = 8192;
@@ -74,12 +74,14 @@ impl Tree {
         let pointer = Pointer { seq: root, level: 0 };
         let mut level = vec![Step { pointer, after: None, before: None }];
         let mut nodes = 0;
+        // Dropped after the next level has wanted them again: else peers are told that they are not wanted.
+        let mut _wanted: Vec<Ticket> = Vec::new();
         for _ in 0..MAX_DEPTH {
-            let mut next = Vec::new();
+            let (mut next, mut named) = (Vec::new(), Vec::new());
             for part in level.chunks(NODES_AT_ONCE) {
                 nodes += part.len();
                 match self.step(part, &listed, &mut next, wait).await {
-                    Ok(()) => {}
+                    Ok(children) => named.extend(children),
                     Err(Error::Malformed(_) | Error::TooLarge(_)) => return Ok(()),
                     Err(error) => return Err(error),
                 }
@@ -90,19 +92,20 @@ impl Tree {
             if next.is_empty() {
                 break;
             }
-            level = next;
+            (level, _wanted) = (next, named);
         }
         Ok(())
     }
 
-    /// Reads tree nodes of one level and their keys, and adds those of the next one that the listing reads.
+    /// Reads tree nodes of one level and their keys, and adds those of the next one that the listing reads. Returns what
+    /// it wants of that level.
     async fn step(
         &self,
         part: &[Step],
         listed: &Listed,
         next: &mut Vec<Step>,
         wait: Wait,
-    ) -> Result<()> {
+    ) -> Result<Vec<Ticket>> {
         let blocks = self.blocks();
         let _wanted = blocks.want(part.iter().map(|step| step.pointer.seq), wait);
         let mut nodes: Vec<(&Step, Arc<TreeNode>)> = Vec::with_capacity(part.len());
@@ -112,11 +115,10 @@ impl Tree {
             nodes.extend(block.nodes.get(level).map(|node| (step, Arc::clone(node))));
         }
         let near = blocks.is_near();
-        let named = nodes.iter().flat_map(|(_, node)| {
-            let children = if near { &[] } else { &node.children[..] };
-            node.keys.iter().copied().chain(children.iter().map(|child| child.seq))
-        });
-        let _named = blocks.want(named, wait);
+        let keys = nodes.iter().flat_map(|(_, node)| node.keys.iter().copied());
+        let _keys = blocks.want(keys, wait);
+        let children = nodes.iter().flat_map(|(_, node)| &node.children).filter(|_| !near);
+        let children = blocks.want(children.map(|child| child.seq), wait);
         for (step, node) in nodes {
             let mut after = step.after.clone();
             for at in 0..=node.keys.len() {
@@ -133,6 +135,6 @@ impl Tree {
                 after = before;
             }
         }
-        Ok(())
+        Ok(children)
     }
 }

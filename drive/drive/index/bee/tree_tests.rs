@@ -1,6 +1,6 @@
 //! Lookups, ranges, listings and differences: recorded trees, random ones, and trees that make no sense.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::index::budget::Budget;
 use crate::index::trie::testing::{Traffic, core_of, reader_of, serve};
 use crate::index::trie::vectors;
 use crate::path::DrivePath;
+use hypermount_core::testing::{Change, RemoteTree};
 use hypermount_core::{Error, Result, Wait};
 
 fn bee() -> (Value, Arc<Blocks>) {
@@ -256,6 +257,51 @@ async fn a_remote_lookup_costs_two_round_trips_a_level() {
     };
     assert_eq!(found.unwrap().seq, 1235);
     assert!(traffic.rounds() <= 12, "{} round trips", traffic.rounds());
+}
+
+/// A peer is told what is taken back, and the next step would ask it for that again: a round trip more.
+#[tokio::test]
+async fn a_remote_listing_takes_nothing_back_that_it_needs() {
+    let names: Vec<_> = (0..2000).map(|n| format!("{n:04}").into_bytes()).collect();
+    let origin = core_of(&files(&names.iter().map(Vec::as_slice).collect::<Vec<_>>()).blocks);
+    let reader = reader_of(&origin);
+    let wait = Wait::within(std::time::Duration::from_secs(20));
+    let work = async {
+        reader.longer_than(0, wait).await.unwrap();
+        let tree = Tree::at(Arc::new(Blocks::new(reader.clone())), reader.head().length);
+        tree.fetch_listed(b"files\0", wait).await.unwrap();
+    };
+    // Answers come one after the other, in the order of the requests.
+    let (mut asked, mut taken_back) = (VecDeque::new(), 0);
+    let served = async {
+        let mut remote = RemoteTree::default();
+        loop {
+            for change in reader.demand().take_changes() {
+                match change {
+                    Change::Wanted { block, .. } => asked.push_back((block, false)),
+                    Change::Upgrade { .. } => asked.push_back((origin.head().length - 1, true)),
+                    Change::Unwanted { block } => taken_back += u64::from(!reader.has(block)),
+                    _ => {}
+                }
+            }
+            if let Some((block, hash_only)) = asked.pop_front()
+                && (hash_only || !reader.has(block))
+            {
+                let digest = reader.digest(block);
+                let proof = origin.prove(block, digest, hash_only, &mut remote).unwrap();
+                reader.accept(proof).unwrap();
+            }
+            // The listing goes as far as it can with that.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = served => unreachable!(),
+    };
+    assert_eq!(taken_back, 0);
 }
 
 #[tokio::test]
