@@ -130,7 +130,8 @@ impl Import<'_> {
             Some(splice) => writer.finish_spliced(splice, holes_size)?,
             None => writer.finish_sparse(holes_size),
         };
-        self.pending.unnamed += size - holes_size;
+        // Its blocks have to be on the disk too if all of them are zeros.
+        self.pending.unnamed += (size - holes_size).max(1);
         self.pending.edits.push(Edit::Put { path: path.clone(), stat: Stat { extent, ..stat } });
         if large {
             self.commit().await?;
