@@ -33,6 +33,15 @@ pub(crate) fn is_note(attribute: &str) -> bool {
     attribute == ATTRIBUTE
 }
 
+/// Whether a root is stored only because of the note in it: it says nothing else that one without an entry does not.
+pub(crate) fn is_only_note(root: &Entry) -> bool {
+    let Stat { mode, uid, gid, attributes, .. } = &root.stat;
+    let plain = Entry::implied_directory(Time::default()).stat;
+    (*mode, *uid, *gid) == (plain.mode, plain.uid, plain.gid)
+        && !attributes.is_empty()
+        && attributes.iter().all(|(name, _)| is_note(name))
+}
+
 /// Whether the entry at `path` is the file of a note.
 pub(crate) fn is_note_file(path: &DrivePath, entry: &Entry) -> bool {
     path.as_str() == FILE && entry.kind == Kind::File && value(&entry.stat).is_some()
@@ -140,7 +149,9 @@ impl Drive {
         let snapshot = self.snapshot();
         let root = snapshot.entry(&DrivePath::root(), Wait::Local).await?;
         let mut edits = Vec::new();
-        if root.stat.attributes.iter().any(|(name, _)| is_note(name)) {
+        if is_only_note(&root) {
+            edits.push(Edit::Remove { path: DrivePath::root() });
+        } else if root.stat.attributes.iter().any(|(name, _)| is_note(name)) {
             edits.push(Edit::Put { path: DrivePath::root(), stat: without_note(root.stat) });
         }
         if snapshot.note_file(&path).await?.is_some_and(|entry| is_note_file(&path, &entry)) {
@@ -201,6 +212,8 @@ mod tests {
                 assert!(String::from_utf8(bytes.concat()).unwrap().contains(&url(&to)));
             }
             assert!(drive.withdraw_note().await.unwrap());
+            let root = drive.snapshot().entry(&DrivePath::root(), Wait::Local).await.unwrap();
+            assert!(!root.explicit, "as it was before");
             assert!(!drive.withdraw_note().await.unwrap());
             assert_eq!(drive.snapshot().moved_to(Wait::Local).await.unwrap(), None);
             let left = drive.snapshot().list(&DrivePath::root(), Wait::Local).await.unwrap();

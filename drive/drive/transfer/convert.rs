@@ -287,7 +287,7 @@ impl Convert<'_> {
             Some(theirs) if has => entry(theirs, path, Wait::Local).await?,
             _ => None,
         };
-        Ok(Place { path: path.clone(), want, earlier, is })
+        Ok(without_note(Place { path: path.clone(), want, earlier, is }))
     }
 
     /// Does what is to be done at one path; the directory that is to be looked at then.
@@ -652,7 +652,7 @@ fn without_note(mut place: Place) -> Place {
     let path = place.path.clone();
     let sides = place.earlier.iter_mut().chain(std::iter::once(&mut place.want));
     for side in sides {
-        *side = side.take().filter(|entry| !kept::is_note(&path, entry));
+        *side = side.take().and_then(|entry| kept::without_note(&path, entry));
     }
     place
 }

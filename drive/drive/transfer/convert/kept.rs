@@ -121,9 +121,10 @@ pub(super) fn is_left_out_whole(entry: &Entry) -> bool {
     entry.stat.mount.is_some()
 }
 
-/// Whether it is a part of the note that the old drive has moved.
-pub(super) fn is_note(path: &DrivePath, entry: &Entry) -> bool {
-    moved::is_note_file(path, entry)
+/// An entry of the old drive without the note that it has moved; `None` for the file of the note.
+pub(super) fn without_note(path: &DrivePath, entry: Entry) -> Option<Entry> {
+    let explicit = entry.explicit && !(path.is_root() && moved::is_only_note(&entry));
+    (!moved::is_note_file(path, &entry)).then_some(Entry { explicit, ..entry })
 }
 
 #[cfg(test)]
