@@ -15,6 +15,8 @@ use hypermount_swarm::crypto::PublicKey;
 
 /// The attribute of the root, and of the file. Mounts do not list it, as all that begin so.
 const ATTRIBUTE: &str = "hypermount.moved-to";
+/// The attribute of a root that has an entry only for the note.
+const MADE: &str = "hypermount.moved-entry";
 /// The file in the root.
 const FILE: &str = "MOVED.txt";
 const FILE_MODE: u32 = TYPE_FILE | 0o644;
@@ -29,16 +31,16 @@ pub struct Noted {
 }
 
 /// Whether an attribute is part of a note.
-pub(crate) fn is_note(attribute: &str) -> bool {
-    attribute == ATTRIBUTE
+fn is_note(attribute: &str) -> bool {
+    [ATTRIBUTE, MADE].contains(&attribute)
 }
 
-/// Whether a root is stored only because of the note in it: it says nothing else that one without an entry does not.
+/// Whether a root has an entry only for the note in it, and nobody has changed that since.
 pub(crate) fn is_only_note(root: &Entry) -> bool {
     let Stat { mode, uid, gid, attributes, .. } = &root.stat;
     let plain = Entry::implied_directory(Time::default()).stat;
     (*mode, *uid, *gid) == (plain.mode, plain.uid, plain.gid)
-        && !attributes.is_empty()
+        && attributes.iter().any(|(name, _)| name == MADE)
         && attributes.iter().all(|(name, _)| is_note(name))
 }
 
@@ -48,7 +50,7 @@ pub(crate) fn is_note_file(path: &DrivePath, entry: &Entry) -> bool {
 }
 
 fn value(stat: &Stat) -> Option<&[u8]> {
-    let (_, value) = stat.attributes.iter().rev().find(|(name, _)| is_note(name))?;
+    let (_, value) = stat.attributes.iter().rev().find(|(name, _)| name == ATTRIBUTE)?;
     value.as_deref().filter(|value| value.len() <= MAX_URL_BYTES)
 }
 
@@ -123,7 +125,12 @@ impl Drive {
         let (uid, gid) = (root.stat.uid, root.stat.gid);
         let mut edits = Vec::new();
         if named_by(&root.stat) != Some(*to) {
-            edits.push(Edit::Put { path: DrivePath::root(), stat: with_note(root.stat, to) });
+            let is_made = !root.explicit || is_only_note(&root);
+            let mut stat = with_note(root.stat, to);
+            if is_made {
+                stat.attributes.push((MADE.to_owned(), Some(Vec::new())));
+            }
+            edits.push(Edit::Put { path: DrivePath::root(), stat });
         }
         // A file may have been made there since.
         let there = snapshot.note_file(&path).await?;
@@ -218,6 +225,23 @@ mod tests {
             assert_eq!(drive.snapshot().moved_to(Wait::Local).await.unwrap(), None);
             let left = drive.snapshot().list(&DrivePath::root(), Wait::Local).await.unwrap();
             assert!(left.is_empty(), "{left:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_root_with_an_entry_is_afterwards_what_it_was() {
+        for format in FORMATS {
+            let drive = Drive::create_in(format, &Store::memory(), "old").unwrap();
+            let time = Time::from_milliseconds(7);
+            let plain = Entry::implied_directory(time).stat;
+            let edit = Edit::Put { path: DrivePath::root(), stat: plain.clone() };
+            drive.apply(vec![edit]).await.unwrap();
+            for to in [1, 2] {
+                drive.note_move(&PublicKey::new([to; 32])).await.unwrap();
+            }
+            drive.withdraw_note().await.unwrap();
+            let root = drive.snapshot().entry(&DrivePath::root(), Wait::Local).await.unwrap();
+            assert_eq!((root.explicit, root.stat), (true, plain), "{format}");
         }
     }
 

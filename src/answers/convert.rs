@@ -228,6 +228,9 @@ fn must_be_convertible(session: &Session, asked: &Convert) -> Result {
         let why = "the newest version of a drive is converted";
         return Err(Failure::usage(what(), why).hint("leave +VERSION off the URL"));
     }
+    if let Some(stop) = session.store.stop_reasons().context(what)?.store {
+        return Err(Error::ReadOnly(stop.reason())).context(what);
+    }
     if drive.format() == asked.to.format() {
         let why = format!("it has that format already: {}", drive.format());
         return Err(Failure::usage(what(), why));

@@ -351,7 +351,8 @@ impl Convert<'_> {
     fn conflict(&mut self, path: &DrivePath) {
         let why = "both drives have changed it; what the new drive has stays. To take what the old drive has, remove it \
                    in the new drive and run this again";
-        self.done.copied.trouble(path.as_str(), why, false);
+        let path = if path.is_root() { "/" } else { path.as_str() };
+        self.done.copied.trouble(path, why, false);
     }
 
     /// Removes a directory and what the old drive had in it. What was put there in the new drive stays, in a directory
