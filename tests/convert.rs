@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::living::{reference, root, serve};
-use common::{Home, Ran, eventually};
+use common::{Home, Ran, copy_tree, eventually};
 use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use serde_json::Value;
@@ -554,4 +554,12 @@ fn what_cannot_be_converted_is_refused_with_the_reason() {
     home.run(["convert", "notes", "--to", "11", "--yes"]).must_fail(2, "expected 10 or 13");
     let listed = home.run(["list"]).must_succeed().stdout;
     assert_eq!(listed.matches("notes").count(), 2, "{listed}");
+    // Of the `drives` program: nothing is written there.
+    let theirs = home.path("theirs");
+    copy_tree(&root().join("tests/vectors/drive-small-11"), &theirs);
+    home.run(["convert", "./theirs", "--to", "10", "--name", "mine", "--yes"])
+        .must_fail(1, "store of another program")
+        .hints("by its key");
+    let files = fs::read_dir(&theirs).expect("lists").count();
+    assert_eq!(files, 2, "nothing was written there");
 }

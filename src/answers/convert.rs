@@ -164,6 +164,7 @@ pub async fn convert(
     tell: TellConverting<'_>,
 ) -> Result<Option<Moved>> {
     let what = || format!("convert {}", session.url());
+    must_be_convertible(session, asked)?;
     let _lock = match asked.dry_run {
         true => None,
         false => Some(
@@ -172,7 +173,6 @@ pub async fn convert(
                 .map_err(|failure| failure.hint("wait until it has ended, and run this again"))?,
         ),
     };
-    must_be_convertible(session, asked)?;
     let mut conversion = conversion_of(session, asked)?;
     let store = &session.store;
     let known = open_known(store, &conversion).await.context(what)?;
@@ -227,6 +227,13 @@ fn must_be_convertible(session: &Session, asked: &Convert) -> Result {
     if drive.frozen_version().is_some() {
         let why = "the newest version of a drive is converted";
         return Err(Failure::usage(what(), why).hint("leave +VERSION off the URL"));
+    }
+    if session.store.is_of_another_program() {
+        let why = "a new drive is not made in the store of another program";
+        return Err(Failure::failed(what(), why).hint(
+            "copy the drive into a store of your own by its key, from that program as a peer: hypermount convert \
+             hyper://KEY --to RELEASE --name NAME",
+        ));
     }
     if let Some(stop) = session.store.stop_reasons().context(what)?.store {
         return Err(Error::ReadOnly(stop.reason())).context(what);
