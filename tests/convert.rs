@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::living::{reference, root, serve};
+use common::small_disk::{SmallDisk, content_bytes};
 use common::{Home, Ran, copy_tree, eventually};
 use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
@@ -269,24 +270,6 @@ fn the_readers_of_the_old_drive_are_told() {
     }
 }
 
-/// The bytes in the data files of a store.
-fn content(store: &Path) -> u64 {
-    let (mut bytes, mut open) = (0, vec![store.to_owned()]);
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            match path.is_dir() {
-                true => open.push(path),
-                false if entry.file_name() == "data" => {
-                    bytes += entry.metadata().map_or(0, |found| found.len());
-                }
-                false => {}
-            }
-        }
-    }
-    bytes
-}
-
 const LARGE: u64 = 90_000_000;
 
 /// A drive of a store with a large file and some small ones.
@@ -314,10 +297,10 @@ fn begun(home: &Home, store: &Path, to: &str) -> std::process::Child {
     let mut convert = home.command();
     convert.args(["convert", "notes", "--to", to, "--yes", "--no-note", "--store", text(store)]);
     let child = convert.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    eventually("a part of it is stored", || content(store) > LARGE + 20_000_000);
+    eventually("a part of it is stored", || content_bytes(store) > LARGE + 20_000_000);
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("our own child, not yet waited for");
-    assert!(content(store) < 2 * LARGE, "it was stopped in the middle of the large file");
+    assert!(content_bytes(store) < 2 * LARGE, "it was stopped in the middle of the large file");
     child
 }
 
@@ -358,7 +341,7 @@ fn a_killed_conversion_goes_on_where_it_stopped() {
         let ran = ran.must_succeed();
         assert!(ran.stderr.contains("goes on: notes-"), "{ran:?}");
         // One append that was cut off is written over; nothing is stored twice.
-        let stored = content(&store);
+        let stored = content_bytes(&store);
         assert!(stored < 2 * (LARGE + 20_000) + 8_000_000, "{stored} bytes, {from} to {to}");
         is_exported_whole(&home, &name, &store);
         let again =
@@ -367,30 +350,9 @@ fn a_killed_conversion_goes_on_where_it_stopped() {
             again.must_succeed().stderr.contains("has all of version"),
             "nothing is left to do"
         );
-        assert_eq!(content(&store), stored);
+        assert_eq!(content_bytes(&store), stored);
         let check = home.run(["check", &name, "--store", text(&store)]).must_succeed();
         assert!(check.stdout.contains("sound"), "{check:?}");
-    }
-}
-
-/// A file system in memory of the given size, removed when this is dropped. Only root can make one.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mounted(at: PathBuf, megabytes: u64) -> Option<Self> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&at);
-        if !mount.output().is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: only root can make a small disk");
-            return None;
-        }
-        Some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 
@@ -406,14 +368,14 @@ fn a_conversion_that_cannot_fit_or_was_not_confirmed_does_not_begin() {
     fs::write(tree.join("file"), vec![1; 4_000_000]).expect("writes");
     home.run(["import", text(&tree), "notes", "--store", text(&store)]).must_succeed();
     let convert = ["convert", "notes", "--to", "13", "--store", text(&store)];
-    let before = content(&store);
+    let before = content_bytes(&store);
     let refused = home.run(convert);
     assert!(refused.stderr.contains("1 files (3.8 MiB) and"), "{refused:?}");
     refused.must_fail(2, "it was not confirmed").hints("--yes");
     fs::write(disk.0.join("filler"), vec![0; 9_500_000]).expect("writes");
     home.run(["convert", "notes", "--to", "13", "--yes", "--store", text(&store)])
         .must_fail(1, "it takes up to 3.8 MiB and");
-    assert_eq!(content(&store), before);
+    assert_eq!(content_bytes(&store), before);
     let listed = home.run(["list", "--store", text(&store)]).must_succeed().stdout;
     assert!(!listed.contains("notes-13"), "{listed}");
 }
@@ -436,11 +398,11 @@ fn a_conversion_that_fills_the_disk_goes_on_when_there_is_room() {
         nix::sys::signal::kill(pid, Signal::SIGCONT).expect("our own child, not yet waited for");
         let ended = Ran::new(child.wait_with_output().expect("it was started"));
         ended.must_fail(1, "the disk of the store is full").hints("run the same command again");
-        let stored = content(&store);
+        let stored = content_bytes(&store);
         fs::remove_file(&filler).expect("removes");
         home.run(["convert", "notes", "--to", to, "--yes", "--no-note", "--store", text(&store)])
             .must_succeed();
-        assert!(content(&store) < 2 * (LARGE + 20_000) + 8_000_000, "{stored} were kept");
+        assert!(content_bytes(&store) < 2 * (LARGE + 20_000) + 8_000_000, "{stored} were kept");
         is_exported_whole(&home, &format!("notes-{to}"), &store);
         is_exported_whole(&home, "notes", &store);
     }
