@@ -30,6 +30,9 @@ use crate::platform;
 /// How often the process of a parked operation is checked: half the time that a person notices.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(250);
 
+/// Operations that wait for the disk of the store rather than for the network.
+const STORING: [&str; 3] = ["flush", "fsync", "release"];
+
 /// The caller and the operation, for the log and to notice that the caller has ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
@@ -72,7 +75,8 @@ impl Server {
             Poll::Ready(result) => finish(&self.witness, request, result, reply),
             Poll::Pending => {
                 let stopping = self.stopping.subscribe();
-                let parked = Parked::new(self.parked.clone(), request.thread);
+                let parked = (!STORING.contains(&request.operation))
+                    .then(|| Parked::new(self.parked.clone(), request.thread));
                 let witness = self.witness.clone();
                 self.runtime.spawn(async move {
                     let result = wait(request, operation, stopping).await;

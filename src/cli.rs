@@ -61,6 +61,7 @@ pub enum Command {
     List(List),
     Import(Import),
     Export(Export),
+    Convert(Convert),
     Adopt(Adopt),
     Check(Check),
     Recover(Recover),
@@ -362,6 +363,51 @@ pub struct Export {
     /// Only print what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+
+    /// Print what was done as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Make a new drive of another format with the tree of a drive
+///
+/// The new drive has a new key: readers of the old one have to be told its URL. A note in the old drive does that: `info` and
+/// `mount` show it, and other programs a file MOVED.txt. Everything that hypermount keeps of a file is copied. Blocks
+/// cannot be shared, so it takes the space again; how much is said first. May be interrupted and run again, and takes
+/// over what has changed in the old drive since. What was changed in the new drive meanwhile stays.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  hypermount convert notes --to 13              Into a new drive, notes-13
+  hypermount convert notes --to 13 --dry-run    How much there is to copy
+  hypermount convert hyper://KEY --to 13 --name mine --peer example.org:3282")]
+pub struct Convert {
+    /// hyper://KEY, the name of a drive, the directory of a store, or a path in a mount
+    #[arg(value_name = "URL|NAME|DIR")]
+    pub target: Target,
+
+    /// The release of Hyperdrive whose format the new drive has: 13 or 10
+    #[arg(long, value_name = "RELEASE")]
+    pub to: NewFormat,
+
+    /// Name of the new drive [default: that of the old one and the release, as notes-13]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Leave no note in the old drive, and take back one that is there
+    #[arg(long)]
+    pub no_note: bool,
+
+    /// Only print what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub source: Source,
 
     /// Print what was done as JSON on stdout
     #[arg(long)]

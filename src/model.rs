@@ -100,6 +100,9 @@ pub struct MountInfo {
     pub mountpoint: PathBuf,
     /// The version that is shown; 0 of a mount of all drives.
     pub version: u64,
+    /// URL of the drive that it has moved to, if a note in it says so.
+    #[serde(default)]
+    pub moved_to: Option<String>,
     /// Of a mount of all drives: those that are open now.
     pub drives: Vec<MountedDrive>,
     pub read_only: bool,

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::living::{Server, reference, serve};
+use common::small_disk::{SmallDisk, content_bytes};
 use common::{Home, copy_tree};
 use hypermount_core::Store;
 use hypermount_drive::testing::FORMATS;
@@ -242,60 +243,21 @@ fn a_killed_import_continues_when_run_again() {
             (0..60_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         fs::write(tree.join("large"), &large).expect("write");
         fs::write(tree.join("small"), "small").expect("write");
-        let content = |store: &Path| -> u64 {
-            let mut bytes = 0;
-            let mut open = vec![store.to_owned()];
-            while let Some(directory) = open.pop() {
-                for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                    let path = entry.path();
-                    match path.is_dir() {
-                        true => open.push(path),
-                        false if entry.file_name() == "data" => {
-                            bytes += entry.metadata().map_or(0, |found| found.len());
-                        }
-                        false => {}
-                    }
-                }
-            }
-            bytes
-        };
         let mut child =
             home.command().args(["import", text(&tree), text(&store)]).spawn().expect("start");
         common::eventually("some of it is stored, or all", || {
-            content(&store) > 8_000_000 || child.try_wait().is_ok_and(|ended| ended.is_some())
+            content_bytes(&store) > 8_000_000 || child.try_wait().is_ok_and(|ended| ended.is_some())
         });
         // Our own child, and not yet waited for unless it has ended.
         let _ = child.kill();
         child.wait().expect("it was started");
         home.run(["import", text(&tree), text(&store)]).must_succeed();
-        let kept = content(&store);
+        let kept = content_bytes(&store);
         // At most one append that was cut off is written over; nothing is stored twice.
         assert!(kept < 60_000_000 + 100_000, "{kept} bytes for 60 MB");
         let out = home.path("out");
         home.run(["export", text(&store), text(&out)]).must_succeed();
         assert!(fs::read(out.join("large")).expect("read") == large);
-    }
-}
-
-/// A file system in memory of the given size in bytes, removed when this is dropped. Only root can
-/// make one.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mounted(at: PathBuf, megabytes: u32) -> Option<Self> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&at);
-        if !mount.output().is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: only root can make a small disk");
-            return None;
-        }
-        Some(Self(at))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 

@@ -190,7 +190,8 @@ impl Drive {
         Arc::clone(&current)
     }
 
-    fn snapshot_at(&self, version: u64) -> Snapshot {
+    /// The drive as it was at a version that it had.
+    pub(crate) fn snapshot_at(&self, version: u64) -> Snapshot {
         self.inner.snapshot_at(version)
     }
 

@@ -19,6 +19,7 @@ mod sparse;
 pub mod scratch;
 mod index;
 mod hyperdrive;
+mod moved;
 pub mod check;
 pub mod transfer;
 #[doc(hidden)]
@@ -35,6 +36,7 @@ pub use crate::index::fuzzing;
 pub use crate::index::{Changed, DriveFormat, Edit, sharing_options};
 pub use crate::key_id::key_id;
 pub use crate::link::{Link, LinkId, MAX_LINKS};
+pub use crate::moved::Noted;
 pub use crate::path::{DrivePath, MAX_NAME_BYTES, Name};
 pub use crate::stat::{
     Device, Entry, Extent, Kind, MountTarget, Segment, Stat, TYPE_BLOCK_DEVICE,

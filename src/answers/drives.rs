@@ -1,6 +1,7 @@
 //! The drives of a store.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hypermount_core::{Core, DamagedCore, Store, Wait};
 use hypermount_drive::{Drive, DriveFormat, DrivePath, StoredDrives, transfer};
@@ -15,6 +16,9 @@ use crate::session::Session;
 use crate::stored::{drives, name_of, stored_drives_and_damage};
 use crate::terminal::escaped;
 use crate::values::drive_url;
+
+/// How long a note is waited for that says that a drive has moved.
+const NOTE_WITHIN: Duration = Duration::from_millis(500);
 
 /// One drive in full: what `info --json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +38,9 @@ pub struct About {
     /// The key of the core with the bytes of its files.
     pub content_key: Option<String>,
     pub writable: bool,
+    /// URL of the drive that it has moved to, if a note in it says so and is on this disk or comes at once.
+    #[serde(default)]
+    pub moved_to: Option<String>,
     /// Directory of the store.
     pub store: String,
     /// Other drives in the store, if they were asked for.
@@ -81,10 +88,18 @@ pub async fn about(session: &Session, whole_store: bool) -> Result<About> {
         id: (format == DriveFormat::Hyperdrive11).then(|| hypermount_drive::key_id(&key)),
         content_key: content.map(|core| core.key().to_hex()),
         writable: drive.writable(),
+        moved_to: moved_to(drive, session.wait).await.ok().flatten(),
         store: path_text::encode(&session.directory),
         others,
         cores,
     })
+}
+
+/// URL of the drive that a note in this one names. Peers are waited for a moment only: the note may be looked for in vain.
+pub async fn moved_to(drive: &Drive, wait: Wait) -> hypermount_core::Result<Option<String>> {
+    let wait = if wait.is_local() { Wait::Local } else { Wait::Each(NOTE_WITHIN) };
+    let found = drive.snapshot().moved_to(wait).await?.filter(|key| key != drive.key());
+    Ok(found.map(|key| drive_url(&key, None)))
 }
 
 fn about_core(core: &Core) -> AboutCore {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use hypermount_drive::transfer::{
-    ExportOptions, ImportOptions, Observer, Report, TransferStep, export as copy_out,
+    ExportOptions, ImportOptions, Observer, Report, TransferStep, Trouble, export as copy_out,
     import as copy_in, measure,
 };
 use schemars::JsonSchema;
@@ -163,13 +163,14 @@ pub struct TroubleFound {
     pub missing: bool,
 }
 
+impl From<Trouble> for TroubleFound {
+    fn from(found: Trouble) -> Self {
+        Self { path: found.path, why: found.why, missing: found.missing }
+    }
+}
+
 impl Summary {
-    fn new(report: Report, dry_run: bool) -> Self {
-        let trouble = |found: hypermount_drive::transfer::Trouble| TroubleFound {
-            path: found.path,
-            why: found.why,
-            missing: found.missing,
-        };
+    pub(super) fn new(report: Report, dry_run: bool) -> Self {
         Self {
             dry_run,
             files: report.files,
@@ -180,7 +181,7 @@ impl Summary {
             specials: report.specials,
             deleted: report.deleted,
             unchanged: report.unchanged,
-            troubles: report.troubles.into_iter().map(trouble).collect(),
+            troubles: report.troubles.into_iter().map(TroubleFound::from).collect(),
             trouble_count: report.trouble_count,
             missing_count: report.missing_count,
         }

@@ -40,6 +40,9 @@ pub async fn run(args: &Info) -> Result {
         lines.insert(3, format!("fork:      {}", about.fork));
     }
     lines.extend(about.content_key.iter().map(|key| format!("content:   {key}")));
+    if let Some(url) = &about.moved_to {
+        lines.insert(1, format!("moved to:  {url}"));
+    }
     for core in &about.cores {
         lines.push(format!(
             "core:      {} {} of {} blocks here, {} in all",

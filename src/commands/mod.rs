@@ -5,6 +5,7 @@ mod bootstrap;
 mod cat;
 mod check;
 mod completions;
+mod convert;
 mod create;
 mod daemon;
 pub mod helper;
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result {
         Command::List(args) => runtime()?.block_on(list::run(&args)),
         Command::Import(args) => runtime()?.block_on(transfer::run_import(&args)),
         Command::Export(args) => runtime()?.block_on(transfer::run_export(&args)),
+        Command::Convert(args) => runtime()?.block_on(convert::run(&args)),
         Command::Adopt(args) => adopt::run(&args),
         Command::Check(args) => runtime()?.block_on(check::run(&args)),
         Command::Recover(args) => runtime()?.block_on(recover::run(&args)),

@@ -124,6 +124,7 @@ fn announce(args: &Mount, mounted: &MountInfo) -> Result {
         return print_json(&json!({
             "url": mounted.url,
             "version": mounted.version,
+            "moved_to": mounted.moved_to,
             "read_only": mounted.read_only,
             "address": mounted.address,
             "mountpoint": path_text::encode(&mounted.mountpoint),
@@ -142,9 +143,12 @@ fn announce(args: &Mount, mounted: &MountInfo) -> Result {
         }
         None => format!("mounted all drives on {at}{access}"),
     };
-    if args.foreground {
-        return terminal::print_line(&line).context(|| "print");
+    match args.foreground {
+        true => terminal::print_line(&line).context(|| "print")?,
+        false => eprintln!("{line}"),
     }
-    eprintln!("{line}");
+    if let Some(new) = &mounted.moved_to {
+        eprintln!("this drive has moved to {new}");
+    }
     Ok(())
 }

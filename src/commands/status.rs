@@ -260,6 +260,7 @@ mod tests {
             drives: Vec::new(),
             name: None,
             mountpoint: "/mnt".into(),
+            moved_to: None,
             version: 1,
             read_only: true,
             address: None,

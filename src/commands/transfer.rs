@@ -107,27 +107,36 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf> {
 
 /// Prints what was done, and fails if not everything was.
 fn conclude(summary: &Summary, as_json: bool, what: &str) -> Result {
-    if as_json {
-        print_json(summary)?;
-    } else {
-        for trouble in &summary.troubles {
-            let sign = if trouble.missing { "missing" } else { "not wholly copied" };
-            eprintln!("{sign}: {}: {}", escaped(&trouble.path), escaped(&trouble.why));
-        }
-        eprintln!(
-            "{}{} files ({}) copied, {} updated, {} directories and {} links made{}, {} removed, \
-             {} unchanged",
-            if summary.dry_run { "would be: " } else { "" },
-            summary.files,
-            size(summary.bytes),
-            summary.updated,
-            summary.directories,
-            summary.symlinks,
-            specials(summary.specials),
-            summary.deleted,
-            summary.unchanged
-        );
+    match as_json {
+        true => print_json(summary)?,
+        false => describe(summary),
     }
+    outcome(summary, what)
+}
+
+/// Prints what was done.
+pub(super) fn describe(summary: &Summary) {
+    for trouble in &summary.troubles {
+        let sign = if trouble.missing { "missing" } else { "not wholly copied" };
+        eprintln!("{sign}: {}: {}", escaped(&trouble.path), escaped(&trouble.why));
+    }
+    eprintln!(
+        "{}{} files ({}) copied, {} updated, {} directories and {} links made{}, {} removed, \
+             {} unchanged",
+        if summary.dry_run { "would be: " } else { "" },
+        summary.files,
+        size(summary.bytes),
+        summary.updated,
+        summary.directories,
+        summary.symlinks,
+        specials(summary.specials),
+        summary.deleted,
+        summary.unchanged
+    );
+}
+
+/// Fails if not everything was done.
+pub(super) fn outcome(summary: &Summary, what: &str) -> Result {
     if summary.missing_count > 0 {
         let why = format!("{} entries are not here and no peer sent them", summary.missing_count);
         return Err(Failure::new(Code::Unavailable, what, why)
@@ -146,7 +155,7 @@ fn specials(count: u64) -> String {
 }
 
 /// A bar on a terminal; the list of what would be done in a dry run.
-struct Shown {
+pub(super) struct Shown {
     bar: ProgressBar,
     list: bool,
     /// Only JSON is printed.
@@ -154,7 +163,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(dry_run: bool, quiet: bool) -> Self {
+    pub(super) fn new(dry_run: bool, quiet: bool) -> Self {
         if dry_run || !stderr().is_terminal() || is_dumb() {
             return Self { bar: ProgressBar::hidden(), list: dry_run, quiet };
         }
@@ -166,11 +175,11 @@ impl Shown {
         Self { bar, list: false, quiet }
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
-    fn tell(&mut self, progress: &Progress) {
+    pub(super) fn tell(&mut self, progress: &Progress) {
         match progress {
             Progress::Forecast { growth, available, files, others } if !self.quiet => self.say(&format!(
                 "up to {} more in the store ({} free): {files} files with new content, {others} \

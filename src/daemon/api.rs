@@ -24,7 +24,8 @@ use super::metrics;
 use super::openapi;
 use super::route::{self, Route};
 use crate::answers::{
-    self, About, Check, Checking, Created, Described, Export, Found, Import, Listed, Progress,
+    self, About, Check, Checking, Convert, Converting, Created, Described, Export, Found, Import,
+    Listed, Progress,
 };
 use crate::failure::{Code, Context, Failure, Result};
 use crate::model::*;
@@ -182,6 +183,14 @@ pub fn routes() -> Vec<Route> {
             post(export),
         )
         .body(shape::<Export>("Export")),
+        route(
+            "post",
+            "/drives/{drive}/convert",
+            "Copy a drive into a new one of another format, or plan that",
+            Lines(shape::<Converting>("Converting")),
+            post(convert),
+        )
+        .body(shape::<Convert>("Convert")),
         route(
             "post",
             "/check",
@@ -515,6 +524,22 @@ async fn export(
         hypermount_drive::DrivePath::parse(&asked.path).context(|| asked.path.clone())?;
     must_be_absolute(&asked.directory)?;
     Ok(copying(&host, async move |tell| answers::export(&session, &asked, tell).await))
+}
+
+async fn convert(
+    State(host): App,
+    drive: Segment,
+    body: Result<Json<Convert>, JsonRejection>,
+) -> Result<Response> {
+    let (Path(drive), Json(asked)) = (sound(drive)?, sound(body)?);
+    let wait = asked.wait.as_deref();
+    let session = host.session(&drive, &asked.peers, wait, &asked.find).await?;
+    session.freshen().await;
+    Ok(working(&host, async move |tell| match answers::convert(&session, &asked, tell).await {
+        Ok(Some(moved)) => tell(Converting::Done { moved: Box::new(moved) }),
+        Ok(None) => {}
+        Err(failure) => tell(Converting::Failed { failure }),
+    }))
 }
 
 fn must_be_absolute(path: &std::path::Path) -> Result {

@@ -5,6 +5,7 @@
 pub mod finders;
 pub mod living;
 pub mod namespaces;
+pub mod small_disk;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -131,6 +131,10 @@ fn every_route_answers_as_the_document_says() {
     let body = value!({ "directory": output, "measure": true });
     ask("post", "/drives/{drive}/export", "/drives/mine/export", body);
     assert_eq!(fs::read_to_string(output.join("file")).unwrap(), "text");
+    for dry_run in [true, false] {
+        let body = value!({ "to": "13", "dry_run": dry_run });
+        ask("post", "/drives/{drive}/convert", "/drives/mine/convert", body);
+    }
     ask("post", "/check", "/check", value!({}));
     ask("put", "/seeds/{drive}", "/seeds/mine", value!({}));
     ask("get", "/seeds", "/seeds", none.clone());

@@ -1,13 +1,15 @@
-//! Copying trees between a local directory and a drive: [`import()`] and [`export()`].
+//! Copying trees between a local directory and a drive, [`import()`] and [`export()`], and from a drive into one of another
+//! format: [`convert()`].
 //!
-//! Both walk directory by directory, keep one directory's names and a few MiB of content in memory,
-//! and move only what differs. Both may be killed at any point and run again. File access blocks
+//! All walk directory by directory, keep one directory's names and a few MiB of content in memory,
+//! and move only what differs. All may be killed at any point and run again. File access blocks
 //! the calling thread.
 //!
 //! Not here: which drive and which store (the caller opens them), progress bars (an [`Observer`]
 //! is told), and mounts. A nested drive is never crossed: it is another drive.
 
 mod attributes;
+mod convert;
 mod export;
 mod ignores;
 mod import;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use hypermount_core::Error;
 
+pub use convert::{Conversion, ConversionLock, Converted, convert};
 pub use export::{ExportOptions, Measured, export, measure};
 pub use ignores::IGNORE_FILE;
 pub use import::{ImportOptions, import};

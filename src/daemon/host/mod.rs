@@ -65,6 +65,8 @@ pub struct Host {
     pending: Mutex<BTreeMap<PathBuf, Pending>>,
     /// Peers that are dialled, each while a mount, a seed or a request needs it.
     dialled: Mutex<HashMap<String, Weak<Dialling>>>,
+    /// Where mounted and seeded drives have moved to, by their URLs.
+    moved: Mutex<HashMap<String, String>>,
     /// Limits of single drives.
     limits: Mutex<BTreeMap<PublicKey, Limits>>,
     /// How peers are looked for; `None` until a request asks for it.
@@ -107,6 +109,7 @@ impl Host {
             seeds: Mutex::new(Rank::DAEMON_SEEDS, BTreeMap::new()),
             saved: Mutex::new(Rank::LEAF, parts.saved),
             pending: Mutex::default(),
+            moved: Mutex::default(),
             dialled: Mutex::new(Rank::DAEMON_DIALLED, HashMap::new()),
             limits: Mutex::new(Rank::DAEMON_LIMITS, BTreeMap::new()),
             finding: tokio::sync::Mutex::default(),

@@ -117,6 +117,7 @@ impl Host {
         if writable {
             self.must_be_only_writer(session.drive.key())?;
         }
+        self.look_for_note(&session.drive, session.wait).await;
         let record = Record {
             url: session.url(),
             version: session.drive.snapshot().version(),
@@ -432,6 +433,7 @@ impl Host {
             url: mounted.url(),
             name: only.as_ref().and_then(|drive| drive.name.clone()),
             mountpoint: record.mountpoint.clone(),
+            moved_to: mounted.url().and_then(|url| self.moved_to(&url)),
             version: only.map_or(0, |drive| drive.version),
             drives,
             read_only: record.read_only,

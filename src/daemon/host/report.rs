@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use hypermount_core::Wait;
 use hypermount_drive::Drive;
 use hypermount_drive::unescape_path;
 use hypermount_swarm::PeerInfo;
@@ -15,12 +16,13 @@ use hypermount_swarm::PeerInfo;
 use super::Host;
 use super::mounts::within;
 use super::seeds::{completeness, cores};
+use crate::answers;
 use crate::failure::Result;
 use crate::model::{
     Activity, ConnectedPeer, DriveActivity, DrivePeer, DrivePeers, FailedCall, FileActivity, Find,
     Happening, ProcessActivity, Status, TrafficTotal,
 };
-use crate::values::drive_url;
+use crate::values::{drive_url, short_url};
 
 /// Pause between two looks for changes.
 const LOOK: Duration = Duration::from_millis(500);
@@ -85,6 +87,10 @@ impl Host {
                 let (at, count) = (mount.mountpoint.display(), mount.waiting);
                 troubles.push(format!("{at}: {count} calls wait for the network"));
             }
+            if let Some(new) = &mount.moved_to {
+                let at = mount.mountpoint.display();
+                troubles.push(format!("{at}: the drive has moved to {new}"));
+            }
             if mount.failures > 0 {
                 let (at, count) = (mount.mountpoint.display(), mount.failures);
                 troubles.push(format!("{at}: {count} calls failed; hypermount why {at}"));
@@ -92,7 +98,9 @@ impl Host {
         }
         for seed in self.seeds() {
             let name = seed.name.as_deref().unwrap_or(&seed.url);
-            troubles.extend(seed.trouble.map(|why| format!("seeding {name}: {why}")));
+            let moved = self.moved_to(&seed.url).map(|new| format!("it has moved to {new}"));
+            let found = seed.trouble.iter().chain(&moved);
+            troubles.extend(found.map(|why| format!("seeding {name}: {why}")));
         }
         for core in self.store.cores() {
             if let Some(why) = self.store.known_damage(&core) {
@@ -103,6 +111,25 @@ impl Host {
         troubles.extend(self.network.troubles().into_iter().map(|why| format!("peer {why}")));
         troubles.truncate(MAX_TROUBLES);
         troubles
+    }
+
+    /// Looks whether a note in a drive says that it has moved, and logs that.
+    pub(super) async fn look_for_note(&self, drive: &Drive, wait: Wait) {
+        let url = drive_url(drive.key(), drive.frozen_version());
+        let new = match answers::moved_to(drive, wait).await {
+            Ok(Some(new)) => new,
+            Ok(None) => return drop(self.moved.lock().remove(&url)),
+            Err(error) => return log::debug!("{}: no look for a note: {error}", short_url(&url)),
+        };
+        let known = self.moved.lock().insert(url.clone(), new.clone());
+        if known.as_ref() != Some(&new) {
+            log::warn!("{} has moved to {new}", short_url(&url));
+        }
+    }
+
+    /// Where a drive that is mounted or seeded has moved to.
+    pub(super) fn moved_to(&self, url: &str) -> Option<String> {
+        self.moved.lock().get(url).cloned()
     }
 
     /// How much of a drive each peer has.
@@ -284,12 +311,13 @@ impl Host {
         // A program may have entered a nested drive.
         self.choose_shared();
         self.look_at_peers(&peers, seen);
-        let mut shown = HashMap::new();
+        let (mut shown, mut drives) = (HashMap::new(), HashMap::new());
         let mounts: Vec<_> = self.mounts.lock().values().cloned().collect();
         let mut failures = HashMap::new();
         for mounted in &mounts {
             for fs in mounted.mount.open() {
                 let url = drive_url(fs.drive().key(), fs.drive().frozen_version());
+                drives.insert(url.clone(), fs.drive().clone());
                 shown.insert(url, fs.version());
             }
             let at = &mounted.record.mountpoint;
@@ -305,6 +333,7 @@ impl Host {
         for drive in self.seeds.lock().values().filter_map(|seeding| seeding.drive()) {
             let (url, version) = (drive_url(drive.key(), None), drive.snapshot().version());
             shown.insert(url.clone(), version);
+            drives.insert(url.clone(), drive.clone());
             if is_complete(&drive) {
                 if seen.complete.get(&url) != Some(&version) {
                     self.events.tell(Happening::Complete { url: url.clone(), version });
@@ -317,7 +346,15 @@ impl Host {
             if seen.versions.get(url).is_some_and(|before| before != version) {
                 self.events.tell(Happening::Version { url: url.clone(), version: *version });
             }
+            if seen.versions.get(url) != Some(version)
+                && let Some(drive) = drives.remove(url)
+            {
+                let host = self.clone();
+                tokio::spawn(async move { host.look_for_note(&drive, Wait::Local).await });
+            }
         }
+        let gone = |url: &String| seen.versions.contains_key(url) && !shown.contains_key(url);
+        self.moved.lock().retain(|url, _| !gone(url));
         seen.versions = shown;
     }
 
