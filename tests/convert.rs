@@ -171,7 +171,7 @@ fn read_by_reference(url: &str, format: &str, store: &Path) -> BTreeMap<String, 
     entries.iter().filter_map(what).collect()
 }
 
-/// 160. `convert` makes a new drive, of Hyperdrive 13 or 10, with the tree of a drive of the other format: names, contents,
+/// 156. `convert` makes a new drive, of Hyperdrive 13 or 10, with the tree of a drive of the other format: names, contents,
 ///      modes, owners, times to the nanosecond, extended attributes, hard links, symbolic links, fifos, sockets, devices
 ///      and directories. Its key and URL are new.
 #[test]
@@ -214,7 +214,7 @@ fn everything_is_there_on_a_mount_and_the_references_read_it() {
     }
 }
 
-/// 164. When it returns 0, all of the new drive is on the disk, and a note in the old drive names the new one, unless
+/// 160. When it returns 0, all of the new drive is on the disk, and a note in the old drive names the new one, unless
 ///      `--no-note` was given: `mount`, `info` and `status` show it, also where the old drive is read by its key,
 ///      and other programs find a file `MOVED.txt`. A file of yours of that name is not touched.
 #[test]
@@ -356,7 +356,7 @@ fn a_killed_conversion_goes_on_where_it_stopped() {
     }
 }
 
-/// 161. Before anything is written it says how many files and bytes it copies, and how much space that takes, and fails
+/// 157. Before anything is written it says how many files and bytes it copies, and how much space that takes, and fails
 ///      if there is not that much. Then it asks on the terminal; where there is none it needs `--yes`.
 #[test]
 fn a_conversion_that_cannot_fit_or_was_not_confirmed_does_not_begin() {
@@ -408,7 +408,7 @@ fn a_conversion_that_fills_the_disk_goes_on_when_there_is_room() {
     }
 }
 
-/// 166. A drive of another publisher is converted too. What of it is not on this disk is fetched from peers; where none is
+/// 162. A drive of another publisher is converted too. What of it is not on this disk is fetched from peers; where none is
 ///      asked, the command names what is missing and ends with exit code 3. It says that no note is written there.
 #[test]
 fn a_drive_of_another_publisher_is_fetched_and_converted() {
@@ -444,7 +444,7 @@ fn a_drive_of_another_publisher_is_fetched_and_converted() {
     }
 }
 
-/// 167. While a daemon has the store, `convert` works through it, and mounts of both drives show what it did before it
+/// 163. While a daemon has the store, `convert` works through it, and mounts of both drives show what it did before it
 ///      returns.
 #[test]
 fn a_mounted_drive_is_converted_through_the_daemon_and_follows() {
@@ -491,7 +491,7 @@ fn a_mounted_drive_is_converted_through_the_daemon_and_follows() {
     }
 }
 
-/// 168. An encrypted drive is not converted to Hyperdrive 10, which has no encryption.
+/// 164. An encrypted drive is not converted to Hyperdrive 10, which has no encryption.
 #[test]
 fn what_cannot_be_converted_is_refused_with_the_reason() {
     let home = Home::new();

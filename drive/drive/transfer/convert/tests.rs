@@ -479,7 +479,7 @@ async fn act(pair: &mut Pair, step: &Step, now: i64) {
     }
 }
 
-/// Sentence 157. "Changes of the old drive since then are taken over by a further `convert`, and what was made or changed in
+/// Sentence 161. "Changes of the old drive since then are taken over by a further `convert`, and what was made or changed in
 /// the new drive meanwhile stays: where both have changed an entry, the new drive's stays and is named."
 #[test]
 fn conversions_in_turns_with_changes_of_both_drives_lose_nothing() {
