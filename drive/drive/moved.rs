@@ -35,7 +35,7 @@ fn is_note(attribute: &str) -> bool {
     [ATTRIBUTE, MADE].contains(&attribute)
 }
 
-/// Whether a root has an entry only for the note in it, and nobody has changed that since.
+/// Whether a root has an entry only for the note in it, and that has not been changed since.
 pub(crate) fn is_only_note(root: &Entry) -> bool {
     let Stat { mode, uid, gid, attributes, .. } = &root.stat;
     let plain = Entry::implied_directory(Time::default()).stat;

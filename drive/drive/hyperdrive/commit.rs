@@ -90,7 +90,7 @@ impl ContentWriter {
         Ok(())
     }
 
-    /// As [`ContentWriter::finish`], of a file of which so many bytes were appended as blocks of zeros.
+    /// As [`ContentWriter::finish`], of a file of which this number of bytes was appended as blocks of zeros.
     pub fn finish_sparse(self, holes: u64) -> Extent {
         // Of an encrypted core readers cannot tell which blocks they are.
         let holes = if self.content.is_unlocked() { 0 } else { holes };
@@ -139,7 +139,7 @@ impl ContentWriter {
 }
 
 impl ContentWriter {
-    /// The block of so many zeros that the holes of the drive share; it is appended unless this process did so before.
+    /// The block of this number of zeros that the holes of the drive share; it is appended unless this process did so before.
     fn shared_zeros(&self, bytes: u64) -> Result<u64> {
         if let Some(block) = self.maps.zeros(&self.content, bytes) {
             return Ok(block);

@@ -38,7 +38,7 @@ enum Part {
     Kept(Piece),
     /// Bytes of the file for which a block is appended.
     New(Range<u64>),
-    /// So many zeros, one of [`ZERO_BLOCK_SIZES`]: a block that all holes of the drive share.
+    /// Zeros, as many as this: one of [`ZERO_BLOCK_SIZES`]: a block that all holes of the drive share.
     Zeros(u64),
 }
 
@@ -133,7 +133,7 @@ fn blocks_of(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Whether a file of `size` bytes, of which so many are holes, is stored with a map for their sake.
+/// Whether a file of `size` bytes, of which this number are in holes, is stored with a map for their sake.
 pub(super) fn is_sparse(size: u64, holes: u64) -> bool {
     holes >= MIN_MAPPED_HOLES.max(size / MIN_MAPPED_SHARE)
 }

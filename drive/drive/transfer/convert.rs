@@ -3,7 +3,7 @@
 //! [`convert()`] walks both drives directory by directory and writes what differs. It may be killed at any point and run
 //! again: an entry that is in the new drive is done. The old drive may have changed since, and the new one may have been
 //! written too. An entry of the new drive that is neither what the old drive has now nor what it had at an earlier
-//! run is somebody's work, and stays.
+//! run was made or changed in the new drive, and stays.
 //!
 //! Not here: the new drive (the caller makes it), and the note in the old one (`moved.rs`).
 
