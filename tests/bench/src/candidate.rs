@@ -101,7 +101,7 @@ impl Mounted {
     ) -> io::Result<Mounted> {
         let mountpoint = shop.scratch.join("mnt");
         let store = shop.scratch.join("store");
-        remove_tree(&store)?;
+        remove_store(&store)?;
         fs::create_dir_all(&mountpoint)?;
         fs::create_dir_all(&store)?;
         match candidate {
@@ -273,6 +273,12 @@ fn ours(shop: &Workshop, store: &Path) -> Command {
     command
 }
 
+/// Removes a store, and what our program knows of it: the next one would be a copy.
+fn remove_store(store: &Path) -> io::Result<()> {
+    remove_tree(store)?;
+    remove_tree(&store.with_extension("state"))
+}
+
 /// Makes an empty drive of ours; its name.
 fn new_drive(shop: &Workshop, net: Net, store: &Path) -> io::Result<&'static str> {
     let name = "bench";
@@ -285,7 +291,7 @@ fn new_drive(shop: &Workshop, net: Net, store: &Path) -> io::Result<&'static str
 /// The command that copies a directory into a new drive in the scratch directory, or for the disk into a new directory.
 pub fn import(shop: &Workshop, candidate: Candidate, net: Net, tree: &Path) -> io::Result<Command> {
     let store = shop.scratch.join("store");
-    remove_tree(&store)?;
+    remove_store(&store)?;
     if candidate == Candidate::Disk {
         let mut command = Command::new("cp");
         command.arg("-r").arg(tree).arg(store);
