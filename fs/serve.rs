@@ -31,7 +31,7 @@ use crate::platform;
 const INTERRUPT_CHECK: Duration = Duration::from_millis(250);
 
 /// Operations that wait for the disk of the store rather than for the network.
-const STORING: [&str; 3] = ["flush", "fsync", "release"];
+const STORING: [&str; 4] = ["flush", "fsync", "fsyncdir", "release"];
 
 /// The caller and the operation, for the log and to notice that the caller has ended.
 #[derive(Clone, Copy, Debug)]

@@ -38,7 +38,6 @@ pub(crate) struct View {
 }
 
 /// The content that a commit stores.
-#[derive(Clone)]
 pub(crate) struct Pending {
     pub(crate) view: View,
     /// The extent that is stored now.
@@ -209,7 +208,8 @@ impl Pending {
         Ok(writer.finish_sparse(hole_bytes(holes)))
     }
 
-    /// Appends these parts of the file, and tells how far it is. While one batch is written, the next is read and hashed on another thread.
+    /// Appends these parts of the file, and tells how far it is. While one batch is written, the next is read and hashed on
+    /// another thread.
     async fn append_parts(
         &self,
         drive: &Drive,

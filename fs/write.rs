@@ -54,9 +54,10 @@ impl Fs {
             }
             return Ok(());
         };
+        let generation = pending.generation;
         let extent = match pending.unchanged() {
             Some(extent) => extent,
-            None => self.append(volume, staged, pending.clone(), &mut begun).await?,
+            None => self.append(volume, staged, pending, &mut begun).await?,
         };
         let turn = self.turn(volume).await;
         let Some((path, mut stat)) = staged.destination(extent) else { return Ok(()) };
@@ -67,7 +68,7 @@ impl Fs {
         volume.accessed.add_to(&path, &mut stat);
         let entry = Arc::new(Entry::stored(stat.clone()));
         self.apply(volume, &turn, vec![Edit::Put { path: path.clone(), stat }]).await?;
-        let all = staged.stored(&entry.stat, pending.generation);
+        let all = staged.stored(&entry.stat, generation);
         self.committed(volume, staged, &path, all.then_some(&entry));
         self.end(volume, turn).await;
         Ok(())

@@ -51,6 +51,10 @@ impl Failure {
     }
 
     /// Sets the remedy, in place of the general one.
+    pub fn hint_if_none(self, hint: impl Display) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     pub fn hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(hint.to_string());
         self
@@ -105,6 +109,14 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
             "run the command as that user (for example: sudo -u {owner} hypermount …), or name a store \
              of your own with --store DIR"
         );
+        return (Code::Failed, Some(hint));
+    }
+    if let Storage { path, source, .. } = error
+        && source.kind() == io::ErrorKind::StorageFull
+    {
+        let path = path.display();
+        let hint =
+            format!("make room on the disk that holds {path}, and run the same command again");
         return (Code::Failed, Some(hint));
     }
     if let Locked { path, .. } = error

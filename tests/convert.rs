@@ -304,8 +304,8 @@ fn begun(home: &Home, store: &Path, to: &str) -> std::process::Child {
     child
 }
 
-/// Sentence 159. "It may be killed at any point, or find the disk full, and run again: completed work is kept, and a large
-/// file goes on where it stopped."
+/// Sentence 159. "A `convert` that was killed, or found the disk full, resumes when it runs again: it keeps the entries that
+/// were committed, and of a file of 16 MiB or more the blocks that were appended."
 #[test]
 fn a_killed_conversion_goes_on_where_it_stopped() {
     for (from, to) in WAYS {
@@ -339,7 +339,7 @@ fn a_killed_conversion_goes_on_where_it_stopped() {
             text(&store),
         ]);
         let ran = ran.must_succeed();
-        assert!(ran.stderr.contains("goes on: notes-"), "{ran:?}");
+        assert!(ran.stderr.contains("resumes: notes-"), "{ran:?}");
         // One append that was cut off is written over; nothing is stored twice.
         let stored = content_bytes(&store);
         assert!(stored < 2 * (LARGE + 20_000) + 8_000_000, "{stored} bytes, {from} to {to}");
@@ -380,8 +380,8 @@ fn a_conversion_that_cannot_fit_or_was_not_confirmed_does_not_begin() {
     assert!(!listed.contains("notes-13"), "{listed}");
 }
 
-/// Sentence 159. "It may be killed at any point, or find the disk full, and run again: completed work is kept, and a large
-/// file goes on where it stopped."
+/// Sentence 159. "A `convert` that was killed, or found the disk full, resumes when it runs again: it keeps the entries that
+/// were committed, and of a file of 16 MiB or more the blocks that were appended."
 #[test]
 fn a_conversion_that_fills_the_disk_goes_on_when_there_is_room() {
     for (from, to) in WAYS {
@@ -397,7 +397,11 @@ fn a_conversion_that_fills_the_disk_goes_on_when_there_is_room() {
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
         nix::sys::signal::kill(pid, Signal::SIGCONT).expect("our own child, not yet waited for");
         let ended = Ran::new(child.wait_with_output().expect("it was started"));
-        ended.must_fail(1, "the disk of the store is full").hints("run the same command again");
+        let full = "make room on the disk that holds";
+        ended
+            .must_fail(1, "No space left on device")
+            .hints(full)
+            .hints("run the same command again");
         let stored = content_bytes(&store);
         fs::remove_file(&filler).expect("removes");
         home.run(["convert", "notes", "--to", to, "--yes", "--no-note", "--store", text(&store)])

@@ -1,8 +1,6 @@
 //! `convert`: its request, plan, progress and result. The copying itself is `hypermount_drive::transfer`, and the note in
 //! the old drive `hypermount_drive::Drive::note_move`.
 
-use std::io;
-
 use hypermount_core::{Error, Store, Wait};
 use hypermount_drive::transfer::{
     Conversion, ConversionLock, Converted, Observer, TransferStep, convert as copy,
@@ -11,7 +9,7 @@ use hypermount_drive::{Drive, DriveFormat};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::transfer::{StepKind, Summary, TroubleFound};
+use super::transfer::{StepKind, Summary, TroubleFound, no_room};
 use crate::failure::{Code, Context, Failure, Result};
 use crate::model::{Find, NewFormat};
 use crate::session::Session;
@@ -192,11 +190,11 @@ pub async fn convert(
     let copied = copy(old, Some(&new), &mut conversion, false, session.wait, &mut reporter).await;
     // Also after a failure: what was copied before it is in the drive.
     new.show_newest().await;
-    let converted =
-        copied.map_err(go_on_later).context(what).map_err(|failure| match failure.code() {
-            Code::Failed => failure.hint("run the same command again: it goes on where it stopped"),
-            _ => failure,
-        })?;
+    let again = "run the same command again: it resumes after what was copied";
+    let converted = copied.context(what).map_err(|failure| match failure.code() {
+        Code::Failed => failure.hint_if_none(again),
+        _ => failure,
+    })?;
     let finished = conversion.is_finished();
     let note = note(session, asked, &new, finished).await?;
     let Converted { version, copied, others, kept, left_out, left_out_count, .. } = converted;
@@ -243,7 +241,7 @@ fn must_be_convertible(session: &Session, asked: &Convert) -> Result {
         return Err(Failure::usage(what(), why));
     }
     if drive.metadata_core().is_unlocked() && asked.to.format() == DriveFormat::Hyperdrive10 {
-        let why = "it is encrypted, and a drive of Hyperdrive 10 cannot be: with its URL alone everybody could read it";
+        let why = "it is encrypted, and a drive of Hyperdrive 10 cannot be: its URL alone would be enough to read it";
         return Err(Failure::failed(what(), why)
             .hint("if that is wanted: export it, create a drive, and import it there"));
     }
@@ -353,8 +351,7 @@ async fn plan(
     let growth = content + (copied.files + others) * ENTRY_BYTES + found.lacking;
     let available = session.store.space().context(what)?.available;
     if growth > available {
-        let why = format!("it takes up to {} and {} are free", size(growth), size(available));
-        return Err(Failure::failed(what(), why).hint("make room on the disk that holds the store"));
+        return Err(no_room(what(), growth, available));
     }
     Ok(Plan {
         from: session.url(),
@@ -379,18 +376,6 @@ fn lacking(what: String, why: String) -> Failure {
     Failure::new(Code::Unavailable, what, why).hint(
         "name a peer that has the drive with --peer HOST:PORT, or look for one with --network full",
     )
-}
-
-/// A full disk in words: the message of the system alone does not say which disk.
-fn go_on_later(error: Error) -> Error {
-    match error {
-        Error::Storage { op, path, source } if source.kind() == io::ErrorKind::StorageFull => {
-            let source =
-                io::Error::new(source.kind(), format!("{source}: the disk of the store is full"));
-            Error::Storage { op, path, source }
-        }
-        error => error,
-    }
 }
 
 /// Writes the note into the old drive, or takes it back.

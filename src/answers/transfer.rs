@@ -262,10 +262,15 @@ async fn forecast(
         tell(Progress::Forecast { growth, available, files: report.files, others });
     }
     if growth > available && !asked.dry_run {
-        let why = format!("it takes up to {} and {} are free", size(growth), size(available));
-        return Err(Failure::failed(what(), why));
+        return Err(no_room(what(), growth, available));
     }
     Ok(report.bytes.saturating_add(counted.0))
+}
+
+/// The store may grow by more bytes than are free.
+pub(super) fn no_room(what: String, growth: u64, available: u64) -> Failure {
+    let why = format!("it takes up to {} and {} are free", size(growth), size(available));
+    Failure::failed(what, why).hint("make room on the disk that holds the store")
 }
 
 /// Copies the session's drive, or a part of it, into a directory.

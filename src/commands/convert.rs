@@ -116,7 +116,7 @@ fn show(plan: &Plan) {
             plan.from, plan.version, plan.to
         ),
         (Some(url), false) => eprintln!(
-            "goes on: {name} ({url}) has a part of {} (version {})",
+            "resumes: {name} ({url}) has a part of {} (version {})",
             plan.from, plan.version
         ),
         (Some(url), true) => eprintln!(

@@ -241,7 +241,7 @@ impl Maps {
         let missing: Vec<u64> = match self.get_local(content, extent) {
             Some(map) => {
                 let range = range.start..range.end.min(map.size());
-                let missing = missing_pieces(content, &map, &range);
+                let missing = missing(content, pieces_in(&map, &range));
                 missing.map(|piece| piece.block).take(MAX_WANTED_BLOCKS).collect()
             }
             None if check(extent).is_ok() => {
@@ -303,7 +303,7 @@ impl Maps {
         let Some(map) = self.get_local(content, extent) else {
             return range.end.saturating_sub(range.start);
         };
-        let inside = missing_pieces(content, &map, &range)
+        let inside = missing(content, pieces_in(&map, &range))
             .map(|piece| (piece.start + piece.bytes).min(range.end) - piece.start.max(range.start));
         inside.sum()
     }
@@ -355,14 +355,13 @@ fn pieces_in<'a>(map: &'a BlockMap, range: &Range<u64>) -> impl Iterator<Item = 
     pieces.take_while(move |piece| !is_empty && piece.start < end).filter(|piece| piece.bytes > 0)
 }
 
-/// The pieces with bytes of the range of which the blocks are not here, one for each block.
-fn missing_pieces<'a>(
+/// Those of the pieces whose blocks are not here, one for each block.
+fn missing<'a>(
     content: &Core,
-    map: &'a BlockMap,
-    range: &Range<u64>,
+    pieces: impl Iterator<Item = &'a Piece>,
 ) -> impl Iterator<Item = &'a Piece> {
     let mut seen = HashSet::new();
-    pieces_in(map, range).filter(move |piece| !content.has(piece.block) && seen.insert(piece.block))
+    pieces.filter(move |piece| !content.has(piece.block) && seen.insert(piece.block))
 }
 
 /// Asks for the blocks of these pieces that are missing.
@@ -371,8 +370,5 @@ fn want(content: &Core, pieces: &[Piece], wait: Wait) -> Vec<Ticket> {
         return Vec::new();
     }
     let demand = content.demand();
-    let mut seen = HashSet::new();
-    let missing = pieces.iter().filter(|piece| !content.has(piece.block));
-    let missing = missing.filter(|piece| seen.insert(piece.block));
-    missing.map(|piece| demand.want(piece.block)).collect()
+    missing(content, pieces.iter()).map(|piece| demand.want(piece.block)).collect()
 }

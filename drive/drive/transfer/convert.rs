@@ -322,7 +322,7 @@ impl Convert<'_> {
             Verdict::Kept => self.done.kept += u64::from(place.want.is_some()),
             Verdict::Conflict => self.conflict(&place.path),
             Verdict::Remove if directory.is => {
-                return self.remove_directory(place, directory).await;
+                return Ok(Some(self.remove_directory(place, directory)));
             }
             Verdict::Remove => {
                 self.step(&place.path, TransferStep::Delete);
@@ -357,17 +357,13 @@ impl Convert<'_> {
 
     /// Removes a directory and what the old drive had in it. What was put there in the new drive stays, in a directory
     /// without attributes.
-    async fn remove_directory(
-        &mut self,
-        place: Place,
-        directory: Directory,
-    ) -> Result<Option<Directory>> {
+    fn remove_directory(&mut self, place: Place, directory: Directory) -> Directory {
         if place.is.as_ref().is_some_and(|is| is.explicit) {
             self.step(&place.path, TransferStep::Delete);
             let edit = Edit::Remove { path: place.path.clone() };
             self.push(vec![edit], vec![(place.path, place.is)], false);
         }
-        Ok(Some(directory))
+        directory
     }
 
     /// Puts what is no directory in the place of one, if the new drive has nothing of its own in that.

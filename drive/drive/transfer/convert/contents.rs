@@ -1,5 +1,5 @@
 //! File bytes on their way from one drive into another: read in blocks of [`BLOCK_BYTES`], appended in batches, each file
-//! once however many entries name its bytes. A large file that was interrupted goes on where it stopped.
+//! once however many entries name its bytes. A large file is resumed after the blocks that were appended.
 //!
 //! Not here: which files, and the entries that name the bytes (`convert.rs`).
 

@@ -345,7 +345,7 @@ async fn the_note_of_a_move_does_not_move() {
     }
 }
 
-/// Stops at each storage call of a conversion, and goes on: nothing is lost, and little is stored twice.
+/// A conversion that stops at any storage call is resumed: nothing is lost, and at most a batch is stored twice.
 #[test]
 fn a_conversion_goes_on_after_a_stop_at_any_storage_call() {
     for format in FORMATS {
