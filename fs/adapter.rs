@@ -29,6 +29,10 @@ use crate::xattr::XattrAnswer;
 
 /// Largest request in bytes. The kernel sends reads of at most this size too.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
+/// Bytes that the kernel reads ahead in a read-only mount, where a peer may have to send each of
+/// them. One block of most drives; the kernel's own 128 KiB cost two after each seek. How far to
+/// read ahead over distance is decided per open file, in `handle`.
+const REMOTE_READAHEAD_BYTES: u32 = 64 * 1024;
 /// Requests that the kernel may have in flight in the background; all reads through its page cache
 /// are. Each may be parked until a peer answers, and when the limit is reached the kernel sends no
 /// further request of any kind. So this is the largest value that the protocol allows; the kernel
@@ -57,12 +61,13 @@ const CAPABILITIES: [InitFlags; 9] = [
 
 pub(crate) struct Adapter {
     shown: Shown,
+    writable: bool,
     server: Arc<Server>,
 }
 
 impl Adapter {
-    pub(crate) fn new(shown: Shown, server: Arc<Server>) -> Self {
-        Self { shown, server }
+    pub(crate) fn new(shown: Shown, writable: bool, server: Arc<Server>) -> Self {
+        Self { shown, writable, server }
     }
 }
 
@@ -175,6 +180,9 @@ impl Filesystem for Adapter {
         // Each setter answers an unsupported value with the nearest one that the kernel accepts and
         // that is then in force.
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
+        if !self.writable {
+            let _ = config.set_max_readahead(REMOTE_READAHEAD_BYTES);
+        }
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }

@@ -24,6 +24,7 @@ const LARGEST_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Read-ahead requests one byte for this number of bytes that were read in sequence.
 const READ_PER_AHEAD: u64 = 4;
 /// After a jump, a reader gets at once as much as its previous sequence had, up to this many bytes.
+/// A first jump says nothing yet: only the kernel reads ahead, until this sequence is longer.
 const LARGEST_LEAP_BYTES: u64 = 1024 * 1024;
 /// The kernel sends the parts of its own readahead in parallel, so the requests of a sequential
 /// reader arrive out of order by up to this many bytes.
@@ -57,6 +58,8 @@ pub(crate) struct Readahead {
     asked: u64,
     /// Length in bytes of the sequence before the last jump. The next is probably as long.
     usual: Option<u64>,
+    /// The sequence began with a jump into the file.
+    jumped: bool,
 }
 
 impl Readahead {
@@ -66,7 +69,6 @@ impl Readahead {
     pub(crate) fn read(&mut self, range: Range<u64>, size: u64) -> Option<Range<u64>> {
         let sequential = range.start.abs_diff(self.next) <= REORDERING_BYTES;
         let length = range.end - range.start;
-        let mut jumped = false;
         match &mut self.run {
             Some(run) if sequential => {
                 if range.end <= self.next {
@@ -79,8 +81,8 @@ impl Readahead {
                 // After a read from the start of a file, the next read is probably sequential.
                 // After a jump, a reader gets the length of its previous sequence at most, and
                 // nothing more until it reads on from there.
-                jumped = range.start != 0;
-                self.usual = run.replace(length).filter(|_| jumped);
+                self.jumped = range.start != 0;
+                self.usual = run.replace(length).filter(|_| self.jumped);
                 self.next = range.end;
                 self.asked = range.end;
             }
@@ -90,7 +92,7 @@ impl Readahead {
         let window = match usual {
             Some(usual) if run < usual => usual - run,
             Some(usual) if run < usual + usual / 4 => return None,
-            _ if jumped => return None,
+            None if self.jumped && run < LARGEST_LEAP_BYTES * 5 / 4 => return None,
             _ => (run / READ_PER_AHEAD).clamp(FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES),
         };
         let start = self.asked.max(self.next);
@@ -283,6 +285,19 @@ mod tests {
         }
         let start = 90 * 1024 * KIB + 4 * KIB;
         assert!(readahead.read(start..start + 4 * KIB, SIZE).is_some(), "now it reads on");
+    }
+
+    #[test]
+    fn after_a_first_jump_nothing_is_asked_until_a_mebibyte_was_read_on() {
+        let mut readahead = Readahead::default();
+        let mut read = |from: u64, bytes: u64| -> Vec<Range<u64>> {
+            let pieces = (from..from + bytes).step_by(64 * 1024);
+            pieces.filter_map(|at| readahead.read(at..at + 64 * KIB, SIZE)).collect()
+        };
+        let start = 50 * 1024 * KIB;
+        // One read of 1 MiB, and what the kernel reads ahead of it.
+        assert_eq!(read(start, 1024 * KIB + 128 * KIB), []);
+        assert!(!read(start + 1152 * KIB, 1024 * KIB).is_empty(), "it reads on");
     }
 
     #[test]

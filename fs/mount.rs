@@ -191,7 +191,7 @@ impl Mount {
     ) -> Result<Self, MountError> {
         let system = |source| MountError::System { path: path.clone(), source };
         let server = Arc::new(Server::new(runtime.clone(), witness(&shown)));
-        let adapter = Adapter::new(shown.clone(), server.clone());
+        let adapter = Adapter::new(shown.clone(), writable, server.clone());
         let (allow_other, read_only) = (options.allow_other, !writable);
         let attachment = Attachment { source: source.clone(), allow_other, read_only };
         let session =
