@@ -3,15 +3,17 @@
 //! Changed bytes come from a scratch file, the others from the stored content (the *base*); bytes that neither has are
 //! zeros. Not here: how it changes, and when it is committed (`staging.rs`, `write.rs`).
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hypermount_drive::scratch::{Ranges, Scratch};
 use hypermount_drive::{
     ContentWriter, Drive, Extent, HashedBlocks, Pieces, Segment, StoredPart, Wait, hole_bytes,
     stored_parts, zeros,
 };
+use tokio::task::JoinHandle;
 
 use crate::appending::Progress;
 use crate::errno::{Error, Result};
@@ -19,8 +21,10 @@ use crate::holes;
 
 /// Size in bytes of the blocks of a file.
 pub(crate) const BLOCK_BYTES: u64 = 64 * 1024;
-/// Bytes appended to a drive under one signature; about the memory that a commit takes.
+/// Bytes appended to a drive under one signature.
 pub(crate) const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Batches that are read and hashed at the same time, while another one is written.
+const BATCHES_AHEAD: usize = 2;
 /// Blocks of zeros, which take no memory, in one batch.
 const BATCH_ZEROS: usize = 1024;
 /// An appended file is rewritten when it has more than this number of blocks in addition to twice
@@ -117,18 +121,36 @@ impl View {
         Ok(buffer.into())
     }
 
-    /// The blocks of parts that are in the scratch file, or zeros.
-    fn blocks_at_hand(&self, batch: &[StoredPart]) -> Result<Vec<Bytes>> {
-        let mut blocks = Vec::new();
+    /// The blocks of parts that are in the scratch file, or zeros. Uses the memory of `buffer`, which the second value
+    /// shares with the blocks.
+    fn blocks_at_hand(
+        &self,
+        batch: &[StoredPart],
+        mut buffer: BytesMut,
+    ) -> Result<(Vec<Bytes>, Bytes)> {
+        buffer.resize(batch.iter().map(data_bytes).sum(), 0);
+        let mut rest = &mut buffer[..];
+        for part in batch {
+            if let StoredPart::Data(range) = part {
+                let (part, after) = rest.split_at_mut(length_of(range));
+                match &self.scratch {
+                    Some(scratch) => scratch.read(range.start, part)?,
+                    None => part.fill(0),
+                }
+                rest = after;
+            }
+        }
+        let buffer = buffer.freeze();
+        let (mut rest, mut blocks) = (buffer.clone(), Vec::new());
         for part in batch {
             match part {
                 StoredPart::Data(range) => {
-                    blocks.extend(in_blocks(self.read_scratch(range.clone())?));
+                    blocks.extend(in_blocks(rest.split_to(length_of(range))))
                 }
                 StoredPart::Zeros(range) => blocks.push(zeros(range.end - range.start)),
             }
         }
-        Ok(blocks)
+        Ok((blocks, buffer))
     }
 
     async fn read_base(
@@ -208,8 +230,8 @@ impl Pending {
         Ok(writer.finish_sparse(hole_bytes(holes)))
     }
 
-    /// Appends these parts of the file, and tells how far it is. While one batch is written, the next is read and hashed on
-    /// another thread.
+    /// Appends these parts of the file, and tells how far it is. While one batch is written, the next ones are read and
+    /// hashed on other threads.
     async fn append_parts(
         &self,
         drive: &Drive,
@@ -218,32 +240,48 @@ impl Pending {
         wait: Wait,
         progress: &Progress,
     ) -> Result<()> {
+        let mut batches = batches(parts).peekable();
+        let Some(first) = batches.next() else { return Ok(()) };
+        if batches.peek().is_none() {
+            return Ok(writer.append(&self.blocks(drive, &first, wait).await?)?);
+        }
+        let mut spare = Vec::new();
+        let mut hashing =
+            VecDeque::from([self.hash(drive, writer, first, wait, &mut spare).await?]);
+        while let Some(first) = hashing.pop_front() {
+            let ready: Result<Batch> = first.await.map_err(|_| Error::Panicked)?;
+            let ready = ready?;
+            while hashing.len() < BATCHES_AHEAD
+                && let Some(batch) = batches.next()
+            {
+                hashing.push_back(self.hash(drive, writer, batch, wait, &mut spare).await?);
+            }
+            spare.extend(ready.append(writer, progress)?);
+        }
+        Ok(())
+    }
+
+    /// Reads a batch and hashes it on another thread; into one of the spare buffers, if it is in the scratch file.
+    async fn hash(
+        &self,
+        drive: &Drive,
+        writer: &ContentWriter,
+        batch: Vec<StoredPart>,
+        wait: Wait,
+        spare: &mut Vec<BytesMut>,
+    ) -> Result<JoinHandle<Result<Batch>>> {
         let hasher = writer.hasher();
-        let mut batches = batches(parts);
-        let (mut next, mut hashed): (_, Option<HashedBlocks>) = (batches.next(), None);
-        while let Some(batch) = next {
-            next = batches.next();
-            if next.is_none() && hashed.is_none() {
-                return Ok(writer.append(&self.blocks(drive, &batch, wait).await?)?);
-            }
-            let hashing = if batch.iter().all(|part| self.is_at_hand(part)) {
-                let view = self.view.clone();
-                tokio::task::spawn_blocking(move || Ok(hasher.hash(view.blocks_at_hand(&batch)?)))
-            } else {
-                let blocks = self.blocks(drive, &batch, wait).await?;
-                tokio::task::spawn_blocking(move || Ok(hasher.hash(blocks)))
-            };
-            if let Some(ready) = hashed.take() {
-                writer.append_hashed(&ready)?;
-                progress.add(ready.blocks().iter().map(|block| block.len() as u64).sum());
-            }
-            let ready: Result<HashedBlocks> = hashing.await.map_err(|_| Error::Panicked)?;
-            hashed = Some(ready?);
+        if batch.iter().all(|part| self.is_at_hand(part)) {
+            let (view, spare) = (self.view.clone(), spare.pop().unwrap_or_default());
+            return Ok(tokio::task::spawn_blocking(move || {
+                let (blocks, buffer) = view.blocks_at_hand(&batch, spare)?;
+                Ok(Batch { hashed: hasher.hash(blocks), buffer })
+            }));
         }
-        match hashed {
-            Some(last) => Ok(writer.append_hashed(&last)?),
-            None => Ok(()),
-        }
+        let blocks = self.blocks(drive, &batch, wait).await?;
+        Ok(tokio::task::spawn_blocking(move || {
+            Ok(Batch { hashed: hasher.hash(blocks), buffer: Bytes::new() })
+        }))
     }
 
     fn is_at_hand(&self, part: &StoredPart) -> bool {
@@ -265,6 +303,32 @@ impl Pending {
             }
         }
         Ok(blocks)
+    }
+}
+
+/// Blocks that are hashed and not appended yet, and the memory that they share, if they do. A later batch is read into
+/// the same memory: new memory for each takes half as long as hashing.
+struct Batch {
+    hashed: HashedBlocks,
+    buffer: Bytes,
+}
+
+impl Batch {
+    /// Appends the blocks. Returns the memory, unless a reader still has a block.
+    fn append(self, writer: &mut ContentWriter, progress: &Progress) -> Result<Option<BytesMut>> {
+        let Self { hashed, buffer } = self;
+        writer.append_hashed(&hashed)?;
+        progress.add(hashed.blocks().iter().map(|block| block.len() as u64).sum());
+        drop(hashed);
+        Ok(buffer.try_into_mut().ok())
+    }
+}
+
+/// The bytes that a part has in the scratch file.
+fn data_bytes(part: &StoredPart) -> usize {
+    match part {
+        StoredPart::Data(range) => length_of(range),
+        StoredPart::Zeros(_) => 0,
     }
 }
 

@@ -13,6 +13,9 @@ use hypermount_swarm::crypto::KeyPair;
 /// Bytes of the largest appended block kept in the cache: index blocks are read again at once,
 /// file contents rarely.
 const MAX_CACHED_APPEND: usize = 4096;
+/// A batch of at least this number of bytes is a part of a large file: its blocks go to the device while the next ones
+/// are hashed.
+const MIN_WRITEBACK_BYTES: u64 = 1024 * 1024;
 
 /// A batch ready to be written.
 struct Batch<'a> {
@@ -136,6 +139,10 @@ impl Core {
                     offset += bytes.len() as u64;
                 }
             }
+        }
+        let bytes = batch.after.byte_length - batch.before.byte_length;
+        if bytes >= MIN_WRITEBACK_BYTES {
+            files.begin_writeback(batch.before.byte_length, bytes);
         }
         // As the reference: the new stretch of the tree in one piece, older parents one by one.
         let first = batch.before.length * 2;

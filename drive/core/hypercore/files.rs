@@ -126,6 +126,9 @@ pub(crate) trait CoreFiles: Send + Sync {
     /// Writes bytes of blocks, from `offset` on; zeros take no disk space.
     fn write_data(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 
+    /// Has the device begin to write these bytes of blocks, without waiting for it.
+    fn begin_writeback(&self, offset: u64, length: u64);
+
     /// Gives back the disk space of these bytes of blocks, which nothing claims any more.
     fn release_data(&self, start: u64, end: u64) -> Result<()>;
 
@@ -191,6 +194,10 @@ impl File {
 
     pub(super) fn sync(&self) -> Result<()> {
         self.storage.sync().map_err(self.failed("sync"))
+    }
+
+    pub(super) fn begin_writeback(&self, offset: u64, length: u64) {
+        self.storage.begin_writeback(offset, length);
     }
 
     pub(super) fn is_volatile(&self) -> bool {

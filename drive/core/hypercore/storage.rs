@@ -45,6 +45,8 @@ pub trait Storage: Send + Sync {
     /// Gives the disk space of a range back if the file system can; the range then reads as
     /// zeros, the length stays.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Has the device begin to write the range, without waiting for it, so that a sync soon afterwards waits less.
+    fn begin_writeback(&self, _offset: u64, _length: u64) {}
 }
 
 impl<S: Storage + ?Sized> Storage for Arc<S> {
@@ -71,6 +73,9 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
     }
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         (**self).punch(offset, length)
+    }
+    fn begin_writeback(&self, offset: u64, length: u64) {
+        (**self).begin_writeback(offset, length);
     }
 }
 
@@ -189,7 +194,27 @@ impl Storage for Disk {
         // A file system without holes keeps the bytes; nothing claims them any more.
         self.existing()?.map_or(Ok(()), |file| punch(file, offset, length).map(drop))
     }
+
+    fn begin_writeback(&self, offset: u64, length: u64) {
+        if let Ok(Some(file)) = self.existing() {
+            begin_writeback(file, offset, length);
+        }
+    }
 }
+
+/// Linux begins to write the dirty pages of a range that is not needed in memory, and drops those that are clean:
+/// posix_fadvise(2). Pages that were just written are dirty, so they stay. There is no safe call for sync_file_range(2).
+#[cfg(target_os = "linux")]
+fn begin_writeback(file: &File, offset: u64, length: u64) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+    let (Ok(start), Ok(size)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // Only the next sync could tell more than that.
+    let _ = posix_fadvise(file, start, size, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin_writeback(_file: &File, _offset: u64, _length: u64) {}
 
 /// Makes a hole of the range, within the file; false if the file system cannot.
 #[cfg(target_os = "linux")]

@@ -240,6 +240,10 @@ impl CoreFiles for Files {
         self.data.write_blocks(offset, bytes)
     }
 
+    fn begin_writeback(&self, offset: u64, length: u64) {
+        self.data.begin_writeback(offset, length);
+    }
+
     fn release_data(&self, start: u64, end: u64) -> Result<()> {
         self.data.release(start, end)
     }
