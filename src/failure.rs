@@ -165,6 +165,10 @@ fn judge(error: &hypermount_core::Error) -> (Code, Option<String>) {
             Code::Verification,
             Some("its owner signed two histories; what was seen first is kept"),
         ),
+        Shortened(_) => (
+            Code::Unavailable,
+            Some("name the drive without a version, or another one, and start again"),
+        ),
         Malformed(_) => (Code::Verification, None),
         WrongEncryptionKey(_) | NeedsEncryptionKey(_) => {
             (Code::Verification, Some("give the encryption key: add --encryption-key"))

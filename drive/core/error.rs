@@ -115,6 +115,9 @@ pub enum Error {
         /// How they contradict each other.
         what: String,
     },
+    /// The author has truncated the core to fewer blocks than what was opened or named before has.
+    #[error("the publisher has shortened the drive: core {0} does not have this version any more")]
+    Shortened(DiscoveryKey),
     /// Another process owns the store (or one of its cores).
     #[error("store {path} is in use by {holder}")]
     Locked {

@@ -71,8 +71,11 @@ pub struct Snapshot {
     index: Index,
     /// The fork counter of the index core: another one may have another version of the same number.
     fork: u64,
+    /// That of the content core.
+    content_fork: u64,
     content: Option<Core>,
     maps: Arc<Maps>,
+    recent: Mutex<snapshot::Recent>,
 }
 
 /// A cheap handle on one drive of a store: its two cores, at the newest version or a frozen one.
@@ -114,6 +117,11 @@ impl Inner {
     }
 }
 
+/// The first block after the extent.
+fn extent_end(extent: &Extent) -> u64 {
+    extent.block.saturating_add(extent.blocks)
+}
+
 fn snapshot_of(
     index: &IndexLog,
     content: Option<&Core>,
@@ -121,8 +129,9 @@ fn snapshot_of(
     version: u64,
 ) -> Snapshot {
     let fork = index.core().head().fork;
-    let (content, maps) = (content.cloned(), Arc::clone(maps));
-    Snapshot { index: index.at(version), fork, content, maps }
+    let content_fork = content.map_or(0, |content| content.head().fork);
+    let (content, maps, recent) = (content.cloned(), Arc::clone(maps), Mutex::default());
+    Snapshot { index: index.at(version), fork, content_fork, content, maps, recent }
 }
 
 impl Drive {
@@ -288,10 +297,14 @@ impl Drive {
             return Ok(Pieces::new());
         }
         let content = self.content()?;
+        let end = extent_end(extent);
+        // Before, so that no caller waits for what does not exist any more.
+        content.check_kept(extent.fork, end)?;
         let read = match extent.map_size {
             0 => read::read(content, extent, range, wait).await,
             _ => self.inner.maps.read(content, extent, range, wait).await,
         };
+        content.check_kept(extent.fork, end)?;
         read.map_err(|error| self.explain(error))
     }
 
@@ -331,6 +344,8 @@ impl Drive {
     /// Asks peers for bytes that no caller waits for yet.
     pub fn prefetch(&self, extent: &Extent, range: Range<u64>, urgency: Urgency) {
         match self.inner.content.get() {
+            // What it named is gone.
+            Some(content) if content.check_kept(extent.fork, extent_end(extent)).is_err() => {}
             Some(content) if extent.map_size > 0 => {
                 self.inner.maps.prefetch(content, extent, range, urgency);
             }

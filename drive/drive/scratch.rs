@@ -183,7 +183,7 @@ impl Scratch {
         let (pool, files) = (Arc::clone(pool), Some(pool.files()?));
         let noted = Mutex::new(Rank::LEAF, 0);
         let scratch = Self { pool, files, keep: AtomicBool::new(false), noted };
-        let Extent { block, blocks, byte, size, map_size, holes: _ } = origin.base;
+        let Extent { block, blocks, byte, size, map_size, holes: _, fork: _ } = origin.base;
         scratch.note(&format!(
             "{HEADER}\ndrive {}\nbase {block} {blocks} {byte} {size} {map_size}\nmode {:o}\npath {}\n",
             origin.drive.to_hex(),
@@ -355,7 +355,7 @@ fn parse(text: &str, record: &Path) -> Option<Leftover> {
     let [block, blocks, byte, size, map_size] = numbers::<5>(base).or_else(earlier)?;
     let mode = u32::from_str_radix(lines.next()?.strip_prefix("mode ")?, 8).ok()?;
     let path = parse_path(lines.next()?.strip_prefix("path ")?)?;
-    let base = Extent { block, blocks, byte, size, map_size, holes: 0 };
+    let base = Extent { block, blocks, byte, size, map_size, holes: 0, fork: 0 };
     let mut leftover = Leftover {
         origin: Origin { drive, path, base, mode },
         size,
@@ -415,7 +415,8 @@ mod tests {
 
     fn origin(path: &str) -> Origin {
         let path = DrivePath::parse(path).expect("a path");
-        let base = Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 4, holes: 0 };
+        let base =
+            Extent { block: 1, blocks: 2, byte: 3, size: 100, map_size: 4, holes: 0, fork: 0 };
         Origin { drive: PublicKey::new([7; 32]), path, base, mode: 0o100640 }
     }
 

@@ -52,7 +52,7 @@ pub enum Kind {
 
 /// Where a file's bytes are in the content core. Signed by the publisher, so never trusted to
 /// make sense: readers check it against the core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Extent {
     /// First block in the content core.
     pub block: u64,
@@ -68,7 +68,19 @@ pub struct Extent {
     /// How many of the bytes are holes: zeros that are stored as such. A statement of the publisher, as far as it made one;
     /// which bytes they are, [`crate::Drive::segment`] tells.
     pub holes: u64,
+    /// The fork counter of the content core at the version that this is of. Later truncations may have put other bytes
+    /// there, and reading fails then. No part of what an extent says: equal extents may differ in it.
+    pub fork: u64,
 }
+
+impl PartialEq for Extent {
+    fn eq(&self, other: &Self) -> bool {
+        let said = |of: &Self| (of.block, of.blocks, of.byte, of.size, of.map_size, of.holes);
+        said(self) == said(other)
+    }
+}
+
+impl Eq for Extent {}
 
 impl Extent {
     /// Whether both name the same bytes of a content core. What is said of holes does not count. The size of a file with a map is known only to

@@ -494,6 +494,7 @@ async fn hostile_entries_do_not_hide_their_neighbours() {
         size: u64::MAX,
         map_size: 0,
         holes: 0,
+        fork: 0,
     };
     let huge = Stat {
         mode: u32::MAX,

@@ -240,8 +240,15 @@ fn t27_names_no_filesystem_can_hold() {
 fn t28_extents_that_make_no_sense() {
     let publisher = Publisher::new();
     publisher.good("d/good");
-    let at =
-        |block, blocks, byte, size| Extent { block, blocks, byte, size, map_size: 0, holes: 0 };
+    let at = |block, blocks, byte, size| Extent {
+        block,
+        blocks,
+        byte,
+        size,
+        map_size: 0,
+        holes: 0,
+        fork: 0,
+    };
     let extents = [
         ("huge", at(0, 1, 0, 1 << 53)),
         ("largest", at(0, 1, 0, u64::MAX)),
@@ -598,7 +605,8 @@ fn nested_drives_that_do_not_exist_cost_little_time_and_no_directories() {
 #[test]
 fn t28_reads_of_absurd_extents_end_locally() {
     let publisher = Publisher::new();
-    let extent = Extent { block: 0, blocks: 1, byte: 0, size: 1 << 53, map_size: 0, holes: 0 };
+    let extent =
+        Extent { block: 0, blocks: 1, byte: 0, size: 1 << 53, map_size: 0, holes: 0, fork: 0 };
     let read = publisher.drive.read(&extent, (1 << 52)..(1 << 52) + 10, Wait::Local);
     assert!(publisher.runtime.block_on(read).is_err());
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use serde_json::json;
 
@@ -69,6 +70,43 @@ fn a_drive_signed_by_several_is_followed() {
     let peers = [origin.address()];
     let mount = Mounted::by_key(origin.key(), &home.path("mnt"), &home.path("store"), &peers);
     is_followed(&mut origin, &mount);
+}
+
+/// The publisher puts another file where a truncation has made room: of the same size, in the same blocks, at the same
+/// offsets. Reading what was open, or a frozen version, fails then, and never returns bytes of the other file.
+#[test]
+fn bytes_after_a_truncation_are_not_read_as_those_before() {
+    const SIZE: u64 = 30_000_000;
+    let mut origin = Origin::new("small", &[]);
+    let kept = origin.version();
+    origin.process.ask(json!({"put": "/before.bin", "size": SIZE}));
+    let (home, peer) = (Home::new(), origin.address());
+    let at = |name: &str, url: &str| {
+        let store = home.path(&format!("store-{name}")).display().to_string();
+        let options = ["--peer", &peer, "--store", &store, "--wait", "2s"];
+        Mounted::new(url, &home.path(name), &options)
+    };
+    let mount = at("newest", &origin.url(""));
+    let frozen = at("frozen", &format!("hyper://{}+{}", origin.key(), kept + 1));
+    let open = [&mount, &frozen].map(|mount| {
+        let file = fs::File::open(mount.path("before.bin")).expect("it opens");
+        file.read_exact_at(&mut [0; 65_536], 0).expect("it reads");
+        file
+    });
+
+    origin.process.ask(json!({"truncate": kept}));
+    origin.process.ask(json!({"put": "/after.bin", "size": SIZE}));
+    eventually("the other file", || mount.path("after.bin").exists().then_some(()));
+    for file in open {
+        eventually("an error of a stale file", || {
+            let read = file.read_at(&mut [0; 4096], SIZE / 2);
+            read.is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE)).then_some(())
+        });
+    }
+    let again = fs::read(frozen.path("before.bin"));
+    assert!(again.is_err(), "a version that does not exist any more");
+    let newest = fs::read(mount.path("after.bin")).expect("it reads");
+    assert_eq!(newest.len() as u64, SIZE);
 }
 
 /// The key is all that the mount is given.

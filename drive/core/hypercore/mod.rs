@@ -29,6 +29,7 @@ mod append;
 pub(crate) mod check;
 mod claims;
 mod clear;
+mod cuts;
 mod holes;
 mod nodes;
 mod prove;
@@ -202,6 +203,7 @@ pub struct Opening<'a> {
 
 struct CoreState {
     head: Head,
+    cuts: cuts::Cuts,
     roots: Vec<TreeNode>,
     /// The signature of `head`; `None` while it is empty.
     signature: Option<Signature>,
@@ -359,6 +361,7 @@ impl Core {
             signature: found.signature,
             bits: found.bits,
             verified: LruCache::new(capacity),
+            cuts: cuts::Cuts::default(),
             unclaimed: claims::Unclaimed::default(),
             suspect: found.settled.length < found.head.length,
             settled: found.settled,
@@ -433,6 +436,18 @@ impl Core {
     /// How long the core provably is.
     pub fn head(&self) -> Head {
         self.inner.state.lock().head
+    }
+
+    /// Checks that the blocks before `end` are those of the time when the head had this fork counter. Blocks that were
+    /// read before this check are then of that time too.
+    ///
+    /// # Errors
+    /// `Shortened`.
+    pub fn check_kept(&self, fork: u64, end: u64) -> Result<()> {
+        match self.inner.state.lock().cuts.keep(fork, end) {
+            true => Ok(()),
+            false => Err(Error::Shortened(self.inner.discovery_key)),
+        }
     }
 
     /// Fires when the head moves.

@@ -78,6 +78,7 @@ impl Core {
                 state.bits.set_node(node.index);
                 state.verified.put(node.index, *node);
             }
+            state.cuts.add(fork, shared);
             state.head = head;
             state.settled = head;
             state.roots = signed.roots;

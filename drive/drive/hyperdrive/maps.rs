@@ -63,7 +63,7 @@ pub(super) struct Maps {
 /// Refuses a map that no content core can have.
 pub(super) fn check(extent: &Extent) -> Result<()> {
     let Extent { block, blocks, byte, map_size, .. } = *extent;
-    read::check(&Extent { block, blocks, byte, size: map_size, map_size: 0, holes: 0 })?;
+    read::check(&Extent { block, blocks, byte, size: map_size, map_size: 0, holes: 0, fork: 0 })?;
     if blocks > MAX_MAP_BLOCKS || map_size > blocks.saturating_mul(MAX_MAP_BLOCK_BYTES as u64) {
         let what = format!("a block map of {map_size} bytes in {blocks} blocks");
         return Err(Error::Malformed(what));
@@ -214,6 +214,7 @@ impl Maps {
             if content.head().length <= last && !wait.is_local() {
                 content.longer_than(last, wait).await?;
             }
+            content.check_kept(extent.fork, last.saturating_add(1))?;
             for piece in part {
                 let bytes = content.get(piece.block, wait).await?;
                 if bytes.len() as u64 != piece.bytes {
@@ -226,6 +227,7 @@ impl Maps {
                 // Both are at most the length of a block that is in memory.
                 found.push(bytes.slice(start as usize..end as usize));
             }
+            content.check_kept(extent.fork, last.saturating_add(1))?;
         }
         Ok(found)
     }

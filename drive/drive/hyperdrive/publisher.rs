@@ -76,6 +76,7 @@ impl Publisher {
             size: after.byte_length - before.byte_length,
             map_size: 0,
             holes: 0,
+            fork: 0,
         })
     }
 

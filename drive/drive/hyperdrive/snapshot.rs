@@ -1,5 +1,6 @@
 //! One version of a drive as names and entries.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Changed, Snapshot};
@@ -12,6 +13,31 @@ use hypermount_core::{Error, Result, Ticket, Wait};
 const MAX_LISTED_MAP_BLOCKS: u64 = 65_536;
 /// Files of a listing whose maps are asked for together.
 const MAPS_AT_ONCE: usize = 64;
+/// Entries that were looked up last and are kept.
+const MAX_RECENT: usize = 4;
+/// An entry of more bytes in memory is not kept.
+const MAX_RECENT_BYTES: usize = 4096;
+
+/// What was found at the paths that were looked up last, the newest last; `None` where nothing is. One operation of a file
+/// system looks the same file and its directory up several times.
+#[derive(Default)]
+pub(super) struct Recent(VecDeque<(DrivePath, Option<Entry>)>);
+
+impl Recent {
+    fn find(&self, path: &DrivePath) -> Option<Option<Entry>> {
+        self.0.iter().find(|(known, _)| known == path).map(|(_, entry)| entry.clone())
+    }
+
+    fn keep(&mut self, path: &DrivePath, entry: Option<&Entry>) {
+        if entry.is_some_and(|entry| entry.weight() > MAX_RECENT_BYTES) {
+            return;
+        }
+        if self.0.len() == MAX_RECENT {
+            self.0.pop_front();
+        }
+        self.0.push_back((path.clone(), entry.cloned()));
+    }
+}
 
 impl Snapshot {
     /// The metadata core's length at this version.
@@ -31,7 +57,28 @@ impl Snapshot {
     /// `NotFound` if it is proven that there is none, and below a nested drive; `Malformed` for an
     /// entry that makes no sense; those of [`hypermount_core::Core::get`].
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
-        let mut entry = self.index.entry(path, wait).await?;
+        self.check_kept()?;
+        if let Some(known) = self.recent.lock().find(path) {
+            return known.ok_or(Error::NotFound);
+        }
+        let looked = self.look_up(path, wait).await;
+        self.check_kept()?;
+        match &looked {
+            Ok(entry) => self.recent.lock().keep(path, Some(entry)),
+            Err(Error::NotFound) => self.recent.lock().keep(path, None),
+            Err(_) => {}
+        }
+        looked
+    }
+
+    /// Checks that the publisher has not truncated the index below this version: its blocks would be those of another
+    /// one.
+    fn check_kept(&self) -> Result<()> {
+        self.index.core().check_kept(self.fork, self.version())
+    }
+
+    async fn look_up(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
+        let mut entry = self.stamped(self.index.entry(path, wait).await?);
         self.measure(&mut entry, wait).await?;
         self.count_names(path, &mut entry.stat, wait).await?;
         Ok(entry)
@@ -44,9 +91,11 @@ impl Snapshot {
     /// `NotADirectory`; `NotFound`; `TooLarge` for more than 36 MiB, unless the drive is written here;
     /// those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
-        let listed = self.index.list(path, wait, |entry| entry).await?;
+        self.check_kept()?;
+        let listed = self.index.list(path, wait, |entry| self.stamped(entry)).await?;
         let mut listed = self.measure_all(listed, |entry| Some(entry), wait).await?;
         self.count_all_names(path, &mut listed, |entry| Some(entry), wait).await?;
+        self.check_kept()?;
         Ok(listed)
     }
 
@@ -59,10 +108,18 @@ impl Snapshot {
         path: &DrivePath,
         wait: Wait,
     ) -> Result<Vec<(Name, Arc<Entry>)>> {
-        let listed = self.index.list(path, wait, Arc::new).await?;
+        self.check_kept()?;
+        let listed = self.index.list(path, wait, |entry| Arc::new(self.stamped(entry))).await?;
         let mut listed = self.measure_all(listed, Arc::get_mut, wait).await?;
         self.count_all_names(path, &mut listed, Arc::get_mut, wait).await?;
+        self.check_kept()?;
         Ok(listed)
+    }
+
+    /// The entry of the index as one of this version.
+    fn stamped(&self, mut entry: Entry) -> Entry {
+        entry.stat.extent.fork = self.content_fork;
+        entry
     }
 
     pub(super) fn index(&self) -> &Index {
@@ -147,6 +204,7 @@ impl Snapshot {
     pub(super) async fn measure_changes(&self, changes: &mut [Changed], wait: Wait) {
         for change in changes {
             for entry in change.before.iter_mut().chain(&mut change.after) {
+                entry.stat.extent.fork = self.content_fork;
                 if matches!(
                     self.measure(entry, wait).await,
                     Err(Error::Unavailable { .. } | Error::Forked { .. })

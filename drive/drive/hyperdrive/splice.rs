@@ -203,7 +203,7 @@ pub(super) fn append_map(content: &Core, map: &BlockMap) -> Result<Extent> {
     content.append(&blocks)?;
     let map_size = blocks.iter().map(|block| block.len() as u64).sum();
     let blocks = blocks.len() as u64;
-    Ok(Extent { block, blocks, byte, size: map.size(), map_size, holes: 0 })
+    Ok(Extent { block, blocks, byte, size: map.size(), map_size, holes: 0, fork: 0 })
 }
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ fn assert_stat(what: &str, entry: &Entry, expected: &Value) {
         size: number("size"),
         map_size: 0,
         holes: 0,
+        fork: 0,
     };
     assert_eq!(stat.extent, extent, "{what}");
     assert_eq!((stat.mtime, stat.ctime), (at(number("mtime")), at(number("ctime"))), "{what}");
@@ -494,8 +495,9 @@ async fn senseless_extents_are_malformed_and_allocate_nothing() {
             size: u64::MAX,
             map_size: 0,
             holes: 0,
+            fork: 0,
         },
-        Extent { block: 0, blocks: 2, byte: u64::MAX, size: 1, map_size: 0, holes: 0 },
+        Extent { block: 0, blocks: 2, byte: u64::MAX, size: 1, map_size: 0, holes: 0, fork: 0 },
     ] {
         let read = whole(&drive, &bad, Wait::Local).await;
         assert!(matches!(read, Err(Error::Malformed(_))), "{bad:?}: {read:?}");
@@ -512,7 +514,8 @@ async fn a_hostile_extent_on_a_remote_core_ends_with_the_wait() {
     write(&drive, "f", &[&[1; 100]]).await;
     let content = drive.content().unwrap();
     let reader = reader_of(content);
-    let extent = Extent { block: 1 << 40, blocks: 5, byte: 0, size: 100, map_size: 0, holes: 0 };
+    let extent =
+        Extent { block: 1 << 40, blocks: 5, byte: 0, size: 100, map_size: 0, holes: 0, fork: 0 };
     let wait = Wait::within(std::time::Duration::from_millis(50));
     let traffic = Traffic::default();
     let read = tokio::select! {

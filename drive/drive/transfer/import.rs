@@ -512,8 +512,15 @@ impl Import<'_> {
         }
         self.pending.bytes += size;
         let blocks = (self.pending.blocks.len() - first) as u64;
-        let extent =
-            Extent { block: first as u64, blocks, byte, size: size as u64, map_size: 0, holes: 0 };
+        let extent = Extent {
+            block: first as u64,
+            blocks,
+            byte,
+            size: size as u64,
+            map_size: 0,
+            holes: 0,
+            fork: 0,
+        };
         self.pending.files.push(PendingFile { path: path.clone(), stat, extent });
         if self.pending.bytes >= MAX_APPEND_BYTES {
             self.append().await?;

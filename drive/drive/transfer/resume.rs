@@ -114,5 +114,6 @@ fn matching(core: &Core, first: u64, file: &mut File, path: &Path) -> Result<Opt
         size,
         map_size: 0,
         holes: 0,
+        fork: 0,
     }))
 }

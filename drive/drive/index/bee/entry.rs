@@ -226,6 +226,7 @@ fn decode_blob(json: &str) -> Result<Extent> {
         size: take_number(members, "byteLength")?,
         map_size: 0,
         holes: 0,
+        fork: 0,
     };
     // The sum does not overflow: both numbers are below 2^53.
     if extent.block + extent.blocks > MAX_CORE_LENGTH {
@@ -241,7 +242,7 @@ fn decode_blob(json: &str) -> Result<Extent> {
 }
 
 fn encode_blob(blob: Extent) -> String {
-    let Extent { block, blocks, byte, size, map_size, holes: _ } = blob;
+    let Extent { block, blocks, byte, size, map_size, holes: _, fork: _ } = blob;
     let (size, map) = if map_size > 0 { (map_size, r#","blockMap":true"#) } else { (size, "") };
     format!(
         r#"{{"blockOffset":{block},"byteOffset":{byte},"blockLength":{blocks},"byteLength":{size}{map}}}"#
@@ -282,6 +283,7 @@ mod tests {
                     size,
                     map_size,
                     holes: 0,
+                    fork: 0,
                 }
             });
             assert_eq!(decoded.blob, blob);
@@ -318,7 +320,8 @@ mod tests {
     #[test]
     fn a_value_is_a_file_or_a_link() {
         let blob = r#"{"blockOffset":1,"byteOffset":2,"blockLength":3,"byteLength":4}"#;
-        let extent = Extent { block: 1, byte: 2, blocks: 3, size: 4, map_size: 0, holes: 0 };
+        let extent =
+            Extent { block: 1, byte: 2, blocks: 3, size: 4, map_size: 0, holes: 0, fork: 0 };
         let file = stat(&format!(r#"{{"executable":false,"blob":{blob}}}"#));
         assert_eq!((file.mode, file.extent), (0o100644, extent));
         assert_eq!(Entry::stored(file).kind, Kind::File);
@@ -477,7 +480,7 @@ mod tests {
         ) {
             let [block, blocks, byte, size] = numbers.map(|number| u64::from(number >> 2));
             let (size, map_size) = if map { (0, size + 1) } else { (size, 0) };
-            let extent = Extent { block, blocks: blocks + 1024, byte, size, map_size, holes: 0 };
+            let extent = Extent { block, blocks: blocks + 1024, byte, size, map_size, holes: 0, fork: 0 };
             let metadata = metadata.trim_start_matches('0').to_owned() + "1";
             let known = ["executable", "linkname", "blob", "metadata"].contains(&&*name);
             let value = EntryValue {

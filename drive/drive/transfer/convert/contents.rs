@@ -131,6 +131,7 @@ impl<'a> Contents<'a> {
             size: extent.size,
             map_size: 0,
             holes: self.holes(extent),
+            fork: 0,
         };
         self.blocks.extend(blocks);
         self.bytes += extent.size;
@@ -220,6 +221,7 @@ impl<'a> Contents<'a> {
             size,
             map_size: 0,
             holes: 0,
+            fork: 0,
         };
         Ok(byte.filter(|_| size > 0).map(found))
     }

@@ -232,6 +232,7 @@ impl Begun {
                 size: number(3)?,
                 map_size: number(4)?,
                 holes: 0,
+                fork: 0,
             },
         })
     }
@@ -257,7 +258,15 @@ mod tests {
         conversion.begin(7, 1).unwrap();
         conversion.begun = Some(Begun {
             block: 9,
-            source: Extent { block: 1, blocks: 2, byte: 3, size: 4, map_size: 5, holes: 0 },
+            source: Extent {
+                block: 1,
+                blocks: 2,
+                byte: 3,
+                size: 4,
+                map_size: 5,
+                holes: 0,
+                fork: 0,
+            },
         });
         conversion.save().unwrap();
         assert_eq!(Conversion::all(&store).unwrap(), [conversion.clone()]);
