@@ -92,7 +92,12 @@ impl Fs {
             return Some(ino);
         }
         let mut inodes = self.inodes_mut();
-        if inodes.get(ino)?.names().count() > 1 {
+        let held = link.and_then(|link| inodes.linked(link)).is_some_and(|other| other != ino);
+        let is_alone = inodes.get(ino)?.names().count() == 1;
+        if !is_alone || held || link.is_some() && !is_same {
+            if is_alone && let Some(staged) = &inodes.get(ino)?.place.staged {
+                staged.overtake();
+            }
             inodes.leave(&mount_path);
             return Some(ino);
         }

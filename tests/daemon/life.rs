@@ -1,10 +1,11 @@
 //! When a daemon starts and ends, what it holds meanwhile, and which users get answers.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use hypermount_drive::DriveFormat;
 use nix::fcntl::{Flock, FlockArg};
@@ -124,6 +125,48 @@ fn an_import_into_a_mounted_drive_and_a_writer_do_not_harm_each_other() {
     home.run(["unmount", "mnt"]).must_succeed();
     let names = home.run(["ls", "notes"]).must_succeed().stdout;
     assert_eq!(names.lines().count(), 100);
+}
+
+/// What was looked up before leads to the one file that two names have become, and what is written under both is in it.
+#[test]
+fn an_import_makes_two_files_of_a_mount_one() {
+    for (format, linked, kept) in
+        ["10", "13"].into_iter().flat_map(|format| [(format, "b", "a"), (format, "a", "b")])
+    {
+        if !can_mount() {
+            return;
+        }
+        let home = Home::new();
+        home.run(["create", "notes", "--format", format]).must_succeed();
+        let (mnt, tree) = (home.make("mnt"), home.make("in"));
+        for name in ["a", "b"] {
+            fs::write(tree.join(name), name.repeat(12)).unwrap();
+        }
+        // Else an import takes them for equal.
+        let file = OpenOptions::new().write(true).open(tree.join("b")).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+        home.run(["mount", "notes", "mnt"]).must_succeed();
+        home.run(["import", "in", "notes"]).must_succeed();
+        let stats = || ["a", "b"].map(|name| fs::metadata(mnt.join(name)).unwrap());
+        assert_ne!(stats()[0].ino(), stats()[1].ino());
+
+        fs::remove_file(tree.join(linked)).unwrap();
+        fs::hard_link(tree.join(kept), tree.join(linked)).unwrap();
+        home.run(["import", "in", "notes"]).must_succeed();
+        let [a, b] = stats();
+        let what = format!("format {format}, {linked} became {kept}");
+        assert_eq!((a.ino(), a.nlink(), b.nlink()), (b.ino(), 2, 2), "{what}");
+        let open = ["a", "b"]
+            .map(|name| OpenOptions::new().read(true).write(true).open(mnt.join(name)).unwrap());
+        open[0].write_all_at(b"1111", 0).unwrap();
+        open[1].write_all_at(b"2222", 8).unwrap();
+        drop(open);
+        let expected = format!("1111{}2222", kept.repeat(4));
+        for name in ["a", "b"] {
+            assert_eq!(fs::read_to_string(mnt.join(name)).unwrap(), expected, "{what}: {name}");
+        }
+        home.run(["unmount", "mnt"]).must_succeed();
+    }
 }
 
 /// Sentence 88. "Your own drive is mounted for writing at one place at a time."
