@@ -44,6 +44,37 @@ fn an_encrypted_drive_is_read_with_its_key_and_only_with_it() {
     home.run(["unmount", "mnt"]).must_succeed();
 }
 
+/// A wrong key is not kept, and neither replaces the right one nor disturbs a mount; also where there is none.
+#[test]
+fn a_wrong_key_changes_nothing() {
+    let origin = origin();
+    let (url, peer, home) = (origin.url(""), origin.address(), Home::new());
+    let list = ["ls", &url, "--peer", &peer, "--wait", "5s"];
+    // The first key that is given, before any block is here.
+    with_key(&home, WRONG, &list).must_fail(5, "wrong");
+    home.run(list).must_fail(5, "encrypt").hints("--encryption-key");
+    with_key(&home, KEY, &list).must_succeed();
+    with_key(&home, WRONG, &list).must_fail(5, "wrong");
+    home.run(list).must_succeed();
+
+    home.make("mnt");
+    home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
+    with_key(&home, WRONG, &list).must_fail(5, "wrong");
+    assert_eq!(fs::read_to_string(home.path("mnt/hello.txt")).unwrap(), "hello world\n");
+    assert!(fs::read_dir(home.path("mnt/sizes")).unwrap().count() > 0);
+    home.run(["unmount", "mnt"]).must_succeed();
+    home.run(["mount", &url, "mnt", "--peer", &peer]).must_succeed();
+    home.run(["unmount", "mnt"]).must_succeed();
+
+    let plain = Origin::new("small", &[]);
+    let (url, peer) = (plain.url(""), plain.address());
+    let list = ["ls", &url, "--peer", &peer, "--wait", "5s"];
+    with_key(&home, WRONG, &list).must_fail(5, "wrong");
+    home.run(list).must_succeed();
+    with_key(&home, WRONG, &list).must_fail(5, "wrong");
+    home.run(list).must_succeed();
+}
+
 /// The key is kept in the state directory of the user: nothing is written into the other program's store.
 #[test]
 fn an_encrypted_drive_in_a_store_of_corestore_6_is_read_with_its_key() {

@@ -23,18 +23,27 @@ pub(super) struct Unlocked {
 }
 
 impl Core {
-    /// Reads the blocks with this encryption key from now on. Does nothing for a core of Hypercore 9.
-    pub fn unlock(&self, encryption_key: &[u8; 32]) {
-        let mut unlocked = self.inner.unlocked.lock();
+    /// Reads the blocks with this encryption key from now on, unless it is certainly another core's: then nothing
+    /// changes, also for those that read the core now. Does nothing for a core of Hypercore 9. Returns whether it may be
+    /// the key.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn unlock(&self, encryption_key: &[u8; 32]) -> Result<bool> {
         let same = |unlocked: &Arc<Unlocked>| unlocked.encryption_key == *encryption_key;
-        if self.dialect() == Dialect::Legacy || unlocked.as_ref().is_some_and(same) {
-            return;
+        if self.dialect() == Dialect::Legacy || self.unlocked().as_ref().is_some_and(same) {
+            return Ok(true);
         }
-        *unlocked = Some(Arc::new(Unlocked {
+        let unlocked = Arc::new(Unlocked {
             encryption_key: *encryption_key,
             keys: OnceLock::new(),
             cache_id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-        }));
+        });
+        if self.is_wrong(&unlocked)? {
+            return Ok(false);
+        }
+        *self.inner.unlocked.lock() = Some(unlocked);
+        Ok(true)
     }
 
     /// Whether blocks are read with an encryption key.
@@ -48,9 +57,12 @@ impl Core {
     /// # Errors
     /// `Storage`.
     pub fn has_wrong_encryption_key(&self) -> Result<bool> {
-        let Some(unlocked) = self.unlocked() else { return Ok(false) };
+        self.unlocked().map_or(Ok(false), |unlocked| self.is_wrong(&unlocked))
+    }
+
+    fn is_wrong(&self, unlocked: &Unlocked) -> Result<bool> {
         let Some(stored) = self.read_block(0)? else { return Ok(false) };
-        let Some(keys) = self.block_keys(&unlocked) else { return Ok(false) };
+        let Some(keys) = self.block_keys(unlocked) else { return Ok(false) };
         let fork = keys.decrypt(0, &stored).map(|plain| plain.fork);
         Ok(fork.is_none_or(|fork| fork > self.head().fork))
     }

@@ -18,6 +18,9 @@ use hypermount_swarm::sync::{Mutex, Rank};
 /// The folder of the keys in a store.
 const FOLDER: &str = "hypermount.keys";
 
+/// What the file of a key is called besides, after another key was given for its drive and before that has opened it.
+const BEFORE: &str = "before";
+
 /// Where the keys of an open store are.
 pub(super) struct EncryptionKeys {
     /// Of a store in memory.
@@ -33,7 +36,8 @@ impl Default for EncryptionKeys {
 }
 
 /// Keeps the encryption key of the drive `drive` in `directory`, which may be a store that is open in another
-/// process.
+/// process. Another one that is kept for it is set aside, until [`Store::settle_encryption_key`] or
+/// [`Store::withdraw_encryption_key`] tells which of them is right.
 ///
 /// # Errors
 /// `Storage`; `ReadOnly` for a store of another program.
@@ -44,6 +48,11 @@ pub fn keep_encryption_key(directory: &Path, drive: &PublicKey, key: &[u8; 32]) 
     let folder = directory.join(FOLDER);
     private_files::directory(&folder).map_err(failed("create", &folder))?;
     let path = file_of(directory, drive);
+    let before = path.with_extension(BEFORE);
+    let kept = kept_encryption_key(directory, drive)?;
+    if kept.is_some_and(|kept| kept != *key) && !before.exists() {
+        fs::rename(&path, &before).map_err(failed("rename", &path))?;
+    }
     private_files::replace(&path, key).map_err(failed("write", &path))
 }
 
@@ -79,11 +88,50 @@ impl Store {
     /// # Errors
     /// `Storage`, and `Corrupt` for a file that holds no key.
     pub fn encryption_key(&self, drive: &PublicKey) -> Result<Option<[u8; 32]>> {
-        let keys = &self.inner.encryption_keys;
-        let Some(root) = keys.elsewhere.get().map(PathBuf::as_path).or_else(|| self.root()) else {
-            return Ok(keys.here.lock().get(drive).copied());
+        match self.encryption_key_directory() {
+            Some(directory) => kept_encryption_key(directory, drive),
+            None => Ok(self.inner.encryption_keys.here.lock().get(drive).copied()),
+        }
+    }
+
+    /// The encryption key that is kept for this drive has opened it: one that was kept before is forgotten.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn settle_encryption_key(&self, drive: &PublicKey) -> Result<()> {
+        let Some(root) = self.encryption_key_directory() else { return Ok(()) };
+        let before = file_of(root, drive).with_extension(BEFORE);
+        match fs::remove_file(&before) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &before)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The encryption key that is kept for this drive of another publisher is wrong: it is forgotten, and one that was
+    /// kept before is kept again.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn withdraw_encryption_key(&self, drive: &PublicKey) -> Result<()> {
+        let Some(root) = self.encryption_key_directory() else {
+            self.inner.encryption_keys.here.lock().remove(drive);
+            return Ok(());
         };
-        kept_encryption_key(root, drive)
+        let path = file_of(root, drive);
+        let before = path.with_extension(BEFORE);
+        match fs::rename(&before, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::remove_file(&path).map_err(failed("remove", &path))
+            }
+            renamed => renamed.map_err(failed("rename", &before)),
+        }
+    }
+
+    fn encryption_key_directory(&self) -> Option<&Path> {
+        let elsewhere = self.inner.encryption_keys.elsewhere.get();
+        elsewhere.map(PathBuf::as_path).or_else(|| self.root())
     }
 
     /// Reads the encryption keys from this directory from now on: nothing is kept in the store of another program.

@@ -128,7 +128,15 @@ impl Drive {
         }
         want_newest(&metadata, version, wait);
         unlock(store, metadata.key(), &metadata)?;
-        let first = FirstBlock::decode(&metadata, &metadata.get(0, wait).await?)?;
+        let first = FirstBlock::decode(&metadata, &metadata.get(0, wait).await?);
+        match &first {
+            Ok(_) if metadata.is_unlocked() => store.settle_encryption_key(metadata.key())?,
+            Err(Error::WrongEncryptionKey(_)) => {
+                withdraw_wrong_key(store, metadata.key(), &metadata)?;
+            }
+            _ => {}
+        }
+        let first = first?;
         if let Some(version) = version
             && version > metadata.head().length
         {
@@ -243,11 +251,21 @@ fn unlocked_content(store: &Store, index: &Core, key: Option<PublicKey>) -> Resu
 }
 
 /// Gives a core the encryption key of its drive, if that is kept here.
+///
+/// # Errors
+/// `WrongEncryptionKey` for a key that certainly is not the drive's: it is kept no longer.
 pub(crate) fn unlock(store: &Store, drive: &PublicKey, core: &Core) -> Result<()> {
-    if let Some(key) = store.encryption_key(drive)? {
-        core.unlock(&key);
+    let Some(key) = store.encryption_key(drive)? else { return Ok(()) };
+    if core.unlock(&key)? {
+        return Ok(());
     }
-    Ok(())
+    withdraw_wrong_key(store, drive, core)?;
+    Err(Error::WrongEncryptionKey(*core.discovery_key()))
+}
+
+/// Forgets the encryption key of a drive of another publisher. The only copy of one's own is kept, whatever it opens.
+fn withdraw_wrong_key(store: &Store, drive: &PublicKey, core: &Core) -> Result<()> {
+    if core.writable() { Ok(()) } else { store.withdraw_encryption_key(drive) }
 }
 
 /// The kind of the core with this key: the one that is stored here, else the one that a peer has.

@@ -113,11 +113,8 @@ pub fn drives_opened_by(store: &Store, encryption_key: &[u8; 32]) -> Result<Vec<
             Ok(Some(block)) => FirstBlock::decode(core, &block).is_ok(),
             _ => false,
         };
-        if !begins_drive(&core) {
-            core.unlock(encryption_key);
-            if begins_drive(&core) {
-                found.push(key);
-            }
+        if !begins_drive(&core) && core.unlock(encryption_key)? && begins_drive(&core) {
+            found.push(key);
         }
         store.give_up(core);
     }
