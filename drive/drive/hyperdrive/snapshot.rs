@@ -39,6 +39,10 @@ impl Recent {
     }
 }
 
+fn sound(entry: &mut Result<Entry>) -> Option<&mut Entry> {
+    entry.as_mut().ok()
+}
+
 impl Snapshot {
     /// The metadata core's length at this version.
     pub fn version(&self) -> u64 {
@@ -92,10 +96,31 @@ impl Snapshot {
     /// those of [`hypermount_core::Core::get`].
     pub async fn list(&self, path: &DrivePath, wait: Wait) -> Result<Vec<(Name, Entry)>> {
         self.check_kept()?;
-        let listed = self.index.list(path, wait, |entry| self.stamped(entry)).await?;
-        let mut listed = self.measure_all(listed, |entry| Some(entry), wait).await?;
+        let kept = |entry: Result<Entry>| entry.ok().map(|entry| self.stamped(entry));
+        let listed = self.index.list(path, wait, kept).await?;
+        let (mut listed, _) = self.measure_all(listed, |entry| Some(entry), wait).await?;
         self.count_all_names(path, &mut listed, |entry| Some(entry), wait).await?;
         self.check_kept()?;
+        Ok(listed)
+    }
+
+    /// As [`Snapshot::list`], and with the entries that it leaves out because their stat cannot be read: in place of each
+    /// the error of looking it up.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::list`].
+    pub async fn list_all(
+        &self,
+        path: &DrivePath,
+        wait: Wait,
+    ) -> Result<Vec<(Name, Result<Entry>)>> {
+        self.check_kept()?;
+        let kept = |entry: Result<Entry>| Some(entry.map(|entry| self.stamped(entry)));
+        let listed = self.index.list(path, wait, kept).await?;
+        let (mut listed, unmeasured) = self.measure_all(listed, sound, wait).await?;
+        self.count_all_names(path, &mut listed, sound, wait).await?;
+        self.check_kept()?;
+        listed.extend(unmeasured.into_iter().map(|(name, error)| (name, Err(error))));
         Ok(listed)
     }
 
@@ -109,8 +134,9 @@ impl Snapshot {
         wait: Wait,
     ) -> Result<Vec<(Name, Arc<Entry>)>> {
         self.check_kept()?;
-        let listed = self.index.list(path, wait, |entry| Arc::new(self.stamped(entry))).await?;
-        let mut listed = self.measure_all(listed, Arc::get_mut, wait).await?;
+        let kept = |entry: Result<Entry>| entry.ok().map(|entry| Arc::new(self.stamped(entry)));
+        let listed = self.index.list(path, wait, kept).await?;
+        let (mut listed, _) = self.measure_all(listed, Arc::get_mut, wait).await?;
         self.count_all_names(path, &mut listed, Arc::get_mut, wait).await?;
         self.check_kept()?;
         Ok(listed)
@@ -122,7 +148,7 @@ impl Snapshot {
         entry
     }
 
-    pub(super) fn index(&self) -> &Index {
+    pub(crate) fn index(&self) -> &Index {
         &self.index
     }
 
@@ -141,19 +167,20 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Puts the sizes of files with a map into their stats; leaves out those whose map makes no sense.
+    /// Puts the sizes of files with a map into their stats; takes those out whose map makes no sense, and returns them
+    /// with the reasons.
     async fn measure_all<T>(
         &self,
         mut listed: Vec<(Name, T)>,
         entry: impl Fn(&mut T) -> Option<&mut Entry>,
         wait: Wait,
-    ) -> Result<Vec<(Name, T)>> {
+    ) -> Result<(Vec<(Name, T)>, Vec<(Name, Error)>)> {
         let mut mapped = Vec::new();
         for (at, (_, listed)) in listed.iter_mut().enumerate() {
             let extent = entry(listed).map(|entry| entry.stat.extent);
             mapped.extend(extent.filter(|extent| extent.map_size > 0).map(|extent| (at, extent)));
         }
-        let (mut blocks, mut left_out) = (0, Vec::new());
+        let (mut blocks, mut left_out, mut reasons) = (0, Vec::new(), Vec::new());
         for part in mapped.chunks(MAPS_AT_ONCE) {
             let _wanted = self.want_maps(part.iter().map(|(_, extent)| extent), wait);
             for (at, extent) in part {
@@ -171,6 +198,7 @@ impl Snapshot {
                     ) => {
                         log::warn!("{}: not listed: {error}", name.as_str());
                         left_out.push(*at);
+                        reasons.push((name.clone(), error));
                     }
                     Err(error) => return Err(error),
                 }
@@ -180,7 +208,7 @@ impl Snapshot {
             let mut at = 0..;
             listed.retain(|_| at.next().is_none_or(|at| left_out.binary_search(&at).is_err()));
         }
-        Ok(listed)
+        Ok((listed, reasons))
     }
 
     /// Asks for the first block of maps that are not known, together.

@@ -304,8 +304,9 @@ impl Index {
         }
     }
 
-    /// The children of the directory `path` in the order of the index, each passed through `kept`. Left
-    /// out are names that a filesystem cannot hold and entries that make no sense.
+    /// The children of the directory `path` in the order of the index, each passed through `kept`; one whose entry
+    /// makes no sense as the error that says why. Left out are names that a filesystem cannot hold, and what `kept`
+    /// does not keep.
     ///
     /// # Errors
     /// `NotADirectory`, those of [`Index::entry`], and `TooLarge` for more than 36 MiB of an
@@ -314,7 +315,7 @@ impl Index {
         &self,
         path: &DrivePath,
         wait: Wait,
-        kept: impl Fn(Entry) -> T,
+        kept: impl Fn(Result<Entry>) -> Option<T>,
     ) -> Result<Vec<(Name, T)>> {
         match self {
             Self::Trie(trie) => trie.list(path, wait, kept).await,

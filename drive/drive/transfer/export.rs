@@ -208,7 +208,7 @@ impl Export<'_> {
         target: Option<TargetDirectory>,
         stat: Option<Stat>,
     ) -> Result<Option<Frame>> {
-        let mut listed = match self.snapshot.list(&path, self.wait).await {
+        let mut listed = match self.snapshot.list_all(&path, self.wait).await {
             Ok(listed) => listed,
             Err(error @ Error::Storage { .. }) => return Err(error),
             Err(error) => {
@@ -226,7 +226,17 @@ impl Export<'_> {
                 }
             }
         }
-        Ok(Some(Frame { path, target, left: listed.into_iter(), stat }))
+        let mut left = Vec::with_capacity(listed.len());
+        for (name, entry) in listed {
+            match entry {
+                Ok(entry) => left.push((name, entry)),
+                Err(error) => {
+                    let path = path.join(&name).unwrap_or_default();
+                    self.report.failed(path.as_str(), &error);
+                }
+            }
+        }
+        Ok(Some(Frame { path, target, left: left.into_iter(), stat }))
     }
 
     /// A directory's own mode and time, which writing into it would have changed.

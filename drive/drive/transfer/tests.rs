@@ -13,7 +13,8 @@ use crate::hyperdrive::crash_tests::bytes;
 use crate::hyperdrive::publisher::FORMATS;
 use crate::hyperdrive::settled_tests::with_one_failure;
 use crate::hyperdrive::{Drive, Edit};
-use crate::index::DriveFormat;
+use crate::index::trie::{Batch, TrieKey};
+use crate::index::{DriveFormat, Index};
 use crate::path::DrivePath;
 use crate::stat::{Kind, Stat, TYPE_DIRECTORY, TYPE_FILE, TYPE_SYMLINK};
 use hypermount_core::{CoreEvent, Error, Store, Wait};
@@ -672,4 +673,31 @@ async fn hard_links_go_in_and_come_out() {
         link("d", "sub/c");
         check("two of four").await;
     }
+}
+
+/// Its name is in the drive, so nothing is deleted.
+#[tokio::test]
+async fn an_entry_that_makes_no_sense_is_named_and_the_local_file_stays() {
+    let bench = Bench::new(DriveFormat::Hyperdrive10);
+    bench.write("good", "good");
+    bench.import(ImportOptions::default()).await;
+    let trie = match bench.drive.snapshot().index() {
+        Index::Trie(trie) => trie.clone(),
+        Index::Bee(_) => unreachable!("a drive of Hyperdrive 10"),
+    };
+    let mut batch = Batch::new(trie).await.unwrap();
+    let garbage = Some(Bytes::from_static(&[0xff; 30]));
+    batch.put(TrieKey::new("bad", false).unwrap(), garbage, 0).await.unwrap();
+    bench.drive.metadata_core().append(&batch.encode()).unwrap();
+
+    fs::create_dir(bench.at("out")).unwrap();
+    for name in ["bad", "local"] {
+        fs::write(bench.at("out").join(name), "precious").unwrap();
+    }
+    let options = ExportOptions { delete: true, ..Default::default() };
+    let report = bench.export(options).await;
+    let named: Vec<&str> = report.troubles.iter().map(|trouble| trouble.path.as_str()).collect();
+    assert_eq!((named, report.trouble_count), (vec!["bad"], 1));
+    assert_eq!(fs::read_to_string(bench.at("out/bad")).unwrap(), "precious");
+    assert!(bench.at("out/good").exists() && !bench.at("out/local").exists());
 }

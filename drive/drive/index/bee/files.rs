@@ -63,7 +63,7 @@ impl Tree {
         &self,
         path: &DrivePath,
         wait: Wait,
-        kept: impl Fn(Entry) -> T,
+        kept: impl Fn(Result<Entry>) -> Option<T>,
     ) -> Result<Vec<(Name, T)>> {
         if !path.is_root() && self.entry(path, wait).await?.kind != Kind::Directory {
             return Err(Error::NotADirectory);
@@ -79,22 +79,23 @@ impl Tree {
             let _wanted = self.blocks().want(named, wait);
             for (child, record) in part {
                 let entry = match (child.below, child.entry.or(*record)) {
-                    (Some(newest), _) => self.directory(newest, *record, wait).await?,
+                    (Some(newest), _) => Ok(self.directory(newest, *record, wait).await?),
                     (None, Some(seq)) => {
                         let block = self.blocks().get(seq, wait).await?;
-                        match decode(seq, &block) {
-                            Ok(entry) => entry,
-                            Err(Error::Malformed(why) | Error::TooLarge(why)) => {
-                                log::warn!("index block {seq}: entry not listed: {why}");
-                                continue;
-                            }
-                            Err(error) => return Err(error),
-                        }
+                        decode(seq, &block)
                     }
                     (None, None) => continue,
                 };
-                budget.take(child.name.as_str().len() + entry.weight())?;
-                entries.push((child.name.clone(), kept(entry)));
+                match &entry {
+                    Ok(_) => {}
+                    Err(Error::Malformed(why) | Error::TooLarge(why)) => {
+                        log::warn!("{}: entry not listed: {why}", child.name.as_str());
+                    }
+                    Err(_) => return entry.map(|_| entries),
+                }
+                let weight = entry.as_ref().map_or(size_of::<Error>(), Entry::weight);
+                budget.take(child.name.as_str().len() + weight)?;
+                entries.extend(kept(entry).map(|entry| (child.name.clone(), entry)));
             }
         }
         Ok(entries)

@@ -68,7 +68,7 @@ impl Trie {
         &self,
         path: &DrivePath,
         wait: Wait,
-        kept: impl Fn(Entry) -> T,
+        kept: impl Fn(Result<Entry>) -> Option<T>,
     ) -> Result<Vec<(Name, T)>> {
         let listing = Purpose::Listing { recursive: false };
         match self.look_up(path, listing, wait).await?.kind {
@@ -83,32 +83,32 @@ impl Trie {
             let _wanted = self.want_children(part, wait);
             for child in part {
                 if let Some((name, entry)) = self.child(&key, child, wait).await? {
-                    budget.take(name.as_str().len() + entry.weight())?;
-                    entries.push((name, kept(entry)));
+                    let weight = entry.as_ref().map_or(size_of::<Error>(), Entry::weight);
+                    budget.take(name.as_str().len() + weight)?;
+                    entries.extend(kept(entry).map(|entry| (name, entry)));
                 }
             }
         }
         Ok(entries)
     }
 
-    /// A child as a name and an entry; `None` if it is not to be listed.
+    /// A child as a name and an entry, or why that makes no sense; `None` if it is not to be listed.
     async fn child(
         &self,
         key: &TrieKey,
         child: &Child,
         wait: Wait,
-    ) -> Result<Option<(Name, Entry)>> {
+    ) -> Result<Option<(Name, Result<Entry>)>> {
         let Ok(name) = Name::new(child.name.as_str()) else { return Ok(None) };
         let entry = match self.child_node(key, child, wait).await? {
             None => return Ok(None),
-            Some(ChildNode::Below(node)) => implied_by(&node),
+            Some(ChildNode::Below(node)) => Ok(implied_by(&node)),
             Some(ChildNode::Own(node)) => match self.stored_entry(&node, wait).await {
-                Ok(entry) => entry,
                 Err(Error::Malformed(why)) => {
                     log::warn!("index block {}: entry not listed: {why}", node.seq);
-                    return Ok(None);
+                    Err(Error::Malformed(why))
                 }
-                Err(error) => return Err(error),
+                entry => Ok(entry?),
             },
         };
         Ok(Some((name, entry)))
