@@ -59,13 +59,18 @@ impl Fs {
         } else if self.overtaken.look_again(caller.thread) {
             return Err(Error::Stale);
         }
-        let Some(content) = Content::of(&entry) else {
+        let Some(mut content) = Content::of(&entry) else {
             return Err(match attr::file_type(&entry) {
                 FileType::Directory => hypermount_drive::Error::IsADirectory.into(),
                 _ => Error::WrongKind,
             });
         };
-        if let Content::Extent(extent) = &content {
+        if let Content::Extent(extent) = &mut content {
+            // The content core may have followed a truncation since the entry was looked up.
+            let shown = place.volume.snapshot();
+            if version == Some(shown.version()) {
+                extent.fork = shown.content_fork();
+            }
             hypermount_drive::Drive::check_extent(extent)?;
             let volume = &place.volume;
             let snapshot = || volume.snapshot();

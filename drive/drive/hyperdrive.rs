@@ -71,8 +71,8 @@ pub struct Snapshot {
     index: Index,
     /// The fork counter of the index core: another one may have another version of the same number.
     fork: u64,
-    /// That of the content core.
-    content_fork: u64,
+    /// The largest fork counter of the content core that can belong to this version.
+    content_limit: u64,
     content: Option<Core>,
     maps: Arc<Maps>,
     recent: Mutex<snapshot::Recent>,
@@ -92,6 +92,8 @@ struct Inner {
     unbegun: AtomicBool,
     maps: Arc<Maps>,
     frozen: Option<u64>,
+    /// The fork counters of index and content when the content core was first seen here. A publisher shortens both.
+    forks: OnceLock<(u64, u64)>,
     /// The last snapshot given out; replaced when the core has grown.
     current: Mutex<Arc<Snapshot>>,
     /// Shared with every other handle on this drive.
@@ -113,25 +115,32 @@ pub struct Availability {
 
 impl Inner {
     fn snapshot_at(&self, version: u64) -> Snapshot {
-        snapshot_of(&self.index, self.content.get(), &self.maps, version)
+        snapshot_of(&self.index, self.content.get(), &self.maps, &self.forks, version)
     }
+}
+
+/// `forks` as in [`Inner`].
+fn snapshot_of(
+    index: &IndexLog,
+    content: Option<&Core>,
+    maps: &Arc<Maps>,
+    forks: &OnceLock<(u64, u64)>,
+    version: u64,
+) -> Snapshot {
+    let fork = index.core().head().fork;
+    let (first, content_first) = match content {
+        Some(content) => *forks.get_or_init(|| (fork, content.head().fork)),
+        None => (fork, 0),
+    };
+    // One of both cores is followed first. Until the index is, its versions are of the content as it was.
+    let content_limit = content_first.saturating_add(fork.saturating_sub(first));
+    let (content, maps, recent) = (content.cloned(), Arc::clone(maps), Mutex::default());
+    Snapshot { index: index.at(version), fork, content_limit, content, maps, recent }
 }
 
 /// The first block after the extent.
 fn extent_end(extent: &Extent) -> u64 {
     extent.block.saturating_add(extent.blocks)
-}
-
-fn snapshot_of(
-    index: &IndexLog,
-    content: Option<&Core>,
-    maps: &Arc<Maps>,
-    version: u64,
-) -> Snapshot {
-    let fork = index.core().head().fork;
-    let content_fork = content.map_or(0, |content| content.head().fork);
-    let (content, maps, recent) = (content.cloned(), Arc::clone(maps), Mutex::default());
-    Snapshot { index: index.at(version), fork, content_fork, content, maps, recent }
 }
 
 impl Drive {
@@ -193,7 +202,9 @@ impl Drive {
         let head = self.metadata().head();
         let newest = if self.is_unbegun() { 0 } else { head.length };
         let version = self.inner.frozen.unwrap_or(newest);
-        if (current.version(), current.fork) != (version, head.fork) {
+        // The version of that number in a shortened drive is another one.
+        let is_other = self.inner.frozen.is_none() && current.fork != head.fork;
+        if current.version() != version || is_other {
             *current = Arc::new(self.snapshot_at(version));
         }
         Arc::clone(&current)

@@ -216,7 +216,8 @@ impl Drive {
         let version = frozen.unwrap_or(metadata.head().length);
         let turns = store.turns(metadata.discovery_key());
         let maps = Arc::new(Maps::new());
-        let current = snapshot_of(&index, content.as_ref(), &maps, version);
+        let forks = OnceLock::new();
+        let current = snapshot_of(&index, content.as_ref(), &maps, &forks, version);
         let inner = Inner {
             store: store.clone(),
             index,
@@ -224,6 +225,7 @@ impl Drive {
             unbegun: AtomicBool::new(false),
             maps,
             frozen,
+            forks,
             current: Mutex::new(Rank::DRIVE, Arc::new(current)),
             turns,
         };

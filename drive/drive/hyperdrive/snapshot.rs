@@ -62,8 +62,10 @@ impl Snapshot {
     /// entry that makes no sense; those of [`hypermount_core::Core::get`].
     pub async fn entry(&self, path: &DrivePath, wait: Wait) -> Result<Entry> {
         self.check_kept()?;
-        if let Some(known) = self.recent.lock().find(path) {
-            return known.ok_or(Error::NotFound);
+        // Released before the entry is stamped, which locks a core.
+        let known = self.recent.lock().find(path);
+        if let Some(known) = known {
+            return known.map(|entry| self.stamped(entry)).ok_or(Error::NotFound);
         }
         let looked = self.look_up(path, wait).await;
         self.check_kept()?;
@@ -142,9 +144,15 @@ impl Snapshot {
         Ok(listed)
     }
 
+    /// The fork counter of the content core to which the extents of this version belong.
+    pub fn content_fork(&self) -> u64 {
+        let now = self.content.as_ref().map_or(0, |content| content.head().fork);
+        now.min(self.content_limit)
+    }
+
     /// The entry of the index as one of this version.
     fn stamped(&self, mut entry: Entry) -> Entry {
-        entry.stat.extent.fork = self.content_fork;
+        entry.stat.extent.fork = self.content_fork();
         entry
     }
 
@@ -232,7 +240,7 @@ impl Snapshot {
     pub(super) async fn measure_changes(&self, changes: &mut [Changed], wait: Wait) {
         for change in changes {
             for entry in change.before.iter_mut().chain(&mut change.after) {
-                entry.stat.extent.fork = self.content_fork;
+                entry.stat.extent.fork = self.content_fork();
                 if matches!(
                     self.measure(entry, wait).await,
                     Err(Error::Unavailable { .. } | Error::Forked { .. })
